@@ -1,0 +1,66 @@
+"""Runs every check of this repository, stopping at the first that fails; arguments go to pytest."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import coverage
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = {
+    "ruff check": ["-m", "ruff", "check", "."],
+    "ruff format": ["-m", "ruff", "format", "--check", "."],
+    "mypy": ["-m", "mypy"],
+    "generated": [".ci/unasync.py", "--check"],
+}
+
+
+class CoreCoverage:
+    """Prints the branch coverage of core ahead of pytest's last line."""
+
+    def __init__(self, measured: coverage.Coverage) -> None:
+        self.measured = measured
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Stop measuring and report; a run that imported nothing of core has nothing to report."""
+        self.measured.stop()
+        self.measured.save()
+        terminalreporter.section("branch coverage of pgroute/core")
+        try:
+            self.measured.report(include=["pgroute/core/*"], file=terminalreporter)
+        except coverage.exceptions.NoDataError as exc:
+            terminalreporter.line(str(exc))
+
+
+def run_pytest(arguments: list[str]) -> int:
+    """Run the tests in this process, so that coverage sees the imports that pytest's plugins make."""
+    measured = coverage.Coverage()
+    measured.start()
+    return pytest.main(arguments, plugins=[CoreCoverage(measured)])
+
+
+def main(arguments: list[str]) -> int:
+    """Run the steps in order and return the exit status of the first that fails."""
+    os.chdir(ROOT)
+    for done, (name, command) in enumerate(STEPS.items()):
+        print(f"== {name}", flush=True)
+        started = time.monotonic()
+        status = subprocess.run([sys.executable, *command], check=False).returncode
+        print(f"== {name}: {'FAILED' if status else 'ok'}, {time.monotonic() - started:.1f} s", flush=True)
+        if status:
+            passed, skipped = [*STEPS][:done], [*STEPS, "pytest"][done + 1 :]
+            print(f"== FAILED: {name}; passed: {', '.join(passed) or 'none'}; not run: {', '.join(skipped)}")
+            return status
+    print("== pytest", flush=True)
+    return run_pytest(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

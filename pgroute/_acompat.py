@@ -1,0 +1,132 @@
+"""The few primitives in which the faces differ, by hand, under names that the generator maps onto each other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable
+
+Lock = threading.Lock
+AsyncLock = asyncio.Lock
+Worker = threading.Thread
+AsyncWorker = asyncio.Task[None]
+
+
+class Changes:
+    """Something changed: `notify` from any thread, `wait` until the version is another one than the one seen."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._condition = threading.Condition()
+
+    def notify(self) -> None:
+        """Wake every waiter."""
+        with self._condition:
+            self.version += 1
+            self._condition.notify_all()
+
+    def wait(self, seen: int, timeout: float | None) -> None:
+        """Return when `version` is not *seen*, or after *timeout* seconds."""
+        with self._condition:
+            self._condition.wait_for(lambda: self.version != seen, timeout)
+
+
+class AsyncChanges:
+    """As Changes, for the tasks of the loop in which it was made."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    def notify(self) -> None:
+        """Wake every waiter; from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody can be waiting
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self.version += 1
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self, seen: int, timeout: float | None) -> None:
+        """Return when `version` is not *seen*, or after *timeout* seconds."""
+        if self.version != seen:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._event.wait()
+
+
+def spawn(fn: Callable[[], None], name: str) -> Worker:
+    """Run *fn* in a daemon thread."""
+    thread = threading.Thread(target=fn, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def async_spawn(fn: Callable[[], Coroutine[Any, Any, None]], name: str) -> AsyncWorker:
+    """Run *fn* in a task."""
+    return asyncio.get_running_loop().create_task(fn(), name=name)
+
+
+def join_all(workers: Iterable[Worker], timeout: float) -> None:
+    """Wait at most *timeout* seconds for threads to end."""
+    until = time.monotonic() + timeout
+    for worker in workers:
+        if worker is not threading.current_thread():
+            worker.join(max(0.0, until - time.monotonic()))
+
+
+async def async_join_all(workers: Iterable[AsyncWorker], timeout: float) -> None:
+    """Wait at most *timeout* seconds for tasks to end, then cancel them."""
+    left = {w for w in workers if w is not asyncio.current_task() and not w.done()}
+    if left:
+        _, late = await asyncio.wait(left, timeout=timeout)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=1.0)
+
+
+class Watchdog:
+    """Call *bite* unless the block is left within *timeout* seconds."""
+
+    def __init__(self, timeout: float, bite: Callable[[], object]) -> None:
+        self._timer = threading.Timer(timeout, bite)
+        self._timer.daemon = True
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+
+class AsyncWatchdog:
+    """As Watchdog, in the running loop."""
+
+    def __init__(self, timeout: float, bite: Callable[[], object]) -> None:
+        self._timeout = timeout
+        self._bite = bite
+
+    async def __aenter__(self) -> None:
+        self._handle = asyncio.get_running_loop().call_later(self._timeout, self._bite)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._handle.cancel()
+
+
+def loop_identity() -> object:
+    """Return what a router is bound to: nothing, for threads may share it."""
+    return None
+
+
+def async_loop_identity() -> object:
+    """Return what a router is bound to: the running loop."""
+    return asyncio.get_running_loop()

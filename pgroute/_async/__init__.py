@@ -1,0 +1,1 @@
+"""The face for asyncio, and the master of the synchronous one."""

@@ -1,0 +1,213 @@
+# Generated from pgroute/_async/connector.py by .ci/unasync.py: edit that file, not this one.
+"""Every pooled connect goes through here: one host, bounded in time, checked once, its failures told as facts."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from pgroute._acompat import Watchdog
+from pgroute.core.faults import Fault, FaultKind, connect_fault
+from pgroute.core.hosts import Failure
+from pgroute.core.pace import CONNECT_GAP, REJECTED_GAP
+from pgroute.core.roles import HostRole
+from pgroute.monitor.wire import Wire
+
+if TYPE_CHECKING:
+    from pgroute._sync.pools import HostPool
+    from pgroute.core.hosts import HostInfo
+    from pgroute.core.plan import RolePlan
+    from pgroute.monitor.cluster import ClusterWatch
+
+# What a pooled connection must prove before it is handed out. The first is used where the host's own probe could.
+_CHECK = """
+SELECT r.recovering,
+       (SELECT system_identifier FROM pg_control_system()),
+       CASE WHEN NOT r.recovering
+            THEN ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END
+  FROM (SELECT pg_is_in_recovery() AS recovering) r
+"""
+_CHECK_LESS = "SELECT pg_is_in_recovery(), NULL, NULL"
+_CHECK_TIMEOUT = 5.0
+
+_ATTRIBUTES = (
+    "autocommit",
+    "read_only",
+    "isolation_level",
+    "deferrable",
+    "row_factory",
+    "cursor_factory",
+    "prepare_threshold",
+)
+
+
+class Lease:
+    """What the router keeps of a pooled connection, as its attribute ``_pgroute``.
+
+    Attributes:
+        pool: the host pool it belongs to.
+        wire: its socket.
+        poll: of that socket; called with 0 it returns what is waiting to be read.
+        baseline: psycopg attributes that every session finds.
+        unconfirmed: a COMMIT returned without the synchronous standby's acknowledgement.
+        taken_at: monotonic seconds of the checkout.
+    """
+
+    __slots__ = ("baseline", "poll", "pool", "taken_at", "unconfirmed", "wire")
+
+    def __init__(self, pool: HostPool[Any], wire: Wire) -> None:
+        self.pool = pool
+        self.wire = wire
+        self.poll = wire.poll
+        self.baseline: tuple[Any, ...] = ()
+        self.unconfirmed = False
+        self.taken_at = 0.0
+
+    def note_baseline(self, conn: psycopg.Connection[Any]) -> None:
+        """Remember the attributes as they are now."""
+        self.baseline = attributes(conn)
+
+    def on_notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+        """Take note of the server's "committed locally" warning, in whatever language it comes."""
+        if diagnostic.source_function == "SyncRepWaitForLSN":
+            self.unconfirmed = True
+
+
+def attributes(conn: psycopg.Connection[Any]) -> tuple[Any, ...]:
+    """Return the psycopg attributes that a body may change and the next one must not find."""
+    return (
+        conn.autocommit,
+        conn.read_only,
+        conn.isolation_level,
+        conn.deferrable,
+        conn.row_factory,
+        conn.cursor_factory,
+        conn.prepare_threshold,
+    )
+
+
+def restore(conn: psycopg.Connection[Any], baseline: tuple[Any, ...]) -> None:
+    """Give the attributes back their values; the connection must be idle. psycopg refuses it within a transaction."""
+    for name, value in zip(_ATTRIBUTES, baseline, strict=True):
+        if getattr(conn, name) is value:
+            continue
+        setter = getattr(conn, f"set_{name}", None)
+        if setter is None:
+            setattr(conn, name, value)
+        else:
+            setter(value)
+
+
+class WrongServer(psycopg.OperationalError):
+    """The server that answered is not the one expected there."""
+
+
+class Connector:
+    """Stands where psycopg_pool expects a connection class: it has `connect`, and returns the user's class.
+
+    Args:
+        plan: how the role connects.
+        host: the host as the topology knew it when the pool was made.
+        connection_class: psycopg's, or the user's subclass.
+        watch: told of failures.
+    """
+
+    def __init__(
+        self,
+        plan: RolePlan,
+        host: HostInfo,
+        connection_class: type[psycopg.Connection[Any]],
+        watch: ClusterWatch,
+    ) -> None:
+        self.pool: HostPool[Any]  # set by the pool, which needs the connector first
+        self._host = host
+        self._class = connection_class
+        self._watch = watch
+        self._read_only = plan.read_only
+        self._settings = plan.settings
+        self._params: dict[str, Any] = {**plan.params[host.key], **plan.arguments}
+        if host.address is not None and not host.key.is_socket:
+            self._params["hostaddr"] = host.address
+        self._autocommit = bool(self._params.pop("autocommit", False))
+
+    def connect(self, _conninfo: str = "", **_kwargs: object) -> psycopg.Connection[Any]:
+        """Open and check a connection; psycopg_pool calls this in its worker.
+
+        After a failure the next attempts fail likewise, without touching the network, until it is time for another.
+        """
+        self._watch.check_bar(self._host.key)
+        sent_at = time.monotonic()
+        try:
+            conn = self._connect()
+        except psycopg.Error as exc:
+            # psycopg's exception holds a PGconn whose repr shows the password.
+            plain = type(exc)(str(exc))
+            fault = connect_fault(exc)
+        else:
+            self.pool.connected()
+            return conn
+        self._failed(plain, fault, sent_at)
+        self.pool.connecting_failed()
+        raise plain
+
+    def _failed(self, exc: psycopg.Error, fault: Fault, sent_at: float) -> None:
+        gap = REJECTED_GAP if fault.kind is FaultKind.REJECTED else CONNECT_GAP
+        self._watch.bar(self._host.key, exc, time.monotonic() + gap)
+        if isinstance(exc, WrongServer):
+            self._watch.kick(self._host.key, fresh=True)
+        else:
+            self._watch.report(Failure(self._host.key, fault, sent_at))
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        try:
+            conn = self._class.connect("", autocommit=True, **self._with_settings())
+        except psycopg.OperationalError as exc:
+            if not self._settings or "unsupported startup parameter" not in str(exc):
+                raise
+            # A transaction pooler: it would share the setting between its clients, and so refuses it.
+            self._settings = ""
+            conn = self._class.connect("", autocommit=True, **self._with_settings())
+        lease = Lease(self.pool, Wire(conn.fileno()))
+        conn._pgroute = lease  # type: ignore[attr-defined]
+        try:
+            with Watchdog(_CHECK_TIMEOUT, lease.wire.cut):
+                self._check(conn)
+            if self._read_only:
+                conn.set_read_only(True)
+            conn.set_autocommit(self._autocommit)
+            conn.add_notice_handler(lease.on_notice)
+            lease.note_baseline(conn)
+        except BaseException:
+            conn.close()
+            raise
+        return conn
+
+    def _with_settings(self) -> dict[str, Any]:
+        if not self._settings:
+            return self._params
+        options = f"{self._params.get('options') or ''} {self._settings}".strip()
+        return {**self._params, "options": options}
+
+    def _check(self, conn: psycopg.Connection[Any]) -> None:
+        host = self._host
+        sql = _CHECK if host.system_id is not None else _CHECK_LESS
+        # Not through the user's row factory, nor prepared.
+        cursor = psycopg.Cursor(conn, row_factory=psycopg.rows.tuple_row)
+        try:
+            cursor.execute(sql, prepare=False)
+            recovering, system_id, timeline = cursor.fetchone() or (None, None, None)
+        except psycopg.Error:
+            if conn.closed:
+                raise
+            return  # without the rights to ask: the probe's word must do
+        role = HostRole.STANDBY if recovering else HostRole.PRIMARY
+        if role is not host.role:
+            raise WrongServer(f"{host.key} is a {role.value} now, expected a {host.role and host.role.value}")
+        if host.system_id is not None and system_id != host.system_id:
+            raise WrongServer(
+                f"{host.key} belongs to another cluster now ({system_id}, expected {host.system_id})"
+            )
+        if timeline is not None and host.timeline is not None and timeline < host.timeline:
+            raise WrongServer(f"{host.key} is on timeline {timeline} now, expected {host.timeline} or later")

@@ -1,0 +1,334 @@
+# Generated from pgroute/_async/pools.py by .ci/unasync.py: edit that file, not this one.
+"""The pools of one role: one psycopg_pool pool per host and generation, closed, not repaired, when the role is lost."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import psycopg
+import psycopg_pool
+from psycopg_pool import PoolClosed
+
+from pgroute._acompat import Changes, Lock, Worker, join_all, spawn
+from pgroute._sync.connector import Connector, attributes, restore
+from pgroute.core.stats import MEASURES, RoleStats, total
+
+if TYPE_CHECKING:
+    from pgroute.core.balance import Candidate
+    from pgroute.core.hosts import HostInfo
+    from pgroute.core.plan import RolePlan
+    from pgroute.core.roles import HostKey
+    from pgroute.core.topology import Topology
+    from pgroute.monitor.cluster import ClusterWatch
+
+CT = TypeVar("CT", bound="psycopg.Connection[Any]")
+
+logger = logging.getLogger("pgroute")
+
+_RECONNECT_TIMEOUT = 1.0
+_LEAST_WAIT = 0.001
+
+
+class _Pool(psycopg_pool.ConnectionPool[Any]):
+    """psycopg_pool's pool, except that close() wakes the waiters before, not after, its workers have ended."""
+
+    leavers: list[Worker] = []  # noqa: RUF012  (replaced, never changed)
+
+    def _signal_stop_worker(self) -> list[Worker]:
+        self.leavers = super()._signal_stop_worker()
+        return []
+
+
+class HostPool(Generic[CT]):
+    """The pool to one host for one role, valid for one generation of that host.
+
+    Args:
+        plan: how the role connects.
+        host: the host as the topology knows it now.
+        connection_class: psycopg's, or the user's subclass.
+        watch: told of what is learned about the host.
+    """
+
+    def __init__(
+        self, plan: RolePlan, host: HostInfo, connection_class: type[CT], watch: ClusterWatch
+    ) -> None:
+        options = plan.options
+        self.key = host.key
+        self.generation = host.generation
+        self.out: set[CT] = set()
+        self.usage = 0.0
+        self._watch = watch
+        self._connector = Connector(plan, host, connection_class, watch)
+        self._connector.pool = self
+        self._configure = options.configure
+        self._grown = options.min_size <= 1
+        self._founded = options.min_size == 0
+        self._changes = Changes()
+        self._options = options
+        self._plain_return = options.reset is None
+        self._pool = _Pool(
+            "",
+            connection_class=self._connector,  # type: ignore[arg-type]  # it needs `connect` alone
+            min_size=min(1, options.min_size),
+            max_size=options.max_size,
+            max_idle=options.max_idle,
+            max_lifetime=options.max_lifetime,
+            max_waiting=options.max_waiting,
+            configure=self._configured if options.configure else None,
+            reset=options.reset,
+            reconnect_timeout=_RECONNECT_TIMEOUT,
+            num_workers=1,
+            open=False,
+            name=f"pgroute-{plan.role.value}-{host.key}-{host.generation}",
+        )
+
+    def open(self) -> None:
+        """Start the workers; the first connection follows by itself."""
+        self._pool.open()
+
+    @property
+    def closed(self) -> bool:
+        """Whether no session can come from here any more."""
+        return self._pool.closed
+
+    def getconn(self, timeout: float) -> CT:
+        """Return a connection that was alive as far as the kernel knows.
+
+        Raises:
+            PoolTimeout, PoolClosed, TooManyRequests: as psycopg_pool.
+        """
+        until = 0.0
+        if not self._founded:
+            # Queueing in the pool would make it open a second connection before the first is there.
+            until = time.monotonic() + timeout
+            self._changes.wait(0, timeout)
+            timeout = until - time.monotonic()
+        while True:
+            conn: CT = self._pool.getconn(max(timeout, _LEAST_WAIT))
+            lease = conn._pgroute  # type: ignore[attr-defined]
+            if not lease.poll(0) or self._only_news(conn):
+                self.out.add(conn)
+                lease.taken_at = time.monotonic()
+                if not self._grown:
+                    self._grown = True
+                    self._grow(conn)
+                return conn
+            # The server ended it while it was idle. The pool makes another in its place.
+            self._watch.kick(self.key)
+            until = until or time.monotonic() + timeout
+            self._discard(conn)
+            timeout = until - time.monotonic()
+
+    @staticmethod
+    def _only_news(conn: psycopg.Connection[Any]) -> bool:
+        """Whether what is waiting on an idle connection is a notice or a notification, not its end."""
+        try:
+            conn.pgconn.consume_input()
+            conn.pgconn.notifies()  # parses the input: a FATAL that is waiting is noticed here
+        except psycopg.Error:
+            return False
+        lease = conn._pgroute  # type: ignore[attr-defined]
+        return not conn.closed and not lease.poll(0)
+
+    def _grow(self, conn: CT) -> None:
+        try:
+            self._pool.resize(self._options.min_size, self._options.max_size)
+        except BaseException:
+            self.putconn(conn)
+            raise
+
+    def _discard(self, conn: CT) -> None:
+        try:
+            conn.close()
+        finally:
+            self._give_back(conn)
+
+    def putconn(self, conn: CT) -> None:
+        """Return a connection, its attributes as the role wants them; a broken one is replaced."""
+        self.out.discard(conn)
+        lease = conn._pgroute  # type: ignore[attr-defined]
+        self.usage += time.monotonic() - lease.taken_at
+        baseline = lease.baseline
+        if attributes(conn) != baseline and not conn.closed:
+            try:
+                restore(conn, baseline)
+            except BaseException as exc:
+                conn.close()
+                if not isinstance(exc, psycopg.Error):
+                    self._give_back(conn)
+                    raise
+        self._give_back(conn)
+
+    def _give_back(self, conn: CT) -> None:
+        try:
+            self._pool.putconn(conn)
+        except BaseException:
+            # Interrupted half-way, perhaps after the pool let go of it: once more, where nothing interrupts.
+            conn._pool = self._pool
+            spawn(lambda: self._pool.putconn(conn), "pgroute-return")
+            raise
+
+    def _configured(self, conn: CT) -> None:
+        assert self._configure is not None
+        self._configure(conn)
+        conn._pgroute.note_baseline(conn)  # type: ignore[attr-defined]
+
+    def connected(self) -> None:
+        """Let the callers in who wait for the first connection."""
+        if not self._founded:
+            self._founded = True
+            self._changes.notify()
+
+    def connecting_failed(self) -> None:
+        """Let the callers in the queue go elsewhere at once, unless this pool still has connections."""
+        if not self.out and not self._pool.get_stats()["pool_available"]:
+            self.close()
+
+    def abort(self) -> int:
+        """Cut the sockets of all sessions in flight, from any thread; return how many."""
+        return sum(conn._pgroute.wire.cut() for conn in tuple(self.out))  # type: ignore[attr-defined]
+
+    def stats(self) -> dict[str, int]:
+        """Return psycopg_pool's statistics, with our own count of the time in use."""
+        stats = self._pool.get_stats()
+        stats["usage_ms"] = int(self.usage * 1000)
+        return stats
+
+    def detail(self) -> str:
+        """Return sizes, users and waiters in words."""
+        stats = self._pool.get_stats()
+        return (
+            f"{len(self.out)} of max_size {self._options.max_size} connections in use, "
+            f"{stats.get('requests_waiting', 0)} waiting"
+        )
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every connection that may be is in use."""
+        return len(self.out) >= self._options.max_size
+
+    def close(self) -> None:
+        """Wake the waiters and close the idle connections; those in use are closed when they come back."""
+        self._pool.close(timeout=0)
+        self._changes.notify()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the workers of a closed pool to end."""
+        leavers, self._pool.leavers = self._pool.leavers, []
+        join_all(leavers, timeout)
+
+
+class RolePool(Generic[CT]):
+    """All pools of one role.
+
+    Args:
+        plan: how the role connects.
+        connection_class: psycopg's, or the user's subclass.
+        watch: told of what is learned about the hosts.
+    """
+
+    def __init__(self, plan: RolePlan, connection_class: type[CT], watch: ClusterWatch) -> None:
+        self._plan = plan
+        self._class = connection_class
+        self._watch = watch
+        self._lock = Lock()
+        self._pools: dict[HostKey, HostPool[CT]] = {}
+        self._retired: list[HostPool[CT]] = []
+        self._past: dict[str, int] = {}
+        self._closed = False
+
+    def load(self, key: HostKey) -> int:
+        """Return the sessions in use at a host."""
+        pool = self._pools.get(key)
+        return len(pool.out) if pool else 0
+
+    def getconn(self, candidate: Candidate, topology: Topology, timeout: float) -> CT:
+        """Return a connection to that host, opening its pool if this is the first time it is chosen."""
+        pool = self._pools.get(candidate.key)
+        if pool is None or pool.generation != candidate.generation or pool.closed:
+            pool = self._open(candidate, topology)
+        return pool.getconn(timeout)
+
+    def pool(self, key: HostKey) -> HostPool[CT] | None:
+        """Return the pool now open to a host."""
+        return self._pools.get(key)
+
+    def _open(self, candidate: Candidate, topology: Topology) -> HostPool[CT]:
+        with self._lock:
+            pool = self._pools.get(candidate.key)
+            if pool is not None and pool.generation == candidate.generation and not pool.closed:
+                return pool
+            host = topology.host(candidate.key)
+            if self._closed or host is None or (pool is not None and pool.generation > candidate.generation):
+                raise PoolClosed(f"{candidate.key} no longer serves as it did")
+            self._watch.check_bar(candidate.key)
+            if pool is not None:
+                self._retire(pool)
+            pool = HostPool(self._plan, host, self._class, self._watch)
+            pool.open()
+            self._pools[candidate.key] = pool
+            return pool
+
+    def _retire(self, pool: HostPool[CT]) -> None:
+        self._pools.pop(pool.key, None)
+        self._retired.append(pool)
+        pool.close()
+
+    def reconcile(self, topology: Topology) -> None:
+        """Close the pools to hosts that lost the role, and forget those whose last session has ended."""
+        with self._lock:
+            for pool in tuple(self._pools.values()):
+                host = topology.host(pool.key)
+                if host is None or not host.usable or host.generation != pool.generation:
+                    self._retire(pool)
+            done = [p for p in self._retired if not p.out]
+            self._retired = [p for p in self._retired if p.out]
+            for pool in done:
+                self._count(pool)
+                pool.join(0.5)
+
+    def abort(self, key: HostKey) -> int:
+        """Cut the sessions in flight at a host, whatever their generation; from any thread. Return how many."""
+        pools = [p for p in (self._pools.get(key), *self._retired) if p is not None and p.key == key]
+        return sum(pool.abort() for pool in pools)
+
+    @property
+    def in_use(self) -> int:
+        """Sessions in flight."""
+        return sum(len(p.out) for p in (*self._pools.values(), *self._retired))
+
+    def _count(self, pool: HostPool[CT]) -> None:
+        counters = {k: v for k, v in pool.stats().items() if k not in MEASURES}
+        self._past = total([self._past, counters])
+
+    def stats(self) -> RoleStats:
+        """Return the counters."""
+        now = {key: pool.stats() for key, pool in self._pools.items()}
+        past = [{k: v for k, v in p.stats().items() if k not in MEASURES} for p in self._retired]
+        empty = dict.fromkeys(MEASURES, 0)
+        return RoleStats(
+            totals=total([empty, self._past, *past, *now.values()]),
+            hosts={
+                key: {**stats, "in_use": self.load(key), "generation": self._pools[key].generation}
+                for key, stats in now.items()
+            },
+        )
+
+    def close(self) -> None:
+        """Close every pool: waiters are woken, idle connections closed."""
+        with self._lock:
+            self._closed = True
+            for pool in tuple(self._pools.values()):
+                self._retire(pool)
+
+    def join(self, timeout: float) -> None:
+        """Wait for the workers of closed pools to end."""
+        until = time.monotonic() + timeout
+        for pool in self._retired:
+            pool.join(max(0.01, until - time.monotonic()))
+
+    def abort_all(self) -> int:
+        """Cut every session in flight; return how many."""
+        return sum(pool.abort() for pool in (*self._pools.values(), *self._retired))

@@ -1,0 +1,410 @@
+# Generated from pgroute/_async/router.py by .ci/unasync.py: edit that file, not this one.
+"""The router: sessions by role, from the host that can serve it now."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, Generic, Literal, cast
+
+import psycopg
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+
+from psycopg_pool.abc import CT
+
+from pgroute._acompat import Changes, Worker, join_all, loop_identity, spawn
+from pgroute._sync.pools import RolePool
+from pgroute._sync.session import Session, _quietly_roll_back
+from pgroute.core.events import Event, EventKind
+from pgroute.core.options import HostOptions, PoolOptions, ProbeOptions, check_number
+from pgroute.core.pace import hopeless
+from pgroute.core.plan import make_plan
+from pgroute.core.roles import Role, SessionAttrs
+from pgroute.core.routing import PATIENCE, Acquisition, GiveUp, Try, first_choice
+from pgroute.core.stats import RouterStats
+from pgroute.errors import ConfigError, RouteError, RouterClosed
+from pgroute.monitor.cluster import ClusterWatch
+from pgroute.monitor.dispatch import Dispatcher
+from pgroute.monitor.forks import forked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+    from typing import Self
+
+    from pgroute.core.balance import Candidate, Policy
+    from pgroute.core.topology import Topology
+
+logger = logging.getLogger("pgroute")
+
+_NEW, _OPEN, _CLOSING, _CLOSED = "new", "open", "closing", "closed"
+
+
+class Router(Generic[CT]):
+    """Routes sessions to the primary or to a standby of a PostgreSQL cluster, through failover.
+
+    The constructor parses and validates, and does no I/O; `open()` or the ``with`` statement begins the watch.
+
+    Args:
+        dsn: libpq URI or keyword string, with any number of hosts; PG* environment and ``service=`` count.
+        writer: the pools for writers.
+        reader: the pools for readers.
+        balance: "ordered", "random", or a policy object; None: the DSN's load_balance_hosts, else "random".
+        reader_attrs: which hosts `reader()` accepts, one of the target_session_attrs.
+        host_options: per host, keyed "host" or "host:port".
+        probe: the watch on the hosts.
+        acquire_timeout: seconds that a session may be waited for.
+        connection_class: the class of the connections.
+        kwargs: for psycopg.connect: libpq parameters and autocommit, row_factory, prepare_threshold, ...
+        configure: called with each new connection (psycopg_pool).
+        reset: called with each returned connection (psycopg_pool).
+        name: for logs and repr.
+
+    Raises:
+        ConfigError: an argument is not usable; it names the parameter, the value and what is accepted.
+    """
+
+    def __init__(
+        self,
+        dsn: str = "",
+        *,
+        writer: PoolOptions | None = None,
+        reader: PoolOptions | None = None,
+        balance: str | Policy | None = None,
+        reader_attrs: str = "prefer-standby",
+        host_options: Mapping[str, HostOptions] | None = None,
+        probe: ProbeOptions | None = None,
+        acquire_timeout: float = 30.0,
+        connection_class: type[CT] = cast("type[CT]", psycopg.Connection),  # noqa: B008
+        kwargs: Mapping[str, Any] | None = None,
+        configure: Callable[[CT], Any] | None = None,
+        reset: Callable[[CT], Any] | None = None,
+        name: str = "",
+    ) -> None:
+        given: object = connection_class
+        if not (isinstance(given, type) and issubclass(given, psycopg.Connection)):
+            raise ConfigError(
+                "connection_class", connection_class, "expected a subclass of psycopg.Connection"
+            )
+        self._plan = plan = make_plan(
+            dsn,
+            writer=PoolOptions() if writer is None else writer,
+            reader=PoolOptions() if reader is None else reader,
+            balance=balance,
+            reader_attrs=reader_attrs,
+            host_options=host_options,
+            probe=ProbeOptions() if probe is None else probe,
+            acquire_timeout=acquire_timeout,
+            kwargs=kwargs,
+            configure=configure,
+            reset=reset,
+        )
+        self.name = name or ",".join(str(key) for key in plan.dsn.hosts)
+        self._state = _NEW
+        self._closing = False
+        self._inherited = False
+        self._rng = random.Random()
+        self._watch = ClusterWatch(plan.probes, plan.probe, plan.rules)
+        self._pools = {
+            Role.WRITER: RolePool(plan.writer, connection_class, self._watch),
+            Role.READER: RolePool(plan.reader, connection_class, self._watch),
+        }
+        self._dispatcher = Dispatcher()
+        self._changes: Changes
+        self._loop: object = None
+        self._keeper: Worker | None = None
+        forked.register(self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} {self._state}>"
+
+    def open(self, wait: bool = False, timeout: float = 30.0) -> None:
+        """Begin to watch the hosts; no host needs to be up.
+
+        Args:
+            wait: return only when a writer session could be had.
+            timeout: seconds for that.
+
+        Raises:
+            RouterClosed: the router was closed; a closed router cannot be opened again.
+            AcquireTimeout: with *wait*, as `writer()` would; the router stays open.
+        """
+        if self._state == _NEW and not self._inherited:
+            self._loop = loop_identity()
+            self._changes = Changes()
+            self._state = _OPEN
+            self._watch.listeners.append(_listener(self))
+            self._watch.start()
+            self._keeper = spawn(self._keep, f"pgroute-keeper-{self.name}")
+        self._check_usable()
+        if wait:
+            self.wait(timeout=timeout)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """End the router: no new sessions; those in flight may finish until the timeout, then they are aborted.
+
+        Args:
+            timeout: seconds.
+        """
+        check_number("timeout", timeout)
+        if self._inherited:
+            self._state = _CLOSED
+            return
+        if self._state == _NEW:
+            self._state = _CLOSED
+        if self._state != _OPEN:
+            return
+        self._state, self._closing = _CLOSING, True
+        self._changes.notify()
+        try:
+            self._finish_sessions(timeout)
+        finally:
+            self._state = _CLOSED
+            self._watch.stop()
+            self._changes.notify()
+            if self._keeper is not None:
+                join_all([self._keeper], 2.0)
+            for pool in self._pools.values():
+                pool.join(2.0)
+            self._dispatcher.close()
+
+    def _finish_sessions(self, timeout: float) -> None:
+        for pool in self._pools.values():
+            pool.close()
+        until = time.monotonic() + timeout
+        while True:
+            version = self._changes.version
+            left = until - time.monotonic()
+            if not self._in_use():
+                return
+            if left <= 0:
+                for pool in self._pools.values():
+                    pool.abort_all()
+                return
+            self._changes.wait(version, left)
+
+    def _in_use(self) -> int:
+        return sum(pool.in_use for pool in self._pools.values())
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def writer(self, timeout: float | None = None) -> Session[CT]:
+        """Return a context manager that yields a connection to the primary, for a read-write transaction.
+
+        The end commits, or rolls back if the body raised.
+
+        Args:
+            timeout: seconds to wait for one; None: acquire_timeout.
+
+        Raises:
+            NoHostAvailable, PoolExhausted, SplitBrainError: on entering, none could be had in time.
+            SessionLost, CommitUnknown: on leaving, the connection was lost before or during COMMIT.
+            psycopg.errors.InFailedSqlTransaction: on leaving, the body hid an error of its transaction.
+        """
+        return Session(self, SessionAttrs.READ_WRITE, Role.WRITER, timeout)
+
+    def reader(self, timeout: float | None = None) -> Session[CT]:
+        """Return a context manager that yields a read-only connection, to a standby if there is one.
+
+        Args and errors as `writer()`; which hosts are accepted is the router's reader_attrs.
+        """
+        return Session(self, self._plan.reader_attrs, Role.READER, timeout)
+
+    def connection(
+        self, target_session_attrs: str | None = None, timeout: float | None = None
+    ) -> Session[CT]:
+        """Return a context manager for any of the six target_session_attrs.
+
+        Args:
+            target_session_attrs: None: the DSN's, "any" where it has none.
+            timeout: seconds to wait for a connection; None: acquire_timeout.
+
+        Raises:
+            ConfigError: not one of the six; otherwise as `writer()`.
+        """
+        attrs = self._plan.default_attrs
+        if target_session_attrs is not None:
+            attrs = SessionAttrs.parse(target_session_attrs)
+        return Session(self, attrs, attrs.pool, timeout)
+
+    def getconn(self, role: Literal["writer", "reader"] | Role, *, timeout: float | None = None) -> CT:
+        """Return a connection that must go back through `putconn`; the context managers do both.
+
+        Args:
+            role: "writer" or "reader".
+            timeout: seconds to wait for one; None: acquire_timeout.
+        """
+        parsed = Role.parse(role)
+        attrs = SessionAttrs.READ_WRITE if parsed is Role.WRITER else self._plan.reader_attrs
+        return self._acquire(attrs, parsed, timeout)
+
+    def putconn(self, conn: CT) -> None:
+        """Take back a connection from `getconn`; a transaction still open is rolled back.
+
+        Raises:
+            ValueError: it is not a connection taken from this router.
+        """
+        lease = getattr(conn, "_pgroute", None)
+        if lease is None or lease.pool._watch is not self._watch or conn not in lease.pool.out:
+            raise ValueError(f"not a connection taken from {self!r}: {conn!r}")
+        if conn.closed:
+            self._watch.kick(lease.pool.key)
+        elif conn.pgconn.transaction_status:
+            _quietly_roll_back(conn)
+        lease.pool.putconn(conn)
+        if self._closing:
+            self._changes.notify()
+
+    def wait(self, role: Literal["writer", "reader"] | Role = "writer", timeout: float = 30.0) -> None:
+        """Return once a session of that role could be had; raise as `writer()` would. Never closes the router.
+
+        Args:
+            role: "writer" or "reader".
+            timeout: seconds.
+        """
+        self.putconn(self.getconn(role, timeout=timeout))
+
+    @property
+    def topology(self) -> Topology:
+        """What is known of the hosts now, as an immutable snapshot."""
+        return self._watch.topology
+
+    def get_stats(self) -> dict[str, dict[str, int]]:
+        """Return each role's totals over all hosts, under psycopg_pool's keys."""
+        return {role.value: dict(pool.stats().totals) for role, pool in self._pools.items()}
+
+    def stats(self) -> RouterStats:
+        """Return the counters by role and host."""
+        return RouterStats(self._pools[Role.WRITER].stats(), self._pools[Role.READER].stats())
+
+    def subscribe(self, fn: Callable[[Event], object]) -> Callable[[], None]:
+        """Have *fn* called with each Event, in order, in a thread of its own; return what ends that.
+
+        A subscriber that is slower than the events loses some: they are dropped beyond 1000 that wait.
+        """
+        if not callable(fn):
+            raise ConfigError("fn", fn, "expected a callable")
+        return self._dispatcher.subscribe(fn)
+
+    def forget_timeline(self) -> None:
+        """Declare the highest timeline seen void, so that a primary on a lower one is accepted.
+
+        For the operator who restored a backup, or decided a split brain, and knows that the other is gone.
+        """
+        self._check_usable()
+        self._watch.forget_timeline()
+
+    def _acquire(self, attrs: SessionAttrs, role: Role, timeout: float | None) -> CT:
+        if self._state != _OPEN or self._loop is not loop_identity():
+            self._check_usable()
+        if timeout is None:
+            timeout = self._plan.acquire_timeout
+        else:
+            check_number("timeout", timeout)
+        start = time.monotonic()
+        plan = self._plan
+        pool = self._pools[role]
+        way: Acquisition | None = None
+        topology = self._watch.topology
+        candidate = first_choice(topology, attrs, plan.policy, self._rng, pool.load)
+        patience = min(timeout, PATIENCE)
+        while True:
+            failure: Exception | None = None
+            if candidate is not None:
+                try:
+                    return pool.getconn(candidate, topology, patience)
+                except (PoolTimeout, PoolClosed, TooManyRequests, psycopg.OperationalError) as exc:
+                    failure = exc
+            if way is None:
+                way = Acquisition(
+                    attrs, plan.policy, self._rng, deadline=start + timeout, timeout=timeout, role=role.value
+                )
+            if candidate is not None and failure is not None:
+                self._count_failure(way, candidate, pool, failure)
+            candidate = None
+            while candidate is None:
+                if self._state != _OPEN:
+                    self._check_usable()
+                now = time.monotonic()
+                version = self._changes.version
+                topology = self._watch.topology
+                step = way.step(topology, now, pool.load)
+                if isinstance(step, GiveUp):
+                    raise step.error
+                if isinstance(step, Try):
+                    candidate, patience = step.candidate, step.timeout
+                else:
+                    self._changes.wait(version, max(0.0, step.until - now))
+
+    @staticmethod
+    def _count_failure(
+        way: Acquisition, candidate: Candidate, pool: RolePool[CT], failure: Exception
+    ) -> None:
+        host_pool = pool.pool(candidate.key)
+        if isinstance(failure, TooManyRequests):
+            way.exhausted(candidate, str(failure), refused=True)
+        elif isinstance(failure, PoolTimeout) and host_pool is not None and host_pool.exhausted:
+            way.exhausted(candidate, host_pool.detail())
+        else:
+            way.failed(candidate, failure)
+
+    def _check_usable(self) -> None:
+        if self._inherited:
+            raise RouterClosed(
+                f"{self!r} was opened before this process was forked: its connections belong to the parent; "
+                "make a router in the child, after the fork",
+                topology=self.topology,
+            )
+        if self._state == _NEW:
+            raise RouterClosed(f"{self!r} was never opened: use open() or a with statement")
+        if self._state != _OPEN:
+            raise RouterClosed(f"{self!r} is closed", topology=self.topology)
+        if self._loop is not loop_identity():
+            raise RouteError(f"{self!r} belongs to another event loop: open one router in each loop")
+
+    def _keep(self) -> None:
+        """Close the pools of hosts that lost their role, as soon as they do."""
+        while self._state in (_OPEN, _CLOSING):
+            version = self._changes.version
+            for pool in self._pools.values():
+                pool.reconcile(self._watch.topology)
+            self._changes.wait(version, 60.0)
+
+    def _on_snapshot(self, topology: Topology, events: tuple[Event, ...]) -> None:
+        """Take a new snapshot; called in the monitor's thread."""
+        for key, reason in hopeless(topology, self._plan.probe, topology.at).items():
+            count = sum(pool.abort(key) for pool in self._pools.values())
+            if count:
+                text = f"aborted {count} sessions: {reason}"
+                logger.warning("%s", text)
+                events = (*events, Event(EventKind.SESSIONS_ABORTED, topology.at, key, text))
+        if events:
+            self._changes.notify()
+            self._dispatcher.put(events)
+
+    def _after_fork(self) -> None:
+        """Mark the copy in a forked child as unusable; nothing of it is touched."""
+        if self._state in (_OPEN, _CLOSING):
+            self._inherited = True
+            self._state = _CLOSED
+
+
+def _listener(router: Router[Any]) -> Callable[[Topology, tuple[Event, ...]], None]:
+    """Return a listener that does not keep the router alive."""
+    reference = weakref.ref(router)
+
+    def listen(topology: Topology, events: tuple[Event, ...]) -> None:
+        alive = reference()
+        if alive is not None:
+            alive._on_snapshot(topology, events)
+
+    return listen

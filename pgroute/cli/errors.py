@@ -1,0 +1,7 @@
+"""What ends a command with one line on stderr."""
+
+from __future__ import annotations
+
+
+class CommandError(Exception):
+    """The command cannot do its work; the text says why, and what to do."""

@@ -1,0 +1,153 @@
+"""`pgroute status`: what every host of a DSN is now, and where writers and readers would go."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pgroute import HostState, ProbeOptions, Router, SessionAttrs
+from pgroute.cli.terminal import open_console, silence_libraries
+
+if TYPE_CHECKING:
+    import argparse
+
+    from rich.console import Console
+
+    from pgroute import HostInfo, Topology
+
+_POLL = 0.01
+_FINE = (HostState.UP, HostState.ALIAS)
+VERDICTS = {0: "ok", 1: "degraded", 2: "unusable"}
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What a topology means for an application.
+
+    Attributes:
+        writers: the hosts that `writer()` chooses from.
+        readers: the hosts that `reader()` chooses from.
+        troubled: listed hosts that are not up. A second name of a host that is up is no trouble.
+        status: the exit status.
+    """
+
+    writers: tuple[HostInfo, ...]
+    readers: tuple[HostInfo, ...]
+    troubled: tuple[HostInfo, ...]
+    status: int
+
+
+def assess(topology: Topology) -> Assessment:
+    """Judge a topology by the router's own candidates."""
+    writers = _chosen(topology, SessionAttrs.READ_WRITE)
+    readers = _chosen(topology, SessionAttrs.PREFER_STANDBY)
+    troubled = tuple(h for h in topology.hosts if h.state not in _FINE)
+    status = 2 - bool(writers) - bool(readers)
+    if status == 0 and troubled:
+        status = 1
+    return Assessment(writers, readers, troubled, status)
+
+
+def _chosen(topology: Topology, attrs: SessionAttrs) -> tuple[HostInfo, ...]:
+    best = next(iter(topology.candidates[attrs]), ())
+    return tuple(topology.by_key[candidate.key] for candidate in best)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
+    silence_libraries()
+    console = None if args.json else open_console()
+    topology = observe(args.dsn, args.timeout)
+    assessment = assess(topology)
+    if console is None:
+        print(json.dumps(as_json(topology, assessment), indent=2))
+    else:
+        _show(console, topology, assessment)
+    return assessment.status
+
+
+def observe(dsn: str, timeout: float) -> Topology:
+    """Return the topology once every host was heard and no conflict is being asked about again, or after *timeout*.
+
+    Raises:
+        ConfigError: the DSN cannot be used.
+    """
+    # Two probes must fit in, so that a host that hangs is told from one that nobody has asked.
+    probe = ProbeOptions(timeout=min(ProbeOptions().timeout, timeout / 2))
+    router = Router(dsn, probe=probe)
+    deadline = time.monotonic() + timeout
+    with router:
+        while True:
+            topology = router.topology
+            if (topology.round_done and not topology.urgent) or time.monotonic() >= deadline:
+                return topology
+            time.sleep(_POLL)
+
+
+def as_json(topology: Topology, assessment: Assessment) -> dict[str, Any]:
+    """Return what --json prints; the keys are a promise, told in docs/cli.md."""
+    return {
+        "verdict": VERDICTS[assessment.status],
+        "writable": bool(assessment.writers),
+        "readable": bool(assessment.readers),
+        "writers": [str(h.key) for h in assessment.writers],
+        "readers": [str(h.key) for h in assessment.readers],
+        "primary": str(topology.primary.key) if topology.primary else None,
+        "split_brain": sorted(str(key) for key in topology.split_brain),
+        "complete": topology.round_done,
+        "hosts": [_host_json(h) for h in topology.hosts],
+    }
+
+
+def _host_json(h: HostInfo) -> dict[str, Any]:
+    return {
+        "host": h.host,
+        "port": h.port,
+        "address": h.address,
+        "role": h.role.value if h.role else None,
+        "state": h.state.value,
+        "reason": h.reason,
+        "usable": h.usable,
+        "read_only": h.read_only,
+        "timeline": h.timeline,
+        "lag_bytes": h.lag_bytes,
+        "lag_seconds": h.lag_seconds,
+        "rtt_seconds": h.rtt,
+        "server_version": h.server_version or None,
+        # 64 bits, more than a JSON number holds in many languages.
+        "system_id": None if h.system_id is None else str(h.system_id),
+    }
+
+
+def _show(console: Console, topology: Topology, assessment: Assessment) -> None:
+    from pgroute.cli.hosts import show_hosts
+
+    show_hosts(console, topology)
+    console.print()
+    for name, hosts in (("writers", assessment.writers), ("readers", assessment.readers)):
+        where = ", ".join(str(h.key) for h in hosts) or f"nowhere: {_why_not(topology)}"
+        console.print(f"{name}  {where}", style=None if hosts else "red")
+    style = {0: "green", 1: "yellow", 2: "red"}[assessment.status]
+    console.print(f"{VERDICTS[assessment.status]}{_because(assessment)}", style=style)
+
+
+def _why_not(topology: Topology) -> str:
+    if topology.split_brain:
+        return "split brain between " + " and ".join(sorted(str(key) for key in topology.split_brain))
+    if topology.primary:
+        return f"the primary {topology.primary.key} is read-only"
+    return "no primary" if topology.standbys else "no host can be used"
+
+
+def _because(assessment: Assessment) -> str:
+    if assessment.status == 0:
+        return ": writable and readable, every host is up"
+    told = [f"{h.key} is {h.state.value}" for h in assessment.troubled]
+    told += [
+        f"not {ability}"
+        for ability, hosts in (("writable", assessment.writers), ("readable", assessment.readers))
+        if not hosts
+    ]
+    return ": " + ", ".join(told)

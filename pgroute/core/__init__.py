@@ -1,0 +1,1 @@
+"""Decisions only: no socket, thread, event loop or sleep; the clock and the Random are arguments."""

@@ -1,0 +1,273 @@
+"""Which hosts may serve, decided from the facts of all of them together (DESIGN: the table of observations).
+
+A timeline's number is not data, and an equal number is no proof of equal data: so a lower one is never written
+to while a higher one may live, and of two equal ones neither is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pgroute.core.hosts import Facts, HostState
+from pgroute.core.roles import HostKey, HostRole
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+RELEARN_AFTER = 30.0
+"""Seconds without a word from any host of the known cluster after which another one may take its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What must be remembered from one observation to the next.
+
+    Attributes:
+        system_id: the cluster's identifier once learned (or pinned).
+        sure: more than half of the hosts have told that identifier.
+        heard_at: when a host of that cluster was last heard.
+        mark: the highest timeline seen for it.
+        round_done: every listed host has been heard of once.
+        rivals: primaries between which nothing decides; empty when there is no conflict.
+        rivals_since: when they were first seen together.
+        pardoned: the mark that the operator declared void: a standby that tells of it is not believed.
+    """
+
+    system_id: int | None = None
+    sure: bool = False
+    heard_at: float = 0.0
+    mark: int | None = None
+    round_done: bool = False
+    rivals: frozenset[HostKey] = frozenset()
+    rivals_since: float = 0.0
+    pardoned: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The standing of one host: its state, why, whether it may serve, and how willingly (0 first)."""
+
+    state: HostState
+    reason: str
+    usable: bool = False
+    tier: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Arbitration:
+    """The outcome for all hosts."""
+
+    memory: Memory
+    verdicts: Mapping[HostKey, Verdict]
+    primary: HostKey | None
+    urgent: frozenset[HostKey]
+
+
+_TIER = {HostState.UP: 0, HostState.BUSY: 2, HostState.SUSPECT: 3}
+_UNPROVEN = 1
+
+
+def arbitrate(
+    hosts: tuple[Facts, ...],
+    memory: Memory,
+    now: float,
+    *,
+    check_system_id: bool = True,
+    pinned: int | None = None,
+) -> Arbitration:
+    """Return who may serve, and what to remember.
+
+    Args:
+        hosts: the facts of every listed host, in the DSN's order.
+        memory: what the last arbitration returned.
+        now: monotonic seconds.
+        check_system_id: tell clusters apart by their system identifier.
+        pinned: the only system identifier to accept, None to learn it.
+    """
+    round_done = memory.round_done or (bool(hosts) and all(f.heard for f in hosts))
+    verdicts = {f.key: Verdict(f.contact, f.reason) for f in hosts}
+
+    outsiders: dict[HostKey, Verdict] = {}
+    was = memory.system_id
+    if check_system_id:
+        if pinned is None:
+            memory = _identify(hosts, memory, now, round_done=round_done)
+        else:
+            memory = replace(memory, system_id=pinned)
+        outsiders = _foreign(hosts, memory.system_id, now, round_done=round_done)
+    outsiders.update(_aliases([f for f in hosts if f.key not in outsiders]))
+    verdicts.update({f.key: outsiders[f.key] for f in hosts if f.key in outsiders and f.answering})
+    known = not check_system_id or memory.system_id is not None or round_done
+
+    ours = [f for f in hosts if f.answer and f.key not in outsiders]
+    if was == memory.system_id:
+        mark = _mark(hosts, ours, outsiders, memory)
+    else:
+        # Timelines belong to a cluster: count those told of this one so far, and no others.
+        memory = replace(memory, pardoned=0 if was is not None else memory.pardoned)
+        mark = max((t for f in ours if (t := _timeline(f)) is not None), default=None)
+
+    primaries = [f for f in ours if _role(f) is HostRole.PRIMARY]
+    claimants = [f for f in primaries if not (known and _below(f, mark))]
+    outrun = [f for f in primaries if f not in claimants]
+    stale = any(f.speaking for f in outrun)
+    for f in outrun:
+        if f.answering:
+            verdicts[f.key] = Verdict(
+                HostState.STALE, f"stale primary: on timeline {_timeline(f)} while timeline {mark} was seen"
+            )
+
+    # One that missed a single probe is as much a primary as before.
+    contenders = [f for f in claimants if known and (f.speaking or f.contact is HostState.SUSPECT)]
+    rivals = frozenset(f.key for f in contenders) if len(contenders) > 1 else frozenset()
+    since = memory.rivals_since if rivals == memory.rivals else now
+    urgent: frozenset[HostKey] = frozenset()
+    primary: Facts | None = None
+    if not round_done:
+        text = "primary not admitted before every host was asked once"
+        verdicts.update({f.key: Verdict(f.contact, text) for f in claimants if f.answering})
+    elif len(contenders) == 1 and contenders[0].contact in _TIER:
+        primary = contenders[0]
+        verdicts[primary.key] = Verdict(
+            primary.contact, primary.reason, usable=True, tier=_TIER[primary.contact]
+        )
+    if rivals:
+        urgent = frozenset(f.key for f in contenders if f.answer and f.answer.sent_at <= since)
+        verdicts.update(_conflict(contenders, confirmed=not urgent))
+
+    for f in ours:
+        if _role(f) is HostRole.STANDBY and f.contact in _TIER and known:
+            tier = _TIER[f.contact]
+            reason = f.reason
+            if stale and (_timeline(f) is None or _below(f, mark)):
+                tier = max(tier, _UNPROVEN)
+                reason = reason or f"may follow the stale primary: not proven to be on timeline {mark}"
+            verdicts[f.key] = Verdict(f.contact, reason, usable=True, tier=tier)
+
+    return Arbitration(
+        replace(memory, mark=mark, round_done=round_done, rivals=rivals, rivals_since=since),
+        verdicts,
+        primary.key if primary else None,
+        urgent,
+    )
+
+
+def _role(f: Facts) -> HostRole | None:
+    return f.answer.role if f.answer else None
+
+
+def _timeline(f: Facts) -> int | None:
+    return f.answer.timeline if f.answer else None
+
+
+def _below(f: Facts, mark: int | None) -> bool:
+    timeline = _timeline(f)
+    return timeline is not None and mark is not None and timeline < mark
+
+
+def _id(f: Facts) -> int | None:
+    return f.answer.system_id if f.answer else None
+
+
+def _votes(hosts: tuple[Facts, ...], now: float) -> Counter[int]:
+    return Counter(
+        i
+        for f in hosts
+        if (i := _id(f)) is not None and (f.answering or now - (f.last_seen or 0.0) < RELEARN_AFTER)
+    )
+
+
+def _identify(hosts: tuple[Facts, ...], memory: Memory, now: float, *, round_done: bool) -> Memory:
+    votes = _votes(hosts, now)
+    ranking = votes.most_common(2)
+    first, count = ranking[0] if ranking else (None, 0)
+    majority = count * 2 > len(hosts)
+    settled = round_done and not (len(ranking) > 1 and ranking[1][1] == count)
+    learned = memory.system_id
+    chosen = first if majority or settled else None
+    if learned is not None:
+        heard_at = max([memory.heard_at, *(f.last_seen or 0.0 for f in hosts if _id(f) == learned)])
+        gone = now - heard_at >= RELEARN_AFTER and not any(f.answering and _id(f) == learned for f in hosts)
+        # What a few hosts told while the others were down gives way to the word of most.
+        if chosen is None or not (gone or (majority and not memory.sure)):
+            chosen = learned
+    if chosen is None:
+        return memory
+    return replace(
+        memory,
+        system_id=chosen,
+        sure=(memory.sure and chosen == learned) or votes[chosen] * 2 > len(hosts),
+        heard_at=max([f.last_seen or 0.0 for f in hosts if _id(f) == chosen], default=0.0)
+        if chosen != learned
+        else heard_at,
+    )
+
+
+def _foreign(
+    hosts: tuple[Facts, ...], system_id: int | None, now: float, *, round_done: bool
+) -> dict[HostKey, Verdict]:
+    out = {}
+    if system_id is None:
+        if round_done and len(_votes(hosts, now)) > 1:
+            names = ", ".join(f"{f.key} is {_id(f)}" for f in hosts if _id(f) is not None)
+            text = f"two clusters and no majority ({names}); pin one with ProbeOptions(system_id=...)"
+            out = {f.key: Verdict(HostState.FOREIGN, text) for f in hosts if _id(f) is not None}
+        return out
+    for f in hosts:
+        other = _id(f)
+        if other is not None and other != system_id:
+            text = f"another cluster: system identifier {other}, expected {system_id}"
+            out[f.key] = Verdict(HostState.FOREIGN, text)
+    return out
+
+
+def _aliases(hosts: list[Facts]) -> dict[HostKey, Verdict]:
+    out: dict[HostKey, Verdict] = {}
+    first: dict[tuple[int, float, HostRole], HostKey] = {}
+    for f in sorted(hosts, key=lambda f: f.contact not in _TIER):
+        a = f.answer
+        if a is None or not (f.contact in _TIER or f.speaking) or a.system_id is None or a.started_at is None:
+            continue
+        canonical = first.setdefault((a.system_id, a.started_at, a.role), f.key)
+        if canonical != f.key:
+            out[f.key] = Verdict(HostState.ALIAS, f"the same server as {canonical}")
+    return out
+
+
+def _mark(
+    hosts: tuple[Facts, ...], ours: list[Facts], outsiders: Mapping[HostKey, Verdict], memory: Memory
+) -> int | None:
+    mark = memory.mark
+    seen = [
+        t
+        for f in ours
+        if f.speaking
+        and (t := _timeline(f)) is not None
+        and (_role(f) is HostRole.PRIMARY or t > memory.pardoned)
+    ]
+    highest = max(seen, default=None)
+    if highest is None or mark is None or highest >= mark:
+        return mark if highest is None else highest
+    # The holder of the mark is gone for good once every listed host answers and none is on it. A primary without a
+    # timeline may be the holder.
+    told = all(
+        f.answering and (f.key in outsiders or _timeline(f) is not None or _role(f) is HostRole.STANDBY)
+        for f in hosts
+    )
+    return highest if told else mark
+
+
+def _conflict(contenders: list[Facts], *, confirmed: bool) -> dict[HostKey, Verdict]:
+    out = {}
+    for f in contenders:
+        if not f.answering:
+            continue
+        others = " and ".join(str(o.key) for o in contenders if o.key != f.key)
+        where = "an unknown timeline" if _timeline(f) is None else f"timeline {_timeline(f)}"
+        text = f"split brain: primary on {where}, and so is {others}"
+        if not confirmed:
+            text += " (being asked again)"
+        out[f.key] = Verdict(HostState.CONFLICT, text)
+    return out

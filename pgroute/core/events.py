@@ -1,0 +1,96 @@
+"""What changed between two snapshots, as a list of events for people and programs."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pgroute.core.hosts import HostState
+
+if TYPE_CHECKING:
+    from pgroute.core.hosts import HostInfo
+    from pgroute.core.roles import HostKey
+    from pgroute.core.topology import Topology
+
+
+class EventKind(enum.Enum):
+    """The kinds of events that `Router.subscribe` delivers."""
+
+    HOST_ADDED = "host-added"
+    HOST_REMOVED = "host-removed"
+    HOST_CHANGED = "host-changed"
+    PRIMARY_CHANGED = "primary-changed"
+    PRIMARY_LOST = "primary-lost"
+    SPLIT_BRAIN = "split-brain"
+    STALE_PRIMARY = "stale-primary"
+    SESSIONS_ABORTED = "sessions-aborted"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something changed.
+
+    Attributes:
+        kind: what.
+        at: monotonic seconds.
+        host: the host concerned; for PRIMARY_CHANGED the new primary.
+        text: one line for a person.
+        before, after: the host's view before and after, where there is one.
+    """
+
+    kind: EventKind
+    at: float
+    host: HostKey | None
+    text: str
+    before: HostInfo | None = None
+    after: HostInfo | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def changes(old: Topology, new: Topology) -> tuple[Event, ...]:
+    """Return the events that lead from one snapshot to the next, hosts first, in the order of the DSN."""
+    at = new.at
+    events: list[Event] = []
+    before = {h.key: h for h in old.hosts}
+    after = {h.key: h for h in new.hosts}
+    for key, host in before.items():
+        if key not in after:
+            events.append(Event(EventKind.HOST_REMOVED, at, key, f"{key} left", before=host))
+    for key, host in after.items():
+        was = before.get(key)
+        if was is None:
+            events.append(Event(EventKind.HOST_ADDED, at, key, f"{key} joined", after=host))
+        elif (was.state, was.role, was.read_only) != (host.state, host.role, host.read_only):
+            kind = EventKind.HOST_CHANGED
+            if host.state is HostState.STALE and was.state is not HostState.STALE:
+                kind = EventKind.STALE_PRIMARY
+            events.append(Event(kind, at, key, f"{key} {_told(was)} -> {_told(host, why=True)}", was, host))
+    was_split = old.split_brain
+    if new.split_brain and new.split_brain != was_split:
+        names = " and ".join(str(k) for k in sorted(new.split_brain))
+        events.append(Event(EventKind.SPLIT_BRAIN, at, None, f"split brain between {names}"))
+    old_key = old.primary.key if old.primary else None
+    new_key = new.primary.key if new.primary else None
+    if new.primary and new_key != old_key:
+        events.append(
+            Event(
+                EventKind.PRIMARY_CHANGED,
+                at,
+                new_key,
+                f"primary is {new_key}, timeline {new.primary.timeline}",
+            )
+        )
+    elif old.primary and new_key is None:
+        events.append(Event(EventKind.PRIMARY_LOST, at, old_key, f"no primary: {old_key} was the last"))
+    return tuple(events)
+
+
+def _told(host: HostInfo, *, why: bool = False) -> str:
+    role = host.role.value if host.role else "unknown role"
+    if host.read_only and host.role is not None and host.role.value == "primary":
+        role = "read-only primary"
+    text = f"{role} {host.state.value}"
+    return f"{text} ({host.reason})" if why and host.reason else text

@@ -1,0 +1,138 @@
+"""From the facts of an exception to what it says of the host and of the transaction."""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+
+import psycopg
+
+
+class FaultKind(enum.Enum):
+    """What went wrong, in the terms the router decides by."""
+
+    TIMEOUT = "timeout"
+    REFUSED = "refused"
+    UNRESOLVED = "unresolved"
+    STARTING = "starting"
+    BUSY = "busy"
+    REJECTED = "rejected"
+    LOST = "lost"
+    READ_ONLY = "read-only"
+    SERIALIZATION = "serialization"
+    DEADLOCK = "deadlock"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The router's reading of one exception.
+
+    Attributes:
+        kind: what went wrong.
+        host_suspect: the host should be probed at once.
+        fresh: the probe must use a fresh connection, since an open one cannot show it.
+        rerun_safe: the transaction was certainly not committed.
+        commit_unknown: it may have been committed.
+        reason: one line for a person, free of secrets.
+    """
+
+    kind: FaultKind
+    host_suspect: bool = False
+    fresh: bool = False
+    rerun_safe: bool = False
+    commit_unknown: bool = False
+    reason: str = ""
+
+
+# The server's text is matched in English only: psycopg gives no SQLSTATE for a failed connect. An unknown
+# text from the server counts as a rejection, which is the slowest to be tried again.
+_STARTING = re.compile(
+    r"database system is (starting up|shutting down|not yet accepting|not accepting|in recovery mode)"
+    r"|cannot connect now",
+)
+_BUSY = re.compile(
+    r"too many (clients|connections)|remaining connection slots|no more connections allowed"
+    r"|number of requested standby connections exceeds",
+)
+_REJECTED = re.compile(
+    r"no password supplied|SSL|TLS|certificate|authentication|channel binding|GSS|private key|sslmode",
+)
+_UNRESOLVED = re.compile(r"could not translate host name|Name or service not known|nodename nor servname")
+# libpq prints what the server said as "SEVERITY:  text", the severity in the server's language.
+_SERVER_SAID = re.compile(r"(?:failed: |^)[^\s:]+:  (?P<text>.*)", re.DOTALL)
+_PREFIX = re.compile(r"^(?:connection failed: )?(?:connection to server [^\n]*?failed: )?", re.DOTALL)
+
+
+def one_line(text: str) -> str:
+    """Return the first line of libpq's text without the words that every such text begins with."""
+    stripped = _PREFIX.sub("", text.strip(), count=1)
+    return stripped.split("\n", 1)[0].strip() or "no reason given"
+
+
+def connect_fault(exc: BaseException) -> Fault:
+    """Read a failed connection attempt (psycopg: the exception's class and libpq's text)."""
+    if isinstance(exc, (psycopg.errors.ConnectionTimeout, TimeoutError)):
+        return Fault(FaultKind.TIMEOUT, host_suspect=True, rerun_safe=True, reason="connecting timed out")
+    text = str(exc)
+    reason = one_line(text)
+    said = _SERVER_SAID.search(text)
+    if said:
+        words = said["text"]
+        if _STARTING.search(words):
+            kind = FaultKind.STARTING
+        elif _BUSY.search(words):
+            kind = FaultKind.BUSY
+        else:
+            kind = FaultKind.REJECTED
+    elif _UNRESOLVED.search(text):
+        kind = FaultKind.UNRESOLVED
+    elif "timeout expired" in text:
+        kind = FaultKind.TIMEOUT
+    elif _REJECTED.search(text):
+        kind = FaultKind.REJECTED
+    elif isinstance(exc, psycopg.OperationalError):
+        kind = FaultKind.REFUSED
+    else:
+        # Not a matter of the network: a parameter that psycopg or libpq refuses.
+        kind = FaultKind.REJECTED
+    return Fault(kind, host_suspect=True, rerun_safe=True, reason=reason)
+
+
+_LOST_STATES = frozenset({"57P01", "57P02", "57P03"})
+
+
+def session_fault(
+    exc: BaseException, *, closed: bool, committing: bool = False, read_write: bool = False
+) -> Fault:
+    """Read an exception raised in a session.
+
+    Args:
+        exc: what was raised.
+        closed: whether the connection is closed now (40001 and others come as ERROR or as FATAL).
+        committing: whether a COMMIT that may have written was on its way.
+        read_write: whether the session was asked for as read-write.
+    """
+    sqlstate = getattr(exc, "sqlstate", None) or ""
+    reason = one_line(str(exc)) if isinstance(exc, psycopg.Error) else type(exc).__name__
+    if closed:
+        kind = {"40001": FaultKind.SERIALIZATION, "40P01": FaultKind.DEADLOCK}.get(sqlstate, FaultKind.LOST)
+        return Fault(
+            kind, host_suspect=True, rerun_safe=not committing, commit_unknown=committing, reason=reason
+        )
+    if sqlstate == "25006":
+        return Fault(
+            FaultKind.READ_ONLY,
+            host_suspect=read_write,
+            fresh=read_write,
+            rerun_safe=read_write,
+            reason=reason,
+        )
+    if sqlstate == "40001":
+        return Fault(FaultKind.SERIALIZATION, rerun_safe=True, reason=reason)
+    if sqlstate == "40P01":
+        return Fault(FaultKind.DEADLOCK, rerun_safe=True, reason=reason)
+    if sqlstate in _LOST_STATES or sqlstate.startswith("08"):
+        return Fault(FaultKind.LOST, host_suspect=True, fresh=sqlstate.startswith("08"), reason=reason)
+    return Fault(FaultKind.OTHER, reason=reason)

@@ -1,0 +1,241 @@
+"""What is known of one host: the observations that arrive, the facts they leave, the view that users read."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pgroute.core.faults import Fault, FaultKind
+
+if TYPE_CHECKING:
+    from pgroute.core.roles import HostKey, HostRole
+
+
+class HostState(enum.Enum):
+    """How a host stands: the last contact with it, overruled by the arbitration between hosts."""
+
+    UNKNOWN = "unknown"
+    UP = "up"
+    SUSPECT = "suspect"
+    DOWN = "down"
+    STARTING = "starting"
+    BUSY = "busy"
+    REJECTED = "rejected"
+    STALE = "stale"
+    CONFLICT = "conflict"
+    FOREIGN = "foreign"
+    ALIAS = "alias"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A host answered a probe.
+
+    Attributes:
+        host: which one.
+        role: primary or standby.
+        read_only: a fresh session there would be read-only by default.
+        timeline: of a primary, the one it writes; of a standby, a lower bound; None if not told.
+        lsn: bytes written (primary) or replayed (standby), None if not told.
+        replay_age: seconds since the last transaction replayed, standbys only.
+        system_id: the cluster's system identifier.
+        started_at: the postmaster's start, seconds since the epoch.
+        address: the numeric address or socket directory that answered.
+        rtt: seconds that the probe took.
+        sent_at: monotonic seconds at which it was sent.
+        fresh: it was asked on a connection opened for it.
+        server_version: as libpq gives it, 180001 for 18.1.
+    """
+
+    host: HostKey
+    role: HostRole
+    sent_at: float
+    read_only: bool = False
+    timeline: int | None = None
+    lsn: int | None = None
+    replay_age: float | None = None
+    system_id: int | None = None
+    started_at: float | None = None
+    address: str | None = None
+    rtt: float = 0.0
+    fresh: bool = False
+    server_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A probe or a pool's connection attempt failed."""
+
+    host: HostKey
+    fault: Fault
+    sent_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """The list of hosts is now this one."""
+
+    hosts: tuple[HostKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetTimeline:
+    """The operator says that the highest timeline seen is no longer the truth."""
+
+
+Observation = Answer | Failure | Members | ForgetTimeline
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the observations of one host add up to, before it is compared with the others.
+
+    Attributes:
+        contact: how the last contact went, one of the states from UNKNOWN to REJECTED.
+        misses: attempts without an answer in a row.
+        missed_at: when the last of them was told.
+        silent_since: monotonic seconds at which the first attempt since the host's last word was sent.
+        refusal_at: when the last rejection or "too many connections" was told.
+    """
+
+    key: HostKey
+    contact: HostState = HostState.UNKNOWN
+    reason: str = "not heard from yet"
+    answer: Answer | None = None
+    last_seen: float | None = None
+    misses: int = 0
+    missed_at: float = 0.0
+    silent_since: float | None = None
+    refusal_at: float = 0.0
+
+    @property
+    def heard(self) -> bool:
+        """Whether the host answered, refused or timed out at least once."""
+        return self.contact is not HostState.UNKNOWN
+
+    @property
+    def answering(self) -> bool:
+        """Whether what it last told of itself can be taken as true now."""
+        return self.answer is not None and self.contact in (HostState.UP, HostState.BUSY)
+
+    @property
+    def speaking(self) -> bool:
+        """As `answering`, or it refuses new connections and still tells its role on the one open before."""
+        if self.contact is HostState.REJECTED:
+            return self.answer is not None and self.answer.sent_at >= self.refusal_at
+        return self.answering
+
+
+_BUSY_FOR = 1.0
+"""Seconds for which "too many connections" outlives answers on the open probe connection."""
+
+_CONTACT = {
+    FaultKind.STARTING: HostState.STARTING,
+    FaultKind.BUSY: HostState.BUSY,
+    FaultKind.REJECTED: HostState.REJECTED,
+}
+
+
+def observe(facts: Facts, seen: Answer | Failure, now: float) -> Facts:
+    """Return the facts after one more observation of that host."""
+    if isinstance(seen, Answer):
+        return _answered(facts, seen, now)
+    kind = seen.fault.kind
+    told = _CONTACT.get(kind)
+    last = facts.answer
+    if last is not None and seen.sent_at < last.sent_at and (told is None or last.fresh):
+        # A pool's attempt that took long: what was asked after it has been answered.
+        return facts
+    if told is not None:
+        return replace(
+            facts,
+            contact=told,
+            reason=seen.fault.reason,
+            misses=0,
+            silent_since=None,
+            last_seen=now,
+            refusal_at=now,
+        )
+    silent_since = seen.sent_at if facts.silent_since is None else facts.silent_since
+    if kind is FaultKind.REFUSED:
+        misses, contact = 0, HostState.DOWN
+    elif facts.misses and seen.sent_at < facts.missed_at:
+        # Attempts made at the same time prove no more than one of them.
+        return facts
+    else:
+        misses = facts.misses + 1
+        once = misses == 1 and facts.contact in (HostState.UP, HostState.BUSY)
+        contact = HostState.SUSPECT if once else HostState.DOWN
+    return replace(
+        facts,
+        contact=contact,
+        reason=seen.fault.reason,
+        misses=misses,
+        missed_at=now,
+        silent_since=silent_since,
+    )
+
+
+def _answered(facts: Facts, seen: Answer, now: float) -> Facts:
+    told = replace(facts, answer=seen, last_seen=now, misses=0, silent_since=None)
+    if not seen.fresh:
+        # The open probe connection says nothing about new ones.
+        if facts.contact is HostState.REJECTED:
+            return told
+        if facts.contact is HostState.BUSY and seen.sent_at < facts.refusal_at + _BUSY_FOR:
+            return told
+    return replace(told, contact=HostState.UP, reason="")
+
+
+@dataclass(frozen=True, slots=True)
+class HostInfo:
+    """One host of a Topology, as the router sees it.
+
+    Attributes:
+        key: its HostKey; `host` and `port` are parts of it.
+        address: numeric address or socket directory last reached.
+        role: HostRole, or None while not known.
+        state: HostState.
+        reason: why it is not simply up, in words.
+        usable: sessions may be sent there.
+        read_only: a fresh session would be read-only by default.
+        timeline: of a standby a lower bound.
+        lag_bytes: WAL written by the primary and not replayed here, at the last probes.
+        lag_seconds: age of the last transaction replayed while behind, 0 when not behind; None if not known.
+        rtt: seconds the last probe took.
+        since: monotonic seconds since when it is in this state.
+        last_seen: monotonic seconds of the last word from it, None if never.
+        silent_since: monotonic seconds of the first attempt since its last word, None while it answers.
+        generation: grows whenever pooled connections to it must no longer be used.
+        system_id, started_at, server_version: as the server told.
+    """
+
+    key: HostKey
+    state: HostState
+    reason: str
+    usable: bool
+    since: float
+    generation: int
+    address: str | None = None
+    role: HostRole | None = None
+    read_only: bool = False
+    timeline: int | None = None
+    lag_bytes: int | None = None
+    lag_seconds: float | None = None
+    rtt: float | None = None
+    last_seen: float | None = None
+    silent_since: float | None = None
+    system_id: int | None = None
+    started_at: float | None = None
+    server_version: int = 0
+
+    @property
+    def host(self) -> str:
+        """The host name, address or socket directory as given in the DSN."""
+        return self.key.host
+
+    @property
+    def port(self) -> int:
+        """The port."""
+        return self.key.port

@@ -1,0 +1,214 @@
+"""What libpq itself says about a connection string: its grammar, defaults and checks, with no connection.
+
+``PQconnectStart`` first merges service file, PG* environment and defaults (``conninfo_add_defaults``), then
+checks the result (``pqConnectOptions2``), and only when every check has passed resolves a name or opens a
+socket. So a connection string with one value that no version accepts always ends in the checks, and
+``PQconninfo`` then shows all the merged values. Nothing is read but the service file (and what that file
+itself points to: LDAP, where libpq was built for it) and, without a user name, the system's user database.
+Nothing is printed: the password file is looked at only after the host lists match and only without a
+password, so each question below is built to stop before that, or brings a password.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pgroute.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SECRETS = frozenset(
+    {"password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret"}
+)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
+_POISON = "pgroute-checks-options-only"
+
+# libpq's messages quote pieces of the string, perhaps of a password: only their meaning is passed on.
+_GRAMMAR = (
+    ('missing "="', "every word of a keyword string needs '=' (quote values that hold spaces)"),
+    ("unterminated quoted string", "a quote is not closed"),
+    ("percent-encoded", "'%' must be followed by two hexadecimal digits other than 00 (write %25 for '%')"),
+    ("IPv6 host address", "an IPv6 address needs a non-empty pair of brackets"),
+    ("unexpected character", "an IPv6 address in brackets must be followed by ':', '/', '?' or ','"),
+    ("key/value separator", "every URI query parameter needs exactly one '='"),
+    ("unexpected spaces", "spaces in URI query parameters must be written as %20"),
+)
+# Safe to pass on: a service name, a path and a line number, never a value.
+_SERVICE = re.compile(
+    r'definition of service ".*" not found|service file ".*" not found'
+    r'|(?:syntax error|nested service specifications not supported) in service file ".*", line \d+'
+    r'|line \d+ too long in service file ".*"'
+)
+_TLS = "expected 'TLSv1', 'TLSv1.1', 'TLSv1.2' or 'TLSv1.3'"
+_PROTOCOL = "expected '3.0', '3.2' or 'latest'"
+_ACCEPTED = {
+    "channel_binding": "expected 'disable', 'prefer' or 'require'",
+    "gssencmode": "expected 'disable', 'prefer' or 'require', the last with a libpq built for GSSAPI",
+    "sslmode": "expected 'disable', 'allow', 'prefer', 'require', 'verify-ca' or 'verify-full'",
+    "sslnegotiation": "expected 'postgres', or 'direct' with sslmode=require or stronger",
+    "sslrootcert": "expected a file name, or 'system' with sslmode=verify-full",
+    "sslcertmode": "expected 'disable', 'allow' or 'require'",
+    "ssl_min_protocol_version": _TLS,
+    "ssl_max_protocol_version": _TLS,
+    "min_protocol_version": _PROTOCOL,
+    "max_protocol_version": _PROTOCOL,
+    "require_auth": "expected a list of methods ('scram-sha-256', 'md5', 'password', 'gss', 'sspi', 'oauth',"
+    " 'none'), each once, all or none of them with '!'",
+    "scram_client_key": "expected a base64 key of 32 bytes",
+    "scram_server_key": "expected a base64 key of 32 bytes",
+}
+
+
+class Expanded(NamedTuple):
+    """Host lists and parameters after the service file and the PG* environment were merged in."""
+
+    hosts: str
+    hostaddrs: str
+    params: dict[str, str]
+    default_host: str  # what an empty host means: the socket directory, or localhost where libpq has none
+
+
+class _Answer(NamedTuple):
+    options: dict[str, pq.ConninfoOption]
+    message: str
+    host: str
+
+
+@cache
+def keywords() -> Mapping[str, pq.ConninfoOption]:
+    """The parameters this libpq knows, by name (``PQconninfoParse`` of an empty string: nothing is read)."""
+    return {option.keyword.decode(): option for option in pq.Conninfo.parse(b"")}
+
+
+def is_secret(keyword: str) -> bool:
+    """Whether the value must never be shown (libpq's ``dispchar``, and the keys that escape it)."""
+    return keyword in _SECRETS or (keyword in keywords() and keywords()[keyword].dispchar == b"*")
+
+
+def parse(dsn: str) -> dict[str, str]:
+    """Return the parameters in a URI or keyword string, nothing merged.
+
+    Raises:
+        ConfigError: libpq's grammar refuses the string; the text quotes an unknown keyword at most.
+    """
+    if "\0" in dsn:
+        raise ConfigError("dsn", dsn, "expected no NUL character", secret=True)
+    # The error is raised outside the handler: even a suppressed context would carry libpq's text along.
+    try:
+        return {keyword: str(value) for keyword, value in conninfo_to_dict(dsn).items()}
+    except UnicodeError:
+        reason = "expected text that is UTF-8, also after percent-decoding"
+        message = ""
+    except psycopg.ProgrammingError as exc:
+        message = str(exc)
+        reason = next(
+            (text for start, text in _GRAMMAR if start in message), "expected a libpq URI or keyword string"
+        )
+    unknown = re.search(r'invalid (?:connection option|URI query parameter:?) "(.*)"', message)
+    if unknown is None:
+        raise ConfigError("dsn", dsn, reason, secret=True)
+    name = unknown[1]
+    if name == "load_balance_hosts":
+        raise ConfigError("keyword", name, f"expected libpq 16 or later, this one is {pq.version() // 10000}")
+    raise ConfigError(
+        "keyword", name, "expected a libpq connection parameter", secret=not _may_show(name, dsn)
+    )
+
+
+def _may_show(name: str, dsn: str) -> bool:
+    # An unquoted password with a space, or a URI with a bare '/' and '?' in one, goes on as a keyword.
+    before, after = dsn[: dsn.rfind(name)], dsn[dsn.find(name) :]
+    return (
+        name in dsn
+        and _NAME.fullmatch(name) is not None
+        and "@" not in after
+        and not any(secret in before for secret in _SECRETS)
+    )
+
+
+def expand(given: Mapping[str, str]) -> Expanded:
+    """Merge the service file and the PG* environment into *given*, which wins; libpq's own defaults stay out.
+
+    Raises:
+        ConfigError: the service is unknown or its definition broken, or a merged value is not UTF-8.
+    """
+    # Two hosts and three addresses: the very first check. Every other value is readable afterwards.
+    merged = _ask({**given, "host": ",", "hostaddr": ",,"})
+    if merged.options["host"].val is None:
+        reason = merged.message if _SERVICE.fullmatch(merged.message) else "libpq cannot read its definition"
+        name = given.get("service", os.environ.get("PGSERVICE"))
+        raise ConfigError("service", name, f"expected a service that the service file defines ({reason})")
+    # Now the host lists, in exchange for parameters already known; a user name saves looking the user up.
+    lists = _ask({**given, "user": "x", "password": "x", "sslmode": _POISON})
+    # Three ports for one host: checked right after the default host was filled in.
+    default = _ask({**given, "host": "", "hostaddr": "", "port": ",,", "user": "x"})
+
+    service = "service" in given or "PGSERVICE" in os.environ
+    params: dict[str, str] = {}
+    for keyword, option in merged.options.items():
+        if keyword in ("host", "hostaddr", "service") or option.val is None:
+            continue
+        in_environment = option.envvar is not None and option.envvar.decode() in os.environ
+        # A user name that nobody gave is the operating system's: libpq will find it again. Beside a service
+        # the two cannot be told apart, and keeping it changes nothing.
+        found = option.val != option.compiled and (keyword != "user" or service)
+        if keyword in given or in_environment or found:
+            params[keyword] = _text(option)
+    if "service" in given and "PGSERVICE" in os.environ:
+        # Without this one libpq would turn to the environment's.
+        params["service"] = given["service"]
+    return Expanded(_text(lists.options["host"]), _text(lists.options["hostaddr"]), params, default.host)
+
+
+def validate(params: Mapping[str, str]) -> None:
+    """Let libpq check the values of *params*; the host lists and the options about several hosts stay aside.
+
+    Raises:
+        ConfigError: libpq refuses a value, or values that do not go together.
+    """
+    # What is wrong on purpose is the last value checked, so every other comes first. The host is a socket
+    # directory that does not exist: should a future libpq connect before it checks, it reaches nobody.
+    last = next(
+        k for k in ("max_protocol_version", "load_balance_hosts", "target_session_attrs") if k in keywords()
+    )
+    nowhere = {"host": "/pgroute/nowhere", "hostaddr": "", "port": "1", "user": "x", "password": "x"}
+    asked = {**params, **nowhere, last: _POISON}
+    message = _ask(asked).message
+    if _POISON in message and last in params:
+        # Both ends of the protocol range are read by one function (pqParseProtocolVersion).
+        message = _ask({**asked, "min_protocol_version": params[last]}).message.replace("min_", "max_")
+    if _POISON in message:
+        return
+    words = re.findall(r"\w+", re.sub(r"SCRAM (client|server) key", r"scram_\1_key", message))
+    named = [word for word in dict.fromkeys(words) if word in _ACCEPTED and word in params]
+    if not named:
+        raise ConfigError(
+            "connection parameters", sorted(params), "expected values that libpq accepts together"
+        )
+    name, *others = named
+    accepted = f"expected a value that goes with {others[0]}" if others else _ACCEPTED[name]
+    raise ConfigError(name, params[name], accepted, secret=is_secret(name))
+
+
+def _ask(params: Mapping[str, str]) -> _Answer:
+    conn = pq.PGconn.connect_start(make_conninfo("", **params).encode())
+    try:
+        options = {option.keyword.decode(): option for option in conn.info}
+        return _Answer(options, conn.get_error_message().strip(), conn.host.decode(errors="replace"))
+    finally:
+        conn.finish()
+
+
+def _text(option: pq.ConninfoOption) -> str:
+    with contextlib.suppress(UnicodeDecodeError):
+        return (option.val or b"").decode()
+    raise ConfigError(option.keyword.decode(), None, "expected UTF-8 text", secret=True)

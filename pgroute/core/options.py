@@ -1,0 +1,153 @@
+"""The options of a router, validated when they are made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from pgroute.errors import ConfigError
+
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+def check_number(
+    name: str, value: object, *, low: float = 0.0, above: bool = False, none: bool = False
+) -> None:
+    """Raise ConfigError unless *value* is a finite number of at least *low* (more than *low* if *above*)."""
+    if value is None and none:
+        return
+    bound = f"a number {'above' if above else 'of at least'} {low:g}" + (" or None" if none else "")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ConfigError(name, value, f"expected {bound}")
+    if value < low or (above and value <= low):
+        raise ConfigError(name, value, f"expected {bound}")
+
+
+def check_integer(name: str, value: object, *, low: int) -> None:
+    """Raise ConfigError unless *value* is an int of at least *low*."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ConfigError(name, value, f"expected a whole number of at least {low}")
+
+
+def check_callable(name: str, value: object) -> None:
+    """Raise ConfigError unless *value* is None or callable."""
+    if value is not None and not callable(value):
+        raise ConfigError(name, value, "expected a callable or None")
+
+
+def check_mapping(name: str, value: object) -> None:
+    """Raise ConfigError unless *value* is None or a mapping from str; its content is not shown."""
+    if value is None:
+        return
+    if not isinstance(value, Mapping):
+        raise ConfigError(name, type(value).__name__, "expected a mapping or None")
+    for key in value:
+        if not isinstance(key, str):
+            raise ConfigError(name, key, "expected a mapping with str keys")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolOptions:
+    """The pool of one role, per host.
+
+    Args:
+        min_size: connections kept open to each host that serves the role; a new pool starts with one.
+        max_size: connections at most, to each host.
+        max_idle: seconds after which a connection beyond min_size that was not needed is closed.
+        max_lifetime: seconds after which a connection is replaced.
+        max_waiting: callers that may queue at a host, 0 for any number.
+        read_only: sessions are read-only; None: as the role says (readers are, writers are not).
+        kwargs: for psycopg.connect, over those of the router.
+        settings: server settings for each session (``{"statement_timeout": "5s"}``).
+        configure: called with each new connection, as in psycopg_pool.
+        reset: called with each returned connection, as in psycopg_pool.
+
+    Raises:
+        ConfigError: a value is of the wrong kind or out of range.
+    """
+
+    min_size: int = 1
+    max_size: int = 10
+    max_idle: float = 600.0
+    max_lifetime: float = 3600.0
+    max_waiting: int = 0
+    read_only: bool | None = None
+    kwargs: Mapping[str, Any] | None = field(default=None, repr=False)
+    settings: Mapping[str, Any] | None = None
+    configure: Callable[[Any], Any] | None = None
+    reset: Callable[[Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        check_integer("min_size", self.min_size, low=0)
+        check_integer("max_size", self.max_size, low=1)
+        if self.max_size < self.min_size:
+            raise ConfigError(
+                "max_size", self.max_size, f"expected at least min_size, which is {self.min_size}"
+            )
+        check_number("max_idle", self.max_idle, above=True)
+        check_number("max_lifetime", self.max_lifetime, above=True)
+        check_integer("max_waiting", self.max_waiting, low=0)
+        if self.read_only not in (None, True, False):
+            raise ConfigError("read_only", self.read_only, "expected True, False or None")
+        check_mapping("kwargs", self.kwargs)
+        check_mapping("settings", self.settings)
+        for name in self.settings or _EMPTY:
+            if not name.replace("_", "").replace(".", "").isalnum():
+                raise ConfigError("settings", name, "expected names of server settings, as in SHOW")
+        check_callable("configure", self.configure)
+        check_callable("reset", self.reset)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeOptions:
+    """The watch on the hosts.
+
+    Args:
+        interval: seconds between two probes of a host while a primary is known.
+        timeout: seconds for one probe, connecting included; one timeout makes a host suspect, two make it down.
+        abort_after: seconds without an answer after which sessions in flight at a host are aborted when another
+            serves their role (at once when a primary on a higher timeline is there); None: never.
+        abort_stale: also abort sessions at an old primary that still answers.
+        check_system_id: refuse hosts that belong to another cluster.
+        system_id: the cluster's system identifier, to pin it; None: learned from the majority.
+
+    Raises:
+        ConfigError: a value is of the wrong kind or out of range.
+    """
+
+    interval: float = 1.0
+    timeout: float = 1.0
+    abort_after: float | None = 10.0
+    abort_stale: bool = False
+    check_system_id: bool = True
+    system_id: int | None = None
+
+    def __post_init__(self) -> None:
+        check_number("interval", self.interval, low=0.01)
+        check_number("timeout", self.timeout, low=0.01)
+        check_number("abort_after", self.abort_after, none=True)
+        for name in ("abort_stale", "check_system_id"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(name, getattr(self, name), "expected True or False")
+        if self.system_id is not None:
+            check_integer("system_id", self.system_id, low=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostOptions:
+    """What is particular to one host.
+
+    Args:
+        weight: its share under balance="random", relative to the others; 0: only when no other can serve.
+
+    Raises:
+        ConfigError: the weight is not a number of at least 0.
+    """
+
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("weight", self.weight)

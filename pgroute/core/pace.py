@@ -1,0 +1,84 @@
+"""When a host is asked next, and whose sessions are beyond hope."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pgroute.core.hosts import HostState
+from pgroute.core.roles import HostRole
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from pgroute.core.options import ProbeOptions
+    from pgroute.core.roles import HostKey
+    from pgroute.core.topology import Topology
+
+CONNECT_GAP = 0.2
+"""Seconds between two connection attempts to a host, at least."""
+
+REJECTED_GAP = 5.0
+"""Seconds between two attempts at a host that refused the credentials (lock-outs), at least."""
+
+_FASTEST = 0.02
+_SLOWEST = 0.5
+_OUTAGE_SHARE = 0.02
+
+
+def probe_delay(topology: Topology, key: HostKey, options: ProbeOptions, now: float, rng: Random) -> float:
+    """Return the seconds from one probe of a host with an open connection to the next.
+
+    With a primary: the interval. Without: 2 % of the outage so far, between 20 ms and 500 ms, so that the router
+    adds a few per cent to an outage and a thousand clients do not storm the new primary. Jittered by a tenth.
+    """
+    if key in topology.urgent:
+        return 0.0
+    delay = options.interval
+    if topology.primary_lost_at is not None:
+        outage = now - topology.primary_lost_at
+        delay = min(delay, max(_FASTEST, min(_SLOWEST, outage * _OUTAGE_SHARE)))
+    return delay * (0.9 + 0.2 * rng.random())
+
+
+def connect_delay(topology: Topology, key: HostKey, options: ProbeOptions, now: float, rng: Random) -> float:
+    """Return the seconds from one connection attempt at a host to the next."""
+    host = topology.host(key)
+    if host is not None and host.state is HostState.REJECTED:
+        return REJECTED_GAP
+    if host is not None and host.state is HostState.STARTING:
+        return CONNECT_GAP * (1.0 + 0.1 * rng.random())
+    return max(CONNECT_GAP * (1.0 + 0.1 * rng.random()), probe_delay(topology, key, options, now, rng))
+
+
+def hopeless(topology: Topology, options: ProbeOptions, now: float) -> dict[HostKey, str]:
+    """Return the hosts whose sessions in flight should be aborted now, and why.
+
+    A host that no longer answers while another serves: at once when that is a primary on a higher timeline, else
+    after `abort_after`. A stale primary that answers: only with `abort_stale`.
+    """
+    out: dict[HostKey, str] = {}
+    primary = topology.primary
+    for host in topology.hosts:
+        if host.state is HostState.STALE:
+            if options.abort_stale and primary is not None:
+                out[host.key] = f"{host.key} is a stale primary and {primary.key} is the primary"
+            continue
+        if host.silent_since is None or host.state not in (HostState.SUSPECT, HostState.DOWN):
+            continue
+        others = [h for h in topology.hosts if h.usable and h.key != host.key and h.state is HostState.UP]
+        if host.role is HostRole.PRIMARY:
+            others = [h for h in others if h.role is HostRole.PRIMARY]
+        if not others:
+            continue
+        silent = now - host.silent_since
+        overtaken = (
+            primary is not None
+            and primary in others
+            and host.timeline is not None
+            and primary.timeline is not None
+            and primary.timeline > host.timeline
+        )
+        late = options.abort_after is not None and silent >= options.abort_after
+        if overtaken or late:
+            out[host.key] = f"{host.key} has not answered for {silent:.1f} s and {others[0].key} serves"
+    return out

@@ -1,0 +1,172 @@
+"""From the arguments of a router to what each pool and each probe connects with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pgroute.core.balance import Policy, parse_policy
+from pgroute.core.dsn import Dsn, parse_dsn, split_kwargs
+from pgroute.core.options import (
+    HostOptions,
+    PoolOptions,
+    ProbeOptions,
+    check_callable,
+    check_mapping,
+    check_number,
+)
+from pgroute.core.roles import HostKey, Role, SessionAttrs
+from pgroute.core.topology import Rules
+from pgroute.errors import ConfigError
+
+POOL_CONNECT_TIMEOUT = "5"
+"""Seconds for a pooled connection attempt unless the user says otherwise."""
+
+_NAME_LENGTH = 63
+_PROBE_NAME = "pgroute-monitor"
+
+
+@dataclass(frozen=True, slots=True)
+class RolePlan:
+    """How the pools of one role connect.
+
+    Attributes:
+        role: whose.
+        options: sizes and callbacks.
+        params: per host, the libpq parameters but for hostaddr.
+        settings: what is added to libpq's ``options``, empty if nothing.
+        arguments: psycopg.connect's own arguments (row_factory, prepare_threshold, ...).
+        read_only: sessions are read-only.
+    """
+
+    role: Role
+    options: PoolOptions
+    params: Mapping[HostKey, Mapping[str, str]] = field(repr=False)
+    settings: str
+    arguments: Mapping[str, Any] = field(repr=False)
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that a router needs to know; made without any I/O but libpq's service file."""
+
+    dsn: Dsn
+    writer: RolePlan
+    reader: RolePlan
+    probes: Mapping[HostKey, Mapping[str, str]] = field(repr=False)
+    probe: ProbeOptions
+    rules: Rules
+    policy: Policy
+    default_attrs: SessionAttrs
+    reader_attrs: SessionAttrs
+    acquire_timeout: float
+
+
+def make_plan(
+    dsn: str,
+    *,
+    writer: PoolOptions,
+    reader: PoolOptions,
+    balance: object,
+    reader_attrs: object,
+    host_options: object,
+    probe: object,
+    acquire_timeout: object,
+    kwargs: Mapping[str, Any] | None,
+    configure: Any,
+    reset: Any,
+) -> Plan:
+    """Validate a router's arguments; see Router for their meaning.
+
+    Raises:
+        ConfigError: an argument is not usable.
+    """
+    for name, options in (("writer", writer), ("reader", reader)):
+        if not isinstance(options, PoolOptions):
+            raise ConfigError(name, options, "expected a PoolOptions")
+    if writer.read_only:
+        raise ConfigError("writer.read_only", True, "a writer cannot be read-only; use reader()")
+    if not isinstance(probe, ProbeOptions):
+        raise ConfigError("probe", probe, "expected a ProbeOptions")
+    check_number("acquire_timeout", acquire_timeout, above=True)
+    assert isinstance(acquire_timeout, (int, float))
+    check_mapping("kwargs", kwargs)
+    check_callable("configure", configure)
+    check_callable("reset", reset)
+    parameters, _ = split_kwargs(kwargs or {})
+    parsed = parse_dsn(dsn, kwargs=parameters)
+    if balance is None:
+        balance = "ordered" if parsed.load_balance == "disable" else "random"
+    return Plan(
+        dsn=parsed,
+        writer=_role_plan(Role.WRITER, dsn, kwargs or {}, _with_callbacks(writer, configure, reset)),
+        reader=_role_plan(Role.READER, dsn, kwargs or {}, _with_callbacks(reader, configure, reset)),
+        probes={key: _probe_params(parsed, key) for key in parsed.hosts},
+        probe=probe,
+        rules=Rules(probe.check_system_id, probe.system_id, _weights(parsed, host_options)),
+        policy=parse_policy(balance),
+        default_attrs=parsed.session_attrs,
+        reader_attrs=SessionAttrs.parse(reader_attrs, "reader_attrs"),
+        acquire_timeout=float(acquire_timeout),
+    )
+
+
+def _with_callbacks(options: PoolOptions, configure: Any, reset: Any) -> PoolOptions:
+    return replace(options, configure=options.configure or configure, reset=options.reset or reset)
+
+
+def _role_plan(role: Role, dsn: str, kwargs: Mapping[str, Any], options: PoolOptions) -> RolePlan:
+    parameters, arguments = split_kwargs({**kwargs, **(options.kwargs or {})})
+    parsed = parse_dsn(dsn, kwargs=parameters)
+    read_only = role is Role.READER if options.read_only is None else options.read_only
+    settings = dict(options.settings or {})
+    if read_only:
+        settings["default_transaction_read_only"] = "on"
+    overrides = {} if "connect_timeout" in parsed.params else {"connect_timeout": POOL_CONNECT_TIMEOUT}
+    return RolePlan(
+        role=role,
+        options=options,
+        params={key: parsed.conninfo(key, **overrides) for key in parsed.hosts},
+        settings=" ".join(f"-c {name}={_escape(value)}" for name, value in settings.items()),
+        arguments=arguments,
+        read_only=read_only,
+    )
+
+
+def _escape(value: object) -> str:
+    """Write a server setting as libpq's ``options`` wants it: blanks and backslashes behind a backslash."""
+    text = {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    return text.replace("\\", "\\\\").replace(" ", "\\ ")
+
+
+def _probe_params(dsn: Dsn, key: HostKey) -> dict[str, str]:
+    params = dsn.conninfo(key)
+    name = params.get("application_name") or params.get("fallback_application_name")
+    tail = f" {_PROBE_NAME}"
+    params["application_name"] = name[: _NAME_LENGTH - len(tail)] + tail if name else _PROBE_NAME
+    params["connect_timeout"] = "60"  # the watcher's own timeout is shorter and finer
+    return params
+
+
+def _weights(dsn: Dsn, host_options: object) -> dict[HostKey, float]:
+    if host_options is None:
+        return {}
+    if not isinstance(host_options, Mapping):
+        raise ConfigError(
+            "host_options", host_options, "expected a mapping from 'host' or 'host:port' to HostOptions"
+        )
+    weights: dict[HostKey, float] = {}
+    for name, options in host_options.items():
+        if not isinstance(options, HostOptions):
+            raise ConfigError(f"host_options[{name!r}]", options, "expected a HostOptions")
+        matched = [
+            k for k in dsn.hosts if name in (k.host, k.hostaddr, f"{k.host}:{k.port}", f"[{k.host}]:{k.port}")
+        ]
+        if not matched:
+            listed = ", ".join(str(k) for k in dsn.hosts)
+            raise ConfigError("host_options", name, f"expected one of the hosts of the DSN ({listed})")
+        for key in matched:
+            weights[key] = options.weight
+    return weights

@@ -1,0 +1,109 @@
+"""What a host is, what a session asks for, and which of the two match."""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+from pgroute.errors import ConfigError
+
+
+class HostKey(NamedTuple):
+    """The name of a host everywhere: host, port, and hostaddr where the DSN gives one."""
+
+    host: str
+    port: int
+    hostaddr: str | None = None
+
+    @property
+    def is_socket(self) -> bool:
+        """Whether this is a Unix socket: a directory, or an abstract name (libpq: ``is_absolute_path``, ``@``)."""
+        return not self.hostaddr and self.host[:1] in ("/", "@")
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        if not self.hostaddr or self.hostaddr == self.host:
+            return f"{host}:{self.port}"
+        if not host:
+            return (
+                f"[{self.hostaddr}]:{self.port}" if ":" in self.hostaddr else f"{self.hostaddr}:{self.port}"
+            )
+        return f"{host}:{self.port} ({self.hostaddr})"
+
+
+class HostRole(enum.Enum):
+    """What a host is: the answer of ``pg_is_in_recovery()``."""
+
+    PRIMARY = "primary"
+    STANDBY = "standby"
+
+
+class Role(enum.Enum):
+    """What a session is for; each role has its own pools."""
+
+    # The hash of enum.Enum is a Python function, which is slow on the way of each session.
+    __hash__ = object.__hash__
+
+    WRITER = "writer"
+    READER = "reader"
+
+    @classmethod
+    def parse(cls, value: object, parameter: str = "role") -> Role:
+        """Return the role named *value*; ConfigError for anything but ``writer`` and ``reader``."""
+        if isinstance(value, cls):
+            return value
+        if value in ("writer", "reader"):
+            return cls(value)
+        raise ConfigError(parameter, value, "expected 'writer' or 'reader'")
+
+
+class SessionAttrs(enum.Enum):
+    """The six values of libpq's ``target_session_attrs`` (PostgreSQL docs, 32.1.2)."""
+
+    ANY = "any"
+    READ_WRITE = "read-write"
+    PRIMARY = "primary"
+    READ_ONLY = "read-only"
+    STANDBY = "standby"
+    PREFER_STANDBY = "prefer-standby"
+
+    __hash__ = object.__hash__
+
+    @classmethod
+    def parse(cls, value: object, parameter: str = "target_session_attrs") -> SessionAttrs:
+        """Return the member whose value is exactly *value*; the case counts, as in libpq.
+
+        Raises:
+            ConfigError: *value* is not one of the six.
+        """
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str):
+            for member in cls:
+                if member.value == value:
+                    return member
+        raise ConfigError(parameter, value, "expected one of " + ", ".join(repr(m.value) for m in cls))
+
+    def accepts(self, role: HostRole, *, read_only: bool) -> bool:
+        """Whether a host of that role may serve such a session.
+
+        ``prefer-standby`` accepts every host: its preference is an order, not a filter.
+        """
+        match self:
+            case SessionAttrs.READ_WRITE:
+                return role is HostRole.PRIMARY and not read_only
+            case SessionAttrs.PRIMARY:
+                return role is HostRole.PRIMARY
+            case SessionAttrs.READ_ONLY:
+                return role is HostRole.STANDBY or read_only
+            case SessionAttrs.STANDBY:
+                return role is HostRole.STANDBY
+            case _:
+                return True
+
+    @property
+    def pool(self) -> Role:
+        """The role whose pool serves such a session."""
+        if self in (SessionAttrs.ANY, SessionAttrs.READ_WRITE, SessionAttrs.PRIMARY):
+            return Role.WRITER
+        return Role.READER

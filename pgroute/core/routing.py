@@ -1,0 +1,177 @@
+"""The step machine of an acquire: which host to try now, or until when to wait, or why to give up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pgroute.errors import AcquireTimeout, NoHostAvailable, PoolExhausted, SplitBrainError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from pgroute.core.balance import Candidate, Policy
+    from pgroute.core.roles import HostKey, SessionAttrs
+    from pgroute.core.topology import Groups, Topology
+
+PATIENCE = 1.0
+"""Seconds after which a caller that queues at a host is routed anew."""
+
+_FIRST_PAUSE = 0.02
+_LONGEST_PAUSE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """Ask this host's pool, for at most *timeout* seconds."""
+
+    candidate: Candidate
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait for a change of the topology, until *until* (monotonic seconds) at the latest."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Raise *error*."""
+
+    error: AcquireTimeout
+
+
+Step = Try | Wait | GiveUp
+
+
+def first_choice(
+    topology: Topology, attrs: SessionAttrs, policy: Policy, rng: Random, load: Callable[[HostKey], int]
+) -> Candidate | None:
+    """Return the host to try first, None when there is none: all that most sessions need of this module."""
+    groups = topology.candidates[attrs]
+    if not groups:
+        return None
+    group = groups[0]
+    return group[0] if len(group) == 1 else policy.pick(group, load, rng)
+
+
+class Acquisition:
+    """One caller's way to a session when its first choice had none at once; it ends with the session or the error.
+
+    Args:
+        attrs: what the host must be.
+        policy: chooses among equally good hosts.
+        rng: for the policy.
+        deadline: monotonic seconds.
+        timeout: the whole time allowed in seconds, for the error text.
+        role: the pool's role, for the error text.
+    """
+
+    __slots__ = (
+        "_attrs", "_begun", "_causes", "_deadline", "_exhausted", "_hurt", "_pause", "_policy", "_refused",
+        "_rng", "_role", "_timeout", "_tried",
+    )  # fmt: skip
+
+    def __init__(
+        self, attrs: SessionAttrs, policy: Policy, rng: Random, *, deadline: float, timeout: float, role: str
+    ) -> None:
+        self._attrs = attrs
+        self._policy = policy
+        self._rng = rng
+        self._deadline = deadline
+        self._timeout = timeout
+        self._role = role
+        self._tried: set[tuple[HostKey, int]] = set()
+        self._causes: dict[HostKey, Exception] = {}
+        self._exhausted: dict[HostKey, str] = {}
+        self._refused: set[HostKey] = set()
+        self._pause = _FIRST_PAUSE
+        self._hurt = False
+        self._begun = False
+
+    def step(self, topology: Topology, now: float, load: Callable[[HostKey], int]) -> Step:
+        """Return what to do next.
+
+        A caller gets one try even when its deadline has passed at the start, so that a timeout of 0 means
+        "what is ready now".
+        """
+        groups = topology.candidates[self._attrs]
+        if now >= self._deadline and self._begun:
+            return GiveUp(self._error(topology, now))
+        self._begun = True
+        if chosen := self._untried(groups, load):
+            return Try(chosen, max(0.0, min(PATIENCE, self._deadline - now)))
+        if not groups:
+            return Wait(self._deadline)
+        if all(c.key in self._refused for group in groups for c in group):
+            return GiveUp(self._error(topology, now))
+        # Every host was tried: another round, at once where the callers' queues have taken their time already.
+        self._tried.clear()
+        if self._hurt:
+            self._hurt = False
+            until = min(self._deadline, now + self._pause)
+            self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+            return Wait(until)
+        chosen = self._untried(groups, load)
+        assert chosen is not None
+        return Try(chosen, max(0.0, min(PATIENCE, self._deadline - now)))
+
+    def _untried(self, groups: Groups, load: Callable[[HostKey], int]) -> Candidate | None:
+        for group in groups:
+            left = group
+            if self._tried:
+                left = tuple(c for c in group if (c.key, c.generation) not in self._tried)
+            if left:
+                return self._policy.pick(left, load, self._rng)
+        return None
+
+    def exhausted(self, candidate: Candidate, detail: str, *, refused: bool = False) -> None:
+        """Report that the pool there had nothing to give in the time allowed.
+
+        Args:
+            candidate: what was tried.
+            detail: its sizes and users, for the error text.
+            refused: it did not even let the caller queue (max_waiting).
+        """
+        self._tried.add((candidate.key, candidate.generation))
+        self._exhausted[candidate.key] = detail
+        if refused:
+            self._hurt = True
+            self._refused.add(candidate.key)
+
+    def failed(self, candidate: Candidate, cause: Exception) -> None:
+        """Report that the host could not be used after all: its pool was closed, or connecting failed."""
+        self._tried.add((candidate.key, candidate.generation))
+        self._hurt = True
+        self._causes[candidate.key] = cause
+        self._exhausted.pop(candidate.key, None)
+
+    def _error(self, topology: Topology, now: float) -> AcquireTimeout:
+        waited = f"no {self._role} session ({self._attrs.value}) within {self._timeout:g} s"
+        # Only a host that still serves can be exhausted.
+        serving = {c.key for group in topology.candidates[self._attrs] for c in group}
+        full = {k: text for k, text in self._exhausted.items() if k in serving}
+        cls: type[AcquireTimeout] = NoHostAvailable
+        if full:
+            cls = PoolExhausted
+            waited += ": " + "; ".join(f"{k}: {text}" for k, text in full.items())
+        elif topology.split_brain and not serving:
+            cls = SplitBrainError
+            names = " and ".join(str(h.key) for h in topology.hosts if h.key in topology.split_brain)
+            waited += f": split brain, {names} both claim to be the primary"
+        lines = [waited]
+        for h in topology.hosts:
+            role = h.role.value if h.role else "unknown role"
+            line = f"  {h.key}: {role}, {h.state.value} for {max(0.0, now - h.since):.1f} s"
+            if h.reason:
+                line += f": {h.reason}"
+            lines.append(line)
+        error = cls("\n".join(lines), topology=topology)
+        for key, cause in self._causes.items():
+            error.add_note(f"{key}: {type(cause).__name__}: {cause}")
+        if self._causes:
+            error.__cause__ = next(reversed(self._causes.values()))
+        return error

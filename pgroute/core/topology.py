@@ -1,0 +1,245 @@
+"""The immutable snapshot of all hosts, and the one function that leads from a snapshot to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from pgroute.core.arbitrate import Arbitration, Memory, Verdict, arbitrate
+from pgroute.core.balance import Candidate
+from pgroute.core.events import Event, changes
+from pgroute.core.hosts import (
+    Answer,
+    Facts,
+    Failure,
+    ForgetTimeline,
+    HostInfo,
+    HostState,
+    Members,
+    Observation,
+    observe,
+)
+from pgroute.core.roles import HostKey, HostRole, SessionAttrs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Groups = tuple[tuple[Candidate, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The settings that the arbitration depends on.
+
+    Attributes:
+        check_system_id: refuse hosts of another cluster.
+        system_id: the only identifier to accept, None to learn it.
+        weights: the weight of a host for the balancing policies, 1.0 where absent.
+    """
+
+    check_system_id: bool = True
+    system_id: int | None = None
+    weights: Mapping[HostKey, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """What the router knows of the hosts at one moment.
+
+    Attributes:
+        hosts: every listed host, in the order of the DSN.
+        primary: the host that is the primary, None while there is none or more than one.
+        standbys: the standbys that may serve.
+        split_brain: the hosts that claim to be primary when nothing decides between them, else empty.
+        version: grows with every snapshot.
+        at: monotonic seconds of the observation that led here.
+        primary_lost_at: monotonic seconds since when no primary answers, None while one does.
+    """
+
+    hosts: tuple[HostInfo, ...]
+    primary: HostInfo | None
+    standbys: tuple[HostInfo, ...]
+    split_brain: frozenset[HostKey]
+    version: int
+    at: float
+    primary_lost_at: float | None
+    candidates: Mapping[SessionAttrs, Groups] = field(repr=False)
+    urgent: frozenset[HostKey] = field(repr=False)
+    by_key: Mapping[HostKey, HostInfo] = field(repr=False, compare=False)
+    _facts: tuple[Facts, ...] = field(repr=False, compare=False)
+    _memory: Memory = field(repr=False, compare=False)
+    _rules: Rules = field(repr=False, compare=False)
+
+    @classmethod
+    def start(cls, hosts: tuple[HostKey, ...], now: float, rules: Rules | None = None) -> Topology:
+        """Return the snapshot in which nothing has been heard yet."""
+        empty = cls(
+            (), None, (), frozenset(), 0, now, now, MappingProxyType({}), frozenset(), MappingProxyType({}),
+            (), Memory(), rules or Rules(),
+        )  # fmt: skip
+        return _build(empty, tuple(Facts(k) for k in hosts), Memory(), now)
+
+    def host(self, key: HostKey) -> HostInfo | None:
+        """Return one host's view, None when it is not listed."""
+        return self.by_key.get(key)
+
+    @property
+    def timeline_mark(self) -> int | None:
+        """The highest timeline seen: a primary below it is stale."""
+        return self._memory.mark
+
+    @property
+    def round_done(self) -> bool:
+        """Whether every listed host has answered, refused or timed out at least once."""
+        return self._memory.round_done
+
+    def __str__(self) -> str:
+        head = ("host", "role", "state", "timeline", "lag", "rtt", "reason")
+        rows = [head, *(_row(h) for h in self.hosts)]
+        widths = [max(len(r[i]) for r in rows) for i in range(len(head) - 1)]
+        return "\n".join(
+            "  ".join([*(cell.ljust(w) for cell, w in zip(r, widths, strict=False)), r[-1]]).rstrip()
+            for r in rows
+        )
+
+
+def _row(h: HostInfo) -> tuple[str, ...]:
+    role = h.role.value if h.role else "-"
+    if h.role is HostRole.PRIMARY and h.read_only:
+        role = "primary (read-only)"
+    return (
+        str(h.key),
+        role,
+        h.state.value,
+        "-" if h.timeline is None else str(h.timeline),
+        "-" if h.lag_bytes is None else f"{h.lag_bytes} B",
+        "-" if h.rtt is None else f"{h.rtt * 1000:.1f} ms",
+        h.reason,
+    )
+
+
+def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, tuple[Event, ...]]:
+    """Return the snapshot after one more observation, and what changed.
+
+    Observations of a host that is not listed (any more) change nothing.
+
+    Args:
+        topology: the snapshot before.
+        seen: an answer, a failure, a new list of hosts, or the operator's override.
+        now: monotonic seconds.
+    """
+    facts = topology._facts
+    memory = topology._memory
+    match seen:
+        case Answer() | Failure():
+            if seen.host not in topology.by_key:
+                return topology, ()
+            facts = tuple(observe(f, seen, now) if f.key == seen.host else f for f in facts)
+        case Members():
+            known = {f.key: f for f in facts}
+            facts = tuple(known.get(key, Facts(key)) for key in seen.hosts)
+        case ForgetTimeline():
+            memory = replace(memory, mark=None, pardoned=max(memory.mark or 0, memory.pardoned))
+    new = _build(topology, facts, memory, now)
+    return new, changes(topology, new)
+
+
+def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) -> Topology:
+    rules = old._rules
+    outcome = arbitrate(facts, memory, now, check_system_id=rules.check_system_id, pinned=rules.system_id)
+    head = next((f.answer.lsn for f in facts if f.key == outcome.primary and f.answer), None)
+    hosts = tuple(_view(f, outcome.verdicts[f.key], old.by_key.get(f.key), head, now) for f in facts)
+    by_key = {h.key: h for h in hosts}
+    primary = by_key[outcome.primary] if outcome.primary else None
+    lost_at = None
+    if primary is None or primary.state is HostState.SUSPECT:
+        lost_at = now if old.primary_lost_at is None else old.primary_lost_at
+    return Topology(
+        hosts=hosts,
+        primary=primary,
+        standbys=tuple(h for h in hosts if h.usable and h.role is HostRole.STANDBY),
+        split_brain=outcome.memory.rivals if not outcome.urgent else old.split_brain & outcome.memory.rivals,
+        version=old.version + 1,
+        at=now,
+        primary_lost_at=lost_at,
+        candidates=_candidates(hosts, outcome, rules),
+        urgent=outcome.urgent,
+        by_key=MappingProxyType(by_key),
+        _facts=facts,
+        _memory=outcome.memory,
+        _rules=rules,
+    )
+
+
+def _view(f: Facts, verdict: Verdict, was: HostInfo | None, head: int | None, now: float) -> HostInfo:
+    a = f.answer
+    generation = was.generation if was else 0
+    since = now
+    if was is not None:
+        if (
+            was.state is verdict.state
+            and was.usable == verdict.usable
+            and was.role is (a.role if a else None)
+        ):
+            since = was.since
+        if (was.usable and not verdict.usable) or (was.usable and a is not None and _reborn(was, a)):
+            generation += 1
+    if a is None:
+        return HostInfo(
+            f.key, verdict.state, verdict.reason, verdict.usable, since, generation,
+            last_seen=f.last_seen, silent_since=f.silent_since,
+        )  # fmt: skip
+    lag = (
+        max(0, head - a.lsn)
+        if head is not None and a.lsn is not None and a.role is HostRole.STANDBY
+        else None
+    )
+    return HostInfo(
+        key=f.key,
+        state=verdict.state,
+        reason=verdict.reason,
+        usable=verdict.usable,
+        since=since,
+        generation=generation,
+        address=a.address,
+        role=a.role,
+        read_only=a.read_only,
+        timeline=a.timeline,
+        lag_bytes=lag,
+        lag_seconds=None if lag is None else (0.0 if lag == 0 else a.replay_age),
+        rtt=a.rtt,
+        last_seen=f.last_seen,
+        silent_since=f.silent_since,
+        system_id=a.system_id,
+        started_at=a.started_at,
+        server_version=a.server_version,
+    )
+
+
+def _reborn(was: HostInfo, a: Answer) -> bool:
+    """Whether connections made before can no longer be trusted to be what they were."""
+    restarted = was.started_at is not None and a.started_at is not None and was.started_at != a.started_at
+    moved = was.address is not None and a.address is not None and was.address != a.address
+    return restarted or moved or was.role is not a.role or was.read_only != a.read_only
+
+
+def _candidates(
+    hosts: tuple[HostInfo, ...], outcome: Arbitration, rules: Rules
+) -> Mapping[SessionAttrs, Groups]:
+    usable: list[tuple[int, Candidate, HostInfo]] = []
+    for order, h in enumerate(hosts):
+        if h.usable and h.role is not None:
+            candidate = Candidate(
+                h.key, h.generation, h.role, order, rules.weights.get(h.key, 1.0), h.rtt or 0.0, h.lag_bytes
+            )
+            usable.append((outcome.verdicts[h.key].tier, candidate, h))
+    out: dict[SessionAttrs, Groups] = {}
+    for attrs in SessionAttrs:
+        ranked: dict[tuple[int, bool], list[Candidate]] = {}
+        for tier, candidate, h in usable:
+            if attrs.accepts(candidate.role, read_only=h.read_only):
+                second = attrs is SessionAttrs.PREFER_STANDBY and candidate.role is HostRole.PRIMARY
+                ranked.setdefault((tier, second), []).append(candidate)
+        out[attrs] = tuple(tuple(ranked[rank]) for rank in sorted(ranked))
+    return MappingProxyType(out)

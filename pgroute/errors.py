@@ -1,0 +1,101 @@
+"""The exceptions of pgroute, all of them psycopg errors too.
+
+psycopg.ProgrammingError + ValueError
+└── ConfigError              a parameter is wrong; nothing was contacted
+psycopg.OperationalError
+└── RouteError
+    ├── AcquireTimeout       (psycopg_pool.PoolTimeout) no session within the deadline
+    │   ├── NoHostAvailable  no host can serve the role
+    │   ├── PoolExhausted    a host serves the role, all its connections are in use
+    │   └── SplitBrainError  two hosts claim to be the primary
+    ├── SessionLost          the connection died before COMMIT was sent
+    ├── CommitUnknown        it died, or stopped short of synchronous replication, during COMMIT
+    └── RouterClosed         (psycopg_pool.PoolClosed) closed, never opened, or forked
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg_pool import PoolClosed, PoolTimeout
+
+if TYPE_CHECKING:
+    from pgroute.core.topology import Topology
+
+
+class ConfigError(psycopg.ProgrammingError, ValueError):
+    """A parameter has a value that pgroute cannot use.
+
+    Args:
+        parameter: the name of the parameter as the caller knows it.
+        value: what was given.
+        accepted: what is accepted, in words.
+        secret: keep the value out of the text, the arguments and the attributes.
+    """
+
+    def __init__(self, parameter: str, value: object, accepted: str, *, secret: bool = False) -> None:
+        if secret:
+            value = "***"
+        super().__init__(parameter, value, accepted)  # type: ignore[arg-type]  # psycopg names only the first
+        self.parameter = parameter
+        self.value = value
+        self.accepted = accepted
+
+    def __str__(self) -> str:
+        return f"invalid {self.parameter} {self.value!r}: {self.accepted}"
+
+
+class RouteError(psycopg.OperationalError):
+    """The router could not do what was asked, or lost a session.
+
+    Args:
+        message: the text for a person.
+        topology: what the router knew of the hosts at that moment.
+        rerun_safe: the router knows that nothing was committed.
+        may_have_committed: the work may have been committed all the same.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        topology: Topology | None = None,
+        rerun_safe: bool = False,
+        may_have_committed: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.topology = topology
+        self.rerun_safe = rerun_safe
+        self.may_have_committed = may_have_committed
+
+
+class AcquireTimeout(RouteError, PoolTimeout):
+    """No session could be had within the deadline."""
+
+
+class NoHostAvailable(AcquireTimeout):
+    """No host could serve the role; the text names every host, its state, the reason and its age."""
+
+
+class PoolExhausted(AcquireTimeout):
+    """A host serves the role, but its pool had no free connection within the deadline."""
+
+
+class SplitBrainError(AcquireTimeout):
+    """Two hosts claim to be the primary and neither can be preferred."""
+
+
+class SessionLost(RouteError):
+    """The connection died before COMMIT was sent, or in a transaction that could not write."""
+
+
+class CommitUnknown(RouteError):
+    """The connection was lost, or replication not confirmed, while a COMMIT was on its way."""
+
+    def __init__(self, message: str, *, topology: Topology | None = None) -> None:
+        super().__init__(message, topology=topology, may_have_committed=True)
+
+
+class RouterClosed(RouteError, PoolClosed):
+    """The router is closed, was never opened, or belongs to the parent of this forked process."""

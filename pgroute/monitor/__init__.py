@@ -1,0 +1,1 @@
+"""The watch on the hosts: one background thread per process, shared by every router."""

@@ -1,0 +1,261 @@
+"""One probe connection to one host: connect, ask, and notice at once when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import pq
+
+from pgroute.core.faults import Fault, FaultKind, connect_fault, one_line
+from pgroute.core.hosts import Answer
+from pgroute.core.roles import HostKey, HostRole
+from pgroute.monitor.clock import patient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+# Each level asks for less; the next one is used when a right (42501), a function (42883) or a feature (0A000) is
+# missing: managed services, poolers, old servers. A primary's timeline comes from its WAL file name, because the
+# control file lags a promotion; a standby's is a lower bound. The last column changes whenever a fresh session would
+# get another default_transaction_read_only than this one has.
+_FULL = """
+SELECT r.recovering,
+       current_setting('default_transaction_read_only'),
+       CASE WHEN r.recovering
+            THEN greatest((SELECT timeline_id FROM pg_control_checkpoint()),
+                          (SELECT min_recovery_end_timeline FROM pg_control_recovery()))
+            ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
+       (CASE WHEN r.recovering THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END
+        - '0/0'::pg_lsn)::text,
+       CASE WHEN r.recovering THEN extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END,
+       (SELECT system_identifier FROM pg_control_system()),
+       extract(epoch FROM pg_postmaster_start_time()),
+       (SELECT string_agg(s.setdatabase || ':' || s.setrole || ':' || c, ',' ORDER BY s.setdatabase, s.setrole, c)
+          FROM pg_catalog.pg_db_role_setting s, unnest(s.setconfig) c
+         WHERE c LIKE 'default_transaction_read_only=%')
+  FROM (SELECT pg_is_in_recovery() AS recovering) r
+"""
+_PLAIN = """
+SELECT r.recovering,
+       current_setting('default_transaction_read_only'),
+       CASE WHEN NOT r.recovering
+            THEN ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
+       (CASE WHEN r.recovering THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END
+        - '0/0'::pg_lsn)::text,
+       NULL, NULL, extract(epoch FROM pg_postmaster_start_time()), NULL
+  FROM (SELECT pg_is_in_recovery() AS recovering) r
+"""
+_BARE = """
+SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only'), NULL, NULL, NULL, NULL, NULL, NULL
+"""
+_SHOW = "SHOW transaction_read_only"
+_LEVELS = (_FULL, _PLAIN, _BARE, _SHOW)
+_LESS = frozenset({"42501", "42883", "0A000", "42P01", "42703", "42704"})
+
+
+class ProbeFailed(Exception):
+    """A probe failed; `fault` says how."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.reason)
+        self.fault = fault
+
+
+class ProbeConnection:
+    """A dedicated connection to one host, used by one watcher in the monitor's loop.
+
+    Args:
+        key: the host.
+        conn: the open psycopg connection, used through its PGconn alone: a psycopg query that is given up cancels
+            the statement on the server first, and that takes seconds when the server is frozen.
+        address: where it is connected to.
+        on_loss: called, in the loop, when the connection is lost while no probe is under way.
+    """
+
+    def __init__(
+        self,
+        key: HostKey,
+        conn: psycopg.AsyncConnection[Any],
+        *,
+        address: str | None,
+        on_loss: Callable[[], None],
+    ) -> None:
+        self.key = key
+        self.opened_at = time.monotonic()
+        self._conn = conn
+        self._pgconn = conn.pgconn
+        self._address = address
+        self._on_loss = on_loss
+        self._level = 0
+        self._settings: bytes | None = None
+        self._asked = False
+        self._pending: asyncio.Future[list[pq.abc.PGresult]] | None = None
+        self._results: list[pq.abc.PGresult] = []
+        self._sent_at = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._fd = self._pgconn.socket
+        self._loop.add_reader(self._fd, self._readable)
+        self.lost: str | None = None
+
+    @classmethod
+    async def connect(
+        cls,
+        key: HostKey,
+        params: Mapping[str, str],
+        *,
+        address: str | None,
+        timeout: float,
+        on_loss: Callable[[], None],
+    ) -> ProbeConnection:
+        """Open the connection within *timeout* seconds of this loop's time; ProbeFailed if that fails."""
+        attempt = asyncio.ensure_future(
+            psycopg.AsyncConnection.connect("", autocommit=True, prepare_threshold=None, **params)  # type: ignore[arg-type]
+        )
+        try:
+            in_time = await patient(attempt, timeout)
+        except asyncio.CancelledError:
+            await _abandon(attempt)
+            raise
+        if not in_time:
+            await _abandon(attempt)
+            raise ProbeFailed(
+                Fault(FaultKind.TIMEOUT, host_suspect=True, reason=f"connecting took over {timeout:g} s")
+            )
+        try:
+            conn = attempt.result()
+        except psycopg.Error as exc:
+            # The exception holds a PGconn whose repr shows the password: keep the words only.
+            fault = connect_fault(exc)
+            raise ProbeFailed(fault) from None
+        return cls(key, conn, address=address, on_loss=on_loss)
+
+    async def ask(self, timeout: float, *, on_slow: Callable[[float], None]) -> Answer:
+        """Send the probe and return its answer.
+
+        A probe that is not answered in *timeout* seconds is told to *on_slow*, and waited for as long again: there is
+        never more than one in flight, and a late answer still counts.
+
+        Raises:
+            ProbeFailed: no answer in twice the time, or the connection is lost.
+        """
+        while True:
+            answer = await self._ask_once(timeout, on_slow)
+            if answer is not None:
+                return answer
+
+    async def _ask_once(self, timeout: float, on_slow: Callable[[float], None]) -> Answer | None:
+        if self.lost is not None:
+            raise ProbeFailed(Fault(FaultKind.LOST, host_suspect=True, reason=self.lost))
+        self._pending = self._loop.create_future()
+        self._results = []
+        self._sent_at = sent_at = time.monotonic()
+        try:
+            try:
+                self._pgconn.send_query(_LEVELS[self._level].encode())
+                self._pgconn.flush()
+            except psycopg.Error as exc:
+                self._lose(one_line(str(exc)))
+            if not await patient(self._pending, timeout):
+                on_slow(sent_at)
+                if not await patient(self._pending, timeout):
+                    raise ProbeFailed(
+                        Fault(FaultKind.TIMEOUT, host_suspect=True, reason=f"no answer in {2 * timeout:g} s")
+                    )
+            results = self._pending.result()
+        finally:
+            self._pending = None
+        return self._read(results, sent_at, time.monotonic() - sent_at)
+
+    def _read(self, results: list[pq.abc.PGresult], sent_at: float, rtt: float) -> Answer | None:
+        result = results[-1]
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            sqlstate = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+            text = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode("utf-8", "replace")
+            if sqlstate in _LESS and self._level < len(_LEVELS) - 1:
+                self._level += 1
+                return None
+            raise ProbeFailed(
+                Fault(FaultKind.REJECTED, host_suspect=True, reason=text or f"SQLSTATE {sqlstate}")
+            )
+        row = [result.get_value(0, i) for i in range(result.nfields)]
+        fresh, self._asked = not self._asked, True
+        if self._level == len(_LEVELS) - 1:
+            return Answer(
+                self.key,
+                HostRole.STANDBY if row[0] == b"on" else HostRole.PRIMARY,
+                sent_at,
+                rtt=rtt,
+                address=self._address,
+                fresh=fresh,
+                server_version=self._pgconn.server_version,
+            )
+        settings = row[7] or b""
+        if fresh:
+            self._settings = settings
+        elif settings != self._settings:
+            raise ProbeFailed(Fault(FaultKind.LOST, reason="the defaults of new sessions changed"))
+        return Answer(
+            self.key,
+            HostRole.STANDBY if row[0] == b"t" else HostRole.PRIMARY,
+            sent_at,
+            read_only=row[1] == b"on",
+            timeline=int(row[2]) if row[2] else None,
+            lsn=int(row[3]) if row[3] else None,
+            replay_age=float(row[4]) if row[4] else None,
+            system_id=int(row[5]) if row[5] else None,
+            started_at=float(row[6]) if row[6] else None,
+            rtt=rtt,
+            address=self._address,
+            fresh=fresh,
+            server_version=self._pgconn.server_version,
+        )
+
+    def _readable(self) -> None:
+        try:
+            self._pgconn.consume_input()
+            if self._pending is None or self._pending.done():
+                # A FATAL that is waiting is only noticed when the input is parsed, which notifies() does.
+                self._pgconn.notifies()
+                return
+            while not self._pgconn.is_busy():
+                result = self._pgconn.get_result()
+                if result is None:
+                    if self._results:
+                        self._pending.set_result(self._results)
+                    else:
+                        self._lose("the connection gave no result")
+                    return
+                self._results.append(result)
+                if self._pgconn.status == pq.ConnStatus.BAD:
+                    self._lose(one_line(result.error_message.decode("utf-8", "replace")))
+                    return
+        except psycopg.Error as exc:
+            self._lose(one_line(str(exc)))
+
+    def _lose(self, reason: str) -> None:
+        if self.lost is not None:
+            return
+        self.lost = reason
+        self._loop.remove_reader(self._fd)
+        if self._pending is not None and not self._pending.done():
+            self._pending.set_exception(ProbeFailed(Fault(FaultKind.LOST, host_suspect=True, reason=reason)))
+        else:
+            self._on_loss()
+
+    async def close(self) -> None:
+        """Close the connection; never waits for the server."""
+        if self.lost is None:
+            self.lost = "closed"
+            self._loop.remove_reader(self._fd)
+        await self._conn.close()
+
+
+async def _abandon(attempt: asyncio.Future[psycopg.AsyncConnection[Any]]) -> None:
+    """Cancel a connection attempt, and close the connection if it came about at the last moment."""
+    attempt.cancel()
+    await asyncio.wait({attempt})
+    if not attempt.cancelled() and attempt.exception() is None:
+        await attempt.result().close()

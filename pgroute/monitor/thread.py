@@ -1,0 +1,133 @@
+"""The one background thread of the process and its loop; it starts with the first router and ends with the last."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pgroute.monitor.resolver import Resolver
+from pgroute.monitor.watcher import HostWatcher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+    from pgroute.core.roles import HostKey
+    from pgroute.monitor.cluster import ClusterWatch
+
+_STOP_TIMEOUT = 5.0
+
+WatchKey = tuple["HostKey", tuple[tuple[str, str], ...]]
+
+
+class Monitor:
+    """The thread, its loop and the watchers that run in it.
+
+    It never runs a user's code, so nothing an application does in its callbacks can make hosts look dead.
+    """
+
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+    _current: ClassVar[Monitor | None] = None
+    _inherited: ClassVar[list[Monitor]] = []
+
+    def __init__(self) -> None:
+        self._loop = asyncio.SelectorEventLoop()
+        self._resolver = Resolver()
+        self._watchers: dict[WatchKey, HostWatcher] = {}
+        self._clusters: set[ClusterWatch] = set()
+        self._thread = threading.Thread(target=self._main, name="pgroute-monitor", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def attach(cls, cluster: ClusterWatch) -> Monitor:
+        """Begin to watch the hosts of *cluster*; starts the thread if there is none."""
+        with cls._lock:
+            if cls._current is None:
+                cls._current = cls()
+            monitor = cls._current
+            monitor._clusters.add(cluster)
+        monitor.call(cluster.begin, monitor)
+        return monitor
+
+    def detach(self, cluster: ClusterWatch) -> None:
+        """Stop watching for *cluster*, and end the thread when it was the last. Waits for the connections to close."""
+        with self._lock:
+            if cluster not in self._clusters:
+                return
+            self._clusters.discard(cluster)
+            last = not self._clusters
+            if last and Monitor._current is self:
+                Monitor._current = None
+        with contextlib.suppress(TimeoutError):
+            self._submit(cluster.end(self)).result(_STOP_TIMEOUT)
+        if last:
+            self._stop()
+
+    def call(self, fn: Callable[..., object], *args: Any) -> None:
+        """Run *fn* in the loop soon; from any thread. After the end of the loop nothing happens."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(fn, *args)
+
+    def join(self, key: HostKey, params: Mapping[str, str], cluster: ClusterWatch) -> HostWatcher:
+        """Subscribe *cluster* to a host, beginning to watch it if nobody does so with these parameters; in the loop."""
+        name = (key, tuple(sorted(params.items())))
+        watcher = self._watchers.get(name)
+        if watcher is None:
+            watcher = self._watchers[name] = HostWatcher(key, params, self._resolver)
+            watcher.start()
+        watcher.join(cluster)
+        return watcher
+
+    async def leave(self, watcher: HostWatcher, cluster: ClusterWatch) -> None:
+        """Unsubscribe *cluster*; a host that nobody watches any more is let go; in the loop only."""
+        watcher.subscribers.remove(cluster)
+        if not watcher.subscribers:
+            self._watchers = {name: w for name, w in self._watchers.items() if w is not watcher}
+            await watcher.stop()
+
+    def _submit(self, coroutine: Coroutine[Any, Any, None]) -> Future[None]:
+        if not self._thread.is_alive():
+            coroutine.close()
+            done: Future[None] = Future()
+            done.set_result(None)
+            return done
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def _stop(self) -> None:
+        self.call(self._loop.stop)
+        self._thread.join(_STOP_TIMEOUT)
+
+    def _main(self) -> None:
+        loop = self._loop
+        try:
+            loop.run_forever()
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
+        finally:
+            loop.close()
+
+    @classmethod
+    def shut_down(cls) -> None:
+        """End the thread whatever it watches; for the interpreter's exit."""
+        monitor, cls._current = cls._current, None
+        if monitor is not None:
+            monitor._stop()
+
+    @classmethod
+    def forked(cls) -> None:
+        """Leave the parent's thread alone: its loop and sockets are shared with it, so nothing here may close them."""
+        cls._lock = threading.Lock()
+        if cls._current is not None:
+            cls._inherited.append(cls._current)
+            cls._current = None
+
+
+os.register_at_fork(after_in_child=Monitor.forked)
+atexit.register(Monitor.shut_down)

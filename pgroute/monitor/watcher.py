@@ -1,0 +1,201 @@
+"""The watch on one host: when to connect, when to ask, and whom to tell."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from pgroute.core.faults import Fault, FaultKind
+from pgroute.core.hosts import Answer, Failure
+from pgroute.core.pace import CONNECT_GAP, REJECTED_GAP, connect_delay, probe_delay
+from pgroute.monitor.probe import ProbeConnection, ProbeFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pgroute.core.options import ProbeOptions
+    from pgroute.core.roles import HostKey
+    from pgroute.core.topology import Topology
+    from pgroute.monitor.resolver import Resolver
+
+RENEW_AFTER = 60.0
+"""Seconds after which the probe connection is replaced: an open one says little about new ones."""
+
+_KICK_GAP = 0.005
+_RNG = random.Random()
+
+
+class Subscriber(Protocol):
+    """Somebody who wants to know about a host: the watch of one router."""
+
+    topology: Topology
+    options: ProbeOptions
+
+    def observe(self, seen: Answer | Failure) -> None:
+        """Take an observation; called in the monitor's loop."""
+        ...
+
+
+class HostWatcher:
+    """Watches one host for all routers that reach it with the same parameters. Used in the monitor's loop only.
+
+    Args:
+        key: the host.
+        params: the connection's parameters, without hostaddr where the name is to be resolved.
+        resolver: the monitor's.
+    """
+
+    def __init__(self, key: HostKey, params: Mapping[str, str], resolver: Resolver) -> None:
+        self.key = key
+        self.subscribers: list[Subscriber] = []
+        self._params = params
+        self._resolver = resolver
+        self._conn: ProbeConnection | None = None
+        self._address: str | None = None
+        self._changed = asyncio.Event()
+        self._kicked = True
+        self._fresh = False
+        self._connected_at = -REJECTED_GAP
+        self._asked_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._last: Answer | Failure | None = None
+
+    def start(self) -> None:
+        """Begin; the first probe is sent at once."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"pgroute-watch-{self.key}")
+
+    async def stop(self) -> None:
+        """End, and close the connection."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    def join(self, subscriber: Subscriber) -> None:
+        """Add a subscriber; what is already known is told to it at once, and a probe follows."""
+        self.subscribers.append(subscriber)
+        if self._last is not None:
+            subscriber.observe(self._last)
+        self.kick()
+
+    def kick(self, *, fresh: bool = False) -> None:
+        """Probe at once, on a new connection if *fresh*."""
+        self._kicked = True
+        self._fresh = self._fresh or fresh
+        self._changed.set()
+
+    def nudge(self) -> None:
+        """Look again at when the next probe is due."""
+        self._changed.set()
+
+    def refused(self) -> None:
+        """Count a pool's refused login as an attempt of ours, and find out on a fresh connection when it is mended."""
+        self._connected_at = time.monotonic()
+        self._fresh = True
+        self._changed.set()
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                connect = await self._due()
+                self._kicked = False
+                try:
+                    if connect:
+                        await self._connect()
+                    await self._ask()
+                except ProbeFailed as exc:
+                    self._failed(exc.fault)
+        finally:
+            await self._drop()
+
+    async def _due(self) -> bool:
+        """Wait for the next probe; return whether it takes a new connection."""
+        while True:
+            self._changed.clear()
+            now = time.monotonic()
+            when, connect = self._next(now)
+            if when <= now:
+                return connect
+            try:
+                async with asyncio.timeout(when - now):
+                    await self._changed.wait()
+            except TimeoutError:
+                return self._next(time.monotonic())[1] if self._conn is None else connect
+
+    def _next(self, now: float) -> tuple[float, bool]:
+        subscribers = self.subscribers
+        connect = min(connect_delay(s.topology, self.key, s.options, now, _RNG) for s in subscribers)
+        if self._kicked and connect < REJECTED_GAP:
+            connect = CONNECT_GAP
+        connect_at = self._connected_at + connect
+        if self._conn is None or self._conn.lost is not None:
+            return connect_at, True
+        ask = min(probe_delay(s.topology, self.key, s.options, now, _RNG) for s in subscribers)
+        ask_at = self._asked_at + (_KICK_GAP if self._kicked else max(ask, _KICK_GAP))
+        renew = self._fresh or now - self._conn.opened_at > RENEW_AFTER
+        if renew and connect_at <= ask_at:
+            return connect_at, True
+        return ask_at, False
+
+    @property
+    def _timeout(self) -> float:
+        return min(s.options.timeout for s in self.subscribers)
+
+    async def _connect(self) -> None:
+        self._connected_at = time.monotonic()
+        address = await self._resolver.resolve(self.key, timeout=self._timeout, prefer=self._address)
+        params = dict(self._params)
+        if address is not None:
+            params["hostaddr"] = address
+        conn = await ProbeConnection.connect(
+            self.key,
+            params,
+            address=address or self.key.host,
+            timeout=self._timeout,
+            on_loss=self.kick,
+        )
+        old, self._conn = self._conn, conn
+        self._address = address
+        self._fresh = False
+        if old is not None:
+            await old.close()
+
+    async def _ask(self) -> None:
+        self._asked_at = time.monotonic()
+        conn = self._conn
+        assert conn is not None
+        answer = await conn.ask(self._timeout, on_slow=self._slow)
+        self._tell(answer)
+
+    def _slow(self, sent_at: float) -> None:
+        reason = f"no answer in {self._timeout:g} s"
+        self._tell(Failure(self.key, Fault(FaultKind.TIMEOUT, host_suspect=True, reason=reason), sent_at))
+
+    def _failed(self, fault: Fault) -> None:
+        conn = self._conn
+        if conn is not None and conn.lost is None and self._connected_at > self._asked_at:
+            # Only the attempt at a new connection failed; the open one goes on, but knows nothing of this.
+            if fault.kind in (FaultKind.REJECTED, FaultKind.BUSY):
+                self._tell(Failure(self.key, fault, self._connected_at))
+                self._fresh = True
+            return
+        sent_at = max(self._connected_at, self._asked_at)
+        if conn is not None:
+            self._conn = None
+            asyncio.get_running_loop().create_task(conn.close())
+            if fault.kind is FaultKind.LOST:
+                # Not yet a word about the host: the new connection, tried at once, will tell.
+                self.kick()
+                return
+        self._tell(Failure(self.key, fault, sent_at))
+
+    def _tell(self, seen: Answer | Failure) -> None:
+        self._last = seen
+        for subscriber in tuple(self.subscribers):
+            subscriber.observe(seen)
+
+    async def _drop(self) -> None:
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            await conn.close()

@@ -1,0 +1,102 @@
+"""Choose the user a server runs as (PostgreSQL refuses root) and see what that user may reach."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import ClusterError
+
+if TYPE_CHECKING:
+    from .binaries import ServerBinaries
+
+READ, EXECUTE = 4, 1
+SHARED_PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - mkdtemp makes a private folder there
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user with a passwd entry: initdb refuses a uid without one."""
+
+    name: str
+    uid: int
+    gid: int
+
+    def may(self, bits: int, path: Path) -> bool:
+        """Return whether the mode bits of `path` and of all folders above it allow `bits` (READ, EXECUTE)."""
+        if any(not self._allowed(EXECUTE, folder) for folder in path.parents):
+            return False
+        return self._allowed(bits, path)
+
+    def _allowed(self, bits: int, path: Path) -> bool:
+        stat = path.stat()
+        shift = 6 if stat.st_uid == self.uid else 3 if stat.st_gid == self.gid else 0
+        return (stat.st_mode >> shift) & bits == bits
+
+
+def server_account() -> Account | None:
+    """Return the user for the servers: None (the current one) unless we are root, then postgres, nobody or
+    any other.
+
+    Raises ClusterError when root is the only user there is.
+    """
+    if os.geteuid() != 0:
+        return None
+    users = {entry.pw_name: entry for entry in pwd.getpwall() if entry.pw_uid != 0}
+    for name in ("postgres", "nobody", *users):
+        if name in users:
+            return Account(name, users[name].pw_uid, users[name].pw_gid)
+    raise ClusterError("PostgreSQL does not run as root, and there is no other user on this system")
+
+
+def temporary_root(account: Account | None) -> Path:
+    """Return a folder for temporary files that `account` can reach.
+
+    Raises ClusterError when there is none.
+    """
+    for name in dict.fromkeys((tempfile.gettempdir(), *SHARED_PLACES)):
+        path = Path(name).resolve()
+        if path.is_dir() and (account is None or account.may(EXECUTE, path)):
+            return path
+    raise ClusterError(f"no folder for temporary files that the user {account and account.name} can reach")
+
+
+def reachable(server: ServerBinaries, account: Account) -> bool:
+    """Return whether `account` can run `server`, told by the mode bits of a sample of its files."""
+    programs = [path for path in server.bindir.iterdir() if path.is_file()]
+    prefix = server.bindir.parent
+    data = [prefix / "share/postgresql/postgres.bki", prefix / "lib/postgresql/plpgsql.so"]
+    data += (path for path in (*_bundled(prefix).glob("*"),) if path.is_file())
+    return all(account.may(READ | EXECUTE, path) for path in programs) and all(
+        account.may(READ, path) for path in data if path.exists()
+    )
+
+
+def copy_server(server: ServerBinaries, folder: Path) -> Path:
+    """Copy the installation of `server` into `folder`, readable for everybody, and return the copy's bin
+    directory.
+
+    PostgreSQL finds its share and lib directories relative to its binaries, and the wheel's binaries find
+    their shared libraries in a folder beside the package: the copy keeps that layout.
+    """
+    prefix = server.bindir.parent
+    copy = folder / prefix.parent.name / prefix.name
+    shutil.copytree(
+        prefix, copy, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a", "doc", "man")
+    )
+    if _bundled(prefix).is_dir():
+        shutil.copytree(_bundled(prefix), _bundled(copy), symlinks=True)
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
+    return copy / server.bindir.name
+
+
+def _bundled(prefix: Path) -> Path:
+    """The folder in which wheels for Linux keep shared libraries: `package.libs` beside `package`."""
+    return prefix.parent.with_name(prefix.parent.name + ".libs")

@@ -1,0 +1,256 @@
+"""A primary and its standbys on this machine, made in a second and gone without a trace."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+from .binaries import find_server
+from .errors import ClusterError, ClusterTimeout
+from .node import POLL, USER, Node
+from .sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+    from typing import Self
+
+    from .binaries import ServerBinaries
+
+SETTINGS = {
+    "fsync": "off",  # only the operating system's crash could tell
+    "shared_buffers": "16MB",
+    "max_connections": "60",
+    "wal_level": "replica",
+    "max_wal_senders": "10",
+    "max_replication_slots": "10",
+    "wal_keep_size": "256MB",
+    "wal_log_hints": "on",
+    "hot_standby": "on",
+    "wal_retrieve_retry_interval": "100ms",  # promotion and re-pointing wait this long: the default is 5 s
+    "wal_receiver_status_interval": "1s",
+    "dynamic_shared_memory_type": "mmap",  # in the data directory: SIGKILL leaves nothing in /dev/shm
+    "log_line_prefix": "%m [%p] %b ",
+}
+START_ATTEMPTS = 3
+WAL_FILE = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_lsn()) END"
+
+
+class LocalCluster:
+    """One primary and `standbys` streaming standbys on 127.0.0.1, as a context manager or with start() and
+    stop().
+
+    `version`: which PostgreSQL (16, "16", "16.14"), None for the newest found; `synchronous`: a commit waits
+    for one standby, on whichever node is the primary; `settings`: configuration parameters of every node,
+    over our defaults; `dbname`: the database in the DSN, made if need be; `timeout`: for each step of the
+    start, in seconds.
+
+    The superuser `postgres` connects over TCP without a password. Servers run as another user if we are root.
+    Nothing is left when the block ends in whatever way, when the object is collected, and when this process
+    dies.
+
+    Raises ServerNotFound when there is no such PostgreSQL, ValueError for options that make no sense.
+    """
+
+    def __init__(
+        self,
+        standbys: int = 2,
+        *,
+        version: str | int | None = None,
+        synchronous: bool = False,
+        settings: Mapping[str, str] | None = None,
+        dbname: str = "postgres",
+        timeout: float = 60.0,
+    ) -> None:
+        if standbys < 0 or (synchronous and standbys == 0):
+            raise ValueError(f"standbys must be at least {int(synchronous)}, not {standbys}")
+        if not dbname.isidentifier() or not dbname.isascii():
+            raise ValueError(f"dbname must be a plain name, not {dbname!r}")
+        self.server: ServerBinaries = find_server(version)
+        self.dbname = dbname
+        self._count = 1 + standbys
+        self._settings = dict(SETTINGS)
+        if synchronous:
+            names = ", ".join(f'"{self._name(index)}"' for index in range(self._count))
+            self._settings["synchronous_standby_names"] = f"ANY 1 ({names})"
+        self._settings |= settings or {}
+        self._timeout = timeout
+        self._nodes: tuple[Node, ...] = ()
+        self._sandbox: Sandbox | None = None
+        self._safety_net: weakref.finalize[..., LocalCluster] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes, in the order of the DSN; the first one began as the primary. Empty unless started."""
+        return self._nodes
+
+    @property
+    def dsn(self) -> str:
+        """A libpq URI that lists all nodes. Raises ClusterError before start()."""
+        if not self._nodes:
+            raise ClusterError("the cluster is not started")
+        hosts = ",".join(f"{node.host}:{node.port}" for node in self._nodes)
+        return f"postgresql://{USER}@{hosts}/{self.dbname}"
+
+    @property
+    def primary(self) -> Node:
+        """The node that is not in recovery, by asking all that run; of several, the one on the highest
+        timeline.
+
+        Frozen nodes cannot be asked. Raises ClusterError when there is none.
+        """
+        timelines = {node: timeline for node, timeline in self._timelines().items() if timeline is not None}
+        if not timelines:
+            raise ClusterError(f"no node is a primary: {self._nodes}")
+        return max(timelines, key=lambda node: timelines[node])
+
+    @property
+    def standbys(self) -> tuple[Node, ...]:
+        """The nodes that answer and are in recovery, in the order of the DSN."""
+        return tuple(node for node, timeline in self._timelines().items() if timeline is None)
+
+    def start(self) -> None:
+        """Make and start the nodes; returns when every standby streams. Raises ClusterError with a log on
+        failure.
+        """
+        if self._sandbox is not None:
+            raise ClusterError("the cluster is started already")
+        self._sandbox = sandbox = Sandbox(self.server)
+        self._safety_net = weakref.finalize(self, sandbox.close)
+        try:
+            me = weakref.ref(self)  # nodes must not keep the cluster alive
+            self._nodes = tuple(
+                Node(self._name(index), sandbox, dbname=self.dbname, find_primary=lambda: _primary_of(me()))
+                for index in range(self._count)
+            )
+            self._start_nodes(sandbox)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End all processes, frozen ones too, and remove all files. Idempotent."""
+        if self._sandbox is not None:
+            self._sandbox.close()
+        if self._safety_net is not None:
+            self._safety_net.detach()
+        self._sandbox, self._nodes = None, ()
+
+    def promote(self, node: Node | None = None, *, repoint: bool = True, timeout: float = 30.0) -> Node:
+        """Promote `node` (default: the standby that has received most) and return it when it accepts writes.
+
+        With `repoint` the other running standbys then stream from it; one that had received more is rewound.
+        An old primary is left alone: for a switchover stop it first, for a split brain do not.
+        """
+        received = {standby: self._received(standby) for standby in self.standbys}
+        if node is None and not received:
+            raise ClusterError(f"no standby to promote: {self._nodes}")
+        chosen = max(received, key=lambda standby: received[standby]) if node is None else node
+        chosen.promote(timeout=timeout)
+        if repoint:
+            others = [standby for standby in received if standby is not chosen]
+            ahead = [standby for standby in others if received[standby] > received.get(chosen, 0)]
+            followers = [standby for standby in others if standby not in ahead]
+            for standby in followers:
+                standby.follow(chosen, wait=False)
+            for standby in ahead:
+                standby.rejoin(chosen, timeout=timeout)
+            for standby in followers:
+                standby.wait_streaming(chosen, timeout=timeout)
+        return chosen
+
+    def catch_up(self, *, timeout: float = 30.0) -> None:
+        """Return when every standby that answers has replayed all that the primary has written until now."""
+        [(target,)] = self.primary.execute("SELECT pg_current_wal_lsn()::text")
+        deadline = time.monotonic() + timeout
+        for node in self.standbys:
+            while not node.execute(f"SELECT pg_last_wal_replay_lsn() >= '{target}'")[0][0]:
+                if time.monotonic() > deadline:
+                    raise ClusterTimeout(f"{node.name} did not replay {target} within {timeout} s")
+                time.sleep(POLL)
+
+    @staticmethod
+    def _name(index: int) -> str:
+        return f"node{index + 1}"
+
+    def _start_nodes(self, sandbox: Sandbox) -> None:
+        primary, *standbys = self._nodes
+        self._make_files(sandbox, primary)
+        for standby in standbys:  # copies of a cleanly stopped server: no base backup needed
+            sandbox.run("/bin/cp", "-Rp", primary.data_dir, standby.data_dir, timeout=self._timeout)
+        self._start_one(primary)
+        for standby in standbys:
+            standby.configure_standby(primary)
+            standby.start(wait=False)
+        for standby in standbys:
+            self._start_one(standby)
+        for standby in standbys:
+            standby.wait_streaming(primary, timeout=self._timeout)
+
+    def _make_files(self, sandbox: Sandbox, node: Node) -> None:
+        options = f"-U {USER} -A trust -E UTF8 --locale=C -k --no-sync --no-instructions".split()
+        sandbox.run("initdb", "-D", node.data_dir, *options, timeout=self._timeout)
+        with (node.data_dir / "postgresql.conf").open("a") as config:
+            config.writelines(f"{name} = '{_quote(value)}'\n" for name, value in self._settings.items())
+        # One start alone records max_connections and its like, which a standby compares, in the control file.
+        create = f'CREATE DATABASE "{self.dbname}"\n' if self.dbname not in ("postgres", "template1") else ""
+        options = ["-c", "synchronous_standby_names=", "postgres"]
+        sandbox.run(
+            "postgres", "--single", "-D", node.data_dir, *options, stdin=create, timeout=self._timeout
+        )
+
+    def _start_one(self, node: Node) -> None:
+        """Start a node (or wait for it); with another port if somebody took the one it had."""
+        for attempt in range(1, START_ATTEMPTS + 1):
+            try:
+                if not node.running:
+                    node.start(wait=False)
+                node.wait_ready(timeout=self._timeout)
+            except ClusterError:
+                if attempt == START_ATTEMPTS or "Address already in use" not in node.log():
+                    raise
+                node.kill()
+                node.take_port()
+            else:
+                return
+
+    def _timelines(self) -> dict[Node, int | None]:
+        """The timeline of each node that answers, None for one in recovery."""
+        import psycopg
+
+        timelines: dict[Node, int | None] = {}
+        for node in self._nodes:
+            if node.running and not node.frozen:
+                try:
+                    [(wal_file,)] = node.execute(WAL_FILE)
+                except (psycopg.OperationalError, ClusterError):  # starting, stopping or just gone
+                    continue
+                timelines[node] = None if wal_file is None else int(wal_file[:8], 16)
+        return timelines
+
+    @staticmethod
+    def _received(standby: Node) -> int:
+        [(position,)] = standby.execute(
+            "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'::pg_lsn"
+        )
+        return int(position or 0)
+
+
+def _primary_of(cluster: LocalCluster | None) -> Node:
+    if cluster is None:
+        raise ClusterError("the cluster is gone")
+    return cluster.primary
+
+
+def _quote(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "''")

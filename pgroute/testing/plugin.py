@@ -1,0 +1,57 @@
+"""pytest fixtures that hand out local PostgreSQL clusters."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .cluster import LocalCluster
+
+
+class ClusterFactory(Protocol):
+    """Makes a started cluster, with the options of `LocalCluster`; it ends with the test."""
+
+    def __call__(self, standbys: int = 2, **options: Any) -> LocalCluster: ...
+
+
+@pytest.fixture(scope="session")
+def pgroute_cluster_options() -> dict[str, Any]:
+    """The options of `LocalCluster` for the fixtures below; override it in a conftest.py to choose others."""
+    return {}
+
+
+@pytest.fixture
+def pgroute_cluster(pgroute_cluster_options: dict[str, Any]) -> Iterator[LocalCluster]:
+    """A fresh primary with two standbys for each test, which may break it as it likes."""
+    from .cluster import LocalCluster
+
+    with LocalCluster(**pgroute_cluster_options) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def pgroute_shared_cluster(pgroute_cluster_options: dict[str, Any]) -> Iterator[LocalCluster]:
+    """A cluster for the whole run, for tests that leave the nodes as they are."""
+    from .cluster import LocalCluster
+
+    with LocalCluster(**pgroute_cluster_options) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def pgroute_cluster_factory(pgroute_cluster_options: dict[str, Any]) -> Iterator[ClusterFactory]:
+    """A function that makes clusters inside a test: call it with the options of `LocalCluster`."""
+    from .cluster import LocalCluster
+
+    with ExitStack() as stack:
+
+        def make(standbys: int = 2, **options: Any) -> LocalCluster:
+            merged: dict[str, Any] = {**pgroute_cluster_options, "standbys": standbys, **options}
+            return stack.enter_context(LocalCluster(**merged))
+
+        yield make

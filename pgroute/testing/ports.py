@@ -1,0 +1,43 @@
+"""Find free TCP ports on the loopback address and keep them for us."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+
+HOST = "127.0.0.1"
+# Linux lets a server listen where another socket is merely bound, if both have SO_REUSEADDR; BSD does not.
+_CAN_HOLD = sys.platform == "linux"
+_given: set[int] = set()
+
+
+class Port:
+    """A free port. On Linux it stays ours until `release()`, even while no server listens there.
+
+    The holding socket is bound but does not listen: connections are refused as usual, no other program is
+    given the port, and a client that knocks on it in a loop cannot be given it as its own source port and so
+    meet itself.
+    """
+
+    def __init__(self) -> None:
+        while True:
+            holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            # Without SO_REUSEADDR at bind time, two processes cannot both take the port this way.
+            holder.bind((HOST, 0))
+            self.number: int = holder.getsockname()[1]
+            if self.number not in _given:
+                break
+            holder.close()
+        _given.add(self.number)
+        self._holder = holder
+        if _CAN_HOLD:
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        else:
+            holder.close()
+
+    def release(self) -> None:
+        """Give the port back; harmless when repeated."""
+        with contextlib.suppress(OSError):
+            self._holder.close()
+        _given.discard(self.number)

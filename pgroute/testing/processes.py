@@ -1,0 +1,152 @@
+"""Find, signal and end the server processes below a folder; as a script, end them when the owner is gone.
+
+Run as `python processes.py FOLDER BINDIR`, it waits until the process that started it dies in whatever way,
+told by the end of the pipe that is its standard input, then ends the servers and removes the folder. It must
+not import anything outside the standard library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+_PROC = Path("/proc/self/cwd").exists()
+IPC_RMID = 0
+
+
+def members(folder: Path, bindir: Path) -> list[int]:
+    """Return the pids of live server processes of `bindir` that work below `folder` (resolved paths).
+
+    Each PostgreSQL process stays in its data directory all its life, orphans too. Zombies are not listed.
+    """
+    if not _PROC:
+        return _descendants(folder)
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [pid for pid in pids if _belongs(pid, folder, bindir)]
+
+
+def send(sig: signal.Signals, folder: Path, bindir: Path) -> list[int]:
+    """Send `sig` to all members and return their pids."""
+    pids = members(folder, bindir)
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            _send_one(pid, sig, folder, bindir)
+    return pids
+
+
+def freeze(folder: Path, bindir: Path, *, timeout: float = 5.0) -> None:
+    """Send SIGSTOP to all members, again until each is seen stopped. Raises TimeoutError after `timeout`
+    seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while not all(_stopped(pid) for pid in send(signal.SIGSTOP, folder, bindir)):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"server processes below {folder} did not stop within {timeout} s")
+        time.sleep(0.002)
+
+
+def end(folder: Path, bindir: Path, *, timeout: float = 10.0) -> None:
+    """SIGKILL all members until none is left (stopped ones too), then remove what the kernel keeps of them.
+
+    Raises TimeoutError after `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while send(signal.SIGKILL, folder, bindir):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"server processes below {folder} survived SIGKILL for {timeout} s")
+        time.sleep(0.002)
+    for lock in (folder / "postmaster.pid", *folder.glob("*/postmaster.pid")):
+        _remove_segment(lock)
+
+
+def _belongs(pid: int, folder: Path, bindir: Path) -> bool:
+    try:
+        if not Path(f"/proc/{pid}/cwd").readlink().is_relative_to(folder):
+            return False
+        program = Path(f"/proc/{pid}/exe").readlink()
+    except OSError:  # gone, a zombie, or another user's
+        return False
+    return program.parent == bindir or "postgres" in program.name
+
+
+def _send_one(pid: int, sig: signal.Signals, folder: Path, bindir: Path) -> None:
+    try:
+        handle = os.pidfd_open(pid)
+    except (AttributeError, OSError):  # not Linux, an old kernel, or gone
+        os.kill(pid, sig)
+        return
+    try:
+        # With the handle open the pid cannot be reused, so what we look at is what we hit.
+        if _belongs(pid, folder, bindir):
+            signal.pidfd_send_signal(handle, sig)
+    finally:
+        os.close(handle)
+
+
+def _stopped(pid: int) -> bool:
+    if not _PROC:
+        return True
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in b"TtZX"
+    except OSError:
+        return True
+
+
+def _descendants(folder: Path) -> list[int]:
+    """The same list for systems without /proc: the postmasters of the lock files and all processes below
+    them.
+    """
+    command = ["ps", "-A", "-o", "pid=,ppid=,stat=,command="]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True)
+    fields = [line.split(None, 3) for line in listing.stdout.splitlines()]
+    rows = [(int(row[0]), int(row[1]), row[2], row[3]) for row in fields if len(row) == 4]
+    locks = [folder / "postmaster.pid", *folder.glob("*/postmaster.pid")]
+    roots = {int(lock.read_text().split("\n", 1)[0]) for lock in locks if lock.exists()}
+    found = [pid for pid, _, _, command in rows if pid in roots and str(folder) in command]
+    for pid in found:
+        found += (child for child, parent, _, _ in rows if parent == pid)
+    zombies = {pid for pid, _, state, _ in rows if state.startswith("Z")}
+    return [pid for pid in found if pid not in zombies]
+
+
+def _remove_segment(lock: Path) -> None:
+    """Remove the System V shared memory segment that a killed server leaves, named in line 7 of its lock
+    file.
+    """
+    try:
+        key, shmid = map(int, lock.read_text().split("\n")[6].split())
+        table = Path("/proc/sysvipc/shm").read_text().splitlines()
+    except (OSError, IndexError, ValueError):
+        return
+    names = table[0].split()
+    for line in table[1:]:
+        row = {name: int(value) for name, value in zip(names, line.split(), strict=False)}
+        same_key = (row["key"] - key) % 2**32 == 0  # one is printed signed, the other not
+        if same_key and row["shmid"] == shmid and row["nattch"] == 0:
+            ctypes.CDLL(None).shmctl(shmid, IPC_RMID, None)
+
+
+def _watch(folder: Path, bindir: Path) -> None:
+    for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sig, signal.SIG_IGN)
+    owner = os.getppid()
+    # A forked child of the owner may hold the pipe open, so its end alone is not enough.
+    while not select.select([0], [], [], 0.5)[0] and os.getppid() == owner:
+        pass
+    deadline = time.monotonic() + 10
+    while folder.exists() and time.monotonic() < deadline:
+        with contextlib.suppress(TimeoutError):
+            end(folder, bindir)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    _watch(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,54 @@
+"""Run one SQL statement in a session of its own and never wait longer than told, not even for a frozen
+server.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+# What PG* variables or a service file could otherwise add.
+FIXED = (
+    "options='' target_session_attrs=any sslmode=disable gssencmode=disable application_name=pgroute-testing"
+)
+
+
+def run_query(
+    conninfo: str, sql: str, params: Sequence[Any] | Mapping[str, Any] | None, timeout: float
+) -> list[tuple[Any, ...]]:
+    """Return the rows of `sql`, run with autocommit ([] if it has none).
+
+    Raises psycopg's errors, and TimeoutError when there is no answer within `timeout` seconds (a connection
+    attempt alone may take psycopg's minimum of 2): then the session is cut off, and the statement may or may
+    not be done.
+    """
+    import psycopg
+
+    connect_timeout = max(2, round(timeout))
+    with psycopg.connect(
+        f"{conninfo} {FIXED} connect_timeout={connect_timeout}", autocommit=True
+    ) as connection:
+        expired = threading.Event()
+        with socket.socket(fileno=os.dup(connection.fileno())) as link:
+
+            def cut_off() -> None:
+                expired.set()
+                link.shutdown(socket.SHUT_RDWR)
+
+            timer = threading.Timer(timeout, cut_off)
+            timer.start()
+            try:
+                cursor = connection.execute(sql.encode(), params)
+                return cursor.fetchall() if cursor.description is not None else []
+            except psycopg.OperationalError as error:
+                if expired.is_set():
+                    raise TimeoutError(f"no answer within {timeout} s to: {sql}") from error
+                raise
+            finally:
+                timer.cancel()
+                timer.join()

@@ -1,0 +1,98 @@
+"""What the tests of both faces share: background work and waiting for conditions, under names the generator maps."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+
+def eventually(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
+    """Wait until *condition()* is true and return it; AssertionError after *timeout* seconds."""
+    until = time.monotonic() + timeout
+    while not (result := condition()):
+        assert time.monotonic() < until, f"not true within {timeout} s: {condition}"
+        time.sleep(0.005)
+    return result
+
+
+async def async_eventually(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
+    """As `eventually`, without blocking the loop; *condition* itself is a plain function."""
+    until = time.monotonic() + timeout
+    while not (result := condition()):
+        assert time.monotonic() < until, f"not true within {timeout} s: {condition}"
+        await asyncio.sleep(0.005)
+    return result
+
+
+def call(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a blocking function."""
+    return fn(*args, **kwargs)
+
+
+async def async_call(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a blocking function without blocking the loop."""
+    return await asyncio.to_thread(fn, *args, **kwargs)
+
+
+class Handle:
+    """Work in the background."""
+
+    def __init__(self, future: concurrent.futures.Future[Any]) -> None:
+        self._future = future
+
+    def done(self) -> bool:
+        return self._future.done()
+
+    def result(self, timeout: float = 30.0) -> Any:
+        """Return what the work returned, or raise what it raised."""
+        return self._future.result(timeout)
+
+
+class AsyncHandle:
+    """Work in the background."""
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self.task = task
+
+    def done(self) -> bool:
+        return self.task.done()
+
+    async def result(self, timeout: float = 30.0) -> Any:
+        """Return what the work returned, or raise what it raised."""
+        return await asyncio.wait_for(self.task, timeout)
+
+
+class Background:
+    """Runs functions in threads; leaving the block waits for all of them."""
+
+    def __enter__(self) -> Background:
+        self._pool = concurrent.futures.ThreadPoolExecutor(256)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True)
+
+    def start(self, fn: Callable[..., Any], *args: Any) -> Handle:
+        return Handle(self._pool.submit(fn, *args))
+
+
+class AsyncBackground:
+    """Runs coroutine functions in tasks; leaving the block waits for all of them."""
+
+    async def __aenter__(self) -> AsyncBackground:
+        self._tasks: list[asyncio.Task[Any]] = []
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def start(self, fn: Callable[..., Awaitable[Any]], *args: Any) -> AsyncHandle:
+        async def work() -> Any:
+            return await fn(*args)
+
+        task = asyncio.get_running_loop().create_task(work())
+        self._tasks.append(task)
+        return AsyncHandle(task)

