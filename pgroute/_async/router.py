@@ -376,7 +376,11 @@ class AsyncRouter(Generic[CT]):
         while self._state in (_OPEN, _CLOSING):
             version = self._changes.version
             for pool in self._pools.values():
-                await pool.reconcile(self._watch.topology)
+                try:
+                    await pool.reconcile(self._watch.topology)
+                except Exception:
+                    # A fault here must not leave the pools of a host that lost its role open.
+                    logger.exception("closing pools failed")
             await self._changes.wait(version, 60.0)
 
     def _on_snapshot(self, topology: Topology, events: tuple[Event, ...]) -> None:

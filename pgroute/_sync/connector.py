@@ -137,7 +137,7 @@ class Connector:
 
         After a failure the next attempts fail likewise, without touching the network, until it is time for another.
         """
-        self._watch.check_bar(self._host.key)
+        self._watch.check_bar(self._host.key, self._host.generation)
         sent_at = time.monotonic()
         try:
             conn = self._connect()
@@ -154,7 +154,7 @@ class Connector:
 
     def _failed(self, exc: psycopg.Error, fault: Fault, sent_at: float) -> None:
         gap = REJECTED_GAP if fault.kind is FaultKind.REJECTED else CONNECT_GAP
-        self._watch.bar(self._host.key, exc, time.monotonic() + gap)
+        self._watch.bar(self._host.key, self._host.generation, exc, time.monotonic() + gap)
         if isinstance(exc, WrongServer):
             self._watch.kick(self._host.key, fresh=True)
         else:

@@ -67,7 +67,6 @@ class HostPool(Generic[CT]):
         self._founded = options.min_size == 0
         self._changes = Changes()
         self._options = options
-        self._plain_return = options.reset is None
         self._pool = _Pool(
             "",
             connection_class=self._connector,  # type: ignore[arg-type]  # it needs `connect` alone
@@ -263,7 +262,7 @@ class RolePool(Generic[CT]):
             host = topology.host(candidate.key)
             if self._closed or host is None or (pool is not None and pool.generation > candidate.generation):
                 raise PoolClosed(f"{candidate.key} no longer serves as it did")
-            self._watch.check_bar(candidate.key)
+            self._watch.check_bar(candidate.key, candidate.generation)
             if pool is not None:
                 self._retire(pool)
             pool = HostPool(self._plan, host, self._class, self._watch)

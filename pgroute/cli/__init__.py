@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     demo.add_argument(
-        "--duration", type=_seconds(3), default=10.0, metavar="S", help="seconds of load (default: 10)"
+        "--duration", type=_seconds(3), default=12.0, metavar="S", help="seconds of load (default: 12)"
     )
     demo.add_argument("--writers", type=_count(1), default=4, metavar="N", help="writer threads (default: 4)")
     demo.add_argument("--readers", type=_count(0), default=4, metavar="N", help="reader threads (default: 4)")

@@ -80,8 +80,8 @@ class Demo:
         """Run it and return what came of it."""
         cluster, args = self._cluster, self._args
         old = cluster.primary
-        ports = ", ".join(f"{node.name} {node.host}:{node.port}" for node in cluster.nodes)
-        self._console.print(f"PostgreSQL {cluster.server.version}: {ports}", style="bold")
+        ports = ", ".join(f"{node.name} :{node.port}" for node in cluster.nodes)
+        self._console.print(f"PostgreSQL {cluster.server.version} on {old.host}: {ports}", style="bold")
         router = Router(
             cluster.dsn,
             writer=PoolOptions(max_size=args.writers),
@@ -130,7 +130,8 @@ class Demo:
             wait(lambda: self._promoted_at is not None)
             resumed = wait(lambda: any(ack.port == new.port for ack in load.acknowledged))
         if resumed:
-            resumed_at = time.monotonic()
+            resumed_at = min(ack.at for ack in load.acknowledged if ack.port == new.port)
+            self._say(f"first write on {new.name} acknowledged", "green", resumed_at)
             wait(lambda: time.monotonic() >= resumed_at + min(REJOIN_AFTER, self._args.duration / 5))
             self._say(f"{old.name} comes back as a standby (pg_rewind)", "bold")
             old.rejoin(new)
@@ -148,19 +149,28 @@ class Demo:
 
     @contextmanager
     def _witness(self, standbys: tuple[Node, ...]) -> Iterator[None]:
-        """Note, through sessions that no router knows of, when a promotion can be seen by a client."""
+        """Note when a promotion can be seen by a client, through sessions that no router knows of.
+
+        The moment noted is the last one at which the node still was asked and answered that it is in recovery, so
+        what is measured from there is an upper bound.
+        """
         end = threading.Event()
 
         def watch() -> None:
             with ExitStack() as stack:
-                conns = [
-                    stack.enter_context(psycopg.connect(node.conninfo, autocommit=True)) for node in standbys
-                ]
+                conns = {
+                    node: stack.enter_context(psycopg.connect(node.conninfo, autocommit=True))
+                    for node in standbys
+                }
+                still = dict.fromkeys(standbys, time.monotonic())
                 while not end.wait(_WITNESS_POLL):
-                    for conn in conns:
+                    for node, conn in conns.items():
+                        asked_at = time.monotonic()
                         if conn.execute("SELECT pg_is_in_recovery()").fetchone() == (False,):
-                            self._promoted_at = time.monotonic()
+                            self._promoted_at = still[node]
+                            self._say(f"{node.name} has left recovery, says a session outside the router")
                             return
+                        still[node] = asked_at
 
         thread = threading.Thread(target=watch, name="pgroute-demo-witness", daemon=True)
         thread.start()

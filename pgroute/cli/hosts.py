@@ -63,7 +63,10 @@ def role_cell(host: HostInfo) -> str:
 
 
 def _timeline_cell(host: HostInfo) -> str:
-    return "-" if host.timeline is None else str(host.timeline)
+    if host.timeline is None:
+        return "-"
+    # PostgreSQL tells a standby's timeline late (at a restartpoint), so it is on this one or a later one.
+    return f">={host.timeline}" if host.role is HostRole.STANDBY else str(host.timeline)
 
 
 def _lag_cell(host: HostInfo) -> str:

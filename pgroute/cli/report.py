@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pgroute.cli.hosts import STYLES, role_cell
+from pgroute import HostState
+from pgroute.cli.hosts import role_cell
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -81,23 +82,26 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     """Print the summary."""
 
     def line(label: str, text: str, style: str | None = None) -> None:
-        console.print(f"{label:<{_WIDTH}}{text}", style=style, no_wrap=True, overflow="ellipsis")
+        console.print(f"{label:<{_WIDTH}}{text}", style=style)
 
     load = outcome.load
     before, after = outcome.last_before, outcome.first_after
+    meanwhile = sum(before < at < after for at in load.reads) if before and after else 0
+    there = sum(row in outcome.found for row in load.unknown)
+    acknowledged = len({ack.id for ack in load.acknowledged})
+    hosts = ", ".join(f"{name} {role_cell(host)} {host.state.value}" for name, host in outcome.hosts)
+    all_up = all(host.state is HostState.UP for _, host in outcome.hosts)
     console.print()
     line("outage for writers", _span(before, after) + " from the last write before to the first after")
-    line("promotion to session", _span(outcome.promoted_at, outcome.first_session))
-    line("promotion to first write", _span(outcome.promoted_at, after) + " acknowledged", "bold")
-    meanwhile = sum(before < at < after for at in load.reads) if before and after else 0
-    line("reads", f"{len(load.reads)} served, {meanwhile} of them during the outage")
-    line("read errors", _errors(load.read_errors))
+    line("promotion to session", "at most " + _span(outcome.promoted_at, outcome.first_session))
+    line("promotion to first write", "at most " + _span(outcome.promoted_at, after), "bold")
+    line(
+        "reads",
+        f"{len(load.reads)} served, {meanwhile} during the outage; errors: {_errors(load.read_errors)}",
+    )
     line("write errors", _errors(load.write_errors))
-    there = sum(row in outcome.found for row in load.unknown)
-    line("commit unknown", f"{len(load.unknown)} ({there} found)" if load.unknown else "none")
-    acknowledged = len({ack.id for ack in load.acknowledged})
-    line("rows acknowledged", str(acknowledged))
-    line("rows found", f"{acknowledged - len(outcome.missing)} of these")
+    line("commit unknown", f"{len(load.unknown)}, {there} of them found" if load.unknown else "none")
+    line("rows", f"{acknowledged} acknowledged, {acknowledged - len(outcome.missing)} of them found", "bold")
     for label, rows in (
         ("MISSING", outcome.missing),
         ("DOUBLED", outcome.doubled),
@@ -106,9 +110,7 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
         if rows:
             more = ", ..." if len(rows) > _SHOWN else ""
             line(label, f"{len(rows)}: id {', '.join(map(str, rows[:_SHOWN]))}{more}", "bold red")
-    for number, (name, host) in enumerate(outcome.hosts):
-        text = f"{name} {role_cell(host)} {host.state.value}, timeline {host.timeline or '?'}"
-        line("hosts at the end" if number == 0 else "", text, STYLES.get(host.state, "red"))
+    line("hosts at the end", hosts, "green" if all_up else "red")
     if outcome.kept:
         console.print("Every acknowledged row is there, once.", style="bold green")
     elif after is None:

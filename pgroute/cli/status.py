@@ -144,10 +144,9 @@ def _why_not(topology: Topology) -> str:
 def _because(assessment: Assessment) -> str:
     if assessment.status == 0:
         return ": writable and readable, every host is up"
+    if assessment.status == 2:
+        return ": neither writable nor readable"
     told = [f"{h.key} is {h.state.value}" for h in assessment.troubled]
-    told += [
-        f"not {ability}"
-        for ability, hosts in (("writable", assessment.writers), ("readable", assessment.readers))
-        if not hosts
-    ]
+    told += [] if assessment.writers else ["not writable"]
+    told += [] if assessment.readers else ["not readable"]
     return ": " + ", ".join(told)

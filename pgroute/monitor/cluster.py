@@ -48,7 +48,7 @@ class ClusterWatch:
         self._hosts = hosts
         self._watchers: dict[HostKey, HostWatcher] = {}
         self._monitor: Monitor | None = None
-        self._bars: dict[HostKey, tuple[float, psycopg.Error]] = {}
+        self._bars: dict[HostKey, tuple[int, float, psycopg.Error]] = {}
 
     def start(self) -> None:
         """Begin to watch."""
@@ -60,15 +60,18 @@ class ClusterWatch:
         if monitor is not None:
             monitor.detach(self)
 
-    def bar(self, key: HostKey, failure: psycopg.Error, until: float) -> None:
-        """Keep the pools from connecting to a host until *until* (monotonic seconds): no storm of refused logins."""
-        self._bars[key] = (until, failure)
+    def bar(self, key: HostKey, generation: int, failure: psycopg.Error, until: float) -> None:
+        """Keep the pools from connecting to a host until *until* (monotonic seconds): no storm of refused logins.
 
-    def check_bar(self, key: HostKey) -> None:
+        What was learned of one generation says nothing of the next: a new primary is connected to at once.
+        """
+        self._bars[key] = (generation, until, failure)
+
+    def check_bar(self, key: HostKey, generation: int) -> None:
         """Raise the failure that bars connecting to a host, if one does now."""
-        bar = self._bars.get(key)
-        if bar is not None and time.monotonic() < bar[0]:
-            raise type(bar[1])(str(bar[1]))
+        barred, until, failure = self._bars.get(key, (-1, 0.0, None))
+        if failure is not None and barred == generation and time.monotonic() < until:
+            raise type(failure)(str(failure))
 
     def kick(self, key: HostKey, *, fresh: bool = False) -> None:
         """Have a host probed at once, on a new connection if *fresh*; from any thread."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import random
 import time
 from typing import TYPE_CHECKING, Protocol
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 RENEW_AFTER = 60.0
 """Seconds after which the probe connection is replaced: an open one says little about new ones."""
 
+logger = logging.getLogger("pgroute")
+
+_AFTER_FAULT = 1.0
 _KICK_GAP = 0.005
 _RNG = random.Random()
 
@@ -57,7 +62,7 @@ class HostWatcher:
         self._changed = asyncio.Event()
         self._kicked = True
         self._fresh = False
-        self._connected_at = -REJECTED_GAP
+        self._connected_at = -math.inf
         self._asked_at = 0.0
         self._task: asyncio.Task[None] | None = None
         self._last: Answer | Failure | None = None
@@ -106,6 +111,10 @@ class HostWatcher:
                     await self._ask()
                 except ProbeFailed as exc:
                     self._failed(exc.fault)
+                except Exception:
+                    # A fault of ours must not leave a host unwatched.
+                    logger.exception("watching %s failed", self.key)
+                    await asyncio.sleep(_AFTER_FAULT)
         finally:
             await self._drop()
 

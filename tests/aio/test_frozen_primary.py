@@ -1,0 +1,124 @@
+"""The primary is stopped by a signal: the kernel keeps its connections, nobody answers on them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgroute import AsyncRouter, ProbeOptions
+from pgroute.core.hosts import HostState
+from pgroute.testing import LocalCluster, Node
+from tests.aio.workload import QUICK, key, make_table, numbers, read, write
+from tests.support import AsyncBackground, async_call, async_eventually
+
+pytestmark = pytest.mark.cluster
+
+
+def freeze_and_promote(cluster: LocalCluster) -> tuple[Node, Node, float]:
+    """Return the frozen primary, the new one, and when its promotion was seen."""
+    old = cluster.primary
+    old.freeze()
+    new = cluster.promote(repoint=False)
+    return old, new, time.monotonic()
+
+
+async def test_the_router_moves_on_the_promotion(any_cluster: LocalCluster) -> None:
+    make_table(any_cluster)
+    async with AsyncRouter(any_cluster.dsn) as router, AsyncBackground() as background:
+        old, new, promoted_at = await async_call(freeze_and_promote, any_cluster)
+        writer = background.start(write, router, 1)
+        session = await writer.result()
+    assert session.port == new.port
+    assert old.frozen
+    assert session.ended - promoted_at < 2.0
+
+
+async def test_a_caller_that_queued_for_the_frozen_primary_is_routed_to_the_new_one(
+    any_cluster: LocalCluster,
+) -> None:
+    make_table(any_cluster)
+    async with AsyncRouter(any_cluster.dsn, probe=QUICK) as router, AsyncBackground() as background:
+        await router.wait()
+        await async_call(any_cluster.primary.freeze)
+        # The first takes the idle connection and hangs on it; the others wait for a new one.
+        writers = [background.start(write, router, number) for number in range(5)]
+        new = await async_call(any_cluster.promote, repoint=False)
+        ports = []
+        failed = 0
+        for writer in writers:
+            try:
+                ports.append((await writer.result()).port)
+            except psycopg.OperationalError:
+                failed += 1
+    assert failed <= 1
+    assert set(ports) == {new.port}
+
+
+@pytest.mark.parametrize("probe", [QUICK, ProbeOptions()], ids=["quick", "default"])
+async def test_a_session_stuck_on_the_frozen_host_is_released(
+    any_cluster: LocalCluster, probe: ProbeOptions
+) -> None:
+    make_table(any_cluster)
+    begun, frozen = threading.Event(), threading.Event()
+
+    async def stuck(router: AsyncRouter[Any]) -> float:
+        with pytest.raises(psycopg.OperationalError):
+            async with router.writer() as conn:
+                begun.set()
+                await async_eventually(frozen.is_set)
+                await conn.execute("INSERT INTO written VALUES (1)")
+        return time.monotonic()
+
+    async with AsyncRouter(any_cluster.dsn, probe=probe) as router, AsyncBackground() as background:
+        worker = background.start(stuck, router)
+        await async_eventually(begun.is_set)
+        await async_call(any_cluster.primary.freeze)
+        frozen.set()
+        new = await async_call(any_cluster.promote, repoint=False)
+        promoted_at = time.monotonic()
+        released_at = await worker.result()
+        assert released_at - promoted_at < 2.5
+        assert (await write(router, 2)).port == new.port
+    assert await numbers(new) == [2]
+
+
+async def test_thawed_it_is_a_stale_primary_and_never_written_to(any_cluster: LocalCluster) -> None:
+    make_table(any_cluster)
+    async with AsyncRouter(any_cluster.dsn, probe=QUICK) as router:
+        await write(router, 0)
+        await async_call(any_cluster.catch_up)
+        old, new, _ = await async_call(freeze_and_promote, any_cluster)
+        await write(router, 1)
+        await async_call(old.thaw)
+
+        def state() -> HostState | None:
+            host = router.topology.host(key(old))
+            return host and host.state
+
+        await async_eventually(lambda: state() is HostState.STALE)
+        ports = {(await write(router, number)).port for number in range(2, 202)}
+        reader_ports = {(await read(router)).port for _ in range(50)}
+        assert state() is HostState.STALE
+    assert ports == {new.port}
+    assert old.port not in reader_ports
+    assert await numbers(old) == [0]
+
+
+async def test_a_router_opened_while_both_live_never_writes_to_the_stale_one(
+    any_cluster: LocalCluster,
+) -> None:
+    make_table(any_cluster)
+    old = any_cluster.primary
+    new = await async_call(any_cluster.promote, any_cluster.nodes[2], repoint=False)
+    async with AsyncRouter(any_cluster.dsn, balance="ordered") as router:
+        ports = {(await write(router, number)).port for number in range(200)}
+        host = router.topology.host(key(old))
+        assert host is not None
+        assert host.state is HostState.STALE
+        assert "stale primary" in host.reason
+    assert ports == {new.port}
+    assert await numbers(old) == []

@@ -1,0 +1,91 @@
+"""A planned switchover: the primary is stopped, a standby promoted, the old one comes back as a standby."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from pgroute import AsyncRouter, PoolOptions
+from pgroute.core.roles import HostRole
+from pgroute.testing import LocalCluster, Node
+from tests.aio.workload import Account, keep_reading, keep_writing, key, make_table, read, write
+from tests.support import AsyncBackground, async_call, async_eventually
+
+pytestmark = pytest.mark.cluster
+
+
+def switch_over(cluster: LocalCluster) -> tuple[Node, Node]:
+    """Return the old primary, a standby now, and the new one."""
+    old = cluster.primary
+    old.stop("fast")
+    new = cluster.promote()
+    old.rejoin(new)
+    return old, new
+
+
+async def test_writes_go_to_the_new_primary_alone(cluster: LocalCluster) -> None:
+    make_table(cluster)
+    stop = threading.Event()
+    writes, reads = Account(), Account()
+    async with AsyncRouter(cluster.dsn) as router, AsyncBackground() as background:
+        background.start(keep_writing, router, stop, writes)
+        background.start(keep_reading, router, stop, reads)
+        await async_eventually(lambda: writes.sessions and reads.sessions)
+        stopped_at = time.monotonic()
+        old, new = await async_call(switch_over, cluster)
+        done_at = time.monotonic()
+        await async_eventually(lambda: len(writes.since(done_at)) > 20)
+        await async_eventually(lambda: old.port in [session.port for session in reads.since(done_at)])
+        stop.set()
+    after = writes.ports[writes.ports.index(new.port) :]
+    assert set(after) == {new.port}
+    assert writes.errors_since(stopped_at + 0.5) == []
+    assert len(writes.errors) <= 1
+    assert reads.errors_since(done_at) == []
+
+
+async def test_idle_connections_to_the_old_primary_are_never_handed_out_again(
+    any_cluster: LocalCluster,
+) -> None:
+    make_table(any_cluster)
+    async with AsyncRouter(any_cluster.dsn, writer=PoolOptions(min_size=5)) as router:
+        conns = [await router.getconn("writer") for _ in range(5)]
+        before = {(conn.info.port, conn.info.backend_pid) for conn in conns}
+        for conn in conns:
+            await router.putconn(conn)
+        _, new = await async_call(switch_over, any_cluster)
+        conns = [await router.getconn("writer") for _ in range(5)]
+        after = {(conn.info.port, conn.info.backend_pid) for conn in conns}
+        for conn in conns:
+            await router.putconn(conn)
+    assert len(before) == len(after) == 5
+    assert {port for port, _ in after} == {new.port}
+    assert before.isdisjoint(after)
+
+
+async def test_the_old_primary_serves_readers_once_it_is_back(any_cluster: LocalCluster) -> None:
+    async with AsyncRouter(any_cluster.dsn) as router:
+        await router.wait("writer")
+        old, _ = await async_call(switch_over, any_cluster)
+
+        def is_standby() -> bool:
+            host = router.topology.host(key(old))
+            return host is not None and host.usable and host.role is HostRole.STANDBY
+
+        await async_eventually(is_standby)
+        ports = {(await read(router)).port for _ in range(50)}
+    assert old.port in ports
+
+
+async def test_a_switchover_and_back_leaves_the_first_primary_in_charge(any_cluster: LocalCluster) -> None:
+    make_table(any_cluster)
+    async with AsyncRouter(any_cluster.dsn) as router:
+        first = (await write(router, 1)).port
+        old, new = await async_call(switch_over, any_cluster)
+        assert (await write(router, 2)).port == new.port
+        await async_call(any_cluster.catch_up)
+        await async_call(new.stop, "fast")
+        await async_call(any_cluster.promote, old)
+        assert (await write(router, 3)).port == first

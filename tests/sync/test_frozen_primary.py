@@ -1,0 +1,125 @@
+# Generated from tests/aio/test_frozen_primary.py by .ci/unasync.py: edit that file, not this one.
+"""The primary is stopped by a signal: the kernel keeps its connections, nobody answers on them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgroute import Router, ProbeOptions
+from pgroute.core.hosts import HostState
+from pgroute.testing import LocalCluster, Node
+from tests.sync.workload import QUICK, key, make_table, numbers, read, write
+from tests.support import Background, call, eventually
+
+pytestmark = pytest.mark.cluster
+
+
+def freeze_and_promote(cluster: LocalCluster) -> tuple[Node, Node, float]:
+    """Return the frozen primary, the new one, and when its promotion was seen."""
+    old = cluster.primary
+    old.freeze()
+    new = cluster.promote(repoint=False)
+    return old, new, time.monotonic()
+
+
+def test_the_router_moves_on_the_promotion(any_cluster: LocalCluster) -> None:
+    make_table(any_cluster)
+    with Router(any_cluster.dsn) as router, Background() as background:
+        old, new, promoted_at = call(freeze_and_promote, any_cluster)
+        writer = background.start(write, router, 1)
+        session = writer.result()
+    assert session.port == new.port
+    assert old.frozen
+    assert session.ended - promoted_at < 2.0
+
+
+def test_a_caller_that_queued_for_the_frozen_primary_is_routed_to_the_new_one(
+    any_cluster: LocalCluster,
+) -> None:
+    make_table(any_cluster)
+    with Router(any_cluster.dsn, probe=QUICK) as router, Background() as background:
+        router.wait()
+        call(any_cluster.primary.freeze)
+        # The first takes the idle connection and hangs on it; the others wait for a new one.
+        writers = [background.start(write, router, number) for number in range(5)]
+        new = call(any_cluster.promote, repoint=False)
+        ports = []
+        failed = 0
+        for writer in writers:
+            try:
+                ports.append((writer.result()).port)
+            except psycopg.OperationalError:
+                failed += 1
+    assert failed <= 1
+    assert set(ports) == {new.port}
+
+
+@pytest.mark.parametrize("probe", [QUICK, ProbeOptions()], ids=["quick", "default"])
+def test_a_session_stuck_on_the_frozen_host_is_released(
+    any_cluster: LocalCluster, probe: ProbeOptions
+) -> None:
+    make_table(any_cluster)
+    begun, frozen = threading.Event(), threading.Event()
+
+    def stuck(router: Router[Any]) -> float:
+        with pytest.raises(psycopg.OperationalError):
+            with router.writer() as conn:
+                begun.set()
+                eventually(frozen.is_set)
+                conn.execute("INSERT INTO written VALUES (1)")
+        return time.monotonic()
+
+    with Router(any_cluster.dsn, probe=probe) as router, Background() as background:
+        worker = background.start(stuck, router)
+        eventually(begun.is_set)
+        call(any_cluster.primary.freeze)
+        frozen.set()
+        new = call(any_cluster.promote, repoint=False)
+        promoted_at = time.monotonic()
+        released_at = worker.result()
+        assert released_at - promoted_at < 2.5
+        assert (write(router, 2)).port == new.port
+    assert numbers(new) == [2]
+
+
+def test_thawed_it_is_a_stale_primary_and_never_written_to(any_cluster: LocalCluster) -> None:
+    make_table(any_cluster)
+    with Router(any_cluster.dsn, probe=QUICK) as router:
+        write(router, 0)
+        call(any_cluster.catch_up)
+        old, new, _ = call(freeze_and_promote, any_cluster)
+        write(router, 1)
+        call(old.thaw)
+
+        def state() -> HostState | None:
+            host = router.topology.host(key(old))
+            return host and host.state
+
+        eventually(lambda: state() is HostState.STALE)
+        ports = {(write(router, number)).port for number in range(2, 202)}
+        reader_ports = {(read(router)).port for _ in range(50)}
+        assert state() is HostState.STALE
+    assert ports == {new.port}
+    assert old.port not in reader_ports
+    assert numbers(old) == [0]
+
+
+def test_a_router_opened_while_both_live_never_writes_to_the_stale_one(
+    any_cluster: LocalCluster,
+) -> None:
+    make_table(any_cluster)
+    old = any_cluster.primary
+    new = call(any_cluster.promote, any_cluster.nodes[2], repoint=False)
+    with Router(any_cluster.dsn, balance="ordered") as router:
+        ports = {(write(router, number)).port for number in range(200)}
+        host = router.topology.host(key(old))
+        assert host is not None
+        assert host.state is HostState.STALE
+        assert "stale primary" in host.reason
+    assert ports == {new.port}
+    assert numbers(old) == []

@@ -1,0 +1,120 @@
+# Generated from tests/aio/workload.py by .ci/unasync.py: edit that file, not this one.
+"""Writers and readers that go on until told to stop, and keep account of what they saw."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import psycopg
+
+from pgroute import Router, CommitUnknown, ProbeOptions
+from pgroute.core.roles import HostKey
+from pgroute.testing import LocalCluster, Node
+from tests.support import call
+
+QUICK = ProbeOptions(interval=0.1, timeout=0.2)
+"""For what is found out by a probe, where the time that it takes is not what is tested."""
+
+
+class Session(NamedTuple):
+    """Where and when a session ran."""
+
+    port: int
+    pid: int
+    begun: float
+    ended: float
+
+
+@dataclass
+class Account:
+    """What a loop did.
+
+    Attributes:
+        sessions: those that ended well, in order.
+        errors: each with the time at which its session was asked for.
+        unknown: numbers whose COMMIT was lost on the way.
+    """
+
+    sessions: list[Session] = field(default_factory=list)
+    errors: list[tuple[float, psycopg.Error]] = field(default_factory=list)
+    unknown: list[int] = field(default_factory=list)
+    written: list[int] = field(default_factory=list)
+
+    @property
+    def ports(self) -> list[int]:
+        return [session.port for session in self.sessions]
+
+    def since(self, moment: float) -> list[Session]:
+        """Return the sessions asked for after *moment*."""
+        return [session for session in self.sessions if session.begun > moment]
+
+    def errors_since(self, moment: float) -> list[psycopg.Error]:
+        """Return the errors of sessions asked for after *moment*."""
+        return [error for begun, error in self.errors if begun > moment]
+
+
+def make_table(cluster: LocalCluster) -> None:
+    """Make the table that the writers fill, and wait until the standbys have it."""
+    cluster.primary.execute("CREATE TABLE written (number int PRIMARY KEY, port int DEFAULT inet_server_port())")
+    cluster.catch_up()
+
+
+def key(node: Node) -> HostKey:
+    """Return the name by which a router knows a node."""
+    return HostKey(node.host, node.port)
+
+
+def write(router: Router[Any], number: int, timeout: float | None = None) -> Session:
+    """Insert one row through a writer session and return where."""
+    begun = time.monotonic()
+    with router.writer(timeout) as conn:
+        cursor = conn.execute(
+            "INSERT INTO written VALUES (%s) RETURNING port, pg_backend_pid()", [number]
+        )
+        port, pid = cursor.fetchone() or (0, 0)
+    return Session(port, pid, begun, time.monotonic())
+
+
+def read(router: Router[Any], timeout: float | None = None) -> Session:
+    """Ask through a reader session where it is."""
+    begun = time.monotonic()
+    with router.reader(timeout) as conn:
+        cursor = conn.execute("SELECT inet_server_port(), pg_backend_pid()")
+        port, pid = cursor.fetchone() or (0, 0)
+    return Session(port, pid, begun, time.monotonic())
+
+
+def keep_writing(
+    router: Router[Any], stop: threading.Event, account: Account, first: int = 1
+) -> None:
+    """Write rows from number *first* on."""
+    number = first
+    while not stop.is_set():
+        begun = time.monotonic()
+        try:
+            account.sessions.append(write(router, number))
+            account.written.append(number)
+        except CommitUnknown as error:
+            account.unknown.append(number)
+            account.errors.append((begun, error))
+        except psycopg.Error as error:
+            account.errors.append((begun, error))
+        number += 1
+
+
+def keep_reading(router: Router[Any], stop: threading.Event, account: Account) -> None:
+    """Read in one short session after the other."""
+    while not stop.is_set():
+        begun = time.monotonic()
+        try:
+            account.sessions.append(read(router))
+        except psycopg.Error as error:
+            account.errors.append((begun, error))
+
+
+def numbers(node: Node) -> list[int]:
+    """Return the rows found at a node."""
+    return sorted(number for (number,) in call(node.execute, "SELECT number FROM written"))
