@@ -17,16 +17,14 @@ def main(dsn: str) -> None:
     """Write, read, and show what the router knows."""
     with Router(dsn) as router:
         with router.writer() as conn:  # a plain psycopg connection, in a transaction that commits at the end
-            conn.execute("CREATE TEMPORARY TABLE tea (name text)")
-            conn.execute("INSERT INTO tea VALUES ('assam'), ('keemun')")
-            print(
-                f"wrote {conn.execute('SELECT count(*) FROM tea').fetchone()} rows at port {conn.info.port}"
-            )
+            conn.execute("CREATE TEMPORARY TABLE tea (name text) ON COMMIT DROP")
+            conn.execute("INSERT INTO tea VALUES (%s), (%s)", ("assam", "keemun"))
+            rows = conn.execute("SELECT name FROM tea").fetchall()
+            print(f"wrote {rows} to the primary, port {conn.info.port}")
 
         with router.reader() as conn:
-            print(
-                f"standby: {conn.execute('SELECT pg_is_in_recovery()').fetchone()} at port {conn.info.port}"
-            )
+            (standby,) = conn.execute("SELECT pg_is_in_recovery()").fetchone() or (None,)
+            print(f"read from port {conn.info.port}, a standby: {standby}")
 
         try:
             with router.reader() as conn:

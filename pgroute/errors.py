@@ -15,7 +15,7 @@ psycopg.OperationalError
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout
@@ -68,6 +68,13 @@ class RouteError(psycopg.OperationalError):
         self.topology = topology
         self.rerun_safe = rerun_safe
         self.may_have_committed = may_have_committed
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        # Between processes and in copies the text stands for the topology, which belongs to this process.
+        reduced = super().__reduce__()
+        if isinstance(reduced, tuple):
+            reduced[2]["topology"] = None
+        return reduced
 
 
 class AcquireTimeout(RouteError, PoolTimeout):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from contextlib import ExitStack, contextmanager
@@ -112,8 +113,12 @@ class Demo:
 
     def _break_and_mend(self, old: Node, router: Router, load: Workload, status: Status) -> Node:
         wait = self._waiter(load, status)
+
+        def pause(until: float) -> None:
+            wait(lambda: time.monotonic() >= until, math.inf)
+
         begun = self._begun
-        wait(lambda: time.monotonic() >= begun + self._args.duration * KILL_AT)
+        pause(begun + self._args.duration * KILL_AT)
         standbys = self._cluster.standbys
         with self._witness(standbys):
             self._say(f"killing {old.name}: SIGKILL to all its processes", "bold red")
@@ -124,19 +129,20 @@ class Demo:
             for other in standbys:
                 if other is not new:
                     other.follow(new)
-            wait(lambda: time.monotonic() >= killed_at + PROMOTE_AFTER)
+            pause(killed_at + PROMOTE_AFTER)
             self._say(f"promoting {new.name}", "bold")
             self._cluster.promote(new, repoint=False)
-            wait(lambda: self._promoted_at is not None)
+            if wait(lambda: self._promoted_at is not None):
+                self._say(f"{new.name} has left recovery, says a session outside the router")
             resumed = wait(lambda: any(ack.port == new.port for ack in load.acknowledged))
         if resumed:
             resumed_at = min(ack.at for ack in load.acknowledged if ack.port == new.port)
             self._say(f"first write on {new.name} acknowledged", "green", resumed_at)
-            wait(lambda: time.monotonic() >= resumed_at + min(REJOIN_AFTER, self._args.duration / 5))
+            pause(resumed_at + min(REJOIN_AFTER, self._args.duration / 5))
             self._say(f"{old.name} comes back as a standby (pg_rewind)", "bold")
             old.rejoin(new)
             wait(lambda: all(host.state is HostState.UP for host in router.topology.hosts))
-            wait(lambda: time.monotonic() >= begun + self._args.duration, self._args.duration)
+            pause(begun + self._args.duration)
         return new
 
     @staticmethod
@@ -168,7 +174,6 @@ class Demo:
                         asked_at = time.monotonic()
                         if conn.execute("SELECT pg_is_in_recovery()").fetchone() == (False,):
                             self._promoted_at = still[node]
-                            self._say(f"{node.name} has left recovery, says a session outside the router")
                             return
                         still[node] = asked_at
 

@@ -70,7 +70,7 @@ def changes(old: Topology, new: Topology) -> tuple[Event, ...]:
             events.append(Event(kind, at, key, f"{key} {_told(was)} -> {_told(host, why=True)}", was, host))
     was_split = old.split_brain
     if new.split_brain and new.split_brain != was_split:
-        names = " and ".join(str(k) for k in sorted(new.split_brain))
+        names = " and ".join(sorted(map(str, new.split_brain)))
         events.append(Event(EventKind.SPLIT_BRAIN, at, None, f"split brain between {names}"))
     old_key = old.primary.key if old.primary else None
     new_key = new.primary.key if new.primary else None

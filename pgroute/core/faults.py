@@ -59,16 +59,21 @@ _BUSY = re.compile(
 _REJECTED = re.compile(
     r"no password supplied|SSL|TLS|certificate|authentication|channel binding|GSS|private key|sslmode",
 )
-_UNRESOLVED = re.compile(r"could not translate host name|Name or service not known|nodename nor servname")
+# The network's words, TLS or not, where the server went away in the middle.
+_CUT = re.compile(r"SYSCALL error|unexpected eof|closed unexpectedly|[Cc]onnection reset|Broken pipe")
+_UNRESOLVED = re.compile(
+    r"failed to resolve host|could not translate host name|Name or service not known|nodename nor servname"
+)
 # libpq prints what the server said as "SEVERITY:  text", the severity in the server's language.
 _SERVER_SAID = re.compile(r"(?:failed: |^)[^\s:]+:  (?P<text>.*)", re.DOTALL)
-_PREFIX = re.compile(r"^(?:connection failed: )?(?:connection to server [^\n]*?failed: )?", re.DOTALL)
+_PREFIX = re.compile(
+    r"(?m)^(?:connection failed: |connection is bad: )?(?:connection to server [^\n]*?failed: )?"
+)
 
 
 def one_line(text: str) -> str:
     """Return the first line of libpq's text without the words that every such text begins with."""
-    stripped = _PREFIX.sub("", text.strip(), count=1)
-    return stripped.split("\n", 1)[0].strip() or "no reason given"
+    return _PREFIX.sub("", text.strip()).split("\n", 1)[0].strip() or "no reason given"
 
 
 def connect_fault(exc: BaseException) -> Fault:
@@ -76,28 +81,28 @@ def connect_fault(exc: BaseException) -> Fault:
     if isinstance(exc, (psycopg.errors.ConnectionTimeout, TimeoutError)):
         return Fault(FaultKind.TIMEOUT, host_suspect=True, rerun_safe=True, reason="connecting timed out")
     text = str(exc)
-    reason = one_line(text)
+    # The names of hosts and users are not part of what went wrong.
+    words = _PREFIX.sub("", text.strip())
     said = _SERVER_SAID.search(text)
     if said:
-        words = said["text"]
-        if _STARTING.search(words):
+        if _STARTING.search(said["text"]):
             kind = FaultKind.STARTING
-        elif _BUSY.search(words):
+        elif _BUSY.search(said["text"]):
             kind = FaultKind.BUSY
         else:
             kind = FaultKind.REJECTED
-    elif _UNRESOLVED.search(text):
+    elif _UNRESOLVED.search(words):
         kind = FaultKind.UNRESOLVED
-    elif "timeout expired" in text:
+    elif "timeout expired" in words:
         kind = FaultKind.TIMEOUT
-    elif _REJECTED.search(text):
+    elif _REJECTED.search(words) and not _CUT.search(words):
         kind = FaultKind.REJECTED
     elif isinstance(exc, psycopg.OperationalError):
         kind = FaultKind.REFUSED
     else:
         # Not a matter of the network: a parameter that psycopg or libpq refuses.
         kind = FaultKind.REJECTED
-    return Fault(kind, host_suspect=True, rerun_safe=True, reason=reason)
+    return Fault(kind, host_suspect=True, rerun_safe=True, reason=one_line(text))
 
 
 _LOST_STATES = frozenset({"57P01", "57P02", "57P03"})
@@ -119,7 +124,12 @@ def session_fault(
     if closed:
         kind = {"40001": FaultKind.SERIALIZATION, "40P01": FaultKind.DEADLOCK}.get(sqlstate, FaultKind.LOST)
         return Fault(
-            kind, host_suspect=True, rerun_safe=not committing, commit_unknown=committing, reason=reason
+            kind,
+            host_suspect=True,
+            fresh=sqlstate.startswith("08"),
+            rerun_safe=not committing,
+            commit_unknown=committing,
+            reason=reason,
         )
     if sqlstate == "25006":
         return Fault(

@@ -65,7 +65,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A probe or a pool's connection attempt failed."""
+    """A probe failed, or a pool's login was turned down; `sent_at` as in Answer, or when connecting began.
+
+    A pool's attempt that nobody answered is no Failure but a reason to probe: many of them may end at once.
+    """
 
     host: HostKey
     fault: Fault
@@ -94,7 +97,6 @@ class Facts:
     Attributes:
         contact: how the last contact went, one of the states from UNKNOWN to REJECTED.
         misses: attempts without an answer in a row.
-        missed_at: when the last of them was told.
         silent_since: monotonic seconds at which the first attempt since the host's last word was sent.
         refusal_at: when the last rejection or "too many connections" was told.
     """
@@ -105,7 +107,6 @@ class Facts:
     answer: Answer | None = None
     last_seen: float | None = None
     misses: int = 0
-    missed_at: float = 0.0
     silent_since: float | None = None
     refusal_at: float = 0.0
 
@@ -160,9 +161,6 @@ def observe(facts: Facts, seen: Answer | Failure, now: float) -> Facts:
     silent_since = seen.sent_at if facts.silent_since is None else facts.silent_since
     if kind is FaultKind.REFUSED:
         misses, contact = 0, HostState.DOWN
-    elif facts.misses and seen.sent_at < facts.missed_at:
-        # Attempts made at the same time prove no more than one of them.
-        return facts
     else:
         misses = facts.misses + 1
         once = misses == 1 and facts.contact in (HostState.UP, HostState.BUSY)
@@ -172,7 +170,6 @@ def observe(facts: Facts, seen: Answer | Failure, now: float) -> Facts:
         contact=contact,
         reason=seen.fault.reason,
         misses=misses,
-        missed_at=now,
         silent_since=silent_since,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any
 
 from pgroute.errors import ConfigError
@@ -20,7 +20,7 @@ def check_number(
     if value is None and none:
         return
     bound = f"a number {'above' if above else 'of at least'} {low:g}" + (" or None" if none else "")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -math.inf < value < math.inf:
         raise ConfigError(name, value, f"expected {bound}")
     if value < low or (above and value <= low):
         raise ConfigError(name, value, f"expected {bound}")
@@ -90,7 +90,7 @@ class PoolOptions:
         check_number("max_idle", self.max_idle, above=True)
         check_number("max_lifetime", self.max_lifetime, above=True)
         check_integer("max_waiting", self.max_waiting, low=0)
-        if self.read_only not in (None, True, False):
+        if not isinstance(self.read_only, (bool, NoneType)):
             raise ConfigError("read_only", self.read_only, "expected True, False or None")
         check_mapping("kwargs", self.kwargs)
         check_mapping("settings", self.settings)

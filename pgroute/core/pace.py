@@ -53,8 +53,8 @@ def connect_delay(topology: Topology, key: HostKey, options: ProbeOptions, now: 
 def hopeless(topology: Topology, options: ProbeOptions, now: float) -> dict[HostKey, str]:
     """Return the hosts whose sessions in flight should be aborted now, and why.
 
-    A host that no longer answers while another serves: at once when that is a primary on a higher timeline, else
-    after `abort_after`. A stale primary that answers: only with `abort_stale`.
+    A host that no longer answers while another serves: at once when it was the primary and the other is one on a
+    higher timeline, else after `abort_after`. A stale primary that answers: only with `abort_stale`.
     """
     out: dict[HostKey, str] = {}
     primary = topology.primary
@@ -72,7 +72,8 @@ def hopeless(topology: Topology, options: ProbeOptions, now: float) -> dict[Host
             continue
         silent = now - host.silent_since
         overtaken = (
-            primary is not None
+            host.role is HostRole.PRIMARY
+            and primary is not None
             and primary in others
             and host.timeline is not None
             and primary.timeline is not None

@@ -71,8 +71,8 @@ class Acquisition:
     """
 
     __slots__ = (
-        "_attrs", "_begun", "_causes", "_deadline", "_exhausted", "_hurt", "_pause", "_policy", "_refused",
-        "_rng", "_role", "_timeout", "_tried",
+        "_attrs", "_begun_late", "_causes", "_deadline", "_exhausted", "_hurt", "_pause", "_policy", "_refused",
+        "_rest", "_rng", "_role", "_timeout", "_tried",
     )  # fmt: skip
 
     def __init__(
@@ -90,34 +90,44 @@ class Acquisition:
         self._refused: set[HostKey] = set()
         self._pause = _FIRST_PAUSE
         self._hurt = False
-        self._begun = False
+        self._rest: float | None = None
+        self._begun_late: bool | None = None
 
     def step(self, topology: Topology, now: float, load: Callable[[HostKey], int]) -> Step:
         """Return what to do next.
 
-        A caller gets one try even when its deadline has passed at the start, so that a timeout of 0 means
-        "what is ready now".
+        A machine that begins when its deadline has passed still tries each host once, without waiting: a timeout of
+        0 means "what is ready now".
         """
         groups = topology.candidates[self._attrs]
-        if now >= self._deadline and self._begun:
+        late = now >= self._deadline
+        if self._begun_late is None:
+            self._begun_late = late
+        if late and not self._begun_late:
             return GiveUp(self._error(topology, now))
-        self._begun = True
         if chosen := self._untried(groups, load):
-            return Try(chosen, max(0.0, min(PATIENCE, self._deadline - now)))
+            return self._try(chosen, now)
+        if late:
+            return GiveUp(self._error(topology, now))
         if not groups:
             return Wait(self._deadline)
         if all(c.key in self._refused for group in groups for c in group):
             return GiveUp(self._error(topology, now))
         # Every host was tried: another round, at once where the callers' queues have taken their time already.
-        self._tried.clear()
         if self._hurt:
+            # Not before the pause is over, however often the topology changes: what serves anew was untried above.
+            if self._rest is None:
+                self._rest = now + self._pause
+                self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+            if now < self._rest:
+                return Wait(min(self._deadline, self._rest))
             self._hurt = False
-            until = min(self._deadline, now + self._pause)
-            self._pause = min(self._pause * 2, _LONGEST_PAUSE)
-            return Wait(until)
-        chosen = self._untried(groups, load)
-        assert chosen is not None
-        return Try(chosen, max(0.0, min(PATIENCE, self._deadline - now)))
+            self._rest = None
+        self._tried.clear()
+        return self._try(self._policy.pick(groups[0], load, self._rng), now)
+
+    def _try(self, candidate: Candidate, now: float) -> Try:
+        return Try(candidate, max(0.0, min(PATIENCE, self._deadline - now)))
 
     def _untried(self, groups: Groups, load: Callable[[HostKey], int]) -> Candidate | None:
         for group in groups:
@@ -141,6 +151,8 @@ class Acquisition:
         if refused:
             self._hurt = True
             self._refused.add(candidate.key)
+        else:
+            self._refused.discard(candidate.key)
 
     def failed(self, candidate: Candidate, cause: Exception) -> None:
         """Report that the host could not be used after all: its pool was closed, or connecting failed."""
@@ -150,7 +162,9 @@ class Acquisition:
         self._exhausted.pop(candidate.key, None)
 
     def _error(self, topology: Topology, now: float) -> AcquireTimeout:
-        waited = f"no {self._role} session ({self._attrs.value}) within {self._timeout:g} s"
+        waited = f"no {self._role} session ({self._attrs.value})"
+        if now >= self._deadline:
+            waited += f" within {self._timeout:g} s"
         # Only a host that still serves can be exhausted.
         serving = {c.key for group in topology.candidates[self._attrs] for c in group}
         full = {k: text for k, text in self._exhausted.items() if k in serving}

@@ -78,7 +78,7 @@ class Topology:
             (), None, (), frozenset(), 0, now, now, MappingProxyType({}), frozenset(), MappingProxyType({}),
             (), Memory(), rules or Rules(),
         )  # fmt: skip
-        return _build(empty, tuple(Facts(k) for k in hosts), Memory(), now)
+        return _build(empty, tuple(Facts(k) for k in dict.fromkeys(hosts)), Memory(), now)
 
     def host(self, key: HostKey) -> HostInfo | None:
         """Return one host's view, None when it is not listed."""
@@ -138,7 +138,7 @@ def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, 
             facts = tuple(observe(f, seen, now) if f.key == seen.host else f for f in facts)
         case Members():
             known = {f.key: f for f in facts}
-            facts = tuple(known.get(key, Facts(key)) for key in seen.hosts)
+            facts = tuple(known.get(key, Facts(key)) for key in dict.fromkeys(seen.hosts))
         case ForgetTimeline():
             memory = replace(memory, mark=None, pardoned=max(memory.mark or 0, memory.pardoned))
     new = _build(topology, facts, memory, now)
@@ -149,9 +149,13 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
     rules = old._rules
     outcome = arbitrate(facts, memory, now, check_system_id=rules.check_system_id, pinned=rules.system_id)
     head = next((f.answer.lsn for f in facts if f.key == outcome.primary and f.answer), None)
-    hosts = tuple(_view(f, outcome.verdicts[f.key], old.by_key.get(f.key), head, now) for f in facts)
+    hosts = tuple(
+        _view(f, outcome.verdicts[f.key], old.by_key.get(f.key), head, now, born=old.version) for f in facts
+    )
     by_key = {h.key: h for h in hosts}
     primary = by_key[outcome.primary] if outcome.primary else None
+    rivals = outcome.memory.rivals
+    confirmed = rivals if not outcome.urgent else old.split_brain & rivals
     lost_at = None
     if primary is None or primary.state is HostState.SUSPECT:
         lost_at = now if old.primary_lost_at is None else old.primary_lost_at
@@ -159,7 +163,7 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
         hosts=hosts,
         primary=primary,
         standbys=tuple(h for h in hosts if h.usable and h.role is HostRole.STANDBY),
-        split_brain=outcome.memory.rivals if not outcome.urgent else old.split_brain & outcome.memory.rivals,
+        split_brain=confirmed if len(confirmed) > 1 else frozenset(),
         version=old.version + 1,
         at=now,
         primary_lost_at=lost_at,
@@ -172,9 +176,12 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
     )
 
 
-def _view(f: Facts, verdict: Verdict, was: HostInfo | None, head: int | None, now: float) -> HostInfo:
+def _view(
+    f: Facts, verdict: Verdict, was: HostInfo | None, head: int | None, now: float, *, born: int
+) -> HostInfo:
     a = f.answer
-    generation = was.generation if was else 0
+    # A host that left and came back must not meet pools of its former life.
+    generation = was.generation if was else born
     since = now
     if was is not None:
         if (

@@ -26,7 +26,7 @@ from tests.support import AsyncBackground, async_call, async_eventually
 
 pytestmark = pytest.mark.cluster
 
-OUTAGE = 0.5
+OUTAGE = 0.4
 """Seconds from the crash to the promotion."""
 
 

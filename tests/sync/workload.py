@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from pgroute import Router, CommitUnknown, ProbeOptions
+from pgroute.core.hosts import HostState
 from pgroute.core.roles import HostKey
 from pgroute.testing import LocalCluster, Node
 from tests.support import call
@@ -65,6 +66,18 @@ def make_table(cluster: LocalCluster) -> None:
 def key(node: Node) -> HostKey:
     """Return the name by which a router knows a node."""
     return HostKey(node.host, node.port)
+
+
+def state(router: Router[Any], node: Node) -> HostState | None:
+    """Return the state of a node as the router sees it."""
+    host = router.topology.host(key(node))
+    return host and host.state
+
+
+def primary(router: Router[Any]) -> HostKey | None:
+    """Return the host that the router holds for the primary."""
+    host = router.topology.primary
+    return host and host.key
 
 
 def write(router: Router[Any], number: int, timeout: float | None = None) -> Session:

@@ -1,0 +1,77 @@
+"""default_transaction_read_only is set and unset on the primary while a router watches."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import psycopg
+import pytest
+
+from pgroute import AsyncRouter, NoHostAvailable
+from pgroute.testing import LocalCluster
+from tests.aio.workload import Account, keep_writing, make_table, write
+from tests.support import AsyncBackground, async_call, async_eventually
+
+pytestmark = pytest.mark.cluster
+
+OFF = "SET default_transaction_read_only = off"
+
+
+def configure(cluster: LocalCluster, statement: str) -> None:
+    """Run a statement on the primary, read-only or not, and reload."""
+    with psycopg.connect(cluster.nodes[0].conninfo, options="-c default_transaction_read_only=off") as conn:
+        conn.autocommit = True
+        conn.execute(statement.encode())
+        conn.execute("SELECT pg_reload_conf()")
+
+
+LEVELS = {
+    "system": ("ALTER SYSTEM SET default_transaction_read_only = on", "ALTER SYSTEM RESET ALL"),
+    "database": (
+        "ALTER DATABASE postgres SET default_transaction_read_only = on",
+        "ALTER DATABASE postgres RESET default_transaction_read_only",
+    ),
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+async def test_writers_stop_and_resume_within_a_probe(any_cluster: LocalCluster, level: str) -> None:
+    turn_on, turn_off = LEVELS[level]
+    make_table(any_cluster)
+    async with AsyncRouter(any_cluster.dsn) as router, AsyncBackground() as background:
+        first = await write(router, 0)
+        await async_call(configure, any_cluster, turn_on)
+        await async_eventually(lambda: router.topology.hosts[0].read_only, 2.5)
+        assert router.topology.primary is not None
+        with pytest.raises(NoHostAvailable):
+            await write(router, 1, timeout=0.2)
+        async with router.connection("primary") as conn:
+            assert conn.info.port == first.port, "it is the primary all the same"
+        async with router.connection("read-only") as conn:
+            await conn.execute("SELECT 1")
+        writer = background.start(write, router, 2)
+        await async_call(configure, any_cluster, turn_off)
+        assert (await writer.result(2.5)).port == first.port
+
+
+async def test_a_write_refused_as_read_only_kicks_a_fresh_probe(any_cluster: LocalCluster) -> None:
+    make_table(any_cluster)
+    stop = threading.Event()
+    account = Account()
+    async with AsyncRouter(any_cluster.dsn) as router, AsyncBackground() as background:
+        background.start(keep_writing, router, stop, account)
+        await async_eventually(lambda: account.sessions)
+        await async_call(configure, any_cluster, LEVELS["system"][0])
+        await async_eventually(lambda: account.errors)
+        refused_at = time.monotonic()
+        await async_eventually(lambda: router.topology.hosts[0].read_only)
+        assert time.monotonic() - refused_at < 0.5, "sooner than the next probe in turn"
+        refused = len(account.errors)
+        await async_call(configure, any_cluster, LEVELS["system"][1])
+        resumed_at = time.monotonic()
+        await async_eventually(lambda: account.since(refused_at))
+        assert time.monotonic() - resumed_at < 2.0
+        stop.set()
+    assert {type(error) for _, error in account.errors} == {psycopg.errors.ReadOnlySqlTransaction}
+    assert refused < 50, "no endless loop of refused writes"

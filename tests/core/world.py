@@ -1,0 +1,107 @@
+"""A cluster told in observations: the scenarios of tests/core are written in its words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgroute.core.events import Event, EventKind
+from pgroute.core.faults import Fault, FaultKind
+from pgroute.core.hosts import Answer, Failure, ForgetTimeline, HostInfo, HostState, Members, Observation
+from pgroute.core.roles import HostKey, HostRole, SessionAttrs
+from pgroute.core.topology import Rules, Topology, apply
+
+A = HostKey("a", 5432)
+B = HostKey("b", 5432)
+C = HostKey("c", 5432)
+D = HostKey("d", 5432)
+
+OURS = 7001
+OTHER = 7002
+
+
+class World:
+    """A topology, its clock and the events so far; every host of it tells the same system identifier."""
+
+    def __init__(self, *hosts: HostKey, **rules: Any) -> None:
+        self.now = 100.0
+        self.topology = Topology.start(hosts or (A, B, C), self.now, Rules(**rules))
+        self.events: list[Event] = []
+
+    def see(self, seen: Observation) -> World:
+        self.topology, events = apply(self.topology, seen, self.now)
+        self.events += events
+        return self
+
+    def pass_time(self, seconds: float) -> World:
+        self.now += seconds
+        return self
+
+    def answer(self, host: HostKey, role: HostRole, timeline: int | None, **more: Any) -> World:
+        """The host answers a probe sent 10 ms ago; `started_at` differs from host to host unless given."""
+        self.now += 0.01
+        told = {
+            "system_id": OURS,
+            "started_at": float(ord(host.host[0])),
+            "sent_at": self.now - 0.005,
+            "rtt": 0.005,
+            **more,
+        }
+        return self.see(Answer(host, role, timeline=timeline, **told))
+
+    def primary(self, host: HostKey, timeline: int | None = 1, **more: Any) -> World:
+        return self.answer(host, HostRole.PRIMARY, timeline, **more)
+
+    def standby(self, host: HostKey, timeline: int | None = 1, **more: Any) -> World:
+        return self.answer(host, HostRole.STANDBY, timeline, **more)
+
+    def fail(self, host: HostKey, kind: FaultKind, *, sent_at: float | None = None) -> World:
+        self.now += 0.01
+        sent_at = self.now - 0.005 if sent_at is None else sent_at
+        return self.see(Failure(host, Fault(kind, reason=f"told {kind.value}"), sent_at))
+
+    def timeout(self, host: HostKey) -> World:
+        return self.fail(host, FaultKind.TIMEOUT)
+
+    def refuse(self, host: HostKey) -> World:
+        return self.fail(host, FaultKind.REFUSED)
+
+    def reject(self, host: HostKey) -> World:
+        return self.fail(host, FaultKind.REJECTED)
+
+    def members(self, *hosts: HostKey) -> World:
+        return self.see(Members(hosts))
+
+    def forget_timeline(self) -> World:
+        return self.see(ForgetTimeline())
+
+    def settled(self) -> World:
+        """A is the primary on timeline 1, B and C are its standbys."""
+        return self.primary(A).standby(B).standby(C)
+
+    def host(self, key: HostKey) -> HostInfo:
+        found = self.topology.host(key)
+        assert found is not None
+        return found
+
+    def state(self, key: HostKey) -> HostState:
+        return self.host(key).state
+
+    def reason(self, key: HostKey) -> str:
+        return self.host(key).reason
+
+    def groups(self, attrs: SessionAttrs) -> list[list[HostKey]]:
+        return [[c.key for c in group] for group in self.topology.candidates[attrs]]
+
+    @property
+    def writers(self) -> list[HostKey]:
+        return [key for group in self.groups(SessionAttrs.READ_WRITE) for key in group]
+
+    @property
+    def readers(self) -> list[list[HostKey]]:
+        return self.groups(SessionAttrs.PREFER_STANDBY)
+
+    def kinds(self) -> list[EventKind]:
+        """The kinds of the events since the last call."""
+        kinds = [e.kind for e in self.events]
+        self.events.clear()
+        return kinds

@@ -1,0 +1,235 @@
+"""The probe connection: its loss, its renewal, smaller probes, and who shares it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from pgroute import EventKind, HostRole, HostState, PoolOptions, ProbeOptions, Router
+from pgroute.monitor import watcher
+from pgroute.testing import LocalCluster, Node
+from tests.support import eventually
+
+pytestmark = pytest.mark.cluster
+
+PROBES = "FROM pg_stat_activity WHERE application_name LIKE '%pgroute-monitor' AND pid <> pg_backend_pid()"
+
+
+def probes(node: Node) -> set[int]:
+    """Return the backends of the probe connections at a node."""
+    return {pid for (pid,) in node.execute(f"SELECT pid {PROBES}")}
+
+
+def all_up(router: Router) -> bool:
+    return all(host.state is HostState.UP for host in router.topology.hosts)
+
+
+def backend(router: Router, role: str = "writer") -> int:
+    with router.writer() if role == "writer" else router.reader() as conn:
+        return conn.info.backend_pid
+
+
+def test_a_lost_probe_connection_is_noticed_at_once_and_renewed(shared: LocalCluster) -> None:
+    events = []
+    node = shared.primary
+    # Only the end of the connection can tell: no probe is due for a minute.
+    with Router(shared.dsn, probe=ProbeOptions(interval=60.0)) as router:
+        eventually(lambda: all_up(router))
+        unsubscribe = router.subscribe(events.append)
+        pid = backend(router)
+        [before] = probes(node)
+        node.execute(f"SELECT pg_terminate_backend(pid) {PROBES}")
+        ended_at = time.monotonic()
+        eventually(lambda: probes(node) - {before})
+        assert time.monotonic() - ended_at < 0.5
+        assert all_up(router)
+        assert backend(router) == pid, "the pools keep their connections"
+        unsubscribe()
+    assert events == []
+
+
+def test_terminated_idle_sessions_do_not_mark_the_host_down(shared: LocalCluster) -> None:
+    node = shared.primary
+    with Router(shared.dsn, writer=PoolOptions(min_size=3, max_size=3), name="terminated") as router:
+        conns = [router.getconn("writer") for _ in range(3)]
+        before = {conn.info.backend_pid for conn in conns}
+        for conn in conns:
+            router.putconn(conn)
+        node.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) pid", [list(before)])
+        for _ in range(10):
+            with router.writer() as conn:
+                conn.execute("SELECT 1")
+                assert conn.info.backend_pid not in before
+        assert all_up(router)
+        assert router.topology.hosts[0].generation == 0
+
+
+def test_the_probe_connection_is_renewed_in_time(
+    shared: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher, "RENEW_AFTER", 0.3)
+    node = shared.primary
+    with Router(shared.dsn, probe=ProbeOptions(interval=0.05)) as router:
+        eventually(lambda: all_up(router))
+        first = probes(node)
+        eventually(lambda: (now := probes(node)) and now.isdisjoint(first))
+        eventually(lambda: len(probes(node)) == 1)
+        assert all_up(router)
+
+
+def test_routers_with_the_same_conninfo_share_the_probe_connections(shared: LocalCluster) -> None:
+    with Router(shared.dsn) as one, Router(shared.dsn, reader_attrs="standby") as other:
+        eventually(lambda: all_up(one) and all_up(other))
+        assert [len(probes(node)) for node in shared.nodes] == [1, 1, 1]
+        one.close()
+        assert [len(probes(node)) for node in shared.nodes] == [1, 1, 1]
+        assert backend(other)
+    for node in shared.nodes:
+        eventually(lambda node=node: not probes(node))
+
+
+def test_another_user_gets_probe_connections_of_its_own(shared: LocalCluster) -> None:
+    with Router(shared.dsn) as one, Router(shared.dsn, kwargs={"application_name": "other"}) as other:
+        eventually(lambda: all_up(one) and all_up(other))
+        assert [len(probes(node)) for node in shared.nodes] == [2, 2, 2]
+
+
+def test_a_process_that_only_writes_holds_one_connection_to_each_standby(shared: LocalCluster) -> None:
+    with Router(shared.dsn, kwargs={"application_name": "frugal"}) as router:
+        eventually(lambda: all_up(router))
+        backend(router)
+        counts = []
+        for node in shared.nodes:
+            [(count,)] = node.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'frugal%'"
+            )
+            counts.append(count)
+    assert counts == [2, 1, 1]
+
+
+def test_a_second_router_knows_the_hosts_at_once(shared: LocalCluster) -> None:
+    with Router(shared.dsn) as one:
+        eventually(lambda: all_up(one))
+        with Router(shared.dsn) as other:
+            begun_at = time.monotonic()
+            eventually(lambda: all_up(other))
+            assert time.monotonic() - begun_at < 0.2
+
+
+def test_the_smallest_interval_of_the_routers_wins(shared: LocalCluster) -> None:
+    slow, fast = ProbeOptions(interval=60.0), ProbeOptions(interval=0.05)
+    with Router(shared.dsn, probe=slow) as one, Router(shared.dsn, probe=fast) as other:
+        eventually(lambda: all_up(one) and all_up(other))
+        seen = one.topology.hosts[0].last_seen
+        eventually(lambda: one.topology.hosts[0].last_seen > seen + 0.1, 1.0)
+
+
+FUNCTIONS = ("pg_control_system()", "pg_control_checkpoint()", "pg_control_recovery()")
+
+
+@pytest.fixture
+def unprivileged(pgroute_cluster_factory) -> Iterator[LocalCluster]:
+    """Give a cluster where a plain role may not call what the full probe calls."""
+    cluster = pgroute_cluster_factory(standbys=1)
+    primary = cluster.primary
+    primary.execute("CREATE ROLE plain LOGIN")
+    primary.execute("CREATE TABLE written (number int)")
+    primary.execute("GRANT ALL ON written TO plain")
+    for function in FUNCTIONS:
+        primary.execute(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
+    cluster.catch_up()
+    return cluster
+
+
+@pytest.mark.parametrize(
+    "further",
+    [
+        (),
+        ("pg_walfile_name(pg_lsn)", "pg_current_wal_lsn()", "pg_last_wal_replay_lsn()"),
+        ("pg_walfile_name(pg_lsn)", "pg_postmaster_start_time()", "pg_is_in_recovery()"),
+    ],
+    ids=["control", "wal", "recovery"],
+)
+def test_a_probe_without_rights_asks_for_less_and_routing_is_still_right(
+    unprivileged: LocalCluster, further: tuple[str, ...]
+) -> None:
+    first, second = unprivileged.nodes
+    for function in further:
+        first.execute(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
+    unprivileged.catch_up()
+
+    def insert(router: Router) -> int:
+        with router.writer() as conn:
+            conn.execute("INSERT INTO written VALUES (1)")
+            return conn.info.port
+
+    def read(router: Router) -> int:
+        with router.reader() as conn:
+            conn.execute("SELECT 1")
+            return conn.info.port
+
+    with Router(unprivileged.dsn.replace("postgres@", "plain@")) as router:
+        assert insert(router) == first.port
+        assert read(router) == second.port
+        assert [host.role for host in router.topology.hosts] == [HostRole.PRIMARY, HostRole.STANDBY]
+        assert router.topology.hosts[0].system_id is None
+        first.kill()
+        unprivileged.promote()
+        assert insert(router) == second.port
+
+
+def test_a_degraded_probe_still_shows_a_read_only_default(unprivileged: LocalCluster) -> None:
+    node = unprivileged.nodes[0]
+    with Router(unprivileged.dsn.replace("postgres@", "plain@"), probe=ProbeOptions(interval=0.1)) as router:
+        eventually(lambda: all_up(router))
+        node.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        node.execute("SELECT pg_reload_conf()")
+        eventually(lambda: router.topology.hosts[0].read_only)
+
+
+def test_events_come_in_order_to_every_subscriber(any_cluster: LocalCluster) -> None:
+    texts: list[str] = []
+    others = []
+    kinds = []
+
+    def failing(_: object) -> None:
+        raise RuntimeError("the subscriber's own")
+
+    logging.getLogger("pgroute").setLevel(logging.CRITICAL + 1)
+    try:
+        with Router(any_cluster.dsn) as router:
+            eventually(lambda: all_up(router))
+            for subscriber in (failing, lambda e: texts.append(e.text), others.append):
+                router.subscribe(subscriber)
+            old = any_cluster.primary
+            old.kill()
+            new = any_cluster.promote()
+            eventually(lambda: any(e.kind is EventKind.PRIMARY_CHANGED for e in others))
+            old.rejoin(new)
+            eventually(lambda: all_up(router))
+    finally:
+        logging.getLogger("pgroute").setLevel(logging.NOTSET)
+    assert texts == [event.text for event in others]
+    assert [event.at for event in others] == sorted(event.at for event in others)
+    kinds = [event.kind for event in others]
+    assert kinds.index(EventKind.PRIMARY_LOST) < kinds.index(EventKind.PRIMARY_CHANGED)
+    [changed] = [event for event in others if event.kind is EventKind.PRIMARY_CHANGED]
+    assert changed.host is not None
+    assert changed.host.port == new.port
+    rejoined = [e for e in others if e.host and e.host.port == old.port and e.after and e.after.role]
+    assert rejoined[-1].after is not None
+    assert rejoined[-1].after.role is HostRole.STANDBY
+
+
+def test_the_password_is_in_no_reason_of_a_refused_probe(shared: LocalCluster) -> None:
+    dsn = shared.dsn.replace("postgres@", "nobody:wrongpass@")
+    with Router(dsn) as router:
+        eventually(lambda: all(h.state is HostState.REJECTED for h in router.topology.hosts))
+        with pytest.raises(psycopg.OperationalError) as caught, router.writer(timeout=0.1):
+            pass
+    assert "nobody" in str(caught.value)
+    assert "wrongpass" not in str(caught.value) + repr(caught.value.__notes__) + repr(router.topology)

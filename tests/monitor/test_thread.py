@@ -1,0 +1,81 @@
+"""The monitor's thread: one for all routers, from the first to the last."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from pgroute import Router
+from pgroute.monitor.thread import Monitor
+from pgroute.testing import LocalCluster
+from tests.support import eventually
+
+pytestmark = pytest.mark.cluster
+
+
+def monitors() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "pgroute-monitor"]
+
+
+def test_one_thread_watches_for_all_routers_and_ends_with_the_last(shared: LocalCluster) -> None:
+    assert monitors() == []
+    with Router(shared.dsn), Router(shared.dsn):
+        assert len(monitors()) == 1
+    eventually(lambda: monitors() == [])
+    assert Monitor._current is None
+
+
+def test_a_router_after_the_last_one_starts_a_new_thread(shared: LocalCluster) -> None:
+    for _ in range(3):
+        with Router(shared.dsn) as router, router.writer(timeout=5.0) as conn:
+            conn.execute("SELECT 1")
+    eventually(lambda: monitors() == [])
+
+
+def test_routers_may_come_and_go_in_many_threads(shared: LocalCluster) -> None:
+    failures = []
+
+    def work() -> None:
+        try:
+            for _ in range(10):
+                with Router(shared.dsn) as router, router.reader(timeout=5.0) as conn:
+                    conn.execute("SELECT 1")
+        except Exception as error:  # noqa: BLE001  (told below)
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    eventually(lambda: monitors() == [])
+
+
+def test_no_connection_of_the_watch_is_left_after_the_last_router(shared: LocalCluster) -> None:
+    counts = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%pgroute-monitor'"
+    with Router(shared.dsn) as router:
+        router.wait("reader")
+    for node in shared.nodes:
+        eventually(lambda node=node: node.execute(counts) == [(0,)])
+
+
+@pytest.mark.parametrize("close", ["router.close()", "pass", "del router"])
+def test_the_interpreter_ends_in_silence_with_or_without_close(shared: LocalCluster, close: str) -> None:
+    program = f"""
+import pgroute
+router = pgroute.Router({shared.dsn!r})
+router.open(wait=True)
+with router.writer() as conn:
+    conn.execute("SELECT 1")
+{close}
+print("done")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=10, check=True
+    )
+    assert done.stdout == "done\n"
+    assert done.stderr == ""

@@ -1,0 +1,201 @@
+# Generated from tests/aio/test_outages.py by .ci/unasync.py: edit that file, not this one.
+"""Some or all hosts are down, and come back."""
+
+from __future__ import annotations
+
+import time
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pgroute import Router, HostState, NoHostAvailable
+from pgroute.testing import LocalCluster, Node
+from tests.sync.workload import key, make_table, read, state, write
+from tests.support import Background, call, eventually
+
+pytestmark = pytest.mark.cluster
+
+
+def stop_all(cluster: LocalCluster) -> None:
+    for node in cluster.nodes:
+        node.stop("immediate")
+
+
+def start_all(cluster: LocalCluster) -> float:
+    """Start every node; return when the first, the primary, was ready."""
+    for node in cluster.nodes:
+        node.start(wait=False)
+    cluster.nodes[0].wait_ready()
+    return time.monotonic()
+
+
+def test_the_deadline_is_honoured_while_all_hosts_are_down(any_cluster: LocalCluster) -> None:
+    with Router(any_cluster.dsn) as router, Background() as background:
+        router.wait()
+        call(stop_all, any_cluster)
+
+        def late(timeout: float) -> float:
+            asked_at = time.monotonic()
+            with pytest.raises(NoHostAvailable) as caught:
+                with router.writer(timeout):
+                    pass
+            text = str(caught.value)
+            assert all(str(node.port) in text for node in any_cluster.nodes)
+            assert "Connection refused" in text
+            return time.monotonic() - asked_at - timeout
+
+        waiters = [background.start(late, timeout) for timeout in (0.0, 0.2, 0.5, 0.5, 0.5, 0.8)]
+        overrun = [waiter.result() for waiter in waiters]
+    assert min(overrun) >= 0
+    assert max(overrun) < 0.1
+
+
+def test_all_hosts_down_and_back_serves_writers_and_readers_soon(any_cluster: LocalCluster) -> None:
+    make_table(any_cluster)
+    with Router(any_cluster.dsn) as router, Background() as background:
+        router.wait()
+        call(stop_all, any_cluster)
+        writers = [background.start(write, router, number) for number in range(10)]
+        readers = [background.start(read, router) for _ in range(10)]
+        time.sleep(1.0)  # a longer outage is asked about less often
+        ready_at = call(start_all, any_cluster)
+        late = max([(work.result()).ended for work in (*writers, *readers)]) - ready_at
+        eventually(lambda: all(state(router, n) is HostState.UP for n in any_cluster.nodes))
+    assert late < 1.0
+
+
+def test_a_router_opens_with_one_of_three_hosts_down(any_cluster: LocalCluster) -> None:
+    make_table(any_cluster)
+    any_cluster.nodes[2].stop("fast")
+    begun_at = time.monotonic()
+    with Router(any_cluster.dsn) as router:
+        router.open(wait=True)
+        assert time.monotonic() - begun_at < 1.0
+        assert (write(router, 1)).port == any_cluster.nodes[0].port
+        assert (read(router)).port == any_cluster.nodes[1].port
+
+
+def test_a_router_opens_with_the_primary_down_and_serves_readers(any_cluster: LocalCluster) -> None:
+    any_cluster.nodes[0].stop("fast")
+    with Router(any_cluster.dsn) as router:
+        ports = {(read(router)).port for _ in range(20)}
+        with pytest.raises(NoHostAvailable):
+            write(router, 1, timeout=0.1)
+    assert ports <= {node.port for node in any_cluster.nodes[1:]}
+
+
+def test_a_router_opens_with_one_of_three_hosts_frozen(any_cluster: LocalCluster) -> None:
+    make_table(any_cluster)
+    any_cluster.nodes[2].freeze()
+    begun_at = time.monotonic()
+    with Router(any_cluster.dsn) as router:
+        assert (write(router, 1)).port == any_cluster.nodes[0].port
+        assert time.monotonic() - begun_at < 2.0, "one probe timeout, then the rest decides"
+
+
+def test_a_router_opens_with_no_host_up_and_serves_when_they_are(any_cluster: LocalCluster) -> None:
+    make_table(any_cluster)
+    stop_all(any_cluster)
+    with Router(any_cluster.dsn) as router, Background() as background:
+        with pytest.raises(NoHostAvailable):
+            router.wait(timeout=0.2)
+        writer = background.start(write, router, 1)
+        ready_at = call(start_all, any_cluster)
+        assert (writer.result()).ended - ready_at < 1.0
+
+
+def test_a_starting_host_is_asked_again_soon(any_cluster: LocalCluster) -> None:
+    _, starting, other = any_cluster.nodes
+    # With hot_standby off a standby answers 57P03 for as long as it is one.
+    starting.execute("ALTER SYSTEM SET hot_standby = off")
+    starting.stop("fast")
+    starting.start()
+    with Router(any_cluster.dsn) as router:
+        assert {(read(router)).port for _ in range(10)} == {other.port}
+        host = router.topology.host(key(starting))
+        assert host is not None
+        assert host.state is HostState.STARTING
+        assert host.reason
+        call(starting.stop, "fast")
+        settings = starting.data_dir / "postgresql.auto.conf"
+        settings.write_text(settings.read_text().replace("hot_standby = 'off'", ""))
+        call(starting.start)
+        ready_at = time.monotonic()
+        eventually(lambda: state(router, starting) is HostState.UP)
+        assert time.monotonic() - ready_at < 1.0
+
+
+class Refuser:
+    """A host that accepts each connection only to close it, and counts them."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            peer, _ = self._listener.accept()
+            peer.close()
+            if not self.port:
+                return
+            self.times.append(time.monotonic())
+
+    def close(self) -> None:
+        port, self.port = self.port, 0
+        socket.create_connection(("127.0.0.1", port)).close()
+        self._thread.join()
+        self._listener.close()
+
+
+@contextlib.contextmanager
+def refusers(count: int) -> Iterator[list[Refuser]]:
+    hosts = [Refuser() for _ in range(count)]
+    try:
+        yield hosts
+    finally:
+        for host in hosts:
+            host.close()
+
+
+def test_connection_attempts_are_bounded_however_many_wait() -> None:
+    def hopeless(router: Router[Any], role: Any) -> None:
+        with pytest.raises(NoHostAvailable):
+            router.getconn(role, timeout=2.0)
+
+    with refusers(2) as hosts:
+        dsn = "postgresql://postgres@" + ",".join(f"127.0.0.1:{host.port}" for host in hosts) + "/postgres"
+        with Router(dsn) as router, Background() as background:
+            waiters = [background.start(hopeless, router, role) for role in ("writer", "reader") * 10]
+            for waiter in waiters:
+                waiter.result()
+        for host in hosts:
+            assert 5 <= len(host.times) <= 11, "at least 200 ms apart"
+            gaps = [b - a for a, b in zip(host.times, host.times[1:], strict=False)]
+            assert min(gaps) > 0.15
+
+
+def test_a_restarted_primary_gets_no_storm_of_connections(any_cluster: LocalCluster) -> None:
+    def attempts(node: Node) -> int:
+        return node.log().count("connection received")
+
+    make_table(any_cluster)
+    node = any_cluster.nodes[0]
+    node.execute("ALTER SYSTEM SET log_connections = on")
+    with Router(any_cluster.dsn) as router, Background() as background:
+        write(router, 0)
+        call(node.stop, "fast")
+        before = attempts(node)
+        writers = [background.start(write, router, number) for number in range(1, 51)]
+        call(node.start)
+        for writer in writers:
+            writer.result()
+        # The probe's attempts while it started, and the pool's growth to its ten connections.
+        assert attempts(node) - before < 20

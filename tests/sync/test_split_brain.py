@@ -1,0 +1,152 @@
+# Generated from tests/aio/test_split_brain.py by .ci/unasync.py: edit that file, not this one.
+"""More than one host claims to be the primary, or one server has two names, or belongs to another cluster."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from pgroute import Router, HostKey, HostState, SplitBrainError
+from pgroute.testing import LocalCluster, Node
+from tests.sync.workload import QUICK, key, make_table, numbers, primary, read, state, write
+from tests.support import call, eventually
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture
+def split(pgroute_cluster_factory) -> tuple[LocalCluster, Node, Node]:
+    """Give a cluster with a dead primary, two standbys promoted independently, and one still a standby."""
+    cluster = pgroute_cluster_factory(standbys=3)
+    make_table(cluster)
+    first, second, third, _ = cluster.nodes
+    first.kill()
+    second.promote()
+    third.promote()
+    return cluster, second, third
+
+
+def split_seen(router: Router[Any]) -> None:
+    eventually(lambda: router.topology.split_brain)
+
+
+def test_writers_get_split_brain_error_naming_both_at_their_deadline(split) -> None:
+    cluster, second, third = split
+    with Router(cluster.dsn) as router:
+        split_seen(router)
+        asked_at = time.monotonic()
+        with pytest.raises(SplitBrainError) as caught:
+            write(router, 1, timeout=0.5)
+        assert 0.5 <= time.monotonic() - asked_at < 0.6
+    assert str(key(second)) in str(caught.value)
+    assert str(key(third)) in str(caught.value)
+    assert caught.value.topology is not None
+    assert caught.value.topology.split_brain == {key(second), key(third)}
+    assert numbers(second) == numbers(third) == []
+
+
+def test_readers_are_served_by_the_standby_that_is_left(split) -> None:
+    cluster, _, _ = split
+    with Router(cluster.dsn) as router:
+        split_seen(router)
+        ports = {(read(router)).port for _ in range(20)}
+    assert ports == {cluster.nodes[3].port}
+
+
+def test_a_split_brain_ends_when_one_of_the_two_goes_away(split) -> None:
+    cluster, second, third = split
+    with Router(cluster.dsn) as router:
+        split_seen(router)
+        call(third.kill)
+        assert (write(router, 1, timeout=5.0)).port == second.port
+
+
+def test_a_split_brain_ends_when_one_of_the_two_rejoins_the_other(split) -> None:
+    cluster, second, third = split
+    with Router(cluster.dsn) as router:
+        split_seen(router)
+        call(third.rejoin, second)
+        assert (write(router, 1, timeout=5.0)).port == second.port
+        eventually(lambda: state(router, third) is HostState.UP)
+        assert not router.topology.split_brain
+
+
+def test_a_standby_promoted_beside_a_live_primary_takes_over_all_writes(any_cluster: LocalCluster) -> None:
+    make_table(any_cluster)
+    old, new, _ = any_cluster.nodes
+    with Router(any_cluster.dsn, probe=QUICK) as router:
+        router.wait()
+        call(any_cluster.promote, new, repoint=False)
+        eventually(lambda: primary(router) == key(new))
+        ports = {(write(router, number)).port for number in range(200)}
+        assert state(router, old) is HostState.STALE
+    assert ports == {new.port}
+    assert numbers(old) == []
+
+
+def test_a_crashed_primary_that_restarts_as_one_is_stale(any_cluster: LocalCluster) -> None:
+    make_table(any_cluster)
+    old = any_cluster.primary
+    with Router(any_cluster.dsn) as router:
+        router.wait()
+        call(old.kill)
+        new = call(any_cluster.promote, repoint=False)
+        eventually(lambda: primary(router) == key(new))
+        call(old.start)
+        eventually(lambda: state(router, old) is HostState.STALE)
+        ports = {(write(router, number)).port for number in range(200)}
+    assert ports == {new.port}
+    assert numbers(old) == []
+
+
+def test_forgetting_the_timeline_admits_an_older_primary(any_cluster: LocalCluster) -> None:
+    make_table(any_cluster)
+    old, new, other = any_cluster.nodes
+    with Router(any_cluster.dsn, probe=QUICK) as router:
+        router.wait()
+        call(any_cluster.promote, new, repoint=False)
+        eventually(lambda: state(router, old) is HostState.STALE)
+        call(new.kill)
+        eventually(lambda: state(router, new) is HostState.DOWN)
+        assert primary(router) is None
+        router.forget_timeline()
+        assert (write(router, 1)).port == old.port
+    assert other.running
+
+
+def test_a_host_of_another_cluster_is_never_used(pgroute_cluster_factory) -> None:
+    ours = pgroute_cluster_factory(standbys=1)
+    theirs = pgroute_cluster_factory(standbys=0)
+    make_table(ours)
+    make_table(theirs)
+    stranger = theirs.nodes[0]
+    dsn = ours.dsn.replace("@", f"@{stranger.host}:{stranger.port},")
+    with Router(dsn) as router:
+        ports = {(write(router, number)).port for number in range(50)}
+        ports |= {(read(router)).port for _ in range(50)}
+        host = router.topology.host(key(stranger))
+        assert host is not None
+        assert host.state is HostState.FOREIGN
+        assert "another cluster" in host.reason
+    assert ports == {node.port for node in ours.nodes}
+    assert numbers(stranger) == []
+
+
+def test_one_server_under_two_names_is_no_split_brain(pgroute_cluster_factory) -> None:
+    cluster = pgroute_cluster_factory(standbys=1)
+    make_table(cluster)
+    first, second = cluster.nodes
+    dsn = f"postgresql://postgres@127.0.0.1:{first.port},localhost:{first.port},127.0.0.1:{second.port}/postgres"
+    with Router(dsn) as router:
+        ports = {(write(router, number)).port for number in range(20)}
+        states = [host.state for host in router.topology.hosts]
+        alias = router.topology.host(HostKey("localhost", first.port))
+        call(first.kill)
+        call(cluster.promote, second)
+        assert (write(router, 20)).port == second.port
+    assert ports == {first.port}
+    assert sorted(s.value for s in states) == ["alias", "up", "up"]
+    assert alias is not None
+    assert alias.system_id is not None
