@@ -72,9 +72,8 @@ class RouteError(psycopg.OperationalError):
     def __reduce__(self) -> str | tuple[Any, ...]:
         # Between processes and in copies the text stands for the topology, which belongs to this process.
         reduced = super().__reduce__()
-        if isinstance(reduced, tuple):
-            reduced[2]["topology"] = None
-        return reduced
+        assert isinstance(reduced, tuple)
+        return (*reduced[:2], {**reduced[2], "topology": None})
 
 
 class AcquireTimeout(RouteError, PoolTimeout):

@@ -29,7 +29,7 @@ SERIAL = itertools.count(1)
 
 BACKENDS = (
     "SELECT format('%s %s %s: %s', pid, application_name, state, query) FROM pg_stat_activity"
-    " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    " WHERE backend_type = 'client backend' AND application_name <> 'pgroute-testing'"
 )
 
 

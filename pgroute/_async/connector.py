@@ -144,6 +144,9 @@ class AsyncConnector:
             # psycopg's exception holds a PGconn whose repr shows the password.
             plain = type(exc)(str(exc))
             fault = connect_fault(exc)
+        except BaseException as exc:  # noqa: BLE001  (raised again)
+            # Cancelled: the traceback leads to psycopg's unfinished connection, and would keep its socket open.
+            raise exc.with_traceback(None)
         else:
             self.pool.connected()
             return conn

@@ -31,13 +31,19 @@ _LEAST_WAIT = 0.001
 
 
 class _AsyncPool(psycopg_pool.AsyncConnectionPool[Any]):
-    """psycopg_pool's pool, except that close() wakes the waiters before, not after, its workers have ended."""
+    """psycopg_pool's pool, except that close() wakes the waiters before, not after, its workers have ended, and that
+    a connection is reset by who returns it.
+    """
 
     leavers: list[AsyncWorker] = []  # noqa: RUF012  (replaced, never changed)
 
     async def _signal_stop_worker(self) -> list[AsyncWorker]:
         self.leavers = await super()._signal_stop_worker()
         return []
+
+    async def _putconn(self, conn: psycopg.AsyncConnection[Any], from_getconn: bool) -> None:
+        # A worker may be busy connecting, and would leave the connection open if the pool were closed meanwhile.
+        await self._return_connection(conn, from_getconn=from_getconn)
 
 
 class AsyncHostPool(Generic[CT]):
@@ -109,6 +115,7 @@ class AsyncHostPool(Generic[CT]):
             if not lease.poll(0) or self._only_news(conn):
                 self.out.add(conn)
                 lease.taken_at = time.monotonic()
+                lease.unconfirmed = False
                 if not self._grown:
                     self._grown = True
                     await self._grow(conn)

@@ -117,6 +117,9 @@ async def _commit(router: AsyncRouter[CT], conn: CT) -> None:
 async def _roll_back(router: AsyncRouter[CT], conn: CT, exc: BaseException, *, read_write: bool) -> None:
     if isinstance(exc, psycopg.Error):
         _evidence(router, conn, exc, read_write=read_write)
+    lease = conn._pgroute  # type: ignore[attr-defined]
+    if lease.unconfirmed:
+        exc.add_note(f"{lease.pool.key} committed before that, and no synchronous standby has confirmed it")
     status = conn.pgconn.transaction_status
     if status in (INTRANS, INERROR):
         await _quietly_roll_back(conn)

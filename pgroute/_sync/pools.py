@@ -32,13 +32,19 @@ _LEAST_WAIT = 0.001
 
 
 class _Pool(psycopg_pool.ConnectionPool[Any]):
-    """psycopg_pool's pool, except that close() wakes the waiters before, not after, its workers have ended."""
+    """psycopg_pool's pool, except that close() wakes the waiters before, not after, its workers have ended, and that
+    a connection is reset by who returns it.
+    """
 
     leavers: list[Worker] = []  # noqa: RUF012  (replaced, never changed)
 
     def _signal_stop_worker(self) -> list[Worker]:
         self.leavers = super()._signal_stop_worker()
         return []
+
+    def _putconn(self, conn: psycopg.Connection[Any], from_getconn: bool) -> None:
+        # A worker may be busy connecting, and would leave the connection open if the pool were closed meanwhile.
+        self._return_connection(conn, from_getconn=from_getconn)
 
 
 class HostPool(Generic[CT]):
@@ -110,6 +116,7 @@ class HostPool(Generic[CT]):
             if not lease.poll(0) or self._only_news(conn):
                 self.out.add(conn)
                 lease.taken_at = time.monotonic()
+                lease.unconfirmed = False
                 if not self._grown:
                     self._grown = True
                     self._grow(conn)

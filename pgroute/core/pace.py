@@ -40,11 +40,24 @@ def probe_delay(topology: Topology, key: HostKey, options: ProbeOptions, now: fl
     return delay * (0.9 + 0.2 * rng.random())
 
 
-def connect_delay(topology: Topology, key: HostKey, options: ProbeOptions, now: float, rng: Random) -> float:
-    """Return the seconds from one connection attempt at a host to the next."""
+def connect_delay(
+    topology: Topology,
+    key: HostKey,
+    options: ProbeOptions,
+    now: float,
+    rng: Random,
+    *,
+    kicked: bool = False,
+) -> float:
+    """Return the seconds from one connection attempt at a host to the next.
+
+    *kicked*: something calls for one now. A host with too many connections is not helped by more of them.
+    """
     host = topology.host(key)
     if host is not None and host.state is HostState.REJECTED:
         return REJECTED_GAP
+    if kicked and not (host is not None and host.state is HostState.BUSY):
+        return CONNECT_GAP
     if host is not None and host.state is HostState.STARTING:
         return CONNECT_GAP * (1.0 + 0.1 * rng.random())
     return max(CONNECT_GAP * (1.0 + 0.1 * rng.random()), probe_delay(topology, key, options, now, rng))

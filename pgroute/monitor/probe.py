@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import pq
+from psycopg.conninfo import make_conninfo
 
 from pgroute.core.faults import Fault, FaultKind, connect_fault, one_line
 from pgroute.core.hosts import Answer
@@ -69,8 +70,9 @@ class ProbeConnection:
 
     Args:
         key: the host.
-        conn: the open psycopg connection, used through its PGconn alone: a psycopg query that is given up cancels
-            the statement on the server first, and that takes seconds when the server is frozen.
+        pgconn: libpq's connection, open. A psycopg one that is given up would cancel its statement on the server
+            first, which takes seconds when the server is frozen, and while connecting it would keep its socket
+            until the garbage is collected.
         address: where it is connected to.
         on_loss: called, in the loop, when the connection is lost while no probe is under way.
     """
@@ -78,15 +80,14 @@ class ProbeConnection:
     def __init__(
         self,
         key: HostKey,
-        conn: psycopg.AsyncConnection[Any],
+        pgconn: pq.abc.PGconn,
         *,
         address: str | None,
         on_loss: Callable[[], None],
     ) -> None:
         self.key = key
         self.opened_at = time.monotonic()
-        self._conn = conn
-        self._pgconn = conn.pgconn
+        self._pgconn = pgconn
         self._address = address
         self._on_loss = on_loss
         self._level = 0
@@ -111,26 +112,23 @@ class ProbeConnection:
         on_loss: Callable[[], None],
     ) -> ProbeConnection:
         """Open the connection within *timeout* seconds of this loop's time; ProbeFailed if that fails."""
-        attempt = asyncio.ensure_future(
-            psycopg.AsyncConnection.connect("", autocommit=True, prepare_threshold=None, **params)  # type: ignore[arg-type]
-        )
+        pgconn = pq.PGconn.connect_start(make_conninfo("", **params).encode())
+        attempt = asyncio.ensure_future(_establish(pgconn))
         try:
-            in_time = await patient(attempt, timeout)
-        except asyncio.CancelledError:
-            await _abandon(attempt)
+            if not await patient(attempt, timeout):
+                raise ProbeFailed(
+                    Fault(FaultKind.TIMEOUT, host_suspect=True, reason=f"connecting took over {timeout:g} s")
+                )
+            try:
+                attempt.result()
+            except psycopg.Error as exc:
+                raise ProbeFailed(connect_fault(exc)) from None
+        except BaseException:
+            attempt.cancel()
+            await asyncio.wait({attempt})
+            pgconn.finish()
             raise
-        if not in_time:
-            await _abandon(attempt)
-            raise ProbeFailed(
-                Fault(FaultKind.TIMEOUT, host_suspect=True, reason=f"connecting took over {timeout:g} s")
-            )
-        try:
-            conn = attempt.result()
-        except psycopg.Error as exc:
-            # The exception holds a PGconn whose repr shows the password: keep the words only.
-            fault = connect_fault(exc)
-            raise ProbeFailed(fault) from None
-        return cls(key, conn, address=address, on_loss=on_loss)
+        return cls(key, pgconn, address=address, on_loss=on_loss)
 
     async def ask(self, timeout: float, *, on_slow: Callable[[float], None]) -> Answer:
         """Send the probe and return its answer.
@@ -245,17 +243,41 @@ class ProbeConnection:
         else:
             self._on_loss()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close the connection; never waits for the server."""
         if self.lost is None:
             self.lost = "closed"
             self._loop.remove_reader(self._fd)
-        await self._conn.close()
+        self._pgconn.finish()
 
 
-async def _abandon(attempt: asyncio.Future[psycopg.AsyncConnection[Any]]) -> None:
-    """Cancel a connection attempt, and close the connection if it came about at the last moment."""
-    attempt.cancel()
-    await asyncio.wait({attempt})
-    if not attempt.cancelled() and attempt.exception() is None:
-        await attempt.result().close()
+async def _establish(pgconn: pq.abc.PGconn) -> None:
+    """Go through libpq's steps of connecting (PQconnectPoll); psycopg.OperationalError with its text on failure."""
+    while pgconn.status != pq.ConnStatus.BAD:
+        match pgconn.connect_poll():
+            case pq.PollingStatus.OK:
+                pgconn.nonblocking = 1
+                return
+            case pq.PollingStatus.READING:
+                await _ready(pgconn.socket, reading=True)
+            case pq.PollingStatus.WRITING:
+                await _ready(pgconn.socket, reading=False)
+            case _:
+                break
+    raise psycopg.OperationalError(pgconn.get_error_message())
+
+
+async def _ready(fd: int, *, reading: bool) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    if reading:
+        loop.add_reader(fd, ready.set)
+    else:
+        loop.add_writer(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        if reading:
+            loop.remove_reader(fd)
+        else:
+            loop.remove_writer(fd)

@@ -32,23 +32,23 @@ class Resolver:
         self._answers: dict[tuple[str, int], tuple[float, list[str]]] = {}
         self._lookups: dict[tuple[str, int], asyncio.Future[list[str]]] = {}
 
-    async def resolve(self, key: HostKey, *, timeout: float, prefer: str | None = None) -> str | None:
-        """Return the numeric address to connect to, None for a socket directory.
+    async def resolve(self, key: HostKey, *, timeout: float, prefer: str | None = None) -> list[str | None]:
+        """Return the numeric addresses to connect to, in this order; None alone for a socket directory.
 
         Args:
             key: the host; its own hostaddr or numeric host needs no lookup.
             timeout: seconds for the lookup.
-            prefer: an address to stay with while it is among the answers.
+            prefer: an address that comes first if it is among the answers.
 
         Raises:
             ProbeFailed: the name has no address and never had one.
         """
         if key.hostaddr:
-            return key.hostaddr
+            return [key.hostaddr]
         if key.is_socket:
-            return None
+            return [None]
         try:
-            return str(ipaddress.ip_address(key.host))
+            return [str(ipaddress.ip_address(key.host))]
         except ValueError:
             pass
         name = (key.host, key.port)
@@ -64,7 +64,7 @@ class Resolver:
                     reason = f"could not resolve {key.host!r}: {exc.strerror or exc}"
             if not known:
                 raise ProbeFailed(Fault(FaultKind.UNRESOLVED, host_suspect=True, reason=reason))
-        return prefer if prefer in known else known[0]
+        return sorted(known, key=lambda address: address != prefer)
 
     def _look_up(self, name: tuple[str, int]) -> asyncio.Future[list[str]]:
         loop = asyncio.get_running_loop()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pgroute.core.faults import Fault, FaultKind
 from pgroute.core.hosts import Answer, Failure
-from pgroute.core.pace import CONNECT_GAP, REJECTED_GAP, connect_delay, probe_delay
+from pgroute.core.pace import connect_delay, probe_delay
 from pgroute.monitor.probe import ProbeConnection, ProbeFailed
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class HostWatcher:
                     logger.exception("watching %s failed", self.key)
                     await asyncio.sleep(_AFTER_FAULT)
         finally:
-            await self._drop()
+            self._drop()
 
     async def _due(self) -> bool:
         """Wait for the next probe; return whether it takes a new connection."""
@@ -134,10 +134,11 @@ class HostWatcher:
 
     def _next(self, now: float) -> tuple[float, bool]:
         subscribers = self.subscribers
-        connect = min(connect_delay(s.topology, self.key, s.options, now, _RNG) for s in subscribers)
-        if self._kicked and connect < REJECTED_GAP:
-            connect = CONNECT_GAP
-        connect_at = self._connected_at + connect
+        # A probe on the open connection does not do for what calls for a fresh one.
+        hurry = self._kicked or self._fresh
+        connect_at = self._connected_at + min(
+            connect_delay(s.topology, self.key, s.options, now, _RNG, kicked=hurry) for s in subscribers
+        )
         if self._conn is None or self._conn.lost is not None:
             return connect_at, True
         ask = min(probe_delay(s.topology, self.key, s.options, now, _RNG) for s in subscribers)
@@ -153,22 +154,35 @@ class HostWatcher:
 
     async def _connect(self) -> None:
         self._connected_at = time.monotonic()
-        address = await self._resolver.resolve(self.key, timeout=self._timeout, prefer=self._address)
-        params = dict(self._params)
-        if address is not None:
-            params["hostaddr"] = address
-        conn = await ProbeConnection.connect(
-            self.key,
-            params,
-            address=address or self.key.host,
-            timeout=self._timeout,
-            on_loss=self.kick,
-        )
+        addresses = await self._resolver.resolve(self.key, timeout=self._timeout, prefer=self._address)
+        conn = await self._connect_to(addresses)
         old, self._conn = self._conn, conn
-        self._address = address
         self._fresh = False
         if old is not None:
-            await old.close()
+            old.close()
+
+    async def _connect_to(self, addresses: list[str | None]) -> ProbeConnection:
+        """Connect to the first address that does not refuse, as libpq does; after a silent one the next is due."""
+        for at, address in enumerate(addresses, 1):
+            self._address = address
+            params = dict(self._params)
+            if address is not None:
+                params["hostaddr"] = address
+            try:
+                return await ProbeConnection.connect(
+                    self.key,
+                    params,
+                    address=address or self.key.host,
+                    timeout=self._timeout,
+                    on_loss=self.kick,
+                )
+            except ProbeFailed as exc:
+                kind = exc.fault.kind
+                if kind is FaultKind.TIMEOUT:
+                    self._address = addresses[at % len(addresses)]
+                if kind is not FaultKind.REFUSED or at == len(addresses):
+                    raise
+        raise AssertionError("a resolved name has an address")
 
     async def _ask(self) -> None:
         self._asked_at = time.monotonic()
@@ -192,7 +206,7 @@ class HostWatcher:
         sent_at = max(self._connected_at, self._asked_at)
         if conn is not None:
             self._conn = None
-            asyncio.get_running_loop().create_task(conn.close())
+            conn.close()
             if fault.kind is FaultKind.LOST:
                 # Not yet a word about the host: the new connection, tried at once, will tell.
                 self.kick()
@@ -204,7 +218,7 @@ class HostWatcher:
         for subscriber in tuple(self.subscribers):
             subscriber.observe(seen)
 
-    async def _drop(self) -> None:
+    def _drop(self) -> None:
         conn, self._conn = self._conn, None
         if conn is not None:
-            await conn.close()
+            conn.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import asyncio  # async-only
 import threading
 import time
 from typing import Any

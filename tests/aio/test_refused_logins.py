@@ -62,7 +62,9 @@ async def test_a_role_locked_out_later_is_rejected_with_bounded_attempts_and_rec
         assert refusals(node) <= 2
 
 
-async def test_one_host_that_refuses_leaves_the_others_serving(any_cluster: LocalCluster, app_dsn: str) -> None:
+async def test_one_host_that_refuses_leaves_the_others_serving(
+    any_cluster: LocalCluster, app_dsn: str
+) -> None:
     _, refusing, other = any_cluster.nodes
     hba = refusing.data_dir / "pg_hba.conf"
     hba.write_text("host all app all reject\n" + hba.read_text())

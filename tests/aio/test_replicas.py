@@ -16,7 +16,9 @@ pytestmark = pytest.mark.cluster
 
 
 @pytest.mark.parametrize("crash", ["kill", "fast"])
-async def test_a_replica_lost_and_back_gives_new_readers_no_error(any_cluster: LocalCluster, crash: str) -> None:
+async def test_a_replica_lost_and_back_gives_new_readers_no_error(
+    any_cluster: LocalCluster, crash: str
+) -> None:
     _, lost, left = any_cluster.nodes
     stop = threading.Event()
     accounts = [Account() for _ in range(3)]

@@ -73,7 +73,9 @@ async def test_a_split_brain_ends_when_one_of_the_two_rejoins_the_other(split) -
         assert not router.topology.split_brain
 
 
-async def test_a_standby_promoted_beside_a_live_primary_takes_over_all_writes(any_cluster: LocalCluster) -> None:
+async def test_a_standby_promoted_beside_a_live_primary_takes_over_all_writes(
+    any_cluster: LocalCluster,
+) -> None:
     make_table(any_cluster)
     old, new, _ = any_cluster.nodes
     async with AsyncRouter(any_cluster.dsn, probe=QUICK) as router:

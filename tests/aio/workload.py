@@ -58,7 +58,9 @@ class Account:
 
 def make_table(cluster: LocalCluster) -> None:
     """Make the table that the writers fill, and wait until the standbys have it."""
-    cluster.primary.execute("CREATE TABLE written (number int PRIMARY KEY, port int DEFAULT inet_server_port())")
+    cluster.primary.execute(
+        "CREATE TABLE written (number int PRIMARY KEY, port int DEFAULT inet_server_port())"
+    )
     cluster.catch_up()
 
 
@@ -70,13 +72,13 @@ def key(node: Node) -> HostKey:
 def state(router: AsyncRouter[Any], node: Node) -> HostState | None:
     """Return the state of a node as the router sees it."""
     host = router.topology.host(key(node))
-    return host and host.state
+    return host.state if host else None
 
 
 def primary(router: AsyncRouter[Any]) -> HostKey | None:
     """Return the host that the router holds for the primary."""
     host = router.topology.primary
-    return host and host.key
+    return host.key if host else None
 
 
 async def write(router: AsyncRouter[Any], number: int, timeout: float | None = None) -> Session:

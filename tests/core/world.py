@@ -92,6 +92,12 @@ class World:
     def groups(self, attrs: SessionAttrs) -> list[list[HostKey]]:
         return [[c.key for c in group] for group in self.topology.candidates[attrs]]
 
+    def round_done(self) -> bool:
+        return self.topology.round_done
+
+    def lost_at(self) -> float | None:
+        return self.topology.primary_lost_at
+
     @property
     def writers(self) -> list[HostKey]:
         return [key for group in self.groups(SessionAttrs.READ_WRITE) for key in group]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import pytest
 
 from pgroute import Router
 from pgroute.monitor.thread import Monitor
-from pgroute.testing import LocalCluster
+from pgroute.testing import LocalCluster, Node
 from tests.support import eventually
 
 pytestmark = pytest.mark.cluster
@@ -56,11 +57,15 @@ def test_routers_may_come_and_go_in_many_threads(shared: LocalCluster) -> None:
 
 
 def test_no_connection_of_the_watch_is_left_after_the_last_router(shared: LocalCluster) -> None:
-    counts = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%pgroute-monitor'"
+    query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%pgroute-monitor'"
+
+    def none_left(node: Node) -> bool:
+        return node.execute(query) == [(0,)]
+
     with Router(shared.dsn) as router:
         router.wait("reader")
     for node in shared.nodes:
-        eventually(lambda node=node: node.execute(counts) == [(0,)])
+        eventually(partial(none_left, node))
 
 
 @pytest.mark.parametrize("close", ["router.close()", "pass", "del router"])

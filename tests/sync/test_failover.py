@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 import threading
 import time
 from typing import Any
@@ -27,7 +26,7 @@ from tests.support import Background, call, eventually
 
 pytestmark = pytest.mark.cluster
 
-OUTAGE = 0.5
+OUTAGE = 0.4
 """Seconds from the crash to the promotion."""
 
 

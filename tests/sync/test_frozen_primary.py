@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute import Router, ProbeOptions
+from pgroute import Router
 from pgroute.core.hosts import HostState
 from pgroute.testing import LocalCluster, Node
 from tests.sync.workload import QUICK, key, make_table, numbers, primary, read, state, write
@@ -59,10 +59,7 @@ def test_a_caller_that_queued_for_the_frozen_primary_is_routed_to_the_new_one(
     assert set(ports) == {new.port}
 
 
-@pytest.mark.parametrize("probe", [QUICK, ProbeOptions()], ids=["quick", "default"])
-def test_a_session_stuck_on_the_frozen_host_is_released(
-    any_cluster: LocalCluster, probe: ProbeOptions
-) -> None:
+def test_a_session_stuck_on_the_frozen_host_is_released(any_cluster: LocalCluster) -> None:
     make_table(any_cluster)
     begun, frozen = threading.Event(), threading.Event()
 
@@ -74,7 +71,7 @@ def test_a_session_stuck_on_the_frozen_host_is_released(
                 conn.execute("INSERT INTO written VALUES (1)")
         return time.monotonic()
 
-    with Router(any_cluster.dsn, probe=probe) as router, Background() as background:
+    with Router(any_cluster.dsn) as router, Background() as background:
         worker = background.start(stuck, router)
         eventually(begun.is_set)
         call(any_cluster.primary.freeze)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 import contextlib
 import socket
 import threading
@@ -38,6 +37,7 @@ def test_the_deadline_is_honoured_while_all_hosts_are_down(any_cluster: LocalClu
     with Router(any_cluster.dsn) as router, Background() as background:
         router.wait()
         call(stop_all, any_cluster)
+        eventually(lambda: all(state(router, n) is HostState.DOWN for n in any_cluster.nodes))
 
         def late(timeout: float) -> float:
             asked_at = time.monotonic()

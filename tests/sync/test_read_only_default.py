@@ -33,10 +33,6 @@ LEVELS = {
         "ALTER DATABASE postgres SET default_transaction_read_only = on",
         "ALTER DATABASE postgres RESET default_transaction_read_only",
     ),
-    "role": (
-        "ALTER ROLE postgres SET default_transaction_read_only = on",
-        "ALTER ROLE postgres RESET default_transaction_read_only",
-    ),
 }
 
 

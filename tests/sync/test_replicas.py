@@ -17,7 +17,9 @@ pytestmark = pytest.mark.cluster
 
 
 @pytest.mark.parametrize("crash", ["kill", "fast"])
-def test_a_replica_lost_and_back_gives_new_readers_no_error(any_cluster: LocalCluster, crash: str) -> None:
+def test_a_replica_lost_and_back_gives_new_readers_no_error(
+    any_cluster: LocalCluster, crash: str
+) -> None:
     _, lost, left = any_cluster.nodes
     stop = threading.Event()
     accounts = [Account() for _ in range(3)]
@@ -57,6 +59,7 @@ def test_with_no_replica_left_readers_fall_back_to_the_primary(any_cluster: Loca
         call(second.kill)
         call(third.kill)
         assert {(read(router)).port for _ in range(20)} == {first.port}
+        eventually(lambda: state(router, third) is HostState.DOWN)
         call(third.start)
         eventually(lambda: state(router, third) is HostState.UP)
         assert (read(router)).port == third.port

@@ -9,9 +9,8 @@ import time
 import pytest
 
 from pgroute import Router, PoolOptions
-from pgroute.core.roles import HostRole
 from pgroute.testing import LocalCluster, Node
-from tests.sync.workload import Account, keep_reading, keep_writing, key, make_table, read, write
+from tests.sync.workload import Account, keep_reading, keep_writing, make_table, write
 from tests.support import Background, call, eventually
 
 pytestmark = pytest.mark.cluster
@@ -64,20 +63,6 @@ def test_idle_connections_to_the_old_primary_are_never_handed_out_again(
     assert len(before) == len(after) == 5
     assert {port for port, _ in after} == {new.port}
     assert before.isdisjoint(after)
-
-
-def test_the_old_primary_serves_readers_once_it_is_back(any_cluster: LocalCluster) -> None:
-    with Router(any_cluster.dsn) as router:
-        router.wait("writer")
-        old, _ = call(switch_over, any_cluster)
-
-        def is_standby() -> bool:
-            host = router.topology.host(key(old))
-            return host is not None and host.usable and host.role is HostRole.STANDBY
-
-        eventually(is_standby)
-        ports = {(read(router)).port for _ in range(50)}
-    assert old.port in ports
 
 
 def test_a_switchover_and_back_leaves_the_first_primary_in_charge(any_cluster: LocalCluster) -> None:

@@ -1,0 +1,102 @@
+"""The exception tree: what each one is, says and carries, also between processes."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import psycopg
+import psycopg_pool
+import pytest
+
+from pgroute import errors
+from pgroute.errors import (
+    AcquireTimeout,
+    CommitUnknown,
+    ConfigError,
+    NoHostAvailable,
+    PoolExhausted,
+    RouteError,
+    RouterClosed,
+    SessionLost,
+    SplitBrainError,
+)
+from tests.core.world import World
+
+TREE = {
+    ConfigError: (psycopg.ProgrammingError, ValueError),
+    RouteError: (psycopg.OperationalError,),
+    AcquireTimeout: (RouteError, psycopg_pool.PoolTimeout),
+    NoHostAvailable: (AcquireTimeout,),
+    PoolExhausted: (AcquireTimeout,),
+    SplitBrainError: (AcquireTimeout,),
+    SessionLost: (RouteError,),
+    CommitUnknown: (RouteError,),
+    RouterClosed: (RouteError, psycopg_pool.PoolClosed),
+}
+ROUTE_ERRORS = [cls for cls in TREE if issubclass(cls, RouteError)]
+
+
+def pickled(error: Exception) -> Any:
+    return pickle.loads(pickle.dumps(error))  # noqa: S301  # our own
+
+
+@pytest.mark.parametrize("cls", TREE)
+def test_bases(cls):
+    assert cls.__bases__ == TREE[cls]
+
+
+def test_docstring_draws_the_whole_tree():
+    assert errors.__doc__ is not None
+    for cls in TREE:
+        assert cls.__name__ in errors.__doc__
+
+
+@pytest.mark.parametrize("cls", ROUTE_ERRORS)
+def test_plain_error_promises_nothing(cls):
+    error = cls("what happened")
+    assert str(error) == "what happened"
+    assert error.topology is None
+    assert error.rerun_safe is False
+    assert error.may_have_committed is (cls is CommitUnknown)
+
+
+def test_attributes_are_what_was_given():
+    topology = World().settled().topology
+    error = SessionLost("gone", topology=topology, rerun_safe=True, may_have_committed=True)
+    assert error.topology is topology
+    assert error.rerun_safe
+    assert error.may_have_committed
+    assert CommitUnknown("gone", topology=topology).topology is topology
+
+
+@pytest.mark.parametrize("cls", ROUTE_ERRORS)
+@pytest.mark.parametrize("way", [pickled, copy.copy])
+def test_error_reaches_another_process(cls, way):
+    error = cls("what happened", topology=World().settled().topology)
+    error.rerun_safe = True
+    error.add_note("a note")
+    other = way(error)
+    assert type(other) is cls
+    assert str(other) == "what happened"
+    assert other.rerun_safe
+    assert other.may_have_committed == error.may_have_committed
+    assert other.__notes__ == ["a note"]
+    assert other.topology is None
+    assert error.topology is not None
+
+
+def test_config_error_names_parameter_value_and_what_is_accepted():
+    error = ConfigError("port", "abc", "expected a number")
+    assert str(error) == "invalid port 'abc': expected a number"
+    assert (error.parameter, error.value, error.accepted) == ("port", "abc", "expected a number")
+    other = pickled(error)
+    assert str(other) == str(error)
+
+
+def test_config_error_keeps_a_secret():
+    error = ConfigError("password", "hunter2", "expected another", secret=True)
+    assert str(error) == "invalid password '***': expected another"
+    for text in (repr(error), repr(error.args), repr(vars(error)), repr(pickle.dumps(error))):
+        assert "hunter2" not in text

@@ -1,0 +1,126 @@
+"""What changed between two snapshots, told to people and programs."""
+
+from __future__ import annotations
+
+from pgroute.core.events import EventKind, changes
+from pgroute.core.faults import FaultKind
+from pgroute.core.hosts import HostState
+from pgroute.core.roles import HostKey
+from tests.core.world import A, B, C, D, World
+
+
+def settled() -> World:
+    world = World().settled()
+    world.kinds()
+    return world
+
+
+def test_nothing_changed_is_no_event():
+    world = settled().primary(A, lsn=5, rtt=0.7).standby(B)
+    assert world.kinds() == []
+    assert changes(world.topology, world.topology) == ()
+
+
+def test_first_answers_and_the_first_primary():
+    world = World().settled()
+    assert world.kinds() == [EventKind.HOST_CHANGED] * 3 + [EventKind.PRIMARY_CHANGED]
+
+
+def test_primary_changed_names_the_new_primary_and_its_timeline():
+    world = settled().primary(B, 2)
+    assert [(e.kind, e.host, str(e)) for e in world.events] == [
+        (
+            EventKind.STALE_PRIMARY,
+            A,
+            "a:5432 primary up -> primary stale (stale primary: on timeline 1 while timeline 2 was seen)",
+        ),
+        (EventKind.HOST_CHANGED, B, "b:5432 standby up -> primary up"),
+        (EventKind.PRIMARY_CHANGED, B, "primary is b:5432, timeline 2"),
+    ]
+    assert all(e.at == world.now for e in world.events)
+
+
+def test_views_before_and_after_are_attached():
+    world = settled()
+    was = world.host(B)
+    world.timeout(B)
+    (event,) = world.events
+    assert event.before is was
+    assert event.after is world.host(B)
+    assert event.text == "b:5432 standby up -> standby suspect (told timeout)"
+
+
+def test_suspect_primary_is_not_lost_and_a_down_one_is():
+    world = settled().timeout(A)
+    assert world.kinds() == [EventKind.HOST_CHANGED]
+    world.timeout(A)
+    lost = world.events[-1]
+    assert (lost.kind, lost.host, lost.text) == (EventKind.PRIMARY_LOST, A, "no primary: a:5432 was the last")
+
+
+def test_primary_that_comes_back_is_told():
+    world = settled().refuse(A).primary(A)
+    assert world.kinds()[-1] is EventKind.PRIMARY_CHANGED
+
+
+def test_stale_primary_is_told_once():
+    world = settled().primary(B, 2)
+    assert world.kinds().count(EventKind.STALE_PRIMARY) == 1
+    world.primary(A, 1).primary(A, 1, read_only=True)
+    assert world.kinds() == [EventKind.HOST_CHANGED]
+
+
+def test_split_brain_is_told_when_confirmed_and_once():
+    world = settled().primary(B, 1)
+    assert EventKind.SPLIT_BRAIN not in world.kinds()
+    world.primary(A, 1).primary(B, 1).primary(A, 1)
+    told = [e for e in world.events if e.kind is EventKind.SPLIT_BRAIN]
+    assert [(e.host, e.text) for e in told] == [(None, "split brain between a:5432 and b:5432")]
+
+
+def test_third_rival_is_told():
+    world = settled().primary(B, 1).primary(A, 1).primary(B, 1)
+    world.kinds()
+    world.primary(C, 1).primary(A, 1).primary(B, 1).primary(C, 1)
+    assert world.events[-1].text == "split brain between a:5432 and b:5432 and c:5432"
+
+
+def test_rivals_with_and_without_hostaddr_can_be_named():
+    other = HostKey("a", 5432, "10.0.0.1")
+    world = World(A, other).primary(A, 1).primary(other, 1, started_at=2.0)
+    world.primary(A, 1).primary(other, 1, started_at=2.0)
+    assert world.topology.split_brain == {A, other}
+    assert world.events[-1].text == "split brain between a:5432 and a:5432 (10.0.0.1)"
+
+
+def test_members_that_join_and_leave():
+    world = settled().members(A, B, D)
+    assert [(e.kind, e.host, e.text) for e in world.events] == [
+        (EventKind.HOST_REMOVED, C, "c:5432 left"),
+        (EventKind.HOST_ADDED, D, "d:5432 joined"),
+    ]
+    assert world.events[0].before is not None
+    assert world.events[0].before.state is HostState.UP
+    assert world.events[1].after is world.host(D)
+
+
+def test_primary_that_left_the_list_is_lost():
+    world = settled().members(B, C)
+    assert world.kinds() == [EventKind.HOST_REMOVED, EventKind.PRIMARY_LOST]
+
+
+def test_live_read_only_switch_is_told():
+    world = settled().primary(A, read_only=True)
+    assert [str(e) for e in world.events] == ["a:5432 primary up -> read-only primary up"]
+
+
+def test_read_only_standby_is_a_standby():
+    world = settled().standby(B, read_only=True)
+    assert [str(e) for e in world.events] == ["b:5432 standby up -> standby up"]
+
+
+def test_host_of_unknown_role():
+    world = World(A).fail(A, FaultKind.REFUSED)
+    assert [str(e) for e in world.events] == [
+        "a:5432 unknown role unknown -> unknown role down (told refused)"
+    ]

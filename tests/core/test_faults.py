@@ -1,0 +1,215 @@
+"""What an exception says of the host and of the transaction; the texts are libpq's, psycopg's and the server's."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from pgroute.core.faults import Fault, FaultKind, connect_fault, one_line, session_fault
+
+AT = 'connection failed: connection to server at "127.0.0.1", port 5432 failed: '
+ON = 'connection is bad: connection to server on socket "/tmp/.s.PGSQL.5432" failed: '
+IS_IT_RUNNING = "\n\tIs the server running on that host and accepting TCP/IP connections?"
+
+CONNECTING = [
+    # Nobody there.
+    (AT + "Connection refused" + IS_IT_RUNNING, FaultKind.REFUSED, "Connection refused"),
+    (
+        ON + "No such file or directory\n\tIs the server running locally",
+        FaultKind.REFUSED,
+        "No such file or directory",
+    ),
+    (AT + "No route to host" + IS_IT_RUNNING, FaultKind.REFUSED, "No route to host"),
+    (
+        AT
+        + "server closed the connection unexpectedly\n\tThis probably means the server terminated abnormally",
+        FaultKind.REFUSED,
+        "server closed the connection unexpectedly",
+    ),
+    (AT + "could not receive data from server: Connection reset by peer", FaultKind.REFUSED, None),
+    (AT + "SSL SYSCALL error: EOF detected", FaultKind.REFUSED, "SSL SYSCALL error: EOF detected"),
+    (AT + "SSL SYSCALL error: Connection reset by peer", FaultKind.REFUSED, None),
+    (AT + "SSL error: unexpected eof while reading", FaultKind.REFUSED, None),
+    (AT + "SSL connection has been closed unexpectedly", FaultKind.REFUSED, None),
+    (
+        'connection failed: connection to server at "SSL-TLS.authentication", port 5432 failed: Connection refused',
+        FaultKind.REFUSED,
+        "Connection refused",
+    ),
+    (AT + "timeout expired", FaultKind.TIMEOUT, "timeout expired"),
+    # Names.
+    (
+        "failed to resolve host 'db.example': [Errno -3] Temporary failure in name resolution",
+        FaultKind.UNRESOLVED,
+        "failed to resolve host 'db.example': [Errno -3] Temporary failure in name resolution",
+    ),
+    ('could not translate host name "db" to address: Name or service not known', FaultKind.UNRESOLVED, None),
+    ("[Errno 8] nodename nor servname provided, or not known", FaultKind.UNRESOLVED, None),
+    # Starting, or stopping.
+    (
+        AT + "FATAL:  the database system is starting up",
+        FaultKind.STARTING,
+        "FATAL:  the database system is starting up",
+    ),
+    (AT + "FATAL:  the database system is shutting down", FaultKind.STARTING, None),
+    (AT + "FATAL:  the database system is in recovery mode", FaultKind.STARTING, None),
+    (
+        AT
+        + "FATAL:  the database system is not yet accepting connections\nDETAIL:  Consistent recovery state",
+        FaultKind.STARTING,
+        "FATAL:  the database system is not yet accepting connections",
+    ),
+    (
+        AT
+        + "FATAL:  the database system is not accepting connections\nDETAIL:  Hot standby mode is disabled.",
+        FaultKind.STARTING,
+        None,
+    ),
+    # Full.
+    (
+        ON + "FATAL:  sorry, too many clients already",
+        FaultKind.BUSY,
+        "FATAL:  sorry, too many clients already",
+    ),
+    (
+        AT + "FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute",
+        FaultKind.BUSY,
+        None,
+    ),
+    (AT + 'FATAL:  too many connections for role "app"', FaultKind.BUSY, None),
+    (AT + 'FATAL:  too many connections for database "shop"', FaultKind.BUSY, None),
+    (AT + "FATAL:  no more connections allowed (max_client_conn)", FaultKind.BUSY, None),
+    # Turned down.
+    (
+        AT + 'FATAL:  password authentication failed for user "app"',
+        FaultKind.REJECTED,
+        'FATAL:  password authentication failed for user "app"',
+    ),
+    (AT + 'FATAL:  database "shop" does not exist', FaultKind.REJECTED, None),
+    (AT + 'FATAL:  role "app" is not permitted to log in', FaultKind.REJECTED, None),
+    (
+        AT + 'FATAL:  no pg_hba.conf entry for host "10.0.0.9", user "app", database "shop", SSL encryption\n'
+        'connection to server at "127.0.0.1", port 5432 failed: FATAL:  no pg_hba.conf entry, no encryption',
+        FaultKind.REJECTED,
+        'FATAL:  no pg_hba.conf entry for host "10.0.0.9", user "app", database "shop", SSL encryption',
+    ),
+    (AT + "FATAL:  contraseña incorrecta", FaultKind.REJECTED, None),
+    (AT + "致命错误:  用户口令不对", FaultKind.REJECTED, None),
+    (AT + "fe_sendauth: no password supplied", FaultKind.REJECTED, "fe_sendauth: no password supplied"),
+    (AT + "SSL error: certificate verify failed", FaultKind.REJECTED, None),
+    (AT + "server does not support SSL, but SSL was required", FaultKind.REJECTED, None),
+    (AT + 'root certificate file "/nope" does not exist', FaultKind.REJECTED, None),
+    (AT + "channel binding is required, but server did not offer one", FaultKind.REJECTED, None),
+    (AT + "GSSAPI continuation error", FaultKind.REJECTED, None),
+    (AT + "could not load private key file", FaultKind.REJECTED, None),
+    ("connection is bad: invalid sslmode value", FaultKind.REJECTED, "invalid sslmode value"),
+]
+
+
+@pytest.mark.parametrize(("text", "kind", "reason"), CONNECTING)
+def test_failed_connection(text, kind, reason):
+    fault = connect_fault(psycopg.OperationalError(text))
+    assert fault.kind is kind
+    assert fault.host_suspect
+    assert fault.rerun_safe
+    assert not fault.commit_unknown
+    assert not fault.fresh
+    if reason is not None:
+        assert fault.reason == reason
+    assert "\n" not in fault.reason
+
+
+def test_server_text_about_a_name_that_looks_like_another_fault_is_a_rejection():
+    text = AT + 'FATAL:  database "timeout expired" does not exist'
+    assert connect_fault(psycopg.OperationalError(text)).kind is FaultKind.REJECTED
+
+
+@pytest.mark.parametrize("exc", [errors.ConnectionTimeout("connection timeout expired"), TimeoutError()])
+def test_connection_timeout(exc):
+    assert connect_fault(exc) == Fault(
+        FaultKind.TIMEOUT, host_suspect=True, rerun_safe=True, reason="connecting timed out"
+    )
+
+
+def test_parameter_that_psycopg_refuses_is_a_rejection():
+    fault = connect_fault(psycopg.ProgrammingError('invalid connection option "foo"\n'))
+    assert fault.kind is FaultKind.REJECTED
+    assert fault.reason == 'invalid connection option "foo"'
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "no reason given"),
+        ("  plain \n more", "plain"),
+        (AT + "one\ntwo", "one"),
+        ("the words connection failed: stay", "the words connection failed: stay"),
+    ],
+)
+def test_one_line(text, line):
+    assert one_line(text) == line
+
+
+def sqlstate(code: str, text: str = "said the server") -> psycopg.Error:
+    return errors.lookup(code)(text)
+
+
+OPEN = {"closed": False}
+CLOSED = {"closed": True}
+LOST = Fault(FaultKind.LOST, host_suspect=True, rerun_safe=True, reason="said the server")
+
+SESSIONS = [
+    # The connection is gone.
+    ("57P01", CLOSED, LOST),
+    ("57P02", CLOSED, LOST),
+    ("25P03", CLOSED, LOST),
+    ("08P01", CLOSED, Fault(FaultKind.LOST, host_suspect=True, fresh=True, rerun_safe=True)),
+    (
+        "57P01",
+        {"closed": True, "committing": True},
+        Fault(FaultKind.LOST, host_suspect=True, commit_unknown=True),
+    ),
+    ("40001", CLOSED, Fault(FaultKind.SERIALIZATION, host_suspect=True, rerun_safe=True)),
+    ("40P01", CLOSED, Fault(FaultKind.DEADLOCK, host_suspect=True, rerun_safe=True)),
+    (
+        "40001",
+        {"closed": True, "committing": True},
+        Fault(FaultKind.SERIALIZATION, host_suspect=True, commit_unknown=True),
+    ),
+    # It goes on.
+    ("40001", OPEN, Fault(FaultKind.SERIALIZATION, rerun_safe=True)),
+    ("40001", {"closed": False, "committing": True}, Fault(FaultKind.SERIALIZATION, rerun_safe=True)),
+    ("40P01", OPEN, Fault(FaultKind.DEADLOCK, rerun_safe=True)),
+    ("25006", OPEN, Fault(FaultKind.READ_ONLY)),
+    (
+        "25006",
+        {"closed": False, "read_write": True},
+        Fault(FaultKind.READ_ONLY, host_suspect=True, fresh=True, rerun_safe=True),
+    ),
+    ("57P01", OPEN, Fault(FaultKind.LOST, host_suspect=True)),
+    ("57P02", OPEN, Fault(FaultKind.LOST, host_suspect=True)),
+    ("57P03", OPEN, Fault(FaultKind.LOST, host_suspect=True)),
+    ("08006", OPEN, Fault(FaultKind.LOST, host_suspect=True, fresh=True)),
+    ("23505", OPEN, Fault(FaultKind.OTHER)),
+    ("57014", {"closed": False, "committing": True}, Fault(FaultKind.OTHER)),
+]
+
+
+@pytest.mark.parametrize(("code", "facts", "fault"), SESSIONS)
+def test_session(code, facts, fault):
+    told = session_fault(sqlstate(code), **facts)
+    assert told.reason == "said the server"
+    assert (told.kind, told.host_suspect, told.fresh) == (fault.kind, fault.host_suspect, fault.fresh)
+    assert (told.rerun_safe, told.commit_unknown) == (fault.rerun_safe, fault.commit_unknown)
+
+
+def test_connection_lost_without_a_word():
+    exc = psycopg.OperationalError("consuming input failed: server closed the connection unexpectedly")
+    assert session_fault(exc, closed=True).kind is FaultKind.LOST
+    assert session_fault(exc, closed=False).kind is FaultKind.OTHER
+
+
+def test_exception_of_the_application_shows_only_its_class():
+    fault = session_fault(ValueError("a secret of the user"), closed=False)
+    assert fault == Fault(FaultKind.OTHER, reason="ValueError")

@@ -1,0 +1,114 @@
+"""Options: every bad value is a ConfigError that names the parameter, the value and what is accepted."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from pgroute.core.options import HostOptions, PoolOptions, ProbeOptions, check_number
+from pgroute.errors import ConfigError
+
+NAN, INF = math.nan, math.inf
+NUMBERS = ["1", None, True, NAN, INF, -INF, 1j, [1]]
+WHOLE = ["1", None, True, 1.0, NAN]
+
+BAD: list[tuple[type, str, Any, str]] = [
+    *((PoolOptions, "min_size", bad, "a whole number of at least 0") for bad in [*WHOLE, -1]),
+    *((PoolOptions, "max_size", bad, "a whole number of at least 1") for bad in [*WHOLE, 0]),
+    *((PoolOptions, "max_waiting", bad, "a whole number of at least 0") for bad in [*WHOLE, -1]),
+    *((PoolOptions, "max_idle", bad, "a number above 0") for bad in [*NUMBERS, 0, 0.0, -1]),
+    *((PoolOptions, "max_lifetime", bad, "a number above 0") for bad in [*NUMBERS, 0, -0.5]),
+    *((PoolOptions, "read_only", bad, "True, False or None") for bad in [0, 1, "on", []]),
+    *((PoolOptions, "kwargs", bad, "a mapping or None") for bad in ["x=1", 5, [("a", 1)]]),
+    (PoolOptions, "kwargs", {1: "x"}, "str keys"),
+    *((PoolOptions, "settings", bad, "a mapping or None") for bad in ["x=1", 5]),
+    (PoolOptions, "settings", {None: "x"}, "str keys"),
+    *((PoolOptions, "settings", {bad: "1"}, "as in SHOW") for bad in ["", "a b", "a=b", "a;b", "-c x", "_"]),
+    *((PoolOptions, name, 5, "a callable or None") for name in ("configure", "reset")),
+    *((ProbeOptions, "interval", bad, "of at least 0.01") for bad in [*NUMBERS, 0, 0.009, -1]),
+    *((ProbeOptions, "timeout", bad, "of at least 0.01") for bad in [*NUMBERS, 0, 0.009]),
+    *((ProbeOptions, "abort_after", bad, "of at least 0 or None") for bad in ["1", True, NAN, INF, -1]),
+    *((ProbeOptions, "abort_stale", bad, "True or False") for bad in [None, 1, "on"]),
+    *((ProbeOptions, "check_system_id", bad, "True or False") for bad in [None, 0, "off"]),
+    *((ProbeOptions, "system_id", bad, "a whole number of at least 1") for bad in ["7", 0, -1, True, 1.5]),
+    *((HostOptions, "weight", bad, "of at least 0") for bad in [*NUMBERS, -0.1]),
+]
+
+
+@pytest.mark.parametrize(("options", "parameter", "value", "accepted"), BAD)
+def test_bad_value(options, parameter, value, accepted):
+    with pytest.raises(ConfigError) as caught:
+        options(**{parameter: value})
+    error = caught.value
+    assert error.parameter == parameter
+    assert accepted in error.accepted
+    assert parameter in str(error)
+    assert error.accepted in str(error)
+    assert isinstance(error, ValueError)
+    if not isinstance(value, (dict, list)) and parameter not in ("kwargs", "settings"):
+        assert error.value is value
+        assert repr(value) in str(error)
+
+
+GOOD: list[Any] = [
+    *((PoolOptions, "min_size", good) for good in (0, 1, 10)),
+    *((PoolOptions, "max_size", good) for good in (1, 500)),
+    *((PoolOptions, "max_idle", good) for good in (0.001, 1)),
+    pytest.param(PoolOptions, "max_idle", 10**400, id="beyond any float"),
+    (PoolOptions, "max_lifetime", 1),
+    (PoolOptions, "max_waiting", 0),
+    *((PoolOptions, "read_only", good) for good in (None, True, False)),
+    *((PoolOptions, "kwargs", good) for good in (None, {}, {"autocommit": True})),
+    *((PoolOptions, "settings", good) for good in (None, {}, {"statement_timeout": "5s", "my.setting": 1})),
+    *((PoolOptions, name, good) for name in ("configure", "reset") for good in (None, print)),
+    *((ProbeOptions, name, good) for name in ("interval", "timeout") for good in (0.01, 60)),
+    *((ProbeOptions, "abort_after", good) for good in (None, 0, 3.5)),
+    *((ProbeOptions, name, good) for name in ("abort_stale", "check_system_id") for good in (True, False)),
+    *((ProbeOptions, "system_id", good) for good in (None, 1, 2**63)),
+    *((HostOptions, "weight", good) for good in (0, 0.5, 100)),
+]
+
+
+@pytest.mark.parametrize(("options", "parameter", "value"), GOOD)
+def test_good_value(options, parameter, value):
+    assert getattr(options(**{parameter: value}), parameter) == value
+
+
+def test_max_size_below_min_size_names_both():
+    with pytest.raises(ConfigError, match="invalid max_size 4: expected at least min_size, which is 5"):
+        PoolOptions(min_size=5, max_size=4)
+    assert PoolOptions(min_size=5, max_size=5).max_size == 5
+
+
+def test_content_of_kwargs_is_never_shown():
+    options = PoolOptions(kwargs={"password": "hunter2"})
+    assert "hunter2" not in repr(options)
+    with pytest.raises(ConfigError) as caught:
+        PoolOptions(kwargs=[("password", "hunter2")])  # type: ignore[arg-type]
+    assert "hunter2" not in str(caught.value) + repr(caught.value)
+    assert str(caught.value) == "invalid kwargs 'list': expected a mapping or None"
+
+
+def test_defaults_are_those_of_the_contract():
+    pool, probe = PoolOptions(), ProbeOptions()
+    assert (pool.min_size, pool.max_size, pool.read_only) == (1, 10, None)
+    assert (probe.interval, probe.timeout, probe.abort_after, probe.abort_stale) == (1.0, 1.0, 10.0, False)
+    assert (probe.check_system_id, probe.system_id) == (True, None)
+    assert HostOptions().weight == 1.0
+
+
+def test_options_are_keyword_only():
+    for options in (PoolOptions, ProbeOptions, HostOptions):
+        with pytest.raises(TypeError):
+            options(1)  # type: ignore[call-arg]
+
+
+def test_check_number_at_its_bound():
+    check_number("x", 2, low=2)
+    with pytest.raises(ConfigError, match="a number above 2"):
+        check_number("x", 2, low=2, above=True)
+    with pytest.raises(ConfigError):
+        check_number("x", None)
+    check_number("x", None, none=True)

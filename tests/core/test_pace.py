@@ -1,0 +1,194 @@
+"""When a host is asked next, and whose sessions are beyond hope."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from pgroute.core.faults import FaultKind
+from pgroute.core.options import ProbeOptions
+from pgroute.core.pace import CONNECT_GAP, REJECTED_GAP, connect_delay, hopeless, probe_delay
+from tests.core.world import A, B, C, D, World
+
+
+class Dice(Random):
+    """A Random that rolls what it is told."""
+
+    def __init__(self, roll: float = 0.5) -> None:
+        super().__init__()
+        self.roll = roll
+
+    def random(self) -> float:
+        return self.roll
+
+
+OPTIONS = ProbeOptions()
+
+
+def probe(world: World, *, outage: float = 0.0, roll: float = 0.5, options: ProbeOptions = OPTIONS) -> float:
+    return probe_delay(world.topology, B, options, world.now + outage, Dice(roll))
+
+
+def connect(world: World, *, outage: float = 0.0, roll: float = 0.5) -> float:
+    return connect_delay(world.topology, B, OPTIONS, world.now + outage, Dice(roll))
+
+
+def test_interval_while_a_primary_is_known():
+    assert probe(World().settled(), outage=100) == 1.0
+    assert probe(World().settled(), options=ProbeOptions(interval=7.5)) == 7.5
+
+
+@pytest.mark.parametrize(
+    ("outage", "delay"),
+    [(0.0, 0.02), (1.0, 0.02), (2.0, 0.04), (10.0, 0.2), (25.0, 0.5), (600.0, 0.5)],
+)
+def test_two_percent_of_the_outage_between_20_and_500_ms(outage, delay):
+    assert probe(World().settled().refuse(A), outage=outage) == pytest.approx(delay)
+
+
+def test_suspect_primary_hurries_the_probes():
+    assert probe(World().settled().timeout(A)) == pytest.approx(0.02)
+
+
+def test_outage_never_makes_the_probes_rarer():
+    world = World().settled().refuse(A)
+    assert probe(world, outage=600, options=ProbeOptions(interval=0.1)) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("roll", "delay"), [(0.0, 0.9), (0.5, 1.0), (1.0, 1.1)])
+def test_delay_is_jittered_by_a_tenth(roll, delay):
+    assert probe(World().settled(), roll=roll) == pytest.approx(delay)
+
+
+def test_rival_is_asked_at_once():
+    world = World().settled().primary(B, 1)
+    assert probe(world) == 0.0
+    assert probe(world.primary(B, 1)) > 0.0
+
+
+def test_attempts_at_a_rejecting_host_are_5_s_apart():
+    assert connect(World().settled().reject(B), roll=1.0) == REJECTED_GAP == 5.0
+
+
+@pytest.mark.parametrize(("roll", "delay"), [(0.0, 0.2), (1.0, 0.22)])
+def test_starting_host_is_tried_again_soon_even_while_a_primary_is_known(roll, delay):
+    assert connect(World().settled().fail(B, FaultKind.STARTING), roll=roll) == pytest.approx(delay)
+
+
+def test_attempts_are_as_rare_as_probes_while_a_primary_is_known():
+    assert connect(World().settled().refuse(B)) == 1.0
+
+
+@pytest.mark.parametrize(("roll", "outage", "delay"), [(0.0, 0, 0.2), (1.0, 0, 0.22), (0.5, 600, 0.5)])
+def test_attempts_without_a_primary_are_at_least_200_ms_apart(roll, outage, delay):
+    world = World().settled().refuse(A).refuse(B)
+    assert connect(world, roll=roll, outage=outage) == pytest.approx(delay)
+    assert connect(world, roll=roll, outage=outage) >= CONNECT_GAP
+
+
+def test_attempts_at_a_rival_are_not_a_storm():
+    assert connect(World().settled().primary(B, 1)) >= CONNECT_GAP
+
+
+def test_host_that_left_the_list_is_not_hurried():
+    world = World().settled().members(A, C)
+    assert connect(world) == 1.0
+
+
+# Sessions to abort.
+
+
+def lost(world: World, *, after: float = 0.0, options: ProbeOptions = OPTIONS) -> dict[str, str]:
+    told = hopeless(world.topology, options, world.now + after)
+    return {key.host: text for key, text in told.items()}
+
+
+def test_no_session_of_a_healthy_cluster_is_aborted():
+    assert lost(World().settled(), after=3600) == {}
+
+
+@pytest.mark.parametrize("misses", [1, 2])
+def test_frozen_old_primary_is_given_up_at_once_when_a_higher_timeline_serves(misses):
+    world = World().settled().primary(B, 2)
+    for _ in range(misses):
+        world.timeout(A)
+    assert list(lost(world)) == ["a"]
+    assert lost(world, options=ProbeOptions(abort_after=None)).keys() == {"a"}
+    assert lost(world, after=2.995) == {"a": lost(world, after=2.995)["a"]}
+    assert lost(world)["a"].endswith("s and b:5432 serves")
+
+
+def test_frozen_primary_keeps_its_sessions_while_no_other_primary_serves():
+    world = World().settled().timeout(A).timeout(A)
+    assert lost(world, after=3600) == {}
+
+
+def test_overloaded_standby_keeps_its_sessions_although_the_primary_is_on_a_higher_timeline():
+    world = World().settled().primary(B, 2).standby(A, 2).timeout(C)
+    assert lost(world) == {}
+
+
+def test_silent_standby_is_given_up_after_ten_seconds_when_another_host_serves():
+    world = World().settled().timeout(C)
+    silent = world.host(C).silent_since
+    assert silent is not None
+    wait = silent + 10 - world.now
+    assert lost(world, after=wait - 0.1) == {}
+    assert lost(world, after=wait + 0.001) == {"c": "c:5432 has not answered for 10.0 s and a:5432 serves"}
+    assert lost(world, after=wait + 0.001, options=ProbeOptions(abort_after=None)) == {}
+    assert lost(world, after=5.1, options=ProbeOptions(abort_after=5.0)).keys() == {"c"}
+
+
+def test_refusing_host_is_given_up_like_a_silent_one():
+    world = World().settled().refuse(C)
+    assert lost(world, after=9) == {}
+    assert list(lost(world, after=11)) == ["c"]
+
+
+def test_vanished_old_primary_that_refuses_is_given_up_at_once():
+    world = World().settled().primary(B, 2).refuse(A)
+    assert list(lost(world)) == ["a"]
+
+
+def test_old_primary_is_given_up_in_time_when_timelines_are_unknown():
+    world = World().primary(A, None).standby(B, None).standby(C, None)
+    world.timeout(A).timeout(A).primary(B, None)
+    assert lost(world, after=5) == {}
+    assert list(lost(world, after=11)) == ["a"]
+
+
+def test_old_primary_is_not_overtaken_by_one_of_unknown_timeline():
+    world = World().settled().timeout(A).timeout(A).primary(B, None)
+    assert world.writers == [B]
+    assert lost(world) == {}
+
+
+def test_primary_on_the_same_timeline_does_not_overtake():
+    world = World().settled().timeout(A).timeout(A).primary(B, 1)
+    assert world.writers == [B]
+    assert lost(world) == {}
+    assert list(lost(world, after=11)) == ["a"]
+
+
+def test_other_hosts_that_are_not_sound_serve_nobody():
+    world = World(A, B).primary(A).standby(B).timeout(A).timeout(B)
+    assert lost(world, after=3600) == {}
+
+
+def test_suspect_new_primary_overtakes_nobody():
+    world = World().settled().timeout(A).timeout(A).primary(B, 2).timeout(B)
+    assert lost(world, after=1) == {}
+
+
+def test_sessions_on_a_stale_primary_that_answers_are_left_alone_unless_asked_for():
+    world = World().settled().primary(B, 2)
+    assert lost(world, after=3600) == {}
+    options = ProbeOptions(abort_stale=True)
+    assert lost(world, options=options) == {"a": "a:5432 is a stale primary and b:5432 is the primary"}
+    assert lost(world.refuse(B), options=options) == {}
+
+
+def test_starting_and_rejecting_hosts_answer():
+    world = World(A, B, C, D).settled().standby(D).fail(C, FaultKind.STARTING).reject(D)
+    assert lost(world, after=3600) == {}
