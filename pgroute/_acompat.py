@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 Lock = threading.Lock
 AsyncLock = asyncio.Lock
+INTERRUPTS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+"""What may be raised anywhere and is no cancellation, so that psycopg_pool does not clean up after it."""
+
 Worker = threading.Thread
 AsyncWorker = asyncio.Task[None]
 
@@ -92,6 +95,41 @@ async def async_join_all(workers: Iterable[AsyncWorker], timeout: float) -> None
             task.cancel()
         if late:
             await asyncio.wait(late, timeout=1.0)
+
+
+def blocking(fn: Callable[[], object]) -> None:
+    """Call a function that may block."""
+    fn()
+
+
+async def async_blocking(fn: Callable[[], object]) -> None:
+    """Call a function that may block, without blocking the loop, in a thread that ends with it."""
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def work() -> None:
+        try:
+            fn()
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(tell)
+
+    def tell() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    threading.Thread(target=work, name="pgroute-blocking", daemon=True).start()
+    await done
+
+
+def finished(worker: Worker) -> bool:
+    """Return whether a thread has ended."""
+    return not worker.is_alive()
+
+
+def async_finished(worker: AsyncWorker) -> bool:
+    """Return whether a task has ended."""
+    return worker.done()
 
 
 class Watchdog:

@@ -10,9 +10,18 @@ import psycopg
 import psycopg_pool
 from psycopg_pool import PoolClosed
 
-from pgroute._acompat import AsyncChanges, AsyncLock, AsyncWorker, async_join_all, async_spawn
+from pgroute._acompat import (
+    INTERRUPTS,
+    AsyncChanges,
+    AsyncLock,
+    AsyncWorker,
+    async_finished,
+    async_join_all,
+    async_spawn,
+)
 from pgroute._async.connector import AsyncConnector, attributes, restore
 from pgroute.core.stats import MEASURES, RoleStats, total
+from pgroute.monitor.bars import Bars
 
 if TYPE_CHECKING:
     from pgroute.core.balance import Candidate
@@ -31,19 +40,13 @@ _LEAST_WAIT = 0.001
 
 
 class _AsyncPool(psycopg_pool.AsyncConnectionPool[Any]):
-    """psycopg_pool's pool, except that close() wakes the waiters before, not after, its workers have ended, and that
-    a connection is reset by who returns it.
-    """
+    """psycopg_pool's pool, except that close() wakes the waiters before, not after, its workers have ended."""
 
     leavers: list[AsyncWorker] = []  # noqa: RUF012  (replaced, never changed)
 
     async def _signal_stop_worker(self) -> list[AsyncWorker]:
         self.leavers = await super()._signal_stop_worker()
         return []
-
-    async def _putconn(self, conn: psycopg.AsyncConnection[Any], from_getconn: bool) -> None:
-        # A worker may be busy connecting, and would leave the connection open if the pool were closed meanwhile.
-        await self._return_connection(conn, from_getconn=from_getconn)
 
 
 class AsyncHostPool(Generic[CT]):
@@ -54,10 +57,16 @@ class AsyncHostPool(Generic[CT]):
         host: the host as the topology knows it now.
         connection_class: psycopg's, or the user's subclass.
         watch: told of what is learned about the host.
+        bars: the role's.
     """
 
     def __init__(
-        self, plan: RolePlan, host: HostInfo, connection_class: type[CT], watch: ClusterWatch
+        self,
+        plan: RolePlan,
+        host: HostInfo,
+        connection_class: type[CT],
+        watch: ClusterWatch,
+        bars: Bars,
     ) -> None:
         options = plan.options
         self.key = host.key
@@ -65,12 +74,15 @@ class AsyncHostPool(Generic[CT]):
         self.out: set[CT] = set()
         self.usage = 0.0
         self._watch = watch
-        self._connector = AsyncConnector(plan, host, connection_class, watch)
+        self._connector = AsyncConnector(plan, host, connection_class, watch, bars)
         self._connector.pool = self
-        self._configure = options.configure
+        # Not left to psycopg_pool: its worker may be busy connecting, and a pool closed meanwhile would forget the
+        # connection that waits for it, and leave it open.
+        self._reset = options.reset
         self._grown = options.min_size <= 1
         self._founded = options.min_size == 0
         self._changes = AsyncChanges()
+        self._returning: AsyncWorker | None = None
         self._options = options
         self._pool = _AsyncPool(
             "",
@@ -80,8 +92,6 @@ class AsyncHostPool(Generic[CT]):
             max_idle=options.max_idle,
             max_lifetime=options.max_lifetime,
             max_waiting=options.max_waiting,
-            configure=self._configured if options.configure else None,
-            reset=options.reset,
             reconnect_timeout=_RECONNECT_TIMEOUT,
             num_workers=1,
             open=False,
@@ -110,14 +120,19 @@ class AsyncHostPool(Generic[CT]):
             await self._changes.wait(0, timeout)
             timeout = until - time.monotonic()
         while True:
-            conn: CT = await self._pool.getconn(max(timeout, _LEAST_WAIT))
+            try:
+                conn: CT = await self._pool.getconn(max(timeout, _LEAST_WAIT))
+            except INTERRUPTS:
+                # A caller that is torn out of the queue keeps its place there, and the next connection would be lost
+                # with it: another pool takes over.
+                await self.close()
+                raise
             lease = conn._pgroute  # type: ignore[attr-defined]
             if not lease.poll(0) or self._only_news(conn):
                 self.out.add(conn)
                 lease.taken_at = time.monotonic()
                 lease.unconfirmed = False
                 if not self._grown:
-                    self._grown = True
                     await self._grow(conn)
                 return conn
             # The server ended it while it was idle. The pool makes another in its place.
@@ -138,6 +153,7 @@ class AsyncHostPool(Generic[CT]):
         return not conn.closed and not lease.poll(0)
 
     async def _grow(self, conn: CT) -> None:
+        self._grown = True
         try:
             await self._pool.resize(self._options.min_size, self._options.max_size)
         except BaseException:
@@ -155,30 +171,36 @@ class AsyncHostPool(Generic[CT]):
         self.out.discard(conn)
         lease = conn._pgroute  # type: ignore[attr-defined]
         self.usage += time.monotonic() - lease.taken_at
-        baseline = lease.baseline
-        if attributes(conn) != baseline and not conn.closed:
+        if getattr(conn, "_tpc", None):
+            await conn.close()  # a prepared transaction would be the next caller's
+        elif (self._reset is not None or attributes(conn) != lease.baseline) and not conn.closed:
             try:
-                await restore(conn, baseline)
+                await self._clean(conn)
             except BaseException as exc:
                 await conn.close()
-                if not isinstance(exc, psycopg.Error):
+                if not isinstance(exc, Exception):
                     await self._give_back(conn)
                     raise
+                logger.warning("closing a connection to %s that could not be reset: %s", self.key, exc)
         await self._give_back(conn)
+
+    async def _clean(self, conn: CT) -> None:
+        await restore(conn, conn._pgroute.baseline)  # type: ignore[attr-defined]
+        if self._reset is not None and not self.closed:
+            await self._reset(conn)
+            if conn.pgconn.transaction_status:
+                raise psycopg.ProgrammingError("reset left a transaction open")
 
     async def _give_back(self, conn: CT) -> None:
         try:
             await self._pool.putconn(conn)
         except BaseException:
-            # Interrupted half-way, perhaps after the pool let go of it: once more, where nothing interrupts.
+            # Interrupted half-way, perhaps after the pool passed it on: it is closed, so that no two callers can have
+            # it, and returned once more, where nothing interrupts, to be replaced.
+            conn.pgconn.finish()
             conn._pool = self._pool
-            async_spawn(lambda: self._pool.putconn(conn), "pgroute-return")
+            self._returning = async_spawn(lambda: self._pool.putconn(conn), "pgroute-return")
             raise
-
-    async def _configured(self, conn: CT) -> None:
-        assert self._configure is not None
-        await self._configure(conn)
-        conn._pgroute.note_baseline(conn)  # type: ignore[attr-defined]
 
     def connected(self) -> None:
         """Let the callers in who wait for the first connection."""
@@ -219,10 +241,14 @@ class AsyncHostPool(Generic[CT]):
         await self._pool.close(timeout=0)
         self._changes.notify()
 
+    @property
+    def gone(self) -> bool:
+        """Whether nothing is left of a closed pool: neither sessions nor workers."""
+        return not self.out and all(async_finished(worker) for worker in self._pool.leavers)
+
     async def join(self, timeout: float) -> None:
         """Wait for the workers of a closed pool to end."""
-        leavers, self._pool.leavers = self._pool.leavers, []
-        await async_join_all(leavers, timeout)
+        await async_join_all(self._pool.leavers, timeout)
 
 
 class AsyncRolePool(Generic[CT]):
@@ -239,6 +265,7 @@ class AsyncRolePool(Generic[CT]):
         self._class = connection_class
         self._watch = watch
         self._lock = AsyncLock()
+        self._bars = Bars()
         self._pools: dict[HostKey, AsyncHostPool[CT]] = {}
         self._retired: list[AsyncHostPool[CT]] = []
         self._past: dict[str, int] = {}
@@ -268,10 +295,10 @@ class AsyncRolePool(Generic[CT]):
             host = topology.host(candidate.key)
             if self._closed or host is None or (pool is not None and pool.generation > candidate.generation):
                 raise PoolClosed(f"{candidate.key} no longer serves as it did")
-            self._watch.check_bar(candidate.key, candidate.generation)
+            self._bars.check(host)
             if pool is not None:
                 await self._retire(pool)
-            pool = AsyncHostPool(self._plan, host, self._class, self._watch)
+            pool = AsyncHostPool(self._plan, host, self._class, self._watch, self._bars)
             await pool.open()
             self._pools[candidate.key] = pool
             return pool
@@ -288,11 +315,10 @@ class AsyncRolePool(Generic[CT]):
                 host = topology.host(pool.key)
                 if host is None or not host.usable or host.generation != pool.generation:
                     await self._retire(pool)
-            done = [p for p in self._retired if not p.out]
-            self._retired = [p for p in self._retired if p.out]
-            for pool in done:
+            gone = [p for p in self._retired if p.gone]
+            self._retired = [p for p in self._retired if p not in gone]
+            for pool in gone:
                 self._count(pool)
-                await pool.join(0.5)
 
     def abort(self, key: HostKey) -> int:
         """Cut the sessions in flight at a host, whatever their generation; from any thread. Return how many."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import time
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, Literal, cast
 
 import psycopg
@@ -14,7 +16,15 @@ from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 # sync-only: from psycopg_pool.abc import CT
 from psycopg_pool.abc import ACT as CT  # async-only
 
-from pgroute._acompat import AsyncChanges, AsyncWorker, async_join_all, async_loop_identity, async_spawn
+from pgroute._acompat import (
+    AsyncChanges,
+    AsyncLock,
+    AsyncWorker,
+    async_blocking,
+    async_join_all,
+    async_loop_identity,
+    async_spawn,
+)
 from pgroute._async.pools import AsyncRolePool
 from pgroute._async.session import AsyncSession, _quietly_roll_back
 from pgroute.core.events import Event, EventKind
@@ -22,7 +32,7 @@ from pgroute.core.options import HostOptions, PoolOptions, ProbeOptions, check_n
 from pgroute.core.pace import hopeless
 from pgroute.core.plan import make_plan
 from pgroute.core.roles import Role, SessionAttrs
-from pgroute.core.routing import PATIENCE, Acquisition, GiveUp, Try, first_choice
+from pgroute.core.routing import Acquisition, GiveUp, Try, first_choice, patience, routes
 from pgroute.core.stats import RouterStats
 from pgroute.errors import ConfigError, RouteError, RouterClosed
 from pgroute.monitor.cluster import ClusterWatch
@@ -38,6 +48,8 @@ if TYPE_CHECKING:
     from pgroute.core.topology import Topology
 
 logger = logging.getLogger("pgroute")
+
+_LOG_QUEUE = 1000
 
 _NEW, _OPEN, _CLOSING, _CLOSED = "new", "open", "closing", "closed"
 
@@ -112,8 +124,10 @@ class AsyncRouter(Generic[CT]):
             Role.READER: AsyncRolePool(plan.reader, connection_class, self._watch),
         }
         self._dispatcher = Dispatcher()
+        self._told: deque[Event] = deque(maxlen=_LOG_QUEUE)
         self._changes: AsyncChanges
         self._loop: object = None
+        self._opening = AsyncLock()
         self._keeper: AsyncWorker | None = None
         forked.register(self)
 
@@ -131,13 +145,14 @@ class AsyncRouter(Generic[CT]):
             RouterClosed: the router was closed; a closed router cannot be opened again.
             AcquireTimeout: with *wait*, as `writer()` would; the router stays open.
         """
-        if self._state == _NEW and not self._inherited:
-            self._loop = async_loop_identity()
-            self._changes = AsyncChanges()
-            self._state = _OPEN
-            self._watch.listeners.append(_listener(self))
-            self._watch.start()
-            self._keeper = async_spawn(self._keep, f"pgroute-keeper-{self.name}")
+        async with self._opening:
+            if self._state == _NEW and not self._inherited:
+                self._loop = async_loop_identity()
+                self._changes = AsyncChanges()
+                self._state = _OPEN
+                self._watch.listeners.append(_listener(self))
+                self._watch.start()
+                self._keeper = async_spawn(self._keep, f"pgroute-keeper-{self.name}")
         self._check_usable()
         if wait:
             await self.wait(timeout=timeout)
@@ -162,13 +177,13 @@ class AsyncRouter(Generic[CT]):
             await self._finish_sessions(timeout)
         finally:
             self._state = _CLOSED
-            self._watch.stop()
+            await async_blocking(self._watch.stop)
             self._changes.notify()
             if self._keeper is not None:
                 await async_join_all([self._keeper], 2.0)
             for pool in self._pools.values():
                 await pool.join(2.0)
-            self._dispatcher.close()
+            await async_blocking(self._dispatcher.close)
 
     async def _finish_sessions(self, timeout: float) -> None:
         for pool in self._pools.values():
@@ -253,16 +268,20 @@ class AsyncRouter(Generic[CT]):
         Raises:
             ValueError: it is not a connection taken from this router.
         """
+        if self._inherited:
+            self._check_usable()
         lease = getattr(conn, "_pgroute", None)
         if lease is None or lease.pool._watch is not self._watch or conn not in lease.pool.out:
             raise ValueError(f"not a connection taken from {self!r}: {conn!r}")
-        if conn.closed:
-            self._watch.kick(lease.pool.key)
-        elif conn.pgconn.transaction_status:
-            await _quietly_roll_back(conn)
-        await lease.pool.putconn(conn)
-        if self._closing:
-            self._changes.notify()
+        try:
+            if conn.closed:
+                self._watch.kick(lease.pool.key)
+            elif conn.pgconn.transaction_status:
+                await _quietly_roll_back(conn)
+        finally:
+            await lease.pool.putconn(conn)
+            if self._closing:
+                self._changes.notify()
 
     async def wait(self, role: Literal["writer", "reader"] | Role = "writer", timeout: float = 30.0) -> None:
         """Return once a session of that role could be had; raise as `writer()` would. Never closes the router.
@@ -316,12 +335,12 @@ class AsyncRouter(Generic[CT]):
         way: Acquisition | None = None
         topology = self._watch.topology
         candidate = first_choice(topology, attrs, plan.policy, self._rng, pool.load)
-        patience = min(timeout, PATIENCE)
+        seconds = patience(attrs, timeout)
         while True:
             failure: Exception | None = None
             if candidate is not None:
                 try:
-                    return await pool.getconn(candidate, topology, patience)
+                    return await pool.getconn(candidate, topology, seconds)
                 except (PoolTimeout, PoolClosed, TooManyRequests, psycopg.OperationalError) as exc:
                     failure = exc
             if way is None:
@@ -341,7 +360,7 @@ class AsyncRouter(Generic[CT]):
                 if isinstance(step, GiveUp):
                     raise step.error
                 if isinstance(step, Try):
-                    candidate, patience = step.candidate, step.timeout
+                    candidate, seconds = step.candidate, step.timeout
                 else:
                     await self._changes.wait(version, max(0.0, step.until - now))
 
@@ -372,7 +391,10 @@ class AsyncRouter(Generic[CT]):
             raise RouteError(f"{self!r} belongs to another event loop: open one router in each loop")
 
     async def _keep(self) -> None:
-        """Close the pools of hosts that lost their role, as soon as they do."""
+        """Close the pools of hosts that lost their role, as soon as they do, and log what happens.
+
+        Here, for a log handler is the user's code, which the monitor's thread never calls.
+        """
         while self._state in (_OPEN, _CLOSING):
             version = self._changes.version
             for pool in self._pools.values():
@@ -380,19 +402,25 @@ class AsyncRouter(Generic[CT]):
                     await pool.reconcile(self._watch.topology)
                 except Exception:
                     # A fault here must not leave the pools of a host that lost its role open.
-                    logger.exception("closing pools failed")
+                    with contextlib.suppress(Exception):
+                        logger.exception("closing pools failed")
+            while self._told:
+                event = self._told.popleft()
+                with contextlib.suppress(Exception):
+                    logger.log(event.level, "%s", event.text)
             await self._changes.wait(version, 60.0)
 
-    def _on_snapshot(self, topology: Topology, events: tuple[Event, ...]) -> None:
+    def _on_snapshot(self, old: Topology, topology: Topology, events: tuple[Event, ...]) -> None:
         """Take a new snapshot; called in the monitor's thread."""
-        for key, reason in hopeless(topology, self._plan.probe, topology.at).items():
+        for key, reason in hopeless(topology, self._plan.probe, time.monotonic()).items():
             count = sum(pool.abort(key) for pool in self._pools.values())
             if count:
                 text = f"aborted {count} sessions: {reason}"
-                logger.warning("%s", text)
                 events = (*events, Event(EventKind.SESSIONS_ABORTED, topology.at, key, text))
-        if events:
+        if events or routes(old) != routes(topology):
             self._changes.notify()
+        if events:
+            self._told.extend(events)
             self._dispatcher.put(events)
 
     def _after_fork(self) -> None:
@@ -402,13 +430,13 @@ class AsyncRouter(Generic[CT]):
             self._state = _CLOSED
 
 
-def _listener(router: AsyncRouter[Any]) -> Callable[[Topology, tuple[Event, ...]], None]:
+def _listener(router: AsyncRouter[Any]) -> Callable[[Topology, Topology, tuple[Event, ...]], None]:
     """Return a listener that does not keep the router alive."""
     reference = weakref.ref(router)
 
-    def listen(topology: Topology, events: tuple[Event, ...]) -> None:
+    def listen(old: Topology, new: Topology, events: tuple[Event, ...]) -> None:
         alive = reference()
         if alive is not None:
-            alive._on_snapshot(topology, events)
+            alive._on_snapshot(old, new, events)
 
     return listen

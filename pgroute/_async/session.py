@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from pgroute._acompat import AsyncWatchdog
 from pgroute.core.faults import session_fault
 from pgroute.core.roles import SessionAttrs
 from pgroute.errors import CommitUnknown, SessionLost
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 CT = TypeVar("CT", bound="psycopg.AsyncConnection[Any]")
 
 logger = logging.getLogger("pgroute")
+
+_ROLLBACK_TIMEOUT = 5.0
 
 IDLE = TransactionStatus.IDLE
 ACTIVE = TransactionStatus.ACTIVE
@@ -54,6 +57,11 @@ class AsyncSession(Generic[CT]):
     ) -> None:
         conn, self._conn = self._conn, None
         assert conn is not None
+        if self._router._inherited:
+            # A forked child shares the socket with its parent, whose session goes on: nothing may be sent.
+            if exc is None:
+                self._router._check_usable()
+            return
         pool = conn._pgroute.pool  # type: ignore[attr-defined]
         try:
             if exc is None:
@@ -70,7 +78,13 @@ async def _commit(router: AsyncRouter[CT], conn: CT) -> None:
     lease = conn._pgroute  # type: ignore[attr-defined]
     status = conn.pgconn.transaction_status
     if status == INTRANS and lease.poll(0) and not lease.pool._only_news(conn):
-        status = UNKNOWN  # it died before COMMIT was sent
+        await conn.close()
+        router._watch.kick(lease.pool.key)
+        raise SessionLost(
+            f"the connection to {lease.pool.key} was lost before COMMIT was sent: nothing of the transaction "
+            "was committed",
+            topology=router.topology,
+        )
     if status == INTRANS:
         may_write = not conn.read_only
         try:
@@ -92,9 +106,10 @@ async def _commit(router: AsyncRouter[CT], conn: CT) -> None:
         await conn.close()
         router._watch.kick(lease.pool.key)
         raise SessionLost(
-            f"the connection to {lease.pool.key} was lost within the session; nothing of its last "
-            "transaction was committed",
+            f"the connection to {lease.pool.key} was lost within the session, and the error was not passed on: "
+            "what the body itself committed last may or may not be there, nothing else is",
             topology=router.topology,
+            may_have_committed=not conn.read_only,
         )
     elif status == INERROR:
         await _quietly_roll_back(conn)
@@ -105,6 +120,11 @@ async def _commit(router: AsyncRouter[CT], conn: CT) -> None:
         await conn.close()
         raise psycopg.ProgrammingError(
             "the session ended while a command was still running: connection closed"
+        )
+    elif getattr(conn, "_tpc", None):
+        await conn.close()
+        raise psycopg.ProgrammingError(
+            "the session ended with a two-phase transaction prepared: tpc_commit() or tpc_rollback() it"
         )
     if lease.unconfirmed:
         lease.unconfirmed = False
@@ -130,7 +150,9 @@ async def _roll_back(router: AsyncRouter[CT], conn: CT, exc: BaseException, *, r
 
 async def _quietly_roll_back(conn: psycopg.AsyncConnection[Any]) -> None:
     try:
-        await conn.rollback()
+        # The server rolls back too when the connection goes, so a frozen one need not be waited for.
+        async with AsyncWatchdog(_ROLLBACK_TIMEOUT, conn._pgroute.wire.cut):  # type: ignore[attr-defined]
+            await conn.rollback()
     except psycopg.Error as exc:
         logger.info("rolling back failed, closing the connection: %s", exc)
         await conn.close()

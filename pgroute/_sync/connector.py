@@ -13,6 +13,7 @@ from pgroute.core.faults import Fault, FaultKind, connect_fault
 from pgroute.core.hosts import Failure
 from pgroute.core.pace import CONNECT_GAP, REJECTED_GAP
 from pgroute.core.roles import HostRole
+from pgroute.monitor.bars import Barred, Bars
 from pgroute.monitor.wire import Wire
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ _ATTRIBUTES = (
     "row_factory",
     "cursor_factory",
     "prepare_threshold",
+    "server_cursor_factory",
 )
 
 
@@ -85,6 +87,7 @@ def attributes(conn: psycopg.Connection[Any]) -> tuple[Any, ...]:
         conn.row_factory,
         conn.cursor_factory,
         conn.prepare_threshold,
+        conn.server_cursor_factory,
     )
 
 
@@ -100,6 +103,16 @@ def restore(conn: psycopg.Connection[Any], baseline: tuple[Any, ...]) -> None:
             setter(value)
 
 
+def _plain(exc: Exception, host: HostInfo) -> psycopg.Error:
+    """Return the failure without what psycopg's exceptions hold: a PGconn, whose repr shows the password."""
+    if not isinstance(exc, psycopg.Error):
+        return psycopg.OperationalError(f"opening a session at {host.key}: {type(exc).__name__}: {exc}")
+    try:
+        return type(exc)(str(exc))
+    except TypeError:
+        return psycopg.OperationalError(str(exc))
+
+
 class WrongServer(psycopg.OperationalError):
     """The server that answered is not the one expected there."""
 
@@ -112,6 +125,7 @@ class Connector:
         host: the host as the topology knew it when the pool was made.
         connection_class: psycopg's, or the user's subclass.
         watch: told of failures.
+        bars: the role's.
     """
 
     def __init__(
@@ -120,11 +134,15 @@ class Connector:
         host: HostInfo,
         connection_class: type[psycopg.Connection[Any]],
         watch: ClusterWatch,
+        bars: Bars,
     ) -> None:
         self.pool: HostPool[Any]  # set by the pool, which needs the connector first
         self._host = host
         self._class = connection_class
         self._watch = watch
+        self.bars = bars
+        self._configure = plan.options.configure
+        self._as_probe = plan.as_probe
         self._read_only = plan.read_only
         self._settings = plan.settings
         self._params: dict[str, Any] = {**plan.params[host.key], **plan.arguments}
@@ -137,28 +155,29 @@ class Connector:
 
         After a failure the next attempts fail likewise, without touching the network, until it is time for another.
         """
-        self._watch.check_bar(self._host.key, self._host.generation)
         sent_at = time.monotonic()
         try:
+            self.bars.check(self._host)
             conn = self._connect()
-        except psycopg.Error as exc:
-            # psycopg's exception holds a PGconn whose repr shows the password.
-            plain = type(exc)(str(exc))
-            fault = connect_fault(exc)
+        except Barred as exc:
+            failure: psycopg.Error = exc
+        except Exception as exc:  # noqa: BLE001  (a user's callback or class may raise anything)
+            failure = _plain(exc, self._host)
+            self._failed(failure, connect_fault(failure), sent_at)
         except BaseException as exc:  # noqa: BLE001  (raised again)
             # Cancelled: the traceback leads to psycopg's unfinished connection, and would keep its socket open.
-            raise exc.with_traceback(None)
+            raise exc.with_traceback(None)  # noqa: B904
         else:
             self.pool.connected()
             return conn
-        self._failed(plain, fault, sent_at)
         self.pool.connecting_failed()
-        raise plain
+        raise failure
 
     def _failed(self, exc: psycopg.Error, fault: Fault, sent_at: float) -> None:
-        gap = REJECTED_GAP if fault.kind is FaultKind.REJECTED else CONNECT_GAP
-        self._watch.bar(self._host.key, self._host.generation, exc, time.monotonic() + gap)
-        if isinstance(exc, WrongServer):
+        rejected = fault.kind is FaultKind.REJECTED
+        self.bars.put(self._host, exc, REJECTED_GAP if rejected else CONNECT_GAP)
+        if isinstance(exc, WrongServer) or (rejected and not self._as_probe):
+            # What is refused to this role's user or settings is no word about the host.
             self._watch.kick(self._host.key, fresh=True)
         else:
             self._watch.report(Failure(self._host.key, fault, sent_at))
@@ -181,6 +200,10 @@ class Connector:
                 conn.set_read_only(True)
             conn.set_autocommit(self._autocommit)
             conn.add_notice_handler(lease.on_notice)
+            if self._configure is not None:
+                self._configure(conn)
+                if conn.pgconn.transaction_status:
+                    raise psycopg.ProgrammingError(f"configure left the connection in a transaction: {conn}")
             lease.note_baseline(conn)
         except BaseException:
             conn.close()
@@ -195,20 +218,22 @@ class Connector:
 
     def _check(self, conn: psycopg.Connection[Any]) -> None:
         host = self._host
-        sql = _CHECK if host.system_id is not None else _CHECK_LESS
         # Not through the user's row factory, nor prepared.
         cursor = psycopg.Cursor(conn, row_factory=psycopg.rows.tuple_row)
-        try:
-            cursor.execute(sql, prepare=False)
-            recovering, system_id, timeline = cursor.fetchone() or (None, None, None)
-        except psycopg.Error:
-            if conn.closed:
-                raise
+        for sql in (_CHECK, _CHECK_LESS) if host.system_id is not None else (_CHECK_LESS,):
+            try:
+                cursor.execute(sql, prepare=False)
+                recovering, system_id, timeline = cursor.fetchone() or (None, None, None)
+                break
+            except psycopg.Error:
+                if conn.closed:
+                    raise
+        else:
             return  # without the rights to ask: the probe's word must do
         role = HostRole.STANDBY if recovering else HostRole.PRIMARY
         if role is not host.role:
             raise WrongServer(f"{host.key} is a {role.value} now, expected a {host.role and host.role.value}")
-        if host.system_id is not None and system_id != host.system_id:
+        if None not in (host.system_id, system_id) and system_id != host.system_id:
             raise WrongServer(
                 f"{host.key} belongs to another cluster now ({system_id}, expected {host.system_id})"
             )

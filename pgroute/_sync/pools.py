@@ -11,9 +11,18 @@ import psycopg
 import psycopg_pool
 from psycopg_pool import PoolClosed
 
-from pgroute._acompat import Changes, Lock, Worker, join_all, spawn
+from pgroute._acompat import (
+    INTERRUPTS,
+    Changes,
+    Lock,
+    Worker,
+    finished,
+    join_all,
+    spawn,
+)
 from pgroute._sync.connector import Connector, attributes, restore
 from pgroute.core.stats import MEASURES, RoleStats, total
+from pgroute.monitor.bars import Bars
 
 if TYPE_CHECKING:
     from pgroute.core.balance import Candidate
@@ -32,19 +41,13 @@ _LEAST_WAIT = 0.001
 
 
 class _Pool(psycopg_pool.ConnectionPool[Any]):
-    """psycopg_pool's pool, except that close() wakes the waiters before, not after, its workers have ended, and that
-    a connection is reset by who returns it.
-    """
+    """psycopg_pool's pool, except that close() wakes the waiters before, not after, its workers have ended."""
 
     leavers: list[Worker] = []  # noqa: RUF012  (replaced, never changed)
 
     def _signal_stop_worker(self) -> list[Worker]:
         self.leavers = super()._signal_stop_worker()
         return []
-
-    def _putconn(self, conn: psycopg.Connection[Any], from_getconn: bool) -> None:
-        # A worker may be busy connecting, and would leave the connection open if the pool were closed meanwhile.
-        self._return_connection(conn, from_getconn=from_getconn)
 
 
 class HostPool(Generic[CT]):
@@ -55,10 +58,16 @@ class HostPool(Generic[CT]):
         host: the host as the topology knows it now.
         connection_class: psycopg's, or the user's subclass.
         watch: told of what is learned about the host.
+        bars: the role's.
     """
 
     def __init__(
-        self, plan: RolePlan, host: HostInfo, connection_class: type[CT], watch: ClusterWatch
+        self,
+        plan: RolePlan,
+        host: HostInfo,
+        connection_class: type[CT],
+        watch: ClusterWatch,
+        bars: Bars,
     ) -> None:
         options = plan.options
         self.key = host.key
@@ -66,12 +75,15 @@ class HostPool(Generic[CT]):
         self.out: set[CT] = set()
         self.usage = 0.0
         self._watch = watch
-        self._connector = Connector(plan, host, connection_class, watch)
+        self._connector = Connector(plan, host, connection_class, watch, bars)
         self._connector.pool = self
-        self._configure = options.configure
+        # Not left to psycopg_pool: its worker may be busy connecting, and a pool closed meanwhile would forget the
+        # connection that waits for it, and leave it open.
+        self._reset = options.reset
         self._grown = options.min_size <= 1
         self._founded = options.min_size == 0
         self._changes = Changes()
+        self._returning: Worker | None = None
         self._options = options
         self._pool = _Pool(
             "",
@@ -81,8 +93,6 @@ class HostPool(Generic[CT]):
             max_idle=options.max_idle,
             max_lifetime=options.max_lifetime,
             max_waiting=options.max_waiting,
-            configure=self._configured if options.configure else None,
-            reset=options.reset,
             reconnect_timeout=_RECONNECT_TIMEOUT,
             num_workers=1,
             open=False,
@@ -111,14 +121,19 @@ class HostPool(Generic[CT]):
             self._changes.wait(0, timeout)
             timeout = until - time.monotonic()
         while True:
-            conn: CT = self._pool.getconn(max(timeout, _LEAST_WAIT))
+            try:
+                conn: CT = self._pool.getconn(max(timeout, _LEAST_WAIT))
+            except INTERRUPTS:
+                # A caller that is torn out of the queue keeps its place there, and the next connection would be lost
+                # with it: another pool takes over.
+                self.close()
+                raise
             lease = conn._pgroute  # type: ignore[attr-defined]
             if not lease.poll(0) or self._only_news(conn):
                 self.out.add(conn)
                 lease.taken_at = time.monotonic()
                 lease.unconfirmed = False
                 if not self._grown:
-                    self._grown = True
                     self._grow(conn)
                 return conn
             # The server ended it while it was idle. The pool makes another in its place.
@@ -139,6 +154,7 @@ class HostPool(Generic[CT]):
         return not conn.closed and not lease.poll(0)
 
     def _grow(self, conn: CT) -> None:
+        self._grown = True
         try:
             self._pool.resize(self._options.min_size, self._options.max_size)
         except BaseException:
@@ -156,30 +172,36 @@ class HostPool(Generic[CT]):
         self.out.discard(conn)
         lease = conn._pgroute  # type: ignore[attr-defined]
         self.usage += time.monotonic() - lease.taken_at
-        baseline = lease.baseline
-        if attributes(conn) != baseline and not conn.closed:
+        if getattr(conn, "_tpc", None):
+            conn.close()  # a prepared transaction would be the next caller's
+        elif (self._reset is not None or attributes(conn) != lease.baseline) and not conn.closed:
             try:
-                restore(conn, baseline)
+                self._clean(conn)
             except BaseException as exc:
                 conn.close()
-                if not isinstance(exc, psycopg.Error):
+                if not isinstance(exc, Exception):
                     self._give_back(conn)
                     raise
+                logger.warning("closing a connection to %s that could not be reset: %s", self.key, exc)
         self._give_back(conn)
+
+    def _clean(self, conn: CT) -> None:
+        restore(conn, conn._pgroute.baseline)  # type: ignore[attr-defined]
+        if self._reset is not None and not self.closed:
+            self._reset(conn)
+            if conn.pgconn.transaction_status:
+                raise psycopg.ProgrammingError("reset left a transaction open")
 
     def _give_back(self, conn: CT) -> None:
         try:
             self._pool.putconn(conn)
         except BaseException:
-            # Interrupted half-way, perhaps after the pool let go of it: once more, where nothing interrupts.
+            # Interrupted half-way, perhaps after the pool passed it on: it is closed, so that no two callers can have
+            # it, and returned once more, where nothing interrupts, to be replaced.
+            conn.pgconn.finish()
             conn._pool = self._pool
-            spawn(lambda: self._pool.putconn(conn), "pgroute-return")
+            self._returning = spawn(lambda: self._pool.putconn(conn), "pgroute-return")
             raise
-
-    def _configured(self, conn: CT) -> None:
-        assert self._configure is not None
-        self._configure(conn)
-        conn._pgroute.note_baseline(conn)  # type: ignore[attr-defined]
 
     def connected(self) -> None:
         """Let the callers in who wait for the first connection."""
@@ -220,10 +242,14 @@ class HostPool(Generic[CT]):
         self._pool.close(timeout=0)
         self._changes.notify()
 
+    @property
+    def gone(self) -> bool:
+        """Whether nothing is left of a closed pool: neither sessions nor workers."""
+        return not self.out and all(finished(worker) for worker in self._pool.leavers)
+
     def join(self, timeout: float) -> None:
         """Wait for the workers of a closed pool to end."""
-        leavers, self._pool.leavers = self._pool.leavers, []
-        join_all(leavers, timeout)
+        join_all(self._pool.leavers, timeout)
 
 
 class RolePool(Generic[CT]):
@@ -240,6 +266,7 @@ class RolePool(Generic[CT]):
         self._class = connection_class
         self._watch = watch
         self._lock = Lock()
+        self._bars = Bars()
         self._pools: dict[HostKey, HostPool[CT]] = {}
         self._retired: list[HostPool[CT]] = []
         self._past: dict[str, int] = {}
@@ -269,10 +296,10 @@ class RolePool(Generic[CT]):
             host = topology.host(candidate.key)
             if self._closed or host is None or (pool is not None and pool.generation > candidate.generation):
                 raise PoolClosed(f"{candidate.key} no longer serves as it did")
-            self._watch.check_bar(candidate.key, candidate.generation)
+            self._bars.check(host)
             if pool is not None:
                 self._retire(pool)
-            pool = HostPool(self._plan, host, self._class, self._watch)
+            pool = HostPool(self._plan, host, self._class, self._watch, self._bars)
             pool.open()
             self._pools[candidate.key] = pool
             return pool
@@ -289,11 +316,10 @@ class RolePool(Generic[CT]):
                 host = topology.host(pool.key)
                 if host is None or not host.usable or host.generation != pool.generation:
                     self._retire(pool)
-            done = [p for p in self._retired if not p.out]
-            self._retired = [p for p in self._retired if p.out]
-            for pool in done:
+            gone = [p for p in self._retired if p.gone]
+            self._retired = [p for p in self._retired if p not in gone]
+            for pool in gone:
                 self._count(pool)
-                pool.join(0.5)
 
     def abort(self, key: HostKey) -> int:
         """Cut the sessions in flight at a host, whatever their generation; from any thread. Return how many."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from pgroute._acompat import Watchdog
 from pgroute.core.faults import session_fault
 from pgroute.core.roles import SessionAttrs
 from pgroute.errors import CommitUnknown, SessionLost
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 CT = TypeVar("CT", bound="psycopg.Connection[Any]")
 
 logger = logging.getLogger("pgroute")
+
+_ROLLBACK_TIMEOUT = 5.0
 
 IDLE = TransactionStatus.IDLE
 ACTIVE = TransactionStatus.ACTIVE
@@ -55,6 +58,11 @@ class Session(Generic[CT]):
     ) -> None:
         conn, self._conn = self._conn, None
         assert conn is not None
+        if self._router._inherited:
+            # A forked child shares the socket with its parent, whose session goes on: nothing may be sent.
+            if exc is None:
+                self._router._check_usable()
+            return
         pool = conn._pgroute.pool  # type: ignore[attr-defined]
         try:
             if exc is None:
@@ -71,7 +79,13 @@ def _commit(router: Router[CT], conn: CT) -> None:
     lease = conn._pgroute  # type: ignore[attr-defined]
     status = conn.pgconn.transaction_status
     if status == INTRANS and lease.poll(0) and not lease.pool._only_news(conn):
-        status = UNKNOWN  # it died before COMMIT was sent
+        conn.close()
+        router._watch.kick(lease.pool.key)
+        raise SessionLost(
+            f"the connection to {lease.pool.key} was lost before COMMIT was sent: nothing of the transaction "
+            "was committed",
+            topology=router.topology,
+        )
     if status == INTRANS:
         may_write = not conn.read_only
         try:
@@ -93,9 +107,10 @@ def _commit(router: Router[CT], conn: CT) -> None:
         conn.close()
         router._watch.kick(lease.pool.key)
         raise SessionLost(
-            f"the connection to {lease.pool.key} was lost within the session; nothing of its last "
-            "transaction was committed",
+            f"the connection to {lease.pool.key} was lost within the session, and the error was not passed on: "
+            "what the body itself committed last may or may not be there, nothing else is",
             topology=router.topology,
+            may_have_committed=not conn.read_only,
         )
     elif status == INERROR:
         _quietly_roll_back(conn)
@@ -106,6 +121,11 @@ def _commit(router: Router[CT], conn: CT) -> None:
         conn.close()
         raise psycopg.ProgrammingError(
             "the session ended while a command was still running: connection closed"
+        )
+    elif getattr(conn, "_tpc", None):
+        conn.close()
+        raise psycopg.ProgrammingError(
+            "the session ended with a two-phase transaction prepared: tpc_commit() or tpc_rollback() it"
         )
     if lease.unconfirmed:
         lease.unconfirmed = False
@@ -131,7 +151,9 @@ def _roll_back(router: Router[CT], conn: CT, exc: BaseException, *, read_write: 
 
 def _quietly_roll_back(conn: psycopg.Connection[Any]) -> None:
     try:
-        conn.rollback()
+        # The server rolls back too when the connection goes, so a frozen one need not be waited for.
+        with Watchdog(_ROLLBACK_TIMEOUT, conn._pgroute.wire.cut):  # type: ignore[attr-defined]
+            conn.rollback()
     except psycopg.Error as exc:
         logger.info("rolling back failed, closing the connection: %s", exc)
         conn.close()

@@ -29,6 +29,7 @@ class Memory:
         sure: more than half of the hosts have told that identifier.
         heard_at: when a host of that cluster was last heard.
         mark: the highest timeline seen for it.
+        mark_since: since when it is that one.
         round_done: every listed host has been heard of once.
         rivals: primaries between which nothing decides; empty when there is no conflict.
         rivals_since: when they were first seen together.
@@ -39,6 +40,7 @@ class Memory:
     sure: bool = False
     heard_at: float = 0.0
     mark: int | None = None
+    mark_since: float = 0.0
     round_done: bool = False
     rivals: frozenset[HostKey] = frozenset()
     rivals_since: float = 0.0
@@ -96,12 +98,12 @@ def arbitrate(
             memory = _identify(hosts, memory, now, round_done=round_done)
         else:
             memory = replace(memory, system_id=pinned)
-        outsiders = _foreign(hosts, memory.system_id, now, round_done=round_done)
+        outsiders = _foreign(hosts, memory.system_id, round_done=round_done)
     outsiders.update(_aliases([f for f in hosts if f.key not in outsiders]))
     verdicts.update({f.key: outsiders[f.key] for f in hosts if f.key in outsiders and f.answering})
     known = not check_system_id or memory.system_id is not None or round_done
 
-    ours = [f for f in hosts if f.answer and f.key not in outsiders]
+    ours = [f for f in hosts if f.key not in outsiders]
     if was == memory.system_id:
         mark = _mark(hosts, ours, outsiders, memory)
     else:
@@ -146,8 +148,13 @@ def arbitrate(
                 reason = reason or f"may follow the stale primary: not proven to be on timeline {mark}"
             verdicts[f.key] = Verdict(f.contact, reason, usable=True, tier=tier)
 
+    mark_since = memory.mark_since if mark == memory.mark else now
+    # What an outrun primary told before is no sign that it is alive: its sessions may have to be released.
+    urgent |= {f.key for f in outrun if f.answering and f.answer and f.answer.sent_at <= mark_since}
     return Arbitration(
-        replace(memory, mark=mark, round_done=round_done, rivals=rivals, rivals_since=since),
+        replace(
+            memory, mark=mark, mark_since=mark_since, round_done=round_done, rivals=rivals, rivals_since=since
+        ),
         verdicts,
         primary.key if primary else None,
         urgent,
@@ -191,7 +198,7 @@ def _identify(hosts: tuple[Facts, ...], memory: Memory, now: float, *, round_don
         heard_at = max([memory.heard_at, *(f.last_seen or 0.0 for f in hosts if _id(f) == learned)])
         gone = now - heard_at >= RELEARN_AFTER and not any(f.answering and _id(f) == learned for f in hosts)
         # What a few hosts told while the others were down gives way to the word of most.
-        if chosen is None or not (gone or (majority and not memory.sure)):
+        if not (gone or (majority and not memory.sure)):
             chosen = learned
     if chosen is None:
         return memory
@@ -205,12 +212,10 @@ def _identify(hosts: tuple[Facts, ...], memory: Memory, now: float, *, round_don
     )
 
 
-def _foreign(
-    hosts: tuple[Facts, ...], system_id: int | None, now: float, *, round_done: bool
-) -> dict[HostKey, Verdict]:
+def _foreign(hosts: tuple[Facts, ...], system_id: int | None, *, round_done: bool) -> dict[HostKey, Verdict]:
     out = {}
     if system_id is None:
-        if round_done and len(_votes(hosts, now)) > 1:
+        if round_done:
             names = ", ".join(f"{f.key} is {_id(f)}" for f in hosts if _id(f) is not None)
             text = f"two clusters and no majority ({names}); pin one with ProbeOptions(system_id=...)"
             out = {f.key: Verdict(HostState.FOREIGN, text) for f in hosts if _id(f) is not None}
@@ -228,7 +233,7 @@ def _aliases(hosts: list[Facts]) -> dict[HostKey, Verdict]:
     first: dict[tuple[int, float, HostRole], HostKey] = {}
     for f in sorted(hosts, key=lambda f: f.contact not in _TIER):
         a = f.answer
-        if a is None or not (f.contact in _TIER or f.speaking) or a.system_id is None or a.started_at is None:
+        if a is None or a.system_id is None or a.started_at is None:
             continue
         canonical = first.setdefault((a.system_id, a.started_at, a.role), f.key)
         if canonical != f.key:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,10 @@ class EventKind(enum.Enum):
     SESSIONS_ABORTED = "sessions-aborted"
 
 
+_ERRORS = frozenset({EventKind.SPLIT_BRAIN, EventKind.STALE_PRIMARY})
+_WARNINGS = frozenset({EventKind.PRIMARY_LOST, EventKind.SESSIONS_ABORTED})
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something changed.
@@ -45,6 +50,13 @@ class Event:
     text: str
     before: HostInfo | None = None
     after: HostInfo | None = None
+
+    @property
+    def level(self) -> int:
+        """How it is logged, one of the logging module's levels."""
+        if self.kind in _ERRORS:
+            return logging.ERROR
+        return logging.WARNING if self.kind in _WARNINGS else logging.INFO
 
     def __str__(self) -> str:
         return self.text

@@ -96,7 +96,6 @@ class Facts:
 
     Attributes:
         contact: how the last contact went, one of the states from UNKNOWN to REJECTED.
-        misses: attempts without an answer in a row.
         silent_since: monotonic seconds at which the first attempt since the host's last word was sent.
         refusal_at: when the last rejection or "too many connections" was told.
     """
@@ -106,7 +105,6 @@ class Facts:
     reason: str = "not heard from yet"
     answer: Answer | None = None
     last_seen: float | None = None
-    misses: int = 0
     silent_since: float | None = None
     refusal_at: float = 0.0
 
@@ -128,7 +126,7 @@ class Facts:
         return self.answering
 
 
-_BUSY_FOR = 1.0
+_BUSY_FOR = 2.5
 """Seconds for which "too many connections" outlives answers on the open probe connection."""
 
 _CONTACT = {
@@ -153,29 +151,21 @@ def observe(facts: Facts, seen: Answer | Failure, now: float) -> Facts:
             facts,
             contact=told,
             reason=seen.fault.reason,
-            misses=0,
             silent_since=None,
             last_seen=now,
             refusal_at=now,
         )
-    silent_since = seen.sent_at if facts.silent_since is None else facts.silent_since
-    if kind is FaultKind.REFUSED:
-        misses, contact = 0, HostState.DOWN
-    else:
-        misses = facts.misses + 1
-        once = misses == 1 and facts.contact in (HostState.UP, HostState.BUSY)
-        contact = HostState.SUSPECT if once else HostState.DOWN
+    missed = kind is not FaultKind.REFUSED and facts.contact in (HostState.UP, HostState.BUSY)
     return replace(
         facts,
-        contact=contact,
+        contact=HostState.SUSPECT if missed else HostState.DOWN,
         reason=seen.fault.reason,
-        misses=misses,
-        silent_since=silent_since,
+        silent_since=seen.sent_at if facts.silent_since is None else facts.silent_since,
     )
 
 
 def _answered(facts: Facts, seen: Answer, now: float) -> Facts:
-    told = replace(facts, answer=seen, last_seen=now, misses=0, silent_since=None)
+    told = replace(facts, answer=seen, last_seen=now, silent_since=None)
     if not seen.fresh:
         # The open probe connection says nothing about new ones.
         if facts.contact is HostState.REJECTED:
@@ -202,6 +192,7 @@ class HostInfo:
         lag_seconds: age of the last transaction replayed while behind, 0 when not behind; None if not known.
         rtt: seconds the last probe took.
         since: monotonic seconds since when it is in this state.
+        asked_at: monotonic seconds at which the last probe that was answered had been sent.
         last_seen: monotonic seconds of the last word from it, None if never.
         silent_since: monotonic seconds of the first attempt since its last word, None while it answers.
         generation: grows whenever pooled connections to it must no longer be used.
@@ -221,6 +212,7 @@ class HostInfo:
     lag_bytes: int | None = None
     lag_seconds: float | None = None
     rtt: float | None = None
+    asked_at: float | None = None
     last_seen: float | None = None
     silent_since: float | None = None
     system_id: int | None = None

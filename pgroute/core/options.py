@@ -13,14 +13,19 @@ from pgroute.errors import ConfigError
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
+_MOST = 1e9
+"""Seconds that a timeout may have: what the operating systems' waits can count."""
+
+
 def check_number(
     name: str, value: object, *, low: float = 0.0, above: bool = False, none: bool = False
 ) -> None:
-    """Raise ConfigError unless *value* is a finite number of at least *low* (more than *low* if *above*)."""
+    """Raise ConfigError unless *value* is a number of at least *low* (more than *low* if *above*) within reason."""
     if value is None and none:
         return
-    bound = f"a number {'above' if above else 'of at least'} {low:g}" + (" or None" if none else "")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -math.inf < value < math.inf:
+    bound = f"a number {'above' if above else 'of at least'} {low:g}, at most {_MOST:g}"
+    bound += " or None" if none else ""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -math.inf < value <= _MOST:
         raise ConfigError(name, value, f"expected {bound}")
     if value < low or (above and value <= low):
         raise ConfigError(name, value, f"expected {bound}")

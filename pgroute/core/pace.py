@@ -20,6 +20,9 @@ CONNECT_GAP = 0.2
 REJECTED_GAP = 5.0
 """Seconds between two attempts at a host that refused the credentials (lock-outs), at least."""
 
+RELEASE_AFTER = 0.15
+"""Seconds that an old primary has, once a higher timeline was seen, to show that it is alive; it is asked at once."""
+
 _FASTEST = 0.02
 _SLOWEST = 0.5
 _OUTAGE_SHARE = 0.02
@@ -67,14 +70,18 @@ def hopeless(topology: Topology, options: ProbeOptions, now: float) -> dict[Host
     """Return the hosts whose sessions in flight should be aborted now, and why.
 
     A host that no longer answers while another serves: at once when it was the primary and the other is one on a
-    higher timeline, else after `abort_after`. A stale primary that answers: only with `abort_stale`.
+    higher timeline, else after `abort_after`. A stale primary that still answers: only with `abort_stale`.
     """
     out: dict[HostKey, str] = {}
     primary = topology.primary
     for host in topology.hosts:
         if host.state is HostState.STALE:
-            if options.abort_stale and primary is not None:
+            if primary is None:
+                continue
+            if options.abort_stale:
                 out[host.key] = f"{host.key} is a stale primary and {primary.key} is the primary"
+            elif (host.asked_at or 0.0) <= topology.marked_at and now >= topology.marked_at + RELEASE_AFTER:
+                out[host.key] = f"{host.key} has not answered since {primary.key} is the primary"
             continue
         if host.silent_since is None or host.state not in (HostState.SUSPECT, HostState.DOWN):
             continue

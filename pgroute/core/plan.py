@@ -38,6 +38,7 @@ class RolePlan:
         settings: what is added to libpq's ``options``, empty if nothing.
         arguments: psycopg.connect's own arguments (row_factory, prepare_threshold, ...).
         read_only: sessions are read-only.
+        as_probe: they log in just as the probes do, so that a refusal tells of the host.
     """
 
     role: Role
@@ -46,6 +47,7 @@ class RolePlan:
     settings: str
     arguments: Mapping[str, Any] = field(repr=False)
     read_only: bool
+    as_probe: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +103,8 @@ def make_plan(
         balance = "ordered" if parsed.load_balance == "disable" else "random"
     return Plan(
         dsn=parsed,
-        writer=_role_plan(Role.WRITER, dsn, kwargs or {}, _with_callbacks(writer, configure, reset)),
-        reader=_role_plan(Role.READER, dsn, kwargs or {}, _with_callbacks(reader, configure, reset)),
+        writer=_role_plan(Role.WRITER, dsn, parsed, kwargs or {}, _with_callbacks(writer, configure, reset)),
+        reader=_role_plan(Role.READER, dsn, parsed, kwargs or {}, _with_callbacks(reader, configure, reset)),
         probes={key: _probe_params(parsed, key) for key in parsed.hosts},
         probe=probe,
         rules=Rules(probe.check_system_id, probe.system_id, _weights(parsed, host_options)),
@@ -117,7 +119,7 @@ def _with_callbacks(options: PoolOptions, configure: Any, reset: Any) -> PoolOpt
     return replace(options, configure=options.configure or configure, reset=options.reset or reset)
 
 
-def _role_plan(role: Role, dsn: str, kwargs: Mapping[str, Any], options: PoolOptions) -> RolePlan:
+def _role_plan(role: Role, dsn: str, base: Dsn, kwargs: Mapping[str, Any], options: PoolOptions) -> RolePlan:
     parameters, arguments = split_kwargs({**kwargs, **(options.kwargs or {})})
     parsed = parse_dsn(dsn, kwargs=parameters)
     read_only = role is Role.READER if options.read_only is None else options.read_only
@@ -132,7 +134,14 @@ def _role_plan(role: Role, dsn: str, kwargs: Mapping[str, Any], options: PoolOpt
         settings=" ".join(f"-c {name}={_escape(value)}" for name, value in settings.items()),
         arguments=arguments,
         read_only=read_only,
+        as_probe=not options.settings and _login(parsed) == _login(base),
     )
+
+
+def _login(dsn: Dsn) -> dict[str, str]:
+    """Return what a server may refuse a connection for."""
+    names = ("application_name", "fallback_application_name", "connect_timeout")
+    return {name: value for name, value in dsn.params.items() if name not in names}
 
 
 def _escape(value: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pgroute.core.roles import SessionAttrs
 from pgroute.errors import AcquireTimeout, NoHostAvailable, PoolExhausted, SplitBrainError
 
 if TYPE_CHECKING:
@@ -12,11 +13,11 @@ if TYPE_CHECKING:
     from random import Random
 
     from pgroute.core.balance import Candidate, Policy
-    from pgroute.core.roles import HostKey, SessionAttrs
+    from pgroute.core.roles import HostKey
     from pgroute.core.topology import Groups, Topology
 
 PATIENCE = 1.0
-"""Seconds after which a caller that queues at a host is routed anew."""
+"""Seconds after which a reader that queues at a host is routed anew."""
 
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.5
@@ -45,6 +46,22 @@ class GiveUp:
 
 
 Step = Try | Wait | GiveUp
+
+
+def patience(attrs: SessionAttrs, left: float) -> float:
+    """Return the seconds to queue at a host, of those left to the deadline.
+
+    For a writer there is no other host to go to, and leaving the queue would only lose the place in it: when its
+    host loses the role, the closing of the pool wakes it.
+    """
+    if attrs is SessionAttrs.READ_WRITE or attrs is SessionAttrs.PRIMARY:
+        return max(0.0, left)
+    return max(0.0, min(PATIENCE, left))
+
+
+def routes(topology: Topology) -> list[tuple[HostKey, int, bool]]:
+    """Return what decides which pools may live: callers and pools need not hear of a snapshot where it is the same."""
+    return [(h.key, h.generation, h.usable) for h in topology.hosts]
 
 
 def first_choice(
@@ -127,7 +144,7 @@ class Acquisition:
         return self._try(self._policy.pick(groups[0], load, self._rng), now)
 
     def _try(self, candidate: Candidate, now: float) -> Try:
-        return Try(candidate, max(0.0, min(PATIENCE, self._deadline - now)))
+        return Try(candidate, patience(self._attrs, self._deadline - now))
 
     def _untried(self, groups: Groups, load: Callable[[HostKey], int]) -> Candidate | None:
         for group in groups:

@@ -90,6 +90,11 @@ class Topology:
         return self._memory.mark
 
     @property
+    def marked_at(self) -> float:
+        """Monotonic seconds since when that is the highest timeline seen."""
+        return self._memory.mark_since
+
+    @property
     def round_done(self) -> bool:
         """Whether every listed host has answered, refused or timed out at least once."""
         return self._memory.round_done
@@ -122,7 +127,7 @@ def _row(h: HostInfo) -> tuple[str, ...]:
 def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, tuple[Event, ...]]:
     """Return the snapshot after one more observation, and what changed.
 
-    Observations of a host that is not listed (any more) change nothing.
+    What is known already, and what is told of a host that is not listed (any more), changes nothing.
 
     Args:
         topology: the snapshot before.
@@ -141,6 +146,8 @@ def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, 
             facts = tuple(known.get(key, Facts(key)) for key in dict.fromkeys(seen.hosts))
         case ForgetTimeline():
             memory = replace(memory, mark=None, pardoned=max(memory.mark or 0, memory.pardoned))
+    if facts == topology._facts and memory is topology._memory:
+        return topology, ()
     new = _build(topology, facts, memory, now)
     return new, changes(topology, new)
 
@@ -155,7 +162,7 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
     by_key = {h.key: h for h in hosts}
     primary = by_key[outcome.primary] if outcome.primary else None
     rivals = outcome.memory.rivals
-    confirmed = rivals if not outcome.urgent else old.split_brain & rivals
+    confirmed = rivals if not outcome.urgent & rivals else old.split_brain & rivals
     lost_at = None
     if primary is None or primary.state is HostState.SUSPECT:
         lost_at = now if old.primary_lost_at is None else old.primary_lost_at
@@ -216,6 +223,7 @@ def _view(
         lag_bytes=lag,
         lag_seconds=None if lag is None else (0.0 if lag == 0 else a.replay_age),
         rtt=a.rtt,
+        asked_at=a.sent_at,
         last_seen=f.last_seen,
         silent_since=f.silent_since,
         system_id=a.system_id,

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
 from pgroute.core.events import Event, EventKind
 from pgroute.core.faults import FaultKind
 from pgroute.core.hosts import Failure, ForgetTimeline, Observation
+from pgroute.core.pace import RELEASE_AFTER
 from pgroute.core.topology import Rules, Topology, apply
 from pgroute.monitor.thread import Monitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import psycopg
-
     from pgroute.core.options import ProbeOptions
     from pgroute.core.roles import HostKey
     from pgroute.monitor.watcher import HostWatcher
-
-logger = logging.getLogger("pgroute")
-
-_ERRORS = frozenset({EventKind.SPLIT_BRAIN, EventKind.STALE_PRIMARY})
-_WARNINGS = frozenset({EventKind.PRIMARY_LOST})
 
 
 class ClusterWatch:
     """What one router knows of its hosts.
 
-    `topology` may be read from any thread. The listeners are called in the monitor's thread, after each snapshot, and
-    must not block: they wake waiters and fill queues.
+    `topology` may be read from any thread. The listeners are called in the monitor's thread with the snapshots before
+    and after and what changed, and must not block: they wake waiters and fill queues.
 
     Args:
         hosts: in the order of the DSN, each with the parameters of its probe connection.
@@ -44,11 +38,10 @@ class ClusterWatch:
     ) -> None:
         self.options = options
         self.topology = Topology.start(tuple(hosts), time.monotonic(), rules)
-        self.listeners: list[Callable[[Topology, tuple[Event, ...]], None]] = []
+        self.listeners: list[Callable[[Topology, Topology, tuple[Event, ...]], None]] = []
         self._hosts = hosts
         self._watchers: dict[HostKey, HostWatcher] = {}
         self._monitor: Monitor | None = None
-        self._bars: dict[HostKey, tuple[int, float, psycopg.Error]] = {}
 
     def start(self) -> None:
         """Begin to watch."""
@@ -59,19 +52,6 @@ class ClusterWatch:
         monitor, self._monitor = self._monitor, None
         if monitor is not None:
             monitor.detach(self)
-
-    def bar(self, key: HostKey, generation: int, failure: psycopg.Error, until: float) -> None:
-        """Keep the pools from connecting to a host until *until* (monotonic seconds): no storm of refused logins.
-
-        What was learned of one generation says nothing of the next: a new primary is connected to at once.
-        """
-        self._bars[key] = (generation, until, failure)
-
-    def check_bar(self, key: HostKey, generation: int) -> None:
-        """Raise the failure that bars connecting to a host, if one does now."""
-        barred, until, failure = self._bars.get(key, (-1, 0.0, None))
-        if failure is not None and barred == generation and time.monotonic() < until:
-            raise type(failure)(str(failure))
 
     def kick(self, key: HostKey, *, fresh: bool = False) -> None:
         """Have a host probed at once, on a new connection if *fresh*; from any thread."""
@@ -108,18 +88,18 @@ class ClusterWatch:
         if new is old:
             return
         self.topology = new
-        for event in events:
-            level = logging.INFO
-            if event.kind in _ERRORS:
-                level = logging.ERROR
-            elif event.kind in _WARNINGS:
-                level = logging.WARNING
-            logger.log(level, "%s", event.text)
         for listener in self.listeners:
-            listener(new, events)
+            listener(old, new, events)
+        if any(event.kind is EventKind.PRIMARY_CHANGED for event in events):
+            # By then an old primary has answered, or its sessions are beyond hope.
+            asyncio.get_running_loop().call_later(RELEASE_AFTER, self._look_again)
         if new.urgent or (new.primary_lost_at is None) != (old.primary_lost_at is None):
             for watcher in self._watchers.values():
                 watcher.nudge()
+
+    def _look_again(self) -> None:
+        for listener in self.listeners:
+            listener(self.topology, self.topology, ())
 
     def _kick(self, key: HostKey, fresh: bool) -> None:
         watcher = self._watchers.get(key)

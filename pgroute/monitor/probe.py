@@ -130,6 +130,11 @@ class ProbeConnection:
             raise
         return cls(key, pgconn, address=address, on_loss=on_loss)
 
+    @property
+    def answered(self) -> bool:
+        """Whether it ever gave an answer."""
+        return self._asked
+
     async def ask(self, timeout: float, *, on_slow: Callable[[float], None]) -> Answer:
         """Send the probe and return its answer.
 
@@ -176,7 +181,7 @@ class ProbeConnection:
                 self._level += 1
                 return None
             raise ProbeFailed(
-                Fault(FaultKind.REJECTED, host_suspect=True, reason=text or f"SQLSTATE {sqlstate}")
+                Fault(FaultKind.OTHER, host_suspect=True, reason=text or f"SQLSTATE {sqlstate}")
             )
         row = [result.get_value(0, i) for i in range(result.nfields)]
         fresh, self._asked = not self._asked, True

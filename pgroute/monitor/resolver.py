@@ -96,5 +96,8 @@ class Resolver:
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody wants to know
                 loop.call_soon_threadsafe(tell, addresses, error)
 
-        threading.Thread(target=work, name=f"pgroute-resolve-{name[0]}", daemon=True).start()
+        try:
+            threading.Thread(target=work, name=f"pgroute-resolve-{name[0]}", daemon=True).start()
+        except RuntimeError as exc:  # no thread to be had now
+            tell([], OSError(str(exc)))
         return future

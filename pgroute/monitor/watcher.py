@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import random
@@ -103,20 +104,28 @@ class HostWatcher:
     async def _run(self) -> None:
         try:
             while True:
-                connect = await self._due()
-                self._kicked = False
                 try:
-                    if connect:
-                        await self._connect()
-                    await self._ask()
-                except ProbeFailed as exc:
-                    self._failed(exc.fault)
+                    await self._turn()
                 except Exception:
                     # A fault of ours must not leave a host unwatched.
-                    logger.exception("watching %s failed", self.key)
+                    with contextlib.suppress(Exception):
+                        logger.exception("watching %s failed", self.key)
                     await asyncio.sleep(_AFTER_FAULT)
         finally:
             self._drop()
+
+    async def _turn(self) -> None:
+        connect = await self._due()
+        self._kicked = False
+        try:
+            if connect:
+                await self._connect()
+            await self._ask()
+        except ProbeFailed as exc:
+            fault = exc.fault
+        else:
+            return
+        self._failed(fault)
 
     async def _due(self) -> bool:
         """Wait for the next probe; return whether it takes a new connection."""
@@ -199,15 +208,17 @@ class HostWatcher:
         conn = self._conn
         if conn is not None and conn.lost is None and self._connected_at > self._asked_at:
             # Only the attempt at a new connection failed; the open one goes on, but knows nothing of this.
-            if fault.kind in (FaultKind.REJECTED, FaultKind.BUSY):
-                self._tell(Failure(self.key, fault, self._connected_at))
-                self._fresh = True
+            if fault.kind is not FaultKind.REJECTED:
+                reason = f"takes no new connection: {fault.reason}"
+                fault = Fault(FaultKind.BUSY, host_suspect=True, reason=reason)
+            self._tell(Failure(self.key, fault, self._connected_at))
+            self._fresh = True
             return
         sent_at = max(self._connected_at, self._asked_at)
         if conn is not None:
             self._conn = None
             conn.close()
-            if fault.kind is FaultKind.LOST:
+            if fault.kind is FaultKind.LOST and conn.answered:
                 # Not yet a word about the host: the new connection, tried at once, will tell.
                 self.kick()
                 return

@@ -28,11 +28,17 @@ class Wire:
     def cut(self) -> bool:
         """Shut the socket down; whoever waits on it gets an error at once. Return whether it was still that socket."""
         try:
-            with socket.socket(fileno=os.dup(self._fd)) as duplicate:
-                info = os.fstat(duplicate.fileno())
-                if (info.st_dev, info.st_ino) != self._identity:
-                    return False
-                duplicate.shutdown(socket.SHUT_RDWR)
-                return True
+            duplicate = os.dup(self._fd)
         except OSError:
             return False
+        try:
+            info = os.fstat(duplicate)
+            if (info.st_dev, info.st_ino) != self._identity:
+                return False
+            with socket.socket(fileno=os.dup(duplicate)) as wire:
+                wire.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return False
+        finally:
+            os.close(duplicate)
+        return True

@@ -36,12 +36,12 @@ LEVELS = {
 
 
 @pytest.mark.parametrize("level", LEVELS)
-async def test_writers_stop_and_resume_within_a_probe(any_cluster: LocalCluster, level: str) -> None:
+async def test_writers_stop_and_resume_within_a_probe(mended: LocalCluster, level: str) -> None:
     turn_on, turn_off = LEVELS[level]
-    make_table(any_cluster)
-    async with AsyncRouter(any_cluster.dsn) as router, AsyncBackground() as background:
+    make_table(mended)
+    async with AsyncRouter(mended.dsn) as router, AsyncBackground() as background:
         first = await write(router, 0)
-        await async_call(configure, any_cluster, turn_on)
+        await async_call(configure, mended, turn_on)
         await async_eventually(lambda: router.topology.hosts[0].read_only, 2.5)
         assert router.topology.primary is not None
         with pytest.raises(NoHostAvailable):
@@ -51,24 +51,24 @@ async def test_writers_stop_and_resume_within_a_probe(any_cluster: LocalCluster,
         async with router.connection("read-only") as conn:
             await conn.execute("SELECT 1")
         writer = background.start(write, router, 2)
-        await async_call(configure, any_cluster, turn_off)
+        await async_call(configure, mended, turn_off)
         assert (await writer.result(2.5)).port == first.port
 
 
-async def test_a_write_refused_as_read_only_kicks_a_fresh_probe(any_cluster: LocalCluster) -> None:
-    make_table(any_cluster)
+async def test_a_write_refused_as_read_only_kicks_a_fresh_probe(mended: LocalCluster) -> None:
+    make_table(mended)
     stop = threading.Event()
     account = Account()
-    async with AsyncRouter(any_cluster.dsn) as router, AsyncBackground() as background:
+    async with AsyncRouter(mended.dsn) as router, AsyncBackground() as background:
         background.start(keep_writing, router, stop, account)
         await async_eventually(lambda: account.sessions)
-        await async_call(configure, any_cluster, LEVELS["system"][0])
+        await async_call(configure, mended, LEVELS["system"][0])
         await async_eventually(lambda: account.errors)
         refused_at = time.monotonic()
         await async_eventually(lambda: router.topology.hosts[0].read_only)
         assert time.monotonic() - refused_at < 0.5, "sooner than the next probe in turn"
         refused = len(account.errors)
-        await async_call(configure, any_cluster, LEVELS["system"][1])
+        await async_call(configure, mended, LEVELS["system"][1])
         resumed_at = time.monotonic()
         await async_eventually(lambda: account.since(refused_at))
         assert time.monotonic() - resumed_at < 2.0

@@ -16,13 +16,11 @@ pytestmark = pytest.mark.cluster
 
 
 @pytest.mark.parametrize("crash", ["kill", "fast"])
-async def test_a_replica_lost_and_back_gives_new_readers_no_error(
-    any_cluster: LocalCluster, crash: str
-) -> None:
-    _, lost, left = any_cluster.nodes
+async def test_a_replica_lost_and_back_gives_new_readers_no_error(mended: LocalCluster, crash: str) -> None:
+    _, lost, left = mended.nodes
     stop = threading.Event()
     accounts = [Account() for _ in range(3)]
-    async with AsyncRouter(any_cluster.dsn) as router, AsyncBackground() as background:
+    async with AsyncRouter(mended.dsn) as router, AsyncBackground() as background:
         for account in accounts:
             background.start(keep_reading, router, stop, account)
         await async_eventually(lambda: {p for a in accounts for p in a.ports} == {lost.port, left.port})
@@ -38,9 +36,9 @@ async def test_a_replica_lost_and_back_gives_new_readers_no_error(
     assert all(len(account.errors) <= 1 for account in accounts), "only the session in flight may fail"
 
 
-async def test_a_frozen_replica_is_left_out_after_a_probe(any_cluster: LocalCluster) -> None:
-    _, frozen, left = any_cluster.nodes
-    async with AsyncRouter(any_cluster.dsn, probe=QUICK) as router:
+async def test_a_frozen_replica_is_left_out_after_a_probe(mended: LocalCluster) -> None:
+    _, frozen, left = mended.nodes
+    async with AsyncRouter(mended.dsn, probe=QUICK) as router:
         await router.wait("reader")
         await async_call(frozen.freeze)
         await async_eventually(lambda: state(router, frozen) is HostState.SUSPECT)
@@ -51,9 +49,9 @@ async def test_a_frozen_replica_is_left_out_after_a_probe(any_cluster: LocalClus
         assert {(await read(router)).port for _ in range(50)} == {left.port, frozen.port}
 
 
-async def test_with_no_replica_left_readers_fall_back_to_the_primary(any_cluster: LocalCluster) -> None:
-    first, second, third = any_cluster.nodes
-    async with AsyncRouter(any_cluster.dsn) as router:
+async def test_with_no_replica_left_readers_fall_back_to_the_primary(mended: LocalCluster) -> None:
+    first, second, third = mended.nodes
+    async with AsyncRouter(mended.dsn) as router:
         assert (await read(router)).port != first.port
         await async_call(second.kill)
         await async_call(third.kill)
@@ -64,9 +62,9 @@ async def test_with_no_replica_left_readers_fall_back_to_the_primary(any_cluster
         assert (await read(router)).port == third.port
 
 
-async def test_with_no_replica_left_strict_readers_get_no_host_available(any_cluster: LocalCluster) -> None:
-    _, second, third = any_cluster.nodes
-    async with AsyncRouter(any_cluster.dsn, reader_attrs="standby") as router:
+async def test_with_no_replica_left_strict_readers_get_no_host_available(mended: LocalCluster) -> None:
+    _, second, third = mended.nodes
+    async with AsyncRouter(mended.dsn, reader_attrs="standby") as router:
         await read(router)
         await async_call(second.kill)
         await async_call(third.kill)
@@ -80,10 +78,10 @@ async def test_with_no_replica_left_strict_readers_get_no_host_available(any_clu
         assert (await read(router)).port == third.port
 
 
-async def test_a_reader_waits_for_a_replica_to_come_back(any_cluster: LocalCluster) -> None:
-    _, second, third = any_cluster.nodes
+async def test_a_reader_waits_for_a_replica_to_come_back(mended: LocalCluster) -> None:
+    _, second, third = mended.nodes
     async with (
-        AsyncRouter(any_cluster.dsn, reader_attrs="standby") as router,
+        AsyncRouter(mended.dsn, reader_attrs="standby") as router,
         AsyncBackground() as background,
     ):
         await read(router)

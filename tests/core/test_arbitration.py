@@ -340,11 +340,9 @@ def test_one_server_listed_twice_is_an_alias_not_a_second_primary():
     assert world.readers == [[C], [A]]
 
 
-@pytest.mark.parametrize(
-    "differs", [{"started_at": 2.0}, {"started_at": None}, {"system_id": None, "started_at": 1.5}]
-)
-def test_hosts_not_known_to_be_one_server_are_rivals(differs):
-    world = World(A, B).primary(A, started_at=1.5).primary(B, **{"started_at": 1.5, **differs})
+@pytest.mark.parametrize("told", [{"started_at": None}, {"system_id": None, "started_at": 1.5}, {}])
+def test_hosts_not_known_to_be_one_server_are_rivals(told):
+    world = World(A, B).primary(A, **told).primary(B, **told)
     assert world.state(B) is HostState.CONFLICT
 
 
@@ -538,6 +536,29 @@ def test_tie_between_two_new_clusters_keeps_the_learned_one():
     assert world.primary(A).writers == [A]
 
 
+def test_relearned_identifier_told_by_few_gives_way_to_the_word_of_most():
+    world = World().settled().refuse(A).refuse(B).refuse(C).pass_time(31)
+    world.primary(A, system_id=OTHER)
+    assert world.writers == [A]
+    world.primary(B, system_id=9).standby(C, system_id=9)
+    assert world.writers == [B]
+
+
+def test_identifier_told_by_half_gives_way_to_the_word_of_most():
+    world = World(A, B, C, D).primary(A, system_id=OTHER).standby(B, system_id=OTHER).refuse(C).refuse(D)
+    assert world.writers == [A]
+    world.primary(C).standby(D)
+    assert world.writers == [A]
+    world.standby(B)
+    assert world.writers == [C]
+
+
+def test_most_votes_of_a_round_suffice_without_a_majority_of_the_hosts():
+    world = World(A, B, C, D).primary(A).standby(B).primary(C, system_id=OTHER).refuse(D)
+    assert world.writers == [A]
+    assert world.state(C) is HostState.FOREIGN
+
+
 def test_pinned_identifier_refuses_even_a_majority_of_others():
     world = World(system_id=OURS).primary(A).primary(B, 5, system_id=OTHER).standby(C, 5, system_id=OTHER)
     assert world.writers == [A]
@@ -609,6 +630,11 @@ def test_two_suspect_primaries_are_not_written_to():
     world = World(A, B, C).primary(A, None).standby(B, None).standby(C, None)
     world.timeout(A).primary(B, None).timeout(B)
     assert world.writers == []
+
+
+def test_started_host_is_up_with_its_first_answer():
+    world = World().settled().fail(A, FaultKind.STARTING).primary(A)
+    assert world.state(A) is HostState.UP
 
 
 def test_starting_then_silent_is_down():

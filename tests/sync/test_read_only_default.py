@@ -37,12 +37,12 @@ LEVELS = {
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_writers_stop_and_resume_within_a_probe(any_cluster: LocalCluster, level: str) -> None:
+def test_writers_stop_and_resume_within_a_probe(mended: LocalCluster, level: str) -> None:
     turn_on, turn_off = LEVELS[level]
-    make_table(any_cluster)
-    with Router(any_cluster.dsn) as router, Background() as background:
+    make_table(mended)
+    with Router(mended.dsn) as router, Background() as background:
         first = write(router, 0)
-        call(configure, any_cluster, turn_on)
+        call(configure, mended, turn_on)
         eventually(lambda: router.topology.hosts[0].read_only, 2.5)
         assert router.topology.primary is not None
         with pytest.raises(NoHostAvailable):
@@ -52,24 +52,24 @@ def test_writers_stop_and_resume_within_a_probe(any_cluster: LocalCluster, level
         with router.connection("read-only") as conn:
             conn.execute("SELECT 1")
         writer = background.start(write, router, 2)
-        call(configure, any_cluster, turn_off)
+        call(configure, mended, turn_off)
         assert (writer.result(2.5)).port == first.port
 
 
-def test_a_write_refused_as_read_only_kicks_a_fresh_probe(any_cluster: LocalCluster) -> None:
-    make_table(any_cluster)
+def test_a_write_refused_as_read_only_kicks_a_fresh_probe(mended: LocalCluster) -> None:
+    make_table(mended)
     stop = threading.Event()
     account = Account()
-    with Router(any_cluster.dsn) as router, Background() as background:
+    with Router(mended.dsn) as router, Background() as background:
         background.start(keep_writing, router, stop, account)
         eventually(lambda: account.sessions)
-        call(configure, any_cluster, LEVELS["system"][0])
+        call(configure, mended, LEVELS["system"][0])
         eventually(lambda: account.errors)
         refused_at = time.monotonic()
         eventually(lambda: router.topology.hosts[0].read_only)
         assert time.monotonic() - refused_at < 0.5, "sooner than the next probe in turn"
         refused = len(account.errors)
-        call(configure, any_cluster, LEVELS["system"][1])
+        call(configure, mended, LEVELS["system"][1])
         resumed_at = time.monotonic()
         eventually(lambda: account.since(refused_at))
         assert time.monotonic() - resumed_at < 2.0

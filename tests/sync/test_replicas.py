@@ -17,13 +17,11 @@ pytestmark = pytest.mark.cluster
 
 
 @pytest.mark.parametrize("crash", ["kill", "fast"])
-def test_a_replica_lost_and_back_gives_new_readers_no_error(
-    any_cluster: LocalCluster, crash: str
-) -> None:
-    _, lost, left = any_cluster.nodes
+def test_a_replica_lost_and_back_gives_new_readers_no_error(mended: LocalCluster, crash: str) -> None:
+    _, lost, left = mended.nodes
     stop = threading.Event()
     accounts = [Account() for _ in range(3)]
-    with Router(any_cluster.dsn) as router, Background() as background:
+    with Router(mended.dsn) as router, Background() as background:
         for account in accounts:
             background.start(keep_reading, router, stop, account)
         eventually(lambda: {p for a in accounts for p in a.ports} == {lost.port, left.port})
@@ -39,9 +37,9 @@ def test_a_replica_lost_and_back_gives_new_readers_no_error(
     assert all(len(account.errors) <= 1 for account in accounts), "only the session in flight may fail"
 
 
-def test_a_frozen_replica_is_left_out_after_a_probe(any_cluster: LocalCluster) -> None:
-    _, frozen, left = any_cluster.nodes
-    with Router(any_cluster.dsn, probe=QUICK) as router:
+def test_a_frozen_replica_is_left_out_after_a_probe(mended: LocalCluster) -> None:
+    _, frozen, left = mended.nodes
+    with Router(mended.dsn, probe=QUICK) as router:
         router.wait("reader")
         call(frozen.freeze)
         eventually(lambda: state(router, frozen) is HostState.SUSPECT)
@@ -52,9 +50,9 @@ def test_a_frozen_replica_is_left_out_after_a_probe(any_cluster: LocalCluster) -
         assert {(read(router)).port for _ in range(50)} == {left.port, frozen.port}
 
 
-def test_with_no_replica_left_readers_fall_back_to_the_primary(any_cluster: LocalCluster) -> None:
-    first, second, third = any_cluster.nodes
-    with Router(any_cluster.dsn) as router:
+def test_with_no_replica_left_readers_fall_back_to_the_primary(mended: LocalCluster) -> None:
+    first, second, third = mended.nodes
+    with Router(mended.dsn) as router:
         assert (read(router)).port != first.port
         call(second.kill)
         call(third.kill)
@@ -65,9 +63,9 @@ def test_with_no_replica_left_readers_fall_back_to_the_primary(any_cluster: Loca
         assert (read(router)).port == third.port
 
 
-def test_with_no_replica_left_strict_readers_get_no_host_available(any_cluster: LocalCluster) -> None:
-    _, second, third = any_cluster.nodes
-    with Router(any_cluster.dsn, reader_attrs="standby") as router:
+def test_with_no_replica_left_strict_readers_get_no_host_available(mended: LocalCluster) -> None:
+    _, second, third = mended.nodes
+    with Router(mended.dsn, reader_attrs="standby") as router:
         read(router)
         call(second.kill)
         call(third.kill)
@@ -81,10 +79,10 @@ def test_with_no_replica_left_strict_readers_get_no_host_available(any_cluster: 
         assert (read(router)).port == third.port
 
 
-def test_a_reader_waits_for_a_replica_to_come_back(any_cluster: LocalCluster) -> None:
-    _, second, third = any_cluster.nodes
+def test_a_reader_waits_for_a_replica_to_come_back(mended: LocalCluster) -> None:
+    _, second, third = mended.nodes
     with (
-        Router(any_cluster.dsn, reader_attrs="standby") as router,
+        Router(mended.dsn, reader_attrs="standby") as router,
         Background() as background,
     ):
         read(router)

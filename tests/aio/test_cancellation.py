@@ -1,0 +1,289 @@
+"""Tasks cancelled at every await of a session: no connection is lost to the pool, none is left at the server."""
+
+from __future__ import annotations
+
+# async-only: begin
+import asyncio
+import contextlib
+import sys
+import time
+import types
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgroute import AsyncRouter, PoolOptions
+from pgroute.testing import LocalCluster
+from tests.support import async_eventually
+
+pytestmark = pytest.mark.cluster
+
+SIZE = 2
+OPTIONS = PoolOptions(max_size=SIZE, kwargs={"application_name": "pooled"})
+
+
+Step = Callable[[], Coroutine[Any, Any, Any]]
+
+
+@types.coroutine
+def interrupted(work: Coroutine[Any, Any, Any], at: int, late: bool) -> Generator[Any, Any, bool]:
+    """Run a coroutine and cancel its task at its suspension number *at*; return whether it got that far.
+
+    The cancellation comes at once or, if *late*, when what was waited for is there already and would be lost.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    count, send, value = 0, work.send, None
+    while True:
+        try:
+            future = send(value)
+        except StopIteration:
+            return count > at
+        if count == at:
+            if late and future is not None:
+                future.add_done_callback(lambda _: task.cancel())
+            else:
+                asyncio.get_running_loop().call_soon(task.cancel)
+        count += 1
+        try:
+            value, send = (yield future), work.send
+        except BaseException as exc:  # noqa: BLE001  (the coroutine decides)
+            value, send = exc, work.throw
+
+
+async def at_each_await(
+    work: Step, late: bool, *, before: Step, after: Step, during: Step | None = None
+) -> None:
+    """Run a coroutine again and again, cancelled at its first await, its second, ... until it ends before that."""
+
+    async def run() -> bool:
+        return await interrupted(work(), at, late)
+
+    for at in range(1000):
+        await before()
+        task = asyncio.get_running_loop().create_task(run())
+        if during is not None:
+            await during()
+        done, _ = await asyncio.wait({task}, timeout=5.0)
+        assert done, f"it does not end when cancelled at await {at}"
+        await after()
+        if not task.cancelled() and not task.result():
+            break
+        # psycopg_pool waits by asyncio.wait_for(): it swallowed one that comes with the result (cpython#86296).
+        assert task.cancelled() or sys.version_info < (3, 12), f"it swallows the cancellation at await {at}"
+    assert at > 0, "it awaits nothing"
+
+
+async def nothing() -> None:
+    pass
+
+
+async def assert_whole(router: AsyncRouter[Any]) -> None:
+    """Assert that the pool still gives as many sessions as it may, and counts none as in use after."""
+    held = [await router.getconn("writer", timeout=3.0) for _ in range(SIZE)]
+    for conn in held:
+        assert conn.pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        await router.putconn(conn)
+    assert router.stats().writer.totals["pool_size"] <= SIZE
+    assert all(host["in_use"] == 0 for host in router.stats().writer.hosts.values())
+
+
+async def session(router: AsyncRouter[Any], table: str) -> None:
+    async with router.writer() as conn:
+        await conn.execute(f"INSERT INTO {table} VALUES (1) ON CONFLICT DO NOTHING")
+        conn.row_factory = psycopg.rows.dict_row
+
+
+at_once_and_late = pytest.mark.parametrize("late", [False, True], ids=["at-once", "late"])
+
+
+@at_once_and_late
+async def test_a_session_of_a_warm_pool(shared: LocalCluster, table: str, late: bool) -> None:
+    async with AsyncRouter(shared.dsn, writer=OPTIONS) as router:
+        await at_each_await(
+            lambda: session(router, table), late, before=router.wait, after=lambda: assert_whole(router)
+        )
+
+
+@at_once_and_late
+async def test_a_session_that_changed_its_attributes(shared: LocalCluster, late: bool) -> None:
+    async def changing() -> None:
+        async with router.writer() as conn:
+            await conn.set_autocommit(True)
+            await conn.execute("SELECT 1")
+
+    async def unchanged() -> None:
+        async with router.writer(3.0) as conn:
+            assert not conn.autocommit
+        await assert_whole(router)
+
+    async with AsyncRouter(shared.dsn, writer=OPTIONS) as router:
+        await at_each_await(changing, late, before=router.wait, after=unchanged)
+
+
+@at_once_and_late
+async def test_the_callbacks_of_a_pool(shared: LocalCluster, table: str, late: bool) -> None:
+    async def callback(conn: psycopg.AsyncConnection[Any]) -> None:
+        await conn.execute("SELECT 1")
+        await conn.commit()
+
+    options = PoolOptions(max_size=SIZE, configure=callback, reset=callback)
+    async with AsyncRouter(shared.dsn, writer=options) as router:
+        await at_each_await(
+            lambda: session(router, table), late, before=nothing, after=lambda: assert_whole(router)
+        )
+
+
+@at_once_and_late
+async def test_a_body_that_raises(shared: LocalCluster, late: bool) -> None:
+    async def raising() -> None:
+        with contextlib.suppress(KeyError):
+            async with router.writer() as conn:
+                await conn.execute("SELECT 1")
+                raise KeyError
+
+    async with AsyncRouter(shared.dsn, writer=OPTIONS) as router:
+        await at_each_await(raising, late, before=router.wait, after=lambda: assert_whole(router))
+
+
+@at_once_and_late
+async def test_getconn_and_putconn(shared: LocalCluster, late: bool) -> None:
+    async def work() -> None:
+        conn = await router.getconn("writer")
+        try:
+            await conn.execute("SELECT 1")
+        finally:
+            await router.putconn(conn)
+
+    async with AsyncRouter(shared.dsn, writer=OPTIONS) as router:
+        await at_each_await(work, late, before=router.wait, after=lambda: assert_whole(router))
+
+
+class Cold:
+    """A new router for each attempt."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self.router: AsyncRouter[Any]
+
+    async def open(self) -> None:
+        self.router = AsyncRouter(self.dsn, writer=OPTIONS)
+        await self.router.open()
+
+    async def close(self) -> None:
+        try:
+            await assert_whole(self.router)
+        finally:
+            await self.router.close()
+
+
+@at_once_and_late
+async def test_the_first_session_of_a_router(shared: LocalCluster, table: str, late: bool) -> None:
+    cold = Cold(shared.dsn)
+    await at_each_await(lambda: session(cold.router, table), late, before=cold.open, after=cold.close)
+
+
+@at_once_and_late
+async def test_the_first_session_of_a_pool(shared: LocalCluster, table: str, late: bool) -> None:
+    async def opened() -> None:
+        await cold.open()
+        await async_eventually(lambda: cold.router.topology.primary)
+
+    cold = Cold(shared.dsn)
+    await at_each_await(lambda: session(cold.router, table), late, before=opened, after=cold.close)
+
+
+@at_once_and_late
+async def test_opening_with_wait(shared: LocalCluster, late: bool) -> None:
+    async def new() -> None:
+        cold.router = AsyncRouter(shared.dsn, writer=OPTIONS)
+
+    cold = Cold(shared.dsn)
+    await at_each_await(lambda: cold.router.open(wait=True), late, before=new, after=cold.close)
+
+
+@at_once_and_late
+async def test_closing(shared: LocalCluster, late: bool) -> None:
+    async def opened() -> None:
+        await cold.open()
+        await cold.router.wait()
+        await cold.router.wait("reader")
+
+    async def close() -> None:
+        await cold.router.close()
+
+    cold = Cold(shared.dsn)
+    await at_each_await(close, late, before=opened, after=close)
+
+
+@at_once_and_late
+async def test_who_queues_at_a_full_pool(shared: LocalCluster, table: str, late: bool) -> None:
+    held: list[psycopg.AsyncConnection[Any]] = []
+
+    async def fill() -> None:
+        held.extend([await router.getconn("writer") for _ in range(SIZE)])
+
+    async def drain() -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        while held:
+            await router.putconn(held.pop())
+
+    async with AsyncRouter(shared.dsn, writer=OPTIONS) as router:
+        await at_each_await(
+            lambda: session(router, table),
+            late,
+            before=fill,
+            during=drain,
+            after=lambda: assert_whole(router),
+        )
+
+
+async def test_an_interrupted_commit_says_that_it_may_be_committed(
+    pgroute_cluster_factory: Callable[..., LocalCluster],
+) -> None:
+    cluster = await asyncio.to_thread(pgroute_cluster_factory, standbys=1, synchronous=True)
+    primary, standby = cluster.nodes
+    primary.execute("CREATE TABLE t (number int PRIMARY KEY)")
+    async with AsyncRouter(cluster.dsn, writer=OPTIONS) as router:
+        await router.wait()
+        standby.freeze()
+        task = asyncio.get_running_loop().create_task(session(router, "t"))
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        await async_eventually(lambda: primary.execute(waiting))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+        standby.thaw()
+        assert "it may have been committed" in str(caught.value.__notes__)
+        await assert_whole(router)
+
+
+async def test_a_deadline_of_asyncio_around_a_session(shared: LocalCluster) -> None:
+    async with AsyncRouter(shared.dsn, writer=OPTIONS) as router:
+        await router.wait()
+        begun_at = time.monotonic()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1), router.writer() as conn:
+                await conn.execute("SELECT pg_sleep(60)")
+        assert time.monotonic() - begun_at < 1.0
+        await assert_whole(router)
+
+
+async def test_hundreds_of_tasks_cancelled_at_random(shared: LocalCluster, table: str) -> None:
+    async with AsyncRouter(shared.dsn, writer=OPTIONS) as router:
+        await router.wait()
+        loop = asyncio.get_running_loop()
+        tasks = []
+        for number in range(300):
+            task = loop.create_task(session(router, table))
+            loop.call_later(number % 37 / 500, task.cancel)
+            tasks.append(task)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(task.cancelled() or task.exception() is None for task in tasks)
+        await assert_whole(router)
+
+
+# async-only: end
