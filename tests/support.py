@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Self
 
 
 def eventually(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
@@ -68,7 +68,7 @@ class AsyncHandle:
 class Background:
     """Runs functions in threads; leaving the block waits for all of them."""
 
-    def __enter__(self) -> Background:
+    def __enter__(self) -> Self:
         self._pool = concurrent.futures.ThreadPoolExecutor(256)
         return self
 
@@ -82,7 +82,7 @@ class Background:
 class AsyncBackground:
     """Runs coroutine functions in tasks; leaving the block waits for all of them."""
 
-    async def __aenter__(self) -> AsyncBackground:
+    async def __aenter__(self) -> Self:
         self._tasks: list[asyncio.Task[Any]] = []
         return self
 

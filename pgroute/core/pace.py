@@ -83,9 +83,9 @@ def hopeless(topology: Topology, options: ProbeOptions, now: float) -> dict[Host
             elif (host.asked_at or 0.0) <= topology.marked_at and now >= topology.marked_at + RELEASE_AFTER:
                 out[host.key] = f"{host.key} has not answered since {primary.key} is the primary"
             continue
-        if host.silent_since is None or host.state not in (HostState.SUSPECT, HostState.DOWN):
+        if host.silent_since is None:
             continue
-        others = [h for h in topology.hosts if h.usable and h.key != host.key and h.state is HostState.UP]
+        others = [h for h in topology.hosts if h.usable and h.state is HostState.UP]
         if host.role is HostRole.PRIMARY:
             others = [h for h in others if h.role is HostRole.PRIMARY]
         if not others:

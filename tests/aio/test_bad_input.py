@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +203,7 @@ def everything(error: BaseException) -> str:
 
 
 @pytest.fixture
-def guarded(any_cluster: LocalCluster) -> Iterator[LocalCluster]:
+def guarded(any_cluster: LocalCluster) -> LocalCluster:
     """A cluster where the role `shop` needs its password and connections are logged."""
     primary = any_cluster.primary
     primary.execute("CREATE ROLE shop LOGIN PASSWORD 'the right one'")

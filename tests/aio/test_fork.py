@@ -17,7 +17,7 @@ pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[2]
 
 PRELUDE = """
-import asyncio, os, sys, time, traceback
+import asyncio, gc, os, sys, time, traceback
 import psycopg
 import pgroute
 
@@ -50,7 +50,7 @@ def fork(*functions):
             os._exit(status)  # async-only
     assert os.waitpid(child, 0)[1] == 0
 
-def backends(application_name="%"):
+def backends():
     found = []
     for port in sys.argv[2:]:
         with psycopg.connect(f"host=127.0.0.1 port={port} user=postgres application_name=outside") as conn:
@@ -132,8 +132,6 @@ async def test_the_parents_connections_outlive_the_child(shared: LocalCluster) -
             pass
 
         async def collect():
-            import gc
-            globals().clear()
             gc.collect()
 
         async def use():

@@ -42,7 +42,7 @@ def names(node: Node) -> list[str]:
 
 async def pid_of(router: AsyncRouter[Any], timeout: float | None = None) -> int:
     async with router.writer(timeout) as conn:
-        return conn.info.backend_pid
+        return int(conn.info.backend_pid)
 
 
 # Connections at the servers.
@@ -262,13 +262,13 @@ async def test_wait_returns_when_a_session_could_be_had(shared: LocalCluster) ->
         assert router.get_stats()["writer"]["pool_available"] == 1
 
 
-async def test_wait_raises_as_a_session_would_and_closes_nothing(any_cluster: LocalCluster) -> None:
-    for node in any_cluster.nodes:
+async def test_wait_raises_as_a_session_would_and_closes_nothing(mended: LocalCluster) -> None:
+    for node in mended.nodes:
         node.stop()
-    async with AsyncRouter(any_cluster.dsn) as router:
+    async with AsyncRouter(mended.dsn) as router:
         with pytest.raises(NoHostAvailable):
             await router.wait(timeout=0.1)
-        await async_call(any_cluster.nodes[0].start)
+        await async_call(mended.nodes[0].start)
         await router.wait(timeout=5.0)
         await pid_of(router)
 
@@ -281,16 +281,16 @@ async def test_opening_may_wait_for_a_writer(shared: LocalCluster) -> None:
     await router.close()
 
 
-async def test_opening_needs_no_host(any_cluster: LocalCluster) -> None:
-    for node in any_cluster.nodes:
+async def test_opening_needs_no_host(mended: LocalCluster) -> None:
+    for node in mended.nodes:
         node.stop()
-    router = AsyncRouter(any_cluster.dsn)
+    router = AsyncRouter(mended.dsn)
     opened_at = time.monotonic()
     await router.open()
     assert time.monotonic() - opened_at < 0.5
     with pytest.raises(NoHostAvailable):
         await router.open(wait=True, timeout=0.1)
-    await async_call(any_cluster.nodes[0].start)
+    await async_call(mended.nodes[0].start)
     await pid_of(router, 5.0)
     await router.close()
 

@@ -129,23 +129,23 @@ async def test_without_a_standby_the_primary_serves_all_but_standby_and_read_onl
             assert conn.info.port == cluster.primary.port
 
 
-async def test_without_a_primary_there_is_a_reader_but_no_writer(any_cluster: LocalCluster) -> None:
-    any_cluster.nodes[0].stop()
-    async with AsyncRouter(any_cluster.dsn) as router:
+async def test_without_a_primary_there_is_a_reader_but_no_writer(mended: LocalCluster) -> None:
+    mended.nodes[0].stop()
+    async with AsyncRouter(mended.dsn) as router:
         async with router.reader() as conn:
-            assert conn.info.port != any_cluster.nodes[0].port
+            assert conn.info.port != mended.nodes[0].port
         text = await refusal(router, "read-write")
-    for node in any_cluster.nodes:
+    for node in mended.nodes:
         assert str(key(node)) in text
     assert "refused" in text
 
 
-async def test_one_of_three_hosts_down_at_opening_is_no_hindrance(any_cluster: LocalCluster) -> None:
-    any_cluster.nodes[2].stop()
-    async with AsyncRouter(any_cluster.dsn) as router:
+async def test_one_of_three_hosts_down_at_opening_is_no_hindrance(mended: LocalCluster) -> None:
+    mended.nodes[2].stop()
+    async with AsyncRouter(mended.dsn) as router:
         await router.open(wait=True, timeout=5.0)
-        assert await served_by(router, any_cluster, "read-write", 3) == {0}
-        assert await served_by(router, any_cluster, "standby", 3) == {1}
+        assert await served_by(router, mended, "read-write", 3) == {0}
+        assert await served_by(router, mended, "standby", 3) == {1}
 
 
 async def test_connection_takes_the_attributes_of_the_dsn(shared: LocalCluster) -> None:
@@ -221,14 +221,14 @@ async def test_weights_share_the_sessions_out(shared: LocalCluster) -> None:
     assert 235 < ports[shared.nodes[1].port] < 298
 
 
-async def test_a_host_of_weight_0_serves_only_when_no_other_does(any_cluster: LocalCluster) -> None:
-    options = {str(key(any_cluster.nodes[1])): HostOptions(weight=0)}
-    async with AsyncRouter(any_cluster.dsn, host_options=options) as router:
+async def test_a_host_of_weight_0_serves_only_when_no_other_does(mended: LocalCluster) -> None:
+    options = {str(key(mended.nodes[1])): HostOptions(weight=0)}
+    async with AsyncRouter(mended.dsn, host_options=options) as router:
         await all_known(router)
-        assert await served_by(router, any_cluster, "standby") == {2}
-        await async_call(any_cluster.nodes[2].stop)
+        assert await served_by(router, mended, "standby") == {2}
+        await async_call(mended.nodes[2].stop)
         await async_eventually(lambda: not router.topology.hosts[2].usable)
-        assert await served_by(router, any_cluster, "standby", 3) == {1}
+        assert await served_by(router, mended, "standby", 3) == {1}
 
 
 async def test_the_topology_tells_roles_and_states(shared: LocalCluster) -> None:

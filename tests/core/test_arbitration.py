@@ -85,6 +85,36 @@ def test_stale_primary_never_writes_and_never_reads():
     assert world.reason(A) == "stale primary: on timeline 1 while timeline 2 was seen"
 
 
+def test_outrun_primary_is_asked_at_once_whether_it_is_alive():
+    world = World().settled().primary(B, 2)
+    assert world.topology.urgent == {A}
+    assert world.topology.marked_at == world.now
+    world.primary(A, 1, sent_at=world.now)
+    assert world.topology.urgent == {A}
+    world.primary(A, 1)
+    assert world.topology.urgent == frozenset()
+
+
+def test_outrun_primary_that_does_not_answer_is_not_asked_again_and_again():
+    world = World().settled().timeout(A).primary(B, 2)
+    assert world.topology.urgent == frozenset()
+
+
+def test_split_brain_stays_confirmed_while_an_outrun_primary_is_asked():
+    world = World(A, B, C, D).settled().primary(D, 2).primary(A, 2).primary(D, 2).primary(A, 2)
+    assert world.topology.split_brain == {A, D}
+    world.primary(B, 1, sent_at=99.0)
+    assert world.topology.urgent == {B}
+    assert world.topology.split_brain == {A, D}
+
+
+def test_mark_is_as_old_as_its_timeline():
+    world = World().settled().primary(B, 2)
+    since = world.now
+    assert world.primary(B, 2).primary(A, 1).topology.marked_at == since
+    assert world.primary(C, 3).topology.marked_at == world.now > since
+
+
 def test_old_primary_thawed_after_the_new_one_died_stays_stale():
     world = World().settled().timeout(A).timeout(A).primary(B, 2).refuse(B)
     world.primary(A, 1)
@@ -658,8 +688,8 @@ def test_busy_host_serves_when_no_other_can():
     assert world.state(A) is HostState.BUSY
 
 
-def test_busy_outlives_answers_on_the_open_connection_for_a_second():
-    world = World().settled().fail(A, FaultKind.BUSY).pass_time(0.9).primary(A)
+def test_busy_outlives_answers_on_the_open_connection_for_a_while():
+    world = World().settled().fail(A, FaultKind.BUSY).pass_time(2.4).primary(A)
     assert world.state(A) is HostState.BUSY
     world.pass_time(0.2).primary(A)
     assert world.state(A) is HostState.UP

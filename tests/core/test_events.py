@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from pgroute.core.events import EventKind, changes
+import logging
+
+import pytest
+
+from pgroute.core.events import Event, EventKind, changes
 from pgroute.core.faults import FaultKind
 from pgroute.core.hosts import HostState
 from pgroute.core.roles import HostKey
@@ -117,6 +121,17 @@ def test_live_read_only_switch_is_told():
 def test_read_only_standby_is_a_standby():
     world = settled().standby(B, read_only=True)
     assert [str(e) for e in world.events] == ["b:5432 standby up -> standby up"]
+
+
+@pytest.mark.parametrize("kind", EventKind)
+def test_what_needs_a_person_is_logged_louder(kind):
+    loud = {
+        EventKind.SPLIT_BRAIN: logging.ERROR,
+        EventKind.STALE_PRIMARY: logging.ERROR,
+        EventKind.PRIMARY_LOST: logging.WARNING,
+        EventKind.SESSIONS_ABORTED: logging.WARNING,
+    }
+    assert Event(kind, 1.0, A, "text").level == loud.get(kind, logging.INFO)
 
 
 def test_host_of_unknown_role():

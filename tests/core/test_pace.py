@@ -7,8 +7,9 @@ from random import Random
 import pytest
 
 from pgroute.core.faults import FaultKind
+from pgroute.core.hosts import HostState
 from pgroute.core.options import ProbeOptions
-from pgroute.core.pace import CONNECT_GAP, REJECTED_GAP, connect_delay, hopeless, probe_delay
+from pgroute.core.pace import CONNECT_GAP, REJECTED_GAP, RELEASE_AFTER, connect_delay, hopeless, probe_delay
 from tests.core.world import A, B, C, D, World
 
 
@@ -181,8 +182,18 @@ def test_suspect_new_primary_overtakes_nobody():
     assert lost(world, after=1) == {}
 
 
-def test_sessions_on_a_stale_primary_that_answers_are_left_alone_unless_asked_for():
+def test_old_primary_that_does_not_show_that_it_is_alive_is_given_up_before_its_probe_times_out():
     world = World().settled().primary(B, 2)
+    assert world.state(A) is HostState.STALE
+    assert lost(world, after=RELEASE_AFTER - 0.001) == {}
+    assert lost(world, after=RELEASE_AFTER + 0.001) == {
+        "a": "a:5432 has not answered since b:5432 is the primary"
+    }
+    assert lost(world.refuse(B), after=RELEASE_AFTER + 0.001) == {}
+
+
+def test_sessions_on_a_stale_primary_that_answers_are_left_alone_unless_asked_for():
+    world = World().settled().primary(B, 2).primary(A, 1)
     assert lost(world, after=3600) == {}
     options = ProbeOptions(abort_stale=True)
     assert lost(world, options=options) == {"a": "a:5432 is a stale primary and b:5432 is the primary"}

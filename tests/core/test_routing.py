@@ -12,7 +12,17 @@ import pytest
 from pgroute.core.balance import Candidate, Ordered
 from pgroute.core.faults import FaultKind
 from pgroute.core.roles import HostKey, SessionAttrs
-from pgroute.core.routing import PATIENCE, Acquisition, GiveUp, Step, Try, Wait, first_choice
+from pgroute.core.routing import (
+    PATIENCE,
+    Acquisition,
+    GiveUp,
+    Step,
+    Try,
+    Wait,
+    first_choice,
+    patience,
+    routes,
+)
 from pgroute.errors import AcquireTimeout, NoHostAvailable, PoolExhausted, SplitBrainError
 from tests.core.world import A, B, C, World
 
@@ -102,9 +112,25 @@ def test_every_group_is_tried_before_any_host_again():
     assert order == [B, C, A, B, C, A]
 
 
-def test_queue_is_left_after_a_second_to_route_anew():
-    caller = Caller(World().settled())
-    assert caller.step() == Try(caller.tried(), PATIENCE)
+@pytest.mark.parametrize("attrs", SessionAttrs)
+def test_queue_is_left_after_a_second_by_those_who_may_go_elsewhere(attrs):
+    caller = Caller(World().settled(), attrs, timeout=20.0)
+    step = caller.step()
+    assert isinstance(step, Try)
+    alone = attrs in (SessionAttrs.READ_WRITE, SessionAttrs.PRIMARY)
+    assert step.timeout == pytest.approx(20.0 if alone else PATIENCE)
+    assert patience(attrs, 0.25) == 0.25
+    assert patience(attrs, -0.25) == 0.0
+
+
+def test_routes_differ_only_when_pools_are_concerned():
+    world = World().settled()
+    before = routes(world.topology)
+    assert routes(world.primary(A, lsn=9, rtt=0.5).timeout(B).topology) == before
+    for change in (World.refuse, World.reject):
+        assert routes(change(World().settled(), B).topology) != before
+    assert routes(World().settled().primary(A, read_only=True).topology) != before
+    assert routes(world.members(A, B).topology) != before
 
 
 def test_try_never_outlasts_the_deadline():

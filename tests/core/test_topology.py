@@ -290,6 +290,22 @@ def test_stale_primary_is_still_stale_when_the_list_changes():
     assert world.state(A) is HostState.STALE
 
 
+def test_what_is_known_already_is_no_new_snapshot():
+    world = World().settled()
+    before = world.topology
+    assert world.members(A, B, C).topology is before
+    assert world.fail(A, FaultKind.TIMEOUT, sent_at=world.now - 9).topology is before
+    assert world.primary(A).topology is not before
+    assert world.events[-1].host == A
+
+
+def test_view_tells_when_the_last_answered_probe_was_sent():
+    world = World(A).primary(A)
+    asked = world.now - 0.005
+    assert world.host(A).asked_at == asked
+    assert world.timeout(A).host(A).asked_at == asked
+
+
 def test_text_is_a_table_of_the_hosts():
     world = World().primary(A, 12, lsn=900).standby(B, 12, lsn=400, rtt=0.0123).refuse(C)
     assert str(world.topology).splitlines() == [
@@ -331,8 +347,8 @@ class AnyHistory(RuleBasedStateMachine):
         before = self.topology
         self.topology, events = apply(before, seen, self.now)
         if self.topology is before:
-            assert seen.host not in before.by_key
             assert events == ()
+            assert not (isinstance(seen, Answer) and seen.host in before.by_key)
         else:
             assert self.topology.version == before.version + 1
             assert self.topology.at == self.now

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[2]
 
 PRELUDE = """
-import time, os, sys, time, traceback
+import time, gc, os, sys, time, traceback
 import psycopg
 import pgroute
 
@@ -49,7 +49,7 @@ def fork(*functions):
             # The end of the inherited loop would disturb the parent's: asyncio shares it.
     assert os.waitpid(child, 0)[1] == 0
 
-def backends(application_name="%"):
+def backends():
     found = []
     for port in sys.argv[2:]:
         with psycopg.connect(f"host=127.0.0.1 port={port} user=postgres application_name=outside") as conn:
@@ -130,8 +130,6 @@ def test_the_parents_connections_outlive_the_child(shared: LocalCluster) -> None
             pass
 
         def collect():
-            import gc
-            globals().clear()
             gc.collect()
 
         def use():

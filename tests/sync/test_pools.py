@@ -43,7 +43,7 @@ def names(node: Node) -> list[str]:
 
 def pid_of(router: Router[Any], timeout: float | None = None) -> int:
     with router.writer(timeout) as conn:
-        return conn.info.backend_pid
+        return int(conn.info.backend_pid)
 
 
 # Connections at the servers.
@@ -263,13 +263,13 @@ def test_wait_returns_when_a_session_could_be_had(shared: LocalCluster) -> None:
         assert router.get_stats()["writer"]["pool_available"] == 1
 
 
-def test_wait_raises_as_a_session_would_and_closes_nothing(any_cluster: LocalCluster) -> None:
-    for node in any_cluster.nodes:
+def test_wait_raises_as_a_session_would_and_closes_nothing(mended: LocalCluster) -> None:
+    for node in mended.nodes:
         node.stop()
-    with Router(any_cluster.dsn) as router:
+    with Router(mended.dsn) as router:
         with pytest.raises(NoHostAvailable):
             router.wait(timeout=0.1)
-        call(any_cluster.nodes[0].start)
+        call(mended.nodes[0].start)
         router.wait(timeout=5.0)
         pid_of(router)
 
@@ -282,16 +282,16 @@ def test_opening_may_wait_for_a_writer(shared: LocalCluster) -> None:
     router.close()
 
 
-def test_opening_needs_no_host(any_cluster: LocalCluster) -> None:
-    for node in any_cluster.nodes:
+def test_opening_needs_no_host(mended: LocalCluster) -> None:
+    for node in mended.nodes:
         node.stop()
-    router = Router(any_cluster.dsn)
+    router = Router(mended.dsn)
     opened_at = time.monotonic()
     router.open()
     assert time.monotonic() - opened_at < 0.5
     with pytest.raises(NoHostAvailable):
         router.open(wait=True, timeout=0.1)
-    call(any_cluster.nodes[0].start)
+    call(mended.nodes[0].start)
     pid_of(router, 5.0)
     router.close()
 

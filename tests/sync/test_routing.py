@@ -130,23 +130,23 @@ def test_without_a_standby_the_primary_serves_all_but_standby_and_read_only(
             assert conn.info.port == cluster.primary.port
 
 
-def test_without_a_primary_there_is_a_reader_but_no_writer(any_cluster: LocalCluster) -> None:
-    any_cluster.nodes[0].stop()
-    with Router(any_cluster.dsn) as router:
+def test_without_a_primary_there_is_a_reader_but_no_writer(mended: LocalCluster) -> None:
+    mended.nodes[0].stop()
+    with Router(mended.dsn) as router:
         with router.reader() as conn:
-            assert conn.info.port != any_cluster.nodes[0].port
+            assert conn.info.port != mended.nodes[0].port
         text = refusal(router, "read-write")
-    for node in any_cluster.nodes:
+    for node in mended.nodes:
         assert str(key(node)) in text
     assert "refused" in text
 
 
-def test_one_of_three_hosts_down_at_opening_is_no_hindrance(any_cluster: LocalCluster) -> None:
-    any_cluster.nodes[2].stop()
-    with Router(any_cluster.dsn) as router:
+def test_one_of_three_hosts_down_at_opening_is_no_hindrance(mended: LocalCluster) -> None:
+    mended.nodes[2].stop()
+    with Router(mended.dsn) as router:
         router.open(wait=True, timeout=5.0)
-        assert served_by(router, any_cluster, "read-write", 3) == {0}
-        assert served_by(router, any_cluster, "standby", 3) == {1}
+        assert served_by(router, mended, "read-write", 3) == {0}
+        assert served_by(router, mended, "standby", 3) == {1}
 
 
 def test_connection_takes_the_attributes_of_the_dsn(shared: LocalCluster) -> None:
@@ -222,14 +222,14 @@ def test_weights_share_the_sessions_out(shared: LocalCluster) -> None:
     assert 235 < ports[shared.nodes[1].port] < 298
 
 
-def test_a_host_of_weight_0_serves_only_when_no_other_does(any_cluster: LocalCluster) -> None:
-    options = {str(key(any_cluster.nodes[1])): HostOptions(weight=0)}
-    with Router(any_cluster.dsn, host_options=options) as router:
+def test_a_host_of_weight_0_serves_only_when_no_other_does(mended: LocalCluster) -> None:
+    options = {str(key(mended.nodes[1])): HostOptions(weight=0)}
+    with Router(mended.dsn, host_options=options) as router:
         all_known(router)
-        assert served_by(router, any_cluster, "standby") == {2}
-        call(any_cluster.nodes[2].stop)
+        assert served_by(router, mended, "standby") == {2}
+        call(mended.nodes[2].stop)
         eventually(lambda: not router.topology.hosts[2].usable)
-        assert served_by(router, any_cluster, "standby", 3) == {1}
+        assert served_by(router, mended, "standby", 3) == {1}
 
 
 def test_the_topology_tells_roles_and_states(shared: LocalCluster) -> None:
