@@ -281,7 +281,11 @@ class AsyncRolePool(Generic[CT]):
         pool = self._pools.get(candidate.key)
         if pool is None or pool.generation != candidate.generation or pool.closed:
             pool = await self._open(candidate, topology)
-        return await pool.getconn(timeout)
+        try:
+            return await pool.getconn(timeout)
+        except PoolClosed:
+            self._bars.check(candidate)  # rather the reason for which it was closed
+            raise
 
     def pool(self, key: HostKey) -> AsyncHostPool[CT] | None:
         """Return the pool now open to a host."""

@@ -282,7 +282,11 @@ class RolePool(Generic[CT]):
         pool = self._pools.get(candidate.key)
         if pool is None or pool.generation != candidate.generation or pool.closed:
             pool = self._open(candidate, topology)
-        return pool.getconn(timeout)
+        try:
+            return pool.getconn(timeout)
+        except PoolClosed:
+            self._bars.check(candidate)  # rather the reason for which it was closed
+            raise
 
     def pool(self, key: HostKey) -> HostPool[CT] | None:
         """Return the pool now open to a host."""

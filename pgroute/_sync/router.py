@@ -303,7 +303,9 @@ class Router(Generic[CT]):
 
     def stats(self) -> RouterStats:
         """Return the counters by role and host."""
-        return RouterStats(self._pools[Role.WRITER].stats(), self._pools[Role.READER].stats())
+        return RouterStats(
+            self._pools[Role.WRITER].stats(), self._pools[Role.READER].stats(), self._dispatcher.dropped
+        )
 
     def subscribe(self, fn: Callable[[Event], object]) -> Callable[[], None]:
         """Have *fn* called with each Event, in order, in a thread of its own; return what ends that.

@@ -134,7 +134,7 @@ def _role_plan(role: Role, dsn: str, base: Dsn, kwargs: Mapping[str, Any], optio
         settings=" ".join(f"-c {name}={_escape(value)}" for name, value in settings.items()),
         arguments=arguments,
         read_only=read_only,
-        as_probe=not options.settings and _login(parsed) == _login(base),
+        as_probe=not options.settings and options.configure is None and _login(parsed) == _login(base),
     )
 
 

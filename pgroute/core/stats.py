@@ -30,10 +30,16 @@ class RoleStats:
 
 @dataclass(frozen=True, slots=True)
 class RouterStats:
-    """What Router.stats() returns."""
+    """What Router.stats() returns.
+
+    Attributes:
+        writer, reader: the pools of each role.
+        events_dropped: events that slow subscribers did not get.
+    """
 
     writer: RoleStats
     reader: RoleStats
+    events_dropped: int = 0
 
 
 def total(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 if TYPE_CHECKING:
+    from pgroute.core.balance import Candidate
     from pgroute.core.hosts import HostInfo
     from pgroute.core.roles import HostKey
 
@@ -29,7 +30,7 @@ class Bars:
         """Keep everybody from connecting to a host for some seconds."""
         self._bars[host.key] = (host.generation, time.monotonic() + seconds, str(failure))
 
-    def check(self, host: HostInfo) -> None:
+    def check(self, host: HostInfo | Candidate) -> None:
         """Raise Barred while a failure bars connecting."""
         generation, until, text = self._bars.get(host.key, (-1, 0.0, ""))
         if generation == host.generation and time.monotonic() < until:

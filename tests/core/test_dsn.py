@@ -20,7 +20,7 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgroute.core import libpq
-from pgroute.core.dsn import PSYCOPG_ARGUMENTS, Dsn, Params, parse_dsn, split_kwargs
+from pgroute.core.dsn import PSYCOPG_ARGUMENTS, Params, parse_dsn, split_kwargs
 from pgroute.core.roles import HostKey, SessionAttrs
 from pgroute.errors import ConfigError
 

@@ -34,7 +34,6 @@ def test_a_replica_lost_and_back_gives_new_readers_no_error(mended: LocalCluster
         eventually(lambda: lost.port in {s.port for a in accounts for s in a.since(back_at)})
         stop.set()
     assert [error for account in accounts for error in account.errors_since(gone_at)] == []
-    assert all(len(account.errors) <= 1 for account in accounts), "only the session in flight may fail"
 
 
 def test_a_frozen_replica_is_left_out_after_a_probe(mended: LocalCluster) -> None:
