@@ -19,15 +19,9 @@ SUBSTITUTIONS = [
     # The language.
     (r"async def", "def"),
     (r"async with", "with"),
-    (r"async for", "for"),
     (r"await ", ""),
     (r"__a(enter|exit|iter|next)__", r"__\1__"),
-    (r"a(iter|next)\(", r"\1("),
-    (r"StopAsyncIteration", "StopIteration"),
     # The standard library.
-    (r"AbstractAsyncContextManager", "AbstractContextManager"),
-    (r"asynccontextmanager", "contextmanager"),
-    (r"aclose", "close"),
     (r"import asyncio", "import time"),
     (r"asyncio\.sleep", "time.sleep"),
     # Ours and psycopg's: AsyncRouter, AsyncConnectionPool, AsyncIterator, _AsyncSession, ...
@@ -35,7 +29,6 @@ SUBSTITUTIONS = [
     (r"async_(\w+)", r"\1"),
     (r"_async", "_sync"),
     (r"tests([./])aio", r"tests\1sync"),
-    (r"(?m)^ *@pytest\.mark\.(asyncio|anyio)\n", ""),
 ]
 TREES = [("pgroute/_async", "pgroute/_sync"), ("tests/aio", "tests/sync")]
 ROOT = Path(__file__).resolve().parents[1]
