@@ -32,6 +32,9 @@ SELECT r.recovering,
 _CHECK_LESS = "SELECT pg_is_in_recovery(), NULL, NULL"
 _CHECK_TIMEOUT = 5.0
 
+_ENDS = ("57P01", "57P02", "57P03")
+"""SQLSTATEs with which a server ends a connection, 57P02 as a mere WARNING (PostgreSQL docs, appendix A)."""
+
 _ATTRIBUTES = (
     "autocommit",
     "read_only",
@@ -50,18 +53,18 @@ class AsyncLease:
     Attributes:
         pool: the host pool it belongs to.
         wire: its socket.
-        poll: of that socket; called with 0 it returns what is waiting to be read.
+        doomed: the server said that it ends this connection.
         baseline: psycopg attributes that every session finds.
         unconfirmed: a COMMIT returned without the synchronous standby's acknowledgement.
         taken_at: monotonic seconds of the checkout.
     """
 
-    __slots__ = ("baseline", "poll", "pool", "taken_at", "unconfirmed", "wire")
+    __slots__ = ("baseline", "doomed", "pool", "taken_at", "unconfirmed", "wire")
 
     def __init__(self, pool: AsyncHostPool[Any], wire: Wire) -> None:
         self.pool = pool
         self.wire = wire
-        self.poll = wire.poll
+        self.doomed = False
         self.baseline: tuple[Any, ...] = ()
         self.unconfirmed = False
         self.taken_at = 0.0
@@ -71,9 +74,28 @@ class AsyncLease:
         self.baseline = attributes(conn)
 
     def on_notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
-        """Take note of the server's "committed locally" warning, in whatever language it comes."""
+        """Take note of a "committed locally" warning and of the connection's announced end, in whatever language."""
         if diagnostic.source_function == "SyncRepWaitForLSN":
             self.unconfirmed = True
+        if diagnostic.severity_nonlocalized in ("FATAL", "PANIC") or diagnostic.sqlstate in _ENDS:
+            self.doomed = True
+
+
+def alive(conn: psycopg.AsyncConnection[Any]) -> bool:
+    """Return whether the server is there as far as is known here, without a round trip (about 0.3 us).
+
+    What is waiting in the socket is read, an end raises; then it is parsed, and a FATAL reaches `on_notice`. Unlike
+    poll(), neither releases the GIL, which a thread beside busy ones would wait for, for milliseconds.
+    """
+    pgconn = conn.pgconn
+    try:
+        pgconn.consume_input()
+        while (notify := pgconn.notifies()) is not None:
+            if pgconn.notify_handler is not None:
+                pgconn.notify_handler(notify)
+    except psycopg.Error:
+        return False
+    return not conn._pgroute.doomed  # type: ignore[attr-defined]
 
 
 def attributes(conn: psycopg.AsyncConnection[Any]) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from pgroute._acompat import (
     async_join_all,
     async_spawn,
 )
-from pgroute._async.connector import AsyncConnector, attributes, restore
+from pgroute._async.connector import AsyncConnector, alive, attributes, restore
 from pgroute.core.stats import MEASURES, RoleStats, total
 from pgroute.monitor.bars import Bars
 
@@ -127,8 +127,8 @@ class AsyncHostPool(Generic[CT]):
                 # with it: another pool takes over.
                 await self.close()
                 raise
-            lease = conn._pgroute  # type: ignore[attr-defined]
-            if not lease.poll(0) or self._only_news(conn):
+            if alive(conn):
+                lease = conn._pgroute  # type: ignore[attr-defined]
                 self.out.add(conn)
                 lease.taken_at = time.monotonic()
                 lease.unconfirmed = False
@@ -140,17 +140,6 @@ class AsyncHostPool(Generic[CT]):
             until = until or time.monotonic() + timeout
             await self._discard(conn)
             timeout = until - time.monotonic()
-
-    @staticmethod
-    def _only_news(conn: psycopg.AsyncConnection[Any]) -> bool:
-        """Whether what is waiting on an idle connection is a notice or a notification, not its end."""
-        try:
-            conn.pgconn.consume_input()
-            conn.pgconn.notifies()  # parses the input: a FATAL that is waiting is noticed here
-        except psycopg.Error:
-            return False
-        lease = conn._pgroute  # type: ignore[attr-defined]
-        return not conn.closed and not lease.poll(0)
 
     async def _grow(self, conn: CT) -> None:
         self._grown = True

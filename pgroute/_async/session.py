@@ -9,6 +9,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import AsyncWatchdog
+from pgroute._async.connector import alive
 from pgroute.core.faults import session_fault
 from pgroute.core.roles import SessionAttrs
 from pgroute.errors import CommitUnknown, SessionLost
@@ -77,7 +78,7 @@ class AsyncSession(Generic[CT]):
 async def _commit(router: AsyncRouter[CT], conn: CT) -> None:
     lease = conn._pgroute  # type: ignore[attr-defined]
     status = conn.pgconn.transaction_status
-    if status == INTRANS and lease.poll(0) and not lease.pool._only_news(conn):
+    if status == INTRANS and not alive(conn):
         await conn.close()
         router._watch.kick(lease.pool.key)
         raise SessionLost(

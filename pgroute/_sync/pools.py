@@ -20,7 +20,7 @@ from pgroute._acompat import (
     join_all,
     spawn,
 )
-from pgroute._sync.connector import Connector, attributes, restore
+from pgroute._sync.connector import Connector, alive, attributes, restore
 from pgroute.core.stats import MEASURES, RoleStats, total
 from pgroute.monitor.bars import Bars
 
@@ -128,8 +128,8 @@ class HostPool(Generic[CT]):
                 # with it: another pool takes over.
                 self.close()
                 raise
-            lease = conn._pgroute  # type: ignore[attr-defined]
-            if not lease.poll(0) or self._only_news(conn):
+            if alive(conn):
+                lease = conn._pgroute  # type: ignore[attr-defined]
                 self.out.add(conn)
                 lease.taken_at = time.monotonic()
                 lease.unconfirmed = False
@@ -141,17 +141,6 @@ class HostPool(Generic[CT]):
             until = until or time.monotonic() + timeout
             self._discard(conn)
             timeout = until - time.monotonic()
-
-    @staticmethod
-    def _only_news(conn: psycopg.Connection[Any]) -> bool:
-        """Whether what is waiting on an idle connection is a notice or a notification, not its end."""
-        try:
-            conn.pgconn.consume_input()
-            conn.pgconn.notifies()  # parses the input: a FATAL that is waiting is noticed here
-        except psycopg.Error:
-            return False
-        lease = conn._pgroute  # type: ignore[attr-defined]
-        return not conn.closed and not lease.poll(0)
 
     def _grow(self, conn: CT) -> None:
         self._grown = True

@@ -10,6 +10,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import Watchdog
+from pgroute._sync.connector import alive
 from pgroute.core.faults import session_fault
 from pgroute.core.roles import SessionAttrs
 from pgroute.errors import CommitUnknown, SessionLost
@@ -78,7 +79,7 @@ class Session(Generic[CT]):
 def _commit(router: Router[CT], conn: CT) -> None:
     lease = conn._pgroute  # type: ignore[attr-defined]
     status = conn.pgconn.transaction_status
-    if status == INTRANS and lease.poll(0) and not lease.pool._only_news(conn):
+    if status == INTRANS and not alive(conn):
         conn.close()
         router._watch.kick(lease.pool.key)
         raise SessionLost(
