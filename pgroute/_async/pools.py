@@ -171,7 +171,11 @@ class AsyncHostPool(Generic[CT]):
                     await self._give_back(conn)
                     raise
                 logger.warning("closing a connection to %s that could not be reset: %s", self.key, exc)
-        await self._give_back(conn)
+        try:
+            await self._pool.putconn(conn)
+        except BaseException:
+            self._return_later(conn)
+            raise
 
     async def _clean(self, conn: CT) -> None:
         await restore(conn, conn._pgroute.baseline)  # type: ignore[attr-defined]
@@ -184,12 +188,15 @@ class AsyncHostPool(Generic[CT]):
         try:
             await self._pool.putconn(conn)
         except BaseException:
-            # Interrupted half-way, perhaps after the pool passed it on: it is closed, so that no two callers can have
-            # it, and returned once more, where nothing interrupts, to be replaced.
-            conn.pgconn.finish()
-            conn._pool = self._pool
-            self._returning = async_spawn(lambda: self._pool.putconn(conn), "pgroute-return")
+            self._return_later(conn)
             raise
+
+    def _return_later(self, conn: CT) -> None:
+        # Interrupted half-way, perhaps after the pool passed it on: it is closed, so that no two callers can have it,
+        # and returned once more, where nothing interrupts, to be replaced.
+        conn.pgconn.finish()
+        conn._pool = self._pool
+        self._returning = async_spawn(lambda: self._pool.putconn(conn), "pgroute-return")
 
     def connected(self) -> None:
         """Let the callers in who wait for the first connection."""
@@ -265,22 +272,32 @@ class AsyncRolePool(Generic[CT]):
         pool = self._pools.get(key)
         return len(pool.out) if pool else 0
 
-    async def getconn(self, candidate: Candidate, topology: Topology, timeout: float) -> CT:
-        """Return a connection to that host, opening its pool if this is the first time it is chosen."""
+    def ready(self, candidate: Candidate) -> AsyncHostPool[CT] | None:
+        """Return the pool to that host if it is open and of that generation."""
         pool = self._pools.get(candidate.key)
         if pool is None or pool.generation != candidate.generation or pool.closed:
-            pool = await self._open(candidate, topology)
+            return None
+        return pool
+
+    def why(self, candidate: Candidate) -> Exception | None:
+        """Return the reason for which connecting there is barred, and its pool closed."""
         try:
-            return await pool.getconn(timeout)
-        except PoolClosed:
-            self._bars.check(candidate)  # rather the reason for which it was closed
-            raise
+            self._bars.check(candidate)
+        except psycopg.OperationalError as exc:
+            return exc
+        return None
 
     def pool(self, key: HostKey) -> AsyncHostPool[CT] | None:
         """Return the pool now open to a host."""
         return self._pools.get(key)
 
-    async def _open(self, candidate: Candidate, topology: Topology) -> AsyncHostPool[CT]:
+    async def open(self, candidate: Candidate, topology: Topology) -> AsyncHostPool[CT]:
+        """Return the pool to that host, opened if this is the first time that it is chosen.
+
+        Raises:
+            PoolClosed: it does not serve as the topology says any more.
+            Barred: it is too early for another attempt at connecting.
+        """
         async with self._lock:
             pool = self._pools.get(candidate.key)
             if pool is not None and pool.generation == candidate.generation and not pool.closed:

@@ -342,7 +342,8 @@ class Router(Generic[CT]):
             failure: Exception | None = None
             if candidate is not None:
                 try:
-                    return pool.getconn(candidate, topology, seconds)
+                    host_pool = pool.ready(candidate) or pool.open(candidate, topology)
+                    return host_pool.getconn(seconds)
                 except (PoolTimeout, PoolClosed, TooManyRequests, psycopg.OperationalError) as exc:
                     failure = exc
             if way is None:
@@ -371,6 +372,8 @@ class Router(Generic[CT]):
         way: Acquisition, candidate: Candidate, pool: RolePool[CT], failure: Exception
     ) -> None:
         host_pool = pool.pool(candidate.key)
+        if isinstance(failure, PoolClosed):
+            failure = pool.why(candidate) or failure
         if isinstance(failure, TooManyRequests):
             way.exhausted(candidate, str(failure), refused=True)
         elif isinstance(failure, PoolTimeout) and host_pool is not None and host_pool.exhausted:

@@ -66,20 +66,56 @@ class Session(Generic[CT]):
             return
         pool = conn._pgroute.pool  # type: ignore[attr-defined]
         try:
-            if exc is None:
-                _commit(self._router, conn)
-            else:
+            if exc is not None:
                 _roll_back(self._router, conn, exc, read_write=self._attrs is SessionAttrs.READ_WRITE)
+            elif conn.pgconn.transaction_status == INTRANS and alive(conn):
+                try:
+                    conn.commit()
+                except BaseException as failure:
+                    _commit_failed(self._router, conn, failure)
+                    raise
+            else:
+                _end(self._router, conn)
+            if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
+                _tell_unconfirmed(self._router, conn, exc)
         finally:
             pool.putconn(conn)
             if self._router._closing:
                 self._router._changes.notify()
 
 
-def _commit(router: Router[CT], conn: CT) -> None:
+def _commit_failed(router: Router[CT], conn: CT, failure: BaseException) -> None:
+    """Raise what a failed COMMIT means; return where the failure itself says it."""
+    key = conn._pgroute.pool.key  # type: ignore[attr-defined]
+    if not isinstance(failure, psycopg.Error):
+        failure.add_note("interrupted during COMMIT: it may have been committed")
+        conn.close()
+        return
+    if not conn.closed:
+        return
+    may_write = not conn.read_only
+    _evidence(router, conn, failure, committing=may_write)
+    if may_write:
+        text = f"the connection to {key} was lost during COMMIT: it may have been committed"
+        raise CommitUnknown(text, topology=router.topology) from failure
+    raise SessionLost(f"the connection to {key} was lost", topology=router.topology) from failure
+
+
+def _tell_unconfirmed(router: Router[CT], conn: CT, exc: BaseException | None) -> None:
+    key = conn._pgroute.pool.key  # type: ignore[attr-defined]
+    if exc is not None:
+        exc.add_note(f"{key} committed before that, and no synchronous standby has confirmed it")
+        return
+    raise CommitUnknown(
+        f"{key} committed locally, but no synchronous standby has confirmed it", topology=router.topology
+    )
+
+
+def _end(router: Router[CT], conn: CT) -> None:
+    """End a session in which there is nothing to commit, or that cannot."""
     lease = conn._pgroute  # type: ignore[attr-defined]
     status = conn.pgconn.transaction_status
-    if status == INTRANS and not alive(conn):
+    if status == INTRANS:
         conn.close()
         router._watch.kick(lease.pool.key)
         raise SessionLost(
@@ -87,24 +123,7 @@ def _commit(router: Router[CT], conn: CT) -> None:
             "was committed",
             topology=router.topology,
         )
-    if status == INTRANS:
-        may_write = not conn.read_only
-        try:
-            conn.commit()
-        except psycopg.Error as exc:
-            if not conn.closed:
-                raise
-            _evidence(router, conn, exc, committing=may_write)
-            key = lease.pool.key
-            if may_write:
-                text = f"the connection to {key} was lost during COMMIT: it may have been committed"
-                raise CommitUnknown(text, topology=router.topology) from exc
-            raise SessionLost(f"the connection to {key} was lost", topology=router.topology) from exc
-        except BaseException as exc:
-            exc.add_note("interrupted during COMMIT: it may have been committed")
-            conn.close()
-            raise
-    elif status == UNKNOWN:
+    if status == UNKNOWN:
         conn.close()
         router._watch.kick(lease.pool.key)
         raise SessionLost(
@@ -113,35 +132,26 @@ def _commit(router: Router[CT], conn: CT) -> None:
             topology=router.topology,
             may_have_committed=not conn.read_only,
         )
-    elif status == INERROR:
+    if status == INERROR:
         _quietly_roll_back(conn)
         raise psycopg.errors.InFailedSqlTransaction(
             "the session ended with its transaction in error: it was rolled back, nothing was committed"
         )
-    elif status == ACTIVE:
+    if status == ACTIVE:
         conn.close()
         raise psycopg.ProgrammingError(
             "the session ended while a command was still running: connection closed"
         )
-    elif getattr(conn, "_tpc", None):
+    if getattr(conn, "_tpc", None):
         conn.close()
         raise psycopg.ProgrammingError(
             "the session ended with a two-phase transaction prepared: tpc_commit() or tpc_rollback() it"
-        )
-    if lease.unconfirmed:
-        lease.unconfirmed = False
-        raise CommitUnknown(
-            f"{lease.pool.key} committed locally, but no synchronous standby has confirmed it",
-            topology=router.topology,
         )
 
 
 def _roll_back(router: Router[CT], conn: CT, exc: BaseException, *, read_write: bool) -> None:
     if isinstance(exc, psycopg.Error):
         _evidence(router, conn, exc, read_write=read_write)
-    lease = conn._pgroute  # type: ignore[attr-defined]
-    if lease.unconfirmed:
-        exc.add_note(f"{lease.pool.key} committed before that, and no synchronous standby has confirmed it")
     status = conn.pgconn.transaction_status
     if status in (INTRANS, INERROR):
         _quietly_roll_back(conn)
