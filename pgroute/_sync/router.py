@@ -336,7 +336,9 @@ class Router(Generic[CT]):
         pool = self._pools[role]
         way: Acquisition | None = None
         topology = self._watch.topology
-        candidate = first_choice(topology, attrs, plan.policy, self._rng, pool.load)
+        candidate = topology.only.get(attrs) or first_choice(
+            topology, attrs, plan.policy, self._rng, pool.load
+        )
         seconds = patience(attrs, timeout)
         while True:
             failure: Exception | None = None

@@ -67,12 +67,11 @@ def routes(topology: Topology) -> list[tuple[HostKey, int, bool]]:
 def first_choice(
     topology: Topology, attrs: SessionAttrs, policy: Policy, rng: Random, load: Callable[[HostKey], int]
 ) -> Candidate | None:
-    """Return the host to try first, None when there is none: all that most sessions need of this module."""
+    """Return the host to try first, None when there is none. Where `topology.only` has one, there is no choice."""
     groups = topology.candidates[attrs]
     if not groups:
         return None
-    group = groups[0]
-    return group[0] if len(group) == 1 else policy.pick(group, load, rng)
+    return policy.pick(groups[0], load, rng)
 
 
 class Acquisition:

@@ -65,6 +65,7 @@ class Topology:
     at: float
     primary_lost_at: float | None
     candidates: Mapping[SessionAttrs, Groups] = field(repr=False)
+    only: Mapping[SessionAttrs, Candidate] = field(repr=False)
     urgent: frozenset[HostKey] = field(repr=False)
     by_key: Mapping[HostKey, HostInfo] = field(repr=False, compare=False)
     _facts: tuple[Facts, ...] = field(repr=False, compare=False)
@@ -75,8 +76,8 @@ class Topology:
     def start(cls, hosts: tuple[HostKey, ...], now: float, rules: Rules | None = None) -> Topology:
         """Return the snapshot in which nothing has been heard yet."""
         empty = cls(
-            (), None, (), frozenset(), 0, now, now, MappingProxyType({}), frozenset(), MappingProxyType({}),
-            (), Memory(), rules or Rules(),
+            (), None, (), frozenset(), 0, now, now, MappingProxyType({}), MappingProxyType({}), frozenset(),
+            MappingProxyType({}), (), Memory(), rules or Rules(),
         )  # fmt: skip
         return _build(empty, tuple(Facts(k) for k in dict.fromkeys(hosts)), Memory(), now)
 
@@ -166,6 +167,7 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
     lost_at = None
     if primary is None or primary.state is HostState.SUSPECT:
         lost_at = now if old.primary_lost_at is None else old.primary_lost_at
+    candidates = _candidates(hosts, outcome, rules)
     return Topology(
         hosts=hosts,
         primary=primary,
@@ -174,7 +176,10 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
         version=old.version + 1,
         at=now,
         primary_lost_at=lost_at,
-        candidates=_candidates(hosts, outcome, rules),
+        candidates=candidates,
+        only=MappingProxyType(
+            {attrs: groups[0][0] for attrs, groups in candidates.items() if groups and len(groups[0]) == 1}
+        ),
         urgent=outcome.urgent,
         by_key=MappingProxyType(by_key),
         _facts=facts,
