@@ -1,6 +1,6 @@
 """Acquire + SELECT 1 + release: pgroute against psycopg_pool alone, on one primary, in interleaved rounds.
 
-    python benchmarks/acquire.py [--rounds 40] [--sessions 2000] [--json FILE]
+    python benchmarks/acquire.py [--rounds 40] [--sessions 2000] [--pin CPU] [--json FILE]
 
 The ratio is psycopg_pool's time over pgroute's in the same pair of rounds: 1.00 is no overhead, below 1 is slower.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import platform
 import statistics
 import threading
@@ -103,10 +104,13 @@ def main():
     parser.add_argument("--rounds", type=int, default=40, help="pairs of rounds for each row (default 40)")
     parser.add_argument("--sessions", type=int, default=2000, help="sessions in a round (default 2000)")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    parser.add_argument("--pin", type=int, metavar="CPU", help="keep the client on one processor (Linux)")
     args = parser.parse_args()
     rows = []
     print(f"{'face':<6} {'workers':>7} {'pgroute':>10} {'psycopg_pool':>13} {'ratio':>6}  quartiles")
     with LocalCluster(standbys=2) as cluster:
+        if args.pin is not None:
+            os.sched_setaffinity(0, {args.pin})  # after the servers were started, which stay free
         for workers in (1, 8):
             for face in ("sync", "async"):
                 if face == "sync":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
@@ -26,10 +25,6 @@ CT = TypeVar("CT", bound="psycopg.AsyncConnection[Any]")
 logger = logging.getLogger("pgroute")
 
 _ROLLBACK_TIMEOUT = 5.0
-
-_BRIEF = 0.005
-"""Seconds for which a connection that was alive at checkout is not looked at again before COMMIT: the look costs 3 % of
-a short session, and only tells the lost from the unknown."""
 
 IDLE = TransactionStatus.IDLE
 ACTIVE = TransactionStatus.ACTIVE
@@ -72,9 +67,7 @@ class AsyncSession(Generic[CT]):
         try:
             if exc is not None:
                 await _roll_back(self._router, conn, exc, read_write=self._attrs is SessionAttrs.READ_WRITE)
-            elif conn.pgconn.transaction_status == INTRANS and (
-                time.monotonic() - conn._pgroute.taken_at < _BRIEF or alive(conn)  # type: ignore[attr-defined]
-            ):
+            elif conn.pgconn.transaction_status == INTRANS and alive(conn):
                 try:
                     await conn.commit()
                 except BaseException as failure:

@@ -44,6 +44,17 @@ class _Pool(psycopg_pool.ConnectionPool[Any]):
     """psycopg_pool's pool, except that close() wakes the waiters before, not after, its workers have ended."""
 
     leavers: list[Worker] = []  # noqa: RUF012  (replaced, never changed)
+    requests = 0
+
+    def take(self, timeout: float) -> Any:
+        """Do what getconn() does, less what its log lines and its check= cost: 1 us of the 2 that pgroute adds."""
+        self._check_open_getconn()
+        self.requests += 1
+        return self._getconn_unchecked(timeout)
+
+    def give(self, conn: Any) -> None:
+        """Do what putconn() does with a connection of this pool, open or closed, less its log line."""
+        self._return_connection(conn, from_getconn=False)
 
     def _signal_stop_worker(self) -> list[Worker]:
         self.leavers = super()._signal_stop_worker()
@@ -122,7 +133,7 @@ class HostPool(Generic[CT]):
             timeout = until - time.monotonic()
         while True:
             try:
-                conn: CT = self._pool.getconn(max(timeout, _LEAST_WAIT))
+                conn: CT = self._pool.take(max(timeout, _LEAST_WAIT))
             except INTERRUPTS:
                 # A caller that is torn out of the queue keeps its place there, and the next connection would be lost
                 # with it: another pool takes over.
@@ -173,7 +184,7 @@ class HostPool(Generic[CT]):
                     raise
                 logger.warning("closing a connection to %s that could not be reset: %s", self.key, exc)
         try:
-            self._pool.putconn(conn)
+            self._pool.give(conn)
         except BaseException:
             self._return_later(conn)
             raise
@@ -218,6 +229,7 @@ class HostPool(Generic[CT]):
         """Return psycopg_pool's statistics, with our own count of the time in use."""
         stats = self._pool.get_stats()
         stats["usage_ms"] = int(self.usage * 1000)
+        stats["requests_num"] = self._pool.requests
         return stats
 
     def detail(self) -> str:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
@@ -27,10 +26,6 @@ CT = TypeVar("CT", bound="psycopg.Connection[Any]")
 logger = logging.getLogger("pgroute")
 
 _ROLLBACK_TIMEOUT = 5.0
-
-_BRIEF = 0.005
-"""Seconds for which a connection that was alive at checkout is not looked at again before COMMIT: the look costs 3 % of
-a short session, and only tells the lost from the unknown."""
 
 IDLE = TransactionStatus.IDLE
 ACTIVE = TransactionStatus.ACTIVE
@@ -73,9 +68,7 @@ class Session(Generic[CT]):
         try:
             if exc is not None:
                 _roll_back(self._router, conn, exc, read_write=self._attrs is SessionAttrs.READ_WRITE)
-            elif conn.pgconn.transaction_status == INTRANS and (
-                time.monotonic() - conn._pgroute.taken_at < _BRIEF or alive(conn)  # type: ignore[attr-defined]
-            ):
+            elif conn.pgconn.transaction_status == INTRANS and alive(conn):
                 try:
                     conn.commit()
                 except BaseException as failure:
