@@ -19,6 +19,14 @@ pytestmark = pytest.mark.cluster
 ONE = PoolOptions(max_size=1)
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """SIGINT raises KeyboardInterrupt, also where the run began in the background, with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @contextmanager
 def interrupted_when(condition: Callable[[], Any]) -> Iterator[None]:
     """Interrupt the block, which runs in the main thread, when the condition is true."""
