@@ -165,14 +165,14 @@ def observe(facts: Facts, seen: Answer | Failure, now: float) -> Facts:
 
 
 def _answered(facts: Facts, seen: Answer, now: float) -> Facts:
-    told = replace(facts, answer=seen, last_seen=now, silent_since=None)
+    contact, reason = HostState.UP, ""
     if not seen.fresh:
         # The open probe connection says nothing about new ones.
-        if facts.contact is HostState.REJECTED:
-            return told
-        if facts.contact is HostState.BUSY and seen.sent_at < facts.refusal_at + _BUSY_FOR:
-            return told
-    return replace(told, contact=HostState.UP, reason="")
+        refused = facts.contact is HostState.REJECTED
+        full = facts.contact is HostState.BUSY and seen.sent_at < facts.refusal_at + _BUSY_FOR
+        if refused or full:
+            contact, reason = facts.contact, facts.reason
+    return Facts(facts.key, contact, reason, seen, now, None, facts.refusal_at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 
 Groups = tuple[tuple[Candidate, ...], ...]
 
+_ACCEPTING = {
+    (role, read_only): tuple(a for a in SessionAttrs if a.accepts(role, read_only=read_only))
+    for role in HostRole
+    for read_only in (False, True)
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -247,19 +253,19 @@ def _reborn(was: HostInfo, a: Answer) -> bool:
 def _candidates(
     hosts: tuple[HostInfo, ...], outcome: Arbitration, rules: Rules
 ) -> Mapping[SessionAttrs, Groups]:
-    usable: list[tuple[int, Candidate, HostInfo]] = []
+    ranked: dict[SessionAttrs, dict[tuple[int, bool], list[Candidate]]] = {
+        attrs: {} for attrs in SessionAttrs
+    }
     for order, h in enumerate(hosts):
-        if h.usable and h.role is not None:
-            candidate = Candidate(
-                h.key, h.generation, h.role, order, rules.weights.get(h.key, 1.0), h.rtt or 0.0, h.lag_bytes
-            )
-            usable.append((outcome.verdicts[h.key].tier, candidate, h))
-    out: dict[SessionAttrs, Groups] = {}
-    for attrs in SessionAttrs:
-        ranked: dict[tuple[int, bool], list[Candidate]] = {}
-        for tier, candidate, h in usable:
-            if attrs.accepts(candidate.role, read_only=h.read_only):
-                second = attrs is SessionAttrs.PREFER_STANDBY and candidate.role is HostRole.PRIMARY
-                ranked.setdefault((tier, second), []).append(candidate)
-        out[attrs] = tuple(tuple(ranked[rank]) for rank in sorted(ranked))
-    return MappingProxyType(out)
+        if not h.usable or h.role is None:
+            continue
+        candidate = Candidate(
+            h.key, h.generation, h.role, order, rules.weights.get(h.key, 1.0), h.rtt or 0.0, h.lag_bytes
+        )
+        tier = outcome.verdicts[h.key].tier
+        for attrs in _ACCEPTING[h.role, h.read_only]:
+            second = attrs is SessionAttrs.PREFER_STANDBY and h.role is HostRole.PRIMARY
+            ranked[attrs].setdefault((tier, second), []).append(candidate)
+    return MappingProxyType(
+        {attrs: tuple(tuple(group) for _, group in sorted(ranks.items())) for attrs, ranks in ranked.items()}
+    )
