@@ -121,7 +121,7 @@ class Facts:
     @property
     def speaking(self) -> bool:
         """As `answering`, or it refuses new connections and still tells its role on the one open before."""
-        if self.contact is HostState.REJECTED:
+        if self.contact is HostState.REJECTED and self.silent_since is None:
             return self.answer is not None and self.answer.sent_at >= self.refusal_at
         return self.answering
 
@@ -155,13 +155,16 @@ def observe(facts: Facts, seen: Answer | Failure, now: float) -> Facts:
             last_seen=now,
             refusal_at=now,
         )
-    missed = kind is not FaultKind.REFUSED and facts.contact in (HostState.UP, HostState.BUSY)
-    return replace(
-        facts,
-        contact=HostState.SUSPECT if missed else HostState.DOWN,
-        reason=seen.fault.reason,
-        silent_since=seen.sent_at if facts.silent_since is None else facts.silent_since,
-    )
+    contact = HostState.DOWN
+    reason = seen.fault.reason
+    if kind is not FaultKind.REFUSED:
+        if facts.contact in (HostState.UP, HostState.BUSY):
+            contact = HostState.SUSPECT
+        elif facts.contact is HostState.REJECTED:
+            # Silence does not take the refusal back, nor would an answer on the connection that was open before.
+            contact, reason = facts.contact, facts.reason
+    silent_since = seen.sent_at if facts.silent_since is None else facts.silent_since
+    return replace(facts, contact=contact, reason=reason, silent_since=silent_since)
 
 
 def _answered(facts: Facts, seen: Answer, now: float) -> Facts:

@@ -10,6 +10,7 @@ from pgroute.core.roles import HostRole
 if TYPE_CHECKING:
     from random import Random
 
+    from pgroute.core.hosts import HostInfo
     from pgroute.core.options import ProbeOptions
     from pgroute.core.roles import HostKey
     from pgroute.core.topology import Topology
@@ -21,11 +22,15 @@ REJECTED_GAP = 5.0
 """Seconds between two attempts at a host that refused the credentials (lock-outs), at least."""
 
 RELEASE_AFTER = 0.15
-"""Seconds that an old primary has, once a higher timeline was seen, to show that it is alive; it is asked at once."""
+"""Seconds that an old primary has, once a higher timeline was seen, to show that it is alive; it is asked at once.
+
+A distant one has three times what its last answer took.
+"""
 
 _FASTEST = 0.02
 _SLOWEST = 0.5
 _OUTAGE_SHARE = 0.02
+_STARTING_SHARE = 0.1
 
 
 def probe_delay(topology: Topology, key: HostKey, options: ProbeOptions, now: float, rng: Random) -> float:
@@ -54,16 +59,23 @@ def connect_delay(
 ) -> float:
     """Return the seconds from one connection attempt at a host to the next.
 
-    *kicked*: something calls for one now. A host with too many connections is not helped by more of them.
+    *kicked*: something calls for one now. A host with too many connections is not helped by more of them. One that is
+    starting is tried soon, and the more rarely the longer it stays so: with ``hot_standby=off`` that is for ever.
     """
     host = topology.host(key)
     if host is not None and host.state is HostState.REJECTED:
         return REJECTED_GAP
     if kicked and not (host is not None and host.state is HostState.BUSY):
         return CONNECT_GAP
+    delay = probe_delay(topology, key, options, now, rng)
     if host is not None and host.state is HostState.STARTING:
-        return CONNECT_GAP * (1.0 + 0.1 * rng.random())
-    return max(CONNECT_GAP * (1.0 + 0.1 * rng.random()), probe_delay(topology, key, options, now, rng))
+        delay = min(delay, (now - host.since) * _STARTING_SHARE)
+    return max(CONNECT_GAP * (1.0 + 0.1 * rng.random()), delay)
+
+
+def release_after(host: HostInfo) -> float:
+    """Return the seconds that an old primary has to show that it is alive, once a higher timeline was seen."""
+    return max(RELEASE_AFTER, 3.0 * (host.rtt or 0.0))
 
 
 def hopeless(topology: Topology, options: ProbeOptions, now: float) -> dict[HostKey, str]:
@@ -80,7 +92,7 @@ def hopeless(topology: Topology, options: ProbeOptions, now: float) -> dict[Host
                 continue
             if options.abort_stale:
                 out[host.key] = f"{host.key} is a stale primary and {primary.key} is the primary"
-            elif (host.asked_at or 0.0) <= topology.marked_at and now >= topology.marked_at + RELEASE_AFTER:
+            elif (host.asked_at or 0.0) <= topology.marked_at and now >= topology.marked_at + release_after(host):
                 out[host.key] = f"{host.key} has not answered since {primary.key} is the primary"
             continue
         if host.silent_since is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pgroute.core.events import Event, EventKind
 from pgroute.core.faults import FaultKind
 from pgroute.core.hosts import Failure, ForgetTimeline, Observation
-from pgroute.core.pace import RELEASE_AFTER
+from pgroute.core.pace import release_after
 from pgroute.core.topology import Rules, Topology, apply
 from pgroute.monitor.thread import Monitor
 
@@ -92,7 +92,8 @@ class ClusterWatch:
             listener(old, new, events)
         if any(event.kind is EventKind.PRIMARY_CHANGED for event in events):
             # By then an old primary has answered, or its sessions are beyond hope.
-            asyncio.get_running_loop().call_later(RELEASE_AFTER, self._look_again)
+            longest = max(release_after(host) for host in new.hosts)
+            asyncio.get_running_loop().call_later(longest, self._look_again)
         if new.urgent or (new.primary_lost_at is None) != (old.primary_lost_at is None):
             for watcher in self._watchers.values():
                 watcher.nudge()

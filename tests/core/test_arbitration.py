@@ -745,3 +745,21 @@ def test_host_that_is_not_listed_changes_nothing():
     before = world.topology
     assert world.primary(HostKey("z", 1), 9).topology is before
     assert world.timeout(HostKey("z", 1)).topology is before
+
+
+def test_rejection_outlives_silence_and_the_answer_that_comes_late():
+    world = World().settled().reject(A)
+    world.timeout(A)
+    assert world.state(A) is HostState.REJECTED
+    assert world.host(A).silent_since is not None
+    assert world.primary(A).state(A) is HostState.REJECTED
+    assert world.writers == []
+    assert world.primary(A, fresh=True).state(A) is HostState.UP
+    assert world.writers == [A]
+
+
+def test_rejected_primary_that_fell_silent_is_no_rival():
+    world = World().settled().reject(A).primary(A)
+    world.timeout(A).timeout(A)
+    assert world.primary(B, 1).writers == [B]
+    assert world.topology.split_brain == frozenset()

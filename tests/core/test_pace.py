@@ -77,6 +77,19 @@ def test_starting_host_is_tried_again_soon_even_while_a_primary_is_known(roll, d
     assert connect(World().settled().fail(B, FaultKind.STARTING), roll=roll) == pytest.approx(delay)
 
 
+@pytest.mark.parametrize(("waited", "delay"), [(1.0, 0.2), (5.0, 0.5), (10.0, 1.0), (3600.0, 1.0)])
+def test_host_that_stays_starting_is_tried_ever_more_rarely_down_to_the_interval(waited, delay):
+    world = World().settled().fail(B, FaultKind.STARTING)
+    since = world.host(B).since
+    world.pass_time(waited / 2).fail(B, FaultKind.STARTING)
+    assert connect(world, outage=since + waited - world.now, roll=0.5) == pytest.approx(delay, rel=0.06)
+
+
+def test_starting_host_without_a_primary_is_tried_at_least_as_often_as_any():
+    world = World().settled().refuse(A).fail(B, FaultKind.STARTING)
+    assert connect(world, outage=600) == pytest.approx(0.5)
+
+
 def test_attempts_are_as_rare_as_probes_while_a_primary_is_known():
     assert connect(World().settled().refuse(B)) == 1.0
 
@@ -190,6 +203,12 @@ def test_old_primary_that_does_not_show_that_it_is_alive_is_given_up_before_its_
         "a": "a:5432 has not answered since b:5432 is the primary"
     }
     assert lost(world.refuse(B), after=RELEASE_AFTER + 0.001) == {}
+
+
+def test_distant_old_primary_has_the_time_of_three_answers_to_show_that_it_is_alive():
+    world = World().primary(A, rtt=0.2).standby(B).standby(C).primary(B, 2)
+    assert lost(world, after=0.599) == {}
+    assert list(lost(world, after=0.601)) == ["a"]
 
 
 def test_sessions_on_a_stale_primary_that_answers_are_left_alone_unless_asked_for():
