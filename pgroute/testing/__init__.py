@@ -1,4 +1,4 @@
-"""A local PostgreSQL cluster for tests: real servers, real crashes."""
+"""A local PostgreSQL cluster for tests: real servers, real crashes, and a proxy for real network faults."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ if TYPE_CHECKING:
     from .binaries import ServerBinaries, available_versions, find_server
     from .cluster import LocalCluster
     from .errors import ClusterError, ClusterTimeout, ServerNotFound
+    from .flow import Trap
     from .node import Node
+    from .proxy import FaultProxy
 
 __all__ = [
     "ClusterError",
     "ClusterTimeout",
+    "FaultProxy",
     "LocalCluster",
     "Node",
     "ServerBinaries",
     "ServerNotFound",
+    "Trap",
     "available_versions",
     "find_server",
 ]
@@ -24,10 +28,12 @@ __all__ = [
 _HOMES = {
     "ClusterError": "errors",
     "ClusterTimeout": "errors",
+    "FaultProxy": "proxy",
     "LocalCluster": "cluster",
     "Node": "node",
     "ServerBinaries": "binaries",
     "ServerNotFound": "errors",
+    "Trap": "flow",
     "available_versions": "binaries",
     "find_server": "binaries",
 }

@@ -1,4 +1,4 @@
-"""pytest fixtures that hand out local PostgreSQL clusters."""
+"""pytest fixtures that hand out local PostgreSQL clusters and proxies in front of them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .cluster import LocalCluster
+    from .proxy import Endpoint, FaultProxy
 
 
 class ClusterFactory(Protocol):
     """Makes a started cluster, with the options of `LocalCluster`; it ends with the test."""
 
     def __call__(self, standbys: int = 2, **options: Any) -> LocalCluster: ...
+
+
+class ProxyFactory(Protocol):
+    """Makes a started proxy in front of a node or (host, port); it stops with the test."""
+
+    def __call__(self, target: Endpoint | tuple[str, int]) -> FaultProxy: ...
 
 
 @pytest.fixture(scope="session")
@@ -53,5 +60,18 @@ def pgroute_cluster_factory(pgroute_cluster_options: dict[str, Any]) -> Iterator
         def make(standbys: int = 2, **options: Any) -> LocalCluster:
             merged: dict[str, Any] = {**pgroute_cluster_options, "standbys": standbys, **options}
             return stack.enter_context(LocalCluster(**merged))
+
+        yield make
+
+
+@pytest.fixture
+def pgroute_proxy_factory() -> Iterator[ProxyFactory]:
+    """A function that makes proxies inside a test: call it with a node or (host, port)."""
+    from .proxy import FaultProxy
+
+    with ExitStack() as stack:
+
+        def make(target: Endpoint | tuple[str, int]) -> FaultProxy:
+            return stack.enter_context(FaultProxy(target))
 
         yield make

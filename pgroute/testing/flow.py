@@ -1,0 +1,263 @@
+"""One direction of a proxied connection: what it reads, holds back, loses and passes on."""
+
+from __future__ import annotations
+
+import enum
+import random
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from .errors import ClusterTimeout
+
+if TYPE_CHECKING:
+    import socket
+
+Mode = Literal["forward", "deaf", "discard"]
+Deed = Literal["reset", "disconnect", "deaf", "discard"]
+
+READ_SIZE = 65536
+HOLD = 262144  # bytes that a direction keeps before it stops reading, so that its sender feels the pressure
+THROTTLE_STEP = 0.02  # seconds' worth of bytes that a throttled direction reads at once
+
+
+class End(enum.Enum):
+    """How a stream ended."""
+
+    EOF = enum.auto()
+    RESET = enum.auto()
+    LOST = enum.auto()
+    """The receiver is gone: nobody is left to pass bytes to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What one direction suffers from; `delay` and `jitter` in seconds, `rate` in bytes per second."""
+
+    mode: Mode = "forward"
+    delay: float = 0.0
+    jitter: float = 0.0
+    rate: float | None = None
+
+
+class Trap:
+    """A fault that `FaultProxy.when()` or `FaultProxy.cut_after()` has set and that waits for its moment."""
+
+    def __init__(
+        self, do: Deed, *, times: int | None, pattern: bytes = b"", count: int = 0, forwards: bool = True
+    ) -> None:
+        self.do = do
+        self.pattern = pattern
+        self.count = count
+        self.forwards = forwards
+        self._left = times
+        self._hits = 0
+        self._sprung = threading.Event()
+
+    def __repr__(self) -> str:
+        moment = f"when {self.pattern!r}" if self.pattern else f"after {self.count} bytes"
+        return f"<Trap {self.do} {moment}, {self._hits} hits>"
+
+    @property
+    def armed(self) -> bool:
+        """Whether it still waits for a connection to hit."""
+        return self._left != 0
+
+    @property
+    def hits(self) -> int:
+        """The number of connections that it has hit."""
+        return self._hits
+
+    def wait(self, timeout: float = 10.0) -> None:
+        """Return when it has hit at least once. Raises ClusterTimeout after `timeout` seconds."""
+        if not self._sprung.wait(timeout):
+            raise ClusterTimeout(f"nothing ran into {self!r} within {timeout} s")
+
+    def spring(self) -> None:
+        """Use it up once: the fault follows when all bytes before it have been passed on."""
+        if self._left is not None:
+            self._left -= 1
+
+    def hit(self) -> None:
+        """Note that the fault is in force."""
+        self._hits += 1
+        self._sprung.set()
+
+
+class Watch:
+    """How far one direction of one connection has come towards a trap."""
+
+    def __init__(self, trap: Trap) -> None:
+        self.trap = trap
+        self._passed = 0
+        self._tail = b""
+
+    def find(self, chunk: bytes) -> int | None:
+        """Return how many bytes of `chunk` go before the trap springs, None when it does not."""
+        if not self.trap.pattern:
+            missing = self.trap.count - self._passed
+            return missing if missing <= len(chunk) else None
+        start = (self._tail + chunk).find(self.trap.pattern)
+        if start < 0:
+            return None
+        # The end of the message comes in the same chunk, and without it the receiver would not act.
+        return len(chunk) if self.trap.forwards else max(0, start - len(self._tail))
+
+    def advance(self, chunk: bytes) -> None:
+        """Note that `chunk` has gone by."""
+        self._passed += len(chunk)
+        seen = self._tail + chunk
+        self._tail = seen[max(0, len(seen) - len(self.trap.pattern) + 1) :] if self.trap.pattern else b""
+
+
+class Flow:
+    """Bytes on their way from `source` to `sink`, both of them missing until they are connected.
+
+    The owner calls `read()` and `flush()` when a socket is ready or a time has come, and does what `flush()`
+    returns.
+    """
+
+    def __init__(self, name: str, totals: dict[str, int], template: Flow | None = None) -> None:
+        self.name = name
+        self.conditions: Conditions = Conditions() if template is None else template.conditions
+        self.source: socket.socket | None = None
+        self.sink: socket.socket | None = None
+        self.watches: list[Watch] = (
+            [] if template is None else [Watch(watch.trap) for watch in template.watches]
+        )
+        self.blocked = False
+        self.done = False
+        self.receiver_lost = False
+        self._totals = totals
+        self._queue: deque[tuple[float, bytes | End | Trap]] = deque()
+        self._held = 0
+        self._ended = False
+        self._last_due = 0.0
+        self._next_read = 0.0
+
+    def mend(self) -> None:
+        """Pass on everything from now, what is held first."""
+        self.conditions = Conditions()
+        self.watches.clear()
+        self._queue = deque((0.0, item) for _, item in self._queue if not isinstance(item, Trap))
+        self._last_due = self._next_read = 0.0
+
+    def readable(self, now: float) -> bool:
+        """Return whether to read as soon as the source has something."""
+        return self._hungry() and now >= self._next_read
+
+    def wakes(self, now: float) -> float | None:
+        """Return when the next thing happens without a socket becoming ready, if ever."""
+        times = []
+        if self._hungry() and now < self._next_read:
+            times.append(self._next_read)
+        if self._queue and self.conditions.mode != "deaf" and now < self._queue[0][0]:
+            times.append(self._queue[0][0])
+        return min(times, default=None)
+
+    def read(self, now: float) -> None:
+        """Take what the source has, as far as conditions allow."""
+        if not self.readable(now) or self.source is None:
+            return
+        rate = self.conditions.rate if self.conditions.mode == "forward" else None
+        size = READ_SIZE if rate is None else max(1, min(READ_SIZE, int(rate * THROTTLE_STEP)))
+        try:
+            chunk = self.source.recv(size)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.end(End.RESET, now)
+            return
+        if not chunk:
+            self.end(End.RESET if self.receiver_lost else End.EOF, now)
+            return
+        if rate is not None:
+            self._next_read = max(now, self._next_read) + len(chunk) / rate
+        if self.conditions.mode == "forward":
+            self._take(chunk, self._due(now))
+
+    def end(self, how: End, now: float) -> None:
+        """Let the stream end behind what has been read."""
+        if not self._ended:
+            self._ended = True
+            self._queue.append((self._due(now), how))
+
+    def abandon(self) -> None:
+        """Drop everything: nobody is there to receive it."""
+        self._ended = self.done = True
+        self._queue.clear()
+        self._held = 0
+
+    def flush(self, now: float) -> End | Trap | None:
+        """Pass on what is due and return what the owner has to do before more can be, None for nothing."""
+        self.blocked = False
+        while self._queue and self.conditions.mode != "deaf":
+            due, item = self._queue[0]
+            if due > now:
+                break
+            if isinstance(item, bytes):
+                sent = len(item) if self.conditions.mode == "discard" else self._send(item)
+                if sent is None:
+                    return End.LOST
+                if not sent:
+                    break
+                self._held -= sent
+                if sent < len(item):
+                    self._queue[0] = (due, item[sent:])
+                    continue
+            elif isinstance(item, End) and not self._passes(item):
+                break
+            self._queue.popleft()
+            if not isinstance(item, bytes):
+                return item
+        return None
+
+    def _hungry(self) -> bool:
+        return (
+            self.source is not None
+            and not self._ended
+            and self.conditions.mode != "deaf"
+            and self._held < HOLD
+        )
+
+    def _passes(self, end: End) -> bool:
+        """Whether the end of the stream gets through; a FIN needs somebody to tell."""
+        return self.conditions.mode == "forward" and (self.sink is not None or end is End.RESET)
+
+    def _send(self, data: bytes) -> int | None:
+        """Send what the sink takes: 0 when it takes nothing now, None when it is gone."""
+        if self.sink is None:
+            return 0
+        try:
+            sent = self.sink.send(data)
+        except BlockingIOError:
+            self.blocked = True
+            return 0
+        except OSError:
+            return None
+        self._totals[self.name] += sent
+        return sent
+
+    def _due(self, now: float) -> float:
+        """When something read now is passed on: never before what was read earlier."""
+        delay, jitter = self.conditions.delay, self.conditions.jitter
+        self._last_due = max(self._last_due, now + delay + random.uniform(-jitter, jitter))
+        return self._last_due
+
+    def _take(self, chunk: bytes, due: float) -> None:
+        """Queue a chunk, and each trap that it springs at its place between the bytes."""
+        self._held += len(chunk)
+        self.watches = [watch for watch in self.watches if watch.trap.armed]
+        while chunk:
+            found = [(at, watch) for watch in self.watches if (at := watch.find(chunk)) is not None]
+            at, sprung = min(found, key=lambda pair: pair[0], default=(len(chunk), None))
+            if at:
+                self._queue.append((due, chunk[:at]))
+                for watch in self.watches:
+                    watch.advance(chunk[:at])
+            if sprung is not None:
+                self.watches.remove(sprung)
+                sprung.trap.spring()
+                self._queue.append((due, sprung.trap))
+            chunk = chunk[at:]

@@ -1,0 +1,197 @@
+"""The thread of a proxy: it listens, waits for sockets and times, and takes calls from other threads."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import heapq
+import itertools
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Literal
+
+from .connection import READ, Connection, drain
+from .errors import ClusterError
+from .flow import Flow
+from .ports import HOST, Port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .flow import Deed
+
+BACKLOG = 1024
+PATIENCE = 10.0  # seconds for a round trip to the thread, which takes well below a millisecond
+
+
+class Relay:
+    """One thread with its own selector. Everything but `call()` belongs to that thread."""
+
+    def __init__(self, name: str, target: tuple[socket.AddressFamily, Any]) -> None:
+        self.port = Port()
+        self.target = target
+        self.selector = selectors.DefaultSelector()
+        self.connections: set[Connection] = set()
+        self.totals = {"to_server": 0, "to_client": 0}
+        self.template = {name: Flow(name, self.totals) for name in self.totals}
+        self.welcome: Literal["reset", "disconnect"] | None = None
+        self.attempts = self.connected = 0
+        self._listener: socket.socket | None = None
+        self._plug: socket.socket | None = None
+        self._timers: list[tuple[float, int, Connection]] = []
+        self._serial = itertools.count()
+        self._calls: deque[tuple[concurrent.futures.Future[None], Callable[[], None]]] = deque()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._ear, self._mouth = socket.socketpair()
+        for end in (self._ear, self._mouth):
+            end.setblocking(False)
+        self.selector.register(self._ear, READ, lambda _: drain(self._ear))
+        self.listen()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def call(self, fn: Callable[[], None]) -> None:
+        """Run `fn` in the thread and return when it is done. Connections made before are known to it."""
+        future: concurrent.futures.Future[None] = concurrent.futures.Future()
+        with self._lock:
+            if self._closed:
+                raise ClusterError(f"{self._thread.name} is not running")
+            self._calls.append((future, fn))
+            with contextlib.suppress(BlockingIOError):  # full, so it is about to wake anyway
+                self._mouth.send(b"!")
+        future.result(PATIENCE)
+
+    def close(self) -> None:
+        """End the thread, reset what is open and give the port back."""
+
+        def stop() -> None:
+            self._closed = True
+
+        with contextlib.suppress(ClusterError):
+            self.call(stop)
+        self._thread.join(PATIENCE)
+
+    def call_at(self, when: float, connection: Connection) -> None:
+        """Ring a connection at a monotonic time."""
+        heapq.heappush(self._timers, (when, next(self._serial), connection))
+
+    def change(self, fn: Callable[[Flow], None], names: Iterable[str], *, existing: bool, new: bool) -> None:
+        """Apply `fn` to these directions of connections."""
+        if new:
+            for name in names:
+                fn(self.template[name])
+        for connection in tuple(self.connections) if existing else ():
+            for name in names:
+                fn(connection.flows[name])
+            connection.pump()
+
+    def hit_all(self, deed: Deed) -> None:
+        """Apply a fault to all connections that exist."""
+        for connection in tuple(self.connections):
+            connection.hit(deed)
+
+    def listen(self) -> None:
+        """Accept connections, if not yet so."""
+        self._unplug()
+        if self._listener is None:
+            self._listener = listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((HOST, self.port.number))
+            listener.listen(BACKLOG)
+            listener.setblocking(False)
+            self.selector.register(listener, READ, lambda _: self.accept())
+
+    def refuse(self) -> None:
+        """Stop listening, so that the kernel refuses."""
+        self._unplug()
+        if self._listener is not None:
+            self.selector.unregister(self._listener)
+            self._listener.close()
+            self._listener = None
+
+    def plug(self) -> None:
+        """Let connection attempts hang: the kernel drops their SYN while the queue of a listener is full."""
+        self.listen()
+        assert self._listener is not None
+        if self._plug is None:
+            self.selector.unregister(self._listener)
+            self._listener.listen(0)
+            self._plug = plug = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            plug.setblocking(False)
+            plug.connect_ex((HOST, self.port.number))
+
+    def accept(self) -> None:
+        """Take all connections that the kernel has ready."""
+        while self._listener is not None and self._plug is None:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self._adopt(client)
+
+    def _adopt(self, client: socket.socket) -> None:
+        self.attempts += 1
+        connection = Connection(self, client)
+        self.connections.add(connection)
+        if self.welcome is not None:
+            connection.hit(self.welcome)
+            return
+        connection.pump()
+
+    def _unplug(self) -> None:
+        if self._plug is None or self._listener is None:
+            return
+        own = self._plug.getsockname()
+        self._plug.close()
+        self._plug = None
+        while True:
+            try:
+                client, address = self._listener.accept()
+            except OSError:
+                break
+            if address == own:
+                client.close()
+            else:
+                self._adopt(client)
+        self._listener.listen(BACKLOG)
+        self.selector.register(self._listener, READ, lambda _: self.accept())
+
+    def _run(self) -> None:
+        try:
+            while not self._closed:
+                wait = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
+                for key, events in self.selector.select(wait):
+                    key.data(events)
+                while self._timers and self._timers[0][0] <= time.monotonic():
+                    when, _, connection = heapq.heappop(self._timers)
+                    connection.ring(when)
+                while self._calls:
+                    self.accept()
+                    self._answer(self._calls.popleft())
+        finally:
+            self._end()
+
+    @staticmethod
+    def _answer(call: tuple[concurrent.futures.Future[None], Callable[[], None]]) -> None:
+        future, fn = call
+        try:
+            future.set_result(fn())
+        except Exception as error:  # noqa: BLE001 - the caller gets it
+            future.set_exception(error)
+
+    def _end(self) -> None:
+        with self._lock:
+            self._closed = True
+        for future, _ in self._calls:
+            future.set_exception(ClusterError(f"{self._thread.name} has stopped"))
+        for connection in tuple(self.connections):
+            connection.end(reset_client=True, reset_server=True)
+        for link in (self._listener, self._plug, self._ear, self._mouth):
+            if link is not None:
+                link.close()
+        self.selector.close()
+        self.port.release()
