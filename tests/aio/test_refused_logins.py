@@ -1,82 +1,256 @@
-"""The credentials stop working while the router is open."""
+"""Logins stop working while the router is open, at every host or at one, although sessions that are open go on."""
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pgroute import AsyncRouter, HostState, NoHostAvailable
-from pgroute.testing import LocalCluster, Node
-from tests.aio.workload import read, state
+from pgroute.testing import LocalCluster, Node, available_versions
+from tests.aio.workload import key, read, state
 from tests.support import AsyncBackground, async_call, async_eventually
 
 pytestmark = pytest.mark.cluster
 
+PATIENCE = 2.0
+"""Seconds for which sessions that cannot be had are asked for."""
 
-def refusals(node: Node) -> int:
-    return node.log().count('role "app" is not permitted to log in')
+RECOVERY = 6.0
+"""Seconds in which a mended login must be found out: one attempt in 5 s, and some for the machine."""
 
 
-def allow(cluster: LocalCluster, yes: bool) -> None:
-    cluster.primary.execute(f"ALTER ROLE app {'LOGIN' if yes else 'NOLOGIN'}")
-    cluster.catch_up()
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """What makes every server refuse a role's new logins.
+
+    Attributes:
+        role: a role of this name has a database of this name.
+        said: by the server, in its log too.
+        breaks, mends: statements for the primary.
+        kills: open sessions end, too.
+    """
+
+    role: str
+    said: str
+    breaks: str
+    mends: str
+    kills: bool = False
+
+    def refusals(self, node: Node) -> int:
+        return node.log().count(f"FATAL:  {self.said}")
+
+
+FAULTS = [
+    Fault(
+        "rotated",
+        'password authentication failed for user "rotated"',
+        "ALTER ROLE rotated PASSWORD 'another'",
+        "ALTER ROLE rotated PASSWORD 'secret'",
+    ),
+    Fault(
+        "locked",
+        'role "locked" is not permitted to log in',
+        "ALTER ROLE locked NOLOGIN",
+        "ALTER ROLE locked LOGIN",
+    ),
+    Fault(
+        "dropped",
+        'database "dropped" does not exist',
+        "DROP DATABASE dropped WITH (FORCE)",
+        "CREATE DATABASE dropped",
+        kills=True,
+    ),
+]
 
 
 @pytest.fixture
-def app_dsn(mended: LocalCluster) -> Iterator[str]:
-    """Give the DSN of a role that is not a superuser."""
-    mended.primary.execute("CREATE ROLE app LOGIN")
+def with_roles(mended: LocalCluster) -> Iterator[LocalCluster]:
+    """Give a cluster with the roles and databases of FAULTS, which need a password, and the role `barred`."""
+    rules = {}
+    for node in mended.nodes:
+        hba = node.data_dir / "pg_hba.conf"
+        rules[hba] = hba.read_text()
+        roles = ",".join(fault.role for fault in FAULTS)
+        hba.write_text(f"host all {roles} all scram-sha-256\n" + rules[hba])
+        node.execute("SELECT pg_reload_conf()")
+    mended.primary.execute("CREATE ROLE barred LOGIN")
+    for fault in FAULTS:
+        mended.primary.execute(f"CREATE ROLE {fault.role} LOGIN PASSWORD 'secret'")
+        mended.primary.execute(f"CREATE DATABASE {fault.role}")
     mended.catch_up()
-    yield mended.dsn.replace("postgres@", "app@")
-    mended.primary.execute("DROP ROLE app")
+    yield mended
+    for hba, text in rules.items():
+        hba.write_text(text)
+    mended.primary.execute("DROP ROLE barred")
+    for fault in FAULTS:
+        mended.primary.execute(f"DROP DATABASE IF EXISTS {fault.role}")
+        mended.primary.execute(f"DROP ROLE {fault.role}")
+    for node in mended.nodes:
+        node.execute("SELECT pg_reload_conf()")
 
 
-async def test_a_role_locked_out_later_is_rejected_with_bounded_attempts_and_recovers(
-    mended: LocalCluster, app_dsn: str
-) -> None:
-    async def hopeless(router: AsyncRouter[Any]) -> str:
+async def break_and_mend(cluster: LocalCluster, fault: Fault) -> None:
+    def execute(sql: str) -> None:
+        cluster.primary.execute(sql)
+        cluster.catch_up()
+
+    async def hopeless(router: AsyncRouter[Any], role: Any) -> str:
         with pytest.raises(NoHostAvailable) as caught:
-            await router.getconn("writer", timeout=2.0)
+            await router.getconn(role, timeout=PATIENCE)
         return str(caught.value)
 
-    node = mended.nodes[0]
-    before = refusals(node)
-    # The pools have no connection yet, the probes have theirs.
-    async with (
-        AsyncRouter(app_dsn) as router,
-        AsyncBackground() as background,
-    ):
+    dsn = cluster.dsn.replace("postgres@", f"{fault.role}:secret@").replace("/postgres", f"/{fault.role}")
+    async with AsyncRouter(dsn) as router, AsyncBackground() as background:
         await async_eventually(lambda: all(h.state is HostState.UP for h in router.topology.hosts))
-        await async_call(allow, mended, False)
+        held = await router.getconn("writer")
+        await async_call(execute, fault.breaks)
         begun_at = time.monotonic()
-        waiters = [background.start(hopeless, router) for _ in range(10)]
-        await async_eventually(lambda: state(router, node) is HostState.REJECTED)
-        assert time.monotonic() - begun_at < 0.5, "the first refusal tells"
-        texts = [await waiter.result() for waiter in waiters]
-        assert all("not permitted to log in" in text for text in texts)
-        assert refusals(node) - before == 1, "at most one attempt in 5 s, probe and pools together"
-        await async_call(allow, mended, True)
-        async with router.writer() as conn:
-            await conn.execute("SELECT 1")
-        assert time.monotonic() - begun_at < 6.0, "found out by the next attempt"
-        assert refusals(node) - before <= 2
+        waiters = [background.start(hopeless, router, role) for role in ("writer", "reader") * 5]
+        await async_eventually(lambda: all(h.state is HostState.REJECTED for h in router.topology.hosts))
+        assert time.monotonic() - begun_at < 1.0, "the first refusal tells"
+        for waiter in waiters:
+            assert (await waiter.result()).count(fault.said) >= len(cluster.nodes), "why, for each host"
+        assert [fault.refusals(node) for node in cluster.nodes] == [1, 1, 1], (
+            "at most one attempt in 5 s at each host, probe and pools together"
+        )
+        if not fault.kills:
+            await held.execute("SELECT 1")
+            await held.commit()
+        await router.putconn(held)
+        await async_call(execute, fault.mends)
+        await router.wait(timeout=RECOVERY)
+        assert time.monotonic() - begun_at < RECOVERY, "found out by the next attempt"
+        await async_eventually(lambda: all(h.state is HostState.UP for h in router.topology.hosts))
+        assert [fault.refusals(node) for node in cluster.nodes] == [1, 1, 1]
 
 
-async def test_one_host_that_refuses_leaves_the_others_serving(mended: LocalCluster, app_dsn: str) -> None:
-    _, refusing, other = mended.nodes
+async def one_host_refuses(router: AsyncRouter[Any], refusing: Node, other: Node) -> float:
+    """Read until the refusal at a standby is known; return when that was, its probe being connected as before."""
+    begun_at = time.monotonic()
+    while state(router, refusing) is not HostState.REJECTED:
+        assert (await read(router)).port == other.port
+        assert time.monotonic() - begun_at < 2.0
+    until = begun_at + PATIENCE
+    while time.monotonic() < until:
+        assert (await read(router)).port == other.port
+    return begun_at
+
+
+async def refuse_at_one(cluster: LocalCluster) -> None:
+    _, refusing, other = cluster.nodes
     hba = refusing.data_dir / "pg_hba.conf"
     rules = hba.read_text()
-    hba.write_text("host all app all reject\n" + rules)
-    refusing.execute("SELECT pg_reload_conf()")
-    async with AsyncRouter(app_dsn) as router:
+
+    def configure(text: str) -> None:
+        hba.write_text(text)
+        refusing.execute("SELECT pg_reload_conf()")
+
+    def refusals() -> int:
+        return refusing.log().count('pg_hba.conf rejects connection for host "127.0.0.1", user "barred"')
+
+    async with AsyncRouter(cluster.dsn.replace("postgres@", "barred@")) as router:
         await router.wait()
-        await async_eventually(lambda: state(router, refusing) is HostState.REJECTED)
-        assert {(await read(router)).port for _ in range(20)} == {other.port}
-        reason = router.topology.hosts[1].reason
-    hba.write_text(rules)
-    refusing.execute("SELECT pg_reload_conf()")
-    assert "pg_hba.conf rejects connection" in reason
-    assert "\n" not in reason
+        await async_eventually(lambda: all(h.state is HostState.UP for h in router.topology.hosts))
+        await async_call(configure, "host all barred all reject\n" + rules)
+        begun_at = await one_host_refuses(router, refusing, other)
+        host = router.topology.host(key(refusing))
+        assert host is not None
+        assert "pg_hba.conf rejects connection" in host.reason
+        assert "\n" not in host.reason
+        assert refusals() == 1, "at most one attempt in 5 s, probe and pools together"
+        await async_call(configure, rules)
+        await async_eventually(lambda: state(router, refusing) is HostState.UP)
+        assert time.monotonic() - begun_at < RECOVERY
+        assert refusals() == 1
+
+
+async def test_password_rotated_role_locked_out_database_dropped_pg_hba_closed_are_told_rarely_tried_and_recover(
+    with_roles: LocalCluster,
+) -> None:
+    # At the same time, for each takes the 5 s of which it must be shown that they pass.
+    async with AsyncBackground() as background:
+        works = [background.start(break_and_mend, with_roles, fault) for fault in FAULTS]
+        works.append(background.start(refuse_at_one, with_roles))
+        for work in works:
+            await work.result()
+
+
+def speaks_tls(bindir: Path) -> bool:
+    done = subprocess.run(
+        [bindir / "pg_config", "--configure"], capture_output=True, text=True, check=False, timeout=10
+    )
+    return "openssl" in done.stdout
+
+
+def make_certificate(folder: Path, name: str) -> None:
+    """Write NAME.crt, signed by its own key, and NAME.key."""
+    subject = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    files = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject, *files]
+    subprocess.run(command, check=True, capture_output=True, timeout=30)
+
+
+@pytest.fixture
+def encrypted(tmp_path: Path, pgroute_cluster_factory: Any) -> LocalCluster:
+    """Give a cluster that speaks TLS with the certificate of *tmp_path*/trusted."""
+    capable = [server for server in available_versions() if speaks_tls(server.bindir)]
+    if not capable:
+        pytest.skip("no PostgreSQL found was built with TLS")
+    if shutil.which("openssl") is None:
+        pytest.skip("the openssl program, which makes the certificates, is not installed")
+    for name in ("trusted", "strange"):
+        make_certificate(tmp_path, name)
+    cluster: LocalCluster = pgroute_cluster_factory(standbys=1, version=capable[0].version)
+    for node in cluster.nodes:
+        install(node, tmp_path, "trusted")
+        node.execute("ALTER SYSTEM SET ssl = on")
+        node.execute("SELECT pg_reload_conf()")
+    return cluster
+
+
+def install(node: Node, folder: Path, name: str) -> None:
+    """Give a server its certificate; it takes it with the next reload."""
+    for ending in ("crt", "key"):
+        target = node.data_dir / f"server.{ending}"
+        # Kept by the servers' user, who alone may read the key.
+        target.touch(mode=0o600)
+        target.write_bytes((folder / f"{name}.{ending}").read_bytes())
+        owner = node.data_dir.stat()
+        shutil.chown(target, owner.st_uid, owner.st_gid)
+
+
+async def test_one_host_whose_certificate_is_not_trusted_is_rarely_tried_leaves_the_others_and_recovers(
+    encrypted: LocalCluster, tmp_path: Path
+) -> None:
+    other, refusing = encrypted.nodes
+
+    def certify(name: str) -> None:
+        install(refusing, tmp_path, name)
+        refusing.execute("SELECT pg_reload_conf()")
+
+    def refusals() -> int:
+        return refusing.log().count("could not accept SSL connection")
+
+    dsn = f"{encrypted.dsn}?sslmode=verify-full&sslrootcert={tmp_path / 'trusted.crt'}"
+    async with AsyncRouter(dsn) as router:
+        await router.wait()
+        await async_eventually(lambda: all(h.state is HostState.UP for h in router.topology.hosts))
+        async with router.writer() as conn:
+            assert conn.pgconn.ssl_in_use
+        await async_call(certify, "strange")
+        begun_at = await one_host_refuses(router, refusing, other)
+        host = router.topology.host(key(refusing))
+        assert host is not None
+        assert "certificate verify failed" in host.reason
+        assert refusals() == 1, "at most one attempt in 5 s, probe and pools together"
+        await async_call(certify, "trusted")
+        await async_eventually(lambda: state(router, refusing) is HostState.UP)
+        assert time.monotonic() - begun_at < RECOVERY
+        assert refusals() == 1
