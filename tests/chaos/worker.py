@@ -1,0 +1,353 @@
+"""One client process: writers and readers through one router, each word they are told put down in a journal.
+
+It ends in order when its standard input does, and dies with the process that started it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from pgroute import AsyncRouter, PoolOptions, ProbeOptions, RouteError, Router
+from tests.chaos.journal import Begun, Ended, Journal, Left, Outcome, Read, make_id
+
+TIMELINE = "('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int"
+WRITE = "INSERT INTO chaos (id) VALUES (%s) RETURNING port, timeline"
+READ = f"""
+SELECT inet_server_port(), CASE WHEN NOT pg_is_in_recovery() THEN {TIMELINE} ELSE 0 END, pg_is_in_recovery(),
+       current_setting('transaction_read_only')::bool, (SELECT count(*) FROM chaos WHERE id > %s AND id <= %s)
+"""
+TRESPASS = "INSERT INTO chaos (id) VALUES (0)"
+
+WRITE_PAUSE = 0.03
+READ_PAUSE = 0.05
+LONGEST_HOLD = 0.05
+TIMEOUTS = (30.0, 3.0, 10.0)
+"""Seconds that writers wait for a session, in turn."""
+
+TRESPASS_EVERY = 20
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a writer writes.
+
+    Attributes:
+        autocommit: the INSERT commits by itself, else the end of the session does.
+        hold: seconds for which the transaction stays open, at most.
+        timeout: seconds that a session is waited for.
+    """
+
+    autocommit: bool
+    hold: float
+    timeout: float
+
+    @classmethod
+    def of(cls, writer: int) -> Style:
+        """Return the style of a writer: the first three all differ."""
+        return cls(
+            writer % 3 == 1, LONGEST_HOLD if writer % 3 == 2 else 0.0, TIMEOUTS[writer % len(TIMEOUTS)]
+        )
+
+
+class Account:
+    """What the writers and readers of a process share: the journal, and what its router has seen so far."""
+
+    def __init__(self, process: int, journal: Journal, router: Router[Any] | AsyncRouter[Any]) -> None:
+        self.process = process
+        self.rng = random.Random(process)
+        self._journal = journal
+        self._router = router
+        self._mark = 0
+
+    def mark(self) -> int:
+        """Return the highest timeline of a primary that the router has shown until now."""
+        primary = self._router.topology.primary
+        if primary is not None and primary.timeline is not None:
+            self._mark = max(self._mark, primary.timeline)
+        return self._mark
+
+    def begin(self, writer: int, number: int) -> Write:
+        """Return a new write, put down as begun."""
+        write = Write(self, Style.of(writer), make_id(self.process, writer, number), self.mark())
+        self._journal.write(Begun(write.id, time.monotonic()))
+        return write
+
+    def put(self, record: Ended | Read | Left) -> None:
+        self._journal.write(record)
+
+
+class Write:
+    """One write under way: where it is, and what it came to."""
+
+    def __init__(self, account: Account, style: Style, id_: int, mark: int) -> None:
+        self.style = style
+        self.id = id_
+        self.entered = False
+        self.place = (0, 0)
+        self.hold = account.rng.uniform(0, style.hold)
+        self._account = account
+        self._mark = mark
+
+    def end(self, exc: Exception | None) -> None:
+        """Put down what the writer was told."""
+        outcome = Outcome.ACKNOWLEDGED if exc is None else judge(exc, autocommit=self.style.autocommit)
+        self._account.put(
+            Ended(self.id, time.monotonic(), outcome, self._mark, self.entered, *told(exc), *self.place)
+        )
+
+
+def judge(exc: Exception, *, autocommit: bool) -> Outcome:
+    """Return what an error says of a write: the router's own say it themselves.
+
+    Any other is raised before COMMIT is sent, except in autocommit, where the statement itself commits: only if the
+    server refused it, and went on, it certainly did not.
+    """
+    if isinstance(exc, RouteError):
+        return Outcome.UNKNOWN if exc.may_have_committed else Outcome.FAILED
+    if not isinstance(exc, psycopg.Error):
+        return Outcome.UNKNOWN
+    if autocommit and exc.diag.severity_nonlocalized != "ERROR":
+        return Outcome.UNKNOWN
+    return Outcome.FAILED
+
+
+def told(exc: Exception | None) -> tuple[str, str, str]:
+    """Return an error's class, SQLSTATE and text."""
+    if exc is None:
+        return "", "", ""
+    name = f"{type(exc).__module__}.{type(exc).__qualname__}"
+    return name, getattr(exc, "sqlstate", None) or "", str(exc).partition("\n")[0]
+
+
+def window(process: int, rng: random.Random) -> tuple[int, int]:
+    """Return the bounds of the ids that a reader counts."""
+    first = make_id(process, rng.randrange(3), 0)
+    return first, first + 1000
+
+
+def write(router: Router[Any], work: Write) -> None:
+    """Write once."""
+    try:
+        with router.writer(work.style.timeout) as conn:
+            work.entered = True
+            conn.autocommit = work.style.autocommit
+            work.place = conn.execute(WRITE, (work.id,)).fetchone()
+            time.sleep(work.hold)
+    except Exception as exc:  # noqa: BLE001  (judged by the check)
+        work.end(exc)
+    else:
+        work.end(None)
+
+
+async def async_write(router: AsyncRouter[Any], work: Write) -> None:
+    """Write once."""
+    try:
+        async with router.writer(work.style.timeout) as conn:
+            work.entered = True
+            await conn.set_autocommit(work.style.autocommit)
+            work.place = await (await conn.execute(WRITE, (work.id,))).fetchone()
+            await asyncio.sleep(work.hold)
+    except Exception as exc:  # noqa: BLE001
+        work.end(exc)
+    else:
+        work.end(None)
+
+
+def read(router: Router[Any], account: Account, number: int) -> None:
+    """Read once, and now and then try to write."""
+    begun, mark, entered, wrote, found = time.monotonic(), account.mark(), False, False, ()
+    error = None
+    try:
+        with router.reader(5.0) as conn:
+            entered = True
+            found = conn.execute(READ, window(account.process, account.rng)).fetchone()
+            if number % TRESPASS_EVERY == 0:
+                conn.execute(TRESPASS)
+                wrote = True
+    except psycopg.errors.ReadOnlySqlTransaction:
+        pass
+    except Exception as exc:  # noqa: BLE001
+        error = exc
+    put_read(account, begun, mark, error, found, entered=entered, wrote=wrote)
+
+
+async def async_read(router: AsyncRouter[Any], account: Account, number: int) -> None:
+    """Read once, and now and then try to write."""
+    begun, mark, entered, wrote, found = time.monotonic(), account.mark(), False, False, ()
+    error = None
+    try:
+        async with router.reader(5.0) as conn:
+            entered = True
+            found = await (await conn.execute(READ, window(account.process, account.rng))).fetchone()
+            if number % TRESPASS_EVERY == 0:
+                await conn.execute(TRESPASS)
+                wrote = True
+    except psycopg.errors.ReadOnlySqlTransaction:
+        pass
+    except Exception as exc:  # noqa: BLE001
+        error = exc
+    put_read(account, begun, mark, error, found, entered=entered, wrote=wrote)
+
+
+def put_read(
+    account: Account,
+    begun: float,
+    mark: int,
+    error: Exception | None,
+    found: tuple[Any, ...],
+    *,
+    entered: bool,
+    wrote: bool,
+) -> None:
+    """Put down what a reader saw."""
+    port, timeline, recovering, read_only, count = found or (0, 0, False, False, 0)
+    seen = port, timeline, recovering, read_only, wrote, count
+    account.put(Read(begun, time.monotonic(), mark, entered, *told(error), *seen))
+
+
+def run_sync(args: argparse.Namespace, journal: Journal) -> None:
+    """Work in threads until told to stop."""
+    stop = threading.Event()
+    with Router(args.dsn, **options(args)) as router:
+        account = Account(args.process, journal, router)
+        signal.signal(signal.SIGUSR1, lambda *_: tell_state(router))
+
+        def keep_writing(writer: int) -> None:
+            number = 0
+            while not stop.wait(WRITE_PAUSE * account.rng.random()):
+                number += 1
+                write(router, account.begin(writer, number))
+
+        def keep_reading(_reader: int) -> None:
+            number = 0
+            while not stop.wait(READ_PAUSE * account.rng.random()):
+                number += 1
+                read(router, account, number)
+
+        threads = [
+            threading.Thread(target=keep_writing, args=(n,), name=f"writer {n}") for n in range(args.writers)
+        ]
+        threads += [
+            threading.Thread(target=keep_reading, args=(n,), name=f"reader {n}") for n in range(args.readers)
+        ]
+        for thread in threads:
+            thread.start()
+        sys.stdin.read()
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+async def run_async(args: argparse.Namespace, journal: Journal) -> None:
+    """Work in tasks until told to stop."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def wait_for_end() -> None:
+        sys.stdin.read()
+        loop.call_soon_threadsafe(stop.set)
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
+    async with AsyncRouter(args.dsn, **options(args)) as router:
+        account = Account(args.process, journal, router)
+        loop.add_signal_handler(signal.SIGUSR1, tell_state, router)
+
+        async def keep_writing(writer: int) -> None:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                await async_write(router, account.begin(writer, number))
+                await asyncio.sleep(WRITE_PAUSE * account.rng.random())
+
+        async def keep_reading() -> None:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                await async_read(router, account, number)
+                await asyncio.sleep(READ_PAUSE * account.rng.random())
+
+        async with asyncio.TaskGroup() as tasks:
+            for writer in range(args.writers):
+                tasks.create_task(keep_writing(writer), name=f"writer {writer}")
+            for reader in range(args.readers):
+                tasks.create_task(keep_reading(), name=f"reader {reader}")
+
+
+def options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the router's options: the defaults, or quick probes and no patience."""
+    made: dict[str, Any] = {"writer": PoolOptions(max_size=4), "reader": PoolOptions(max_size=4)}
+    if args.quick:
+        made["probe"] = ProbeOptions(interval=0.2, timeout=0.5, abort_after=2.0, abort_stale=True)
+    return made
+
+
+def tell_state(router: Router[Any] | AsyncRouter[Any]) -> None:
+    """Write down, for whoever looks for the reason of a hang, what the router knows and where everybody is."""
+    print(f"{time.monotonic():.3f}\n{router.topology}\n{router.stats()}", file=sys.stderr)
+    frames = sys._current_frames()
+    for thread in threading.enumerate():
+        print(f"-- {thread.name}", file=sys.stderr)
+        traceback.print_stack(frames.get(thread.ident or 0), file=sys.stderr)
+    if isinstance(router, AsyncRouter):
+        for task in asyncio.all_tasks(asyncio.get_running_loop()):
+            task.print_stack(file=sys.stderr)
+    sys.stderr.flush()
+
+
+def log_to_stderr() -> None:
+    """Log what the router tells, on the clock of the journals."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(monotonic).3f %(threadName)s %(message)s"
+    )
+    make = logging.getLogRecordFactory()
+
+    def stamped(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        record.monotonic = time.monotonic()
+        return record
+
+    logging.setLogRecordFactory(stamped)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--face", choices=("sync", "async"), required=True)
+    parser.add_argument("--process", type=int, required=True)
+    parser.add_argument("--dsn", required=True)
+    parser.add_argument("--journal", type=Path, required=True)
+    parser.add_argument("--writers", type=int, default=3)
+    parser.add_argument("--readers", type=int, default=2)
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    if sys.platform == "linux":
+        # Stopped by a signal, it would not see the end of its standard input.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == 1:
+            return
+    log_to_stderr()
+    with Journal(args.journal) as journal:
+        if args.face == "sync":
+            run_sync(args, journal)
+        else:
+            asyncio.run(run_async(args, journal))
+        journal.write(Left(args.process, time.monotonic()))
+
+
+if __name__ == "__main__":
+    main()
