@@ -192,8 +192,9 @@ def speaks_tls(bindir: Path) -> bool:
 def make_certificate(folder: Path, name: str) -> None:
     """Write NAME.crt, signed by its own key, and NAME.key."""
     subject = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
-    files = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt"]
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject, *files]
+    files = ["-keyout", str(folder / f"{name}.key"), "-out", str(folder / f"{name}.crt")]
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command = ["openssl", "req", "-x509", *kind, *subject, *files]
     subprocess.run(command, check=True, capture_output=True, timeout=30)
 
 
