@@ -13,7 +13,7 @@ from pgroute.core.hosts import Failure
 from pgroute.core.pace import CONNECT_GAP, REJECTED_GAP
 from pgroute.core.roles import HostRole
 from pgroute.monitor.bars import Barred, Bars
-from pgroute.monitor.wire import Wire
+from pgroute.monitor.wire import GivenUp, Wire, breakable, given_up
 
 if TYPE_CHECKING:
     from pgroute._async.pools import AsyncHostPool
@@ -159,7 +159,8 @@ class AsyncConnector:
     ) -> None:
         self.pool: AsyncHostPool[Any]  # set by the pool, which needs the connector first
         self._host = host
-        self._class = connection_class
+        self._class = breakable(connection_class)
+        self._wire: Wire | None = None
         self._watch = watch
         self.bars = bars
         self._configure = plan.options.configure
@@ -177,6 +178,7 @@ class AsyncConnector:
         After a failure the next attempts fail likewise, without touching the network, until it is time for another.
         """
         sent_at = time.monotonic()
+        given_up.set(self._unwanted)
         try:
             self.bars.check(self._host)
             conn = await self._connect()
@@ -184,7 +186,8 @@ class AsyncConnector:
             failure: psycopg.Error = exc
         except Exception as exc:  # noqa: BLE001  (a user's callback or class may raise anything)
             failure = _plain(exc, self._host)
-            self._failed(failure, connect_fault(failure), sent_at)
+            if not self._unwanted():
+                self._failed(failure, connect_fault(failure), sent_at)
         except BaseException as exc:  # noqa: BLE001  (raised again)
             # Cancelled: the traceback leads to psycopg's unfinished connection, and would keep its socket open.
             raise exc.with_traceback(None)  # noqa: B904
@@ -214,7 +217,10 @@ class AsyncConnector:
             conn = await self._class.connect("", autocommit=True, **self._with_settings())
         lease = AsyncLease(self.pool, Wire(conn.fileno()))
         conn._pgroute = lease  # type: ignore[attr-defined]
+        self._wire = lease.wire
         try:
+            if self._unwanted():
+                raise GivenUp("the pool was closed while it connected")
             async with AsyncWatchdog(_CHECK_TIMEOUT, lease.wire.cut):
                 await self._check(conn)
             if self._read_only:
@@ -229,7 +235,17 @@ class AsyncConnector:
         except BaseException:
             await conn.close()
             raise
+        finally:
+            self._wire = None
         return conn
+
+    def _unwanted(self) -> bool:
+        return self.pool.closed
+
+    def give_up(self) -> None:
+        """End an attempt under way, whatever it waits for, now that the pool is closed; from any thread."""
+        if (wire := self._wire) is not None:
+            wire.cut()
 
     def _with_settings(self) -> dict[str, Any]:
         if not self._settings:

@@ -14,7 +14,7 @@ from pgroute.core.hosts import Failure
 from pgroute.core.pace import CONNECT_GAP, REJECTED_GAP
 from pgroute.core.roles import HostRole
 from pgroute.monitor.bars import Barred, Bars
-from pgroute.monitor.wire import Wire
+from pgroute.monitor.wire import GivenUp, Wire, breakable, given_up
 
 if TYPE_CHECKING:
     from pgroute._sync.pools import HostPool
@@ -160,7 +160,8 @@ class Connector:
     ) -> None:
         self.pool: HostPool[Any]  # set by the pool, which needs the connector first
         self._host = host
-        self._class = connection_class
+        self._class = breakable(connection_class)
+        self._wire: Wire | None = None
         self._watch = watch
         self.bars = bars
         self._configure = plan.options.configure
@@ -178,6 +179,7 @@ class Connector:
         After a failure the next attempts fail likewise, without touching the network, until it is time for another.
         """
         sent_at = time.monotonic()
+        given_up.set(self._unwanted)
         try:
             self.bars.check(self._host)
             conn = self._connect()
@@ -185,7 +187,8 @@ class Connector:
             failure: psycopg.Error = exc
         except Exception as exc:  # noqa: BLE001  (a user's callback or class may raise anything)
             failure = _plain(exc, self._host)
-            self._failed(failure, connect_fault(failure), sent_at)
+            if not self._unwanted():
+                self._failed(failure, connect_fault(failure), sent_at)
         except BaseException as exc:  # noqa: BLE001  (raised again)
             # Cancelled: the traceback leads to psycopg's unfinished connection, and would keep its socket open.
             raise exc.with_traceback(None)  # noqa: B904
@@ -215,7 +218,10 @@ class Connector:
             conn = self._class.connect("", autocommit=True, **self._with_settings())
         lease = Lease(self.pool, Wire(conn.fileno()))
         conn._pgroute = lease  # type: ignore[attr-defined]
+        self._wire = lease.wire
         try:
+            if self._unwanted():
+                raise GivenUp("the pool was closed while it connected")
             with Watchdog(_CHECK_TIMEOUT, lease.wire.cut):
                 self._check(conn)
             if self._read_only:
@@ -230,7 +236,17 @@ class Connector:
         except BaseException:
             conn.close()
             raise
+        finally:
+            self._wire = None
         return conn
+
+    def _unwanted(self) -> bool:
+        return self.pool.closed
+
+    def give_up(self) -> None:
+        """End an attempt under way, whatever it waits for, now that the pool is closed; from any thread."""
+        if (wire := self._wire) is not None:
+            wire.cut()
 
     def _with_settings(self) -> dict[str, Any]:
         if not self._settings:

@@ -248,6 +248,7 @@ class HostPool(Generic[CT]):
     def close(self) -> None:
         """Wake the waiters and close the idle connections; those in use are closed when they come back."""
         self._pool.close(timeout=0)
+        self._connector.give_up()
         self._changes.notify()
 
     @property

@@ -1,9 +1,22 @@
-"""The socket under a connection, and a safe way to cut it."""
+"""The socket under a connection, and safe ways to cut it, or to give up connecting."""
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import psycopg
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+C = TypeVar("C", bound="type[psycopg.Connection[Any] | psycopg.AsyncConnection[Any]]")
+
+given_up: ContextVar[Callable[[], bool]] = ContextVar("given_up")
+"""Set around connecting through a `breakable` class: whether nobody wants the connection any more."""
 
 
 class Wire:
@@ -37,3 +50,37 @@ class Wire:
         finally:
             os.close(duplicate)
         return True
+
+
+class GivenUp(psycopg.OperationalError):
+    """Nobody wants the connection any more."""
+
+
+def breakable(cls: C) -> C:
+    """Return a subclass of psycopg's class (or the user's) whose `connect` ends within 0.1 s of `given_up()`.
+
+    Without it a thread that connects to a frozen host is stuck there until the connect timeout. psycopg polls its
+    generator that often, for Ctrl-C; where a later psycopg has it no more, connecting takes its time again. The
+    connection itself is of the class asked for.
+    """
+    broken: C = _breakable(cast("Any", cls))
+    return broken
+
+
+@functools.lru_cache(maxsize=32)
+def _breakable(cls: Any) -> Any:
+    def connect_gen(sub: Any, *args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        steps = super(broken, sub)._connect_gen(*args, **kwargs)
+        try:
+            step = next(steps)
+            while not given_up.get()():
+                step = steps.send((yield step))
+        except StopIteration as end:
+            conn = end.value
+            conn.__class__ = cls
+            return conn
+        steps.close()
+        raise GivenUp("nobody waits for this connection any more")
+
+    broken: Any = type(cls.__name__, (cls,), {"_connect_gen": classmethod(connect_gen)})
+    return broken

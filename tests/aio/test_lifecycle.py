@@ -16,7 +16,9 @@ import psycopg
 import pytest
 
 from pgroute import AsyncRouter, CommitUnknown, NoHostAvailable, PoolOptions, RouteError, RouterClosed
+from pgroute.core.roles import Role
 from pgroute.testing import LocalCluster, Node
+from tests.aio.workload import key
 from tests.support import AsyncBackground, async_call, async_eventually
 
 pytestmark = pytest.mark.cluster
@@ -239,6 +241,37 @@ async def test_a_router_closed_while_it_connects_leaves_nothing(shared: LocalClu
                 await worker.result()
             except RouterClosed:
                 continue
+
+
+@pytest.mark.parametrize("phase", ["login", "check"])
+async def test_a_router_closed_while_it_connects_to_a_frozen_host_leaves_nothing(
+    mended: LocalCluster, phase: str
+) -> None:
+    old = mended.nodes[0]
+    connected: list[float] = []
+
+    async def configure(conn: Any) -> None:
+        connected.append(time.monotonic())
+        await async_call(old.freeze)
+        await conn.execute("SELECT 1")
+
+    router = AsyncRouter(mended.dsn, configure=configure if phase == "check" else None)
+    await router.open()
+    async with AsyncBackground() as background:
+        await async_eventually(lambda: all(host.usable for host in router.topology.hosts))
+        if phase == "login":
+            await async_call(old.freeze)
+        waiter = background.start(router.wait)
+        if phase == "check":
+            await async_eventually(lambda: connected)
+        else:
+            await async_eventually(lambda: router._pools[Role.WRITER].pool(key(old)))
+        begun = time.monotonic()
+        await router.close()
+        with pytest.raises(RouterClosed):
+            await waiter.result()
+        await async_eventually(lambda: not [t for t in threading.enumerate() if "writer" in t.name])
+    assert time.monotonic() - begun < 1.5, "psycopg's timeouts are of 2 s at least, ours of 5 s"
 
 
 # The end of the interpreter.

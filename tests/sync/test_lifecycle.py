@@ -16,7 +16,9 @@ import psycopg
 import pytest
 
 from pgroute import Router, CommitUnknown, NoHostAvailable, PoolOptions, RouteError, RouterClosed
+from pgroute.core.roles import Role
 from pgroute.testing import LocalCluster, Node
+from tests.sync.workload import key
 from tests.support import Background, call, eventually
 
 pytestmark = pytest.mark.cluster
@@ -236,6 +238,37 @@ def test_a_router_closed_while_it_connects_leaves_nothing(shared: LocalCluster) 
                 worker.result()
             except RouterClosed:
                 continue
+
+
+@pytest.mark.parametrize("phase", ["login", "check"])
+def test_a_router_closed_while_it_connects_to_a_frozen_host_leaves_nothing(
+    mended: LocalCluster, phase: str
+) -> None:
+    old = mended.nodes[0]
+    connected: list[float] = []
+
+    def configure(conn: Any) -> None:
+        connected.append(time.monotonic())
+        call(old.freeze)
+        conn.execute("SELECT 1")
+
+    router = Router(mended.dsn, configure=configure if phase == "check" else None)
+    router.open()
+    with Background() as background:
+        eventually(lambda: all(host.usable for host in router.topology.hosts))
+        if phase == "login":
+            call(old.freeze)
+        waiter = background.start(router.wait)
+        if phase == "check":
+            eventually(lambda: connected)
+        else:
+            eventually(lambda: router._pools[Role.WRITER].pool(key(old)))
+        begun = time.monotonic()
+        router.close()
+        with pytest.raises(RouterClosed):
+            waiter.result()
+        eventually(lambda: not [t for t in threading.enumerate() if "writer" in t.name])
+    assert time.monotonic() - begun < 1.5, "psycopg's timeouts are of 2 s at least, ours of 5 s"
 
 
 # The end of the interpreter.

@@ -389,6 +389,7 @@ def run_python(code: str, *, python: str = sys.executable, **options: Any) -> su
 def test_nothing_is_left_when_the_python_process_is_ended(sig: signal.Signals) -> None:
     code = """
         import os, signal, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
         from pgroute.testing import LocalCluster
         with LocalCluster(1) as cluster:
             cluster.standbys[0].freeze()
