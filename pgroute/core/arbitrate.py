@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pgroute.core.hosts import Facts, HostState
+from pgroute.core.hosts import Answer, Facts, HostState
 from pgroute.core.roles import HostKey, HostRole
 
 if TYPE_CHECKING:
@@ -230,15 +230,29 @@ def _foreign(hosts: tuple[Facts, ...], system_id: int | None, *, round_done: boo
 
 def _aliases(hosts: list[Facts]) -> dict[HostKey, Verdict]:
     out: dict[HostKey, Verdict] = {}
-    first: dict[tuple[int, float, HostRole], HostKey] = {}
+    servers: list[Answer] = []
     for f in sorted(hosts, key=lambda f: f.contact not in _TIER):
-        a = f.answer
-        if a is None or a.system_id is None or a.started_at is None:
+        if f.answer is None:
             continue
-        canonical = first.setdefault((a.system_id, a.started_at, a.role), f.key)
-        if canonical != f.key:
-            out[f.key] = Verdict(HostState.ALIAS, f"the same server as {canonical}")
+        canonical = next((a for a in servers if _same_server(a, f.answer)), None)
+        if canonical is None:
+            servers.append(f.answer)
+        else:
+            out[f.key] = Verdict(HostState.ALIAS, f"the same server as {canonical.host}")
     return out
+
+
+def _same_server(a: Answer, b: Answer) -> bool:
+    """Whether the postmaster's start, told to the microsecond, or for want of it the address is the same.
+
+    Not every role may read the identifier or the start. The start comes first: proxies serve several servers at one
+    address, by name (SNI).
+    """
+    if a.role is not b.role or (a.system_id != b.system_id and None not in (a.system_id, b.system_id)):
+        return False
+    if a.started_at is not None and b.started_at is not None:
+        return a.started_at == b.started_at
+    return a.address is not None and (a.address, a.host.port) == (b.address, b.host.port)
 
 
 def _mark(

@@ -18,42 +18,59 @@ from pgroute.monitor.clock import patient
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# Each level asks for less; the next one is used when a right (42501), a function (42883) or a feature (0A000) is
-# missing: managed services, poolers, old servers. A primary's timeline comes from its WAL file name, because the
-# control file lags a promotion; a standby's is a lower bound. The last column changes whenever a fresh session would
-# get another default_transaction_read_only than this one has.
-_FULL = """
-SELECT r.recovering,
-       current_setting('default_transaction_read_only'),
-       CASE WHEN r.recovering
-            THEN greatest((SELECT timeline_id FROM pg_control_checkpoint()),
-                          (SELECT min_recovery_end_timeline FROM pg_control_recovery()))
-            ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
+# A primary's timeline comes from its WAL file name, because the control file lags a promotion; a standby's is a lower
+# bound.
+_OF_PRIMARY = "('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int"
+_OF_STANDBY = """
+       greatest((SELECT timeline_id FROM pg_control_checkpoint()),
+                (SELECT min_recovery_end_timeline FROM pg_control_recovery()))"""
+_POSITION = """
        (CASE WHEN r.recovering THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END
         - '0/0'::pg_lsn)::text,
-       CASE WHEN r.recovering THEN extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END,
-       (SELECT system_identifier FROM pg_control_system()),
-       extract(epoch FROM pg_postmaster_start_time()),
+       CASE WHEN r.recovering THEN extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END"""
+_SYSTEM_ID = "(SELECT system_identifier FROM pg_control_system())"
+_START = "extract(epoch FROM pg_postmaster_start_time())"
+# It changes whenever a fresh session would get another default_transaction_read_only than this one has.
+_DEFAULTS = """
        (SELECT string_agg(s.setdatabase || ':' || s.setrole || ':' || c, ',' ORDER BY s.setdatabase, s.setrole, c)
           FROM pg_catalog.pg_db_role_setting s, unnest(s.setconfig) c
-         WHERE c LIKE 'default_transaction_read_only=%')
-  FROM (SELECT pg_is_in_recovery() AS recovering) r
-"""
-_PLAIN = """
+         WHERE c LIKE 'default_transaction_read_only=%')"""
+
+
+def _question(
+    *,
+    primary: str = "NULL",
+    standby: str = "NULL",
+    position: str = "NULL, NULL",
+    system_id: str = "NULL",
+    start: str = "NULL",
+    defaults: str = "NULL",
+) -> str:
+    return f"""
 SELECT r.recovering,
        current_setting('default_transaction_read_only'),
-       CASE WHEN NOT r.recovering
-            THEN ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
-       (CASE WHEN r.recovering THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END
-        - '0/0'::pg_lsn)::text,
-       NULL, NULL, extract(epoch FROM pg_postmaster_start_time()), NULL
+       CASE WHEN r.recovering THEN {standby} ELSE {primary} END, {position}, {system_id}, {start}, {defaults}
   FROM (SELECT pg_is_in_recovery() AS recovering) r
-"""
-_BARE = """
-SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only'), NULL, NULL, NULL, NULL, NULL, NULL
-"""
-_SHOW = "SHOW transaction_read_only"
-_LEVELS = (_FULL, _PLAIN, _BARE, _SHOW)
+"""  # noqa: S608  (made of the constants above)
+
+
+# Each level asks for less; the next one is used when a right (42501), a function (42883) or a feature (0A000) is
+# missing: managed services, poolers, old servers.
+_LEVELS = (
+    _question(
+        primary=_OF_PRIMARY,
+        standby=_OF_STANDBY,
+        position=_POSITION,
+        system_id=_SYSTEM_ID,
+        start=_START,
+        defaults=_DEFAULTS,
+    ),
+    _question(primary=_OF_PRIMARY, position=_POSITION, start=_START, defaults=_DEFAULTS),
+    _question(primary=_OF_PRIMARY, position=_POSITION, start=_START),
+    _question(start=_START),
+    _question(),
+    "SHOW transaction_read_only",
+)
 _LESS = frozenset({"42501", "42883", "0A000", "42P01", "42703", "42704"})
 
 

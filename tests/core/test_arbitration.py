@@ -370,10 +370,41 @@ def test_one_server_listed_twice_is_an_alias_not_a_second_primary():
     assert world.readers == [[C], [A]]
 
 
-@pytest.mark.parametrize("told", [{"started_at": None}, {"system_id": None, "started_at": 1.5}, {}])
-def test_hosts_not_known_to_be_one_server_are_rivals(told):
-    world = World(A, B).primary(A, **told).primary(B, **told)
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"system_id": None, "started_at": 1.5}, {"system_id": None, "started_at": 1.5}),
+        ({"started_at": 1.5}, {"system_id": None, "started_at": 1.5}),
+        ({"started_at": None, "address": "::1"}, {"started_at": None, "address": "::1"}),
+        ({"started_at": None, "address": "::1"}, {"started_at": 1.5, "address": "::1"}),
+    ],
+)
+def test_start_or_else_address_tells_one_server_where_a_role_may_read_no_more(one, other):
+    world = World(A, B).primary(A, **one).primary(B, **other)
+    assert world.state(B) is HostState.ALIAS
+    assert world.writers == [A]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({}, {}),
+        ({"started_at": None}, {"started_at": None}),
+        ({"system_id": OURS, "started_at": 1.5}, {"system_id": OTHER, "started_at": 1.5}),
+        ({"started_at": 1.5, "address": "::1"}, {"started_at": 2.5, "address": "::1"}),
+        ({"started_at": None, "address": "::1"}, {"started_at": None, "address": "127.0.0.1"}),
+    ],
+)
+def test_hosts_not_known_to_be_one_server_are_rivals(one, other):
+    world = World(A, B, check_system_id=False).primary(A, **one).primary(B, **other)
     assert world.state(B) is HostState.CONFLICT
+
+
+def test_equal_addresses_with_another_port_are_two_servers():
+    other = HostKey("a", 5433)
+    world = World(A, other).primary(A, started_at=None, address="::1")
+    world.primary(other, started_at=None, address="::1")
+    assert world.state(other) is HostState.CONFLICT
 
 
 def test_alias_serves_when_its_other_name_is_down():

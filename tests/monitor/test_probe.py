@@ -190,6 +190,16 @@ def test_a_degraded_probe_still_shows_a_read_only_default(unprivileged: LocalClu
         eventually(lambda: router.topology.hosts[0].read_only)
 
 
+def test_a_degraded_probe_shows_a_read_only_default_of_new_sessions(unprivileged: LocalCluster) -> None:
+    node = unprivileged.nodes[0]
+    with Router(unprivileged.dsn.replace("postgres@", "plain@"), probe=ProbeOptions(interval=0.1)) as router:
+        eventually(lambda: all_up(router))
+        node.execute("ALTER DATABASE postgres SET default_transaction_read_only = on")
+        eventually(lambda: router.topology.hosts[0].read_only, 2.0)
+        node.execute("BEGIN READ WRITE; ALTER DATABASE postgres RESET default_transaction_read_only; COMMIT")
+        eventually(lambda: not router.topology.hosts[0].read_only, 2.0)
+
+
 def test_events_come_in_order_to_every_subscriber(any_cluster: LocalCluster) -> None:
     texts: list[str] = []
     others: list[Event] = []

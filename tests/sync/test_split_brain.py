@@ -148,3 +148,32 @@ def test_one_server_under_two_names_is_no_split_brain(pgroute_cluster_factory) -
     assert sorted(s.value for s in states) == ["alias", "up", "up"]
     assert alias is not None
     assert alias.system_id is not None
+
+
+REVOKED = [
+    ["pg_control_system()", "pg_control_checkpoint()", "pg_control_recovery()"],
+    ["pg_walfile_name(pg_lsn)", "pg_current_wal_lsn()", "pg_last_wal_replay_lsn()"],
+    ["pg_postmaster_start_time()"],
+]
+"""What a role may call no more, bit by bit."""
+
+
+def test_one_server_under_two_names_is_no_split_brain_for_a_role_without_rights(
+    pgroute_cluster_factory,
+) -> None:
+    cluster = pgroute_cluster_factory(standbys=0)
+    make_table(cluster)
+    [node] = cluster.nodes
+    node.execute("CREATE ROLE plain LOGIN")
+    node.execute("GRANT ALL ON written TO plain")
+    dsn = f"postgresql://plain@127.0.0.1:{node.port},localhost:{node.port}/postgres"
+    known: list[list[bool]] = []
+    for revoked in REVOKED:
+        for function in revoked:
+            call(node.execute, f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
+        with Router(dsn) as router:
+            write(router, len(known), timeout=5.0)
+            first, second = router.topology.hosts
+            assert {first.state, second.state} == {HostState.UP, HostState.ALIAS}
+            known.append([v is not None for v in (first.system_id, first.timeline, first.started_at)])
+    assert known == [[False, True, True], [False, False, True], [False, False, False]]
