@@ -80,12 +80,13 @@ class Connection:
         if step is End.RESET:
             self.end(reset_client=True, reset_server=True)
         elif isinstance(step, Trap):
+            step.hits += 1  # first, for whoever looks on seeing the fault
             if step.do == "reset":
                 # An RST behind the last bytes could make the server's kernel forget them.
                 self.end(reset_client=True, reset_server=flow is self._down)
             else:
                 self.hit(step.do)
-            step.hit()
+            step.in_force()
         else:
             flow.abandon()
             if step is End.LOST:

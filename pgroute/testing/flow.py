@@ -42,7 +42,10 @@ class Conditions:
 
 
 class Trap:
-    """A fault that `FaultProxy.when()` or `FaultProxy.cut_after()` has set and that waits for its moment."""
+    """A fault that `FaultProxy.when()` or `FaultProxy.cut_after()` has set and that waits for its moment.
+
+    `hits` is the number of connections that it has hit.
+    """
 
     def __init__(
         self, do: Deed, *, times: int | None, pattern: bytes = b"", count: int = 0, forwards: bool = True
@@ -51,26 +54,24 @@ class Trap:
         self.pattern = pattern
         self.count = count
         self.forwards = forwards
+        self.hits = 0
         self._left = times
-        self._hits = 0
         self._sprung = threading.Event()
 
     def __repr__(self) -> str:
         moment = f"when {self.pattern!r}" if self.pattern else f"after {self.count} bytes"
-        return f"<Trap {self.do} {moment}, {self._hits} hits>"
+        return f"<Trap {self.do} {moment}, {self.hits} hits>"
 
     @property
     def armed(self) -> bool:
         """Whether it still waits for a connection to hit."""
         return self._left != 0
 
-    @property
-    def hits(self) -> int:
-        """The number of connections that it has hit."""
-        return self._hits
-
     def wait(self, timeout: float = 10.0) -> None:
-        """Return when it has hit at least once. Raises ClusterTimeout after `timeout` seconds."""
+        """Return when its fault is in force on a connection, or has been.
+
+        Raises ClusterTimeout after `timeout` seconds.
+        """
         if not self._sprung.wait(timeout):
             raise ClusterTimeout(f"nothing ran into {self!r} within {timeout} s")
 
@@ -79,9 +80,8 @@ class Trap:
         if self._left is not None:
             self._left -= 1
 
-    def hit(self) -> None:
-        """Note that the fault is in force."""
-        self._hits += 1
+    def in_force(self) -> None:
+        """Let the waiters go on."""
         self._sprung.set()
 
 

@@ -1,0 +1,955 @@
+"""FaultProxy on plain sockets and on PostgreSQL: what each fault does, what it leaves alone, what mend() undoes."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import psycopg
+import pytest
+
+from pgroute.testing import ClusterError, ClusterTimeout, FaultProxy, LocalCluster, Trap
+from tests.support import eventually
+
+SILENCE = 0.1  # seconds: on loopback anything that comes at all comes within one
+PATIENCE = 10.0
+FAR_TOO_MUCH = 64 * 1024 * 1024  # bytes, more than all kernel buffers on the way hold
+
+
+class Server:
+    """A listening socket that hands out its ends of connections."""
+
+    def __init__(self) -> None:
+        self._links: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.address: tuple[str, int] = self._listener.getsockname()
+
+    def accept(self) -> socket.socket:
+        self._listener.settimeout(PATIENCE)
+        link, _ = self._listener.accept()
+        return self._keep(link)
+
+    def has_visitor(self) -> bool:
+        return bool(select.select([self._listener], [], [], SILENCE)[0])
+
+    def connect(self, proxy: FaultProxy) -> socket.socket:
+        """Connect a client, without looking at what becomes of it."""
+        return self._keep(socket.create_connection((proxy.host, proxy.port), timeout=PATIENCE))
+
+    def pair(self, proxy: FaultProxy) -> tuple[socket.socket, socket.socket]:
+        """Connect a client through the proxy; return its end and ours."""
+        return self.connect(proxy), self.accept()
+
+    def drop_visitors(self) -> None:
+        """Close what nobody has accepted."""
+        while self.has_visitor():
+            self.accept().close()
+
+    def stop_listening(self) -> None:
+        self._listener.close()
+
+    def listen_again(self) -> None:
+        self._listener = socket.create_server(self.address)
+
+    def close(self) -> None:
+        for link in (self._listener, *self._links):
+            link.close()
+
+    def _keep(self, link: socket.socket) -> socket.socket:
+        link.settimeout(PATIENCE)
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._links.append(link)
+        return link
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[FaultProxy]:
+    with FaultProxy(server.address) as proxy:
+        yield proxy
+
+
+def receive(link: socket.socket, size: int) -> bytes:
+    """Read exactly `size` bytes, or what came before the end."""
+    data = b""
+    while len(data) < size and (chunk := link.recv(size - len(data))):
+        data += chunk
+    return data
+
+
+def silent(link: socket.socket) -> bool:
+    """Whether neither bytes nor an end arrive."""
+    return not select.select([link], [], [], SILENCE)[0]
+
+
+def end_of(link: socket.socket) -> str:
+    try:
+        return "data" if link.recv(1) else "disconnect"
+    except ConnectionResetError:
+        return "reset"
+
+
+def was_reset(link: socket.socket) -> bool:
+    return end_of(link) == "reset"
+
+
+def was_closed(link: socket.socket) -> bool:
+    return end_of(link) == "disconnect"
+
+
+def fate_of_new(proxy: FaultProxy) -> str:
+    """How a new connection ends; a reset may be quicker than connect()."""
+    try:
+        with socket.create_connection((proxy.host, proxy.port), timeout=PATIENCE) as link:
+            return end_of(link)
+    except ConnectionResetError:
+        return "reset"
+
+
+def passes(sender: socket.socket, receiver: socket.socket) -> bool:
+    sender.sendall(b"hello")
+    return receive(receiver, 5) == b"hello"
+
+
+def works(pair: tuple[socket.socket, socket.socket]) -> bool:
+    client, peer = pair
+    return passes(client, peer) and passes(peer, client)
+
+
+def push(link: socket.socket, limit: int = FAR_TOO_MUCH) -> int:
+    """Send until nothing is taken for a while, and return how much was."""
+    link.settimeout(0.3)
+    sent, block = 0, b"x" * 65536
+    with contextlib.suppress(TimeoutError):
+        while sent < limit:
+            sent += link.send(block)
+    link.settimeout(PATIENCE)
+    return sent
+
+
+def refused(proxy: FaultProxy) -> bool:
+    with socket.socket() as link:
+        link.settimeout(PATIENCE)
+        try:
+            link.connect((proxy.host, proxy.port))
+        except ConnectionRefusedError:
+            return True
+        return False
+
+
+def test_new_proxy_passes_everything_on(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+    big = os.urandom(3_000_000)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for sender, receiver in ((client, peer), (peer, client)):
+            sending = pool.submit(sender.sendall, big)
+            assert receive(receiver, len(big)) == big
+            sending.result()
+    client.shutdown(socket.SHUT_WR)
+    assert was_closed(peer)
+    assert passes(peer, client), "the other direction of a half-closed connection goes on"
+    peer.close()
+    assert was_closed(client)
+    eventually(lambda: proxy.connections == 0)
+
+
+def test_reset_by_one_side_reaches_the_other(proxy: FaultProxy, server: Server) -> None:
+    for near in (0, 1):
+        pair = server.pair(proxy)
+        assert works(pair)
+        pair[near].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        pair[near].close()
+        assert was_reset(pair[1 - near])
+    eventually(lambda: proxy.connections == 0)
+
+
+def test_small_messages_are_not_held_together(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+    started = time.monotonic()
+    for _ in range(50):  # Nagle's algorithm would hold each second byte until a delayed ACK of 40 ms
+        client.sendall(b"a")
+        assert receive(peer, 1) == b"a"
+        client.sendall(b"b")
+        assert receive(peer, 1) == b"b"
+        assert passes(peer, client)
+    assert time.monotonic() - started < 1.0
+
+
+def test_refused_connections_leave_existing_ones_and_the_port_comes_back(
+    proxy: FaultProxy, server: Server
+) -> None:
+    pair, port = server.pair(proxy), proxy.port
+    waiting = server.connect(proxy)  # made before, whether the proxy has seen it or not
+    proxy.refuse()
+    assert refused(proxy)
+    proxy.refuse()
+    assert refused(proxy)
+    assert works(pair)
+    assert works((waiting, server.accept()))
+    proxy.mend()
+    assert proxy.port == port
+    assert works(server.pair(proxy))
+    assert works(pair)
+
+
+def test_refusing_may_end_existing_connections(proxy: FaultProxy, server: Server) -> None:
+    pair = server.pair(proxy)
+    proxy.refuse(existing="reset")
+    assert [was_reset(link) for link in pair] == [True, True]
+    proxy.mend()
+    pair = server.pair(proxy)
+    proxy.refuse(existing="disconnect")
+    assert [was_closed(link) for link in pair] == [True, True]
+    assert refused(proxy)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux drops the SYN for a full queue")
+def test_hanging_connection_attempts_succeed_after_mend(proxy: FaultProxy, server: Server) -> None:
+    pair = server.pair(proxy)
+    proxy.hang()
+    proxy.hang()
+    with socket.socket() as link:
+        link.setblocking(False)
+        link.connect_ex((proxy.host, proxy.port))
+        assert not select.select([], [link], [], 0.3)[1], "the connection was made"
+        assert works(pair)
+        proxy.mend()
+        assert select.select([], [link], [], PATIENCE)[1]
+        link.settimeout(PATIENCE)
+        assert works((link, server.accept()))
+    assert works(server.pair(proxy))
+    assert proxy.attempts == 3, "its own plug is not counted"
+
+
+def test_hanging_turns_into_refusing_and_back(proxy: FaultProxy, server: Server) -> None:
+    proxy.hang()
+    proxy.refuse()
+    assert refused(proxy)
+    proxy.hang()
+    with pytest.raises(TimeoutError):
+        socket.create_connection((proxy.host, proxy.port), timeout=0.3)
+    proxy.mend()
+    assert works(server.pair(proxy))
+
+
+@pytest.mark.parametrize("fault", ["reset", "disconnect"])
+def test_ending_existing_connections_leaves_new_ones(proxy: FaultProxy, server: Server, fault: str) -> None:
+    pairs = [server.pair(proxy) for _ in range(3)]
+    getattr(proxy, fault)()
+    assert {end_of(link) for pair in pairs for link in pair} == {fault}
+    assert proxy.connections == 0
+    assert works(server.pair(proxy))
+
+
+@pytest.mark.parametrize("fault", ["reset", "disconnect"])
+def test_ending_new_connections_leaves_existing_ones(proxy: FaultProxy, server: Server, fault: str) -> None:
+    pair = server.pair(proxy)
+    getattr(proxy, fault)("new")
+    assert {fate_of_new(proxy) for _ in range(3)} == {fault}
+    assert not server.has_visitor()
+    assert works(pair)
+    assert (proxy.attempts, proxy.connected, proxy.connections) == (4, 1, 1)
+    getattr(proxy, fault)("all")
+    assert end_of(pair[0]) == fate_of_new(proxy) == fault
+    proxy.mend()
+    assert works(server.pair(proxy))
+
+
+def test_clean_end_is_clean_with_unread_bytes(proxy: FaultProxy, server: Server) -> None:
+    client, _peer = server.pair(proxy)
+    proxy.deaf()
+    client.sendall(b"unread")
+    proxy.disconnect()
+    assert was_closed(client)
+
+
+def test_deaf_proxy_holds_everything_until_mend(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+    proxy.deaf()
+    client.sendall(b"question")
+    peer.sendall(b"answer")
+    assert silent(peer)
+    assert silent(client)
+    proxy.mend()
+    assert receive(peer, 8) == b"question"
+    assert receive(client, 6) == b"answer"
+
+
+@pytest.mark.parametrize("direction", ["to_server", "to_client"])
+def test_one_direction_is_deaf_and_the_other_works(proxy: FaultProxy, server: Server, direction) -> None:
+    client, peer = server.pair(proxy)
+    sender, receiver = (client, peer) if direction == "to_server" else (peer, client)
+    proxy.deaf(direction)
+    sender.sendall(b"held")
+    assert passes(receiver, sender)
+    assert silent(receiver)
+    proxy.mend()
+    assert receive(receiver, 4) == b"held"
+
+
+def test_deaf_proxy_hides_the_end_of_a_client(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+    proxy.deaf()
+    client.sendall(b"last words")
+    client.close()
+    assert silent(peer)
+    proxy.mend()
+    assert receive(peer, 100) == b"last words"
+
+
+def test_deaf_to_new_connections_leaves_existing_ones(proxy: FaultProxy, server: Server) -> None:
+    pair = server.pair(proxy)
+    proxy.deaf(which="new")
+    client = server.connect(proxy)
+    client.sendall(b"question")
+    assert silent(client)
+    assert not server.has_visitor(), "the request for a connection got through"
+    assert works(pair)
+    proxy.mend()
+    assert receive(server.accept(), 8) == b"question"
+
+
+def test_deaf_to_existing_connections_leaves_new_ones(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+    proxy.deaf(which="existing")
+    assert works(server.pair(proxy))
+    client.sendall(b"x")
+    assert silent(peer)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda proxy: proxy.deaf(),
+        lambda proxy: proxy.delay(3600),
+        lambda proxy: proxy.throttle(1),
+        lambda _: None,
+    ],
+    ids=["deaf", "delayed", "throttled", "slow reader"],
+)
+def test_sender_blocks_and_nothing_is_lost(
+    proxy: FaultProxy, server: Server, fault: Callable[[FaultProxy], None]
+) -> None:
+    client, peer = server.pair(proxy)
+    fault(proxy)
+    sent = push(client)
+    assert sent < FAR_TOO_MUCH
+    proxy.mend()
+    client.shutdown(socket.SHUT_WR)
+    received = 0
+    while chunk := peer.recv(1 << 20):
+        received += len(chunk)
+    assert received == sent
+
+
+def test_discarding_loses_bytes_while_the_sender_goes_on(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+    proxy.discard("to_server")
+    assert push(client) == FAR_TOO_MUCH
+    assert passes(peer, client)
+    assert silent(peer)
+    assert proxy.bytes_to_server == 0
+    client.sendall(b"lost")
+    eventually(lambda: not pending(client))
+    client.close()
+    assert silent(peer), "the end of the stream is a packet too"
+    proxy.mend()
+    assert was_closed(peer)
+
+
+def pending(link: socket.socket) -> bool:
+    """Whether the other side has not read all that was sent."""
+    import fcntl
+    import struct
+    import termios
+
+    port = link.getsockname()[1]
+    unsent = struct.unpack("i", fcntl.ioctl(link, termios.TIOCOUTQ, b"\0" * 4))[0]
+    if unsent:
+        return True
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, _, remote, _, queues, *_ = line.split()
+        if int(remote.partition(":")[2], 16) == port and int(queues.partition(":")[2], 16):
+            return True
+    return False
+
+
+def test_discarding_replies_keeps_requests(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+    proxy.discard("to_client")
+    assert passes(client, peer)
+    peer.sendall(b"lost")
+    assert silent(client)
+    assert not pending(peer)
+    proxy.mend()
+    assert passes(peer, client)
+
+
+def test_delay_holds_bytes_and_the_end_for_its_time(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+    proxy.delay(0.2)
+    for sender, receiver in ((client, peer), (peer, client)):
+        started = time.monotonic()
+        assert passes(sender, receiver)
+        assert time.monotonic() - started >= 0.2
+    started = time.monotonic()
+    client.shutdown(socket.SHUT_WR)
+    assert was_closed(peer)
+    assert time.monotonic() - started >= 0.2
+
+
+def test_delay_of_one_direction_leaves_the_other(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+    proxy.delay(3600, "to_server")
+    client.sendall(b"delayed")
+    assert passes(peer, client)
+    assert silent(peer)
+
+
+def test_jitter_spreads_delays_and_keeps_the_order(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+    proxy.delay(0.05, jitter=0.05)
+    times = []
+    for _ in range(20):
+        started = time.monotonic()
+        assert passes(client, peer)
+        times.append(time.monotonic() - started)
+    assert max(times) - min(times) > 0.02
+    for number in range(100):
+        client.sendall(bytes([number]))
+    assert receive(peer, 100) == bytes(range(100))
+
+
+def test_mend_passes_on_what_is_delayed_at_once(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+    proxy.delay(3600)
+    client.sendall(b"one")
+    assert silent(peer)
+    proxy.mend()
+    assert receive(peer, 3) == b"one"
+    assert works((client, peer))
+
+
+def test_throttle_limits_the_rate_of_its_direction(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+
+    def seconds(sender: socket.socket, receiver: socket.socket) -> float:
+        started = time.monotonic()
+        sender.sendall(b"x" * 50_000)
+        assert len(receive(receiver, 50_000)) == 50_000
+        return time.monotonic() - started
+
+    proxy.throttle(100_000, "to_client")
+    assert 0.4 < seconds(peer, client) < 5
+    proxy.throttle(1000, "to_client")
+    assert seconds(client, peer) < 5
+    peer.sendall(b"y")
+    proxy.mend()
+    assert receive(client, 1) == b"y"
+    assert seconds(peer, client) < 5
+
+
+def test_faults_add_up(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+    proxy.delay(0.2, "to_client")
+    proxy.deaf("to_server")
+    client.sendall(b"held")
+    started = time.monotonic()
+    assert passes(peer, client)
+    assert time.monotonic() - started >= 0.2
+    assert silent(peer)
+
+
+@pytest.mark.parametrize(
+    ("do", "ended"),
+    [("reset", was_reset), ("disconnect", was_closed), ("deaf", silent), ("discard", silent)],
+)
+@pytest.mark.parametrize("direction", ["to_server", "to_client"])
+def test_stream_is_cut_at_the_byte(
+    proxy: FaultProxy, server: Server, do, ended: Callable[[socket.socket], bool], direction
+) -> None:
+    client, peer = server.pair(proxy)
+    sender, receiver = (client, peer) if direction == "to_server" else (peer, client)
+    assert passes(sender, receiver), "bytes before the trap do not count"
+    trap = proxy.cut_after(7, direction, do)
+    sender.sendall(b"1234")
+    assert receive(receiver, 4) == b"1234"
+    assert trap.hits == 0
+    sender.sendall(b"5678")
+    assert receive(receiver, 3) == b"567"
+    trap.wait()
+    assert trap.hits == 1
+    assert ended(client)
+    if do != "reset":  # the server gets FIN behind what it was to receive
+        assert ended(peer)
+    assert works(server.pair(proxy)), "it hits one connection"
+    proxy.mend()
+    if do == "deaf":
+        assert receive(receiver, 1) == b"8"
+    if do == "discard":
+        assert works((client, peer))
+
+
+@pytest.mark.parametrize("after_forwarding", [True, False])
+def test_pattern_in_one_piece_springs_the_trap(
+    proxy: FaultProxy, server: Server, after_forwarding: bool
+) -> None:
+    client, peer = server.pair(proxy)
+    proxy.when(b"COMMIT", after_forwarding=after_forwarding)
+    client.sendall(b"before COMMIT\0")
+    assert was_reset(client)
+    assert peer_received(peer) == (b"before COMMIT\0" if after_forwarding else b"before ")
+
+
+@pytest.mark.parametrize("after_forwarding", [True, False])
+def test_pattern_in_pieces_springs_the_trap(
+    proxy: FaultProxy, server: Server, after_forwarding: bool
+) -> None:
+    client, peer = server.pair(proxy)
+    trap = proxy.when(b"COMMIT", after_forwarding=after_forwarding)
+    for piece in (b"COM COMM", b"I", b"T;"):
+        assert trap.hits == 0
+        client.sendall(piece)
+        if piece != b"T;":
+            assert receive(peer, len(piece)) == piece, "what may become the pattern is not kept back"
+    assert was_reset(client)
+    assert peer_received(peer) == (b"T;" if after_forwarding else b"")
+
+
+def peer_received(peer: socket.socket) -> bytes:
+    """What has arrived before the end, clean or not."""
+    chunks = []
+    with contextlib.suppress(ConnectionResetError):
+        while chunk := peer.recv(1 << 20):
+            chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def test_pattern_of_other_bytes_or_direction_springs_nothing(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+    trap = proxy.when(b"COMMIT", "to_server")
+    for sender, receiver in ((peer, client), (client, peer)):
+        text = b"COMMIT" if sender is peer else b"COMMI"
+        sender.sendall(text)
+        assert receive(receiver, len(text)) == text
+    client.sendall(b"t")
+    assert receive(peer, 1) == b"t"
+    assert works((client, peer))
+    assert trap.hits == 0
+    with pytest.raises(ClusterTimeout, match="COMMIT"):
+        trap.wait(0.01)
+
+
+def test_deaf_after_a_pattern_holds_the_reply_until_mend(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+    proxy.when(b"COMMIT", do="deaf")
+    client.sendall(b"COMMIT\0")
+    assert receive(peer, 7) == b"COMMIT\0"
+    peer.sendall(b"done")
+    client.sendall(b"more")
+    assert silent(client)
+    assert silent(peer)
+    proxy.mend()
+    assert receive(client, 4) == b"done"
+    assert receive(peer, 4) == b"more"
+
+
+def test_deaf_before_a_pattern_holds_it_until_mend(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+    trap = proxy.when(b"COMMIT", do="deaf", after_forwarding=False)
+    client.sendall(b"INSERT;COMMIT\0")
+    assert receive(peer, 7) == b"INSERT;"
+    trap.wait()
+    assert silent(peer)
+    proxy.mend()
+    assert receive(peer, 7) == b"COMMIT\0"
+
+
+def test_bytes_before_a_trap_are_delivered_although_the_receiver_is_slow(
+    proxy: FaultProxy, server: Server
+) -> None:
+    client, peer = server.pair(proxy)
+    sent = push(client)
+    trap = proxy.when(b"COMMIT")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        sending = pool.submit(client.sendall, b"COMMIT\0")
+        assert silent(client)
+        assert trap.hits == 0
+        received = peer_received(peer)
+        sending.result()
+    assert len(received) == sent + 7
+    assert received.endswith(b"COMMIT\0")
+    assert was_reset(client)
+
+
+def test_trap_hits_as_many_connections_as_told(proxy: FaultProxy, server: Server) -> None:
+    two, every = (
+        proxy.when(b"two", times=2, do="disconnect"),
+        proxy.when(b"every", times=None, do="disconnect"),
+    )
+    for word, trap, expected in ((b"two", two, [True, True, False, False]), (b"every", every, [True] * 4)):
+        hit: list[bool] = []
+        for _ in range(4):
+            client, peer = server.pair(proxy)
+            client.sendall(word)
+            assert receive(peer, len(word)) == word
+            hit.append(was_closed(peer) if len(hit) < expected.count(True) else not silent(peer))
+        assert hit == expected
+        assert trap.hits == expected.count(True)
+
+
+@pytest.mark.parametrize("which", ["existing", "new"])
+def test_trap_is_set_for_the_chosen_connections(proxy: FaultProxy, server: Server, which) -> None:
+    old = server.pair(proxy)
+    trap = proxy.cut_after(3, "to_server", which=which)
+    new = server.pair(proxy)
+    spared, chosen = (new, old) if which == "existing" else (old, new)
+    assert works(spared)
+    assert trap.hits == 0
+    chosen[0].sendall(b"hello")
+    assert was_reset(chosen[0])
+
+
+def test_mend_takes_traps_back(proxy: FaultProxy, server: Server) -> None:
+    old = server.pair(proxy)
+    traps = proxy.when(b"hello"), proxy.cut_after(3, "to_client")
+    proxy.mend()
+    assert works(old)
+    assert works(server.pair(proxy))
+    assert [trap.hits for trap in traps] == [0, 0]
+
+
+def test_mend_takes_a_trap_back_that_is_under_way(proxy: FaultProxy, server: Server) -> None:
+    pair = client, peer = server.pair(proxy)
+    proxy.delay(3600, "to_server")
+    trap = proxy.when(b"COMMIT")
+    client.sendall(b"COMMIT")
+    eventually(lambda: not pending(client))
+    proxy.mend()
+    assert receive(peer, 6) == b"COMMIT"
+    assert works(pair)
+    assert trap.hits == 0
+
+
+def test_two_traps_in_one_chunk_spring_in_their_order(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+    late, early = proxy.cut_after(8, "to_server"), proxy.cut_after(3, "to_server", "deaf")
+    client.sendall(b"123456789")
+    assert receive(peer, 3) == b"123"
+    early.wait()
+    assert silent(peer)
+    assert (early.hits, late.hits) == (1, 0)
+
+
+def test_counts_tell_attempts_connections_and_bytes(proxy: FaultProxy, server: Server) -> None:
+    assert (proxy.attempts, proxy.connected, proxy.connections) == (0, 0, 0)
+    client, peer = server.pair(proxy)
+    server.pair(proxy)
+    client.sendall(b"12345")
+    receive(peer, 5)
+    peer.sendall(b"123")
+    receive(client, 3)
+    assert (proxy.bytes_to_server, proxy.bytes_to_client) == (5, 3)
+    assert (proxy.attempts, proxy.connected, proxy.connections) == (2, 2, 2)
+    client.close()
+    peer.close()
+    eventually(lambda: proxy.connections == 1)
+    server.stop_listening()
+    assert fate_of_new(proxy) == "reset"
+    eventually(lambda: proxy.connections == 1)
+    assert (proxy.attempts, proxy.connected) == (3, 2)
+
+
+def test_absent_target_resets_clients_until_it_is_back(proxy: FaultProxy, server: Server) -> None:
+    pair = server.pair(proxy)
+    server.stop_listening()
+    assert fate_of_new(proxy) == "reset"
+    assert works(pair)
+    server.listen_again()
+    assert works(server.pair(proxy))
+
+
+def test_deaf_proxy_hides_that_the_target_is_absent(proxy: FaultProxy, server: Server) -> None:
+    server.stop_listening()
+    proxy.deaf("to_client")
+    client = server.connect(proxy)
+    assert silent(client)
+    proxy.mend()
+    assert was_reset(client)
+
+
+def test_many_connections_at_once(proxy: FaultProxy, server: Server) -> None:
+    pairs = [server.pair(proxy) for _ in range(200)]
+    assert proxy.connections == 200
+    for client, _ in pairs:
+        client.sendall(b"hello")
+    assert all(receive(peer, 5) == b"hello" for _, peer in pairs)
+    proxy.reset()
+    assert all(was_reset(link) for pair in pairs for link in pair)
+    assert proxy.connections == 0
+
+
+def test_stop_leaves_nothing_whatever_is_going_on(server: Server) -> None:
+    def held() -> tuple[int, int]:
+        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+    before = held()
+    proxy = FaultProxy(server.address)
+    proxy.start()
+    assert held() != before
+    client, peer = server.pair(proxy)
+    push(client, 1 << 20)
+    proxy.delay(3600)
+    peer.sendall(b"delayed")
+    proxy.deaf(which="new")
+    waiting = server.connect(proxy)
+    proxy.hang()
+    proxy.stop()
+    assert was_reset(waiting)
+    peer_received(peer)
+    for link in (client, peer, waiting):
+        link.close()
+    assert held() == before
+
+
+def test_stopped_proxy_refuses_says_so_and_starts_again(server: Server) -> None:
+    proxy = FaultProxy(server.address)
+    assert "stopped" in repr(proxy)
+    for use in (lambda: proxy.port, proxy.mend, proxy.refuse, lambda: proxy.attempts, proxy.deaf):
+        with pytest.raises(ClusterError, match="not started"):
+            use()
+    proxy.stop()
+    for _ in range(2):
+        with proxy:
+            assert repr(proxy) == f"<FaultProxy 127.0.0.1:{proxy.port} to 127.0.0.1:{server.address[1]}>"
+            with pytest.raises(ClusterError, match="started already"):
+                proxy.start()
+            assert works(server.pair(proxy))
+            address = proxy.host, proxy.port
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+
+
+def test_unknown_name_of_a_target_is_told() -> None:
+    with pytest.raises(ClusterError, match=r"no-such-host\.invalid"):
+        FaultProxy(("no-such-host.invalid", 5432)).start()
+
+
+def test_name_is_resolved_and_a_proxy_may_be_a_target(proxy: FaultProxy, server: Server) -> None:
+    with FaultProxy(("localhost", proxy.port)) as outer, FaultProxy(outer) as outermost:
+        assert works(server.pair(outermost))
+        assert proxy.attempts == outer.attempts == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda _: FaultProxy(("localhost", 0)), "target .*1 to 65535.*'localhost', 0"),
+        (lambda _: FaultProxy(cast("Any", "localhost")), "target .*'localhost'"),
+        (
+            lambda proxy: proxy.refuse(existing="drop"),
+            "existing must be one of keep, reset, disconnect.*'drop'",
+        ),
+        (lambda proxy: proxy.reset("old"), "which must be one of existing, new, all, not 'old'"),
+        (lambda proxy: proxy.deaf("up"), "direction must be one of to_server, to_client, both, not 'up'"),
+        (lambda proxy: proxy.deaf(which="old"), "which must be"),
+        (lambda proxy: proxy.delay(-1), "seconds must be a number from 0 .*not -1"),
+        (lambda proxy: proxy.delay(float("nan")), "seconds must be"),
+        (lambda proxy: proxy.delay("1"), "seconds must be a number .*not '1'"),
+        (lambda proxy: proxy.delay(1, jitter=2), "jitter must be a number from 0 to 1, not 2"),
+        (lambda proxy: proxy.throttle(0), "bytes_per_second must be a number from 1 .*not 0"),
+        (lambda proxy: proxy.cut_after(0, "to_server"), "count must be an integer of at least 1, not 0"),
+        (
+            lambda proxy: proxy.cut_after(1, "both"),
+            "direction must be one of to_server, to_client, not 'both'",
+        ),
+        (lambda proxy: proxy.cut_after(1, "to_server", "kill"), "do must be one of reset, .*not 'kill'"),
+        (lambda proxy: proxy.when(b""), "pattern must be bytes, at least one, not b''"),
+        (lambda proxy: proxy.when("COMMIT"), "pattern must be"),
+        (lambda proxy: proxy.when(b"x", times=0), "times must be an integer of at least 1, not 0"),
+    ],
+)
+def test_argument_that_makes_no_sense_is_refused(
+    proxy: FaultProxy, server: Server, call: Callable[[FaultProxy], object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(proxy)
+    assert works(server.pair(proxy))
+
+
+def test_faults_from_several_threads_under_traffic(proxy: FaultProxy, server: Server) -> None:
+    done = threading.Event()
+
+    def echo() -> None:
+        while not done.is_set():
+            if server.has_visitor():
+                with contextlib.suppress(OSError), server.accept() as link:
+                    link.settimeout(0.05)
+                    while data := link.recv(100):
+                        link.sendall(data)
+
+    def talk() -> None:
+        while not done.is_set():
+            with contextlib.suppress(OSError), server.connect(proxy) as link:
+                link.settimeout(0.05)
+                while not done.is_set() and passes(link, link):
+                    pass
+
+    def break_and_mend() -> None:
+        faults: list[Callable[[], object]] = [
+            proxy.reset,
+            proxy.disconnect,
+            proxy.refuse,
+            proxy.deaf,
+            proxy.discard,
+            lambda: proxy.delay(0.001, jitter=0.001),
+            lambda: proxy.throttle(1000),
+            lambda: proxy.cut_after(20, "to_client", times=None),
+            lambda: proxy.when(b"lo"),
+        ]
+        for fault in faults * 20:
+            fault()
+            proxy.mend()
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        traffic = [pool.submit(echo), pool.submit(talk)]
+        eventually(lambda: proxy.bytes_to_client > 0)
+        for breaker in [pool.submit(break_and_mend) for _ in range(3)]:
+            breaker.result(30)
+        done.set()
+        for future in traffic:
+            future.result(PATIENCE)
+    server.drop_visitors()
+    eventually(lambda: proxy.connections == 0)
+    assert works(server.pair(proxy))
+
+
+@pytest.fixture
+def proxies(pgroute_shared_cluster: LocalCluster) -> Iterator[list[FaultProxy]]:
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(FaultProxy(node)) for node in pgroute_shared_cluster.nodes]
+
+
+def test_one_dsn_reaches_the_cluster_through_its_proxies(
+    pgroute_shared_cluster: LocalCluster, proxies: list[FaultProxy]
+) -> None:
+    hosts = ",".join(f"127.0.0.1:{proxy.port}" for proxy in proxies)
+    dsn = FaultProxy.dsn(proxies)
+    assert dsn == f"postgresql://postgres@{hosts}/postgres"
+    assert FaultProxy.dsn(proxies, user="me", dbname="mine") == f"postgresql://me@{hosts}/mine"
+    primary = pgroute_shared_cluster.nodes.index(pgroute_shared_cluster.primary)
+    with psycopg.connect(dsn, target_session_attrs="read-write") as connection:
+        assert connection.info.port == proxies[primary].port
+    proxies[primary].refuse()
+    with psycopg.connect(dsn, target_session_attrs="any") as connection:
+        assert connection.info.port != proxies[primary].port
+    with pytest.raises(psycopg.OperationalError, match="refused"):
+        psycopg.connect(dsn, target_session_attrs="read-write")
+
+
+@pytest.mark.parametrize("after_forwarding", [True, False])
+def test_connection_lost_around_commit(
+    table: str, pgroute_shared_cluster: LocalCluster, after_forwarding: bool
+) -> None:
+    node = pgroute_shared_cluster.primary
+    with FaultProxy(node) as proxy:
+        for number in range(5):
+            with psycopg.connect(FaultProxy.dsn([proxy])) as connection:
+                connection.execute(f"INSERT INTO {table} VALUES (%s)", [number])
+                trap = proxy.when(b"COMMIT", after_forwarding=after_forwarding)
+                with pytest.raises(psycopg.OperationalError):
+                    connection.commit()
+                assert trap.hits == 1
+        rows = f"SELECT count(*) FROM {table}"
+        ended = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+        eventually(lambda: node.execute(ended) == [(1,)])
+        assert node.execute(rows) == [(5 if after_forwarding else 0,)]
+
+
+def test_acknowledgement_of_a_commit_is_lost(table: str, pgroute_shared_cluster: LocalCluster) -> None:
+    node = pgroute_shared_cluster.primary
+    with (
+        FaultProxy(node) as proxy,
+        psycopg.connect(FaultProxy.dsn([proxy])) as connection,
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        connection.execute(f"INSERT INTO {table} VALUES (1)")
+        proxy.when(b"COMMIT", do="discard")
+        committing = pool.submit(connection.commit)
+        eventually(lambda: node.execute(f"SELECT number FROM {table}") == [(1,)])
+        with pytest.raises(TimeoutError):
+            committing.result(SILENCE)
+        proxy.reset()
+        with pytest.raises(psycopg.OperationalError):
+            committing.result(PATIENCE)
+
+
+def test_late_acknowledgement_of_a_commit_arrives_after_mend(
+    table: str, pgroute_shared_cluster: LocalCluster
+) -> None:
+    with (
+        FaultProxy(pgroute_shared_cluster.primary) as proxy,
+        psycopg.connect(FaultProxy.dsn([proxy])) as connection,
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        connection.execute(f"INSERT INTO {table} VALUES (1)")
+        trap = proxy.when(b"COMMIT", do="deaf")
+        committing = pool.submit(connection.commit)
+        trap.wait()
+        with pytest.raises(TimeoutError):
+            committing.result(SILENCE)
+        proxy.mend()
+        committing.result(PATIENCE)
+
+
+def test_result_is_cut_in_the_middle_of_a_row(pgroute_shared_cluster: LocalCluster) -> None:
+    with (
+        FaultProxy(pgroute_shared_cluster.primary) as proxy,
+        psycopg.connect(FaultProxy.dsn([proxy])) as connection,
+    ):
+        trap = proxy.cut_after(5000, "to_client", "disconnect")
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT repeat('x', 10000)")
+        assert trap.hits == 1
+
+
+def test_restarted_node_is_reached_again() -> None:
+    with LocalCluster(0) as cluster, FaultProxy(cluster.primary) as proxy:
+        [node] = cluster.nodes
+        node.kill()
+        with pytest.raises(psycopg.OperationalError):
+            psycopg.connect(FaultProxy.dsn([proxy]))
+        node.start()
+        with psycopg.connect(FaultProxy.dsn([proxy])) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+async def test_faults_fit_into_a_coroutine(
+    pgroute_shared_cluster: LocalCluster, pgroute_proxy_factory
+) -> None:
+    proxy = pgroute_proxy_factory(pgroute_shared_cluster.primary)
+    async with await psycopg.AsyncConnection.connect(FaultProxy.dsn([proxy])) as connection:
+        await connection.execute("SELECT 1")
+        proxy.reset()
+        with pytest.raises(psycopg.OperationalError):
+            await connection.execute("SELECT 1")
+
+
+def test_trap_tells_what_it_waits_for() -> None:
+    assert repr(Trap("deaf", times=1, pattern=b"COMMIT")) == "<Trap deaf when b'COMMIT', 0 hits>"
+    assert repr(Trap("reset", times=1, count=5)) == "<Trap reset after 5 bytes, 0 hits>"
