@@ -1,0 +1,146 @@
+"""A transaction pooler in front of each server: PgBouncer, which keeps its clients when its server is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgroute import AsyncRouter, HostRole, HostState
+from pgroute.testing import LocalCluster, Node
+from pgroute.testing.ports import Port
+from tests import support
+from tests.aio.workload import Account, keep_writing, make_table, numbers, read, write
+from tests.support import AsyncBackground, async_call, async_eventually
+
+PROGRAM = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(PROGRAM is None, reason="the pgbouncer program is not installed"),
+]
+
+CONFIG = """
+[databases]
+{node.dbname} = user=postgres host={node.host} port={node.port}
+[pgbouncer]
+listen_addr = {node.host}
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+
+pool_mode = transaction
+server_login_retry = 1
+"""
+
+UNPREPARED = {"prepare_threshold": None}
+"""For the users' statements: the pooler gives each transaction another connection."""
+
+
+@contextlib.contextmanager
+def pooler(node: Node) -> Iterator[int]:
+    """Run a pooler in front of a server, and give its port."""
+    port = Port()
+    config = node.data_dir.parent / f"{node.name}.ini"
+    config.write_text(CONFIG.format(node=node, port=port.number))
+    config.chmod(0o644)
+    owner = node.data_dir.stat()
+    account: dict[str, Any] = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
+    assert PROGRAM is not None
+    with (node.data_dir.parent / f"{node.name}.pooler.log").open("w") as log:
+        process = subprocess.Popen(
+            [PROGRAM, config], stdout=log, stderr=log, **(account if not os.getuid() else {})
+        )
+    try:
+        support.eventually(lambda: answers(port.number))
+        yield port.number
+    finally:
+        process.terminate()
+        process.wait(10)
+        port.release()
+
+
+@pytest.fixture
+def pooled() -> Iterator[Callable[..., str]]:
+    """Give a function that runs a pooler in front of each of some nodes and returns their DSN."""
+    with contextlib.ExitStack() as stack:
+
+        def run(*nodes: Node) -> str:
+            hosts = ",".join(f"{node.host}:{stack.enter_context(pooler(node))}" for node in nodes)
+            return f"postgresql://postgres@{hosts}/postgres"
+
+        yield run
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(psycopg.OperationalError):
+        psycopg.connect(host="127.0.0.1", port=port, user="postgres", dbname="postgres").close()
+        return True
+    return False
+
+
+async def test_writers_readers_and_a_failover_through_transaction_poolers(
+    pgroute_cluster_factory: Any, pooled: Any
+) -> None:
+    cluster: LocalCluster = await async_call(pgroute_cluster_factory, standbys=1)
+    first, second = cluster.nodes
+    make_table(cluster)
+    account, stop = Account(), threading.Event()
+    async with (
+        AsyncRouter(pooled(*cluster.nodes), kwargs=UNPREPARED) as router,
+        AsyncBackground() as background,
+    ):
+        await async_eventually(lambda: all(host.usable for host in router.topology.hosts))
+        assert [host.role for host in router.topology.hosts] == [HostRole.PRIMARY, HostRole.STANDBY]
+        assert (await write(router, 0)).port == first.port
+        assert {(await read(router)).port for _ in range(10)} == {second.port}
+
+        writers = [background.start(keep_writing, router, stop, account, first) for first in (10_000, 20_000)]
+        await async_eventually(lambda: len(account.sessions) > 20)
+        await async_call(first.kill)
+        await async_call(second.promote)
+        promoted_at = time.monotonic()
+        await async_eventually(lambda: second.port in account.ports)
+        stop.set()
+        for writer in writers:
+            await writer.result()
+        after = account.since(promoted_at)
+        assert after[0].ended - promoted_at < 3.0
+        assert {session.port for session in after} == {second.port}
+        print(f"first write {(after[0].ended - promoted_at) * 1000:.0f} ms after the promotion")
+        # The standby was asynchronous: what it had not received is lost with the first, and nothing since.
+        assert {session.port for session in account.sessions} == {first.port, second.port}
+        late = [n for n, s in zip(account.written, account.sessions, strict=True) if s.port == second.port]
+        assert set(late) <= set(await numbers(second))
+
+        await async_call(first.rejoin, second)
+        await async_eventually(lambda: all(host.usable for host in router.topology.hosts))
+        assert [host.role for host in router.topology.hosts] == [HostRole.STANDBY, HostRole.PRIMARY]
+        assert {(await read(router)).port for _ in range(10)} == {first.port}
+        assert (await write(router, 1)).port == second.port
+
+
+async def test_a_reader_at_the_primary_behind_a_pooler_cannot_write(
+    shared: LocalCluster, table: str, pooled: Any
+) -> None:
+    insert = f"INSERT INTO {table} VALUES (%s)"
+    dsn = pooled(shared.primary)
+    async with AsyncRouter(dsn, reader_attrs="primary", kwargs=UNPREPARED) as router:
+        for number in range(3):
+            # In turn over the pooler's one connection: neither role leaves its setting to the other.
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                async with router.reader() as conn:
+                    await conn.execute(insert, [-1])
+            async with router.writer() as conn:
+                await conn.execute(insert, [number])
+        assert [host.state for host in router.topology.hosts] == [HostState.UP]
+    rows = await async_call(shared.primary.execute, f"SELECT number FROM {table} ORDER BY 1")
+    assert rows == [(0,), (1,), (2,)]
