@@ -52,7 +52,8 @@ class Crash:
     Attributes:
         how: SIGKILL of all processes, or SIGQUIT.
         promoted: seconds until the promotion.
-        lag: seconds before the crash from which nothing reaches the standbys, 0 for none.
+        held: the numbers of standbys that nothing reaches any more before the crash.
+        lag: seconds before the crash from which that is so.
         frozen: the number of a standby that is frozen meanwhile and thawed before the choice, 0 for none.
         back: seconds until the old one comes back.
     """
@@ -60,6 +61,7 @@ class Crash:
     name: ClassVar[str] = "crash"
     how: Ending
     promoted: float
+    held: tuple[int, ...]
     lag: float
     frozen: int
     back: float
@@ -69,15 +71,16 @@ class Crash:
         return cls(
             how=rng.choice(("kill", "immediate")),
             promoted=terms.span(rng, 0.2, 5.0),
-            lag=rng.choice((0, 0, terms.span(rng, 0.05, 0.5))),
+            held=rng.choice(((), (), (1,), (2,), (1, 2))),
+            lag=terms.span(rng, 0.1, 1.0),
             frozen=rng.choice((0, 0, 1, 2)),
             back=terms.span(rng, 0, 3.0),
         )
 
     def play(self, stage: Stage) -> None:
         frozen = stage.standbys[self.frozen - 1] if self.frozen else None
-        if self.lag:
-            stage.hold_back()
+        if self.held:
+            stage.hold_back(*(stage.standbys[number - 1] for number in self.held))
             stage.pause(self.lag)
         if frozen is not None:
             frozen.freeze()

@@ -37,7 +37,7 @@ class Ended:
     """A write was told of.
 
     Attributes:
-        mark: the highest timeline that this process' router had seen of a primary before it was asked.
+        mark: the highest timeline that this process' router had seen before it was asked.
         entered: a session was given, so the error is not one of the waiting for it.
         error: class of the exception with its module, "" if none.
         sqlstate: its SQLSTATE.

@@ -22,7 +22,7 @@ from tests.chaos.stage import SETUP, USER, Stage
 
 Mode = Literal["sync", "async-replication"]
 
-SETTINGS = {"max_connections": "80", "superuser_reserved_connections": "10"}
+SETTINGS = {"max_connections": "60", "superuser_reserved_connections": "10"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +31,14 @@ class Plan:
 
     Attributes:
         seed: of the schedule.
-        seconds: after which no further fault begins.
+        seconds: after which no further fault begins, from when all writers write.
         mode: with synchronous replication, or without, where PostgreSQL may lose what it acknowledged.
         faces: "sync" or "async", one for each worker process.
         writers, readers: in each worker.
         faults: the kinds that are played.
         brisk: all waiting is short.
         steps: the number of faults at most.
-        script: steps to play instead of those of the schedule.
+        script: steps to play instead of those drawn from the seed.
         version: of PostgreSQL.
         recovery: seconds after a repair within which every writer must have written again.
         keep: a folder for journals and logs; None: nothing is kept.
@@ -91,6 +91,9 @@ def run(plan: Plan, say: Callable[[str], None] = print) -> Result:
         cluster = stack.enter_context(
             LocalCluster(2, version=plan.version, synchronous=plan.mode == "sync", settings=SETTINGS)
         )
+        tell(
+            f"PostgreSQL {cluster.server.version}: {', '.join(f'{n.name} :{n.port}' for n in cluster.nodes)}"
+        )
         for sql in SETUP:
             cluster.primary.execute(sql)
         cluster.catch_up()
@@ -100,7 +103,7 @@ def run(plan: Plan, say: Callable[[str], None] = print) -> Result:
             stack.callback(_keep, plan.keep, folder, cluster)
         crew = stack.enter_context(Crew(plan.faces, dsn, folder, writers=plan.writers, readers=plan.readers))
         game = Game(plan, Stage(cluster, proxies, crew, tell))
-        game.play(begun + plan.seconds)
+        game.play()
         late = crew.dismiss(plan.recovery)
         stage = game.stage
         history = History.of(crew.records, stage.rows(), stage.left_behind, zero_loss=plan.mode == "sync")
@@ -121,9 +124,11 @@ class Game:
         self.stuck: list[Violation] = []
         self._plan = plan
 
-    def play(self, until: float) -> None:
-        """Play steps until a time, or until the writers do not come back."""
+    def play(self) -> None:
+        """Play steps until it is time, or until the writers do not come back."""
         self._recover("the start")
+        self.stage.say("all writers write")
+        until = time.monotonic() + self._plan.seconds
         for step in self._steps():
             if time.monotonic() >= until or self.stuck:
                 return

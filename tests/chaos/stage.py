@@ -85,12 +85,12 @@ class Stage:
         """Let time pass, unless the run is over."""
         self.over.wait(seconds)
 
-    def hold_back(self) -> None:
-        """Have no standby receive anything any more: what the primary commits from now on is its own."""
-        for node in self.standbys:
+    def hold_back(self, *nodes: Node) -> None:
+        """Have some standbys receive nothing any more: what the primary commits from now on they do not have."""
+        for node in nodes:
             node.execute("ALTER SYSTEM SET primary_conninfo TO ''")
             node.execute("SELECT pg_reload_conf()")
-        for node in self.standbys:
+        for node in nodes:
             _until(functools.partial(_quiet, node), f"{node.name} did not stop receiving")
 
     def fail_over(self, *, after: float = 0.0) -> Node:
@@ -103,7 +103,7 @@ class Stage:
         """
         since = time.monotonic()
         old, standbys = self.primary, self.standbys
-        self.hold_back()
+        self.hold_back(*standbys)
         received = {node: int(node.execute(RECEIVED)[0][0]) for node in standbys}
         new = max(standbys, key=lambda node: received[node])
         for node in standbys:

@@ -76,10 +76,9 @@ class Account:
         self._mark = 0
 
     def mark(self) -> int:
-        """Return the highest timeline of a primary that the router has shown until now."""
-        primary = self._router.topology.primary
-        if primary is not None and primary.timeline is not None:
-            self._mark = max(self._mark, primary.timeline)
+        """Return the highest timeline that the router has shown until now, whomever it held for the primary."""
+        told = (host.timeline or 0 for host in self._router.topology.hosts)
+        self._mark = max(self._mark, *told)
         return self._mark
 
     def begin(self, writer: int, number: int) -> Write:
@@ -290,11 +289,14 @@ async def run_async(args: argparse.Namespace, journal: Journal) -> None:
 
 
 def options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the router's options: the defaults, or quick probes and no patience."""
-    made: dict[str, Any] = {"writer": PoolOptions(max_size=4), "reader": PoolOptions(max_size=4)}
-    if args.quick:
-        made["probe"] = ProbeOptions(interval=0.2, timeout=0.5, abort_after=2.0, abort_stale=True)
-    return made
+    """Return the router's options: the defaults, or quick probes, no patience and fewer connections than users."""
+    if not args.quick:
+        return {}
+    return {
+        "probe": ProbeOptions(interval=0.2, timeout=0.5, abort_after=2.0, abort_stale=True),
+        "writer": PoolOptions(max_size=2),
+        "reader": PoolOptions(max_size=1),
+    }
 
 
 def tell_state(router: Router[Any] | AsyncRouter[Any]) -> None:
