@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import pytest
 
-from pgroute.testing import LocalCluster
+from pgroute.testing import FaultProxy, LocalCluster, Node
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +37,39 @@ def mended(lasting_cluster: LocalCluster) -> Iterator[LocalCluster]:
     for node in standbys:
         node.wait_streaming(first)
     lasting_cluster.catch_up()
+
+
+@dataclass(frozen=True)
+class Proxied:
+    """A cluster behind proxies.
+
+    Attributes:
+        cluster: what is behind them.
+        proxies: one for each node, in the order of the nodes.
+    """
+
+    cluster: LocalCluster
+    proxies: tuple[FaultProxy, ...]
+
+    @property
+    def dsn(self) -> str:
+        """A DSN that leads through the proxies."""
+        return FaultProxy.dsn(self.proxies)
+
+    def proxy(self, node: Node) -> FaultProxy:
+        """Return the proxy in front of a node."""
+        return self.proxies[self.cluster.nodes.index(node)]
+
+
+@pytest.fixture
+def proxied(mended: LocalCluster) -> Iterator[Proxied]:
+    """Give a cluster behind proxies that the test may promote no node of."""
+    with ExitStack() as stack:
+        yield Proxied(mended, tuple(stack.enter_context(FaultProxy(node)) for node in mended.nodes))
+
+
+@pytest.fixture
+def breakable(any_cluster: LocalCluster) -> Iterator[Proxied]:
+    """Give a fresh cluster behind proxies, to break in any way."""
+    with ExitStack() as stack:
+        yield Proxied(any_cluster, tuple(stack.enter_context(FaultProxy(node)) for node in any_cluster.nodes))

@@ -12,7 +12,7 @@ import psycopg
 from pgroute import AsyncRouter, CommitUnknown, ProbeOptions
 from pgroute.core.hosts import HostState
 from pgroute.core.roles import HostKey
-from pgroute.testing import LocalCluster, Node
+from pgroute.testing import FaultProxy, LocalCluster, Node
 from tests.support import async_call
 
 QUICK = ProbeOptions(interval=0.1, timeout=0.2)
@@ -64,12 +64,12 @@ def make_table(cluster: LocalCluster) -> None:
     cluster.catch_up()
 
 
-def key(node: Node) -> HostKey:
-    """Return the name by which a router knows a node."""
+def key(node: Node | FaultProxy) -> HostKey:
+    """Return the name by which a router knows a node, or the proxy in front of it."""
     return HostKey(node.host, node.port)
 
 
-def state(router: AsyncRouter[Any], node: Node) -> HostState | None:
+def state(router: AsyncRouter[Any], node: Node | FaultProxy) -> HostState | None:
     """Return the state of a node as the router sees it."""
     host = router.topology.host(key(node))
     return host.state if host else None
