@@ -10,8 +10,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute import AsyncRouter
-from pgroute.testing import LocalCluster, Node
+from pgroute import AsyncRouter, NoHostAvailable, PoolExhausted, PoolOptions
+from pgroute.core.pace import CONNECT_GAP
+from pgroute.testing import FaultProxy, LocalCluster, Node
 from tests.aio.workload import (
     Account,
     keep_reading,
@@ -58,14 +59,18 @@ async def test_twenty_writers_that_wait_all_write_after_the_promotion(cluster: L
     assert await numbers(new) == [*range(21)]
 
 
-async def test_a_writer_waits_through_an_immediate_shutdown(any_cluster: LocalCluster) -> None:
+@pytest.mark.parametrize(("crash", "outage"), [("immediate", 0.2), ("kill", 5.0)])
+async def test_a_writer_waits_for_the_promotion_and_little_longer(
+    any_cluster: LocalCluster, crash: str, outage: float
+) -> None:
     make_table(any_cluster)
+    old = any_cluster.primary
     async with AsyncRouter(any_cluster.dsn) as router, AsyncBackground() as background:
         await write(router, 0)
         await async_call(any_cluster.catch_up)
-        await async_call(any_cluster.primary.stop, "immediate")
+        await async_call(*((old.kill,) if crash == "kill" else (old.stop, crash)))
         writer = background.start(write, router, 1)
-        await asyncio.sleep(OUTAGE)
+        await asyncio.sleep(outage)
         new = await async_call(any_cluster.promote, repoint=False)
         promoted_at = time.monotonic()
         session = await writer.result()
@@ -120,6 +125,45 @@ async def test_writers_at_work_lose_only_sessions_in_flight(any_cluster: LocalCl
         assert {session.port for session in account.since(promoted_at)} == {new.port}
 
 
+async def test_two_hundred_waiters_at_a_full_pool_cause_one_discovery(
+    pgroute_cluster_factory, pgroute_proxy_factory
+) -> None:
+    cluster = pgroute_cluster_factory(standbys=1)
+    make_table(cluster)
+    old, new = cluster.nodes
+    proxies = [pgroute_proxy_factory(node) for node in cluster.nodes]
+    patience = 0.3
+
+    async def told(router: AsyncRouter[Any], number: int) -> float:
+        asked_at = time.monotonic()
+        with pytest.raises((PoolExhausted, NoHostAvailable)):
+            await write(router, number, timeout=patience)
+        return time.monotonic() - asked_at - patience
+
+    dsn = FaultProxy.dsn(proxies)
+    async with AsyncRouter(dsn, writer=PoolOptions(max_size=4)) as router, AsyncBackground() as background:
+        held = [await router.getconn("writer") for _ in range(4)]
+        impatient = [background.start(told, router, number) for number in range(100)]
+        waiters = [background.start(write, router, number) for number in range(100, 200)]
+        await async_eventually(lambda: router.get_stats()["writer"]["requests_waiting"] > 100)
+        before = [proxy.attempts for proxy in proxies]
+        begun_at = time.monotonic()
+        await async_call(old.kill)
+        overrun = [await waiter.result() for waiter in impatient]
+        await async_call(new.promote)
+        sessions = [await waiter.result() for waiter in waiters]
+        seconds = time.monotonic() - begun_at
+        made = [proxy.attempts - count for proxy, count in zip(proxies, before, strict=True)]
+        for conn in held:
+            await router.putconn(conn)
+    assert min(overrun) >= 0
+    assert max(overrun) < 1.0
+    assert {session.port for session in sessions} == {new.port}
+    assert made[0] <= seconds / CONNECT_GAP + 2, "the probe's, and the pool's before it was closed"
+    assert made[1] <= 4 + 2, "the pool's, and one to ask anew"
+    assert await numbers(new) == [*range(100, 200)]
+
+
 async def test_every_acknowledged_row_is_there_after_the_failover(pgroute_cluster_factory) -> None:
     cluster = pgroute_cluster_factory(synchronous=True)
     make_table(cluster)
@@ -161,13 +205,15 @@ async def test_readers_go_on_through_a_crash_of_the_primary(any_cluster: LocalCl
 
 async def test_a_promoted_host_leaves_the_reader_pool(any_cluster: LocalCluster) -> None:
     async with AsyncRouter(any_cluster.dsn) as router:
-        await router.wait("reader")
+        ports = {(await read(router)).port for _ in range(50)}
+        assert len(ports) == 2, "there is a pool with idle connections to each standby"
         await async_call(any_cluster.primary.kill)
         new, _ = await async_call(promote, any_cluster)
         await router.wait("writer")
         assert router.topology.primary is not None
         assert router.topology.primary.key == key(new)
         ports = {(await read(router)).port for _ in range(20)}
+        await async_eventually(lambda: key(new) not in router.stats().reader.hosts)
     assert ports == {node.port for node in any_cluster.nodes if node.running and node is not new}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute import AsyncRouter
+from pgroute import AsyncRouter, ProbeOptions
 from pgroute.core.hosts import HostState
 from pgroute.testing import LocalCluster, Node
 from tests.aio.workload import QUICK, key, make_table, numbers, primary, read, state, write
@@ -114,3 +114,49 @@ async def test_a_router_opened_while_both_live_never_writes_to_the_stale_one(
         assert "stale primary" in host.reason
     assert ports == {new.port}
     assert await numbers(old) == []
+
+
+async def test_the_stale_one_that_answers_first_is_not_written_to(any_cluster: LocalCluster) -> None:
+    make_table(any_cluster)
+    old = any_cluster.primary
+    new = await async_call(any_cluster.promote, repoint=False)
+
+    async def write_200(router: AsyncRouter[Any]) -> set[int]:
+        return {(await write(router, number)).port for number in range(200)}
+
+    await async_call(new.freeze)
+    slow = ProbeOptions(timeout=10.0)
+    async with AsyncRouter(any_cluster.dsn, probe=slow) as router, AsyncBackground() as background:
+        writer = background.start(write_200, router)
+        await async_eventually(lambda: [host.role for host in router.topology.hosts].count(None) == 1)
+        assert primary(router) is None
+        await async_call(new.thaw)
+        assert await writer.result() == {new.port}
+        assert state(router, old) is HostState.STALE
+    assert await numbers(old) == []
+
+
+async def test_with_its_postmaster_alone_frozen_writers_move_on_the_promotion(
+    any_cluster: LocalCluster,
+) -> None:
+    make_table(any_cluster)
+    old = any_cluster.primary
+    async with AsyncRouter(any_cluster.dsn) as router, AsyncBackground() as background:
+        await write(router, 0)
+        async with router.writer() as held:
+            await async_call(old.freeze, postmaster_only=True)
+            # The one connection is taken, and a new one hangs.
+            writers = [background.start(write, router, number) for number in range(1, 6)]
+            new = await async_call(any_cluster.promote, repoint=False)
+            promoted_at = time.monotonic()
+            sessions = [await writer.result() for writer in writers]
+            assert state(router, old) is HostState.STALE
+            await held.execute("SELECT 1")  # it still answers, so its sessions are left alone
+        ports = {(await write(router, number)).port for number in range(6, 106)}
+        await async_call(old.thaw)
+        ports |= {(await write(router, number)).port for number in range(106, 206)}
+    assert {session.port for session in sessions} | ports == {new.port}
+    assert max(session.ended for session in sessions) - promoted_at < 3.0, (
+        "not at the end of a timeout of 5 s"
+    )
+    assert await numbers(old) == [0]

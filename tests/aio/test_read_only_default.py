@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import psycopg
 import pytest
 
 from pgroute import AsyncRouter, NoHostAvailable
-from pgroute.testing import LocalCluster
+from pgroute.core.pace import CONNECT_GAP
+from pgroute.testing import FaultProxy, LocalCluster
 from tests.aio.workload import Account, keep_writing, make_table, write
 from tests.support import AsyncBackground, async_call, async_eventually
 
@@ -31,6 +33,10 @@ LEVELS = {
     "database": (
         "ALTER DATABASE postgres SET default_transaction_read_only = on",
         "ALTER DATABASE postgres RESET default_transaction_read_only",
+    ),
+    "role": (
+        "ALTER ROLE postgres SET default_transaction_read_only = on",
+        "ALTER ROLE postgres RESET default_transaction_read_only",
     ),
 }
 
@@ -75,3 +81,28 @@ async def test_a_write_refused_as_read_only_kicks_a_fresh_probe(mended: LocalClu
         stop.set()
     assert {type(error) for _, error in account.errors} == {psycopg.errors.ReadOnlySqlTransaction}
     assert refused < 50, "no endless loop of refused writes"
+
+
+async def test_bodies_that_make_themselves_read_only_cause_few_fresh_probes(
+    shared: LocalCluster, table: str, pgroute_proxy_factory
+) -> None:
+    proxy = pgroute_proxy_factory(shared.primary)
+
+    async def refused(router: AsyncRouter[Any]) -> None:
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            async with router.writer() as conn:
+                await conn.execute("SET TRANSACTION READ ONLY")
+                await conn.execute(f"INSERT INTO {table} VALUES (1)")
+
+    async with AsyncRouter(FaultProxy.dsn([proxy])) as router:
+        await router.wait()
+        before = proxy.attempts
+        begun_at = time.monotonic()
+        await refused(router)
+        await async_eventually(lambda: proxy.attempts > before, 0.7)
+        for _ in range(200):
+            await refused(router)
+        most = (time.monotonic() - begun_at) / CONNECT_GAP + 2
+        assert proxy.attempts - before <= most
+        async with router.writer(timeout=1.0) as conn:
+            await conn.execute(f"INSERT INTO {table} VALUES (1)")

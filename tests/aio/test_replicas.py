@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
+import psycopg
 import pytest
 
 from pgroute import AsyncRouter, HostState, NoHostAvailable
-from pgroute.testing import LocalCluster
+from pgroute.testing import FaultProxy, LocalCluster
 from tests.aio.workload import QUICK, Account, keep_reading, read, state
 from tests.support import AsyncBackground, async_call, async_eventually
 
 pytestmark = pytest.mark.cluster
+
+FLAPS = 6
+POOL = 10
+"""The default max_size."""
 
 
 @pytest.mark.parametrize("crash", ["kill", "fast"])
@@ -89,3 +95,72 @@ async def test_a_reader_waits_for_a_replica_to_come_back(mended: LocalCluster) -
         reader = background.start(read, router)
         await async_call(second.start)
         assert (await reader.result()).port == second.port
+
+
+async def test_a_flapping_replica_gives_new_readers_no_error_and_gets_no_storm(
+    shared: LocalCluster, pgroute_proxy_factory
+) -> None:
+    proxies = [pgroute_proxy_factory(node) for node in shared.nodes]
+    flapping = proxies[1]
+    refused: list[psycopg.Error] = []
+    served: list[int] = []
+    stop = threading.Event()
+
+    async def keep_asking(router: AsyncRouter[Any]) -> None:
+        while not stop.is_set():
+            try:
+                conn = await router.getconn("reader", timeout=5.0)
+            except psycopg.Error as error:
+                refused.append(error)
+                continue
+            served.append(conn.info.port)
+            try:
+                await conn.execute("SELECT 1")
+            except psycopg.OperationalError:
+                pass  # that session was in flight
+            finally:
+                await router.putconn(conn)
+
+    def flap() -> None:
+        for _ in range(FLAPS):
+            flapping.refuse(existing="reset")
+            time.sleep(0.2)
+            flapping.mend()
+            time.sleep(0.2)
+
+    dsn = FaultProxy.dsn(proxies)
+    async with AsyncRouter(dsn, probe=QUICK) as router, AsyncBackground() as background:
+        for _ in range(20):
+            background.start(keep_asking, router)
+        await async_eventually(lambda: {proxies[1].port, proxies[2].port} <= set(served))
+        before = flapping.attempts
+        await async_call(flap)
+        made = flapping.attempts - before
+        stop.set()
+    assert refused == []
+    assert proxies[0].port not in served
+    assert FLAPS <= made <= FLAPS * (POOL + 2), "each time the probe's, at most two, and at most one pool"
+
+
+async def test_standbys_of_a_stale_primary_serve_readers_only_if_no_other_can(
+    any_cluster: LocalCluster,
+) -> None:
+    old, new, left = any_cluster.nodes
+    async with (
+        AsyncRouter(any_cluster.dsn, probe=QUICK) as router,
+        AsyncRouter(any_cluster.dsn, probe=QUICK, reader_attrs="standby") as strict,
+    ):
+        await router.wait()
+        await async_call(any_cluster.promote, new, repoint=False)
+        await async_eventually(lambda: state(router, old) is HostState.STALE)
+        assert {(await read(router)).port for _ in range(50)} == {new.port}
+        await async_eventually(lambda: state(strict, old) is HostState.STALE)
+        assert (await read(strict)).port == left.port, "no other standby can"
+        # It goes over to the new primary, and its control file tells so from the next restartpoint on.
+        await async_call(left.follow, new)
+        await async_call(new.execute, "CHECKPOINT")
+        await async_call(any_cluster.catch_up)
+        await async_call(left.execute, "CHECKPOINT")
+        await async_eventually(lambda: [host.timeline for host in router.topology.standbys] == [2])
+        assert {(await read(router)).port for _ in range(50)} == {left.port}
+        assert state(router, old) is HostState.STALE

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pgroute import AsyncRouter, HostKey, HostState, SplitBrainError
+from pgroute import AsyncRouter, HostKey, HostState, NoHostAvailable, SplitBrainError
 from pgroute.testing import LocalCluster, Node
 from tests.aio.workload import QUICK, key, make_table, numbers, primary, read, state, write
 from tests.support import async_call, async_eventually
@@ -47,6 +47,24 @@ async def test_writers_get_split_brain_error_naming_both_and_readers_the_standby
     assert caught.value.topology is not None
     assert caught.value.topology.split_brain == {key(second), key(third)}
     assert await numbers(second) == await numbers(third) == []
+
+
+async def test_a_promotion_beside_the_primary_in_use_stops_the_writers(pgroute_cluster_factory) -> None:
+    cluster = pgroute_cluster_factory(standbys=2)
+    make_table(cluster)
+    first, second, third = cluster.nodes
+    async with AsyncRouter(cluster.dsn, probe=QUICK) as router:
+        await router.wait()
+        await async_call(first.kill)
+        await async_call(cluster.promote, second, repoint=False)
+        assert (await write(router, 0)).port == second.port
+        await async_call(third.promote)
+        await split_seen(router)
+        for number in range(1, 201):
+            with pytest.raises(SplitBrainError):
+                await write(router, number, timeout=0)
+    assert await numbers(second) == [0]
+    assert await numbers(third) == []
 
 
 async def test_a_split_brain_ends_when_one_of_the_two_goes_away(split) -> None:
@@ -113,6 +131,27 @@ async def test_forgetting_the_timeline_admits_an_older_primary(any_cluster: Loca
     assert other.running
 
 
+async def test_a_restored_backup_is_written_to_once_no_host_is_on_a_higher_timeline(
+    pgroute_cluster_factory,
+) -> None:
+    cluster = pgroute_cluster_factory(standbys=1)
+    make_table(cluster)
+    backup, lost = cluster.nodes
+    async with AsyncRouter(cluster.dsn, probe=QUICK) as router:
+        await router.wait()
+        await async_call(backup.kill)
+        await async_call(cluster.promote, lost)
+        assert (await write(router, 1)).port == lost.port
+        await async_call(lost.kill)
+        await async_call(backup.start)
+        await async_eventually(lambda: state(router, backup) is HostState.STALE)
+        with pytest.raises(NoHostAvailable, match="stale primary"):
+            await write(router, 2, timeout=0.2)
+        await async_call(lost._copy_from, backup, timeout=30.0)
+        assert (await write(router, 3, timeout=5.0)).port == backup.port
+    assert await numbers(backup) == [3]
+
+
 async def test_a_host_of_another_cluster_is_never_used(pgroute_cluster_factory) -> None:
     ours = pgroute_cluster_factory(standbys=1)
     theirs = pgroute_cluster_factory(standbys=0)
@@ -129,6 +168,30 @@ async def test_a_host_of_another_cluster_is_never_used(pgroute_cluster_factory) 
         assert "another cluster" in host.reason
     assert ports == {node.port for node in ours.nodes}
     assert await numbers(stranger) == []
+
+
+async def test_another_cluster_in_the_place_of_the_primary_is_not_written_to(pgroute_cluster_factory) -> None:
+    ours = pgroute_cluster_factory(standbys=1)
+    theirs = pgroute_cluster_factory(standbys=0)
+    make_table(ours)
+    make_table(theirs)
+    first, second = ours.nodes
+    [stranger] = theirs.nodes
+    stranger.stop()
+    async with AsyncRouter(ours.dsn, probe=QUICK) as router:
+        assert (await write(router, 0)).port == first.port
+        await async_call(ours.catch_up)
+        await async_call(first.kill)
+        stranger.port = first.port
+        await async_call(stranger.start)
+        await async_eventually(lambda: state(router, first) is HostState.FOREIGN)
+        for number in range(1, 201):
+            with pytest.raises(NoHostAvailable):
+                await write(router, number, timeout=0)
+        await async_call(second.promote)
+        assert (await write(router, 201)).port == second.port
+    assert await numbers(stranger) == []
+    assert await numbers(second) == [0, 201]
 
 
 async def test_one_server_under_two_names_is_no_split_brain(pgroute_cluster_factory) -> None:

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from pgroute import AsyncRouter, PoolOptions
-from pgroute.testing import LocalCluster, Node
-from tests.aio.workload import Account, keep_reading, keep_writing, make_table, write
+from pgroute import AsyncRouter, HostKey, PoolOptions
+from pgroute.testing import FaultProxy, LocalCluster, Node
+from tests.aio.workload import Account, keep_reading, keep_writing, make_table, numbers, primary, write
 from tests.support import AsyncBackground, async_call, async_eventually
 
 pytestmark = pytest.mark.cluster
@@ -61,6 +61,30 @@ async def test_idle_connections_to_the_old_primary_are_never_handed_out_again(
     assert len(before) == len(after) == 5
     assert {port for port, _ in after} == {new.port}
     assert before.isdisjoint(after)
+
+
+async def test_connections_that_never_saw_the_old_primary_end_are_not_handed_out_again(
+    any_cluster: LocalCluster, pgroute_proxy_factory
+) -> None:
+    make_table(any_cluster)
+    proxies = [pgroute_proxy_factory(node) for node in any_cluster.nodes]
+    async with AsyncRouter(FaultProxy.dsn(proxies), writer=PoolOptions(min_size=3)) as router:
+        conns = [await router.getconn("writer") for _ in range(3)]
+        for conn in conns:
+            await router.putconn(conn)
+        # The ends of its connections get lost on the way, and new ones reach it as soon as it is back.
+        proxies[0].deaf("to_client", "existing")
+        old, new, _ = await async_call(switch_over, any_cluster)
+        leader = HostKey(new.host, proxies[any_cluster.nodes.index(new)].port)
+        await async_eventually(lambda: primary(router) == leader)
+        ports = {(await write(router, number)).port for number in range(20)}
+        await async_eventually(lambda: len(router.topology.standbys) == 2)
+        again = [await router.getconn("writer") for _ in range(3)]
+        for conn in again:
+            await router.putconn(conn)
+    assert ports == {new.port}
+    assert not set(conns) & set(again)
+    assert await numbers(old) == [*range(20)]
 
 
 async def test_a_switchover_and_back_leaves_the_first_primary_in_charge(any_cluster: LocalCluster) -> None:

@@ -19,7 +19,7 @@ import asyncio, ctypes, os, sys, time
 from pgroute import AsyncRouter, ProbeOptions, Router
 
 dsn, how, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
-probe = ProbeOptions(interval=0.05, timeout=0.3)
+probe = ProbeOptions(interval=0.05, timeout=0.3, abort_after=0.5)
 events = []
 
 def up(router):
@@ -55,9 +55,11 @@ if how == "loop":
             while not up(router):
                 await asyncio.sleep(0.01)
             router.subscribe(events.append)
-            stall(router)
-            assert up(router), str(router.topology)
-            told(router)
+            async with router.writer() as held:
+                stall(router)
+                assert up(router), str(router.topology)
+                told(router)
+                await held.execute("SELECT 1")
             async with router.writer(timeout=1) as conn:
                 await conn.execute("SELECT 1")
     asyncio.run(main())
@@ -65,9 +67,11 @@ else:
     with Router(dsn, probe=probe) as router:
         wait_until(lambda: up(router))
         router.subscribe(events.append)
-        for _ in range(3 if how == "gil" else 1):
-            stall(router)
-            told(router)
+        with router.reader() as held:
+            for _ in range(3 if how == "gil" else 1):
+                stall(router)
+                told(router)
+                held.execute("SELECT 1")
         with router.writer(timeout=1) as conn:
             conn.execute("SELECT 1")
 assert not events, [str(event) for event in events]

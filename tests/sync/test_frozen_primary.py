@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute import Router
+from pgroute import Router, ProbeOptions
 from pgroute.core.hosts import HostState
 from pgroute.testing import LocalCluster, Node
 from tests.sync.workload import QUICK, key, make_table, numbers, primary, read, state, write
@@ -115,3 +115,49 @@ def test_a_router_opened_while_both_live_never_writes_to_the_stale_one(
         assert "stale primary" in host.reason
     assert ports == {new.port}
     assert numbers(old) == []
+
+
+def test_the_stale_one_that_answers_first_is_not_written_to(any_cluster: LocalCluster) -> None:
+    make_table(any_cluster)
+    old = any_cluster.primary
+    new = call(any_cluster.promote, repoint=False)
+
+    def write_200(router: Router[Any]) -> set[int]:
+        return {(write(router, number)).port for number in range(200)}
+
+    call(new.freeze)
+    slow = ProbeOptions(timeout=10.0)
+    with Router(any_cluster.dsn, probe=slow) as router, Background() as background:
+        writer = background.start(write_200, router)
+        eventually(lambda: [host.role for host in router.topology.hosts].count(None) == 1)
+        assert primary(router) is None
+        call(new.thaw)
+        assert writer.result() == {new.port}
+        assert state(router, old) is HostState.STALE
+    assert numbers(old) == []
+
+
+def test_with_its_postmaster_alone_frozen_writers_move_on_the_promotion(
+    any_cluster: LocalCluster,
+) -> None:
+    make_table(any_cluster)
+    old = any_cluster.primary
+    with Router(any_cluster.dsn) as router, Background() as background:
+        write(router, 0)
+        with router.writer() as held:
+            call(old.freeze, postmaster_only=True)
+            # The one connection is taken, and a new one hangs.
+            writers = [background.start(write, router, number) for number in range(1, 6)]
+            new = call(any_cluster.promote, repoint=False)
+            promoted_at = time.monotonic()
+            sessions = [writer.result() for writer in writers]
+            assert state(router, old) is HostState.STALE
+            held.execute("SELECT 1")  # it still answers, so its sessions are left alone
+        ports = {(write(router, number)).port for number in range(6, 106)}
+        call(old.thaw)
+        ports |= {(write(router, number)).port for number in range(106, 206)}
+    assert {session.port for session in sessions} | ports == {new.port}
+    assert max(session.ended for session in sessions) - promoted_at < 3.0, (
+        "not at the end of a timeout of 5 s"
+    )
+    assert numbers(old) == [0]

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import psycopg
 import pytest
 
 from pgroute import Router, NoHostAvailable
-from pgroute.testing import LocalCluster
+from pgroute.core.pace import CONNECT_GAP
+from pgroute.testing import FaultProxy, LocalCluster
 from tests.sync.workload import Account, keep_writing, make_table, write
 from tests.support import Background, call, eventually
 
@@ -32,6 +34,10 @@ LEVELS = {
     "database": (
         "ALTER DATABASE postgres SET default_transaction_read_only = on",
         "ALTER DATABASE postgres RESET default_transaction_read_only",
+    ),
+    "role": (
+        "ALTER ROLE postgres SET default_transaction_read_only = on",
+        "ALTER ROLE postgres RESET default_transaction_read_only",
     ),
 }
 
@@ -76,3 +82,28 @@ def test_a_write_refused_as_read_only_kicks_a_fresh_probe(mended: LocalCluster) 
         stop.set()
     assert {type(error) for _, error in account.errors} == {psycopg.errors.ReadOnlySqlTransaction}
     assert refused < 50, "no endless loop of refused writes"
+
+
+def test_bodies_that_make_themselves_read_only_cause_few_fresh_probes(
+    shared: LocalCluster, table: str, pgroute_proxy_factory
+) -> None:
+    proxy = pgroute_proxy_factory(shared.primary)
+
+    def refused(router: Router[Any]) -> None:
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            with router.writer() as conn:
+                conn.execute("SET TRANSACTION READ ONLY")
+                conn.execute(f"INSERT INTO {table} VALUES (1)")
+
+    with Router(FaultProxy.dsn([proxy])) as router:
+        router.wait()
+        before = proxy.attempts
+        begun_at = time.monotonic()
+        refused(router)
+        eventually(lambda: proxy.attempts > before, 0.7)
+        for _ in range(200):
+            refused(router)
+        most = (time.monotonic() - begun_at) / CONNECT_GAP + 2
+        assert proxy.attempts - before <= most
+        with router.writer(timeout=1.0) as conn:
+            conn.execute(f"INSERT INTO {table} VALUES (1)")

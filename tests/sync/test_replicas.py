@@ -5,15 +5,21 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
+import psycopg
 import pytest
 
 from pgroute import Router, HostState, NoHostAvailable
-from pgroute.testing import LocalCluster
+from pgroute.testing import FaultProxy, LocalCluster
 from tests.sync.workload import QUICK, Account, keep_reading, read, state
 from tests.support import Background, call, eventually
 
 pytestmark = pytest.mark.cluster
+
+FLAPS = 6
+POOL = 10
+"""The default max_size."""
 
 
 @pytest.mark.parametrize("crash", ["kill", "fast"])
@@ -90,3 +96,72 @@ def test_a_reader_waits_for_a_replica_to_come_back(mended: LocalCluster) -> None
         reader = background.start(read, router)
         call(second.start)
         assert (reader.result()).port == second.port
+
+
+def test_a_flapping_replica_gives_new_readers_no_error_and_gets_no_storm(
+    shared: LocalCluster, pgroute_proxy_factory
+) -> None:
+    proxies = [pgroute_proxy_factory(node) for node in shared.nodes]
+    flapping = proxies[1]
+    refused: list[psycopg.Error] = []
+    served: list[int] = []
+    stop = threading.Event()
+
+    def keep_asking(router: Router[Any]) -> None:
+        while not stop.is_set():
+            try:
+                conn = router.getconn("reader", timeout=5.0)
+            except psycopg.Error as error:
+                refused.append(error)
+                continue
+            served.append(conn.info.port)
+            try:
+                conn.execute("SELECT 1")
+            except psycopg.OperationalError:
+                pass  # that session was in flight
+            finally:
+                router.putconn(conn)
+
+    def flap() -> None:
+        for _ in range(FLAPS):
+            flapping.refuse(existing="reset")
+            time.sleep(0.2)
+            flapping.mend()
+            time.sleep(0.2)
+
+    dsn = FaultProxy.dsn(proxies)
+    with Router(dsn, probe=QUICK) as router, Background() as background:
+        for _ in range(20):
+            background.start(keep_asking, router)
+        eventually(lambda: {proxies[1].port, proxies[2].port} <= set(served))
+        before = flapping.attempts
+        call(flap)
+        made = flapping.attempts - before
+        stop.set()
+    assert refused == []
+    assert proxies[0].port not in served
+    assert FLAPS <= made <= FLAPS * (POOL + 2), "each time the probe's, at most two, and at most one pool"
+
+
+def test_standbys_of_a_stale_primary_serve_readers_only_if_no_other_can(
+    any_cluster: LocalCluster,
+) -> None:
+    old, new, left = any_cluster.nodes
+    with (
+        Router(any_cluster.dsn, probe=QUICK) as router,
+        Router(any_cluster.dsn, probe=QUICK, reader_attrs="standby") as strict,
+    ):
+        router.wait()
+        call(any_cluster.promote, new, repoint=False)
+        eventually(lambda: state(router, old) is HostState.STALE)
+        assert {(read(router)).port for _ in range(50)} == {new.port}
+        eventually(lambda: state(strict, old) is HostState.STALE)
+        assert (read(strict)).port == left.port, "no other standby can"
+        # It goes over to the new primary, and its control file tells so from the next restartpoint on.
+        call(left.follow, new)
+        call(new.execute, "CHECKPOINT")
+        call(any_cluster.catch_up)
+        call(left.execute, "CHECKPOINT")
+        eventually(lambda: [host.timeline for host in router.topology.standbys] == [2])
+        assert {(read(router)).port for _ in range(50)} == {left.port}
+        assert state(router, old) is HostState.STALE

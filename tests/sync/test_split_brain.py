@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pgroute import Router, HostKey, HostState, SplitBrainError
+from pgroute import Router, HostKey, HostState, NoHostAvailable, SplitBrainError
 from pgroute.testing import LocalCluster, Node
 from tests.sync.workload import QUICK, key, make_table, numbers, primary, read, state, write
 from tests.support import call, eventually
@@ -48,6 +48,24 @@ def test_writers_get_split_brain_error_naming_both_and_readers_the_standby_left(
     assert caught.value.topology is not None
     assert caught.value.topology.split_brain == {key(second), key(third)}
     assert numbers(second) == numbers(third) == []
+
+
+def test_a_promotion_beside_the_primary_in_use_stops_the_writers(pgroute_cluster_factory) -> None:
+    cluster = pgroute_cluster_factory(standbys=2)
+    make_table(cluster)
+    first, second, third = cluster.nodes
+    with Router(cluster.dsn, probe=QUICK) as router:
+        router.wait()
+        call(first.kill)
+        call(cluster.promote, second, repoint=False)
+        assert (write(router, 0)).port == second.port
+        call(third.promote)
+        split_seen(router)
+        for number in range(1, 201):
+            with pytest.raises(SplitBrainError):
+                write(router, number, timeout=0)
+    assert numbers(second) == [0]
+    assert numbers(third) == []
 
 
 def test_a_split_brain_ends_when_one_of_the_two_goes_away(split) -> None:
@@ -114,6 +132,27 @@ def test_forgetting_the_timeline_admits_an_older_primary(any_cluster: LocalClust
     assert other.running
 
 
+def test_a_restored_backup_is_written_to_once_no_host_is_on_a_higher_timeline(
+    pgroute_cluster_factory,
+) -> None:
+    cluster = pgroute_cluster_factory(standbys=1)
+    make_table(cluster)
+    backup, lost = cluster.nodes
+    with Router(cluster.dsn, probe=QUICK) as router:
+        router.wait()
+        call(backup.kill)
+        call(cluster.promote, lost)
+        assert (write(router, 1)).port == lost.port
+        call(lost.kill)
+        call(backup.start)
+        eventually(lambda: state(router, backup) is HostState.STALE)
+        with pytest.raises(NoHostAvailable, match="stale primary"):
+            write(router, 2, timeout=0.2)
+        call(lost._copy_from, backup, timeout=30.0)
+        assert (write(router, 3, timeout=5.0)).port == backup.port
+    assert numbers(backup) == [3]
+
+
 def test_a_host_of_another_cluster_is_never_used(pgroute_cluster_factory) -> None:
     ours = pgroute_cluster_factory(standbys=1)
     theirs = pgroute_cluster_factory(standbys=0)
@@ -130,6 +169,30 @@ def test_a_host_of_another_cluster_is_never_used(pgroute_cluster_factory) -> Non
         assert "another cluster" in host.reason
     assert ports == {node.port for node in ours.nodes}
     assert numbers(stranger) == []
+
+
+def test_another_cluster_in_the_place_of_the_primary_is_not_written_to(pgroute_cluster_factory) -> None:
+    ours = pgroute_cluster_factory(standbys=1)
+    theirs = pgroute_cluster_factory(standbys=0)
+    make_table(ours)
+    make_table(theirs)
+    first, second = ours.nodes
+    [stranger] = theirs.nodes
+    stranger.stop()
+    with Router(ours.dsn, probe=QUICK) as router:
+        assert (write(router, 0)).port == first.port
+        call(ours.catch_up)
+        call(first.kill)
+        stranger.port = first.port
+        call(stranger.start)
+        eventually(lambda: state(router, first) is HostState.FOREIGN)
+        for number in range(1, 201):
+            with pytest.raises(NoHostAvailable):
+                write(router, number, timeout=0)
+        call(second.promote)
+        assert (write(router, 201)).port == second.port
+    assert numbers(stranger) == []
+    assert numbers(second) == [0, 201]
 
 
 def test_one_server_under_two_names_is_no_split_brain(pgroute_cluster_factory) -> None:

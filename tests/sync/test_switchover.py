@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from pgroute import Router, PoolOptions
-from pgroute.testing import LocalCluster, Node
-from tests.sync.workload import Account, keep_reading, keep_writing, make_table, write
+from pgroute import Router, HostKey, PoolOptions
+from pgroute.testing import FaultProxy, LocalCluster, Node
+from tests.sync.workload import Account, keep_reading, keep_writing, make_table, numbers, primary, write
 from tests.support import Background, call, eventually
 
 pytestmark = pytest.mark.cluster
@@ -62,6 +62,30 @@ def test_idle_connections_to_the_old_primary_are_never_handed_out_again(
     assert len(before) == len(after) == 5
     assert {port for port, _ in after} == {new.port}
     assert before.isdisjoint(after)
+
+
+def test_connections_that_never_saw_the_old_primary_end_are_not_handed_out_again(
+    any_cluster: LocalCluster, pgroute_proxy_factory
+) -> None:
+    make_table(any_cluster)
+    proxies = [pgroute_proxy_factory(node) for node in any_cluster.nodes]
+    with Router(FaultProxy.dsn(proxies), writer=PoolOptions(min_size=3)) as router:
+        conns = [router.getconn("writer") for _ in range(3)]
+        for conn in conns:
+            router.putconn(conn)
+        # The ends of its connections get lost on the way, and new ones reach it as soon as it is back.
+        proxies[0].deaf("to_client", "existing")
+        old, new, _ = call(switch_over, any_cluster)
+        leader = HostKey(new.host, proxies[any_cluster.nodes.index(new)].port)
+        eventually(lambda: primary(router) == leader)
+        ports = {(write(router, number)).port for number in range(20)}
+        eventually(lambda: len(router.topology.standbys) == 2)
+        again = [router.getconn("writer") for _ in range(3)]
+        for conn in again:
+            router.putconn(conn)
+    assert ports == {new.port}
+    assert not set(conns) & set(again)
+    assert numbers(old) == [*range(20)]
 
 
 def test_a_switchover_and_back_leaves_the_first_primary_in_charge(any_cluster: LocalCluster) -> None:
