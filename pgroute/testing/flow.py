@@ -133,7 +133,6 @@ class Flow:
         self._queue: deque[tuple[float, bytes | End | Trap]] = deque()
         self._held = 0
         self._ended = False
-        self._last_due = 0.0
         self._next_read = 0.0
 
     def mend(self) -> None:
@@ -141,7 +140,7 @@ class Flow:
         self.conditions = Conditions()
         self.watches.clear()
         self._queue = deque((0.0, item) for _, item in self._queue if not isinstance(item, Trap))
-        self._last_due = self._next_read = 0.0
+        self._next_read = 0.0
 
     def readable(self, now: float) -> bool:
         """Return whether to read as soon as the source has something."""
@@ -194,7 +193,7 @@ class Flow:
         self.blocked = False
         while self._queue and self.conditions.mode != "deaf":
             due, item = self._queue[0]
-            if due > now:
+            if due > now and self.conditions.mode == "forward":
                 break
             if isinstance(item, bytes):
                 sent = len(item) if self.conditions.mode == "discard" else self._send(item)
@@ -240,10 +239,9 @@ class Flow:
         return sent
 
     def _due(self, now: float) -> float:
-        """When something read now is passed on: never before what was read earlier."""
-        delay, jitter = self.conditions.delay, self.conditions.jitter
-        self._last_due = max(self._last_due, now + delay + random.uniform(-jitter, jitter))
-        return self._last_due
+        """When something read now is passed on, if what was read earlier is by then."""
+        jitter = self.conditions.jitter
+        return now + self.conditions.delay + random.uniform(-jitter, jitter)
 
     def _take(self, chunk: bytes, due: float) -> None:
         """Queue a chunk, and each trap that it springs at its place between the bytes."""

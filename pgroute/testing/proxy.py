@@ -82,27 +82,27 @@ class FaultProxy:
     @property
     def attempts(self) -> int:
         """How many connections have reached the proxy since its start; the kernel refuses without telling."""
-        return self._running.attempts
+        return self._count(lambda relay: relay.attempts)
 
     @property
     def connected(self) -> int:
         """How many of the attempts have been connected with the target."""
-        return self._running.connected
+        return self._count(lambda relay: relay.connected)
 
     @property
     def connections(self) -> int:
         """How many connections are open now."""
-        return len(self._running.connections)
+        return self._count(lambda relay: len(relay.connections))
 
     @property
     def bytes_to_server(self) -> int:
         """How many bytes have been passed on to the target since the start."""
-        return self._running.totals["to_server"]
+        return self._count(lambda relay: relay.totals["to_server"])
 
     @property
     def bytes_to_client(self) -> int:
         """How many bytes have been passed on to clients since the start."""
-        return self._running.totals["to_client"]
+        return self._count(lambda relay: relay.totals["to_client"])
 
     def start(self) -> None:
         """Listen. Raises ClusterError when it does already, or when the target's name is not known."""
@@ -228,6 +228,11 @@ class FaultProxy:
         if self._relay is None:
             raise ClusterError("the proxy is not started")
         return self._relay
+
+    def _count(self, count: Callable[[Relay], int]) -> int:
+        """Ask the thread, so that all that a client or server has seen before is counted."""
+        relay = self._running
+        return relay.call(lambda: count(relay))
 
     def _end(self, ending: Ending, which: Which) -> None:
         _check("which", which, get_args(Which))

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .connection import READ, Connection, drain
 from .errors import ClusterError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from .flow import Deed
+
+T = TypeVar("T")
 
 BACKLOG = 1024
 PATIENCE = 10.0  # seconds for a round trip to the thread, which takes well below a millisecond
@@ -43,7 +45,7 @@ class Relay:
         self._plug: socket.socket | None = None
         self._timers: list[tuple[float, int, Connection]] = []
         self._serial = itertools.count()
-        self._calls: deque[tuple[concurrent.futures.Future[None], Callable[[], None]]] = deque()
+        self._calls: deque[tuple[concurrent.futures.Future[Any], Callable[[], Any]]] = deque()
         self._lock = threading.Lock()
         self._closed = False
         self._ear, self._mouth = socket.socketpair()
@@ -54,16 +56,16 @@ class Relay:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def call(self, fn: Callable[[], None]) -> None:
-        """Run `fn` in the thread and return when it is done. Connections made before are known to it."""
-        future: concurrent.futures.Future[None] = concurrent.futures.Future()
+    def call(self, fn: Callable[[], T]) -> T:
+        """Run `fn` in the thread and return its result. What sockets did before the call is known to it."""
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
         with self._lock:
             if self._closed:
                 raise ClusterError(f"{self._thread.name} is not running")
             self._calls.append((future, fn))
             with contextlib.suppress(BlockingIOError):  # full, so it is about to wake anyway
                 self._mouth.send(b"!")
-        future.result(PATIENCE)
+        return future.result(PATIENCE)
 
     def close(self) -> None:
         """End the thread, reset what is open and give the port back."""
@@ -163,20 +165,24 @@ class Relay:
     def _run(self) -> None:
         try:
             while not self._closed:
-                wait = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
-                for key, events in self.selector.select(wait):
-                    key.data(events)
-                while self._timers and self._timers[0][0] <= time.monotonic():
-                    when, _, connection = heapq.heappop(self._timers)
-                    connection.ring(when)
+                self._turn(max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None)
                 while self._calls:
+                    call = self._calls.popleft()
+                    self._turn(0.0)
                     self.accept()
-                    self._answer(self._calls.popleft())
+                    self._answer(call)
         finally:
             self._end()
 
+    def _turn(self, wait: float | None) -> None:
+        for key, events in self.selector.select(wait):
+            key.data(events)
+        while self._timers and self._timers[0][0] <= time.monotonic():
+            when, _, connection = heapq.heappop(self._timers)
+            connection.ring(when)
+
     @staticmethod
-    def _answer(call: tuple[concurrent.futures.Future[None], Callable[[], None]]) -> None:
+    def _answer(call: tuple[concurrent.futures.Future[T], Callable[[], T]]) -> None:
         future, fn = call
         try:
             future.set_result(fn())

@@ -178,6 +178,17 @@ def test_reset_by_one_side_reaches_the_other(proxy: FaultProxy, server: Server) 
     eventually(lambda: proxy.connections == 0)
 
 
+def test_reset_of_a_client_reaches_a_server_that_went_on_sending(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+    proxy.deaf("to_server")
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    client.close()
+    peer.sendall(b"answer")
+    assert silent(peer)
+    proxy.mend()
+    assert was_reset(peer)
+
+
 def test_small_messages_are_not_held_together(proxy: FaultProxy, server: Server) -> None:
     client, peer = server.pair(proxy)
     started = time.monotonic()
@@ -400,6 +411,19 @@ def test_discarding_replies_keeps_requests(proxy: FaultProxy, server: Server) ->
     assert passes(peer, client)
 
 
+def test_discarding_loses_what_is_delayed_and_springs_no_trap(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+    proxy.delay(3600)
+    push(client)
+    trap = proxy.when(b"COMMIT")
+    proxy.discard()
+    client.sendall(b"COMMIT")
+    assert push(client) == FAR_TOO_MUCH
+    assert trap.hits == 0
+    assert silent(client)
+    assert silent(peer)
+
+
 def test_delay_holds_bytes_and_the_end_for_its_time(proxy: FaultProxy, server: Server) -> None:
     client, peer = server.pair(proxy)
     proxy.delay(0.2)
@@ -589,8 +613,10 @@ def test_bytes_before_a_trap_are_delivered_although_the_receiver_is_slow(
     with concurrent.futures.ThreadPoolExecutor() as pool:
         sending = pool.submit(client.sendall, b"COMMIT\0")
         assert silent(client)
-        assert trap.hits == 0
-        received = peer_received(peer)
+        received = bytearray()
+        while not trap.hits:
+            received += peer.recv(65536)
+        received += peer_received(peer)
         sending.result()
     assert len(received) == sent + 7
     assert received.endswith(b"COMMIT\0")
@@ -669,10 +695,14 @@ def test_counts_tell_attempts_connections_and_bytes(proxy: FaultProxy, server: S
     client.close()
     peer.close()
     eventually(lambda: proxy.connections == 1)
+    waiting = server.connect(proxy)
+    assert (proxy.attempts, proxy.connections) == (3, 2), "known although nobody has looked at it"
+    waiting.close()
+    server.accept().close()
     server.stop_listening()
     assert fate_of_new(proxy) == "reset"
     eventually(lambda: proxy.connections == 1)
-    assert (proxy.attempts, proxy.connected) == (3, 2)
+    assert (proxy.attempts, proxy.connected) == (4, 3)
 
 
 def test_absent_target_resets_clients_until_it_is_back(proxy: FaultProxy, server: Server) -> None:
