@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,15 @@ def test_without_synchronous_replication_only_the_servers_lose() -> None:
     assert result.verdict.lost_by_servers == len(told) > 0
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A process started here can be interrupted, also where the tests run in the background, with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.chaos", "--brisk", "--seed", str(SEED)]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
