@@ -9,7 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 import psycopg_pool
@@ -24,30 +24,39 @@ from tests.support import AsyncBackground, async_call, async_eventually
 pytestmark = pytest.mark.cluster
 
 
-def stop_and_start_slowly(node: Node) -> None:
-    """Restart a server, which then answers 57P03 until `go_on`: it reads its statistics from a pipe."""
-    node.stop("fast")
-    statistics = node.data_dir / "pg_stat" / "pgstat.stat"
-    statistics.unlink()
-    os.mkfifo(statistics)
-    owner = node.data_dir.stat()
-    shutil.chown(statistics, owner.st_uid, owner.st_gid)
-    node.start(wait=False)
+class Hold:
+    """Makes a server stop in the middle of its next start or crash recovery, where it reads one of its files.
 
+    That file is a pipe until `release`, or until the block is left.
+    """
 
-def go_on(node: Node) -> None:
-    """Let a server that starts slowly go on, and return when it accepts connections."""
-    statistics = node.data_dir / "pg_stat" / "pgstat.stat"
+    def __init__(self, node: Node) -> None:
+        self._path = node.data_dir / "pg_logical" / "replorigin_checkpoint"
 
-    def opened() -> bool:
+    def __enter__(self) -> Self:
+        self._file = self._path.rename(self._path.with_suffix(".kept"))
+        owner = self._file.stat()
+        os.mkfifo(self._path)
+        shutil.chown(self._path, owner.st_uid, owner.st_gid)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file.exists():
+            self._let_go()
+
+    def release(self) -> None:
+        """Let the server go on."""
+        support.eventually(self._let_go)
+
+    def _let_go(self) -> bool:
         try:
-            os.close(os.open(statistics, os.O_WRONLY | os.O_NONBLOCK))
+            pipe = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
         except OSError:  # nobody reads it yet
             return False
+        os.write(pipe, self._file.read_bytes())
+        self._file.replace(self._path)
+        os.close(pipe)
         return True
-
-    support.eventually(opened)
-    node.wait_ready()
 
 
 async def test_a_primary_that_starts_for_a_while_is_tried_soon_again_and_serves(mended: LocalCluster) -> None:
@@ -62,16 +71,19 @@ async def test_a_primary_that_starts_for_a_while_is_tried_soon_again_and_serves(
     async with AsyncRouter(mended.dsn) as router, AsyncBackground() as background:
         await write(router, 0)
         begun_at = time.monotonic()
-        await async_call(stop_and_start_slowly, node)
-        await async_eventually(lambda: state(router, node) is HostState.STARTING)
-        host = router.topology.host(key(node))
-        assert host is not None
-        assert host.reason == "FATAL:  the database system is starting up"
-        writers = [background.start(write, router, number) for number in range(1, 11)]
-        await asyncio.sleep(1.0)
-        assert state(router, node) is HostState.STARTING
-        assert not any(writer.done() for writer in writers)
-        await async_call(go_on, node)
+        await async_call(node.stop, "fast")
+        with Hold(node) as hold:
+            await async_call(node.start, wait=False)
+            await async_eventually(lambda: state(router, node) is HostState.STARTING)
+            host = router.topology.host(key(node))
+            assert host is not None
+            assert host.reason == "FATAL:  the database system is starting up"
+            writers = [background.start(write, router, number) for number in range(1, 11)]
+            await asyncio.sleep(1.0)
+            assert state(router, node) is HostState.STARTING
+            assert not any(writer.done() for writer in writers)
+            await async_call(hold.release)
+            await async_call(node.wait_ready)
         ready_at = time.monotonic()
         late = max([(await writer.result()).ended for writer in writers]) - ready_at
         tried = refusals() - before
@@ -86,27 +98,26 @@ async def test_a_primary_in_crash_recovery_is_waited_for_while_readers_go_on(men
     make_table(mended)
     node, *standbys = mended.nodes
     events: list[Event] = []
-
-    def crash_a_backend(pid: int) -> None:
-        # Enough to be redone for the recovery to be seen.
-        node.execute("CREATE TABLE work AS SELECT g FROM generate_series(1, 300000) g")
-        os.kill(pid, signal.SIGKILL)
-
     async with AsyncRouter(mended.dsn) as router, AsyncBackground() as background:
         pid = (await write(router, 0)).pid
         await async_eventually(lambda: all(host.usable for host in router.topology.hosts))
         unsubscribe = router.subscribe(events.append)
-        await async_call(crash_a_backend, pid)
-        await async_eventually(lambda: events)
-        writers = [background.start(write, router, number) for number in range(1, 11)]
-        assert {(await read(router)).port for _ in range(10)} <= {standby.port for standby in standbys}
-        for writer in writers:
-            await writer.result()
+        with Hold(node) as hold:
+            os.kill(pid, signal.SIGKILL)  # PostgreSQL then ends all sessions and recovers
+            await async_eventually(lambda: state(router, node) is HostState.STARTING)
+            host = router.topology.host(key(node))
+            assert host is not None
+            assert "FATAL:  the database system is in recovery mode" in host.reason
+            writers = [background.start(write, router, number) for number in range(1, 11)]
+            assert {(await read(router)).port for _ in range(10)} <= {standby.port for standby in standbys}
+            assert not any(writer.done() for writer in writers)
+            await async_call(hold.release)
+        released_at = time.monotonic()
+        late = max([(await writer.result()).ended for writer in writers]) - released_at
         unsubscribe()
-    await async_call(node.execute, "DROP TABLE work")
-    states = {event.after.state for event in events if event.host == key(node) and event.after}
-    assert HostState.STARTING in states
-    assert HostState.REJECTED not in states
+    print(f"served {late * 1000:.0f} ms after the recovery was let go on")
+    assert late < 2.0
+    assert not any(event.after and event.after.state is HostState.REJECTED for event in events)
 
 
 # Full hosts.

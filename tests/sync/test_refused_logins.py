@@ -23,8 +23,8 @@ pytestmark = pytest.mark.cluster
 PATIENCE = 2.0
 """Seconds for which sessions that cannot be had are asked for."""
 
-RECOVERY = 6.0
-"""Seconds in which a mended login must be found out: one attempt in 5 s, and some for the machine."""
+RECOVERY = 9.0
+"""Seconds from the refusal to the recovery: the next attempt comes after 5 s, the one after it would be too late."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +113,11 @@ def break_and_mend(cluster: LocalCluster, fault: Fault) -> None:
         held = router.getconn("writer")
         call(execute, fault.breaks)
         begun_at = time.monotonic()
-        waiters = [background.start(hopeless, router, role) for role in ("writer", "reader") * 5]
+        waiters = [background.start(hopeless, router, "writer") for _ in range(5)]
+        eventually(lambda: state(router, cluster.nodes[0]) is HostState.REJECTED)
+        waiters += [background.start(hopeless, router, "reader") for _ in range(5)]
         eventually(lambda: all(h.state is HostState.REJECTED for h in router.topology.hosts))
-        assert time.monotonic() - begun_at < 1.0, "the first refusal tells"
+        assert time.monotonic() - begun_at < PATIENCE, "the first refusal tells"
         for waiter in waiters:
             assert (waiter.result()).count(fault.said) >= len(cluster.nodes), "why, for each host"
         assert [fault.refusals(node) for node in cluster.nodes] == [1, 1, 1], (
@@ -127,7 +129,9 @@ def break_and_mend(cluster: LocalCluster, fault: Fault) -> None:
         router.putconn(held)
         call(execute, fault.mends)
         router.wait(timeout=RECOVERY)
-        assert time.monotonic() - begun_at < RECOVERY, "found out by the next attempt"
+        took = time.monotonic() - begun_at
+        print(f"{fault.role}: recovered {took:.2f} s after the fault, with one refusal at each host")
+        assert took < RECOVERY, "found out by the next attempt"
         eventually(lambda: all(h.state is HostState.UP for h in router.topology.hosts))
         assert [fault.refusals(node) for node in cluster.nodes] == [1, 1, 1]
 
