@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -60,9 +61,16 @@ def processes_below(folder: Path) -> list[str]:
     return found
 
 
-def segments() -> set[str]:
-    """The ids of this machine's System V shared memory segments."""
-    return {line.split()[1] for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]}
+def segments(folder: Path | None = None) -> set[str]:
+    """The ids of the System V shared memory segments, those made by processes that work in `folder` if given."""
+    rows = [line.split() for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]]
+    return {row[1] for row in rows if folder is None or works_in(Path("/proc", row[4]), folder)}
+
+
+def works_in(process: Path, folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return (process / "cwd").readlink().is_relative_to(folder)
+    return False
 
 
 def nothing_left(folder: Path) -> bool:
@@ -348,26 +356,35 @@ def test_unknown_version_says_what_there_is_and_what_to_install() -> None:
 
 
 def test_nothing_is_left_after_stop_nor_after_an_exception() -> None:
-    before = segments()
     with pytest.raises(KeyError), LocalCluster() as cluster:
         folder = cluster.primary.data_dir.parent
+        made = segments(folder)
         killed, frozen, _ = cluster.nodes
         killed.kill()
         frozen.freeze()
         raise KeyError
     assert nothing_left(folder)
-    assert segments() <= before
+    assert made
+    assert not segments() & made
     assert cluster.nodes == ()
     cluster.stop()
     cluster.start()
     cluster.stop()
 
 
-def test_failed_cluster_start_leaves_nothing() -> None:
-    folders = set(Path("/tmp").glob("pgroute-*"))
+def test_failed_cluster_start_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[str] = []
+    make = tempfile.mkdtemp
+
+    def note(*args: Any, **options: Any) -> str:
+        folders.append(make(*args, **options))
+        return folders[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", note)
     with pytest.raises(ClusterError, match="no_such_setting"):
         LocalCluster(settings={"no_such_setting": "1"}).start()
-    assert set(Path("/tmp").glob("pgroute-*")) <= folders
+    assert folders
+    assert not any(Path(folder).exists() for folder in folders)
 
 
 def test_abandoned_cluster_is_collected() -> None:
@@ -398,16 +415,16 @@ def test_nothing_is_left_when_the_python_process_is_ended(sig: signal.Signals) -
             print(cluster.primary.data_dir.parent, flush=True)
             time.sleep(600)
     """
-    before = segments()
     with run_python(code, stderr=subprocess.DEVNULL, start_new_session=True) as child:
         assert child.stdout is not None
         folder = Path(child.stdout.readline().strip())
         try:
             assert len(processes_below(folder)) > 10
+            made = segments(folder)
             child.send_signal(sig)
             assert child.wait(10) != 0
             eventually(lambda: nothing_left(folder), "no folder and no process")
-            eventually(lambda: segments() <= before, "no shared memory")
+            eventually(lambda: not segments() & made, "no shared memory")
         finally:
             os.killpg(child.pid, signal.SIGKILL)
 
