@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import psycopg
 
+from pgroute.core import translations
+
 
 class FaultKind(enum.Enum):
     """What went wrong, in the terms the router decides by."""
@@ -46,15 +48,26 @@ class Fault:
     reason: str = ""
 
 
-# The server's text is matched in English only: psycopg gives no SQLSTATE for a failed connect. An unknown
-# text from the server counts as a rejection, which is the slowest to be tried again.
+# psycopg gives no SQLSTATE for a failed connect, so the text has to tell, in the server's language. An unknown text
+# from the server counts as a rejection, which is the slowest to be tried again. PgBouncer says what it is told of its
+# server, or that it does not reach it, and when it will try again.
 _STARTING = re.compile(
-    r"database system is (starting up|shutting down|not yet accepting|not accepting|in recovery mode)"
-    r"|cannot connect now",
+    "|".join(
+        (
+            r"database system is (?:starting up|shutting down|not yet accepting|not accepting|in recovery mode)",
+            r"cannot connect now|server_login_retry|\(server down\)",
+            *translations.STARTING,
+        )
+    )
 )
 _BUSY = re.compile(
-    r"too many (clients|connections)|remaining connection slots|no more connections allowed"
-    r"|number of requested standby connections exceeds",
+    "|".join(
+        (
+            r"too many (?:clients|connections)|remaining connection slots|no more connections allowed",
+            r"number of requested standby connections exceeds",
+            *translations.BUSY,
+        )
+    )
 )
 _REJECTED = re.compile(
     r"no password supplied|SSL|TLS|certificate|authentication|channel binding|GSS|private key|sslmode",
