@@ -74,7 +74,9 @@ else:
                 held.execute("SELECT 1")
         with router.writer(timeout=1) as conn:
             conn.execute("SELECT 1")
-assert not events, [str(event) for event in events]
+# What led to the state found above may be told late; that a host came to be anything but up must not be.
+events = [str(event) for event in events if event.after is not None and event.after.state.value != "up"]
+assert not events, events
 print("done")
 """
 
