@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 import pytest
 
 from pgroute import PoolOptions, Router
@@ -28,7 +30,7 @@ def interruptible():
 
 
 @contextmanager
-def interrupted_when(condition: Callable[[], Any]) -> Iterator[None]:
+def signalled_when(condition: Callable[[], Any]) -> Iterator[None]:
     """Interrupt the block, which runs in the main thread, when the condition is true."""
     main = threading.main_thread().ident
     assert main is not None
@@ -40,10 +42,16 @@ def interrupted_when(condition: Callable[[], Any]) -> Iterator[None]:
     thread = threading.Thread(target=interrupt)
     thread.start()
     try:
-        with pytest.raises(KeyboardInterrupt):
-            yield
+        yield
     finally:
         thread.join()
+
+
+@contextmanager
+def interrupted_when(condition: Callable[[], Any]) -> Iterator[None]:
+    """As `signalled_when`, and take the KeyboardInterrupt."""
+    with signalled_when(condition), pytest.raises(KeyboardInterrupt):
+        yield
 
 
 def test_a_statement_interrupted_in_a_session_is_rolled_back(shared: LocalCluster, table: str) -> None:
@@ -66,6 +74,48 @@ def test_who_is_interrupted_in_the_queue_takes_nothing_along(shared: LocalCluste
         with interrupted_when(lambda: router.get_stats()["writer"].get("requests_waiting")):
             router.getconn("writer")
         router.putconn(conn)
+        for _ in range(3):
+            with router.writer(2.0) as conn:
+                conn.execute("SELECT 1")
+        assert router.get_stats()["writer"]["pool_size"] == 1
+
+
+def test_an_interrupted_commit_says_that_it_may_be_committed(
+    pgroute_cluster_factory: Callable[..., LocalCluster],
+) -> None:
+    cluster = pgroute_cluster_factory(standbys=1, synchronous=True)
+    primary, standby = cluster.nodes
+    primary.execute("CREATE TABLE t (number int)")
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    with Router(cluster.dsn, writer=ONE) as router:
+        router.wait()
+        standby.freeze()
+        with (
+            signalled_when(lambda: primary.execute(waiting)),
+            pytest.raises(KeyboardInterrupt) as caught,
+            router.writer() as conn,
+        ):
+            conn.execute("INSERT INTO t VALUES (1)")
+        standby.thaw()
+        assert "it may have been committed" in str(caught.value.__notes__)
+        assert primary.execute("SELECT number FROM t") == [(1,)]
+        with router.writer(2.0) as conn:
+            conn.execute("SELECT 1")
+
+
+def test_who_is_interrupted_while_the_pool_connects_leaves_the_router_usable(shared: LocalCluster) -> None:
+    connecting = threading.Event()
+
+    class Slow(psycopg.Connection[Any]):
+        @classmethod
+        def connect(cls, *args: Any, **kwargs: Any) -> Any:
+            connecting.set()
+            time.sleep(0.3)
+            return super().connect(*args, **kwargs)
+
+    with Router(shared.dsn, writer=ONE, connection_class=Slow) as router:
+        with interrupted_when(connecting.is_set):
+            router.getconn("writer")
         for _ in range(3):
             with router.writer(2.0) as conn:
                 conn.execute("SELECT 1")
