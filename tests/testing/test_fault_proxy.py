@@ -247,6 +247,20 @@ def test_hanging_connection_attempts_succeed_after_mend(proxy: FaultProxy, serve
     assert proxy.attempts == 3, "its own plug is not counted"
 
 
+def test_queue_is_long_again_after_hanging(proxy: FaultProxy) -> None:
+    proxy.hang()
+    proxy.mend()
+    with contextlib.ExitStack() as stack:
+        waiting = {stack.enter_context(socket.socket()) for _ in range(100)}
+        started = time.monotonic()
+        for link in waiting:
+            link.setblocking(False)
+            link.connect_ex((proxy.host, proxy.port))
+        while waiting:
+            waiting -= set(select.select([], waiting, [], PATIENCE)[1])
+        assert time.monotonic() - started < 0.9, "a SYN was dropped, and sent again after a second"
+
+
 def test_hanging_turns_into_refusing_and_back(proxy: FaultProxy, server: Server) -> None:
     proxy.hang()
     proxy.refuse()
@@ -724,7 +738,10 @@ def test_deaf_proxy_hides_that_the_target_is_absent(proxy: FaultProxy, server: S
 
 
 def test_many_connections_at_once(proxy: FaultProxy, server: Server) -> None:
-    pairs = [server.pair(proxy) for _ in range(200)]
+    pairs = []
+    for number in range(1, 201):
+        pairs.append(server.pair(proxy))
+        assert proxy.connected == number, "what the server has accepted is counted"
     assert proxy.connections == 200
     for client, _ in pairs:
         client.sendall(b"hello")
