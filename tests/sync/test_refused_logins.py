@@ -7,7 +7,7 @@ import dataclasses
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.cluster
 PATIENCE = 2.0
 """Seconds for which sessions that cannot be had are asked for."""
 
-RECOVERY = 9.0
-"""Seconds from the refusal to the recovery: the next attempt comes after 5 s, the one after it would be too late."""
+RECOVERY = 8.0
+"""Seconds from the mending to the recovery: the next attempt comes within 5 s, the one after it would be too late."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,12 +128,14 @@ def break_and_mend(cluster: LocalCluster, fault: Fault) -> None:
             held.commit()
         router.putconn(held)
         call(execute, fault.mends)
+        mended_at = time.monotonic()
         router.wait(timeout=RECOVERY)
-        took = time.monotonic() - begun_at
-        print(f"{fault.role}: recovered {took:.2f} s after the fault, with one refusal at each host")
-        assert took < RECOVERY, "found out by the next attempt"
         eventually(lambda: all(h.state is HostState.UP for h in router.topology.hosts))
-        assert [fault.refusals(node) for node in cluster.nodes] == [1, 1, 1]
+        assert time.monotonic() - mended_at < RECOVERY, "found out by the next attempt"
+        took = time.monotonic() - begun_at
+        refused = [fault.refusals(node) for node in cluster.nodes]
+        assert max(refused) <= 1 + took / 5
+    print(f"{fault.role}: refused {refused} times in {took:.2f} s, recovered")
 
 
 def one_host_refuses(router: Router[Any], refusing: Node, other: Node) -> float:
@@ -146,6 +148,18 @@ def one_host_refuses(router: Router[Any], refusing: Node, other: Node) -> float:
     while time.monotonic() < until:
         assert (read(router)).port == other.port
     return begun_at
+
+
+def recovered(
+    router: Router[Any], node: Node, refusals: Callable[[], int], begun_at: float
+) -> None:
+    """Wait until a host that was mended is up, and see how often it was tried since the fault."""
+    mended_at = time.monotonic()
+    eventually(lambda: state(router, node) is HostState.UP)
+    assert time.monotonic() - mended_at < RECOVERY, "found out by the next attempt"
+    took = time.monotonic() - begun_at
+    print(f"refused {refusals()} times in {took:.2f} s, recovered")
+    assert refusals() <= 1 + took / 5
 
 
 def refuse_at_one(cluster: LocalCluster) -> None:
@@ -171,9 +185,7 @@ def refuse_at_one(cluster: LocalCluster) -> None:
         assert "\n" not in host.reason
         assert refusals() == 1, "at most one attempt in 5 s, probe and pools together"
         call(configure, rules)
-        eventually(lambda: state(router, refusing) is HostState.UP)
-        assert time.monotonic() - begun_at < RECOVERY
-        assert refusals() == 1
+        recovered(router, refusing, refusals, begun_at)
 
 
 def test_password_rotated_role_locked_out_database_dropped_pg_hba_closed_are_told_rarely_tried_and_recover(
@@ -257,6 +269,4 @@ def test_one_host_whose_certificate_is_not_trusted_is_rarely_tried_leaves_the_ot
         assert "certificate verify failed" in host.reason
         assert refusals() == 1, "at most one attempt in 5 s, probe and pools together"
         call(certify, "trusted")
-        eventually(lambda: state(router, refusing) is HostState.UP)
-        assert time.monotonic() - begun_at < RECOVERY
-        assert refusals() == 1
+        recovered(router, refusing, refusals, begun_at)
