@@ -69,22 +69,26 @@ async def test_connections_that_never_saw_the_old_primary_end_are_not_handed_out
     make_table(any_cluster)
     proxies = [pgroute_proxy_factory(node) for node in any_cluster.nodes]
     async with AsyncRouter(FaultProxy.dsn(proxies), writer=PoolOptions(min_size=3)) as router:
-        conns = [await router.getconn("writer") for _ in range(3)]
-        for conn in conns:
+        before = [await router.getconn("writer") for _ in range(3)]
+        for conn in before:
             await router.putconn(conn)
-        # The ends of its connections get lost on the way, and new ones reach it as soon as it is back.
+        # The ends of its connections get lost on the way; new ones reach it as soon as it is back.
         proxies[0].deaf("to_client", "existing")
         old, new, _ = await async_call(switch_over, any_cluster)
         leader = HostKey(new.host, proxies[any_cluster.nodes.index(new)].port)
         await async_eventually(lambda: primary(router) == leader)
         ports = {(await write(router, number)).port for number in range(20)}
         await async_eventually(lambda: len(router.topology.standbys) == 2)
-        again = [await router.getconn("writer") for _ in range(3)]
-        for conn in again:
+        await async_call(any_cluster.catch_up)
+        await async_call(new.stop, "fast")
+        await async_call(any_cluster.promote, old, repoint=False)
+        assert (await write(router, 20, timeout=5.0)).port == old.port
+        after = [await router.getconn("writer", timeout=5.0) for _ in range(3)]
+        for conn in after:
             await router.putconn(conn)
     assert ports == {new.port}
-    assert not set(conns) & set(again)
-    assert await numbers(old) == [*range(20)]
+    assert not set(before) & set(after)
+    assert await numbers(old) == [*range(21)]
 
 
 async def test_a_switchover_and_back_leaves_the_first_primary_in_charge(any_cluster: LocalCluster) -> None:

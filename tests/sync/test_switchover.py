@@ -70,22 +70,26 @@ def test_connections_that_never_saw_the_old_primary_end_are_not_handed_out_again
     make_table(any_cluster)
     proxies = [pgroute_proxy_factory(node) for node in any_cluster.nodes]
     with Router(FaultProxy.dsn(proxies), writer=PoolOptions(min_size=3)) as router:
-        conns = [router.getconn("writer") for _ in range(3)]
-        for conn in conns:
+        before = [router.getconn("writer") for _ in range(3)]
+        for conn in before:
             router.putconn(conn)
-        # The ends of its connections get lost on the way, and new ones reach it as soon as it is back.
+        # The ends of its connections get lost on the way; new ones reach it as soon as it is back.
         proxies[0].deaf("to_client", "existing")
         old, new, _ = call(switch_over, any_cluster)
         leader = HostKey(new.host, proxies[any_cluster.nodes.index(new)].port)
         eventually(lambda: primary(router) == leader)
         ports = {(write(router, number)).port for number in range(20)}
         eventually(lambda: len(router.topology.standbys) == 2)
-        again = [router.getconn("writer") for _ in range(3)]
-        for conn in again:
+        call(any_cluster.catch_up)
+        call(new.stop, "fast")
+        call(any_cluster.promote, old, repoint=False)
+        assert (write(router, 20, timeout=5.0)).port == old.port
+        after = [router.getconn("writer", timeout=5.0) for _ in range(3)]
+        for conn in after:
             router.putconn(conn)
     assert ports == {new.port}
-    assert not set(conns) & set(again)
-    assert numbers(old) == [*range(20)]
+    assert not set(before) & set(after)
+    assert numbers(old) == [*range(21)]
 
 
 def test_a_switchover_and_back_leaves_the_first_primary_in_charge(any_cluster: LocalCluster) -> None:
