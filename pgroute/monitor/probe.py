@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import pq
-from psycopg.conninfo import make_conninfo
 
 from pgroute.core.faults import Fault, FaultKind, connect_fault, one_line
 from pgroute.core.hosts import Answer
@@ -16,7 +15,7 @@ from pgroute.core.roles import HostKey, HostRole
 from pgroute.monitor.clock import patient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 # A primary's timeline comes from its WAL file name, because the control file lags a promotion; a standby's is a lower
 # bound.
@@ -122,14 +121,14 @@ class ProbeConnection:
     async def connect(
         cls,
         key: HostKey,
-        params: Mapping[str, str],
+        conninfo: bytes,
         *,
         address: str | None,
         timeout: float,
         on_loss: Callable[[], None],
     ) -> ProbeConnection:
         """Open the connection within *timeout* seconds of this loop's time; ProbeFailed if that fails."""
-        pgconn = pq.PGconn.connect_start(make_conninfo("", **params).encode())
+        pgconn = pq.PGconn.connect_start(conninfo)
         attempt = asyncio.ensure_future(_establish(pgconn))
         try:
             if not await patient(attempt, timeout):

@@ -10,6 +10,8 @@ import random
 import time
 from typing import TYPE_CHECKING, Protocol
 
+from psycopg.conninfo import make_conninfo
+
 from pgroute.core.faults import Fault, FaultKind
 from pgroute.core.hosts import Answer, Failure
 from pgroute.core.pace import connect_delay, probe_delay
@@ -60,6 +62,7 @@ class HostWatcher:
         self._resolver = resolver
         self._conn: ProbeConnection | None = None
         self._address: str | None = None
+        self._conninfo: tuple[str | None, bytes] | None = None
         self._changed = asyncio.Event()
         self._kicked = True
         self._fresh = False
@@ -174,13 +177,14 @@ class HostWatcher:
         """Connect to the first address that does not refuse, as libpq does; after a silent one the next is due."""
         for at, address in enumerate(addresses, 1):
             self._address = address
-            params = dict(self._params)
-            if address is not None:
-                params["hostaddr"] = address
+            if self._conninfo is None or self._conninfo[0] != address:
+                # Kept: making it costs libpq more than a refused connection does.
+                params = self._params if address is None else {**self._params, "hostaddr": address}
+                self._conninfo = address, make_conninfo("", **params).encode()
             try:
                 return await ProbeConnection.connect(
                     self.key,
-                    params,
+                    self._conninfo[1],
                     address=address or self.key.host,
                     timeout=self._timeout,
                     on_loss=self.kick,
