@@ -114,7 +114,7 @@ async def test_all_hosts_down_and_back_serves_writers_and_readers_soon(
         await async_eventually(lambda: all(state(router, n) is HostState.UP for n in mended.nodes))
     print(f"tried {tried} times in {took:.1f} s; served {late * 1000:.0f} ms after the first was ready")
     assert min(tried) >= 2
-    assert max(tried) <= 5 * took + 1
+    assert max(tried) <= 5 * took + 3, "by the probes, and by each pool before the loss was known"
     assert late < 1.0, "the longest pause between two attempts is half a second"
 
 
