@@ -6,10 +6,31 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tests.chaos.faults import SERVER_FAULTS, Crowd, Fault, StopWorker, Terminate, Terms
+from tests.chaos.clients import Crowd, KillWorker, Limit, StopWorker, Terminate
+from tests.chaos.failover import Crash, Freeze, Overtake, Switchover
+from tests.chaos.faults import Fault, Terms
 from tests.chaos.network import NETWORK_FAULTS, Cut, Deaf, Refuse, Reset, Slow
+from tests.chaos.servers import AllDown, Flapping, Hang, NoReplica, ReadOnly, Replica, Restart
 
-FAULTS = (*SERVER_FAULTS, *NETWORK_FAULTS)
+FAULTS: tuple[type[Fault], ...] = (
+    Crash,
+    Switchover,
+    Freeze,
+    Overtake,
+    Restart,
+    Hang,
+    Replica,
+    Flapping,
+    NoReplica,
+    Terminate,
+    ReadOnly,
+    AllDown,
+    Crowd,
+    Limit,
+    StopWorker,
+    KillWorker,
+    *NETWORK_FAULTS,
+)
 OVERLAYS: tuple[type[Fault], ...] = (StopWorker, Terminate, Crowd)
 NETWORK_OVERLAYS: tuple[type[Fault], ...] = (Refuse, Reset, Deaf, Slow, Cut)
 """Faults that may strike while another is played: none touches a server or the replication. Those of the network

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.faults import Crash, Freeze, Overtake, Terminate
+from tests.chaos.clients import Terminate
+from tests.chaos.failover import Crash, Freeze, Overtake
 from tests.chaos.journal import Outcome
 from tests.chaos.nemesis import Step
 from tests.chaos.network import LostCommit, Partition

@@ -10,6 +10,7 @@ import pytest
 from psycopg_pool import PoolTimeout
 
 from pgroute import CommitUnknown, NoHostAvailable, SessionLost
+from tests.chaos.account import judge
 from tests.chaos.check import History, Row, Verdict, Wrong, check
 from tests.chaos.journal import (
     Begun,
@@ -23,7 +24,6 @@ from tests.chaos.journal import (
     make_id,
     writer_of,
 )
-from tests.chaos.worker import judge
 
 ACK, FAILED, UNKNOWN = Outcome.ACKNOWLEDGED, Outcome.FAILED, Outcome.UNKNOWN
 ONE = make_id(1, 0, 1)
