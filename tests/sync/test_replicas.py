@@ -124,7 +124,7 @@ def test_a_flapping_replica_gives_new_readers_no_error_and_gets_no_storm(
 
     def flap() -> None:
         for _ in range(FLAPS):
-            flapping.refuse(existing="reset")
+            flapping.reset("all")  # unlike a refused attempt, one that is reset is counted
             time.sleep(0.2)
             flapping.mend()
             time.sleep(0.2)
@@ -140,7 +140,7 @@ def test_a_flapping_replica_gives_new_readers_no_error_and_gets_no_storm(
         stop.set()
     assert refused == []
     assert proxies[0].port not in served
-    assert 0 < made <= FLAPS * (POOL + 2), "each time the probe's, at most two, and at most one pool"
+    assert 0 < made <= FLAPS * (POOL + 4), "each time few for the probe, and at most one pool"
 
 
 def test_standbys_of_a_stale_primary_serve_readers_only_if_no_other_can(
