@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 import subprocess
 import time
@@ -33,7 +34,7 @@ class Fault:
 
     Attributes:
         role: a role of this name has a database of this name.
-        said: by the server, in its log too.
+        said: by the server, in its log too; a regular expression.
         breaks, mends: statements for the primary.
         kills: open sessions end, too.
     """
@@ -45,7 +46,7 @@ class Fault:
     kills: bool = False
 
     def refusals(self, node: Node) -> int:
-        return node.log().count(f"FATAL:  {self.said}")
+        return len(re.findall(f"FATAL:  (?:{self.said})", node.log()))
 
 
 FAULTS = [
@@ -63,7 +64,7 @@ FAULTS = [
     ),
     Fault(
         "dropped",
-        'database "dropped" does not exist',
+        'database "dropped" does not exist|cannot connect to invalid database "dropped"',
         "DROP DATABASE dropped WITH (FORCE)",
         "CREATE DATABASE dropped",
         kills=True,
@@ -111,18 +112,19 @@ def break_and_mend(cluster: LocalCluster, fault: Fault) -> None:
     with Router(dsn) as router, Background() as background:
         eventually(lambda: all(h.state is HostState.UP for h in router.topology.hosts))
         held = router.getconn("writer")
-        call(execute, fault.breaks)
         begun_at = time.monotonic()
+        call(execute, fault.breaks)
+        broken_at = time.monotonic()
         waiters = [background.start(hopeless, router, "writer") for _ in range(5)]
         eventually(lambda: state(router, cluster.nodes[0]) is HostState.REJECTED)
         waiters += [background.start(hopeless, router, "reader") for _ in range(5)]
         eventually(lambda: all(h.state is HostState.REJECTED for h in router.topology.hosts))
-        assert time.monotonic() - begun_at < PATIENCE, "the first refusal tells"
+        assert time.monotonic() - broken_at < PATIENCE, "the first refusal tells"
         for waiter in waiters:
-            assert (waiter.result()).count(fault.said) >= len(cluster.nodes), "why, for each host"
-        assert [fault.refusals(node) for node in cluster.nodes] == [1, 1, 1], (
-            "at most one attempt in 5 s at each host, probe and pools together"
-        )
+            assert len(re.findall(fault.said, waiter.result())) >= 3, "why, for each host"
+        refused, took = [fault.refusals(node) for node in cluster.nodes], time.monotonic() - begun_at
+        assert min(refused) >= 1
+        assert max(refused) <= 1 + took / 5, "one attempt in 5 s at each host, probe and pools together"
         if not fault.kills:
             held.execute("SELECT 1")
             held.commit()
@@ -132,8 +134,7 @@ def break_and_mend(cluster: LocalCluster, fault: Fault) -> None:
         router.wait(timeout=RECOVERY)
         eventually(lambda: all(h.state is HostState.UP for h in router.topology.hosts))
         assert time.monotonic() - mended_at < RECOVERY, "found out by the next attempt"
-        took = time.monotonic() - begun_at
-        refused = [fault.refusals(node) for node in cluster.nodes]
+        refused, took = [fault.refusals(node) for node in cluster.nodes], time.monotonic() - begun_at
         assert max(refused) <= 1 + took / 5
     print(f"{fault.role}: refused {refused} times in {took:.2f} s, recovered")
 
