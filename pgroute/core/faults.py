@@ -49,13 +49,16 @@ class Fault:
 
 
 # psycopg gives no SQLSTATE for a failed connect, so the text has to tell, in the server's language. An unknown text
-# from the server counts as a rejection, which is the slowest to be tried again. PgBouncer says what it is told of its
-# server, or that it does not reach it, and when it will try again.
+# from the server counts as a rejection, which is the slowest to be tried again. PgBouncer repeats what its server said,
+# with or without words around it; if it did not reach the server, it has its own words for that, or none.
+_UNREACHED = r"connect failed|cannot connect|connect timeout|server DNS lookup failed|server conn crashed\?|server down"
 _STARTING = re.compile(
     "|".join(
         (
             r"database system is (?:starting up|shutting down|not yet accepting|not accepting|in recovery mode)",
-            r"cannot connect now|server_login_retry|\(server down\)",
+            rf"cannot connect now|cached error: (?:{_UNREACHED})? \(server_login_retry\)",
+            r"try again later \(server_login_retry\)|\(server down\)|pgbouncer cannot connect to server",
+            r"(?:pgbouncer is|pooler is|server) shutting down",
             *translations.STARTING,
         )
     )
@@ -64,6 +67,7 @@ _BUSY = re.compile(
     "|".join(
         (
             r"too many (?:clients|connections)|remaining connection slots|no more connections allowed",
+            r"client connections exceeded",
             r"number of requested standby connections exceeds",
             *translations.BUSY,
         )

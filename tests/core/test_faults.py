@@ -12,6 +12,12 @@ AT = 'connection failed: connection to server at "127.0.0.1", port 5432 failed: 
 ON = 'connection is bad: connection to server on socket "/tmp/.s.PGSQL.5432" failed: '
 IS_IT_RUNNING = "\n\tIs the server running on that host and accepting TCP/IP connections?"
 
+
+def cached(reason: str) -> str:
+    """Return what PgBouncer says for a while after its server refused it, or could not be reached."""
+    return f"FATAL:  server login has been failing, cached error: {reason} (server_login_retry)"
+
+
 CONNECTING = [
     # Nobody there.
     (AT + "Connection refused" + IS_IT_RUNNING, FaultKind.REFUSED, "Connection refused"),
@@ -80,6 +86,38 @@ CONNECTING = [
     (AT + 'FATAL:  too many connections for role "app"', FaultKind.BUSY, None),
     (AT + 'FATAL:  too many connections for database "shop"', FaultKind.BUSY, None),
     (AT + "FATAL:  no more connections allowed (max_client_conn)", FaultKind.BUSY, None),
+    (AT + "FATAL:  client connections exceeded (max_db_client_connections)", FaultKind.BUSY, None),
+    # A pooler that does not reach its server, or will not for now.
+    (
+        AT + "FATAL:  server login has been failing, try again later (server_login_retry)",
+        FaultKind.STARTING,
+        None,
+    ),
+    (AT + cached("connect failed"), FaultKind.STARTING, None),
+    (AT + cached("connect timeout"), FaultKind.STARTING, None),
+    (AT + cached("cannot connect"), FaultKind.STARTING, None),
+    (AT + cached("server DNS lookup failed"), FaultKind.STARTING, None),
+    (AT + cached("server conn crashed?"), FaultKind.STARTING, None),
+    (AT + cached("server down"), FaultKind.STARTING, None),
+    (AT + cached(""), FaultKind.STARTING, None),
+    (AT + "FATAL:  client_login_timeout (server down)", FaultKind.STARTING, None),
+    (AT + "ERROR:  pgbouncer cannot connect to server", FaultKind.STARTING, None),
+    (AT + "FATAL:  pgbouncer is shutting down", FaultKind.STARTING, None),
+    (AT + "FATAL:  pooler is shutting down", FaultKind.STARTING, None),
+    (AT + "FATAL:  server shutting down", FaultKind.STARTING, None),
+    # A pooler that repeats what its server said.
+    (AT + cached("the database system is starting up"), FaultKind.STARTING, None),
+    (AT + cached("sorry, too many clients already"), FaultKind.BUSY, None),
+    (AT + cached("das Datenbanksystem startet"), FaultKind.STARTING, None),
+    (
+        AT + cached('password authentication failed for user "app"'),
+        FaultKind.REJECTED,
+        cached('password authentication failed for user "app"'),
+    ),
+    (AT + cached('database "shop" does not exist'), FaultKind.REJECTED, None),
+    (AT + cached('database "connect failed" does not exist'), FaultKind.REJECTED, None),
+    (AT + cached('no pg_hba.conf entry for host "10.0.0.9", user "app"'), FaultKind.REJECTED, None),
+    (AT + cached("server refused SSL"), FaultKind.REJECTED, None),
     # Turned down.
     (
         AT + 'FATAL:  password authentication failed for user "app"',

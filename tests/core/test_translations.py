@@ -62,8 +62,6 @@ def test_every_catalog_of_this_machine(catalog):
         ("FATAL", "zu viele Verbindungen von Rolle »app«", FaultKind.BUSY),
         ("FATAL", 'ロール"app"からの接続が多すぎます', FaultKind.BUSY),
         ("FATAL", "Rolle »app« hat keine Berechtigung zum Einloggen", FaultKind.REJECTED),
-        ("FATAL", "server login has been failing, try again later (server_login_retry)", FaultKind.STARTING),
-        ("FATAL", "client_login_timeout (server down)", FaultKind.STARTING),
     ],
 )
 def test_some_texts_where_there_is_no_catalog(severity, text, kind):
