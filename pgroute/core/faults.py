@@ -81,8 +81,9 @@ _CUT = re.compile(r"SYSCALL error|unexpected eof|closed unexpectedly|[Cc]onnecti
 _UNRESOLVED = re.compile(
     r"failed to resolve host|could not translate host name|Name or service not known|nodename nor servname"
 )
-# libpq prints what the server said as "SEVERITY:  text", the severity in the server's language.
-_SERVER_SAID = re.compile(r"(?:failed: |^)[^\s:]+:  (?P<text>.*)", re.DOTALL)
+# libpq prints what the server said as "SEVERITY:  text", the severity in the server's language: "ÖLÜMCÜL (FATAL)" in
+# Turkish. It has no quotes; those are around names, which may contain anything.
+_SERVER_SAID = re.compile(r"(?:failed: |^)[^:\n\"']+:  (?P<text>.*)", re.DOTALL)
 _PREFIX = re.compile(
     r"(?m)^(?:connection failed: |connection is bad: )?(?:connection to server [^\n]*?failed: )?"
 )

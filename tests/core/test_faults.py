@@ -52,6 +52,12 @@ CONNECTING = [
     ),
     ('could not translate host name "db" to address: Name or service not known', FaultKind.UNRESOLVED, None),
     ("[Errno 8] nodename nor servname provided, or not known", FaultKind.UNRESOLVED, None),
+    ("failed to resolve host 'a:  b': [Errno -2] Name or service not known", FaultKind.UNRESOLVED, None),
+    (
+        'connection failed: connection to server on socket "/x:  y/.s.PGSQL.1" failed: No such file or directory',
+        FaultKind.REFUSED,
+        None,
+    ),
     # Starting, or stopping.
     (
         AT + "FATAL:  the database system is starting up",
@@ -134,6 +140,12 @@ CONNECTING = [
     ),
     (AT + "FATAL:  contraseña incorrecta", FaultKind.REJECTED, None),
     (AT + "致命错误:  用户口令不对", FaultKind.REJECTED, None),
+    (
+        AT + 'ÖLÜMCÜL (FATAL):  "app" kullanıcısı için şifre doğrulaması başarısız oldu',  # noqa: RUF001
+        FaultKind.REJECTED,
+        None,
+    ),
+    (AT + "ÖLÜMCÜL (FATAL):  the database system is starting up", FaultKind.STARTING, None),
     (AT + "fe_sendauth: no password supplied", FaultKind.REJECTED, "fe_sendauth: no password supplied"),
     (AT + "SSL error: certificate verify failed", FaultKind.REJECTED, None),
     (AT + "server does not support SSL, but SSL was required", FaultKind.REJECTED, None),

@@ -1,4 +1,4 @@
-"""57P03 and 53300 are understood in the languages of PostgreSQL's own message catalogs, and refusals are not."""
+"""57P03 and 53300 are understood in eleven of the languages of PostgreSQL's message catalogs, and refusals are not."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def kind_of(severity: str, text: str) -> FaultKind:
     return connect_fault(psycopg.OperationalError(f"{at}{severity}:  {text}")).kind
 
 
-@pytest.mark.parametrize("catalog", CATALOGS, ids=lambda path: path.parts[4])
+NO_CATALOG = pytest.param(None, marks=pytest.mark.skip(reason="no message catalog of a server is installed"))
+
+
+@pytest.mark.parametrize("catalog", CATALOGS or [NO_CATALOG], ids=lambda path: path and path.parts[4])
 def test_every_catalog_of_this_machine(catalog):
     with catalog.open("rb") as file:
         translation = gettext.GNUTranslations(file)
