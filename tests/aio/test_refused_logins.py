@@ -114,6 +114,9 @@ async def break_and_mend(cluster: LocalCluster, fault: Fault) -> None:
         begun_at = time.monotonic()
         await async_call(execute, fault.breaks)
         broken_at = time.monotonic()
+        if fault.kills:
+            # The probes find it out. A pool that connects at the same moment is refused as well: not counted here.
+            await async_eventually(lambda: all(h.state is HostState.REJECTED for h in router.topology.hosts))
         waiters = [background.start(hopeless, router, "writer") for _ in range(5)]
         await async_eventually(lambda: state(router, cluster.nodes[0]) is HostState.REJECTED)
         waiters += [background.start(hopeless, router, "reader") for _ in range(5)]
