@@ -11,10 +11,10 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .flow import READ_SIZE, End, Flow, Trap
+from .flow import READ_SIZE, End, Flow
 
 if TYPE_CHECKING:
-    from .flow import Deed
+    from .flow import Deed, Trap
     from .relay import Relay
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -56,6 +56,8 @@ class Connection:
     def end(self, *, reset_client: bool, reset_server: bool) -> None:
         """Close both sockets, with RST or with FIN."""
         self._relay.connections.remove(self)
+        for flow in self.flows.values():
+            flow.abandon()
         for link, reset in ((self._client, reset_client), (self._server, reset_server)):
             if link is None:
                 continue
@@ -75,18 +77,13 @@ class Connection:
                 for flow in self.flows.values():
                     flow.conditions = replace(flow.conditions, mode=mode)
 
-    def _obey(self, step: End | Trap, flow: Flow) -> None:
+    def _obey(self, step: End | tuple[Trap, ...], flow: Flow) -> None:
         back = self._down if flow is self._up else self._up
         if step is End.RESET:
             self.end(reset_client=True, reset_server=True)
-        elif isinstance(step, Trap):
-            step.hits += 1  # first, for whoever looks on seeing the fault
-            if step.do == "reset":
-                # An RST behind the last bytes could make the server's kernel forget them.
-                self.end(reset_client=True, reset_server=flow is self._down)
-            else:
-                self.hit(step.do)
-            step.in_force()
+        elif isinstance(step, tuple):
+            for trap in step:
+                self._run_into(trap, flow)
         else:
             flow.abandon()
             if step is End.LOST:
@@ -96,6 +93,18 @@ class Connection:
                     flow.sink.shutdown(socket.SHUT_WR)
             if back.done:
                 self.end(reset_client=step is End.LOST, reset_server=step is End.LOST)
+
+    def _run_into(self, trap: Trap, flow: Flow) -> None:
+        if not self.open:  # another trap of the same place has ended it
+            trap.miss()
+            return
+        trap.hit()  # first, for whoever looks on seeing the fault
+        if trap.do == "reset":
+            # An RST behind the last bytes could make the server's kernel forget them.
+            self.end(reset_client=True, reset_server=flow is self._down)
+        else:
+            self.hit(trap.do)
+        trap.in_force()
 
     def _connect(self, now: float) -> None:
         family, address = self._relay.target

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import itertools
+import operator
 import random
 import threading
 from collections import deque
@@ -55,8 +57,9 @@ class Trap:
         self.count = count
         self.forwards = forwards
         self.hits = 0
-        self._left = times
-        self._sprung = threading.Event()
+        self._times = times
+        self._under_way = 0
+        self._struck = threading.Event()
 
     def __repr__(self) -> str:
         moment = f"when {self.pattern!r}" if self.pattern else f"after {self.count} bytes"
@@ -64,25 +67,42 @@ class Trap:
 
     @property
     def armed(self) -> bool:
-        """Whether it still waits for a connection to hit."""
-        return self._left != 0
+        """Whether it still waits for a connection to hit; not after `mend()`."""
+        return self._times is None or self.hits + self._under_way < self._times
+
+    @property
+    def spent(self) -> bool:
+        """Whether it never hits again. One that is merely not armed may miss, and be armed again."""
+        return self._times is not None and self.hits >= self._times
 
     def wait(self, timeout: float = 10.0) -> None:
         """Return when its fault is in force on a connection, or has been.
 
         Raises ClusterTimeout after `timeout` seconds.
         """
-        if not self._sprung.wait(timeout):
+        if not self._struck.wait(timeout):
             raise ClusterTimeout(f"nothing ran into {self!r} within {timeout} s")
 
     def spring(self) -> None:
-        """Use it up once: the fault follows when all bytes before it have been passed on."""
-        if self._left is not None:
-            self._left -= 1
+        """Reserve one of its times: the fault follows when all bytes before it have been passed on."""
+        self._under_way += 1
+
+    def miss(self) -> None:
+        """Give that time back: the bytes before it never will be passed on."""
+        self._under_way -= 1
+
+    def hit(self) -> None:
+        """Count a connection."""
+        self.hits += 1
+        self._under_way -= 1
 
     def in_force(self) -> None:
         """Let the waiters go on."""
-        self._sprung.set()
+        self._struck.set()
+
+    def disarm(self) -> None:
+        """Take it back."""
+        self._times = 0
 
 
 class Watch:
@@ -93,16 +113,16 @@ class Watch:
         self._passed = 0
         self._tail = b""
 
-    def find(self, chunk: bytes) -> int | None:
-        """Return how many bytes of `chunk` go before the trap springs, None when it does not."""
+    def find(self, chunk: bytes) -> tuple[int, int] | None:
+        """Return how many bytes of `chunk` go before the trap springs, and where its cause begins, if at all."""
         if not self.trap.pattern:
-            missing = self.trap.count - self._passed
-            return missing if missing <= len(chunk) else None
-        start = (self._tail + chunk).find(self.trap.pattern)
-        if start < 0:
+            missing = max(0, self.trap.count - self._passed)
+            return (missing, missing) if missing <= len(chunk) else None
+        start = (self._tail + chunk).find(self.trap.pattern) - len(self._tail)
+        if start < -len(self._tail):
             return None
         # The end of the message comes in the same chunk, and without it the receiver would not act.
-        return len(chunk) if self.trap.forwards else max(0, start - len(self._tail))
+        return (len(chunk) if self.trap.forwards else max(0, start)), start
 
     def advance(self, chunk: bytes) -> None:
         """Note that `chunk` has gone by."""
@@ -130,7 +150,7 @@ class Flow:
         self.done = False
         self.receiver_lost = False
         self._totals = totals
-        self._queue: deque[tuple[float, bytes | End | Trap]] = deque()
+        self._queue: deque[tuple[float, bytes | End | tuple[Trap, ...]]] = deque()
         self._held = 0
         self._ended = False
         self._next_read = 0.0
@@ -139,7 +159,7 @@ class Flow:
         """Pass on everything from now, what is held first."""
         self.conditions = Conditions()
         self.watches.clear()
-        self._queue = deque((0.0, item) for _, item in self._queue if not isinstance(item, Trap))
+        self._queue = deque((0.0, item) for _, item in self._queue if not isinstance(item, tuple))
         self._next_read = 0.0
 
     def readable(self, now: float) -> bool:
@@ -185,10 +205,13 @@ class Flow:
     def abandon(self) -> None:
         """Drop everything: nobody is there to receive it."""
         self._ended = self.done = True
+        for _, item in self._queue:
+            if isinstance(item, tuple):
+                _miss(item)
         self._queue.clear()
         self._held = 0
 
-    def flush(self, now: float) -> End | Trap | None:
+    def flush(self, now: float) -> End | tuple[Trap, ...] | None:
         """Pass on what is due and return what the owner has to do before more can be, None for nothing."""
         self.blocked = False
         while self._queue and self.conditions.mode != "deaf":
@@ -208,7 +231,9 @@ class Flow:
             elif isinstance(item, End) and not self._passes(item):
                 break
             self._queue.popleft()
-            if not isinstance(item, bytes):
+            if isinstance(item, tuple) and self.conditions.mode == "discard":
+                _miss(item)
+            elif not isinstance(item, bytes):
                 return item
         return None
 
@@ -244,18 +269,29 @@ class Flow:
         return now + self.conditions.delay + random.uniform(-jitter, jitter)
 
     def _take(self, chunk: bytes, due: float) -> None:
-        """Queue a chunk, and each trap that it springs at its place between the bytes."""
+        """Queue a chunk, and the traps that it springs at their places; those of one place are hit together."""
         self._held += len(chunk)
-        self.watches = [watch for watch in self.watches if watch.trap.armed]
-        while chunk:
-            found = [(at, watch) for watch in self.watches if (at := watch.find(chunk)) is not None]
-            at, sprung = min(found, key=lambda pair: pair[0], default=(len(chunk), None))
-            if at:
-                self._queue.append((due, chunk[:at]))
-                for watch in self.watches:
-                    watch.advance(chunk[:at])
-            if sprung is not None:
-                self.watches.remove(sprung)
-                sprung.trap.spring()
-                self._queue.append((due, sprung.trap))
-            chunk = chunk[at:]
+        found = [
+            (place, watch) for watch in self.watches if watch.trap.armed and (place := watch.find(chunk))
+        ]
+        found.sort(key=operator.itemgetter(0))
+        begin = 0
+        for at, group in itertools.groupby(found, key=lambda pair: pair[0][0]):
+            if at > begin:
+                self._queue.append((due, chunk[begin:at]))
+            traps = tuple(watch.trap for _, watch in group)
+            for trap in traps:
+                trap.spring()
+            self._queue.append((due, traps))
+            begin = at
+        if begin < len(chunk):
+            self._queue.append((due, chunk[begin:]))
+        sprung = {watch for _, watch in found}
+        self.watches = [watch for watch in self.watches if watch not in sprung and not watch.trap.spent]
+        for watch in self.watches:
+            watch.advance(chunk)
+
+
+def _miss(traps: tuple[Trap, ...]) -> None:
+    for trap in traps:
+        trap.miss()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from .errors import ClusterError
-from .flow import Deed, Flow, Trap, Watch
+from .flow import Deed, Trap
 from .ports import HOST
 from .relay import Relay
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
     from typing import Self
+
+    from .flow import Flow
 
 Direction = Literal["to_server", "to_client"]
 Directions = Literal["to_server", "to_client", "both"]
@@ -123,14 +125,7 @@ class FaultProxy:
 
     def mend(self) -> None:
         """End all faults and take back all traps: what was held is passed on, what was lost stays lost."""
-        relay = self._running
-
-        def act() -> None:
-            relay.welcome = None
-            relay.change(Flow.mend, get_args(Direction), existing=True, new=True)
-            relay.listen()
-
-        relay.call(act)
+        self._running.call(self._running.mend)
 
     def refuse(self, *, existing: Literal["keep", "reset", "disconnect"] = "keep") -> None:
         """Refuse new connections (ECONNREFUSED), as a host without a server does."""
@@ -253,7 +248,9 @@ class FaultProxy:
         def change(flow: Flow) -> None:
             flow.conditions = replace(flow.conditions, **changes)
 
-        self._apply(change, get_args(Direction) if direction == "both" else (direction,), which)
+        names = get_args(Direction) if direction == "both" else (direction,)
+        relay, whose = self._running, _whose(which)
+        relay.call(lambda: relay.change(change, names, **whose))
 
     def _set(self, direction: Direction, which: Which, do: Deed, times: int | None, **moment: Any) -> Trap:
         """Set a trap; `moment` is when it springs, in arguments of `Trap`."""
@@ -262,13 +259,9 @@ class FaultProxy:
         if times is not None:
             _check_count("times", times)
         trap = Trap(do, times=times, **moment)
-        self._apply(lambda flow: flow.watches.append(Watch(trap)), (direction,), which)
+        relay, whose = self._running, _whose(which)
+        relay.call(lambda: relay.set(trap, direction, **whose))
         return trap
-
-    def _apply(self, change: Callable[[Flow], None], names: tuple[str, ...], which: Which) -> None:
-        _check("which", which, get_args(Which))
-        relay = self._running
-        relay.call(lambda: relay.change(change, names, existing=which != "new", new=which != "existing"))
 
 
 def _address(target: object) -> tuple[str, int]:
@@ -277,6 +270,11 @@ def _address(target: object) -> tuple[str, int]:
         case (str(host), int(port)) if 0 < port < 65536:
             return host, port
     raise ValueError(f"target must be a Node or (host, port from 1 to 65535), not {target!r}")
+
+
+def _whose(which: Which) -> dict[str, bool]:
+    _check("which", which, get_args(Which))
+    return {"existing": which != "new", "new": which != "existing"}
 
 
 def _check(name: str, value: object, accepted: tuple[str, ...]) -> None:

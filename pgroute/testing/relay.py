@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .connection import READ, Connection, drain
 from .errors import ClusterError
-from .flow import Flow
+from .flow import Flow, Watch
 from .ports import HOST, Port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .flow import Deed
+    from .flow import Deed, Trap
 
 T = TypeVar("T")
 
@@ -41,6 +41,7 @@ class Relay:
         self.template = {name: Flow(name, self.totals) for name in self.totals}
         self.welcome: Literal["reset", "disconnect"] | None = None
         self.attempts = self.connected = 0
+        self._traps: list[Trap] = []
         self._listener: socket.socket | None = None
         self._plug: socket.socket | None = None
         self._timers: list[tuple[float, int, Connection]] = []
@@ -90,6 +91,18 @@ class Relay:
             for name in names:
                 fn(connection.flows[name])
             connection.pump()
+
+    def set(self, trap: Trap, name: str, *, existing: bool, new: bool) -> None:
+        """Set a trap in this direction of connections."""
+        self._traps.append(trap)
+        self.change(lambda flow: flow.watches.append(Watch(trap)), (name,), existing=existing, new=new)
+
+    def mend(self) -> None:
+        """End all faults and take back all traps."""
+        self.welcome = None
+        self._disarm()
+        self.change(Flow.mend, self.template, existing=True, new=True)
+        self.listen()
 
     def hit_all(self, deed: Deed) -> None:
         """Apply a fault to all connections that exist."""
@@ -144,6 +157,11 @@ class Relay:
             return
         connection.pump()
 
+    def _disarm(self) -> None:
+        for trap in self._traps:
+            trap.disarm()
+        self._traps.clear()
+
     def _unplug(self) -> None:
         if self._plug is None or self._listener is None:
             return
@@ -194,6 +212,7 @@ class Relay:
             self._closed = True
         for future, _ in self._calls:
             future.set_exception(ClusterError(f"{self._thread.name} has stopped"))
+        self._disarm()
         for connection in tuple(self.connections):
             connection.end(reset_client=True, reset_server=True)
         for link in (self._listener, self._plug, self._ear, self._mouth):

@@ -696,6 +696,123 @@ def test_two_traps_in_one_chunk_spring_in_their_order(proxy: FaultProxy, server:
     assert (early.hits, late.hits) == (1, 0)
 
 
+@pytest.mark.parametrize("swap", [False, True])
+def test_patterns_in_one_chunk_are_hit_together(proxy: FaultProxy, server: Server, swap: bool) -> None:
+    client, peer = server.pair(proxy)
+    faults: list[tuple[bytes, Any]] = [(b"BEGIN", "deaf"), (b"INSERT", "reset")]
+    traps = [proxy.when(pattern, do=do) for pattern, do in (reversed(faults) if swap else faults)]
+    client.sendall(b"BEGIN INSERT COMMIT")
+    assert was_reset(client)
+    assert peer_received(peer) == b"BEGIN INSERT COMMIT"
+    assert [trap.hits for trap in traps] == [1, 1]
+    assert [trap.armed for trap in traps] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("cut", "received"),
+    [
+        (lambda proxy: proxy.cut_after(5, "to_server"), b"BEGIN"),
+        (lambda proxy: proxy.when(b"BEGIN"), b"BEGIN INSERT COMMIT"),
+        (lambda proxy: proxy.when(b"BEGIN", after_forwarding=False), b""),
+    ],
+    ids=["before", "same place", "nothing"],
+)
+def test_trap_behind_one_that_ends_the_connection_stays_armed(
+    proxy: FaultProxy, server: Server, cut: Callable[[FaultProxy], Trap], received: bytes
+) -> None:
+    client, peer = server.pair(proxy)
+    behind, first = proxy.when(b"INSERT", do="disconnect"), cut(proxy)
+    client.sendall(b"BEGIN INSERT COMMIT")
+    assert was_reset(client)
+    assert peer_received(peer) == received
+    assert [(trap.hits, trap.armed) for trap in (first, behind)] == [(1, False), (0, True)]
+    client, peer = server.pair(proxy)
+    client.sendall(b"INSERT")
+    assert was_closed(client)
+
+
+def test_pattern_before_a_cut_in_its_chunk_springs_its_trap(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+    cut = proxy.cut_after(8, "to_server", "reset")
+    trap = proxy.when(b"GIN", do="deaf", after_forwarding=False)
+    client.sendall(b"BEGIN INSERT")
+    trap.wait()
+    assert receive(peer, 2) == b"BE"
+    assert silent(peer)
+    assert (trap.hits, cut.hits) == (1, 0)
+
+
+@pytest.mark.parametrize("end", ["reset", "absence", "discard"])
+def test_trap_is_armed_again_when_the_connection_that_sprang_it_is_not_hit(
+    proxy: FaultProxy, server: Server, end: str
+) -> None:
+    client, peer = server.pair(proxy)
+    proxy.delay(3600, "to_server", which="existing")
+    trap = proxy.when(b"COMMIT")
+    client.sendall(b"COMMIT")
+    eventually(lambda: not trap.armed)
+    if end == "absence":
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        peer.close()
+        eventually(lambda: proxy.connections == 0)
+    else:
+        getattr(proxy, end)(which="existing")
+    assert (trap.hits, trap.armed) == (0, True)
+    client, _ = server.pair(proxy)
+    client.sendall(b"COMMIT")
+    trap.wait()
+    assert was_reset(client)
+    assert (trap.hits, trap.armed) == (1, False)
+
+
+@pytest.mark.parametrize(
+    "set_trap",
+    [lambda proxy: proxy.when(b"COMMIT"), lambda proxy: proxy.cut_after(3, "to_server")],
+    ids=["when", "cut_after"],
+)
+def test_connection_is_watched_while_another_has_sprung_the_trap(
+    proxy: FaultProxy, server: Server, set_trap: Callable[[FaultProxy], Trap]
+) -> None:
+    first, first_peer = server.pair(proxy)
+    proxy.delay(3600, "to_server", which="existing")
+    second, second_peer = server.pair(proxy)
+    trap = set_trap(proxy)
+    first.sendall(b"COMMIT")
+    eventually(lambda: not trap.armed)
+    second.sendall(b"COMM")
+    assert receive(second_peer, 4) == b"COMM"
+    first_peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    first_peer.close()
+    eventually(lambda: trap.armed)
+    second.sendall(b"IT")
+    assert was_reset(second)
+    assert trap.hits == 1
+
+
+def test_trap_behind_discarded_bytes_does_not_spring(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+    lossy, late = proxy.cut_after(3, "to_server", "discard"), proxy.cut_after(8, "to_server")
+    client.sendall(b"123456789")
+    assert receive(peer, 3) == b"123"
+    lossy.wait()
+    assert silent(client)
+    assert (late.hits, late.armed) == (0, True)
+
+
+def test_trap_is_not_armed_once_it_is_taken_back(proxy: FaultProxy, server: Server) -> None:
+    client, peer = server.pair(proxy)
+    traps = [proxy.when(b"x", times=None, which=which) for which in ("existing", "new", "all")]
+    assert [trap.armed for trap in traps] == [True] * 3
+    client.close()
+    peer.close()
+    eventually(lambda: proxy.connections == 0)
+    proxy.mend()
+    assert [trap.armed for trap in traps] == [False] * 3
+    trap = proxy.when(b"x")
+    proxy.stop()
+    assert not trap.armed
+
+
 def test_counts_tell_attempts_connections_and_bytes(proxy: FaultProxy, server: Server) -> None:
     assert (proxy.attempts, proxy.connected, proxy.connections) == (0, 0, 0)
     client, peer = server.pair(proxy)
