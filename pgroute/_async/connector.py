@@ -161,6 +161,7 @@ class AsyncConnector:
         self._host = host
         self._class = breakable(connection_class)
         self._wire: Wire | None = None
+        self._abandoned = False
         self._watch = watch
         self.bars = bars
         self._configure = plan.options.configure
@@ -186,7 +187,7 @@ class AsyncConnector:
             failure: psycopg.Error = exc
         except Exception as exc:  # noqa: BLE001  (a user's callback or class may raise anything)
             failure = _plain(exc, self._host)
-            if not self._unwanted():
+            if not (isinstance(exc, GivenUp) or self._abandoned):
                 self._failed(failure, connect_fault(failure), sent_at)
         except BaseException as exc:  # noqa: BLE001  (raised again)
             # Cancelled: the traceback leads to psycopg's unfinished connection, and would keep its socket open.
@@ -245,6 +246,7 @@ class AsyncConnector:
     def give_up(self) -> None:
         """End an attempt under way, whatever it waits for, now that the pool is closed; from any thread."""
         if (wire := self._wire) is not None:
+            self._abandoned = True
             wire.cut()
 
     def _with_settings(self) -> dict[str, Any]:

@@ -246,9 +246,11 @@ class AsyncHostPool(Generic[CT]):
 
     async def close(self) -> None:
         """Wake the waiters and close the idle connections; those in use are closed when they come back."""
-        await self._pool.close(timeout=0)
-        self._connector.give_up()
-        self._changes.notify()
+        try:
+            await self._pool.close(timeout=0)
+        finally:
+            self._connector.give_up()
+            self._changes.notify()
 
     @property
     def gone(self) -> bool:

@@ -247,9 +247,11 @@ class HostPool(Generic[CT]):
 
     def close(self) -> None:
         """Wake the waiters and close the idle connections; those in use are closed when they come back."""
-        self._pool.close(timeout=0)
-        self._connector.give_up()
-        self._changes.notify()
+        try:
+            self._pool.close(timeout=0)
+        finally:
+            self._connector.give_up()
+            self._changes.notify()
 
     @property
     def gone(self) -> bool:

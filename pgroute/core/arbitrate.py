@@ -89,7 +89,7 @@ def arbitrate(
         pinned: the only system identifier to accept, None to learn it.
     """
     round_done = memory.round_done or (bool(hosts) and all(f.heard for f in hosts))
-    verdicts = {f.key: Verdict(f.contact, f.reason) for f in hosts}
+    verdicts = {f.key: Verdict(f.standing, f.why) for f in hosts}
 
     outsiders: dict[HostKey, Verdict] = {}
     was = memory.system_id
@@ -129,24 +129,24 @@ def arbitrate(
     primary: Facts | None = None
     if not round_done:
         text = "primary not admitted before every host was asked once"
-        verdicts.update({f.key: Verdict(f.contact, text) for f in claimants if f.answering})
-    elif len(contenders) == 1 and contenders[0].contact in _TIER:
+        verdicts.update({f.key: Verdict(f.standing, text) for f in claimants if f.answering})
+    elif len(contenders) == 1 and contenders[0].standing in _TIER:
         primary = contenders[0]
         verdicts[primary.key] = Verdict(
-            primary.contact, primary.reason, usable=True, tier=_TIER[primary.contact]
+            primary.standing, primary.why, usable=True, tier=_TIER[primary.standing]
         )
     if rivals:
         urgent = frozenset(f.key for f in contenders if f.answer and f.answer.sent_at <= since)
         verdicts.update(_conflict(contenders, confirmed=not urgent))
 
     for f in ours:
-        if _role(f) is HostRole.STANDBY and f.contact in _TIER and known:
-            tier = _TIER[f.contact]
-            reason = f.reason
+        if _role(f) is HostRole.STANDBY and f.standing in _TIER and known:
+            tier = _TIER[f.standing]
+            reason = f.why
             if stale and (_timeline(f) is None or _below(f, mark)):
                 tier = max(tier, _UNPROVEN)
                 reason = reason or f"may follow the stale primary: not proven to be on timeline {mark}"
-            verdicts[f.key] = Verdict(f.contact, reason, usable=True, tier=tier)
+            verdicts[f.key] = Verdict(f.standing, reason, usable=True, tier=tier)
 
     mark_since = memory.mark_since if mark == memory.mark else now
     # What an outrun primary told before is no sign that it is alive: its sessions may have to be released.
@@ -231,7 +231,7 @@ def _foreign(hosts: tuple[Facts, ...], system_id: int | None, *, round_done: boo
 def _aliases(hosts: list[Facts]) -> dict[HostKey, Verdict]:
     out: dict[HostKey, Verdict] = {}
     servers: list[Answer] = []
-    for f in sorted(hosts, key=lambda f: f.contact not in _TIER):
+    for f in sorted(hosts, key=lambda f: f.standing not in _TIER):
         if f.answer is None:
             continue
         canonical = next((a for a in servers if _same_server(a, f.answer)), None)
@@ -245,12 +245,14 @@ def _aliases(hosts: list[Facts]) -> dict[HostKey, Verdict]:
 def _same_server(a: Answer, b: Answer) -> bool:
     """Whether the postmaster's start, told to the microsecond, or for want of it the address is the same.
 
-    Not every role may read the identifier or the start. The start comes first: proxies serve several servers at one
-    address, by name (SNI).
+    Not every role may read the identifier or the start. Where it may, the start counts: proxies serve several servers
+    at one address, by name (SNI). Copies of a running machine share the start, until one of them is promoted.
     """
     if a.role is not b.role or (a.system_id != b.system_id and None not in (a.system_id, b.system_id)):
         return False
-    if a.started_at is not None and b.started_at is not None:
+    if a.role is HostRole.PRIMARY and a.timeline != b.timeline and None not in (a.timeline, b.timeline):
+        return False
+    if a.started_at is not None or b.started_at is not None:
         return a.started_at == b.started_at
     return a.address is not None and (a.address, a.host.port) == (b.address, b.host.port)
 

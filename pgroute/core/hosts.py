@@ -68,11 +68,13 @@ class Failure:
     """A probe failed, or a pool's login was turned down; `sent_at` as in Answer, or when connecting began.
 
     A pool's attempt that nobody answered is no Failure but a reason to probe: many of them may end at once.
+    `linked`: it was an attempt at a new connection, while the probe's open one goes on.
     """
 
     host: HostKey
     fault: Fault
     sent_at: float
+    linked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +96,15 @@ Observation = Answer | Failure | Members | ForgetTimeline
 class Facts:
     """What the observations of one host add up to, before it is compared with the others.
 
+    What it tells of itself and whether it lets anybody in are two things: a host that refuses logins may still tell, on
+    the connection that was open before, that it is a primary.
+
     Attributes:
         contact: how the last contact went, one of the states from UNKNOWN to REJECTED.
         silent_since: monotonic seconds at which the first attempt since the host's last word was sent.
-        refusal_at: when the last rejection or "too many connections" was told.
+        door: UP, or BUSY or REJECTED while new connections fail; only one that succeeds takes a rejection back.
+        refusal: the host's words at the door.
+        refusal_at: when they were told.
     """
 
     key: HostKey
@@ -106,6 +113,8 @@ class Facts:
     answer: Answer | None = None
     last_seen: float | None = None
     silent_since: float | None = None
+    door: HostState = HostState.UP
+    refusal: str = ""
     refusal_at: float = 0.0
 
     @property
@@ -114,17 +123,31 @@ class Facts:
         return self.contact is not HostState.UNKNOWN
 
     @property
-    def answering(self) -> bool:
-        """Whether what it last told of itself can be taken as true now."""
+    def speaking(self) -> bool:
+        """Whether what it last told of itself can be taken as true now, let in or not."""
         return self.answer is not None and self.contact in (HostState.UP, HostState.BUSY)
 
     @property
-    def speaking(self) -> bool:
-        """As `answering`, or it refuses new connections and still tells its role on the one open before."""
-        if self.contact is HostState.REJECTED and self.silent_since is None:
-            return self.answer is not None and self.answer.sent_at >= self.refusal_at
-        return self.answering
+    def answering(self) -> bool:
+        """As `speaking`, and new connections are not refused."""
+        return self.speaking and self.door is not HostState.REJECTED
 
+    @property
+    def standing(self) -> HostState:
+        """Its state as far as it depends on itself alone."""
+        if self.door is HostState.REJECTED and self.contact in _TELLING:
+            return HostState.REJECTED
+        if self.door is HostState.BUSY and self.contact is HostState.UP:
+            return HostState.BUSY
+        return self.contact
+
+    @property
+    def why(self) -> str:
+        """The reason of that."""
+        return self.reason if self.standing is self.contact else self.refusal
+
+
+_TELLING = frozenset({HostState.UP, HostState.SUSPECT, HostState.BUSY})
 
 _BUSY_FOR = 2.5
 """Seconds for which "too many connections" outlives answers on the open probe connection."""
@@ -140,42 +163,42 @@ def observe(facts: Facts, seen: Answer | Failure, now: float) -> Facts:
     """Return the facts after one more observation of that host."""
     if isinstance(seen, Answer):
         return _answered(facts, seen, now)
-    kind = seen.fault.kind
-    told = _CONTACT.get(kind)
+    told = _CONTACT.get(seen.fault.kind)
     last = facts.answer
     if last is not None and seen.sent_at < last.sent_at and (told is None or last.fresh):
         # A pool's attempt that took long: what was asked after it has been answered.
         return facts
-    if told is not None:
-        return replace(
-            facts,
-            contact=told,
-            reason=seen.fault.reason,
-            silent_since=None,
-            last_seen=now,
-            refusal_at=now,
-        )
-    contact = HostState.DOWN
-    reason = seen.fault.reason
-    if kind is not FaultKind.REFUSED:
-        if facts.contact in (HostState.UP, HostState.BUSY):
-            contact = HostState.SUSPECT
-        elif facts.contact is HostState.REJECTED:
-            # Silence does not take the refusal back, nor would an answer on the connection that was open before.
-            contact, reason = facts.contact, facts.reason
-    silent_since = seen.sent_at if facts.silent_since is None else facts.silent_since
-    return replace(facts, contact=contact, reason=reason, silent_since=silent_since)
+    return _silent(facts, seen) if told is None else _refused(facts, seen, told, now)
 
 
 def _answered(facts: Facts, seen: Answer, now: float) -> Facts:
-    contact, reason = HostState.UP, ""
-    if not seen.fresh:
-        # The open probe connection says nothing about new ones.
-        refused = facts.contact is HostState.REJECTED
-        full = facts.contact is HostState.BUSY and seen.sent_at < facts.refusal_at + _BUSY_FOR
-        if refused or full:
-            contact, reason = facts.contact, facts.reason
-    return Facts(facts.key, contact, reason, seen, now, None, facts.refusal_at)
+    door, refusal = facts.door, facts.refusal
+    # The open probe connection says nothing about new ones.
+    if seen.fresh or (door is HostState.BUSY and seen.sent_at >= facts.refusal_at + _BUSY_FOR):
+        door, refusal = HostState.UP, ""
+    return Facts(facts.key, HostState.UP, "", seen, now, None, door, refusal, facts.refusal_at)
+
+
+def _refused(facts: Facts, seen: Failure, told: HostState, now: float) -> Facts:
+    door, refusal = facts.door, facts.refusal
+    # "Too many connections" is said before the password is looked at, and so takes no rejection back.
+    if told is HostState.REJECTED or (told is HostState.BUSY and door is not HostState.REJECTED):
+        door, refusal = told, seen.fault.reason
+    facts = replace(facts, last_seen=now, door=door, refusal=refusal, refusal_at=now)
+    if seen.linked and facts.contact in _TELLING:
+        return facts
+    contact = HostState.REJECTED if door is HostState.REJECTED and told is HostState.BUSY else told
+    return replace(facts, contact=contact, reason=seen.fault.reason, silent_since=None)
+
+
+def _silent(facts: Facts, seen: Failure) -> Facts:
+    missed = seen.fault.kind is not FaultKind.REFUSED and facts.contact in (HostState.UP, HostState.BUSY)
+    return replace(
+        facts,
+        contact=HostState.SUSPECT if missed else HostState.DOWN,
+        reason=seen.fault.reason,
+        silent_since=seen.sent_at if facts.silent_since is None else facts.silent_since,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,12 +88,8 @@ def hopeless(topology: Topology, options: ProbeOptions, now: float) -> dict[Host
     primary = topology.primary
     for host in topology.hosts:
         if host.state is HostState.STALE:
-            if primary is None:
-                continue
-            if options.abort_stale:
+            if primary is not None and options.abort_stale:
                 out[host.key] = f"{host.key} is a stale primary and {primary.key} is the primary"
-            elif (host.asked_at or 0.0) <= topology.marked_at and now >= topology.marked_at + release_after(host):
-                out[host.key] = f"{host.key} has not answered since {primary.key} is the primary"
             continue
         if host.silent_since is None:
             continue

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from pgroute.core.events import Event, EventKind
-from pgroute.core.faults import FaultKind
-from pgroute.core.hosts import Failure, ForgetTimeline, Observation
+from pgroute.core.faults import Fault, FaultKind
+from pgroute.core.hosts import Failure, ForgetTimeline, HostState, Observation
 from pgroute.core.pace import release_after
 from pgroute.core.topology import Rules, Topology, apply
+from pgroute.monitor.clock import patient
 from pgroute.monitor.thread import Monitor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
+    from pgroute.core.events import Event
+    from pgroute.core.hosts import HostInfo
     from pgroute.core.options import ProbeOptions
     from pgroute.core.roles import HostKey
     from pgroute.monitor.watcher import HostWatcher
@@ -42,6 +45,7 @@ class ClusterWatch:
         self._hosts = hosts
         self._watchers: dict[HostKey, HostWatcher] = {}
         self._monitor: Monitor | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Begin to watch."""
@@ -78,6 +82,8 @@ class ClusterWatch:
     async def end(self, monitor: Monitor) -> None:
         """Leave the watchers; in the loop."""
         watchers, self._watchers = self._watchers, {}
+        for task in tuple(self._tasks):
+            task.cancel()
         for watcher in watchers.values():
             await monitor.leave(watcher, self)
 
@@ -90,17 +96,28 @@ class ClusterWatch:
         self.topology = new
         for listener in self.listeners:
             listener(old, new, events)
-        if any(event.kind is EventKind.PRIMARY_CHANGED for event in events):
-            # By then an old primary has answered, or its sessions are beyond hope.
-            longest = max(release_after(host) for host in new.hosts)
-            asyncio.get_running_loop().call_later(longest, self._look_again)
+        if new.marked_at != old.marked_at:
+            for host in new.hosts:
+                if host.state is HostState.STALE and host.key in new.urgent:
+                    self._spawn(self._await_word(host, new.marked_at))
         if new.urgent or (new.primary_lost_at is None) != (old.primary_lost_at is None):
             for watcher in self._watchers.values():
                 watcher.nudge()
 
-    def _look_again(self) -> None:
-        for listener in self.listeners:
-            listener(self.topology, self.topology, ())
+    async def _await_word(self, host: HostInfo, marked_at: float) -> None:
+        """Hold an old primary that stays silent for dead long before a probe times out: its sessions may be stuck.
+
+        If what it was asked since then has been answered, this observation comes too late to count.
+        """
+        seconds = release_after(host)
+        await patient(asyncio.get_running_loop().create_future(), seconds)
+        reason = f"no answer in {seconds:.2g} s since a higher timeline was seen"
+        self.observe(Failure(host.key, Fault(FaultKind.TIMEOUT, host_suspect=True, reason=reason), marked_at))
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _kick(self, key: HostKey, fresh: bool) -> None:
         watcher = self._watchers.get(key)
@@ -114,6 +131,6 @@ class ClusterWatch:
         if failure.fault.kind in (FaultKind.REJECTED, FaultKind.BUSY):
             if failure.fault.kind is FaultKind.REJECTED:
                 watcher.refused()
-            self.observe(failure)
+            self.observe(replace(failure, linked=watcher.linked))
         else:
             watcher.kick(fresh=True)

@@ -104,6 +104,11 @@ class HostWatcher:
         self._fresh = True
         self._changed.set()
 
+    @property
+    def linked(self) -> bool:
+        """Whether the probe connection is open."""
+        return self._conn is not None and self._conn.lost is None
+
     async def _run(self) -> None:
         try:
             while True:
@@ -215,7 +220,7 @@ class HostWatcher:
             if fault.kind is not FaultKind.REJECTED:
                 reason = f"takes no new connection: {fault.reason}"
                 fault = Fault(FaultKind.BUSY, host_suspect=True, reason=reason)
-            self._tell(Failure(self.key, fault, self._connected_at))
+            self._tell(Failure(self.key, fault, self._connected_at, linked=True))
             self._fresh = True
             return
         sent_at = max(self._connected_at, self._asked_at)

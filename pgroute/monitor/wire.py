@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound="type[psycopg.Connection[Any] | psycopg.AsyncConnection[Any]]")
 
-given_up: ContextVar[Callable[[], bool]] = ContextVar("given_up")
+given_up: ContextVar[Callable[[], bool]] = ContextVar("given_up", default=lambda: False)
 """Set around connecting through a `breakable` class: whether nobody wants the connection any more."""
 
 
@@ -61,7 +61,7 @@ def breakable(cls: C) -> C:
 
     Without it a thread that connects to a frozen host is stuck there until the connect timeout. psycopg polls its
     generator that often, for Ctrl-C; where a later psycopg has it no more, connecting takes its time again. The
-    connection itself is of the class asked for.
+    connection itself is of the class asked for. A class that watches over its subclasses gets none.
     """
     broken: C = _breakable(cast("Any", cls))
     return broken
@@ -69,18 +69,20 @@ def breakable(cls: C) -> C:
 
 @functools.lru_cache(maxsize=32)
 def _breakable(cls: Any) -> Any:
-    def connect_gen(sub: Any, *args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        steps = super(broken, sub)._connect_gen(*args, **kwargs)
+    base = psycopg.AsyncConnection if issubclass(cls, psycopg.AsyncConnection) else psycopg.Connection
+    theirs = [parent for parent in cls.__mro__ if parent not in base.__mro__]
+    if type(cls) is not type(base) or any("__init_subclass__" in vars(parent) for parent in theirs):
+        return cls
+
+    def connect_gen(_: Any, *args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        steps = cls._connect_gen(*args, **kwargs)
         try:
             step = next(steps)
             while not given_up.get()():
                 step = steps.send((yield step))
         except StopIteration as end:
-            conn = end.value
-            conn.__class__ = cls
-            return conn
+            return end.value
         steps.close()
         raise GivenUp("nobody waits for this connection any more")
 
-    broken: Any = type(cls.__name__, (cls,), {"_connect_gen": classmethod(connect_gen)})
-    return broken
+    return type(cls.__name__, (cls,), {"_connect_gen": classmethod(connect_gen)})

@@ -106,7 +106,11 @@ async def stuck(router: AsyncRouter[Any], role: Literal["writer", "reader"], beg
 async def test_a_session_on_a_deaf_primary_is_released_by_the_promotion(breakable: Proxied) -> None:
     cluster = breakable.cluster
     begun = threading.Event()
-    async with AsyncRouter(breakable.dsn, kwargs=NOTICING) as router, AsyncBackground() as background:
+    probe = ProbeOptions(timeout=5.0)  # not what releases it
+    async with (
+        AsyncRouter(breakable.dsn, probe=probe, kwargs=NOTICING) as router,
+        AsyncBackground() as background,
+    ):
         worker = background.start(stuck, router, "writer", begun)
         await async_eventually(begun.is_set)
         breakable.proxies[0].deaf()

@@ -70,7 +70,8 @@ async def test_a_session_stuck_on_the_frozen_host_is_released(any_cluster: Local
                 await conn.execute("INSERT INTO written VALUES (1)")
         return time.monotonic()
 
-    async with AsyncRouter(any_cluster.dsn) as router, AsyncBackground() as background:
+    probe = ProbeOptions(timeout=5.0)  # not what releases it
+    async with AsyncRouter(any_cluster.dsn, probe=probe) as router, AsyncBackground() as background:
         worker = background.start(stuck, router)
         await async_eventually(begun.is_set)
         await async_call(any_cluster.primary.freeze)

@@ -53,6 +53,37 @@ async def test_the_body_gets_the_users_connection_class(shared: LocalCluster) ->
         assert type(conn) is Mine
 
 
+async def test_a_connection_class_that_watches_over_its_subclasses(shared: LocalCluster) -> None:
+    made: list[type] = []
+
+    class Tagged(psycopg.AsyncConnection[Any]):
+        def __init_subclass__(cls, *, tag: str) -> None: ...
+
+    class Noting(psycopg.AsyncConnection[Any]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.append(type(self))
+
+    for wanted in (Tagged, Noting):
+        async with AsyncRouter(shared.dsn, connection_class=wanted) as router, router.writer() as conn:
+            assert type(conn) is wanted
+    assert set(made) == {Noting}
+
+
+# sync-only: def test_a_connection_class_that_connects_in_a_thread_of_its_own(shared: LocalCluster) -> None:
+# sync-only:     class Elsewhere(psycopg.Connection[Any]):
+# sync-only:         @classmethod
+# sync-only:         def connect(cls, *args: Any, **kwargs: Any) -> Any:
+# sync-only:             made: list[Any] = []
+# sync-only:             connect = super().connect
+# sync-only:             thread = threading.Thread(target=lambda: made.append(connect(*args, **kwargs)))
+# sync-only:             thread.start()
+# sync-only:             thread.join()
+# sync-only:             return made[0]
+# sync-only:     with Router(shared.dsn, connection_class=Elsewhere) as router, router.writer() as conn:
+# sync-only:         assert type(conn) is Elsewhere
+
+
 async def test_a_session_object_serves_once_at_a_time(shared: LocalCluster) -> None:
     async with AsyncRouter(shared.dsn) as router:
         session = router.writer()

@@ -67,6 +67,21 @@ async def test_a_promotion_beside_the_primary_in_use_stops_the_writers(pgroute_c
     assert await numbers(third) == []
 
 
+async def test_a_split_brain_goes_on_while_one_of_the_two_refuses_logins(split) -> None:
+    cluster, second, third = split
+    second.execute("CREATE ROLE app LOGIN")
+    third.execute("CREATE ROLE app LOGIN")
+    async with AsyncRouter(cluster.dsn.replace("postgres@", "app@")) as router:
+        await split_seen(router)
+        await async_call(third.execute, "ALTER ROLE app NOLOGIN")
+        router._watch.kick(key(third), fresh=True)  # as the renewal of the probe connection does
+        await async_eventually(lambda: state(router, third) is HostState.REJECTED)
+        with pytest.raises(SplitBrainError):
+            await write(router, 1, timeout=2.0)
+        assert router.topology.split_brain == {key(second), key(third)}
+    assert await numbers(second) == []
+
+
 async def test_a_split_brain_ends_when_one_of_the_two_goes_away(split) -> None:
     cluster, second, third = split
     async with AsyncRouter(cluster.dsn) as router:

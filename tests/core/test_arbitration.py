@@ -376,7 +376,6 @@ def test_one_server_listed_twice_is_an_alias_not_a_second_primary():
         ({"system_id": None, "started_at": 1.5}, {"system_id": None, "started_at": 1.5}),
         ({"started_at": 1.5}, {"system_id": None, "started_at": 1.5}),
         ({"started_at": None, "address": "::1"}, {"started_at": None, "address": "::1"}),
-        ({"started_at": None, "address": "::1"}, {"started_at": 1.5, "address": "::1"}),
     ],
 )
 def test_start_or_else_address_tells_one_server_where_a_role_may_read_no_more(one, other):
@@ -392,6 +391,7 @@ def test_start_or_else_address_tells_one_server_where_a_role_may_read_no_more(on
         ({"started_at": None}, {"started_at": None}),
         ({"system_id": OURS, "started_at": 1.5}, {"system_id": OTHER, "started_at": 1.5}),
         ({"started_at": 1.5, "address": "::1"}, {"started_at": 2.5, "address": "::1"}),
+        ({"started_at": None, "address": "::1"}, {"started_at": 1.5, "address": "::1"}),
         ({"started_at": None, "address": "::1"}, {"started_at": None, "address": "127.0.0.1"}),
     ],
 )
@@ -779,14 +779,48 @@ def test_host_that_is_not_listed_changes_nothing():
 
 
 def test_rejection_outlives_silence_and_the_answer_that_comes_late():
-    world = World().settled().reject(A)
+    world = World().settled().reject(A, linked=True)
     world.timeout(A)
     assert world.state(A) is HostState.REJECTED
     assert world.host(A).silent_since is not None
+    world.timeout(A)
+    assert world.state(A) is HostState.DOWN
     assert world.primary(A).state(A) is HostState.REJECTED
+    assert world.reason(A) == "told rejected"
     assert world.writers == []
     assert world.primary(A, fresh=True).state(A) is HostState.UP
     assert world.writers == [A]
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_rejection_is_not_taken_back_by_too_many_connections(linked):
+    world = World().settled().reject(A, linked=True).fail(A, FaultKind.BUSY, linked=linked)
+    assert world.state(A) is HostState.REJECTED
+    assert world.writers == []
+    assert world.pass_time(10).primary(A).state(A) is HostState.REJECTED
+
+
+def test_rival_that_refuses_logins_again_and_again_stays_a_rival_on_its_open_connection():
+    world = World().settled().primary(B, 1).primary(A, 1).primary(B, 1)
+    for _ in range(3):
+        world.reject(B, linked=True)
+        assert world.state(B) is HostState.REJECTED
+        assert world.writers == []
+        assert world.topology.split_brain == {A, B}
+        world.primary(B, 1)
+        assert world.writers == []
+
+
+def test_rival_that_refuses_logins_and_missed_one_probe_is_a_rival():
+    world = World().settled().primary(B, 1).primary(A, 1).primary(B, 1).reject(B, linked=True)
+    assert world.timeout(B).writers == []
+    assert world.timeout(B).writers == [A]
+
+
+def test_copies_of_a_running_machine_are_told_apart_once_one_is_promoted():
+    world = World(A, B).primary(A, 1, started_at=1.5).primary(B, 2, started_at=1.5)
+    assert world.writers == [B]
+    assert world.state(A) is HostState.STALE
 
 
 def test_rejected_primary_that_fell_silent_is_no_rival():

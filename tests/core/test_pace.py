@@ -9,7 +9,7 @@ import pytest
 from pgroute.core.faults import FaultKind
 from pgroute.core.hosts import HostState
 from pgroute.core.options import ProbeOptions
-from pgroute.core.pace import CONNECT_GAP, REJECTED_GAP, RELEASE_AFTER, connect_delay, hopeless, probe_delay
+from pgroute.core.pace import CONNECT_GAP, REJECTED_GAP, connect_delay, hopeless, probe_delay, release_after
 from tests.core.world import A, B, C, D, World
 
 
@@ -195,20 +195,26 @@ def test_suspect_new_primary_overtakes_nobody():
     assert lost(world, after=1) == {}
 
 
-def test_old_primary_that_does_not_show_that_it_is_alive_is_given_up_before_its_probe_times_out():
+def test_old_primary_that_stays_silent_once_a_higher_timeline_was_seen_is_given_up():
     world = World().settled().primary(B, 2)
     assert world.state(A) is HostState.STALE
-    assert lost(world, after=RELEASE_AFTER - 0.001) == {}
-    assert lost(world, after=RELEASE_AFTER + 0.001) == {
-        "a": "a:5432 has not answered since b:5432 is the primary"
-    }
-    assert lost(world.refuse(B), after=RELEASE_AFTER + 0.001) == {}
+    assert lost(world, after=3600) == {}
+    world.fail(A, FaultKind.TIMEOUT, sent_at=world.topology.marked_at)
+    assert list(lost(world)) == ["a"]
+    assert lost(world.refuse(B)) == {}
 
 
-def test_distant_old_primary_has_the_time_of_three_answers_to_show_that_it_is_alive():
-    world = World().primary(A, rtt=0.2).standby(B).standby(C).primary(B, 2)
-    assert lost(world, after=0.599) == {}
-    assert list(lost(world, after=0.601)) == ["a"]
+def test_old_primary_that_has_answered_since_a_higher_timeline_was_seen_keeps_its_sessions():
+    world = World().settled().primary(B, 2)
+    marked_at = world.topology.marked_at
+    world.primary(A, 1).fail(A, FaultKind.TIMEOUT, sent_at=marked_at)
+    assert world.state(A) is HostState.STALE
+    assert lost(world, after=3600) == {}
+
+
+@pytest.mark.parametrize(("rtt", "seconds"), [(0.0, 0.15), (0.05, 0.15), (0.2, 0.6)])
+def test_distant_old_primary_has_the_time_of_three_answers(rtt, seconds):
+    assert release_after(World().primary(A, rtt=rtt).host(A)) == pytest.approx(seconds)
 
 
 def test_sessions_on_a_stale_primary_that_answers_are_left_alone_unless_asked_for():

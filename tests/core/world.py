@@ -54,10 +54,12 @@ class World:
     def standby(self, host: HostKey, timeline: int | None = 1, **more: Any) -> World:
         return self.answer(host, HostRole.STANDBY, timeline, **more)
 
-    def fail(self, host: HostKey, kind: FaultKind, *, sent_at: float | None = None) -> World:
+    def fail(
+        self, host: HostKey, kind: FaultKind, *, sent_at: float | None = None, linked: bool = False
+    ) -> World:
         self.now += 0.01
         sent_at = self.now - 0.005 if sent_at is None else sent_at
-        return self.see(Failure(host, Fault(kind, reason=f"told {kind.value}"), sent_at))
+        return self.see(Failure(host, Fault(kind, reason=f"told {kind.value}"), sent_at, linked))
 
     def timeout(self, host: HostKey) -> World:
         return self.fail(host, FaultKind.TIMEOUT)
@@ -65,8 +67,8 @@ class World:
     def refuse(self, host: HostKey) -> World:
         return self.fail(host, FaultKind.REFUSED)
 
-    def reject(self, host: HostKey) -> World:
-        return self.fail(host, FaultKind.REJECTED)
+    def reject(self, host: HostKey, *, linked: bool = False) -> World:
+        return self.fail(host, FaultKind.REJECTED, linked=linked)
 
     def members(self, *hosts: HostKey) -> World:
         return self.see(Members(hosts))

@@ -107,7 +107,11 @@ def stuck(router: Router[Any], role: Literal["writer", "reader"], begun: threadi
 def test_a_session_on_a_deaf_primary_is_released_by_the_promotion(breakable: Proxied) -> None:
     cluster = breakable.cluster
     begun = threading.Event()
-    with Router(breakable.dsn, kwargs=NOTICING) as router, Background() as background:
+    probe = ProbeOptions(timeout=5.0)  # not what releases it
+    with (
+        Router(breakable.dsn, probe=probe, kwargs=NOTICING) as router,
+        Background() as background,
+    ):
         worker = background.start(stuck, router, "writer", begun)
         eventually(begun.is_set)
         breakable.proxies[0].deaf()

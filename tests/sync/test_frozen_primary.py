@@ -71,7 +71,8 @@ def test_a_session_stuck_on_the_frozen_host_is_released(any_cluster: LocalCluste
                 conn.execute("INSERT INTO written VALUES (1)")
         return time.monotonic()
 
-    with Router(any_cluster.dsn) as router, Background() as background:
+    probe = ProbeOptions(timeout=5.0)  # not what releases it
+    with Router(any_cluster.dsn, probe=probe) as router, Background() as background:
         worker = background.start(stuck, router)
         eventually(begun.is_set)
         call(any_cluster.primary.freeze)

@@ -53,6 +53,37 @@ def test_the_body_gets_the_users_connection_class(shared: LocalCluster) -> None:
         assert type(conn) is Mine
 
 
+def test_a_connection_class_that_watches_over_its_subclasses(shared: LocalCluster) -> None:
+    made: list[type] = []
+
+    class Tagged(psycopg.Connection[Any]):
+        def __init_subclass__(cls, *, tag: str) -> None: ...
+
+    class Noting(psycopg.Connection[Any]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.append(type(self))
+
+    for wanted in (Tagged, Noting):
+        with Router(shared.dsn, connection_class=wanted) as router, router.writer() as conn:
+            assert type(conn) is wanted
+    assert set(made) == {Noting}
+
+
+def test_a_connection_class_that_connects_in_a_thread_of_its_own(shared: LocalCluster) -> None:
+    class Elsewhere(psycopg.Connection[Any]):
+        @classmethod
+        def connect(cls, *args: Any, **kwargs: Any) -> Any:
+            made: list[Any] = []
+            connect = super().connect
+            thread = threading.Thread(target=lambda: made.append(connect(*args, **kwargs)))
+            thread.start()
+            thread.join()
+            return made[0]
+    with Router(shared.dsn, connection_class=Elsewhere) as router, router.writer() as conn:
+        assert type(conn) is Elsewhere
+
+
 def test_a_session_object_serves_once_at_a_time(shared: LocalCluster) -> None:
     with Router(shared.dsn) as router:
         session = router.writer()

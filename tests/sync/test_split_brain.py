@@ -68,6 +68,21 @@ def test_a_promotion_beside_the_primary_in_use_stops_the_writers(pgroute_cluster
     assert numbers(third) == []
 
 
+def test_a_split_brain_goes_on_while_one_of_the_two_refuses_logins(split) -> None:
+    cluster, second, third = split
+    second.execute("CREATE ROLE app LOGIN")
+    third.execute("CREATE ROLE app LOGIN")
+    with Router(cluster.dsn.replace("postgres@", "app@")) as router:
+        split_seen(router)
+        call(third.execute, "ALTER ROLE app NOLOGIN")
+        router._watch.kick(key(third), fresh=True)  # as the renewal of the probe connection does
+        eventually(lambda: state(router, third) is HostState.REJECTED)
+        with pytest.raises(SplitBrainError):
+            write(router, 1, timeout=2.0)
+        assert router.topology.split_brain == {key(second), key(third)}
+    assert numbers(second) == []
+
+
 def test_a_split_brain_ends_when_one_of_the_two_goes_away(split) -> None:
     cluster, second, third = split
     with Router(cluster.dsn) as router:
