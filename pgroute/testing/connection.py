@@ -29,6 +29,7 @@ class Connection:
         self._client = _prepare(client)
         self._server: socket.socket | None = None
         self._linked = self._failed = False
+        self._addresses = iter(relay.addresses)
         self._masks: dict[socket.socket, int] = {}
         self._timer: float | None = None
         self.flows = {name: Flow(name, relay.totals, flow) for name, flow in relay.template.items()}
@@ -44,7 +45,7 @@ class Connection:
         """Move on as far as possible, then wait for sockets and times."""
         now = time.monotonic()
         # A deaf network does not carry the connection request either.
-        if self._server is None and self._up.conditions.mode == "forward":
+        if self._server is None and not self._failed and self._up.conditions.mode == "forward":
             self._connect(now)
         for flow in self.flows.values():
             while (step := flow.flush(now)) is not None:
@@ -63,7 +64,8 @@ class Connection:
                 continue
             self._listen_to(link, 0)
             if reset:
-                link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST_ON_CLOSE)
+                with contextlib.suppress(OSError):  # macOS, when the peer has reset it
+                    link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST_ON_CLOSE)
             else:
                 drain(link)
             link.close()
@@ -83,7 +85,13 @@ class Connection:
             self.end(reset_client=True, reset_server=True)
         elif isinstance(step, tuple):
             for trap in step:
-                self._run_into(trap, flow)
+                trap.hit()  # first, for whoever looks on seeing the fault
+                if trap.do == "reset":
+                    # An RST behind the last bytes could make the server's kernel forget them.
+                    self.end(reset_client=True, reset_server=flow is self._down)
+                else:
+                    self.hit(trap.do)
+                trap.in_force()
         else:
             flow.abandon()
             if step is End.LOST:
@@ -94,31 +102,23 @@ class Connection:
             if back.done:
                 self.end(reset_client=step is End.LOST, reset_server=step is End.LOST)
 
-    def _run_into(self, trap: Trap, flow: Flow) -> None:
-        if not self.open:  # another trap of the same place has ended it
-            trap.miss()
-            return
-        trap.hit()  # first, for whoever looks on seeing the fault
-        if trap.do == "reset":
-            # An RST behind the last bytes could make the server's kernel forget them.
-            self.end(reset_client=True, reset_server=flow is self._down)
-        else:
-            self.hit(trap.do)
-        trap.in_force()
-
     def _connect(self, now: float) -> None:
-        family, address = self._relay.target
-        self._server = server = _prepare(socket.socket(family, socket.SOCK_STREAM))
-        if server.connect_ex(address) not in (0, errno.EINPROGRESS):
-            self._refused(now)
-
-    def _refused(self, now: float) -> None:
+        """Turn to the next address that does not refuse at once."""
+        for family, address in self._addresses:
+            with contextlib.suppress(OSError):  # no descriptor is left, or no IPv6 here
+                server = _prepare(socket.socket(family, socket.SOCK_STREAM))
+                if server.connect_ex(address) in (0, errno.EINPROGRESS):
+                    self._server = server
+                    return
+                server.close()
         self._failed = True
         self._down.end(End.RESET, now)
 
-    def _connected(self, server: socket.socket, now: float) -> None:
+    def _connected(self, server: socket.socket) -> None:
         if server.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self._refused(now)
+            self._listen_to(server, 0)
+            server.close()
+            self._server = None
             return
         self._linked = True
         self._up.sink = self._down.source = server
@@ -129,7 +129,7 @@ class Connection:
             return
         now = time.monotonic()
         if link is self._server and not self._linked:
-            self._connected(link, now)
+            self._connected(link)
         elif events & READ:
             (self._up if link is self._client else self._down).read(now)
         self.pump()
@@ -140,12 +140,12 @@ class Connection:
             if self._linked:
                 self._listen_to(self._server, _mask(self._down.readable(now), self._up.blocked))
             else:
-                self._listen_to(self._server, 0 if self._failed else WRITE)
+                self._listen_to(self._server, WRITE)
         for flow in self.flows.values():
             when = flow.wakes(now)
             if when is not None and (self._timer is None or when < self._timer):
                 self._timer = when
-                self._relay.call_at(when, self)
+                self._relay.call_at(when, self.ring)
 
     def ring(self, when: float) -> None:
         """Go on at a time that was waited for."""
@@ -172,7 +172,8 @@ class Connection:
 
 def _prepare(link: socket.socket) -> socket.socket:
     link.setblocking(False)
-    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with contextlib.suppress(OSError):  # macOS, when the peer has reset it
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return link
 
 

@@ -275,6 +275,8 @@ class Flow:
             (place, watch) for watch in self.watches if watch.trap.armed and (place := watch.find(chunk))
         ]
         found.sort(key=operator.itemgetter(0))
+        ends = (nth for nth, (_, watch) in enumerate(found, 1) if watch.trap.do in ("reset", "disconnect"))
+        del found[next(ends, len(found)) :]  # behind the end of the connection nothing can be hit
         begin = 0
         for at, group in itertools.groupby(found, key=lambda pair: pair[0][0]):
             if at > begin:

@@ -114,8 +114,8 @@ class FaultProxy:
             found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise ClusterError(f"cannot resolve {self._host}: {error}") from error
-        family, _, _, _, address = found[0]
-        self._relay = Relay(f"pgroute-proxy-{self._host}:{self._port}", (family, address))
+        addresses = [(family, address) for family, _, _, _, address in found]
+        self._relay = Relay(f"pgroute-proxy-{self._host}:{self._port}", addresses)
 
     def stop(self) -> None:
         """Reset all connections and leave nothing behind. Idempotent."""

@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BACKLOG = 1024
+BREATHER = 0.05  # seconds until the next try when no file descriptor is left
 PATIENCE = 10.0  # seconds for a round trip to the thread, which takes well below a millisecond
 
 
 class Relay:
     """One thread with its own selector. Everything but `call()` belongs to that thread."""
 
-    def __init__(self, name: str, target: tuple[socket.AddressFamily, Any]) -> None:
+    def __init__(self, name: str, addresses: Iterable[tuple[socket.AddressFamily, Any]]) -> None:
         self.port = Port()
-        self.target = target
+        self.addresses = tuple(addresses)
         self.selector = selectors.DefaultSelector()
         self.connections: set[Connection] = set()
         self.totals = {"to_server": 0, "to_client": 0}
@@ -44,7 +45,7 @@ class Relay:
         self._traps: list[Trap] = []
         self._listener: socket.socket | None = None
         self._plug: socket.socket | None = None
-        self._timers: list[tuple[float, int, Connection]] = []
+        self._timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._serial = itertools.count()
         self._calls: deque[tuple[concurrent.futures.Future[Any], Callable[[], Any]]] = deque()
         self._lock = threading.Lock()
@@ -78,9 +79,9 @@ class Relay:
             self.call(stop)
         self._thread.join(PATIENCE)
 
-    def call_at(self, when: float, connection: Connection) -> None:
-        """Ring a connection at a monotonic time."""
-        heapq.heappush(self._timers, (when, next(self._serial), connection))
+    def call_at(self, when: float, ring: Callable[[float], None]) -> None:
+        """Call `ring` with its time, a monotonic one, when that has come."""
+        heapq.heappush(self._timers, (when, next(self._serial), ring))
 
     def change(self, fn: Callable[[Flow], None], names: Iterable[str], *, existing: bool, new: bool) -> None:
         """Apply `fn` to these directions of connections."""
@@ -113,18 +114,15 @@ class Relay:
         """Accept connections, if not yet so."""
         self._unplug()
         if self._listener is None:
-            self._listener = listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((HOST, self.port.number))
-            listener.listen(BACKLOG)
-            listener.setblocking(False)
-            self.selector.register(listener, READ, lambda _: self.accept())
+            self._listener = socket.create_server((HOST, self.port.number), backlog=BACKLOG)
+            self._listener.setblocking(False)
+            self._attend()
 
     def refuse(self) -> None:
         """Stop listening, so that the kernel refuses."""
         self._unplug()
         if self._listener is not None:
-            self.selector.unregister(self._listener)
+            self._ignore()
             self._listener.close()
             self._listener = None
 
@@ -133,20 +131,38 @@ class Relay:
         self.listen()
         assert self._listener is not None
         if self._plug is None:
-            self.selector.unregister(self._listener)
+            self._plug = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            self._plug.setblocking(False)
+            self._ignore()
             self._listener.listen(0)
-            self._plug = plug = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            plug.setblocking(False)
-            plug.connect_ex((HOST, self.port.number))
+            self._plug.connect_ex((HOST, self.port.number))
 
     def accept(self) -> None:
         """Take all connections that the kernel has ready."""
         while self._listener is not None and self._plug is None:
             try:
                 client, _ = self._listener.accept()
-            except OSError:
+            except (BlockingIOError, ConnectionError):
+                return
+            except OSError:  # no descriptor is left, and the next turn would come at once, to no avail
+                self._ignore()
+                self.call_at(time.monotonic() + BREATHER, lambda _: self._attend())
                 return
             self._adopt(client)
+
+    def _attend(self) -> None:
+        """Let connections wake the thread."""
+        if (
+            self._listener is not None
+            and self._plug is None
+            and self._listener not in self.selector.get_map()
+        ):
+            self.selector.register(self._listener, READ, lambda _: self.accept())
+
+    def _ignore(self) -> None:
+        """Let them wait."""
+        if self._listener is not None and self._listener in self.selector.get_map():
+            self.selector.unregister(self._listener)
 
     def _adopt(self, client: socket.socket) -> None:
         self.attempts += 1
@@ -178,17 +194,16 @@ class Relay:
             else:
                 self._adopt(client)
         self._listener.listen(BACKLOG)
-        self.selector.register(self._listener, READ, lambda _: self.accept())
+        self._attend()
 
     def _run(self) -> None:
         try:
             while not self._closed:
                 self._turn(max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None)
                 while self._calls:
-                    call = self._calls.popleft()
                     self._turn(0.0)
                     self.accept()
-                    self._answer(call)
+                    self._answer(self._calls.popleft())
         finally:
             self._end()
 
@@ -196,8 +211,8 @@ class Relay:
         for key, events in self.selector.select(wait):
             key.data(events)
         while self._timers and self._timers[0][0] <= time.monotonic():
-            when, _, connection = heapq.heappop(self._timers)
-            connection.ring(when)
+            when, _, ring = heapq.heappop(self._timers)
+            ring(when)
 
     @staticmethod
     def _answer(call: tuple[concurrent.futures.Future[T], Callable[[], T]]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import errno
 import os
+import resource
 import select
 import socket
 import sys
@@ -866,6 +868,126 @@ def test_many_connections_at_once(proxy: FaultProxy, server: Server) -> None:
     proxy.reset()
     assert all(was_reset(link) for pair in pairs for link in pair)
     assert proxy.connections == 0
+
+
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """Let this process open no further file; there may be gaps below what is open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_connections_wait_while_no_descriptor_is_left(proxy: FaultProxy, server: Server) -> None:
+    pair = server.pair(proxy)
+    with socket.socket() as client:
+        client.settimeout(PATIENCE)
+        with no_descriptor_left():
+            client.connect((proxy.host, proxy.port))
+            before = time.process_time()
+            time.sleep(0.5)
+            assert time.process_time() - before < 0.2, "the thread spins"
+            assert works(pair)
+            assert proxy.attempts == 1
+        assert works((client, server.accept()))
+    proxy.refuse()
+    assert refused(proxy)
+
+
+def test_refusing_and_hanging_while_no_descriptor_is_left(proxy: FaultProxy, server: Server) -> None:
+    with socket.socket() as first, socket.socket() as second, no_descriptor_left():
+        first.connect((proxy.host, proxy.port))
+        assert proxy.attempts == 0
+        proxy.refuse()
+        with pytest.raises(ConnectionRefusedError):
+            second.connect((proxy.host, proxy.port))
+        assert was_reset(first)
+    proxy.mend()
+    with no_descriptor_left(), pytest.raises(OSError, match="Too many"):
+        proxy.hang()
+    assert works(server.pair(proxy))
+
+
+def test_client_is_reset_when_no_descriptor_is_left_for_its_server(proxy: FaultProxy, server: Server) -> None:
+    pair = server.pair(proxy)
+    proxy.deaf(which="new")
+    client = server.connect(proxy)
+    assert proxy.connections == 2
+    with no_descriptor_left():
+        proxy.mend()
+        assert was_reset(client)
+    assert works(pair)
+    assert works(server.pair(proxy))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_call_is_told_that_the_thread_has_failed(
+    proxy: FaultProxy, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy._running, "accept", lambda: 1 / 0)
+    with pytest.raises(ClusterError, match="has stopped"):
+        proxy.reset()
+    with pytest.raises(ClusterError, match="not running"):
+        proxy.reset()
+
+
+def test_sockets_that_take_no_options_are_no_obstacle(
+    proxy: FaultProxy, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As macOS answers when the peer has reset the connection."""
+    set_option = socket.socket.setsockopt
+
+    def refuse(link: socket.socket, level: int, option: int, value: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            set_option(link, level, option, value)
+        else:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(socket.socket, "setsockopt", refuse)
+    pair = server.pair(proxy)
+    assert works(pair)
+    proxy.reset()
+    assert proxy.connections == 0
+    assert works(server.pair(proxy))
+
+
+@contextlib.contextmanager
+def proxy_to(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[Any, ...]) -> Iterator[FaultProxy]:
+    """A proxy to a name of several addresses."""
+    proxy = FaultProxy(("localhost", 5432))
+    with monkeypatch.context() as patch:
+        found = [(socket.AF_INET6 if len(to) == 4 else socket.AF_INET, 1, 6, "", to) for to in addresses]
+        patch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        proxy.start()
+    yield proxy
+    proxy.stop()
+
+
+def test_addresses_of_a_name_are_tried_in_turn(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = server.address[1]
+    with proxy_to(monkeypatch, ("::1", port, 0, 0), ("127.0.0.2", port), server.address) as proxy:
+        for _ in range(2):
+            assert works(server.pair(proxy))
+        assert (proxy.attempts, proxy.connected) == (2, 2)
+        server.stop_listening()
+        assert fate_of_new(proxy) == "reset"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="hang() works on Linux only")
+def test_address_that_refuses_late_is_followed_by_the_next(
+    proxy: FaultProxy, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with proxy_to(monkeypatch, (proxy.host, proxy.port), server.address) as outer:
+        proxy.hang()
+        client = server.connect(outer)
+        assert not server.has_visitor()
+        proxy.refuse()
+        assert works((client, server.accept()))
 
 
 def test_stop_leaves_nothing_whatever_is_going_on(server: Server) -> None:
