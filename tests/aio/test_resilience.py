@@ -363,8 +363,10 @@ async def test_waiters_for_one_connection_are_served_in_turn(shared: LocalCluste
                 await asyncio.sleep(hold)
 
     async with AsyncRouter(shared.dsn, writer=ONE) as router, AsyncBackground() as background:
-        await router.wait()
-        tasks = [background.start(client, number) for number in range(clients)]
+        async with router.writer():
+            tasks = [background.start(client, number) for number in range(clients)]
+            # Nobody may come back for more before all have come.
+            await async_eventually(lambda: router.get_stats()["writer"]["requests_waiting"] == clients)
         for task in tasks:
             await task.result()
     for begun in range(0, len(served), clients):

@@ -330,8 +330,10 @@ def test_waiters_for_one_connection_are_served_in_turn(shared: LocalCluster) -> 
                 time.sleep(hold)
 
     with Router(shared.dsn, writer=ONE) as router, Background() as background:
-        router.wait()
-        tasks = [background.start(client, number) for number in range(clients)]
+        with router.writer():
+            tasks = [background.start(client, number) for number in range(clients)]
+            # Nobody may come back for more before all have come.
+            eventually(lambda: router.get_stats()["writer"]["requests_waiting"] == clients)
         for task in tasks:
             task.result()
     for begun in range(0, len(served), clients):
