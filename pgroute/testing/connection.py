@@ -70,6 +70,12 @@ class Connection:
                 drain(link)
             link.close()
 
+    def leave(self) -> None:
+        """Close both sockets in this process alone: a forked child."""
+        for link in (self._client, self._server):
+            if link is not None:
+                link.close()
+
     def hit(self, deed: Deed) -> None:
         """Apply a fault to this connection alone."""
         match deed:

@@ -46,7 +46,7 @@ class FaultProxy:
 
     The port stays the same from start() to stop(). A client whose target cannot be reached is reset. TLS
     passes through as bytes. Methods may be called from any thread, and from a coroutine: they block for less
-    than a millisecond.
+    than a millisecond. A forked child may connect to the proxy, which stays with its parent.
 
     Raises ValueError for an argument that makes no sense, ClusterError when the proxy is not started.
     """

@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import heapq
 import itertools
+import os
 import selectors
 import socket
 import threading
@@ -19,7 +20,7 @@ from .flow import Flow, Watch
 from .ports import HOST, Port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from .flow import Deed, Trap
 
@@ -30,8 +31,24 @@ BREATHER = 0.05  # seconds until the next try when no file descriptor is left
 PATIENCE = 10.0  # seconds for a round trip to the thread, which takes well below a millisecond
 
 
+_relays: set[Relay] = set()
+_turnstile, _forking = threading.Lock(), threading.Lock()
+
+
+@contextlib.contextmanager
+def _undivided() -> Iterator[None]:
+    """Let no fork come between, so that a child knows all sockets that it inherits."""
+    with _turnstile:  # held by a fork that waits, which a busy thread would not let in for long
+        pass
+    with _forking:
+        yield
+
+
 class Relay:
-    """One thread with its own selector. Everything but `call()` belongs to that thread."""
+    """One thread with its own selector. Everything but `call()` belongs to that thread.
+
+    A forked child closes what it inherits: a socket that it held would outlive its end here.
+    """
 
     def __init__(self, name: str, addresses: Iterable[tuple[socket.AddressFamily, Any]]) -> None:
         self.port = Port()
@@ -55,6 +72,7 @@ class Relay:
             end.setblocking(False)
         self.selector.register(self._ear, READ, lambda _: drain(self._ear))
         self.listen()
+        _relays.add(self)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -123,7 +141,7 @@ class Relay:
         self._unplug()
         if self._listener is not None:
             self._ignore()
-            self._listener.close()
+            self._hang_up(self._listener)
             self._listener = None
 
     def plug(self) -> None:
@@ -202,17 +220,20 @@ class Relay:
                 self._turn(max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None)
                 while self._calls:
                     self._turn(0.0)
-                    self.accept()
-                    self._answer(self._calls.popleft())
+                    with _undivided():
+                        self.accept()
+                        self._answer(self._calls.popleft())
         finally:
             self._end()
 
     def _turn(self, wait: float | None) -> None:
-        for key, events in self.selector.select(wait):
-            key.data(events)
-        while self._timers and self._timers[0][0] <= time.monotonic():
-            when, _, ring = heapq.heappop(self._timers)
-            ring(when)
+        ready = self.selector.select(wait)
+        with _undivided():
+            for key, events in ready:
+                key.data(events)
+            while self._timers and self._timers[0][0] <= time.monotonic():
+                when, _, ring = heapq.heappop(self._timers)
+                ring(when)
 
     @staticmethod
     def _answer(call: tuple[concurrent.futures.Future[T], Callable[[], T]]) -> None:
@@ -230,8 +251,49 @@ class Relay:
         self._disarm()
         for connection in tuple(self.connections):
             connection.end(reset_client=True, reset_server=True)
+        if self._listener is not None:
+            self._hang_up(self._listener)
+        self._close()
+        _relays.discard(self)
+
+    def leave(self) -> None:
+        """Close what this process, a forked child, has inherited, without a word to the kernel's shared epoll."""
+        self._closed = True
+        self._lock = threading.Lock()  # its holder may be a thread that is not here
+        for connection in self.connections:
+            connection.leave()
+        self._close()
+
+    def _close(self) -> None:
+        with contextlib.suppress(OSError):  # a kqueue is not inherited
+            self.selector.close()
         for link in (self._listener, self._plug, self._ear, self._mouth):
             if link is not None:
                 link.close()
-        self.selector.close()
         self.port.release()
+
+    @staticmethod
+    def _hang_up(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # for a child about to leave; macOS does not know it
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+def _before_fork() -> None:
+    _turnstile.acquire()
+    _forking.acquire()
+
+
+def _after_fork() -> None:
+    _forking.release()
+    _turnstile.release()
+
+
+def _after_fork_in_child() -> None:
+    for relay in _relays:
+        relay.leave()
+    _relays.clear()
+    _after_fork()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

@@ -8,10 +8,12 @@ import errno
 import os
 import resource
 import select
+import signal
 import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -988,6 +990,122 @@ def test_address_that_refuses_late_is_followed_by_the_next(
         assert not server.has_visitor()
         proxy.refuse()
         assert works((client, server.accept()))
+
+
+def fork(run: Callable[[], object]) -> int:
+    """Start a process that has inherited everything; it exits with 0 when `run()` is true."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on, about forks beside threads
+        child = os.fork()
+    if child:
+        return child
+    code = 1
+    with contextlib.suppress(BaseException):
+        code = 0 if run() else 1
+    os._exit(code)
+
+
+def succeeded(child: int) -> bool:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@contextlib.contextmanager
+def idle_fork() -> Iterator[None]:
+    said, say = os.pipe()
+
+    def idle() -> None:
+        os.write(say, b"!")
+        time.sleep(60)
+
+    child = fork(idle)
+    try:
+        os.read(said, 1)
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(said)
+        os.close(say)
+
+
+def test_faults_are_in_force_although_the_process_has_forked(proxy: FaultProxy, server: Server) -> None:
+    for end in (proxy.reset, proxy.disconnect, lambda: proxy.refuse(existing="reset"), proxy.stop):
+        client, peer = server.pair(proxy)
+        address = proxy.host, proxy.port
+        with idle_fork():
+            assert works((client, peer))
+            end()
+            assert end_of(client) == ("disconnect" if end == proxy.disconnect else "reset")
+            assert end_of(peer) == ("disconnect" if end == proxy.disconnect else "reset")
+            if end == proxy.stop:
+                with pytest.raises(ConnectionRefusedError):
+                    socket.create_connection(address)
+            else:
+                proxy.refuse()
+                assert refused(proxy)
+                proxy.mend()
+                assert works(server.pair(proxy))
+
+
+def test_listener_that_another_process_holds_refuses(proxy: FaultProxy, server: Server) -> None:
+    listener = proxy._running._listener
+    assert listener is not None
+    with listener.dup():
+        proxy.refuse()
+        assert refused(proxy)
+        proxy.mend()
+        assert works(server.pair(proxy))
+
+
+def test_forked_process_leaves_the_proxy_to_its_parent(proxy: FaultProxy, server: Server) -> None:
+    pair = server.pair(proxy)
+    proxy.hang()
+
+    def use() -> bool:
+        with pytest.raises(ClusterError, match="not running"):
+            proxy.mend()
+        proxy.stop()
+        with FaultProxy(server.address) as own:
+            server.connect(own)
+            return own.attempts == 1
+
+    started = time.monotonic()
+    assert succeeded(fork(use))
+    assert time.monotonic() - started < 5.0
+    assert works(pair)
+    proxy.mend()
+    server.drop_visitors()
+    assert works(server.pair(proxy))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_forked_process_has_nothing_of_the_proxy_whenever_it_forks(proxy: FaultProxy, server: Server) -> None:
+    done = threading.Event()
+
+    def visit() -> None:
+        while not done.is_set():
+            with contextlib.suppress(OSError), socket.create_connection((proxy.host, proxy.port)) as link:
+                link.sendall(b"hello")
+
+    def receive_visitors() -> None:
+        while not done.is_set():
+            server.drop_visitors()
+
+    def free_of_it() -> bool:
+        for path in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(path.name))) as link:
+                assert link.getsockname()[1:2] != (proxy.port,)
+                assert link.getpeername() != server.address
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        background = [pool.submit(visit), pool.submit(receive_visitors)]
+        try:
+            assert all(succeeded(fork(free_of_it)) for _ in range(20))
+        finally:
+            done.set()
+        for future in background:
+            future.result(PATIENCE)
 
 
 def test_stop_leaves_nothing_whatever_is_going_on(server: Server) -> None:
