@@ -163,7 +163,9 @@ class FaultProxy:
         self._change(direction, which, mode="deaf")
 
     def discard(self, direction: Directions = "both", which: Which = "all") -> None:
-        """Lose everything, while senders go on. `mend()` brings back nothing, so `reset()` belongs before it."""
+        """Lose everything, while senders go on. A connection that lost bytes would go on with a hole after
+        `mend()`: call `reset()`, or `refuse(existing="reset")`, before it.
+        """
         self._change(direction, which, mode="discard")
 
     def delay(
