@@ -72,8 +72,9 @@ class Background:
         self._pool = concurrent.futures.ThreadPoolExecutor(256)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True)
+    def __exit__(self, exc_type: object, *_: object) -> None:
+        # After a failure nobody will tell them to stop, but the router that is closed then.
+        self._pool.shutdown(wait=exc_type is None, cancel_futures=exc_type is not None)
 
     def start(self, fn: Callable[..., Any], *args: Any) -> Handle:
         return Handle(self._pool.submit(fn, *args))
@@ -86,7 +87,11 @@ class AsyncBackground:
         self._tasks: list[asyncio.Task[Any]] = []
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, exc_type: object, *_: object) -> None:
+        if exc_type is not None:
+            # Nobody will tell them to stop.
+            for task in self._tasks:
+                task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def start(self, fn: Callable[..., Awaitable[Any]], *args: Any) -> AsyncHandle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio  # async-only
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import psycopg
 
 from pgroute._acompat import AsyncWatchdog
 from pgroute.core.faults import Fault, FaultKind, connect_fault
-from pgroute.core.hosts import Failure
+from pgroute.core.hosts import Failure, HostState
 from pgroute.core.pace import CONNECT_GAP, REJECTED_GAP
 from pgroute.core.roles import HostRole
 from pgroute.monitor.bars import Barred, Bars
@@ -31,6 +32,8 @@ SELECT r.recovering,
 """
 _CHECK_LESS = "SELECT pg_is_in_recovery(), NULL, NULL"
 _CHECK_TIMEOUT = 5.0
+_DOUBT = 0.5
+_DOUBT_STEP = 0.002
 
 _ENDS = ("57P01", "57P02", "57P03")
 """SQLSTATEs with which a server ends a connection, 57P02 as a mere WARNING (PostgreSQL docs, appendix A)."""
@@ -182,6 +185,7 @@ class AsyncConnector:
         given_up.set(self._unwanted)
         try:
             self.bars.check(self._host)
+            await self._doubts_settled()
             conn = await self._connect()
         except Barred as exc:
             failure: psycopg.Error = exc
@@ -197,6 +201,17 @@ class AsyncConnector:
             return conn
         await self.pool.connecting_failed()
         raise failure
+
+    async def _doubts_settled(self) -> None:
+        """Leave it to the probe to find out why connections were lost, for a moment: one refused login is enough."""
+        until = time.monotonic() + _DOUBT
+        while not (  # noqa: ASYNC110  (what changes is told in another thread)
+            self._watch.heard(self._host.key) or self._unwanted() or time.monotonic() >= until
+        ):
+            await asyncio.sleep(_DOUBT_STEP)
+        host = self._watch.topology.host(self._host.key)
+        if host is not None and host.state is HostState.REJECTED and self._as_probe:
+            raise Barred(host.reason)
 
     def _failed(self, exc: psycopg.Error, fault: Fault, sent_at: float) -> None:
         rejected = fault.kind is FaultKind.REJECTED

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pgroute.core.faults import Fault, FaultKind
-from pgroute.core.hosts import Failure, ForgetTimeline, HostState, Observation
+from pgroute.core.hosts import Answer, Failure, ForgetTimeline, HostState, Observation
 from pgroute.core.pace import release_after
 from pgroute.core.topology import Rules, Topology, apply
 from pgroute.monitor.clock import patient
@@ -46,6 +46,8 @@ class ClusterWatch:
         self._watchers: dict[HostKey, HostWatcher] = {}
         self._monitor: Monitor | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._kicked_at: dict[HostKey, float] = {}
+        self._heard_at: dict[HostKey, float] = {}
 
     def start(self) -> None:
         """Begin to watch."""
@@ -59,8 +61,13 @@ class ClusterWatch:
 
     def kick(self, key: HostKey, *, fresh: bool = False) -> None:
         """Have a host probed at once, on a new connection if *fresh*; from any thread."""
+        self._kicked_at[key] = time.monotonic()
         if self._monitor is not None:
             self._monitor.call(self._kick, key, fresh)
+
+    def heard(self, key: HostKey) -> bool:
+        """Whether a host was asked, and the outcome is known, since somebody found reason to doubt it."""
+        return self._heard_at.get(key, 0.0) >= self._kicked_at.get(key, 0.0)
 
     def report(self, failure: Failure) -> None:
         """Take a pool's failed connection attempt as evidence; from any thread."""
@@ -91,9 +98,12 @@ class ClusterWatch:
         """Apply an observation, publish the snapshot, tell the listeners; in the loop."""
         old = self.topology
         new, events = apply(old, seen, time.monotonic())
+        self.topology = new
+        if isinstance(seen, Answer | Failure):
+            # After the topology, which says what was heard.
+            self._heard_at[seen.host] = max(seen.sent_at, self._heard_at.get(seen.host, 0.0))
         if new is old:
             return
-        self.topology = new
         for listener in self.listeners:
             listener(old, new, events)
         if new.marked_at != old.marked_at:
@@ -111,6 +121,9 @@ class ClusterWatch:
         """
         seconds = release_after(host)
         await patient(asyncio.get_running_loop().create_future(), seconds)
+        now = self.topology.host(host.key)
+        if now is None or now.state is not HostState.STALE:
+            return  # it may have missed a probe meanwhile, and this is not another
         reason = f"no answer in {seconds:.2g} s since a higher timeline was seen"
         self.observe(Failure(host.key, Fault(FaultKind.TIMEOUT, host_suspect=True, reason=reason), marked_at))
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio  # async-only
+import contextlib
 import dataclasses
 import re
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import psycopg
 import pytest
 
 from pgroute import AsyncRouter, HostState, NoHostAvailable
@@ -273,3 +277,42 @@ async def test_one_host_whose_certificate_is_not_trusted_is_rarely_tried_leaves_
         assert refusals() == 1, "at most one attempt in 5 s, probe and pools together"
         await async_call(certify, "trusted")
         await recovered(router, refusing, refusals, begun_at)
+
+
+async def test_a_database_dropped_under_busy_callers_costs_one_refused_login_at_each_host(
+    mended: LocalCluster,
+) -> None:
+    said = 'FATAL:  (?:database "busy" does not exist|cannot connect to invalid database "busy")'
+    mended.primary.execute("CREATE DATABASE busy")
+    mended.catch_up()
+    before = [len(re.findall(said, node.log())) for node in mended.nodes]
+    stop = threading.Event()
+
+    async def ask(router: AsyncRouter[Any], role: Literal["writer", "reader"]) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(psycopg.OperationalError):
+                await router.putconn(await router.getconn(role, timeout=0.2))
+            await asyncio.sleep(0.002)
+
+    async with (
+        AsyncRouter(f"{mended.dsn.rpartition('/')[0]}/busy") as router,
+        AsyncBackground() as background,
+    ):
+        await async_eventually(lambda: all(host.usable for host in router.topology.hosts))
+        for role in ("writer", "reader", "reader"):
+            background.start(ask, router, role)
+        await async_eventually(lambda: len(router.stats().reader.hosts) == 2)
+        dropped_at = time.monotonic()
+        await async_call(mended.primary.execute, "DROP DATABASE busy WITH (FORCE)")
+        try:
+            await async_eventually(
+                lambda: {state(router, node) for node in mended.nodes} == {HostState.REJECTED}
+            )
+            await async_eventually(lambda: time.monotonic() > dropped_at + 1.5)
+        finally:
+            stop.set()
+        refused = [
+            len(re.findall(said, node.log())) - n for node, n in zip(mended.nodes, before, strict=True)
+        ]
+    assert time.monotonic() - dropped_at < 5.0
+    assert refused == [1, 1, 1]

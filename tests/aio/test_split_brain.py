@@ -160,7 +160,7 @@ async def test_a_restored_backup_is_written_to_once_no_host_is_on_a_higher_timel
         await async_call(lost.kill)
         await async_call(backup.start)
         await async_eventually(lambda: state(router, backup) is HostState.STALE)
-        with pytest.raises(NoHostAvailable, match="stale primary"):
+        with pytest.raises(NoHostAvailable):
             await write(router, 2, timeout=0.2)
         await async_call(lost._copy_from, backup, timeout=30.0)
         assert (await write(router, 3, timeout=5.0)).port == backup.port

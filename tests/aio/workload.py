@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from pgroute import AsyncRouter, CommitUnknown, ProbeOptions
+from pgroute import AsyncRouter, CommitUnknown, ProbeOptions, RouterClosed
 from pgroute.core.hosts import HostState
 from pgroute.core.roles import HostKey
 from pgroute.testing import FaultProxy, LocalCluster, Node
@@ -111,6 +111,8 @@ async def keep_writing(
         try:
             account.sessions.append(await write(router, number))
             account.written.append(number)
+        except RouterClosed:
+            return
         except CommitUnknown as error:
             account.unknown.append(number)
             account.errors.append((begun, error))
@@ -125,6 +127,8 @@ async def keep_reading(router: AsyncRouter[Any], stop: threading.Event, account:
         begun = time.monotonic()
         try:
             account.sessions.append(await read(router))
+        except RouterClosed:
+            return
         except psycopg.Error as error:
             account.errors.append((begun, error))
 

@@ -49,7 +49,9 @@ def kind_of(severity: str, text: str) -> FaultKind:
     return connect_fault(psycopg.OperationalError(f"{at}{severity}:  {text}")).kind
 
 
-NO_CATALOG = pytest.param(None, marks=pytest.mark.skip(reason="no message catalog of PostgreSQL 15 is installed"))
+NO_CATALOG = pytest.param(
+    None, marks=pytest.mark.skip(reason="no message catalog of PostgreSQL 15 is installed")
+)
 
 
 @pytest.mark.parametrize("catalog", CATALOGS or [NO_CATALOG], ids=lambda path: path and path.parts[4])

@@ -161,7 +161,7 @@ def test_a_restored_backup_is_written_to_once_no_host_is_on_a_higher_timeline(
         call(lost.kill)
         call(backup.start)
         eventually(lambda: state(router, backup) is HostState.STALE)
-        with pytest.raises(NoHostAvailable, match="stale primary"):
+        with pytest.raises(NoHostAvailable):
             write(router, 2, timeout=0.2)
         call(lost._copy_from, backup, timeout=30.0)
         assert (write(router, 3, timeout=5.0)).port == backup.port

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from pgroute import Router, CommitUnknown, ProbeOptions
+from pgroute import Router, CommitUnknown, ProbeOptions, RouterClosed
 from pgroute.core.hosts import HostState
 from pgroute.core.roles import HostKey
 from pgroute.testing import FaultProxy, LocalCluster, Node
@@ -112,6 +112,8 @@ def keep_writing(
         try:
             account.sessions.append(write(router, number))
             account.written.append(number)
+        except RouterClosed:
+            return
         except CommitUnknown as error:
             account.unknown.append(number)
             account.errors.append((begun, error))
@@ -126,6 +128,8 @@ def keep_reading(router: Router[Any], stop: threading.Event, account: Account) -
         begun = time.monotonic()
         try:
             account.sessions.append(read(router))
+        except RouterClosed:
+            return
         except psycopg.Error as error:
             account.errors.append((begun, error))
 
