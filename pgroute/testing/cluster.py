@@ -199,6 +199,9 @@ class LocalCluster:
 
     def _make_files(self, sandbox: Sandbox, node: Node) -> None:
         options = f"-U {USER} -A trust -E UTF8 --locale=C -k --no-sync --no-instructions".split()
+        # SIGKILL of initdb, too, leaves nothing in /dev/shm; older ones cannot be told.
+        if self.server.major >= 16:
+            options += ["-c", "dynamic_shared_memory_type=mmap"]
         sandbox.run("initdb", "-D", node.data_dir, *options, timeout=self._timeout)
         with (node.data_dir / "postgresql.conf").open("a") as config:
             config.writelines(f"{name} = '{_quote(value)}'\n" for name, value in self._settings.items())

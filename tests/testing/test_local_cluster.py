@@ -431,12 +431,13 @@ def test_nothing_is_left_when_the_python_process_is_ended(sig: signal.Signals) -
 
 def test_ctrl_c_does_not_reach_the_servers() -> None:
     code = """
-        import signal
+        import signal, threading
         from pgroute.testing import LocalCluster
-        signal.signal(signal.SIGINT, lambda *_: None)
+        interrupted = threading.Event()
+        signal.signal(signal.SIGINT, lambda *_: interrupted.set())
         with LocalCluster(0) as cluster:
             print("ready", flush=True)
-            signal.pause()
+            interrupted.wait()
             print(cluster.primary.execute("SELECT 1"), flush=True)
     """
     with run_python(code, start_new_session=True) as child:
