@@ -1,0 +1,131 @@
+"""From a router's arguments to what each pool and each probe connects with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pgroute.core.options import HostOptions, PoolOptions, ProbeOptions
+from pgroute.core.plan import Plan, make_plan
+from pgroute.core.roles import HostKey, Role, SessionAttrs
+from pgroute.core.stats import MEASURES, total
+from pgroute.errors import ConfigError
+
+DSN = "postgresql://app:secret@a:1,b:2/shop"
+A, B = HostKey("a", 1), HostKey("b", 2)
+
+
+def plan(dsn: str = DSN, **given: Any) -> Plan:
+    arguments: dict[str, Any] = {
+        "writer": PoolOptions(),
+        "reader": PoolOptions(),
+        "balance": None,
+        "reader_attrs": "prefer-standby",
+        "host_options": None,
+        "probe": ProbeOptions(),
+        "acquire_timeout": 30.0,
+        "kwargs": None,
+        "configure": None,
+        "reset": None,
+    }
+    return make_plan(dsn, **{**arguments, **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"writer": {}}, "writer"),
+        ({"reader": 3}, "reader"),
+        ({"writer": PoolOptions(read_only=True)}, "writer.read_only"),
+        ({"probe": {}}, "probe"),
+        ({"acquire_timeout": 0}, "acquire_timeout"),
+        ({"kwargs": []}, "kwargs"),
+        ({"configure": 1}, "configure"),
+        ({"reset": "x"}, "reset"),
+        ({"balance": "nearest"}, "balance"),
+        ({"reader_attrs": "replica"}, "reader_attrs"),
+        ({"host_options": []}, "host_options"),
+        ({"host_options": {"a": 1}}, "host_options"),
+        ({"host_options": {"c": HostOptions()}}, "host_options"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_name(given: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        plan(**given)
+
+
+def test_roles_connect_with_the_parameters_of_the_dsn_and_a_timeout_of_their_own() -> None:
+    made = plan()
+    assert made.writer.role is Role.WRITER
+    assert made.writer.params[B]["password"] == "secret"
+    assert made.writer.params[B]["connect_timeout"] == "5"
+    assert made.default_attrs is SessionAttrs.ANY
+    assert "secret" not in repr(made)
+
+
+def test_a_connect_timeout_of_the_dsn_is_kept_in_pools() -> None:
+    assert plan(DSN + "?connect_timeout=9").reader.params[A]["connect_timeout"] == "9"
+
+
+@pytest.mark.parametrize(
+    ("reader", "settings", "read_only"),
+    [
+        (PoolOptions(), "-c default_transaction_read_only=on", True),
+        (PoolOptions(read_only=False), "", False),
+        (
+            PoolOptions(settings={"jit": False, "search_path": "a b"}),
+            "-c jit=off -c search_path=a\\ b -c default_transaction_read_only=on",
+            True,
+        ),
+    ],
+)
+def test_readers_are_read_only_on_the_server_too(reader: PoolOptions, settings: str, read_only: bool) -> None:
+    made = plan(reader=reader)
+    assert (made.reader.settings, made.reader.read_only) == (settings, read_only)
+    assert not made.writer.read_only
+
+
+@pytest.mark.parametrize(
+    ("writer", "as_probe"),
+    [
+        (PoolOptions(), True),
+        (PoolOptions(kwargs={"application_name": "x"}), True),
+        (PoolOptions(kwargs={"user": "other"}), False),
+        (PoolOptions(settings={"jit": False}), False),
+        (PoolOptions(configure=print), False),
+    ],
+)
+def test_a_refusal_tells_of_the_host_only_where_the_role_logs_in_as_the_probes_do(
+    writer: PoolOptions, as_probe: bool
+) -> None:
+    assert plan(writer=writer).writer.as_probe is as_probe
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("", "pgroute-monitor"),
+        ("?application_name=shop", "shop pgroute-monitor"),
+        ("?fallback_application_name=shop", "shop pgroute-monitor"),
+        (f"?application_name={'x' * 63}", "x" * 47 + " pgroute-monitor"),
+    ],
+)
+def test_probes_are_named_after_the_application(query: str, name: str) -> None:
+    assert plan(DSN + query).probes[A]["application_name"] == name
+
+
+@pytest.mark.parametrize("name", ["a", "a:1"])
+def test_weights_are_given_by_host_or_host_and_port(name: str) -> None:
+    assert plan(host_options={name: HostOptions(weight=0)}).rules.weights == {A: 0}
+
+
+def test_callbacks_of_a_role_win_over_those_of_the_router() -> None:
+    made = plan(reader=PoolOptions(reset=repr), configure=print, reset=str)
+    assert (made.reader.options.configure, made.reader.options.reset) == (print, repr)
+    assert made.writer.options.reset is str
+
+
+def test_counters_add_up_under_every_key() -> None:
+    assert total([{"a": 1, "b": 2}, {"a": 3}]) == {"a": 4, "b": 2}
+    assert MEASURES
