@@ -11,13 +11,13 @@ import psycopg
 from pgroute._acompat import Watchdog
 from pgroute.core.faults import Fault, FaultKind, connect_fault
 from pgroute.core.hosts import Failure, HostState
-from pgroute.core.pace import CONNECT_GAP, REJECTED_GAP
+from pgroute.core.pace import CONNECT_GAP, DOUBT, REJECTED_GAP
 from pgroute.core.roles import HostRole
 from pgroute.monitor.bars import Barred, Bars
 from pgroute.monitor.wire import GivenUp, Wire, breakable, given_up
 
 if TYPE_CHECKING:
-    from pgroute._sync.pools import HostPool
+    from pgroute._sync.hostpool import HostPool
     from pgroute.core.hosts import HostInfo
     from pgroute.core.plan import RolePlan
     from pgroute.monitor.cluster import ClusterWatch
@@ -32,7 +32,6 @@ SELECT r.recovering,
 """
 _CHECK_LESS = "SELECT pg_is_in_recovery(), NULL, NULL"
 _CHECK_TIMEOUT = 5.0
-_DOUBT = 0.5
 _DOUBT_STEP = 0.002
 
 _ENDS = ("57P01", "57P02", "57P03")
@@ -204,7 +203,7 @@ class Connector:
 
     def _doubts_settled(self) -> None:
         """Leave it to the probe to find out why connections were lost, for a moment: one refused login is enough."""
-        until = time.monotonic() + _DOUBT
+        until = time.monotonic() + DOUBT
         while not (  # noqa: ASYNC110  (what changes is told in another thread)
             self._watch.heard(self._host.key) or self._unwanted() or time.monotonic() >= until
         ):

@@ -218,7 +218,6 @@ class HostInfo:
         lag_seconds: age of the last transaction replayed while behind, 0 when not behind; None if not known.
         rtt: seconds the last probe took.
         since: monotonic seconds since when it is in this state.
-        asked_at: monotonic seconds at which the last probe that was answered had been sent.
         last_seen: monotonic seconds of the last word from it, None if never.
         silent_since: monotonic seconds of the first attempt since its last word, None while it answers.
         generation: grows whenever pooled connections to it must no longer be used.
@@ -238,7 +237,6 @@ class HostInfo:
     lag_bytes: int | None = None
     lag_seconds: float | None = None
     rtt: float | None = None
-    asked_at: float | None = None
     last_seen: float | None = None
     silent_since: float | None = None
     system_id: int | None = None

@@ -21,6 +21,9 @@ CONNECT_GAP = 0.2
 REJECTED_GAP = 5.0
 """Seconds between two attempts at a host that refused the credentials (lock-outs), at least."""
 
+DOUBT = 0.5
+"""Seconds for which a pool that lost connections leaves it to the probe to find out why, at most."""
+
 RELEASE_AFTER = 0.15
 """Seconds that an old primary has, once a higher timeline was seen, to show that it is alive; it is asked at once.
 

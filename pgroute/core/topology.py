@@ -234,7 +234,6 @@ def _view(
         lag_bytes=lag,
         lag_seconds=None if lag is None else (0.0 if lag == 0 else a.replay_age),
         rtt=a.rtt,
-        asked_at=a.sent_at,
         last_seen=f.last_seen,
         silent_since=f.silent_since,
         system_id=a.system_id,

@@ -299,13 +299,6 @@ def test_what_is_known_already_is_no_new_snapshot():
     assert world.events[-1].host == A
 
 
-def test_view_tells_when_the_last_answered_probe_was_sent():
-    world = World(A).primary(A)
-    asked = world.now - 0.005
-    assert world.host(A).asked_at == asked
-    assert world.timeout(A).host(A).asked_at == asked
-
-
 def test_text_is_a_table_of_the_hosts():
     world = World().primary(A, 12, lsn=900).standby(B, 12, lsn=400, rtt=0.0123).refuse(C)
     assert str(world.topology).splitlines() == [
