@@ -19,7 +19,7 @@ from pgroute.testing import LocalCluster, available_versions
 VERSIONS = sorted({server.major for server in available_versions()})
 """PostgreSQL majors: those of the wheel and those of the system."""
 
-PATIENCE = 2.0
+PATIENCE = 10.0
 """Seconds that what a test has ended may take to be gone."""
 
 # Threads of the loop's default executor, in which `async_call` runs, end with the loop.
@@ -28,7 +28,8 @@ KNOWN_THREADS = ("asyncio_",)
 SERIAL = itertools.count(1)
 
 BACKENDS = (
-    "SELECT format('%s %s %s: %s', pid, application_name, state, query) FROM pg_stat_activity"
+    "SELECT format('%s %s %s: %s (waits for %s %s, since %s)', pid, application_name, state, query, wait_event_type,"
+    " wait_event, backend_start) FROM pg_stat_activity"
     " WHERE backend_type = 'client backend' AND application_name <> 'pgroute-testing'"
 )
 
@@ -121,8 +122,19 @@ def backends(cluster: LocalCluster) -> list[str]:
     found = []
     for node in cluster.nodes:
         if node.running and not node.frozen:
-            found += [f"{node.name}: {text}" for (text,) in node.execute(BACKENDS)]
+            found += [f"{node.name}: {text}{_kernel_state(text)}" for (text,) in node.execute(BACKENDS)]
     return found
+
+
+def _kernel_state(text: str) -> str:
+    """Tell what the kernel says of a backend, where there is /proc: a stopped or stuck one is nobody's leak."""
+    try:
+        return (
+            " kernel state "
+            + Path(f"/proc/{text.split(maxsplit=1)[0]}/stat").read_text().rpartition(")")[2].split()[0]
+        )
+    except OSError:
+        return " gone"
 
 
 def assert_no_backends(cluster: LocalCluster) -> None:
