@@ -19,8 +19,10 @@ SUBSTITUTIONS = [
     # The language.
     (r"async def", "def"),
     (r"async with", "with"),
+    (r"async for", "for"),
     (r"await ", ""),
     (r"__a(enter|exit|iter|next)__", r"__\1__"),
+    (r"StopAsyncIteration", "StopIteration"),
     # The standard library.
     (r"import asyncio", "import time"),
     (r"asyncio\.sleep", "time.sleep"),

@@ -2,12 +2,15 @@
 
 from pgroute._async.router import AsyncRouter
 from pgroute._async.session import AsyncSession
+from pgroute._async.transaction import AsyncAttempt, AsyncAttempts
 from pgroute._sync.router import Router
 from pgroute._sync.session import Session
+from pgroute._sync.transaction import Attempt, Attempts
 from pgroute.core.balance import Candidate, Policy
 from pgroute.core.events import Event, EventKind
 from pgroute.core.hosts import HostInfo, HostState
 from pgroute.core.options import HostOptions, PoolOptions, ProbeOptions
+from pgroute.core.retry import RetryPolicy
 from pgroute.core.roles import HostKey, HostRole, Role, SessionAttrs
 from pgroute.core.stats import RoleStats, RouterStats
 from pgroute.core.topology import Topology
@@ -27,8 +30,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AcquireTimeout",
+    "AsyncAttempt",
+    "AsyncAttempts",
     "AsyncRouter",
     "AsyncSession",
+    "Attempt",
+    "Attempts",
     "Candidate",
     "CommitUnknown",
     "ConfigError",
@@ -44,6 +51,7 @@ __all__ = [
     "PoolExhausted",
     "PoolOptions",
     "ProbeOptions",
+    "RetryPolicy",
     "Role",
     "RoleStats",
     "RouteError",

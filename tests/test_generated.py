@@ -137,6 +137,8 @@ def test_substitution_matches_whole_words(monkeypatch):
         ("async def f(): ...\n", "def f(): ...\n"),
         ("x = await (a or b)\n", "x = (a or b)\n"),
         ("async with a, b as c:\n", "with a, b as c:\n"),
+        ("async for a in b:\n", "for a in b:\n"),
+        ("raise StopAsyncIteration\n", "raise StopIteration\n"),
         ("def __aenter__(self): self.__aexit__()\n", "def __enter__(self): self.__exit__()\n"),
         ("AsyncConnectionPool[_AsyncSession[Asyncish]]\n", "ConnectionPool[_Session[Asyncish]]\n"),
         ("from pgroute._async.pools import x_async\n", "from pgroute._sync.pools import x_async\n"),

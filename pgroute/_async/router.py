@@ -8,7 +8,7 @@ import random
 import time
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, Generic, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
@@ -26,6 +26,7 @@ from pgroute._acompat import (
     async_spawn,
 )
 from pgroute._async.pools import AsyncRolePool
+from pgroute._async.runner import AsyncRunner
 from pgroute._async.session import AsyncSession, _quietly_roll_back
 from pgroute.core.events import Event, EventKind
 from pgroute.core.options import HostOptions, PoolOptions, ProbeOptions, check_number
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from pgroute.core.balance import Candidate, Policy
+    from pgroute.core.retry import RetryPolicy
     from pgroute.core.topology import Topology
 
 logger = logging.getLogger("pgroute")
@@ -54,7 +56,7 @@ _LOG_QUEUE = 1000
 _NEW, _OPEN, _CLOSING, _CLOSED = "new", "open", "closing", "closed"
 
 
-class AsyncRouter(Generic[CT]):
+class AsyncRouter(AsyncRunner[CT]):
     """Routes sessions to the primary or to a standby of a PostgreSQL cluster, through failover.
 
     The constructor parses and validates, and does no I/O; `open()` or the ``with`` statement begins the watch.
@@ -67,6 +69,7 @@ class AsyncRouter(Generic[CT]):
         reader_attrs: which hosts `reader()` accepts, one of the target_session_attrs.
         host_options: per host, keyed "host" or "host:port".
         probe: the watch on the hosts.
+        retry: how long `run()` and `attempts()` go on.
         acquire_timeout: seconds that a session may be waited for.
         connection_class: the class of the connections.
         kwargs: for psycopg.connect: libpq parameters and autocommit, row_factory, prepare_threshold, ...
@@ -88,6 +91,7 @@ class AsyncRouter(Generic[CT]):
         reader_attrs: str = "prefer-standby",
         host_options: Mapping[str, HostOptions] | None = None,
         probe: ProbeOptions | None = None,
+        retry: RetryPolicy | None = None,
         acquire_timeout: float = 30.0,
         connection_class: type[CT] = cast("type[CT]", psycopg.AsyncConnection),  # noqa: B008
         kwargs: Mapping[str, Any] | None = None,
@@ -108,6 +112,7 @@ class AsyncRouter(Generic[CT]):
             reader_attrs=reader_attrs,
             host_options=host_options,
             probe=ProbeOptions() if probe is None else probe,
+            retry=retry,
             acquire_timeout=acquire_timeout,
             kwargs=kwargs,
             configure=configure,

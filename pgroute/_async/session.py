@@ -15,10 +15,16 @@ from pgroute.core.roles import SessionAttrs
 from pgroute.errors import CommitUnknown, SessionLost
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager  # async-only
+
+    # sync-only: from contextlib import AbstractContextManager
     from types import TracebackType
 
     from pgroute._async.router import AsyncRouter
     from pgroute.core.roles import Role
+
+    # sync-only: Block = AbstractContextManager[psycopg.Transaction]
+    Block = AbstractAsyncContextManager[psycopg.AsyncTransaction]  # async-only
 
 CT = TypeVar("CT", bound="psycopg.AsyncConnection[Any]")
 
@@ -110,11 +116,13 @@ def _tell_unconfirmed(router: AsyncRouter[CT], conn: CT, exc: BaseException | No
     )
 
 
-async def _end(router: AsyncRouter[CT], conn: CT) -> None:
-    """End a session in which there is nothing to commit, or that cannot."""
+async def _end(router: AsyncRouter[CT], conn: CT, block: Block | None = None) -> None:
+    """End a session in which there is nothing to commit, or that cannot; *block* is the router's transaction()."""
     lease = conn._pgroute  # type: ignore[attr-defined]
     status = conn.pgconn.transaction_status
-    if status == INTRANS:
+    if block is not None and conn.closed and not conn.broken:
+        raise psycopg.ProgrammingError("the body closed its connection: nothing was committed")
+    if status == INTRANS or (status == UNKNOWN and block is not None):
         await conn.close()
         router._watch.kick(lease.pool.key)
         raise SessionLost(
@@ -132,7 +140,7 @@ async def _end(router: AsyncRouter[CT], conn: CT) -> None:
             may_have_committed=not conn.read_only,
         )
     if status == INERROR:
-        await _quietly_roll_back(conn)
+        await _quietly_roll_back(conn, block)
         raise psycopg.errors.InFailedSqlTransaction(
             "the session ended with its transaction in error: it was rolled back, nothing was committed"
         )
@@ -148,22 +156,38 @@ async def _end(router: AsyncRouter[CT], conn: CT) -> None:
         )
 
 
-async def _roll_back(router: AsyncRouter[CT], conn: CT, exc: BaseException, *, read_write: bool) -> None:
+async def _roll_back(
+    router: AsyncRouter[CT],
+    conn: CT,
+    exc: BaseException,
+    *,
+    read_write: bool,
+    block: Block | None = None,
+) -> None:
     if isinstance(exc, psycopg.Error):
         _evidence(router, conn, exc, read_write=read_write)
     status = conn.pgconn.transaction_status
     if status in (INTRANS, INERROR):
-        await _quietly_roll_back(conn)
+        await _quietly_roll_back(conn, block, exc)
     elif status == ACTIVE:
         # Waiting for the command's end could take for ever; the server rolls back when the connection goes.
         await conn.close()
 
 
-async def _quietly_roll_back(conn: psycopg.AsyncConnection[Any]) -> None:
+async def _quietly_roll_back(
+    conn: psycopg.AsyncConnection[Any],
+    block: Block | None = None,
+    exc: BaseException | None = None,
+) -> None:
     try:
         # The server rolls back too when the connection goes, so a frozen one need not be waited for.
         async with AsyncWatchdog(_ROLLBACK_TIMEOUT, conn._pgroute.wire.cut):  # type: ignore[attr-defined]
-            await conn.rollback()
+            if block is None:
+                await conn.rollback()
+            else:
+                # psycopg refuses a plain rollback() within its transaction().
+                exc = psycopg.Rollback() if exc is None else exc
+                await block.__aexit__(type(exc), exc, exc.__traceback__)
     except psycopg.Error as exc:
         logger.info("rolling back failed, closing the connection: %s", exc)
         await conn.close()

@@ -16,10 +16,14 @@ from pgroute.core.roles import SessionAttrs
 from pgroute.errors import CommitUnknown, SessionLost
 
 if TYPE_CHECKING:
+
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
     from pgroute._sync.router import Router
     from pgroute.core.roles import Role
+
+    Block = AbstractContextManager[psycopg.Transaction]
 
 CT = TypeVar("CT", bound="psycopg.Connection[Any]")
 
@@ -111,11 +115,13 @@ def _tell_unconfirmed(router: Router[CT], conn: CT, exc: BaseException | None) -
     )
 
 
-def _end(router: Router[CT], conn: CT) -> None:
-    """End a session in which there is nothing to commit, or that cannot."""
+def _end(router: Router[CT], conn: CT, block: Block | None = None) -> None:
+    """End a session in which there is nothing to commit, or that cannot; *block* is the router's transaction()."""
     lease = conn._pgroute  # type: ignore[attr-defined]
     status = conn.pgconn.transaction_status
-    if status == INTRANS:
+    if block is not None and conn.closed and not conn.broken:
+        raise psycopg.ProgrammingError("the body closed its connection: nothing was committed")
+    if status == INTRANS or (status == UNKNOWN and block is not None):
         conn.close()
         router._watch.kick(lease.pool.key)
         raise SessionLost(
@@ -133,7 +139,7 @@ def _end(router: Router[CT], conn: CT) -> None:
             may_have_committed=not conn.read_only,
         )
     if status == INERROR:
-        _quietly_roll_back(conn)
+        _quietly_roll_back(conn, block)
         raise psycopg.errors.InFailedSqlTransaction(
             "the session ended with its transaction in error: it was rolled back, nothing was committed"
         )
@@ -149,22 +155,38 @@ def _end(router: Router[CT], conn: CT) -> None:
         )
 
 
-def _roll_back(router: Router[CT], conn: CT, exc: BaseException, *, read_write: bool) -> None:
+def _roll_back(
+    router: Router[CT],
+    conn: CT,
+    exc: BaseException,
+    *,
+    read_write: bool,
+    block: Block | None = None,
+) -> None:
     if isinstance(exc, psycopg.Error):
         _evidence(router, conn, exc, read_write=read_write)
     status = conn.pgconn.transaction_status
     if status in (INTRANS, INERROR):
-        _quietly_roll_back(conn)
+        _quietly_roll_back(conn, block, exc)
     elif status == ACTIVE:
         # Waiting for the command's end could take for ever; the server rolls back when the connection goes.
         conn.close()
 
 
-def _quietly_roll_back(conn: psycopg.Connection[Any]) -> None:
+def _quietly_roll_back(
+    conn: psycopg.Connection[Any],
+    block: Block | None = None,
+    exc: BaseException | None = None,
+) -> None:
     try:
         # The server rolls back too when the connection goes, so a frozen one need not be waited for.
         with Watchdog(_ROLLBACK_TIMEOUT, conn._pgroute.wire.cut):  # type: ignore[attr-defined]
-            conn.rollback()
+            if block is None:
+                conn.rollback()
+            else:
+                # psycopg refuses a plain rollback() within its transaction().
+                exc = psycopg.Rollback() if exc is None else exc
+                block.__exit__(type(exc), exc, exc.__traceback__)
     except psycopg.Error as exc:
         logger.info("rolling back failed, closing the connection: %s", exc)
         conn.close()

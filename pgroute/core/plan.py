@@ -16,6 +16,7 @@ from pgroute.core.options import (
     check_mapping,
     check_number,
 )
+from pgroute.core.retry import RetryPolicy, check_policy
 from pgroute.core.roles import HostKey, Role, SessionAttrs
 from pgroute.core.topology import Rules
 from pgroute.errors import ConfigError
@@ -64,6 +65,7 @@ class Plan:
     default_attrs: SessionAttrs
     reader_attrs: SessionAttrs
     acquire_timeout: float
+    retry: RetryPolicy
 
 
 def make_plan(
@@ -75,6 +77,7 @@ def make_plan(
     reader_attrs: object,
     host_options: object,
     probe: object,
+    retry: RetryPolicy | None,
     acquire_timeout: object,
     kwargs: Mapping[str, Any] | None,
     configure: Any,
@@ -94,6 +97,7 @@ def make_plan(
         raise ConfigError("probe", probe, "expected a ProbeOptions")
     check_number("acquire_timeout", acquire_timeout, above=True)
     assert isinstance(acquire_timeout, (int, float))
+    check_policy(retry)
     check_mapping("kwargs", kwargs)
     check_callable("configure", configure)
     check_callable("reset", reset)
@@ -112,6 +116,7 @@ def make_plan(
         default_attrs=parsed.session_attrs,
         reader_attrs=SessionAttrs.parse(reader_attrs, "reader_attrs"),
         acquire_timeout=float(acquire_timeout),
+        retry=retry or RetryPolicy(),
     )
 
 

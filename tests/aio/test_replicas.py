@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute import AsyncRouter, HostState, NoHostAvailable
+from pgroute import AsyncRouter, HostState, NoHostAvailable, ProbeOptions
 from pgroute.testing import FaultProxy, LocalCluster
 from tests.aio.workload import QUICK, Account, keep_reading, read, state
 from tests.support import AsyncBackground, async_call, async_eventually
@@ -129,7 +129,9 @@ async def test_a_flapping_replica_gives_new_readers_no_error_and_gets_no_storm(
             time.sleep(0.2)
 
     dsn = FaultProxy.dsn(proxies)
-    async with AsyncRouter(dsn, probe=QUICK) as router, AsyncBackground() as background:
+    # With twenty callers that never rest, a probe of the healthy replica may well take more than QUICK's timeout.
+    probe = ProbeOptions(interval=0.1)
+    async with AsyncRouter(dsn, probe=probe) as router, AsyncBackground() as background:
         for _ in range(20):
             background.start(keep_asking, router)
         await async_eventually(lambda: {proxies[1].port, proxies[2].port} <= set(served))

@@ -1,0 +1,255 @@
+"""The methods of the router that own a transaction: `run`, `attempts`, and what the exactly-once kind needs."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+
+import psycopg
+from psycopg.rows import tuple_row
+
+# sync-only: from psycopg_pool.abc import CT
+from psycopg_pool.abc import ACT as CT  # async-only
+
+from pgroute._async.once import MISSING, claim, keep, missing
+from pgroute._async.transaction import AsyncAttempts
+from pgroute.core.once import PURGE, check_age, check_key
+from pgroute.core.request import make_request
+from pgroute.core.retry import check_policy
+from pgroute.core.roles import Role
+from pgroute.core.schema import DEFINITION, LOCK, PRESENT
+from pgroute.errors import CommitUnknown, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable  # async-only
+
+    # sync-only: from collections.abc import Callable
+    from datetime import timedelta
+
+    from pgroute._async.router import AsyncRouter
+    from pgroute.core.plan import Plan
+    from pgroute.core.request import Request
+    from pgroute.core.retry import RetryPolicy
+
+T = TypeVar("T")
+
+
+class AsyncRunner(Generic[CT]):
+    """The part of a router that runs whole transactions."""
+
+    _plan: Plan
+    _longest = 0.0
+
+    async def run(
+        self,
+        fn: Callable[..., Awaitable[T]],  # async-only
+        # sync-only: fn: Callable[..., T],
+        /,
+        *args: Any,
+        role: Literal["writer", "reader"] | Role = "writer",
+        timeout: float | None = None,
+        retry: RetryPolicy | None = None,
+        once: str | bool | None = None,
+        isolation: psycopg.IsolationLevel | str | None = None,
+        read_only: bool | None = None,
+        deferrable: bool | None = None,
+    ) -> T:
+        """Call ``fn(conn, *args)`` in a transaction, and again as a whole where that is safe; return its result.
+
+        It is run again for a serialization failure (40001), a deadlock (40P01), a host that turned out read-only where
+        a writer was asked for (25006), and a connection that was lost before COMMIT was sent. What *fn* does outside of
+        the transaction happens each time.
+
+        Args:
+            fn: the body. The transaction is the router's: *fn* does not commit.
+            args: for *fn*.
+            role: "writer" or "reader".
+            timeout: seconds for the whole, waiting for sessions included; *fn* itself is not interrupted. None: as
+                the policy says, and acquire_timeout for each session.
+            retry: how long and how often; None: the router's.
+            once: a key of 1 to 512 bytes: the transaction is applied once, however often it is tried, by this call, a
+                later one or another process, and all get the first one's result as it is stored, in JSON. True: a
+                fresh key for this call. Needs the tables that `install()` makes.
+            isolation: "read committed", "repeatable read", "serializable" or a psycopg.IsolationLevel; None: as the
+                connection has it.
+            read_only: for the transaction; None: as the connection has it.
+            deferrable: likewise.
+
+        Raises:
+            ConfigError: an argument is not usable, *fn* gave a coroutine or a generator, or *once* lacks its table.
+            NoHostAvailable, PoolExhausted, SplitBrainError: no session could be had in time.
+            CommitUnknown: the connection was lost during COMMIT; with *once*, it was not found out in time.
+            SessionLost: it was lost before COMMIT, and there was no time for another attempt.
+            TypeError: the result is to be stored and is not JSON; nothing was committed.
+        """
+        check_function("fn", fn)
+        key = check_key(once)
+        if key is not None and (Role.parse(role) is Role.READER or read_only):
+            raise ConfigError("once", once, "expected None for a transaction that cannot write")
+        request = self._request(
+            role,
+            isolation=isolation,
+            read_only=read_only,
+            deferrable=deferrable,
+            timeout=timeout,
+            decidable=key is not None,
+            independent=key is not None and once is not True,
+        )
+        if key is not None:
+            self._note_limit(retry, timeout)
+        result: Any = None
+        async for attempt in self._attempts(request, retry, timeout):
+            try:
+                async with attempt as conn:
+                    if key is not None:
+                        found = await claim(attempt, conn, key)
+                        if found is not None:
+                            result = found.result
+                            continue
+                    result = await call(fn, conn, *args)
+                    if key is not None:
+                        result = await keep(conn, key, result)
+            except CommitUnknown as exc:
+                if key is not None:
+                    exc.add_note(f"to find out, call again with once={key!r}")
+                raise
+        return result  # type: ignore[no-any-return]
+
+    def attempts(
+        self,
+        role: Literal["writer", "reader"] | Role = "writer",
+        *,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = None,
+        isolation: psycopg.IsolationLevel | str | None = None,
+        read_only: bool | None = None,
+        deferrable: bool | None = None,
+    ) -> AsyncAttempts[CT]:
+        """Return an iterator over attempts at a transaction: `run` for who wants to write the body in place.
+
+        ::
+
+            async for attempt in router.attempts():
+                async with attempt as conn:
+                    await conn.execute(...)
+
+        Each attempt is a context manager that yields a connection with its transaction begun, and commits at the end.
+        An error after which the transaction is run again is not let out of the ``with`` statement, the next attempt
+        follows: so nothing but the ``with`` statement belongs into the loop. Arguments and errors as `run`.
+        """
+        request = self._request(
+            role, isolation=isolation, read_only=read_only, deferrable=deferrable, timeout=timeout
+        )
+        return self._attempts(request, retry, timeout)
+
+    async def install(self) -> None:
+        """Create the schema ``pgroute`` with the tables of ``once=`` and of batch jobs, unless they are there.
+
+        Needs the right to create a schema in the database, if it is not there yet. Roles that use the tables need the
+        rights that ``pgroute install`` prints.
+
+        Raises:
+            psycopg.errors.InsufficientPrivilege: the role may not create it.
+        """
+        await self.run(install)
+
+    async def once_purge(self, older_than: float | timedelta) -> int:
+        """Forget the keys of ``once=`` that were last used so long ago; return how many.
+
+        Args:
+            older_than: seconds, or a timedelta; not less than the time for which a call of this router may go on trying
+                with its key, and a day where nothing limits that. Other processes may go on for longer.
+
+        Raises:
+            ConfigError: it is less.
+        """
+        self._note_limit(None, None)
+        seconds = check_age(older_than, None if self._longest == math.inf else self._longest)
+        return await self.run(purge, seconds)
+
+    def _request(self, role: object, **options: Any) -> Request:
+        reader = self._plan.reader
+        return make_request(
+            role, reader_attrs=self._plan.reader_attrs, reader_read_only=reader.read_only, **options
+        )
+
+    def _attempts(
+        self, request: Request, retry: RetryPolicy | None, timeout: float | None
+    ) -> AsyncAttempts[CT]:
+        check_policy(retry)
+        return AsyncAttempts(cast("AsyncRouter[CT]", self), request, retry or self._plan.retry, timeout)
+
+    def _note_limit(self, retry: RetryPolicy | None, timeout: float | None) -> None:
+        check_policy(retry)
+        limits = [x for x in (timeout, (retry or self._plan.retry).limit) if x is not None]
+        self._longest = max(self._longest, min(limits, default=math.inf))
+
+
+async def install(conn: psycopg.AsyncConnection[Any]) -> None:
+    """Create what is missing of the schema."""
+    cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
+    await cursor.execute(LOCK)
+    await cursor.execute(PRESENT)
+    if await cursor.fetchone() != (True,):
+        await cursor.execute(DEFINITION)
+
+
+async def purge(conn: psycopg.AsyncConnection[Any], seconds: float) -> int:
+    """Delete old keys and return how many."""
+    cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
+    try:
+        await cursor.execute(PURGE, (seconds,))
+    except MISSING as exc:
+        raise missing("older_than", seconds, exc) from None
+    return cursor.rowcount
+
+
+async def call(fn: Callable[..., Any], conn: psycopg.AsyncConnection[Any], *args: Any) -> Any:
+    """Call a body and return its result.
+
+    Raises:
+        ConfigError: it gave something that has not done its work yet.
+    """
+    result = fn(conn, *args)
+    # async-only: begin
+    if not inspect.isawaitable(result):
+        raise _idle(fn, result)
+    result = await result
+    # async-only: end
+    if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise _idle(fn, result)
+    return result
+
+
+def check_function(parameter: str, fn: object) -> None:
+    """Raise ConfigError for what can be seen not to be a body."""
+    if inspect.iscoroutine(fn):
+        fn.close()
+        raise ConfigError(parameter, fn, "expected a function; this is the coroutine that one has returned")
+    if not callable(fn):
+        raise ConfigError(parameter, fn, "expected a function of a connection")
+    kind = None
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        kind = "generator function: none of its body would run before the transaction is over"
+    # sync-only: if inspect.iscoroutinefunction(fn):
+    # sync-only:     kind = "coroutine function, for the asynchronous router"
+    if kind is not None:
+        raise ConfigError(parameter, fn, f"expected a plain function, this is a {kind}")
+
+
+def _idle(fn: object, result: object) -> ConfigError:
+    """Return the error for a body that left its work to be done later."""
+    what = type(result).__name__
+    if inspect.iscoroutine(result) or inspect.isgenerator(result):
+        result.close()
+    accepted = f"expected a body that does its work; it returned a {what}, and was rolled back"
+    # sync-only: if inspect.isawaitable(result):
+    # sync-only:     accepted += " (coroutine functions are for the asynchronous router)"
+    # async-only: begin
+    if inspect.isawaitable(result):
+        accepted += ": await it there"
+    elif not inspect.isgenerator(result) and not inspect.isasyncgen(result):
+        accepted = f"expected a coroutine function; it returned a {what}, and was rolled back"
+    # async-only: end
+    return ConfigError("fn", fn, accepted)

@@ -1,0 +1,312 @@
+# Generated from pgroute/_async/transaction.py by .ci/unasync.py: edit that file, not this one.
+"""Transactions that are run again where that is safe: a row of attempts, each a session with a transaction in it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import psycopg
+
+from pgroute._sync.connector import alive
+from pgroute._sync.session import IDLE, INTRANS, _commit_failed, _end, _roll_back, _tell_unconfirmed
+from pgroute.core.faults import Fault, FaultKind, session_fault
+from pgroute.core.retry import Course, Phase, Retry
+from pgroute.core.roles import Role
+from pgroute.errors import CommitUnknown, SessionLost
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from pgroute._sync.router import Router
+    from pgroute._sync.session import Block
+    from pgroute.core.request import Request
+    from pgroute.core.retry import RetryPolicy
+
+CT = TypeVar("CT", bound="psycopg.Connection[Any]")
+
+logger = logging.getLogger("pgroute")
+
+_around: ContextVar[Attempt[Any] | None] = ContextVar("_around", default=None)
+"""The attempt in whose body this code runs; a task that was started there has it too, even when that is over."""
+
+
+class Attempts(Generic[CT]):
+    """What `attempts()` returns: an iterator over as many attempts as it takes."""
+
+    def __init__(
+        self, router: Router[CT], request: Request, policy: RetryPolicy, timeout: float | None
+    ) -> None:
+        self._router = router
+        self._request = request
+        self._policy = policy
+        self._timeout = timeout
+        self._course: Course | None = None
+        self._attempt: Attempt[CT] | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Attempt[CT]:
+        before = self._attempt
+        if before is None:
+            self._course = Course(
+                self._policy,
+                time.monotonic(),
+                timeout=self._timeout,
+                acquire_timeout=self._router._plan.acquire_timeout,
+                decidable=self._request.decidable,
+            )
+        elif before.again is None:
+            if not before.ended:
+                raise RuntimeError("the attempt before this one was not used: enter it in a with statement")
+            raise StopIteration
+        else:
+            pause(self._router, before.again)
+        assert self._course is not None
+        self._attempt = Attempt(self._router, self._request, self._course)
+        return self._attempt
+
+
+class Attempt(Generic[CT]):
+    """One attempt at a transaction: a context manager that yields a connection, with its transaction begun.
+
+    The end commits. An error after which the transaction is run again is not let out: the next attempt follows.
+
+    Attributes:
+        again: seconds to pause before another attempt; None: there is no need for one.
+        ended: it was entered, and left.
+    """
+
+    __slots__ = (
+        "_around",
+        "_block",
+        "_conn",
+        "_course",
+        "_request",
+        "_router",
+        "_split",
+        "_transaction",
+        "again",
+        "ended",
+    )
+
+    def __init__(self, router: Router[CT], request: Request, course: Course) -> None:
+        self._router = router
+        self._request = request
+        self._course = course
+        self._conn: CT | None = None
+        self._block: Block | None = None
+        self._transaction: psycopg.Transaction | None = None
+        self._split = False
+        self.again: float | None = None
+        self.ended = False
+
+    @property
+    def number(self) -> int:
+        """Which attempt this is, from 1."""
+        return self._course.attempt
+
+    @property
+    def left(self) -> float:
+        """The seconds that something may be waited for."""
+        return self._course.left(time.monotonic())
+
+    def decided(self) -> None:
+        """Take note that no earlier attempt was committed, so that the error of one is of no more concern."""
+        self._course.decided()
+
+    def __enter__(self) -> CT:
+        if self._conn is not None or self.ended:
+            raise RuntimeError("an attempt can be used once: take the next from the iterator")
+        _refuse_nested(self._router, self._request)
+        while True:
+            try:
+                conn = self._router._acquire(self._request.attrs, self._request.role, self.left)
+            except psycopg.Error as exc:
+                self.ended = True
+                self._course.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
+                raise self._course.final(exc, time.monotonic())  # noqa: B904  (the same one, or the one before)
+            try:
+                self._begin(conn)
+            except BaseException as exc:
+                seconds = self._not_begun(conn, exc)
+                if seconds is None:
+                    raise
+            else:
+                self._conn = conn
+                self._around = _around.get()
+                _around.set(self)
+                return conn
+            pause(self._router, seconds)
+
+    def _begin(self, conn: CT) -> None:
+        request = self._request
+        if request.isolation is not None:
+            conn.set_isolation_level(request.isolation)
+        if request.read_only is not None:
+            conn.set_read_only(request.read_only)
+        if request.deferrable is not None:
+            conn.set_deferrable(request.deferrable)
+        self._block = conn.transaction()
+        self._transaction = self._block.__enter__()
+        self._watch_for_end(conn)
+
+    def _watch_for_end(self, conn: CT) -> None:
+        """Notice if the body ends the transaction by a COMMIT or ROLLBACK of its own, and begins another perhaps."""
+        wait, pgconn = conn.wait, conn.pgconn
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return wait(*args, **kwargs)
+            finally:
+                if pgconn.transaction_status == IDLE:
+                    self._split = True
+
+        conn.wait = watched  # type: ignore[method-assign]
+
+    def _not_begun(self, conn: CT, exc: BaseException) -> float | None:
+        try:
+            seconds = None
+            if isinstance(exc, psycopg.Error):
+                fault = session_fault(exc, closed=conn.closed, read_write=self._request.read_write)
+                _roll_back(self._router, conn, exc, read_write=self._request.read_write)
+                seconds = self._next(exc, fault, Phase.BEGIN)
+            else:
+                conn.close()
+            if seconds is None:
+                self.ended = True
+            return seconds
+        finally:
+            self._give_back(conn)
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> bool:
+        conn, self._conn = self._conn, None
+        assert conn is not None
+        self.ended = True
+        _around.set(self._around)
+        if self._router._inherited:
+            # A forked child shares the socket with its parent, whose session goes on: nothing may be sent.
+            if exc is None:
+                self._router._check_usable()
+            return False
+        del conn.wait
+        try:
+            if exc is None:
+                return self._commit(conn)
+            return self._fail(conn, exc)
+        finally:
+            self._block = self._transaction = None
+            self._give_back(conn)
+
+    def _give_back(self, conn: CT) -> None:
+        conn._pgroute.pool.putconn(conn)  # type: ignore[attr-defined]
+        if self._router._closing:
+            self._router._changes.notify()
+
+    def _commit(self, conn: CT) -> bool:
+        block = self._block
+        assert block is not None
+        phase = Phase.EXIT
+        try:
+            if self._split:
+                self._refuse_split(conn)
+            if conn.pgconn.transaction_status == INTRANS and alive(conn):
+                phase = Phase.COMMIT
+                try:
+                    block.__exit__(None, None, None)
+                except BaseException as failure:
+                    _commit_failed(self._router, conn, failure)
+                    if conn.pgconn.transaction_status:
+                        conn.close()  # the body left another transaction() of its own open
+                    raise
+            else:
+                _end(self._router, conn, block)
+            if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
+                _tell_unconfirmed(self._router, conn, None)
+        except psycopg.Error as failure:
+            if not self._failed(failure, self._fault_at_end(conn, failure, phase), phase):
+                raise
+            return True
+        return False
+
+    def _refuse_split(self, conn: CT) -> None:
+        conn.close()
+        raise psycopg.ProgrammingError(
+            "the body ended the transaction by a COMMIT or ROLLBACK of its own: what it committed stands, "
+            "the rest was rolled back, and it is not run again"
+        )
+
+    def _fault_at_end(self, conn: CT, failure: psycopg.Error, phase: Phase) -> Fault:
+        if isinstance(failure, CommitUnknown):
+            return Fault(FaultKind.LOST, commit_unknown=True)
+        if isinstance(failure, SessionLost):
+            return Fault(FaultKind.LOST, rerun_safe=True)
+        if phase is Phase.EXIT:
+            return Fault(FaultKind.OTHER)
+        return session_fault(failure, closed=conn.closed, read_write=self._request.read_write)
+
+    def _fail(self, conn: CT, exc: BaseException) -> bool:
+        """Roll back for the body's error; return whether another attempt follows, or nothing was wrong."""
+        read_write = self._request.read_write
+        closed_by_body = conn.closed and not conn.broken
+        fault = session_fault(exc, closed=conn.closed and conn.broken, read_write=read_write)
+        if self._split:
+            exc.add_note("the body ended the transaction by a COMMIT or ROLLBACK of its own: not run again")
+            conn.close()
+            return False
+        _roll_back(self._router, conn, exc, read_write=read_write, block=self._block)
+        if isinstance(exc, psycopg.Rollback) and exc.transaction in (None, self._transaction):
+            return True
+        if not isinstance(exc, psycopg.Error) or closed_by_body:
+            fault = Fault(FaultKind.OTHER)
+        return self._failed(exc, fault, Phase.BODY)
+
+    def _failed(self, exc: BaseException, fault: Fault, phase: Phase) -> bool:
+        self.again = self._next(exc, fault, phase)
+        return self.again is not None
+
+    def _next(self, exc: BaseException, fault: Fault, phase: Phase) -> float | None:
+        """Return the seconds to pause; if it is over, None, or raise the error that says more than this one."""
+        now = time.monotonic()
+        number = self._course.attempt
+        step = self._course.failed(exc, fault, phase, now)
+        if isinstance(step, Retry):
+            logger.info("attempt %d failed in %s, again in %.3f s: %s", number, phase.value, step.pause, exc)
+            return step.pause
+        error = self._course.final(exc, now)
+        if error is not exc:
+            raise error from exc
+        return None
+
+
+_NO_SESSION = Fault(FaultKind.OTHER, rerun_safe=True)
+
+
+def _refuse_nested(router: Router[Any], request: Request) -> None:
+    """Refuse what would be committed on its own within a body that may be run again."""
+    around = _around.get()
+    if around is None or around.ended or around._router is not router:
+        return
+    if request.role is Role.WRITER and not request.read_only and not request.independent:
+        raise psycopg.ProgrammingError(
+            "run() or attempts() for a writer within the body of another: it would be committed on its own, and "
+            "again when the outer one is run again. Use the connection that the body was given (its transaction() "
+            "makes a savepoint), or give a key of your own: run(once=KEY)"
+        )
+
+
+def pause(router: Router[Any], seconds: float) -> None:
+    """Wait, unless the router is closed meanwhile."""
+    until = time.monotonic() + seconds
+    while not router._closing and not router._inherited:
+        version = router._changes.version
+        left = until - time.monotonic()
+        if left <= 0:
+            return
+        router._changes.wait(version, left)

@@ -1,0 +1,109 @@
+"""Transactions that are applied once: their keys, and the statements on the table that remembers them."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from datetime import timedelta
+from typing import Any
+
+from pgroute.core.options import check_number
+from pgroute.errors import ConfigError
+
+MOST_KEY_BYTES = 512
+"""What a key may have in UTF-8: an entry of its index has to fit."""
+
+UNBOUNDED_AGE = 86400.0
+"""Seconds for which keys are kept at least where no time limits the retries."""
+
+# One statement, so one round trip: a wait for another transaction with the same key is bounded, the body is not. What
+# the session has is put aside first; where the key is found, the bound stays until the transaction's end.
+CLAIM = """
+INSERT INTO pgroute.once (key)
+SELECT %(key)s
+  FROM (SELECT set_config('pgroute.lock_timeout', current_setting('lock_timeout'), true)) AS put_aside,
+       LATERAL (SELECT set_config('lock_timeout', %(wait)s, true) WHERE put_aside IS NOT NULL) AS bounded
+ON CONFLICT (key) DO NOTHING
+RETURNING set_config('lock_timeout', current_setting('pgroute.lock_timeout'), true)
+"""
+
+# Not merely read: only a COMMIT that has written waits for the synchronous standby, and what an earlier transaction
+# wrote may be on this server alone.
+REWRITE = "UPDATE pgroute.once SET at = clock_timestamp() WHERE key = %s RETURNING result::text"
+
+KEEP = "UPDATE pgroute.once SET result = %s::jsonb WHERE key = %s RETURNING result::text"
+
+PURGE = "DELETE FROM pgroute.once WHERE at < clock_timestamp() - make_interval(secs => %s)"
+
+
+def check_key(once: object) -> str | None:
+    """Return the key to use for ``once=``, a fresh one for True, None for none.
+
+    Raises:
+        ConfigError: neither a key, nor True, False or None.
+    """
+    if once is None or once is False:
+        return None
+    if once is True:
+        return f"pgroute-{secrets.token_hex(16)}"
+    accepted = f"expected a key of 1 to {MOST_KEY_BYTES} bytes (UTF-8, without NUL), True or None"
+    if not isinstance(once, str):
+        raise ConfigError("once", once, accepted)
+    try:
+        size = len(once.encode())
+    except UnicodeEncodeError:
+        size = 0
+    if not 1 <= size <= MOST_KEY_BYTES or "\0" in once:
+        shown = once if size <= MOST_KEY_BYTES else f"{once[:40]}... ({size} bytes)"
+        raise ConfigError("once", shown, accepted)
+    return once
+
+
+def as_json(result: object, key: str) -> str:
+    """Return the text under which a result is stored.
+
+    Raises:
+        TypeError: it is not JSON (RFC 8259 has no NaN).
+    """
+    try:
+        return json.dumps(result, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise not_json(result, key, str(exc)) from None
+
+
+def not_json(result: object, key: str, why: str) -> TypeError:
+    """Return the error for a result that cannot be stored."""
+    return TypeError(
+        f"the result for once={key!r} has to be stored, and is no JSON that PostgreSQL takes: {why} "
+        f"(a {type(result).__name__}; nothing was committed)"
+    )
+
+
+def from_json(text: str) -> Any:
+    """Return the result that was stored."""
+    return json.loads(text)
+
+
+def lock_timeout(seconds: float) -> str:
+    """Return a value for PostgreSQL's lock_timeout, where 0 would mean for ever (docs, 20.11.1)."""
+    return f"{max(1, min(round(seconds * 1000), 2**31 - 1))}ms"
+
+
+def check_age(older_than: object, limit: float | None) -> float:
+    """Return the age in seconds from which on keys may be forgotten.
+
+    Args:
+        older_than: seconds, or a timedelta.
+        limit: the longest time for which a call may go on trying with its key; None: nothing limits it.
+
+    Raises:
+        ConfigError: it is less: a key could be forgotten between two attempts, and its work done twice.
+    """
+    seconds = older_than.total_seconds() if isinstance(older_than, timedelta) else older_than
+    check_number("older_than", seconds)
+    assert isinstance(seconds, (int, float))
+    least = UNBOUNDED_AGE if limit is None else limit
+    if seconds < least:
+        why = "retries have no time limit here" if limit is None else "retries may go on for so long"
+        raise ConfigError("older_than", older_than, f"expected at least {least:g} seconds: {why}")
+    return float(seconds)

@@ -1,0 +1,92 @@
+"""What kind of transaction `run()` and `attempts()` are asked for, validated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from pgroute.core.options import check_number
+from pgroute.core.roles import Role, SessionAttrs
+from pgroute.errors import ConfigError
+
+if TYPE_CHECKING:
+    from psycopg import IsolationLevel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What kind of transaction is asked for.
+
+    Attributes:
+        attrs: which hosts will do.
+        role: whose pools.
+        isolation, read_only, deferrable: for BEGIN; None: as the connection has it.
+        decidable: the body can find out by itself whether an earlier attempt was committed.
+        independent: and so can the body of another call, so that it may be run within one.
+    """
+
+    attrs: SessionAttrs
+    role: Role
+    isolation: IsolationLevel | None = None
+    read_only: bool | None = None
+    deferrable: bool | None = None
+    decidable: bool = False
+    independent: bool = False
+
+    @property
+    def read_write(self) -> bool:
+        """Whether a refusal to write says that the host is not what it was taken for."""
+        return self.attrs is SessionAttrs.READ_WRITE and not self.read_only
+
+
+def make_request(
+    role: object,
+    *,
+    reader_attrs: SessionAttrs,
+    reader_read_only: bool,
+    isolation: object = None,
+    read_only: object = None,
+    deferrable: object = None,
+    timeout: object = None,
+    decidable: bool = False,
+    independent: bool = False,
+) -> Request:
+    """Validate what `run()` and `attempts()` were given.
+
+    Raises:
+        ConfigError: a value is not usable.
+    """
+    parsed = Role.parse(role)
+    for name, value in (("read_only", read_only), ("deferrable", deferrable)):
+        if not (value is None or isinstance(value, bool)):
+            raise ConfigError(name, value, "expected True, False or None")
+    check_number("timeout", timeout, none=True)
+    if parsed is Role.READER and read_only is False and reader_read_only:
+        raise ConfigError(
+            "read_only",
+            read_only,
+            "reader sessions are read-only: use role='writer', or reader=PoolOptions(...)",
+        )
+    return Request(
+        attrs=SessionAttrs.READ_WRITE if parsed is Role.WRITER else reader_attrs,
+        role=parsed,
+        isolation=parse_isolation(isolation),
+        read_only=read_only,  # type: ignore[arg-type]  # checked in the loop above
+        deferrable=deferrable,  # type: ignore[arg-type]
+        decidable=decidable,
+        independent=independent,
+    )
+
+
+def parse_isolation(value: Any) -> IsolationLevel | None:
+    """Return the isolation level of that name (PostgreSQL docs, 13.2), any case, or psycopg's own constant."""
+    levels = {level.name.replace("_", " ").lower(): level for level in psycopg.IsolationLevel}
+    if value is None or isinstance(value, psycopg.IsolationLevel):
+        return value
+    name = " ".join(value.replace("_", " ").lower().split()) if isinstance(value, str) else None
+    if name not in levels:
+        names = ", ".join(map(repr, sorted(levels)))
+        raise ConfigError("isolation", value, f"expected {names}, a psycopg.IsolationLevel or None")
+    return levels[name]

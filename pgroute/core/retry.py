@@ -1,0 +1,250 @@
+"""Whether a transaction that failed is run again, when, and what is raised in the end; the time is an argument."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from pgroute.errors import CommitUnknown, ConfigError, RouteError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tenacity import RetryCallState
+
+    from pgroute.core.faults import Fault
+
+_LIMIT = 30.0
+_LEAST_PAUSE = 0.02
+_MOST_PAUSE = 2.0
+
+
+class Phase(enum.Enum):
+    """How far an attempt at a transaction had come."""
+
+    ACQUIRE = "acquire"
+    BEGIN = "begin"
+    BODY = "body"
+    COMMIT = "commit"
+    EXIT = "exit"
+    """After the body, before COMMIT was sent, if it was sent at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How long and how often `run()` and `attempts()` go on; what may be run again is not a matter of policy.
+
+    Args:
+        stop: a tenacity stop strategy; None: 30 seconds after the start (``stop_after_delay(30)``). No pause is begun
+            that would end after the time that it sets.
+        wait: a tenacity wait strategy; None: full jitter below 20 ms, doubled with each attempt, at most 2 s
+            (``wait_random_exponential(multiplier=0.02, max=2)``).
+
+    Raises:
+        ConfigError: a strategy is no callable.
+    """
+
+    stop: Callable[[RetryCallState], bool] | None = None
+    wait: Callable[[RetryCallState], float] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("stop", "wait"):
+            value = getattr(self, name)
+            if isinstance(value, type) or not (value is None or callable(value)):
+                example = "stop_after_delay(30)" if name == "stop" else "wait_fixed(1)"
+                raise ConfigError(name, value, f"expected a tenacity {name} strategy ({example}) or None")
+
+    @property
+    def limit(self) -> float | None:
+        """The seconds after which the policy allows no further attempt; None: it sets no time that can be known."""
+        return _LIMIT if self.stop is None else _limit(self.stop)
+
+
+def check_policy(value: object) -> None:
+    """Raise ConfigError unless *value* is a RetryPolicy or None."""
+    if not (value is None or isinstance(value, RetryPolicy)):
+        raise ConfigError("retry", value, "expected a RetryPolicy or None")
+
+
+def _limit(stop: object) -> float | None:
+    import tenacity
+
+    match stop:
+        case tenacity.stop_after_delay() | tenacity.stop_before_delay():
+            return float(stop.max_delay)
+        case tenacity.stop_any():
+            return min((x for x in map(_limit, stop.stops) if x is not None), default=None)
+        case tenacity.stop_all():
+            limits = [x for x in map(_limit, stop.stops) if x is not None]
+            return max(limits) if limits and len(limits) == len(stop.stops) else None
+        case _:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Run it again, after *pause* seconds."""
+
+    pause: float
+
+
+@dataclass(frozen=True, slots=True)
+class Raise:
+    """Let the error out."""
+
+    reason: str
+
+
+def rerun_allowed(fault: Fault, phase: Phase, *, decidable: bool) -> bool:
+    """Return whether running the transaction again cannot apply it twice.
+
+    Args:
+        fault: what ended the attempt.
+        phase: how far it had come.
+        decidable: the next attempt can find out whether this one was committed, by a row written in it.
+    """
+    if phase is Phase.ACQUIRE:
+        return False  # acquiring has tried again by itself, until its deadline
+    return fault.rerun_safe or (decidable and fault.commit_unknown)
+
+
+def decide(
+    fault: Fault,
+    phase: Phase,
+    attempt: int,
+    elapsed: float,
+    *,
+    policy: RetryPolicy,
+    limit: float | None = None,
+    decidable: bool = False,
+    error: BaseException | None = None,
+) -> Retry | Raise:
+    """Return whether an attempt that failed is followed by another.
+
+    Args:
+        fault: what ended the attempt.
+        phase: how far it had come.
+        attempt: its number, from 1.
+        elapsed: seconds since the first attempt began.
+        policy: the strategies.
+        limit: seconds after which no attempt may begin, whatever the policy says.
+        decidable: the next attempt can find out whether this one was committed.
+        error: what was raised, for strategies that look at it.
+    """
+    if not rerun_allowed(fault, phase, decidable=decidable):
+        return Raise("not to be run again")
+    state = _state(attempt, elapsed, error)
+    if policy.wait is None:
+        import tenacity
+
+        pause = tenacity.wait_random_exponential(multiplier=_LEAST_PAUSE, max=_MOST_PAUSE)(state)
+    else:
+        pause = policy.wait(state)
+    state.upcoming_sleep = pause
+    if policy.stop is not None and policy.stop(state):
+        return Raise("the policy says stop")
+    limits = [seconds for seconds in (limit, policy.limit) if seconds is not None]
+    if limits and elapsed + pause >= min(limits):
+        return Raise("out of time")
+    return Retry(pause)
+
+
+def _state(attempt: int, elapsed: float, error: BaseException | None) -> RetryCallState:
+    """Return what tenacity's strategies are asked with, on a clock that begins at 0."""
+    import tenacity
+
+    state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
+    state.start_time = 0.0
+    state.attempt_number = attempt
+    if error is not None:
+        state.set_exception((type(error), error, error.__traceback__))
+    state.outcome_timestamp = elapsed
+    return state
+
+
+class Course:
+    """How the attempts at one transaction went so far.
+
+    Args:
+        policy: the strategies.
+        now: monotonic seconds.
+        timeout: seconds for the whole; None: as the policy says.
+        acquire_timeout: seconds that one session may be waited for where nothing else bounds it.
+        decidable: see `decide`.
+    """
+
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        now: float,
+        *,
+        timeout: float | None,
+        acquire_timeout: float,
+        decidable: bool,
+    ) -> None:
+        limits = [seconds for seconds in (timeout, policy.limit) if seconds is not None]
+        self.attempt = 1
+        self._policy = policy
+        self._begun = now
+        self._limit = min(limits, default=None)
+        self._patience = acquire_timeout if timeout is None else timeout
+        self._decidable = decidable
+        self._before: BaseException | None = None
+        self._unknown: CommitUnknown | None = None
+
+    def left(self, now: float) -> float:
+        """Return the seconds that something may be waited for now."""
+        if self._limit is None:
+            return self._patience
+        return max(0.0, min(self._patience, self._begun + self._limit - now))
+
+    def decided(self) -> None:
+        """Take note that no earlier attempt was committed."""
+        self._unknown = None
+
+    def failed(self, error: BaseException, fault: Fault, phase: Phase, now: float) -> Retry | Raise:
+        """Take note of an attempt that failed, and return what comes next."""
+        if isinstance(error, CommitUnknown) and phase is Phase.COMMIT:
+            self._unknown = error
+        step = decide(
+            fault,
+            phase,
+            self.attempt,
+            now - self._begun,
+            policy=self._policy,
+            limit=self._limit,
+            decidable=self._decidable,
+            error=error,
+        )
+        if isinstance(step, Retry):
+            self.attempt += 1
+            self._before = error
+        elif phase is not Phase.BODY and isinstance(error, RouteError) and self._unknown is None:
+            error.rerun_safe = not error.may_have_committed
+        return step
+
+    def final(self, error: BaseException, now: float) -> BaseException:
+        """Return what is raised for the last attempt's *error*, with a note on how it went.
+
+        As long as an earlier attempt may have been committed, that is what the caller has to know.
+        """
+        raised = error
+        if isinstance(error, Exception) and self._unknown is not None:
+            raised = self._unknown
+        if self.attempt > 1 or (isinstance(error, psycopg.Error) and not isinstance(error, ConfigError)):
+            many = "s" if self.attempt > 1 else ""
+            text = f"pgroute: {self.attempt} attempt{many} in {now - self._begun:.2f} s"
+            other = error if raised is not error else self._before
+            if other is not None and other is not raised:
+                which = "the last error" if raised is not error else "the error before"
+                text += f"; {which}: {_told(other)}"
+            raised.add_note(text)
+        return raised
+
+
+def _told(error: BaseException) -> str:
+    first = str(error).strip().split("\n", 1)[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
