@@ -101,3 +101,7 @@ class AsyncBackground:
         task = asyncio.get_running_loop().create_task(work())
         self._tasks.append(task)
         return AsyncHandle(task)
+
+
+async def coroutine_function(*_: object) -> None:
+    """Do nothing, as a coroutine function in the tests of both faces."""

@@ -63,8 +63,8 @@ class Runner(Generic[CT]):
             fn: the body. The transaction is the router's: *fn* does not commit.
             args: for *fn*.
             role: "writer" or "reader".
-            timeout: seconds for the whole, waiting for sessions included; *fn* itself is not interrupted. None: as
-                the policy says, and acquire_timeout for each session.
+            timeout: seconds for the whole, waiting for sessions included, after which no attempt begins; *fn* itself is
+                not interrupted. None: as the policy says, and acquire_timeout for each session.
             retry: how long and how often; None: the router's.
             once: a key of 1 to 512 bytes: the transaction is applied once, however often it is tried, by this call, a
                 later one or another process, and all get the first one's result as it is stored, in JSON. True: a
@@ -180,8 +180,8 @@ class Runner(Generic[CT]):
 
     def _note_limit(self, retry: RetryPolicy | None, timeout: float | None) -> None:
         check_policy(retry)
-        limits = [x for x in (timeout, (retry or self._plan.retry).limit) if x is not None]
-        self._longest = max(self._longest, min(limits, default=math.inf))
+        limit = (retry or self._plan.retry).limit(timeout)
+        self._longest = max(self._longest, math.inf if limit is None else limit)
 
 
 def install(conn: psycopg.Connection[Any]) -> None:

@@ -212,7 +212,7 @@ class Attempt(Generic[CT]):
     def _commit(self, conn: CT) -> bool:
         block = self._block
         assert block is not None
-        phase = Phase.EXIT
+        phase, lost = Phase.EXIT, False
         try:
             if self._split:
                 self._refuse_split(conn)
@@ -222,6 +222,7 @@ class Attempt(Generic[CT]):
                     block.__exit__(None, None, None)
                 except BaseException as failure:
                     _commit_failed(self._router, conn, failure)
+                    lost = conn.closed
                     if conn.pgconn.transaction_status:
                         conn.close()  # the body left another transaction() of its own open
                     raise
@@ -230,7 +231,7 @@ class Attempt(Generic[CT]):
             if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
                 _tell_unconfirmed(self._router, conn, None)
         except psycopg.Error as failure:
-            if not self._failed(failure, self._fault_at_end(conn, failure, phase), phase):
+            if not self._failed(failure, self._fault_at_end(failure, phase, lost), phase):
                 raise
             return True
         return False
@@ -242,14 +243,14 @@ class Attempt(Generic[CT]):
             "the rest was rolled back, and it is not run again"
         )
 
-    def _fault_at_end(self, conn: CT, failure: psycopg.Error, phase: Phase) -> Fault:
+    def _fault_at_end(self, failure: psycopg.Error, phase: Phase, lost: bool) -> Fault:
         if isinstance(failure, CommitUnknown):
             return Fault(FaultKind.LOST, commit_unknown=True)
         if isinstance(failure, SessionLost):
             return Fault(FaultKind.LOST, rerun_safe=True)
         if phase is Phase.EXIT:
             return Fault(FaultKind.OTHER)
-        return session_fault(failure, closed=conn.closed, read_write=self._request.read_write)
+        return session_fault(failure, closed=lost, committing=True, read_write=self._request.read_write)
 
     def _fail(self, conn: CT, exc: BaseException) -> bool:
         """Roll back for the body's error; return whether another attempt follows, or nothing was wrong."""

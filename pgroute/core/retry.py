@@ -57,10 +57,16 @@ class RetryPolicy:
                 example = "stop_after_delay(30)" if name == "stop" else "wait_fixed(1)"
                 raise ConfigError(name, value, f"expected a tenacity {name} strategy ({example}) or None")
 
-    @property
-    def limit(self) -> float | None:
-        """The seconds after which the policy allows no further attempt; None: it sets no time that can be known."""
-        return _LIMIT if self.stop is None else _limit(self.stop)
+    def limit(self, timeout: float | None = None) -> float | None:
+        """Return the seconds after which no further attempt begins; None: nothing sets a time that can be known.
+
+        Args:
+            timeout: seconds that the call itself was given. They replace the default, but no strategy of the user's.
+        """
+        if self.stop is None:
+            return _LIMIT if timeout is None else timeout
+        limits = [seconds for seconds in (timeout, _limit(self.stop)) if seconds is not None]
+        return min(limits, default=None)
 
 
 def check_policy(value: object) -> None:
@@ -118,7 +124,7 @@ def decide(
     elapsed: float,
     *,
     policy: RetryPolicy,
-    limit: float | None = None,
+    timeout: float | None = None,
     decidable: bool = False,
     error: BaseException | None = None,
 ) -> Retry | Raise:
@@ -130,7 +136,7 @@ def decide(
         attempt: its number, from 1.
         elapsed: seconds since the first attempt began.
         policy: the strategies.
-        limit: seconds after which no attempt may begin, whatever the policy says.
+        timeout: seconds that the call itself was given.
         decidable: the next attempt can find out whether this one was committed.
         error: what was raised, for strategies that look at it.
     """
@@ -146,8 +152,8 @@ def decide(
     state.upcoming_sleep = pause
     if policy.stop is not None and policy.stop(state):
         return Raise("the policy says stop")
-    limits = [seconds for seconds in (limit, policy.limit) if seconds is not None]
-    if limits and elapsed + pause >= min(limits):
+    limit = policy.limit(timeout)
+    if limit is not None and elapsed + pause >= limit:
         return Raise("out of time")
     return Retry(pause)
 
@@ -185,11 +191,11 @@ class Course:
         acquire_timeout: float,
         decidable: bool,
     ) -> None:
-        limits = [seconds for seconds in (timeout, policy.limit) if seconds is not None]
         self.attempt = 1
         self._policy = policy
         self._begun = now
-        self._limit = min(limits, default=None)
+        self._timeout = timeout
+        self._limit = policy.limit(timeout)
         self._patience = acquire_timeout if timeout is None else timeout
         self._decidable = decidable
         self._before: BaseException | None = None
@@ -215,7 +221,7 @@ class Course:
             self.attempt,
             now - self._begun,
             policy=self._policy,
-            limit=self._limit,
+            timeout=self._timeout,
             decidable=self._decidable,
             error=error,
         )

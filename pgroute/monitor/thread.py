@@ -35,12 +35,21 @@ class Monitor:
     _inherited: ClassVar[list[Monitor]] = []
 
     def __init__(self) -> None:
-        self._loop = asyncio.SelectorEventLoop()
+        self._loop: asyncio.AbstractEventLoop
         self._resolver = Resolver()
         self._watchers: dict[WatchKey, HostWatcher] = {}
         self._clusters: set[ClusterWatch] = set()
+        self._ready = threading.Event()
+        self._unwanted = False
         self._thread = threading.Thread(target=self._main, name="pgroute-monitor", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+            self._ready.wait()
+        except BaseException:
+            self._unwanted = True
+            if self._ready.is_set():
+                self.call(self._loop.stop)
+            raise
 
     @classmethod
     def attach(cls, cluster: ClusterWatch) -> Monitor:
@@ -102,7 +111,11 @@ class Monitor:
         self._thread.join(_STOP_TIMEOUT)
 
     def _main(self) -> None:
-        loop = self._loop
+        # Made here, where no Ctrl-C can come: it would leave half a loop, which complains when it is collected.
+        self._loop = loop = asyncio.SelectorEventLoop()
+        self._ready.set()
+        if self._unwanted:
+            loop.stop()
         try:
             loop.run_forever()
             tasks = asyncio.all_tasks(loop)

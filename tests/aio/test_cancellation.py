@@ -13,8 +13,9 @@ from typing import Any
 
 import psycopg
 import pytest
+import tenacity
 
-from pgroute import AsyncRouter, PoolOptions
+from pgroute import AsyncRouter, PoolOptions, RetryPolicy
 from pgroute.testing import LocalCluster
 from tests.support import async_eventually
 
@@ -106,6 +107,34 @@ async def test_a_session_of_a_warm_pool(shared: LocalCluster, table: str, late: 
         await at_each_await(
             lambda: session(router, table), late, before=router.wait, after=lambda: assert_whole(router)
         )
+
+
+@at_once_and_late
+@pytest.mark.parametrize("once", [None, "key"])
+async def test_a_transaction_of_run(shared: LocalCluster, table: str, late: bool, once: str | None) -> None:
+    async def insert(conn: psycopg.AsyncConnection[Any]) -> None:
+        await conn.execute(f"INSERT INTO {table} VALUES (1) ON CONFLICT DO NOTHING")
+
+    async def transaction() -> None:
+        await router.run(insert, isolation="serializable", once=once and f"{table} {late}")
+
+    async with AsyncRouter(shared.dsn, writer=OPTIONS) as router:
+        await router.install()
+        await at_each_await(transaction, late, before=router.wait, after=lambda: assert_whole(router))
+
+
+@at_once_and_late
+async def test_the_pause_between_two_attempts(shared: LocalCluster, late: bool) -> None:
+    async def fail(_: psycopg.AsyncConnection[Any]) -> None:
+        raise psycopg.errors.SerializationFailure
+
+    async def transaction() -> None:
+        with contextlib.suppress(psycopg.errors.SerializationFailure):
+            await router.run(fail)
+
+    retry = RetryPolicy(stop=tenacity.stop_after_attempt(3), wait=tenacity.wait_fixed(0.01))
+    async with AsyncRouter(shared.dsn, writer=OPTIONS, retry=retry) as router:
+        await at_each_await(transaction, late, before=router.wait, after=lambda: assert_whole(router))
 
 
 @at_once_and_late

@@ -1,0 +1,122 @@
+"""The schema of pgroute: made once, by whoever may, and used with no more rights than it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgroute import AsyncRouter, ConfigError
+from pgroute.core.schema import RIGHTS
+from pgroute.testing import LocalCluster
+from tests.support import AsyncBackground
+
+pytestmark = pytest.mark.cluster
+
+AsyncConnection = psycopg.AsyncConnection[Any]
+
+TABLES = (
+    "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class"
+    " WHERE relnamespace = to_regnamespace('pgroute') AND relkind = 'r'"
+)
+ALL = "batch_chunk batch_job batch_reject once"
+
+
+@pytest.fixture
+def database(shared: LocalCluster) -> Iterator[str]:
+    """The name of a database of this test's own."""
+    shared.primary.execute("CREATE DATABASE of_this_test")
+    shared.catch_up()
+    yield "of_this_test"
+    shared.primary.execute("DROP DATABASE of_this_test")
+
+
+@pytest.fixture
+def role(shared: LocalCluster) -> Iterator[str]:
+    """The name of a role of this test's own without any rights."""
+    shared.primary.execute("CREATE ROLE of_this_test LOGIN")
+    shared.catch_up()
+    yield "of_this_test"
+    shared.primary.execute("DROP ROLE of_this_test")
+
+
+async def ask(conn: AsyncConnection, sql: str) -> Any:
+    row = await (await conn.execute(sql)).fetchone()
+    assert row is not None
+    return row[0]
+
+
+async def test_installing_twice_and_at_once_is_harmless(shared: LocalCluster, database: str) -> None:
+    async with AsyncRouter(shared.dsn, kwargs={"dbname": database}) as router:
+        assert await router.run(ask, TABLES) is None
+        async with AsyncBackground() as background:
+            for handle in [background.start(router.install) for _ in range(4)]:
+                await handle.result()
+        assert await router.run(ask, TABLES) == ALL
+        await router.run(ask, "SELECT 7", once="kept")
+        await router.install()
+        assert await router.run(ask, "SELECT 8", once="kept") == 7
+
+
+async def test_without_the_tables_nothing_is_done_and_the_error_says_what_to_do(
+    shared: LocalCluster, database: str
+) -> None:
+    async with AsyncRouter(shared.dsn, kwargs={"dbname": database}) as router:
+        with pytest.raises(ConfigError, match="pgroute install"):
+            await router.run(ask, "CREATE TABLE made () RETURNING 1", once="key")
+        with pytest.raises(ConfigError, match="pgroute install"):
+            await router.once_purge(86400)
+        assert await router.run(ask, "SELECT to_regclass('made')") is None
+
+
+async def test_the_rights_that_are_told_are_enough_and_none_too_many(
+    shared: LocalCluster, database: str, role: str
+) -> None:
+    options = {"dbname": database, "user": role}
+    async with AsyncRouter(shared.dsn, kwargs={"dbname": database}) as owner:
+        async with AsyncRouter(shared.dsn, kwargs=options) as plain:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                await plain.install()
+        await owner.install()
+        grants = [line for line in RIGHTS.format(role=role).splitlines() if line.startswith("GRANT")]
+        async with AsyncRouter(shared.dsn, kwargs=options) as plain:
+            for left_out in range(2):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    await plain.run(ask, "SELECT 1", once="key")
+                await owner.run(execute, grants[left_out])
+            await plain.install()
+            assert await plain.run(ask, "SELECT 1", once="key") == 1
+            assert await plain.run(ask, "SELECT 2", once="key") == 1
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                await plain.once_purge(86400)
+            await owner.run(execute, grants[-1])
+            assert await plain.once_purge(86400) == 0
+        await owner.run(execute, f"DROP OWNED BY {role}")
+
+
+async def execute(conn: AsyncConnection, sql: str) -> None:
+    await conn.execute(sql)
+
+
+async def test_old_keys_can_be_forgotten_and_young_ones_cannot(shared: LocalCluster, database: str) -> None:
+    async with AsyncRouter(shared.dsn, kwargs={"dbname": database}) as router:
+        await router.install()
+        assert await router.run(ask, "SELECT 1", once="old") == 1
+        assert await router.run(ask, "SELECT 1", once="young") == 1
+        await router.run(execute, "UPDATE pgroute.once SET at = at - interval '1 hour' WHERE key = 'old'")
+        with pytest.raises(ConfigError, match="at least 30 seconds"):
+            await router.once_purge(29)
+        assert await router.once_purge(1800) == 1
+        assert await router.run(ask, "SELECT 2", once="old") == 2
+        assert await router.run(ask, "SELECT 2", once="young") == 1
+
+
+async def test_the_longest_time_that_a_call_may_try_bounds_what_is_forgotten(
+    shared: LocalCluster, database: str
+) -> None:
+    async with AsyncRouter(shared.dsn, kwargs={"dbname": database}) as router:
+        await router.install()
+        await router.run(ask, "SELECT 1", once="a", timeout=20)
+        assert await router.once_purge(30) == 0

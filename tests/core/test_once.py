@@ -1,0 +1,88 @@
+"""Keys and results of transactions that are applied once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies
+
+from pgroute.core.once import UNBOUNDED_AGE, as_json, check_age, check_key, from_json, lock_timeout
+from pgroute.errors import ConfigError
+
+
+@pytest.mark.parametrize("key", ["a", "x" * 512, "ü" * 256, "order 7/2"])
+def test_a_key_has_up_to_512_bytes(key: str) -> None:
+    assert check_key(key) == key
+
+
+@pytest.mark.parametrize("key", ["", "x" * 513, "ü" * 257, "a\0b", "\ud800", 7, b"key", ["a"]])
+def test_what_is_no_key_is_refused(key: Any) -> None:
+    with pytest.raises(ConfigError, match=r"invalid once .*1 to 512 bytes") as caught:
+        check_key(key)
+    assert len(str(caught.value)) < 300
+
+
+def test_true_makes_a_fresh_key_and_none_makes_none() -> None:
+    first, second = check_key(True), check_key(True)
+    assert first
+    assert second
+    assert first != second
+    assert check_key(None) is None
+    assert check_key(False) is None
+
+
+@given(
+    strategies.recursive(
+        strategies.none()
+        | strategies.booleans()
+        | strategies.integers()
+        | strategies.floats(allow_nan=False, allow_infinity=False)
+        | strategies.text(),
+        lambda inner: strategies.lists(inner) | strategies.dictionaries(strategies.text(), inner),
+    )
+)
+def test_json_comes_back_as_it_was(value: Any) -> None:
+    assert from_json(as_json(value, "k")) == value
+
+
+def loop() -> list[Any]:
+    knot: list[Any] = []
+    knot.append(knot)
+    return knot
+
+
+@pytest.mark.parametrize(
+    "result", [object(), {1, 2}, b"bytes", float("nan"), float("inf"), {(1, 2): 3}, loop()]
+)
+def test_what_is_no_json_is_a_type_error_that_names_the_key(result: Any) -> None:
+    with pytest.raises(TypeError, match=r"once='k'.*nothing was committed"):
+        as_json(result, "k")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "setting"),
+    [(0.0, "1ms"), (0.0001, "1ms"), (1.5, "1500ms"), (30, "30000ms"), (1e9, "2147483647ms")],
+)
+def test_a_lock_timeout_is_never_0_which_would_be_for_ever(seconds: float, setting: str) -> None:
+    assert lock_timeout(seconds) == setting
+
+
+@pytest.mark.parametrize(
+    ("older_than", "limit", "seconds"),
+    [(30, 30.0, 30.0), (timedelta(minutes=1), 30.0, 60.0), (UNBOUNDED_AGE, None, UNBOUNDED_AGE)],
+)
+def test_keys_may_be_forgotten_when_no_call_can_be_trying_with_them(
+    older_than: Any, limit: float | None, seconds: float
+) -> None:
+    assert check_age(older_than, limit) == seconds
+
+
+@pytest.mark.parametrize(
+    ("older_than", "limit"),
+    [(29.9, 30.0), (timedelta(seconds=1), 30.0), (3600, None), (-1, 0.0), ("1 day", 30.0), (None, 30.0)],
+)
+def test_younger_keys_are_kept(older_than: Any, limit: float | None) -> None:
+    with pytest.raises(ConfigError, match="invalid older_than"):
+        check_age(older_than, limit)
