@@ -24,6 +24,13 @@ exit status:
 Without a DSN the PG* environment counts, as for psql. Other users of the machine can read a command line:
 keep the password in PGPASSWORD or in ~/.pgpass.
 """
+INSTALL_HELP = """\
+exit status:
+  0  the schema is in place; the rights that a role needs to use it are printed
+  2  it is not: no primary, no right to create a schema, or the DSN cannot be used
+
+Run it once for each database, as a role that may create schemas there. With --sql a database administrator can do it.
+"""
 DEMO_HELP = """\
 exit status:
   0  every acknowledged row was found, once, and no row that nobody can account for
@@ -64,6 +71,23 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="print one JSON object (keys: docs/cli.md)")
     status.add_argument(
         "--timeout", type=_seconds(0.1), default=5.0, metavar="S", help="wait at most S seconds (default: 5)"
+    )
+    install = commands.add_parser(
+        "install",
+        help="create the tables for exactly-once transactions and batch jobs",
+        description="Create the schema pgroute, with the tables for run(once=) and batch jobs, on the primary. What "
+        "is there stays as it is.",
+        epilog=INSTALL_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    install.add_argument("dsn", nargs="?", default="", metavar="DSN", help="libpq URI or keyword string")
+    install.add_argument("--sql", action="store_true", help="print the SQL and contact nobody")
+    install.add_argument(
+        "--timeout",
+        type=_seconds(0.1),
+        default=10.0,
+        metavar="S",
+        help="wait at most S seconds (default: 10)",
     )
     demo = commands.add_parser(
         "demo",
