@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from pgroute.core.once import CLAIM, KEEP, REWRITE, as_json, from_json, lock_timeout, not_json
+from pgroute.core.once import CLAIM, KEEP, REWRITE, UNBIND, as_json, from_json, lock_timeout, not_json
 from pgroute.errors import CommitUnknown, ConfigError
 
 if TYPE_CHECKING:
@@ -38,18 +38,19 @@ async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], 
         CommitUnknown: another transaction with this key has not ended in time.
         ConfigError: there is no table for it.
     """
-    seconds = attempt.left
     cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
     try:
         while True:
+            seconds = attempt.left
             await cursor.execute(CLAIM, {"key": key, "wait": lock_timeout(seconds)})
             if cursor.rowcount:
                 attempt.decided()
                 return None
-            await cursor.execute(REWRITE, (key,))
+            await cursor.execute(REWRITE, {"key": key, "wait": lock_timeout(attempt.left)})
             row = await cursor.fetchone()
             if row is not None:
-                break  # else it was purged in between
+                break
+            await cursor.execute(UNBIND)  # it was purged in between
     except MISSING as exc:
         raise missing("once", key, exc) from None
     except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as exc:

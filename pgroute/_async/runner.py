@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import psycopg
@@ -15,7 +16,7 @@ from psycopg_pool.abc import ACT as CT  # async-only
 from pgroute._async.once import MISSING, claim, keep, missing
 from pgroute._async.transaction import AsyncAttempts
 from pgroute.core.once import PURGE, check_age, check_key
-from pgroute.core.request import make_request
+from pgroute.core.request import get_request
 from pgroute.core.retry import check_policy
 from pgroute.core.roles import Role
 from pgroute.core.schema import DEFINITION, LOCK, PRESENT
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from pgroute.core.retry import RetryPolicy
 
 T = TypeVar("T")
+
+_LAZY = (GeneratorType, AsyncGeneratorType)
 
 
 class AsyncRunner(Generic[CT]):
@@ -169,9 +172,11 @@ class AsyncRunner(Generic[CT]):
         return await self.run(purge, seconds)
 
     def _request(self, role: object, **options: Any) -> Request:
-        reader = self._plan.reader
-        return make_request(
-            role, reader_attrs=self._plan.reader_attrs, reader_read_only=reader.read_only, **options
+        return get_request(
+            role,
+            reader_attrs=self._plan.reader_attrs,
+            reader_read_only=self._plan.reader.read_only,
+            **options,
         )
 
     def _attempts(
@@ -213,26 +218,28 @@ async def call(fn: Callable[..., Any], conn: psycopg.AsyncConnection[Any], *args
     """
     result = fn(conn, *args)
     # async-only: begin
-    if not inspect.isawaitable(result):
+    if not hasattr(result, "__await__"):
         raise _idle(fn, result)
     result = await result
     # async-only: end
-    if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
+    if isinstance(result, _LAZY) or hasattr(result, "__await__"):
         raise _idle(fn, result)
     return result
 
 
 def check_function(parameter: str, fn: object) -> None:
-    """Raise ConfigError for what can be seen not to be a body."""
-    if inspect.iscoroutine(fn):
+    """Raise ConfigError for what can be seen not to be a body; what it returns is looked at later."""
+    if isinstance(fn, CoroutineType):
         fn.close()
         raise ConfigError(parameter, fn, "expected a function; this is the coroutine that one has returned")
     if not callable(fn):
         raise ConfigError(parameter, fn, "expected a function of a connection")
+    # Not inspect's functions, which take longer than the rest of run().
+    flags = getattr(getattr(fn, "__code__", None), "co_flags", 0)
     kind = None
-    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+    if flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
         kind = "generator function: none of its body would run before the transaction is over"
-    # sync-only: if inspect.iscoroutinefunction(fn):
+    # sync-only: if flags & inspect.CO_COROUTINE:
     # sync-only:     kind = "coroutine function, for the asynchronous router"
     if kind is not None:
         raise ConfigError(parameter, fn, f"expected a plain function, this is a {kind}")
@@ -241,15 +248,15 @@ def check_function(parameter: str, fn: object) -> None:
 def _idle(fn: object, result: object) -> ConfigError:
     """Return the error for a body that left its work to be done later."""
     what = type(result).__name__
-    if inspect.iscoroutine(result) or inspect.isgenerator(result):
+    if isinstance(result, (CoroutineType, GeneratorType)):
         result.close()
     accepted = f"expected a body that does its work; it returned a {what}, and was rolled back"
-    # sync-only: if inspect.isawaitable(result):
+    # sync-only: if hasattr(result, "__await__"):
     # sync-only:     accepted += " (coroutine functions are for the asynchronous router)"
     # async-only: begin
-    if inspect.isawaitable(result):
+    if hasattr(result, "__await__"):
         accepted += ": await it there"
-    elif not inspect.isgenerator(result) and not inspect.isasyncgen(result):
+    elif not isinstance(result, _LAZY):
         accepted = f"expected a coroutine function; it returned a {what}, and was rolled back"
     # async-only: end
     return ConfigError("fn", fn, accepted)

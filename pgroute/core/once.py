@@ -28,10 +28,20 @@ RETURNING set_config('lock_timeout', current_setting('pgroute.lock_timeout'), tr
 """
 
 # Not merely read: only a COMMIT that has written waits for the synchronous standby, and what an earlier transaction
-# wrote may be on this server alone.
-REWRITE = "UPDATE pgroute.once SET at = clock_timestamp() WHERE key = %s RETURNING result::text"
+# wrote may be on this server alone. The time that is left is less than it was for CLAIM.
+REWRITE = """
+UPDATE pgroute.once SET at = clock_timestamp()
+ WHERE key = %(key)s AND set_config('lock_timeout', %(wait)s, true) IS NOT NULL
+RETURNING result::text
+"""
 
-KEEP = "UPDATE pgroute.once SET result = %s::jsonb WHERE key = %s RETURNING result::text"
+# Before another CLAIM, which would put aside the bound itself.
+UNBIND = "SELECT set_config('lock_timeout', current_setting('pgroute.lock_timeout'), true)"
+
+# The age of a key begins with the end of its body, which may have taken long.
+KEEP = """
+UPDATE pgroute.once SET result = %s::jsonb, at = clock_timestamp() WHERE key = %s RETURNING result::text
+"""
 
 PURGE = "DELETE FROM pgroute.once WHERE at < clock_timestamp() - make_interval(secs => %s)"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -49,7 +50,6 @@ def make_request(
     isolation: object = None,
     read_only: object = None,
     deferrable: object = None,
-    timeout: object = None,
     decidable: bool = False,
     independent: bool = False,
 ) -> Request:
@@ -62,7 +62,6 @@ def make_request(
     for name, value in (("read_only", read_only), ("deferrable", deferrable)):
         if not (value is None or isinstance(value, bool)):
             raise ConfigError(name, value, "expected True, False or None")
-    check_number("timeout", timeout, none=True)
     if parsed is Role.READER and read_only is False and reader_read_only:
         raise ConfigError(
             "read_only",
@@ -80,11 +79,24 @@ def make_request(
     )
 
 
+_known_request = lru_cache(maxsize=256, typed=True)(make_request)
+
+
+def get_request(role: object, *, timeout: object = None, **given: Any) -> Request:
+    """Do as `make_request`, without validating the same once more."""
+    if timeout is not None:
+        check_number("timeout", timeout)
+    try:
+        return _known_request(role, **given)
+    except TypeError:  # something among it has no hash
+        return make_request(role, **given)
+
+
 def parse_isolation(value: Any) -> IsolationLevel | None:
     """Return the isolation level of that name (PostgreSQL docs, 13.2), any case, or psycopg's own constant."""
-    levels = {level.name.replace("_", " ").lower(): level for level in psycopg.IsolationLevel}
     if value is None or isinstance(value, psycopg.IsolationLevel):
         return value
+    levels = {level.name.replace("_", " ").lower(): level for level in psycopg.IsolationLevel}
     name = " ".join(value.replace("_", " ").lower().split()) if isinstance(value, str) else None
     if name not in levels:
         names = ", ".join(map(repr, sorted(levels)))

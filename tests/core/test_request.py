@@ -7,13 +7,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute.core.request import Request, make_request
+from pgroute.core.request import Request, get_request
 from pgroute.core.roles import Role, SessionAttrs
 from pgroute.errors import ConfigError
 
 
 def request(role: Any = "writer", *, enforced: bool = True, **given: Any) -> Request:
-    return make_request(role, reader_attrs=SessionAttrs.PREFER_STANDBY, reader_read_only=enforced, **given)
+    return get_request(role, reader_attrs=SessionAttrs.PREFER_STANDBY, reader_read_only=enforced, **given)
 
 
 def test_a_role_decides_on_hosts_and_pools() -> None:
@@ -36,6 +36,12 @@ def test_isolation_levels_go_by_their_names(given: Any, level: psycopg.Isolation
     assert request(isolation=given).isolation is level
 
 
+def test_what_equals_a_good_value_is_not_taken_for_one() -> None:
+    assert request(read_only=True).read_only is True
+    with pytest.raises(ConfigError, match="invalid read_only 1:"):
+        request(read_only=1)
+
+
 @pytest.mark.parametrize(
     ("given", "named"),
     [
@@ -43,6 +49,8 @@ def test_isolation_levels_go_by_their_names(given: Any, level: psycopg.Isolation
         ({"isolation": "snapshot"}, "isolation"),
         ({"isolation": 7}, "isolation"),
         ({"isolation": True}, "isolation"),
+        ({"isolation": ["serializable"]}, "isolation"),
+        ({"role": ["writer"]}, "role"),
         ({"read_only": 1}, "read_only"),
         ({"deferrable": "yes"}, "deferrable"),
         ({"timeout": -1}, "timeout"),
