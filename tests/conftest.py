@@ -51,6 +51,33 @@ def any_cluster() -> Iterator[LocalCluster]:
 
 
 @pytest.fixture
+def synchronous_cluster() -> Iterator[LocalCluster]:
+    """A fresh primary whose commits wait for one of its two standbys, to break."""
+    with LocalCluster(synchronous=True) as cluster:
+        yield cluster
+        assert_no_backends(cluster)
+
+
+@pytest.fixture(scope="session")
+def lasting_pair() -> Iterator[LocalCluster]:
+    """The cluster itself; tests ask for `synchronous_pair`."""
+    with LocalCluster(1, synchronous=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def synchronous_pair(lasting_pair: LocalCluster) -> Iterator[LocalCluster]:
+    """A primary whose commits wait for its one standby; the test may stop and freeze nodes and promote none."""
+    yield lasting_pair
+    first, standby = lasting_pair.nodes
+    standby.thaw()
+    if not standby.running:
+        standby.start()
+    standby.wait_streaming(first)
+    assert_no_backends(lasting_pair)
+
+
+@pytest.fixture
 def shared(pgroute_shared_cluster: LocalCluster) -> Iterator[LocalCluster]:
     """The cluster of the whole run, of the newest version, whose nodes are left as they are; see `table`."""
     yield pgroute_shared_cluster

@@ -111,8 +111,8 @@ class AsyncAttempt(Generic[CT]):
 
     @property
     def left(self) -> float:
-        """The seconds that something may be waited for."""
-        return self._course.left(time.monotonic())
+        """The seconds that another transaction may be waited for."""
+        return self._course.until_end(time.monotonic())
 
     def decided(self) -> None:
         """Take note that no earlier attempt was committed, so that the error of one is of no more concern."""
@@ -124,7 +124,8 @@ class AsyncAttempt(Generic[CT]):
         _refuse_nested(self._router, self._request)
         while True:
             try:
-                conn = await self._router._acquire(self._request.attrs, self._request.role, self.left)
+                left = self._course.left(time.monotonic())
+                conn = await self._router._acquire(self._request.attrs, self._request.role, left)
             except psycopg.Error as exc:
                 self.ended = True
                 self._course.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())

@@ -202,10 +202,12 @@ class Course:
         self._unknown: CommitUnknown | None = None
 
     def left(self, now: float) -> float:
-        """Return the seconds that something may be waited for now."""
-        if self._limit is None:
-            return self._patience
-        return max(0.0, min(self._patience, self._begun + self._limit - now))
+        """Return the seconds that a session may be waited for now."""
+        return min(self._patience, self.until_end(now))
+
+    def until_end(self, now: float) -> float:
+        """Return the seconds until no attempt begins any more; where there is no such moment, the patience of one."""
+        return self._patience if self._limit is None else max(0.0, self._begun + self._limit - now)
 
     def decided(self) -> None:
         """Take note that no earlier attempt was committed."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from pgroute.testing import FaultProxy, LocalCluster, Node
+from tests.aio.counting import clear, set_up
 
 
 @pytest.fixture(scope="session")
@@ -73,3 +74,22 @@ def breakable(any_cluster: LocalCluster) -> Iterator[Proxied]:
     """Give a fresh cluster behind proxies, to break in any way."""
     with ExitStack() as stack:
         yield Proxied(any_cluster, tuple(stack.enter_context(FaultProxy(node)) for node in any_cluster.nodes))
+
+
+@pytest.fixture
+def pair(synchronous_pair: LocalCluster) -> Iterator[Proxied]:
+    """Give a primary with a counter and its synchronous standby, behind proxies; no node may be promoted."""
+    clear(synchronous_pair)
+    set_up(synchronous_pair)
+    with ExitStack() as stack:
+        proxies = tuple(stack.enter_context(FaultProxy(node)) for node in synchronous_pair.nodes)
+        yield Proxied(synchronous_pair, proxies)
+
+
+@pytest.fixture
+def trio(synchronous_cluster: LocalCluster) -> Iterator[Proxied]:
+    """Give a fresh primary with a counter and two standbys, of which one has to confirm each commit."""
+    set_up(synchronous_cluster)
+    with ExitStack() as stack:
+        proxies = tuple(stack.enter_context(FaultProxy(node)) for node in synchronous_cluster.nodes)
+        yield Proxied(synchronous_cluster, proxies)

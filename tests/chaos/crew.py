@@ -154,14 +154,21 @@ class Crew:
                 with contextlib.suppress(BrokenPipeError):
                     worker.process.stdin.close()
 
-    def _start(self, place: int) -> None:
-        number = len(self._workers) + 1
-        journal = self._folder / f"worker{number}.journal"
-        command = [sys.executable, "-m", "tests.chaos.worker", "--face", self._faces[place]]
-        command += ["--process", str(number), "--dsn", self._dsn, "--journal", str(journal)]
+    def _command(self, number: int, place: int) -> list[str]:
+        """Return the module that a worker runs, and its arguments."""
+        command = ["tests.chaos.worker", "--process", str(number), "--journal", str(self._journal(number))]
         command += ["--writers", str(self._writers), "--readers", str(self._readers)]
         if place >= 2:  # so that a short run has the defaults in both faces
             command.append("--quick")
+        return command
+
+    def _journal(self, number: int) -> Path:
+        return self._folder / f"worker{number}.journal"
+
+    def _start(self, place: int) -> None:
+        number = len(self._workers) + 1
+        command = [sys.executable, "-m", *self._command(number, place)]
+        command += ["--face", self._faces[place], "--dsn", self._dsn]
         with (self._folder / f"worker{number}.log").open("wb") as log:
             process = subprocess.Popen(
                 command,
@@ -171,7 +178,9 @@ class Crew:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # out of reach of the terminal's Ctrl-C
             )
-        self._workers.append(Worker(number, place, self._faces[place], process, Follower(journal)))
+        self._workers.append(
+            Worker(number, place, self._faces[place], process, Follower(self._journal(number)))
+        )
 
     def _current(self) -> list[Worker]:
         """The last worker started in each place."""

@@ -187,6 +187,13 @@ def test_a_session_may_be_waited_for_as_long_as_is_left() -> None:
     assert course(policy=RetryPolicy(), timeout=3.0).left(NOW + 1) == 2.0
 
 
+def test_another_transaction_may_be_waited_for_until_no_attempt_begins() -> None:
+    assert course(policy=RetryPolicy()).until_end(NOW + 1) == 29.0
+    assert course(policy=RetryPolicy(), timeout=3.0).until_end(NOW + 1) == 2.0
+    assert course(timeout=50.0).until_end(NOW + 60) == 0.0
+    assert course().until_end(NOW + 100) == 20.0
+
+
 def test_the_error_tells_how_many_attempts_there_were_and_what_went_wrong_before() -> None:
     way = course(timeout=2.0)
     assert way.failed(error("40001"), fault(FaultKind.SERIALIZATION), Phase.BODY, NOW + 0.5) == Retry(0.5)

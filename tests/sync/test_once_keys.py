@@ -1,0 +1,254 @@
+# Generated from tests/aio/test_once_keys.py by .ci/unasync.py: edit that file, not this one.
+"""Keys of transactions: who finds them, in which isolation, after whom, and what leaves none behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgroute import Router, CommitUnknown, ConfigError, PoolOptions
+from pgroute.testing import LocalCluster, Node
+from tests.sync.conftest import Proxied
+from tests.sync.counting import INCREMENT, KEY, Increment, call_once, clear, counted, set_up, waiting
+from tests.support import Background, Handle, call, eventually
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).parents[2]
+ISOLATIONS = ["read committed", "repeatable read", "serializable"]
+
+
+class Lingering(Increment):
+    """A body that increments, says so by its runs, and goes on when told to: to the end, or to an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over = threading.Event()
+        self.error: Exception | None = None
+
+    def __call__(self, conn: psycopg.Connection[Any]) -> int:
+        value = super().__call__(conn)
+        eventually(self.over.is_set)
+        if self.error is not None:
+            raise self.error
+        return value
+
+
+# Several at once.
+
+
+def test_of_processes_with_the_same_key_one_applies_it_and_all_get_its_result(pair: Proxied) -> None:
+    node = pair.cluster.nodes[0]
+    command = [sys.executable, "-m", "tests.sync.contender", pair.cluster.dsn, KEY]
+    with psycopg.connect(node.conninfo, autocommit=True) as gate:
+        gate.execute("SELECT pg_advisory_lock(1)")
+        processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+        try:
+            eventually(
+                lambda: (len(waiting(node, "advisory")), len(waiting(node, "transactionid"))) == (1, 2), 30.0
+            )
+            gate.execute("SELECT pg_advisory_unlock(1)")
+            said = [(call(process.communicate, timeout=30.0))[0] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+                process.communicate()
+    assert said == ["1\n"] * 3
+    assert counted(node) == (1, 1)
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_in_any_isolation_the_key_is_found(pair: Proxied, isolation: str) -> None:
+    increment = Increment()
+    with Router(pair.dsn) as router:
+        for _ in range(3):
+            assert call_once(router, increment, isolation=isolation) == 1
+    assert increment.runs == 1
+    assert counted(pair.cluster.nodes[0]) == (1, 1)
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_in_any_isolation_the_key_of_a_transaction_under_way_is_found(
+    pair: Proxied, isolation: str
+) -> None:
+    node, first, second = pair.cluster.nodes[0], Lingering(), Increment()
+    with Router(pair.dsn) as router, Background() as background:
+        before = background.start(call_once, router, first, None, None, isolation)
+        eventually(lambda: first.runs)
+        after = background.start(call_once, router, second, None, None, isolation)
+        eventually(lambda: waiting(node, "transactionid"))
+        first.over.set()
+        assert before.result() == 1
+        assert after.result() == 1
+    assert (first.runs, second.runs) == (1, 0)
+    assert counted(node) == (1, 1)
+
+
+# A lock_timeout of the application's own.
+
+
+def shown(conn: psycopg.Connection[Any]) -> str:
+    """Return the lock_timeout that holds."""
+    cursor = conn.execute("SHOW lock_timeout")
+    (value,) = cursor.fetchone() or ("",)
+    return str(value)
+
+
+def shows(conn: psycopg.Connection[Any]) -> list[Any]:
+    """Increment the counter and return the lock_timeout of the body."""
+    cursor = conn.execute(INCREMENT)
+    (value,) = cursor.fetchone() or (0,)
+    return [value, shown(conn)]
+
+
+def start_after(
+    node: Node, router: Router[Any], background: Background
+) -> tuple[Lingering, Handle]:
+    """Start a call that waits for a predecessor; return the predecessor and the call."""
+    before = Lingering()
+    background.start(call_once, router, before)
+    eventually(lambda: before.runs)
+    after = background.start(call_once, router, shows)
+    eventually(lambda: waiting(node, "transactionid"))
+    return before, after
+
+
+def test_a_lock_timeout_of_its_own_holds_in_the_body_and_not_for_the_key(cluster: LocalCluster) -> None:
+    set_up(cluster)
+    node = cluster.nodes[0]
+    writer = PoolOptions(settings={"lock_timeout": "50ms"})
+    longer = (
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'transactionid'"
+        " AND clock_timestamp() - query_start > interval '150 ms'"
+    )
+    with Router(cluster.dsn, writer=writer) as router, Background() as background:
+        before, after = start_after(node, router, background)
+        eventually(lambda: node.execute(longer) == [(1,)])
+        before.error = ValueError("no")
+        before.over.set()
+        assert after.result() == [1, "50ms"]
+        assert call_once(router, shows) == [1, "50ms"]
+        with router.writer() as conn:
+            assert shown(conn) == "50ms"
+    assert counted(node) == (1, 1)
+
+
+def test_one_deadline_bounds_all_that_is_waited_for(pair: Proxied) -> None:
+    node = pair.cluster.nodes[0]
+    conninfo = node.conninfo
+    with Router(pair.dsn) as router, Background() as background:
+        assert call_once(router, Increment()) == 1
+        with psycopg.connect(conninfo) as table, psycopg.connect(conninfo) as row:
+            row.execute("SELECT FROM pgroute.once FOR UPDATE")
+            table.execute("LOCK TABLE pgroute.once IN SHARE ROW EXCLUSIVE MODE")
+            begun = time.monotonic()
+            later = background.start(call_once, router, Increment(), 1.0)
+            eventually(lambda: waiting(node, "relation"))
+            eventually(lambda: time.monotonic() - begun > 0.7)
+            table.rollback()
+            with pytest.raises(CommitUnknown):
+                later.result()
+            assert 0.9 < time.monotonic() - begun < 1.5
+    assert counted(node) == (1, 1)
+
+
+def test_a_key_purged_while_it_is_looked_up_is_unknown_again(pair: Proxied) -> None:
+    node, proxy = pair.cluster.nodes[0], pair.proxies[0]
+    writer = PoolOptions(settings={"lock_timeout": "7s"})
+    with Router(pair.dsn, writer=writer) as router, Background() as background:
+        assert call_once(router, Increment()) == 1
+        trap = proxy.when(b"UPDATE pgroute.once", do="deaf", after_forwarding=False)
+        later = background.start(call_once, router, shows)
+        call(trap.wait)
+        call(node.execute, "DELETE FROM pgroute.once")
+        proxy.mend()
+        assert later.result() == [2, "7s"]
+    assert counted(node) == (2, 1)
+
+
+def test_the_age_of_a_key_begins_with_the_end_of_its_body(pair: Proxied) -> None:
+    node, body = pair.cluster.nodes[0], Lingering()
+    with Router(pair.dsn) as router, Background() as background:
+        worker = background.start(call_once, router, body)
+        eventually(lambda: body.runs)
+        [(moment,)] = call(node.execute, "SELECT clock_timestamp()")
+        body.over.set()
+        worker.result()
+    assert call(node.execute, "SELECT at > %s FROM pgroute.once", (moment,)) == [(True,)]
+
+
+# What leaves no key.
+
+
+def test_a_body_that_failed_leaves_no_key(pair: Proxied) -> None:
+    node, body = pair.cluster.nodes[0], Lingering()
+    body.error = ValueError("not today")
+    body.over.set()
+    with Router(pair.dsn) as router:
+        with pytest.raises(ValueError, match="not today"):
+            call_once(router, body)
+        assert counted(node) == (0, 0)
+        body.error = None
+        assert call_once(router, body) == 1
+    assert counted(node) == (1, 1)
+
+
+def test_a_successor_of_a_body_that_failed_applies_it(pair: Proxied) -> None:
+    node = pair.cluster.nodes[0]
+    with Router(pair.dsn) as router, Background() as background:
+        before, after = start_after(node, router, background)
+        before.error = ValueError("no")
+        before.over.set()
+        assert after.result() == [1, "0"]
+    assert counted(node) == (1, 1)
+
+
+def test_without_the_tables_it_says_so_and_writes_nothing(pair: Proxied) -> None:
+    node, body = pair.cluster.nodes[0], Increment()
+    call(node.execute, "DROP SCHEMA pgroute CASCADE")
+    with Router(pair.dsn) as router:
+        with pytest.raises(ConfigError, match="run `pgroute install DSN`"):
+            call_once(router, body)
+        assert body.runs == 0
+        router.install()
+        router.install()
+        assert call_once(router, body) == 1
+    assert counted(node) == (1, 1)
+    clear(pair.cluster)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [{1, 2}, float("nan"), b"x", "\0", "\ud800", 1e400],
+    ids=["set", "NaN", "bytes", "NUL", "half", "inf"],
+)
+def test_a_result_that_is_not_json_is_refused_before_commit(pair: Proxied, result: Any) -> None:
+    node, increment = pair.cluster.nodes[0], Increment()
+
+    def body(conn: Any) -> Any:
+        increment(conn)
+        return result
+
+    with Router(pair.dsn) as router:
+        with pytest.raises(TypeError, match=f"once={KEY!r} has to be stored.*nothing was committed"):
+            call_once(router, body)
+    assert increment.runs == 1
+    assert counted(node) == (0, 0)
+
+
+@pytest.mark.parametrize("result", [None, True, 0.1, 2**80, "ü\n", [], {"a": [1, None, {"b": 1.5}]}])
+def test_the_first_and_every_later_call_get_the_same_result(pair: Proxied, result: Any) -> None:
+    def body(conn: Any) -> Any:
+        return result
+
+    with Router(pair.dsn) as router:
+        found = [json.dumps(call_once(router, body)) for _ in range(2)]
+    assert found == [json.dumps(result)] * 2
