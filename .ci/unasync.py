@@ -32,7 +32,11 @@ SUBSTITUTIONS = [
     (r"_async", "_sync"),
     (r"tests([./])aio", r"tests\1sync"),
 ]
-TREES = [("pgroute/_async", "pgroute/_sync"), ("tests/aio", "tests/sync")]
+TREES = [
+    ("pgroute/_async", "pgroute/_sync"),
+    ("pgroute/batch/_async", "pgroute/batch/_sync"),
+    ("tests/aio", "tests/sync"),
+]
 ROOT = Path(__file__).resolve().parents[1]
 HEADER = "# Generated from "
 

@@ -168,3 +168,71 @@ def loop_identity() -> object:
 def async_loop_identity() -> object:
     """Return what a router is bound to: the running loop."""
     return asyncio.get_running_loop()
+
+
+def run_all(work: Callable[[], None], count: int, halt: Callable[[], None], name: str) -> None:
+    """Run *work* in so many threads, wait for all, and raise the first error; *halt* is called at the first.
+
+    An interrupt of the wait calls *halt* too, and all are waited for before it is let out.
+    """
+    errors: list[BaseException] = []
+    begun: list[tuple[threading.Event, Worker]] = []
+
+    def begin(number: int) -> None:
+        ended = threading.Event()
+
+        def guarded() -> None:
+            try:
+                work()
+            except BaseException as exc:  # noqa: BLE001  (raised by whoever waits)
+                errors.append(exc)
+                halt()
+            finally:
+                ended.set()
+
+        begun.append((ended, spawn(guarded, f"{name}-{number}")))
+
+    def wait() -> None:
+        # Python before 3.13 takes a thread for ended when a join() of it is interrupted.
+        for ended, worker in begun:
+            ended.wait()
+            worker.join()
+
+    try:
+        for number in range(count):
+            begin(number)
+        wait()
+    except BaseException:
+        halt()
+        wait()
+        raise
+    if errors:
+        raise errors[0]
+
+
+async def async_run_all(
+    work: Callable[[], Coroutine[Any, Any, None]], count: int, halt: Callable[[], None], name: str
+) -> None:
+    """As `run_all`, in tasks, which a cancellation of the wait cancels."""
+    errors: list[BaseException] = []
+
+    async def guarded() -> None:
+        try:
+            await work()
+        except BaseException as exc:  # noqa: BLE001  (raised by whoever waits)
+            errors.append(exc)
+            halt()
+
+    tasks = {async_spawn(guarded, f"{name}-{number}") for number in range(count)}
+    try:
+        await asyncio.wait(tasks)
+    except BaseException:
+        halt()
+        for task in tasks:
+            task.cancel()
+        while not all(map(async_finished, tasks)):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait(tasks)
+        raise
+    if errors:
+        raise errors[0]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.rows import tuple_row
 
 from pgroute.core.once import CLAIM, KEEP, REWRITE, UNBIND, as_json, from_json, lock_timeout, not_json
+from pgroute.core.retry import LEAST_COMMIT
 from pgroute.errors import CommitUnknown, ConfigError
 
 if TYPE_CHECKING:
@@ -38,26 +40,31 @@ async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], 
         CommitUnknown: another transaction with this key has not ended in time.
         ConfigError: there is no table for it.
     """
+    begun = time.monotonic()
     cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
     try:
-        while True:
-            seconds = attempt.left
-            await cursor.execute(CLAIM, {"key": key, "wait": lock_timeout(seconds)})
-            if cursor.rowcount:
-                attempt.decided()
-                return None
-            await cursor.execute(REWRITE, {"key": key, "wait": lock_timeout(attempt.left)})
-            row = await cursor.fetchone()
-            if row is not None:
-                break
-            await cursor.execute(UNBIND)  # it was purged in between
+        async with attempt.bounded(conn):
+            row = await _insert_or_rewrite(attempt, conn, cursor, key)
     except MISSING as exc:
         raise missing("once", key, exc) from None
+    except UnicodeEncodeError as exc:
+        raise ConfigError("once", key, f"expected a key that the connection can send ({exc})") from None
     except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as exc:
-        raise CommitUnknown(
-            f"another transaction with once={key!r} has not ended within {seconds:.2f} s: it may be committed yet",
+        why = (
+            ""
+            if isinstance(exc, psycopg.errors.LockNotAvailable)
+            else f": the wait was ended from outside ({exc})"
+        )
+        unknown = CommitUnknown(
+            f"another transaction with once={key!r} had not ended after {time.monotonic() - begun:.2f} s, and may be "
+            f"committed yet{why}",
             topology=attempt._router.topology,
-        ) from exc
+        )
+        unknown.add_note(advice(key))
+        raise unknown from exc
+    if row is None:
+        attempt.decided()
+        return None
     if row[0] is None:
         raise psycopg.ProgrammingError(
             f"once={key!r} was committed by a body that ended its transaction by itself: it left no result"
@@ -65,7 +72,31 @@ async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], 
     return Found(row[0])
 
 
-async def keep(conn: psycopg.AsyncConnection[Any], key: str, result: object) -> Any:
+async def _insert_or_rewrite(
+    attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], cursor: psycopg.AsyncCursor[Any], key: str
+) -> Any:
+    """Return the row that was found, None if one was inserted."""
+    inserting = psycopg.AsyncClientCursor(conn, row_factory=tuple_row)
+    while True:
+        await inserting.execute(CLAIM, {"key": key, "wait": lock_timeout(attempt.left)})
+        inserting.nextset()
+        if inserting.rowcount:
+            return None
+        await cursor.execute(REWRITE, {"key": key, "wait": lock_timeout(attempt.left)})
+        row = await cursor.fetchone()
+        if row is not None:
+            return row
+        await cursor.execute(UNBIND)  # it was purged in between
+
+
+def advice(key: str) -> str:
+    """Return what to do about a transaction of which it is not known whether it was committed."""
+    return f"to find out, call again with once={key!r}"
+
+
+async def keep(
+    attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], key: str, result: object
+) -> Any:
     """Store the result of a key in its row, and return it as every later call will get it.
 
     Raises:
@@ -74,7 +105,8 @@ async def keep(conn: psycopg.AsyncConnection[Any], key: str, result: object) -> 
     text = as_json(result, key)
     cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
     try:
-        await cursor.execute(KEEP, (text, key))
+        async with attempt.bounded(conn, LEAST_COMMIT):
+            await cursor.execute(KEEP, (text, key))
     except psycopg.DataError as exc:
         # jsonb has no NUL, no lone surrogate, and no number out of numeric's range (PostgreSQL docs, 8.14).
         raise not_json(result, key, str(exc).split("\n", 1)[0]) from exc

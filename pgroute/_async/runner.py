@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import psycopg
@@ -13,14 +13,14 @@ from psycopg.rows import tuple_row
 # sync-only: from psycopg_pool.abc import CT
 from psycopg_pool.abc import ACT as CT  # async-only
 
-from pgroute._async.once import MISSING, claim, keep, missing
+from pgroute._async.once import MISSING, advice, claim, keep, missing
 from pgroute._async.transaction import AsyncAttempts
 from pgroute.core.once import PURGE, check_age, check_key
-from pgroute.core.request import get_request
+from pgroute.core.request import LAZY, get_request
 from pgroute.core.retry import check_policy
 from pgroute.core.roles import Role
 from pgroute.core.schema import DEFINITION, LOCK, PRESENT
-from pgroute.errors import CommitUnknown, ConfigError
+from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable  # async-only
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from pgroute.core.retry import RetryPolicy
 
 T = TypeVar("T")
-
-_LAZY = (GeneratorType, AsyncGeneratorType)
 
 
 class AsyncRunner(Generic[CT]):
@@ -101,9 +99,10 @@ class AsyncRunner(Generic[CT]):
         )
         if key is not None:
             self._note_limit(retry, timeout)
-        result: Any = None
-        async for attempt in self._attempts(request, retry, timeout):
-            try:
+        attempts = self._attempts(request, retry, timeout, key)
+        try:
+            async for attempt in attempts:
+                result: Any = None
                 async with attempt as conn:
                     if key is not None:
                         found = await claim(attempt, conn, key)
@@ -112,11 +111,11 @@ class AsyncRunner(Generic[CT]):
                             continue
                     result = await call(fn, conn, *args)
                     if key is not None:
-                        result = await keep(conn, key, result)
-            except CommitUnknown as exc:
-                if key is not None:
-                    exc.add_note(f"to find out, call again with once={key!r}")
-                raise
+                        result = await keep(attempt, conn, key, result)
+        except BaseException as exc:
+            if key is not None and (exc is attempts.unknown or not isinstance(exc, Exception)):
+                exc.add_note(advice(key))
+            raise
         return result  # type: ignore[no-any-return]
 
     def attempts(
@@ -139,7 +138,9 @@ class AsyncRunner(Generic[CT]):
 
         Each attempt is a context manager that yields a connection with its transaction begun, and commits at the end.
         An error after which the transaction is run again is not let out of the ``with`` statement, the next attempt
-        follows: so nothing but the ``with`` statement belongs into the loop. Arguments and errors as `run`.
+        follows. So nothing but the ``with`` statement belongs in the loop, and it must not be left by return, break or
+        continue: if COMMIT fails then, the next attempt is never made (this is logged as an error). Arguments and
+        errors as `run`.
         """
         request = self._request(
             role, isolation=isolation, read_only=read_only, deferrable=deferrable, timeout=timeout
@@ -180,10 +181,11 @@ class AsyncRunner(Generic[CT]):
         )
 
     def _attempts(
-        self, request: Request, retry: RetryPolicy | None, timeout: float | None
+        self, request: Request, retry: RetryPolicy | None, timeout: float | None, key: str | None = None
     ) -> AsyncAttempts[CT]:
         check_policy(retry)
-        return AsyncAttempts(cast("AsyncRouter[CT]", self), request, retry or self._plan.retry, timeout)
+        router = cast("AsyncRouter[CT]", self)
+        return AsyncAttempts(router, request, retry or self._plan.retry, timeout, key)
 
     def _note_limit(self, retry: RetryPolicy | None, timeout: float | None) -> None:
         check_policy(retry)
@@ -219,11 +221,11 @@ async def call(fn: Callable[..., Any], conn: psycopg.AsyncConnection[Any], *args
     result = fn(conn, *args)
     # async-only: begin
     if not hasattr(result, "__await__"):
-        raise _idle(fn, result)
+        raise await _idle(fn, conn, result)
     result = await result
     # async-only: end
-    if isinstance(result, _LAZY) or hasattr(result, "__await__"):
-        raise _idle(fn, result)
+    if isinstance(result, LAZY) or hasattr(result, "__await__"):
+        raise await _idle(fn, conn, result)
     return result
 
 
@@ -245,18 +247,23 @@ def check_function(parameter: str, fn: object) -> None:
         raise ConfigError(parameter, fn, f"expected a plain function, this is a {kind}")
 
 
-def _idle(fn: object, result: object) -> ConfigError:
-    """Return the error for a body that left its work to be done later."""
+async def _idle(fn: object, conn: psycopg.AsyncConnection[Any], result: Any) -> ConfigError:
+    """Return the error for a body that left its work to be done later, having seen to it that it is not."""
     what = type(result).__name__
     if isinstance(result, (CoroutineType, GeneratorType)):
         result.close()
+    else:
+        # Whatever goes on with the connection must not do so in somebody else's transaction.
+        await conn.close()
     accepted = f"expected a body that does its work; it returned a {what}, and was rolled back"
     # sync-only: if hasattr(result, "__await__"):
     # sync-only:     accepted += " (coroutine functions are for the asynchronous router)"
     # async-only: begin
+    if hasattr(result, "cancel"):
+        result.cancel()
     if hasattr(result, "__await__"):
         accepted += ": await it there"
-    elif not isinstance(result, _LAZY):
+    elif not isinstance(result, LAZY):
         accepted = f"expected a coroutine function; it returned a {what}, and was rolled back"
     # async-only: end
     return ConfigError("fn", fn, accepted)

@@ -27,10 +27,11 @@ _CHECK = """
 SELECT r.recovering,
        (SELECT system_identifier FROM pg_control_system()),
        CASE WHEN NOT r.recovering
-            THEN ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END
+            THEN ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
+       current_setting('client_min_messages')
   FROM (SELECT pg_is_in_recovery() AS recovering) r
 """
-_CHECK_LESS = "SELECT pg_is_in_recovery(), NULL, NULL"
+_CHECK_LESS = "SELECT pg_is_in_recovery(), NULL, NULL, current_setting('client_min_messages')"
 _CHECK_TIMEOUT = 5.0
 _DOUBT_STEP = 0.002
 
@@ -276,13 +277,16 @@ class Connector:
         for sql in (_CHECK, _CHECK_LESS) if host.system_id is not None else (_CHECK_LESS,):
             try:
                 cursor.execute(sql, prepare=False)
-                recovering, system_id, timeline = cursor.fetchone() or (None, None, None)
+                recovering, system_id, timeline, level = cursor.fetchone() or (None,) * 4
                 break
             except psycopg.Error:
                 if conn.closed:
                     raise
         else:
             return  # without the rights to ask: the probe's word must do
+        if level == "error":
+            # It would hide the warning that no synchronous standby has confirmed a COMMIT.
+            cursor.execute("SET client_min_messages = warning", prepare=False)
         role = HostRole.STANDBY if recovering else HostRole.PRIMARY
         if role is not host.role:
             raise WrongServer(f"{host.key} is a {role.value} now, expected a {host.role and host.role.value}")

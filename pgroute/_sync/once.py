@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.rows import tuple_row
 
 from pgroute.core.once import CLAIM, KEEP, REWRITE, UNBIND, as_json, from_json, lock_timeout, not_json
+from pgroute.core.retry import LEAST_COMMIT
 from pgroute.errors import CommitUnknown, ConfigError
 
 if TYPE_CHECKING:
@@ -39,26 +41,31 @@ def claim(attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str) -> Fou
         CommitUnknown: another transaction with this key has not ended in time.
         ConfigError: there is no table for it.
     """
+    begun = time.monotonic()
     cursor = psycopg.Cursor(conn, row_factory=tuple_row)
     try:
-        while True:
-            seconds = attempt.left
-            cursor.execute(CLAIM, {"key": key, "wait": lock_timeout(seconds)})
-            if cursor.rowcount:
-                attempt.decided()
-                return None
-            cursor.execute(REWRITE, {"key": key, "wait": lock_timeout(attempt.left)})
-            row = cursor.fetchone()
-            if row is not None:
-                break
-            cursor.execute(UNBIND)  # it was purged in between
+        with attempt.bounded(conn):
+            row = _insert_or_rewrite(attempt, conn, cursor, key)
     except MISSING as exc:
         raise missing("once", key, exc) from None
+    except UnicodeEncodeError as exc:
+        raise ConfigError("once", key, f"expected a key that the connection can send ({exc})") from None
     except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as exc:
-        raise CommitUnknown(
-            f"another transaction with once={key!r} has not ended within {seconds:.2f} s: it may be committed yet",
+        why = (
+            ""
+            if isinstance(exc, psycopg.errors.LockNotAvailable)
+            else f": the wait was ended from outside ({exc})"
+        )
+        unknown = CommitUnknown(
+            f"another transaction with once={key!r} had not ended after {time.monotonic() - begun:.2f} s, and may be "
+            f"committed yet{why}",
             topology=attempt._router.topology,
-        ) from exc
+        )
+        unknown.add_note(advice(key))
+        raise unknown from exc
+    if row is None:
+        attempt.decided()
+        return None
     if row[0] is None:
         raise psycopg.ProgrammingError(
             f"once={key!r} was committed by a body that ended its transaction by itself: it left no result"
@@ -66,7 +73,31 @@ def claim(attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str) -> Fou
     return Found(row[0])
 
 
-def keep(conn: psycopg.Connection[Any], key: str, result: object) -> Any:
+def _insert_or_rewrite(
+    attempt: Attempt[Any], conn: psycopg.Connection[Any], cursor: psycopg.Cursor[Any], key: str
+) -> Any:
+    """Return the row that was found, None if one was inserted."""
+    inserting = psycopg.ClientCursor(conn, row_factory=tuple_row)
+    while True:
+        inserting.execute(CLAIM, {"key": key, "wait": lock_timeout(attempt.left)})
+        inserting.nextset()
+        if inserting.rowcount:
+            return None
+        cursor.execute(REWRITE, {"key": key, "wait": lock_timeout(attempt.left)})
+        row = cursor.fetchone()
+        if row is not None:
+            return row
+        cursor.execute(UNBIND)  # it was purged in between
+
+
+def advice(key: str) -> str:
+    """Return what to do about a transaction of which it is not known whether it was committed."""
+    return f"to find out, call again with once={key!r}"
+
+
+def keep(
+    attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str, result: object
+) -> Any:
     """Store the result of a key in its row, and return it as every later call will get it.
 
     Raises:
@@ -75,7 +106,8 @@ def keep(conn: psycopg.Connection[Any], key: str, result: object) -> Any:
     text = as_json(result, key)
     cursor = psycopg.Cursor(conn, row_factory=tuple_row)
     try:
-        cursor.execute(KEEP, (text, key))
+        with attempt.bounded(conn, LEAST_COMMIT):
+            cursor.execute(KEEP, (text, key))
     except psycopg.DataError as exc:
         # jsonb has no NUL, no lone surrogate, and no number out of numeric's range (PostgreSQL docs, 8.14).
         raise not_json(result, key, str(exc).split("\n", 1)[0]) from exc

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from types import GeneratorType, CoroutineType, GeneratorType
+from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import psycopg
@@ -13,14 +13,14 @@ from psycopg.rows import tuple_row
 
 from psycopg_pool.abc import CT
 
-from pgroute._sync.once import MISSING, claim, keep, missing
+from pgroute._sync.once import MISSING, advice, claim, keep, missing
 from pgroute._sync.transaction import Attempts
 from pgroute.core.once import PURGE, check_age, check_key
-from pgroute.core.request import get_request
+from pgroute.core.request import LAZY, get_request
 from pgroute.core.retry import check_policy
 from pgroute.core.roles import Role
 from pgroute.core.schema import DEFINITION, LOCK, PRESENT
-from pgroute.errors import CommitUnknown, ConfigError
+from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from pgroute.core.retry import RetryPolicy
 
 T = TypeVar("T")
-
-_LAZY = (GeneratorType, GeneratorType)
 
 
 class Runner(Generic[CT]):
@@ -99,9 +97,10 @@ class Runner(Generic[CT]):
         )
         if key is not None:
             self._note_limit(retry, timeout)
-        result: Any = None
-        for attempt in self._attempts(request, retry, timeout):
-            try:
+        attempts = self._attempts(request, retry, timeout, key)
+        try:
+            for attempt in attempts:
+                result: Any = None
                 with attempt as conn:
                     if key is not None:
                         found = claim(attempt, conn, key)
@@ -110,11 +109,11 @@ class Runner(Generic[CT]):
                             continue
                     result = call(fn, conn, *args)
                     if key is not None:
-                        result = keep(conn, key, result)
-            except CommitUnknown as exc:
-                if key is not None:
-                    exc.add_note(f"to find out, call again with once={key!r}")
-                raise
+                        result = keep(attempt, conn, key, result)
+        except BaseException as exc:
+            if key is not None and (exc is attempts.unknown or not isinstance(exc, Exception)):
+                exc.add_note(advice(key))
+            raise
         return result  # type: ignore[no-any-return]
 
     def attempts(
@@ -137,7 +136,9 @@ class Runner(Generic[CT]):
 
         Each attempt is a context manager that yields a connection with its transaction begun, and commits at the end.
         An error after which the transaction is run again is not let out of the ``with`` statement, the next attempt
-        follows: so nothing but the ``with`` statement belongs into the loop. Arguments and errors as `run`.
+        follows. So nothing but the ``with`` statement belongs in the loop, and it must not be left by return, break or
+        continue: if COMMIT fails then, the next attempt is never made (this is logged as an error). Arguments and
+        errors as `run`.
         """
         request = self._request(
             role, isolation=isolation, read_only=read_only, deferrable=deferrable, timeout=timeout
@@ -178,10 +179,11 @@ class Runner(Generic[CT]):
         )
 
     def _attempts(
-        self, request: Request, retry: RetryPolicy | None, timeout: float | None
+        self, request: Request, retry: RetryPolicy | None, timeout: float | None, key: str | None = None
     ) -> Attempts[CT]:
         check_policy(retry)
-        return Attempts(cast("Router[CT]", self), request, retry or self._plan.retry, timeout)
+        router = cast("Router[CT]", self)
+        return Attempts(router, request, retry or self._plan.retry, timeout, key)
 
     def _note_limit(self, retry: RetryPolicy | None, timeout: float | None) -> None:
         check_policy(retry)
@@ -215,8 +217,8 @@ def call(fn: Callable[..., Any], conn: psycopg.Connection[Any], *args: Any) -> A
         ConfigError: it gave something that has not done its work yet.
     """
     result = fn(conn, *args)
-    if isinstance(result, _LAZY) or hasattr(result, "__await__"):
-        raise _idle(fn, result)
+    if isinstance(result, LAZY) or hasattr(result, "__await__"):
+        raise _idle(fn, conn, result)
     return result
 
 
@@ -238,11 +240,14 @@ def check_function(parameter: str, fn: object) -> None:
         raise ConfigError(parameter, fn, f"expected a plain function, this is a {kind}")
 
 
-def _idle(fn: object, result: object) -> ConfigError:
-    """Return the error for a body that left its work to be done later."""
+def _idle(fn: object, conn: psycopg.Connection[Any], result: Any) -> ConfigError:
+    """Return the error for a body that left its work to be done later, having seen to it that it is not."""
     what = type(result).__name__
     if isinstance(result, (CoroutineType, GeneratorType)):
         result.close()
+    else:
+        # Whatever goes on with the connection must not do so in somebody else's transaction.
+        conn.close()
     accepted = f"expected a body that does its work; it returned a {what}, and was rolled back"
     if hasattr(result, "__await__"):
         accepted += " (coroutine functions are for the asynchronous router)"

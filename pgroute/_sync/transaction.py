@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+import warnings
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
 
+from pgroute._acompat import Watchdog
 from pgroute._sync.connector import alive
 from pgroute._sync.session import IDLE, INTRANS, _commit_failed, _end, _roll_back, _tell_unconfirmed
 from pgroute.core.faults import Fault, FaultKind, session_fault
-from pgroute.core.retry import Course, Phase, Retry
+from pgroute.core.request import ends_transaction
+from pgroute.core.retry import LEAST_COMMIT, Course, Phase, Retry
 from pgroute.core.roles import Role
-from pgroute.errors import CommitUnknown, SessionLost
+from pgroute.errors import CommitUnknown, RouteError, SessionLost
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
     from pgroute._sync.session import Block
     from pgroute.core.request import Request
     from pgroute.core.retry import RetryPolicy
+
+    Bound = Watchdog | contextlib.nullcontext[None]
 
 CT = TypeVar("CT", bound="psycopg.Connection[Any]")
 
@@ -38,16 +44,41 @@ class Attempts(Generic[CT]):
     """What `attempts()` returns: an iterator over as many attempts as it takes."""
 
     def __init__(
-        self, router: Router[CT], request: Request, policy: RetryPolicy, timeout: float | None
+        self,
+        router: Router[CT],
+        request: Request,
+        policy: RetryPolicy,
+        timeout: float | None,
+        key: str | None = None,
     ) -> None:
         self._router = router
         self._request = request
         self._policy = policy
         self._timeout = timeout
+        self._key = key
         self._course: Course | None = None
         self._attempt: Attempt[CT] | None = None
+        self._begun = False
+
+    @property
+    def unknown(self) -> CommitUnknown | None:
+        """The error of an attempt that may have been committed, as far as that is not decided."""
+        return None if self._course is None else self._course.unknown
+
+    def __del__(self) -> None:
+        attempt = self._attempt
+        if attempt is not None and attempt.again is not None:
+            text = (
+                "the loop over attempts() was left by return, break or continue within an attempt that failed at its "
+                "end: NOTHING of it was committed, and no other attempt was made"
+            )
+            logger.error(text)
+            warnings.warn(text, ResourceWarning, stacklevel=1)
 
     def __iter__(self) -> Self:
+        if self._begun:
+            raise RuntimeError("attempts() serve for one loop: ask the router for others")
+        self._begun = True
         return self
 
     def __next__(self) -> Attempt[CT]:
@@ -65,16 +96,23 @@ class Attempts(Generic[CT]):
                 raise RuntimeError("the attempt before this one was not used: enter it in a with statement")
             raise StopIteration
         else:
-            pause(self._router, before.again)
+            seconds, before.again = before.again, None
+            try:
+                pause(self._router, seconds)
+            except BaseException as exc:
+                assert self._course is not None
+                self._course.interrupted(exc)
+                raise
         assert self._course is not None
-        self._attempt = Attempt(self._router, self._request, self._course)
+        self._attempt = Attempt(self._router, self._request, self._course, self._key)
         return self._attempt
 
 
 class Attempt(Generic[CT]):
     """One attempt at a transaction: a context manager that yields a connection, with its transaction begun.
 
-    The end commits. An error after which the transaction is run again is not let out: the next attempt follows.
+    The end commits. An error after which the transaction is run again is not let out: the next attempt follows. So the
+    block must not be left by return, break or continue.
 
     Attributes:
         again: seconds to pause before another attempt; None: there is no need for one.
@@ -86,18 +124,25 @@ class Attempt(Generic[CT]):
         "_block",
         "_conn",
         "_course",
+        "_key",
         "_request",
         "_router",
         "_split",
         "_transaction",
+        "_wait",
         "again",
         "ended",
     )
 
-    def __init__(self, router: Router[CT], request: Request, course: Course) -> None:
+    def __init__(
+        self, router: Router[CT], request: Request, course: Course, key: str | None = None
+    ) -> None:
         self._router = router
         self._request = request
         self._course = course
+        self._key = key
+        self._around: Attempt[Any] | None = None
+        self._wait: Any = None
         self._conn: CT | None = None
         self._block: Block | None = None
         self._transaction: psycopg.Transaction | None = None
@@ -122,7 +167,7 @@ class Attempt(Generic[CT]):
     def __enter__(self) -> CT:
         if self._conn is not None or self.ended:
             raise RuntimeError("an attempt can be used once: take the next from the iterator")
-        _refuse_nested(self._router, self._request)
+        _refuse_nested(self._router, self._request, self._key)
         while True:
             try:
                 left = self._course.left(time.monotonic())
@@ -132,7 +177,8 @@ class Attempt(Generic[CT]):
                 self._course.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
                 raise self._course.final(exc, time.monotonic())  # noqa: B904  (the same one, or the one before)
             try:
-                self._begin(conn)
+                with self.bounded(conn):
+                    self._begin(conn)
             except BaseException as exc:
                 seconds = self._not_begun(conn, exc)
                 if seconds is None:
@@ -143,6 +189,20 @@ class Attempt(Generic[CT]):
                 _around.set(self)
                 return conn
             pause(self._router, seconds)
+
+    def bounded(self, conn: psycopg.Connection[Any], least: float = 0.0) -> Bound:
+        """Return a block in which the connection is cut when the time that the call was given is over.
+
+        Only for a time of the call's own: the router's policy says when attempts begin, not how long they may last.
+
+        Args:
+            conn: the connection.
+            least: seconds that the block has in any case.
+        """
+        if self._course.timeout is None:
+            return _UNBOUNDED
+        cut = conn._pgroute.wire.cut  # type: ignore[attr-defined]
+        return Watchdog(max(self.left, least, _LEAST_BOUND), cut)
 
     def _begin(self, conn: CT) -> None:
         request = self._request
@@ -159,15 +219,28 @@ class Attempt(Generic[CT]):
     def _watch_for_end(self, conn: CT) -> None:
         """Notice if the body ends the transaction by a COMMIT or ROLLBACK of its own, and begins another perhaps."""
         wait, pgconn = conn.wait, conn.pgconn
+        self._wait = vars(conn).get("wait")
 
-        def watched(*args: Any, **kwargs: Any) -> Any:
+        def watched(gen: Any, *args: Any, **kwargs: Any) -> Any:
+            # Seen before it is sent, for the answer may be lost; and in the tags of what came back, for it may be one
+            # of several statements.
+            known = gen.gi_frame.f_locals if hasattr(gen, "gi_frame") and gen.gi_frame is not None else {}
+            if ends_transaction(known.get("query")):
+                self._split = True
+            cursor = known.get("self")
             try:
-                return wait(*args, **kwargs)
+                return wait(gen, *args, **kwargs)
             finally:
-                if pgconn.transaction_status == IDLE:
+                if pgconn.transaction_status == IDLE or _committed(cursor):
                     self._split = True
 
         conn.wait = watched  # type: ignore[method-assign]
+
+    def _watch_no_more(self, conn: CT) -> None:
+        if self._wait is None:
+            vars(conn).pop("wait", None)
+        else:
+            conn.wait = self._wait  # type: ignore[method-assign]
 
     def _not_begun(self, conn: CT, exc: BaseException) -> float | None:
         try:
@@ -196,7 +269,7 @@ class Attempt(Generic[CT]):
             if exc is None:
                 self._router._check_usable()
             return False
-        del conn.wait
+        self._watch_no_more(conn)
         try:
             if exc is None:
                 return self._commit(conn)
@@ -216,11 +289,15 @@ class Attempt(Generic[CT]):
         phase, lost = Phase.EXIT, False
         try:
             if self._split:
-                self._refuse_split(conn)
+                self._refuse(conn, _SPLIT)
+            if conn.pgconn.pipeline_status:
+                # COMMIT would only be queued here, and its failure would be nobody's.
+                self._refuse(conn, "the body left its pipeline open: nothing was committed")
             if conn.pgconn.transaction_status == INTRANS and alive(conn):
                 phase = Phase.COMMIT
                 try:
-                    block.__exit__(None, None, None)
+                    with self.bounded(conn, LEAST_COMMIT):
+                        block.__exit__(None, None, None)
                 except BaseException as failure:
                     _commit_failed(self._router, conn, failure)
                     lost = conn.closed
@@ -237,12 +314,10 @@ class Attempt(Generic[CT]):
             return True
         return False
 
-    def _refuse_split(self, conn: CT) -> None:
+    @staticmethod
+    def _refuse(conn: CT, why: str) -> None:
         conn.close()
-        raise psycopg.ProgrammingError(
-            "the body ended the transaction by a COMMIT or ROLLBACK of its own: what it committed stands, "
-            "the rest was rolled back, and it is not run again"
-        )
+        raise psycopg.ProgrammingError(why)
 
     def _fault_at_end(self, failure: psycopg.Error, phase: Phase, lost: bool) -> Fault:
         if isinstance(failure, CommitUnknown):
@@ -260,12 +335,15 @@ class Attempt(Generic[CT]):
         fault = session_fault(exc, closed=conn.closed and conn.broken, read_write=read_write)
         if self._split:
             exc.add_note("the body ended the transaction by a COMMIT or ROLLBACK of its own: not run again")
+            if isinstance(exc, RouteError):
+                exc.rerun_safe = False
             conn.close()
             return False
         _roll_back(self._router, conn, exc, read_write=read_write, block=self._block)
         if isinstance(exc, psycopg.Rollback) and exc.transaction in (None, self._transaction):
             return True
-        if not isinstance(exc, psycopg.Error) or closed_by_body:
+        foreign = isinstance(exc, RouteError) and exc.may_have_committed
+        if not isinstance(exc, psycopg.Error) or closed_by_body or foreign:
             fault = Fault(FaultKind.OTHER)
         return self._failed(exc, fault, Phase.BODY)
 
@@ -283,24 +361,42 @@ class Attempt(Generic[CT]):
             return step.pause
         error = self._course.final(exc, now)
         if error is not exc:
-            raise error from exc
+            raise error
         return None
 
 
 _NO_SESSION = Fault(FaultKind.OTHER, rerun_safe=True)
+_UNBOUNDED: Bound = contextlib.nullcontext()
+_LEAST_BOUND = 0.001
+_SPLIT = (
+    "the body ended the transaction by a COMMIT or ROLLBACK of its own: what it committed stands, the rest was rolled "
+    "back, and it is not run again"
+)
 
 
-def _refuse_nested(router: Router[Any], request: Request) -> None:
-    """Refuse what would be committed on its own within a body that may be run again."""
+def _committed(cursor: object) -> bool:
+    """Return whether one of the statements that a cursor has run was a COMMIT."""
+    results = getattr(cursor, "_results", None) or ()
+    return any(result.command_status == b"COMMIT" for result in results)
+
+
+def _refuse_nested(router: Router[Any], request: Request, key: str | None) -> None:
+    """Refuse what would be committed on its own within a body that may be run again, or wait for that body itself."""
+    writes = request.role is Role.WRITER and not request.read_only
     around = _around.get()
-    if around is None or around.ended or around._router is not router:
-        return
-    if request.role is Role.WRITER and not request.read_only and not request.independent:
-        raise psycopg.ProgrammingError(
-            "run() or attempts() for a writer within the body of another: it would be committed on its own, and "
-            "again when the outer one is run again. Use the connection that the body was given (its transaction() "
-            "makes a savepoint), or give a key of your own: run(once=KEY)"
-        )
+    while around is not None:
+        if not around.ended and around._router is router:
+            if key is not None and around._key == key:
+                raise psycopg.ProgrammingError(
+                    f"run(once={key!r}) within its own body: it would wait for itself"
+                )
+            if writes and not request.independent:
+                raise psycopg.ProgrammingError(
+                    "run() or attempts() for a writer within the body of another: it would be committed on its own, "
+                    "and again when the outer one is run again. Use the connection that the body was given (its "
+                    "transaction() makes a savepoint), or give a key of your own: run(once=KEY)"
+                )
+        around = around._around
 
 
 def pause(router: Router[Any], seconds: float) -> None:

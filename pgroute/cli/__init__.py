@@ -31,6 +31,14 @@ exit status:
 
 Run it once for each database, as a role that may create schemas there. With --sql a database administrator can do it.
 """
+BATCH_HELP = """\
+exit status:
+  0  done; of show: the job is finished, and no chunk was set aside
+  1  of show: it is not finished, or chunks were set aside; of reset: not confirmed, nothing was changed
+  2  no such job, no tables of pgroute's, no primary, or the DSN cannot be used
+
+With '' for a DSN the PG* environment counts, as for psql.
+"""
 DEMO_HELP = """\
 exit status:
   0  every acknowledged row was found, once, and no row that nobody can account for
@@ -89,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         help="wait at most S seconds (default: 10)",
     )
+    _add_batch(commands)
     demo = commands.add_parser(
         "demo",
         help="kill the primary of a throw-away cluster under load, and count the rows",
@@ -106,6 +115,43 @@ def _parser() -> argparse.ArgumentParser:
         "--pg-version", metavar="V", help="PostgreSQL to run: 16, 16.14 (default: the newest found)"
     )
     return parser
+
+
+def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    batch = commands.add_parser(
+        "batch",
+        help="list batch jobs, show how far one is, or have it forgotten",
+        description="Ask the primary of a DSN for the batch jobs that it knows (pgroute.batch).",
+        epilog=BATCH_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = batch.add_subparsers(dest="action", metavar="action", required=True)
+    for name, text in (
+        ("list", "list all jobs"),
+        ("show", "show how far a job is, and its chunks that were set aside"),
+        ("reset", "forget what a job has done, so that it begins anew when it is run again"),
+    ):
+        action = actions.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=BATCH_HELP,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        action.add_argument("dsn", metavar="DSN", help="libpq URI or keyword string")
+        if name != "list":
+            action.add_argument("job", metavar="JOB", help="the job's name")
+        if name == "reset":
+            action.add_argument("--yes", action="store_true", help="do not ask")
+        else:
+            action.add_argument("--json", action="store_true", help="print JSON (keys: docs/cli.md)")
+        action.add_argument(
+            "--timeout",
+            type=_seconds(0.1),
+            default=10.0,
+            metavar="S",
+            help="wait at most S seconds (default: 10)",
+        )
 
 
 class _seconds:  # noqa: N801  (argparse shows the name of a type)

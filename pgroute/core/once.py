@@ -16,14 +16,14 @@ MOST_KEY_BYTES = 512
 UNBOUNDED_AGE = 86400.0
 """Seconds for which keys are kept at least where no time limits the retries."""
 
-# One statement, so one round trip: a wait for another transaction with the same key is bounded, the body is not. What
-# the session has is put aside first; where the key is found, the bound stays until the transaction's end.
+# Two statements in one round trip, so without parameters of the protocol: a wait for another transaction with the same
+# key is bounded, the body is not. What the session has is put aside first. The bound has to be there before the INSERT
+# is looked at, which locks the table; where the key is found, it stays until the transaction's end.
 CLAIM = """
-INSERT INTO pgroute.once (key)
-SELECT %(key)s
-  FROM (SELECT set_config('pgroute.lock_timeout', current_setting('lock_timeout'), true)) AS put_aside,
-       LATERAL (SELECT set_config('lock_timeout', %(wait)s, true) WHERE put_aside IS NOT NULL) AS bounded
-ON CONFLICT (key) DO NOTHING
+SELECT set_config('lock_timeout', %(wait)s, true)
+  FROM (SELECT set_config('pgroute.lock_timeout', current_setting('lock_timeout'), true)) AS put_aside (had)
+ WHERE had IS NOT NULL;
+INSERT INTO pgroute.once (key) VALUES (%(key)s) ON CONFLICT (key) DO NOTHING
 RETURNING set_config('lock_timeout', current_setting('pgroute.lock_timeout'), true)
 """
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from pgroute.core.options import check_number
 from pgroute.errors import CommitUnknown, ConfigError, RouteError
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
 
     from pgroute.core.faults import Fault
+
+LEAST_COMMIT = 5.0
+"""Seconds that a COMMIT has, however late it is: a body that took long is to be committed all the same."""
 
 _LIMIT = 30.0
 _LEAST_PAUSE = 0.02
@@ -99,9 +103,15 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Raise:
-    """Let the error out."""
+    """Let the error out.
+
+    Attributes:
+        reason: why.
+        failed: the policy itself is at fault.
+    """
 
     reason: str
+    failed: bool = False
 
 
 def rerun_allowed(fault: Fault, phase: Phase, *, decidable: bool) -> bool:
@@ -142,20 +152,29 @@ def decide(
     """
     if not rerun_allowed(fault, phase, decidable=decidable):
         return Raise("not to be run again")
-    state = _state(attempt, elapsed, error)
+    try:
+        pause, stop = _ask(policy, _state(attempt, elapsed, error))
+    except Exception as exc:  # noqa: BLE001  (a strategy of the user's; what went wrong before must not be lost for it)
+        return Raise(f"the retry policy failed: {type(exc).__name__}: {exc}", failed=True)
+    if stop:
+        return Raise("the policy says stop")
+    limit = policy.limit(timeout)
+    if limit is not None and elapsed + pause >= limit:
+        return Raise("out of time")
+    return Retry(pause)
+
+
+def _ask(policy: RetryPolicy, state: RetryCallState) -> tuple[float, bool]:
+    """Return what a policy's strategies say: the seconds to pause, and whether to stop instead."""
     if policy.wait is None:
         import tenacity
 
         pause = tenacity.wait_random_exponential(multiplier=_LEAST_PAUSE, max=_MOST_PAUSE)(state)
     else:
         pause = policy.wait(state)
+        check_number("wait", pause)
     state.upcoming_sleep = pause
-    if policy.stop is not None and policy.stop(state):
-        return Raise("the policy says stop")
-    limit = policy.limit(timeout)
-    if limit is not None and elapsed + pause >= limit:
-        return Raise("out of time")
-    return Retry(pause)
+    return pause, policy.stop is not None and bool(policy.stop(state))
 
 
 def _state(attempt: int, elapsed: float, error: BaseException | None) -> RetryCallState:
@@ -180,6 +199,11 @@ class Course:
         timeout: seconds for the whole; None: as the policy says.
         acquire_timeout: seconds that one session may be waited for where nothing else bounds it.
         decidable: see `decide`.
+
+    Attributes:
+        attempt: the number of the attempt under way, from 1.
+        timeout: as given.
+        unknown: of this transaction's attempts the last that may have been committed, as far as that is not decided.
     """
 
     def __init__(
@@ -194,12 +218,13 @@ class Course:
         self.attempt = 1
         self._policy = policy
         self._begun = now
-        self._timeout = timeout
         self._limit = policy.limit(timeout)
         self._patience = acquire_timeout if timeout is None else timeout
         self._decidable = decidable
         self._before: BaseException | None = None
-        self._unknown: CommitUnknown | None = None
+        self._remark = ""
+        self.timeout = timeout
+        self.unknown: CommitUnknown | None = None
 
     def left(self, now: float) -> float:
         """Return the seconds that a session may be waited for now."""
@@ -211,28 +236,36 @@ class Course:
 
     def decided(self) -> None:
         """Take note that no earlier attempt was committed."""
-        self._unknown = None
+        self.unknown = None
 
     def failed(self, error: BaseException, fault: Fault, phase: Phase, now: float) -> Retry | Raise:
         """Take note of an attempt that failed, and return what comes next."""
         if isinstance(error, CommitUnknown) and phase is Phase.COMMIT:
-            self._unknown = error
+            self.unknown = error
         step = decide(
             fault,
             phase,
             self.attempt,
             now - self._begun,
             policy=self._policy,
-            timeout=self._timeout,
+            timeout=self.timeout,
             decidable=self._decidable,
             error=error,
         )
         if isinstance(step, Retry):
             self.attempt += 1
             self._before = error
-        elif phase is not Phase.BODY and isinstance(error, RouteError) and self._unknown is None:
+            return step
+        if step.failed:
+            self._remark = f"; {step.reason}"
+        if phase is not Phase.BODY and isinstance(error, RouteError) and self.unknown is None:
             error.rerun_safe = not error.may_have_committed
         return step
+
+    def interrupted(self, error: BaseException) -> None:
+        """Have what ends a pause between two attempts tell what is not known of the one before."""
+        if self.unknown is not None:
+            error.add_note(f"an earlier attempt may have been committed: {_told(self.unknown)}")
 
     def final(self, error: BaseException, now: float) -> BaseException:
         """Return what is raised for the last attempt's *error*, with a note on how it went.
@@ -240,8 +273,8 @@ class Course:
         As long as an earlier attempt may have been committed, that is what the caller has to know.
         """
         raised = error
-        if isinstance(error, Exception) and self._unknown is not None:
-            raised = self._unknown
+        if isinstance(error, Exception) and self.unknown is not None:
+            raised = self.unknown
         if self.attempt > 1 or (isinstance(error, psycopg.Error) and not isinstance(error, ConfigError)):
             many = "s" if self.attempt > 1 else ""
             text = f"pgroute: {self.attempt} attempt{many} in {now - self._begun:.2f} s"
@@ -249,7 +282,7 @@ class Course:
             if other is not None and other is not raised:
                 which = "the last error" if raised is not error else "the error before"
                 text += f"; {which}: {_told(other)}"
-            raised.add_note(text)
+            raised.add_note(text + self._remark)
         return raised
 
 

@@ -53,3 +53,19 @@ def test_async_app_takes_a_dsn_and_leaves_nothing_there(pgroute_shared_cluster, 
     assert "{'placed': 400}, 400 rows found" in out
     with psycopg.connect(node.conninfo) as conn, pytest.raises(psycopg.errors.UndefinedTable):
         conn.execute("SELECT FROM pgroute_orders")
+
+
+def test_batch_job_reprices_each_row_once_through_two_crashes_and_its_own_death():
+    out = run("batch_job.py", "--rows", "60000")
+    assert out.count("was promoted") == 2
+    assert "the job itself was killed" in out
+    assert out.endswith("60000 of 60000 rows were repriced 1 time\n")
+
+
+def test_batch_job_takes_a_dsn_and_leaves_nothing_there(pgroute_shared_cluster, node):
+    out = run("batch_job.py", pgroute_shared_cluster.dsn, "--rows", "5000")
+    assert out.endswith("5000 of 5000 rows were repriced 1 time\n")
+    with psycopg.connect(node.conninfo) as conn:
+        assert conn.execute("SELECT count(*) FROM pgroute.batch_job").fetchone() == (0,)
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            conn.execute("SELECT FROM pgroute_item")

@@ -1,0 +1,126 @@
+"""Batch jobs against a bare psycopg loop with the same chunks, on one primary, in interleaved rounds.
+
+    python benchmarks/batch.py [--rounds 10] [--rows 100000] [--chunk 1000] [--json FILE]
+
+The bare loop has one connection and no router: it reads keys page by page and commits each chunk. The job has one worker.
+The ratio is the time of the loop over that of the job in the same round, planning and end included: 1.00 is no overhead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+import pgroute
+from pgroute.batch import BatchJob, Keyset
+from pgroute.testing import LocalCluster
+
+KINDS = ("on the server", "row by row")
+RAISE = "UPDATE item SET price = price + 1 WHERE id > %s AND id <= %s"
+PAGE = "SELECT max(id) FROM (SELECT id FROM item WHERE id > %s ORDER BY id LIMIT %s) AS page"
+ROWS = "SELECT id, price FROM item WHERE id > %s ORDER BY id LIMIT %s"
+ONE = "UPDATE item SET price = %s WHERE id = %s"
+
+
+def bare(conninfo, kind, chunk):
+    with psycopg.connect(conninfo) as conn:
+        last = 0
+        while True:
+            with conn.transaction():
+                if kind == "on the server":
+                    (upto,) = conn.execute(PAGE, (last, chunk)).fetchone()
+                    if upto is None:
+                        return
+                    conn.execute(RAISE, (last, upto))
+                    last = upto
+                else:
+                    rows = conn.execute(ROWS, (last, chunk)).fetchall()
+                    if not rows:
+                        return
+                    conn.cursor().executemany(ONE, [(price + 1, key) for key, price in rows])
+                    last = rows[-1][0]
+
+
+def raise_on_the_server(conn, chunk):
+    conn.execute(sql.SQL("UPDATE item SET price = price + 1 WHERE {}").format(chunk.where))
+
+
+def raise_row_by_row(conn, chunk):
+    conn.cursor().executemany(ONE, [(price + 1, key) for key, price in chunk.rows])
+
+
+def job(router, kind, chunk, serial):
+    on_server = kind == "on the server"
+    source = Keyset("SELECT id, price FROM item", key="id", fetch=not on_server)
+    work = BatchJob(router, f"{kind} {serial}", source, chunk_size=chunk)
+    work.run(raise_on_the_server if on_server else raise_row_by_row)
+
+
+def timed(fn, *args):
+    start = time.perf_counter()
+    fn(*args)
+    return time.perf_counter() - start
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--rounds", type=int, default=10, help="pairs of rounds for each row (default 10)")
+    parser.add_argument("--rows", type=int, default=100_000, help="of the table (default 100000)")
+    parser.add_argument("--chunk", type=int, default=1000, help="rows in a chunk (default 1000)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    args = parser.parse_args()
+    rows = []
+    print(f"{'work':<14} {'job':>12} {'bare loop':>12} {'ratio':>6}  quartiles")
+    with LocalCluster(standbys=0) as cluster, pgroute.Router(cluster.dsn) as router:
+        router.install()
+        primary = cluster.primary
+        primary.execute("CREATE TABLE item (id int PRIMARY KEY, price int) WITH (fillfactor = 45)")
+        primary.execute("INSERT INTO item SELECT n, 1 FROM generate_series(1, %s) AS n", (args.rows,))
+        for kind in KINDS:
+            rounds = []
+            for serial in range(-1, args.rounds):
+                took = {}
+                for name in ("job", "bare") if serial % 2 else ("bare", "job"):
+                    primary.execute("VACUUM item")
+                    primary.execute("CHECKPOINT")
+                    if name == "job":
+                        took[name] = timed(job, router, kind, args.chunk, serial)
+                    else:
+                        took[name] = timed(bare, primary.conninfo, kind, args.chunk)
+                rounds.append(took)
+            del rounds[0]
+            ratios = [took["bare"] / took["job"] for took in rounds]
+            quartiles = statistics.quantiles(ratios, n=4)
+            row = {
+                "work": kind,
+                "job_rows_per_second": args.rows / statistics.median(took["job"] for took in rounds),
+                "bare_rows_per_second": args.rows / statistics.median(took["bare"] for took in rounds),
+                "ratio_median": statistics.median(ratios),
+                "ratio_quartiles": [quartiles[0], quartiles[2]],
+            }
+            rows.append(row)
+            print(
+                f"{kind:<14} {row['job_rows_per_second']:>9.0f} /s {row['bare_rows_per_second']:>9.0f} /s "
+                f"{row['ratio_median']:>6.3f}  {quartiles[0]:.3f} to {quartiles[2]:.3f}",
+                flush=True,
+            )
+        versions = {
+            "python": platform.python_version(),
+            "psycopg": psycopg.__version__,
+            "pgroute": pgroute.__version__,
+            "postgresql": cluster.server.version,
+        }
+    print(", ".join(f"{name} {version}" for name, version in versions.items()))
+    if args.json:
+        args.json.write_text(json.dumps({"versions": versions, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""Batch jobs that can be interrupted and run again: work in chunks, each applied once, through failover."""
+
+from pgroute.batch._async.job import AsyncBatchJob
+from pgroute.batch._sync.job import BatchJob
+from pgroute.batch.errors import BatchError
+from pgroute.batch.model import BatchProgress, BatchReport, Chunk
+from pgroute.batch.source import Keyset
+
+__all__ = [
+    "AsyncBatchJob",
+    "BatchError",
+    "BatchJob",
+    "BatchProgress",
+    "BatchReport",
+    "Chunk",
+    "Keyset",
+]
+
+for _name in __all__:
+    globals()[_name].__module__ = __name__
+del _name

@@ -1,0 +1,1 @@
+"""Batch jobs, asynchronous; the synchronous twin is generated from this folder."""

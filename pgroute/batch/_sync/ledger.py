@@ -1,0 +1,230 @@
+# Generated from pgroute/batch/_async/ledger.py by .ci/unasync.py: edit that file, not this one.
+"""A job's rows in the database: begun, planned, compacted and finished, each in a transaction that can be repeated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from pgroute._sync.once import MISSING, missing
+from pgroute.batch import sql
+from pgroute.batch.options import check_columns, check_same
+from pgroute.batch.source import Keyset, signature
+from pgroute.batch.state import AHEAD, Job, Standing, gone, held, misread
+from pgroute.core.once import lock_timeout
+from pgroute.errors import ConfigError
+
+if TYPE_CHECKING:
+
+    from collections.abc import Callable
+    from pgroute._sync.router import Router
+    from pgroute.batch.options import JobOptions
+
+    Cursor = psycopg.Cursor[Any]
+
+
+T = TypeVar("T")
+
+
+class Ledger:
+    """The rows of one job.
+
+    Args:
+        router: leads to the primary.
+        options: the job.
+    """
+
+    def __init__(self, router: Router[Any], options: JobOptions) -> None:
+        self._router = router
+        self._options = options
+        self._name = options.name
+        self._begun: int | None = None
+        self.sql: sql.KeysetSql
+
+    def check(self, begun: int) -> None:
+        """Raise BatchError unless a row is the one that the job was begun with."""
+        if begun != self._begun:
+            raise gone(self._name)
+
+    def start(self) -> Standing:
+        """Begin the job, or find it begun.
+
+        Raises:
+            ConfigError: its tables are not there, its source cannot serve, or it was begun with another one.
+        """
+        return self._transact(self._start, "repeatable read")
+
+    def plan(self, start: int, until: int) -> tuple[Job, set[int]]:
+        """Plan items up to chunk *until*; return the job, and which chunks from *start* on are open."""
+
+        def work(cursor: Cursor) -> tuple[Job, set[int]]:
+            job = self._see(cursor, sql.LOCK_JOB)
+            if not job.complete and job.planned < until:
+                given = {
+                    "job": self._name,
+                    "size": self._options.chunk_size,
+                    "planned": job.planned,
+                    "until": until,
+                }
+                cursor.execute(sql.PLAN_ITEMS, given)
+            return job, set(self._open(cursor, start, until, until - start))
+
+        return self._transact(work)
+
+    def complete(self, chunks: int, rows: int) -> None:
+        """Take note of where the items end.
+
+        Raises:
+            BatchError: an earlier run came further.
+        """
+
+        def work(cursor: Cursor) -> None:
+            job = self._see(cursor, sql.LOCK_JOB)
+            if job.complete:
+                if (job.planned, job.rows_total) != (chunks, rows):
+                    raise misread(self._name, f"it gives {rows} items, and gave {job.rows_total}")
+                return
+            cursor.execute(sql.DONE_BEYOND, {"job": self._name, "chunks": chunks})
+            if job.watermark > chunks or cursor.fetchone() is not None:
+                raise misread(self._name, f"it ends after {rows} items, and chunks beyond them are done")
+            given = {"job": self._name, "chunks": chunks, "rows": rows}
+            cursor.execute(sql.COMPLETE_ITEMS, given)
+
+        self._transact(work)
+
+    def open_chunks(self, start: int) -> list[int]:
+        """Return open chunks of a Keyset from *start* on, the first ones."""
+
+        def work(cursor: Cursor) -> list[int]:
+            job = self._see(cursor, sql.SEE_JOB)
+            return self._open(cursor, start, job.planned, AHEAD)
+
+        return self._transact(work)
+
+    def compact(self) -> None:
+        """Delete the rows of the done chunks at the beginning, unless another copy is at it."""
+
+        def work(cursor: Cursor) -> None:
+            cursor.execute(sql.LOCK_TO_COMPACT, [self._name])
+            if cursor.rowcount:
+                cursor.execute(sql.COMPACT, {"job": self._name})
+
+        self._transact(work)
+
+    def finish(self) -> Standing:
+        """Finish the job if the database says that all of it is done.
+
+        The COMMIT of it, once the synchronous standby has confirmed it, stands for those of all chunks.
+        """
+
+        def work(cursor: Cursor) -> Standing:
+            self._see(cursor, sql.LOCK_JOB)
+            cursor.execute(sql.COMPACT, {"job": self._name})
+            row = cursor.fetchone()
+            assert row is not None
+            planned, complete, watermark, rows_total, rows_done = row
+            finished = complete and watermark == planned
+            if finished:
+                cursor.execute(sql.FINISH, [self._name])
+            return self._standing(
+                cursor, (planned, watermark, rows_total, rows_done), finished=finished
+            )
+
+        return self._transact(work)
+
+    def _transact(
+        self,
+        work: Callable[[Cursor], T],
+        isolation: str = "read committed",
+    ) -> T:
+        """Run what finds out by itself whether it was committed before, or may be done again."""
+        request = self._router._request("writer", isolation=isolation, decidable=True)
+        result: Any = None
+        for attempt in self._router._attempts(request, self._options.retry, None):
+            with attempt as conn:
+                seconds = attempt.left
+                cursor = psycopg.Cursor(conn, row_factory=tuple_row)
+                try:
+                    cursor.execute(sql.WAIT_AT_MOST, [lock_timeout(seconds)])
+                    result = work(cursor)
+                except psycopg.errors.LockNotAvailable as exc:
+                    raise held(self._name, "the row", seconds) from exc
+        return result  # type: ignore[no-any-return]
+
+    def _see(self, cursor: Cursor, statement: bytes) -> Job:
+        cursor.execute(statement, [self._name])
+        row = cursor.fetchone()
+        if row is None:
+            raise gone(self._name)
+        self.check(row[0])
+        return Job(*row)
+
+    def _open(self, cursor: Cursor, start: int, until: int, most: int) -> list[int]:
+        given = {"job": self._name, "start": start, "until": until, "most": most}
+        cursor.execute(sql.OPEN_CHUNKS, given)
+        return [number for (number,) in cursor.fetchall()]
+
+    def _start(self, cursor: Cursor) -> Standing:
+        row = self._find(cursor)
+        types = self._types(cursor)
+        if row is None:
+            self._create(cursor, types)
+            row = self._find(cursor)
+            assert row is not None
+        source, chunk_size, self._begun, planned, _, watermark, rows_total, rows_done, finished = row
+        check_same(self._options, types, source, chunk_size)
+        if finished:
+            cursor.execute(sql.CONFIRM_JOB, [self._name])
+        return self._standing(cursor, (planned, watermark, rows_total, rows_done), finished=finished)
+
+    def _find(self, cursor: Cursor) -> Any:
+        try:
+            cursor.execute(sql.FIND, [self._name])
+        except MISSING as exc:
+            raise missing("job", self._name, exc) from None
+        return cursor.fetchone()
+
+    def _types(self, cursor: Cursor) -> list[str]:
+        """Return the types of the key columns, and have the statements on them made."""
+        keyset = self._options.source
+        if not isinstance(keyset, Keyset):
+            return []
+        cursor.execute(*sql.KeysetSql(keyset).describe())
+        columns = cursor.description or []
+        check_columns(keyset, [column.name for column in columns])
+        oids = {column.name: column.type_code for column in columns}
+        cursor.execute(sql.TYPES, [[oids[name] for name in keyset.keys]])
+        types = [name for (name,) in cursor.fetchall()]
+        self.sql = sql.KeysetSql(keyset, types)
+        return types
+
+    def _create(self, cursor: Cursor, types: list[str]) -> None:
+        name, source, size = self._name, self._options.source, self._options.chunk_size
+        if isinstance(source, Keyset):
+            cursor.execute(*self.sql.find_null())
+            if cursor.fetchone() is not None:
+                raise ConfigError(
+                    "key", source.key, "expected keys that are never NULL; the query gives some"
+                )
+        cursor.execute(sql.CREATE, [name, signature(source, types), size])
+        if isinstance(source, Keyset):
+            cursor.execute(*self.sql.plan(name, size))
+
+    def _standing(self, cursor: Cursor, found: tuple[Any, ...], *, finished: bool) -> Standing:
+        planned, watermark, rows_total, rows_done = found
+        cursor.execute(sql.DONE, [self._name])
+        above, above_rows = cursor.fetchone() or (0, 0)
+        cursor.execute(sql.REJECTED, [self._name])
+        rejected, rejected_rows = cursor.fetchone() or (0, 0)
+        return Standing(
+            planned=planned,
+            watermark=watermark,
+            chunks_done=watermark + above,
+            rows_done=rows_done + above_rows,
+            rows_total=rows_total,
+            rejected=rejected,
+            rejected_rows=rejected_rows,
+            finished=finished,
+        )

@@ -1,0 +1,130 @@
+"""What a job is asked for, validated, and which errors set a chunk aside."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import psycopg
+
+from pgroute.batch.source import Keyset, check_source, signature
+from pgroute.core.options import check_integer
+from pgroute.core.retry import check_policy
+from pgroute.errors import ConfigError, RouteError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pgroute.batch.source import Source
+    from pgroute.core.retry import RetryPolicy
+
+MOST_NAME_BYTES = 512
+"""What a job's name may have in UTF-8: an entry of its index has to fit."""
+
+_MOST_ROWS = 2**31 - 1
+
+_RERUN = frozenset({"40001", "40P01", "25006"})
+# Connection exceptions, insufficient resources, the operator's shutdowns, system errors: none is about a chunk.
+_NOT_OF_THE_DATA = ("08", "53", "57P", "58")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """A job as it was asked for; see BatchJob."""
+
+    name: str
+    source: Source
+    chunk_size: int
+    workers: int
+    on_error: Literal["stop", "reject"]
+    retry: RetryPolicy | None
+
+
+def check_job(
+    name: Any, source: Any, *, chunk_size: Any, workers: Any, most_workers: int, on_error: Any, retry: Any
+) -> JobOptions:
+    """Validate what a job was given.
+
+    It takes *most_workers*, the connections that the writer pool may have, along with what BatchJob takes.
+
+    Raises:
+        ConfigError: a value is not usable.
+    """
+    check_name(name)
+    check_source(source)
+    check_integer("chunk_size", chunk_size, low=1)
+    if chunk_size > _MOST_ROWS:
+        raise ConfigError("chunk_size", chunk_size, f"expected at most {_MOST_ROWS}")
+    check_integer("workers", workers, low=1)
+    if workers > most_workers:
+        accepted = (
+            f"expected at most {most_workers}: each needs a connection, see writer=PoolOptions(max_size=...)"
+        )
+        raise ConfigError("workers", workers, accepted)
+    if on_error not in ("stop", "reject"):
+        raise ConfigError("on_error", on_error, "expected 'stop' or 'reject'")
+    check_policy(retry)
+    return JobOptions(
+        name=name, source=source, chunk_size=chunk_size, workers=workers, on_error=on_error, retry=retry
+    )
+
+
+def check_name(name: object) -> None:
+    """Raise ConfigError unless *name* can name a job."""
+    accepted = f"expected a name of 1 to {MOST_NAME_BYTES} bytes (UTF-8, without NUL)"
+    if not isinstance(name, str):
+        raise ConfigError("job", name, accepted)
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        size = 0
+    if not 1 <= size <= MOST_NAME_BYTES or "\0" in name:
+        shown = name if size <= MOST_NAME_BYTES else f"{name[:40]}... ({size} bytes)"
+        raise ConfigError("job", shown, accepted)
+
+
+def check_progress(progress: object) -> None:
+    """Raise ConfigError unless *progress* is None, True, False or a plain callable."""
+    good = progress is None or isinstance(progress, bool) or callable(progress)
+    if not good or inspect.iscoroutinefunction(progress):
+        raise ConfigError(
+            "progress", progress, "expected True, None or a callable that is no coroutine function"
+        )
+
+
+def check_columns(keyset: Keyset, columns: Sequence[str]) -> None:
+    """Raise ConfigError unless each key is one column of the query."""
+    for name in keyset.keys:
+        count = columns.count(name)
+        if count != 1:
+            which = "no such column" if count == 0 else f"{count} columns of that name"
+            shown = ", ".join(columns)
+            raise ConfigError("key", keyset.key, f"the query gives {which}: {name!r} (it gives: {shown})")
+
+
+def check_same(options: JobOptions, types: Sequence[str], stored_source: str, stored_size: int) -> None:
+    """Raise ConfigError if a job of this name was begun with another source or another chunk_size."""
+    advice = "give this one another name, or have the other forgotten: pgroute batch reset DSN JOB"
+    if stored_size != options.chunk_size:
+        raise ConfigError(
+            "chunk_size",
+            options.chunk_size,
+            f"the job {options.name!r} was begun with chunk_size={stored_size}; {advice}",
+        )
+    given = signature(options.source, types)
+    if stored_source != given:
+        raise ConfigError(
+            "source", given, f"the job {options.name!r} was begun with the source {stored_source!r}; {advice}"
+        )
+
+
+def poisonous(exc: BaseException) -> bool:
+    """Whether an error, raised where the connection stayed intact, is the chunk's own: it would come again.
+
+    Not those of the router, those that are run again, or those that tell of the server's state.
+    """
+    if not isinstance(exc, Exception) or isinstance(exc, (RouteError, ConfigError)):
+        return False
+    state = (exc.sqlstate or "") if isinstance(exc, psycopg.Error) else ""
+    return state not in _RERUN and not state.startswith(_NOT_OF_THE_DATA)

@@ -1,0 +1,160 @@
+"""`pgroute batch`: the jobs that a database knows, how far they are, and how to have one forgotten."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from pgroute import AcquireTimeout, Router
+from pgroute.cli.errors import CommandError
+from pgroute.cli.terminal import open_console, print_table, silence_libraries
+
+if TYPE_CHECKING:
+    import argparse
+
+    from rich.console import Console
+
+Row = dict[str, Any]
+
+_MOST_REJECTS = 20
+
+# Chunks that were set aside are counted apart. Times are for people, and in JSON, so the server writes them.
+_JOBS = b"""
+SELECT job, source, chunk_size, CASE WHEN finished_at IS NULL THEN 'open' ELSE 'finished' END AS state,
+       CASE WHEN complete THEN planned END AS chunks, watermark + above.chunks - aside.chunks AS chunks_done,
+       rows_total AS rows, rows_done + above.rows - aside.rows AS rows_done, aside.chunks AS rejected,
+       to_char(started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS started_at,
+       to_char(finished_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS finished_at
+  FROM pgroute.batch_job,
+       LATERAL (SELECT count(*) AS chunks, coalesce(sum(row_count), 0)::bigint AS rows
+                  FROM pgroute.batch_chunk WHERE batch_chunk.job = batch_job.job AND done_at IS NOT NULL) AS above,
+       LATERAL (SELECT count(*) AS chunks, coalesce(sum(row_count), 0)::bigint AS rows
+                  FROM pgroute.batch_reject WHERE batch_reject.job = batch_job.job) AS aside
+ WHERE %(job)s::text IS NULL OR job = %(job)s ORDER BY batch_job.started_at, job
+"""
+
+_REJECTS = b"""
+SELECT chunk, row_count AS rows, after, upto, sqlstate, error,
+       to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS at
+  FROM pgroute.batch_reject WHERE job = %s ORDER BY chunk
+"""
+
+_RESET = b"DELETE FROM pgroute.batch_job WHERE job = %s"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
+    silence_libraries()
+    console = None if getattr(args, "json", True) else open_console()
+    with Router(args.dsn, acquire_timeout=args.timeout) as router:
+        try:
+            if args.action == "list":
+                return _list(router, console)
+            if args.action == "show":
+                return _show(router, args.job, console)
+            return _reset(router, args.job, sure=args.yes)
+        except AcquireTimeout as exc:
+            raise CommandError(f"no primary can be asked:\n{exc}") from None
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+            raise CommandError(
+                "this database has no tables of pgroute's: run `pgroute install DSN`"
+            ) from None
+        except psycopg.Error as exc:
+            raise CommandError(str(exc).strip()) from None
+
+
+def _list(router: Router[Any], console: Console | None) -> int:
+    jobs: list[Row] = router.run(_ask, _JOBS, {"job": None}, read_only=True)
+    if console is None:
+        print(json.dumps(jobs, indent=2))
+    elif jobs:
+        _table(console, [_short(job) for job in jobs])
+    else:
+        console.print("no jobs")
+    return 0
+
+
+def _show(router: Router[Any], name: str, console: Console | None) -> int:
+    job = _find(router, name)
+    rejects: list[Row] = router.run(_ask, _REJECTS, [name], read_only=True)
+    if console is None:
+        print(json.dumps({**job, "rejects": rejects}, indent=2))
+    else:
+        for key, value in job.items():
+            console.print(f"{key.replace('_', ' '):<13} {'-' if value is None else value}", soft_wrap=True)
+        if rejects:
+            console.print()
+            _table(console, [_short_reject(reject) for reject in rejects[:_MOST_REJECTS]])
+        if len(rejects) > _MOST_REJECTS:
+            console.print(f"and {len(rejects) - _MOST_REJECTS} more: --json prints all")
+    return int(job["state"] != "finished" or bool(rejects))
+
+
+def _reset(router: Router[Any], name: str, *, sure: bool) -> int:
+    job = _find(router, name)
+    if not sure:
+        done = f"{job['chunks_done']} chunks ({job['rows_done']} rows) are done"
+        print(f"{name!r} is {job['state']}, {done}. Forget that, so that they are done again?", end=" ")
+        print("[y/N] ", end="", flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            print("nothing was changed")
+            return 1
+    if not router.run(_delete, name):
+        raise CommandError(f"no job {name!r} any more")
+    print(f"{name!r} is forgotten")
+    return 0
+
+
+def _find(router: Router[Any], name: str) -> Row:
+    jobs: list[Row] = router.run(_ask, _JOBS, {"job": name}, read_only=True)
+    if not jobs:
+        raise CommandError(f"no job {name!r}: see `pgroute batch list DSN`")
+    return jobs[0]
+
+
+def _ask(conn: psycopg.Connection[Any], sql: bytes, params: Any) -> list[Row]:
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(sql, params).fetchall()
+
+
+def _delete(conn: psycopg.Connection[Any], name: str) -> int:
+    return conn.execute(_RESET, [name]).rowcount
+
+
+def _short(job: Row) -> Row:
+    """Return a job as a row of the table."""
+    return {
+        "job": job["job"],
+        "state": job["state"],
+        "chunks": _of(job["chunks_done"], job["chunks"]),
+        "rows": _of(job["rows_done"], job["rows"]),
+        "rejected": job["rejected"],
+        "started": job["started_at"],
+        "finished": job["finished_at"] or "-",
+    }
+
+
+def _of(done: int, total: int | None) -> str:
+    return f"{done} of {'?' if total is None else total}"
+
+
+def _short_reject(reject: Row) -> Row:
+    """Return a chunk that was set aside as a row of the table."""
+    after, upto = (", ".join(reject[name] or ()) or "-" for name in ("after", "upto"))
+    error = reject["error"].split("\n", 1)[0]
+    return {**reject, "after": after, "upto": upto, "sqlstate": reject["sqlstate"] or "-", "error": error}
+
+
+def _table(console: Console, rows: list[Row]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    print_table(console, table)

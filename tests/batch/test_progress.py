@@ -1,0 +1,91 @@
+"""What is told of a job's progress: the count, its rate, and the line for people."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pgroute.batch import BatchProgress
+from pgroute.batch.progress import Tally, as_line, duration
+
+HALF = BatchProgress(
+    job="reprice",
+    rows=500,
+    rows_total=1000,
+    chunks=5,
+    chunks_total=10,
+    rejected=1,
+    retries=2,
+    seconds=5.0,
+    rate=100.0,
+    eta=5.0,
+    primary="db1:5432",
+)
+
+
+@pytest.mark.parametrize(
+    ("progress", "line"),
+    [
+        (HALF, "500 of 1000 rows (50 %), 100 rows/s, 5 s left, 2 retries, 1 rejected, primary db1:5432"),
+        (
+            replace(HALF, rows_total=None, eta=None, primary=None),
+            "500 rows, 100 rows/s, 2 retries, 1 rejected, primary none",
+        ),
+        (
+            replace(HALF, rows=1000, eta=0.0, finished=True),
+            "1000 of 1000 rows (100 %), finished in 5.0 s, 100 rows/s, 2 retries, 1 rejected, primary db1:5432",
+        ),
+        (
+            replace(HALF, rows=0, rows_total=0, eta=None),
+            "0 of 0 rows (100 %), 100 rows/s, 2 retries, 1 rejected, primary db1:5432",
+        ),
+        (
+            replace(HALF, rows=999, eta=None),
+            "999 of 1000 rows (99 %), 100 rows/s, 2 retries, 1 rejected, primary db1:5432",
+        ),
+    ],
+)
+def test_a_line_tells_how_far_the_job_is(progress: BatchProgress, line: str) -> None:
+    assert as_line(progress) == f"reprice: {line}"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1:00"), (187, "3:07"), (3599.6, "1:00:00"), (3723, "1:02:03")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_the_rate_is_that_of_this_run_and_the_rest_is_all() -> None:
+    tally = Tally("j", lambda: "db1:5432")
+    tally.rows_total, tally.chunks_total = 1000, 10
+    tally.found(chunks=5, rows=500)
+    tally.begun -= 10
+    assert tally.now().eta is None
+    tally.done(100, rejected=False)
+    tally.done(100, rejected=True)
+    tally.retried(3)
+    now = tally.now()
+    assert (now.rows, now.chunks, now.rejected, now.retries) == (700, 7, 1, 3)
+    assert now.rate == pytest.approx(20, rel=0.01)
+    assert now.eta == pytest.approx(15, rel=0.01)
+
+
+def test_importing_batch_leaves_rich_for_later() -> None:
+    code = "import sys, pgroute.batch; print(sorted({'dns', 'rich', 'tenacity'} & set(sys.modules)))"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names_say_that_they_are_of_pgroute_batch() -> None:
+    import pgroute.batch
+
+    names = pgroute.batch.__all__
+    assert list(names) == sorted(names)
+    assert {getattr(pgroute.batch, name).__module__ for name in names} == {"pgroute.batch"}

@@ -1,0 +1,96 @@
+"""A database for batch jobs of one test's own, and what is asked about them; also a job to run as a process."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from pgroute import Router
+from pgroute.batch import BatchJob, Chunk
+from pgroute.core.schema import DEFINITION
+from pgroute.testing import LocalCluster
+
+ROOT = Path(__file__).parents[1]
+SERIAL = itertools.count(1)
+SEEN = "CREATE TABLE seen (item bigint, chunk bigint)"
+
+
+class Ground:
+    """A database with the schema of pgroute and a table `seen`, in which bodies note the items that they get.
+
+    Attributes:
+        dsn: leads to it, at all nodes.
+    """
+
+    def __init__(self, cluster: LocalCluster, name: str) -> None:
+        self.cluster = cluster
+        self.name = name
+        self.dsn = f"{cluster.dsn.rpartition('/')[0]}/{name}"
+
+    def execute(self, sql: str, params: Any = None) -> list[tuple[Any, ...]]:
+        """Run a statement at the primary, in autocommit."""
+        conninfo = f"{self.cluster.primary.conninfo} dbname={self.name}"
+        with psycopg.connect(conninfo, autocommit=True, application_name="pgroute-testing") as conn:
+            cursor = conn.execute(sql.encode(), params)
+            return cursor.fetchall() if cursor.description else []
+
+    def value(self, sql: str, params: Any = None) -> Any:
+        """Return the first value."""
+        return self.execute(sql, params)[0][0]
+
+    def seen(self) -> list[int]:
+        """Return the items that were noted, in order."""
+        return [item for (item,) in self.execute("SELECT item FROM seen ORDER BY item")]
+
+    def rows(self) -> dict[str, int]:
+        """Return how many rows each table of pgroute's has."""
+        names = ("batch_job", "batch_chunk", "batch_reject")
+        return {name: self.value(f"SELECT count(*) FROM pgroute.{name}") for name in names}
+
+    def items(self, count: int) -> None:
+        """Make a table `item` of so many rows (id, price), ids from 1."""
+        self.execute("CREATE TABLE item (id bigint PRIMARY KEY, price int NOT NULL DEFAULT 0)")
+        self.execute(f"INSERT INTO item SELECT generate_series(1, {count})")
+
+
+@contextmanager
+def ground_of(cluster: LocalCluster) -> Iterator[Ground]:
+    """Make a database, and drop it in the end."""
+    name = f"batch_{next(SERIAL)}"
+    cluster.primary.execute(f"CREATE DATABASE {name}")
+    cluster.catch_up()
+    ground = Ground(cluster, name)
+    ground.execute(DEFINITION)
+    ground.execute(SEEN)
+    yield ground
+    cluster.primary.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def note(conn: psycopg.Connection[Any], chunk: Chunk) -> None:
+    """Note a chunk's items."""
+    with conn.cursor() as cursor:
+        cursor.executemany("INSERT INTO seen VALUES (%s, %s)", [(item, chunk.number) for item in chunk.rows])
+
+
+def start_process(dsn: str, name: str, count: int, size: int, workers: int = 1) -> subprocess.Popen[str]:
+    """Run a job over `range(count)` in a process of its own."""
+    command = [sys.executable, "-m", "tests.batching", dsn, name, str(count), str(size), str(workers)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def main(dsn: str, name: str, count: str, size: str, workers: str) -> None:
+    """Run a job whose body notes its items, and print how many chunks were others' work."""
+    with Router(dsn) as router:
+        job = BatchJob(router, name, range(int(count)), chunk_size=int(size), workers=int(workers))
+        print(job.run(note).skipped)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
