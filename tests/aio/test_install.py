@@ -7,8 +7,10 @@ from typing import Any
 
 import psycopg
 import pytest
+import tenacity
 
-from pgroute import AsyncRouter, ConfigError
+from pgroute import AsyncRouter, ConfigError, RetryPolicy
+from pgroute.batch import AsyncBatchJob
 from pgroute.core.schema import RIGHTS
 from pgroute.testing import LocalCluster
 from tests.support import AsyncBackground
@@ -93,7 +95,17 @@ async def test_the_rights_that_are_told_are_enough_and_none_too_many(
                 await plain.once_purge(86400)
             await owner.run(execute, grants[-1])
             assert await plain.once_purge(86400) == 0
+            job = AsyncBatchJob(plain, "job", [1, 2], chunk_size=1, on_error="reject")
+            for left_out in range(2, 4):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    await job.run(refuse)
+                await owner.run(execute, grants[left_out])
+            assert (await job.run(refuse)).rejected == 2
         await owner.run(execute, f"DROP OWNED BY {role}")
+
+
+async def refuse(_: AsyncConnection, __: Any) -> None:
+    raise ValueError
 
 
 async def execute(conn: AsyncConnection, sql: str) -> None:
@@ -118,5 +130,12 @@ async def test_the_longest_time_that_a_call_may_try_bounds_what_is_forgotten(
 ) -> None:
     async with AsyncRouter(shared.dsn, kwargs={"dbname": database}) as router:
         await router.install()
-        await router.run(ask, "SELECT 1", once="a", timeout=20)
         assert await router.once_purge(30) == 0
+        await router.run(ask, "SELECT 1", once="a", timeout=60)
+        with pytest.raises(ConfigError, match="at least 60 seconds"):
+            await router.once_purge(30)
+        endless = RetryPolicy(stop=tenacity.stop_never)
+        await router.run(ask, "SELECT 1", once="a", retry=endless)
+        with pytest.raises(ConfigError, match="at least 86400 seconds"):
+            await router.once_purge(60)
+        assert await router.once_purge(86400) == 0

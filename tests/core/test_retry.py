@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import psycopg
@@ -261,3 +262,25 @@ def test_rerun_safe_is_said_only_where_nothing_can_have_been_committed(
     way = course(timeout=0.1)
     way.failed(raised, Fault(FaultKind.LOST, rerun_safe=safe), phase, NOW + 1)
     assert raised.rerun_safe is safe
+
+
+@pytest.mark.parametrize(
+    "wait", [lambda _: math.nan, lambda _: math.inf, lambda _: None, lambda _: -1, lambda _: 1 / 0]
+)
+def test_a_strategy_that_makes_no_sense_is_told_and_ends_it(wait: Any) -> None:
+    way = course(policy=RetryPolicy(wait=wait))
+    lost = error("57P01")
+    step = way.failed(lost, fault(FaultKind.LOST), Phase.BODY, NOW)
+    assert isinstance(step, Raise)
+    assert step.failed
+    way.final(lost, NOW)
+    assert "the retry policy failed: " in lost.__notes__[0]
+
+
+def test_an_interrupt_is_told_of_an_attempt_that_may_have_been_committed() -> None:
+    way, stop = course(decidable=True), KeyboardInterrupt()
+    way.interrupted(stop)
+    assert not hasattr(stop, "__notes__")
+    way.failed(CommitUnknown("lost"), Fault(FaultKind.LOST, commit_unknown=True), Phase.COMMIT, NOW)
+    way.interrupted(stop)
+    assert stop.__notes__ == ["an earlier attempt may have been committed: CommitUnknown: lost"]

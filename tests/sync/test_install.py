@@ -8,8 +8,10 @@ from typing import Any
 
 import psycopg
 import pytest
+import tenacity
 
-from pgroute import Router, ConfigError
+from pgroute import Router, ConfigError, RetryPolicy
+from pgroute.batch import BatchJob
 from pgroute.core.schema import RIGHTS
 from pgroute.testing import LocalCluster
 from tests.support import Background
@@ -94,7 +96,17 @@ def test_the_rights_that_are_told_are_enough_and_none_too_many(
                 plain.once_purge(86400)
             owner.run(execute, grants[-1])
             assert plain.once_purge(86400) == 0
+            job = BatchJob(plain, "job", [1, 2], chunk_size=1, on_error="reject")
+            for left_out in range(2, 4):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    job.run(refuse)
+                owner.run(execute, grants[left_out])
+            assert (job.run(refuse)).rejected == 2
         owner.run(execute, f"DROP OWNED BY {role}")
+
+
+def refuse(_: Connection, __: Any) -> None:
+    raise ValueError
 
 
 def execute(conn: Connection, sql: str) -> None:
@@ -119,5 +131,12 @@ def test_the_longest_time_that_a_call_may_try_bounds_what_is_forgotten(
 ) -> None:
     with Router(shared.dsn, kwargs={"dbname": database}) as router:
         router.install()
-        router.run(ask, "SELECT 1", once="a", timeout=20)
         assert router.once_purge(30) == 0
+        router.run(ask, "SELECT 1", once="a", timeout=60)
+        with pytest.raises(ConfigError, match="at least 60 seconds"):
+            router.once_purge(30)
+        endless = RetryPolicy(stop=tenacity.stop_never)
+        router.run(ask, "SELECT 1", once="a", retry=endless)
+        with pytest.raises(ConfigError, match="at least 86400 seconds"):
+            router.once_purge(60)
+        assert router.once_purge(86400) == 0
