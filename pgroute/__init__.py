@@ -1,11 +1,13 @@
 """A client-side router for a PostgreSQL primary and its standbys."""
 
+from pgroute._async.attempts import AsyncAttempts
 from pgroute._async.router import AsyncRouter
 from pgroute._async.session import AsyncSession
-from pgroute._async.transaction import AsyncAttempt, AsyncAttempts
+from pgroute._async.transaction import AsyncAttempt
+from pgroute._sync.attempts import Attempts
 from pgroute._sync.router import Router
 from pgroute._sync.session import Session
-from pgroute._sync.transaction import Attempt, Attempts
+from pgroute._sync.transaction import Attempt
 from pgroute.core.balance import Candidate, Policy
 from pgroute.core.events import Event, EventKind
 from pgroute.core.hosts import HostInfo, HostState

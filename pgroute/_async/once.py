@@ -15,6 +15,9 @@ from pgroute.errors import CommitUnknown, ConfigError
 if TYPE_CHECKING:
     from pgroute._async.transaction import AsyncAttempt
 
+_GRACE = 0.5
+"""Seconds by which the server's own bound on a wait is ahead of ours: its word says more."""
+
 MISSING = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)
 
 
@@ -43,7 +46,7 @@ async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], 
     begun = time.monotonic()
     cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
     try:
-        async with attempt.bounded(conn):
+        async with attempt.bounded(conn, grace=_GRACE):
             row = await _insert_or_rewrite(attempt, conn, cursor, key)
     except MISSING as exc:
         raise missing("once", key, exc) from None
@@ -105,7 +108,7 @@ async def keep(
     text = as_json(result, key)
     cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
     try:
-        async with attempt.bounded(conn, LEAST_COMMIT):
+        async with attempt.bounded(conn, least=LEAST_COMMIT):
             await cursor.execute(KEEP, (text, key))
     except psycopg.DataError as exc:
         # jsonb has no NUL, no lone surrogate, and no number out of numeric's range (PostgreSQL docs, 8.14).

@@ -1,11 +1,10 @@
-"""Transactions that are run again where that is safe: a row of attempts, each a session with a transaction in it."""
+"""One attempt at a transaction that is run again where that is safe: a session with a transaction in it."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import time
-import warnings
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -16,18 +15,17 @@ from pgroute._async.connector import alive
 from pgroute._async.session import IDLE, INTRANS, _commit_failed, _end, _roll_back, _tell_unconfirmed
 from pgroute.core.faults import Fault, FaultKind, session_fault
 from pgroute.core.request import ends_transaction
-from pgroute.core.retry import LEAST_COMMIT, Course, Phase, Retry
+from pgroute.core.retry import LEAST_COMMIT, Phase, Retry
 from pgroute.core.roles import Role
 from pgroute.errors import CommitUnknown, RouteError, SessionLost
 
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Self
 
     from pgroute._async.router import AsyncRouter
     from pgroute._async.session import Block
     from pgroute.core.request import Request
-    from pgroute.core.retry import RetryPolicy
+    from pgroute.core.retry import Course
 
     Bound = AsyncWatchdog | contextlib.nullcontext[None]
 
@@ -39,79 +37,11 @@ _around: ContextVar[AsyncAttempt[Any] | None] = ContextVar("_around", default=No
 """The attempt in whose body this code runs; a task that was started there has it too, even when that is over."""
 
 
-class AsyncAttempts(Generic[CT]):
-    """What `attempts()` returns: an iterator over as many attempts as it takes."""
-
-    def __init__(
-        self,
-        router: AsyncRouter[CT],
-        request: Request,
-        policy: RetryPolicy,
-        timeout: float | None,
-        key: str | None = None,
-    ) -> None:
-        self._router = router
-        self._request = request
-        self._policy = policy
-        self._timeout = timeout
-        self._key = key
-        self._course: Course | None = None
-        self._attempt: AsyncAttempt[CT] | None = None
-        self._begun = False
-
-    @property
-    def unknown(self) -> CommitUnknown | None:
-        """The error of an attempt that may have been committed, as far as that is not decided."""
-        return None if self._course is None else self._course.unknown
-
-    def __del__(self) -> None:
-        attempt = self._attempt
-        if attempt is not None and attempt.again is not None:
-            text = (
-                "the loop over attempts() was left by return, break or continue within an attempt that failed at its "
-                "end: NOTHING of it was committed, and no other attempt was made"
-            )
-            logger.error(text)
-            warnings.warn(text, ResourceWarning, stacklevel=1)
-
-    def __aiter__(self) -> Self:
-        if self._begun:
-            raise RuntimeError("attempts() serve for one loop: ask the router for others")
-        self._begun = True
-        return self
-
-    async def __anext__(self) -> AsyncAttempt[CT]:
-        before = self._attempt
-        if before is None:
-            self._course = Course(
-                self._policy,
-                time.monotonic(),
-                timeout=self._timeout,
-                acquire_timeout=self._router._plan.acquire_timeout,
-                decidable=self._request.decidable,
-            )
-        elif before.again is None:
-            if not before.ended:
-                raise RuntimeError("the attempt before this one was not used: enter it in a with statement")
-            raise StopAsyncIteration
-        else:
-            seconds, before.again = before.again, None
-            try:
-                await pause(self._router, seconds)
-            except BaseException as exc:
-                assert self._course is not None
-                self._course.interrupted(exc)
-                raise
-        assert self._course is not None
-        self._attempt = AsyncAttempt(self._router, self._request, self._course, self._key)
-        return self._attempt
-
-
 class AsyncAttempt(Generic[CT]):
     """One attempt at a transaction: a context manager that yields a connection, with its transaction begun.
 
     The end commits. An error after which the transaction is run again is not let out: the next attempt follows. So the
-    block must not be left by return, break or continue.
+    block must not be left by return or break.
 
     Attributes:
         again: seconds to pause before another attempt; None: there is no need for one.
@@ -189,7 +119,7 @@ class AsyncAttempt(Generic[CT]):
                 return conn
             await pause(self._router, seconds)
 
-    def bounded(self, conn: psycopg.AsyncConnection[Any], least: float = 0.0) -> Bound:
+    def bounded(self, conn: psycopg.AsyncConnection[Any], *, least: float = 0.0, grace: float = 0.0) -> Bound:
         """Return a block in which the connection is cut when the time that the call was given is over.
 
         Only for a time of the call's own: the router's policy says when attempts begin, not how long they may last.
@@ -197,11 +127,12 @@ class AsyncAttempt(Generic[CT]):
         Args:
             conn: the connection.
             least: seconds that the block has in any case.
+            grace: seconds beyond the time, for the server to say itself that it is over.
         """
         if self._course.timeout is None:
             return _UNBOUNDED
         cut = conn._pgroute.wire.cut  # type: ignore[attr-defined]
-        return AsyncWatchdog(max(self.left, least, _LEAST_BOUND), cut)
+        return AsyncWatchdog(max(self.left, least, _LEAST_BOUND) + grace, cut)
 
     async def _begin(self, conn: CT) -> None:
         request = self._request
@@ -295,7 +226,7 @@ class AsyncAttempt(Generic[CT]):
             if conn.pgconn.transaction_status == INTRANS and alive(conn):
                 phase = Phase.COMMIT
                 try:
-                    async with self.bounded(conn, LEAST_COMMIT):
+                    async with self.bounded(conn, least=LEAST_COMMIT):
                         await block.__aexit__(None, None, None)
                 except BaseException as failure:
                     await _commit_failed(self._router, conn, failure)

@@ -16,6 +16,9 @@ from pgroute.errors import CommitUnknown, ConfigError
 if TYPE_CHECKING:
     from pgroute._sync.transaction import Attempt
 
+_GRACE = 0.5
+"""Seconds by which the server's own bound on a wait is ahead of ours: its word says more."""
+
 MISSING = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)
 
 
@@ -44,7 +47,7 @@ def claim(attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str) -> Fou
     begun = time.monotonic()
     cursor = psycopg.Cursor(conn, row_factory=tuple_row)
     try:
-        with attempt.bounded(conn):
+        with attempt.bounded(conn, grace=_GRACE):
             row = _insert_or_rewrite(attempt, conn, cursor, key)
     except MISSING as exc:
         raise missing("once", key, exc) from None
@@ -106,7 +109,7 @@ def keep(
     text = as_json(result, key)
     cursor = psycopg.Cursor(conn, row_factory=tuple_row)
     try:
-        with attempt.bounded(conn, LEAST_COMMIT):
+        with attempt.bounded(conn, least=LEAST_COMMIT):
             cursor.execute(KEEP, (text, key))
     except psycopg.DataError as exc:
         # jsonb has no NUL, no lone surrogate, and no number out of numeric's range (PostgreSQL docs, 8.14).

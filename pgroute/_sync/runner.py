@@ -13,8 +13,8 @@ from psycopg.rows import tuple_row
 
 from psycopg_pool.abc import CT
 
+from pgroute._sync.attempts import Attempts
 from pgroute._sync.once import MISSING, advice, claim, keep, missing
-from pgroute._sync.transaction import Attempts
 from pgroute.core.once import PURGE, check_age, check_key
 from pgroute.core.request import LAZY, get_request
 from pgroute.core.retry import check_policy
@@ -136,8 +136,8 @@ class Runner(Generic[CT]):
 
         Each attempt is a context manager that yields a connection with its transaction begun, and commits at the end.
         An error after which the transaction is run again is not let out of the ``with`` statement, the next attempt
-        follows. So nothing but the ``with`` statement belongs in the loop, and it must not be left by return, break or
-        continue: if COMMIT fails then, the next attempt is never made (this is logged as an error). Arguments and
+        follows. So nothing but the ``with`` statement belongs in the loop, and it must not be left by return or break:
+        if COMMIT fails then, the next attempt is never made (this is logged as an error). Arguments and
         errors as `run`.
         """
         request = self._request(

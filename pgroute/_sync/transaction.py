@@ -1,12 +1,11 @@
 # Generated from pgroute/_async/transaction.py by .ci/unasync.py: edit that file, not this one.
-"""Transactions that are run again where that is safe: a row of attempts, each a session with a transaction in it."""
+"""One attempt at a transaction that is run again where that is safe: a session with a transaction in it."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import time
-import warnings
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -17,18 +16,17 @@ from pgroute._sync.connector import alive
 from pgroute._sync.session import IDLE, INTRANS, _commit_failed, _end, _roll_back, _tell_unconfirmed
 from pgroute.core.faults import Fault, FaultKind, session_fault
 from pgroute.core.request import ends_transaction
-from pgroute.core.retry import LEAST_COMMIT, Course, Phase, Retry
+from pgroute.core.retry import LEAST_COMMIT, Phase, Retry
 from pgroute.core.roles import Role
 from pgroute.errors import CommitUnknown, RouteError, SessionLost
 
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Self
 
     from pgroute._sync.router import Router
     from pgroute._sync.session import Block
     from pgroute.core.request import Request
-    from pgroute.core.retry import RetryPolicy
+    from pgroute.core.retry import Course
 
     Bound = Watchdog | contextlib.nullcontext[None]
 
@@ -40,79 +38,11 @@ _around: ContextVar[Attempt[Any] | None] = ContextVar("_around", default=None)
 """The attempt in whose body this code runs; a task that was started there has it too, even when that is over."""
 
 
-class Attempts(Generic[CT]):
-    """What `attempts()` returns: an iterator over as many attempts as it takes."""
-
-    def __init__(
-        self,
-        router: Router[CT],
-        request: Request,
-        policy: RetryPolicy,
-        timeout: float | None,
-        key: str | None = None,
-    ) -> None:
-        self._router = router
-        self._request = request
-        self._policy = policy
-        self._timeout = timeout
-        self._key = key
-        self._course: Course | None = None
-        self._attempt: Attempt[CT] | None = None
-        self._begun = False
-
-    @property
-    def unknown(self) -> CommitUnknown | None:
-        """The error of an attempt that may have been committed, as far as that is not decided."""
-        return None if self._course is None else self._course.unknown
-
-    def __del__(self) -> None:
-        attempt = self._attempt
-        if attempt is not None and attempt.again is not None:
-            text = (
-                "the loop over attempts() was left by return, break or continue within an attempt that failed at its "
-                "end: NOTHING of it was committed, and no other attempt was made"
-            )
-            logger.error(text)
-            warnings.warn(text, ResourceWarning, stacklevel=1)
-
-    def __iter__(self) -> Self:
-        if self._begun:
-            raise RuntimeError("attempts() serve for one loop: ask the router for others")
-        self._begun = True
-        return self
-
-    def __next__(self) -> Attempt[CT]:
-        before = self._attempt
-        if before is None:
-            self._course = Course(
-                self._policy,
-                time.monotonic(),
-                timeout=self._timeout,
-                acquire_timeout=self._router._plan.acquire_timeout,
-                decidable=self._request.decidable,
-            )
-        elif before.again is None:
-            if not before.ended:
-                raise RuntimeError("the attempt before this one was not used: enter it in a with statement")
-            raise StopIteration
-        else:
-            seconds, before.again = before.again, None
-            try:
-                pause(self._router, seconds)
-            except BaseException as exc:
-                assert self._course is not None
-                self._course.interrupted(exc)
-                raise
-        assert self._course is not None
-        self._attempt = Attempt(self._router, self._request, self._course, self._key)
-        return self._attempt
-
-
 class Attempt(Generic[CT]):
     """One attempt at a transaction: a context manager that yields a connection, with its transaction begun.
 
     The end commits. An error after which the transaction is run again is not let out: the next attempt follows. So the
-    block must not be left by return, break or continue.
+    block must not be left by return or break.
 
     Attributes:
         again: seconds to pause before another attempt; None: there is no need for one.
@@ -190,7 +120,7 @@ class Attempt(Generic[CT]):
                 return conn
             pause(self._router, seconds)
 
-    def bounded(self, conn: psycopg.Connection[Any], least: float = 0.0) -> Bound:
+    def bounded(self, conn: psycopg.Connection[Any], *, least: float = 0.0, grace: float = 0.0) -> Bound:
         """Return a block in which the connection is cut when the time that the call was given is over.
 
         Only for a time of the call's own: the router's policy says when attempts begin, not how long they may last.
@@ -198,11 +128,12 @@ class Attempt(Generic[CT]):
         Args:
             conn: the connection.
             least: seconds that the block has in any case.
+            grace: seconds beyond the time, for the server to say itself that it is over.
         """
         if self._course.timeout is None:
             return _UNBOUNDED
         cut = conn._pgroute.wire.cut  # type: ignore[attr-defined]
-        return Watchdog(max(self.left, least, _LEAST_BOUND), cut)
+        return Watchdog(max(self.left, least, _LEAST_BOUND) + grace, cut)
 
     def _begin(self, conn: CT) -> None:
         request = self._request
@@ -296,7 +227,7 @@ class Attempt(Generic[CT]):
             if conn.pgconn.transaction_status == INTRANS and alive(conn):
                 phase = Phase.COMMIT
                 try:
-                    with self.bounded(conn, LEAST_COMMIT):
+                    with self.bounded(conn, least=LEAST_COMMIT):
                         block.__exit__(None, None, None)
                 except BaseException as failure:
                     _commit_failed(self._router, conn, failure)

@@ -187,20 +187,24 @@ class KeysetSql:
         return f"SELECT 1 FROM {self._rows} WHERE {test} LIMIT 1".encode(), self._arguments()
 
     def plan(self, job: str, size: int) -> tuple[bytes, Any]:
-        """Return what cuts all rows into chunks: (number of chunks, of rows).
+        """Return what cuts all rows into chunks, at every so many rows and at the last.
 
-        `count(*) OVER keys` counts the rows up to the last one of equal keys, so such rows are never cut apart.
+        Rows of equal keys are never cut apart, for a chunk is what is between two keys; where a cut falls among them,
+        the chunk has more rows than are counted for it, and the next one fewer.
         """
+        last = ", ".join(f"{quoted(name)} DESC" for name in self._keyset.keys)
         texts = ", ".join(f"to_jsonb({quoted(name)}) #>> '{{}}'" for name in self._keyset.keys)
         statement = f"""
-            WITH pgroute_numbered AS (
-                SELECT {self._columns}, row_number() OVER pgroute_keys AS pgroute_number,
-                       count(*) OVER pgroute_keys AS pgroute_upto, lead(1) OVER pgroute_keys IS NULL AS pgroute_last
-                  FROM {self._rows} WINDOW pgroute_keys AS (ORDER BY {self._columns})
+            WITH pgroute_cut AS (
+                SELECT {self._columns}, pgroute_number
+                  FROM (SELECT {self._columns}, row_number() OVER (ORDER BY {self._columns}) AS pgroute_number
+                          FROM {self._rows}) AS numbered
+                 WHERE pgroute_number %% {self._mark(0)}::bigint = 0
+                 UNION ALL
+                (SELECT {self._columns}, (SELECT count(*) FROM {self._rows}) FROM {self._rows} ORDER BY {last} LIMIT 1)
             ), bound AS (
-                SELECT DISTINCT ON (pgroute_upto) pgroute_upto AS count, ARRAY[{texts}]::text[] AS upto
-                  FROM pgroute_numbered WHERE pgroute_last OR pgroute_number %% {self._mark(0)}::bigint = 0
-                 ORDER BY pgroute_upto
+                SELECT DISTINCT ON ({self._columns}) pgroute_number AS count, ARRAY[{texts}]::text[] AS upto
+                  FROM pgroute_cut ORDER BY {self._columns}, pgroute_number DESC
             ), planned AS (
                 INSERT INTO pgroute.batch_chunk (job, chunk, after, upto, row_count)
                 SELECT {self._mark(1)}::text, row_number() OVER bounds - 1, lag(upto) OVER bounds, upto,
@@ -212,7 +216,11 @@ class KeysetSql:
               FROM (SELECT count(*) AS chunks, coalesce(sum(row_count), 0) AS rows FROM planned) AS counted
              WHERE job = {self._mark(2)}
         """
-        return statement.encode(), self._arguments(size, job, job)
+        params = self._keyset.params
+        if isinstance(params, Mapping):
+            return statement.encode(), self._arguments(size, job, job)
+        theirs = params or ()
+        return statement.encode(), [*theirs, size, *theirs, *theirs, job, job]
 
     def _bounds(self) -> str:
         values = [
