@@ -11,14 +11,17 @@ import logging
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
 
 from pgroute import Router
-from pgroute.batch import BatchJob, BatchReport, Chunk, Keyset
+from pgroute.batch import BatchJob, BatchProgress, BatchReport, Chunk, Keyset
 from pgroute.testing import LocalCluster
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 JOB = "pgroute example: reprice"
 WORKERS = 4
@@ -30,7 +33,7 @@ def reprice(conn: psycopg.Connection[Any], chunk: Chunk) -> None:
     conn.execute(sql.SQL(statement).format(chunk.where))
 
 
-def work(dsn: str) -> BatchReport:
+def work(dsn: str, progress: bool | Callable[[BatchProgress], object]) -> BatchReport:
     """Do the job, or what is left of it."""
     logging.getLogger("psycopg.pool").setLevel(
         logging.ERROR
@@ -38,7 +41,24 @@ def work(dsn: str) -> BatchReport:
     with Router(dsn) as router:
         items = Keyset("SELECT id FROM pgroute_item", key="id", fetch=False)
         job = BatchJob(router, JOB, items, chunk_size=1000, workers=WORKERS)
-        return job.run(reprice, progress=True)
+        return job.run(reprice, progress=progress)
+
+
+class Tenths:
+    """Shows progress in lines, one for each tenth of the rows: two processes share the screen here, and bars do not."""
+
+    def __init__(self) -> None:
+        self._shown = -1
+
+    def __call__(self, now: BatchProgress) -> None:
+        """Print a line if there is something new."""
+        tenth = 10 * now.rows // (now.rows_total or now.rows or 1)
+        if tenth > self._shown:
+            self._shown = tenth
+            print(
+                f"          {10 * tenth:3} %, {now.rate:.0f} rows/s, {now.retries} retries, primary {now.primary}",
+                flush=True,
+            )
 
 
 def set_up(dsn: str, rows: int) -> None:
@@ -125,12 +145,12 @@ def main() -> int:
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
-        print(work(args.dsn))
+        print(work(args.dsn, Tenths()))
         return 0
     if args.dsn:
         set_up(args.dsn, args.rows)
         try:
-            print(work(args.dsn))
+            print(work(args.dsn, progress=True))
             return check(args.dsn, args.rows)
         finally:
             with Router(args.dsn) as router, router.writer() as conn:
