@@ -2,8 +2,9 @@
 
     python benchmarks/batch.py [--rounds 10] [--rows 100000] [--chunk 1000] [--json FILE]
 
-The bare loop has one connection and no router: it reads keys page by page and commits each chunk. The job has one worker.
-The ratio is the time of the loop over that of the job in the same round, planning and end included: 1.00 is no overhead.
+The bare loop has one connection and no router: it reads keys page by page and commits each chunk. The job has one
+worker. The ratio is the time of the loop over that of the job in the same round, planning and end included: 1.00 is no
+overhead.
 """
 
 from __future__ import annotations

@@ -85,6 +85,11 @@ class AsyncAttempt(Generic[CT]):
         return self._course.attempt
 
     @property
+    def whole(self) -> bool:
+        """Whether the transaction is still the one that was begun, and the connection there."""
+        return not self._split and self._conn is not None and not self._conn.closed
+
+    @property
     def left(self) -> float:
         """The seconds that another transaction may be waited for."""
         return self._course.until_end(time.monotonic())

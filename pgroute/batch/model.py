@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from psycopg import sql
+
+
+class KeyRange(Protocol):
+    """The keys of a chunk."""
+
+    @property
+    def after(self) -> Any: ...
+    @property
+    def upto(self) -> Any: ...
+    @property
+    def where(self) -> sql.SQL: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,20 +26,41 @@ class Chunk:
 
     Attributes:
         number: from 0, in the order of the source.
-        rows: its items, or its rows as the connection's row_factory gives them; empty with ``Keyset(fetch=False)``.
-        after: the key that all of its keys are above, None for the first chunk, and for items. A plain value where the
-            key was given as one name, a tuple where it was given as several.
-        upto: the key that all of its keys are at or below, in the same form; None for items.
-        where: ``after < key AND key <= upto`` as SQL, for a statement that works on the whole chunk; None for items::
-
-                conn.execute(sql.SQL("UPDATE item SET price = price * 1.1 WHERE price > 0 AND {}").format(chunk.where))
+        rows: its items, or its rows as the connection's row_factory gives them; empty with ``Keyset(fetch=False)``. The
+            list is made anew for each attempt; items are the same objects.
     """
 
     number: int
     rows: list[Any]
-    after: Any = None
-    upto: Any = None
-    where: sql.SQL | None = field(default=None, repr=False, compare=False)
+    keys: KeyRange | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def after(self) -> Any:
+        """The key that all of its keys are above, None for the first chunk, and for items.
+
+        A plain value where the key was given as one name, a tuple where it was given as several.
+
+        Raises:
+            psycopg.DataError: psycopg has no value for it, such as a timestamp of infinity; `where` has no such limit.
+        """
+        return None if self.keys is None else self.keys.after
+
+    @property
+    def upto(self) -> Any:
+        """The key that all of its keys are at or below, as `after`; None for items."""
+        return None if self.keys is None else self.keys.upto
+
+    @property
+    def where(self) -> sql.SQL | None:
+        """``after < key AND key <= upto`` as SQL, for a statement that works on the whole chunk; None for items.
+
+        ::
+
+            conn.execute(sql.SQL("UPDATE item SET price = price * 1.1 WHERE price > 0 AND {}").format(chunk.where))
+
+        It compares the columns of these names in the statement that it stands in.
+        """
+        return None if self.keys is None else self.keys.where
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

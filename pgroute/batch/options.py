@@ -27,6 +27,8 @@ _MOST_ROWS = 2**31 - 1
 _RERUN = frozenset({"40001", "40P01", "25006"})
 # Connection exceptions, insufficient resources, the operator's shutdowns, system errors: none is about a chunk.
 _NOT_OF_THE_DATA = ("08", "53", "57P", "58")
+# A lock or a statement that took too long: somebody else's doing, perhaps.
+_UNCLEAR = frozenset({"55P03", "57014"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +126,12 @@ def poisonous(exc: BaseException) -> bool:
 
     Not those of the router, those that are run again, or those that tell of the server's state.
     """
-    if not isinstance(exc, Exception) or isinstance(exc, (RouteError, ConfigError)):
-        return False
-    state = (exc.sqlstate or "") if isinstance(exc, psycopg.Error) else ""
-    return state not in _RERUN and not state.startswith(_NOT_OF_THE_DATA)
+    seen: BaseException | None = exc
+    while seen is not None:
+        if not isinstance(seen, Exception) or isinstance(seen, (RouteError, ConfigError, MemoryError)):
+            return False
+        state = (seen.sqlstate or "") if isinstance(seen, psycopg.Error) else ""
+        if state in _RERUN or state in _UNCLEAR or state.startswith(_NOT_OF_THE_DATA):
+            return False
+        seen = seen.__cause__  # a body may have put its own error in place of the server's
+    return True

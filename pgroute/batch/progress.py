@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -50,6 +51,11 @@ class Tally:
         with self._lock:
             self._chunks += chunks
             self._rows += rows
+
+    def settle(self, *, chunks: int, rows: int) -> None:
+        """Take what the database says in the end: copies of the job have done what this run has not seen."""
+        with self._lock:
+            self._chunks, self._rows = chunks, rows
 
     def done(self, rows: int, *, rejected: bool) -> None:
         """Count a chunk of this run's own."""
@@ -181,10 +187,10 @@ class _Lines:
 
 
 def _print(tally: Tally) -> None:
-    stream = sys.stderr
-    if stream is not None:
-        stream.write(as_line(tally.now()) + "\n")
-        stream.flush()
+    # Nobody who reads is no reason to end a job.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(as_line(tally.now()) + "\n")
+        sys.stderr.flush()
 
 
 class _Bar:

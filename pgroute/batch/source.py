@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, ItemsView, Iterable, KeysView, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,13 +61,27 @@ class Keyset:
 Source = Keyset | Iterable[Any] | Callable[[], Iterable[Any]]
 
 
+_ACCEPTED = "expected a Keyset, an iterable, or a function without arguments that gives a fresh iterator"
+_TEXTS = (str, bytes, bytearray, memoryview)
+
+
 def check_source(source: object) -> None:
     """Raise ConfigError for what can be seen to be no source."""
-    accepted = "expected a Keyset, an iterable, or a function without arguments that gives a fresh iterator"
-    if isinstance(source, (str, bytes, bytearray, memoryview)):
-        raise ConfigError("source", source, f"{accepted}; not a {type(source).__name__}")
+    if isinstance(source, _TEXTS):
+        raise ConfigError("source", source, f"{_ACCEPTED}; not a {type(source).__name__}")
     if not (isinstance(source, (Keyset, Iterable)) or callable(source)) or isinstance(source, type):
-        raise ConfigError("source", source, accepted)
+        raise ConfigError("source", source, _ACCEPTED)
+    if inspect.iscoroutinefunction(source) or inspect.isasyncgenfunction(source):
+        raise ConfigError("source", source, f"{_ACCEPTED}; not an asynchronous one")
+    _check_order(source, source)
+
+
+def _check_order(source: object, items: object) -> None:
+    if isinstance(items, AbstractSet) and not isinstance(items, (KeysView, ItemsView)):
+        text = (
+            "expected items in an order that is the same in each run, which a set has not: give sorted(...)"
+        )
+        raise ConfigError("source", source, text)
 
 
 def fresh(source: Any) -> Iterable[Any]:
@@ -73,10 +89,11 @@ def fresh(source: Any) -> Iterable[Any]:
     if isinstance(source, Iterable):
         return source
     items = source()
-    if not isinstance(items, Iterable):
+    if not isinstance(items, Iterable) or isinstance(items, _TEXTS):
         raise ConfigError(
             "source", source, f"expected it to give an iterator; it gave a {type(items).__name__}"
         )
+    _check_order(source, items)
     return items
 
 

@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from psycopg import sql
+from psycopg import pq, sql
+from psycopg.adapt import Transformer
 
 if TYPE_CHECKING:
+    from psycopg.abc import AdaptContext
+    from psycopg.adapt import AdaptersMap
+
     from pgroute.batch.source import Keyset
 
 # As a number: psycopg does not read a timestamptz in every DateStyle.
@@ -64,9 +68,13 @@ WITH beyond AS (DELETE FROM pgroute.batch_chunk WHERE job = %(job)s AND chunk >=
 UPDATE pgroute.batch_job SET planned = %(chunks)s, complete = true, rows_total = %(rows)s WHERE job = %(job)s
 """
 
-DONE_BEYOND = b"""
+# A chunk that is done and was another then, or that is not there now.
+DONE_OTHERWISE = b"""
 SELECT 1 FROM pgroute.batch_chunk
- WHERE job = %(job)s AND chunk >= %(chunks)s AND done_at IS NOT NULL LIMIT 1
+ WHERE job = %(job)s AND done_at IS NOT NULL
+   AND (chunk >= %(chunks)s OR (chunk = %(chunks)s - 1 AND row_count <> %(partial)s))
+ UNION ALL
+SELECT 1 FROM pgroute.batch_job WHERE job = %(job)s AND watermark >= %(chunks)s AND rows_done <> %(rows)s
 """
 
 OPEN_CHUNKS = b"""
@@ -84,7 +92,34 @@ UPDATE pgroute.batch_chunk AS claimed SET done_at = clock_timestamp(){more}
 RETURNING set_config('lock_timeout', current_setting('pgroute.lock_timeout'), true), claimed.row_count{columns}
 """
 
+# Keys are kept as the texts that any session reads alike, whatever its own settings.
+PLAIN_TEXTS = b"""
+SELECT set_config('datestyle', 'ISO', true), set_config('intervalstyle', 'postgres', true),
+       set_config('extra_float_digits', '3', true), set_config('bytea_output', 'hex', true)
+"""
+
+# From behind the end, so no other evaluation of the query.
+LAST_KEY = b"FETCH BACKWARD 1 FROM pgroute_plan"
+
+CLOSE_PLAN = b"CLOSE pgroute_plan"
+
+PLAN_KEYS = b"""
+INSERT INTO pgroute.batch_chunk (job, chunk, after, upto, row_count)
+SELECT %s, chunk, after, upto, row_count
+  FROM jsonb_to_recordset(%s::jsonb) AS cut (chunk bigint, after text[], upto text[], row_count integer)
+"""
+
+COMPLETE_KEYS = b"UPDATE pgroute.batch_job SET complete = true, planned = %s, rows_total = %s WHERE job = %s"
+
+
+def walk(size: int, steps: int) -> bytes:
+    """Return what goes so many chunks further in the plan's cursor: for each a MOVE, and the FETCH of its last key."""
+    move = f"MOVE FORWARD {size - 1} FROM pgroute_plan; " if size > 1 else ""
+    return (f"{move}FETCH FORWARD 1 FROM pgroute_plan; " * steps).encode()
+
+
 CLAIM = _CLAIM.format(more="", columns="").encode()
+CLAIM_KEYS = _CLAIM.format(more="", columns=", claimed.after, claimed.upto").encode()
 CLAIM_ITEMS = _CLAIM.format(more=", row_count = %(rows)s", columns="").encode()
 
 LOOK = (
@@ -128,6 +163,12 @@ FINISH = b"""
 UPDATE pgroute.batch_job SET finished_at = coalesce(finished_at, clock_timestamp()) WHERE job = %s
 """
 
+# Names of types as any session finds them, whatever its search_path.
+NO_PATH = b"""
+SELECT set_config('pgroute.path', current_setting('search_path'), true), set_config('search_path', '', true)
+"""
+OLD_PATH = b"SELECT set_config('search_path', current_setting('pgroute.path'), true)"
+
 TYPES = b"SELECT format_type(oid, -1) FROM unnest(%s::oid[]) WITH ORDINALITY AS given (oid, n) ORDER BY n"
 """Of a typmod, -1: with none at all, `character` would come back, which is a single one in a cast."""
 
@@ -152,10 +193,12 @@ class KeysetSql:
     Args:
         keyset: the source.
         types: those of the key columns, once known.
+        oids: likewise.
     """
 
-    def __init__(self, keyset: Keyset, types: Sequence[str] = ()) -> None:
+    def __init__(self, keyset: Keyset, types: Sequence[str] = (), oids: Sequence[int] = ()) -> None:
         self._keyset = keyset
+        self._oids = oids
         self._types = [kind.replace("%", "%%") for kind in types]
         self._casts = types
         text = keyset.query.rstrip(" \t\r\n;")
@@ -165,7 +208,6 @@ class KeysetSql:
         self._rows = f"(\n{text}\n) AS source"
         self._columns = ", ".join(map(quoted, keyset.keys))
         if types:
-            self.claim = _CLAIM.format(more="", columns=self._bounds()).encode()
             self._first, self._later = self._fetch(after=False), self._fetch(after=True)
 
     def _mark(self, number: int) -> str:
@@ -186,49 +228,10 @@ class KeysetSql:
         test = " OR ".join(f"{quoted(name)} IS NULL" for name in self._keyset.keys)
         return f"SELECT 1 FROM {self._rows} WHERE {test} LIMIT 1".encode(), self._arguments()
 
-    def plan(self, job: str, size: int) -> tuple[bytes, Any]:
-        """Return what cuts all rows into chunks, at every so many rows and at the last.
-
-        Rows of equal keys are never cut apart, for a chunk is what is between two keys; where a cut falls among them,
-        the chunk has more rows than are counted for it, and the next one fewer.
-        """
-        last = ", ".join(f"{quoted(name)} DESC" for name in self._keyset.keys)
-        texts = ", ".join(f"to_jsonb({quoted(name)}) #>> '{{}}'" for name in self._keyset.keys)
-        statement = f"""
-            WITH pgroute_cut AS (
-                SELECT {self._columns}, pgroute_number
-                  FROM (SELECT {self._columns}, row_number() OVER (ORDER BY {self._columns}) AS pgroute_number
-                          FROM {self._rows}) AS numbered
-                 WHERE pgroute_number %% {self._mark(0)}::bigint = 0
-                 UNION ALL
-                (SELECT {self._columns}, (SELECT count(*) FROM {self._rows}) FROM {self._rows} ORDER BY {last} LIMIT 1)
-            ), bound AS (
-                SELECT DISTINCT ON ({self._columns}) pgroute_number AS count, ARRAY[{texts}]::text[] AS upto
-                  FROM pgroute_cut ORDER BY {self._columns}, pgroute_number DESC
-            ), planned AS (
-                INSERT INTO pgroute.batch_chunk (job, chunk, after, upto, row_count)
-                SELECT {self._mark(1)}::text, row_number() OVER bounds - 1, lag(upto) OVER bounds, upto,
-                       count - coalesce(lag(count) OVER bounds, 0)
-                  FROM bound WINDOW bounds AS (ORDER BY count)
-                RETURNING row_count
-            )
-            UPDATE pgroute.batch_job SET complete = true, planned = counted.chunks, rows_total = counted.rows
-              FROM (SELECT count(*) AS chunks, coalesce(sum(row_count), 0) AS rows FROM planned) AS counted
-             WHERE job = {self._mark(2)}
-        """
-        params = self._keyset.params
-        if isinstance(params, Mapping):
-            return statement.encode(), self._arguments(size, job, job)
-        theirs = params or ()
-        return statement.encode(), [*theirs, size, *theirs, *theirs, job, job]
-
-    def _bounds(self) -> str:
-        values = [
-            f"claimed.{bound}[{place}]::{kind}"
-            for bound in ("after", "upto")
-            for place, kind in enumerate(self._types, 1)
-        ]
-        return ", ".join(["", "claimed.after", "claimed.upto", *values])
+    def declare(self) -> tuple[bytes, Any]:
+        """Return what opens a cursor on all keys in their order."""
+        query = f"SELECT {self._columns} FROM {self._rows} ORDER BY {self._columns}"
+        return f"DECLARE pgroute_plan SCROLL CURSOR FOR {query}".encode(), self._arguments()
 
     def _fetch(self, *, after: bool) -> bytes:
         width = len(self._types)
@@ -245,6 +248,20 @@ class KeysetSql:
             return self._first, self._arguments(*upto)
         return self._later, self._arguments(*after, *upto)
 
+    def range(self, context: AdaptContext, after: Sequence[str] | None, upto: Sequence[str]) -> Range:
+        """Return the keys of a chunk; *context* has the adapters by which they are read."""
+        return Range(self, context.adapters, after, upto)
+
+    def load(self, adapters: AdaptersMap, texts: Sequence[str]) -> Any:
+        """Return the value of a key, a tuple of several."""
+        # Without the connection, whose DateStyle is not that of these texts.
+        transformer = Transformer(adapters)
+        values = [
+            transformer.get_loader(oid, pq.Format.TEXT).load(text.encode())
+            for oid, text in zip(self._oids, texts, strict=True)
+        ]
+        return values[0] if isinstance(self._keyset.key, str) else tuple(values)
+
     def where(self, after: Sequence[str] | None, upto: Sequence[str]) -> sql.SQL:
         """Return the condition that a row is in a chunk, as it can stand in a statement of the user's."""
         tests = [
@@ -256,3 +273,27 @@ class KeysetSql:
 
     def _constants(self, bound: Sequence[str]) -> list[str]:
         return [f"{literal(text)}::{kind}" for text, kind in zip(bound, self._casts, strict=True)]
+
+
+class Range:
+    """The keys of a chunk, above one and up to another; values are made when they are asked for."""
+
+    def __init__(
+        self, statements: KeysetSql, adapters: AdaptersMap, after: Sequence[str] | None, upto: Sequence[str]
+    ) -> None:
+        self._sql = statements
+        self._adapters = adapters
+        self._after = after
+        self._upto = upto
+
+    @property
+    def after(self) -> Any:
+        return None if self._after is None else self._sql.load(self._adapters, self._after)
+
+    @property
+    def upto(self) -> Any:
+        return self._sql.load(self._adapters, self._upto)
+
+    @property
+    def where(self) -> sql.SQL:
+        return self._sql.where(self._after, self._upto)

@@ -16,6 +16,8 @@ BLOCK = 64
 """Chunks of items that are planned at once."""
 AHEAD = 256
 """Open chunks of a Keyset that are looked up at once."""
+STEPS = 128
+"""Chunks of a Keyset that are cut at once."""
 
 
 class Job(NamedTuple):
@@ -59,6 +61,55 @@ class Work:
 
     number: int
     items: list[Any] | None = None
+
+
+class Cuts:
+    """Where the rows of a Keyset are cut, as they are walked through in the order of their keys.
+
+    Attributes:
+        rows: counted so far; after the end, all.
+        count: of chunks, so far.
+        ended: there are no more rows.
+        beyond: rows after the last cut, whose last key has to be looked up.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.count = 0
+        self.ended = False
+        self.beyond = 0
+        self._after: list[str] | None = None
+        self._cut_at = 0
+        self._new: list[dict[str, object]] = []
+
+    def moved(self, rows: int) -> None:
+        """Take note of so many rows that were passed over."""
+        self.rows += rows
+
+    def fetched(self, key: list[str] | None) -> None:
+        """Cut after the row of a key; None: there was none left."""
+        if key is None:
+            self.ended = True
+            self.beyond = self.rows - self._cut_at
+        else:
+            self.rows += 1
+            self._cut(key)
+
+    def last(self, key: list[str] | None) -> None:
+        """Cut after the very last row."""
+        if key is not None:
+            self._cut(key)
+
+    def take(self) -> list[dict[str, object]]:
+        """Return the chunks that are new since the last time, the columns of PLAN_KEYS."""
+        new, self._new = self._new, []
+        return new
+
+    def _cut(self, key: list[str]) -> None:
+        rows, self._cut_at = self.rows - self._cut_at, self.rows
+        self._new.append({"chunk": self.count, "after": self._after, "upto": key, "row_count": rows})
+        self._after = key
+        self.count += 1
 
 
 class Outcome(enum.Enum):

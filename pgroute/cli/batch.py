@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 from pgroute import AcquireTimeout, Router
 from pgroute.cli.errors import CommandError
 from pgroute.cli.terminal import open_console, print_table, silence_libraries
+from pgroute.core.once import lock_timeout
 
 if TYPE_CHECKING:
     import argparse
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
                 return _list(router, console)
             if args.action == "show":
                 return _show(router, args.job, console)
-            return _reset(router, args.job, sure=args.yes)
+            return _reset(router, args.job, args.timeout, sure=args.yes)
         except AcquireTimeout as exc:
             raise CommandError(f"no primary can be asked:\n{exc}") from None
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
@@ -94,7 +95,7 @@ def _show(router: Router[Any], name: str, console: Console | None) -> int:
     return int(job["state"] != "finished" or bool(rejects))
 
 
-def _reset(router: Router[Any], name: str, *, sure: bool) -> int:
+def _reset(router: Router[Any], name: str, timeout: float, *, sure: bool) -> int:
     job = _find(router, name)
     if not sure:
         done = f"{job['chunks_done']} chunks ({job['rows_done']} rows) are done"
@@ -103,7 +104,13 @@ def _reset(router: Router[Any], name: str, *, sure: bool) -> int:
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             print("nothing was changed")
             return 1
-    if not router.run(_delete, name):
+    try:
+        deleted = router.run(_delete, name, timeout)
+    except psycopg.errors.LockNotAvailable:
+        raise CommandError(
+            f"a chunk of {name!r} is being worked on, and was not ended within {timeout:g} s"
+        ) from None
+    if not deleted:
         raise CommandError(f"no job {name!r} any more")
     print(f"{name!r} is forgotten")
     return 0
@@ -121,7 +128,8 @@ def _ask(conn: psycopg.Connection[Any], sql: bytes, params: Any) -> list[Row]:
         return cursor.execute(sql, params).fetchall()
 
 
-def _delete(conn: psycopg.Connection[Any], name: str) -> int:
+def _delete(conn: psycopg.Connection[Any], name: str, timeout: float) -> int:
+    conn.execute("SELECT set_config('lock_timeout', %s, true)", [lock_timeout(timeout)])
     return conn.execute(_RESET, [name]).rowcount
 
 

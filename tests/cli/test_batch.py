@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 
 from pgroute import Router
@@ -164,3 +165,16 @@ def test_help_tells_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> Non
         main(["batch", "show", "--help"])
     assert caught.value.code == 0
     assert "exit status:" in capsys.readouterr().out
+
+
+def test_reset_does_not_wait_for_ever_for_a_chunk_in_work(
+    ground: Ground, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with psycopg.connect(f"{ground.cluster.primary.conninfo} dbname={ground.name}") as conn:
+        conn.execute(
+            "UPDATE pgroute.batch_chunk SET done_at = now() WHERE job = 'half done' AND done_at IS NULL"
+        )
+        status, _, err = pgroute(capsys, "reset", ground.dsn, "half done", "--yes", "--timeout", "0.3")
+    assert status == 2
+    assert err == "pgroute batch: a chunk of 'half done' is being worked on, and was not ended within 0.3 s\n"
+    assert ground.rows()["batch_job"] == 3

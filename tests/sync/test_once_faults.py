@@ -208,7 +208,7 @@ def test_a_later_call_alone_is_unknown_too_while_its_predecessor_is_undecided(pa
     with Router(pair.dsn) as router, Background() as background:
         worker = background.start(call_once, router, lingering)
         eventually(lambda: first.runs)
-        with pytest.raises(CommitUnknown, match=f"once={KEY!r} has not ended within"):
+        with pytest.raises(CommitUnknown, match=f"once={KEY!r} had not ended after"):
             call_once(router, second, 0.3)
         over.set()
         assert worker.result() == 1

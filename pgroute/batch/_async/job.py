@@ -120,6 +120,7 @@ class AsyncBatchJob:
             if not standing.finished:
                 standing = await run.complete(standing, shown)
             tally.rows_total, tally.chunks_total = standing.rows_total, standing.planned
+            tally.settle(chunks=standing.chunks_done, rows=standing.rows_done)
             tally.finished = True
         finally:
             shown.stop(tally)

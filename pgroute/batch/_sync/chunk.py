@@ -68,10 +68,10 @@ class Chunks:
         """
         outcome, count = Outcome.UNPLANNED, 0
         own = self._router._attempts(self._request, self._options.retry, None)
-        working, before = False, 1
+        intact, before = False, 1
         try:
             for attempt in own:
-                working = False
+                intact = False
                 with attempt as conn:
                     self._tally.retried(attempt.number - before)
                     before = attempt.number
@@ -79,18 +79,23 @@ class Chunks:
                     if row is None:
                         outcome, count = self._look(attempt, conn, work)
                         continue
-                    working = True
-                    self._body(conn, self._chunk(conn, work, row))
+                    try:
+                        self._body(conn, self._chunk(conn, work, row))
+                    except Exception:
+                        intact = attempt.whole
+                        raise
                     outcome, count = Outcome.APPLIED, row[1]
         except Exception as exc:
-            intact = working and not conn.closed
+            # What the server says of COMMIT, a deferred constraint, is of the chunk too.
+            intact = intact or (outcome is Outcome.APPLIED and getattr(exc, "sqlstate", None) is not None)
             if self._options.on_error == "reject" and intact and poisonous(exc):
                 return self._set_aside(work, exc)
             raise
         return outcome, count
 
-    def _claim_statement(self, work: Work) -> bytes:
-        return self._ledger.sql.claim if work.items is None else sql.CLAIM_ITEMS
+    @staticmethod
+    def _claim_statement(work: Work) -> bytes:
+        return sql.CLAIM_KEYS if work.items is None else sql.CLAIM_ITEMS
 
     def _claim(
         self, attempt: Attempt[Any], conn: Connection, work: Work, statement: bytes
@@ -136,22 +141,17 @@ class Chunks:
 
     def _chunk(self, conn: Connection, work: Work, row: tuple[Any, ...]) -> Chunk:
         if work.items is not None:
-            return Chunk(work.number, work.items)
+            return Chunk(work.number, list(work.items))
         keyset = self._options.source
         assert isinstance(keyset, Keyset)
-        _, _, after, upto, *values = row
-        lower: Any = tuple(values[: len(upto)])
-        upper: Any = tuple(values[len(upto) :])
-        if isinstance(keyset.key, str):
-            (lower,), (upper,) = lower, upper
+        _, _, after, upto = row
         rows: list[Any] = []
         if keyset.fetch:
             cursor = psycopg.Cursor(conn)
-            cursor.execute(*self._ledger.sql.fetch(after, upto))
+            # Prepared, it would fail once a column was added to the table.
+            cursor.execute(*self._ledger.sql.fetch(after, upto), prepare=False)
             rows = cursor.fetchall()
-        return Chunk(
-            work.number, rows, None if after is None else lower, upper, self._ledger.sql.where(after, upto)
-        )
+        return Chunk(work.number, rows, self._ledger.sql.range(conn, after, upto))
 
     def _body(self, conn: Connection, chunk: Chunk) -> None:
         try:
@@ -181,5 +181,6 @@ class Chunks:
                 outcome, count = Outcome.REJECTED, row[1]
                 psycopg.Cursor(conn).execute(sql.REJECT, [state, text, self._name, work.number])
         if outcome is Outcome.REJECTED:
-            logger.warning("job %r: chunk %d is set aside: %s", self._name, work.number, text)
+            first = text.split("\n", 1)[0]
+            logger.warning("job %r: chunk %d is set aside: %s", self._name, work.number, first)
         return outcome, count

@@ -119,6 +119,7 @@ class BatchJob:
             if not standing.finished:
                 standing = run.complete(standing, shown)
             tally.rows_total, tally.chunks_total = standing.rows_total, standing.planned
+            tally.settle(chunks=standing.chunks_done, rows=standing.rows_done)
             tally.finished = True
         finally:
             shown.stop(tally)

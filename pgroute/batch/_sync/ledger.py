@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -12,7 +13,7 @@ from pgroute._sync.once import MISSING, missing
 from pgroute.batch import sql
 from pgroute.batch.options import check_columns, check_same
 from pgroute.batch.source import Keyset, signature
-from pgroute.batch.state import AHEAD, Job, Standing, gone, held, misread
+from pgroute.batch.state import AHEAD, STEPS, Cuts, Job, Standing, gone, held, misread
 from pgroute.core.once import lock_timeout
 from pgroute.errors import ConfigError
 
@@ -54,7 +55,7 @@ class Ledger:
         Raises:
             ConfigError: its tables are not there, its source cannot serve, or it was begun with another one.
         """
-        return self._transact(self._start, "repeatable read")
+        return self._transact(self._start, "repeatable read", "the row, or a table of the query,")
 
     def plan(self, start: int, until: int) -> tuple[Job, set[int]]:
         """Plan items up to chunk *until*; return the job, and which chunks from *start* on are open."""
@@ -86,10 +87,11 @@ class Ledger:
                 if (job.planned, job.rows_total) != (chunks, rows):
                     raise misread(self._name, f"it gives {rows} items, and gave {job.rows_total}")
                 return
-            cursor.execute(sql.DONE_BEYOND, {"job": self._name, "chunks": chunks})
+            partial = rows - max(0, chunks - 1) * self._options.chunk_size
+            given = {"job": self._name, "chunks": chunks, "rows": rows, "partial": partial}
+            cursor.execute(sql.DONE_OTHERWISE, given)
             if job.watermark > chunks or cursor.fetchone() is not None:
-                raise misread(self._name, f"it ends after {rows} items, and chunks beyond them are done")
-            given = {"job": self._name, "chunks": chunks, "rows": rows}
+                raise misread(self._name, f"it ends after {rows} items, and more of them are done")
             cursor.execute(sql.COMPLETE_ITEMS, given)
 
         self._transact(work)
@@ -138,6 +140,7 @@ class Ledger:
         self,
         work: Callable[[Cursor], T],
         isolation: str = "read committed",
+        locked: str = "the row",
     ) -> T:
         """Run what finds out by itself whether it was committed before, or may be done again."""
         request = self._router._request("writer", isolation=isolation, decidable=True)
@@ -150,7 +153,7 @@ class Ledger:
                     cursor.execute(sql.WAIT_AT_MOST, [lock_timeout(seconds)])
                     result = work(cursor)
                 except psycopg.errors.LockNotAvailable as exc:
-                    raise held(self._name, "the row", seconds) from exc
+                    raise held(self._name, locked, seconds) from exc
         return result  # type: ignore[no-any-return]
 
     def _see(self, cursor: Cursor, statement: bytes) -> Job:
@@ -191,13 +194,16 @@ class Ledger:
         keyset = self._options.source
         if not isinstance(keyset, Keyset):
             return []
-        cursor.execute(*sql.KeysetSql(keyset).describe())
+        cursor.execute(*sql.KeysetSql(keyset).describe(), prepare=False)
         columns = cursor.description or []
         check_columns(keyset, [column.name for column in columns])
-        oids = {column.name: column.type_code for column in columns}
-        cursor.execute(sql.TYPES, [[oids[name] for name in keyset.keys]])
+        codes = {column.name: column.type_code for column in columns}
+        oids = [codes[name] for name in keyset.keys]
+        cursor.execute(sql.NO_PATH)
+        cursor.execute(sql.TYPES, [oids])
         types = [name for (name,) in cursor.fetchall()]
-        self.sql = sql.KeysetSql(keyset, types)
+        cursor.execute(sql.OLD_PATH)
+        self.sql = sql.KeysetSql(keyset, types, oids)
         return types
 
     def _create(self, cursor: Cursor, types: list[str]) -> None:
@@ -210,7 +216,36 @@ class Ledger:
                 )
         cursor.execute(sql.CREATE, [name, signature(source, types), size])
         if isinstance(source, Keyset):
-            cursor.execute(*self.sql.plan(name, size))
+            self._cut(cursor)
+
+    def _cut(self, cursor: Cursor) -> None:
+        """Plan all chunks of a Keyset: at every so many rows in the order of the keys, and at the last.
+
+        Rows of equal keys are never cut apart, for a chunk is what is between two keys; where a cut falls among them,
+        its chunk has more rows than are counted for it, and the next one fewer.
+        """
+        size = self._options.chunk_size
+        cursor.execute(sql.PLAIN_TEXTS)
+        cursor.execute(*self.sql.declare())
+        cuts = Cuts()
+        while not cuts.ended:
+            cursor.execute(sql.walk(size, STEPS))
+            while not cuts.ended:
+                if size > 1:
+                    cuts.moved(cursor.rowcount)
+                    cursor.nextset()
+                cuts.fetched(_texts(cursor))
+                if not cursor.nextset():
+                    break
+            if chunks := cuts.take():
+                cursor.execute(sql.PLAN_KEYS, [self._name, json.dumps(chunks)])
+        if cuts.beyond:
+            cursor.execute(sql.LAST_KEY)
+            cuts.last(_texts(cursor))
+            if chunks := cuts.take():
+                cursor.execute(sql.PLAN_KEYS, [self._name, json.dumps(chunks)])
+        cursor.execute(sql.CLOSE_PLAN)
+        cursor.execute(sql.COMPLETE_KEYS, [cuts.count, cuts.rows, self._name])
 
     def _standing(self, cursor: Cursor, found: tuple[Any, ...], *, finished: bool) -> Standing:
         planned, watermark, rows_total, rows_done = found
@@ -228,3 +263,12 @@ class Ledger:
             rejected_rows=rejected_rows,
             finished=finished,
         )
+
+
+def _texts(cursor: Cursor) -> list[str] | None:
+    """Return the values of a row as the server wrote them, None if there is none."""
+    result = cursor.pgresult
+    if result is None or not result.ntuples:
+        return None
+    encoding = cursor.connection.info.encoding
+    return [(result.get_value(0, column) or b"").decode(encoding) for column in range(result.nfields)]

@@ -1,0 +1,259 @@
+"""Batch jobs with bodies, sources, keys and settings that would lose rows, or chunks, without anybody noticing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+import tenacity
+from psycopg import sql
+
+from pgroute import AsyncRouter, ConfigError, PoolOptions, RetryPolicy
+from pgroute.batch import AsyncBatchJob, BatchError, Chunk, Keyset
+from pgroute.testing import LocalCluster
+from tests.batching import Ground, ground_of
+from tests.support import async_call, coroutine_function
+
+pytestmark = pytest.mark.cluster
+
+QUICK = RetryPolicy(stop=tenacity.stop_after_delay(0.5))
+AsyncConnection = psycopg.AsyncConnection[Any]
+
+
+@pytest.fixture
+def ground(shared: LocalCluster) -> Iterator[Ground]:
+    with ground_of(shared) as ground:
+        yield ground
+
+
+class Failing:
+    """A body that notes its items, and fails once in a chunk."""
+
+    def __init__(self, chunk: int, error: BaseException) -> None:
+        self._chunk = chunk
+        self._error: BaseException | None = error
+
+    async def __call__(self, conn: AsyncConnection, chunk: Chunk) -> None:
+        while chunk.rows:  # it uses up what it is given
+            item = chunk.rows.pop()
+            await conn.execute("INSERT INTO seen VALUES (%s, %s)", (item, chunk.number))
+        if chunk.number == self._chunk and self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+
+async def test_another_attempt_gets_all_items_again(ground: Ground) -> None:
+    async with AsyncRouter(ground.dsn) as router:
+        body = Failing(1, psycopg.errors.SerializationFailure())
+        report = await AsyncBatchJob(router, "j", range(10), chunk_size=5).run(body)
+    assert (report.rows, report.retries) == (10, 1)
+    assert ground.seen() == [*range(10)]
+
+
+@pytest.mark.parametrize("left", [5, 10, 15])
+async def test_fewer_items_than_are_done_are_refused(ground: Ground, left: int) -> None:
+    async with AsyncRouter(ground.dsn) as router:
+        with pytest.raises(ValueError, match="broken"):
+            await AsyncBatchJob(router, "j", range(45), chunk_size=10).run(Failing(2, ValueError("broken")))
+        with pytest.raises(BatchError, match="not what it was"):
+            await AsyncBatchJob(router, "j", range(left), chunk_size=10).run(Failing(-1, ValueError()))
+        report = await AsyncBatchJob(router, "j", range(45), chunk_size=10).run(Failing(-1, ValueError()))
+    assert report.rows == 45
+    assert ground.seen() == [*range(45)]
+
+
+@pytest.mark.parametrize("source", [{1, 2}, frozenset("ab"), coroutine_function])
+async def test_what_has_no_order_of_its_own_is_refused(source: Any) -> None:
+    router = AsyncRouter("host=127.0.0.1")
+    with pytest.raises(ConfigError, match="invalid source"):
+        AsyncBatchJob(router, "j", source)
+
+
+@pytest.mark.parametrize("given", [{1, 2}, "abc", 7])
+async def test_what_a_function_gives_is_looked_at_too(ground: Ground, given: Any) -> None:
+    async with AsyncRouter(ground.dsn) as router:
+        with pytest.raises(ConfigError, match="invalid source"):
+            await AsyncBatchJob(router, "j", lambda: given, chunk_size=3).run(Failing(-1, ValueError()))
+        assert (
+            await AsyncBatchJob(router, "j", [1, 2], chunk_size=3).run(Failing(-1, ValueError()))
+        ).rows == 2
+
+
+SETTINGS = {"extra_float_digits": "0", "datestyle": "German, DMY", "intervalstyle": "sql_standard"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("float8", "n + 1 / 3::float8"),
+        ("int[]", "ARRAY[n, n]"),
+        ("jsonb", "to_jsonb(n::text)"),
+        ("date", "'2024-01-01'::date + n"),
+        ("timestamptz", "CASE n WHEN 20 THEN 'infinity' ELSE now() + n * interval '1 s' END"),
+        ("interval", "n * interval '25 h'"),
+        ("time", "CASE n WHEN 20 THEN '24:00' ELSE time '10:00' + n * interval '1 s' END"),
+        ("bpchar", "n::text || '  '"),
+        ("bytea", "decode(lpad(to_hex(n), 4, '0'), 'hex')"),
+    ],
+)
+async def test_keys_are_kept_exactly_whatever_the_settings(ground: Ground, kind: str, value: str) -> None:
+    ground.execute("CREATE TABLE plain (n int)")
+    ground.execute("INSERT INTO plain SELECT generate_series(1, 20)")
+    ground.execute(f"CREATE TABLE keyed AS SELECT ({value})::{kind} AS k, n FROM plain")
+
+    async def note(conn: AsyncConnection, chunk: Chunk) -> None:
+        insert = sql.SQL("INSERT INTO seen SELECT n, %s FROM keyed WHERE {}").format(chunk.where)
+        await conn.execute(insert, (chunk.number,))
+
+    async with AsyncRouter(ground.dsn, writer=PoolOptions(settings=SETTINGS)) as router:
+        source = Keyset("SELECT k FROM keyed", key="k", fetch=False)
+        report = await AsyncBatchJob(router, "j", source, chunk_size=3).run(note)
+    assert (report.rows, report.chunks) == (20, 7)
+    assert ground.seen() == [*range(1, 21)]
+
+
+async def test_a_type_is_the_same_under_any_search_path(ground: Ground) -> None:
+    ground.execute("CREATE SCHEMA other")
+    ground.execute("CREATE TYPE other.mood AS ENUM ('sad', 'glad')")
+    ground.execute("CREATE TABLE person (id int PRIMARY KEY, mood other.mood)")
+    ground.execute("INSERT INTO person VALUES (1, 'sad'), (2, 'glad')")
+    source = Keyset("SELECT mood FROM person", key="mood", fetch=False)
+
+    async def fail(conn: AsyncConnection, chunk: Chunk) -> None:
+        raise KeyError
+
+    async def nothing(conn: AsyncConnection, chunk: Chunk) -> None:
+        """Do nothing."""
+
+    for path, body in (("public", fail), ("other, public", nothing)):
+        options = PoolOptions(settings={"search_path": path})
+        async with AsyncRouter(ground.dsn, writer=options) as router:
+            job = AsyncBatchJob(router, "j", source, chunk_size=1)
+            if body is fail:
+                with pytest.raises(KeyError):
+                    await job.run(body)
+            else:
+                assert (await job.run(body)).chunks == 2
+
+
+async def test_a_column_added_meanwhile_harms_nobody(ground: Ground) -> None:
+    ground.items(60)
+
+    async def alter(conn: AsyncConnection, chunk: Chunk) -> None:
+        for row in chunk.rows:
+            await conn.execute("INSERT INTO seen VALUES (%s, %s)", (row[0], chunk.number))
+        if chunk.number == 40:
+            await conn.execute("ALTER TABLE item ADD COLUMN more int")
+
+    async with AsyncRouter(ground.dsn, writer=PoolOptions(max_size=1)) as router:
+        source = Keyset("SELECT * FROM item", key="id")
+        report = await AsyncBatchJob(router, "j", source, chunk_size=1, on_error="reject").run(alter)
+    assert (report.rows, report.rejected) == (60, 0)
+    assert ground.seen() == [*range(1, 61)]
+
+
+def wrapped() -> Exception:
+    try:
+        raise psycopg.errors.SerializationFailure
+    except psycopg.Error as exc:
+        error = RuntimeError("storage")
+        error.__cause__ = exc
+        return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.errors.LockNotAvailable("somebody else's lock"),
+        psycopg.errors.QueryCanceled("statement timeout"),
+        wrapped(),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_trouble_that_passes_stops_the_job_and_rejects_no_chunk(
+    ground: Ground, error: Exception
+) -> None:
+    async with AsyncRouter(ground.dsn) as router:
+        job = AsyncBatchJob(router, "j", range(6), chunk_size=2, on_error="reject")
+        with pytest.raises(type(error)):
+            await job.run(Failing(1, error))
+        assert ground.rows()["batch_reject"] == 0
+        assert (await job.run(Failing(-1, ValueError()))).rows == 6
+    assert ground.seen() == [*range(6)]
+
+
+async def test_a_chunk_is_rejected_also_if_its_connection_is_too_old_to_be_kept(ground: Ground) -> None:
+    async def poison(conn: AsyncConnection, chunk: Chunk) -> None:
+        await conn.execute("SELECT pg_sleep(0.3)")
+        raise ValueError
+
+    async with AsyncRouter(ground.dsn, writer=PoolOptions(max_lifetime=0.1)) as router:
+        report = await AsyncBatchJob(router, "j", [1, 2], chunk_size=1, on_error="reject").run(poison)
+    assert (report.rejected, report.finished) == (2, True)
+
+
+async def test_a_deferred_constraint_rejects_its_chunk(ground: Ground) -> None:
+    ground.execute("CREATE TABLE once_only (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+
+    async def double(conn: AsyncConnection, chunk: Chunk) -> None:
+        await conn.execute("INSERT INTO once_only VALUES (%s), (%s)", (chunk.number, chunk.number))
+
+    async with AsyncRouter(ground.dsn) as router:
+        report = await AsyncBatchJob(router, "j", [1], chunk_size=1, on_error="reject").run(double)
+    assert report.rejected == 1
+    assert ground.value("SELECT sqlstate FROM pgroute.batch_reject") == "23505"
+
+
+async def test_a_lock_on_the_table_of_the_query_is_not_taken_for_another_copy(ground: Ground) -> None:
+    ground.items(3)
+    conn = await psycopg.AsyncConnection.connect(f"{ground.cluster.primary.conninfo} dbname={ground.name}")
+    async with conn as other, AsyncRouter(ground.dsn, acquire_timeout=0.5) as router:
+        await other.execute("LOCK TABLE item")
+        job = AsyncBatchJob(router, "j", Keyset("SELECT id FROM item", key="id"), retry=QUICK)
+        with pytest.raises(BatchError, match="a table of the query"):
+            await job.run(Failing(-1, ValueError()))
+        await other.rollback()
+
+
+class Closed:
+    """A stream that nobody reads any more."""
+
+    def write(self, _: str) -> None:
+        raise BrokenPipeError
+
+    def flush(self) -> None:
+        raise BrokenPipeError
+
+    def isatty(self) -> bool:
+        return False
+
+
+async def test_progress_that_nobody_reads_ends_no_job(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Closed())
+    async with AsyncRouter(ground.dsn) as router:
+        job = AsyncBatchJob(router, "j", range(4), chunk_size=2)
+        with pytest.raises(ValueError, match="mine"):
+            await job.run(Failing(1, ValueError("mine")), progress=True)
+        assert (await job.run(Failing(-1, ValueError()), progress=True)).rows == 4
+
+
+async def test_in_the_end_a_copy_tells_of_all_rows(ground: Ground) -> None:
+    told: list[int] = []
+    async with AsyncRouter(ground.dsn) as router:
+        other = AsyncBatchJob(router, "j", range(40), chunk_size=10)
+
+        async def with_a_copy(conn: AsyncConnection, chunk: Chunk) -> None:
+            if chunk.number == 3:
+                await async_call(finish_elsewhere)
+
+        def finish_elsewhere() -> None:
+            ground.execute("UPDATE pgroute.batch_chunk SET done_at = now() WHERE chunk IN (1, 2)")
+
+        await other.run(with_a_copy, progress=lambda now: told.append(now.rows))
+    assert told[-1] == 40
