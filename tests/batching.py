@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psycopg
 
@@ -19,6 +20,12 @@ from pgroute.testing import LocalCluster
 
 ROOT = Path(__file__).parents[1]
 SERIAL = itertools.count(1)
+NAMES: WeakKeyDictionary[LocalCluster, str] = WeakKeyDictionary()
+ENDED = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = %s AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+)
+SCHEMAS = r"SELECT quote_ident(nspname) FROM pg_namespace WHERE nspname !~ '^pg_|^information_schema$'"
 SEEN = "CREATE TABLE seen (item bigint, chunk bigint)"
 
 
@@ -62,15 +69,19 @@ class Ground:
 
 @contextmanager
 def ground_of(cluster: LocalCluster) -> Iterator[Ground]:
-    """Make a database, and drop it in the end."""
-    name = f"batch_{next(SERIAL)}"
-    cluster.primary.execute(f"CREATE DATABASE {name}")
-    cluster.catch_up()
+    """Give a database as good as new: the cluster's one for such tests, emptied, for a new one takes a checkpoint."""
+    name = NAMES.get(cluster)
+    if name is None:
+        name = NAMES[cluster] = f"batch_{next(SERIAL)}"
+        cluster.primary.execute(f"CREATE DATABASE {name}")
+        cluster.catch_up()
     ground = Ground(cluster, name)
-    ground.execute(DEFINITION)
-    ground.execute(SEEN)
+    ground.execute(f"ALTER DATABASE {name} RESET ALL")
+    ground.execute(ENDED, [name])
+    for (schema,) in ground.execute(SCHEMAS):
+        ground.execute(f"DROP SCHEMA {schema} CASCADE")
+    ground.execute(f"CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC; {DEFINITION}; {SEEN}")
     yield ground
-    cluster.primary.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def note(conn: psycopg.Connection[Any], chunk: Chunk) -> None:
