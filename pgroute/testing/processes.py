@@ -130,7 +130,8 @@ def _remove_segment(lock: Path) -> None:
     for line in table[1:]:
         row = {name: int(value) for name, value in zip(names, line.split(), strict=False)}
         same_key = (row["key"] - key) % 2**32 == 0  # one is printed signed, the other not
-        if same_key and row["shmid"] == shmid and row["nattch"] == 0:
+        # Whoever is still attached is dead, and the kernel about to take its memory apart: the segment goes with it.
+        if same_key and row["shmid"] == shmid:
             ctypes.CDLL(None).shmctl(shmid, IPC_RMID, None)
 
 

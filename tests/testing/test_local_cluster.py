@@ -356,9 +356,10 @@ def test_unknown_version_says_what_there_is_and_what_to_install() -> None:
 
 
 def test_nothing_is_left_after_stop_nor_after_an_exception() -> None:
+    before = segments()  # of processes long gone, whose numbers others have now
     with pytest.raises(KeyError), LocalCluster() as cluster:
         folder = cluster.primary.data_dir.parent
-        made = segments(folder)
+        made = segments(folder) - before
         killed, frozen, _ = cluster.nodes
         killed.kill()
         frozen.freeze()
@@ -415,12 +416,13 @@ def test_nothing_is_left_when_the_python_process_is_ended(sig: signal.Signals) -
             print(cluster.primary.data_dir.parent, flush=True)
             time.sleep(600)
     """
+    before = segments()
     with run_python(code, stderr=subprocess.DEVNULL, start_new_session=True) as child:
         assert child.stdout is not None
         folder = Path(child.stdout.readline().strip())
         try:
             assert len(processes_below(folder)) > 10
-            made = segments(folder)
+            made = segments(folder) - before
             child.send_signal(sig)
             assert child.wait(10) != 0
             eventually(lambda: nothing_left(folder), "no folder and no process")
