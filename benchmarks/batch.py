@@ -10,14 +10,13 @@ overhead.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
+from versions import finish
 
 import pgroute
 from pgroute.batch import BatchJob, Keyset
@@ -112,15 +111,7 @@ def main():
                 f"{row['ratio_median']:>6.3f}  {quartiles[0]:.3f} to {quartiles[2]:.3f}",
                 flush=True,
             )
-        versions = {
-            "python": platform.python_version(),
-            "psycopg": psycopg.__version__,
-            "pgroute": pgroute.__version__,
-            "postgresql": cluster.server.version,
-        }
-    print(", ".join(f"{name} {version}" for name, version in versions.items()))
-    if args.json:
-        args.json.write_text(json.dumps({"versions": versions, "rows": rows}, indent=1) + "\n")
+        finish(args, rows, cluster)
 
 
 if __name__ == "__main__":

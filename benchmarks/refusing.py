@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import multiprocessing
-import platform
 import socket
 import threading
 import time
 from pathlib import Path
 
-import psycopg
+from versions import finish
 
 import pgroute
 
@@ -119,14 +117,7 @@ def main():
             f"{'-' if rate is None else format(rate, '.2f'):>29} {row['latest_after_deadline_ms']:>6.1f} ms",
             flush=True,
         )
-    versions = {
-        "python": platform.python_version(),
-        "psycopg": psycopg.__version__,
-        "pgroute": pgroute.__version__,
-    }
-    print(", ".join(f"{name} {version}" for name, version in versions.items()))
-    if args.json:
-        args.json.write_text(json.dumps({"versions": versions, "rows": rows}, indent=1) + "\n")
+    finish(args, rows)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import json
 import os
-import platform
 import statistics
 import time
 from pathlib import Path
 
-import psycopg
+from versions import finish
 
 import pgroute
 from pgroute.testing import LocalCluster
@@ -129,15 +127,7 @@ def main():
                     f"{face:<6} {row['compared']:<16} {times:>20} {row['ratio_median']:>6.3f}  {low:.3f} to {high:.3f}",
                     flush=True,
                 )
-        versions = {
-            "python": platform.python_version(),
-            "psycopg": psycopg.__version__,
-            "pgroute": pgroute.__version__,
-            "postgresql": cluster.server.version,
-        }
-    print(", ".join(f"{name} {version}" for name, version in versions.items()))
-    if args.json:
-        args.json.write_text(json.dumps({"versions": versions, "rows": rows}, indent=1) + "\n")
+        finish(args, rows, cluster)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import psycopg
 
 from pgroute.batch.source import Keyset, check_source, signature
-from pgroute.core.options import check_integer
+from pgroute.core.options import check_integer, check_name
 from pgroute.core.retry import check_policy
 from pgroute.errors import ConfigError, RouteError
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
     from pgroute.batch.source import Source
     from pgroute.core.retry import RetryPolicy
-
-MOST_NAME_BYTES = 512
-"""What a job's name may have in UTF-8: an entry of its index has to fit."""
 
 _MOST_ROWS = 2**31 - 1
 
@@ -53,7 +50,7 @@ def check_job(
     Raises:
         ConfigError: a value is not usable.
     """
-    check_name(name)
+    check_name("job", name)
     check_source(source)
     check_integer("chunk_size", chunk_size, low=1)
     if chunk_size > _MOST_ROWS:
@@ -70,20 +67,6 @@ def check_job(
     return JobOptions(
         name=name, source=source, chunk_size=chunk_size, workers=workers, on_error=on_error, retry=retry
     )
-
-
-def check_name(name: object) -> None:
-    """Raise ConfigError unless *name* can name a job."""
-    accepted = f"expected a name of 1 to {MOST_NAME_BYTES} bytes (UTF-8, without NUL)"
-    if not isinstance(name, str):
-        raise ConfigError("job", name, accepted)
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError:
-        size = 0
-    if not 1 <= size <= MOST_NAME_BYTES or "\0" in name:
-        shown = name if size <= MOST_NAME_BYTES else f"{name[:40]}... ({size} bytes)"
-        raise ConfigError("job", shown, accepted)
 
 
 def check_progress(progress: object) -> None:

@@ -7,11 +7,8 @@ import secrets
 from datetime import timedelta
 from typing import Any
 
-from pgroute.core.options import check_number
+from pgroute.core.options import check_name, check_number
 from pgroute.errors import ConfigError
-
-MOST_KEY_BYTES = 512
-"""What a key may have in UTF-8: an entry of its index has to fit."""
 
 UNBOUNDED_AGE = 86400.0
 """Seconds for which keys are kept at least where no time limits the retries."""
@@ -56,16 +53,8 @@ def check_key(once: object) -> str | None:
         return None
     if once is True:
         return f"pgroute-{secrets.token_hex(16)}"
-    accepted = f"expected a key of 1 to {MOST_KEY_BYTES} bytes (UTF-8, without NUL), True or None"
-    if not isinstance(once, str):
-        raise ConfigError("once", once, accepted)
-    try:
-        size = len(once.encode())
-    except UnicodeEncodeError:
-        size = 0
-    if not 1 <= size <= MOST_KEY_BYTES or "\0" in once:
-        shown = once if size <= MOST_KEY_BYTES else f"{once[:40]}... ({size} bytes)"
-        raise ConfigError("once", shown, accepted)
+    check_name("once", once, ", True or None")
+    assert isinstance(once, str)
     return once
 
 

@@ -54,6 +54,24 @@ def check_mapping(name: str, value: object) -> None:
             raise ConfigError(name, key, "expected a mapping with str keys")
 
 
+MOST_NAME_BYTES = 512
+"""What a name may have in UTF-8 that is kept in a database: an entry of its index has to fit."""
+
+
+def check_name(parameter: str, value: object, also: str = "") -> None:
+    """Raise ConfigError unless *value* can name something in a database; *also* says what else is accepted."""
+    accepted = f"expected 1 to {MOST_NAME_BYTES} bytes (UTF-8, without NUL){also}"
+    if not isinstance(value, str):
+        raise ConfigError(parameter, value, accepted)
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        size = 0
+    if not 1 <= size <= MOST_NAME_BYTES or "\0" in value:
+        shown = value if size <= MOST_NAME_BYTES else f"{value[:40]}... ({size} bytes)"
+        raise ConfigError(parameter, shown, accepted)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolOptions:
     """The pool of one role, per host.
