@@ -406,11 +406,11 @@ async def test_an_error_of_the_progress_callable_ends_the_run(ground: Ground) ->
 @pytest.mark.parametrize(
     ("parameter", "given", "accepted"),
     [
-        ("job", "", "expected a name of 1 to 512 bytes"),
+        ("job", "", "expected 1 to 512 bytes"),
         ("job", "é" * 257, r"514 bytes\).*1 to 512 bytes"),
         ("job", "a\0b", "without NUL"),
         ("job", "\udc80", "UTF-8"),
-        ("job", 7, "expected a name"),
+        ("job", 7, "expected 1 to 512"),
         ("source", "text", "not a str"),
         ("source", 7, "an iterable, or a function"),
         ("source", list, "an iterable, or a function"),
