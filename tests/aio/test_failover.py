@@ -205,6 +205,7 @@ async def test_readers_go_on_through_a_crash_of_the_primary(any_cluster: LocalCl
 
 async def test_a_promoted_host_leaves_the_reader_pool(any_cluster: LocalCluster) -> None:
     async with AsyncRouter(any_cluster.dsn) as router:
+        await async_eventually(lambda: len(router.topology.standbys) == 2)
         ports = {(await read(router)).port for _ in range(50)}
         assert len(ports) == 2, "there is a pool with idle connections to each standby"
         await async_call(any_cluster.primary.kill)

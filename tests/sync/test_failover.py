@@ -205,6 +205,7 @@ def test_readers_go_on_through_a_crash_of_the_primary(any_cluster: LocalCluster)
 
 def test_a_promoted_host_leaves_the_reader_pool(any_cluster: LocalCluster) -> None:
     with Router(any_cluster.dsn) as router:
+        eventually(lambda: len(router.topology.standbys) == 2)
         ports = {(read(router)).port for _ in range(50)}
         assert len(ports) == 2, "there is a pool with idle connections to each standby"
         call(any_cluster.primary.kill)
