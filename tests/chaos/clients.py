@@ -113,6 +113,29 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class LockOut:
+    """The workers' role may not log in any more, and the sessions that it has are ended.
+
+    Attributes:
+        seconds: for how long.
+    """
+
+    name: ClassVar[str] = "lock out"
+    seconds: float
+
+    @classmethod
+    def draw(cls, rng: random.Random, terms: Terms) -> Self:
+        return cls(terms.span(rng, 0.3, 4.0))
+
+    def play(self, stage: Stage) -> None:
+        stage.allow_login(allowed=False)
+        for node in stage.nodes("all"):
+            stage.terminate(node)
+        stage.pause(self.seconds)
+        stage.allow_login(allowed=True)
+
+
+@dataclass(frozen=True, slots=True)
 class StopWorker:
     """A worker process is stopped for some seconds and goes on.
 

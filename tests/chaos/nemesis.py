@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tests.chaos.clients import Crowd, KillWorker, Limit, StopWorker, Terminate
+from tests.chaos.clients import Crowd, KillWorker, Limit, LockOut, StopWorker, Terminate
 from tests.chaos.failover import Crash, Freeze, Overtake, Switchover
 from tests.chaos.faults import Fault, Terms
 from tests.chaos.network import NETWORK_FAULTS, Cut, Deaf, Refuse, Reset, Slow
@@ -27,6 +27,7 @@ FAULTS: tuple[type[Fault], ...] = (
     AllDown,
     Crowd,
     Limit,
+    LockOut,
     StopWorker,
     KillWorker,
     *NETWORK_FAULTS,

@@ -145,6 +145,10 @@ class Stage:
         """Let the workers' role have so many connections, -1 for any number."""
         self.primary.execute(f"ALTER ROLE {USER} CONNECTION LIMIT {number}")
 
+    def allow_login(self, *, allowed: bool) -> None:
+        """Let the workers' role log in, or not."""
+        self.primary.execute(f"ALTER ROLE {USER} {'LOGIN' if allowed else 'NOLOGIN'}")
+
     def conninfo(self, node: Node) -> str:
         """Return what leads the workers' role to a node, past its proxy."""
         return f"host={node.host} port={node.port} user={USER} dbname={node.dbname}"
