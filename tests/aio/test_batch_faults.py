@@ -21,6 +21,9 @@ pytestmark = pytest.mark.cluster
 
 AsyncConnection = psycopg.AsyncConnection[Any]
 
+OUTAGE = 0.3
+"""Seconds for which there is no primary: what is tested, not a time for anything to settle."""
+
 WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = %s"
 ITEM = "INSERT INTO seen VALUES (%s, %s)"
 
@@ -144,9 +147,9 @@ async def test_a_job_goes_on_through_a_crash_and_a_promotion(trio: Proxied, kind
                 reached.set()
 
         def crash() -> None:
-            reached.wait(20)
+            assert reached.wait(20), "the job did not come so far"
             trio.cluster.primary.kill()
-            time.sleep(0.3)
+            time.sleep(OUTAGE)
             trio.cluster.promote()
 
         async with AsyncRouter(through(trio, ground)) as router, AsyncBackground() as background:
@@ -198,7 +201,7 @@ async def test_a_job_waits_for_a_primary_that_restarts(mended: LocalCluster) -> 
         async with AsyncRouter(ground.dsn) as router, AsyncBackground() as background:
             running = background.start(AsyncBatchJob(router, "j", range(80), chunk_size=10).run, stop)
             await async_eventually(stopped.is_set)
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(OUTAGE)
             await async_call(mended.nodes[0].start)
             report = await running.result()
         assert (report.rows, report.skipped) == (80, 0)

@@ -220,10 +220,7 @@ async def test_an_error_in_the_data_is_not_run_again(shared: LocalCluster, table
     async with AsyncRouter(shared.dsn) as router:
         with pytest.raises(psycopg.errors.UniqueViolation) as caught:
             await router.run(body)
-    assert (
-        caught.value.__notes__ == ["pgroute: 1 attempt in 0.00 s"]
-        or "1 attempt in" in caught.value.__notes__[0]
-    )
+    assert "1 attempt in" in caught.value.__notes__[0]
     assert (body.runs, numbers(shared, table)) == (1, [])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio  # async-only
 import contextlib
+import logging  # async-only
 import math
 import time
 from typing import Any
@@ -452,7 +453,7 @@ async def test_a_task_that_a_body_returns_writes_nothing_later(shared: LocalClus
         return tasks[0]
 
     async def wait(_: AsyncConnection) -> None:
-        await asyncio.sleep(0.2)
+        await asyncio.wait(tasks)  # it would write in this transaction
 
     async with AsyncRouter(shared.dsn, writer=ONE_CONNECTION) as router:
         with pytest.raises(ConfigError, match="returned a Task"):
@@ -462,7 +463,10 @@ async def test_a_task_that_a_body_returns_writes_nothing_later(shared: LocalClus
     assert numbers(shared, table) == []
 
 
-async def test_interrupted_in_the_pause_after_an_unknown_commit_it_says_so(written: Proxied) -> None:
+async def test_interrupted_in_the_pause_after_an_unknown_commit_it_says_so(
+    written: Proxied, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="pgroute")
     slow = RetryPolicy(stop=tenacity.stop_never, wait=tenacity.wait_fixed(60))
 
     async def pay(conn: AsyncConnection) -> None:
@@ -472,8 +476,8 @@ async def test_interrupted_in_the_pause_after_an_unknown_commit_it_says_so(writt
         await router.install()
         written.proxies[0].when(b"COMMIT", do="reset")
         task = asyncio.get_running_loop().create_task(router.run(pay, once=True))
-        await async_eventually(lambda: numbers(written.cluster, "written") == [1])
-        await asyncio.sleep(0.2)
+        await async_eventually(lambda: "attempt 1 failed in commit" in caplog.text)
+        assert numbers(written.cluster, "written") == [1]
         task.cancel()
         with pytest.raises(asyncio.CancelledError) as caught:
             await task
