@@ -109,6 +109,7 @@ async def test_a_backend_that_ends_while_it_waits_for_the_standby_has_its_chunk_
         async with AsyncRouter(ground.dsn) as router, AsyncBackground() as background:
             job = AsyncBatchJob(router, "j", range(30), chunk_size=10)
             running = background.start(job.run, freeze, told.append)
+            await async_eventually(lambda: standby.frozen)  # the chunk before waits for a moment too
             pid = await waiting()
             assert primary.execute("SELECT pg_terminate_backend(%s)", [pid]) == [(True,)]
             await waiting(pid)

@@ -109,6 +109,7 @@ def test_a_backend_that_ends_while_it_waits_for_the_standby_has_its_chunk_confir
         with Router(ground.dsn) as router, Background() as background:
             job = BatchJob(router, "j", range(30), chunk_size=10)
             running = background.start(job.run, freeze, told.append)
+            eventually(lambda: standby.frozen)  # the chunk before waits for a moment too
             pid = waiting()
             assert primary.execute("SELECT pg_terminate_backend(%s)", [pid]) == [(True,)]
             waiting(pid)
