@@ -4,8 +4,8 @@
 
 The bare loop has one connection and no router: it reads keys page by page and commits each chunk. The job has one
 worker. The ratio is the time of the loop over that of the job in the same round, planning and end included: 1.00 is no
-overhead. Both send the same statements for the work itself, which psycopg prepares, but in the kind `chunk.where`: there
-the job's body has the bounds in the text of its statement, so each one is parsed and planned anew.
+overhead. Both send the same statements for the work itself, which psycopg prepares, but for `chunk.where`: there the
+body has the bounds in the text of its statement, so each one is parsed and planned anew.
 """
 
 from __future__ import annotations

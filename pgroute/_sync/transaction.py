@@ -16,9 +16,9 @@ from pgroute._sync.connector import alive
 from pgroute._sync.session import IDLE, INTRANS, _commit_failed, _end, _roll_back, _tell_unconfirmed
 from pgroute.core.faults import Fault, FaultKind, session_fault
 from pgroute.core.request import ends_transaction
-from pgroute.core.retry import LEAST_COMMIT, Phase, Retry
+from pgroute.core.retry import LEAST_COMMIT, Phase, Retry, body_fault, end_fault
 from pgroute.core.roles import Role
-from pgroute.errors import CommitUnknown, RouteError, SessionLost
+from pgroute.errors import RouteError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -245,7 +245,8 @@ class Attempt(Generic[CT]):
             if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
                 _tell_unconfirmed(self._router, conn, None)
         except psycopg.Error as failure:
-            if not self._failed(failure, self._fault_at_end(failure, phase, lost), phase):
+            fault = end_fault(failure, phase, lost=lost, read_write=self._request.read_write)
+            if not self._failed(failure, fault, phase):
                 raise
             return True
         return False
@@ -255,20 +256,12 @@ class Attempt(Generic[CT]):
         conn.close()
         raise psycopg.ProgrammingError(why)
 
-    def _fault_at_end(self, failure: psycopg.Error, phase: Phase, lost: bool) -> Fault:
-        if isinstance(failure, CommitUnknown):
-            return Fault(FaultKind.LOST, commit_unknown=True)
-        if isinstance(failure, SessionLost):
-            return Fault(FaultKind.LOST, rerun_safe=True)
-        if phase is Phase.EXIT:
-            return Fault(FaultKind.OTHER)
-        return session_fault(failure, closed=lost, committing=True, read_write=self._request.read_write)
-
     def _fail(self, conn: CT, exc: BaseException) -> bool:
         """Roll back for the body's error; return whether another attempt follows, or nothing was wrong."""
         read_write = self._request.read_write
-        closed_by_body = conn.closed and not conn.broken
-        fault = session_fault(exc, closed=conn.closed and conn.broken, read_write=read_write)
+        # As it is before ROLLBACK is tried, which may close it.
+        closed = conn.closed and not conn.broken
+        fault = body_fault(exc, lost=conn.closed and conn.broken, closed=closed, read_write=read_write)
         if self._split:
             exc.add_note("the body ended the transaction by a COMMIT or ROLLBACK of its own: not run again")
             if isinstance(exc, RouteError):
@@ -278,9 +271,6 @@ class Attempt(Generic[CT]):
         _roll_back(self._router, conn, exc, read_write=read_write, block=self._block)
         if isinstance(exc, psycopg.Rollback) and exc.transaction in (None, self._transaction):
             return True
-        foreign = isinstance(exc, RouteError) and exc.may_have_committed
-        if not isinstance(exc, psycopg.Error) or closed_by_body or foreign:
-            fault = Fault(FaultKind.OTHER)
         return self._failed(exc, fault, Phase.BODY)
 
     def _failed(self, exc: BaseException, fault: Fault, phase: Phase) -> bool:

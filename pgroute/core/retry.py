@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from pgroute.core.faults import Fault, FaultKind, session_fault
 from pgroute.core.options import check_number
-from pgroute.errors import CommitUnknown, ConfigError, RouteError
+from pgroute.errors import CommitUnknown, ConfigError, RouteError, SessionLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tenacity import RetryCallState
-
-    from pgroute.core.faults import Fault
 
 LEAST_COMMIT = 5.0
 """Seconds that a COMMIT has, however late it is: a body that took long is to be committed all the same."""
@@ -112,6 +111,40 @@ class Raise:
 
     reason: str
     failed: bool = False
+
+
+def body_fault(exc: BaseException, *, lost: bool, closed: bool, read_write: bool) -> Fault:
+    """Read what a body raised, in a transaction that is still its attempt's.
+
+    Args:
+        exc: what was raised.
+        lost: the connection broke.
+        closed: the body closed its connection itself.
+        read_write: the session was asked for as read-write.
+    """
+    # A session of the router's own within the body, which may have committed: running the body again would repeat it.
+    foreign = isinstance(exc, RouteError) and exc.may_have_committed
+    if not isinstance(exc, psycopg.Error) or closed or foreign:
+        return Fault(FaultKind.OTHER)
+    return session_fault(exc, closed=lost, read_write=read_write)
+
+
+def end_fault(exc: psycopg.Error, phase: Phase, *, lost: bool, read_write: bool) -> Fault:
+    """Read what went wrong behind a body that raised nothing.
+
+    Args:
+        exc: the error of the end: COMMIT's, or the router's own.
+        phase: COMMIT if that was sent, else EXIT.
+        lost: the connection was closed by it.
+        read_write: the session was asked for as read-write.
+    """
+    if isinstance(exc, CommitUnknown):
+        return Fault(FaultKind.LOST, commit_unknown=True)
+    if isinstance(exc, SessionLost):
+        return Fault(FaultKind.LOST, rerun_safe=True)
+    if phase is Phase.EXIT:
+        return Fault(FaultKind.OTHER)  # a mistake of the body's, which it would make again
+    return session_fault(exc, closed=lost, committing=True, read_write=read_write)
 
 
 def rerun_allowed(fault: Fault, phase: Phase, *, decidable: bool) -> bool:

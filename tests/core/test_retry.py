@@ -11,7 +11,7 @@ import pytest
 import tenacity
 
 from pgroute.core.faults import Fault, FaultKind, session_fault
-from pgroute.core.retry import Course, Phase, Raise, Retry, RetryPolicy, decide
+from pgroute.core.retry import Course, Phase, Raise, Retry, RetryPolicy, body_fault, decide, end_fault
 from pgroute.errors import CommitUnknown, ConfigError, NoHostAvailable, SessionLost
 
 NOW = 1000.0
@@ -284,3 +284,49 @@ def test_an_interrupt_is_told_of_an_attempt_that_may_have_been_committed() -> No
     way.failed(CommitUnknown("lost"), Fault(FaultKind.LOST, commit_unknown=True), Phase.COMMIT, NOW)
     way.interrupted(stop)
     assert stop.__notes__ == ["an earlier attempt may have been committed: CommitUnknown: lost"]
+
+
+UNDECIDED = SessionLost("what the body committed may be there", may_have_committed=True)
+
+
+@pytest.mark.parametrize(
+    ("exc", "lost", "closed", "again"),
+    [
+        (error("40001"), False, False, True),
+        (error("40001"), False, True, False),
+        (error("57P01"), True, False, True),
+        (error("23505"), False, False, False),
+        (ValueError("no"), False, False, False),
+        (ValueError("no"), True, False, False),
+        (SessionLost("a session of the body's own"), False, False, False),
+        (UNDECIDED, True, False, False),
+        (CommitUnknown("a session of the body's own"), True, False, False),
+    ],
+)
+def test_the_error_of_a_body(exc: BaseException, lost: bool, closed: bool, again: bool) -> None:
+    fault = body_fault(exc, lost=lost, closed=closed, read_write=True)
+    assert fault.rerun_safe is again
+    assert not fault.commit_unknown
+
+
+@pytest.mark.parametrize(
+    ("exc", "phase", "lost", "again", "unknown"),
+    [
+        (error("40001"), Phase.COMMIT, False, True, False),
+        (error("40001"), Phase.COMMIT, True, False, True),
+        (error("57P01"), Phase.COMMIT, True, False, True),
+        (error("23503"), Phase.COMMIT, False, False, False),
+        (CommitUnknown("no answer"), Phase.COMMIT, True, False, True),
+        (CommitUnknown("no standby confirmed"), Phase.EXIT, False, False, True),
+        (SessionLost("before COMMIT"), Phase.EXIT, True, True, False),
+        (SessionLost("read-only"), Phase.COMMIT, True, True, False),
+        (psycopg.ProgrammingError("the body closed its connection"), Phase.EXIT, False, False, False),
+        (error("25P02"), Phase.EXIT, False, False, False),
+        (error("40001"), Phase.EXIT, False, False, False),
+    ],
+)
+def test_the_error_of_an_end(
+    exc: psycopg.Error, phase: Phase, lost: bool, again: bool, unknown: bool
+) -> None:
+    fault = end_fault(exc, phase, lost=lost, read_write=True)
+    assert (fault.rerun_safe, fault.commit_unknown) == (again, unknown)
