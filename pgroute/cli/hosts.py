@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 from pgroute import HostRole, HostState
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from pgroute import HostInfo, Topology
 
@@ -21,21 +24,44 @@ STYLES = {
 }
 
 
+_ENDLESS = 10_000
+
+
 def show_hosts(console: Console, topology: Topology) -> None:
-    """Print the table; the reasons in a column if the screen is wide enough, else in lines of their own below it."""
+    """Print the table."""
     from pgroute.cli.terminal import print_table
 
-    table = _table(topology, reasons=True)
-    if console.measure(table).maximum <= console.width:
-        print_table(console, table)
-        return
-    print_table(console, _table(topology, reasons=False))
-    for host in topology.hosts:
-        if host.reason:
-            console.print(f"{host.key}: {host.reason}", style=STYLES.get(host.state, "red"))
+    table, reasons = lay_out(console, topology)
+    print_table(console, table)
+    for reason in reasons:
+        console.print(reason)
 
 
-def _table(topology: Topology, *, reasons: bool) -> Table:
+def lay_out(
+    console: Console, topology: Topology, names: Mapping[str, str] | None = None
+) -> tuple[Table, list[Text]]:
+    """Return the table, with the reasons in a column if the screen is wide enough, else in lines of their own below it.
+
+    Args:
+        console: where it is to be shown.
+        topology: the hosts.
+        names: what hosts are called, by their addresses; the port stands behind.
+    """
+    from rich.text import Text
+
+    table = _table(topology, names, reasons=True)
+    # Measured without the screen's limit, within which everything fits, cut.
+    if console.measure(table, options=console.options.update(width=_ENDLESS)).maximum <= console.width:
+        return table, []
+    reasons = [
+        Text(f"{_name(host, names)}: {host.reason}", style=STYLES.get(host.state, "red"))
+        for host in topology.hosts
+        if host.reason
+    ]
+    return _table(topology, names, reasons=False), reasons
+
+
+def _table(topology: Topology, names: Mapping[str, str] | None, *, reasons: bool) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -48,10 +74,15 @@ def _table(topology: Topology, *, reasons: bool) -> Table:
     for host in topology.hosts:
         state = Text(host.state.value, style=STYLES.get(host.state, "red"))
         cells: list[str | Text] = [
-            str(host.key), role_cell(host), state, _timeline_cell(host), _lag_cell(host), _rtt_cell(host),
+            _name(host, names), role_cell(host), state, _timeline_cell(host), _lag_cell(host), _rtt_cell(host),
         ]  # fmt: skip
         table.add_row(*cells, *([host.reason] if reasons else []))
     return table
+
+
+def _name(host: HostInfo, names: Mapping[str, str] | None) -> str:
+    address = str(host.key)
+    return address if names is None or address not in names else f"{names[address]} :{host.port}"
 
 
 def role_cell(host: HostInfo) -> str:

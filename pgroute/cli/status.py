@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from pgroute import HostState, ProbeOptions, Router, SessionAttrs
+from pgroute import HostRole, HostState, ProbeOptions, Router, SessionAttrs
 from pgroute.cli.terminal import open_console, silence_libraries
 
 if TYPE_CHECKING:
@@ -59,7 +60,12 @@ def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     silence_libraries()
     console = None if args.json else open_console()
-    topology = observe(args.dsn, args.timeout)
+    # Two probes must fit in, so that a host that hangs is told from one that nobody has asked.
+    probe = ProbeOptions(timeout=min(ProbeOptions().timeout, args.timeout / 2))
+    with Router(args.dsn, probe=probe) as router:
+        topology = observe(router, args.timeout)
+        if args.watch:
+            return _follow(router, topology, console)
     assessment = assess(topology)
     if console is None:
         print(json.dumps(as_json(topology, assessment), indent=2))
@@ -68,22 +74,41 @@ def run(args: argparse.Namespace) -> int:
     return assessment.status
 
 
-def observe(dsn: str, timeout: float) -> Topology:
-    """Return the topology once every host was heard and no conflict is being asked about again, or after *timeout*.
-
-    Raises:
-        ConfigError: the DSN cannot be used.
-    """
-    # Two probes must fit in, so that a host that hangs is told from one that nobody has asked.
-    probe = ProbeOptions(timeout=min(ProbeOptions().timeout, timeout / 2))
-    router = Router(dsn, probe=probe)
+def observe(router: Router, timeout: float) -> Topology:
+    """Return the topology once every host was heard and no conflict is being asked about again, or after *timeout*."""
     deadline = time.monotonic() + timeout
-    with router:
-        while True:
-            topology = router.topology
-            if (topology.round_done and not topology.urgent) or time.monotonic() >= deadline:
-                return topology
-            time.sleep(_POLL)
+    while True:
+        topology = router.topology
+        if (topology.round_done and not topology.urgent) or time.monotonic() >= deadline:
+            return topology
+        time.sleep(_POLL)
+
+
+def _follow(router: Router, topology: Topology, console: Console | None) -> NoReturn:
+    """Tell the status now and after each change of it, for ever."""
+    told: object = None
+    while True:
+        if (essence := _essence(topology)) != told:
+            told, assessment = essence, assess(topology)
+            now = datetime.now().astimezone().isoformat(timespec="milliseconds")
+            if console is None:
+                print(json.dumps({"at": now, **as_json(topology, assessment)}), flush=True)
+            else:
+                console.print(now, style="bold")
+                _show(console, topology, assessment)
+                console.print()
+        time.sleep(_POLL)
+        topology = router.topology
+
+
+def _essence(topology: Topology) -> object:
+    """Return what a new line is told for; lag and round-trip times change all the time."""
+    hosts = tuple((h.key, h.role, h.state, h.reason, h.read_only, h.usable) for h in topology.hosts)
+    return (
+        hosts,
+        topology.split_brain,
+        {h.key: h.timeline for h in topology.hosts if h.role is HostRole.PRIMARY},
+    )
 
 
 def as_json(topology: Topology, assessment: Assessment) -> dict[str, Any]:

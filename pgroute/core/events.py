@@ -16,7 +16,18 @@ if TYPE_CHECKING:
 
 
 class EventKind(enum.Enum):
-    """The kinds of events that `Router.subscribe` delivers."""
+    """The kinds of events that `Router.subscribe` delivers, and at which level they are logged.
+
+    Attributes:
+        HOST_ADDED: a host is listed that was not. INFO.
+        HOST_REMOVED: a host is not listed any more. INFO.
+        HOST_CHANGED: its state, role or read-only default is another. INFO.
+        PRIMARY_CHANGED: there is a primary where there was none, or another one. INFO.
+        PRIMARY_LOST: there is none any more. WARNING.
+        SPLIT_BRAIN: several hosts claim to be the primary, and nothing decides between them. ERROR.
+        STALE_PRIMARY: an old primary was recognised as one. ERROR.
+        SESSIONS_ABORTED: sessions in flight at a host were cut. WARNING.
+    """
 
     HOST_ADDED = "host-added"
     HOST_REMOVED = "host-removed"
@@ -41,7 +52,8 @@ class Event:
         at: monotonic seconds.
         host: the host concerned; for PRIMARY_CHANGED the new primary.
         text: one line for a person.
-        before, after: the host's view before and after, where there is one.
+        before: the host's view before, where there is one.
+        after: the host's view after, where there is one.
     """
 
     kind: EventKind
@@ -101,8 +113,10 @@ def changes(old: Topology, new: Topology) -> tuple[Event, ...]:
 
 
 def _told(host: HostInfo, *, why: bool = False) -> str:
-    role = host.role.value if host.role else "unknown role"
-    if host.read_only and host.role is not None and host.role.value == "primary":
+    if host.role is None:
+        return f"{host.state.value} ({host.reason})" if why and host.reason else host.state.value
+    role = host.role.value
+    if host.read_only and host.role.value == "primary":
         role = "read-only primary"
     text = f"{role} {host.state.value}"
     return f"{text} ({host.reason})" if why and host.reason else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -21,19 +22,30 @@ if TYPE_CHECKING:
 
 USER = "postgres"
 POLL = 0.01  # seconds
+_WAL_FILE = re.compile(r"[0-9A-F]{24}")
 STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
 
 class Node:
-    """A server of a `LocalCluster`, which makes them; times are in seconds.
+    """A server of a `LocalCluster`, which makes them.
 
     Every method that waits raises ClusterTimeout in the end, and ClusterError when the server dies meanwhile,
     both with the tail of the server's log.
+
+    Attributes:
+        name: "node1", "node2", ...: also its cluster_name, and the application_name of its replication.
+        host: 127.0.0.1.
+        port: its TCP port, the same through all restarts.
+        dbname: the cluster's.
+        data_dir: the folder of its data.
+        log_path: the file of its log.
     """
+
+    port: int
 
     def __init__(self, name: str, sandbox: Sandbox, *, dbname: str, find_primary: Callable[[], Node]) -> None:
         self.name = name
-        self.host = HOST
+        self.host: str = HOST
         self.dbname = dbname
         self.data_dir: Path = sandbox.folder / name
         self.log_path: Path = sandbox.folder / f"{name}.log"
@@ -79,7 +91,12 @@ class Node:
     def start(self, *, wait: bool = True, timeout: float = 30.0) -> None:
         """Start the server as what its files say it is: an old primary comes back as a primary.
 
-        With `wait`, return when it accepts connections. Raises ClusterError when it runs already.
+        Args:
+            wait: return when it accepts connections.
+            timeout: seconds for that.
+
+        Raises:
+            ClusterError: it runs already, or does not start.
         """
         if self.running:
             raise ClusterError(f"{self.name} runs already")
@@ -99,14 +116,24 @@ class Node:
             self.wait_ready(timeout=timeout)
 
     def wait_ready(self, *, timeout: float = 30.0) -> None:
-        """Return when the server accepts connections."""
+        """Return when the server accepts connections.
+
+        Args:
+            timeout: seconds.
+        """
         self._wait(self._ready, timeout, "accept connections")
 
     def stop(self, mode: Literal["smart", "fast", "immediate"] = "fast", *, timeout: float = 30.0) -> None:
         """Shut down and wait for the end; nothing happens when the server is stopped already.
 
-        `smart` waits for clients to go, `fast` ends their sessions, `immediate` crashes: the next start
-        recovers. Raises ValueError for another mode, ClusterError for a frozen server: it would not notice.
+        Args:
+            mode: "smart" waits for clients to go, "fast" ends their sessions, "immediate" crashes: the next start
+                recovers.
+            timeout: seconds.
+
+        Raises:
+            ValueError: another mode.
+            ClusterError: it is frozen, and would not notice.
         """
         if mode not in STOP_SIGNALS:
             raise ValueError(f"mode must be one of {', '.join(STOP_SIGNALS)}, not {mode!r}")
@@ -133,8 +160,11 @@ class Node:
         """SIGSTOP the server: it answers nothing, while the kernel keeps its connections and accepts new ones
         for it.
 
-        With `postmaster_only` the sessions there are go on and new ones hang. Raises ClusterError when it
-        does not run.
+        Args:
+            postmaster_only: the sessions there are go on, and new ones hang.
+
+        Raises:
+            ClusterError: it does not run.
         """
         if self._process is None or not self.running:
             raise ClusterError(f"{self.name} does not run")
@@ -154,9 +184,15 @@ class Node:
     ) -> list[tuple[Any, ...]]:
         """Run one statement in a session of its own with autocommit, and return the rows ([] if it has none).
 
-        Raises psycopg's errors, ClusterError when the server does not run or is frozen, and ClusterTimeout
-        when the answer takes longer than `timeout`: then the session is cut off, so the statement may or may
-        not be done.
+        Args:
+            sql: the statement.
+            params: for it, as in psycopg.
+            timeout: seconds for the answer.
+
+        Raises:
+            psycopg.Error: the server's error.
+            ClusterError: the server does not run or is frozen.
+            ClusterTimeout: the answer took longer; the session is cut off, so the statement may or may not be done.
         """
         if not self.running or self.frozen:
             raise ClusterError(
@@ -168,15 +204,22 @@ class Node:
             raise ClusterTimeout(self._failure(f"gave {error}")) from error
 
     def promote(self, *, wait: bool = True, timeout: float = 30.0) -> None:
-        """Make this standby a primary; with `wait`, return when it accepts writes. `LocalCluster.promote`
-        does more.
+        """Make this standby a primary. `LocalCluster.promote` does more.
+
+        Args:
+            wait: return when it accepts writes.
+            timeout: seconds for that.
         """
         self.execute("SELECT pg_promote(false)", timeout=timeout)
         if wait:
             self._wait_true("NOT pg_is_in_recovery()", timeout, "leave recovery")
 
     def pause_replay(self, *, timeout: float = 30.0) -> None:
-        """Stop applying WAL on this standby (it still receives it); returns when replay has stopped."""
+        """Stop applying WAL on this standby (it still receives it); return when replay has stopped.
+
+        Args:
+            timeout: seconds.
+        """
         self.execute("SELECT pg_wal_replay_pause()", timeout=timeout)
         version = int(self.execute("SHOW server_version_num")[0][0])
         state = (
@@ -189,17 +232,27 @@ class Node:
         self.execute("SELECT pg_wal_replay_resume()")
 
     def follow(self, primary: Node, *, wait: bool = True, timeout: float = 30.0) -> None:
-        """Point this running standby at `primary`; with `wait`, return when it streams from there."""
+        """Point this running standby at a primary.
+
+        Args:
+            primary: which one.
+            wait: return when it streams from there.
+            timeout: seconds for that.
+        """
         self.execute(f"ALTER SYSTEM SET primary_conninfo TO '{self._source(primary)}'")
         self.execute("SELECT pg_reload_conf()")
         if wait:
             self.wait_streaming(primary, timeout=timeout)
 
     def wait_streaming(self, primary: Node, *, timeout: float = 30.0) -> None:
-        """Return when this standby receives WAL from `primary` as it comes.
+        """Return when this standby receives WAL from a primary as it comes.
 
         A standby with paused replay is not waited for: PostgreSQL connects it to a new source only once it
         goes on.
+
+        Args:
+            primary: which one.
+            timeout: seconds.
         """
         receiver = f"FROM pg_stat_wal_receiver WHERE status = 'streaming' AND sender_port = {primary.port}"
         self._wait_true(
@@ -207,11 +260,14 @@ class Node:
         )
 
     def rejoin(self, primary: Node | None = None, *, timeout: float = 60.0) -> None:
-        """Become a standby of `primary` (default: the cluster's current one), from whatever state this server
-        is in.
+        """Become a standby of a primary, from whatever state this server is in.
 
-        Stops it if it runs (a frozen one is killed), takes back what `primary` does not have with pg_rewind,
+        Stops it if it runs (a frozen one is killed), takes back what the primary does not have with pg_rewind,
         or copies all with pg_basebackup if that is not possible, starts it and returns when it streams.
+
+        Args:
+            primary: which one; None: the cluster's current one.
+            timeout: seconds for each step.
         """
         primary = self._find_primary() if primary is None else primary
         if primary is self:
@@ -223,6 +279,8 @@ class Node:
         # Before PostgreSQL 16 pg_rewind believes the control file, which has an old timeline until then.
         primary.execute("CHECKPOINT", timeout=timeout)
         try:
+            if self._is_rival(primary):
+                raise ClusterError("both were promoted to the same timeline, which pg_rewind does not see")
             options = ["--no-sync", "--source-server", f"{primary.conninfo} {FIXED}"]
             self._sandbox.run("pg_rewind", "-D", self.data_dir, *options, timeout=timeout)
             self.configure_standby(primary)
@@ -247,7 +305,16 @@ class Node:
         """Reserve a port for this server, a new one if it has one. Only before anybody knows the old one."""
         port = Port()
         self._sandbox.ports.append(port)
-        self.port: int = port.number
+        self.port = port.number
+
+    def _is_rival(self, primary: Node) -> bool:
+        """Whether this stopped server was a primary, and on the timeline of the other one."""
+        if (self.data_dir / "standby.signal").exists():
+            return False
+        [(current,)] = primary.execute("SELECT pg_walfile_name(pg_current_wal_lsn())")
+        names = (path.name for path in (self.data_dir / "pg_wal").iterdir())
+        last = max((name[:8] for name in names if _WAL_FILE.fullmatch(name)), default="")
+        return bool(last == current[:8])
 
     def _copy_from(self, primary: Node, *, timeout: float) -> None:
         self._end()

@@ -11,12 +11,15 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
-from pgroute.cli.report import Outcome, show_outcome
+from pgroute.cli.demo.load import Account, Acknowledged
+from pgroute.cli.demo.outcome import Moment, Outcome
+from pgroute.cli.demo.plot import check, draw
+from pgroute.cli.demo.report import show_outcome
 from pgroute.cli.terminal import open_console
-from pgroute.cli.workload import Acknowledged
 
 # A test run in the background of a shell has SIGINT ignored, and would hand that down.
 PROGRAM = """
@@ -81,7 +84,7 @@ def test_acknowledged_rows_are_found_and_nothing_is_left(temporary):
     told = re.findall(r"^ *\d+\.\d\d s  (\w.*)$", out, re.MULTILINE)
     promoted = "node2" if "promoting node2" in told else "node3"
     assert told == [
-        "3 writers and 2 readers start on primary node1",
+        "3 writers and 2 readers (threads) start on primary node1",
         "killing node1: SIGKILL to all its processes",
         f"promoting {promoted}",
         f"{promoted} has left recovery, says a session outside the router",
@@ -90,7 +93,12 @@ def test_acknowledged_rows_are_found_and_nothing_is_left(temporary):
     ]
     assert f"router: primary is {promoted}, timeline 2" in out
     assert re.search(r"^promotion to first write +at most \d+ ms$", out, re.MULTILINE)
-    assert re.search(r"^reads .* during the outage; errors: none$", out, re.MULTILINE)
+    assert re.search(r"^reads .* during the outage$", out, re.MULTILINE)
+    assert re.search(r"^read errors +none$", out, re.MULTILINE)
+    marks = re.findall(r"^([A-Z]) +\d+\.\d\d s  (\w.*)$", out, re.MULTILINE)
+    assert marks == [
+        ("F", "node1 killed"), ("P", f"{promoted} promoted"), ("W", "first write"), ("R", "node1 comes back"),
+    ]  # fmt: skip
     assert "\x1b" not in out
     assert leftovers(temporary) == []
 
@@ -124,20 +132,117 @@ def test_unknown_server_version_is_told_with_what_to_do(temporary):
     assert "pip install" in err
 
 
-class Load:
-    """A workload's account, made up."""
+FAULTS = {
+    "freeze": ("node1 frozen", "node. promoted", "first write", "node1 thawed", "node1 comes back"),
+    "switchover": ("node1 shut down", "node. promoted", "first write", "node1 comes back"),
+    "split-brain": (
+        "node1 killed", "both standbys promoted", "node. shut down", "first write", "node1 comes back",
+    ),
+    "replica-loss": ("node3 killed", "node3 started"),
+}  # fmt: skip
 
-    def __init__(self, acknowledged, unknown=()):
-        self.acknowledged = [Acknowledged(row, at, port) for row, at, port in acknowledged]
-        self.unknown = list(unknown)
-        self.sessions = [(1.9, 2)]
-        self.reads = []
-        self.write_errors: Counter[str] = Counter()
-        self.read_errors: Counter[str] = Counter()
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_is_played_to_its_end(temporary, fault):
+    face = ["--async"] if fault in ("freeze", "replica-loss") else []
+    with start(temporary, "--fault", fault, "--duration", "4", *face) as demo:
+        out, err = demo.communicate(timeout=90)
+    assert (demo.returncode, err) == (0, ""), out
+    marks = re.findall(r"^[A-Z] +\d+\.\d\d s  (\w.*)$", out, re.MULTILINE)
+    assert len(marks) == len(FAULTS[fault])
+    assert all(re.fullmatch(expected, mark) for expected, mark in zip(FAULTS[fault], marks, strict=True)), out
+    [(acknowledged, found)] = re.findall(
+        r"^rows +(\d+) acknowledged, (\d+) of them found$", out, re.MULTILINE
+    )
+    assert int(acknowledged) == int(found) > 20
+    states = re.findall(
+        r"node\d (primary|standby) up", re.findall(r"^hosts at the end.*$", out, re.MULTILINE)[0]
+    )
+    assert sorted(states) == ["primary", "standby", "standby"]
+    if fault == "split-brain":
+        assert re.search(r"^read errors +SplitBrainError \d+$", out, re.MULTILINE)
+        assert "router: split brain between node" in out
+    else:
+        # One for each read that was under way at the standby that was killed, but no other.
+        [errors] = re.findall(r"^read errors +(.*)$", out, re.MULTILINE)
+        assert sum(map(int, re.findall(r"\d+", errors))) <= (4 if fault == "replica-loss" else 0), out
+    if fault == "freeze":
+        assert "stale primary: on timeline 1 while timeline 2 was seen" in out
+    assert out.endswith("Every acknowledged row is there, once.\n")
+    assert leftovers(temporary) == []
+
+
+def test_async_demo_is_ended_by_ctrl_c(temporary):
+    with start(temporary, "--async", "--fault", "freeze") as demo:
+        for line in demo.stdout:
+            if "freezing" in line:
+                break
+        demo.send_signal(signal.SIGINT)
+        _, err = demo.communicate(timeout=60)
+    assert (demo.returncode, err) == (130, "")
+    eventually(lambda: leftovers(temporary) == [], "everything gone")
+
+
+@pytest.fixture(scope="module")
+def fonts(tmp_path_factory):
+    """Matplotlib with its fonts, which it keeps open."""
+    for ending in ("svg", "png"):
+        draw(outcome([1, 2]), str(tmp_path_factory.mktemp("fonts") / f"run.{ending}"))
+
+
+@pytest.mark.usefixtures("fonts")
+@pytest.mark.parametrize("ending", ["svg", "png"])
+def test_picture_shows_the_run(tmp_path, ending):
+    name = str(tmp_path / f"run.{ending}")
+    check(name)
+    assert not Path(name).exists()
+    draw(outcome([1, 2]), name)
+    picture = Path(name).read_bytes()
+    if ending == "png":
+        assert picture.startswith(b"\x89PNG")
+    else:
+        root = ET.fromstring(picture)  # noqa: S314  (our own)
+        texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert {"node1 killed", "first write", "writes per second", "reads per second", "seconds"} <= {*texts}
+        assert "pgroute demo: crash; first write at most 500 ms after the promotion" in texts
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("run.gif", "'run.gif' does not end in one of .svg, .png, .pdf"),
+        ("no/such/folder/run.svg", "no/such/folder/run.svg cannot be written: No such file or directory"),
+    ],
+)
+def test_picture_that_cannot_be_written_is_told_before_anything_is_started(temporary, name, told):
+    with start(temporary, "--plot", name) as demo:
+        out, err = demo.communicate(timeout=30)
+    assert (demo.returncode, out) == (2, "")
+    assert told in err
+    assert "Traceback" not in err
 
 
 def outcome(found, unknown=(), acknowledged=((1, 1.0, 1), (2, 2.0, 2))):
-    return Outcome(Load(acknowledged, unknown), Counter(found), 1, 2, 1.5, ())  # type: ignore[arg-type]
+    """Facts, made up."""
+    account = Account()
+    account.acknowledged = [Acknowledged(row, at, port) for row, at, port in acknowledged]
+    account.writes = [at for _, at, _ in acknowledged]
+    account.errors = [1.3]
+    account.unknown = list(unknown)
+    account.sessions = [(1.9, 2)]
+    return Outcome(
+        fault="crash",
+        account=account,
+        found=Counter(found),
+        began_at=0.5,
+        ended_at=3.5,
+        fault_at=1.2,
+        old_port=1,
+        new_port=2,
+        promoted_at=1.5,
+        moments=(Moment(1.2, "F", "node1 killed"), Moment(2.0, "W", "first write")),
+        hosts=(),
+    )
 
 
 def test_rows_agree_when_each_acknowledged_one_is_there_once():

@@ -139,11 +139,13 @@ def test_a_finished_job_is_not_reported_before_the_standby_has_it(pair: Proxied)
 def test_a_job_goes_on_through_a_crash_and_a_promotion(trio: Proxied, kind: str, workers: int) -> None:
     count = 4000
     reached = threading.Event()
+    primaries: set[str | None] = set()
     with ground_of(trio.cluster) as ground:
         ground.items(count)
         source: Any = range(1, count + 1) if kind == "items" else Keyset("SELECT id FROM item", "id")
 
         def tell(progress: BatchProgress) -> None:
+            primaries.add(progress.primary)
             if progress.chunks > 20:
                 reached.set()
 
@@ -159,7 +161,8 @@ def test_a_job_goes_on_through_a_crash_and_a_promotion(trio: Proxied, kind: str,
             call(crash)
             report = running.result(60)
         assert (report.rows, report.chunks, report.finished, report.skipped) == (count, count // 10, True, 0)
-        assert report.retries >= 1
+        # Not that a chunk was tried again: a single worker may have been between two.
+        assert len(primaries - {None}) == 2
         assert ground.seen() == [*range(1, count + 1)]
 
 

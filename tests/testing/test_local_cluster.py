@@ -162,6 +162,22 @@ def test_killed_primary_rejoins_a_promoted_standby_by_rewinding(cluster: LocalCl
     assert "copying" not in old.log()
 
 
+def test_of_two_that_were_promoted_at_once_one_becomes_the_standby_of_the_other():
+    with LocalCluster() as cluster:
+        old, new, rival = cluster.nodes
+        old.execute("CREATE TABLE t (n int)")
+        cluster.catch_up()
+        old.kill()
+        new.promote()
+        rival.promote()
+        new.execute("INSERT INTO t VALUES (1)")
+        rival.execute("INSERT INTO t VALUES (2), (3)")
+        rival.rejoin(new)
+        cluster.catch_up()
+        assert rival.execute("SELECT n FROM t") == [(1,)]
+        assert "copying node2 afresh, because: both were promoted to the same timeline" in rival.log()
+
+
 def test_node_rejoins_by_base_backup_when_it_cannot_be_rewound(cluster: LocalCluster) -> None:
     standby = cluster.standbys[0]
     standby.kill()  # pg_rewind cannot recover a crashed standby

@@ -1,0 +1,21 @@
+"""`pgroute completion`: a script that completes the commands and options in a shell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pgroute.cli.errors import CommandError
+from pgroute.cli.parser import make_parser
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
+    try:
+        import shtab
+    except ModuleNotFoundError:
+        raise CommandError('this needs the package shtab: pip install "pgroute[cli]"') from None
+    print(shtab.complete(make_parser(), shell=args.shell))
+    return 0

@@ -1,0 +1,58 @@
+"""`pgroute dsn`: the conninfo of the one host that holds a role now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psycopg.conninfo import make_conninfo
+
+from pgroute import AcquireTimeout, Router
+from pgroute.cli.errors import NotInTime
+from pgroute.cli.terminal import silence_libraries
+from pgroute.core import libpq
+from pgroute.core.dsn import parse_dsn
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pgroute.core.roles import HostKey
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
+    silence_libraries()
+    key = find(args.dsn, args.role, args.timeout)
+    print(single_host(args.dsn, key, passwords=args.with_password))
+    return 0
+
+
+def find(dsn: str, role: str, timeout: float) -> HostKey:
+    """Return the host that a session for the role was had at.
+
+    Raises:
+        NotInTime: none could be had within the time.
+        ConfigError: the DSN cannot be used.
+    """
+    with Router(dsn, acquire_timeout=timeout) as router:
+        try:
+            conn = router.getconn("reader" if role == "reader" else "writer")
+        except AcquireTimeout as exc:
+            raise NotInTime(str(exc)) from None
+        try:
+            key: HostKey = conn._pgroute.pool.key  # type: ignore[attr-defined]
+        finally:
+            router.putconn(conn)
+    return key
+
+
+def single_host(dsn: str, key: HostKey, *, passwords: bool) -> str:
+    """Return the DSN as a keyword string for one of its hosts.
+
+    What libpq would find in the environment is in it too, so that it means the same in another environment.
+    """
+    parsed = parse_dsn(dsn)
+    given = {name: value for name, value in parsed.params.items() if passwords or not libpq.is_secret(name)}
+    where = {"host": key.host, "port": str(key.port)}
+    if key.hostaddr:
+        where["hostaddr"] = key.hostaddr
+    return make_conninfo("", **where, **given)

@@ -1,0 +1,347 @@
+"""The arguments of every command, and the words that explain them."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+import pgroute
+
+EPILOG = """\
+A DSN is a libpq URI or keyword string with any number of hosts:
+
+  postgresql://app@db1,db2,db3/shop
+  "host=db1,db2,db3 dbname=shop user=app"
+
+Without one the PG* environment counts, as for psql. Other users of the machine can read a command line: keep the
+password in PGPASSWORD or in ~/.pgpass. No command prints a password unless it is asked to.
+
+first steps:
+  pgroute demo                  kill the primary of a throw-away cluster under load, and see what happens
+  pgroute status DSN            ask your own hosts
+  pgroute watch DSN             keep an eye on them
+  pgroute COMMAND --help        more about a command, with examples
+"""
+STATUS_HELP = """\
+exit status:
+  0  writable and readable, and every listed host is up
+  1  degraded: only one of writable and readable, or a listed host is not up
+  2  neither writable nor readable, or the DSN cannot be used
+
+examples:
+  pgroute status postgresql://app@db1,db2,db3/shop
+  pgroute status "$DSN" --json | jq -r '.hosts[] | select(.role == "primary").host'
+  pgroute status "$DSN" --watch --json >> topology.jsonl
+
+With --watch it is told again whenever a role, a state or the verdict changes, until Ctrl-C (exit status 130).
+"""
+WATCH_HELP = """\
+The hosts with their roles, states, timelines and lag, where writers and readers go now, and each change with its time.
+On a terminal a full-screen view; in a pipe one line for each change. It ends with Ctrl-C (exit status 130).
+
+exit status:
+  0  the time given by --duration is over
+  2  the DSN cannot be used
+
+examples:
+  pgroute watch postgresql://app@db1,db2,db3/shop
+  pgroute watch "$DSN" | tee failover.log
+"""
+DSN_HELP = """\
+exit status:
+  0  printed; a session for that role was had there
+  1  no host can serve the role within the time
+  2  the DSN cannot be used
+
+examples:
+  psql "$(pgroute dsn "$DSN")"
+  conninfo=$(pgroute dsn "$DSN" --role reader) && pg_dump "$conninfo" > shop.sql
+
+In scripts use the second form: after a failure, psql "" would go to your default server. The password is left out, so
+it must come from PGPASSWORD or ~/.pgpass; --with-password puts it in, for programs that know neither.
+"""
+WAIT_HELP = """\
+exit status:
+  0  a session for that role could be had
+  1  not within the time; the text says what each host is
+  2  the DSN cannot be used
+
+examples:
+  pgroute wait "$DSN" --timeout 120 && ./migrate
+  pgroute wait "$DSN" --role reader --quiet || exit 1
+"""
+INSTALL_HELP = """\
+exit status:
+  0  the schema is in place; the rights that a role needs to use it are printed
+  2  it is not: no primary, no right to create a schema, or the DSN cannot be used
+
+Run it once for each database, as a role that may create schemas there. With --sql a database administrator can do it.
+"""
+BATCH_HELP = """\
+exit status:
+  0  done; of show: the job is finished, and no chunk was set aside
+  1  of show: it is not finished, or chunks were set aside; of reset: not confirmed, nothing was changed
+  2  no such job, no tables of pgroute's, no primary, or the DSN cannot be used
+
+With '' for a DSN the PG* environment counts, as for psql.
+"""
+COMPLETION_HELP = """\
+examples:
+  bash  pgroute completion bash > ~/.local/share/bash-completion/completions/pgroute
+  zsh   pgroute completion zsh > ~/.zfunc/_pgroute       (with ~/.zfunc in $fpath, before compinit)
+  tcsh  pgroute completion tcsh > ~/.pgroute.tcsh        (and "source ~/.pgroute.tcsh" in ~/.tcshrc)
+"""
+DEMO_HELP = """\
+faults:
+  crash         SIGKILL to the primary; a second later a standby is promoted
+  freeze        the primary stops answering, its connections stay open; it comes back as a stale primary
+  switchover    the primary is shut down cleanly, a standby promoted at once
+  split-brain   the primary dies and both standbys are promoted: two primaries, between which nothing decides
+  replica-loss  a standby dies; writes go on, reads move
+
+exit status:
+  0  every acknowledged row was found, once, and no row that nobody can account for
+  1  rows are missing, doubled or unaccounted for, or no write went through after the fault
+  2  the cluster could not be started (no PostgreSQL server programs?) or be repaired, or the picture not be written
+
+examples:
+  pgroute demo
+  pgroute demo --fault split-brain --duration 20
+  pgroute demo --fault freeze --async --writers 20 --plot freeze.svg
+"""
+FAULTS = ("crash", "freeze", "switchover", "split-brain", "replica-loss")
+PICTURES = (".svg", ".png", ".pdf")
+SHELLS = ("bash", "zsh", "tcsh")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="pgroute",
+        description="Routes sessions to a PostgreSQL primary and its standbys, through failover.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"pgroute {pgroute.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    _add_demo(commands)
+    _add_status(commands)
+    _add_watch(commands)
+    _add_dsn(commands)
+    _add_wait(commands)
+    _add_install(commands)
+    _add_batch(commands)
+    completion = _add(
+        commands,
+        "completion",
+        "print a completion script for a shell",
+        "Print a script that completes the commands and options of pgroute in a shell.",
+        COMPLETION_HELP,
+    )
+    completion.add_argument("shell", choices=SHELLS, help="the shell")
+    return parser
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    short: str,
+    description: str,
+    epilog: str,
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=short,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_dsn_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dsn", nargs="?", default="", metavar="DSN", help="libpq URI or keyword string")
+
+
+def _add_timeout(parser: argparse.ArgumentParser, default: float) -> None:
+    parser.add_argument(
+        "--timeout",
+        type=seconds(0.1),
+        default=default,
+        metavar="S",
+        help=f"wait at most S seconds (default: {default:g})",
+    )
+
+
+def _add_role(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--role",
+        choices=("writer", "reader"),
+        default="writer",
+        help="writer: the primary; reader: a standby, the primary if there is none (default: writer)",
+    )
+
+
+def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    status = _add(
+        commands,
+        "status",
+        "say what every host of a DSN is, and where writers and readers would go",
+        "Ask every host of a DSN once, and say what it is and where writers and readers would go.",
+        STATUS_HELP,
+    )
+    _add_dsn_argument(status)
+    status.add_argument("--json", action="store_true", help="print a JSON object (keys: docs/cli.md)")
+    status.add_argument("--watch", action="store_true", help="go on, and tell it again when it changes")
+    _add_timeout(status, 5)
+
+
+def _add_watch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    watch = _add(
+        commands,
+        "watch",
+        "show the hosts of a DSN as they change",
+        "Show the hosts of a DSN as they change.",
+        WATCH_HELP,
+    )
+    _add_dsn_argument(watch)
+    watch.add_argument(
+        "--duration", type=seconds(0.1), default=math.inf, metavar="S", help="end after S seconds"
+    )
+
+
+def _add_dsn(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    dsn = _add(
+        commands,
+        "dsn",
+        "print the conninfo of the one host that holds a role now",
+        "Print a libpq keyword string for the one host that holds a role now, with all else as in the DSN.",
+        DSN_HELP,
+    )
+    _add_dsn_argument(dsn)
+    _add_role(dsn)
+    dsn.add_argument(
+        "--with-password", action="store_true", help="print passwords too, where the DSN has them"
+    )
+    _add_timeout(dsn, 10)
+
+
+def _add_wait(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    wait = _add(
+        commands,
+        "wait",
+        "return once a role can be served",
+        "Return once a session for a role can be had: for scripts that deploy or test.",
+        WAIT_HELP,
+    )
+    _add_dsn_argument(wait)
+    _add_role(wait)
+    wait.add_argument("--quiet", action="store_true", help="print nothing when it comes about")
+    _add_timeout(wait, 60)
+
+
+def _add_install(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    install = _add(
+        commands,
+        "install",
+        "create the tables for exactly-once transactions and batch jobs",
+        "Create the schema pgroute, with the tables for run(once=) and batch jobs, on the primary. What is there stays "
+        "as it is.",
+        INSTALL_HELP,
+    )
+    _add_dsn_argument(install)
+    install.add_argument("--sql", action="store_true", help="print the SQL and contact nobody")
+    _add_timeout(install, 10)
+
+
+def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    batch = _add(
+        commands,
+        "batch",
+        "list batch jobs, show how far one is, or have it forgotten",
+        "Ask the primary of a DSN for the batch jobs that it knows (pgroute.batch).",
+        BATCH_HELP,
+    )
+    actions = batch.add_subparsers(dest="action", metavar="action", required=True)
+    for name, text in (
+        ("list", "list all jobs"),
+        ("show", "show how far a job is, and its chunks that were set aside"),
+        ("reset", "forget what a job has done, so that it begins anew when it is run again"),
+    ):
+        action = _add(actions, name, text, f"{text[0].upper()}{text[1:]}.", BATCH_HELP)
+        action.add_argument("dsn", metavar="DSN", help="libpq URI or keyword string")
+        if name != "list":
+            action.add_argument("job", metavar="JOB", help="the job's name")
+        if name == "reset":
+            action.add_argument("--yes", action="store_true", help="do not ask")
+        else:
+            action.add_argument("--json", action="store_true", help="print JSON (keys: docs/cli.md)")
+        _add_timeout(action, 10)
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    demo = _add(
+        commands,
+        "demo",
+        "break a throw-away cluster under load, and count the rows",
+        "Start a primary and two synchronous standbys on this machine, write and read through a router, cause a fault, "
+        "mend it, and look for every row that was acknowledged.",
+        DEMO_HELP,
+    )
+    demo.add_argument("--fault", choices=FAULTS, default="crash", help="what happens (default: crash)")
+    demo.add_argument(
+        "--duration", type=seconds(3), default=12.0, metavar="S", help="seconds of load (default: 12)"
+    )
+    demo.add_argument("--writers", type=count(1), default=4, metavar="N", help="writers (default: 4)")
+    demo.add_argument("--readers", type=count(0), default=4, metavar="N", help="readers (default: 4)")
+    demo.add_argument(
+        "--async",
+        dest="asynchronous",
+        action="store_true",
+        help="tasks on an AsyncRouter, not threads on a Router",
+    )
+    demo.add_argument(
+        "--plot",
+        type=picture,
+        metavar="FILE",
+        help=f"draw what happened: {', '.join(PICTURES)} (needs the extra `plot`)",
+    )
+    demo.add_argument(
+        "--pg-version", metavar="V", help="PostgreSQL to run: 16, 16.14 (default: the newest found)"
+    )
+
+
+class seconds:  # noqa: N801  (argparse shows the name of a type)
+    """Reads a number of seconds."""
+
+    def __init__(self, least: float) -> None:
+        self._least = least
+
+    def __call__(self, text: str) -> float:
+        """Return the number, or raise what argparse shows."""
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not self._least <= value <= 1e6:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds of at least {self._least:g}")
+        return value
+
+
+class count:  # noqa: N801
+    """Reads a number of threads or tasks."""
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+
+    def __call__(self, text: str) -> int:
+        """Return the number, or raise what argparse shows."""
+        if not text.isdecimal() or not self._least <= int(text) <= 200:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {self._least} to 200")
+        return int(text)
+
+
+def picture(text: str) -> str:
+    """Return a file name if its ending is that of a picture which can be drawn, or raise what argparse shows."""
+    if not text.lower().endswith(PICTURES):
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in one of {', '.join(PICTURES)}")
+    return text
