@@ -171,7 +171,7 @@ class AsyncConnector:
         self._as_probe = plan.as_probe
         self._read_only = plan.read_only
         self._settings = plan.settings
-        self._params: dict[str, Any] = {**plan.params[host.key], **plan.arguments}
+        self._params: dict[str, Any] = {**plan.params(host.key), **plan.arguments}
         if host.address is not None and not host.key.is_socket:
             self._params["hostaddr"] = host.address
         self._autocommit = bool(self._params.pop("autocommit", False))

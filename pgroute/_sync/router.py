@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from dns.resolver import BaseResolver
+
     from pgroute.core.balance import Candidate, Policy
     from pgroute.core.retry import RetryPolicy
     from pgroute.core.topology import Topology
@@ -69,6 +71,10 @@ class Router(Runner[CT]):
         reader_attrs: which hosts `reader()` accepts, one of the target_session_attrs.
         host_options: per host, keyed "host" or "host:port".
         probe: the watch on the hosts.
+        resolver: what names are looked up with: "system" (``getaddrinfo``), "dns" (as /etc/resolv.conf says), or a
+            Resolver of dnspython. SRV records are always asked of the DNS.
+        addresses: what a name of several addresses is: "first": one host, whose addresses are tried in order; "all": as
+            many hosts, which join and leave with its records.
         retry: how long `run()` and `attempts()` go on.
         acquire_timeout: seconds that a session may be waited for.
         connection_class: the class of the connections.
@@ -91,6 +97,8 @@ class Router(Runner[CT]):
         reader_attrs: str = "prefer-standby",
         host_options: Mapping[str, HostOptions] | None = None,
         probe: ProbeOptions | None = None,
+        resolver: str | BaseResolver = "system",
+        addresses: Literal["first", "all"] = "first",
         retry: RetryPolicy | None = None,
         acquire_timeout: float = 30.0,
         connection_class: type[CT] = cast("type[CT]", psycopg.Connection),  # noqa: B008
@@ -112,6 +120,8 @@ class Router(Runner[CT]):
             reader_attrs=reader_attrs,
             host_options=host_options,
             probe=ProbeOptions() if probe is None else probe,
+            resolver=resolver,
+            addresses=addresses,
             retry=retry,
             acquire_timeout=acquire_timeout,
             kwargs=kwargs,
@@ -123,7 +133,14 @@ class Router(Runner[CT]):
         self._closing = False
         self._inherited = False
         self._rng = random.Random()
-        self._watch = ClusterWatch(plan.probes, plan.probe, plan.rules)
+        self._watch = ClusterWatch(
+            plan.dsn.hosts,
+            plan.probe_params,
+            plan.probe,
+            plan.rules,
+            resolver=plan.resolver,
+            mode=plan.addresses,
+        )
         self._pools = {
             Role.WRITER: RolePool(plan.writer, connection_class, self._watch),
             Role.READER: RolePool(plan.reader, connection_class, self._watch),

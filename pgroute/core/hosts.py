@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pgroute.core.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pgroute.core.roles import HostKey, HostRole
 
 
@@ -78,10 +80,26 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Listing:
+    """How a host came to be listed.
+
+    Attributes:
+        origin: the name behind it, as "SRV _postgresql._tcp.example.com"; empty for one of the DSN itself.
+        priority: hosts of the lowest are chosen as long as one of them can serve.
+        weight: its share among those of equal priority.
+    """
+
+    origin: str = ""
+    priority: int = 0
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Members:
-    """The list of hosts is now this one."""
+    """The list of hosts is now this one; a host without a listing is one of the DSN itself."""
 
     hosts: tuple[HostKey, ...]
+    listings: Mapping[HostKey, Listing] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +123,7 @@ class Facts:
         door: UP, or BUSY or REJECTED while new connections fail; only one that succeeds takes a rejection back.
         refusal: the host's words at the door.
         refusal_at: when they were told.
+        listing: how it came to be listed.
     """
 
     key: HostKey
@@ -116,6 +135,7 @@ class Facts:
     door: HostState = HostState.UP
     refusal: str = ""
     refusal_at: float = 0.0
+    listing: Listing = Listing()
 
     @property
     def heard(self) -> bool:
@@ -176,7 +196,7 @@ def _answered(facts: Facts, seen: Answer, now: float) -> Facts:
     # The open probe connection says nothing about new ones.
     if seen.fresh or (door is HostState.BUSY and seen.sent_at >= facts.refusal_at + _BUSY_FOR):
         door, refusal = HostState.UP, ""
-    return Facts(facts.key, HostState.UP, "", seen, now, None, door, refusal, facts.refusal_at)
+    return Facts(facts.key, HostState.UP, "", seen, now, None, door, refusal, facts.refusal_at, facts.listing)
 
 
 def _refused(facts: Facts, seen: Failure, told: HostState, now: float) -> Facts:
@@ -222,6 +242,7 @@ class HostInfo:
         silent_since: monotonic seconds of the first attempt since its last word, None while it answers.
         generation: grows whenever pooled connections to it must no longer be used.
         system_id, started_at, server_version: as the server told.
+        origin: the name by which it came to be listed, empty for one of the DSN itself.
     """
 
     key: HostKey
@@ -242,6 +263,7 @@ class HostInfo:
     system_id: int | None = None
     started_at: float | None = None
     server_version: int = 0
+    origin: str = ""
 
     @property
     def host(self) -> str:

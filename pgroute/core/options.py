@@ -136,6 +136,9 @@ class ProbeOptions:
         abort_stale: also abort sessions at an old primary that still answers.
         check_system_id: refuse hosts that belong to another cluster.
         system_id: the cluster's system identifier, to pin it; None: learned from the majority.
+        min_ttl: seconds for which what a name was found to stand for holds at least, whatever its record says.
+        max_ttl: at most; also where the resolver tells no time ("system").
+        lookup_timeout: seconds for one lookup of a name.
 
     Raises:
         ConfigError: a value is of the wrong kind or out of range.
@@ -147,8 +150,18 @@ class ProbeOptions:
     abort_stale: bool = False
     check_system_id: bool = True
     system_id: int | None = None
+    min_ttl: float = 1.0
+    max_ttl: float = 30.0
+    lookup_timeout: float = 2.0
 
     def __post_init__(self) -> None:
+        check_number("min_ttl", self.min_ttl, low=0.1)
+        check_number("max_ttl", self.max_ttl, low=0.1)
+        if self.max_ttl < self.min_ttl:
+            raise ConfigError(
+                "max_ttl", self.max_ttl, f"expected at least min_ttl, which is {self.min_ttl:g}"
+            )
+        check_number("lookup_timeout", self.lookup_timeout, low=0.01)
         check_number("interval", self.interval, low=0.01)
         check_number("timeout", self.timeout, low=0.01)
         check_number("abort_after", self.abort_after, none=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pgroute.core.balance import Policy, parse_policy
 from pgroute.core.dsn import Dsn, parse_dsn, split_kwargs
+from pgroute.core.names import Mode, is_service
 from pgroute.core.options import (
     HostOptions,
     PoolOptions,
@@ -18,8 +19,13 @@ from pgroute.core.options import (
 )
 from pgroute.core.retry import RetryPolicy, check_policy
 from pgroute.core.roles import HostKey, Role, SessionAttrs
-from pgroute.core.topology import Rules
+from pgroute.core.topology import Rules, names_of
 from pgroute.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dns.resolver import BaseResolver
+
+ResolverSpec: TypeAlias = "str | BaseResolver"
 
 POOL_CONNECT_TIMEOUT = "5"
 """Seconds for a pooled connection attempt unless the user says otherwise."""
@@ -35,7 +41,8 @@ class RolePlan:
     Attributes:
         role: whose.
         options: sizes and callbacks.
-        params: per host, the libpq parameters but for hostaddr.
+        dsn: with the parameters of the role.
+        overrides: libpq parameters that win over them.
         settings: what is added to libpq's ``options``, empty if nothing.
         arguments: psycopg.connect's own arguments (row_factory, prepare_threshold, ...).
         read_only: sessions are read-only.
@@ -44,11 +51,16 @@ class RolePlan:
 
     role: Role
     options: PoolOptions
-    params: Mapping[HostKey, Mapping[str, str]] = field(repr=False)
+    dsn: Dsn
+    overrides: Mapping[str, str]
     settings: str
     arguments: Mapping[str, Any] = field(repr=False)
     read_only: bool
     as_probe: bool
+
+    def params(self, key: HostKey) -> dict[str, str]:
+        """Return the libpq parameters for a host, without its address where that is to be looked up."""
+        return self.dsn.conninfo(key, **self.overrides)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +70,24 @@ class Plan:
     dsn: Dsn
     writer: RolePlan
     reader: RolePlan
-    probes: Mapping[HostKey, Mapping[str, str]] = field(repr=False)
     probe: ProbeOptions
+    resolver: ResolverSpec
+    addresses: Mode
     rules: Rules
     policy: Policy
     default_attrs: SessionAttrs
     reader_attrs: SessionAttrs
     acquire_timeout: float
     retry: RetryPolicy
+
+    def probe_params(self, key: HostKey) -> dict[str, str]:
+        """Return the libpq parameters of a host's probe connection, without its address where that is looked up."""
+        params = self.dsn.conninfo(key)
+        name = params.get("application_name") or params.get("fallback_application_name")
+        tail = f" {_PROBE_NAME}"
+        params["application_name"] = name[: _NAME_LENGTH - len(tail)] + tail if name else _PROBE_NAME
+        params["connect_timeout"] = "60"  # the watcher's own timeout is shorter and finer
+        return params
 
 
 def make_plan(
@@ -77,6 +99,8 @@ def make_plan(
     reader_attrs: object,
     host_options: object,
     probe: object,
+    resolver: object,
+    addresses: object,
     retry: RetryPolicy | None,
     acquire_timeout: object,
     kwargs: Mapping[str, Any] | None,
@@ -109,9 +133,14 @@ def make_plan(
         dsn=parsed,
         writer=_role_plan(Role.WRITER, dsn, parsed, kwargs or {}, _with_callbacks(writer, configure, reset)),
         reader=_role_plan(Role.READER, dsn, parsed, kwargs or {}, _with_callbacks(reader, configure, reset)),
-        probes={key: _probe_params(parsed, key) for key in parsed.hosts},
         probe=probe,
-        rules=Rules(probe.check_system_id, probe.system_id, _weights(parsed, host_options)),
+        resolver=check_resolver(resolver),
+        addresses=_mode(addresses),
+        rules=Rules(
+            probe.check_system_id,
+            probe.system_id,
+            _weights(parsed, host_options, open_list=addresses == "all"),
+        ),
         policy=parse_policy(balance),
         default_attrs=parsed.session_attrs,
         reader_attrs=SessionAttrs.parse(reader_attrs, "reader_attrs"),
@@ -135,7 +164,8 @@ def _role_plan(role: Role, dsn: str, base: Dsn, kwargs: Mapping[str, Any], optio
     return RolePlan(
         role=role,
         options=options,
-        params={key: parsed.conninfo(key, **overrides) for key in parsed.hosts},
+        dsn=parsed,
+        overrides=overrides,
         settings=" ".join(f"-c {name}={_escape(value)}" for name, value in settings.items()),
         arguments=arguments,
         read_only=read_only,
@@ -155,32 +185,39 @@ def _escape(value: object) -> str:
     return text.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
-def _probe_params(dsn: Dsn, key: HostKey) -> dict[str, str]:
-    params = dsn.conninfo(key)
-    name = params.get("application_name") or params.get("fallback_application_name")
-    tail = f" {_PROBE_NAME}"
-    params["application_name"] = name[: _NAME_LENGTH - len(tail)] + tail if name else _PROBE_NAME
-    params["connect_timeout"] = "60"  # the watcher's own timeout is shorter and finer
-    return params
+def _mode(value: object) -> Mode:
+    if value not in ("first", "all"):
+        raise ConfigError("addresses", value, "expected 'first' or 'all'")
+    return "all" if value == "all" else "first"
 
 
-def _weights(dsn: Dsn, host_options: object) -> dict[HostKey, float]:
+def check_resolver(value: object) -> ResolverSpec:
+    """Return what names are to be looked up with; ConfigError for anything else."""
+    if value in ("system", "dns"):
+        return "dns" if value == "dns" else "system"
+    if not isinstance(value, str):
+        import dns.resolver
+
+        if isinstance(value, dns.resolver.BaseResolver):
+            return value
+    raise ConfigError("resolver", value, "expected 'system', 'dns', or a Resolver of dnspython")
+
+
+def _weights(dsn: Dsn, host_options: object, *, open_list: bool) -> dict[str, float]:
+    """Return the weights by name; *open_list*: not only the hosts of the DSN may be named."""
     if host_options is None:
         return {}
     if not isinstance(host_options, Mapping):
         raise ConfigError(
             "host_options", host_options, "expected a mapping from 'host' or 'host:port' to HostOptions"
         )
-    weights: dict[HostKey, float] = {}
+    open_list = open_list or any(map(is_service, dsn.hosts))
+    weights: dict[str, float] = {}
     for name, options in host_options.items():
         if not isinstance(options, HostOptions):
             raise ConfigError(f"host_options[{name!r}]", options, "expected a HostOptions")
-        matched = [
-            k for k in dsn.hosts if name in (k.host, k.hostaddr, f"{k.host}:{k.port}", f"[{k.host}]:{k.port}")
-        ]
-        if not matched:
+        if not isinstance(name, str) or not (open_list or any(name in names_of(key) for key in dsn.hosts)):
             listed = ", ".join(str(k) for k in dsn.hosts)
             raise ConfigError("host_options", name, f"expected one of the hosts of the DSN ({listed})")
-        for key in matched:
-            weights[key] = options.weight
+        weights[name] = options.weight
     return weights

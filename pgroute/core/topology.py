@@ -16,6 +16,7 @@ from pgroute.core.hosts import (
     ForgetTimeline,
     HostInfo,
     HostState,
+    Listing,
     Members,
     Observation,
     observe,
@@ -41,12 +42,26 @@ class Rules:
     Attributes:
         check_system_id: refuse hosts of another cluster.
         system_id: the only identifier to accept, None to learn it.
-        weights: the weight of a host for the balancing policies, 1.0 where absent.
+        weights: the weights that the user gave, by host, "host:port" or address.
     """
 
     check_system_id: bool = True
     system_id: int | None = None
-    weights: Mapping[HostKey, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def weight(self, facts: Facts) -> float:
+        """Return a host's weight for the balancing policies: the user's, else that of its listing."""
+        if self.weights:
+            for name in names_of(facts.key):
+                if name in self.weights:
+                    return self.weights[name]
+        return facts.listing.weight
+
+
+def names_of(key: HostKey) -> tuple[str, ...]:
+    """Return what a host may be called in host_options, the most particular ahead."""
+    names = [f"{key.host}:{key.port}", f"[{key.host}]:{key.port}", key.host]
+    return (*([key.hostaddr] if key.hostaddr else []), *names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +165,10 @@ def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, 
             facts = tuple(observe(f, seen, now) if f.key == seen.host else f for f in facts)
         case Members():
             known = {f.key: f for f in facts}
-            facts = tuple(known.get(key, Facts(key)) for key in dict.fromkeys(seen.hosts))
+            facts = tuple(
+                replace(known.get(key, Facts(key)), listing=seen.listings.get(key, Listing()))
+                for key in dict.fromkeys(seen.hosts)
+            )
         case ForgetTimeline():
             memory = replace(memory, mark=None, pardoned=max(memory.mark or 0, memory.pardoned))
     if facts == topology._facts and memory is topology._memory:
@@ -173,7 +191,7 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
     lost_at = None
     if primary is None or primary.state is HostState.SUSPECT:
         lost_at = now if old.primary_lost_at is None else old.primary_lost_at
-    candidates = _candidates(hosts, outcome, rules)
+    candidates = _candidates(facts, hosts, outcome, rules)
     return Topology(
         hosts=hosts,
         primary=primary,
@@ -213,7 +231,7 @@ def _view(
     if a is None:
         return HostInfo(
             f.key, verdict.state, verdict.reason, verdict.usable, since, generation,
-            last_seen=f.last_seen, silent_since=f.silent_since,
+            last_seen=f.last_seen, silent_since=f.silent_since, origin=f.listing.origin,
         )  # fmt: skip
     lag = (
         max(0, head - a.lsn)
@@ -239,6 +257,7 @@ def _view(
         system_id=a.system_id,
         started_at=a.started_at,
         server_version=a.server_version,
+        origin=f.listing.origin,
     )
 
 
@@ -250,21 +269,19 @@ def _reborn(was: HostInfo, a: Answer) -> bool:
 
 
 def _candidates(
-    hosts: tuple[HostInfo, ...], outcome: Arbitration, rules: Rules
+    facts: tuple[Facts, ...], hosts: tuple[HostInfo, ...], outcome: Arbitration, rules: Rules
 ) -> Mapping[SessionAttrs, Groups]:
-    ranked: dict[SessionAttrs, dict[tuple[int, bool], list[Candidate]]] = {
+    ranked: dict[SessionAttrs, dict[tuple[int, bool, int], list[Candidate]]] = {
         attrs: {} for attrs in SessionAttrs
     }
-    for order, h in enumerate(hosts):
+    for order, (f, h) in enumerate(zip(facts, hosts, strict=True)):
         if not h.usable or h.role is None:
             continue
-        candidate = Candidate(
-            h.key, h.generation, h.role, order, rules.weights.get(h.key, 1.0), h.rtt or 0.0, h.lag_bytes
-        )
+        candidate = Candidate(h.key, h.generation, h.role, order, rules.weight(f), h.rtt or 0.0, h.lag_bytes)
         tier = outcome.verdicts[h.key].tier
         for attrs in _ACCEPTING[h.role, h.read_only]:
             second = attrs is SessionAttrs.PREFER_STANDBY and h.role is HostRole.PRIMARY
-            ranked[attrs].setdefault((tier, second), []).append(candidate)
+            ranked[attrs].setdefault((tier, second, f.listing.priority), []).append(candidate)
     return MappingProxyType(
         {attrs: tuple(tuple(group) for _, group in sorted(ranks.items())) for attrs, ranks in ranked.items()}
     )

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pgroute.core.faults import Fault, FaultKind
-from pgroute.core.hosts import Answer, Failure, ForgetTimeline, HostState, Observation
+from pgroute.core.hosts import Answer, Failure, ForgetTimeline, HostState, Members, Observation
+from pgroute.core.names import is_name, members, questions, stands_for_others
 from pgroute.core.pace import release_after
 from pgroute.core.topology import Rules, Topology, apply
 from pgroute.monitor.clock import patient
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
 
     from pgroute.core.events import Event
     from pgroute.core.hosts import HostInfo
+    from pgroute.core.names import Mode, Question
     from pgroute.core.options import ProbeOptions
+    from pgroute.core.plan import ResolverSpec
     from pgroute.core.roles import HostKey
+    from pgroute.monitor.names import Names
     from pgroute.monitor.watcher import HostWatcher
 
 
@@ -31,21 +35,38 @@ class ClusterWatch:
     and after and what changed, and must not block: they wake waiters and fill queues.
 
     Args:
-        hosts: in the order of the DSN, each with the parameters of its probe connection.
+        entries: of the DSN, in its order.
+        params: gives the parameters of a host's probe connection.
         options: the probe options.
         rules: what the arbitration depends on.
+        resolver: what names are looked up with.
+        mode: what a name of several addresses is.
     """
 
     def __init__(
-        self, hosts: Mapping[HostKey, Mapping[str, str]], options: ProbeOptions, rules: Rules
+        self,
+        entries: tuple[HostKey, ...],
+        params: Callable[[HostKey], Mapping[str, str]],
+        options: ProbeOptions,
+        rules: Rules,
+        *,
+        resolver: ResolverSpec,
+        mode: Mode,
     ) -> None:
         self.options = options
-        self.topology = Topology.start(tuple(hosts), time.monotonic(), rules)
+        self.topology = Topology.start(entries, time.monotonic(), rules)
         self.listeners: list[Callable[[Topology, Topology, tuple[Event, ...]], None]] = []
-        self._hosts = hosts
+        self._entries = entries
+        self._params = params
+        self._resolver = resolver
+        self._mode = mode
+        self._names: Names
+        self._home: Monitor
+        self._questions: tuple[Question, ...] = ()
         self._watchers: dict[HostKey, HostWatcher] = {}
         self._monitor: Monitor | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ended = False
         self._kicked_at: dict[HostKey, float] = {}
         self._heard_at: dict[HostKey, float] = {}
 
@@ -82,17 +103,54 @@ class ClusterWatch:
     def begin(self, monitor: Monitor) -> None:
         """Join the watchers of the hosts; in the loop."""
         now = time.monotonic()
-        self.topology = Topology.start(tuple(self._hosts), now, self.topology._rules)
-        for key, params in self._hosts.items():
-            self._watchers[key] = monitor.join(key, params, self)
+        self._home = monitor
+        self._names = monitor.names(self._resolver)
+        self.topology = Topology.start(self._entries, now, self.topology._rules)
+        self._follow_names()
 
     async def end(self, monitor: Monitor) -> None:
         """Leave the watchers; in the loop."""
         watchers, self._watchers = self._watchers, {}
+        asked, self._questions = self._questions, ()
+        self._ended = True
         for task in tuple(self._tasks):
             task.cancel()
         for watcher in watchers.values():
             await monitor.leave(watcher, self)
+        for question in asked:
+            await self._names.leave(question, self)
+
+    def renamed(self, question: Question) -> None:
+        """Take note that a name stands for something else now; in the loop."""
+        if self._ended:
+            return
+        self._follow_names()
+        for key, watcher in self._watchers.items():
+            if key.host == question.name and is_name(key):
+                watcher.renamed()
+
+    def _follow_names(self) -> None:
+        """Ask for what the entries stand for, and watch the hosts that they stand for now."""
+        # The targets of a service are names themselves, which may be known already.
+        while (wanted := questions(self._entries, self._names.found)) != self._questions:
+            before, self._questions = self._questions, wanted
+            for question in wanted:
+                if question not in before:
+                    self._names.join(question, self)
+            for question in before:
+                if question not in wanted:
+                    self._spawn(self._names.leave(question, self))
+        listed, errors = members(self._entries, self._mode, self._names.found)
+        self.observe(Members(tuple(m.key for m in listed), {m.key: m.listing for m in listed}))
+        for key in tuple(self._watchers):
+            if key not in self.topology.by_key:
+                self._spawn(self._home.leave(self._watchers.pop(key), self))
+        for key in self.topology.by_key:
+            if key not in self._watchers and not stands_for_others(key, self._mode):
+                self._watchers[key] = self._home.join(key, self._params(key), self._names, self)
+        for key, reason in errors.items():
+            fault = Fault(FaultKind.UNRESOLVED, host_suspect=True, reason=reason)
+            self.observe(Failure(key, fault, time.monotonic()))
 
     def observe(self, seen: Observation) -> None:
         """Apply an observation, publish the snapshot, tell the listeners; in the loop."""
@@ -110,6 +168,9 @@ class ClusterWatch:
             for host in new.hosts:
                 if host.state is HostState.STALE and host.key in new.urgent:
                     self._spawn(self._await_word(host, new.marked_at))
+        if new.primary_lost_at is not None:
+            for question in self._questions:
+                self._names.hurry(question)
         if new.urgent or (new.primary_lost_at is None) != (old.primary_lost_at is None):
             for watcher in self._watchers.values():
                 watcher.nudge()

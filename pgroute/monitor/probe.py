@@ -104,7 +104,7 @@ class ProbeConnection:
         self.key = key
         self.opened_at = time.monotonic()
         self._pgconn = pgconn
-        self._address = address
+        self.address = address
         self._on_loss = on_loss
         self._level = 0
         self._settings: bytes | None = None
@@ -207,7 +207,7 @@ class ProbeConnection:
                 HostRole.STANDBY if row[0] == b"on" else HostRole.PRIMARY,
                 sent_at,
                 rtt=rtt,
-                address=self._address,
+                address=self.address,
                 fresh=fresh,
                 server_version=self._pgconn.server_version,
             )
@@ -227,7 +227,7 @@ class ProbeConnection:
             system_id=int(row[5]) if row[5] else None,
             started_at=float(row[6]) if row[6] else None,
             rtt=rtt,
-            address=self._address,
+            address=self.address,
             fresh=fresh,
             server_version=self._pgconn.server_version,
         )

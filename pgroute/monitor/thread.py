@@ -10,18 +10,20 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pgroute.monitor.resolver import Resolver
+from pgroute.core.names import is_name
+from pgroute.monitor.names import Names
 from pgroute.monitor.watcher import HostWatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
+    from pgroute.core.plan import ResolverSpec
     from pgroute.core.roles import HostKey
     from pgroute.monitor.cluster import ClusterWatch
 
 _STOP_TIMEOUT = 5.0
 
-WatchKey = tuple["HostKey", tuple[tuple[str, str], ...]]
+WatchKey = tuple["HostKey", tuple[tuple[str, str], ...], int]
 
 
 class Monitor:
@@ -36,7 +38,7 @@ class Monitor:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop
-        self._resolver = Resolver()
+        self._names: dict[object, Names] = {}
         self._watchers: dict[WatchKey, HostWatcher] = {}
         self._clusters: set[ClusterWatch] = set()
         self._ready = threading.Event()
@@ -81,12 +83,21 @@ class Monitor:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(fn, *args)
 
-    def join(self, key: HostKey, params: Mapping[str, str], cluster: ClusterWatch) -> HostWatcher:
+    def names(self, spec: ResolverSpec) -> Names:
+        """Return the names that are looked up by this resolver, for all routers that have it; in the loop."""
+        which = spec if isinstance(spec, str) else id(spec)
+        if which not in self._names:
+            self._names[which] = Names(spec)
+        return self._names[which]
+
+    def join(
+        self, key: HostKey, params: Mapping[str, str], names: Names, cluster: ClusterWatch
+    ) -> HostWatcher:
         """Subscribe *cluster* to a host, beginning to watch it if nobody does so with these parameters; in the loop."""
-        name = (key, tuple(sorted(params.items())))
+        name = (key, tuple(sorted(params.items())), id(names) if is_name(key) else 0)
         watcher = self._watchers.get(name)
         if watcher is None:
-            watcher = self._watchers[name] = HostWatcher(key, params, self._resolver)
+            watcher = self._watchers[name] = HostWatcher(key, params, names)
             watcher.start()
         watcher.join(cluster)
         return watcher

@@ -14,6 +14,7 @@ from psycopg.conninfo import make_conninfo
 
 from pgroute.core.faults import Fault, FaultKind
 from pgroute.core.hosts import Answer, Failure
+from pgroute.core.names import Question, is_name
 from pgroute.core.pace import connect_delay, probe_delay
 from pgroute.monitor.probe import ProbeConnection, ProbeFailed
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pgroute.core.options import ProbeOptions
     from pgroute.core.roles import HostKey
     from pgroute.core.topology import Topology
-    from pgroute.monitor.resolver import Resolver
+    from pgroute.monitor.names import Names
 
 RENEW_AFTER = 60.0
 """Seconds after which the probe connection is replaced: an open one says little about new ones."""
@@ -52,14 +53,14 @@ class HostWatcher:
     Args:
         key: the host.
         params: the connection's parameters, without hostaddr where the name is to be resolved.
-        resolver: the monitor's.
+        names: tell the addresses.
     """
 
-    def __init__(self, key: HostKey, params: Mapping[str, str], resolver: Resolver) -> None:
+    def __init__(self, key: HostKey, params: Mapping[str, str], names: Names) -> None:
         self.key = key
         self.subscribers: list[Subscriber] = []
         self._params = params
-        self._resolver = resolver
+        self._names = names
         self._conn: ProbeConnection | None = None
         self._address: str | None = None
         self._conninfo: tuple[str | None, bytes] | None = None
@@ -103,6 +104,13 @@ class HostWatcher:
         self._connected_at = time.monotonic()
         self._fresh = True
         self._changed.set()
+
+    def renamed(self) -> None:
+        """See whether the name stands for other addresses than the one connected to, and connect to those if so."""
+        found = self._names.found(Question(self.key.host))
+        if self._conn is not None and found is not None and self._conn.address not in (found.records or ()):
+            self._fresh = True
+            self._changed.set()
 
     @property
     def linked(self) -> bool:
@@ -171,7 +179,7 @@ class HostWatcher:
 
     async def _connect(self) -> None:
         self._connected_at = time.monotonic()
-        addresses = await self._resolver.resolve(self.key, timeout=self._timeout, prefer=self._address)
+        addresses = await self._names.addresses(self.key, timeout=self._timeout, prefer=self._address)
         conn = await self._connect_to(addresses)
         old, self._conn = self._conn, conn
         self._fresh = False
@@ -215,7 +223,13 @@ class HostWatcher:
 
     def _failed(self, fault: Fault) -> None:
         conn = self._conn
+        if is_name(self.key):
+            self._names.hurry(Question(self.key.host))
         if conn is not None and conn.lost is None and self._connected_at > self._asked_at:
+            if self._address != conn.address:
+                # The name has moved on, and nobody is there yet: the old address serves until somebody is.
+                self._fresh = True
+                return
             # Only the attempt at a new connection failed; the open one goes on, but knows nothing of this.
             if fault.kind is not FaultKind.REJECTED:
                 reason = f"takes no new connection: {fault.reason}"

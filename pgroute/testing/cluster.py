@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from .binaries import find_server
 from .errors import ClusterError, ClusterTimeout
 from .node import POLL, USER, Node
+from .ports import same_port
 from .sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -43,8 +44,9 @@ class LocalCluster:
 
     `version`: which PostgreSQL (16, "16", "16.14"), None for the newest found; `synchronous`: a commit waits
     for one standby, on whichever node is the primary; `settings`: configuration parameters of every node,
-    over our defaults; `dbname`: the database in the DSN, made if need be; `timeout`: for each step of the
-    start, in seconds.
+    over our defaults; `dbname`: the database in the DSN, made if need be; `addresses`: of loopback, one for each
+    node ("127.0.0.2", "127.0.0.3", ...), all with the same port then, as behind one name; `standbys` follows from
+    them; `timeout`: for each step of the start, in seconds.
 
     The superuser `postgres` connects over TCP without a password. Servers run as another user if we are root.
     Nothing is left when the block ends in whatever way, when the object is collected, and when this process
@@ -61,8 +63,11 @@ class LocalCluster:
         synchronous: bool = False,
         settings: Mapping[str, str] | None = None,
         dbname: str = "postgres",
+        addresses: Sequence[str] = (),
         timeout: float = 60.0,
     ) -> None:
+        if addresses:
+            standbys = len(addresses) - 1
         if standbys < 0 or (synchronous and standbys == 0):
             raise ValueError(f"standbys must be at least {int(synchronous)}, not {standbys}")
         if not dbname.isidentifier() or not dbname.isascii():
@@ -75,6 +80,7 @@ class LocalCluster:
             names = ", ".join(f'"{self._name(index)}"' for index in range(self._count))
             self._settings["synchronous_standby_names"] = f"ANY 1 ({names})"
         self._settings |= settings or {}
+        self._addresses = tuple(addresses)
         self._timeout = timeout
         self._nodes: tuple[Node, ...] = ()
         self._sandbox: Sandbox | None = None
@@ -129,9 +135,16 @@ class LocalCluster:
         self._safety_net = weakref.finalize(self, sandbox.close)
         try:
             me = weakref.ref(self)  # nodes must not keep the cluster alive
+            places = zip(self._addresses, same_port(self._addresses), strict=True) if self._addresses else ()
             self._nodes = tuple(
-                Node(self._name(index), sandbox, dbname=self.dbname, find_primary=lambda: _primary_of(me()))
-                for index in range(self._count)
+                Node(
+                    self._name(index),
+                    sandbox,
+                    dbname=self.dbname,
+                    find_primary=lambda: _primary_of(me()),
+                    at=at,
+                )
+                for index, at in enumerate([*places] or [None] * self._count)
             )
             self._start_nodes(sandbox)
         except BaseException:

@@ -43,9 +43,17 @@ class Node:
 
     port: int
 
-    def __init__(self, name: str, sandbox: Sandbox, *, dbname: str, find_primary: Callable[[], Node]) -> None:
+    def __init__(
+        self,
+        name: str,
+        sandbox: Sandbox,
+        *,
+        dbname: str,
+        find_primary: Callable[[], Node],
+        at: tuple[str, Port] | None = None,
+    ) -> None:
         self.name = name
-        self.host: str = HOST
+        self.host: str = HOST if at is None else at[0]
         self.dbname = dbname
         self.data_dir: Path = sandbox.folder / name
         self.log_path: Path = sandbox.folder / f"{name}.log"
@@ -53,7 +61,11 @@ class Node:
         self._find_primary = find_primary
         self._process: subprocess.Popen[bytes] | None = None
         self._frozen = False
-        self.take_port()
+        self._shares_port = at is not None
+        if at is None:
+            self.take_port()
+        else:
+            self._keep(at[1])
 
     def __repr__(self) -> str:
         state = "frozen" if self.frozen else "running" if self.running else "stopped"
@@ -66,8 +78,8 @@ class Node:
 
     @property
     def socket_dir(self) -> Path | None:
-        """The directory of the server's Unix socket; None when its path would be too long."""
-        return self._sandbox.socket_folder
+        """The directory of the server's Unix socket; None when its path would be too long, or another's port the same."""
+        return None if self._shares_port else self._sandbox.socket_folder
 
     @property
     def pid(self) -> int | None:
@@ -254,7 +266,8 @@ class Node:
             primary: which one.
             timeout: seconds.
         """
-        receiver = f"FROM pg_stat_wal_receiver WHERE status = 'streaming' AND sender_port = {primary.port}"
+        sender = f"(sender_host, sender_port) = ('{primary.host}', {primary.port})"
+        receiver = f"FROM pg_stat_wal_receiver WHERE status = 'streaming' AND {sender}"
         self._wait_true(
             f"pg_is_wal_replay_paused() OR EXISTS (SELECT {receiver})", timeout, f"stream from {primary.name}"
         )
@@ -303,7 +316,9 @@ class Node:
 
     def take_port(self) -> None:
         """Reserve a port for this server, a new one if it has one. Only before anybody knows the old one."""
-        port = Port()
+        self._keep(Port())
+
+    def _keep(self, port: Port) -> None:
         self._sandbox.ports.append(port)
         self.port = port.number
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 HOST = "127.0.0.1"
 # Linux lets a server listen where another socket is merely bound, if both have SO_REUSEADDR; BSD does not.
 _CAN_HOLD = sys.platform == "linux"
-_given: set[int] = set()
+_given: set[tuple[str, int]] = set()
 
 
 class Port:
@@ -20,16 +25,21 @@ class Port:
     meet itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = HOST, number: int = 0) -> None:
         while True:
             holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
             # Without SO_REUSEADDR at bind time, two processes cannot both take the port this way.
-            holder.bind((HOST, 0))
+            try:
+                holder.bind((host, number))
+            except OSError:
+                holder.close()
+                raise
             self.number: int = holder.getsockname()[1]
-            if self.number not in _given:
+            self._name = host, self.number
+            if self._name not in _given:
                 break
             holder.close()
-        _given.add(self.number)
+        _given.add(self._name)
         self._holder = holder
         if _CAN_HOLD:
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -40,4 +50,23 @@ class Port:
         """Give the port back; harmless when repeated."""
         with contextlib.suppress(OSError):
             self._holder.close()
-        _given.discard(self.number)
+        _given.discard(self._name)
+
+
+def same_port(hosts: Sequence[str]) -> list[Port]:
+    """Return one port that is free on each of these addresses, held on all.
+
+    Raises:
+        OSError: one of them is no address of this machine.
+    """
+    while True:
+        ports = [Port(hosts[0])]
+        try:
+            ports += [Port(host, ports[0].number) for host in hosts[1:]]
+        except OSError as exc:
+            for port in ports:
+                port.release()
+            if exc.errno != errno.EADDRINUSE:
+                raise
+        else:
+            return ports

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pgroute.core.hosts import Facts
 from pgroute.core.options import HostOptions, PoolOptions, ProbeOptions
 from pgroute.core.plan import Plan, make_plan
 from pgroute.core.roles import HostKey, Role, SessionAttrs
@@ -24,6 +25,8 @@ def plan(dsn: str = DSN, **given: Any) -> Plan:
         "reader_attrs": "prefer-standby",
         "host_options": None,
         "probe": ProbeOptions(),
+        "resolver": "system",
+        "addresses": "first",
         "retry": None,
         "acquire_timeout": 30.0,
         "kwargs": None,
@@ -50,6 +53,9 @@ def plan(dsn: str = DSN, **given: Any) -> Plan:
         ({"host_options": []}, "host_options"),
         ({"host_options": {"a": 1}}, "host_options"),
         ({"host_options": {"c": HostOptions()}}, "host_options"),
+        ({"resolver": "hosts"}, "resolver"),
+        ({"resolver": 53}, "resolver"),
+        ({"addresses": "any"}, "addresses"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(given: dict[str, Any], named: str) -> None:
@@ -60,14 +66,14 @@ def test_what_cannot_be_used_is_refused_by_name(given: dict[str, Any], named: st
 def test_roles_connect_with_the_parameters_of_the_dsn_and_a_timeout_of_their_own() -> None:
     made = plan()
     assert made.writer.role is Role.WRITER
-    assert made.writer.params[B]["password"] == "secret"
-    assert made.writer.params[B]["connect_timeout"] == "5"
+    assert made.writer.params(B)["password"] == "secret"
+    assert made.writer.params(B)["connect_timeout"] == "5"
     assert made.default_attrs is SessionAttrs.ANY
     assert "secret" not in repr(made)
 
 
 def test_a_connect_timeout_of_the_dsn_is_kept_in_pools() -> None:
-    assert plan(DSN + "?connect_timeout=9").reader.params[A]["connect_timeout"] == "9"
+    assert plan(DSN + "?connect_timeout=9").reader.params(A)["connect_timeout"] == "9"
 
 
 @pytest.mark.parametrize(
@@ -114,12 +120,19 @@ def test_a_refusal_tells_of_the_host_only_where_the_role_logs_in_as_the_probes_d
     ],
 )
 def test_probes_are_named_after_the_application(query: str, name: str) -> None:
-    assert plan(DSN + query).probes[A]["application_name"] == name
+    assert plan(DSN + query).probe_params(A)["application_name"] == name
 
 
 @pytest.mark.parametrize("name", ["a", "a:1"])
 def test_weights_are_given_by_host_or_host_and_port(name: str) -> None:
-    assert plan(host_options={name: HostOptions(weight=0)}).rules.weights == {A: 0}
+    rules = plan(host_options={name: HostOptions(weight=0)}).rules
+    assert [rules.weight(Facts(key)) for key in (A, B)] == [0, 1.0]
+
+
+def test_any_name_may_have_a_weight_where_the_hosts_are_not_known_yet() -> None:
+    for dsn, given in ((DSN, {"addresses": "all"}), ("postgresql://_pg._tcp.a/", {})):
+        rules = plan(dsn, host_options={"10.0.0.1": HostOptions(weight=3)}, **given).rules
+        assert rules.weight(Facts(HostKey("a", 1, "10.0.0.1"))) == 3
 
 
 def test_callbacks_of_a_role_win_over_those_of_the_router() -> None:

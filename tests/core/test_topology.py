@@ -80,7 +80,7 @@ def test_standbys_serve_any_session_without_a_primary():
 
 
 def test_candidate_carries_what_a_policy_may_weigh():
-    world = World(weights={B: 2.5}).primary(A, lsn=100).standby(B, lsn=40, rtt=0.25).standby(C)
+    world = World(weights={str(B): 2.5}).primary(A, lsn=100).standby(B, lsn=40, rtt=0.25).standby(C)
     b, c = world.topology.candidates[SessionAttrs.STANDBY][0]
     assert (b.key, b.role, b.order, b.weight, b.rtt, b.lag_bytes) == (B, HostRole.STANDBY, 1, 2.5, 0.25, 60)
     assert (c.order, c.weight, c.lag_bytes) == (2, 1.0, None)

@@ -1,0 +1,174 @@
+"""The watch on names: each is asked again when its answer has run out, at once in an outage, and never in a storm."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from pgroute.core.faults import Fault, FaultKind
+from pgroute.core.names import Found, Question, is_name
+from pgroute.monitor.probe import ProbeFailed
+from pgroute.monitor.resolver import LookupFailed, make_resolver
+
+if TYPE_CHECKING:
+    from pgroute.core.options import ProbeOptions
+    from pgroute.core.plan import ResolverSpec
+    from pgroute.core.roles import HostKey
+
+logger = logging.getLogger("pgroute")
+
+_AFTER_FAULT = 1.0
+
+
+class Reader(Protocol):
+    """Somebody who wants to know what a name stands for: the watch of one router."""
+
+    options: ProbeOptions
+
+    def renamed(self, question: Question) -> None:
+        """Look at what is known of a name: it has changed."""
+        ...
+
+
+class NameWatcher:
+    """Watches one name; used in the monitor's loop only.
+
+    Args:
+        question: what is asked.
+        names: all names of the resolver.
+    """
+
+    def __init__(self, question: Question, names: Names) -> None:
+        self.question = question
+        self.readers: list[Reader] = []
+        self.found = Found()
+        self._names = names
+        self._hurry = False
+        self._changed = asyncio.Event()
+        self._answered = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"pgroute-name-{question.name}")
+
+    async def stop(self) -> None:
+        """End."""
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+    def hurry(self) -> None:
+        """Ask again as soon as may be."""
+        if not self._hurry:
+            self._hurry = True
+            self._changed.set()
+
+    async def first_answer(self, timeout: float) -> None:
+        """Return when the name was asked once, or after *timeout* seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._answered.wait()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._due()
+                await self._ask()
+            except Exception:
+                # A fault of ours must not leave a name unwatched.
+                with contextlib.suppress(Exception):
+                    logger.exception("looking up %s failed", self.question.name)
+                await asyncio.sleep(_AFTER_FAULT)
+
+    async def _due(self) -> None:
+        while True:
+            self._changed.clear()
+            left = self.found.next_at(hurry=self._hurry) - time.monotonic()
+            if left <= 0:
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._changed.wait()
+
+    async def _ask(self) -> None:
+        self._hurry = False
+        options = [reader.options for reader in self.readers]
+        before = self.found
+        try:
+            records, ttl = await self._names.resolver.look_up(
+                self.question, min((o.lookup_timeout for o in options), default=2.0)
+            )
+        except LookupFailed as exc:
+            self.found = before.failed(str(exc), time.monotonic())
+            if self.found.error != before.error:
+                logger.info("%s%s", self.found.error, ": the last answer serves" if before.records else "")
+        else:
+            cap = min((o.max_ttl for o in options), default=1.0)
+            floor = min(max((o.min_ttl for o in options), default=1.0), cap)
+            self.found = before.answered(
+                records, cap if ttl is None else ttl, time.monotonic(), floor=floor, cap=cap
+            )
+        self._answered.set()
+        if (self.found.records, self.found.error) != (before.records, before.error):
+            for reader in tuple(self.readers):
+                reader.renamed(self.question)
+
+
+class Names:
+    """All names that are looked up by one resolver; used in the monitor's loop only.
+
+    Args:
+        spec: the resolver.
+    """
+
+    def __init__(self, spec: ResolverSpec) -> None:
+        self.resolver = make_resolver(spec)
+        self._watchers: dict[Question, NameWatcher] = {}
+
+    def join(self, question: Question, reader: Reader) -> None:
+        """Have a name watched for a reader, who is told at once if something is known."""
+        watcher = self._watchers.get(question)
+        if watcher is None:
+            watcher = self._watchers[question] = NameWatcher(question, self)
+        watcher.readers.append(reader)
+
+    async def leave(self, question: Question, reader: Reader) -> None:
+        """Watch a name no more, unless others want it."""
+        watcher = self._watchers[question]
+        watcher.readers.remove(reader)
+        if not watcher.readers:
+            del self._watchers[question]
+            await watcher.stop()
+
+    def found(self, question: Question) -> Found | None:
+        """Return what is known of a name, None if nobody watches it."""
+        watcher = self._watchers.get(question)
+        return None if watcher is None else watcher.found
+
+    def hurry(self, question: Question) -> None:
+        """Ask again as soon as may be: there is an outage."""
+        watcher = self._watchers.get(question)
+        if watcher is not None:
+            watcher.hurry()
+
+    async def addresses(self, key: HostKey, *, timeout: float, prefer: str | None = None) -> list[str | None]:
+        """Return the numeric addresses to connect to, in this order; None alone for a socket directory.
+
+        Args:
+            key: the host; its own hostaddr or numeric host needs no lookup.
+            timeout: seconds to wait for the first answer.
+            prefer: an address that comes first if it is among the answers.
+
+        Raises:
+            ProbeFailed: the name has no address and never had one.
+        """
+        if key.is_socket:
+            return [None]
+        if not is_name(key):
+            return [key.hostaddr or key.host]
+        watcher = self._watchers[Question(key.host)]
+        await watcher.first_answer(timeout)
+        found = watcher.found
+        if not found.records:
+            reason = found.error or f"could not resolve {key.host!r} in {timeout:g} s"
+            raise ProbeFailed(Fault(FaultKind.UNRESOLVED, host_suspect=True, reason=reason))
+        return sorted((r for r in found.records if isinstance(r, str)), key=lambda address: address != prefer)
