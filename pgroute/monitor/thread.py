@@ -134,6 +134,8 @@ class Monitor:
                 task.cancel()
             if tasks:
                 loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
+            # Transports close their sockets a turn of the loop after they were told to.
+            loop.run_until_complete(asyncio.sleep(0))
         finally:
             loop.close()
 

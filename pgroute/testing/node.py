@@ -78,7 +78,7 @@ class Node:
 
     @property
     def socket_dir(self) -> Path | None:
-        """The directory of the server's Unix socket; None when its path would be too long, or another's port the same."""
+        """The directory of the server's Unix socket; None when its path would be too long, or the ports are one."""
         return None if self._shares_port else self._sandbox.socket_folder
 
     @property

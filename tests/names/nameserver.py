@@ -46,9 +46,15 @@ class NameServer:
                 if answer is not None:
                     self.wfile.write(struct.pack("!H", len(answer)) + answer)
 
-        self._udp = socketserver.UDPServer(("127.0.0.1", 0), Datagram)
-        self.port: int = self._udp.server_address[1]
-        self._tcp = socketserver.TCPServer(("127.0.0.1", self.port), Stream)
+        while True:
+            self._tcp = socketserver.TCPServer(("127.0.0.1", 0), Stream)
+            self.port: int = self._tcp.server_address[1]
+            try:
+                self._udp = socketserver.UDPServer(("127.0.0.1", self.port), Datagram)
+            except OSError:  # that port is somebody's for UDP
+                self._tcp.server_close()
+            else:
+                break
         self._threads = [
             threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
             for server in (self._udp, self._tcp)

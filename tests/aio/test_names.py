@@ -1,0 +1,319 @@
+"""Names that move: endpoints that flip, sets that grow and shrink, services, and name servers that fail."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgroute import AsyncRouter, HostState, NoHostAvailable, ProbeOptions
+from pgroute.testing import LocalCluster
+from tests.names.nameserver import NXDOMAIN, SERVFAIL, SILENCE, TRUNCATED, NameServer
+from tests.support import AsyncBackground, async_call, async_eventually
+
+pytestmark = pytest.mark.cluster
+
+ADDRESSES = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
+FAST = ProbeOptions(interval=0.3, min_ttl=0.3, lookup_timeout=0.5)
+
+
+@pytest.fixture
+def server() -> Iterator[NameServer]:
+    """Give a name server without names."""
+    with NameServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def trio() -> Iterator[LocalCluster]:
+    """Give a cluster that nobody breaks, each node at an address of its own, all at one port."""
+    with LocalCluster(addresses=ADDRESSES) as cluster:
+        yield cluster
+
+
+def router_of(cluster: LocalCluster, server: NameServer, *names: str, **options: Any) -> AsyncRouter:
+    """Return a router to a cluster under these names."""
+    hosts = ",".join(f"{name}:{cluster.nodes[0].port}" for name in names)
+    options = {"probe": FAST, **options}
+    return AsyncRouter(f"postgresql://postgres@{hosts}/postgres", resolver=server.resolver, **options)
+
+
+async def where(router: AsyncRouter, role: str = "writer", timeout: float = 5.0) -> str:
+    """Return the address that a session is given at."""
+    session = router.writer(timeout) if role == "writer" else router.reader(timeout)
+    async with session as conn:
+        assert conn.info.host != conn.info.hostaddr, "the name is what TLS and the password file see"
+        return conn.info.hostaddr
+
+
+def addresses(router: AsyncRouter) -> list[str | None]:
+    return [host.address for host in router.topology.hosts]
+
+
+async def keep_going(router: AsyncRouter, role: str, stop: threading.Event, seen: list[Any]) -> None:
+    """Ask for sessions until told to stop, and note when each was had, and where, or its error."""
+    while not stop.is_set():
+        try:
+            address: str | None = None
+            session = router.writer() if role == "writer" else router.reader()
+            async with session as conn:
+                address = conn.info.hostaddr
+                await conn.execute("SELECT 1")
+            seen.append((time.monotonic(), address, None))
+        except psycopg.Error as exc:
+            seen.append((time.monotonic(), address, exc))
+
+
+async def test_a_flipped_endpoint_is_followed_and_the_old_sessions_are_retired(
+    server: NameServer,
+) -> None:
+    with LocalCluster(addresses=ADDRESSES[:2]) as cluster:
+        old, new = cluster.nodes
+        server.zone["db.test"] = ["-> a.test"]
+        server.zone["a.test"], server.zone["b.test"] = [old.host], [new.host]
+        async with router_of(cluster, server, "db.test") as router:
+            assert await where(router) == old.host
+            # A switchover in which the old primary goes on as a standby: nothing is lost but the role.
+            await async_call(old.stop, "fast")
+            await async_call(new.promote)
+            await async_call(old.rejoin, new)
+            server.zone["db.test"] = ["-> b.test"]
+            assert await where(router, timeout=10.0) == new.host
+            assert addresses(router) == [new.host]
+            await async_eventually(lambda: sessions_at(old) == 0)
+
+
+def sessions_at(node: Any) -> int:
+    return int(node.execute(f"SELECT count(*) {CLIENTS}")[0][0])
+
+
+CLIENTS = "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+
+
+async def test_a_name_that_flips_between_two_standbys_gives_readers_no_error(
+    trio: LocalCluster, server: NameServer
+) -> None:
+    server.zone["ro.test"] = [ADDRESSES[1]]
+    stop = threading.Event()
+    seen: list[Any] = []
+    async with (
+        router_of(trio, server, "ro.test", reader_attrs="standby") as router,
+        AsyncBackground() as background,
+    ):
+        for _ in range(3):
+            background.start(keep_going, router, "reader", stop, seen)
+        await async_eventually(lambda: len(seen) > 20)
+        server.zone["ro.test"] = [ADDRESSES[2]]
+        await async_eventually(lambda: [address for _, address, _ in seen[-20:]] == [ADDRESSES[2]] * 20)
+        stop.set()
+    assert {address for _, address, _ in seen} == {ADDRESSES[1], ADDRESSES[2]}
+    assert [error for _, _, error in seen if error] == []
+
+
+async def test_where_nobody_is_at_the_new_address_the_old_one_serves(
+    trio: LocalCluster, server: NameServer
+) -> None:
+    server.zone["db.test"] = [ADDRESSES[0]]
+    async with router_of(trio, server, "db.test") as router:
+        assert await where(router) == ADDRESSES[0]
+        server.zone["db.test"] = ["127.0.0.9"]
+        asked = server.count("db.test")
+        await async_eventually(lambda: server.count("db.test") >= asked + 6)
+        assert await where(router) == ADDRESSES[0]
+        assert [host.state for host in router.topology.hosts] == [HostState.UP]
+
+
+async def test_an_outage_asks_again_at_once_and_not_in_a_storm(server: NameServer) -> None:
+    with LocalCluster(addresses=ADDRESSES[:2]) as cluster:
+        old, new = cluster.nodes
+        server.ttl = 300
+        server.zone["db.test"] = [old.host]
+        slow = ProbeOptions(interval=0.3, max_ttl=300)
+        async with router_of(cluster, server, "db.test", probe=slow) as router:
+            assert await where(router) == old.host
+            asked = server.count()
+            begun_at = time.monotonic()
+            await async_call(old.kill)
+            await async_call(new.promote)
+            server.zone["db.test"] = [new.host]
+            assert await where(router, timeout=10.0) == new.host
+            # A and AAAA each time, one second apart at least.
+            assert server.count() - asked <= 2 * (2 + time.monotonic() - begun_at)
+
+
+async def test_a_set_of_addresses_grows_and_shrinks_under_load_without_an_error(
+    trio: LocalCluster, server: NameServer
+) -> None:
+    server.zone["set.test"] = [*ADDRESSES[:2]]
+    stop = threading.Event()
+    seen: list[Any] = []
+    events: list[str] = []
+    async with (
+        router_of(trio, server, "set.test", addresses="all") as router,
+        AsyncBackground() as background,
+    ):
+        router.subscribe(lambda event: events.append(event.text))
+        for _ in range(4):
+            background.start(keep_going, router, "reader", stop, seen)
+        await async_eventually(lambda: len(seen) > 20)
+        assert {address for _, address, _ in seen} == {ADDRESSES[1]}
+        server.zone["set.test"] = [*ADDRESSES]
+        await async_eventually(lambda: {a for _, a, _ in seen[-50:]} == {ADDRESSES[1], ADDRESSES[2]})
+        server.zone["set.test"] = [ADDRESSES[0]]
+        await async_eventually(lambda: {a for _, a, _ in seen[-50:]} == {ADDRESSES[0]})
+        await async_eventually(lambda: sessions_at(trio.nodes[2]) == 0)
+        stop.set()
+        assert [host.key.hostaddr for host in router.topology.hosts] == [ADDRESSES[0]]
+        assert [host.origin for host in router.topology.hosts] == ["name set.test"]
+    assert [error for _, _, error in seen if error] == []
+    port = trio.nodes[0].port
+    assert f"set.test:{port} ({ADDRESSES[2]}) joined" in events
+    assert f"set.test:{port} ({ADDRESSES[2]}) left" in events
+
+
+async def test_services_give_ports_priorities_and_weights(trio: LocalCluster, server: NameServer) -> None:
+    port = trio.nodes[0].port
+    server.zone |= {f"n{n}.test": [address] for n, address in enumerate(ADDRESSES, 1)}
+    server.zone["_pg._tcp.test"] = [(0, 1, port, "n2.test"), (0, 3, port, "n3.test"), (1, 0, port, "n1.test")]
+    async with AsyncRouter(
+        "postgresql://postgres@_pg._tcp.test:1/postgres", resolver=server.resolver, probe=FAST
+    ) as router:
+        assert await where(router) == ADDRESSES[0]
+        assert [host.host for host in router.topology.hosts] == ["n3.test", "n2.test", "n1.test"]
+        assert {host.origin for host in router.topology.hosts} == {"SRV _pg._tcp.test"}
+        await async_eventually(lambda: len(router.topology.standbys) == 2)
+        counts = Counter([await where(router, "reader") for _ in range(800)])
+        # A share of 3/4 of 800: five standard deviations are 61.
+        assert abs(counts[ADDRESSES[2]] - 600) <= 61, counts
+        assert counts.keys() == {ADDRESSES[1], ADDRESSES[2]}
+        server.zone["_pg._tcp.test"] = [
+            (5, 1, port, "n3.test"),
+            (2, 1, port, "n2.test"),
+            (0, 1, port, "n1.test"),
+        ]
+        await async_eventually(lambda: router.topology.hosts[0].host == "n1.test")
+        # The lowest priority of those that can serve: the first one is no standby.
+        assert {await where(router, "reader") for _ in range(50)} == {ADDRESSES[1]}
+        server.zone["_pg._tcp.test"] = [(0, 0, port, "n1.test")]
+        await async_eventually(lambda: len(router.topology.hosts) == 1)
+        assert await where(router, "reader") == ADDRESSES[0]
+
+
+@pytest.mark.parametrize("trouble", [SERVFAIL, NXDOMAIN, SILENCE, []])
+async def test_the_last_good_answer_serves_while_the_name_server_fails(
+    trio: LocalCluster, server: NameServer, trouble: Any
+) -> None:
+    server.zone["db.test"] = [ADDRESSES[0]]
+    server.zone["set.test"] = [*ADDRESSES[1:]]
+    async with router_of(trio, server, "db.test", "set.test", addresses="all") as router:
+        await async_eventually(lambda: len(router.topology.standbys) == 2)
+        before = router.topology.hosts
+        server.zone["db.test"] = server.zone["set.test"] = trouble
+        asked = server.count("db.test")
+        await async_eventually(lambda: server.count("db.test") > asked)
+        for node in trio.nodes:
+            # New connections are made all the same.
+            await async_call(node.execute, f"SELECT pg_terminate_backend(pid) {CLIENTS}")
+        assert await where(router) == ADDRESSES[0]
+        assert await where(router, "reader") in ADDRESSES[1:]
+        assert [host.key for host in router.topology.hosts] == [host.key for host in before]
+
+
+@pytest.mark.parametrize(
+    ("records", "told"),
+    [
+        (NXDOMAIN, "the name does not exist (NXDOMAIN)"),
+        (SERVFAIL, "SERVFAIL"),
+        (SILENCE, "no answer in 0.5 s"),
+        ([], "it has no A records"),
+        (
+            [f"10.1.{n // 250}.{n % 250}" for n in range(1000)],
+            "an answer of 1000 records, more than the 64 accepted",
+        ),
+    ],
+    ids=["NXDOMAIN", "SERVFAIL", "silence", "empty", "a thousand"],
+)
+@pytest.mark.parametrize("mode", ["first", "all"])
+async def test_a_name_that_never_resolves_has_a_reason_and_disturbs_nobody(
+    trio: LocalCluster, server: NameServer, records: Any, told: str, mode: str
+) -> None:
+    server.zone["bad.test"] = [TRUNCATED, *records] if isinstance(records, list) and records else records
+    server.zone["db.test"] = [ADDRESSES[0]]
+    async with router_of(trio, server, "bad.test", "db.test", addresses=mode) as router:
+        assert await where(router) == ADDRESSES[0]
+        bad = router.topology.hosts[0]
+        await async_eventually(lambda: told in router.topology.hosts[0].reason)
+        assert (bad.host, bad.state) == ("bad.test", HostState.DOWN)
+    async with router_of(trio, server, "bad.test", addresses=mode) as router:
+        with pytest.raises(NoHostAvailable, match=r"bad\.test") as caught:
+            await where(router, timeout=1.0)
+        assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("records", "told"),
+    [
+        (NXDOMAIN, "no SRV records of '_pg._tcp.test': the name does not exist (NXDOMAIN)"),
+        (["127.0.0.2"], "no SRV records of '_pg._tcp.test': it has no SRV records"),
+        ([(0, 0, 0, ".")], "the service is not offered: its SRV record has the target '.'"),
+    ],
+    ids=["NXDOMAIN", "no SRV", "not offered"],
+)
+async def test_a_service_without_hosts_has_a_reason_and_disturbs_nobody(
+    trio: LocalCluster, server: NameServer, records: Any, told: str
+) -> None:
+    server.zone["_pg._tcp.test"] = records
+    server.zone["db.test"] = [ADDRESSES[0]]
+    async with router_of(trio, server, "_pg._tcp.test", "db.test") as router:
+        assert await where(router) == ADDRESSES[0]
+        assert (router.topology.hosts[0].state, router.topology.hosts[0].reason) == (HostState.DOWN, told)
+        server.zone["_pg._tcp.test"] = [(0, 0, trio.nodes[1].port, "n2.test")]
+        server.zone["n2.test"] = [ADDRESSES[1]]
+        await async_eventually(lambda: router.topology.hosts[0].state is HostState.UP)
+        assert await where(router, "reader") == ADDRESSES[1]
+
+
+async def test_long_answers_come_over_tcp(trio: LocalCluster, server: NameServer) -> None:
+    server.zone["set.test"] = [TRUNCATED, *ADDRESSES]
+    async with router_of(trio, server, "set.test", addresses="all") as router:
+        assert await where(router) == ADDRESSES[0]
+        assert server.tcp >= 1
+
+
+async def test_a_name_with_both_families_is_tried_at_each_address(
+    trio: LocalCluster, server: NameServer
+) -> None:
+    server.zone["both.test"] = ["::1", "127.0.0.99", ADDRESSES[0]]
+    async with router_of(trio, server, "both.test") as router:
+        assert await where(router) == ADDRESSES[0]
+    async with router_of(trio, server, "both.test", addresses="all") as router:
+        assert await where(router) == ADDRESSES[0]
+        states = {host.key.hostaddr: host.state for host in router.topology.hosts}
+        assert states == {"127.0.0.2": HostState.UP, "127.0.0.99": HostState.DOWN, "::1": HostState.DOWN}
+
+
+async def test_search_domains_are_tried(trio: LocalCluster, server: NameServer) -> None:
+    import dns.name
+
+    server.zone["db.shop.test"] = [ADDRESSES[0]]
+    resolver = server.resolver
+    resolver.search = [dns.name.from_text("shop.test.")]
+    resolver.use_search_by_default = True
+    dsn = f"postgresql://postgres@db:{trio.nodes[0].port}/postgres"
+    async with AsyncRouter(dsn, resolver=resolver, probe=FAST) as router:
+        assert await where(router) == ADDRESSES[0]
+
+
+async def test_routers_with_one_resolver_share_its_questions(trio: LocalCluster, server: NameServer) -> None:
+    server.ttl = 60
+    server.zone["db.test"] = [ADDRESSES[0]]
+    resolver = server.resolver
+    dsn = f"postgresql://postgres@db.test:{trio.nodes[0].port}/postgres"
+    async with AsyncRouter(dsn, resolver=resolver) as one, AsyncRouter(dsn, resolver=resolver) as other:
+        assert [await where(one), await where(other)] == [ADDRESSES[0]] * 2
+        assert server.count() == 2

@@ -1,0 +1,176 @@
+"""What the entries of a DSN stand for, and when a name is asked again."""
+
+from __future__ import annotations
+
+import pytest
+
+from pgroute.core.hosts import Listing
+from pgroute.core.names import (
+    GAP,
+    MOST_RECORDS,
+    RETRY_AFTER,
+    Found,
+    Question,
+    Service,
+    is_name,
+    is_service,
+    members,
+    questions,
+    stands_for_others,
+)
+from pgroute.core.roles import HostKey
+
+DB = HostKey("db.example", 5432)
+SRV = HostKey("_pg._tcp.example", 5432)
+NOW = 100.0
+
+
+def known(**records):
+    """Give what is found: addresses or Services by name, with dots and underscores as they are."""
+    table = {Question(name, name.startswith("_")): Found(tuple(found)) for name, found in records.items()}
+    return table.get
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "service"),
+    [
+        (HostKey("db.example", 1), True, False),
+        (HostKey("db", 1), True, False),
+        (HostKey("db.example", 1, "10.0.0.1"), False, False),
+        (HostKey("10.0.0.1", 1), False, False),
+        (HostKey("::1", 1), False, False),
+        (HostKey("fe80::1%eth0", 1), False, False),
+        (HostKey("/run/postgresql", 1), False, False),
+        (HostKey("@abstract", 1), False, False),
+        (HostKey("_postgresql._tcp.db.example.com", 1), False, True),
+        (HostKey("_postgresql._tcp.db.example.com", 1, "10.0.0.1"), False, False),
+        (HostKey("_db", 1), True, False),
+        (HostKey("_db.example", 1), True, False),
+    ],
+)
+def test_what_has_to_be_looked_up(key, name, service):
+    assert (is_name(key), is_service(key)) == (name, service)
+    assert stands_for_others(key, "first") is service
+    assert stands_for_others(key, "all") is (name or service)
+
+
+def test_entries_without_names_stand_for_themselves_and_nothing_is_asked():
+    entries = (HostKey("10.0.0.1", 1), HostKey("/run", 1), HostKey("a", 1, "10.0.0.2"))
+    listed, errors = members(entries, "all", known())
+    assert [m.key for m in listed] == [*entries]
+    assert {m.listing for m in listed} == {Listing()}
+    assert not errors
+    assert questions(entries, known()) == ()
+
+
+def test_a_name_is_one_host_whatever_its_addresses():
+    found = known(**{"db.example": ["10.0.0.1", "10.0.0.2"]})
+    listed, _ = members((DB,), "first", found)
+    assert [m.key for m in listed] == [DB]
+    assert questions((DB, DB._replace(port=1)), found) == (Question("db.example"),)
+
+
+def test_each_address_is_a_host_in_a_steady_order():
+    found = known(**{"db.example": ["10.0.0.10", "::2", "10.0.0.9"]})
+    listed, errors = members((DB,), "all", found)
+    assert [m.key.hostaddr for m in listed] == ["10.0.0.9", "10.0.0.10", "::2"]
+    assert {m.key[:2] for m in listed} == {("db.example", 5432)}
+    assert {m.listing for m in listed} == {Listing("name db.example")}
+    assert not errors
+
+
+def test_an_entry_of_which_nothing_is_known_stands_for_itself():
+    for found in (known(), {Question("db.example"): Found()}.get):
+        listed, errors = members((DB, SRV), "all", found)
+        assert [m.key for m in listed] == [DB, SRV]
+        assert not errors
+
+
+def test_an_entry_that_failed_has_its_reason():
+    failed = Found().failed("no such name", NOW)
+    found = {Question("db.example"): failed, Question(SRV.host, service=True): failed}.get
+    _, errors = members((DB, SRV), "all", found)
+    assert errors == {DB: "no such name", SRV: "no such name"}
+    _, errors = members((DB,), "first", found)
+    assert not errors, "the host itself is asked, and says so"
+
+
+def test_targets_of_a_service_have_its_ports_priorities_and_weights():
+    records = [
+        Service(10, 0, 5000, "c"),
+        Service(0, 1, 5001, "a"),
+        Service(0, 3, 5002, "b"),
+        Service(0, 0, 5003, "z"),
+    ]
+    found = known(**{SRV.host: records})
+    listed, errors = members((SRV,), "first", found)
+    origin = f"SRV {SRV.host}"
+    assert [(m.key.host, m.key.port, m.listing) for m in listed] == [
+        ("b", 5002, Listing(origin, 0, 3.0)),
+        ("a", 5001, Listing(origin, 0, 1.0)),
+        ("z", 5003, Listing(origin, 0, 0.01)),
+        ("c", 5000, Listing(origin, 10, 1.0)),
+    ]
+    assert not errors
+    assert questions((SRV,), found) == (
+        Question(SRV.host, service=True), Question("b"), Question("a"), Question("z"), Question("c"),
+    )  # fmt: skip
+
+
+def test_addresses_of_a_target_are_hosts_of_its_service():
+    found = known(
+        **{SRV.host: [Service(0, 5, 5000, "a"), Service(0, 5, 5000, "10.0.0.7")], "a": ["10.0.0.2"]}
+    )
+    listed, _ = members((SRV,), "all", found)
+    assert [m.key for m in listed] == [HostKey("10.0.0.7", 5000), HostKey("a", 5000, "10.0.0.2")]
+    assert {m.listing.origin for m in listed} == {f"SRV {SRV.host}"}
+    assert questions((SRV,), found) == (Question(SRV.host, service=True), Question("a"))
+
+
+def test_a_service_that_is_not_offered_is_told():
+    found = known(**{SRV.host: [Service(0, 0, 0, "")]})
+    listed, errors = members((SRV,), "first", found)
+    assert [m.key for m in listed] == [SRV]
+    assert "not offered" in errors[SRV]
+
+
+def test_a_host_that_is_listed_twice_is_one():
+    found = known(**{SRV.host: [Service(0, 1, 5432, "db.example")]})
+    listed, _ = members((DB, SRV), "first", found)
+    assert [(m.key, m.listing) for m in listed] == [(DB, Listing())]
+
+
+def test_an_answer_holds_for_its_time_within_bounds():
+    for ttl, holds in ((0, 2), (2, 2), (7.5, 7.5), (3600, 10)):
+        found = Found().answered(["10.0.0.1"], ttl, NOW, floor=2, cap=10)
+        assert (found.until, found.ttl, found.error) == (NOW + holds, holds, "")
+        assert found.next_at(hurry=False) == NOW + holds
+        assert found.next_at(hurry=True) == NOW + GAP
+
+
+def test_a_name_never_asked_is_due():
+    assert Found().next_at(hurry=False) <= 0
+
+
+def test_the_order_of_an_answer_is_no_change():
+    first = Found().answered(["10.0.0.1", "10.0.0.2", "10.0.0.1"], 5, NOW, floor=1, cap=10)
+    again = first.answered(["10.0.0.2", "10.0.0.1"], 5, NOW + 5, floor=1, cap=10)
+    assert first.records == again.records == ("10.0.0.1", "10.0.0.2")
+    assert again.answered(["10.0.0.3"], 5, NOW, floor=1, cap=10).records == ("10.0.0.3",)
+
+
+def test_a_failure_takes_nothing_away_and_is_repeated_after_a_while():
+    good = Found().answered(["10.0.0.1"], 1, NOW, floor=1, cap=10)
+    bad = good.failed("SERVFAIL", NOW + 1)
+    assert (bad.records, bad.error) == (("10.0.0.1",), "SERVFAIL")
+    assert bad.next_at(hurry=False) == NOW + 1 + RETRY_AFTER
+    assert bad.next_at(hurry=True) == NOW + 1 + GAP
+    assert bad.answered(["10.0.0.1"], 1, NOW + 9, floor=1, cap=10).error == ""
+
+
+@pytest.mark.parametrize("count", [0, MOST_RECORDS + 1, 1000])
+def test_an_answer_of_none_or_too_many_is_a_failure(count):
+    good = Found().answered(["10.0.0.1"], 1, NOW, floor=1, cap=10)
+    found = good.answered([f"10.0.{n // 250}.{n % 250}" for n in range(count)], 1, NOW + 1, floor=1, cap=10)
+    assert found.records == ("10.0.0.1",)
+    assert str(count or "empty") in found.error
