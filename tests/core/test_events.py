@@ -136,6 +136,4 @@ def test_what_needs_a_person_is_logged_louder(kind):
 
 def test_host_of_unknown_role():
     world = World(A).fail(A, FaultKind.REFUSED)
-    assert [str(e) for e in world.events] == [
-        "a:5432 unknown -> down (told refused)"
-    ]
+    assert [str(e) for e in world.events] == ["a:5432 unknown -> down (told refused)"]
