@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MEMORY = "/dev/shm"  # noqa: S108  (mkdtemp makes private folders there)
+SITE = "SITE"
+"""Stands for a temporary folder."""
 STEPS = {
-    "ruff check": ["-m", "ruff", "check", "."],
-    "ruff format": ["-m", "ruff", "format", "--check", "."],
-    "mypy": ["-m", "mypy"],
-    "generated": [".ci/unasync.py", "--check"],
+    "ruff check": [["-m", "ruff", "check", "."]],
+    "ruff format": [["-m", "ruff", "format", "--check", "."]],
+    "mypy": [["-m", "mypy"]],
+    "generated": [[".ci/unasync.py", "--check"], [".ci/reference.py", "--check"]],
+    "docs": [["-m", "mkdocs", "build", "--strict", "--site-dir", SITE]],
 }
 
 
@@ -69,13 +73,26 @@ def run_suite() -> int:
     return subprocess.run([sys.executable, *command], check=False).returncode
 
 
+def run_step(commands: list[list[str]]) -> int:
+    """Run the commands of a step and return the exit status of the first that fails."""
+    # mkdocs-material would print that it is maintained until May 2027.
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        for command in commands:
+            arguments = [folder if argument == SITE else argument for argument in command]
+            status = subprocess.run([sys.executable, *arguments], env=environment, check=False).returncode
+            if status:
+                return status
+    return 0
+
+
 def main(arguments: list[str]) -> int:
     """Run the steps in order and return the exit status of the first that fails."""
     os.chdir(ROOT)
-    for done, (name, command) in enumerate(STEPS.items()):
+    for done, (name, commands) in enumerate(STEPS.items()):
         print(f"== {name}", flush=True)
         started = time.monotonic()
-        status = subprocess.run([sys.executable, *command], check=False).returncode
+        status = run_step(commands)
         print(f"== {name}: {'FAILED' if status else 'ok'}, {time.monotonic() - started:.1f} s", flush=True)
         if status:
             passed, skipped = [*STEPS][:done], [*STEPS, "pytest"][done + 1 :]

@@ -1,21 +1,32 @@
-"""Write to the primary, read from a standby: `python examples/quickstart.py [DSN]`.
+"""Write to the primary, read from a standby, survive a failover: `python examples/quickstart.py [DSN]`.
 
-Without a DSN it starts a throw-away cluster on this machine.
+Without a DSN it starts a throw-away cluster on this machine, and kills its primary; on a DSN it leaves nothing behind.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
+from typing import Any
 
 import psycopg
 
-from pgroute import Router
+from pgroute import NoHostAvailable, Router
 from pgroute.testing import LocalCluster
 
 
-def main(dsn: str) -> None:
+def brew(conn: psycopg.Connection[Any], name: str) -> int:
+    """Do the work of a transaction; `run` may call this again, and commits it once."""
+    conn.execute("CREATE TEMPORARY TABLE tea (name text) ON COMMIT DROP")
+    conn.execute("INSERT INTO tea VALUES (%s)", (name,))
+    return conn.info.port
+
+
+def main(dsn: str, cluster: LocalCluster | None = None) -> None:
     """Write, read, and show what the router knows."""
     with Router(dsn) as router:
+        router.wait(timeout=3.0)  # no need to, but a mistake in the DSN is told soon
+
         with router.writer() as conn:  # a plain psycopg connection, in a transaction that commits at the end
             conn.execute("CREATE TEMPORARY TABLE tea (name text) ON COMMIT DROP")
             conn.execute("INSERT INTO tea VALUES (%s), (%s)", ("assam", "keemun"))
@@ -32,12 +43,25 @@ def main(dsn: str) -> None:
         except psycopg.errors.ReadOnlySqlTransaction as exc:
             print(f"a reader cannot write: {exc}")
 
+        if cluster is not None:
+            cluster.primary.kill()
+            cluster.promote()  # what a cluster manager does
+            print("the primary was killed, a standby was promoted")
+
+        # A transaction as a function can be run again, if it meets with a failover or a deadlock.
+        print(f"run() wrote to the primary, port {router.run(brew, 'oolong')}")
         print(router.topology)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(sys.argv[1])
-    else:
-        with LocalCluster() as cluster:
-            main(cluster.dsn)
+    # The router logs the loss of the primary, which is meant here; the pool each connection that ended with it.
+    for logger in ("pgroute", "psycopg.pool"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    try:
+        if len(sys.argv) > 1:
+            main(sys.argv[1])
+        else:
+            with LocalCluster() as local:
+                main(local.dsn, local)
+    except NoHostAvailable as exc:
+        sys.exit(str(exc))

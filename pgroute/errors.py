@@ -25,13 +25,12 @@ if TYPE_CHECKING:
 
 
 class ConfigError(psycopg.ProgrammingError, ValueError):
-    """A parameter has a value that pgroute cannot use.
+    """A parameter has a value that pgroute cannot use; nothing was contacted, or nothing was written.
 
-    Args:
+    Attributes:
         parameter: the name of the parameter as the caller knows it.
-        value: what was given.
+        value: what was given; ``"***"`` where it is a secret.
         accepted: what is accepted, in words.
-        secret: keep the value out of the text, the arguments and the attributes.
     """
 
     def __init__(self, parameter: str, value: object, accepted: str, *, secret: bool = False) -> None:
@@ -49,9 +48,9 @@ class ConfigError(psycopg.ProgrammingError, ValueError):
 class RouteError(psycopg.OperationalError):
     """The router could not do what was asked, or lost a session.
 
-    Args:
-        message: the text for a person.
-        topology: what the router knew of the hosts at that moment.
+    Attributes:
+        topology: what the router knew of the hosts at that moment; None where that says nothing, and in a copy of the
+            error in another process.
         rerun_safe: the router knows that nothing was committed.
         may_have_committed: the work may have been committed all the same.
     """
@@ -77,7 +76,7 @@ class RouteError(psycopg.OperationalError):
 
 
 class AcquireTimeout(RouteError, PoolTimeout):
-    """No session could be had within the deadline."""
+    """No session could be had within the deadline. Nothing was sent: what it was for can be tried again."""
 
 
 class NoHostAvailable(AcquireTimeout):
@@ -85,19 +84,29 @@ class NoHostAvailable(AcquireTimeout):
 
 
 class PoolExhausted(AcquireTimeout):
-    """A host serves the role, but its pool had no free connection within the deadline."""
+    """A host serves the role, but its pool had no free connection within the deadline, or its queue was full.
+
+    The text tells how many of its connections are in use and how many callers wait.
+    """
 
 
 class SplitBrainError(AcquireTimeout):
-    """Two hosts claim to be the primary and neither can be preferred."""
+    """Two hosts claim to be the primary and neither can be preferred; the text names both."""
 
 
 class SessionLost(RouteError):
-    """The connection died before COMMIT was sent, or in a transaction that could not write."""
+    """The connection died before COMMIT was sent, or in a transaction that could not write.
+
+    Nothing of the transaction was committed. `may_have_committed` is true where a writer's session found its connection
+    broken at its end, and its body had raised nothing: what that body committed by itself may be there, nothing else.
+    """
 
 
 class CommitUnknown(RouteError):
-    """The connection was lost, or replication not confirmed, while a COMMIT was on its way."""
+    """The connection was lost, or replication not confirmed, while a COMMIT was on its way.
+
+    The transaction may be there or not: look before doing it again, or use ``run(once=KEY)``, which does.
+    """
 
     def __init__(self, message: str, *, topology: Topology | None = None) -> None:
         super().__init__(message, topology=topology, may_have_committed=True)

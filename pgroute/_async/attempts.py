@@ -26,7 +26,11 @@ logger = logging.getLogger("pgroute")
 
 
 class AsyncAttempts(Generic[CT]):
-    """What `attempts()` returns: an iterator over as many attempts as it takes."""
+    """What `attempts()` returns: an iterator over as many attempts as it takes.
+
+    Raises:
+        RuntimeError: it was gone through before, or an attempt was not entered.
+    """
 
     def __init__(
         self,

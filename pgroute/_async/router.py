@@ -65,23 +65,27 @@ class AsyncRouter(AsyncRunner[CT]):
 
     Args:
         dsn: libpq URI or keyword string, with any number of hosts; PG* environment and ``service=`` count.
-        writer: the pools for writers.
-        reader: the pools for readers.
+        writer: the pools for writers; None: ``PoolOptions()``.
+        reader: the pools for readers; None: ``PoolOptions()``.
         balance: "ordered", "random", or a policy object; None: the DSN's load_balance_hosts, else "random".
         reader_attrs: which hosts `reader()` accepts, one of the target_session_attrs.
-        host_options: per host, keyed "host" or "host:port".
-        probe: the watch on the hosts.
+        host_options: per host, keyed "host" or "host:port"; a host that the DSN does not have is a ConfigError.
+        probe: the watch on the hosts; None: ``ProbeOptions()``.
         resolver: what names are looked up with: "system" (``getaddrinfo``), "dns" (as /etc/resolv.conf says), or a
             Resolver of dnspython. SRV records are always asked of the DNS.
         addresses: what a name of several addresses is: "first": one host, whose addresses are tried in order; "all": as
             many hosts, which join and leave with its records.
-        retry: how long `run()` and `attempts()` go on.
+        retry: how long `run()` and `attempts()` go on; None: ``RetryPolicy()``.
         acquire_timeout: seconds that a session may be waited for.
         connection_class: the class of the connections.
-        kwargs: for psycopg.connect: libpq parameters and autocommit, row_factory, prepare_threshold, ...
-        configure: called with each new connection (psycopg_pool).
-        reset: called with each returned connection (psycopg_pool).
-        name: for logs and repr.
+        kwargs: for psycopg.connect: libpq parameters, and autocommit, prepare_threshold, context, row_factory,
+            cursor_factory. They win over the DSN. Hosts, target_session_attrs and load_balance_hosts belong in the DSN.
+        configure: called with each new connection before its first use; see PoolOptions.
+        reset: called with each connection that comes back; see PoolOptions.
+        name: for repr and the names of threads and tasks; empty: the hosts.
+
+    Attributes:
+        name: as given.
 
     Raises:
         ConfigError: an argument is not usable; it names the parameter, the value and what is accepted.
@@ -159,8 +163,10 @@ class AsyncRouter(AsyncRunner[CT]):
     async def open(self, wait: bool = False, timeout: float = 30.0) -> None:
         """Begin to watch the hosts; no host needs to be up.
 
+        The ``with`` statement does this. An open router may be opened again, which does nothing.
+
         Args:
-            wait: return only when a writer session could be had.
+            wait: return only when a writer's session could be had.
             timeout: seconds for that.
 
         Raises:
@@ -182,8 +188,13 @@ class AsyncRouter(AsyncRunner[CT]):
     async def close(self, timeout: float = 5.0) -> None:
         """End the router: no new sessions; those in flight may finish until the timeout, then they are aborted.
 
+        The end of the ``with`` statement does this. Closing a closed router does nothing.
+
         Args:
-            timeout: seconds.
+            timeout: seconds that sessions in flight have.
+
+        Raises:
+            ConfigError: the timeout is no number of seconds.
         """
         check_number("timeout", timeout)
         if self._inherited:
@@ -240,10 +251,11 @@ class AsyncRouter(AsyncRunner[CT]):
         The end commits, or rolls back if the body raised.
 
         Args:
-            timeout: seconds to wait for one; None: acquire_timeout.
+            timeout: seconds to wait for one; 0: what is ready now; None: acquire_timeout.
 
         Raises:
             NoHostAvailable, PoolExhausted, SplitBrainError: on entering, none could be had in time.
+            RouterClosed: on entering, the router is not open.
             SessionLost, CommitUnknown: on leaving, the connection was lost before or during COMMIT.
             psycopg.errors.InFailedSqlTransaction: on leaving, the body hid an error of its transaction.
         """
@@ -252,21 +264,37 @@ class AsyncRouter(AsyncRunner[CT]):
     def reader(self, timeout: float | None = None) -> AsyncSession[CT]:
         """Return a context manager that yields a read-only connection, to a standby if there is one.
 
-        Args and errors as `writer()`; which hosts are accepted is the router's reader_attrs.
+        Which hosts are accepted is the router's reader_attrs; ``PoolOptions(read_only=False)`` lets readers write.
+
+        Args:
+            timeout: seconds to wait for one; 0: what is ready now; None: acquire_timeout.
+
+        Raises:
+            NoHostAvailable, PoolExhausted, SplitBrainError: on entering, none could be had in time.
+            RouterClosed: on entering, the router is not open.
+            SessionLost: on leaving, the connection was lost; CommitUnknown where readers may write.
+            psycopg.errors.InFailedSqlTransaction: on leaving, the body hid an error of its transaction.
         """
         return AsyncSession(self, self._plan.reader_attrs, Role.READER, timeout)
 
     def connection(
         self, target_session_attrs: str | None = None, timeout: float | None = None
     ) -> AsyncSession[CT]:
-        """Return a context manager for any of the six target_session_attrs.
+        """Return a context manager that yields a connection to a host that has these session attributes.
+
+        "any", "read-write" and "primary" take it from the writers' pools, the others from the readers'.
 
         Args:
-            target_session_attrs: None: the DSN's, "any" where it has none.
-            timeout: seconds to wait for a connection; None: acquire_timeout.
+            target_session_attrs: "any", "read-write", "primary", "read-only", "standby" or "prefer-standby"; None: the
+                DSN's, "any" where it has none.
+            timeout: seconds to wait for one; 0: what is ready now; None: acquire_timeout.
 
         Raises:
-            ConfigError: not one of the six; otherwise as `writer()`.
+            ConfigError: not one of the six.
+            NoHostAvailable, PoolExhausted, SplitBrainError: on entering, none could be had in time.
+            RouterClosed: on entering, the router is not open.
+            SessionLost, CommitUnknown: on leaving, the connection was lost before or during COMMIT.
+            psycopg.errors.InFailedSqlTransaction: on leaving, the body hid an error of its transaction.
         """
         attrs = self._plan.default_attrs
         if target_session_attrs is not None:
@@ -278,7 +306,11 @@ class AsyncRouter(AsyncRunner[CT]):
 
         Args:
             role: "writer" or "reader".
-            timeout: seconds to wait for one; None: acquire_timeout.
+            timeout: seconds to wait for one; 0: what is ready now; None: acquire_timeout.
+
+        Raises:
+            NoHostAvailable, PoolExhausted, SplitBrainError: none could be had in time.
+            RouterClosed: the router is not open.
         """
         parsed = Role.parse(role)
         attrs = SessionAttrs.READ_WRITE if parsed is Role.WRITER else self._plan.reader_attrs
@@ -286,6 +318,9 @@ class AsyncRouter(AsyncRunner[CT]):
 
     async def putconn(self, conn: CT) -> None:
         """Take back a connection from `getconn`; a transaction still open is rolled back.
+
+        Args:
+            conn: the connection, open or closed.
 
         Raises:
             ValueError: it is not a connection taken from this router.
@@ -306,11 +341,15 @@ class AsyncRouter(AsyncRunner[CT]):
                 self._changes.notify()
 
     async def wait(self, role: Literal["writer", "reader"] | Role = "writer", timeout: float = 30.0) -> None:
-        """Return once a session of that role could be had; raise as `writer()` would. Never closes the router.
+        """Return once a session of that role could be had. A wait that fails does not close the router.
 
         Args:
             role: "writer" or "reader".
             timeout: seconds.
+
+        Raises:
+            NoHostAvailable, PoolExhausted, SplitBrainError: none could be had in time.
+            RouterClosed: the router is not open.
         """
         await self.putconn(await self.getconn(role, timeout=timeout))
 
@@ -320,7 +359,7 @@ class AsyncRouter(AsyncRunner[CT]):
         return self._watch.topology
 
     def get_stats(self) -> dict[str, dict[str, int]]:
-        """Return each role's totals over all hosts, under psycopg_pool's keys."""
+        """Return each role's totals over all hosts, under psycopg_pool's keys, by "writer" and "reader"."""
         return {role.value: dict(pool.stats().totals) for role, pool in self._pools.items()}
 
     def stats(self) -> RouterStats:
@@ -330,9 +369,15 @@ class AsyncRouter(AsyncRunner[CT]):
         )
 
     def subscribe(self, fn: Callable[[Event], object]) -> Callable[[], None]:
-        """Have *fn* called with each Event, in order, in a thread of its own; return what ends that.
+        """Have *fn* called with each Event, in order, in a thread of its own; return the function that ends that.
 
         A subscriber that is slower than the events loses some: they are dropped beyond 1000 that wait.
+
+        Args:
+            fn: a function of one Event, never a coroutine function; what it raises is logged.
+
+        Raises:
+            ConfigError: *fn* is not callable.
         """
         if not callable(fn):
             raise ConfigError("fn", fn, "expected a callable")
@@ -342,6 +387,9 @@ class AsyncRouter(AsyncRunner[CT]):
         """Declare the highest timeline seen void, so that a primary on a lower one is accepted.
 
         For the operator who restored a backup, or decided a split brain, and knows that the other is gone.
+
+        Raises:
+            RouterClosed: the router is not open.
         """
         self._check_usable()
         self._watch.forget_timeline()

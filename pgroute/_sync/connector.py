@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pgroute.core.hosts import HostInfo
     from pgroute.core.plan import RolePlan
     from pgroute.monitor.cluster import ClusterWatch
+
+logger = logging.getLogger("pgroute")
 
 # What a pooled connection must prove before it is handed out. The first is used where the host's own probe could.
 _CHECK = """
@@ -171,6 +174,7 @@ class Connector:
         self._as_probe = plan.as_probe
         self._read_only = plan.read_only
         self._settings = plan.settings
+        self._own_settings = bool(plan.options.settings)
         self._params: dict[str, Any] = {**plan.params(host.key), **plan.arguments}
         if host.address is not None and not host.key.is_socket:
             self._params["hostaddr"] = host.address
@@ -230,6 +234,12 @@ class Connector:
                 raise
             # A transaction pooler: it would share the setting between its clients, and so refuses it.
             self._settings = ""
+            if self._own_settings:
+                logger.warning(
+                    "%s refuses settings at the start of a session, as poolers do: PoolOptions(settings=) is not in "
+                    "force there",
+                    self._host.key,
+                )
             conn = self._class.connect("", autocommit=True, **self._with_settings())
         lease = Lease(self.pool, Wire(conn.fileno()))
         conn._pgroute = lease  # type: ignore[attr-defined]

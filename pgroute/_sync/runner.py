@@ -78,9 +78,14 @@ class Runner(Generic[CT]):
         Raises:
             ConfigError: an argument is not usable, *fn* gave a coroutine or a generator, or *once* lacks its table.
             NoHostAvailable, PoolExhausted, SplitBrainError: no session could be had in time.
+            RouterClosed: the router is not open.
             CommitUnknown: the connection was lost during COMMIT; with *once*, it was not found out in time.
             SessionLost: it was lost before COMMIT, and there was no time for another attempt.
             TypeError: the result is to be stored and is not JSON; nothing was committed.
+            psycopg.errors.InFailedSqlTransaction: *fn* hid an error of its transaction; nothing was committed.
+            psycopg.ProgrammingError: *fn* ended the transaction by itself, left a pipeline open or closed the
+                connection; or this is the body of another `run()` for a writer.
+            Exception: what *fn* raised, where that is not run again.
         """
         check_function("fn", fn)
         key = check_key(once)
@@ -137,8 +142,24 @@ class Runner(Generic[CT]):
         Each attempt is a context manager that yields a connection with its transaction begun, and commits at the end.
         An error after which the transaction is run again is not let out of the ``with`` statement, the next attempt
         follows. So nothing but the ``with`` statement belongs in the loop, and it must not be left by return or break:
-        if COMMIT fails then, the next attempt is never made (this is logged as an error). Arguments and
-        errors as `run`.
+        if COMMIT fails then, the next attempt is never made (this is logged as an error).
+
+        Args:
+            role: "writer" or "reader".
+            timeout: seconds for the whole, waiting for sessions included, after which no attempt begins. None: as the
+                policy says, and acquire_timeout for each session.
+            retry: how long and how often; None: the router's.
+            isolation: as in `run()`.
+            read_only: for the transaction; None: as the connection has it.
+            deferrable: likewise.
+
+        Raises:
+            ConfigError: an argument is not usable.
+            NoHostAvailable, PoolExhausted, SplitBrainError: on entering an attempt, no session could be had in time.
+            RouterClosed: on entering an attempt, the router is not open.
+            CommitUnknown: the connection was lost during COMMIT.
+            SessionLost: it was lost before COMMIT, and there was no time for another attempt.
+            psycopg.errors.InFailedSqlTransaction, psycopg.ProgrammingError: as from `run()`.
         """
         request = self._request(
             role, isolation=isolation, read_only=read_only, deferrable=deferrable, timeout=timeout
@@ -149,10 +170,11 @@ class Runner(Generic[CT]):
         """Create the schema ``pgroute`` with the tables of ``once=`` and of batch jobs, unless they are there.
 
         Needs the right to create a schema in the database, if it is not there yet. Roles that use the tables need the
-        rights that ``pgroute install`` prints.
+        rights that ``pgroute install`` prints. Otherwise as `run()`.
 
         Raises:
             psycopg.errors.InsufficientPrivilege: the role may not create it.
+            NoHostAvailable, PoolExhausted, SplitBrainError: no writer's session could be had in time.
         """
         self.run(install)
 
@@ -164,7 +186,8 @@ class Runner(Generic[CT]):
                 with its key, and a day where nothing limits that. Other processes may go on for longer.
 
         Raises:
-            ConfigError: it is less.
+            ConfigError: it is less, or the table of the keys is missing.
+            NoHostAvailable, PoolExhausted, SplitBrainError: no writer's session could be had in time.
         """
         self._note_limit(None, None)
         seconds = check_age(older_than, None if self._longest == math.inf else self._longest)

@@ -39,7 +39,14 @@ UNKNOWN = TransactionStatus.UNKNOWN
 
 
 class Session(Generic[CT]):
-    """What `writer()`, `reader()` and `connection()` return; use it once, in a ``with`` statement."""
+    """What `writer()`, `reader()` and `connection()` return; use it once, in a ``with`` statement.
+
+    Raises:
+        RuntimeError: on entering, it is in use already.
+        ConfigError: on entering, its timeout is no number of seconds.
+        RouteError: on entering, the router was opened in another event loop.
+        psycopg.ProgrammingError: on leaving, a command was still running, or a two-phase transaction was prepared.
+    """
 
     __slots__ = ("_attrs", "_conn", "_role", "_router", "_timeout")
 

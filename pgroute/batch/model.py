@@ -74,7 +74,7 @@ class BatchReport:
         skipped: chunks that were none of this run's work: done by earlier runs, or by other copies of the job.
         rejected: chunks that were set aside, by all runs.
         retries: attempts of this run beyond the first one of each chunk.
-        seconds: how long this run took.
+        seconds: how long this run took, in seconds.
         finished: every chunk was applied or set aside, as the database itself says.
     """
 
@@ -100,7 +100,7 @@ class BatchProgress:
         chunks_total: chunks in all; None: not known yet.
         rejected: chunks that this run has set aside.
         retries: attempts of this run beyond the first one of each chunk.
-        seconds: since this run began.
+        seconds: how long this run has taken, in seconds.
         rate: rows per second, of this run.
         eta: seconds to the end at this rate; None: not known.
         primary: the host that is the primary now; None: there is none.

@@ -23,9 +23,9 @@ class Candidate:
         generation: the generation of its pools.
         role: primary or standby.
         order: its place in the DSN, from 0.
-        weight: from HostOptions.
+        weight: from HostOptions, relative to the others.
         rtt: seconds the last probe took.
-        lag_bytes: of a standby, where known.
+        lag_bytes: bytes of WAL that it is behind, of a standby, where known.
     """
 
     key: HostKey
@@ -38,12 +38,18 @@ class Candidate:
 
 
 class Policy(Protocol):
-    """A balancing policy: any callable object with this method, without state or with its own lock."""
+    """A balancing policy: any object with this method, without state or with its own lock."""
 
     def pick(
         self, candidates: tuple[Candidate, ...], load: Callable[[HostKey], int], rng: Random
     ) -> Candidate:
-        """Return one of *candidates* (at least one); *load* gives the sessions in use at a host."""
+        """Return one of the candidates.
+
+        Args:
+            candidates: the hosts that are equally good, at least one, in the order of the DSN.
+            load: gives the number of sessions in use at a host, of this router and role.
+            rng: where chance is to come from.
+        """
         ...
 
 

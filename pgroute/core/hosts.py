@@ -15,7 +15,21 @@ if TYPE_CHECKING:
 
 
 class HostState(enum.Enum):
-    """How a host stands: the last contact with it, overruled by the arbitration between hosts."""
+    """How a host stands: the last contact with it, overruled by the arbitration between hosts.
+
+    Attributes:
+        UNKNOWN: not heard from yet.
+        UP: answers.
+        SUSPECT: was up, and failed one probe; serves only if no other can.
+        DOWN: refuses connections, or failed two probes in a row.
+        STARTING: starting up or shutting down.
+        BUSY: has no connection left for us, or takes no new one; serves only after hosts that are up.
+        REJECTED: refused the credentials, the database or TLS.
+        STALE: an old primary, on a lower timeline than one that was seen.
+        CONFLICT: one of several primaries between which nothing decides.
+        FOREIGN: belongs to another cluster than the others.
+        ALIAS: the same server as a host listed before.
+    """
 
     UNKNOWN = "unknown"
     UP = "up"
@@ -227,21 +241,23 @@ class HostInfo:
 
     Attributes:
         key: its HostKey; `host` and `port` are parts of it.
-        address: numeric address or socket directory last reached.
-        role: HostRole, or None while not known.
-        state: HostState.
-        reason: why it is not simply up, in words.
+        state: how it stands.
+        reason: why it is not simply up, in words; empty if it is.
         usable: sessions may be sent there.
-        read_only: a fresh session would be read-only by default.
-        timeline: of a standby a lower bound.
-        lag_bytes: WAL written by the primary and not replayed here, at the last probes.
-        lag_seconds: age of the last transaction replayed while behind, 0 when not behind; None if not known.
-        rtt: seconds the last probe took.
         since: monotonic seconds since when it is in this state.
+        generation: grows whenever pooled connections to it must no longer be used.
+        address: numeric address or socket directory last reached; None if none was.
+        role: primary or standby; None while not known.
+        read_only: a fresh session would be read-only by default.
+        timeline: of a standby a lower bound; None if not told.
+        lag_bytes: bytes of WAL written by the primary and not replayed here, at the last probes; None if not known.
+        lag_seconds: age in seconds of the last transaction replayed while behind, 0 when not behind; None if not known.
+        rtt: seconds the last probe took.
         last_seen: monotonic seconds of the last word from it, None if never.
         silent_since: monotonic seconds of the first attempt since its last word, None while it answers.
-        generation: grows whenever pooled connections to it must no longer be used.
-        system_id, started_at, server_version: as the server told.
+        system_id: the cluster's system identifier; None if not told.
+        started_at: the postmaster's start, seconds since the epoch; None if not told.
+        server_version: as libpq gives it, 180001 for 18.1; 0 if not known.
         origin: the name by which it came to be listed, empty for one of the DSN itself.
     """
 

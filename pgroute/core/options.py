@@ -79,14 +79,20 @@ class PoolOptions:
     Args:
         min_size: connections kept open to each host that serves the role; a new pool starts with one.
         max_size: connections at most, to each host.
-        max_idle: seconds after which a connection beyond min_size that was not needed is closed.
-        max_lifetime: seconds after which a connection is replaced.
-        max_waiting: callers that may queue at a host, 0 for any number.
-        read_only: sessions are read-only; None: as the role says (readers are, writers are not).
-        kwargs: for psycopg.connect, over those of the router.
-        settings: server settings for each session (``{"statement_timeout": "5s"}``).
-        configure: called with each new connection, as in psycopg_pool.
-        reset: called with each returned connection, as in psycopg_pool.
+        max_idle: seconds; once in each such period one connection beyond min_size is closed, if it was not needed.
+        max_lifetime: seconds after which a connection is replaced when it comes back.
+        max_waiting: callers that may queue at a host, 0 for any number; one more goes to another host, or gets
+            PoolExhausted at once.
+        read_only: sessions are read-only, on the server too; None: as the role says (readers are, writers are not).
+            True is refused for writers.
+        kwargs: for psycopg.connect, over those of the router: libpq parameters, and autocommit, prepare_threshold,
+            context, row_factory, cursor_factory.
+        settings: server settings for each session, by name (``{"statement_timeout": "5s"}``), passed as libpq's
+            options when it connects.
+        configure: called with each new connection before its first use, over the router's; a coroutine function for
+            an AsyncRouter. It must not leave a transaction open.
+        reset: called with each connection that comes back, over the router's; likewise. It takes its time from the
+            caller who returns the connection.
 
     Raises:
         ConfigError: a value is of the wrong kind or out of range.
@@ -129,16 +135,18 @@ class ProbeOptions:
     """The watch on the hosts.
 
     Args:
-        interval: seconds between two probes of a host while a primary is known.
-        timeout: seconds for one probe, connecting included; one timeout makes a host suspect, two make it down.
+        interval: seconds between two probes of a host while a primary is known, at least 0.01.
+        timeout: seconds for one probe, or for connecting, at least 0.01; one timeout makes a host suspect, two in a row
+            make it down.
         abort_after: seconds without an answer after which sessions in flight at a host are aborted when another
             serves their role (at once when a primary on a higher timeline is there); None: never.
-        abort_stale: also abort sessions at an old primary that still answers.
+        abort_stale: also abort sessions in flight at an old primary that still answers.
         check_system_id: refuse hosts that belong to another cluster.
-        system_id: the cluster's system identifier, to pin it; None: learned from the majority.
-        min_ttl: seconds for which what a name was found to stand for holds at least, whatever its record says.
-        max_ttl: at most; also where the resolver tells no time ("system").
-        lookup_timeout: seconds for one lookup of a name.
+        system_id: the cluster's system identifier (``SELECT system_identifier FROM pg_control_system()``), to pin it;
+            None: learned from the majority.
+        min_ttl: seconds for which what a name was found to stand for holds at least, whatever its record says; at least 0.1.
+        max_ttl: seconds for which it holds at most; also where the resolver tells no time ("system").
+        lookup_timeout: seconds for one lookup of a name, at least 0.01.
 
     Raises:
         ConfigError: a value is of the wrong kind or out of range.

@@ -64,7 +64,8 @@ class RetryPolicy:
         """Return the seconds after which no further attempt begins; None: nothing sets a time that can be known.
 
         Args:
-            timeout: seconds that the call itself was given. They replace the default, but no strategy of the user's.
+            timeout: seconds that the call itself was given, if it was. They replace the default, but no strategy of the
+                user's.
         """
         if self.stop is None:
             return _LIMIT if timeout is None else timeout

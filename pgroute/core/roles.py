@@ -9,7 +9,13 @@ from pgroute.errors import ConfigError
 
 
 class HostKey(NamedTuple):
-    """The name of a host everywhere: host, port, and hostaddr where the DSN gives one."""
+    """The name of a host everywhere; as text, "host:port".
+
+    Attributes:
+        host: the name, address or socket directory in the DSN; empty where it gives an address alone.
+        port: the port.
+        hostaddr: the IP address in the DSN, if it gives one.
+    """
 
     host: str
     port: int
@@ -32,14 +38,24 @@ class HostKey(NamedTuple):
 
 
 class HostRole(enum.Enum):
-    """What a host is: the answer of ``pg_is_in_recovery()``."""
+    """What a host is: the answer of ``pg_is_in_recovery()``.
+
+    Attributes:
+        PRIMARY: it is not in recovery.
+        STANDBY: it is in recovery.
+    """
 
     PRIMARY = "primary"
     STANDBY = "standby"
 
 
 class Role(enum.Enum):
-    """What a session is for; each role has its own pools."""
+    """What a session is for; each role has its own pools.
+
+    Attributes:
+        WRITER: reading and writing, on the primary.
+        READER: reading, on a standby if there is one.
+    """
 
     # The hash of enum.Enum is a Python function, which is slow on the way of each session.
     __hash__ = object.__hash__
@@ -58,7 +74,16 @@ class Role(enum.Enum):
 
 
 class SessionAttrs(enum.Enum):
-    """The six values of libpq's ``target_session_attrs`` (PostgreSQL docs, 32.1.2)."""
+    """The six values of libpq's ``target_session_attrs`` (PostgreSQL docs, 32.1.2).
+
+    Attributes:
+        ANY: every usable host.
+        READ_WRITE: a primary that is not read-only by default.
+        PRIMARY: a primary.
+        READ_ONLY: a standby, or a primary that is read-only by default.
+        STANDBY: a standby.
+        PREFER_STANDBY: a standby; if there is none, any usable host.
+    """
 
     ANY = "any"
     READ_WRITE = "read-write"
@@ -88,6 +113,10 @@ class SessionAttrs(enum.Enum):
         """Whether a host of that role may serve such a session.
 
         ``prefer-standby`` accepts every host: its preference is an order, not a filter.
+
+        Args:
+            role: what the host is.
+            read_only: a new session there would be read-only by default.
         """
         match self:
             case SessionAttrs.READ_WRITE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pgroute.core.roles import SessionAttrs
+from pgroute.core.roles import HostRole, SessionAttrs
 from pgroute.errors import AcquireTimeout, NoHostAvailable, PoolExhausted, SplitBrainError
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class Acquisition:
     def _error(self, topology: Topology, now: float) -> AcquireTimeout:
         waited = f"no {self._role} session ({self._attrs.value})"
         if now >= self._deadline:
-            waited += f" within {self._timeout:g} s"
+            waited += f" within {self._timeout:.3g} s"
         # Only a host that still serves can be exhausted.
         serving = {c.key for group in topology.candidates[self._attrs] for c in group}
         full = {k: text for k, text in self._exhausted.items() if k in serving}
@@ -195,6 +195,8 @@ class Acquisition:
         lines = [waited]
         for h in topology.hosts:
             role = h.role.value if h.role else "unknown role"
+            if h.read_only and h.role is HostRole.PRIMARY:
+                role = "read-only primary"
             line = f"  {h.key}: {role}, {h.state.value} for {max(0.0, now - h.since):.1f} s"
             if h.reason:
                 line += f": {h.reason}"

@@ -30,10 +30,11 @@ class RoleStats:
 
 @dataclass(frozen=True, slots=True)
 class RouterStats:
-    """What Router.stats() returns.
+    """What `Router.stats()` returns.
 
     Attributes:
-        writer, reader: the pools of each role.
+        writer: the writers' pools.
+        reader: the readers' pools.
         events_dropped: events that slow subscribers did not get.
     """
 

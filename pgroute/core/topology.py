@@ -66,7 +66,7 @@ def names_of(key: HostKey) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """What the router knows of the hosts at one moment.
+    """What the router knows of the hosts at one moment; as text, a table.
 
     Attributes:
         hosts: every listed host, in the order of the DSN.
@@ -103,12 +103,16 @@ class Topology:
         return _build(empty, tuple(Facts(k) for k in dict.fromkeys(hosts)), Memory(), now)
 
     def host(self, key: HostKey) -> HostInfo | None:
-        """Return one host's view, None when it is not listed."""
+        """Return one host's view, None when it is not listed.
+
+        Args:
+            key: which host.
+        """
         return self.by_key.get(key)
 
     @property
     def timeline_mark(self) -> int | None:
-        """The highest timeline seen: a primary below it is stale."""
+        """The highest timeline seen: a primary below it is stale. None while none was told."""
         return self._memory.mark
 
     @property

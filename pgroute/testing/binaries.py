@@ -26,8 +26,10 @@ SYSTEM_PLACES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew
 class ServerBinaries:
     """One PostgreSQL installation.
 
-    `bindir` holds `postgres` and its tools, `major` is for example 16, `version` is what the server says:
-    "16.14".
+    Attributes:
+        bindir: the folder that holds ``postgres`` and its tools.
+        major: the major version, such as 16.
+        version: what the server says, such as "16.14".
     """
 
     bindir: Path
@@ -35,7 +37,11 @@ class ServerBinaries:
     version: str
 
     def matches(self, version: str | int) -> bool:
-        """Return whether `version` (16, "16" or "16.14") names this installation."""
+        """Return whether a version names this installation.
+
+        Args:
+            version: 16, "16" or "16.14".
+        """
         return str(version) in (str(self.major), self.version)
 
 
@@ -49,9 +55,13 @@ def available_versions() -> list[ServerBinaries]:
 
 
 def find_server(version: str | int | None = None) -> ServerBinaries:
-    """Return the first server that matches `version` (16, "16", "16.14"), or the newest one for None.
+    """Return the first server that matches a version, in the order of `available_versions()`.
 
-    Raises ServerNotFound, which says what is installed and what to install.
+    Args:
+        version: 16, "16" or "16.14"; None: the newest one.
+
+    Raises:
+        ServerNotFound: there is none; it says what is installed and what to install.
     """
     servers = available_versions()
     found = [server for server in servers if version is None or server.matches(version)]

@@ -39,20 +39,29 @@ WAL_FILE = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_cur
 
 
 class LocalCluster:
-    """One primary and `standbys` streaming standbys on 127.0.0.1, as a context manager or with start() and
-    stop().
+    """A primary and its streaming standbys on 127.0.0.1, as a context manager or with start() and stop().
 
-    `version`: which PostgreSQL (16, "16", "16.14"), None for the newest found; `synchronous`: a commit waits
-    for one standby, on whichever node is the primary; `settings`: configuration parameters of every node,
-    over our defaults; `dbname`: the database in the DSN, made if need be; `addresses`: of loopback, one for each
-    node ("127.0.0.2", "127.0.0.3", ...), all with the same port then, as behind one name; `standbys` follows from
-    them; `timeout`: for each step of the start, in seconds.
-
-    The superuser `postgres` connects over TCP without a password. Servers run as another user if we are root.
+    The superuser ``postgres`` connects over TCP without a password. Servers run as another user if we are root.
     Nothing is left when the block ends in whatever way, when the object is collected, and when this process
     dies.
 
-    Raises ServerNotFound when there is no such PostgreSQL, ValueError for options that make no sense.
+    Args:
+        standbys: how many.
+        version: which PostgreSQL (16, "16", "16.14"); None: the newest found.
+        synchronous: a commit waits for one standby, on whichever node is the primary.
+        settings: configuration parameters of every node, over our defaults.
+        dbname: the database in the DSN, made if need be.
+        addresses: of loopback, one for each node ("127.0.0.2", "127.0.0.3", ...), all with one port then, as hosts behind
+            a name have; `standbys` follows from them. Linux.
+        timeout: seconds for each step of the start.
+
+    Attributes:
+        server: the PostgreSQL that it runs.
+        dbname: as given.
+
+    Raises:
+        ServerNotFound: there is no such PostgreSQL.
+        ValueError: options that make no sense.
     """
 
     def __init__(
@@ -102,7 +111,11 @@ class LocalCluster:
 
     @property
     def dsn(self) -> str:
-        """A libpq URI that lists all nodes. Raises ClusterError before start()."""
+        """A libpq URI that lists all nodes.
+
+        Raises:
+            ClusterError: the cluster is not started.
+        """
         if not self._nodes:
             raise ClusterError("the cluster is not started")
         hosts = ",".join(f"{node.host}:{node.port}" for node in self._nodes)
@@ -113,7 +126,10 @@ class LocalCluster:
         """The node that is not in recovery, by asking all that run; of several, the one on the highest
         timeline.
 
-        Frozen nodes cannot be asked. Raises ClusterError when there is none.
+        Frozen nodes cannot be asked.
+
+        Raises:
+            ClusterError: there is none.
         """
         timelines = {node: timeline for node, timeline in self._timelines().items() if timeline is not None}
         if not timelines:
@@ -126,8 +142,10 @@ class LocalCluster:
         return tuple(node for node, timeline in self._timelines().items() if timeline is None)
 
     def start(self) -> None:
-        """Make and start the nodes; returns when every standby streams. Raises ClusterError with a log on
-        failure.
+        """Make and start the nodes; return when every standby streams.
+
+        Raises:
+            ClusterError: it is started already, or a server failed: then with its log.
         """
         if self._sandbox is not None:
             raise ClusterError("the cluster is started already")
@@ -160,10 +178,18 @@ class LocalCluster:
         self._sandbox, self._nodes = None, ()
 
     def promote(self, node: Node | None = None, *, repoint: bool = True, timeout: float = 30.0) -> Node:
-        """Promote `node` (default: the standby that has received most) and return it when it accepts writes.
+        """Promote a standby and return it when it accepts writes.
 
-        With `repoint` the other running standbys then stream from it; one that had received more is rewound.
         An old primary is left alone: for a switchover stop it first, for a split brain do not.
+
+        Args:
+            node: which one; None: the standby that has received most.
+            repoint: have the other running standbys stream from it; one that had received more is rewound.
+            timeout: seconds for each step.
+
+        Raises:
+            ClusterError: there is no standby, or a server failed.
+            ClusterTimeout: a step took too long.
         """
         received = {standby: self._received(standby) for standby in self.standbys}
         if node is None and not received:
@@ -183,7 +209,15 @@ class LocalCluster:
         return chosen
 
     def catch_up(self, *, timeout: float = 30.0) -> None:
-        """Return when every standby that answers has replayed all that the primary has written until now."""
+        """Return when every standby that answers has replayed all that the primary has written until now.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            ClusterError: there is no primary.
+            ClusterTimeout: one did not in that time.
+        """
         [(target,)] = self.primary.execute("SELECT pg_current_wal_lsn()::text")
         deadline = time.monotonic() + timeout
         for node in self.standbys:

@@ -46,7 +46,8 @@ class Conditions:
 class Trap:
     """A fault that `FaultProxy.when()` or `FaultProxy.cut_after()` has set and that waits for its moment.
 
-    `hits` is the number of connections that it has hit.
+    Attributes:
+        hits: how many connections it has hit.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Trap:
         self.pattern = pattern
         self.count = count
         self.forwards = forwards
-        self.hits = 0
+        self.hits: int = 0
         self._times = times
         self._under_way = 0
         self._struck = threading.Event()
@@ -78,7 +79,11 @@ class Trap:
     def wait(self, timeout: float = 10.0) -> None:
         """Return when its fault is in force on a connection, or has been.
 
-        Raises ClusterTimeout after `timeout` seconds.
+        Args:
+            timeout: seconds.
+
+        Raises:
+            ClusterTimeout: nothing has run into it in that time.
         """
         if not self._struck.wait(timeout):
             raise ClusterTimeout(f"nothing ran into {self!r} within {timeout} s")

@@ -37,24 +37,34 @@ class Endpoint(Protocol):
 
 
 class FaultProxy:
-    """A proxy on 127.0.0.1 in front of `target`, a `Node` or (host, port), as a context manager or with
-    start() and stop().
+    """A proxy on 127.0.0.1 in front of a server, as a context manager or with start() and stop().
 
     A new proxy passes everything on. Faults add up and last until `mend()`; each method returns when its
     fault is in force. `which` says whose fault it is: that of the connections that exist, of those made from
-    now on, or of all. `direction` is "to_server", "to_client" or "both". Times are in seconds.
+    now on, or of all. `direction` is "to_server", "to_client" or "both".
 
     The port stays the same from start() to stop(). A client whose target cannot be reached is reset. TLS
     passes through as bytes. Methods may be called from any thread, and from a coroutine: they block for less
     than a millisecond. A forked child may connect to the proxy, which stays with its parent.
 
-    Raises ValueError for an argument that makes no sense, ClusterError when the proxy is not started.
+    All methods and counters but stop() raise ClusterError when the proxy is not started, and ValueError for an
+    argument that makes no sense.
+
+    Args:
+        target: a `Node`, another proxy, or (host, port).
+
+    Attributes:
+        target: as given.
+        host: 127.0.0.1.
+
+    Raises:
+        ValueError: the target is something else.
     """
 
     def __init__(self, target: Endpoint | tuple[str, int]) -> None:
         self._host, self._port = _address(target)
         self.target = target
-        self.host = HOST
+        self.host: str = HOST
         self._relay: Relay | None = None
 
     def __repr__(self) -> str:
@@ -72,13 +82,19 @@ class FaultProxy:
 
     @staticmethod
     def dsn(proxies: Iterable[FaultProxy], *, user: str = "postgres", dbname: str = "postgres") -> str:
-        """Return a libpq URI that lists the proxies."""
+        """Return a libpq URI that lists the proxies.
+
+        Args:
+            proxies: in this order.
+            user: the role in it.
+            dbname: the database in it.
+        """
         hosts = ",".join(f"{proxy.host}:{proxy.port}" for proxy in proxies)
         return f"postgresql://{user}@{hosts}/{dbname}"
 
     @property
     def port(self) -> int:
-        """The port to connect to. Raises ClusterError unless started."""
+        """The port to connect to."""
         return self._running.port.number
 
     @property
@@ -107,7 +123,11 @@ class FaultProxy:
         return self._count(lambda relay: relay.totals["to_client"])
 
     def start(self) -> None:
-        """Listen. Raises ClusterError when it does already, or when the target's name is not known."""
+        """Listen.
+
+        Raises:
+            ClusterError: it does already, or the target's name is not known.
+        """
         if self._relay is not None:
             raise ClusterError("the proxy is started already")
         try:
@@ -128,7 +148,11 @@ class FaultProxy:
         self._running.call(self._running.mend)
 
     def refuse(self, *, existing: Literal["keep", "reset", "disconnect"] = "keep") -> None:
-        """Refuse new connections (ECONNREFUSED), as a host without a server does."""
+        """Refuse new connections (ECONNREFUSED), as a host without a server does.
+
+        Args:
+            existing: what becomes of those that exist: "keep", "reset" or "disconnect".
+        """
         _check("existing", existing, ("keep", "reset", "disconnect"))
         relay = self._running
 
@@ -148,39 +172,67 @@ class FaultProxy:
         self._running.call(self._running.plug)
 
     def reset(self, which: Which = "existing") -> None:
-        """Reset connections (RST, "connection reset by peer"): at once, and new ones when they come."""
+        """Reset connections (RST, "connection reset by peer"): at once, and new ones when they come.
+
+        Args:
+            which: "existing", "new" or "all".
+        """
         self._end("reset", which)
 
     def disconnect(self, which: Which = "existing") -> None:
-        """Close connections cleanly (FIN, "server closed the connection"): at once, new ones when they come."""
+        """Close connections cleanly (FIN, "server closed the connection"): at once, new ones when they come.
+
+        Args:
+            which: "existing", "new" or "all".
+        """
         self._end("disconnect", which)
 
     def deaf(self, direction: Directions = "both", which: Which = "all") -> None:
         """Pass nothing on, and read nothing either: senders block once the kernel's buffers are full.
 
         Nothing is lost: bytes, ends of streams and requests for a connection go on with `mend()`.
+
+        Args:
+            direction: "to_server", "to_client" or "both".
+            which: "existing", "new" or "all".
         """
         self._change(direction, which, mode="deaf")
 
     def discard(self, direction: Directions = "both", which: Which = "all") -> None:
         """Lose everything, while senders go on. A connection that lost bytes would go on with a hole after
         `mend()`: call `reset()`, or `refuse(existing="reset")`, before it.
+
+        Args:
+            direction: "to_server", "to_client" or "both".
+            which: "existing", "new" or "all".
         """
         self._change(direction, which, mode="discard")
 
     def delay(
         self, seconds: float, direction: Directions = "both", which: Which = "all", *, jitter: float = 0.0
     ) -> None:
-        """Pass everything on `seconds` later, give or take up to `jitter`; the order stays.
+        """Pass everything on later; the order stays.
 
         At most 256 KiB are under way in a direction, so a long delay limits the throughput too.
+
+        Args:
+            seconds: how much later, in seconds.
+            direction: "to_server", "to_client" or "both".
+            which: "existing", "new" or "all".
+            jitter: seconds more or less, at most so many.
         """
         _check_number("seconds", seconds, 0, LONGEST)
         _check_number("jitter", jitter, 0, seconds)
         self._change(direction, which, delay=seconds, jitter=jitter)
 
     def throttle(self, bytes_per_second: float, direction: Directions = "both", which: Which = "all") -> None:
-        """Pass on no more than `bytes_per_second` on each connection and in each direction."""
+        """Pass on no more than so much on each connection and in each direction.
+
+        Args:
+            bytes_per_second: bytes per second.
+            direction: "to_server", "to_client" or "both".
+            which: "existing", "new" or "all".
+        """
         _check_number("bytes_per_second", bytes_per_second, 1, QUICKEST)
         self._change(direction, which, rate=bytes_per_second)
 
@@ -193,10 +245,16 @@ class FaultProxy:
         which: Which = "all",
         times: int | None = 1,
     ) -> Trap:
-        """Apply the fault `do` to a connection once `count` further bytes of it have been passed on.
+        """Break a connection once so many further bytes of it have been passed on; return the trap that does.
 
-        It hits the connection alone, in both directions. `times`: how many connections it hits, None for all.
-        The Trap returned tells its `hits`, and its `wait()` returns at the first.
+        It hits the connection alone, in both directions.
+
+        Args:
+            count: bytes.
+            direction: "to_server" or "to_client".
+            do: the fault: "reset", "disconnect", "deaf" or "discard".
+            which: "existing", "new" or "all".
+            times: how many connections it hits; None: all.
         """
         _check_count("count", count)
         return self._set(direction, which, do, times, count=count)
@@ -211,11 +269,18 @@ class FaultProxy:
         which: Which = "all",
         times: int | None = 1,
     ) -> Trap:
-        """Apply the fault `do` to a connection once `pattern` comes along on it, in one piece or several.
+        """Break a connection once a pattern comes along on it, in one piece or several; return the trap that does.
 
-        `after_forwarding`: the pattern is passed on first, with what came together with it: the rest of
-        its message. Otherwise nothing of it is that has not yet gone, and the receiver never sees it whole.
-        The rest is as with `cut_after()`.
+        It hits the connection alone, in both directions.
+
+        Args:
+            pattern: the bytes to look for.
+            direction: "to_server" or "to_client".
+            do: the fault: "reset", "disconnect", "deaf" or "discard".
+            after_forwarding: the pattern is passed on first, with what came together with it: the rest of its
+                message. Otherwise nothing of it is that has not yet gone, and the receiver never sees it whole.
+            which: "existing", "new" or "all".
+            times: how many connections it hits; None: all.
         """
         _check_pattern(pattern)
         return self._set(direction, which, do, times, pattern=pattern, forwards=after_forwarding)

@@ -312,6 +312,16 @@ def test_host_never_heard_of_has_no_role():
     assert "a:5432: unknown role, unknown for 0.0 s: not heard from yet" in str(error)
 
 
+def test_read_only_primary_is_told_as_such_and_the_time_in_few_digits():
+    world = World().settled().primary(A, read_only=True)
+    caller = Caller(world, timeout=4.99998)
+    caller.waits()
+    world.pass_time(5.0)
+    error = str(caller.gives_up())
+    assert "within 5 s" in error
+    assert "a:5432: read-only primary, up for" in error
+
+
 def test_age_of_a_state_is_never_negative():
     world = World().settled()
     world.now -= 5

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import psycopg
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.examples.application import ROOT, leftovers
+
+
+def start(*command, env=None):
+    """Run Python with these arguments to its end."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", *command],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
 
 
 def run(name, *arguments):
     """Run an example and return what it printed."""
-    command = [sys.executable, "-W", "error", f"examples/{name}", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    done = start(f"examples/{name}", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -26,21 +38,37 @@ def node(pgroute_shared_cluster):
     return pgroute_shared_cluster.nodes[0]
 
 
-def test_quickstart_starts_its_own_cluster():
-    out = run("quickstart.py")
-    assert "wrote [('assam',), ('keemun',)] to the primary" in out
-    assert re.search(r"read from port \d+, a standby: True", out)
-    assert "a reader cannot write: cannot execute CREATE TABLE in a read-only transaction" in out
+def test_quickstart_starts_its_own_cluster_and_survives_its_primary():
+    done = start("examples/quickstart.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    [old] = re.findall(r"wrote \[\('assam',\), \('keemun',\)\] to the primary, port (\d+)", done.stdout)
+    assert re.search(r"read from port \d+, a standby: True", done.stdout)
+    assert "a reader cannot write: cannot execute CREATE TABLE in a read-only transaction" in done.stdout
+    assert "the primary was killed, a standby was promoted" in done.stdout
+    [new] = re.findall(r"run\(\) wrote to the primary, port (\d+)", done.stdout)
+    assert re.search(rf"^127.0.0.1:{old} +primary +down ", done.stdout, re.MULTILINE)
+    assert re.search(rf"^127.0.0.1:{new} +primary +up ", done.stdout, re.MULTILINE)
 
 
 def test_quickstart_takes_a_dsn_and_leaves_nothing_there(pgroute_shared_cluster, node):
     out = run("quickstart.py", pgroute_shared_cluster.dsn)
-    assert f"to the primary, port {node.port}" in out
+    assert out.count(f"to the primary, port {node.port}") == 2
+    assert "killed" not in out
     assert node.execute("SELECT count(*) FROM pg_tables WHERE tablename IN ('tea', 'never')") == [(0,)]
 
 
+def test_quickstart_tells_without_a_traceback_that_no_host_answers():
+    done = start("examples/quickstart.py", "postgresql://app:geheim@127.0.0.1:1/shop")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.search(r"127\.0\.0\.1:1: unknown role, down for [\d.]+ s: Connection refused", done.stderr)
+    assert "Traceback" not in done.stderr
+    assert "geheim" not in done.stderr
+
+
 def test_async_app_loses_its_primary_and_no_order():
-    out = run("async_app.py")
+    done = start("examples/async_app.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    out = done.stdout
     ends = {word: int(count) for word, count in re.findall(r"'(\w+)': (\d+)", out)}
     [found] = map(int, re.findall(r"(\d+) rows found", out))
     assert sum(ends.values()) == 400
@@ -69,3 +97,15 @@ def test_batch_job_takes_a_dsn_and_leaves_nothing_there(pgroute_shared_cluster, 
         assert conn.execute("SELECT count(*) FROM pgroute.batch_job").fetchone() == (0,)
         with pytest.raises(psycopg.errors.UndefinedTable):
             conn.execute("SELECT FROM pgroute_item")
+
+
+def test_the_tests_of_an_application_pass_and_leave_nothing_behind(temporary):
+    # Not as a worker of the run that runs this.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = start(
+        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "examples/test_failover.py"),
+        env={**environment, "TMPDIR": str(temporary)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed" in done.stdout
+    assert leftovers(temporary) == []

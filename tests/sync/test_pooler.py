@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute import Router, HostRole, HostState
+from pgroute import Router, HostRole, HostState, PoolOptions
 from pgroute.testing import LocalCluster, Node
 from pgroute.testing.ports import Port
 from tests import support
@@ -145,3 +145,13 @@ def test_a_reader_at_the_primary_behind_a_pooler_cannot_write(
         assert [host.state for host in router.topology.hosts] == [HostState.UP]
     rows = call(shared.primary.execute, f"SELECT number FROM {table} ORDER BY 1")
     assert rows == [(0,), (1,), (2,)]
+
+
+def test_settings_that_a_pooler_refuses_are_told_in_the_log(
+    shared: LocalCluster, pooled: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    dsn = pooled(shared.nodes[0])
+    options = PoolOptions(settings={"statement_timeout": "5s"})
+    with Router(dsn, writer=options, kwargs=UNPREPARED) as router, router.writer() as conn:
+        assert (conn.execute("SHOW statement_timeout")).fetchone() == ("0",)
+    assert "PoolOptions(settings=) is not in force there" in caplog.text

@@ -1,0 +1,84 @@
+"""The generator of the reference: what makes its check fail."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location("reference", ROOT / ".ci" / "reference.py")
+assert spec is not None
+assert spec.loader is not None
+reference = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(reference)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of the package and of its reference."""
+    shutil.copytree(ROOT / "pgroute", tmp_path / "pgroute", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / reference.TARGET, tmp_path / reference.TARGET)
+    return tmp_path
+
+
+def edit(path, old, new):
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), "utf-8")
+
+
+def test_committed_reference_is_what_the_docstrings_give(capsys):
+    assert reference.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_check_shows_an_edited_reference_and_a_run_mends_it(tree, capsys):
+    path = tree / reference.TARGET
+    edit(path, "The pool of one role, per host.", "The pools.")
+    assert reference.main(["--check"], tree) == 1
+    said = capsys.readouterr().err
+    assert "-The pools.\n+The pool of one role, per host." in said
+    assert "python .ci/reference.py" in said
+    assert reference.main([], tree) == 0
+    assert path.read_bytes() == (ROOT / reference.TARGET).read_bytes()
+
+
+OPTIONS, HOSTS = "core/options.py", "core/hosts.py"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        (OPTIONS, "  max_size: conn", "  most: conn", "PoolOptions: does not describe max_size"),
+        (OPTIONS, "  max_size: conn", "  most: conn", "PoolOptions: describes most, which is not there"),
+        (OPTIONS, ": seconds after which a", ": after which a", "PoolOptions(max_lifetime): is a number of"),
+        (HOSTS, "  rtt: seconds the", "  rtt: what the", "HostInfo.rtt: is a number of what?"),
+        (HOSTS, "  UP: answers.\n", "\n", "HostState: does not describe UP"),
+        (
+            "_sync/router.py",
+            '"""Return the counters by role and host."""',
+            "",
+            "Router.stats: has no docstring",
+        ),
+        (
+            "__init__.py",
+            '    "Topology",\n',
+            '    "Topology", "new",\n',
+            "pgroute.new: either public or in a chapter",
+        ),
+        ("testing/proxy.py", "self.host: str =", "self.host =", "FaultProxy.host: has no annotation"),
+    ],
+)
+def test_what_a_docstring_lacks_fails_the_check(*, tree, capsys, file, old, new, said):
+    edit(tree / "pgroute" / file, old, new)
+    assert reference.main(["--check"], tree) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_what_a_docstring_lacks_fails_a_run_too(tree, capsys):
+    edit(tree / "pgroute/core/roles.py", "        READER: reading, on", "        READERS: reading, on")
+    assert reference.main([], tree) == 1
+    assert "Role: does not describe READER" in capsys.readouterr().err
