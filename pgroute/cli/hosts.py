@@ -67,14 +67,20 @@ def _table(topology: Topology, names: Mapping[str, str] | None, *, reasons: bool
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("host", overflow="fold")
-    for name in ("role", "state", "timeline", "lag", "rtt"):
+    # Where names are: which address is meant, and where a host that is not in the DSN came from.
+    addresses = any(h.address and h.address not in str(h.key) and not h.key.is_socket for h in topology.hosts)
+    origins = any(h.origin for h in topology.hosts)
+    for name in (
+        *(["address"] if addresses else []), "role", "state", "timeline", "lag", "rtt", *(["from"] if origins else []),
+    ):  # fmt: skip
         table.add_column(name, no_wrap=True)
     if reasons:
         table.add_column("reason", no_wrap=True)
     for host in topology.hosts:
         state = Text(host.state.value, style=STYLES.get(host.state, "red"))
         cells: list[str | Text] = [
-            _name(host, names), role_cell(host), state, _timeline_cell(host), _lag_cell(host), _rtt_cell(host),
+            _name(host, names), *([host.address or "-"] if addresses else []), role_cell(host), state,
+            _timeline_cell(host), _lag_cell(host), _rtt_cell(host), *([host.origin or "DSN"] if origins else []),
         ]  # fmt: skip
         table.add_row(*cells, *([host.reason] if reasons else []))
     return table

@@ -131,6 +131,7 @@ def _host_json(h: HostInfo) -> dict[str, Any]:
         "host": h.host,
         "port": h.port,
         "address": h.address,
+        "origin": h.origin,
         "role": h.role.value if h.role else None,
         "state": h.state.value,
         "reason": h.reason,

@@ -144,7 +144,8 @@ class ProbeOptions:
         check_system_id: refuse hosts that belong to another cluster.
         system_id: the cluster's system identifier (``SELECT system_identifier FROM pg_control_system()``), to pin it;
             None: learned from the majority.
-        min_ttl: seconds for which what a name was found to stand for holds at least, whatever its record says; at least 0.1.
+        min_ttl: seconds for which what a name was found to stand for holds at least, whatever its record says; at least
+            0.1.
         max_ttl: seconds for which it holds at most; also where the resolver tells no time ("system").
         lookup_timeout: seconds for one lookup of a name, at least 0.01.
 

@@ -51,8 +51,8 @@ class LocalCluster:
         synchronous: a commit waits for one standby, on whichever node is the primary.
         settings: configuration parameters of every node, over our defaults.
         dbname: the database in the DSN, made if need be.
-        addresses: of loopback, one for each node ("127.0.0.2", "127.0.0.3", ...), all with one port then, as hosts behind
-            a name have; `standbys` follows from them. Linux.
+        addresses: of loopback, one for each node ("127.0.0.2", "127.0.0.3", ...), all with one port then, as hosts
+            behind a name have; `standbys` follows from them. Linux.
         timeout: seconds for each step of the start.
 
     Attributes:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pgroute import HostKey, HostState, NoHostAvailable, Router
+from pgroute import HostKey, HostState, NoHostAvailable, ProbeOptions, Router
 from pgroute.testing import LocalCluster
 from tests.support import eventually
 
@@ -97,10 +97,9 @@ def test_a_name_is_tried_at_each_of_its_addresses(shared: LocalCluster, names) -
 def test_the_last_good_address_serves_while_the_name_server_fails(any_cluster: LocalCluster, names) -> None:
     names["flaky.test"] = ["127.0.0.1"]
     node = any_cluster.nodes[0]
-    with Router(dsn(any_cluster, "flaky.test")) as router:
+    with Router(dsn(any_cluster, "flaky.test"), probe=ProbeOptions(min_ttl=0.1, max_ttl=0.1)) as router:
         assert write(router) == node.port
         del names["flaky.test"]
-        router._watch._monitor._resolver._memory = 0.0  # type: ignore[union-attr]
         node.stop("fast")
         node.start()
         assert write(router) == node.port

@@ -1,0 +1,101 @@
+"""A name with an address beside it: TLS and the password file see the name."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pgroute import HostState, NoHostAvailable, Router
+from pgroute.testing import LocalCluster, available_versions
+from tests.names.nameserver import NameServer
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl program is not installed"),
+]
+
+ADDRESS = "127.0.0.2"
+
+
+def server_with_tls() -> str:
+    """Return the newest PostgreSQL that can do it: the servers in the wheel cannot."""
+    for server in sorted(available_versions(), key=lambda server: server.major, reverse=True):
+        if b"libssl.so" in (server.bindir / "postgres").read_bytes():
+            return server.version
+    pytest.skip("no PostgreSQL server with TLS is installed")
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory):
+    """Give a server with a certificate for db.test alone, which asks for a password, and the root's file."""
+    folder = tmp_path_factory.mktemp("tls")
+    with LocalCluster(addresses=[ADDRESS], version=server_with_tls()) as cluster:
+        node = cluster.nodes[0]
+        command = shlex.split(
+            "openssl req -new -x509 -days 2 -nodes -newkey rsa:2048 -subj /CN=db.test "
+            "-addext subjectAltName=DNS:db.test -keyout server.key -out server.crt"
+        )
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        owner = node.data_dir.stat()
+        for name in ("server.key", "server.crt"):
+            shutil.copy(folder / name, node.data_dir / name)
+            shutil.chown(node.data_dir / name, owner.st_uid, owner.st_gid)
+            (node.data_dir / name).chmod(0o600)
+        node.execute("CREATE ROLE app LOGIN PASSWORD 'from the file'")
+        node.execute("GRANT pg_monitor TO app")
+        (node.data_dir / "pg_hba.conf").write_text(
+            "host all postgres all trust\nhostssl all app all scram-sha-256\n"
+        )
+        node.execute("ALTER SYSTEM SET ssl = on")
+        node.stop("fast")
+        node.start()
+        yield node, folder / "server.crt"
+
+
+def open_router(server: NameServer, node, root: Path, name: str, passfile: Path, **options) -> Router:
+    dsn = f"postgresql://app@{name}:{node.port}/postgres?sslmode=verify-full&sslrootcert={root}&passfile={passfile}"
+    return Router(dsn, resolver=server.resolver, **options)
+
+
+@pytest.fixture
+def passfile(tmp_path):
+    path = tmp_path / "passwords"
+    path.write_text("db.test:*:*:app:from the file\nother.test:*:*:app:from the file\n")
+    path.chmod(0o600)
+    return path
+
+
+@pytest.mark.parametrize("addresses", ["first", "all"])
+def test_certificate_and_password_are_those_of_the_name(secured, passfile, addresses):
+    node, root = secured
+    with NameServer() as server:
+        server.zone["db.test"] = [ADDRESS]
+        with (
+            open_router(server, node, root, "db.test", passfile, addresses=addresses) as router,
+            router.writer(5.0) as conn,
+        ):
+            assert (conn.info.host, conn.info.hostaddr) == ("db.test", ADDRESS)
+            assert conn.pgconn.ssl_in_use
+            assert conn.execute("SELECT current_user").fetchone() == ("app",)
+
+
+def test_a_certificate_of_another_name_is_refused(secured, passfile):
+    node, root = secured
+    with NameServer() as server:
+        server.zone["other.test"] = [ADDRESS]
+        with open_router(server, node, root, "other.test", passfile) as router:
+            with pytest.raises(NoHostAvailable, match=r'does not match host name "other\.test"'):
+                router.wait(timeout=1.0)
+            assert router.topology.hosts[0].state is HostState.REJECTED
+
+
+def test_targets_of_a_service_are_verified_by_their_own_names(secured, passfile):
+    node, root = secured
+    with NameServer() as server:
+        server.zone |= {"_pg._tcp.test": [(0, 0, node.port, "db.test")], "db.test": [ADDRESS]}
+        with open_router(server, node, root, "_pg._tcp.test", passfile) as router, router.writer(5.0) as conn:
+            assert conn.info.host == "db.test"
