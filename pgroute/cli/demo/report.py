@@ -57,7 +57,7 @@ def _show_timeline(console: Console, outcome: Outcome) -> None:
     console.print(" " * _TIMELINE_LABEL + "".join(marks).rstrip())
     console.print()
     for moment in outcome.moments:
-        console.print(f"{moment.mark:<{_TIMELINE_LABEL}}{moment.at - begin:6.2f} s  {moment.label}")
+        console.print(f"{moment.mark}{moment.at - begin:8.2f} s  {moment.label}")
 
 
 def _show_figures(console: Console, outcome: Outcome) -> None:
