@@ -2,9 +2,10 @@
 
     python -m benchmarks.names [--trials 10] [--json FILE]
 
-A name server with scripted zones on loopback, and PostgreSQL servers on 127.0.0.2 to .4. An endpoint flips to another server
-(a switchover in which the old primary comes back as a standby at once, so that nothing but the name tells); a set of addresses
-goes from 2 to 3 to 1 under readers; an SRV record with weights 1 and 3; a minute without a name server; 20 names for a minute.
+A name server with scripted zones on loopback, and PostgreSQL servers on 127.0.0.2 to .4. An endpoint flips to another
+server, once after a switchover in which the old primary has come back as a standby, once between two that both go on
+serving, so that nothing but the TTL tells; a set of addresses goes from 2 to 3 to 1 under readers; an SRV record with
+weights 1 and 3; a minute without a name server; 20 names for a minute.
 """
 
 from __future__ import annotations
@@ -189,7 +190,7 @@ def twenty(server, seconds):
     server.ttl = 5
     with LocalCluster(standbys=0, addresses=ADDRESSES[:1]) as cluster:
         names = [f"h{n}.test" for n in range(20)]
-        server.zone |= dict.fromkeys(names, [ADDRESSES[0]])
+        server.zone |= {name: [ADDRESSES[0]] for name in names}
         port = cluster.nodes[0].port
         hosts = ",".join(f"{name}:{port}" for name in names)
         counts = {}

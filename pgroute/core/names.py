@@ -22,7 +22,9 @@ GAP = 1.0
 """Seconds between two lookups of a name, at least, whatever the hurry."""
 
 RETRY_AFTER = 5.0
-"""Seconds after which a lookup that failed is repeated, where its name is in no hurry."""
+"""Seconds after which a failed lookup is repeated, and between two for the sake of one host out of reach."""
+
+_OUTAGE_SHARE = 0.02
 
 # psycopg's convention (psycopg/_dns.py); RFC 2782 names a service and a protocol, both with an underscore.
 _SERVICE = re.compile(r"_[^.]+\._[^.]+\..+")
@@ -103,10 +105,19 @@ class Found:
         """Return what is known after a lookup that failed."""
         return replace(self, until=now + RETRY_AFTER, asked_at=now, error=reason)
 
-    def next_at(self, *, hurry: bool) -> float:
-        """Return when to ask again; *hurry*: there is an outage, and the name may stand for something else now."""
-        at = min(self.until, self.asked_at) if hurry else self.until
+    def next_at(self, hurry: float | None = None) -> float:
+        """Return when to ask again.
+
+        Args:
+            hurry: seconds from the last question to the next, where the name may stand for something else now.
+        """
+        at = self.until if hurry is None else min(self.until, self.asked_at + hurry)
         return max(at, self.asked_at + GAP)
+
+
+def outage_gap(outage: float) -> float:
+    """Return the seconds between two lookups of a name while there is no primary; *outage*: for how long already."""
+    return max(GAP, min(RETRY_AFTER, outage * _OUTAGE_SHARE))
 
 
 class Member(NamedTuple):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgroute.core.faults import Fault, FaultKind
 from pgroute.core.hosts import Answer, Failure, ForgetTimeline, HostState, Members, Observation
-from pgroute.core.names import is_name, members, questions, stands_for_others
+from pgroute.core.names import is_name, members, outage_gap, questions, stands_for_others
 from pgroute.core.pace import release_after
 from pgroute.core.topology import Rules, Topology, apply
 from pgroute.monitor.clock import patient
@@ -169,8 +169,9 @@ class ClusterWatch:
                 if host.state is HostState.STALE and host.key in new.urgent:
                     self._spawn(self._await_word(host, new.marked_at))
         if new.primary_lost_at is not None:
+            gap = outage_gap(new.at - new.primary_lost_at)
             for question in self._questions:
-                self._names.hurry(question)
+                self._names.hurry(question, gap)
         if new.urgent or (new.primary_lost_at is None) != (old.primary_lost_at is None):
             for watcher in self._watchers.values():
                 watcher.nudge()

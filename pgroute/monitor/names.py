@@ -46,7 +46,7 @@ class NameWatcher:
         self.readers: list[Reader] = []
         self.found = Found()
         self._names = names
-        self._hurry = False
+        self._hurry: float | None = None
         self._changed = asyncio.Event()
         self._answered = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"pgroute-name-{question.name}")
@@ -56,10 +56,10 @@ class NameWatcher:
         self._task.cancel()
         await asyncio.wait({self._task})
 
-    def hurry(self) -> None:
-        """Ask again as soon as may be."""
-        if not self._hurry:
-            self._hurry = True
+    def hurry(self, gap: float) -> None:
+        """Ask again, once so many seconds have gone by since the last question."""
+        if self._hurry is None or gap < self._hurry:
+            self._hurry = gap
             self._changed.set()
 
     async def first_answer(self, timeout: float) -> None:
@@ -82,7 +82,7 @@ class NameWatcher:
     async def _due(self) -> None:
         while True:
             self._changed.clear()
-            left = self.found.next_at(hurry=self._hurry) - time.monotonic()
+            left = self.found.next_at(self._hurry) - time.monotonic()
             if left <= 0:
                 return
             with contextlib.suppress(TimeoutError):
@@ -90,7 +90,7 @@ class NameWatcher:
                     await self._changed.wait()
 
     async def _ask(self) -> None:
-        self._hurry = False
+        self._hurry = None
         options = [reader.options for reader in self.readers]
         before = self.found
         try:
@@ -144,11 +144,11 @@ class Names:
         watcher = self._watchers.get(question)
         return None if watcher is None else watcher.found
 
-    def hurry(self, question: Question) -> None:
-        """Ask again as soon as may be: there is an outage."""
+    def hurry(self, question: Question, gap: float) -> None:
+        """Ask again, once so many seconds have gone by since the last question: the name may stand for others now."""
         watcher = self._watchers.get(question)
         if watcher is not None:
-            watcher.hurry()
+            watcher.hurry(gap)
 
     async def addresses(self, key: HostKey, *, timeout: float, prefer: str | None = None) -> list[str | None]:
         """Return the numeric addresses to connect to, in this order; None alone for a socket directory.

@@ -14,7 +14,7 @@ from psycopg.conninfo import make_conninfo
 
 from pgroute.core.faults import Fault, FaultKind
 from pgroute.core.hosts import Answer, Failure
-from pgroute.core.names import Question, is_name
+from pgroute.core.names import RETRY_AFTER, Question, is_name
 from pgroute.core.pace import connect_delay, probe_delay
 from pgroute.monitor.probe import ProbeConnection, ProbeFailed
 
@@ -224,7 +224,7 @@ class HostWatcher:
     def _failed(self, fault: Fault) -> None:
         conn = self._conn
         if is_name(self.key):
-            self._names.hurry(Question(self.key.host))
+            self._names.hurry(Question(self.key.host), RETRY_AFTER)
         if conn is not None and conn.lost is None and self._connected_at > self._asked_at:
             if self._address != conn.address:
                 # The name has moved on, and nobody is there yet: the old address serves until somebody is.

@@ -15,6 +15,7 @@ from pgroute.core.names import (
     is_name,
     is_service,
     members,
+    outage_gap,
     questions,
     stands_for_others,
 )
@@ -144,12 +145,23 @@ def test_an_answer_holds_for_its_time_within_bounds():
     for ttl, holds in ((0, 2), (2, 2), (7.5, 7.5), (3600, 10)):
         found = Found().answered(["10.0.0.1"], ttl, NOW, floor=2, cap=10)
         assert (found.until, found.ttl, found.error) == (NOW + holds, holds, "")
-        assert found.next_at(hurry=False) == NOW + holds
-        assert found.next_at(hurry=True) == NOW + GAP
+        assert found.next_at() == NOW + holds
+        assert found.next_at(GAP) == NOW + GAP
+
+
+def test_a_hurry_never_makes_it_later_nor_a_storm():
+    found = Found().answered(["10.0.0.1"], 3, NOW, floor=1, cap=10)
+    assert found.next_at(RETRY_AFTER) == NOW + 3
+    assert found.next_at(2) == NOW + 2
+    assert found.next_at(0) == NOW + GAP
+
+
+def test_the_longer_an_outage_the_rarer_the_questions():
+    assert [outage_gap(seconds) for seconds in (0, 50, 100, 250, 1e6)] == [1, 1, 2, 5, 5]
 
 
 def test_a_name_never_asked_is_due():
-    assert Found().next_at(hurry=False) <= 0
+    assert Found().next_at() <= 0
 
 
 def test_the_order_of_an_answer_is_no_change():
@@ -163,8 +175,8 @@ def test_a_failure_takes_nothing_away_and_is_repeated_after_a_while():
     good = Found().answered(["10.0.0.1"], 1, NOW, floor=1, cap=10)
     bad = good.failed("SERVFAIL", NOW + 1)
     assert (bad.records, bad.error) == (("10.0.0.1",), "SERVFAIL")
-    assert bad.next_at(hurry=False) == NOW + 1 + RETRY_AFTER
-    assert bad.next_at(hurry=True) == NOW + 1 + GAP
+    assert bad.next_at() == NOW + 1 + RETRY_AFTER
+    assert bad.next_at(GAP) == NOW + 1 + GAP
     assert bad.answered(["10.0.0.1"], 1, NOW + 9, floor=1, cap=10).error == ""
 
 
