@@ -43,16 +43,13 @@ def received(node):
     return int(node.execute("SELECT pg_last_wal_receive_lsn() - '0/0'::pg_lsn")[0][0])
 
 
-def promote(node, others):
+def promote(node):
     """Promote a standby and return when it was seen to accept writes."""
     with psycopg.connect(node.conninfo, autocommit=True) as conn:
         conn.execute("SELECT pg_promote(false)")
         while conn.execute("SELECT pg_is_in_recovery()").fetchone() != (False,):
             time.sleep(0.001)
-        seen_at = time.monotonic()
-    for other in others:
-        other.follow(node, wait=False)
-    return seen_at
+        return time.monotonic()
 
 
 def trial(cluster, args, delay):
@@ -72,7 +69,7 @@ def trial(cluster, args, delay):
         # One that had received more could not follow the other.
         *others, new = sorted(standbys, key=received)
         time.sleep(delay)
-        seen_at = promote(new, others)
+        seen_at = promote(new)
         # One that hangs on a frozen host is done when it has written on the new primary.
         while not all(w[-1][1] == new.port for w in writes):
             time.sleep(0.01)
@@ -80,6 +77,8 @@ def trial(cluster, args, delay):
         for thread in threads:
             thread.join()
     firsts = [min(at for at, port in w if port == new.port) for w in writes]
+    for other in others:
+        other.follow(new, wait=False)
     old.rejoin(new)
     cluster.catch_up()
     return {

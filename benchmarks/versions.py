@@ -1,9 +1,13 @@
-"""What was measured with, and where the figures go: the same in each benchmark."""
+"""What was measured with and on, and where the figures go: the same in each benchmark."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import json
+import os
 import platform
+from pathlib import Path
 
 import psycopg
 import psycopg_pool
@@ -11,16 +15,47 @@ import psycopg_pool
 import pgroute
 
 
-def finish(args, rows, cluster=None):
-    """Print the versions of everything, and write rows and versions to the file that was asked for."""
-    versions = {
+def versions(server=None):
+    """Return the versions of everything here, and that of a server (`LocalCluster.server`)."""
+    found = {
         "python": platform.python_version(),
-        "psycopg": psycopg.__version__,
+        "psycopg": f"{psycopg.__version__} ({psycopg.pq.__impl__})",
+        "libpq": f"{psycopg.pq.version() // 10000}.{psycopg.pq.version() % 10000}",
         "psycopg_pool": psycopg_pool.__version__,
         "pgroute": pgroute.__version__,
     }
-    if cluster is not None:
-        versions["postgresql"] = cluster.server.version
-    print(", ".join(f"{name} {version}" for name, version in versions.items()))
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        found["hasql"] = importlib.metadata.version("hasql")
+    if server is not None:
+        found["postgresql"] = server.version
+    return found
+
+
+def machine():
+    """Return what the figures depend on."""
+    model = platform.processor()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model
+        )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "memory": f"{memory / 2**30:.0f} GiB",
+        "kernel": f"{platform.system()} {platform.release()}",
+    }
+
+
+def listed(values):
+    """Return a dict as a line of text."""
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def finish(args, rows, cluster=None):
+    """Print the versions of everything, and write rows and versions to the file that was asked for."""
+    found = versions(None if cluster is None else cluster.server)
+    print(listed(found))
     if args.json:
-        args.json.write_text(json.dumps({"versions": versions, "rows": rows}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"versions": found, "rows": rows}, indent=1) + "\n")

@@ -41,7 +41,8 @@ class _AsyncPool(psycopg_pool.AsyncConnectionPool[Any]):
 
     async def take(self, timeout: float) -> Any:
         """Do what getconn() does, less what its log lines and its check= cost: 1 us of the 2 that pgroute adds."""
-        self._check_open_getconn()
+        if self._closed:
+            self._check_open_getconn()
         self.requests += 1
         return await self._getconn_unchecked(timeout)
 

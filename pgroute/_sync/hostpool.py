@@ -42,7 +42,8 @@ class _Pool(psycopg_pool.ConnectionPool[Any]):
 
     def take(self, timeout: float) -> Any:
         """Do what getconn() does, less what its log lines and its check= cost: 1 us of the 2 that pgroute adds."""
-        self._check_open_getconn()
+        if self._closed:
+            self._check_open_getconn()
         self.requests += 1
         return self._getconn_unchecked(timeout)
 

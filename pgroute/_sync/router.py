@@ -409,7 +409,7 @@ class Router(Runner[CT]):
         candidate = topology.only.get(attrs) or first_choice(
             topology, attrs, plan.policy, self._rng, pool.load
         )
-        seconds = patience(attrs, timeout)
+        seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
         while True:
             failure: Exception | None = None
             if candidate is not None:

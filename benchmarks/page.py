@@ -1,0 +1,55 @@
+"""Writes the figures of benchmarks/results.json into docs/performance.md, between its markers.
+
+    python -m benchmarks.page [--json FILE]
+
+A marker is a line ``<!-- figures: NAME -->``; all up to the next line ``<!-- end -->`` is replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from benchmarks.compare.summary import tables
+from benchmarks.versions import listed
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs/performance.md"
+MARKED = re.compile(r"(?ms)^(<!-- figures: ([^>]+) -->\n).*?^(<!-- end -->)$")
+
+
+def markdown(header, rows):
+    """Return a table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def parts(measured):
+    """Return what belongs between the markers, by name."""
+    found = {
+        "machine": f"{listed(measured['machine'])}; {listed(measured['versions'])}; seed {measured['seed']}.\n"
+    }
+    for key, title, header, rows in tables(measured["results"]):
+        found[key] = f"{title[0].upper()}{title[1:]}:\n\n{markdown(header, rows)}"
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results.json")
+    found = parts(json.loads(parser.parse_args().json.read_text()))
+
+    def fill(match):
+        if match[2] not in found:
+            raise SystemExit(f"no figures for {match[2]!r}, only for {', '.join(found)}")
+        return f"{match[1]}\n{found.pop(match[2])}\n{match[3]}"
+
+    PAGE.write_text(MARKED.sub(fill, PAGE.read_text()))
+    for left in found:
+        print(f"not in {PAGE.name}: {left}")
+
+
+if __name__ == "__main__":
+    main()
