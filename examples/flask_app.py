@@ -58,16 +58,13 @@ def insert_order(conn: psycopg.Connection[Any], item: str) -> dict[str, Any]:
 
 def describe(topology: pgroute.Topology) -> dict[str, Any]:
     """Return what the health check tells: hosts and reasons. No password is part of a topology."""
-    primary = topology.primary
     reasons = [f"{host.key} is {host.state.value}: {host.reason}" for host in topology.hosts if host.reason]
-    if primary is None:
-        reasons.insert(0, "two hosts claim to be the primary" if topology.split_brain else "no primary")
-    elif primary.read_only:
-        reasons.insert(0, f"the primary {primary.key} is read-only")
-    writable = primary is not None and primary.usable and not primary.read_only
+    if not topology.writable:
+        reasons.insert(0, topology.why_not_writable)
+    primary = topology.primary
     return {
-        "writable": writable,
-        "readable": any(host.usable for host in topology.hosts),
+        "writable": topology.writable,
+        "readable": topology.readable,
         "primary": str(primary.key) if primary else None,
         "standbys": [str(host.key) for host in topology.standbys],
         "reasons": reasons,

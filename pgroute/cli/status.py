@@ -153,18 +153,10 @@ def _show(console: Console, topology: Topology, assessment: Assessment) -> None:
     show_hosts(console, topology)
     console.print()
     for name, hosts in (("writers", assessment.writers), ("readers", assessment.readers)):
-        where = ", ".join(str(h.key) for h in hosts) or f"nowhere: {_why_not(topology)}"
+        where = ", ".join(str(h.key) for h in hosts) or f"nowhere: {topology.why_not_writable}"
         console.print(f"{name}  {where}", style=None if hosts else "red")
     style = {0: "green", 1: "yellow", 2: "red"}[assessment.status]
     console.print(f"{VERDICTS[assessment.status]}{_because(assessment)}", style=style)
-
-
-def _why_not(topology: Topology) -> str:
-    if topology.split_brain:
-        return "split brain between " + " and ".join(sorted(str(key) for key in topology.split_brain))
-    if topology.primary:
-        return f"the primary {topology.primary.key} is read-only"
-    return "no primary" if topology.standbys else "no host can be used"
 
 
 def _because(assessment: Assessment) -> str:

@@ -111,6 +111,27 @@ class Topology:
         return self.by_key.get(key)
 
     @property
+    def writable(self) -> bool:
+        """Whether `writer()` would find a host now."""
+        return bool(self.candidates[SessionAttrs.READ_WRITE])
+
+    @property
+    def readable(self) -> bool:
+        """Whether `reader()` would, with its default of prefer-standby: the primary counts."""
+        return bool(self.candidates[SessionAttrs.PREFER_STANDBY])
+
+    @property
+    def why_not_writable(self) -> str:
+        """Why `writer()` would find no host, in words; empty if it would."""
+        if self.writable:
+            return ""
+        if self.split_brain:
+            return "split brain between " + " and ".join(sorted(map(str, self.split_brain)))
+        if self.primary:
+            return f"the primary {self.primary.key} is read-only"
+        return "no primary" if self.standbys else "no host can be used"
+
+    @property
     def timeline_mark(self) -> int | None:
         """The highest timeline seen: a primary below it is stale. None while none was told."""
         return self._memory.mark
@@ -143,7 +164,8 @@ def _row(h: HostInfo) -> tuple[str, ...]:
         str(h.key),
         role,
         h.state.value,
-        "-" if h.timeline is None else str(h.timeline),
+        # PostgreSQL tells a standby's timeline late (at a restartpoint), so it is on this one or a later one.
+        "-" if h.timeline is None else f">={h.timeline}" if h.role is HostRole.STANDBY else str(h.timeline),
         "-" if h.lag_bytes is None else f"{h.lag_bytes} B",
         "-" if h.rtt is None else f"{h.rtt * 1000:.1f} ms",
         h.reason,

@@ -304,7 +304,7 @@ def test_text_is_a_table_of_the_hosts():
     assert str(world.topology).splitlines() == [
         "host    role     state  timeline  lag    rtt      reason",
         "a:5432  primary  up     12        -      5.0 ms",
-        "b:5432  standby  up     12        500 B  12.3 ms",
+        "b:5432  standby  up     >=12      500 B  12.3 ms",
         "c:5432  -        down   -         -      -        told refused",
     ]
     assert "primary (read-only)" in str(World(A).primary(A, read_only=True).topology)
@@ -516,3 +516,18 @@ def test_order_of_the_first_answers_does_not_matter(order):
         assert B not in world.writers
     assert world.writers == [A]
     assert world.state(B) is HostState.STALE
+
+
+def test_whether_it_is_writable_and_readable_and_why_not():
+    world = World()
+    told = world.topology
+    assert (told.writable, told.readable, told.why_not_writable) == (False, False, "no host can be used")
+    told = world.settled().topology
+    assert (told.writable, told.readable, told.why_not_writable) == (True, True, "")
+    told = world.refuse(A).topology
+    assert (told.writable, told.readable, told.why_not_writable) == (False, True, "no primary")
+    told = World().settled().primary(A, read_only=True).topology
+    assert (told.writable, told.readable) == (False, True)
+    assert told.why_not_writable == f"the primary {A} is read-only"
+    world = World().settled().primary(B).primary(A).primary(B)
+    assert world.topology.why_not_writable == f"split brain between {A} and {B}"
