@@ -77,6 +77,7 @@ class AsyncHostPool(Generic[CT]):
         options = plan.options
         self.key = host.key
         self.generation = host.generation
+        self.address = host.address
         self.out: set[CT] = set()
         self.usage = 0.0
         self._watch = watch

@@ -30,7 +30,7 @@ from pgroute._async.runner import AsyncRunner
 from pgroute._async.session import AsyncSession, _quietly_roll_back
 from pgroute.core.events import Event, EventKind
 from pgroute.core.options import HostOptions, PoolOptions, ProbeOptions, check_number
-from pgroute.core.pace import hopeless
+from pgroute.core.pace import forsaken, hopeless
 from pgroute.core.plan import make_plan
 from pgroute.core.roles import Role, SessionAttrs
 from pgroute.core.routing import Acquisition, GiveUp, Try, first_choice, patience, routes
@@ -489,8 +489,13 @@ class AsyncRouter(AsyncRunner[CT]):
 
     def _on_snapshot(self, old: Topology, topology: Topology, events: tuple[Event, ...]) -> None:
         """Take a new snapshot; called in the monitor's thread."""
-        for key, reason in hopeless(topology, self._plan.probe, time.monotonic()).items():
-            count = sum(pool.abort(key) for pool in self._pools.values())
+        doomed = [(key, old.by_key[key].address, why) for key, why in forsaken(old, topology).items()]
+        doomed += [
+            (key, topology.by_key[key].address, why)
+            for key, why in hopeless(topology, self._plan.probe, time.monotonic()).items()
+        ]
+        for key, address, reason in doomed:
+            count = sum(pool.abort(key, address) for pool in self._pools.values())
             if count:
                 text = f"aborted {count} sessions: {reason}"
                 events = (*events, Event(EventKind.SESSIONS_ABORTED, topology.at, key, text))

@@ -78,6 +78,7 @@ class HostPool(Generic[CT]):
         options = plan.options
         self.key = host.key
         self.generation = host.generation
+        self.address = host.address
         self.out: set[CT] = set()
         self.usage = 0.0
         self._watch = watch

@@ -107,10 +107,15 @@ class RolePool(Generic[CT]):
             for pool in gone:
                 self._count(pool)
 
-    def abort(self, key: HostKey) -> int:
-        """Cut the sessions in flight at a host, whatever their generation; from any thread. Return how many."""
+    def abort(self, key: HostKey, address: str | None) -> int:
+        """Cut the sessions in flight at a host, whatever their generation; from any thread. Return how many.
+
+        Args:
+            key: which host.
+            address: its address; sessions at another one, where its name led before, are left alone.
+        """
         pools = [p for p in (self._pools.get(key), *self._retired) if p is not None and p.key == key]
-        return sum(pool.abort() for pool in pools)
+        return sum(pool.abort() for pool in pools if pool.address == address)
 
     @property
     def in_use(self) -> int:

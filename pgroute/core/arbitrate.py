@@ -30,6 +30,7 @@ class Memory:
         heard_at: when a host of that cluster was last heard.
         mark: the highest timeline seen for it.
         mark_since: since when it is that one.
+        holder: who held it last, and at which address: one of those listed now where there is any.
         round_done: every listed host has been heard of once.
         rivals: primaries between which nothing decides; empty when there is no conflict.
         rivals_since: when they were first seen together.
@@ -41,6 +42,7 @@ class Memory:
     heard_at: float = 0.0
     mark: int | None = None
     mark_since: float = 0.0
+    holder: tuple[HostKey, str | None] | None = None
     round_done: bool = False
     rivals: frozenset[HostKey] = frozenset()
     rivals_since: float = 0.0
@@ -153,7 +155,13 @@ def arbitrate(
     urgent |= {f.key for f in outrun if f.answering and f.answer and f.answer.sent_at <= mark_since}
     return Arbitration(
         replace(
-            memory, mark=mark, mark_since=mark_since, round_done=round_done, rivals=rivals, rivals_since=since
+            memory,
+            mark=mark,
+            mark_since=mark_since,
+            holder=_holder(ours, mark, memory.holder),
+            round_done=round_done,
+            rivals=rivals,
+            rivals_since=since,
         ),
         verdicts,
         primary.key if primary else None,
@@ -271,13 +279,27 @@ def _mark(
     highest = max(seen, default=None)
     if highest is None or mark is None or highest >= mark:
         return mark if highest is None else highest
-    # The holder of the mark is gone for good once every listed host answers and none is on it. A primary without a
-    # timeline may be the holder.
+    # The holder of the mark is gone for good once every listed host answers and none is on it, the holder among them. A
+    # primary without a timeline may be the holder. One that left with its name's record, or whose name stands for
+    # another address now, is not gone: only nobody asks it any more.
     told = all(
         f.answering and (f.key in outsiders or _timeline(f) is not None or _role(f) is HostRole.STANDBY)
         for f in hosts
     )
-    return highest if told else mark
+    return highest if told and any(_place(f) == memory.holder for f in hosts) else mark
+
+
+def _place(f: Facts) -> tuple[HostKey, str | None]:
+    return f.key, f.answer.address if f.answer else None
+
+
+def _holder(
+    ours: list[Facts], mark: int | None, was: tuple[HostKey, str | None] | None
+) -> tuple[HostKey, str | None] | None:
+    holders = {_place(f): _role(f) for f in ours if mark is not None and _timeline(f) == mark}
+    if was in holders or not holders:
+        return was
+    return next((place for place, role in holders.items() if role is HostRole.PRIMARY), next(iter(holders)))
 
 
 def _conflict(contenders: list[Facts], *, confirmed: bool) -> dict[HostKey, Verdict]:

@@ -101,11 +101,13 @@ class Listing:
         origin: the name behind it, as "SRV _postgresql._tcp.example.com"; empty for one of the DSN itself.
         priority: hosts of the lowest are chosen as long as one of them can serve.
         weight: its share among those of equal priority.
+        note: what is wrong with the lookup of its name, while the last good answer serves.
     """
 
     origin: str = ""
     priority: int = 0
     weight: float = 1.0
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

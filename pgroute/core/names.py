@@ -26,6 +26,7 @@ RETRY_AFTER = 5.0
 
 _OUTAGE_SHARE = 0.02
 
+_HOST_NAME = re.compile(r"(?:[a-z0-9_-]+\.)*[a-z0-9_-]+", re.IGNORECASE)
 # psycopg's convention (psycopg/_dns.py); RFC 2782 names a service and a protocol, both with an underscore.
 _SERVICE = re.compile(r"_[^.]+\._[^.]+\..+")
 
@@ -64,55 +65,64 @@ class Found:
 
     Attributes:
         records: addresses as text, or Services; the last good answer, None while there was none.
-        until: monotonic seconds at which that is to be asked again.
-        asked_at: when it was asked last, with whatever outcome.
-        error: why the last lookup failed, empty if it did not.
-        ttl: the seconds for which the last good answer holds, within the bounds.
+        asked_at: when it was asked last, with whatever outcome; monotonic seconds.
+        ttl: the seconds for which the last good answer holds; None: not told.
+        error: why the last lookup failed, wholly or in part; empty if it did not.
     """
 
     records: tuple[str, ...] | tuple[Service, ...] | None = None
-    until: float = 0.0
     asked_at: float = float("-inf")
-    error: str = ""
     ttl: float | None = None
+    error: str = ""
 
     def answered(
-        self, records: Sequence[str] | Sequence[Service], ttl: float, now: float, *, floor: float, cap: float
+        self, records: Sequence[str] | Sequence[Service], ttl: float | None, now: float, *, error: str = ""
     ) -> Found:
         """Return what is known after an answer.
 
         Args:
             records: without order.
-            ttl: seconds.
+            ttl: seconds for which it holds; None: not told.
             now: monotonic seconds.
-            floor: seconds for which it holds at least.
-            cap: at most.
+            error: why there are no addresses of the other family, if that is not because it has none: those that were
+                known serve on.
         """
+        if error:
+            family = {_is_v6(r) for r in records}
+            kept = [r for r in self.records or () if isinstance(r, str) and _is_v6(r) not in family]
+            records = [*(r for r in records if isinstance(r, str)), *kept]
         if not records:
             return self.failed("the answer is empty", now)
         if len(records) > MOST_RECORDS:
             return self.failed(
                 f"an answer of {len(records)} records, more than the {MOST_RECORDS} accepted", now
             )
-        ttl = max(floor, min(cap, ttl))
         # In a steady order: servers rotate their answers.
         unique: tuple[str, ...] | tuple[Service, ...] = tuple(dict.fromkeys(records))  # type: ignore[assignment]
         if self.records is not None and set(self.records) == set(unique):
             unique = self.records
-        return Found(unique, now + ttl, now, "", ttl)
+        return Found(unique, now, ttl, error)
 
     def failed(self, reason: str, now: float) -> Found:
         """Return what is known after a lookup that failed."""
-        return replace(self, until=now + RETRY_AFTER, asked_at=now, error=reason)
+        return replace(self, asked_at=now, error=reason)
 
-    def next_at(self, hurry: float | None = None) -> float:
-        """Return when to ask again.
+    def next_at(self, *, floor: float, cap: float, hurry: float | None = None) -> float:
+        """Return when to ask again, monotonic seconds.
 
         Args:
+            floor: seconds for which an answer holds at least, whatever it says.
+            cap: seconds for which it holds at most.
             hurry: seconds from the last question to the next, where the name may stand for something else now.
         """
-        at = self.until if hurry is None else min(self.until, self.asked_at + hurry)
-        return max(at, self.asked_at + GAP)
+        holds = RETRY_AFTER if self.error else max(floor, min(cap, cap if self.ttl is None else self.ttl))
+        if hurry is not None:
+            holds = min(holds, max(hurry, GAP))
+        return self.asked_at + holds
+
+
+def _is_v6(record: str | Service) -> bool:
+    return isinstance(record, str) and ":" in record
 
 
 def outage_gap(outage: float) -> float:
@@ -165,20 +175,20 @@ def members(
     """
     listed = _Listed(mode, found)
     for entry in entries:
+        listed.begin(entry)
         if not is_service(entry):
             listed.add(entry, Listing())
             continue
         known = found(Question(entry.host, service=True))
         targets = offered(known)
+        origin = f"SRV {entry.host}"
         for service in targets:
-            origin = f"SRV {entry.host}"
-            listing = Listing(origin, service.priority, _weight(service, targets))
+            listing = Listing(origin, service.priority, _weight(service, targets), _note(known))
             listed.add(HostKey(service.target, service.port), listing)
         if not targets:
             listed.hosts.setdefault(entry, Listing())
-            if known is not None and (known.error or known.records is not None):
-                reason = "the service is not offered: its SRV record has the target '.'"
-                listed.errors[entry] = known.error or reason
+        if known is not None and (wrong := _wrong(known, targets)):
+            listed.refuse(wrong)
     return tuple(Member(key, listing) for key, listing in listed.hosts.items()), listed.errors
 
 
@@ -199,8 +209,33 @@ def questions(entries: Sequence[HostKey], found: Callable[[Question], Found | No
 
 def offered(known: Found | None) -> list[Service]:
     """Return the targets of a service, those of the lowest priority first, the heavier ahead of the lighter."""
-    records = [] if known is None else [r for r in known.records or () if isinstance(r, Service) and r.target]
+    records = (
+        [] if known is None else [r for r in known.records or () if isinstance(r, Service) and _is_host(r)]
+    )
     return sorted(records, key=lambda r: (r.priority, -r.weight, r.target, r.port))
+
+
+def _note(known: Found | None) -> str:
+    if known is None or not known.error or known.records is None:
+        return ""
+    return f"{known.error}: the last good answer serves"
+
+
+def _is_host(service: Service) -> bool:
+    """Whether a target can be a host: libpq would take others for a socket's directory, or for several hosts."""
+    target = service.target
+    named = _HOST_NAME.fullmatch(target) is not None and not is_service(HostKey(target, service.port))
+    return bool(service.port) and (named or is_address(target))
+
+
+def _wrong(known: Found, targets: Sequence[Service]) -> str:
+    """Return what is wrong with a service's records, empty if nothing is."""
+    bad = [r for r in known.records or () if isinstance(r, Service) and r.target and not _is_host(r)]
+    if bad:
+        return f"the SRV record with the target {bad[0].target!r} and port {bad[0].port} is none of a host"
+    if not targets and known.records is not None:
+        return "the service is not offered: its SRV record has the target '.'"
+    return "" if targets else known.error
 
 
 def _weight(service: Service, all_: Sequence[Service]) -> float:
@@ -219,20 +254,38 @@ class _Listed:
         self.errors: dict[HostKey, str] = {}
         self._mode = mode
         self._found = found
+        self._entry: HostKey
+        self._before = 0
+
+    def begin(self, entry: HostKey) -> None:
+        """Go on with the next entry of the DSN."""
+        self._entry, self._before = entry, len(self.hosts)
 
     def add(self, key: HostKey, listing: Listing) -> None:
         """Add a host, or with mode "all" those of its addresses."""
+        known = self._found(Question(key.host)) if is_name(key) else None
+        listing = replace(listing, note=listing.note or _note(known))
         if self._mode == "all" and is_name(key):
-            known = self._found(Question(key.host))
             addresses = [r for r in (known.records if known else None) or () if isinstance(r, str)]
             if addresses:
                 origin = listing.origin or f"name {key.host}"
                 for address in sorted(addresses, key=_order):
-                    self.hosts.setdefault(key._replace(hostaddr=address), replace(listing, origin=origin))
+                    self._put(key._replace(hostaddr=address), replace(listing, origin=origin))
                 return
             if known is not None and known.error:
                 self.errors[key] = known.error
-        self.hosts.setdefault(key, listing)
+        self._put(key, listing)
+
+    def _put(self, key: HostKey, listing: Listing) -> None:
+        if len(self.hosts) - self._before >= MOST_RECORDS:
+            self.refuse(f"it stands for more than {MOST_RECORDS} hosts: the others are left out")
+        else:
+            self.hosts.setdefault(key, listing)
+
+    def refuse(self, reason: str) -> None:
+        """Have the entry itself listed, as a host that is down for this reason."""
+        self.hosts.setdefault(self._entry, Listing())
+        self.errors[self._entry] = reason
 
 
 def _order(address: str) -> tuple[int, int]:

@@ -114,3 +114,22 @@ def hopeless(topology: Topology, options: ProbeOptions, now: float) -> dict[Host
         if overtaken or late:
             out[host.key] = f"{host.key} has not answered for {silent:.1f} s and {others[0].key} serves"
     return out
+
+
+def forsaken(old: Topology, new: Topology) -> dict[HostKey, str]:
+    """Return the hosts that did not answer when their name ceased to stand for them: nobody will ask them again.
+
+    Args:
+        old: the snapshot before.
+        new: the one after.
+    """
+    out: dict[HostKey, str] = {}
+    for was in old.hosts:
+        if was.silent_since is None:
+            continue
+        now = new.host(was.key)
+        if now is None:
+            out[was.key] = f"{was.key} did not answer, and is not listed any more"
+        elif was.address and now.address and was.address != now.address:
+            out[was.key] = f"{was.key} did not answer at {was.address}, and is at {now.address} now"
+    return out

@@ -195,6 +195,9 @@ def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, 
                 replace(known.get(key, Facts(key)), listing=seen.listings.get(key, Listing()))
                 for key in dict.fromkeys(seen.hosts)
             )
+            if topology.primary is None and any(f.key not in known for f in facts):
+                # Those that join may be what the first round is there for: a primary above one that answers first.
+                memory = replace(memory, round_done=False)
         case ForgetTimeline():
             memory = replace(memory, mark=None, pardoned=max(memory.mark or 0, memory.pardoned))
     if facts == topology._facts and memory is topology._memory:
@@ -256,7 +259,7 @@ def _view(
             generation += 1
     if a is None:
         return HostInfo(
-            f.key, verdict.state, verdict.reason, verdict.usable, since, generation,
+            f.key, verdict.state, verdict.reason or f.listing.note, verdict.usable, since, generation,
             last_seen=f.last_seen, silent_since=f.silent_since, origin=f.listing.origin,
         )  # fmt: skip
     lag = (
@@ -267,7 +270,7 @@ def _view(
     return HostInfo(
         key=f.key,
         state=verdict.state,
-        reason=verdict.reason,
+        reason=verdict.reason or f.listing.note,
         usable=verdict.usable,
         since=since,
         generation=generation,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgroute.core.faults import Fault, FaultKind
 from pgroute.core.hosts import Answer, Failure, ForgetTimeline, HostState, Members, Observation
-from pgroute.core.names import is_name, members, outage_gap, questions, stands_for_others
+from pgroute.core.names import RETRY_AFTER, is_name, members, outage_gap, questions, stands_for_others
 from pgroute.core.pace import release_after
 from pgroute.core.topology import Rules, Topology, apply
 from pgroute.monitor.clock import patient
@@ -66,6 +66,8 @@ class ClusterWatch:
         self._watchers: dict[HostKey, HostWatcher] = {}
         self._monitor: Monitor | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._parting: set[asyncio.Task[None]] = set()
+        self._notes: dict[HostKey, str] = {}
         self._ended = False
         self._kicked_at: dict[HostKey, float] = {}
         self._heard_at: dict[HostKey, float] = {}
@@ -119,6 +121,9 @@ class ClusterWatch:
             await monitor.leave(watcher, self)
         for question in asked:
             await self._names.leave(question, self)
+        if self._parting:
+            await asyncio.wait(self._parting)
+        monitor.forget(self._names)
 
     def renamed(self, question: Question) -> None:
         """Take note that a name stands for something else now; in the loop."""
@@ -128,6 +133,29 @@ class ClusterWatch:
         for key, watcher in self._watchers.items():
             if key.host == question.name and is_name(key):
                 watcher.renamed()
+
+    def note(self, key: HostKey, text: str) -> None:
+        """Show a word about a host that is up; empty: no more."""
+        if not self._ended and self._notes.get(key, "") != text:
+            self._notes[key] = text
+            self._follow_names()
+
+    def name_gap(self) -> float | None:
+        """Return the seconds between two lookups of a name while there is an outage, None while there is none.
+
+        Where no primary is listed at all, and all hosts are up, nothing is out.
+        """
+        topology = self.topology
+        if topology.primary_lost_at is None or all(host.state is HostState.UP for host in topology.hosts):
+            return None
+        return outage_gap(time.monotonic() - topology.primary_lost_at)
+
+    def _doubt_names(self, key: HostKey) -> None:
+        """Have the names asked again by which a host is listed that could not be reached."""
+        host = self.topology.by_key.get(key)
+        for question in self._questions:
+            if question.name == key.host or (host is not None and host.origin.endswith(f" {question.name}")):
+                self._names.hurry(question, RETRY_AFTER)
 
     def _follow_names(self) -> None:
         """Ask for what the entries stand for, and watch the hosts that they stand for now."""
@@ -139,12 +167,18 @@ class ClusterWatch:
                     self._names.join(question, self)
             for question in before:
                 if question not in wanted:
-                    self._spawn(self._names.leave(question, self))
+                    self._part(self._names.leave(question, self))
         listed, errors = members(self._entries, self._mode, self._names.found)
-        self.observe(Members(tuple(m.key for m in listed), {m.key: m.listing for m in listed}))
+        listings = {
+            m.key: replace(m.listing, note=m.listing.note or self._notes.get(m.key, "")) for m in listed
+        }
+        self.observe(Members(tuple(listings), listings))
         for key in tuple(self._watchers):
             if key not in self.topology.by_key:
-                self._spawn(self._home.leave(self._watchers.pop(key), self))
+                self._heard_at.pop(key, None)
+                self._kicked_at.pop(key, None)
+                self._notes.pop(key, None)
+                self._part(self._home.leave(self._watchers.pop(key), self))
         for key in self.topology.by_key:
             if key not in self._watchers and not stands_for_others(key, self._mode):
                 self._watchers[key] = self._home.join(key, self._params(key), self._names, self)
@@ -154,6 +188,8 @@ class ClusterWatch:
 
     def observe(self, seen: Observation) -> None:
         """Apply an observation, publish the snapshot, tell the listeners; in the loop."""
+        if isinstance(seen, Failure):
+            self._doubt_names(seen.host)
         old = self.topology
         new, events = apply(old, seen, time.monotonic())
         self.topology = new
@@ -168,13 +204,13 @@ class ClusterWatch:
             for host in new.hosts:
                 if host.state is HostState.STALE and host.key in new.urgent:
                     self._spawn(self._await_word(host, new.marked_at))
-        if new.primary_lost_at is not None:
-            gap = outage_gap(new.at - new.primary_lost_at)
-            for question in self._questions:
-                self._names.hurry(question, gap)
-        if new.urgent or (new.primary_lost_at is None) != (old.primary_lost_at is None):
+        turned = (new.primary_lost_at is None) != (old.primary_lost_at is None)
+        if new.urgent or turned:
             for watcher in self._watchers.values():
                 watcher.nudge()
+        if turned:
+            for question in self._questions:
+                self._names.nudge(question)
 
     async def _await_word(self, host: HostInfo, marked_at: float) -> None:
         """Hold an old primary that stays silent for dead long before a probe times out: its sessions may be stuck.
@@ -188,6 +224,12 @@ class ClusterWatch:
             return  # it may have missed a probe meanwhile, and this is not another
         reason = f"no answer in {seconds:.2g} s since a higher timeline was seen"
         self.observe(Failure(host.key, Fault(FaultKind.TIMEOUT, host_suspect=True, reason=reason), marked_at))
+
+    def _part(self, leaving: Coroutine[Any, Any, None]) -> None:
+        """Leave a host or a name; the end waits for that."""
+        task = asyncio.get_running_loop().create_task(leaving)
+        self._parting.add(task)
+        task.add_done_callback(self._parting.discard)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

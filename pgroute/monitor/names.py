@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from pgroute.core.faults import Fault, FaultKind
 from pgroute.core.names import Found, Question, is_name
 from pgroute.monitor.probe import ProbeFailed
-from pgroute.monitor.resolver import LookupFailed, make_resolver
+from pgroute.monitor.resolver import LookupFailed, Resolver, make_resolver
 
 if TYPE_CHECKING:
     from pgroute.core.options import ProbeOptions
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from pgroute.core.roles import HostKey
 
 logger = logging.getLogger("pgroute")
-
-_AFTER_FAULT = 1.0
 
 
 class Reader(Protocol):
@@ -32,20 +30,24 @@ class Reader(Protocol):
         """Look at what is known of a name: it has changed."""
         ...
 
+    def name_gap(self) -> float | None:
+        """Return the seconds between two lookups while there is an outage, None while there is none."""
+        ...
+
 
 class NameWatcher:
     """Watches one name; used in the monitor's loop only.
 
     Args:
         question: what is asked.
-        names: all names of the resolver.
+        resolver: whom.
     """
 
-    def __init__(self, question: Question, names: Names) -> None:
+    def __init__(self, question: Question, resolver: Resolver) -> None:
         self.question = question
         self.readers: list[Reader] = []
         self.found = Found()
-        self._names = names
+        self._resolver = resolver
         self._hurry: float | None = None
         self._changed = asyncio.Event()
         self._answered = asyncio.Event()
@@ -55,6 +57,10 @@ class NameWatcher:
         """End."""
         self._task.cancel()
         await asyncio.wait({self._task})
+
+    def nudge(self) -> None:
+        """Look again at when the next lookup is due."""
+        self._changed.set()
 
     def hurry(self, gap: float) -> None:
         """Ask again, once so many seconds have gone by since the last question."""
@@ -70,45 +76,46 @@ class NameWatcher:
 
     async def _run(self) -> None:
         while True:
+            await self._due()
+            self._hurry = None
             try:
-                await self._due()
-                await self._ask()
-            except Exception:
-                # A fault of ours must not leave a name unwatched.
+                found = await self._ask()
+            except Exception as exc:
+                # A fault of ours, or of the resolver that we were given, is a reason, and no end of the watch.
                 with contextlib.suppress(Exception):
                     logger.exception("looking up %s failed", self.question.name)
-                await asyncio.sleep(_AFTER_FAULT)
+                found = self.found.failed(
+                    f"could not resolve {self.question.name!r}: {exc!r}", time.monotonic()
+                )
+            self._tell(found)
 
     async def _due(self) -> None:
         while True:
             self._changed.clear()
-            left = self.found.next_at(self._hurry) - time.monotonic()
+            options = [reader.options for reader in self.readers]
+            gaps = [gap for reader in self.readers if (gap := reader.name_gap()) is not None]
+            hurry = min([*gaps, *([] if self._hurry is None else [self._hurry])], default=None)
+            cap = min((o.max_ttl for o in options), default=1.0)
+            floor = min((o.min_ttl for o in options), default=1.0)
+            left = self.found.next_at(floor=floor, cap=cap, hurry=hurry) - time.monotonic()
             if left <= 0:
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._changed.wait()
 
-    async def _ask(self) -> None:
-        self._hurry = None
-        options = [reader.options for reader in self.readers]
-        before = self.found
+    async def _ask(self) -> Found:
+        timeout = min((reader.options.lookup_timeout for reader in self.readers), default=1.0)
         try:
-            records, ttl = await self._names.resolver.look_up(
-                self.question, min((o.lookup_timeout for o in options), default=2.0)
-            )
+            records, ttl, error = await self._resolver.look_up(self.question, timeout)
         except LookupFailed as exc:
-            self.found = before.failed(str(exc), time.monotonic())
-            if self.found.error != before.error:
-                logger.info("%s%s", self.found.error, ": the last answer serves" if before.records else "")
-        else:
-            cap = min((o.max_ttl for o in options), default=1.0)
-            floor = min(max((o.min_ttl for o in options), default=1.0), cap)
-            self.found = before.answered(
-                records, cap if ttl is None else ttl, time.monotonic(), floor=floor, cap=cap
-            )
+            return self.found.failed(str(exc), time.monotonic())
+        return self.found.answered(records, ttl, time.monotonic(), error=error)
+
+    def _tell(self, found: Found) -> None:
+        before, self.found = self.found, found
         self._answered.set()
-        if (self.found.records, self.found.error) != (before.records, before.error):
+        if (found.records, found.error) != (before.records, before.error):
             for reader in tuple(self.readers):
                 reader.renamed(self.question)
 
@@ -121,15 +128,16 @@ class Names:
     """
 
     def __init__(self, spec: ResolverSpec) -> None:
-        self.resolver = make_resolver(spec)
+        self._resolver = make_resolver(spec)
         self._watchers: dict[Question, NameWatcher] = {}
 
     def join(self, question: Question, reader: Reader) -> None:
         """Have a name watched for a reader, who is told at once if something is known."""
         watcher = self._watchers.get(question)
         if watcher is None:
-            watcher = self._watchers[question] = NameWatcher(question, self)
+            watcher = self._watchers[question] = NameWatcher(question, self._resolver)
         watcher.readers.append(reader)
+        watcher.nudge()
 
     async def leave(self, question: Question, reader: Reader) -> None:
         """Watch a name no more, unless others want it."""
@@ -138,6 +146,16 @@ class Names:
         if not watcher.readers:
             del self._watchers[question]
             await watcher.stop()
+
+    @property
+    def unused(self) -> bool:
+        """Whether nobody has a name watched."""
+        return not self._watchers
+
+    def nudge(self, question: Question) -> None:
+        """Look again at when a name is to be asked: an outage has begun, or is over."""
+        if question in self._watchers:
+            self._watchers[question].nudge()
 
     def found(self, question: Question) -> Found | None:
         """Return what is known of a name, None if nobody watches it."""

@@ -6,31 +6,42 @@ import asyncio
 import contextlib
 import socket
 import threading
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pgroute.core.names import Question, Service
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import TypeAlias
 
     from dns.asyncresolver import Resolver as DnsPython
     from dns.resolver import BaseResolver
 
     from pgroute.core.plan import ResolverSpec
 
-    Records: TypeAlias = Sequence[str] | Sequence[Service]
-
 
 class LookupFailed(Exception):
     """A lookup gave nothing; the text says why."""
 
 
+class Looked(NamedTuple):
+    """What a lookup gave.
+
+    Attributes:
+        records: addresses, or Services.
+        ttl: the seconds for which they hold; None: not known.
+        error: why one family of addresses is missing, if that is not because the name has none.
+    """
+
+    records: Sequence[str] | Sequence[Service]
+    ttl: float | None
+    error: str = ""
+
+
 class Resolver(Protocol):
     """Looks names up."""
 
-    async def look_up(self, question: Question, timeout: float) -> tuple[Records, float | None]:
-        """Return the records, and the seconds for which they hold; None: not known.
+    async def look_up(self, question: Question, timeout: float) -> Looked:
+        """Return what was found.
 
         Raises:
             LookupFailed: there are none, or none within *timeout* seconds.
@@ -54,7 +65,7 @@ class SystemResolver:
         self._lookups: dict[str, asyncio.Future[list[str]]] = {}
         self._dns: DnsResolver | None = None
 
-    async def look_up(self, question: Question, timeout: float) -> tuple[Records, float | None]:
+    async def look_up(self, question: Question, timeout: float) -> Looked:
         """As Resolver; the system does not tell how long an answer holds."""
         if question.service:
             if self._dns is None:
@@ -66,7 +77,7 @@ class SystemResolver:
         if not lookup.done():
             raise LookupFailed(f"could not resolve {name!r} in {timeout:g} s")
         try:
-            return lookup.result(), None
+            return Looked(lookup.result(), None)
         except OSError as exc:
             raise LookupFailed(f"could not resolve {name!r}: {exc.strerror or exc}") from None
 
@@ -103,6 +114,15 @@ class SystemResolver:
         return future
 
 
+class _Answer(NamedTuple):
+    """Records of one kind; *failed*: it is not known whether there are any."""
+
+    records: Sequence[str] | Sequence[Service] = ()
+    ttl: float = 0.0
+    error: str = ""
+    failed: bool = False
+
+
 class DnsResolver:
     """DNS by dnspython, in the monitor's loop; addresses are those of the A records, then those of the AAAA records.
 
@@ -114,47 +134,46 @@ class DnsResolver:
         self._given = given
         self._resolver: DnsPython | None = None
 
-    async def look_up(self, question: Question, timeout: float) -> tuple[Records, float | None]:
+    async def look_up(self, question: Question, timeout: float) -> Looked:
         """As Resolver."""
         kinds = ("SRV",) if question.service else ("A", "AAAA")
         answers = await asyncio.gather(*(self._ask(question.name, kind, timeout) for kind in kinds))
-        good = [(records, ttl) for records, ttl, _ in answers if records]
+        good = [answer for answer in answers if answer.records]
+        failed = next((answer.error for answer in answers if answer.failed), "")
         if not good:
             what = "SRV records of" if question.service else "addresses of"
-            raise LookupFailed(f"no {what} {question.name!r}: {answers[0][2] or answers[-1][2]}")
-        records: list[Any] = [record for found, _ in good for record in found]
-        return records, min(ttl for _, ttl in good)
+            raise LookupFailed(f"no {what} {question.name!r}: {failed or answers[0].error}")
+        records: list[Any] = [record for answer in good for record in answer.records]
+        return Looked(records, min(answer.ttl for answer in good), failed)
 
-    async def _ask(
-        self, name: str, kind: str, timeout: float
-    ) -> tuple[list[str] | list[Service], float, str]:
-        """Return records, their TTL, and what went wrong."""
+    async def _ask(self, name: str, kind: str, timeout: float) -> _Answer:
+        """Ask for the records of one kind."""
         import dns.exception
         import dns.resolver
 
         try:
             answer = await self._python().resolve(name, kind, lifetime=timeout, raise_on_no_answer=False)
         except dns.resolver.NXDOMAIN:
-            return [], 0.0, "the name does not exist (NXDOMAIN)"
+            return _Answer(error="the name does not exist (NXDOMAIN)")
         except dns.exception.Timeout:
-            return [], 0.0, f"no answer in {timeout:g} s"
+            return _Answer(error=f"no answer in {timeout:g} s", failed=True)
         except (dns.exception.DNSException, OSError, ValueError) as exc:
             # NoNameservers: SERVFAIL, REFUSED and the like, with each server's word in many.
-            return [], 0.0, " ".join(str(exc).split())[:200] or type(exc).__name__
+            return _Answer(error=" ".join(str(exc).split())[:200] or type(exc).__name__, failed=True)
         if answer.rrset is None:
-            return [], 0.0, f"it has no {kind} records"
+            return _Answer(error=f"it has no {kind} records")
         # Of a chain of CNAMEs the record that holds for the shortest counts.
         ttl = float(answer.chaining_result.minimum_ttl)
         if kind == "SRV":
-            return (
-                [
-                    Service(r.priority, r.weight, r.port, r.target.to_text(omit_final_dot=True).lstrip("."))
-                    for r in answer.rrset
-                ],
-                ttl,
-                "",
-            )
-        return [r.address for r in answer.rrset], ttl, ""
+            services = [
+                # Servers may tell a name in other letters each time.
+                Service(
+                    r.priority, r.weight, r.port, r.target.to_text(omit_final_dot=True).lstrip(".").lower()
+                )
+                for r in answer.rrset
+            ]
+            return _Answer(services, ttl)
+        return _Answer([r.address for r in answer.rrset], ttl)
 
     def _python(self) -> DnsPython:
         if self._resolver is None:
@@ -162,6 +181,7 @@ class DnsResolver:
             import dns.resolver
 
             self._resolver = dns.asyncresolver.Resolver(configure=self._given is None)
+            self._resolver.use_search_by_default = True
             if self._given is not None:
                 # Of the same base class, whose attributes are all the configuration there is.
                 self._resolver.__dict__.update(vars(self._given))

@@ -90,6 +90,11 @@ class Monitor:
             self._names[which] = Names(spec)
         return self._names[which]
 
+    def forget(self, names: Names) -> None:
+        """Let names go that nobody has watched any more; in the loop."""
+        if names.unused:
+            self._names = {which: kept for which, kept in self._names.items() if kept is not names}
+
     def join(
         self, key: HostKey, params: Mapping[str, str], names: Names, cluster: ClusterWatch
     ) -> HostWatcher:

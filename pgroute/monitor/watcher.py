@@ -14,8 +14,8 @@ from psycopg.conninfo import make_conninfo
 
 from pgroute.core.faults import Fault, FaultKind
 from pgroute.core.hosts import Answer, Failure
-from pgroute.core.names import RETRY_AFTER, Question, is_name
-from pgroute.core.pace import connect_delay, probe_delay
+from pgroute.core.names import Question, is_name
+from pgroute.core.pace import CONNECT_GAP, REJECTED_GAP, connect_delay, probe_delay
 from pgroute.monitor.probe import ProbeConnection, ProbeFailed
 
 if TYPE_CHECKING:
@@ -46,6 +46,10 @@ class Subscriber(Protocol):
         """Take an observation; called in the monitor's loop."""
         ...
 
+    def note(self, key: HostKey, text: str) -> None:
+        """Show a word about a host that is up; empty: no more."""
+        ...
+
 
 class HostWatcher:
     """Watches one host for all routers that reach it with the same parameters. Used in the monitor's loop only.
@@ -70,6 +74,8 @@ class HostWatcher:
         self._connected_at = -math.inf
         self._asked_at = 0.0
         self._task: asyncio.Task[None] | None = None
+        self._mover: asyncio.Task[None] | None = None
+        self._arrival: tuple[ProbeConnection, Answer] | None = None
         self._last: Answer | Failure | None = None
 
     def start(self) -> None:
@@ -78,9 +84,10 @@ class HostWatcher:
 
     async def stop(self) -> None:
         """End, and close the connection."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        for task in (self._mover, self._task):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
 
     def join(self, subscriber: Subscriber) -> None:
         """Add a subscriber; what is already known is told to it at once, and a probe follows."""
@@ -106,11 +113,73 @@ class HostWatcher:
         self._changed.set()
 
     def renamed(self) -> None:
-        """See whether the name stands for other addresses than the one connected to, and connect to those if so."""
-        found = self._names.found(Question(self.key.host))
-        if self._conn is not None and found is not None and self._conn.address not in (found.records or ()):
-            self._fresh = True
-            self._changed.set()
+        """See whether the name stands for other addresses than the one connected to, and move there if so."""
+        if self._mover is None and self._moved():
+            self._mover = asyncio.get_running_loop().create_task(
+                self._move(), name=f"pgroute-move-{self.key}"
+            )
+
+    def _moved(self) -> bool:
+        found = self._names.found(Question(self.key.host)) if is_name(self.key) else None
+        records = found.records if found is not None else None
+        return self._conn is not None and bool(records) and self._conn.address not in (records or ())
+
+    async def _move(self) -> None:
+        """Connect to where the name leads now; the old address serves until the cluster's own server is found there."""
+        try:
+            while self._arrival is None and self._moved():
+                pause = await self._try_to_move()
+                if pause is None:
+                    return
+                await asyncio.sleep(pause)
+        finally:
+            self._mover = None
+            if not self._moved():
+                self._note("")
+
+    async def _try_to_move(self) -> float | None:
+        """Return the seconds to pause before another attempt, None if it has come about."""
+        pause = max(CONNECT_GAP, *(s.options.interval for s in self.subscribers))
+        reasons = []
+        for address in await self._names.addresses(self.key, timeout=self._timeout):
+            try:
+                conn = await self._open(address)
+                try:
+                    answer = await conn.ask(self._timeout, on_slow=lambda _: None)
+                    if self._is_foreign(answer):
+                        reason = f"another cluster: system identifier {answer.system_id}"
+                        raise ProbeFailed(Fault(FaultKind.REJECTED, reason=reason))
+                except BaseException:
+                    conn.close()
+                    raise
+            except ProbeFailed as exc:
+                reasons.append(f"{address}: {exc.fault.reason}")
+                if exc.fault.kind is FaultKind.REJECTED:
+                    pause = max(pause, REJECTED_GAP)
+            else:
+                self._arrival = conn, answer
+                self._changed.set()
+                return None
+        self._note(f"its name stands for another address, and the old one serves ({'; '.join(reasons)})")
+        return pause
+
+    def _is_foreign(self, answer: Answer) -> bool:
+        known = self._last.system_id if isinstance(self._last, Answer) else None
+        return None not in (known, answer.system_id) and known != answer.system_id
+
+    def _take_over(self) -> None:
+        assert self._arrival is not None
+        (conn, answer), self._arrival = self._arrival, None
+        old, self._conn = self._conn, conn
+        self._address = conn.address
+        self._connected_at = self._asked_at = answer.sent_at
+        if old is not None:
+            old.close()
+        self._tell(answer)
+
+    def _note(self, text: str) -> None:
+        for subscriber in tuple(self.subscribers):
+            subscriber.note(self.key, text)
 
     @property
     def linked(self) -> bool:
@@ -132,6 +201,9 @@ class HostWatcher:
 
     async def _turn(self) -> None:
         connect = await self._due()
+        if self._arrival is not None:
+            self._take_over()
+            return
         self._kicked = False
         try:
             if connect:
@@ -159,6 +231,8 @@ class HostWatcher:
 
     def _next(self, now: float) -> tuple[float, bool]:
         subscribers = self.subscribers
+        if self._arrival is not None:
+            return now, False
         # A probe on the open connection does not do for what calls for a fresh one.
         hurry = self._kicked or self._fresh
         connect_at = self._connected_at + min(
@@ -168,7 +242,7 @@ class HostWatcher:
             return connect_at, True
         ask = min(probe_delay(s.topology, self.key, s.options, now, _RNG) for s in subscribers)
         ask_at = self._asked_at + (_KICK_GAP if self._kicked else max(ask, _KICK_GAP))
-        renew = self._fresh or now - self._conn.opened_at > RENEW_AFTER
+        renew = (self._fresh or now - self._conn.opened_at > RENEW_AFTER) and self._mover is None
         if renew and connect_at <= ask_at:
             return connect_at, True
         return ask_at, False
@@ -190,18 +264,8 @@ class HostWatcher:
         """Connect to the first address that does not refuse, as libpq does; after a silent one the next is due."""
         for at, address in enumerate(addresses, 1):
             self._address = address
-            if self._conninfo is None or self._conninfo[0] != address:
-                # Kept: making it costs libpq more than a refused connection does.
-                params = self._params if address is None else {**self._params, "hostaddr": address}
-                self._conninfo = address, make_conninfo("", **params).encode()
             try:
-                return await ProbeConnection.connect(
-                    self.key,
-                    self._conninfo[1],
-                    address=address or self.key.host,
-                    timeout=self._timeout,
-                    on_loss=self.kick,
-                )
+                return await self._open(address)
             except ProbeFailed as exc:
                 kind = exc.fault.kind
                 if kind is FaultKind.TIMEOUT:
@@ -209,6 +273,19 @@ class HostWatcher:
                 if kind is not FaultKind.REFUSED or at == len(addresses):
                     raise
         raise AssertionError("a resolved name has an address")
+
+    async def _open(self, address: str | None) -> ProbeConnection:
+        if self._conninfo is None or self._conninfo[0] != address:
+            # Kept: making it costs libpq more than a refused connection does.
+            params = self._params if address is None else {**self._params, "hostaddr": address}
+            self._conninfo = address, make_conninfo("", **params).encode()
+        return await ProbeConnection.connect(
+            self.key,
+            self._conninfo[1],
+            address=address or self.key.host,
+            timeout=self._timeout,
+            on_loss=self.kick,
+        )
 
     async def _ask(self) -> None:
         self._asked_at = time.monotonic()
@@ -223,13 +300,7 @@ class HostWatcher:
 
     def _failed(self, fault: Fault) -> None:
         conn = self._conn
-        if is_name(self.key):
-            self._names.hurry(Question(self.key.host), RETRY_AFTER)
         if conn is not None and conn.lost is None and self._connected_at > self._asked_at:
-            if self._address != conn.address:
-                # The name has moved on, and nobody is there yet: the old address serves until somebody is.
-                self._fresh = True
-                return
             # Only the attempt at a new connection failed; the open one goes on, but knows nothing of this.
             if fault.kind is not FaultKind.REJECTED:
                 reason = f"takes no new connection: {fault.reason}"
@@ -253,6 +324,7 @@ class HostWatcher:
             subscriber.observe(seen)
 
     def _drop(self) -> None:
-        conn, self._conn = self._conn, None
-        if conn is not None:
-            conn.close()
+        for conn in (self._conn, self._arrival and self._arrival[0]):
+            if conn is not None:
+                conn.close()
+        self._conn = self._arrival = None

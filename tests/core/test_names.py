@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pgroute.core.hosts import Listing
@@ -26,7 +28,7 @@ SRV = HostKey("_pg._tcp.example", 5432)
 NOW = 100.0
 
 
-def known(**records):
+def known(**records: Any) -> Any:
     """Give what is found: addresses or Services by name, with dots and underscores as they are."""
     table = {Question(name, name.startswith("_")): Found(tuple(found)) for name, found in records.items()}
     return table.get
@@ -141,48 +143,86 @@ def test_a_host_that_is_listed_twice_is_one():
     assert [(m.key, m.listing) for m in listed] == [(DB, Listing())]
 
 
-def test_an_answer_holds_for_its_time_within_bounds():
-    for ttl, holds in ((0, 2), (2, 2), (7.5, 7.5), (3600, 10)):
-        found = Found().answered(["10.0.0.1"], ttl, NOW, floor=2, cap=10)
-        assert (found.until, found.ttl, found.error) == (NOW + holds, holds, "")
-        assert found.next_at() == NOW + holds
-        assert found.next_at(GAP) == NOW + GAP
+def due(found: Found, hurry: float | None = None) -> float:
+    return found.next_at(floor=2, cap=10, hurry=hurry) - NOW
 
 
-def test_a_hurry_never_makes_it_later_nor_a_storm():
-    found = Found().answered(["10.0.0.1"], 3, NOW, floor=1, cap=10)
-    assert found.next_at(RETRY_AFTER) == NOW + 3
-    assert found.next_at(2) == NOW + 2
-    assert found.next_at(0) == NOW + GAP
+@pytest.mark.parametrize(("ttl", "holds"), [(0, 2), (2, 2), (7.5, 7.5), (3600, 10), (None, 10)])
+def test_an_answer_holds_for_its_time_within_bounds(ttl: float | None, holds: float) -> None:
+    assert due(Found().answered(["10.0.0.1"], ttl, NOW)) == holds
 
 
-def test_the_longer_an_outage_the_rarer_the_questions():
+def test_a_hurry_never_makes_it_later_nor_a_storm() -> None:
+    found = Found().answered(["10.0.0.1"], 3, NOW)
+    assert [due(found, hurry) for hurry in (RETRY_AFTER, 2, 0)] == [3, 2, GAP]
+
+
+def test_the_longer_an_outage_the_rarer_the_questions() -> None:
     assert [outage_gap(seconds) for seconds in (0, 50, 100, 250, 1e6)] == [1, 1, 2, 5, 5]
 
 
-def test_a_name_never_asked_is_due():
-    assert Found().next_at() <= 0
+def test_a_name_never_asked_is_due() -> None:
+    assert due(Found()) < 0
 
 
-def test_the_order_of_an_answer_is_no_change():
-    first = Found().answered(["10.0.0.1", "10.0.0.2", "10.0.0.1"], 5, NOW, floor=1, cap=10)
-    again = first.answered(["10.0.0.2", "10.0.0.1"], 5, NOW + 5, floor=1, cap=10)
+def test_the_order_of_an_answer_is_no_change() -> None:
+    first = Found().answered(["10.0.0.1", "10.0.0.2", "10.0.0.1"], 5, NOW)
+    again = first.answered(["10.0.0.2", "10.0.0.1"], 5, NOW + 5)
     assert first.records == again.records == ("10.0.0.1", "10.0.0.2")
-    assert again.answered(["10.0.0.3"], 5, NOW, floor=1, cap=10).records == ("10.0.0.3",)
+    assert again.answered(["10.0.0.3"], 5, NOW).records == ("10.0.0.3",)
 
 
-def test_a_failure_takes_nothing_away_and_is_repeated_after_a_while():
-    good = Found().answered(["10.0.0.1"], 1, NOW, floor=1, cap=10)
-    bad = good.failed("SERVFAIL", NOW + 1)
+def test_a_failure_takes_nothing_away_and_is_repeated_after_a_while() -> None:
+    good = Found().answered(["10.0.0.1"], 1, NOW - 1)
+    bad = good.failed("SERVFAIL", NOW)
     assert (bad.records, bad.error) == (("10.0.0.1",), "SERVFAIL")
-    assert bad.next_at() == NOW + 1 + RETRY_AFTER
-    assert bad.next_at(GAP) == NOW + 1 + GAP
-    assert bad.answered(["10.0.0.1"], 1, NOW + 9, floor=1, cap=10).error == ""
+    assert due(bad) == RETRY_AFTER
+    assert due(bad, GAP) == GAP
+    assert bad.answered(["10.0.0.1"], 1, NOW + 9).error == ""
+    listed, errors = members((DB,), "first", {Question(DB.host): bad}.get)
+    assert [m.listing.note for m in listed] == ["SERVFAIL: the last good answer serves"]
+    assert not errors
+
+
+def test_a_family_of_which_nothing_was_heard_keeps_its_addresses() -> None:
+    both = Found().answered(["10.0.0.1", "10.0.0.2", "::1"], 9, NOW - 1)
+    half = both.answered(["::1"], 9, NOW, error="no answer")
+    assert half.records == both.records
+    assert due(half) == RETRY_AFTER
+    assert half.answered(["::1"], 9, NOW).records == ("::1",)
 
 
 @pytest.mark.parametrize("count", [0, MOST_RECORDS + 1, 1000])
-def test_an_answer_of_none_or_too_many_is_a_failure(count):
-    good = Found().answered(["10.0.0.1"], 1, NOW, floor=1, cap=10)
-    found = good.answered([f"10.0.{n // 250}.{n % 250}" for n in range(count)], 1, NOW + 1, floor=1, cap=10)
+def test_an_answer_of_none_or_too_many_is_a_failure(count: int) -> None:
+    good = Found().answered(["10.0.0.1"], 1, NOW)
+    found = good.answered([f"10.0.{n // 250}.{n % 250}" for n in range(count)], 1, NOW + 1)
     assert found.records == ("10.0.0.1",)
     assert str(count or "empty") in found.error
+
+
+@pytest.mark.parametrize(
+    ("target", "port"),
+    [
+        ("/dev/shm/postgres", 5432),
+        ("@abstract", 5432),
+        ("a,b", 5432),
+        ("a b", 5432),
+        ("_pg._tcp.other", 5432),
+        ("a", 0),
+    ],
+)
+def test_a_target_that_can_be_no_host_is_left_out_and_told(target: str, port: int) -> None:
+    records = [Service(0, 0, port, target), Service(0, 0, 5000, "good")]
+    found = known(**{SRV.host: records})
+    listed, errors = members((SRV,), "all", found)
+    assert [m.key for m in listed] == [HostKey("good", 5000), SRV]
+    assert repr(target) in errors[SRV]
+    assert questions((SRV,), found) == (Question(SRV.host, service=True), Question("good"))
+
+
+def test_an_entry_stands_for_so_many_hosts_and_no_more() -> None:
+    records = [Service(0, 0, 5000 + n, "a") for n in range(40)]
+    found = known(**{SRV.host: records, "a": [f"10.0.0.{n}" for n in range(40)]})
+    listed, errors = members((DB, SRV), "all", found)
+    assert len(listed) == 1 + MOST_RECORDS + 1
+    assert "more than 64 hosts" in errors[SRV]
