@@ -51,7 +51,8 @@ class RouteError(psycopg.OperationalError):
     Attributes:
         topology: what the router knew of the hosts at that moment; None where that says nothing, and in a copy of the
             error in another process.
-        rerun_safe: the router knows that nothing was committed.
+        rerun_safe: the transaction was the router's own (`run()`, `attempts()`) and was not committed. Never True of a
+            `writer()` session, in which the body may have committed something by itself.
         may_have_committed: the work may have been committed all the same.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import random
 import time
@@ -379,8 +380,8 @@ class AsyncRouter(AsyncRunner[CT]):
         Raises:
             ConfigError: *fn* is not callable.
         """
-        if not callable(fn):
-            raise ConfigError("fn", fn, "expected a callable")
+        if not callable(fn) or inspect.iscoroutinefunction(fn):
+            raise ConfigError("fn", fn, "expected a callable that is no coroutine function")
         return self._dispatcher.subscribe(fn)
 
     def forget_timeline(self) -> None:
@@ -461,7 +462,10 @@ class AsyncRouter(AsyncRunner[CT]):
                 topology=self.topology,
             )
         if self._state == _NEW:
-            raise RouterClosed(f"{self!r} was never opened: use open() or a with statement")
+            # sync-only: raise RouterClosed(f"{self!r} was never opened: use open() or a with statement")
+            raise RouterClosed(  # async-only
+                f"{self!r} was never opened: use `await open()` or `async with`"  # async-only
+            )  # async-only
         if self._state != _OPEN:
             raise RouterClosed(f"{self!r} is closed", topology=self.topology)
         if self._loop is not async_loop_identity():

@@ -60,6 +60,13 @@ class AsyncSession(Generic[CT]):
         self._timeout = timeout
         self._conn: CT | None = None
 
+    def __getattr__(self, name: str) -> Any:
+        # sync-only: use = "with router.writer() as conn"
+        use = "async with router.writer() as conn"  # async-only
+        raise AttributeError(
+            f"a session is no connection: use `{use}`, and conn.{name} within", name=name, obj=self
+        )
+
     async def __aenter__(self) -> CT:
         if self._conn is not None:
             raise RuntimeError("this session is in use already; ask the router for another")
@@ -80,14 +87,14 @@ class AsyncSession(Generic[CT]):
         try:
             if exc is not None:
                 await _roll_back(self._router, conn, exc, read_write=self._attrs is SessionAttrs.READ_WRITE)
-            elif conn.pgconn.transaction_status == INTRANS and alive(conn):
+            elif (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
                 try:
                     await conn.commit()
                 except BaseException as failure:
                     await _commit_failed(self._router, conn, failure)
                     raise
             else:
-                await _end(self._router, conn)
+                await _end(self._router, conn, status=status)
             if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
                 _tell_unconfirmed(self._router, conn, exc)
         finally:
@@ -123,10 +130,18 @@ def _tell_unconfirmed(router: AsyncRouter[CT], conn: CT, exc: BaseException | No
     )
 
 
-async def _end(router: AsyncRouter[CT], conn: CT, block: Block | None = None) -> None:
-    """End a session in which there is nothing to commit, or that cannot; *block* is the router's transaction()."""
+async def _end(
+    router: AsyncRouter[CT], conn: CT, block: Block | None = None, *, status: TransactionStatus
+) -> None:
+    """End a session in which there is nothing to commit, or that cannot.
+
+    Args:
+        router: whose.
+        conn: the connection.
+        block: the router's transaction().
+        status: of the transaction, as it was before the connection was found to be lost: UNKNOWN since.
+    """
     lease = conn._pgroute  # type: ignore[attr-defined]
-    status = conn.pgconn.transaction_status
     if block is not None and conn.closed and not conn.broken:
         raise psycopg.ProgrammingError("the body closed its connection: nothing was committed")
     if status == INTRANS or (status == UNKNOWN and block is not None):

@@ -228,7 +228,7 @@ class AsyncAttempt(Generic[CT]):
             if conn.pgconn.pipeline_status:
                 # COMMIT would only be queued here, and its failure would be nobody's.
                 await self._refuse(conn, "the body left its pipeline open: nothing was committed")
-            if conn.pgconn.transaction_status == INTRANS and alive(conn):
+            if (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
                 phase = Phase.COMMIT
                 try:
                     async with self.bounded(conn, least=LEAST_COMMIT):
@@ -240,7 +240,7 @@ class AsyncAttempt(Generic[CT]):
                         await conn.close()  # the body left another transaction() of its own open
                     raise
             else:
-                await _end(self._router, conn, block)
+                await _end(self._router, conn, block, status=status)
             if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
                 _tell_unconfirmed(self._router, conn, None)
         except psycopg.Error as failure:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import random
 import time
@@ -379,8 +380,8 @@ class Router(Runner[CT]):
         Raises:
             ConfigError: *fn* is not callable.
         """
-        if not callable(fn):
-            raise ConfigError("fn", fn, "expected a callable")
+        if not callable(fn) or inspect.iscoroutinefunction(fn):
+            raise ConfigError("fn", fn, "expected a callable that is no coroutine function")
         return self._dispatcher.subscribe(fn)
 
     def forget_timeline(self) -> None:
@@ -489,9 +490,7 @@ class Router(Runner[CT]):
 
     def _on_snapshot(self, old: Topology, topology: Topology, events: tuple[Event, ...]) -> None:
         """Take a new snapshot; called in the monitor's thread."""
-        doomed = [
-            (key, old.by_key[key].address, why) for key, why in forsaken(old, topology).items()
-        ]
+        doomed = [(key, old.by_key[key].address, why) for key, why in forsaken(old, topology).items()]
         doomed += [
             (key, topology.by_key[key].address, why)
             for key, why in hopeless(topology, self._plan.probe, time.monotonic()).items()

@@ -16,6 +16,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         import shtab
     except ModuleNotFoundError:
-        raise CommandError('this needs the package shtab: pip install "pgroute[cli]"') from None
+        raise CommandError(
+            'this needs the package shtab: pip install shtab (the extra "cli" brings it)'
+        ) from None
     print(shtab.complete(make_parser(), shell=args.shell))
     return 0

@@ -21,21 +21,23 @@ if TYPE_CHECKING:
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     silence_libraries()
-    key = find(args.dsn, args.role, args.timeout)
+    key = find(args)
     print(single_host(args.dsn, key, passwords=args.with_password))
     return 0
 
 
-def find(dsn: str, role: str, timeout: float) -> HostKey:
-    """Return the host that a session for the role was had at.
+def find(args: argparse.Namespace) -> HostKey:
+    """Return the host that a session for the command's role was had at.
 
     Raises:
         NotInTime: none could be had within the time.
         ConfigError: the DSN cannot be used.
     """
-    with Router(dsn, acquire_timeout=timeout) as router:
+    with Router(
+        args.dsn, acquire_timeout=args.timeout, resolver=args.resolver, addresses=args.addresses
+    ) as router:
         try:
-            conn = router.getconn("reader" if role == "reader" else "writer")
+            conn = router.getconn(args.role)
         except AcquireTimeout as exc:
             raise NotInTime(str(exc)) from None
         try:

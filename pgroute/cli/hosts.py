@@ -25,6 +25,8 @@ STYLES = {
 
 
 _ENDLESS = 10_000
+_WORTH_A_TIME = 65_536
+"""Bytes of lag from which on its age is shown."""
 
 
 def show_hosts(console: Console, topology: Topology) -> None:
@@ -115,7 +117,9 @@ def _lag_cell(host: HostInfo) -> str:
             break
         size, unit = size / 1024, larger
     text = f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-    return f"{text}, {host.lag_seconds:.1f} s" if host.lag_seconds else text
+    # A few bytes are no delay: on an idle cluster the last transaction is old, and a checkpoint's record is on its way.
+    shown = host.lag_seconds and host.lag_bytes >= _WORTH_A_TIME
+    return f"{text}, {host.lag_seconds:.1f} s" if shown else text
 
 
 def _rtt_cell(host: HostInfo) -> str:

@@ -28,6 +28,9 @@ def run(args: argparse.Namespace) -> int:
             where = router.run(_where, read_only=True)
         except AcquireTimeout as exc:
             raise CommandError(f"no primary can be written to:\n{exc}") from None
+        except psycopg.errors.InsufficientPrivilege as exc:
+            text = "a database administrator can run what `pgroute install --sql` prints"
+            raise CommandError(f"{str(exc).strip()}\n{text}") from None
         except psycopg.Error as exc:
             raise CommandError(str(exc).strip()) from None
     print(f"The schema pgroute is in place in {where}. A role needs, to use it:\n")

@@ -33,7 +33,7 @@ examples:
   pgroute status "$DSN" --json | jq -r '.hosts[] | select(.role == "primary").host'
   pgroute status "$DSN" --watch --json >> topology.jsonl
 
-With --watch it is told again whenever a role, a state or the verdict changes, until Ctrl-C (exit status 130).
+With --watch it is told again whenever a role, a state, a reason or the verdict changes, until Ctrl-C (exit status 130).
 """
 WATCH_HELP = """\
 The hosts with their roles, states, timelines and lag, where writers and readers go now, and each change with its time.
@@ -162,6 +162,21 @@ def _add_dsn_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dsn", nargs="?", default="", metavar="DSN", help="libpq URI or keyword string")
 
 
+def _add_names(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resolver",
+        choices=("system", "dns"),
+        default="system",
+        help="what names are looked up with (default: system)",
+    )
+    parser.add_argument(
+        "--addresses",
+        choices=("first", "all"),
+        default="first",
+        help="all: each address of a name is a host of its own (default: first)",
+    )
+
+
 def _add_timeout(parser: argparse.ArgumentParser, default: float) -> None:
     parser.add_argument(
         "--timeout",
@@ -190,6 +205,7 @@ def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         STATUS_HELP,
     )
     _add_dsn_argument(status)
+    _add_names(status)
     status.add_argument("--json", action="store_true", help="print a JSON object (keys: docs/cli.md)")
     status.add_argument("--watch", action="store_true", help="go on, and tell it again when it changes")
     _add_timeout(status, 5)
@@ -204,6 +220,7 @@ def _add_watch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         WATCH_HELP,
     )
     _add_dsn_argument(watch)
+    _add_names(watch)
     watch.add_argument(
         "--duration", type=seconds(0.1), default=math.inf, metavar="S", help="end after S seconds"
     )
@@ -218,6 +235,7 @@ def _add_dsn(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         DSN_HELP,
     )
     _add_dsn_argument(dsn)
+    _add_names(dsn)
     _add_role(dsn)
     dsn.add_argument(
         "--with-password", action="store_true", help="print passwords too, where the DSN has them"
@@ -234,6 +252,7 @@ def _add_wait(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         WAIT_HELP,
     )
     _add_dsn_argument(wait)
+    _add_names(wait)
     _add_role(wait)
     wait.add_argument("--quiet", action="store_true", help="print nothing when it comes about")
     _add_timeout(wait, 60)

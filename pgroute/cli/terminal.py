@@ -24,7 +24,9 @@ def open_console() -> Console:
     try:
         from rich.console import Console
     except ModuleNotFoundError:
-        raise CommandError('this needs the package rich: pip install "pgroute[cli]"') from None
+        raise CommandError(
+            'this needs the package rich: pip install rich (the extra "cli" brings it)'
+        ) from None
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
     if not console.is_terminal:
         console.width = _ENDLESS

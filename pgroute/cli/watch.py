@@ -26,6 +26,7 @@ TICK = 1.0
 EVENT_STYLES = {
     EventKind.PRIMARY_CHANGED: "green",
     EventKind.PRIMARY_LOST: "red",
+    EventKind.NO_PRIMARY: "red",
     EventKind.SPLIT_BRAIN: "red",
     EventKind.STALE_PRIMARY: "red",
     EventKind.SESSIONS_ABORTED: "yellow",
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     silence_libraries()
     console = open_console()
-    with Router(args.dsn, name="watch") as router:
+    with Router(args.dsn, resolver=args.resolver, addresses=args.addresses) as router:
         deadline = time.monotonic() + args.duration
         if console.is_terminal:
             _full_screen(console, router, deadline)
@@ -66,12 +67,17 @@ def _full_screen(console: Console, router: Router, deadline: float) -> None:
 
     view.title = title
     router.subscribe(note)
-    with Live(view, console=console, screen=True, auto_refresh=False) as live:
+    try:
+        with Live(view, console=console, screen=True, auto_refresh=False) as live:
 
-        def draw(_topology: Topology) -> None:
-            live.refresh()
+            def draw(_topology: Topology) -> None:
+                live.refresh()
 
-        each_change(router, deadline, draw, tick=TICK)
+            each_change(router, deadline, draw, tick=TICK)
+    finally:
+        # What happened stays, when the view is gone with the terminal's other screen.
+        for moment, text, style in view.log:
+            console.print(f"{moment}  {text}", style=style)
 
 
 def _plain(router: Router, deadline: float) -> None:

@@ -24,6 +24,7 @@ class EventKind(enum.Enum):
         HOST_CHANGED: its state, role or read-only default is another. INFO.
         PRIMARY_CHANGED: there is a primary where there was none, or another one. INFO.
         PRIMARY_LOST: there is none any more. WARNING.
+        NO_PRIMARY: every host was asked for the first time, and none can be written to. WARNING.
         SPLIT_BRAIN: several hosts claim to be the primary, and nothing decides between them. ERROR.
         STALE_PRIMARY: an old primary was recognised as one. ERROR.
         SESSIONS_ABORTED: sessions in flight at a host were cut. WARNING.
@@ -34,13 +35,14 @@ class EventKind(enum.Enum):
     HOST_CHANGED = "host-changed"
     PRIMARY_CHANGED = "primary-changed"
     PRIMARY_LOST = "primary-lost"
+    NO_PRIMARY = "no-primary"
     SPLIT_BRAIN = "split-brain"
     STALE_PRIMARY = "stale-primary"
     SESSIONS_ABORTED = "sessions-aborted"
 
 
 _ERRORS = frozenset({EventKind.SPLIT_BRAIN, EventKind.STALE_PRIMARY})
-_WARNINGS = frozenset({EventKind.PRIMARY_LOST, EventKind.SESSIONS_ABORTED})
+_WARNINGS = frozenset({EventKind.PRIMARY_LOST, EventKind.NO_PRIMARY, EventKind.SESSIONS_ABORTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,9 @@ def changes(old: Topology, new: Topology) -> tuple[Event, ...]:
         )
     elif old.primary and new_key is None:
         events.append(Event(EventKind.PRIMARY_LOST, at, old_key, f"no primary: {old_key} was the last"))
+    elif new.round_done and not old.round_done and not new.writable:
+        told = ", ".join(f"{h.key} {_told(h, why=True)}" for h in new.hosts)
+        events.append(Event(EventKind.NO_PRIMARY, at, None, f"nobody to write to: {told}"))
     return tuple(events)
 
 
@@ -119,4 +124,4 @@ def _told(host: HostInfo, *, why: bool = False) -> str:
     if host.read_only and host.role.value == "primary":
         role = "read-only primary"
     text = f"{role} {host.state.value}"
-    return f"{text} ({host.reason})" if why and host.reason else text
+    return f"{text} ({host.reason})" if why and host.reason and host.state is not HostState.UP else text

@@ -113,6 +113,8 @@ def parse(dsn: str) -> dict[str, str]:
         reason = next(
             (text for start, text in _GRAMMAR if start in message), "expected a libpq URI or keyword string"
         )
+        if "//" in dsn and not dsn.startswith(("postgresql://", "postgres://")):
+            reason = "a URI begins with postgresql:// or postgres://"
     unknown = re.search(r'invalid (?:connection option|URI query parameter:?) "(.*)"', message)
     if unknown is None:
         raise ConfigError("dsn", dsn, reason, secret=True)

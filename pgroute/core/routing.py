@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pgroute.core.faults import one_line
 from pgroute.core.roles import HostRole, SessionAttrs
 from pgroute.errors import AcquireTimeout, NoHostAvailable, PoolExhausted, SplitBrainError
 
@@ -200,10 +201,12 @@ class Acquisition:
             line = f"  {h.key}: {role}, {h.state.value} for {max(0.0, now - h.since):.1f} s"
             if h.reason:
                 line += f": {h.reason}"
+            elif h.key in self._causes:
+                line += f": connecting failed: {one_line(str(self._causes[h.key]))}"
             lines.append(line)
         error = cls("\n".join(lines), topology=topology)
         for key, cause in self._causes.items():
-            error.add_note(f"{key}: {type(cause).__name__}: {cause}")
+            error.add_note(f"{key}: {cause}")
         if self._causes:
             error.__cause__ = next(reversed(self._causes.values()))
         return error

@@ -4,6 +4,7 @@ server.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -38,11 +39,13 @@ def run_query(
 
             def cut_off() -> None:
                 expired.set()
-                link.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):  # it was closed by an interrupt meanwhile
+                    link.shutdown(socket.SHUT_RDWR)
 
             timer = threading.Timer(timeout, cut_off)
-            timer.start()
+            timer.daemon = True
             try:
+                timer.start()
                 cursor = connection.execute(sql.encode(), params)
                 return cursor.fetchall() if cursor.description is not None else []
             except psycopg.OperationalError as error:
@@ -51,4 +54,5 @@ def run_query(
                 raise
             finally:
                 timer.cancel()
-                timer.join()
+                if timer.ident is not None:
+                    timer.join()

@@ -18,14 +18,14 @@ class NameServer:
     """The server, over UDP and TCP.
 
     Attributes:
-        zone: by name: addresses, a CNAME as "-> name", SRV records as (priority, weight, port, target), or one of the
+        zone: by name, or by (name, type): addresses, a CNAME as "-> name", SRV records as (priority, weight, port, target), or one of the
             words above; TRUNCATED ahead of the rest has it told over TCP only.
         ttl: seconds, of every record.
         asked: how often each (name, type) was asked for.
     """
 
     def __init__(self) -> None:
-        self.zone: dict[str, list[Any] | str] = {}
+        self.zone: dict[Any, Any] = {}
         self.ttl = 1
         self.asked: Counter[tuple[str, str]] = Counter()
         self.tcp = 0
@@ -93,7 +93,7 @@ class NameServer:
             self.asked[name, kind] += 1
             self.tcp += tcp
         reply = request.reply()
-        records = self.zone.get(name, NXDOMAIN)
+        records = self.zone.get((name, kind), self.zone.get(name, NXDOMAIN))
         if records == SILENCE:
             return None
         if isinstance(records, str):

@@ -30,7 +30,9 @@ def check(name: str) -> None:
     try:
         import matplotlib as mpl
     except ModuleNotFoundError:
-        raise CommandError('--plot needs the package matplotlib: pip install "pgroute[plot]"') from None
+        raise CommandError(
+            '--plot needs the package matplotlib: pip install matplotlib (the extra "plot" brings it)'
+        ) from None
     mpl.use("agg")
     path = Path(name)
     try:

@@ -46,7 +46,7 @@ def _show_timeline(console: Console, outcome: Outcome) -> None:
         histogram.update(moments)
         values = histogram.columns(width, end)
         console.print(f"{label:<{_TIMELINE_LABEL}}", end="")
-        console.print(sparkline(values, blocks=blocks), style=style)
+        console.print(sparkline(values, blocks=blocks).rstrip(), style=style)
     marks = [" "] * (width + 1)
     for moment in outcome.moments:
         column = round((moment.at - begin) / (end - begin) * width)

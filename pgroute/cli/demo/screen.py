@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from pgroute.cli.demo.load import Load
 
+_COLUMNS, _ROWS = 80, 24
+"""What the view needs; on a smaller terminal there are lines, as in a pipe."""
+
 _REFRESH = 8
 """Times a second."""
 
@@ -40,7 +43,7 @@ def open_screen(
     """Give the screen for a run."""
     nodes = ", ".join(f"{name} :{address.rsplit(':', 1)[1]}" for address, name in names.items())
     headline = f"PostgreSQL {version} on 127.0.0.1: {nodes}"
-    if not console.is_terminal:
+    if not console.is_terminal or console.width < _COLUMNS or console.height < _ROWS:
         screen = Lines(console)
         console.print(headline)
         yield screen
@@ -50,12 +53,14 @@ def open_screen(
     view = View(lambda: load.topology, names)
     full = FullScreen(view, load, args, version)
     # It is drawn in a thread of its own: the servers' steps may take seconds.
-    with Live(view, console=console, screen=True, refresh_per_second=_REFRESH):
-        yield full
-    # The view is gone with the terminal's other screen: what happened is told again, to stay.
-    console.print(headline, style="bold")
-    for moment, text, style in full.told:
-        console.print(f"{moment}  {text}", style=style, no_wrap=True, overflow="ellipsis", crop=False)
+    try:
+        with Live(view, console=console, screen=True, refresh_per_second=_REFRESH):
+            yield full
+    finally:
+        # The view is gone with the terminal's other screen: what happened is told again, to stay.
+        console.print(headline, style="bold")
+        for moment, text, style in full.told:
+            console.print(f"{moment}  {text}", style=style)
 
 
 class Lines:
@@ -71,7 +76,7 @@ class Lines:
 
     def tell(self, moment: str, text: str, style: str | None) -> None:
         with self._lock:
-            self._console.print(f"{moment}  {text}", style=style, no_wrap=True, crop=False)
+            self._console.print(f"{moment}  {text}", style=style)
             self._console.file.flush()
 
 
