@@ -60,12 +60,12 @@ class AsyncSession(Generic[CT]):
         self._timeout = timeout
         self._conn: CT | None = None
 
-    def __getattr__(self, name: str) -> Any:
-        # sync-only: use = "with router.writer() as conn"
-        use = "async with router.writer() as conn"  # async-only
-        raise AttributeError(
-            f"a session is no connection: use `{use}`, and conn.{name} within", name=name, obj=self
-        )
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # sync-only: use = "with router.writer() as conn"
+            use = "async with router.writer() as conn"  # async-only
+            raise AttributeError(f"a session is no connection: use `{use}`, and conn.{name} within it")
 
     async def __aenter__(self) -> CT:
         if self._conn is not None:

@@ -59,11 +59,11 @@ class Session(Generic[CT]):
         self._timeout = timeout
         self._conn: CT | None = None
 
-    def __getattr__(self, name: str) -> Any:
-        use = "with router.writer() as conn"
-        raise AttributeError(
-            f"a session is no connection: use `{use}`, and conn.{name} within", name=name, obj=self
-        )
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            use = "with router.writer() as conn"
+            raise AttributeError(f"a session is no connection: use `{use}`, and conn.{name} within it")
 
     def __enter__(self) -> CT:
         if self._conn is not None:

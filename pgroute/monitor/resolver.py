@@ -181,9 +181,9 @@ class DnsResolver:
             import dns.resolver
 
             self._resolver = dns.asyncresolver.Resolver(configure=self._given is None)
-            self._resolver.use_search_by_default = True
             if self._given is not None:
                 # Of the same base class, whose attributes are all the configuration there is.
                 self._resolver.__dict__.update(vars(self._given))
+            self._resolver.use_search_by_default = True
             self._resolver.cache = None
         return self._resolver

@@ -176,6 +176,7 @@ class HostWatcher:
         if old is not None:
             old.close()
         self._tell(answer)
+        self._note("")
 
     def _note(self, text: str) -> None:
         for subscriber in tuple(self.subscribers):

@@ -129,6 +129,7 @@ def test_what_needs_a_person_is_logged_louder(kind):
         EventKind.SPLIT_BRAIN: logging.ERROR,
         EventKind.STALE_PRIMARY: logging.ERROR,
         EventKind.PRIMARY_LOST: logging.WARNING,
+        EventKind.NO_PRIMARY: logging.WARNING,
         EventKind.SESSIONS_ABORTED: logging.WARNING,
     }
     assert Event(kind, 1.0, A, "text").level == loud.get(kind, logging.INFO)
@@ -136,4 +137,17 @@ def test_what_needs_a_person_is_logged_louder(kind):
 
 def test_host_of_unknown_role():
     world = World(A).fail(A, FaultKind.REFUSED)
-    assert [str(e) for e in world.events] == ["a:5432 unknown -> down (told refused)"]
+    assert [str(e) for e in world.events] == [
+        "a:5432 unknown -> down (told refused)",
+        "nobody to write to: a:5432 down (told refused)",
+    ]
+
+
+def test_nobody_to_write_to_is_told_once_everybody_was_asked():
+    world = World(A, B).standby(B)
+    assert EventKind.NO_PRIMARY not in [e.kind for e in world.events]
+    world.fail(A, FaultKind.REJECTED)
+    [told] = [e for e in world.events if e.kind is EventKind.NO_PRIMARY]
+    assert str(told) == "nobody to write to: a:5432 rejected (told rejected), b:5432 standby up"
+    world.refuse(A)
+    assert EventKind.NO_PRIMARY not in [e.kind for e in world.events]

@@ -390,7 +390,11 @@ def test_causes_are_attached():
     caller.way.failed(caller.tried(), last)
     error = caller.gives_up()
     assert error.__cause__ is last
-    assert error.__notes__ == ["b:5432: OperationalError: first", "c:5432: OperationalError: last"]
+    assert error.__notes__ == ["b:5432: first", "c:5432: last"]
+    assert str(error).splitlines()[2:] == [
+        "  b:5432: standby, up for 0.0 s: connecting failed: first",
+        "  c:5432: standby, up for 0.0 s: connecting failed: last",
+    ]
 
 
 def test_error_without_a_cause_has_none():
