@@ -139,6 +139,30 @@ def tables(results):
             yield f"{result['scenario']} {writers}", title, *failover_rows(result)
 
 
+def brief(results):
+    """Return header and rows that tell the most in the least room."""
+    failovers = {(r["scenario"], r["writers"]): r for r in results if r.get("trials")}
+    wanted = [
+        key for key in (("crash", 1), ("crash", 20), ("freeze", 1), ("switchover", 20)) if key in failovers
+    ]
+    header = ["library", "session, ratio"]
+    header += [f"{scenario}, {writers} writer{'s' * (writers > 1)}" for scenario, writers in wanted]
+    names = dict.fromkeys(name for key in wanted for name in names_in(failovers[key]))
+    rows = []
+    for name in names:
+        shares = [
+            statistics.median(ratios(r, name))
+            for r in results
+            if r["scenario"] == "steady" and r["workers"] == 1 and r["rounds"] and name in r["rounds"][0]
+        ]
+        row = [name, f"{shares[0]:.2f}" if shares else "-"]
+        for key in wanted:
+            times = recovered_after(failovers[key], name, max)
+            row.append(_middle(times, failovers[key]) if times else "-")
+        rows.append(row)
+    return header, rows
+
+
 def seconds(value, bound):
     """Return a time as text, as short as it can be read."""
     if value == NEVER:
