@@ -107,7 +107,10 @@ def stale_rows(result):
         errors = sum((collections.Counter(m["errors"]) for m in mine), collections.Counter())
         row = [
             name,
-            *(f"{statistics.median_high(m[key] for m in mine):g}" for key in ("callers_failed", "failed_calls")),
+            *(
+                f"{statistics.median_high(m[key] for m in mine):g}"
+                for key in ("callers_failed", "failed_calls")
+            ),
         ]
         row += [_middle(served, result), str(max(m["callers"] - m["served"] for m in mine))]
         rows.append([*row, ", ".join(errors) or "none"])
