@@ -1,4 +1,4 @@
-"""Writes the figures of benchmarks/results.json into docs/performance.md, between its markers.
+"""Writes the figures of benchmarks/results.json into docs/performance.md and README.md, between their markers.
 
     python -m benchmarks.page [--json FILE]
 
@@ -12,11 +12,11 @@ import json
 import re
 from pathlib import Path
 
-from benchmarks.compare.summary import tables
+from benchmarks.compare.summary import brief, tables
 from benchmarks.versions import listed
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs/performance.md"
+PAGES = (ROOT / "docs/performance.md", ROOT / "README.md")
 MARKED = re.compile(r"(?ms)^(<!-- figures: ([^>]+) -->\n).*?^(<!-- end -->)$")
 
 
@@ -33,6 +33,7 @@ def parts(measured):
     }
     for key, title, header, rows in tables(measured["results"]):
         found[key] = f"{title[0].upper()}{title[1:]}:\n\n{markdown(header, rows)}"
+    found["brief"] = markdown(*brief(measured["results"]))
     return found
 
 
@@ -46,9 +47,10 @@ def main():
             raise SystemExit(f"no figures for {match[2]!r}, only for {', '.join(found)}")
         return f"{match[1]}\n{found.pop(match[2])}\n{match[3]}"
 
-    PAGE.write_text(MARKED.sub(fill, PAGE.read_text()))
+    for page in PAGES:
+        page.write_text(MARKED.sub(fill, page.read_text()))
     for left in found:
-        print(f"not in {PAGE.name}: {left}")
+        print(f"on no page: {left}")
 
 
 if __name__ == "__main__":

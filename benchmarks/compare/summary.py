@@ -107,7 +107,10 @@ def stale_rows(result):
         errors = sum((collections.Counter(m["errors"]) for m in mine), collections.Counter())
         row = [
             name,
-            *(f"{statistics.median(m[key] for m in mine):g}" for key in ("callers_failed", "failed_calls")),
+            *(
+                f"{statistics.median_high(m[key] for m in mine):g}"
+                for key in ("callers_failed", "failed_calls")
+            ),
         ]
         row += [_middle(served, result), str(max(m["callers"] - m["served"] for m in mine))]
         rows.append([*row, ", ".join(errors) or "none"])
@@ -137,6 +140,30 @@ def tables(results):
             writers = result["writers"]
             title = f"{result['scenario']}, {writers} writer{'s' if writers > 1 else ''}"
             yield f"{result['scenario']} {writers}", title, *failover_rows(result)
+
+
+def brief(results):
+    """Return header and rows that tell the most in the least room."""
+    failovers = {(r["scenario"], r["writers"]): r for r in results if r.get("trials")}
+    wanted = [
+        key for key in (("crash", 1), ("crash", 20), ("freeze", 1), ("switchover", 20)) if key in failovers
+    ]
+    header = ["library", "session, ratio"]
+    header += [f"{scenario}, {writers} writer{'s' * (writers > 1)}" for scenario, writers in wanted]
+    names = dict.fromkeys(name for key in wanted for name in names_in(failovers[key]))
+    rows = []
+    for name in names:
+        shares = [
+            statistics.median(ratios(r, name))
+            for r in results
+            if r["scenario"] == "steady" and r["workers"] == 1 and r["rounds"] and name in r["rounds"][0]
+        ]
+        row = [name, f"{shares[0]:.2f}" if shares else "-"]
+        for key in wanted:
+            times = recovered_after(failovers[key], name, max)
+            row.append(_middle(times, failovers[key]) if times else "-")
+        rows.append(row)
+    return header, rows
 
 
 def seconds(value, bound):

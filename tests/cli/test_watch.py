@@ -144,12 +144,15 @@ def run(*arguments, **options):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
-def until(lines, pattern):
-    """Read lines up to the first that matches, and return it."""
+def until(lines, *patterns):
+    """Read lines until each pattern was met, in any order, and return the last that met one."""
+    left = {*patterns}
     for line in lines:
-        if re.search(pattern, line):
+        met = {pattern for pattern in left if re.search(pattern, line)}
+        left -= met
+        if met and not left:
             return line
-    raise AssertionError(pattern)
+    raise AssertionError(left)
 
 
 def test_piped_watch_is_a_line_for_each_change():
@@ -162,8 +165,9 @@ def test_piped_watch_is_a_line_for_each_change():
             old.kill()
             until(watch.stdout, f"no primary: {old.host}:{old.port} was the last")
             new.promote()
-            until(watch.stdout, f"primary is {new.host}:{new.port}, timeline 2")
-            until(watch.stdout, f"degraded: writers to {new.host}:{new.port}")
+            # Changes and where sessions go are told by two threads.
+            where = f"{new.host}:{new.port}"
+            until(watch.stdout, f"primary is {where}, timeline 2", f"degraded: writers to {where}")
             watch.send_signal(signal.SIGINT)
             out, err = watch.communicate(timeout=30)
         assert (watch.returncode, err) == (130, "")
