@@ -130,9 +130,7 @@ def _tell_unconfirmed(router: AsyncRouter[CT], conn: CT, exc: BaseException | No
     )
 
 
-async def _end(
-    router: AsyncRouter[CT], conn: CT, block: Block | None = None, *, status: TransactionStatus
-) -> None:
+async def _end(router: AsyncRouter[CT], conn: CT, block: Block | None = None, *, status: int) -> None:
     """End a session in which there is nothing to commit, or that cannot.
 
     Args:

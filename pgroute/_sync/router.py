@@ -380,7 +380,8 @@ class Router(Runner[CT]):
         Raises:
             ConfigError: *fn* is not callable.
         """
-        if not callable(fn) or inspect.iscoroutinefunction(fn):
+        given: object = fn
+        if not callable(given) or inspect.iscoroutinefunction(given):
             raise ConfigError("fn", fn, "expected a callable that is no coroutine function")
         return self._dispatcher.subscribe(fn)
 

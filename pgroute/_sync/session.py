@@ -128,9 +128,7 @@ def _tell_unconfirmed(router: Router[CT], conn: CT, exc: BaseException | None) -
     )
 
 
-def _end(
-    router: Router[CT], conn: CT, block: Block | None = None, *, status: TransactionStatus
-) -> None:
+def _end(router: Router[CT], conn: CT, block: Block | None = None, *, status: int) -> None:
     """End a session in which there is nothing to commit, or that cannot.
 
     Args:

@@ -18,8 +18,8 @@ class NameServer:
     """The server, over UDP and TCP.
 
     Attributes:
-        zone: by name, or by (name, type): addresses, a CNAME as "-> name", SRV records as (priority, weight, port, target),
-            or one of the words above; TRUNCATED ahead of the rest has it told over TCP only.
+        zone: by name, or by (name, type): addresses, a CNAME as "-> name", SRV records as (priority, weight, port,
+            target), or one of the words above; TRUNCATED ahead of the rest has it told over TCP only.
         ttl: seconds, of every record.
         asked: how often each (name, type) was asked for.
     """
