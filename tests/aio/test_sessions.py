@@ -12,7 +12,7 @@ import pytest
 from psycopg.rows import dict_row, namedtuple_row
 
 from pgroute import AsyncRouter, CommitUnknown, PoolOptions, SessionLost
-from pgroute.testing import LocalCluster, Node
+from pgroute.testing import FaultProxy, LocalCluster, Node
 from tests.support import AsyncBackground, async_call, async_eventually
 
 pytestmark = pytest.mark.cluster
@@ -341,6 +341,22 @@ async def test_a_connection_lost_unnoticed_before_the_commit_is_session_lost(
                 await conn.execute(f"INSERT INTO {table} VALUES (1)")
                 await async_call(terminate, shared.primary, conn.info.backend_pid)
         assert not caught.value.may_have_committed
+    assert numbers(shared, table) == []
+
+
+@pytest.mark.parametrize("end", ["disconnect", "reset"])
+async def test_a_connection_cut_unnoticed_before_the_commit_is_session_lost_too(
+    shared: LocalCluster, table: str, end: str
+) -> None:
+    """Without the server's word libpq notes the loss when it looks at the socket, and forgets the transaction with it."""
+    with FaultProxy(shared.primary) as proxy:
+        async with AsyncRouter(FaultProxy.dsn([proxy])) as router:
+            with pytest.raises(SessionLost, match="nothing of the transaction was committed") as caught:
+                async with router.writer() as conn:
+                    await conn.execute(f"INSERT INTO {table} VALUES (1)")
+                    getattr(proxy, end)()
+                    await async_eventually(lambda: select.select([conn], [], [], 0)[0])
+            assert not caught.value.may_have_committed
     assert numbers(shared, table) == []
 
 

@@ -118,7 +118,8 @@ def test_watch_fills_a_terminal_follows_a_failover_and_gives_the_terminal_back()
             terminal.interrupt()
             assert terminal.end() == 130
         assert terminal.raw.startswith(b"\x1b[?1049h")
-        assert terminal.raw.endswith(b"\x1b[?25h\x1b[?1049l")
+        _, _, stays = terminal.raw.partition(b"\x1b[?25h\x1b[?1049l")
+        assert b"timeline 2" in stays, "what happened is told again, to stay"
         assert b"Traceback" not in terminal.raw
 
 
