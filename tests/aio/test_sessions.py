@@ -348,7 +348,7 @@ async def test_a_connection_lost_unnoticed_before_the_commit_is_session_lost(
 async def test_a_connection_cut_unnoticed_before_the_commit_is_session_lost_too(
     shared: LocalCluster, table: str, end: str
 ) -> None:
-    """Without the server's word libpq notes the loss when it looks at the socket, and forgets the transaction with it."""
+    """Without the server's word libpq notes the loss when it looks at the socket, and forgets the transaction."""
     with FaultProxy(shared.primary) as proxy:
         async with AsyncRouter(FaultProxy.dsn([proxy])) as router:
             with pytest.raises(SessionLost, match="nothing of the transaction was committed") as caught:
