@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from dnslib import DNSLabel
 
-from pgroute import AsyncRouter, HostState, NoHostAvailable, ProbeOptions
+from pgroute import AsyncRouter, HostRole, HostState, NoHostAvailable, ProbeOptions
 from pgroute.testing import LocalCluster
 from tests.names.nameserver import NXDOMAIN, SERVFAIL, SILENCE, TRUNCATED, NameServer
 from tests.names.relay import relay
@@ -71,9 +71,11 @@ async def keep_going(router: AsyncRouter, role: str, stop: threading.Event, seen
             seen.append((time.monotonic(), address, exc))
 
 
+@pytest.mark.parametrize("ttl", [1, 300])
 async def test_a_flipped_endpoint_is_followed_and_the_old_sessions_are_retired(
-    server: NameServer,
+    server: NameServer, ttl: int
 ) -> None:
+    server.ttl = ttl
     with LocalCluster(addresses=ADDRESSES[:2]) as cluster:
         old, new = cluster.nodes
         server.zone["db.test"] = ["-> a.test"]
@@ -84,6 +86,7 @@ async def test_a_flipped_endpoint_is_followed_and_the_old_sessions_are_retired(
             await async_call(old.stop, "fast")
             await async_call(new.promote)
             await async_call(old.rejoin, new)
+            await async_eventually(lambda: router.topology.hosts[0].role is HostRole.STANDBY)
             server.zone["db.test"] = ["-> b.test"]
             assert await where(router, timeout=10.0) == new.host
             assert addresses(router) == [new.host]

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from dnslib import DNSLabel
 
-from pgroute import Router, HostState, NoHostAvailable, ProbeOptions
+from pgroute import Router, HostRole, HostState, NoHostAvailable, ProbeOptions
 from pgroute.testing import LocalCluster
 from tests.names.nameserver import NXDOMAIN, SERVFAIL, SILENCE, TRUNCATED, NameServer
 from tests.names.relay import relay
@@ -72,9 +72,11 @@ def keep_going(router: Router, role: str, stop: threading.Event, seen: list[Any]
             seen.append((time.monotonic(), address, exc))
 
 
+@pytest.mark.parametrize("ttl", [1, 300])
 def test_a_flipped_endpoint_is_followed_and_the_old_sessions_are_retired(
-    server: NameServer,
+    server: NameServer, ttl: int
 ) -> None:
+    server.ttl = ttl
     with LocalCluster(addresses=ADDRESSES[:2]) as cluster:
         old, new = cluster.nodes
         server.zone["db.test"] = ["-> a.test"]
@@ -85,6 +87,7 @@ def test_a_flipped_endpoint_is_followed_and_the_old_sessions_are_retired(
             call(old.stop, "fast")
             call(new.promote)
             call(old.rejoin, new)
+            eventually(lambda: router.topology.hosts[0].role is HostRole.STANDBY)
             server.zone["db.test"] = ["-> b.test"]
             assert where(router, timeout=10.0) == new.host
             assert addresses(router) == [new.host]
