@@ -7,7 +7,6 @@ The grammar is libpq's own (:mod:`pgroute.core.libpq`); the list rules are those
 from __future__ import annotations
 
 import functools
-import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 from psycopg.conninfo import make_conninfo
 
 from pgroute.core import libpq
+from pgroute.core.names import is_address
 from pgroute.core.roles import HostKey, SessionAttrs
 from pgroute.errors import ConfigError
 
@@ -238,7 +238,7 @@ def _hosts(
         if "@" in name and not name.startswith(("/", "@")):
             accepted = "expected a name without '@' (in the password of a URI, write it as %40)"
             raise ConfigError("host", name, accepted, secret=True)
-        if address and not _is_address(address):
+        if address and not is_address(address):
             raise refusal("hostaddr", address, "expected an IP address")
         port = _c_int(text or _default_port())
         if port is None or not 1 <= port <= 65535:
@@ -251,14 +251,6 @@ def _hosts(
 
 def _default_port() -> str:
     return (libpq.keywords()["port"].compiled or b"5432").decode()
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _c_int(text: str) -> int | None:
