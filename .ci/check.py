@@ -68,7 +68,7 @@ def run_suite() -> int:
         return status
     use_memory()
     # They wait for servers most of the time; a cluster for each worker is what memory and patience allow.
-    workers = max(3, min(4, os.cpu_count() or 3))
+    workers = 4
     command = ["-m", "pytest", "--ignore=tests/core", "-n", str(workers), "--dist", "worksteal"]
     return subprocess.run([sys.executable, *command], check=False).returncode
 
