@@ -9,7 +9,16 @@ import pytest
 from pgroute.core.faults import FaultKind
 from pgroute.core.hosts import HostState
 from pgroute.core.options import ProbeOptions
-from pgroute.core.pace import CONNECT_GAP, REJECTED_GAP, connect_delay, hopeless, probe_delay, release_after
+from pgroute.core.pace import (
+    CONNECT_GAP,
+    REJECTED_GAP,
+    connect_delay,
+    forsaken,
+    hopeless,
+    probe_delay,
+    release_after,
+)
+from pgroute.core.roles import HostKey
 from tests.core.world import A, B, C, D, World
 
 
@@ -228,3 +237,39 @@ def test_sessions_on_a_stale_primary_that_answers_are_left_alone_unless_asked_fo
 def test_starting_and_rejecting_hosts_answer():
     world = World(A, B, C, D).settled().standby(D).fail(C, FaultKind.STARTING).reject(D)
     assert lost(world, after=3600) == {}
+
+
+def left(world: World, change) -> dict[HostKey, str]:
+    """What is forsaken by one change."""
+    before = world.topology
+    change(world)
+    return forsaken(before, world.topology)
+
+
+def test_a_silent_host_whose_name_moves_is_forsaken():
+    world = World().settled().primary(A, address="10.0.0.1").timeout(A)
+    found = left(world, lambda w: w.primary(A, 2, address="10.0.0.2"))
+    assert found == {A: f"{A} did not answer at 10.0.0.1, and is at 10.0.0.2 now"}
+
+
+def test_a_silent_host_that_leaves_is_forsaken():
+    found = left(World().settled().timeout(B), lambda w: w.members(A, C))
+    assert found == {B: f"{B} did not answer, and is not listed any more"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: w.members(A, C),
+        lambda w: w.primary(A, address="10.0.0.9"),
+        lambda w: w.timeout(B),
+    ],
+    ids=["left while it answered", "moved while it answered", "stayed"],
+)
+def test_others_are_not_forsaken(change):
+    assert left(World().settled().primary(A, address="10.0.0.1"), change) == {}
+
+
+def test_a_silent_host_that_answers_again_is_not_forsaken():
+    world = World().settled().primary(A, address="10.0.0.1").timeout(A)
+    assert left(world, lambda w: w.primary(A, address="10.0.0.1")) == {}

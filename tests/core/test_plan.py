@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import dns.resolver
 import pytest
 
 from pgroute.core.hosts import Facts
@@ -144,3 +145,9 @@ def test_callbacks_of_a_role_win_over_those_of_the_router() -> None:
 def test_counters_add_up_under_every_key() -> None:
     assert total([{"a": 1, "b": 2}, {"a": 3}]) == {"a": 4, "b": 2}
     assert MEASURES
+
+
+def test_a_resolver_of_dnspython_is_taken_as_it_is() -> None:
+    resolver = dns.resolver.Resolver(configure=False)
+    assert plan(resolver=resolver).resolver is resolver
+    assert plan(resolver="dns").resolver == "dns"
