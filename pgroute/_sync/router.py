@@ -70,8 +70,8 @@ class Router(Runner[CT]):
         reader: the pools for readers; None: ``PoolOptions()``.
         balance: "ordered", "random", or a policy object; None: the DSN's load_balance_hosts, else "random".
         reader_attrs: which hosts `reader()` accepts, one of the target_session_attrs.
-        host_options: per host, keyed "host", "host:port" or its address; one that the DSN does not have is a ConfigError,
-            unless its names stand for hosts that are not known yet (SRV, ``addresses="all"``).
+        host_options: per host, keyed "host", "host:port" or its address; one that the DSN does not have is a
+            ConfigError, unless names stand for hosts that are not known yet (SRV, ``addresses="all"``).
         probe: the watch on the hosts; None: ``ProbeOptions()``.
         resolver: what names are looked up with: "system" (``getaddrinfo``), "dns" (as /etc/resolv.conf says), or a
             Resolver of dnspython. SRV records are always asked of the DNS.

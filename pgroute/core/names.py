@@ -277,7 +277,7 @@ class _Listed:
         self._put(key, listing)
 
     def _put(self, key: HostKey, listing: Listing) -> None:
-        if len(self.hosts) - self._before >= MOST_RECORDS:
+        if key not in self.hosts and len(self.hosts) - self._before >= MOST_RECORDS:
             self.refuse(f"it stands for more than {MOST_RECORDS} hosts: the others are left out")
         else:
             self.hosts.setdefault(key, listing)

@@ -226,3 +226,15 @@ def test_an_entry_stands_for_so_many_hosts_and_no_more() -> None:
     listed, errors = members((DB, SRV), "all", found)
     assert len(listed) == 1 + MOST_RECORDS + 1
     assert "more than 64 hosts" in errors[SRV]
+
+
+def test_a_host_that_is_listed_already_is_none_too_many() -> None:
+    found = known(**{"db.example": [f"10.0.0.{n}" for n in range(MOST_RECORDS)]})
+    listed, errors = members((DB, DB._replace(hostaddr="10.0.0.1"), DB), "all", found)
+    assert len(listed) == MOST_RECORDS
+    assert not errors
+    records = [Service(0, 0, 5000, f"10.0.0.{n}") for n in range(MOST_RECORDS)]
+    twice = [*records, Service(1, 0, 5000, "10.0.0.0")]
+    listed, errors = members((SRV,), "first", known(**{SRV.host: twice}))
+    assert len(listed) == MOST_RECORDS
+    assert not errors
