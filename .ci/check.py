@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import coverage
 import pytest
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 ROOT = Path(__file__).resolve().parents[1]
 MEMORY = "/dev/shm"  # noqa: S108  (mkdtemp makes private folders there)
+CONTAINERS = "tests/docker"
 SITE = "SITE"
 """Stands for a temporary folder."""
 STEPS = {
@@ -61,16 +66,43 @@ def use_memory() -> None:
             os.environ.setdefault("TMPDIR", MEMORY)
 
 
-def run_suite() -> int:
-    """Run all tests: first those of core, whose coverage they alone must show, then the others side by side."""
+@contextlib.contextmanager
+def images() -> Iterator[Callable[[], object]]:
+    """Have the images made that the tests in containers need, which takes minutes where there are none.
+
+    If they cannot be made, those tests say why. Gives what waits for the end of it.
+    """
+    with subprocess.Popen(
+        ["nice", "-n", "19", "docker/build"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process.wait
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+
+
+def run_suite(wait_for_images: Callable[[], object]) -> int:
+    """Run all tests: first those of core, whose coverage they alone must show, then the others side by side, then those
+    in containers.
+    """
     status = run_pytest(["tests/core"])
     if status:
         return status
     use_memory()
     # They wait for servers most of the time; a cluster for each worker is what memory and patience allow.
-    workers = 4
-    command = ["-m", "pytest", "--ignore=tests/core", "-n", str(workers), "--dist", "worksteal"]
-    return subprocess.run([sys.executable, *command], check=False).returncode
+    others = [f"--ignore={path}" for path in ("tests/core", CONTAINERS)]
+    for arguments in ([*others, "-n", "4", "--dist", "worksteal"], [CONTAINERS]):
+        if arguments == [CONTAINERS]:
+            wait_for_images()
+        status = subprocess.run([sys.executable, "-m", "pytest", *arguments], check=False).returncode
+        if status:
+            break
+    return status
 
 
 def run_step(commands: list[list[str]]) -> int:
@@ -86,9 +118,8 @@ def run_step(commands: list[list[str]]) -> int:
     return 0
 
 
-def main(arguments: list[str]) -> int:
-    """Run the steps in order and return the exit status of the first that fails."""
-    os.chdir(ROOT)
+def run_steps() -> int:
+    """Run what comes before the tests, and return the exit status of the first step that fails."""
     for done, (name, commands) in enumerate(STEPS.items()):
         print(f"== {name}", flush=True)
         started = time.monotonic()
@@ -99,7 +130,16 @@ def main(arguments: list[str]) -> int:
             print(f"== FAILED: {name}; passed: {', '.join(passed) or 'none'}; not run: {', '.join(skipped)}")
             return status
     print("== pytest", flush=True)
-    return run_pytest(arguments) if arguments else run_suite()
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Run everything in order and return the exit status of the first that fails."""
+    os.chdir(ROOT)
+    if arguments:
+        return run_steps() or run_pytest(arguments)
+    with images() as wait_for_images:
+        return run_steps() or run_suite(wait_for_images)
 
 
 if __name__ == "__main__":

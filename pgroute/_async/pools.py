@@ -11,13 +11,13 @@ from psycopg_pool import PoolClosed
 from pgroute._acompat import AsyncLock
 from pgroute._async.hostpool import AsyncHostPool
 from pgroute.core.stats import MEASURES, RoleStats, total
-from pgroute.monitor.bars import Bars
 
 if TYPE_CHECKING:
     from pgroute.core.balance import Candidate
     from pgroute.core.plan import RolePlan
     from pgroute.core.roles import HostKey
     from pgroute.core.topology import Topology
+    from pgroute.monitor.bars import Bars
     from pgroute.monitor.cluster import ClusterWatch
 
 CT = TypeVar("CT", bound="psycopg.AsyncConnection[Any]")
@@ -30,14 +30,15 @@ class AsyncRolePool(Generic[CT]):
         plan: how the role connects.
         connection_class: psycopg's, or the user's subclass.
         watch: told of what is learned about the hosts.
+        bars: what keeps its pools from connecting.
     """
 
-    def __init__(self, plan: RolePlan, connection_class: type[CT], watch: ClusterWatch) -> None:
+    def __init__(self, plan: RolePlan, connection_class: type[CT], watch: ClusterWatch, bars: Bars) -> None:
         self._plan = plan
         self._class = connection_class
         self._watch = watch
         self._lock = AsyncLock()
-        self._bars = Bars()
+        self._bars = bars
         self._pools: dict[HostKey, AsyncHostPool[CT]] = {}
         self._retired: list[AsyncHostPool[CT]] = []
         self._past: dict[str, int] = {}
@@ -113,8 +114,15 @@ class AsyncRolePool(Generic[CT]):
             key: which host.
             address: its address; sessions at another one, where its name led before, are left alone.
         """
-        pools = [p for p in (self._pools.get(key), *self._retired) if p is not None and p.key == key]
-        return sum(pool.abort() for pool in pools if pool.address == address)
+        return sum(pool.abort() for pool in self._at(key, address))
+
+    def in_use_at(self, key: HostKey, address: str | None) -> int:
+        """Return the sessions in flight at a host and address; from any thread."""
+        return sum(len(pool.out) for pool in self._at(key, address))
+
+    def _at(self, key: HostKey, address: str | None) -> list[AsyncHostPool[CT]]:
+        pools = (self._pools.get(key), *self._retired)
+        return [p for p in pools if p is not None and p.key == key and p.address == address]
 
     @property
     def in_use(self) -> int:

@@ -37,6 +37,7 @@ from pgroute.core.roles import Role, SessionAttrs
 from pgroute.core.routing import Acquisition, GiveUp, Try, first_choice, patience, routes
 from pgroute.core.stats import RouterStats
 from pgroute.errors import ConfigError, RouteError, RouterClosed
+from pgroute.monitor.bars import Bars
 from pgroute.monitor.cluster import ClusterWatch
 from pgroute.monitor.dispatch import Dispatcher
 from pgroute.monitor.forks import forked
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
     from pgroute.core.balance import Candidate, Policy
     from pgroute.core.retry import RetryPolicy
+    from pgroute.core.roles import HostKey
     from pgroute.core.topology import Topology
 
 logger = logging.getLogger("pgroute")
@@ -147,9 +149,11 @@ class AsyncRouter(AsyncRunner[CT]):
             resolver=plan.resolver,
             mode=plan.addresses,
         )
+        bars = Bars()
+        others = bars.twin() if plan.same_login else Bars()
         self._pools = {
-            Role.WRITER: AsyncRolePool(plan.writer, connection_class, self._watch),
-            Role.READER: AsyncRolePool(plan.reader, connection_class, self._watch),
+            Role.WRITER: AsyncRolePool(plan.writer, connection_class, self._watch, bars),
+            Role.READER: AsyncRolePool(plan.reader, connection_class, self._watch, others),
         }
         self._dispatcher = Dispatcher()
         self._told: deque[Event] = deque(maxlen=_LOG_QUEUE)
@@ -181,6 +185,7 @@ class AsyncRouter(AsyncRunner[CT]):
                 self._changes = AsyncChanges()
                 self._state = _OPEN
                 self._watch.listeners.append(_listener(self))
+                self._watch.sessions_at, self._watch.abort = _keepers_of_sessions(self)
                 self._watch.start()
                 self._keeper = async_spawn(self._keep, f"pgroute-keeper-{self.name}")
         self._check_usable()
@@ -501,15 +506,28 @@ class AsyncRouter(AsyncRunner[CT]):
             for key, why in hopeless(topology, self._plan.probe, time.monotonic()).items()
         ]
         for key, address, reason in doomed:
-            count = sum(pool.abort(key, address) for pool in self._pools.values())
-            if count:
-                text = f"aborted {count} sessions: {reason}"
-                events = (*events, Event(EventKind.SESSIONS_ABORTED, topology.at, key, text))
+            events = (*events, *self._abort(key, address, reason, topology.at))
         if events or routes(old) != routes(topology):
             self._changes.notify()
+        self._tell(events)
+
+    def _abort(self, key: HostKey, address: str | None, reason: str, at: float) -> tuple[Event, ...]:
+        count = sum(pool.abort(key, address) for pool in self._pools.values())
+        text = f"aborted {count} sessions: {reason}"
+        return (Event(EventKind.SESSIONS_ABORTED, at, key, text),) if count else ()
+
+    def _tell(self, events: tuple[Event, ...]) -> None:
         if events:
             self._told.extend(events)
             self._dispatcher.put(events)
+
+    def _sessions_at(self, key: HostKey, address: str | None) -> int:
+        """Return the sessions in flight at an address; called in the monitor's thread, as the next one."""
+        return sum(pool.in_use_at(key, address) for pool in self._pools.values())
+
+    def _abort_and_tell(self, key: HostKey, address: str | None, reason: str) -> None:
+        self._tell(self._abort(key, address, reason, time.monotonic()))
+        self._changes.notify()
 
     def _after_fork(self) -> None:
         """Mark the copy in a forked child as unusable; nothing of it is touched."""
@@ -528,3 +546,21 @@ def _listener(router: AsyncRouter[Any]) -> Callable[[Topology, Topology, tuple[E
             alive._on_snapshot(old, new, events)
 
     return listen
+
+
+def _keepers_of_sessions(
+    router: AsyncRouter[Any],
+) -> tuple[Callable[[HostKey, str | None], int], Callable[[HostKey, str | None, str], None]]:
+    """Return what counts the sessions in flight at an address, and what aborts them; likewise."""
+    reference = weakref.ref(router)
+
+    def count(key: HostKey, address: str | None) -> int:
+        alive = reference()
+        return 0 if alive is None else alive._sessions_at(key, address)
+
+    def abort(key: HostKey, address: str | None, reason: str) -> None:
+        alive = reference()
+        if alive is not None:
+            alive._abort_and_tell(key, address, reason)
+
+    return count, abort

@@ -10,7 +10,7 @@ from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import AsyncWatchdog
 from pgroute._async.connector import alive
-from pgroute.core.faults import session_fault
+from pgroute.core.faults import one_line, session_fault
 from pgroute.core.roles import SessionAttrs
 from pgroute.errors import CommitUnknown, SessionLost
 
@@ -118,6 +118,18 @@ async def _commit_failed(router: AsyncRouter[CT], conn: CT, failure: BaseExcepti
         text = f"the connection to {key} was lost during COMMIT: it may have been committed"
         raise CommitUnknown(text, topology=router.topology) from failure
     raise SessionLost(f"the connection to {key} was lost", topology=router.topology) from failure
+
+
+def _lost_early(
+    router: AsyncRouter[Any], conn: psycopg.AsyncConnection[Any], exc: psycopg.Error, doing: str
+) -> SessionLost:
+    """Return what it means that a connection was lost in a statement of the router's own, before COMMIT."""
+    key = conn._pgroute.pool.key  # type: ignore[attr-defined]
+    return SessionLost(
+        f"the connection to {key} was lost {doing}, nothing was committed: {one_line(str(exc))}",
+        topology=router.topology,
+        rerun_safe=True,
+    )
 
 
 def _tell_unconfirmed(router: AsyncRouter[CT], conn: CT, exc: BaseException | None) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute._acompat import Watchdog
+from pgroute._sync.login import Login
 from pgroute.core.faults import Fault, FaultKind, connect_fault
 from pgroute.core.hosts import Failure, HostState
 from pgroute.core.pace import CONNECT_GAP, DOUBT, REJECTED_GAP
@@ -25,15 +26,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pgroute")
 
-# What a pooled connection must prove before it is handed out. The first is used where the host's own probe could.
-_CHECK = """
+# What a pooled connection must prove before it is handed out: as much as the host's own probe could tell.
+_SYSTEM_ID = "(SELECT system_identifier FROM pg_control_system())"
+_CHECK = f"""
 SELECT r.recovering,
-       (SELECT system_identifier FROM pg_control_system()),
+       {_SYSTEM_ID},
        CASE WHEN NOT r.recovering
             THEN ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
        current_setting('client_min_messages')
   FROM (SELECT pg_is_in_recovery() AS recovering) r
-"""
+"""  # noqa: S608  (made of the constant above)
+_CHECK_IDENTITY = f"SELECT pg_is_in_recovery(), {_SYSTEM_ID}, NULL, current_setting('client_min_messages')"
 _CHECK_LESS = "SELECT pg_is_in_recovery(), NULL, NULL, current_setting('client_min_messages')"
 _CHECK_TIMEOUT = 5.0
 _DOUBT_STEP = 0.002
@@ -173,12 +176,8 @@ class Connector:
         self._configure = plan.options.configure
         self._as_probe = plan.as_probe
         self._read_only = plan.read_only
-        self._settings = plan.settings
-        self._own_settings = bool(plan.options.settings)
-        self._params: dict[str, Any] = {**plan.params(host.key), **plan.arguments}
-        if host.address is not None and not host.key.is_socket:
-            self._params["hostaddr"] = host.address
-        self._autocommit = bool(self._params.pop("autocommit", False))
+        self._login = Login(plan, host, self._class, bars)
+        self._autocommit = bool(plan.arguments.get("autocommit", False))
 
     def connect(self, _conninfo: str = "", **_kwargs: object) -> psycopg.Connection[Any]:
         """Open and check a connection; psycopg_pool calls this in its worker.
@@ -219,28 +218,16 @@ class Connector:
 
     def _failed(self, exc: psycopg.Error, fault: Fault, sent_at: float) -> None:
         rejected = fault.kind is FaultKind.REJECTED
-        self.bars.put(self._host, exc, REJECTED_GAP if rejected else CONNECT_GAP)
+        login = rejected and not self._login.undecided
+        self.bars.put(self._host, exc, REJECTED_GAP if rejected else CONNECT_GAP, login=login)
         if isinstance(exc, WrongServer) or (rejected and not self._as_probe):
             # What is refused to this role's user or settings is no word about the host.
             self._watch.kick(self._host.key, fresh=True)
-        else:
+        elif not self._login.undecided:
             self._watch.report(Failure(self._host.key, fault, sent_at))
 
     def _connect(self) -> psycopg.Connection[Any]:
-        try:
-            conn = self._class.connect("", autocommit=True, **self._with_settings())
-        except psycopg.OperationalError as exc:
-            if not self._settings or "unsupported startup parameter" not in str(exc):
-                raise
-            # A transaction pooler: it would share the setting between its clients, and so refuses it.
-            self._settings = ""
-            if self._own_settings:
-                logger.warning(
-                    "%s refuses settings at the start of a session, as poolers do: PoolOptions(settings=) is not in "
-                    "force there",
-                    self._host.key,
-                )
-            conn = self._class.connect("", autocommit=True, **self._with_settings())
+        conn = self._login.open()
         lease = Lease(self.pool, Wire(conn.fileno()))
         conn._pgroute = lease  # type: ignore[attr-defined]
         self._wire = lease.wire
@@ -274,17 +261,14 @@ class Connector:
             self._abandoned = True
             wire.cut()
 
-    def _with_settings(self) -> dict[str, Any]:
-        if not self._settings:
-            return self._params
-        options = f"{self._params.get('options') or ''} {self._settings}".strip()
-        return {**self._params, "options": options}
-
     def _check(self, conn: psycopg.Connection[Any]) -> None:
         host = self._host
         # Not through the user's row factory, nor prepared.
         cursor = psycopg.Cursor(conn, row_factory=psycopg.rows.tuple_row)
-        for sql in (_CHECK, _CHECK_LESS) if host.system_id is not None else (_CHECK_LESS,):
+        checks = [_CHECK_LESS]
+        if host.system_id is not None:
+            checks.insert(0, _CHECK_IDENTITY if host.timeline is None else _CHECK)
+        for sql in checks:
             try:
                 cursor.execute(sql, prepare=False)
                 recovering, system_id, timeline, level = cursor.fetchone() or (None,) * 4

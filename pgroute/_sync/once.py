@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.rows import tuple_row
 
+from pgroute._sync.session import _lost_early
 from pgroute.core.once import CLAIM, KEEP, REWRITE, UNBIND, as_json, from_json, lock_timeout, not_json
 from pgroute.core.retry import LEAST_COMMIT
 from pgroute.errors import CommitUnknown, ConfigError
@@ -66,6 +67,10 @@ def claim(attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str) -> Fou
         )
         unknown.add_note(advice(key))
         raise unknown from exc
+    except psycopg.OperationalError as exc:
+        if not conn.broken:
+            raise
+        raise _lost_early(attempt._router, conn, exc, "claiming its key") from exc
     if row is None:
         attempt.decided()
         return None
@@ -114,6 +119,10 @@ def keep(
     except psycopg.DataError as exc:
         # jsonb has no NUL, no lone surrogate, and no number out of numeric's range (PostgreSQL docs, 8.14).
         raise not_json(result, key, str(exc).split("\n", 1)[0]) from exc
+    except psycopg.OperationalError as exc:
+        if not conn.broken:
+            raise
+        raise _lost_early(attempt._router, conn, exc, "storing its result") from exc
     row = cursor.fetchone()
     if row is None:
         raise psycopg.ProgrammingError(f"the row of once={key!r} was deleted by its own transaction")

@@ -13,8 +13,16 @@ import psycopg
 
 from pgroute._acompat import Watchdog
 from pgroute._sync.connector import alive
-from pgroute._sync.session import IDLE, INTRANS, _commit_failed, _end, _roll_back, _tell_unconfirmed
-from pgroute.core.faults import Fault, FaultKind, session_fault
+from pgroute._sync.session import (
+    IDLE,
+    INTRANS,
+    _commit_failed,
+    _end,
+    _lost_early,
+    _roll_back,
+    _tell_unconfirmed,
+)
+from pgroute.core.faults import Fault, FaultKind, one_line, session_fault
 from pgroute.core.request import ends_transaction
 from pgroute.core.retry import LEAST_COMMIT, Phase, Retry, body_fault, end_fault
 from pgroute.core.roles import Role
@@ -184,7 +192,13 @@ class Attempt(Generic[CT]):
             if isinstance(exc, psycopg.Error):
                 fault = session_fault(exc, closed=conn.closed, read_write=self._request.read_write)
                 _roll_back(self._router, conn, exc, read_write=self._request.read_write)
-                seconds = self._next(exc, fault, Phase.BEGIN)
+                error = exc
+                if fault.kind is FaultKind.LOST:
+                    error = _lost_early(self._router, conn, exc, "in BEGIN")
+                seconds = self._next(error, fault, Phase.BEGIN)
+                if seconds is None and error is not exc:
+                    self.ended = True
+                    raise error from exc
             else:
                 conn.close()
             if seconds is None:
@@ -283,7 +297,8 @@ class Attempt(Generic[CT]):
         number = self._course.attempt
         step = self._course.failed(exc, fault, phase, now)
         if isinstance(step, Retry):
-            logger.info("attempt %d failed in %s, again in %.3f s: %s", number, phase.value, step.pause, exc)
+            why = one_line(str(exc))
+            logger.info("attempt %d failed in %s, again in %.3f s: %s", number, phase.value, step.pause, why)
             return step.pause
         error = self._course.final(exc, now)
         if error is not exc:

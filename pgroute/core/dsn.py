@@ -98,7 +98,9 @@ class Dsn:
         """
         conninfo = dict(self.params)
         conninfo.update(
-            host=key.host,
+            # The dot at the end of an absolute name is for whoever looks it up. libpq would compare it with the names
+            # in a certificate and in the password file, which have none.
+            host=key.host if key.is_socket else key.host.removesuffix("."),
             hostaddr=hostaddr or key.hostaddr or "",
             port=str(key.port),
             target_session_attrs="any",

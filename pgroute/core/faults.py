@@ -5,10 +5,14 @@ from __future__ import annotations
 import enum
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psycopg
 
 from pgroute.core import translations
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 class FaultKind(enum.Enum):
@@ -37,6 +41,7 @@ class Fault:
         fresh: the probe must use a fresh connection, since an open one cannot show it.
         rerun_safe: the transaction was certainly not committed.
         commit_unknown: it may have been committed.
+        shut: the server itself lets nobody in, for it starts or stops.
         reason: one line for a person, free of secrets.
     """
 
@@ -45,6 +50,7 @@ class Fault:
     fresh: bool = False
     rerun_safe: bool = False
     commit_unknown: bool = False
+    shut: bool = False
     reason: str = ""
 
 
@@ -52,16 +58,18 @@ class Fault:
 # from the server counts as a rejection, which is the slowest to be tried again. PgBouncer repeats what its server said,
 # with or without words around it; if it did not reach the server, it has its own words for that, or none.
 _UNREACHED = r"connect failed|cannot connect|connect timeout|server DNS lookup failed|server conn crashed\?|server down"
-_STARTING = re.compile(
+_SHUT = re.compile(
     "|".join(
         (
             r"database system is (?:starting up|shutting down|not yet accepting|not accepting|in recovery mode)",
-            rf"cannot connect now|cached error: (?:{_UNREACHED})? \(server_login_retry\)",
-            r"try again later \(server_login_retry\)|\(server down\)|pgbouncer cannot connect to server",
-            r"(?:pgbouncer is|pooler is|server) shutting down",
+            r"cannot connect now|(?:pgbouncer is|pooler is|server) shutting down",
             *translations.STARTING,
         )
     )
+)
+_NOBODY_BEHIND = re.compile(
+    rf"cached error: (?:{_UNREACHED})? \(server_login_retry\)|try again later \(server_login_retry\)|\(server down\)"
+    r"|pgbouncer cannot connect to server"
 )
 _BUSY = re.compile(
     "|".join(
@@ -84,6 +92,12 @@ _UNRESOLVED = re.compile(
 # libpq prints what the server said as "SEVERITY:  text", the severity in the server's language: "ÖLÜMCÜL (FATAL)" in
 # Turkish. It has no quotes; those are around names, which may contain anything.
 _SERVER_SAID = re.compile(r"(?:failed: |^)[^:\n\"']+:  (?P<text>.*)", re.DOTALL)
+# Poolers that take no ``options``: PgBouncer ("unsupported startup parameter"), RDS Proxy ("command-line options").
+_OPTIONS = re.compile(r"startup parameter|\boptions?\b")
+# What a server says of a login names its subject, in every language.
+_QUOTED = re.compile(
+    r"(?<!\w)[\"'«»„\u201c\u2018][\s\u00a0\u202f]?([^\n]*?)[\s\u00a0\u202f]?[\"'«»\u201c\u201d\u2019]"
+)
 _PREFIX = re.compile(
     r"(?m)^(?:connection failed: |connection is bad: )?(?:connection to server [^\n]*?failed: )?"
 )
@@ -102,8 +116,9 @@ def connect_fault(exc: BaseException) -> Fault:
     # The names of hosts and users are not part of what went wrong.
     words = _PREFIX.sub("", text.strip())
     said = _SERVER_SAID.search(text)
+    shut = said is not None and _SHUT.search(said["text"]) is not None
     if said:
-        if _STARTING.search(said["text"]):
+        if shut or _NOBODY_BEHIND.search(said["text"]):
             kind = FaultKind.STARTING
         elif _BUSY.search(said["text"]):
             kind = FaultKind.BUSY
@@ -120,7 +135,24 @@ def connect_fault(exc: BaseException) -> Fault:
     else:
         # Not a matter of the network: a parameter that psycopg or libpq refuses.
         kind = FaultKind.REJECTED
-    return Fault(kind, host_suspect=True, rerun_safe=True, reason=one_line(text))
+    return Fault(kind, host_suspect=True, rerun_safe=True, shut=shut, reason=one_line(text))
+
+
+def options_refused(exc: psycopg.Error, *, names: Collection[str]) -> bool | None:
+    """Return whether a login was refused for the ``options`` that it carried, None if the text does not tell.
+
+    Args:
+        exc: why it failed.
+        names: of its user and database; a refusal that quotes one of them is about that.
+    """
+    if connect_fault(exc).kind is not FaultKind.REJECTED or (said := _SERVER_SAID.search(str(exc))) is None:
+        return False
+    words = _QUOTED.sub("", said["text"])
+    if "pg_hba.conf" in words or _REJECTED.search(words):
+        return False
+    if _OPTIONS.search(words):
+        return True
+    return False if any(quoted in names for quoted in _QUOTED.findall(said["text"])) else None
 
 
 _LOST_STATES = frozenset({"57P01", "57P02", "57P03"})

@@ -102,12 +102,14 @@ class Listing:
         priority: hosts of the lowest are chosen as long as one of them can serve.
         weight: its share among those of equal priority.
         note: what is wrong with the lookup of its name, while the last good answer serves.
+        addresses: how many of one family its name has, which are taken to be those of one server.
     """
 
     origin: str = ""
     priority: int = 0
     weight: float = 1.0
     note: str = ""
+    addresses: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,9 @@ RETRY_AFTER = 5.0
 """Seconds after which a failed lookup is repeated, and between two for the sake of one host out of reach."""
 
 _OUTAGE_SHARE = 0.02
+_DOUBT_SHARE = 0.1
+_SPREAD = 0.05
+_MOST_SPREAD = 0.5
 
 _HOST_NAME = re.compile(r"(?:[a-z0-9_-]+\.)*[a-z0-9_-]+", re.IGNORECASE)
 # psycopg's convention (psycopg/_dns.py); RFC 2782 names a service and a protocol, both with an underscore.
@@ -107,18 +110,20 @@ class Found:
         """Return what is known after a lookup that failed."""
         return replace(self, asked_at=now, error=reason)
 
-    def next_at(self, *, floor: float, cap: float, hurry: float | None = None) -> float:
+    def next_at(self, *, floor: float, cap: float, hurry: float | None = None, chance: float = 0.0) -> float:
         """Return when to ask again, monotonic seconds.
 
         Args:
             floor: seconds for which an answer holds at least, whatever it says.
             cap: seconds for which it holds at most.
             hurry: seconds from the last question to the next, where the name may stand for something else now.
+            chance: from 0 to 1, puts it off by up to a twentieth, half a second at most: the processes that share a
+                name server's cache see an answer run out in the same moment.
         """
         holds = RETRY_AFTER if self.error else max(floor, min(cap, cap if self.ttl is None else self.ttl))
         if hurry is not None:
             holds = min(holds, max(hurry, GAP))
-        return self.asked_at + holds
+        return self.asked_at + holds + chance * min(_MOST_SPREAD, holds * _SPREAD)
 
 
 def _is_v6(record: str | Service) -> bool:
@@ -128,6 +133,11 @@ def _is_v6(record: str | Service) -> bool:
 def outage_gap(outage: float) -> float:
     """Return the seconds between two lookups of a name while there is no primary; *outage*: for how long already."""
     return max(GAP, min(RETRY_AFTER, outage * _OUTAGE_SHARE))
+
+
+def doubt_gap(silence: float) -> float:
+    """Return the seconds between two lookups for the sake of one host out of reach; *silence*: for how long it was."""
+    return max(RETRY_AFTER, silence * _DOUBT_SHARE)
 
 
 class Member(NamedTuple):
@@ -265,8 +275,11 @@ class _Listed:
         """Add a host, or with mode "all" those of its addresses."""
         known = self._found(Question(key.host)) if is_name(key) else None
         listing = replace(listing, note=listing.note or _note(known))
+        addresses = [r for r in (known.records if known else None) or () if isinstance(r, str)]
+        if self._mode == "first" and addresses:
+            v6 = sum(map(_is_v6, addresses))
+            listing = replace(listing, addresses=max(v6, len(addresses) - v6))
         if self._mode == "all" and is_name(key):
-            addresses = [r for r in (known.records if known else None) or () if isinstance(r, str)]
             if addresses:
                 origin = listing.origin or f"name {key.host}"
                 for address in sorted(addresses, key=_order):

@@ -148,6 +148,9 @@ class ProbeOptions:
             0.1.
         max_ttl: seconds for which it holds at most; also where the resolver tells no time ("system").
         lookup_timeout: seconds for one lookup of a name, at least 0.01.
+        kwargs: for the connections of the watch, over those of the router: libpq parameters, such as a ``user`` of its
+            own with its ``password``. Behind a pooler that user has a pool of its own, which sessions cannot fill. What
+            the watch then finds, a refused login or a read-only default of the user, is no word about the sessions'.
 
     Raises:
         ConfigError: a value is of the wrong kind or out of range.
@@ -162,8 +165,10 @@ class ProbeOptions:
     min_ttl: float = 1.0
     max_ttl: float = 30.0
     lookup_timeout: float = 2.0
+    kwargs: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        check_mapping("kwargs", self.kwargs)
         check_number("min_ttl", self.min_ttl, low=0.1)
         check_number("max_ttl", self.max_ttl, low=0.1)
         if self.max_ttl < self.min_ttl:

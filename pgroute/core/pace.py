@@ -90,46 +90,81 @@ def hopeless(topology: Topology, options: ProbeOptions, now: float) -> dict[Host
     out: dict[HostKey, str] = {}
     primary = topology.primary
     for host in topology.hosts:
-        if host.state is HostState.STALE:
+        # One that is shutting down may let the sessions that it has go on for long.
+        if host.state is HostState.STALE or (host.state is HostState.STARTING and _overtaken(host, primary)):
             if primary is not None and options.abort_stale:
                 out[host.key] = f"{host.key} is a stale primary and {primary.key} is the primary"
-            continue
-        if host.silent_since is None:
-            continue
-        others = [h for h in topology.hosts if h.usable and h.state is HostState.UP]
-        if host.role is HostRole.PRIMARY:
-            others = [h for h in others if h.role is HostRole.PRIMARY]
-        if not others:
-            continue
-        silent = now - host.silent_since
-        overtaken = (
-            host.role is HostRole.PRIMARY
-            and primary is not None
-            and primary in others
-            and host.timeline is not None
-            and primary.timeline is not None
-            and primary.timeline > host.timeline
-        )
-        late = options.abort_after is not None and silent >= options.abort_after
-        if overtaken or late:
-            out[host.key] = f"{host.key} has not answered for {silent:.1f} s and {others[0].key} serves"
+        elif host.silent_since is not None:
+            why = overdue(host, host.silent_since, topology, options, now)
+            if why:
+                out[host.key] = f"{host.key} {why}"
+    return out
+
+
+def overdue(
+    host: HostInfo, silent_since: float, topology: Topology, options: ProbeOptions, now: float
+) -> str:
+    """Return why the sessions in flight at a silent host should be aborted now, empty if they should not.
+
+    Args:
+        host: what is known of it; it need not be listed any more.
+        silent_since: monotonic seconds of the first attempt since its last word.
+        topology: tells who serves.
+        options: tell `abort_after`.
+        now: monotonic seconds.
+    """
+    primary = topology.primary
+    others = [h for h in topology.hosts if h.usable and h.state is HostState.UP]
+    if host.role is HostRole.PRIMARY:
+        others = [h for h in others if h.role is HostRole.PRIMARY]
+    if not others:
+        return ""
+    overtaken = primary in others and _overtaken(host, primary)
+    silent = now - silent_since
+    late = options.abort_after is not None and silent >= options.abort_after
+    return f"has not answered for {silent:.1f} s and {others[0].key} serves" if overtaken or late else ""
+
+
+def _overtaken(host: HostInfo, primary: HostInfo | None) -> bool:
+    """Whether a host was the primary before the present one, by their timelines."""
+    return (
+        host.role is HostRole.PRIMARY
+        and primary is not None
+        and host.timeline is not None
+        and primary.timeline is not None
+        and primary.timeline > host.timeline
+    )
+
+
+def parted(old: Topology, new: Topology) -> list[HostInfo]:
+    """Return the hosts, as they were, whose name stands for them no more: they left, or it moved to another address.
+
+    Args:
+        old: the snapshot before.
+        new: the one after.
+    """
+    out = []
+    for was in old.hosts:
+        now = new.by_key.get(was.key)
+        if now is None or (None not in (was.address, now.address) and was.address != now.address):
+            out.append(was)
     return out
 
 
 def forsaken(old: Topology, new: Topology) -> dict[HostKey, str]:
-    """Return the hosts that did not answer when their name ceased to stand for them: nobody will ask them again.
+    """Return the hosts that did not answer when their name ceased to stand for them: their sessions are beyond hope.
 
     Args:
         old: the snapshot before.
         new: the one after.
     """
     out: dict[HostKey, str] = {}
-    for was in old.hosts:
-        if was.silent_since is None:
-            continue
-        now = new.host(was.key)
-        if now is None:
-            out[was.key] = f"{was.key} did not answer, and is not listed any more"
-        elif was.address and now.address and was.address != now.address:
-            out[was.key] = f"{was.key} did not answer at {was.address}, and is at {now.address} now"
+    for was in parted(old, new):
+        if was.silent_since is not None:
+            now = new.by_key.get(was.key)
+            out[was.key] = (
+                f"{was.key} did not answer, and is not listed any more"
+                if now is None
+                else f"{was.key} did not answer at {was.address}, and is at {now.address} now"
+            )
     return out

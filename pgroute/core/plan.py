@@ -65,9 +65,16 @@ class RolePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that a router needs to know; made without any I/O but libpq's service file."""
+    """All that a router needs to know; made without any I/O but libpq's service file.
+
+    Attributes:
+        watch: the DSN with the parameters of the probe connections.
+        same_login: both roles log in alike, so that a refusal of one tells of the other.
+    """
 
     dsn: Dsn
+    watch: Dsn
+    same_login: bool
     writer: RolePlan
     reader: RolePlan
     probe: ProbeOptions
@@ -82,7 +89,7 @@ class Plan:
 
     def probe_params(self, key: HostKey) -> dict[str, str]:
         """Return the libpq parameters of a host's probe connection, without its address where that is looked up."""
-        params = self.dsn.conninfo(key)
+        params = self.watch.conninfo(key)
         name = params.get("application_name") or params.get("fallback_application_name")
         tail = f" {_PROBE_NAME}"
         params["application_name"] = name[: _NAME_LENGTH - len(tail)] + tail if name else _PROBE_NAME
@@ -129,10 +136,17 @@ def make_plan(
     parsed = parse_dsn(dsn, kwargs=parameters)
     if balance is None:
         balance = "ordered" if parsed.load_balance == "disable" else "random"
+    watch = parse_dsn(dsn, kwargs={**parameters, **_probe_parameters(probe)})
+    roles = [
+        _role_plan(role, dsn, watch, kwargs or {}, _with_callbacks(options, configure, reset))
+        for role, options in ((Role.WRITER, writer), (Role.READER, reader))
+    ]
     return Plan(
         dsn=parsed,
-        writer=_role_plan(Role.WRITER, dsn, parsed, kwargs or {}, _with_callbacks(writer, configure, reset)),
-        reader=_role_plan(Role.READER, dsn, parsed, kwargs or {}, _with_callbacks(reader, configure, reset)),
+        watch=watch,
+        same_login=all(map(_has_plain_login, roles)) and _login(roles[0].dsn) == _login(roles[1].dsn),
+        writer=roles[0],
+        reader=roles[1],
         probe=probe,
         resolver=check_resolver(resolver),
         addresses=_mode(addresses),
@@ -153,7 +167,19 @@ def _with_callbacks(options: PoolOptions, configure: Any, reset: Any) -> PoolOpt
     return replace(options, configure=options.configure or configure, reset=options.reset or reset)
 
 
-def _role_plan(role: Role, dsn: str, base: Dsn, kwargs: Mapping[str, Any], options: PoolOptions) -> RolePlan:
+def _probe_parameters(probe: ProbeOptions) -> dict[str, str]:
+    parameters, arguments = split_kwargs(probe.kwargs or {})
+    if arguments:
+        raise ConfigError(
+            "keyword argument of the probe", next(iter(arguments)), "expected a libpq parameter"
+        )
+    if "connect_timeout" in parameters:
+        accepted = "expected ProbeOptions(timeout=) in its place"
+        raise ConfigError("connect_timeout", parameters["connect_timeout"], accepted)
+    return parameters
+
+
+def _role_plan(role: Role, dsn: str, watch: Dsn, kwargs: Mapping[str, Any], options: PoolOptions) -> RolePlan:
     parameters, arguments = split_kwargs({**kwargs, **(options.kwargs or {})})
     parsed = parse_dsn(dsn, kwargs=parameters)
     read_only = role is Role.READER if options.read_only is None else options.read_only
@@ -161,7 +187,7 @@ def _role_plan(role: Role, dsn: str, base: Dsn, kwargs: Mapping[str, Any], optio
     if read_only:
         settings["default_transaction_read_only"] = "on"
     overrides = {} if "connect_timeout" in parsed.params else {"connect_timeout": POOL_CONNECT_TIMEOUT}
-    return RolePlan(
+    made = RolePlan(
         role=role,
         options=options,
         dsn=parsed,
@@ -169,8 +195,14 @@ def _role_plan(role: Role, dsn: str, base: Dsn, kwargs: Mapping[str, Any], optio
         settings=" ".join(f"-c {name}={_escape(value)}" for name, value in settings.items()),
         arguments=arguments,
         read_only=read_only,
-        as_probe=not options.settings and options.configure is None and _login(parsed) == _login(base),
+        as_probe=False,
     )
+    return replace(made, as_probe=_has_plain_login(made) and _login(parsed) == _login(watch))
+
+
+def _has_plain_login(plan: RolePlan) -> bool:
+    """Whether nothing of the user's but the login itself can be what a session is refused for."""
+    return not plan.options.settings and plan.options.configure is None
 
 
 def _login(dsn: Dsn) -> dict[str, str]:

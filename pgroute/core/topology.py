@@ -211,7 +211,16 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
     outcome = arbitrate(facts, memory, now, check_system_id=rules.check_system_id, pinned=rules.system_id)
     head = next((f.answer.lsn for f in facts if f.key == outcome.primary and f.answer), None)
     hosts = tuple(
-        _view(f, outcome.verdicts[f.key], old.by_key.get(f.key), head, now, born=old.version) for f in facts
+        _view(
+            f,
+            outcome.verdicts[f.key],
+            old.by_key.get(f.key),
+            head,
+            now,
+            born=old.version,
+            note=f.listing.note or _hint(f, outcome.primary),
+        )
+        for f in facts
     )
     by_key = {h.key: h for h in hosts}
     primary = by_key[outcome.primary] if outcome.primary else None
@@ -242,7 +251,7 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
 
 
 def _view(
-    f: Facts, verdict: Verdict, was: HostInfo | None, head: int | None, now: float, *, born: int
+    f: Facts, verdict: Verdict, was: HostInfo | None, head: int | None, now: float, *, born: int, note: str
 ) -> HostInfo:
     a = f.answer
     # A host that left and came back must not meet pools of its former life.
@@ -259,7 +268,7 @@ def _view(
             generation += 1
     if a is None:
         return HostInfo(
-            f.key, verdict.state, verdict.reason or f.listing.note, verdict.usable, since, generation,
+            f.key, verdict.state, verdict.reason or note, verdict.usable, since, generation,
             last_seen=f.last_seen, silent_since=f.silent_since, origin=f.listing.origin,
         )  # fmt: skip
     lag = (
@@ -270,7 +279,7 @@ def _view(
     return HostInfo(
         key=f.key,
         state=verdict.state,
-        reason=verdict.reason or f.listing.note,
+        reason=verdict.reason or note,
         usable=verdict.usable,
         since=since,
         generation=generation,
@@ -288,6 +297,13 @@ def _view(
         server_version=a.server_version,
         origin=f.listing.origin,
     )
+
+
+def _hint(f: Facts, primary: HostKey | None) -> str:
+    """Return what may be the reason for which no primary is found: libpq would look for it at each address."""
+    if primary is None and f.listing.addresses > 1 and f.answer and f.answer.role is HostRole.STANDBY:
+        return f"one of the {f.listing.addresses} addresses of its name; addresses='all' makes each a host"
+    return ""
 
 
 def _reborn(was: HostInfo, a: Answer) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import time
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,20 @@ class Barred(psycopg.OperationalError):
     """It is too early for another attempt; the text is the last one's."""
 
 
+class Options(enum.Enum):
+    """Whether a host takes our settings at the start of a session (libpq's ``options``).
+
+    Attributes:
+        SENT: as far as is known.
+        DOUBTED: a login with them was refused, and the text did not tell why.
+        LEFT_OUT: it does not.
+    """
+
+    SENT = "sent"
+    DOUBTED = "doubted"
+    LEFT_OUT = "left out"
+
+
 class Bars:
     """The last failure of each host, and until when it counts; from any thread.
 
@@ -25,13 +40,36 @@ class Bars:
 
     def __init__(self) -> None:
         self._bars: dict[HostKey, tuple[int, float, str]] = {}
+        self._logins: dict[HostKey, tuple[int, float, str]] = {}
+        self._options: dict[HostKey, tuple[int, Options]] = {}
 
-    def put(self, host: HostInfo, failure: psycopg.Error, seconds: float) -> None:
-        """Keep everybody from connecting to a host for some seconds."""
-        self._bars[host.key] = (host.generation, time.monotonic() + seconds, str(failure))
+    def twin(self) -> Bars:
+        """Return the bars of another role that logs in alike: a login refused to one is refused to both."""
+        bars = Bars()
+        bars._logins = self._logins
+        return bars
+
+    def put(self, host: HostInfo, failure: psycopg.Error, seconds: float, *, login: bool = False) -> None:
+        """Keep everybody from connecting to a host for some seconds; *login*: it was refused for the login as such."""
+        now = time.monotonic()
+        bars = self._logins if login else self._bars
+        for key, (_, until, _) in tuple(bars.items()):
+            if until < now:  # of hosts that left, too
+                bars.pop(key, None)
+        bars[host.key] = (host.generation, now + seconds, str(failure))
 
     def check(self, host: HostInfo | Candidate) -> None:
         """Raise Barred while a failure bars connecting."""
-        generation, until, text = self._bars.get(host.key, (-1, 0.0, ""))
-        if generation == host.generation and time.monotonic() < until:
-            raise Barred(text)
+        for bars in (self._bars, self._logins):
+            generation, until, text = bars.get(host.key, (-1, 0.0, ""))
+            if generation == host.generation and time.monotonic() < until:
+                raise Barred(text)
+
+    def note_options(self, host: HostInfo, options: Options) -> None:
+        """Remember whether a host takes our settings."""
+        self._options[host.key] = (host.generation, options)
+
+    def options(self, host: HostInfo) -> Options:
+        """Return whether a host takes our settings."""
+        generation, options = self._options.get(host.key, (-1, Options.SENT))
+        return options if generation == host.generation else Options.SENT

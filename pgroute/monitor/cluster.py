@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from pgroute.core.faults import Fault, FaultKind
 from pgroute.core.hosts import Answer, Failure, ForgetTimeline, HostState, Members, Observation
-from pgroute.core.names import RETRY_AFTER, is_name, members, outage_gap, questions, stands_for_others
-from pgroute.core.pace import release_after
+from pgroute.core.names import doubt_gap, is_name, members, outage_gap, questions, stands_for_others
+from pgroute.core.pace import parted, release_after
 from pgroute.core.topology import Rules, Topology, apply
 from pgroute.monitor.clock import patient
 from pgroute.monitor.thread import Monitor
+from pgroute.monitor.vigil import Vigil
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -36,7 +37,8 @@ class ClusterWatch:
     """What one router knows of its hosts.
 
     `topology` may be read from any thread. The listeners are called in the monitor's thread with the snapshots before
-    and after and what changed, and must not block: they wake waiters and fill queues.
+    and after and what changed, and must not block: they wake waiters and fill queues. So are `sessions_at`, which tells
+    how many sessions are in flight at a host and address, and `abort`, which cuts them for a reason.
 
     Args:
         entries: of the DSN, in its order.
@@ -60,6 +62,8 @@ class ClusterWatch:
         self.options = options
         self.topology = Topology.start(entries, time.monotonic(), rules)
         self.listeners: list[Callable[[Topology, Topology, tuple[Event, ...]], None]] = []
+        self.sessions_at: Callable[[HostKey, str | None], int] = lambda *_: 0
+        self.abort: Callable[[HostKey, str | None, str], object] = lambda *_: None
         self._entries = entries
         self._params = params
         self._resolver = resolver
@@ -69,6 +73,7 @@ class ClusterWatch:
         self._questions: tuple[Question, ...] = ()
         self._watchers: dict[HostKey, HostWatcher] = {}
         self._monitor: Monitor | None = None
+        self._vigils: dict[HostKey, Vigil] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._parting: set[asyncio.Task[None]] = set()
         self._notes: dict[HostKey, str] = {}
@@ -89,7 +94,8 @@ class ClusterWatch:
 
     def kick(self, key: HostKey, *, fresh: bool = False) -> None:
         """Have a host probed at once, on a new connection if *fresh*; from any thread."""
-        self._kicked_at[key] = time.monotonic()
+        if key in self.topology.by_key:  # a session may end long after its host left
+            self._kicked_at[key] = time.monotonic()
         if self._monitor is not None:
             self._monitor.call(self._kick, key, fresh)
 
@@ -124,11 +130,24 @@ class ClusterWatch:
             task.cancel()
         for watcher in watchers.values():
             await monitor.leave(watcher, self)
+        for vigil in tuple(self._vigils.values()):
+            self.end_vigil(vigil)
         for question in asked:
             await self._names.leave(question, self)
         if self._parting:
             await asyncio.wait(self._parting)
         monitor.forget(self._names)
+
+    def end_vigil(self, vigil: Vigil) -> None:
+        """Watch an address that a name no longer stands for no more; in the loop."""
+        if self._vigils.pop(vigil.place, None) is not None and vigil.watcher is not None:
+            self._part(self._home.leave(vigil.watcher, vigil))
+
+    def _keep_vigil(self, was: HostInfo) -> None:
+        vigil = Vigil(self, was)
+        if vigil.place not in self._vigils:
+            self._vigils[vigil.place] = vigil
+            vigil.watcher = self._home.join(vigil.place, self._params(vigil.place), self._names, vigil)
 
     def renamed(self, question: Question) -> None:
         """Take note that a name stands for something else now; in the loop."""
@@ -162,21 +181,23 @@ class ClusterWatch:
     def _doubt_names(self, key: HostKey) -> None:
         """Have the names asked again by which a host is listed that could not be reached."""
         host = self.topology.by_key.get(key)
+        if host is None:
+            return
+        gap = doubt_gap(0.0 if host.usable else time.monotonic() - host.since)
         for question in self._questions:
-            if question.name == key.host or (host is not None and host.origin.endswith(f" {question.name}")):
-                self._names.hurry(question, RETRY_AFTER)
+            if question.name == key.host or host.origin.endswith(f" {question.name}"):
+                self._names.hurry(question, gap)
 
     def _follow_names(self) -> None:
         """Ask for what the entries stand for, and watch the hosts that they stand for now."""
+        unwanted: list[Question] = []
         # The targets of a service are names themselves, which may be known already.
         while (wanted := questions(self._entries, self._names.found)) != self._questions:
             before, self._questions = self._questions, wanted
             for question in wanted:
                 if question not in before:
                     self._names.join(question, self)
-            for question in before:
-                if question not in wanted:
-                    self._part(self._names.leave(question, self))
+            unwanted += [question for question in before if question not in wanted]
         listed, errors = members(self._entries, self._mode, self._names.found)
         listings = {
             m.key: replace(m.listing, note=m.listing.note or self._notes.get(m.key, "")) for m in listed
@@ -188,6 +209,8 @@ class ClusterWatch:
                 self._kicked_at.pop(key, None)
                 self._notes.pop(key, None)
                 self._part(self._home.leave(self._watchers.pop(key), self))
+        for question in unwanted:  # after the hosts, which ask for it
+            self._part(self._names.leave(question, self))
         for key in self.topology.by_key:
             if key not in self._watchers and not stands_for_others(key, self._mode):
                 self._watchers[key] = self._home.join(key, self._params(key), self._names, self)
@@ -203,13 +226,16 @@ class ClusterWatch:
         new, events = apply(old, seen, time.monotonic())
         self.topology = new
         self._had_primary = self._had_primary or new.primary is not None
-        if isinstance(seen, Answer | Failure):
+        if isinstance(seen, Answer | Failure) and seen.host in new.by_key:
             # After the topology, which says what was heard.
             self._heard_at[seen.host] = max(seen.sent_at, self._heard_at.get(seen.host, 0.0))
         if new is old:
             return
         for listener in self.listeners:
             listener(old, new, events)
+        for was in parted(old, new):
+            if was.silent_since is None and self.sessions_at(was.key, was.address) and not self._ended:
+                self._keep_vigil(was)
         if new.marked_at != old.marked_at:
             for host in new.hosts:
                 if host.state is HostState.STALE and host.key in new.urgent:

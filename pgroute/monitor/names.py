@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from pgroute.core.roles import HostKey
 
 logger = logging.getLogger("pgroute")
+
+_RNG = random.Random()
 
 
 class Reader(Protocol):
@@ -49,6 +52,7 @@ class NameWatcher:
         self.found = Found()
         self._resolver = resolver
         self._hurry: float | None = None
+        self._chance = 0.0
         self._changed = asyncio.Event()
         self._answered = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"pgroute-name-{question.name}")
@@ -78,6 +82,7 @@ class NameWatcher:
         while True:
             await self._due()
             self._hurry = None
+            self._chance = _RNG.random()
             try:
                 found = await self._ask()
             except Exception as exc:
@@ -97,7 +102,9 @@ class NameWatcher:
             hurry = min([*gaps, *([] if self._hurry is None else [self._hurry])], default=None)
             cap = min((o.max_ttl for o in options), default=1.0)
             floor = min((o.min_ttl for o in options), default=1.0)
-            left = self.found.next_at(floor=floor, cap=cap, hurry=hurry) - time.monotonic()
+            left = (
+                self.found.next_at(floor=floor, cap=cap, hurry=hurry, chance=self._chance) - time.monotonic()
+            )
             if left <= 0:
                 return
             with contextlib.suppress(TimeoutError):
@@ -117,7 +124,12 @@ class NameWatcher:
         self._answered.set()
         if (found.records, found.error) != (before.records, before.error):
             for reader in tuple(self.readers):
-                reader.renamed(self.question)
+                try:
+                    reader.renamed(self.question)
+                except Exception:
+                    # A fault of ours in one router must not leave a name unwatched, nor the others unaware.
+                    with contextlib.suppress(Exception):
+                        logger.exception("following %s failed", self.question.name)
 
 
 class Names:
@@ -132,7 +144,7 @@ class Names:
         self._watchers: dict[Question, NameWatcher] = {}
 
     def join(self, question: Question, reader: Reader) -> None:
-        """Have a name watched for a reader, who is told at once if something is known."""
+        """Have a name watched for a reader; what is known already, `found` tells."""
         watcher = self._watchers.get(question)
         if watcher is None:
             watcher = self._watchers[question] = NameWatcher(question, self._resolver)

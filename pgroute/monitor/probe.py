@@ -54,7 +54,8 @@ SELECT r.recovering,
 
 
 # Each level asks for less; the next one is used when a right (42501), a function (42883) or a feature (0A000) is
-# missing: managed services, poolers, old servers.
+# missing: managed services, poolers, old servers. Aurora refuses what concerns WAL: on a reader as a feature, on the
+# writer as a state (55000: wal_level is not logical).
 _LEVELS = (
     _question(
         primary=_OF_PRIMARY,
@@ -66,11 +67,15 @@ _LEVELS = (
     ),
     _question(primary=_OF_PRIMARY, position=_POSITION, start=_START, defaults=_DEFAULTS),
     _question(primary=_OF_PRIMARY, position=_POSITION, start=_START),
+    _question(system_id=_SYSTEM_ID, start=_START, defaults=_DEFAULTS),
     _question(start=_START),
     _question(),
     "SHOW transaction_read_only",
 )
+_WITHOUT_WAL = 3
 _LESS = frozenset({"42501", "42883", "0A000", "42P01", "42703", "42704"})
+_WRONG_STATE = "55000"
+"""Also what a server says of a function that does not go with its role ("recovery is in progress")."""
 
 
 class ProbeFailed(Exception):
@@ -107,6 +112,7 @@ class ProbeConnection:
         self.address = address
         self._on_loss = on_loss
         self._level = 0
+        self._doubted = False
         self._settings: bytes | None = None
         self._asked = False
         self._pending: asyncio.Future[list[pq.abc.PGresult]] | None = None
@@ -193,14 +199,13 @@ class ProbeConnection:
         if result.status != pq.ExecStatus.TUPLES_OK:
             sqlstate = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
             text = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode("utf-8", "replace")
-            if sqlstate in _LESS and self._level < len(_LEVELS) - 1:
-                self._level += 1
+            if self._step_down(sqlstate):
                 return None
             raise ProbeFailed(
                 Fault(FaultKind.OTHER, host_suspect=True, reason=text or f"SQLSTATE {sqlstate}")
             )
         row = [result.get_value(0, i) for i in range(result.nfields)]
-        fresh, self._asked = not self._asked, True
+        fresh, self._asked, self._doubted = not self._asked, True, False
         if self._level == len(_LEVELS) - 1:
             return Answer(
                 self.key,
@@ -231,6 +236,19 @@ class ProbeConnection:
             fresh=fresh,
             server_version=self._pgconn.server_version,
         )
+
+    def _step_down(self, sqlstate: str) -> bool:
+        """Return whether to ask again, and ask for less where that is called for."""
+        if sqlstate == _WRONG_STATE and self._level < _WITHOUT_WAL:
+            # The role may have changed between the two halves of the answer: said twice, it is no coincidence.
+            if self._doubted:
+                self._level = _WITHOUT_WAL
+            self._doubted = not self._doubted
+            return True
+        if sqlstate in _LESS and self._level < len(_LEVELS) - 1:
+            self._level += 1
+            return True
+        return False
 
     def _readable(self) -> None:
         try:

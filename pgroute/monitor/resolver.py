@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import socket
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dns.asyncresolver import Resolver as DnsPython
-    from dns.resolver import BaseResolver
+    from dns.resolver import Answer, BaseResolver
 
     from pgroute.core.plan import ResolverSpec
 
@@ -99,11 +100,13 @@ class SystemResolver:
             error: OSError | None = None
             try:
                 found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-                addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
+                addresses = list(dict.fromkeys(_address(*info[4]) for info in found))
             except OSError as exc:
                 error = exc
             except UnicodeError:
                 error = OSError("not a valid host name")
+            except Exception as exc:  # noqa: BLE001  (the next lookup would wait for this one for ever)
+                error = OSError(repr(exc))
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody wants to know
                 loop.call_soon_threadsafe(tell, addresses, error)
 
@@ -112,6 +115,11 @@ class SystemResolver:
         except RuntimeError as exc:  # no thread to be had now
             tell([], OSError(str(exc)))
         return future
+
+
+def _address(host: str | int, _port: object, _flow: int = 0, scope: int = 0) -> str:
+    """Return the address in a socket's name (IPv6: of four parts), with its scope if it has one."""
+    return f"{host}%{scope}" if scope else str(host)
 
 
 class _Answer(NamedTuple):
@@ -127,7 +135,8 @@ class DnsResolver:
     """DNS by dnspython, in the monitor's loop; addresses are those of the A records, then those of the AAAA records.
 
     Args:
-        given: a Resolver of dnspython, of which a copy is used; None: as /etc/resolv.conf says, read at the first use.
+        given: a Resolver of dnspython, of which a copy is used; None: as /etc/resolv.conf says, read at the first use
+            and whenever its servers have failed: they may be others now.
     """
 
     def __init__(self, given: BaseResolver | None) -> None:
@@ -137,7 +146,7 @@ class DnsResolver:
     async def look_up(self, question: Question, timeout: float) -> Looked:
         """As Resolver."""
         kinds = ("SRV",) if question.service else ("A", "AAAA")
-        answers = await asyncio.gather(*(self._ask(question.name, kind, timeout) for kind in kinds))
+        answers = await self._ask_all(question.name, kinds, timeout)
         good = [answer for answer in answers if answer.records]
         failed = next((answer.error for answer in answers if answer.failed), "")
         if not good:
@@ -146,20 +155,39 @@ class DnsResolver:
         records: list[Any] = [record for answer in good for record in answer.records]
         return Looked(records, min(answer.ttl for answer in good), failed)
 
+    async def _ask_all(self, name: str, kinds: Sequence[str], timeout: float) -> list[_Answer]:
+        """Ask for the records of these kinds; once one is there, the others have a quarter of the time.
+
+        Some networks lose every question for AAAA records.
+        """
+        tasks = [asyncio.ensure_future(self._ask(name, kind, timeout)) for kind in kinds]
+        for task in tasks:
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())  # one error is raised
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            enough = any(task.result().records for task in done)
+            grace = timeout / 4 if enough else None
+            await asyncio.wait(tasks, timeout=grace)
+            late = _Answer(error=f"no answer in {timeout / 4:g} s", failed=True)
+            return [task.result() if task.done() else late for task in tasks]
+        finally:
+            for task in tasks:
+                task.cancel()
+
     async def _ask(self, name: str, kind: str, timeout: float) -> _Answer:
         """Ask for the records of one kind."""
         import dns.exception
         import dns.resolver
 
         try:
-            answer = await self._python().resolve(name, kind, lifetime=timeout, raise_on_no_answer=False)
+            answer = await self._resolve(name, kind, timeout)
         except dns.resolver.NXDOMAIN:
             return _Answer(error="the name does not exist (NXDOMAIN)")
-        except dns.exception.Timeout:
-            return _Answer(error=f"no answer in {timeout:g} s", failed=True)
+        except (dns.exception.Timeout, TimeoutError):
+            return self._failed(f"no answer in {timeout:g} s")
         except (dns.exception.DNSException, OSError, ValueError) as exc:
             # NoNameservers: SERVFAIL, REFUSED and the like, with each server's word in many.
-            return _Answer(error=" ".join(str(exc).split())[:200] or type(exc).__name__, failed=True)
+            return self._failed(" ".join(str(exc).split())[:200] or type(exc).__name__)
         if answer.rrset is None:
             return _Answer(error=f"it has no {kind} records")
         # Of a chain of CNAMEs the record that holds for the shortest counts.
@@ -174,6 +202,24 @@ class DnsResolver:
             ]
             return _Answer(services, ttl)
         return _Answer([r.address for r in answer.rrset], ttl)
+
+    async def _resolve(self, name: str, kind: str, timeout: float) -> Answer:
+        import dns.asyncbackend
+
+        resolver = copy.copy(self._python())
+        # Each server is asked twice at least: it may be dead, or a datagram lost.
+        resolver.timeout = min(resolver.timeout, timeout / (2 * max(1, len(resolver.nameservers))))
+        # Not the default backend: that is the one of its first user in this process, which may have been trio.
+        backend = dns.asyncbackend.get_backend("asyncio")
+        async with asyncio.timeout(timeout):
+            return await resolver.resolve(
+                name, kind, lifetime=timeout, raise_on_no_answer=False, backend=backend
+            )
+
+    def _failed(self, error: str) -> _Answer:
+        if self._given is None:
+            self._resolver = None
+        return _Answer(error=error, failed=True)
 
     def _python(self) -> DnsPython:
         if self._resolver is None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pgroute.core.plan import ResolverSpec
     from pgroute.core.roles import HostKey
     from pgroute.monitor.cluster import ClusterWatch
+    from pgroute.monitor.watcher import Subscriber
 
 _STOP_TIMEOUT = 5.0
 
@@ -96,20 +97,20 @@ class Monitor:
             self._names = {which: kept for which, kept in self._names.items() if kept is not names}
 
     def join(
-        self, key: HostKey, params: Mapping[str, str], names: Names, cluster: ClusterWatch
+        self, key: HostKey, params: Mapping[str, str], names: Names, subscriber: Subscriber
     ) -> HostWatcher:
-        """Subscribe *cluster* to a host, beginning to watch it if nobody does so with these parameters; in the loop."""
+        """Subscribe somebody to a host, beginning to watch it if nobody does so with these parameters; in the loop."""
         name = (key, tuple(sorted(params.items())), id(names) if is_name(key) else 0)
         watcher = self._watchers.get(name)
         if watcher is None:
             watcher = self._watchers[name] = HostWatcher(key, params, names)
             watcher.start()
-        watcher.join(cluster)
+        watcher.join(subscriber)
         return watcher
 
-    async def leave(self, watcher: HostWatcher, cluster: ClusterWatch) -> None:
-        """Unsubscribe *cluster*; a host that nobody watches any more is let go; in the loop only."""
-        watcher.subscribers.remove(cluster)
+    async def leave(self, watcher: HostWatcher, subscriber: Subscriber) -> None:
+        """Unsubscribe somebody; a host that nobody watches any more is let go; in the loop only."""
+        watcher.subscribers.remove(subscriber)
         if not watcher.subscribers:
             self._watchers = {name: w for name, w in self._watchers.items() if w is not watcher}
             await watcher.stop()

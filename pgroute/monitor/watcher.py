@@ -15,7 +15,7 @@ from psycopg.conninfo import make_conninfo
 from pgroute.core.faults import Fault, FaultKind
 from pgroute.core.hosts import Answer, Failure
 from pgroute.core.names import Question, is_name
-from pgroute.core.pace import CONNECT_GAP, REJECTED_GAP, connect_delay, probe_delay
+from pgroute.core.pace import REJECTED_GAP, connect_delay, probe_delay
 from pgroute.monitor.probe import ProbeConnection, ProbeFailed
 
 if TYPE_CHECKING:
@@ -37,10 +37,17 @@ _RNG = random.Random()
 
 
 class Subscriber(Protocol):
-    """Somebody who wants to know about a host: the watch of one router."""
+    """Somebody who wants to know about a host: the watch of one router, or its vigil."""
 
-    topology: Topology
-    options: ProbeOptions
+    @property
+    def topology(self) -> Topology:
+        """What the pace depends on."""
+        ...
+
+    @property
+    def options(self) -> ProbeOptions:
+        """And these."""
+        ...
 
     def observe(self, seen: Answer | Failure) -> None:
         """Take an observation; called in the monitor's loop."""
@@ -75,6 +82,7 @@ class HostWatcher:
         self._asked_at = 0.0
         self._task: asyncio.Task[None] | None = None
         self._mover: asyncio.Task[None] | None = None
+        self._targets: tuple[str, ...] = ()
         self._arrival: tuple[ProbeConnection, Answer] | None = None
         self._last: Answer | Failure | None = None
 
@@ -84,10 +92,12 @@ class HostWatcher:
 
     async def stop(self) -> None:
         """End, and close the connection."""
-        for task in (self._mover, self._task):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait({task})
+        tasks = [task for task in (self._mover, self._task) if task is not None]
+        # Together: nothing may run here once nobody subscribes.
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     def join(self, subscriber: Subscriber) -> None:
         """Add a subscriber; what is already known is told to it at once, and a probe follows."""
@@ -113,55 +123,68 @@ class HostWatcher:
         self._changed.set()
 
     def renamed(self) -> None:
-        """See whether the name stands for other addresses than the one connected to, and move there if so."""
-        if self._mover is None and self._moved():
-            self._mover = asyncio.get_running_loop().create_task(
-                self._move(), name=f"pgroute-move-{self.key}"
-            )
+        """Take note that the name stands for other addresses, or that looking it up had another outcome."""
+        if self._conn is None:
+            self.kick()
+        self._aim()
 
-    def _moved(self) -> bool:
+    def _aim(self) -> None:
+        """Move to where the name leads now if that is not where the connection is, and nowhere else any more."""
         found = self._names.found(Question(self.key.host)) if is_name(self.key) else None
-        records = found.records if found is not None else None
-        return self._conn is not None and bool(records) and self._conn.address not in (records or ())
-
-    async def _move(self) -> None:
-        """Connect to where the name leads now; the old address serves until the cluster's own server is found there."""
-        try:
-            while self._arrival is None and self._moved():
-                pause = await self._try_to_move()
-                if pause is None:
-                    return
-                await asyncio.sleep(pause)
-        finally:
+        records = tuple(r for r in (found and found.records) or () if isinstance(r, str))
+        targets = records if self._conn is not None and self._conn.address not in records else ()
+        if targets == self._targets:
+            return
+        self._targets = targets
+        if self._mover is not None:
+            self._mover.cancel()
             self._mover = None
-            if not self._moved():
-                self._note("")
+        if self._arrival is not None:
+            self._arrival[0].close()
+            self._arrival = None
+        if targets:
+            self._mover = asyncio.get_running_loop().create_task(
+                self._move(targets), name=f"pgroute-move-{self.key}"
+            )
+        else:
+            self._note("")
 
-    async def _try_to_move(self) -> float | None:
-        """Return the seconds to pause before another attempt, None if it has come about."""
-        pause = max(CONNECT_GAP, *(s.options.interval for s in self.subscribers))
-        reasons = []
-        for address in await self._names.addresses(self.key, timeout=self._timeout):
-            try:
-                conn = await self._open(address)
+    async def _move(self, targets: tuple[str, ...]) -> None:
+        """Connect to one of these; the old address serves until the cluster's own server is found there."""
+        while self._conn is not None:
+            reasons = []
+            rejected = False
+            for address in targets:
                 try:
-                    answer = await conn.ask(self._timeout, on_slow=lambda _: None)
-                    if self._is_foreign(answer):
-                        reason = f"another cluster: system identifier {answer.system_id}"
-                        raise ProbeFailed(Fault(FaultKind.REJECTED, reason=reason))
-                except BaseException:
-                    conn.close()
-                    raise
-            except ProbeFailed as exc:
-                reasons.append(f"{address}: {exc.fault.reason}")
-                if exc.fault.kind is FaultKind.REJECTED:
-                    pause = max(pause, REJECTED_GAP)
-            else:
-                self._arrival = conn, answer
-                self._changed.set()
-                return None
-        self._note(f"its name stands for another address, and the old one serves ({'; '.join(reasons)})")
-        return pause
+                    self._arrival = await self._arrive(address)
+                except ProbeFailed as exc:
+                    fault = exc.fault
+                except Exception as exc:
+                    with contextlib.suppress(Exception):
+                        logger.exception("moving %s to %s failed", self.key, address)
+                    fault = Fault(FaultKind.OTHER, reason=repr(exc))
+                else:
+                    self._changed.set()
+                    return
+                reasons.append(f"{address}: {fault.reason}")
+                rejected = rejected or fault.kind is FaultKind.REJECTED
+            self._note(f"its name stands for another address, and the old one serves ({'; '.join(reasons)})")
+            now = time.monotonic()
+            pause = min(connect_delay(s.topology, self.key, s.options, now, _RNG) for s in self.subscribers)
+            await asyncio.sleep(max(pause, REJECTED_GAP) if rejected else pause)
+        self._targets = ()
+
+    async def _arrive(self, address: str) -> tuple[ProbeConnection, Answer]:
+        conn = await self._open(address)
+        try:
+            answer = await conn.ask(self._timeout, on_slow=lambda _: None)
+            if self._is_foreign(answer):
+                reason = f"another cluster: system identifier {answer.system_id}"
+                raise ProbeFailed(Fault(FaultKind.REJECTED, reason=reason))
+        except BaseException:
+            conn.close()
+            raise
+        return conn, answer
 
     def _is_foreign(self, answer: Answer) -> bool:
         known = self._last.system_id if isinstance(self._last, Answer) else None
@@ -176,7 +199,7 @@ class HostWatcher:
         if old is not None:
             old.close()
         self._tell(answer)
-        self._note("")
+        self._aim()
 
     def _note(self, text: str) -> None:
         for subscriber in tuple(self.subscribers):
@@ -243,7 +266,7 @@ class HostWatcher:
             return connect_at, True
         ask = min(probe_delay(s.topology, self.key, s.options, now, _RNG) for s in subscribers)
         ask_at = self._asked_at + (_KICK_GAP if self._kicked else max(ask, _KICK_GAP))
-        renew = (self._fresh or now - self._conn.opened_at > RENEW_AFTER) and self._mover is None
+        renew = self._fresh or now - self._conn.opened_at > RENEW_AFTER
         if renew and connect_at <= ask_at:
             return connect_at, True
         return ask_at, False
@@ -254,12 +277,17 @@ class HostWatcher:
 
     async def _connect(self) -> None:
         self._connected_at = time.monotonic()
-        addresses = await self._names.addresses(self.key, timeout=self._timeout, prefer=self._address)
+        if self._conn is not None and self._targets:
+            # The old address serves on, though the name stands for it no more.
+            addresses: list[str | None] = [self._conn.address]
+        else:
+            addresses = await self._names.addresses(self.key, timeout=self._timeout, prefer=self._address)
         conn = await self._connect_to(addresses)
         old, self._conn = self._conn, conn
         self._fresh = False
         if old is not None:
             old.close()
+        self._aim()  # the name may have moved meanwhile
 
     async def _connect_to(self, addresses: list[str | None]) -> ProbeConnection:
         """Connect to the first address that does not refuse, as libpq does; after a silent one the next is due."""
@@ -301,7 +329,10 @@ class HostWatcher:
 
     def _failed(self, fault: Fault) -> None:
         conn = self._conn
-        if conn is not None and conn.lost is None and self._connected_at > self._asked_at:
+        if fault.shut:
+            # A server that waits for its sessions to end (smart shutdown) would wait for this one, and for idle ones.
+            self._fresh = False
+        elif conn is not None and conn.lost is None and self._connected_at > self._asked_at:
             # Only the attempt at a new connection failed; the open one goes on, but knows nothing of this.
             if fault.kind is not FaultKind.REJECTED:
                 reason = f"takes no new connection: {fault.reason}"

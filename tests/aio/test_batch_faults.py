@@ -194,13 +194,14 @@ async def test_a_job_goes_on_through_a_promotion_of_a_standby_that_lacked_someth
 
 async def test_a_job_waits_for_a_primary_that_restarts(mended: LocalCluster) -> None:
     with ground_of(mended) as ground:
-        stopped = threading.Event()
+        begun, stopped = threading.Event(), threading.Event()
 
         async def stop(conn: AsyncConnection, chunk: Chunk) -> None:
             await note(conn, chunk)
-            if chunk.number == 3 and not stopped.is_set():
-                stopped.set()
+            if chunk.number == 3 and not begun.is_set():
+                begun.set()
                 await async_call(mended.primary.stop, "immediate")
+                stopped.set()
 
         async with AsyncRouter(ground.dsn) as router, AsyncBackground() as background:
             running = background.start(AsyncBatchJob(router, "j", range(80), chunk_size=10).run, stop)

@@ -473,7 +473,14 @@ async def test_items_that_end_before_chunks_that_are_done_are_refused(ground: Gr
 # What an asynchronous failover undoes, done by hand.
 
 
+@pytest.fixture
+def uncompacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of chunks that are done stay where a test undoes them, however slow the machine is."""
+    monkeypatch.setattr("pgroute.batch.state.COMPACT_SECONDS", 3600.0)
+
+
 @pytest.mark.parametrize("kind", ["list", "function", "keyset"])
+@pytest.mark.usefixtures("uncompacted")
 async def test_a_chunk_that_is_undone_is_done_again(ground: Ground, kind: str) -> None:
     ground.items(1000)
     undone = threading.Event()
@@ -493,6 +500,7 @@ async def test_a_chunk_that_is_undone_is_done_again(ground: Ground, kind: str) -
     assert ground.seen() == [*range(1, 1001)]
 
 
+@pytest.mark.usefixtures("uncompacted")
 async def test_an_undone_chunk_of_items_that_cannot_be_read_again_is_told(ground: Ground) -> None:
     async def undo(conn: AsyncConnection, chunk: Chunk) -> None:
         if chunk.number == 5:

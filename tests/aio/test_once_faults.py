@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 import tenacity
 
-from pgroute import AsyncRouter, CommitUnknown, RetryPolicy
+from pgroute import AsyncRouter, CommitUnknown, RetryPolicy, SessionLost
 from pgroute.testing import Node
 from tests.aio.conftest import Proxied
 from tests.aio.counting import KEY, Increment, call_once, counted, terminate, waiting
@@ -150,6 +150,19 @@ async def test_with_the_host_away_afterwards_it_is_unknown_until_the_host_is_bac
         assert await call_once(router, increment) == 1
     assert increment.runs == 1
     assert await counted(node) == (1, 1)
+
+
+@pytest.mark.parametrize("statement", [b"INSERT INTO pgroute.once", b"UPDATE pgroute.once SET result"])
+async def test_a_connection_reset_before_or_after_the_body_is_a_lost_session(
+    pair: Proxied, statement: bytes
+) -> None:
+    node, increment = pair.cluster.nodes[0], Increment()
+    async with AsyncRouter(pair.dsn) as router:
+        pair.proxies[0].when(statement, do="reset", after_forwarding=False)
+        with pytest.raises(SessionLost, match="nothing was committed") as caught:
+            await call_once(router, increment, retry=NEVER_AGAIN)
+    assert caught.value.rerun_safe
+    assert await counted(node) == (0, 0)
 
 
 @pytest.mark.parametrize("end", ["committed", "rolled back"])

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from pgroute import AsyncRouter, RouteError, Router
-from tests.chaos.journal import Begun, Ended, Journal, Left, Outcome, Read, make_id
+from tests.chaos.journal import Begun, Ended, Journal, Left, Outcome, Read, make_id, writer_of
 
 LONGEST_HOLD = 0.05
 TIMEOUTS = (30.0, 3.0, 10.0)
@@ -66,13 +66,14 @@ class Account:
 
 
 class Write:
-    """One write under way: where it is, and what it came to."""
+    """One write under way: where it is, what it came to, and its key if `run` is to apply it exactly once."""
 
     def __init__(self, account: Account, style: Style, id_: int, mark: int) -> None:
         self.style = style
         self.id = id_
         self.entered = False
-        self.place = (0, 0)
+        self.place: Any = (0, 0)
+        self.key = str(id_) if writer_of(id_)[1] % 2 else None
         self.hold = account.rng.uniform(0, style.hold)
         self._account = account
         self._mark = mark

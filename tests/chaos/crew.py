@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 from tests.chaos.journal import Begun, Ended, Follower, Outcome, Record, writer_of
 
@@ -166,20 +166,26 @@ class Crew:
         return self._folder / f"worker{number}.journal"
 
     def _start(self, place: int) -> None:
-        number = len(self._workers) + 1
-        command = [sys.executable, "-m", *self._command(number, place)]
-        command += ["--face", self._faces[place], "--dsn", self._dsn]
+        number = self._number()
+        face = self._faces[place]
+        command = [*self._command(number, place), "--face", face, "--dsn", self._dsn]
         with (self._folder / f"worker{number}.log").open("wb") as log:
-            process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # out of reach of the terminal's Ctrl-C
-            )
-        self._workers.append(
-            Worker(number, place, self._faces[place], process, Follower(self._journal(number)))
+            process = self._launch(number, command, log)
+        self._workers.append(Worker(number, place, face, process, Follower(self._journal(number))))
+
+    def _number(self) -> int:
+        """Return the number of the next worker."""
+        return len(self._workers) + 1
+
+    def _launch(self, number: int, command: list[str], log: BinaryIO) -> subprocess.Popen[bytes]:
+        """Start a worker: a module with its arguments."""
+        return subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # out of reach of the terminal's Ctrl-C
         )
 
     def _current(self) -> list[Worker]:

@@ -121,10 +121,17 @@ def decode(line: bytes) -> Record:
 
 
 class Journal:
-    """The writing end, for any thread: each record is one write() to a file opened for appending."""
+    """The writing end, for any thread: each record is one write() to a file opened for appending.
+
+    Args:
+        path: the file; "-" stands for the standard output.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        if str(path) == "-":
+            self._fd = os.dup(1)
+        else:
+            self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def __enter__(self) -> Self:
         return self

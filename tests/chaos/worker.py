@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
+import dataclasses
 import logging
 import os
 import signal
@@ -66,6 +67,43 @@ async def async_write(router: AsyncRouter[Any], work: Write) -> None:
         work.end(None)
 
 
+def run_once(router: Router[Any], work: Write) -> None:
+    """Write once by `run`, with a key or without."""
+    work.style = dataclasses.replace(work.style, autocommit=False)
+    # The router's own statements under a key come before the body, and their connection may be lost as well.
+    work.entered = work.key is not None
+
+    def insert(conn: psycopg.Connection[Any]) -> list[int]:
+        work.entered = True
+        work.place = conn.execute(WRITE, (work.id,)).fetchone()
+        return list(work.place)
+
+    try:
+        work.place = tuple(router.run(insert, timeout=work.style.timeout, once=work.key))
+    except Exception as exc:  # noqa: BLE001
+        work.end(exc)
+    else:
+        work.end(None)
+
+
+async def async_run_once(router: AsyncRouter[Any], work: Write) -> None:
+    """Write once by `run`, with a key or without."""
+    work.style = dataclasses.replace(work.style, autocommit=False)
+    work.entered = work.key is not None
+
+    async def insert(conn: psycopg.AsyncConnection[Any]) -> list[int]:
+        work.entered = True
+        work.place = await (await conn.execute(WRITE, (work.id,))).fetchone()
+        return list(work.place)
+
+    try:
+        work.place = tuple(await router.run(insert, timeout=work.style.timeout, once=work.key))
+    except Exception as exc:  # noqa: BLE001
+        work.end(exc)
+    else:
+        work.end(None)
+
+
 def read(router: Router[Any], account: Account, number: int) -> None:
     """Read once, and now and then try to write."""
     begun, mark, entered, wrote, found = time.monotonic(), account.mark(), False, False, ()
@@ -105,6 +143,7 @@ async def async_read(router: AsyncRouter[Any], account: Account, number: int) ->
 def run_sync(args: argparse.Namespace, journal: Journal) -> None:
     """Work in threads until told to stop."""
     stop = threading.Event()
+    work = run_once if args.run else write
     with Router(args.dsn, **options(args)) as router:
         account = Account(args.process, journal, router)
         signal.signal(signal.SIGUSR1, lambda *_: tell_state(router))
@@ -113,7 +152,7 @@ def run_sync(args: argparse.Namespace, journal: Journal) -> None:
             number = 0
             while not stop.wait(WRITE_PAUSE * account.rng.random()):
                 number += 1
-                write(router, account.begin(writer, number))
+                work(router, account.begin(writer, number))
 
         def keep_reading(_reader: int) -> None:
             number = 0
@@ -138,6 +177,7 @@ def run_sync(args: argparse.Namespace, journal: Journal) -> None:
 async def run_async(args: argparse.Namespace, journal: Journal) -> None:
     """Work in tasks until told to stop."""
     stop = asyncio.Event()
+    work = async_run_once if args.run else async_write
     loop = asyncio.get_running_loop()
 
     def wait_for_end() -> None:
@@ -153,7 +193,7 @@ async def run_async(args: argparse.Namespace, journal: Journal) -> None:
             number = 0
             while not stop.is_set():
                 number += 1
-                await async_write(router, account.begin(writer, number))
+                await work(router, account.begin(writer, number))
                 await asyncio.sleep(WRITE_PAUSE * account.rng.random())
 
         async def keep_reading() -> None:
@@ -218,8 +258,11 @@ def main() -> None:
     parser.add_argument("--writers", type=int, default=3)
     parser.add_argument("--readers", type=int, default=2)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument(
+        "--run", action="store_true", help="write by Router.run(), every other writer with a key"
+    )
     args = parser.parse_args()
-    if sys.platform == "linux":
+    if sys.platform == "linux" and os.getppid():  # none inside a container
         # Stopped by a signal, it would not see the end of its standard input.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == 1:

@@ -463,6 +463,16 @@ def test_conninfo_is_for_one_host():
     assert conninfo_to_dict(make_conninfo("", **expected)) == expected
 
 
+@pytest.mark.parametrize(
+    ("host", "hostaddr", "seen"),
+    [("db.test.", "", "db.test"), ("db.test.", "10.0.0.1", "db.test"), ("/run/pg.", "", "/run/pg.")],
+)
+def test_the_dot_of_an_absolute_name_is_not_for_libpq(host, hostaddr, seen):
+    dsn = parse_dsn(f"host={host} hostaddr={hostaddr}" if hostaddr else f"host={host}")
+    assert dsn.hosts[0].host == host
+    assert dsn.conninfo(dsn.hosts[0])["host"] == seen
+
+
 def test_conninfo_overrides_win():
     dsn = parse_dsn("host=h1 hostaddr=10.0.0.1 user=u")
     key = dsn.hosts[0]
@@ -626,7 +636,8 @@ def test_uri_and_keyword_forms_agree(hosts, user, password, dbname):
     assert dsn.params == {"user": user, "password": password, "dbname": dbname}
     for key in dsn.hosts:
         again = parse_dsn(make_conninfo("", **dsn.conninfo(key)))
-        assert (again.hosts, again.params, again.session_attrs) == ((key,), dsn.params, SessionAttrs.ANY)
+        same = key._replace(host=key.host.removesuffix("."))
+        assert (again.hosts, again.params, again.session_attrs) == ((same,), dsn.params, SessionAttrs.ANY)
 
 
 @given(

@@ -67,6 +67,15 @@ def test_primary_that_comes_back_is_told():
     assert world.kinds()[-1] is EventKind.PRIMARY_CHANGED
 
 
+def test_a_name_that_moved_is_told():
+    world = World(A).primary(A, address="10.0.0.1").primary(A, address="10.0.0.1")
+    world.kinds()
+    world.primary(A, address="10.0.0.2")
+    (event,) = world.events
+    assert (event.kind, event.host) == (EventKind.HOST_CHANGED, A)
+    assert event.text == "a:5432 primary up -> primary up, from 10.0.0.1 to 10.0.0.2"
+
+
 def test_stale_primary_is_told_once():
     world = settled().primary(B, 2)
     assert world.kinds().count(EventKind.STALE_PRIMARY) == 1

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from pgroute.core.faults import Fault, FaultKind, connect_fault, one_line, session_fault
+from pgroute.core.faults import Fault, FaultKind, connect_fault, one_line, options_refused, session_fault
 
 AT = 'connection failed: connection to server at "127.0.0.1", port 5432 failed: '
 ON = 'connection is bad: connection to server on socket "/tmp/.s.PGSQL.5432" failed: '
@@ -170,9 +170,60 @@ def test_failed_connection(text, kind, reason):
     assert "\n" not in fault.reason
 
 
+@pytest.mark.parametrize(
+    ("text", "shut"),
+    [
+        ("FATAL:  the database system is shutting down", True),
+        ("FATAL:  pgbouncer is shutting down", True),
+        ("FATAL:  das Datenbanksystem f\xe4hrt herunter", True),
+        (cached("connect failed"), False),
+        ("FATAL:  client_login_timeout (server down)", False),
+        ("FATAL:  sorry, too many clients already", False),
+        ("Connection refused", False),
+    ],
+)
+def test_whether_it_is_the_server_itself_that_lets_nobody_in(text, shut):
+    assert connect_fault(psycopg.OperationalError(AT + text)).shut is shut
+
+
 def test_server_text_about_a_name_that_looks_like_another_fault_is_a_rejection():
     text = AT + 'FATAL:  database "timeout expired" does not exist'
     assert connect_fault(psycopg.OperationalError(text)).kind is FaultKind.REJECTED
+
+
+OPTIONS = [
+    # PgBouncer before and since 1.20, RDS Proxy, and what AWS documents.
+    ("FATAL:  unsupported startup parameter: options", True),
+    ("FATAL:  unsupported startup parameter in options: default_transaction_read_only", True),
+    (
+        "FATAL:  Feature not supported: RDS Proxy currently doesn\u2019t support command-line options.",
+        True,
+    ),
+    ('FATAL:  RDS Proxy currently doesn\'t support the option "application"', True),
+    # A login refused.
+    ('FATAL:  password authentication failed for user "options"', False),
+    ('FATAL:  role "shop" is not permitted to log in', False),
+    ("FATALE:  le r\xf4le \xab shop \xbb n'est pas autoris\xe9 \xe0 se connecter", False),
+    ("FATAL:  Datenbank \xbbshop\xab existiert nicht", False),
+    ("\u0424\u0410\u0422\u0410\u041b:  ... pg_hba.conf ...", False),
+    ("FATAL:  SSL connection is required. Please specify SSL options and retry.", False),
+    ("FATAL:  SASL authentication failed", False),
+    # No refusal by the server.
+    ("FATAL:  the database system is starting up", False),
+    ("FATAL:  sorry, too many clients already", False),
+    ("Connection refused", False),
+    ('invalid connection option "options"', False),
+    # Nothing that tells.
+    ("FATAL:  computer says no", None),
+    ('FATAL:  no such shop as "shoppe"', None),
+    ('FATAL:  unrecognized configuration parameter "statment_timeout"', None),
+]
+
+
+@pytest.mark.parametrize(("text", "refused"), OPTIONS)
+def test_whether_a_login_was_refused_for_its_options(text, refused):
+    exc = psycopg.OperationalError(AT + text)
+    assert options_refused(exc, names={"shop"}) is refused
 
 
 @pytest.mark.parametrize("exc", [errors.ConnectionTimeout("connection timeout expired"), TimeoutError()])

@@ -14,6 +14,7 @@ from pgroute.core.names import (
     Found,
     Question,
     Service,
+    doubt_gap,
     is_name,
     is_service,
     members,
@@ -71,6 +72,20 @@ def test_a_name_is_one_host_whatever_its_addresses():
     listed, _ = members((DB,), "first", found)
     assert [m.key for m in listed] == [DB]
     assert questions((DB, DB._replace(port=1)), found) == (Question("db.example"),)
+
+
+@pytest.mark.parametrize(
+    ("records", "count"),
+    [
+        (["10.0.0.1"], 1),
+        (["10.0.0.1", "::1"], 1),
+        (["10.0.0.1", "::1", "::2"], 2),
+        (["10.0.0.1", "10.0.0.2"], 2),
+    ],
+)
+def test_the_addresses_of_one_family_are_counted(records: list[str], count: int) -> None:
+    listed, _ = members((DB,), "first", known(**{"db.example": records}))
+    assert [m.listing.addresses for m in listed] == [count]
 
 
 def test_each_address_is_a_host_in_a_steady_order():
@@ -159,6 +174,16 @@ def test_a_hurry_never_makes_it_later_nor_a_storm() -> None:
 
 def test_the_longer_an_outage_the_rarer_the_questions() -> None:
     assert [outage_gap(seconds) for seconds in (0, 50, 100, 250, 1e6)] == [1, 1, 2, 5, 5]
+
+
+def test_the_longer_a_host_is_out_of_reach_the_rarer_its_name_is_asked() -> None:
+    assert [doubt_gap(seconds) for seconds in (0, 50, 100, 600)] == [5, 5, 10, 60]
+
+
+@pytest.mark.parametrize(("ttl", "hurry", "latest"), [(10, None, 10.5), (4, None, 4.2), (10, GAP, 1.05)])
+def test_processes_do_not_ask_in_step(ttl: float, hurry: float | None, latest: float) -> None:
+    found = Found().answered(["10.0.0.1"], ttl, NOW)
+    assert found.next_at(floor=1, cap=60, hurry=hurry, chance=1.0) - NOW == pytest.approx(latest)
 
 
 def test_a_name_never_asked_is_due() -> None:

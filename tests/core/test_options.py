@@ -36,6 +36,8 @@ BAD: list[tuple[type, str, Any, str]] = [
     *((ProbeOptions, "abort_stale", bad, "True or False") for bad in [None, 1, "on"]),
     *((ProbeOptions, "check_system_id", bad, "True or False") for bad in [None, 0, "off"]),
     *((ProbeOptions, "system_id", bad, "a whole number of at least 1") for bad in ["7", 0, -1, True, 1.5]),
+    *((ProbeOptions, "kwargs", bad, "a mapping or None") for bad in ["user=x", 5, [("user", "x")]]),
+    (ProbeOptions, "kwargs", {1: "x"}, "str keys"),
     *((HostOptions, "weight", bad, "of at least 0") for bad in [*NUMBERS, -0.1]),
 ]
 
@@ -70,6 +72,7 @@ GOOD: list[Any] = [
     *((ProbeOptions, "abort_after", good) for good in (None, 0, 3.5)),
     *((ProbeOptions, name, good) for name in ("abort_stale", "check_system_id") for good in (True, False)),
     *((ProbeOptions, "system_id", good) for good in (None, 1, 2**63)),
+    *((ProbeOptions, "kwargs", good) for good in (None, {}, {"user": "watch"})),
     *((HostOptions, "weight", good) for good in (0, 0.5, 100)),
 ]
 
@@ -90,11 +93,11 @@ def test_number_beyond_any_float():
         check_number("x", 10**400)
 
 
-def test_content_of_kwargs_is_never_shown():
-    options = PoolOptions(kwargs={"password": "hunter2"})
-    assert "hunter2" not in repr(options)
+@pytest.mark.parametrize("options", [PoolOptions, ProbeOptions])
+def test_content_of_kwargs_is_never_shown(options):
+    assert "hunter2" not in repr(options(kwargs={"password": "hunter2"}))
     with pytest.raises(ConfigError) as caught:
-        PoolOptions(kwargs=[("password", "hunter2")])  # type: ignore[arg-type]
+        options(kwargs=[("password", "hunter2")])
     assert "hunter2" not in str(caught.value) + repr(caught.value)
     assert str(caught.value) == "invalid kwargs 'list': expected a mapping or None"
 

@@ -234,6 +234,15 @@ def test_sessions_on_a_stale_primary_that_answers_are_left_alone_unless_asked_fo
     assert lost(world.refuse(B), options=options) == {}
 
 
+def test_sessions_on_an_old_primary_that_is_shutting_down_are_left_alone_unless_asked_for():
+    world = World().settled().fail(A, FaultKind.STARTING)
+    options = ProbeOptions(abort_stale=True)
+    assert lost(world, options=options) == {}, "nobody was promoted"
+    world.primary(B, 2)
+    assert lost(world, after=3600) == {}
+    assert list(lost(world, options=options)) == ["a"]
+
+
 def test_starting_and_rejecting_hosts_answer():
     world = World(A, B, C, D).settled().standby(D).fail(C, FaultKind.STARTING).reject(D)
     assert lost(world, after=3600) == {}

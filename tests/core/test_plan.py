@@ -124,6 +124,67 @@ def test_probes_are_named_after_the_application(query: str, name: str) -> None:
     assert plan(DSN + query).probe_params(A)["application_name"] == name
 
 
+WATCH = ProbeOptions(kwargs={"user": "watch", "password": "hunter2", "application_name": "eye"})
+
+
+def test_the_watch_may_log_in_as_another_user() -> None:
+    made = plan(probe=WATCH, kwargs={"application_name": "shop", "sslmode": "disable"})
+    params = made.probe_params(B)
+    assert (params["user"], params["password"], params["dbname"]) == ("watch", "hunter2", "shop")
+    assert params["application_name"] == "eye pgroute-monitor"
+    assert params["sslmode"] == "disable"
+    assert params["connect_timeout"] == "60"
+    for role in (made.writer, made.reader):
+        assert (role.params(B)["user"], role.params(B)["application_name"]) == ("app", "shop")
+    assert "hunter2" not in repr(made)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "text"),
+    [
+        ({"host": "c"}, "invalid host 'c': expected in the DSN, not among the keyword arguments"),
+        ({"hostaddr": "10.0.0.1"}, "invalid hostaddr '10.0.0.1': expected in the DSN"),
+        ({"port": 5}, "invalid port 5: expected in the DSN"),
+        ({"target_session_attrs": "any"}, "invalid target_session_attrs 'any': expected in the DSN"),
+        ({"load_balance_hosts": "random"}, "invalid load_balance_hosts 'random': expected in the DSN"),
+        ({"usr": "x"}, "invalid keyword argument 'usr': expected"),
+        (
+            {"autocommit": True},
+            "invalid keyword argument of the probe 'autocommit': expected a libpq parameter",
+        ),
+        ({"connect_timeout": 3}, "invalid connect_timeout '3': expected ProbeOptions(timeout=) in its place"),
+        ({"sslmode": "never"}, "invalid sslmode 'never': expected 'disable'"),
+        ({"password": b"hunter2"}, "invalid password '***': expected a str"),
+        ({"user": "a\0"}, "invalid user 'a\\x00': expected no NUL character"),
+    ],
+)
+def test_parameters_of_the_watch_are_checked_as_those_of_pools_are(kwargs: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan(probe=ProbeOptions(kwargs=kwargs))
+    assert str(caught.value).startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "same_login", "as_probe"),
+    [
+        ({}, True, True),
+        ({"probe": WATCH}, True, False),
+        ({"probe": ProbeOptions(kwargs={"application_name": "eye"})}, True, True),
+        (
+            {"probe": WATCH, "reader": PoolOptions(kwargs={"user": "watch", "password": "hunter2"})},
+            False,
+            True,
+        ),
+        ({"reader": PoolOptions(kwargs={"user": "other"})}, False, False),
+        ({"reader": PoolOptions(settings={"jit": False})}, False, False),
+        ({"configure": print}, False, False),
+    ],
+)
+def test_whose_refused_logins_tell_of_whom(given: dict[str, Any], same_login: bool, as_probe: bool) -> None:
+    made = plan(**given)
+    assert (made.same_login, made.reader.as_probe) == (same_login, as_probe)
+
+
 @pytest.mark.parametrize("name", ["a", "a:1"])
 def test_weights_are_given_by_host_or_host_and_port(name: str) -> None:
     rules = plan(host_options={name: HostOptions(weight=0)}).rules

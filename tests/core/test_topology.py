@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from pgroute.core.faults import Fault, FaultKind
-from pgroute.core.hosts import Answer, Failure, ForgetTimeline, HostState, Members
+from pgroute.core.hosts import Answer, Failure, ForgetTimeline, HostState, Listing, Members
 from pgroute.core.options import ProbeOptions
 from pgroute.core.pace import connect_delay, hopeless, probe_delay
 from pgroute.core.roles import HostKey, HostRole, SessionAttrs
@@ -531,3 +531,14 @@ def test_whether_it_is_writable_and_readable_and_why_not():
     assert told.why_not_writable == f"the primary {A} is read-only"
     world = World().settled().primary(B).primary(A).primary(B)
     assert world.topology.why_not_writable == f"split brain between {A} and {B}"
+
+
+def test_a_standby_that_is_one_of_several_addresses_says_so_while_there_is_no_primary() -> None:
+    world = World(A, B)
+    world.see(Members((A, B), {A: Listing(addresses=3), B: Listing(addresses=2)}))
+    world.standby(A).refuse(B)
+    assert world.host(A).reason == "one of the 3 addresses of its name; addresses='all' makes each a host"
+    assert world.host(A).state is HostState.UP
+    assert world.host(B).reason == "told refused"
+    world.primary(B)
+    assert (world.host(A).reason, world.host(B).reason) == ("", "")

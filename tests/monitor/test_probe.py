@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 import psycopg
 import pytest
@@ -95,6 +96,44 @@ def test_another_user_gets_probe_connections_of_its_own(shared: LocalCluster) ->
     with Router(shared.dsn) as one, Router(shared.dsn, kwargs={"application_name": "other"}) as other:
         eventually(lambda: all_up(one) and all_up(other))
         assert [len(probes(node)) for node in shared.nodes] == [2, 2, 2]
+
+
+def test_the_watch_logs_in_as_a_user_of_its_own_and_is_shared_by_those_who_say_so(
+    shared: LocalCluster,
+) -> None:
+    def users() -> list[str]:
+        return sorted(user for (user,) in shared.primary.execute(f"SELECT usename {PROBES}"))
+
+    shared.primary.execute("CREATE ROLE watch LOGIN")
+    shared.catch_up()
+    try:
+        probe = ProbeOptions(kwargs={"user": "watch"})
+        with Router(shared.dsn, probe=probe) as one, Router(shared.dsn, probe=probe) as other:
+            eventually(lambda: all_up(one) and all_up(other))
+            assert users() == ["watch"]
+            with Router(shared.dsn) as third:
+                eventually(lambda: all_up(third))
+                assert users() == ["postgres", "watch"]
+            for role in ("writer", "reader"):
+                conn = one.getconn(role)
+                assert conn.info.user == "postgres"
+                one.putconn(conn)
+            assert one.topology.hosts[0].timeline is not None, "a plain role may ask all of it"
+    finally:
+        shared.primary.execute("DROP ROLE watch")
+
+
+def test_the_password_of_the_watch_is_shown_nowhere(
+    shared: LocalCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    probe = ProbeOptions(kwargs={"user": "nobody", "password": "hunter2"})
+    with Router(shared.dsn, probe=probe) as router:
+        eventually(lambda: all(h.state is HostState.REJECTED for h in router.topology.hosts))
+        with pytest.raises(psycopg.OperationalError) as caught, router.writer(timeout=0.1):
+            pass
+        shown = [repr(router), repr(probe), repr(router.topology), str(router.topology), str(caught.value)]
+    assert "nobody" in shown[-1]
+    assert "hunter2" not in "".join(shown) + repr(getattr(caught.value, "__notes__", ())) + caplog.text
 
 
 def test_a_process_that_only_writes_holds_one_connection_to_each_standby(shared: LocalCluster) -> None:
@@ -242,3 +281,65 @@ def test_the_password_is_in_no_reason_of_a_refused_probe(shared: LocalCluster) -
     assert "nobody" in str(caught.value)
     notes = repr(getattr(caught.value, "__notes__", ()))
     assert "wrongpass" not in str(caught.value) + notes + repr(router.topology)
+
+
+AURORA = """
+CREATE SCHEMA aurora;
+CREATE SEQUENCE aurora.asked;
+CREATE ROLE tenant LOGIN SUPERUSER;
+ALTER ROLE tenant SET search_path = aurora, pg_catalog;
+CREATE FUNCTION aurora.pg_last_wal_replay_lsn() RETURNS pg_lsn LANGUAGE plpgsql AS $$
+  BEGIN RAISE 'not supported for Aurora' USING ERRCODE = '0A000'; END $$;
+CREATE FUNCTION aurora.pg_current_wal_lsn() RETURNS pg_lsn LANGUAGE plpgsql AS $$
+  BEGIN
+    IF nextval('aurora.asked') {when} THEN RAISE '{text}' USING ERRCODE = '55000'; END IF;
+    RETURN pg_catalog.pg_current_wal_lsn();
+  END $$
+"""
+"""What a managed service does for one role: functions about WAL are refused, on a reader as a feature, on the writer as
+a state."""
+
+
+@pytest.fixture
+def aurora(pgroute_cluster_factory: ClusterFactory) -> Callable[..., LocalCluster]:
+    """Give a function that makes a cluster which refuses its role `tenant` as Aurora does."""
+
+    def make(standbys: int, text: str, when: str = "> 0") -> LocalCluster:
+        cluster = pgroute_cluster_factory(standbys=standbys)
+        cluster.primary.execute(AURORA.format(text=text, when=when))
+        cluster.catch_up()
+        return cluster
+
+    return make
+
+
+def test_a_writer_whose_state_refuses_wal_functions_serves_and_tells_its_cluster(
+    aurora: Callable[..., LocalCluster],
+) -> None:
+    cluster, other = (aurora(standbys, "wal_level must be set to logical") for standbys in (1, 0))
+    first, second = cluster.nodes
+    hosts = ",".join(f"{node.host}:{node.port}" for node in (*cluster.nodes, *other.nodes))
+    with Router(f"postgresql://tenant@{hosts}/postgres") as router:
+        with router.writer(5.0) as conn:
+            assert conn.info.port == first.port
+        with router.reader(5.0) as conn:
+            assert conn.info.port == second.port
+        eventually(lambda: router.topology.hosts[2].state is HostState.FOREIGN)
+        writer, reader, foreign = router.topology.hosts
+        assert (writer.role, reader.role) == (HostRole.PRIMARY, HostRole.STANDBY)
+        assert writer.system_id == reader.system_id != foreign.system_id
+        assert (writer.timeline, writer.lag_bytes) == (None, None)
+        assert writer.started_at is not None
+        cluster.primary.kill()
+        cluster.promote()
+        with router.writer(5.0) as conn:
+            assert conn.info.port == second.port
+
+
+def test_a_state_that_is_wrong_once_costs_no_part_of_the_probe(aurora: Callable[..., LocalCluster]) -> None:
+    # A role that changes between the question for it and the function that goes with it.
+    cluster = aurora(0, "recovery is in progress", when="= 1")
+    with Router(cluster.dsn.replace("postgres@", "tenant@")) as router:
+        eventually(lambda: all_up(router))
+        assert router.topology.hosts[0].timeline == 1
+        assert router.topology.hosts[0].system_id is not None

@@ -9,8 +9,13 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def relay(at: tuple[str, int], to: tuple[str, int]) -> Iterator[None]:
-    """Pass bytes between whoever connects and a server, for as long as the block lasts."""
+def relay(
+    at: tuple[str, int], to: tuple[str, int], *, gate: threading.Event | None = None
+) -> Iterator[list[socket.socket]]:
+    """Pass bytes between whoever connects and a server, for as long as the block lasts; only while *gate* is set.
+
+    What is given is the list of the sockets so far, two for each connection.
+    """
     links: list[socket.socket] = []
     threads: list[threading.Thread] = []
 
@@ -22,6 +27,8 @@ def relay(at: tuple[str, int], to: tuple[str, int]) -> Iterator[None]:
     def pump(source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                if gate is not None:
+                    gate.wait(30)
                 sink.sendall(data)
         for link in (source, sink):
             with contextlib.suppress(OSError):
@@ -40,8 +47,10 @@ def relay(at: tuple[str, int], to: tuple[str, int]) -> Iterator[None]:
         acceptor = threading.Thread(target=serve, daemon=True)
         acceptor.start()
         try:
-            yield
+            yield links
         finally:
+            if gate is not None:
+                gate.set()
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
             acceptor.join()

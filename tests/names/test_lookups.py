@@ -116,6 +116,7 @@ async def test_a_name_that_never_resolves_has_a_reason_and_disturbs_nobody(
         await async_eventually(lambda: told in router.topology.hosts[0].reason)
         assert (bad.host, bad.state) == ("bad.test", HostState.DOWN)
     async with router_of(trio, server, "bad.test", addresses=mode) as router:
+        await async_eventually(lambda: told in router.topology.hosts[0].reason)
         with pytest.raises(NoHostAvailable, match=r"bad\.test") as caught:
             await where(router, timeout=1.0)
         assert told in str(caught.value)

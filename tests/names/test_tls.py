@@ -83,6 +83,19 @@ def test_certificate_and_password_are_those_of_the_name(secured, passfile, addre
             assert conn.execute("SELECT current_user").fetchone() == ("app",)
 
 
+@pytest.mark.parametrize("addresses", ["first", "all"])
+def test_a_dot_at_the_end_of_a_name_is_for_the_lookup_alone(secured, passfile, addresses):
+    node, root = secured
+    with NameServer() as server:
+        server.zone["db.test"] = [ADDRESS]
+        with (
+            open_router(server, node, root, "db.test.", passfile, addresses=addresses) as router,
+            router.writer(5.0) as conn,
+        ):
+            assert (conn.info.host, conn.info.hostaddr) == ("db.test", ADDRESS)
+            assert router.topology.hosts[0].host == "db.test."
+
+
 def test_a_certificate_of_another_name_is_refused(secured, passfile):
     node, root = secured
     with NameServer() as server:

@@ -194,13 +194,14 @@ def test_a_job_goes_on_through_a_promotion_of_a_standby_that_lacked_something(
 
 def test_a_job_waits_for_a_primary_that_restarts(mended: LocalCluster) -> None:
     with ground_of(mended) as ground:
-        stopped = threading.Event()
+        begun, stopped = threading.Event(), threading.Event()
 
         def stop(conn: Connection, chunk: Chunk) -> None:
             note(conn, chunk)
-            if chunk.number == 3 and not stopped.is_set():
-                stopped.set()
+            if chunk.number == 3 and not begun.is_set():
+                begun.set()
                 call(mended.primary.stop, "immediate")
+                stopped.set()
 
         with Router(ground.dsn) as router, Background() as background:
             running = background.start(BatchJob(router, "j", range(80), chunk_size=10).run, stop)

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute import Router, HostRole, HostState, PoolOptions
+from pgroute import Router, Event, HostRole, HostState, PoolOptions, ProbeOptions
 from pgroute.testing import LocalCluster, Node
 from pgroute.testing.ports import Port
 from tests import support
@@ -42,17 +42,25 @@ pool_mode = transaction
 server_login_retry = 1
 """
 
+BY_USER = CONFIG.replace("user=postgres ", "").replace(
+    "auth_type = any", "auth_type = trust\nauth_file = {users}\ndefault_pool_size = 2"
+)
+"""Each user has a pool of its own, of two connections."""
+
 UNPREPARED = {"prepare_threshold": None}
 """For the users' statements: the pooler gives each transaction another connection."""
 
 
 @contextlib.contextmanager
-def pooler(node: Node) -> Iterator[int]:
+def pooler(node: Node, settings: str = CONFIG) -> Iterator[int]:
     """Run a pooler in front of a server, and give its port."""
     port = Port()
     config = node.data_dir.parent / f"{node.name}.ini"
-    config.write_text(CONFIG.format(node=node, port=port.number))
-    config.chmod(0o644)
+    users = config.with_suffix(".users")
+    users.write_text('"postgres" ""\n"watch" ""\n')
+    config.write_text(settings.format(node=node, port=port.number, users=users))
+    for file in (config, users):
+        file.chmod(0o644)
     owner = node.data_dir.stat()
     account: dict[str, Any] = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
     assert PROGRAM is not None
@@ -155,3 +163,42 @@ def test_settings_that_a_pooler_refuses_are_told_in_the_log(
     with Router(dsn, writer=options, kwargs=UNPREPARED) as router, router.writer() as conn:
         assert (conn.execute("SHOW statement_timeout")).fetchone() == ("0",)
     assert "PoolOptions(settings=) is not in force there" in caplog.text
+
+
+@pytest.fixture
+def watch(shared: LocalCluster) -> Iterator[str]:
+    """Give the name of a role that may do nothing but log in."""
+    shared.primary.execute("CREATE ROLE watch LOGIN")
+    shared.catch_up()
+    yield "watch"
+    shared.primary.execute("DROP ROLE watch")
+
+
+def test_a_watch_with_a_user_of_its_own_sees_a_host_whose_pool_is_full(
+    shared: LocalCluster, watch: str
+) -> None:
+    def hold(router: Router[Any], seconds: float) -> None:
+        with router.writer(10.0) as conn:
+            conn.execute("SELECT pg_sleep(%s)", [seconds])
+
+    events: list[Event] = []
+    probe = ProbeOptions(interval=0.1, timeout=0.5, kwargs={"user": watch})
+    with pooler(shared.primary, BY_USER) as port:
+        dsn = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        with (
+            Router(dsn, probe=probe, kwargs=UNPREPARED) as router,
+            Background() as background,
+        ):
+            router.wait()
+            router.subscribe(events.append)
+            holders = [background.start(hold, router, 3.0) for _ in range(2)]
+            eventually(lambda: router.stats().writer.totals["pool_size"] == 2)
+            begun_at = time.monotonic()
+            waiter = background.start(hold, router, 0.0)
+            for work in (*holders, waiter):
+                work.result()
+            assert time.monotonic() - begun_at > 2.0, "ten probes, and two timeouts"
+            [host] = router.topology.hosts
+            assert (host.state, host.generation) == (HostState.UP, 0)
+            assert host.system_id is not None
+    assert events == []

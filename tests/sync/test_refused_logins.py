@@ -17,7 +17,7 @@ from typing import Any, Literal
 import psycopg
 import pytest
 
-from pgroute import Router, HostState, NoHostAvailable
+from pgroute import Router, HostState, NoHostAvailable, ProbeOptions
 from pgroute.testing import LocalCluster, Node, available_versions
 from tests.sync.workload import key, read, state
 from tests.support import Background, call, eventually
@@ -204,6 +204,32 @@ def test_password_rotated_role_locked_out_database_dropped_pg_hba_closed_are_tol
         works.append(background.start(refuse_at_one, with_roles))
         for work in works:
             work.result()
+
+
+def test_a_login_refused_beside_a_watch_with_a_user_of_its_own_is_tried_once_in_5_s_for_both_roles(
+    with_roles: LocalCluster,
+) -> None:
+    def refusals() -> int:
+        return node.log().count('password authentication failed for user "rotated"')
+
+    def refused(router: Router[Any], role: Any) -> None:
+        with pytest.raises(NoHostAvailable, match='password authentication failed for user "rotated"'):
+            router.getconn(role, timeout=PATIENCE)
+
+    node = with_roles.primary
+    dsn = f"postgresql://rotated:wrong@{node.host}:{node.port}/postgres"
+    probe = ProbeOptions(kwargs={"user": "barred", "password": ""})
+    with Router(dsn, probe=probe) as router:
+        eventually(lambda: state(router, node) is HostState.UP)
+        before, begun_at = refusals(), time.monotonic()
+        for role in ("writer", "reader", "writer"):
+            refused(router, role)
+        took = time.monotonic() - begun_at
+        assert 1 <= refusals() - before <= 1 + took / 5
+        assert state(router, node) is HostState.UP, "as far as the watch can tell"
+        call(node.execute, "ALTER ROLE rotated PASSWORD 'wrong'")
+        router.wait("reader", timeout=RECOVERY)
+        router.wait("writer", timeout=RECOVERY)
 
 
 def speaks_tls(bindir: Path) -> bool:

@@ -19,6 +19,7 @@ from pgroute import (
     NoHostAvailable,
     PoolOptions,
     RetryPolicy,
+    SessionLost,
 )
 from pgroute.testing import LocalCluster
 from tests.sync.conftest import Proxied
@@ -324,8 +325,10 @@ def test_a_frozen_only_host_does_not_hold_a_call_beyond_its_timeout(
         call(primary.freeze)
         begun = time.monotonic()
         try:
-            with pytest.raises(psycopg.OperationalError):
+            with pytest.raises(SessionLost, match="nothing was committed") as caught:
                 router.run(one, "SELECT 1", timeout=0.5, once=once)
+            assert caught.value.rerun_safe
+            assert "1 attempt in" in caught.value.__notes__[0]
             assert time.monotonic() - begun < 10.0
         finally:
             call(primary.thaw)

@@ -1,0 +1,45 @@
+# Sourced by the scripts here: finds Compose, containers and a base image.
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+die() {
+    echo "${0##*/}: $*" >&2
+    exit 1
+}
+
+compose() { # Compose as a plugin, or as a program of its own
+    if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi
+}
+
+project() { # the name of the Compose project of cluster $1
+    echo "${PROJECT:-pgroute-$1}"
+}
+
+container() { # the id of the container of service $2 in cluster $1
+    local id
+    id=$(docker ps -aq --filter "label=com.docker.compose.project=$(project "$1")" \
+        --filter "label=com.docker.compose.service=$2")
+    [ -n "$id" ] || die "$1 has no $2; is it up? (docker/up $1)"
+    echo "$id"
+}
+
+files() { # the -f options of cluster $1
+    local cluster=$1
+    [ -e "$here/$cluster/compose.yaml" ] || die "no cluster $cluster: there are primary-replica, patroni and pgbouncer"
+    if [ "$cluster" = pgbouncer ]; then echo -f "$here/primary-replica/compose.yaml"; fi
+    echo -f "$here/$cluster/compose.yaml"
+}
+
+base() { # BASE if it is set; Debian's image if it is here or can be pulled; else one made here
+    if [ -n "${BASE:-}" ]; then
+        echo "$BASE"
+    elif docker image inspect pgroute-base >/dev/null 2>&1; then
+        echo pgroute-base
+    elif docker image inspect debian:bookworm-slim >/dev/null 2>&1 \
+        || timeout 60 docker pull -q debian:bookworm-slim >/dev/null 2>&1; then
+        echo debian:bookworm-slim
+    else
+        "$here/make-base" pgroute-base >&2 || exit
+        echo pgroute-base
+    fi
+}

@@ -1,0 +1,366 @@
+"""A cluster under Patroni, which decides by itself who is the primary, broken while both faces write and read."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.account import Style
+from tests.chaos.check import History
+from tests.chaos.journal import Outcome, writer_of
+from tests.docker.containers import DockerError, until
+from tests.docker.load import Figures, Load, judge
+from tests.docker.patroni import ETCD, NODES, PROMOTED, SETTINGS, Patroni, running
+
+OUTAGE = 3.0
+"""Seconds that etcd stays away after the leader has given up."""
+
+TRIALS = 10
+"""Kills of the leader in the long test."""
+
+IN_VAIN = {"NoHostAvailable", "CommitUnknown", "SessionLost", "OperationalError"}
+"""What a writer is told whose time is up: no host; or one died, with the last word on an earlier attempt, before the
+body, or within it (psycopg's own)."""
+
+SLACK = 0.1
+"""Seconds by which clocks of different threads and processes are allowed to differ."""
+
+PROMPT = 3.0
+"""Seconds within which every writer has written again once the cluster takes commits, on a machine that is busy."""
+
+AVERAGES: dict[str, Callable[[list[float]], float]] = {"median": statistics.median, "worst": max}
+
+TIMES = ("log", "cluster", "still", "first", "last")
+COUNTS = ("acknowledged", "unknown", "failed", "lost", "doubled")
+
+READERS = 4
+"""Of both faces together."""
+
+SHUT_DOWN = {"psycopg.errors.AdminShutdown", "psycopg.OperationalError", "pgroute.SessionLost"}
+"""What is told in a session whose server is shut down, or at its end."""
+
+DEMOTED = "Demoting self (immediate-nolock)"
+"""What Patroni logs when it finds that it is the leader no more."""
+
+
+class Clusters:
+    """The cluster at hand, or another one if that cannot be mended."""
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+        self._stack = contextlib.ExitStack()
+        self._cluster: Patroni | None = None
+
+    def whole(self) -> Patroni:
+        """Return a cluster that is whole and in synchronous mode."""
+        if self._cluster is not None:
+            try:
+                self._cluster.mend()
+                assert self._cluster.configure(**SETTINGS)
+                self._cluster.settle()
+            except (AssertionError, DockerError):
+                self.close()
+        if self._cluster is None:
+            self._cluster = self._stack.enter_context(running(self._command))
+        return self._cluster
+
+    def close(self) -> None:
+        """End the cluster at hand."""
+        self._cluster = None
+        self._stack.close()
+
+
+@pytest.fixture(scope="module")
+def clusters(compose_command: str, images: None) -> Iterator[Clusters]:
+    clusters = Clusters(compose_command)
+    with contextlib.closing(clusters):
+        yield clusters
+
+
+@pytest.fixture
+def cluster(clusters: Clusters) -> Patroni:
+    cluster = clusters.whole()
+    cluster.sql(cluster.leader(), "TRUNCATE chaos, probe, pgroute.once")
+    return cluster
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of the primary: when its cause struck, and which host was one from when on."""
+
+    at: float
+    host: str
+    since: float
+
+
+def settle(load: Load, fault: str, record: list[Figures], change: float | Change) -> History:
+    """Wait until all is well, end the load, and check and note what came of a fault.
+
+    Args:
+        load: its containers are a cluster that nothing ails any more.
+        fault: its name.
+        record: where the figures go.
+        change: what it brought about, or just when it struck.
+    """
+    leader = load.containers.settle()  # type: ignore[attr-defined]
+    load.recovered()
+    load.end()
+    history = load.history(leader)
+    judge(history)
+    found = figures(load, fault, history, change)
+    record += found
+    assert not odd(history, change if isinstance(change, float) else change.at, found[0].cluster)
+    promoted = not isinstance(change, float)
+    assert all((row.last is None and not promoted) or (row.last or 0.0) < PROMPT for row in found)
+    assert not promoted or all(row.last is not None for row in found)
+    return history
+
+
+def figures(load: Load, fault: str, history: History, change: float | Change) -> list[Figures]:
+    """Return what a fault came to, with what the log of the new leader says, and how long writes stood still."""
+    if isinstance(change, float):
+        found, log, at = load.figures(fault, history), None, change
+    else:
+        at = change.at
+        found = load.figures(fault, history, at=at, host=change.host, since=change.since)
+        logged = load.containers.logged(change.host, PROMOTED, at)  # type: ignore[attr-defined]
+        assert logged is not None
+        log = logged - at
+    return [
+        dataclasses.replace(row, log=log, still=stillness(history, load.crew.numbers(row.face), at))
+        for row in found
+    ]
+
+
+def stillness(history: History, processes: set[int], since: float) -> float:
+    """Return the longest time after a moment in which no write of some processes was acknowledged."""
+    times = sorted(
+        end.at
+        for id_, end in history.ended.items()
+        if end.outcome is Outcome.ACKNOWLEDGED and end.at >= since and writer_of(id_)[0] in processes
+    )
+    return max(later - earlier for earlier, later in itertools.pairwise([since, *times]))
+
+
+def odd(history: History, at: float, outage: float | None) -> list[str]:
+    """Return the errors of writers that nothing justifies.
+
+    A writer without a key may have been in COMMIT when its session ended. Apart from that, `run` tries until the
+    writer's time is up, and that must have passed while nothing could be written.
+    """
+    found = []
+    for id_, end in history.ended.items():
+        name, writer = end.error.rpartition(".")[2], writer_of(id_)[1]
+        begun, back = history.begun[id_], at + (outage or 0.0)
+        in_vain = (
+            end.at - begun > Style.of(writer).timeout - SLACK and begun > at - 1 and end.at < back + PROMPT
+        )
+        keyless = writer % 2 == 0
+        if end.error and not ((name == "CommitUnknown" and keyless) or (name in IN_VAIN and in_vain)):
+            found.append(
+                f"after {end.at - begun:.2f} s, {end.at - back:+.2f} s from the end of the outage: {end}"
+            )
+    return found
+
+
+def between(history: History, begin: float, end: float) -> History:
+    """Return what was begun between two moments, beside all rows."""
+    return dataclasses.replace(
+        history,
+        ended={id_: told for id_, told in history.ended.items() if begin <= history.begun[id_] < end},
+        reads=[read for read in history.reads if begin <= read.begun < end],
+    )
+
+
+def summary(found: list[Figures], face: str, average: str, of: Callable[[list[float]], float]) -> Figures:
+    """Return one figure for many of the same fault, with the sums of what was counted."""
+    rows = [row for row in found if row.face == face]
+    changes: dict[str, Any] = {name: of([getattr(row, name) for row in rows]) for name in TIMES}
+    changes |= {name: sum(getattr(row, name) for row in rows) for name in COUNTS}
+    errors = sum((Counter(row.errors) for row in rows), Counter[str]())
+    return dataclasses.replace(rows[0], fault=f"{len(rows)} kills, {average}", errors=dict(errors), **changes)
+
+
+def failed_reads(history: History, *, since: float = math.inf) -> list[str]:
+    """Return the reads that nothing justifies having failed.
+
+    Args:
+        history: of the load.
+        since: when the old leader was let in again: it starts as a standby, and Patroni may shut it down once more, to
+            rewind it. That ends the sessions that readers have there.
+    """
+    ended = [read for read in history.reads if read.begun > since and read.error in SHUT_DOWN]
+    justified = ended[:READERS]
+    return [str(read) for read in history.reads if read.error and read not in justified]
+
+
+def test_switchover(cluster: Patroni, tmp_path: Path, record: list[Figures]) -> None:
+    new = cluster.sync_standby()
+    with Load(cluster, NODES, tmp_path) as load:
+        at = time.monotonic()
+        cluster.switch_over(new)
+        seen = load.primary_since(at)
+        assert seen.host == new
+        history = settle(load, "switchover", record, Change(at, seen.host, seen.at))
+    assert not failed_reads(history)
+
+
+@pytest.mark.long
+def test_failover_by_hand(cluster: Patroni, tmp_path: Path, record: list[Figures]) -> None:
+    new = cluster.sync_standby()
+    with Load(cluster, NODES, tmp_path) as load:
+        at = time.monotonic()
+        cluster.fail_over(new)
+        seen = load.primary_since(at)
+        assert seen.host == new
+        history = settle(load, "failover by hand", record, Change(at, seen.host, seen.at))
+    assert not failed_reads(history)
+
+
+def test_killed_leader(cluster: Patroni, tmp_path: Path, record: list[Figures]) -> None:
+    old, new = cluster.leader(), cluster.sync_standby()
+    with Load(cluster, NODES, tmp_path) as load:
+        at = time.monotonic()
+        cluster.kill(old)
+        seen = load.primary_since(at)
+        assert seen.host == new
+        load.recovered()
+        back = time.monotonic()
+        cluster.start(old)
+        history = settle(load, "leader killed", record, Change(at, seen.host, seen.at))
+    assert not failed_reads(history, since=back)
+
+
+@pytest.mark.long
+def test_paused_leader_comes_back_beside_another(
+    cluster: Patroni, tmp_path: Path, record: list[Figures]
+) -> None:
+    old = cluster.leader()
+    timeline = cluster.say(old)["timeline"]
+    with Load(cluster, NODES, tmp_path) as load:
+        at = time.monotonic()
+        cluster.pause(old)
+        seen = load.primary_since(at)
+        assert seen.host != old
+        load.recovered()
+        back = time.monotonic()
+        cluster.unpause(old)
+        until(lambda: cluster.logged(old, DEMOTED, back) is not None, "the old leader finds that it is none")
+        history = settle(load, "leader paused", record, Change(at, seen.host, seen.at))
+    assert not [
+        end for id_, end in history.ended.items() if end.timeline == timeline and history.begun[id_] > back
+    ]
+    assert not failed_reads(history, since=back)
+
+
+@pytest.mark.long
+def test_killed_leader_of_etcd(cluster: Patroni, tmp_path: Path, record: list[Figures]) -> None:
+    leader, etcd = cluster.leader(), cluster.etcd_leader()
+    with Load(cluster, NODES, tmp_path) as load:
+        at = time.monotonic()
+        cluster.kill(etcd)
+        others = [name for name in ETCD if name != etcd]
+        until(lambda: cluster.etcd_leader(others) in others, "another leader of etcd")
+        load.recovered()
+        cluster.start(etcd)
+        history = settle(load, "leader of etcd killed", record, at)
+    assert cluster.leader() == leader
+    assert not [end for end in history.ended.values() if end.error]
+    assert not failed_reads(history)
+
+
+@pytest.mark.long
+def test_all_of_etcd_gone(cluster: Patroni, tmp_path: Path, record: list[Figures]) -> None:
+    old = cluster.leader()
+    with Load(cluster, NODES, tmp_path) as load:
+        at = time.monotonic()
+        cluster.kill(*ETCD)
+        until(lambda: cluster.say(old)["role"] == "replica", "the leader gives up")
+        gone = time.monotonic()
+        time.sleep(OUTAGE)
+        assert not load.acknowledged(gone)
+        assert load.reads(gone) > 20 * OUTAGE
+        cluster.start(*ETCD)
+        seen = load.primary_since(gone)
+        history = settle(load, "etcd gone", record, Change(at, seen.host, seen.at))
+    assert not failed_reads(history)
+
+
+@pytest.mark.long
+def test_leader_cut_off_from_all_but_its_clients(
+    cluster: Patroni, tmp_path: Path, record: list[Figures]
+) -> None:
+    old, new = cluster.leader(), cluster.sync_standby()
+    with Load(cluster, NODES, tmp_path) as load:
+        at = time.monotonic()
+        cluster.cut(old, "dcs", "replication")
+        cut = time.monotonic()
+        until(lambda: cluster.commits_waiting(old) > 0, "writes wait at the old leader", every=0.02)
+        seen = load.primary_since(at)
+        assert seen.host == new
+        load.recovered()
+        back = time.monotonic()
+        cluster.rejoin(old)
+        history = settle(load, "leader cut off", record, Change(at, seen.host, seen.at))
+    assert not [
+        end
+        for end in history.ended.values()
+        if end.outcome is Outcome.ACKNOWLEDGED and cut < end.at < seen.at
+    ]
+    assert not failed_reads(history, since=back)
+
+
+@pytest.mark.long
+def test_synchronous_mode_off_and_on(cluster: Patroni, tmp_path: Path, record: list[Figures]) -> None:
+    leader = cluster.leader()
+    with Load(cluster, NODES, tmp_path) as load:
+        at = time.monotonic()
+        cluster.synchronous("off")
+        assert cluster.whole(synchronous=False) == leader
+        load.recovered()
+        cluster.synchronous("on")
+        history = settle(load, "synchronous mode off and on", record, at)
+    assert cluster.leader() == leader
+    assert not [end for end in history.ended.values() if end.error]
+    assert not failed_reads(history)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200, method="signal", func_only=True)
+def test_leader_killed_again_and_again(cluster: Patroni, tmp_path: Path, record: list[Figures]) -> None:
+    trials = []
+    with Load(cluster, NODES, tmp_path) as load:
+        for _ in range(TRIALS):
+            old = cluster.leader()
+            at = time.monotonic()
+            cluster.kill(old)
+            seen = load.primary_since(at)
+            load.recovered()
+            cluster.start(old)
+            leader = cluster.settle()
+            load.recovered()
+            trials.append((Change(at, seen.host, seen.at), time.monotonic()))
+        load.end()
+        history = load.history(leader)
+        judge(history)
+        found = []
+        for number, (change, end) in enumerate(trials, 1):
+            part = between(history, change.at, end)
+            rows = figures(load, f"kill {number}", part, change)
+            record += rows
+            found += rows
+            assert not odd(part, change.at, rows[0].cluster)
+            assert not failed_reads(part, since=change.since)
+    record += [summary(found, face, name, of) for name, of in AVERAGES.items() for face in ("sync", "async")]
+    assert all(row.last is not None and row.last < PROMPT for row in found)

@@ -1,0 +1,422 @@
+"""A primary and two replicas in containers, broken in every way that a machine or a network can break."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.check import History, Row
+from tests.chaos.journal import Outcome
+from tests.docker.conftest import ports_free, project, put_application
+from tests.docker.containers import ROOT, Containers, DockerError, docker, until
+from tests.docker.load import Figures, Load, judge, rows_of
+
+NODES = ("db1", "db2", "db3")
+HOSTS = ",".join(NODES)
+NETWORKS = ("clients", "replication")
+# A standby that is being copied has a stream, too.
+WHOLE = """
+    SELECT count(*) = 2 FROM pg_stat_replication
+    WHERE state = 'streaming' AND application_name LIKE 'db_'
+"""
+PROMPT = 8.0
+"""Seconds within which every writer has written again once commits are taken: TCP itself may take three of them to
+notice that a network is back.
+"""
+
+OUTAGE = 4.0
+# An application whose own address changes hears nothing more on what it had open; only TCP itself can tell it.
+TCP = "tcp_user_timeout=4000&keepalives_idle=2&keepalives_interval=1&keepalives_count=2"
+
+
+class Cluster(Containers):
+    """The three nodes, with the scripts that an operator has."""
+
+    def script(self, name: str, *arguments: str) -> str:
+        """Run a script of docker/primary-replica."""
+        done = subprocess.run(
+            [ROOT / "docker" / "primary-replica" / name, *arguments],
+            env={"PROJECT": self.project, "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if done.returncode:
+            raise DockerError(f"{name} {' '.join(arguments)}: {done.stderr}{done.stdout}")
+        return done.stdout.strip()
+
+    def primary(self) -> str:
+        """Return the node that is no standby."""
+        found = [node for node in NODES if self.sql(node, "SELECT pg_is_in_recovery()") == [["f"]]]
+        if len(found) != 1:
+            raise DockerError(f"primaries: {found}")
+        return found[0]
+
+    def whole(self) -> str:
+        """Wait until there is a primary with two standbys that stream, and return it."""
+        found: list[str] = []
+
+        def is_whole() -> bool:
+            found[:] = [self.primary()]
+            return self.sql(found[0], WHOLE) == [["t"]]
+
+        try:
+            until(is_whole, "a primary with two standbys")
+        except AssertionError as exc:
+            for node in NODES:
+                exc.add_note(f"{node} {self.state(node)}:\n" + "\n".join(self.log(node).splitlines()[-15:]))
+            raise
+        return found[0]
+
+    def promote(self, node: str = "") -> str:
+        """Promote a standby, by default the one that has most, and return it."""
+        return self.script("promote", *([node] if node else [])).split()[0]
+
+    def rejoin(self, node: str) -> None:
+        """Take a node back as a standby, on all its networks."""
+        missing = [network for network in NETWORKS if network not in self.networks(node)]
+        if missing and self.state(node) == "running":
+            # What it still has to say must not reach anyone.
+            self.kill(node)
+        for network in missing:
+            self.join(node, network, node if network == "clients" else f"{node}-peer")
+        self.script("rejoin", node)
+        self.whole()
+
+    def synchronous(self, *, on: bool) -> None:
+        self.script("synchronous", "on" if on else "off")
+        names = [["ANY 1 (db1,db2,db3)" if on else ""]]
+        until(
+            lambda: all(self.sql(node, "SHOW synchronous_standby_names") == names for node in NODES),
+            "the setting at all nodes",
+        )
+
+    @contextlib.contextmanager
+    def dropping(self, node: str, hook: str, rule: str) -> Iterator[None]:
+        """Have a node's kernel drop packets, while it lasts; in a table of its own, for others are Docker's."""
+        table = f"add table inet cut; add chain inet cut cut {{ type filter hook {hook} priority 0; }};"
+        self.execute(node, "nft", f"{table} add rule inet cut cut {rule}", user="root")
+        try:
+            yield
+        finally:
+            self.execute(node, "nft", "delete table inet cut", user="root")
+
+    def slow_down(self, node: str) -> str:
+        """Make what a node sends arrive late, and return by what means."""
+        means = "netem delay 60ms 20ms", "tbf rate 400kbit burst 2kb latency 300ms"
+        said = ""
+        for qdisc in means:
+            try:
+                for device in self.devices(node):
+                    self.execute(
+                        node, "tc", "qdisc", "add", "dev", device, "root", *qdisc.split(), user="root"
+                    )
+            except DockerError as exc:
+                said = str(exc)
+            else:
+                return qdisc
+        pytest.skip(f"this kernel can slow down nothing: {said}")
+
+    def speed_up(self, node: str) -> None:
+        """Undo `slow_down`."""
+        for device in self.devices(node):
+            self.execute(node, "tc", "qdisc", "del", "dev", device, "root", user="root")
+
+    def devices(self, node: str) -> list[str]:
+        """Return the names of a node's interfaces."""
+        names = self.execute(node, "ls", "/sys/class/net").split()
+        return [name for name in names if name.startswith("eth")]
+
+    def fill_disk(self, node: str) -> None:
+        """Leave no room where a node's data is."""
+        with contextlib.suppress(DockerError):  # that is how it ends
+            self.execute(node, "dd", "if=/dev/zero", "of=/srv/postgresql/filler", "bs=64k")
+
+    def empty_disk(self, node: str) -> None:
+        """Undo `fill_disk`, though the node's container may have ended."""
+        image = docker("inspect", "-f", "{{.Image}}", self.id(node)).strip()
+        volumes = ["run", "--rm", "--network", "none", "--volumes-from", self.id(node)]
+        docker(*volumes, image, "rm", "-f", "/srv/postgresql/filler")
+
+    def switch_wal(self, node: str) -> bool:
+        """Have a node begin another file of WAL; return whether it lived to tell."""
+        try:
+            self.sql(node, "SELECT pg_switch_wal() FROM pg_logical_emit_message(false, 'fill', 'disk')")
+        except DockerError:
+            return False
+        return True
+
+    def waiting_for_standby(self, node: str) -> int:
+        """Return how many commits wait at a node for synchronous replication."""
+        return int(self.sql(node, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")[0][0])
+
+    def rows_only_in(self, old: str, new: str) -> list[Row]:
+        """Return what a deposed primary has and its successor has not."""
+        have = {row.id for row in rows_of(self, new)}
+        return [row for row in rows_of(self, old) if row.id not in have]
+
+
+class Clusters:
+    """The cluster at hand, or another one if a test has left it in pieces."""
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+        self._stack = contextlib.ExitStack()
+        self._cluster: Cluster | None = None
+
+    def whole(self) -> Cluster:
+        """Return a cluster that is whole, with synchronous replication."""
+        if self._cluster is not None:
+            try:
+                self._cluster.whole()
+                self._cluster.synchronous(on=True)
+            except (AssertionError, DockerError):
+                self.close()
+        if self._cluster is None:
+            environment = {"SYNCHRONOUS": "on", **ports_free("DB1", "DB2", "DB3")}
+            containers = self._stack.enter_context(
+                project(self._command, "primary-replica", "primary-replica", environment=environment)
+            )
+            cluster = Cluster(containers.project)
+            put_application(cluster, cluster.whole(), HOSTS, "app", "app2")
+            self._cluster = cluster
+        return self._cluster
+
+    def close(self) -> None:
+        """End the cluster at hand."""
+        self._cluster = None
+        self._stack.close()
+
+
+@pytest.fixture(scope="module")
+def clusters(compose_command: str, images: None) -> Iterator[Clusters]:
+    with contextlib.closing(Clusters(compose_command)) as clusters:
+        yield clusters
+
+
+@pytest.fixture
+def cluster(clusters: Clusters) -> Cluster:
+    cluster = clusters.whole()
+    cluster.sql(cluster.primary(), "TRUNCATE chaos, probe, pgroute.once")
+    return cluster
+
+
+def settle(load: Load, fault: str, record: list[Figures], **where: object) -> None:
+    """End a load whose cluster is whole again, and check and note what came of it."""
+    load.recovered()
+    load.end()
+    history = load.history(load.containers.whole())  # type: ignore[attr-defined]
+    judge(history)
+    found = load.figures(fault, history, **where)  # type: ignore[arg-type]
+    record += found
+    assert all(figures.last is not None and figures.last < PROMPT for figures in found)
+
+
+def test_crash(cluster: Cluster, tmp_path: Path, record: list[Figures]) -> None:
+    old = cluster.primary()
+    with Load(cluster, NODES, tmp_path) as load:
+        at = time.monotonic()
+        cluster.kill(old)
+        new = cluster.promote()
+        seen = load.primary_since(at)
+        assert seen.host == new
+        load.recovered()
+        cluster.start(old)
+        cluster.rejoin(old)
+        settle(load, "crash", record, at=at, host=new, since=seen.at)
+
+
+@pytest.mark.long
+def test_pause(cluster: Cluster, tmp_path: Path, record: list[Figures]) -> None:
+    old = cluster.primary()
+    with Load(cluster, NODES, tmp_path) as load:
+        at = time.monotonic()
+        cluster.pause(old)
+        new = cluster.promote()
+        seen = load.primary_since(at)
+        load.recovered()
+        cluster.rejoin(old)
+        settle(load, "pause", record, at=at, host=new, since=seen.at)
+
+
+def test_partition(cluster: Cluster, tmp_path: Path, record: list[Figures]) -> None:
+    """The old primary runs on behind the partition, and comes back in sight before anybody has told it."""
+    old = cluster.primary()
+    with Load(cluster, NODES, tmp_path) as load:
+        at = time.monotonic()
+        cluster.cut(old, *NETWORKS)
+        new = cluster.promote()
+        seen = load.primary_since(at)
+        load.recovered()
+        cluster.join(old, "clients", old)
+        # It has no standby that could acknowledge, but nothing else would keep a writer from it.
+        until(lambda: load.sees(old, "primary", seen.at), "the old primary in sight")
+        before = load.acknowledged()
+        until(lambda: load.acknowledged() > before + 100, "writes beside the old primary")
+        cluster.rejoin(old)
+        settle(load, "partition", record, at=at, host=new, since=seen.at)
+
+
+@pytest.mark.long
+def test_partition_from_clients_only(cluster: Cluster, tmp_path: Path, record: list[Figures]) -> None:
+    """Nobody is promoted: the primary does not know that its clients are gone."""
+    primary = cluster.primary()
+    with Load(cluster, NODES, tmp_path) as load:
+        at = time.monotonic()
+        cluster.cut(primary, "clients")
+        cut = time.monotonic()
+        time.sleep(OUTAGE)
+        assert not load.acknowledged(cut)
+        reads = load.reads(cut + 1)
+        assert reads, "readers go on at the standbys"
+        cluster.join(primary, "clients", primary)
+        since = time.monotonic()
+        load.recovered()
+        settle(load, "partition, clients only", record, at=at, since=since)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("lost", ["to the primary", "from the primary"])
+def test_asymmetric_partition(cluster: Cluster, tmp_path: Path, record: list[Figures], lost: str) -> None:
+    """Packets are lost in one direction only, until the operator isolates the primary and promotes another."""
+    old = cluster.primary()
+    rule = "input tcp dport 5432 drop" if lost == "to the primary" else "output tcp sport 5432 drop"
+    with Load(cluster, NODES, tmp_path) as load:
+        at = time.monotonic()
+        with cluster.dropping(old, *rule.split(maxsplit=1)):
+            # Else a standby may receive, unacknowledged, what the one that is promoted has not.
+            cluster.cut(old, "replication")
+            new = cluster.promote()
+            seen = load.primary_since(at)
+            load.recovered()
+        cluster.rejoin(old)
+        settle(load, f"lost {lost}", record, at=at, host=new, since=seen.at)
+
+
+@pytest.mark.long
+def test_slow_network(cluster: Cluster, tmp_path: Path, record: list[Figures]) -> None:
+    """Everything takes longer than usual; nobody must be taken for dead because of it."""
+    primary = cluster.primary()
+    with Load(cluster, NODES, tmp_path) as load:
+        how = cluster.slow_down(primary)
+        since = time.monotonic()
+        load.recovered()
+        until(lambda: load.acknowledged(since) > 100, f"writes through {how}")
+        cluster.speed_up(primary)
+        load.recovered()
+        load.end()
+        history = load.history(cluster.whole())
+        judge(history)
+        record += load.figures(f"slow network ({how.partition(' ')[0]})", history)
+    assert cluster.primary() == primary
+    assert not load.errors()
+
+
+@pytest.mark.long
+def test_rolling_restart(cluster: Cluster, tmp_path: Path, record: list[Figures]) -> None:
+    """Every node in turn, the primary last, after its work was given to a standby."""
+    old = cluster.primary()
+    with Load(cluster, NODES, tmp_path) as load:
+        for node in NODES:
+            if node != old:
+                cluster.stop(node)
+                cluster.start(node)
+                cluster.whole()
+        at = time.monotonic()
+        cluster.stop(old)
+        new = cluster.promote()
+        seen = load.primary_since(at)
+        load.recovered()
+        cluster.rejoin(old)
+        settle(load, "rolling restart", record, at=at, host=new, since=seen.at)
+        assert {error for error in load.errors() if "keyed" in error} == set()
+
+
+def test_full_disk(cluster: Cluster, tmp_path: Path, record: list[Figures]) -> None:
+    """First nothing can be added, then no WAL can be written and the server ends itself, then a standby takes over."""
+    old = cluster.primary()
+    with Load(cluster, NODES, tmp_path) as load:
+        at = time.monotonic()
+        cluster.fill_disk(old)
+        until(lambda: load.told("DiskFull") > 0, "a writer is told of the full disk")
+        # Reads and the watch go on; it is still the primary.
+        assert load.reads(time.monotonic() - 1)
+        until(lambda: not cluster.switch_wal(old), "the server has no room for its WAL")
+        until(lambda: cluster.state(old) == "exited", "the server ends")
+        new = cluster.promote()
+        seen = load.primary_since(at)
+        load.recovered()
+        cluster.empty_disk(old)
+        cluster.rejoin(old)
+        settle(load, "full disk", record, at=at, host=new, since=seen.at)
+
+
+@pytest.mark.parametrize(
+    "synchronous",
+    [pytest.param(True, id="synchronous"), pytest.param(False, id="asynchronous", marks=pytest.mark.long)],
+)
+def test_both_sides_of_a_partition_write(
+    cluster: Cluster, tmp_path: Path, record: list[Figures], synchronous: bool
+) -> None:
+    """The old primary and some clients are on an island, and it believes that it is the primary still.
+
+    With synchronous replication it can acknowledge nothing there. Without, it acknowledges what will be lost: no client
+    can know. Either way, once the island's clients have seen the new primary they write nowhere else.
+    """
+    cluster.synchronous(on=synchronous)
+    old = cluster.primary()
+    with (
+        Load(cluster, NODES, tmp_path / "mainland") as load,
+        Load(cluster, NODES, tmp_path / "island", service="app2", first=11, parameters=TCP) as island,
+    ):
+        at = time.monotonic()
+        cluster.cut(old, *NETWORKS)
+        cluster.cut("app2", "clients")
+        cluster.join(old, "island", old)
+        alone = time.monotonic()
+        new = cluster.promote()
+        seen = load.primary_since(at)
+        load.recovered()
+        if synchronous:
+            until(lambda: cluster.waiting_for_standby(old) > 0, "commits of the island wait")
+            assert not island.acknowledged(alone)
+        else:
+            island.recovered()
+        # The island is joined to the mainland; the old primary is still one.
+        cluster.cut(old, "island")
+        cluster.join("app2", "clients")
+        cluster.join(old, "clients", old)
+        island.recovered()
+        joined = time.monotonic()
+        until(lambda: load.sees(old, "primary", seen.at), "the old primary in sight")
+        until(lambda: island.acknowledged(joined) > 100, "writes of the island at the new primary")
+        island.end()
+        behind = cluster.rows_only_in(old, new)
+        cluster.rejoin(old)
+        load.recovered()
+        load.end()
+        history = load.history(cluster.whole(), zero_loss=synchronous, left_behind=behind, others=[island])
+        verdict = judge(history)
+        name = f"two sides, {'synchronous' if synchronous else 'asynchronous'}"
+        record += load.figures(name, history, at=at, host=new, since=seen.at)
+        record += island.figures(f"{name}, island", history)
+        if synchronous:
+            assert verdict.lost_by_servers == 0
+        else:
+            # Acknowledged by the old primary alone, while nobody of the island could see the other.
+            assert verdict.lost_by_servers > 0
+            assert {row.id for row in behind} >= _lost(history)
+
+
+def _lost(history: History) -> set[int]:
+    """Return the acknowledged writes that the primary has not."""
+    here = {row.id for row in history.rows}
+    return {
+        id_ for id_, end in history.ended.items() if end.outcome is Outcome.ACKNOWLEDGED and id_ not in here
+    }

@@ -1,0 +1,30 @@
+"""What is kept of hosts that left: nothing, however many come and go."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from pgroute import HostKey, ProbeOptions
+from pgroute.core.topology import Rules, Topology
+from pgroute.monitor.bars import Barred, Bars
+from pgroute.monitor.cluster import ClusterWatch
+
+GONE, HERE = HostKey("a", 1, "10.0.0.1"), HostKey("a", 1, "10.0.0.2")
+
+
+def test_a_session_that_ends_long_after_its_host_left_is_not_remembered() -> None:
+    watch = ClusterWatch((HERE,), lambda _: {}, ProbeOptions(), Rules(), resolver="system", mode="all")
+    watch.kick(GONE)
+    watch.kick(HERE)
+    assert watch._kicked_at.keys() == {HERE}
+
+
+def test_failures_are_forgotten_when_they_count_no_more() -> None:
+    bars = Bars()
+    gone, here = Topology.start((GONE, HERE), 0.0).hosts
+    bars.put(gone, psycopg.OperationalError("refused"), -1.0)
+    bars.put(here, psycopg.OperationalError("refused"), 9.0)
+    assert bars._bars.keys() == {HERE}
+    with pytest.raises(Barred):
+        bars.check(here)

@@ -1,0 +1,229 @@
+"""Names that move at an awkward moment: while the watch connects, twice in a probe, to where nobody listens yet."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pgroute import AsyncRouter, HostState, NoHostAvailable, ProbeOptions
+from pgroute.monitor.probe import ProbeConnection
+from pgroute.testing import LocalCluster
+from tests.aio.naming import ADDRESSES, CLIENTS, addresses, router_of, where
+from tests.names.nameserver import NameServer
+from tests.names.relay import relay
+from tests.support import async_call, async_eventually
+
+pytestmark = pytest.mark.cluster
+
+PATIENT = ProbeOptions(interval=0.3, timeout=3.0, min_ttl=0.2, lookup_timeout=0.5)
+NOWHERE, GATE = "127.0.0.9", "127.0.0.10"
+
+
+@pytest.fixture
+def server() -> Iterator[NameServer]:
+    """Give a name server without names, whose answers hold for no time."""
+    with NameServer() as server:
+        server.ttl = 0
+        yield server
+
+
+@pytest.fixture(scope="module")
+def trio() -> Iterator[LocalCluster]:
+    """Give a cluster that nobody breaks, each node at an address of its own, all at one port."""
+    with LocalCluster(addresses=ADDRESSES) as cluster:
+        yield cluster
+
+
+async def looked_up(server: NameServer, times: int = 2) -> None:
+    """Wait until that many lookups have begun and ended."""
+    asked = server.count()
+    await async_eventually(lambda: server.count() >= asked + 2 * times + 2)
+
+
+async def test_a_name_that_flips_while_its_host_is_connected_to_is_followed(
+    trio: LocalCluster, server: NameServer
+) -> None:
+    port, gate = trio.nodes[0].port, threading.Event()
+    server.zone["db.test"] = [GATE]
+    with relay((GATE, port), (ADDRESSES[0], port), gate=gate) as links:
+        async with router_of(trio, server, "db.test", probe=PATIENT) as router:
+            await async_eventually(lambda: links)
+            server.zone["db.test"] = [ADDRESSES[0]]
+            await looked_up(server)
+            gate.set()
+            await async_eventually(lambda: addresses(router) == [ADDRESSES[0]], timeout=5.0)
+            assert await where(router) == ADDRESSES[0]
+
+
+async def test_a_name_that_flips_to_and_fro_within_a_probe_stays_where_it_is(
+    trio: LocalCluster, server: NameServer
+) -> None:
+    port, gate = trio.nodes[0].port, threading.Event()
+    gate.set()
+    server.zone["db.test"] = [GATE]
+    with relay((GATE, port), (ADDRESSES[0], port), gate=gate):
+        async with router_of(trio, server, "db.test", probe=PATIENT) as router:
+            assert await where(router) == GATE
+            gate.clear()
+            seen = router.topology.hosts[0].last_seen or 0.0
+            await async_eventually(lambda: time.monotonic() - seen > 0.6)  # a probe is under way
+            server.zone["db.test"] = [ADDRESSES[0]]
+            await looked_up(server, 3)
+            server.zone["db.test"] = [GATE]
+            await looked_up(server, 3)
+            opened_at = time.monotonic()
+            gate.set()
+            await async_eventually(lambda: (router.topology.hosts[0].last_seen or 0.0) > opened_at + 0.5)
+            assert addresses(router) == [GATE]
+            assert await where(router) == GATE
+
+
+async def test_a_name_that_is_corrected_while_its_addresses_hang_is_followed_at_once(
+    trio: LocalCluster, server: NameServer
+) -> None:
+    port, gate = trio.nodes[0].port, threading.Event()
+    server.zone["db.test"] = [ADDRESSES[0]]
+    with relay((GATE, port), (ADDRESSES[0], port), gate=gate) as links:
+        patient = ProbeOptions(interval=0.3, timeout=15.0, min_ttl=0.2, lookup_timeout=0.5)
+        async with router_of(trio, server, "db.test", probe=patient) as router:
+            assert await where(router) == ADDRESSES[0]
+            server.zone["db.test"] = [GATE]
+            await async_eventually(lambda: links)
+            server.zone["db.test"] = [ADDRESSES[1]]
+            # One time to live and a few lookups at most, far from the 15 s that the hanging one may take.
+            await async_eventually(lambda: addresses(router) == [ADDRESSES[1]], timeout=7.0)
+
+
+async def test_the_old_address_serves_on_though_the_probe_connection_to_it_is_cut(
+    trio: LocalCluster, server: NameServer
+) -> None:
+    server.zone["db.test"] = [ADDRESSES[0]]
+    async with router_of(trio, server, "db.test", probe=PATIENT) as router:
+        assert await where(router) == ADDRESSES[0]
+        server.zone["db.test"] = [NOWHERE]
+        await async_eventually(lambda: NOWHERE in router.topology.hosts[0].reason)
+        await async_call(trio.nodes[0].execute, f"SELECT pg_terminate_backend(pid) {CLIENTS}")
+        cut_at = time.monotonic()
+        await async_eventually(lambda: (router.topology.hosts[0].last_seen or 0.0) > cut_at + 0.5)
+        assert router.topology.hosts[0].state is HostState.UP
+        assert await where(router) == ADDRESSES[0]
+
+
+async def test_in_an_outage_the_new_address_is_tried_often(server: NameServer) -> None:
+    with LocalCluster(addresses=ADDRESSES[:2]) as cluster:
+        old, new = cluster.nodes
+        server.zone["db.test"] = [old.host]
+        rarely = ProbeOptions(interval=30.0, min_ttl=0.2, max_ttl=0.2)
+        async with router_of(cluster, server, "db.test", probe=rarely) as router:
+            assert await where(router) == old.host
+            await async_call(new.promote)
+            await async_call(new.stop, "fast")
+            # The old primary goes on as a standby, as in a switchover of a managed service.
+            await async_call(old.stop, "fast")
+            (old.data_dir / "standby.signal").touch()
+            await async_call(old.start)
+            await async_eventually(lambda: router.topology.primary is None and router.topology.standbys)
+            server.zone["db.test"] = [new.host]
+            await async_eventually(lambda: new.host in router.topology.hosts[0].reason)
+            await async_call(new.start)
+            assert await where(router, timeout=3.0) == new.host
+
+
+async def test_a_fault_of_ours_on_the_way_to_a_new_address_is_a_reason_and_no_end(
+    trio: LocalCluster, server: NameServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.zone["db.test"] = [ADDRESSES[0]]
+    connect = ProbeConnection.connect
+    faults: list[str] = []
+
+    async def stumble(*args: Any, address: str | None, **kwargs: Any) -> Any:
+        if address == ADDRESSES[1] and len(faults) < 2:
+            faults.append(address)
+            raise RuntimeError("out of luck")
+        return await connect(*args, address=address, **kwargs)
+
+    async with router_of(trio, server, "db.test", probe=PATIENT) as router:
+        assert await where(router) == ADDRESSES[0]
+        monkeypatch.setattr(ProbeConnection, "connect", stumble)
+        server.zone["db.test"] = [ADDRESSES[1]]
+        await async_eventually(lambda: addresses(router) == [ADDRESSES[1]])
+        assert len(faults) == 2
+        assert "out of luck" in caplog.text
+
+
+async def test_a_host_out_of_reach_is_connected_to_as_soon_as_its_name_leads_elsewhere(
+    trio: LocalCluster, server: NameServer
+) -> None:
+    server.zone |= {"db.test": [ADDRESSES[0]], "ro.test": [NOWHERE]}
+    rarely = ProbeOptions(interval=30.0, min_ttl=0.2)
+    async with router_of(trio, server, "db.test", "ro.test", probe=rarely) as router:
+        await async_eventually(lambda: router.topology.hosts[1].state is HostState.DOWN)
+        await asyncio.sleep(0.5)
+        server.zone["ro.test"] = [ADDRESSES[1]]
+        await async_eventually(lambda: router.topology.hosts[1].state is HostState.UP, timeout=8.0)
+
+
+async def test_routers_that_close_amid_a_move_leave_neither_words_nor_tasks(
+    trio: LocalCluster, server: NameServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    port, gate = trio.nodes[0].port, threading.Event()
+    with relay((GATE, port), (ADDRESSES[0], port), gate=gate):
+        for _ in range(5):
+            server.zone["db.test"] = [ADDRESSES[0]]
+            dsn = f"postgresql://postgres@db.test:{port}/postgres"
+            async with AsyncRouter(dsn, resolver=server.resolver, probe=PATIENT) as router:
+                assert await where(router) == ADDRESSES[0]
+                server.zone["db.test"] = [GATE]
+                await looked_up(server, 1)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_the_primary_and_a_host_out_of_reach_leave_together_without_a_fault(
+    trio: LocalCluster, server: NameServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = trio.nodes[0].port
+    server.zone |= {"a.test": [ADDRESSES[0]], "b.test": [NOWHERE], "c.test": [ADDRESSES[1]]}
+    server.zone["_pg._tcp.test"] = [(0, 0, port, "a.test"), (0, 0, port, "b.test")]
+    rarely = ProbeOptions(interval=5.0, min_ttl=0.2)
+    dsn = "postgresql://postgres@_pg._tcp.test/postgres"
+    async with AsyncRouter(dsn, resolver=server.resolver, probe=rarely) as router:
+        assert await where(router) == ADDRESSES[0]
+        await looked_up(server)
+        server.zone["_pg._tcp.test"] = [(0, 0, port, "c.test")]
+        await async_eventually(lambda: [host.host for host in router.topology.hosts] == ["c.test"])
+        assert await where(router, "reader") == ADDRESSES[1]
+    assert not [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_the_loss_of_the_old_address_is_noticed_at_once_though_the_new_one_hangs(
+    server: NameServer,
+) -> None:
+    with LocalCluster(addresses=ADDRESSES[:2]) as cluster:
+        old, new = cluster.nodes
+        server.zone["db.test"] = [old.host]
+        patient = ProbeOptions(interval=0.3, timeout=15.0, min_ttl=0.2, lookup_timeout=0.5)
+        async with router_of(cluster, server, "db.test", probe=patient) as router:
+            assert await where(router) == old.host
+            await async_call(new.freeze)
+            server.zone["db.test"] = [new.host]
+            await looked_up(server)
+            await async_call(old.kill)
+            # Far from the 15 s that the new one may take.
+            await async_eventually(lambda: router.topology.hosts[0].state is HostState.DOWN, timeout=7.0)
+            await async_call(new.thaw)
+            await async_eventually(lambda: addresses(router) == [new.host])
+
+
+async def test_a_name_of_several_servers_says_that_one_of_them_is_taken(
+    trio: LocalCluster, server: NameServer
+) -> None:
+    server.zone["db.test"] = [*ADDRESSES[1:], ADDRESSES[0]]
+    async with router_of(trio, server, "db.test", probe=PATIENT) as router:
+        assert await where(router, "reader") == ADDRESSES[1]
+        with pytest.raises(NoHostAvailable, match=r"one of the 3 addresses of its name; addresses='all'"):
+            await where(router, timeout=0.2)
