@@ -357,6 +357,22 @@ def test_full_disk(cluster: Cluster, tmp_path: Path, record: list[Figures]) -> N
         settle(load, "full disk", record, at=at, host=new, since=seen.at)
 
 
+@pytest.mark.long
+def test_rejoin_while_the_promotion_is_fresh(cluster: Cluster) -> None:
+    """Until its first checkpoint a promoted server's control file has the old timeline, which pg_rewind believes."""
+    old = cluster.primary()
+    wide = "SELECT repeat(md5(number::text), 60) AS text FROM generate_series(1, 20000) AS number"
+    cluster.sql(old, f"DROP TABLE IF EXISTS wide; CREATE TABLE wide AS {wide}")
+    cluster.kill(old)
+    new = cluster.promote()
+    in_control_file = cluster.sql(new, "SELECT timeline_id FROM pg_control_checkpoint()")
+    [[wal]] = cluster.sql(new, "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)")
+    assert int(in_control_file[0][0]) < int(wal, 16), "its checkpoint is over already"
+    cluster.rejoin(old)
+    assert cluster.primary() == new
+    assert "pg_rewind: Done!" in cluster.log(old)
+
+
 @pytest.mark.parametrize(
     "synchronous",
     [pytest.param(True, id="synchronous"), pytest.param(False, id="asynchronous", marks=pytest.mark.long)],
