@@ -23,11 +23,10 @@ container() { # the id of the container of service $2 in cluster $1
     echo "$id"
 }
 
-files() { # the -f options of cluster $1
-    local cluster=$1
-    [ -e "$here/$cluster/compose.yaml" ] || die "no cluster $cluster: there are primary-replica, patroni and pgbouncer"
-    if [ "$cluster" = pgbouncer ]; then echo -f "$here/primary-replica/compose.yaml"; fi
-    echo -f "$here/$cluster/compose.yaml"
+find_files() { # puts the -f options of cluster $1 into the array files
+    [ -n "$1" ] && [ -e "$here/$1/compose.yaml" ] || die "no cluster $1: there are primary-replica, patroni and pgbouncer"
+    files=(-f "$here/$1/compose.yaml")
+    if [ "$1" = pgbouncer ]; then files=(-f "$here/primary-replica/compose.yaml" "${files[@]}"); fi
 }
 
 base() { # BASE if it is set; Debian's image if it is here or can be pulled; else one made here

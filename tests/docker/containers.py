@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -124,6 +125,21 @@ class Containers:
         )
         return done.stdout
 
+    def logged(self, service: str, text: str, since: float) -> float | None:
+        """Return when a container first printed a text after a moment; both are of CLOCK_MONOTONIC, in seconds."""
+        offset = time.time() - time.monotonic()
+        for line in self.log(service).splitlines():
+            stamp, _, said = line.partition(" ")
+            if text in said and (at := _moment(stamp) - offset) >= since:
+                return at
+        return None
+
     def leave_in(self, service: str, folder: Path, target: str) -> None:
         """Copy a folder into a container."""
         docker("cp", str(folder), f"{self.id(service)}:{target}")
+
+
+def _moment(stamp: str) -> float:
+    """Return the seconds since the epoch of a time as Docker writes it, with nanoseconds."""
+    whole, _, fraction = stamp.rstrip("Z").partition(".")
+    return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")

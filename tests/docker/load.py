@@ -25,6 +25,9 @@ END = 40.0
 
 WORKER = "tests.chaos.worker"
 
+PROMOTED = "database system is ready to accept connections"
+"""What PostgreSQL logs at the end of a promotion (and of a start as a primary)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sight:
@@ -303,10 +306,13 @@ class Load:
             host: where the writes went on, by the prober; None: they could from `since` on.
             since: the moment at which the host became the primary, or was repaired.
         """
-        commits = since
+        commits, logged = since, None
         if host is not None and since is not None:
             sights = [sight for sight in self._probing.sights("commits", since) if sight.host == host]
             commits = sights[0].at if sights else None
+            # The log of a bouncer tells nothing of its server.
+            if at is not None and ":" not in host:
+                logged = self.containers.logged(host, PROMOTED, at)
         found = []
         for face in self._faces:
             mine = {
@@ -329,6 +335,7 @@ class Load:
                     told[Outcome.FAILED],
                     sum(end.outcome is Outcome.ACKNOWLEDGED and id_ not in here for id_, end in mine.items()),
                     sum(times > 1 for times in counted.values()),
+                    None if logged is None or at is None else logged - at,
                 )
             )
         return found

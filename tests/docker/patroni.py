@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from typing import Any
 
 from tests.docker.conftest import ports_free, project, put_application
@@ -34,9 +32,6 @@ ANSWER = 2.0
 
 ASKED = 60.0
 """Seconds that it may take to do what was asked for."""
-
-PROMOTED = "database system is ready to accept connections"
-"""What PostgreSQL logs at the end of a promotion (and of a start as a primary)."""
 
 TABLE = "pgroute_test"
 """Of nftables, in a node's own namespace; Docker has others there."""
@@ -249,15 +244,6 @@ class Patroni(Containers):
                     self.ask(node, "/reinitialize", {"force": True}, "POST", ASKED)
         return self.whole(timeout=timeout)
 
-    def logged(self, node: str, text: str, since: float) -> float | None:
-        """Return when a node first logged a text after a moment; both are of CLOCK_MONOTONIC, in seconds."""
-        offset = time.time() - time.monotonic()
-        for line in self.log(node).splitlines():
-            stamp, _, said = line.partition(" ")
-            if text in said and (at := _moment(stamp) - offset) >= since:
-                return at
-        return None
-
     def _do(self, node: str, path: str, body: dict[str, Any]) -> str:
         status, text = self.ask(node, path, body, "POST", ASKED)
         if status != 200:
@@ -279,9 +265,3 @@ def running(command: str) -> Iterator[Patroni]:
             # Compose would stop them in order, one after the other.
             with contextlib.suppress(DockerError):
                 docker("rm", "-f", "-v", *map(cluster.id, (*NODES, *ETCD)))
-
-
-def _moment(stamp: str) -> float:
-    """Return the seconds since the epoch of a time as Docker writes it, with nanoseconds."""
-    whole, _, fraction = stamp.rstrip("Z").partition(".")
-    return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
