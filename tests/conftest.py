@@ -7,6 +7,7 @@ import contextlib
 import gc
 import inspect
 import itertools
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,17 @@ BACKENDS = (
     " wait_event, backend_start) FROM pg_stat_activity"
     " WHERE backend_type = 'client backend' AND application_name <> 'pgroute-testing'"
 )
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder for temporary files that any user may enter: servers may run as another one.
+
+    Those of pytest are closed to others whenever another run of pytest begins.
+    """
+    with tempfile.TemporaryDirectory(prefix="pgroute-test-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 @pytest.fixture(params=VERSIONS, ids=lambda major: f"pg{major}")

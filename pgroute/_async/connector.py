@@ -186,9 +186,10 @@ class AsyncConnector:
         """
         sent_at = time.monotonic()
         given_up.set(self._unwanted)
+        attempt = object()
         try:
             self.bars.check(self._host)
-            await self._doubts_settled()
+            await self._doubts_settled(attempt)
             conn = await self._connect()
         except Barred as exc:
             failure: psycopg.Error = exc
@@ -202,16 +203,24 @@ class AsyncConnector:
         else:
             self.pool.connected()
             return conn
+        finally:
+            self.bars.tried(self._host, attempt)
         await self.pool.connecting_failed()
         raise failure
 
-    async def _doubts_settled(self) -> None:
-        """Leave it to the probe to find out why connections were lost, for a moment: one refused login is enough."""
+    async def _doubts_settled(self, attempt: object) -> None:
+        """Leave it to the probe to find out why connections were lost, for a moment: one refused login is enough.
+
+        If the probe is late, one attempt after the other.
+        """
         until = time.monotonic() + DOUBT
-        while not (  # noqa: ASYNC110  (what changes is told in another thread)
-            self._watch.heard(self._host.key) or self._unwanted() or time.monotonic() >= until
+        while not (
+            self._watch.heard(self._host.key)
+            or self._unwanted()
+            or (time.monotonic() >= until and self.bars.try_alone(self._host, attempt))
         ):
             await asyncio.sleep(_DOUBT_STEP)
+            self.bars.check(self._host)
         host = self._watch.topology.host(self._host.key)
         if host is not None and host.state is HostState.REJECTED and self._as_probe:
             raise Barred(host.reason)

@@ -42,12 +42,23 @@ class Bars:
         self._bars: dict[HostKey, tuple[int, float, str]] = {}
         self._logins: dict[HostKey, tuple[int, float, str]] = {}
         self._options: dict[HostKey, tuple[int, Options]] = {}
+        self._trying: dict[HostKey, object] = {}
 
     def twin(self) -> Bars:
         """Return the bars of another role that logs in alike: a login refused to one is refused to both."""
         bars = Bars()
         bars._logins = self._logins
+        bars._trying = self._trying
         return bars
+
+    def try_alone(self, host: HostInfo, who: object) -> bool:
+        """Whether somebody is the one who finds out what a host says to a login, until `tried`."""
+        return self._trying.setdefault(host.key, who) is who
+
+    def tried(self, host: HostInfo, who: object) -> None:
+        """Let another one try, if it was this one's turn."""
+        if self._trying.get(host.key) is who:
+            del self._trying[host.key]
 
     def put(self, host: HostInfo, failure: psycopg.Error, seconds: float, *, login: bool = False) -> None:
         """Keep everybody from connecting to a host for some seconds; *login*: it was refused for the login as such."""

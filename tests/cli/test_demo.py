@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -50,16 +49,6 @@ def leftovers(folder):
             except OSError:
                 continue
     return found
-
-
-@pytest.fixture
-def temporary(tmp_path_factory):
-    """A folder for temporary files that any user may enter: the servers may run as another one."""
-    folder = tmp_path_factory.mktemp("demo")
-    for path in (folder, *folder.parents):
-        if path.owner() == folder.owner() and Path(tempfile.gettempdir()) in path.parents:
-            path.chmod(0o755)
-    return folder
 
 
 def start(temporary, *arguments):

@@ -18,6 +18,7 @@ import psycopg
 import pytest
 
 from pgroute import Router, HostState, NoHostAvailable, ProbeOptions
+from pgroute._sync import connector
 from pgroute.testing import LocalCluster, Node, available_versions
 from tests.sync.workload import key, read, state
 from tests.support import Background, call, eventually
@@ -305,9 +306,12 @@ def test_one_host_whose_certificate_is_not_trusted_is_rarely_tried_leaves_the_ot
         recovered(router, refusing, refusals, begun_at)
 
 
-def test_a_database_dropped_under_busy_callers_costs_one_refused_login_at_each_host(
-    mended: LocalCluster,
+@pytest.mark.parametrize("doubt", [0.5, 0.0])
+def test_a_database_dropped_under_busy_callers_costs_hardly_a_refused_login_at_each_host(
+    mended: LocalCluster, monkeypatch: pytest.MonkeyPatch, doubt: float
 ) -> None:
+    """Where the probe, which is waited for, is late, an attempt of one of the pools may be another one."""
+    monkeypatch.setattr(connector, "DOUBT", doubt)
     said = 'FATAL:  (?:database "busy" does not exist|cannot connect to invalid database "busy")'
     mended.primary.execute("CREATE DATABASE busy")
     mended.catch_up()
@@ -341,4 +345,4 @@ def test_a_database_dropped_under_busy_callers_costs_one_refused_login_at_each_h
             len(re.findall(said, node.log())) - n for node, n in zip(mended.nodes, before, strict=True)
         ]
     assert time.monotonic() - dropped_at < 5.0
-    assert refused == [1, 1, 1]
+    assert {*refused} <= {1, 2}
