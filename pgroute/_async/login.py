@@ -20,10 +20,11 @@ logger = logging.getLogger("pgroute")
 class AsyncLogin:
     """Opens the connections of a role at a host.
 
-    The settings go into libpq's ``options``, which poolers refuse (they would share them between their clients). A text
-    that blames the options decides at once, and so does one that blames the login. After any other there is no second
-    login, which might be refused for the same cause (lock-outs): the next attempt, when it is due, goes without them,
-    and if it is let in, one with them decides.
+    The settings go into libpq's ``options``, which poolers refuse (they would share them between their clients). After
+    a text that blames the options one login without them follows at once, and if it is let in, that decides; a text
+    that blames the login decides by itself. After any other there is no second login, which might be refused for the
+    same cause (lock-outs): the next attempt, when it is due, goes without them, and if it is let in, one with them
+    decides.
 
     Args:
         plan: how the role connects.
@@ -73,8 +74,10 @@ class AsyncLogin:
             conn = await self._connect(self._full)
         except BaseException as exc:
             if self._refuses_settings(exc, let_in_without=without is not None):
-                self._leave_out()
-                return await self._connect(self._plain) if without is None else without
+                if without is None:
+                    without = await self._connect(self._plain)
+                self._leave_out()  # now that one was let in: the words alone may be about something else
+                return without
             if without is not None:
                 await without.close()
             raise

@@ -294,3 +294,12 @@ class HostInfo:
     def port(self) -> int:
         """The port."""
         return self.key.port
+
+
+def replaced(was: HostInfo, seen: Answer) -> bool:
+    """Whether not the server answered that did before, or not since the same start: the sessions of then are dead.
+
+    What one of the two does not tell is not compared.
+    """
+    told = ((was.system_id, seen.system_id), (was.started_at, seen.started_at))
+    return any(None not in pair and pair[0] != pair[1] for pair in told)

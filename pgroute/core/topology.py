@@ -20,6 +20,7 @@ from pgroute.core.hosts import (
     Members,
     Observation,
     observe,
+    replaced,
 )
 from pgroute.core.roles import HostKey, HostRole, SessionAttrs
 
@@ -308,9 +309,8 @@ def _hint(f: Facts, primary: HostKey | None) -> str:
 
 def _reborn(was: HostInfo, a: Answer) -> bool:
     """Whether connections made before can no longer be trusted to be what they were."""
-    restarted = was.started_at is not None and a.started_at is not None and was.started_at != a.started_at
     moved = was.address is not None and a.address is not None and was.address != a.address
-    return restarted or moved or was.role is not a.role or was.read_only != a.read_only
+    return replaced(was, a) or moved or was.role is not a.role or was.read_only != a.read_only
 
 
 def _candidates(

@@ -145,9 +145,11 @@ class ClusterWatch:
 
     def _keep_vigil(self, was: HostInfo) -> None:
         vigil = Vigil(self, was)
-        if vigil.place not in self._vigils:
-            self._vigils[vigil.place] = vigil
-            vigil.watcher = self._home.join(vigil.place, self._params(vigil.place), self._names, vigil)
+        if vigil.place in self._vigils:
+            self._vigils[vigil.place].restart(was)
+            return
+        self._vigils[vigil.place] = vigil
+        vigil.watcher = self._home.join(vigil.place, self._params(vigil.place), self._names, vigil)
 
     def renamed(self, question: Question) -> None:
         """Take note that a name stands for something else now; in the loop."""

@@ -56,6 +56,17 @@ async def test_readers_are_served_without_the_options_that_a_proxy_refuses(
     assert not any(event.after and event.after.state is HostState.REJECTED for event in events)
 
 
+async def test_options_are_sent_on_while_no_login_without_them_was_let_in(shared: LocalCluster) -> None:
+    texts: list[str] = []
+    with Gate(shared.primary, lambda _: texts.pop(0) if texts else None) as gate:
+        async with AsyncRouter(gate.dsn) as router:
+            await router.wait()
+            texts += ["the option to log in is off for maintenance", "sorry, too many clients already"]
+            assert await setting(router, "reader", "default_transaction_read_only", timeout=10.0) == "on"
+            assert not texts
+            assert router.topology.hosts[0].generation == 0, "what was found out holds for a generation"
+
+
 async def test_an_unknown_refusal_of_a_login_with_options_is_found_out_by_the_next_one_that_is_due(
     shared: LocalCluster,
 ) -> None:

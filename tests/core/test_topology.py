@@ -161,6 +161,15 @@ def test_changed_server_is_a_new_generation(change, host):
     assert world.host(host).generation == before + 1
 
 
+def test_server_of_another_cluster_is_a_new_generation_where_clusters_are_not_told_apart():
+    world = World(A, check_system_id=False).primary(A)
+    before = world.host(A).generation
+    assert world.primary(A, system_id=None).host(A).generation == before
+    world.primary(A)
+    assert world.primary(A, system_id=OTHER).host(A).usable
+    assert world.host(A).generation == before + 1
+
+
 def test_promoted_standby_is_a_new_generation():
     world = World().settled()
     before = world.host(B).generation

@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
 def relay(
-    at: tuple[str, int], to: tuple[str, int], *, gate: threading.Event | None = None
+    at: tuple[str, int],
+    to: tuple[str, int] | Callable[[], tuple[str, int]],
+    *,
+    gate: threading.Event | None = None,
 ) -> Iterator[list[socket.socket]]:
     """Pass bytes between whoever connects and a server, for as long as the block lasts; only while *gate* is set.
+
+    *to* may be a function, which is asked where each new connection leads.
 
     What is given is the list of the sockets so far, two for each connection.
     """
@@ -38,7 +43,7 @@ def relay(
         with contextlib.suppress(OSError):
             while True:
                 client, _ = listener.accept()
-                server = socket.create_connection(to)
+                server = socket.create_connection(to() if callable(to) else to)
                 links.extend((client, server))
                 start(client, server)
                 start(server, client)

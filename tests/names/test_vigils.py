@@ -14,11 +14,13 @@ from pgroute import AsyncRouter, EventKind, ProbeOptions
 from pgroute.testing import LocalCluster
 from tests.aio.naming import ADDRESSES, addresses, router_of, sessions_at, where
 from tests.names.nameserver import NameServer
+from tests.names.relay import relay
 from tests.support import AsyncBackground, async_call, async_eventually
 
 pytestmark = pytest.mark.cluster
 
 QUICK = ProbeOptions(interval=0.2, timeout=0.5, min_ttl=0.2, lookup_timeout=0.5, abort_after=1.0)
+GATE = "127.0.0.5"
 PROBES = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%pgroute-monitor'"
 
 
@@ -120,6 +122,40 @@ async def test_sessions_at_a_host_that_freezes_after_it_left_are_released(
                 await session.result(8)
             await async_call(cluster.nodes[1].thaw)
             await async_eventually(lambda: probes_at(cluster.nodes[1]) == 0)
+
+
+@pytest.mark.parametrize("mode", ["first", "all"])
+async def test_sessions_at_an_address_that_another_server_has_now_are_released(
+    server: NameServer, mode: str
+) -> None:
+    with LocalCluster(addresses=ADDRESSES) as cluster:
+        _, old, other = cluster.nodes
+        behind = [old]
+        server.zone["ro.test"] = [GATE]
+        entered = threading.Event()
+        # More than two probes take until a new connection shows who is there.
+        patient = dataclasses.replace(QUICK, abort_after=2.0)
+        with relay((GATE, old.port), lambda: (behind[-1].host, old.port)):
+            async with (
+                router_of(
+                    cluster, server, "ro.test", probe=patient, reader_attrs="standby", addresses=mode
+                ) as router,
+                AsyncBackground() as background,
+            ):
+                events = []
+                router.subscribe(lambda event: events.append(event.text))
+                session = background.start(sleep_at, router, "reader", 60, entered)
+                await async_eventually(entered.is_set)
+                server.zone["ro.test"] = [other.host]
+                await async_eventually(lambda: addresses(router) == [other.host] and router._watch._vigils)
+                await async_eventually(lambda: probes_at(old) == 1)
+                assert not session.done(), "it answers yet"
+                behind.append(other)
+                await async_call(old.freeze)
+                with pytest.raises(psycopg.OperationalError):
+                    await session.result(8)
+                await async_eventually(lambda: any("the server that was ro.test" in text for text in events))
+                await async_eventually(lambda: not router._watch._vigils)
 
 
 async def test_an_address_is_left_alone_once_its_last_session_has_ended(server: NameServer) -> None:

@@ -57,6 +57,17 @@ def test_readers_are_served_without_the_options_that_a_proxy_refuses(
     assert not any(event.after and event.after.state is HostState.REJECTED for event in events)
 
 
+def test_options_are_sent_on_while_no_login_without_them_was_let_in(shared: LocalCluster) -> None:
+    texts: list[str] = []
+    with Gate(shared.primary, lambda _: texts.pop(0) if texts else None) as gate:
+        with Router(gate.dsn) as router:
+            router.wait()
+            texts += ["the option to log in is off for maintenance", "sorry, too many clients already"]
+            assert setting(router, "reader", "default_transaction_read_only", timeout=10.0) == "on"
+            assert not texts
+            assert router.topology.hosts[0].generation == 0, "what was found out holds for a generation"
+
+
 def test_an_unknown_refusal_of_a_login_with_options_is_found_out_by_the_next_one_that_is_due(
     shared: LocalCluster,
 ) -> None:
