@@ -23,7 +23,6 @@ from typing import ClassVar, Literal, Protocol, Self
 from rich.console import Console
 
 from tests.chaos.check import History, Violation, Wrong, check
-from tests.chaos.crew import LAST_WORDS
 from tests.chaos.faults import Terms
 from tests.chaos.nemesis import Step
 from tests.chaos.report import show
@@ -49,14 +48,6 @@ Place = Literal["leader", "replica 1", "replica 2"]
 PLACES: tuple[Place, ...] = ("leader", "leader", "replica 1", "replica 2")
 BUILD = 900
 """Seconds that the images may take."""
-
-SIGNAL = """
-import os, pathlib, signal
-for entry in pathlib.Path("/proc").glob("[0-9]*"):
-    if int(entry.name) != os.getpid() and b"tests.chaos.worker" in (entry / "cmdline").read_bytes():
-        os.kill(int(entry.name), signal.SIGUSR1)
-"""
-"""A program that has the workers of a container write down what they do."""
 
 WORKERS = "usename = 'app' AND application_name NOT LIKE '%monitor'"
 STEPS = 1000
@@ -276,7 +267,7 @@ class Terminate:
         for _ in range(self.times):
             for node in NODES:
                 # It may be out because of another fault.
-                with contextlib.suppress(DockerError, subprocess.TimeoutExpired):
+                with contextlib.suppress(DockerError):
                     scene.cluster.sql(
                         node, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {WORKERS}"
                     )
@@ -316,12 +307,6 @@ class Clients(Workers):
         command = ["tests.chaos.worker", "--process", str(number), "--journal", "-"]
         command += ["--writers", str(self._writers), "--readers", str(self._readers)]
         return [*command, *(["--run"] if place >= 2 else []), *(["--quick"] if place in (1, 2) else [])]
-
-    def ask_state(self) -> None:
-        """Have every worker write down what it does; signals to Docker's program do not reach it."""
-        with contextlib.suppress(DockerError):
-            self._containers.execute(self._service, "python", "-c", SIGNAL, user="root")
-        time.sleep(LAST_WORDS)
 
 
 def play(cluster: Patroni, plan: Plan, folder: Path, say: Callable[[str], None]) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -23,11 +24,33 @@ def docker(*arguments: str, stdin: str | None = None, timeout: float = TIMEOUT) 
     Raises:
         DockerError: with what it said.
     """
-    done = subprocess.run(
-        ["docker", *arguments], input=stdin, capture_output=True, text=True, timeout=timeout, check=False
-    )
+    return _run("docker", *arguments, stdin=stdin, timeout=timeout)
+
+
+def script(project: str, name: str, *arguments: str) -> str:
+    """Run a script of docker/ for a project and return what it printed.
+
+    Raises:
+        DockerError: with what it said.
+    """
+    return _run(str(ROOT / "docker" / name), *arguments, PROJECT=project)
+
+
+def _run(*command: str, stdin: str | None = None, timeout: float = TIMEOUT, **environment: str) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, **environment},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise DockerError(f"{' '.join(command)}: not within {exc.timeout:g} s") from None
     if done.returncode:
-        raise DockerError(f"docker {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
+        raise DockerError(f"{' '.join(command)}: {done.stderr.strip()}{done.stdout.strip()}")
     return done.stdout
 
 

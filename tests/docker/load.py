@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import subprocess
 import time
@@ -11,17 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
+from tests.chaos.account import Style
 from tests.chaos.check import History, Row, Verdict, check
-from tests.chaos.crew import Crew
+from tests.chaos.crew import LAST_WORDS, Crew
 from tests.chaos.journal import Ended, Outcome, Read, writer_of
 from tests.chaos.stage import ROWS
-from tests.docker.containers import Containers, until
+from tests.docker.containers import Containers, DockerError, until
 
 RECOVERY = 60.0
 """Seconds within which every writer must have written again, once all is repaired."""
 
 END = 40.0
 """Seconds that a worker may take to end."""
+
+UNDER_WAY = 0.5
+"""Seconds that an answer may take on a busy machine from the socket to the writer."""
 
 WORKER = "tests.chaos.worker"
 
@@ -70,6 +76,18 @@ class Figures:
     still: float | None = None
 
 
+_numbers = itertools.count(1, 100)
+"""Numbers of first processes: none is used twice, for one of a test that failed may live on for a moment."""
+
+SIGNAL = """
+import os, pathlib, signal
+for entry in pathlib.Path("/proc").glob("[0-9]*"):
+    if b"\\0--journal\\0-\\0" in (entry / "cmdline").read_bytes():
+        os.kill(int(entry.name), signal.SIGUSR1)
+"""
+"""A program that has the workers of a container write down what they do."""
+
+
 class Workers(Crew):
     """The processes that write and read, in a container.
 
@@ -79,7 +97,6 @@ class Workers(Crew):
         dsn: what their routers are given.
         folder: where journals and logs go, on this side.
         faces: one for each process.
-        first: the number of the first process; numbers must not repeat within a history.
         module: what a process runs, if not the worker with the default options.
     """
 
@@ -93,14 +110,13 @@ class Workers(Crew):
         *,
         writers: int = 4,
         readers: int = 2,
-        first: int = 1,
         module: str = WORKER,
     ) -> None:
         folder.mkdir(exist_ok=True)
         super().__init__(faces, dsn, folder, writers=writers, readers=readers)
         self._containers = containers
         self._service = service
-        self._first = first
+        self._first = next(_numbers)
         self._module = module
 
     def face(self, process: int) -> str:
@@ -110,6 +126,12 @@ class Workers(Crew):
     def numbers(self, face: str) -> set[int]:
         """Return the numbers of a face's processes."""
         return {self._first + place for place, name in enumerate(self._faces) if name == face}
+
+    def ask_state(self) -> None:
+        """Have every worker write down what it does; signals to Docker's program do not reach it."""
+        with contextlib.suppress(DockerError):
+            self._containers.execute(self._service, "python", "-c", SIGNAL, user="root")
+        time.sleep(LAST_WORDS)
 
     def _number(self) -> int:
         return self._first + len(self._workers)
@@ -133,32 +155,38 @@ class Probing:
     """The prober, running in a container for as long as the block."""
 
     def __init__(self, containers: Containers, service: str, hosts: Sequence[str], folder: Path) -> None:
+        self._containers = containers
+        self._service = service
+        self._hosts = hosts
         self._path = folder / "prober.jsonl"
-        conninfo = f"user=app password={containers.password} dbname=app"
-        command = ["python", "-m", "tests.docker.prober", "--conninfo", conninfo, *hosts]
-        with self._path.open("wb") as out, (folder / "prober.log").open("wb") as log:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        conninfo = f"user=app password={self._containers.password} dbname=app"
+        command = ["python", "-m", "tests.docker.prober", "--conninfo", conninfo, *self._hosts]
+        with self._path.open("wb") as out, self._path.with_suffix(".log").open("wb") as log:
             self._process = subprocess.Popen(
-                ["docker", "exec", "-i", containers.id(service), *command],
+                ["docker", "exec", "-i", self._containers.id(self._service), *command],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=log,
                 start_new_session=True,
             )
-
-    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        if (process := self._process) is None:
+            return
+        assert process.stdin is not None
+        process.stdin.close()
         try:
-            self._process.wait(10)
+            process.wait(10)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            process.kill()
+            process.wait()
 
     def sights(self, what: str, since: float = 0.0) -> list[Sight]:
-        """Return what was seen after a moment."""
+        """Return what was seen after a moment, once the prober has begun."""
         lines = self._path.read_text().splitlines(keepends=True)
         sights = [Sight(**json.loads(line)) for line in lines if line.endswith("\n")]
         return [sight for sight in sights if sight.what == what and sight.at >= since]
@@ -174,7 +202,6 @@ class Load:
         dsn: what the routers are given, if not those hosts.
         parameters: what the DSN has besides.
         service: where the application runs.
-        first: the number of the first process.
         faces: one for each process.
         probe: the hosts that the prober asks, if others.
         module: what a process runs, if not the worker with the default options.
@@ -189,7 +216,6 @@ class Load:
         dsn: str = "",
         parameters: str = "",
         service: str = "app",
-        first: int = 1,
         faces: Sequence[str] = ("sync", "async"),
         probe: Sequence[str] | None = None,
         module: str = WORKER,
@@ -197,12 +223,13 @@ class Load:
         dsn = dsn or f"postgresql://app:{containers.password}@{','.join(hosts)}/app?{parameters}"
         folder.mkdir(exist_ok=True)
         self.containers = containers
-        self.crew = Workers(containers, service, dsn, folder, faces, first=first, module=module)
+        self.crew = Workers(containers, service, dsn, folder, faces, module=module)
         self._faces = faces
         self._probing = Probing(containers, service, hosts if probe is None else probe, folder)
 
     def __enter__(self) -> Self:
         try:
+            self._probing.__enter__()
             self.crew.__enter__()
             # What it sees of the first primary must not be taken for a change.
             until(lambda: bool(self._probing.sights("commits")), "the prober writes")
@@ -253,6 +280,16 @@ class Load:
         """Return what writers were told that was no acknowledgement."""
         self.crew.follow()
         return Counter(_said(end) for end in self.crew.records if isinstance(end, Ended) and end.error)
+
+    def told_keyed(self, patience: float) -> list[Ended]:
+        """Return what writers with a key were told that was no acknowledgement, of those with time for an outage."""
+        self.crew.follow()
+        ended = [record for record in self.crew.records if isinstance(record, Ended) and record.error]
+        return [
+            end
+            for end in ended
+            if (writer := writer_of(end.id)[1]) % 2 and Style.of(writer).timeout > patience
+        ]
 
     def sees(self, host: str, what: str, since: float) -> bool:
         """Whether the prober saw that at a host after a moment."""
@@ -313,6 +350,7 @@ class Load:
             # The log of a bouncer tells nothing of its server.
             if at is not None and ":" not in host:
                 logged = self.containers.logged(host, PROMOTED, at)
+                assert logged is not None
         found = []
         for face in self._faces:
             mine = {

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tests.docker.conftest import ports_free, project, put_application
-from tests.docker.containers import ROOT, Containers, DockerError, docker, until
+from tests.docker.containers import Containers, DockerError, docker, script, until
 
 NODES = ("pg1", "pg2", "pg3")
 HOSTS = ",".join(NODES)
 ETCD = ("etcd1", "etcd2", "etcd3")
 NETWORKS = ("clients", "replication", "dcs")
 
-SETTINGS = {"ttl": 20, "loop_wait": 1, "retry_timeout": 3, "synchronous_mode": True}
+SETTINGS = {"ttl": 20, "loop_wait": 1, "retry_timeout": 6, "synchronous_mode": True}
 """The shortest times that Patroni takes: a leader that is gone is replaced after 20 s."""
 
 WHOLE = 90.0
@@ -75,11 +74,8 @@ class Patroni(Containers):
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"http://{published[0]}{path}", data, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
+            with _open(request, timeout) as answer:
                 return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as exc:
-            with exc:
-                return exc.code, exc.read().decode()
         except OSError as exc:
             raise DockerError(f"{node}: {exc}") from None
 
@@ -122,6 +118,10 @@ class Patroni(Containers):
         if len(found) != 1:
             raise DockerError(f"synchronous standbys: {found}")
         return found[0]
+
+    def pair(self) -> tuple[str, str]:
+        """Wait until the cluster is whole; return the leader, and the standby that takes over if that goes."""
+        return self.whole(), self.sync_standby()
 
     def standbys(self) -> tuple[str, ...]:
         """Return the other nodes of a cluster that is whole, the synchronous standby first."""
@@ -170,7 +170,7 @@ class Patroni(Containers):
 
     def switch_over(self, candidate: str = "") -> str:
         """Have the leader hand over to a standby in order, by the REST API; return what that says."""
-        body = {"leader": self.leader(), **({"candidate": candidate} if candidate else {})}
+        body = {"leader": self.whole(), **({"candidate": candidate} if candidate else {})}
         return self._do(body["leader"], "/switchover", body)
 
     def fail_over(self, candidate: str) -> str:
@@ -183,16 +183,7 @@ class Patroni(Containers):
 
     def synchronous(self, mode: str) -> None:
         """Run docker/patroni/synchronous."""
-        done = subprocess.run(
-            [ROOT / "docker" / "patroni" / "synchronous", mode],
-            env={"PROJECT": self.project, "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        if done.returncode:
-            raise DockerError(f"synchronous {mode}: {done.stderr}{done.stdout}")
+        script(self.project, "patroni/synchronous", mode)
 
     def rejoin(self, node: str) -> None:
         """Put a node back on the networks that it was taken off."""
@@ -249,6 +240,14 @@ class Patroni(Containers):
         if status != 200:
             raise DockerError(f"{path} {body}: {status} {text}")
         return text
+
+
+def _open(request: urllib.request.Request, timeout: float) -> Any:
+    """Return the answer to a request, whatever its status."""
+    try:
+        return urllib.request.urlopen(request, timeout=timeout)  # noqa: S310
+    except urllib.error.HTTPError as exc:
+        return exc
 
 
 @contextlib.contextmanager

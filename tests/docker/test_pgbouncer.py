@@ -19,7 +19,7 @@ from tests.chaos.account import Style
 from tests.chaos.journal import Ended, Read, writer_of
 from tests.docker.conftest import ports_free, project, put_application
 from tests.docker.containers import docker, until
-from tests.docker.load import Figures, Load, judge
+from tests.docker.load import UNDER_WAY, Figures, Load, judge
 from tests.docker.pooled_worker import OPTIONS
 from tests.docker.test_primary_replica import NODES, Cluster
 from tests.support import Background
@@ -180,7 +180,7 @@ def test_the_primarys_bouncer_is_killed(cluster: Pooled, tmp_path: Path, record:
         cluster.kill(bouncer)
         killed = time.monotonic()
         until(lambda: load.reads(killed) > 50, "readers go on")
-        assert not load.acknowledged(killed)
+        assert not load.acknowledged(killed + UNDER_WAY)
         cluster.start(bouncer)
         seen = load.primary_since(killed)
         settle(load, "primary's bouncer killed", record, at=at, host=seen.host, since=seen.at)
@@ -221,7 +221,7 @@ def test_the_primarys_bouncer_freezes(cluster: Pooled, tmp_path: Path, record: l
         states = [host.state for host in router.topology.hosts]
         assert states.count(HostState.DOWN) == 1
         until(lambda: load.reads(frozen) > 50, "readers go on")
-        assert not load.acknowledged(frozen)
+        assert not load.acknowledged(frozen + UNDER_WAY)
         since = time.monotonic()
         cluster.unpause(bouncer)
         settle(load, "primary's bouncer frozen", record, at=at, since=since)
