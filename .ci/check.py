@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 MEMORY = "/dev/shm"  # noqa: S108  (mkdtemp makes private folders there)
 CONTAINERS = "tests/docker"
+BUILD = 900
+"""Seconds for which the images are waited for."""
 SITE = "SITE"
 """Stands for a temporary folder."""
 STEPS = {
@@ -79,11 +81,29 @@ def images() -> Iterator[Callable[[], object]]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     ) as process:
-        try:
-            yield process.wait
-        finally:
+
+        def wait() -> None:
+            try:
+                process.wait(BUILD)
+            except subprocess.TimeoutExpired:
+                sys.exit(f"== FAILED: docker/build has not ended after {BUILD} s more")
+
+        def end() -> None:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
+
+        def terminate(*_: object) -> None:
+            # No exception: pytest would take it for the failure of one test, and subprocess.run would kill a pytest
+            # that has servers to end.
+            end()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        signal.signal(signal.SIGTERM, terminate)
+        try:
+            yield wait
+        finally:
+            end()
 
 
 def run_suite(wait_for_images: Callable[[], object]) -> int:

@@ -23,13 +23,26 @@ container() { # the id of the container of service $2 in cluster $1
     echo "$id"
 }
 
+ask() { # the answer of node $2 of cluster $1 to the SQL $3; a node that runs may be slow, and is asked again
+    local id
+    id=$(container "$1" "$2") || return
+    for _ in 1 2 3; do
+        if timeout 5 docker exec "$id" psql -XAtqc "$3" postgres 2>/dev/null; then return; fi
+        # Frozen or ended, it answers nothing, and nothing is expected of it.
+        [ "$(docker inspect -f '{{.State.Status}}' "$id")" = running ] || return 1
+        sleep 0.5
+    done
+    echo "${0##*/}: $2 runs, but does not answer; it is left out" >&2
+    return 1
+}
+
 find_files() { # puts the -f options of cluster $1 into the array files
     [ -n "$1" ] && [ -e "$here/$1/compose.yaml" ] || die "no cluster $1: there are primary-replica, patroni and pgbouncer"
     files=(-f "$here/$1/compose.yaml")
     if [ "$1" = pgbouncer ]; then files=(-f "$here/primary-replica/compose.yaml" "${files[@]}"); fi
 }
 
-base() { # BASE if it is set; Debian's image if it is here or can be pulled; else one made here
+base() { # BASE if it is set; pgroute-base if it was made; Debian's image if it is here or can be pulled; else one made here
     if [ -n "${BASE:-}" ]; then
         echo "$BASE"
     elif docker image inspect pgroute-base >/dev/null 2>&1; then

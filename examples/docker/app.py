@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 PATIENCE = float(os.environ.get("PATIENCE", "60"))
 """Seconds for which a request waits for a primary: longer than the cluster takes to make another one."""
 
+START = 180.0
+"""Seconds for which the start waits for a primary: a cluster that is new makes its first."""
+
 RETRY_AFTER = 2
 
 SCHEMA = """
@@ -58,6 +61,7 @@ async def insert_order(conn: psycopg.AsyncConnection[Any], item: str) -> dict[st
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Open the router for as long as the process serves."""
     async with pgroute.AsyncRouter(os.environ["DSN"], acquire_timeout=PATIENCE) as router:
+        await router.wait(timeout=START)
         await router.install()  # the tables of once=
         await router.run(create_table)
         app.state.router = router
