@@ -18,7 +18,7 @@ EVERY = 0.004
 """Seconds between two questions to a host."""
 
 TIMEOUT = 2
-"""Seconds for a connection; what hangs is cut by the kernel (tcp_user_timeout)."""
+"""Seconds for a connection; what hangs is cut by the kernel: a question, or an answer that does not come through."""
 
 
 class Prober:
@@ -34,6 +34,9 @@ class Prober:
             port=port or None,
             connect_timeout=TIMEOUT,
             tcp_user_timeout=TIMEOUT * 1000,
+            keepalives_idle=1,
+            keepalives_interval=1,
+            keepalives_count=TIMEOUT,
             application_name="prober",
         )
         self._primary = False
