@@ -342,12 +342,13 @@ class HostWatcher:
             return
         sent_at = max(self._connected_at, self._asked_at)
         if conn is not None:
-            self._conn = None
             conn.close()
-            if fault.kind is FaultKind.LOST and conn.answered:
-                # Not yet a word about the host: the new connection, tried at once, will tell.
+            if fault.kind is FaultKind.LOST and conn.answered and self._asked_at >= self._connected_at:
+                # Not yet a word about the host: the new connection, tried at once, will tell. It goes to the same
+                # address, also if the name has left that meanwhile.
                 self.kick()
                 return
+            self._conn = None
         self._tell(Failure(self.key, fault, sent_at))
 
     def _tell(self, seen: Answer | Failure) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -200,8 +202,9 @@ async def test_the_primary_and_a_host_out_of_reach_leave_together_without_a_faul
     assert not [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
 
 
+@pytest.mark.parametrize("asked", [False, True], ids=["idle", "asked"])
 async def test_the_loss_of_the_old_address_is_noticed_at_once_though_the_new_one_hangs(
-    server: NameServer,
+    server: NameServer, asked: bool
 ) -> None:
     with LocalCluster(addresses=ADDRESSES[:2]) as cluster:
         old, new = cluster.nodes
@@ -212,6 +215,12 @@ async def test_the_loss_of_the_old_address_is_noticed_at_once_though_the_new_one
             await async_call(new.freeze)
             server.zone["db.test"] = [new.host]
             await looked_up(server)
+            if asked:  # the probe finds the connection dead while it waits for its answer
+                [[pid]] = old.execute(
+                    "SELECT pid FROM pg_stat_activity WHERE application_name LIKE '%pgroute-monitor%'"
+                )
+                os.kill(pid, signal.SIGSTOP)
+                await asyncio.sleep(1.0)
             await async_call(old.kill)
             # Far from the 15 s that the new one may take.
             await async_eventually(lambda: router.topology.hosts[0].state is HostState.DOWN, timeout=7.0)
