@@ -134,7 +134,7 @@ async def test_sessions_at_an_address_that_another_server_has_now_are_released(
         server.zone["ro.test"] = [GATE]
         entered = threading.Event()
         # More than two probes take until a new connection shows who is there.
-        patient = dataclasses.replace(QUICK, abort_after=2.0)
+        patient = dataclasses.replace(QUICK, abort_after=5.0)
         with relay((GATE, old.port), lambda: (behind[-1].host, old.port)):
             async with (
                 router_of(
@@ -153,7 +153,7 @@ async def test_sessions_at_an_address_that_another_server_has_now_are_released(
                 behind.append(other)
                 await async_call(old.freeze)
                 with pytest.raises(psycopg.OperationalError):
-                    await session.result(8)
+                    await session.result(15)
                 await async_eventually(lambda: any("the server that was ro.test" in text for text in events))
                 await async_eventually(lambda: not router._watch._vigils)
 
