@@ -90,7 +90,7 @@ class Scene:
         begun = time.monotonic()
         self.cluster.mend()
         leader = self.cluster.settle()
-        timeline = self.cluster.say(leader)["timeline"]
+        timeline = self.cluster.timeline(leader)
         self.say(f"whole after {time.monotonic() - begun:.1f} s: {leader} leads, timeline {timeline}")
 
 

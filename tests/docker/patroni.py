@@ -94,6 +94,8 @@ class Patroni(Containers):
         if len(leaders) != 1 or said[leaders[0]]["state"] != "running":
             raise DockerError(f"leaders: {leaders}")
         leader = said[leaders[0]]
+        if "timeline" not in leader:  # its own query took too long
+            raise DockerError(f"{leaders[0]} does not tell its timeline")
         for node in standbys:
             state = said[node]["state"], said[node].get("replication_state"), said[node].get("timeline")
             if state != ("running", "streaming", leader["timeline"]):
@@ -111,6 +113,17 @@ class Patroni(Containers):
         ):
             raise DockerError(f"{leaders[0]} waits for {sync}")
         return leaders[0]
+
+    def timeline(self, node: str) -> int:
+        """Return a node's timeline, once it tells: Patroni leaves it out when its own query took too long."""
+        found: list[int] = []
+
+        def told() -> bool:
+            found[:] = [self.say(node).get("timeline", 0)]
+            return bool(found[0])
+
+        until(told, f"{node} tells its timeline")
+        return found[0]
 
     def sync_standby(self) -> str:
         """Return the synchronous standby."""

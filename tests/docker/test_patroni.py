@@ -269,7 +269,7 @@ def test_paused_leader_comes_back_beside_another(
 ) -> None:
     with Load(cluster, NODES, tmp_path) as load:
         old = cluster.whole()
-        timeline = cluster.say(old)["timeline"]
+        timeline = cluster.timeline(old)
         at = time.monotonic()
         cluster.pause(old)
         seen = load.primary_since(at)
@@ -324,7 +324,7 @@ def test_leader_cut_off_from_all_but_its_clients(
 ) -> None:
     with Load(cluster, NODES, tmp_path) as load:
         old, new = cluster.pair()
-        timeline = cluster.say(old)["timeline"]
+        timeline = cluster.timeline(old)
         at = time.monotonic()
         cluster.cut(old, "dcs", "replication")
         cut = time.monotonic()

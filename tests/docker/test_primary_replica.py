@@ -192,7 +192,9 @@ def clusters(compose_command: str, images: None) -> Iterator[Clusters]:
 @pytest.fixture
 def cluster(clusters: Clusters) -> Cluster:
     cluster = clusters.whole()
-    cluster.sql(cluster.primary(), "TRUNCATE chaos, probe, pgroute.once")
+    # A server is not told of clients that were cut off, and keeps what they had begun.
+    end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'app'"
+    cluster.sql(cluster.primary(), f"{end}; TRUNCATE chaos, probe, pgroute.once")
     return cluster
 
 
