@@ -36,7 +36,7 @@ body, or within it (psycopg's own)."""
 SLACK = 0.1
 """Seconds by which clocks of different threads and processes are allowed to differ."""
 
-PROMPT = 3.0
+PROMPT = 10.0
 """Seconds within which every writer has written again once the cluster takes commits, on a machine that is busy."""
 
 AVERAGES: dict[str, Callable[[list[float]], float]] = {"median": statistics.median, "worst": max}
