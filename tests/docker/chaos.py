@@ -27,7 +27,7 @@ from tests.chaos.faults import Terms
 from tests.chaos.nemesis import Step
 from tests.chaos.report import show
 from tests.chaos.run import Game, Plan, Result
-from tests.docker.containers import ROOT, DockerError
+from tests.docker.containers import BUILD, NO_COMPOSE, ROOT, DockerError, find_compose
 from tests.docker.load import Workers, rows_of
 from tests.docker.patroni import ETCD, HOSTS, NETWORKS, NODES, Patroni, running
 
@@ -46,9 +46,6 @@ Place = Literal["leader", "replica 1", "replica 2"]
 """Replica 1 is the synchronous standby."""
 
 PLACES: tuple[Place, ...] = ("leader", "leader", "replica 1", "replica 2")
-BUILD = 900
-"""Seconds that the images may take."""
-
 WORKERS = "usename = 'app' AND application_name NOT LIKE '%monitor'"
 STEPS = 1000
 """More than any run plays."""
@@ -358,17 +355,6 @@ def keep(target: Path, folder: Path, cluster: Patroni) -> None:
         (target / f"{service}.log").write_text(cluster.log(service))
 
 
-def compose() -> str:
-    """Return how Compose is called here."""
-    for command in ("docker compose", "docker-compose"):
-        with contextlib.suppress(OSError):
-            if not subprocess.run(
-                [*command.split(), "version"], capture_output=True, timeout=30, check=False
-            ).returncode:
-                return command
-    raise SystemExit("there is no Docker Compose, neither as a plugin nor as a program")
-
-
 def main() -> int:
     by_name = {fault.name: fault for fault in FAULTS}
     parser = argparse.ArgumentParser(prog="python -m tests.docker.chaos", description=__doc__)
@@ -386,7 +372,9 @@ def main() -> int:
     plan = plan_of(seed, args.seconds, faults=faults, steps=args.steps, brisk=args.brisk)
     console = Console(width=120)
     console.print(f"seed {seed}: {' '.join(sys.argv[1:])}", markup=False, highlight=False)
-    command = compose()
+    command = find_compose()
+    if command is None:
+        parser.error(NO_COMPOSE)
     subprocess.run([ROOT / "docker" / "build"], check=True, capture_output=True, timeout=BUILD)
     try:
         with tempfile.TemporaryDirectory(prefix="pgroute-chaos-") as name, running(command) as cluster:

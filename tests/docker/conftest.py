@@ -17,14 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.chaos.stage import SETUP
-from tests.docker.containers import ROOT, Containers, docker
+from tests.docker.containers import BUILD, NO_COMPOSE, ROOT, Containers, docker, find_compose
 from tests.docker.load import Figures
 
 NO_BASE = 77
 """Status of docker/build where neither a registry answers nor a base can be made."""
-
-BUILD = 900
-"""Seconds that the images may take."""
 
 FIGURES = pytest.StashKey[list[Figures]]()
 
@@ -96,13 +93,10 @@ def compose_command() -> str:
         pytest.skip("no Docker engine answers within 30 s")
     if told.returncode or not told.stdout.strip():
         pytest.skip(f"no Docker engine answers: {told.stderr.strip().splitlines()[-1:]}")
-    for command in ("docker compose", "docker-compose"):
-        with contextlib.suppress(OSError):
-            if not subprocess.run(
-                [*command.split(), "version"], capture_output=True, timeout=30, check=False
-            ).returncode:
-                return command
-    pytest.skip("there is no Docker Compose, neither as a plugin nor as a program")
+    command = find_compose()
+    if command is None:
+        pytest.skip(NO_COMPOSE)
+    return command
 
 
 @pytest.fixture(scope="session")

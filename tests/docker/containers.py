@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
@@ -12,6 +13,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 60.0
 """Seconds that a command of Docker may take."""
+
+BUILD = 900
+"""Seconds that the images may take."""
+
+NO_COMPOSE = "there is no Docker Compose, neither as a plugin nor as a program"
 
 
 class DockerError(RuntimeError):
@@ -25,6 +31,17 @@ def docker(*arguments: str, stdin: str | None = None, timeout: float = TIMEOUT) 
         DockerError: with what it said.
     """
     return _run("docker", *arguments, stdin=stdin, timeout=timeout)
+
+
+def find_compose() -> str | None:
+    """Return how Compose is called here, as a plugin or as a program; None: there is none."""
+    for command in ("docker compose", "docker-compose"):
+        with contextlib.suppress(OSError):
+            if not subprocess.run(
+                [*command.split(), "version"], capture_output=True, timeout=30, check=False
+            ).returncode:
+                return command
+    return None
 
 
 def script(project: str, name: str, *arguments: str) -> str:

@@ -220,7 +220,9 @@ async def test_the_loss_of_the_old_address_is_noticed_at_once_though_the_new_one
                     "SELECT pid FROM pg_stat_activity WHERE application_name LIKE '%pgroute-monitor%'"
                 )
                 os.kill(pid, signal.SIGSTOP)
-                await asyncio.sleep(1.0)
+                stopped_at = time.monotonic()
+                [watcher] = router._watch._watchers.values()
+                await async_eventually(lambda: watcher._asked_at > stopped_at)
             await async_call(old.kill)
             # Far from the 15 s that the new one may take.
             await async_eventually(lambda: router.topology.hosts[0].state is HostState.DOWN, timeout=7.0)
