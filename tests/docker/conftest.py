@@ -8,8 +8,9 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import pytest
 from pytest_docker.plugin import get_docker_services
@@ -17,11 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.chaos.stage import SETUP
-from tests.docker.containers import BUILD, NO_COMPOSE, ROOT, Containers, docker, find_compose
+from tests.docker.containers import BUILD, NO_COMPOSE, ROOT, Containers, DockerError, docker, find_compose
 from tests.docker.load import Figures
 
 NO_BASE = 77
 """Status of docker/build where neither a registry answers nor a base can be made."""
+
+C = TypeVar("C", bound=Containers)
 
 FIGURES = pytest.StashKey[list[Figures]]()
 
@@ -113,6 +116,39 @@ def images(compose_command: str) -> None:
     image = os.environ.get("PGROUTE_IMAGE", "pgroute-cluster")
     if docker("run", "--rm", "--network", "none", image, "cat", boot) != Path(boot).read_text():
         pytest.skip("the Docker engine is on another machine, whose clock says something else")
+
+
+class Clusters(Generic[C]):
+    """The cluster at hand, or another one if a test has left it in pieces.
+
+    Args:
+        start: starts one, for as long as the block.
+        mend: makes the one at hand whole again, or raises AssertionError or DockerError.
+    """
+
+    def __init__(
+        self, start: Callable[[], contextlib.AbstractContextManager[C]], mend: Callable[[C], object]
+    ) -> None:
+        self._start = start
+        self._mend = mend
+        self._stack = contextlib.ExitStack()
+        self._cluster: C | None = None
+
+    def whole(self) -> C:
+        """Return a cluster that is whole."""
+        if self._cluster is not None:
+            try:
+                self._mend(self._cluster)
+            except (AssertionError, DockerError):
+                self.close()
+        if self._cluster is None:
+            self._cluster = self._stack.enter_context(self._start())
+        return self._cluster
+
+    def close(self) -> None:
+        """End the cluster at hand."""
+        self._cluster = None
+        self._stack.close()
 
 
 @contextlib.contextmanager

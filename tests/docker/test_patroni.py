@@ -19,7 +19,8 @@ import pytest
 from tests.chaos.account import Style
 from tests.chaos.check import History
 from tests.chaos.journal import Outcome, writer_of
-from tests.docker.containers import DockerError, until
+from tests.docker.conftest import Clusters
+from tests.docker.containers import until
 from tests.docker.load import UNDER_WAY, Figures, Load, judge
 from tests.docker.patroni import ETCD, NODES, SETTINGS, Patroni, running
 
@@ -54,42 +55,21 @@ DEMOTED = "Demoting self (immediate-nolock)"
 """What Patroni logs when it finds that it is the leader no more."""
 
 
-class Clusters:
-    """The cluster at hand, or another one if that cannot be mended."""
-
-    def __init__(self, command: str) -> None:
-        self._command = command
-        self._stack = contextlib.ExitStack()
-        self._cluster: Patroni | None = None
-
-    def whole(self) -> Patroni:
-        """Return a cluster that is whole and in synchronous mode."""
-        if self._cluster is not None:
-            try:
-                self._cluster.mend()
-                assert self._cluster.configure(**SETTINGS)
-                self._cluster.settle()
-            except (AssertionError, DockerError):
-                self.close()
-        if self._cluster is None:
-            self._cluster = self._stack.enter_context(running(self._command))
-        return self._cluster
-
-    def close(self) -> None:
-        """End the cluster at hand."""
-        self._cluster = None
-        self._stack.close()
+def mend(cluster: Patroni) -> None:
+    """Have it whole again, and in synchronous mode."""
+    cluster.mend()
+    assert cluster.configure(**SETTINGS)
+    cluster.settle()
 
 
 @pytest.fixture(scope="module")
-def clusters(compose_command: str, images: None) -> Iterator[Clusters]:
-    clusters = Clusters(compose_command)
-    with contextlib.closing(clusters):
+def clusters(compose_command: str, images: None) -> Iterator[Clusters[Patroni]]:
+    with contextlib.closing(Clusters(lambda: running(compose_command), mend)) as clusters:
         yield clusters
 
 
 @pytest.fixture
-def cluster(clusters: Clusters) -> Patroni:
+def cluster(clusters: Clusters[Patroni]) -> Patroni:
     cluster = clusters.whole()
     cluster.sql(cluster.whole(), "TRUNCATE chaos, probe, pgroute.once")
     return cluster

@@ -11,7 +11,7 @@ import pytest
 
 from tests.chaos.check import History, Row
 from tests.chaos.journal import Outcome
-from tests.docker.conftest import ports_free, project, put_application
+from tests.docker.conftest import Clusters, ports_free, project, put_application
 from tests.docker.containers import Containers, DockerError, docker, script, until
 from tests.docker.load import UNDER_WAY, Figures, Load, judge, rows_of
 
@@ -151,46 +151,30 @@ class Cluster(Containers):
         return [row for row in rows_of(self, old) if row.id not in have]
 
 
-class Clusters:
-    """The cluster at hand, or another one if a test has left it in pieces."""
+@contextlib.contextmanager
+def running(command: str) -> Iterator[Cluster]:
+    """Start a cluster with synchronous replication, with two places for applications."""
+    environment = {"SYNCHRONOUS": "on", **ports_free("DB1", "DB2", "DB3")}
+    with project(command, "primary-replica", "primary-replica", environment=environment) as containers:
+        cluster = Cluster(containers.project)
+        put_application(cluster, cluster.whole(), HOSTS, "app", "app2")
+        yield cluster
 
-    def __init__(self, command: str) -> None:
-        self._command = command
-        self._stack = contextlib.ExitStack()
-        self._cluster: Cluster | None = None
 
-    def whole(self) -> Cluster:
-        """Return a cluster that is whole, with synchronous replication."""
-        if self._cluster is not None:
-            try:
-                self._cluster.whole()
-                self._cluster.synchronous(on=True)
-            except (AssertionError, DockerError):
-                self.close()
-        if self._cluster is None:
-            environment = {"SYNCHRONOUS": "on", **ports_free("DB1", "DB2", "DB3")}
-            containers = self._stack.enter_context(
-                project(self._command, "primary-replica", "primary-replica", environment=environment)
-            )
-            cluster = Cluster(containers.project)
-            put_application(cluster, cluster.whole(), HOSTS, "app", "app2")
-            self._cluster = cluster
-        return self._cluster
-
-    def close(self) -> None:
-        """End the cluster at hand."""
-        self._cluster = None
-        self._stack.close()
+def mend(cluster: Cluster) -> None:
+    """Wait until it is whole, with synchronous replication."""
+    cluster.whole()
+    cluster.synchronous(on=True)
 
 
 @pytest.fixture(scope="module")
-def clusters(compose_command: str, images: None) -> Iterator[Clusters]:
-    with contextlib.closing(Clusters(compose_command)) as clusters:
+def clusters(compose_command: str, images: None) -> Iterator[Clusters[Cluster]]:
+    with contextlib.closing(Clusters(lambda: running(compose_command), mend)) as clusters:
         yield clusters
 
 
 @pytest.fixture
-def cluster(clusters: Clusters) -> Cluster:
+def cluster(clusters: Clusters[Cluster]) -> Cluster:
     cluster = clusters.whole()
     # A server is not told of clients that were cut off, and keeps what they had begun.
     end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'app'"
