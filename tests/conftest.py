@@ -20,6 +20,11 @@ from pgroute.testing import LocalCluster, available_versions
 VERSIONS = sorted({server.major for server in available_versions()})
 """PostgreSQL majors: those of the wheel and those of the system."""
 
+EACH_VERSION = [
+    pytest.param(major, marks=() if major in (VERSIONS[0], VERSIONS[-1]) else pytest.mark.long)
+    for major in VERSIONS
+]
+
 PATIENCE = 10.0
 """Seconds that what a test has ended may take to be gone."""
 
@@ -46,7 +51,7 @@ def temporary() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.fixture(params=VERSIONS, ids=lambda major: f"pg{major}")
+@pytest.fixture(params=EACH_VERSION, ids=lambda major: f"pg{major}")
 def cluster(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
     """A fresh primary with two standbys of each version, which the test may break as it likes."""
     with LocalCluster(version=request.param) as cluster:

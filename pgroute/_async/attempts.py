@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from pgroute._async.router import AsyncRouter
+    from pgroute._async.engine import AsyncEngine
     from pgroute.core.request import Request
     from pgroute.core.retry import RetryPolicy
     from pgroute.errors import CommitUnknown
@@ -34,13 +34,13 @@ class AsyncAttempts(Generic[CT]):
 
     def __init__(
         self,
-        router: AsyncRouter[CT],
+        engine: AsyncEngine[CT],
         request: Request,
         policy: RetryPolicy,
         timeout: float | None,
         key: str | None = None,
     ) -> None:
-        self._router = router
+        self._engine = engine
         self._request = request
         self._policy = policy
         self._timeout = timeout
@@ -77,7 +77,7 @@ class AsyncAttempts(Generic[CT]):
                 self._policy,
                 time.monotonic(),
                 timeout=self._timeout,
-                acquire_timeout=self._router._plan.acquire_timeout,
+                acquire_timeout=self._engine.plan.acquire_timeout,
                 decidable=self._request.decidable,
             )
         elif before.again is None:
@@ -87,11 +87,11 @@ class AsyncAttempts(Generic[CT]):
         else:
             seconds, before.again = before.again, None
             try:
-                await pause(self._router, seconds)
+                await pause(self._engine, seconds)
             except BaseException as exc:
                 assert self._course is not None
                 self._course.interrupted(exc)
                 raise
         assert self._course is not None
-        self._attempt = AsyncAttempt(self._router, self._request, self._course, self._key)
+        self._attempt = AsyncAttempt(self._engine, self._request, self._course, self._key)
         return self._attempt

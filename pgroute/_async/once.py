@@ -62,14 +62,14 @@ async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], 
         unknown = CommitUnknown(
             f"another transaction with once={key!r} had not ended after {time.monotonic() - begun:.2f} s, and may be "
             f"committed yet{why}",
-            topology=attempt._router.topology,
+            topology=attempt._engine.topology,
         )
         unknown.add_note(advice(key))
         raise unknown from exc
     except psycopg.OperationalError as exc:
         if not conn.broken:
             raise
-        raise _lost_early(attempt._router, conn, exc, "claiming its key") from exc
+        raise _lost_early(attempt._engine, conn, exc, "claiming its key") from exc
     if row is None:
         attempt.decided()
         return None
@@ -121,7 +121,7 @@ async def keep(
     except psycopg.OperationalError as exc:
         if not conn.broken:
             raise
-        raise _lost_early(attempt._router, conn, exc, "storing its result") from exc
+        raise _lost_early(attempt._engine, conn, exc, "storing its result") from exc
     row = await cursor.fetchone()
     if row is None:
         raise psycopg.ProgrammingError(f"the row of once={key!r} was deleted by its own transaction")

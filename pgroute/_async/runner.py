@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from types import CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import psycopg
 from psycopg.rows import tuple_row
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     # sync-only: from collections.abc import Callable
     from datetime import timedelta
 
-    from pgroute._async.router import AsyncRouter
-    from pgroute.core.plan import Plan
+    from pgroute._async.engine import AsyncEngine
     from pgroute.core.request import Request
     from pgroute.core.retry import RetryPolicy
 
@@ -39,7 +38,7 @@ T = TypeVar("T")
 class AsyncRunner(Generic[CT]):
     """The part of a router that runs whole transactions."""
 
-    _plan: Plan
+    _engine: AsyncEngine[CT]
     _longest = 0.0
 
     async def run(
@@ -198,8 +197,8 @@ class AsyncRunner(Generic[CT]):
     def _request(self, role: object, **options: Any) -> Request:
         return get_request(
             role,
-            reader_attrs=self._plan.reader_attrs,
-            reader_read_only=self._plan.reader.read_only,
+            reader_attrs=self._engine.plan.reader_attrs,
+            reader_read_only=self._engine.plan.reader.read_only,
             **options,
         )
 
@@ -207,12 +206,11 @@ class AsyncRunner(Generic[CT]):
         self, request: Request, retry: RetryPolicy | None, timeout: float | None, key: str | None = None
     ) -> AsyncAttempts[CT]:
         check_policy(retry)
-        router = cast("AsyncRouter[CT]", self)
-        return AsyncAttempts(router, request, retry or self._plan.retry, timeout, key)
+        return AsyncAttempts(self._engine, request, retry or self._engine.plan.retry, timeout, key)
 
     def _note_limit(self, retry: RetryPolicy | None, timeout: float | None) -> None:
         check_policy(retry)
-        limit = (retry or self._plan.retry).limit(timeout)
+        limit = (retry or self._engine.plan.retry).limit(timeout)
         self._longest = max(self._longest, math.inf if limit is None else limit)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     # sync-only: from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from pgroute._async.router import AsyncRouter
+    from pgroute._async.engine import AsyncEngine
     from pgroute.core.roles import Role
 
     # sync-only: Block = AbstractContextManager[psycopg.Transaction]
@@ -49,12 +49,12 @@ class AsyncSession(Generic[CT]):
         psycopg.ProgrammingError: on leaving, a command was still running, or a two-phase transaction was prepared.
     """
 
-    __slots__ = ("_attrs", "_conn", "_role", "_router", "_timeout")
+    __slots__ = ("_attrs", "_conn", "_engine", "_role", "_timeout")
 
     def __init__(
-        self, router: AsyncRouter[CT], attrs: SessionAttrs, role: Role, timeout: float | None
+        self, engine: AsyncEngine[CT], attrs: SessionAttrs, role: Role, timeout: float | None
     ) -> None:
-        self._router = router
+        self._engine = engine
         self._attrs = attrs
         self._role = role
         self._timeout = timeout
@@ -70,7 +70,7 @@ class AsyncSession(Generic[CT]):
     async def __aenter__(self) -> CT:
         if self._conn is not None:
             raise RuntimeError("this session is in use already; ask the router for another")
-        self._conn = conn = await self._router._acquire(self._attrs, self._role, self._timeout)
+        self._conn = conn = await self._engine.acquire(self._attrs, self._role, self._timeout)
         return conn
 
     async def __aexit__(
@@ -78,32 +78,32 @@ class AsyncSession(Generic[CT]):
     ) -> None:
         conn, self._conn = self._conn, None
         assert conn is not None
-        if self._router._inherited:
+        if self._engine.inherited:
             # A forked child shares the socket with its parent, whose session goes on: nothing may be sent.
             if exc is None:
-                self._router._check_usable()
+                self._engine.check_usable()
             return
         pool = conn._pgroute.pool  # type: ignore[attr-defined]
         try:
             if exc is not None:
-                await _roll_back(self._router, conn, exc, read_write=self._attrs is SessionAttrs.READ_WRITE)
+                await _roll_back(self._engine, conn, exc, read_write=self._attrs is SessionAttrs.READ_WRITE)
             elif (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
                 try:
                     await conn.commit()
                 except BaseException as failure:
-                    await _commit_failed(self._router, conn, failure)
+                    await _commit_failed(self._engine, conn, failure)
                     raise
             else:
-                await _end(self._router, conn, status=status)
+                await _end(self._engine, conn, status=status)
             if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
-                _tell_unconfirmed(self._router, conn, exc)
+                _tell_unconfirmed(self._engine, conn, exc)
         finally:
             await pool.putconn(conn)
-            if self._router._closing:
-                self._router._changes.notify()
+            if self._engine.closing:
+                self._engine.changes.notify()
 
 
-async def _commit_failed(router: AsyncRouter[CT], conn: CT, failure: BaseException) -> None:
+async def _commit_failed(engine: AsyncEngine[CT], conn: CT, failure: BaseException) -> None:
     """Raise what a failed COMMIT means; return where the failure itself says it."""
     key = conn._pgroute.pool.key  # type: ignore[attr-defined]
     if not isinstance(failure, psycopg.Error):
@@ -113,40 +113,40 @@ async def _commit_failed(router: AsyncRouter[CT], conn: CT, failure: BaseExcepti
     if not conn.closed:
         return
     may_write = not conn.read_only
-    _evidence(router, conn, failure, committing=may_write)
+    _evidence(engine, conn, failure, committing=may_write)
     if may_write:
         text = f"the connection to {key} was lost during COMMIT: it may have been committed"
-        raise CommitUnknown(text, topology=router.topology) from failure
-    raise SessionLost(f"the connection to {key} was lost", topology=router.topology) from failure
+        raise CommitUnknown(text, topology=engine.topology) from failure
+    raise SessionLost(f"the connection to {key} was lost", topology=engine.topology) from failure
 
 
 def _lost_early(
-    router: AsyncRouter[Any], conn: psycopg.AsyncConnection[Any], exc: psycopg.Error, doing: str
+    engine: AsyncEngine[Any], conn: psycopg.AsyncConnection[Any], exc: psycopg.Error, doing: str
 ) -> SessionLost:
     """Return what it means that a connection was lost in a statement of the router's own, before COMMIT."""
     key = conn._pgroute.pool.key  # type: ignore[attr-defined]
     return SessionLost(
         f"the connection to {key} was lost {doing}, nothing was committed: {one_line(str(exc))}",
-        topology=router.topology,
+        topology=engine.topology,
         rerun_safe=True,
     )
 
 
-def _tell_unconfirmed(router: AsyncRouter[CT], conn: CT, exc: BaseException | None) -> None:
+def _tell_unconfirmed(engine: AsyncEngine[CT], conn: CT, exc: BaseException | None) -> None:
     key = conn._pgroute.pool.key  # type: ignore[attr-defined]
     if exc is not None:
         exc.add_note(f"{key} committed before that, and no synchronous standby has confirmed it")
         return
     raise CommitUnknown(
-        f"{key} committed locally, but no synchronous standby has confirmed it", topology=router.topology
+        f"{key} committed locally, but no synchronous standby has confirmed it", topology=engine.topology
     )
 
 
-async def _end(router: AsyncRouter[CT], conn: CT, block: Block | None = None, *, status: int) -> None:
+async def _end(engine: AsyncEngine[CT], conn: CT, block: Block | None = None, *, status: int) -> None:
     """End a session in which there is nothing to commit, or that cannot.
 
     Args:
-        router: whose.
+        engine: of the router.
         conn: the connection.
         block: the router's transaction().
         status: of the transaction, as it was before the connection was found to be lost: UNKNOWN since.
@@ -156,19 +156,19 @@ async def _end(router: AsyncRouter[CT], conn: CT, block: Block | None = None, *,
         raise psycopg.ProgrammingError("the body closed its connection: nothing was committed")
     if status == INTRANS or (status == UNKNOWN and block is not None):
         await conn.close()
-        router._watch.kick(lease.pool.key)
+        engine.watch.kick(lease.pool.key)
         raise SessionLost(
             f"the connection to {lease.pool.key} was lost before COMMIT was sent: nothing of the transaction "
             "was committed",
-            topology=router.topology,
+            topology=engine.topology,
         )
     if status == UNKNOWN:
         await conn.close()
-        router._watch.kick(lease.pool.key)
+        engine.watch.kick(lease.pool.key)
         raise SessionLost(
             f"the connection to {lease.pool.key} was lost within the session, and the error was not passed on: "
             "what the body itself committed last may or may not be there, nothing else is",
-            topology=router.topology,
+            topology=engine.topology,
             may_have_committed=not conn.read_only,
         )
     if status == INERROR:
@@ -189,7 +189,7 @@ async def _end(router: AsyncRouter[CT], conn: CT, block: Block | None = None, *,
 
 
 async def _roll_back(
-    router: AsyncRouter[CT],
+    engine: AsyncEngine[CT],
     conn: CT,
     exc: BaseException,
     *,
@@ -197,7 +197,7 @@ async def _roll_back(
     block: Block | None = None,
 ) -> None:
     if isinstance(exc, psycopg.Error):
-        _evidence(router, conn, exc, read_write=read_write)
+        _evidence(engine, conn, exc, read_write=read_write)
     status = conn.pgconn.transaction_status
     if status in (INTRANS, INERROR):
         await _quietly_roll_back(conn, block, exc)
@@ -229,7 +229,7 @@ async def _quietly_roll_back(
 
 
 def _evidence(
-    router: AsyncRouter[CT],
+    engine: AsyncEngine[CT],
     conn: CT,
     exc: psycopg.Error,
     *,
@@ -239,6 +239,6 @@ def _evidence(
     """Have the host probed at once if the error says something of it, and not of one that it was before."""
     pool = conn._pgroute.pool  # type: ignore[attr-defined]
     fault = session_fault(exc, closed=conn.closed, committing=committing, read_write=read_write)
-    host = router.topology.host(pool.key)
+    host = engine.topology.host(pool.key)
     if fault.host_suspect and host is not None and host.generation == pool.generation:
-        router._watch.kick(pool.key, fresh=fault.fresh)
+        engine.watch.kick(pool.key, fresh=fault.fresh)

@@ -30,7 +30,7 @@ from pgroute.errors import RouteError
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from pgroute._async.router import AsyncRouter
+    from pgroute._async.engine import AsyncEngine
     from pgroute._async.session import Block
     from pgroute.core.request import Request
     from pgroute.core.retry import Course
@@ -61,9 +61,9 @@ class AsyncAttempt(Generic[CT]):
         "_block",
         "_conn",
         "_course",
+        "_engine",
         "_key",
         "_request",
-        "_router",
         "_split",
         "_transaction",
         "_wait",
@@ -72,9 +72,9 @@ class AsyncAttempt(Generic[CT]):
     )
 
     def __init__(
-        self, router: AsyncRouter[CT], request: Request, course: Course, key: str | None = None
+        self, engine: AsyncEngine[CT], request: Request, course: Course, key: str | None = None
     ) -> None:
-        self._router = router
+        self._engine = engine
         self._request = request
         self._course = course
         self._key = key
@@ -109,11 +109,11 @@ class AsyncAttempt(Generic[CT]):
     async def __aenter__(self) -> CT:
         if self._conn is not None or self.ended:
             raise RuntimeError("an attempt can be used once: take the next from the iterator")
-        _refuse_nested(self._router, self._request, self._key)
+        _refuse_nested(self._engine, self._request, self._key)
         while True:
             try:
                 left = self._course.left(time.monotonic())
-                conn = await self._router._acquire(self._request.attrs, self._request.role, left)
+                conn = await self._engine.acquire(self._request.attrs, self._request.role, left)
             except psycopg.Error as exc:
                 self.ended = True
                 self._course.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
@@ -130,7 +130,7 @@ class AsyncAttempt(Generic[CT]):
                 self._around = _around.get()
                 _around.set(self)
                 return conn
-            await pause(self._router, seconds)
+            await pause(self._engine, seconds)
 
     def bounded(self, conn: psycopg.AsyncConnection[Any], *, least: float = 0.0, grace: float = 0.0) -> Bound:
         """Return a block in which the connection is cut when the time that the call was given is over.
@@ -190,10 +190,10 @@ class AsyncAttempt(Generic[CT]):
             seconds = None
             if isinstance(exc, psycopg.Error):
                 fault = session_fault(exc, closed=conn.closed, read_write=self._request.read_write)
-                await _roll_back(self._router, conn, exc, read_write=self._request.read_write)
+                await _roll_back(self._engine, conn, exc, read_write=self._request.read_write)
                 error = exc
                 if fault.kind is FaultKind.LOST:
-                    error = _lost_early(self._router, conn, exc, "in BEGIN")
+                    error = _lost_early(self._engine, conn, exc, "in BEGIN")
                 seconds = self._next(error, fault, Phase.BEGIN)
                 if seconds is None and error is not exc:
                     self.ended = True
@@ -213,10 +213,10 @@ class AsyncAttempt(Generic[CT]):
         assert conn is not None
         self.ended = True
         _around.set(self._around)
-        if self._router._inherited:
+        if self._engine.inherited:
             # A forked child shares the socket with its parent, whose session goes on: nothing may be sent.
             if exc is None:
-                self._router._check_usable()
+                self._engine.check_usable()
             return False
         self._watch_no_more(conn)
         try:
@@ -229,8 +229,8 @@ class AsyncAttempt(Generic[CT]):
 
     async def _give_back(self, conn: CT) -> None:
         await conn._pgroute.pool.putconn(conn)  # type: ignore[attr-defined]
-        if self._router._closing:
-            self._router._changes.notify()
+        if self._engine.closing:
+            self._engine.changes.notify()
 
     async def _commit(self, conn: CT) -> bool:
         block = self._block
@@ -248,15 +248,15 @@ class AsyncAttempt(Generic[CT]):
                     async with self.bounded(conn, least=LEAST_COMMIT):
                         await block.__aexit__(None, None, None)
                 except BaseException as failure:
-                    await _commit_failed(self._router, conn, failure)
+                    await _commit_failed(self._engine, conn, failure)
                     lost = conn.closed
                     if conn.pgconn.transaction_status:
                         await conn.close()  # the body left another transaction() of its own open
                     raise
             else:
-                await _end(self._router, conn, block, status=status)
+                await _end(self._engine, conn, block, status=status)
             if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
-                _tell_unconfirmed(self._router, conn, None)
+                _tell_unconfirmed(self._engine, conn, None)
         except psycopg.Error as failure:
             fault = end_fault(failure, phase, lost=lost, read_write=self._request.read_write)
             if not self._failed(failure, fault, phase):
@@ -281,7 +281,7 @@ class AsyncAttempt(Generic[CT]):
                 exc.rerun_safe = False
             await conn.close()
             return False
-        await _roll_back(self._router, conn, exc, read_write=read_write, block=self._block)
+        await _roll_back(self._engine, conn, exc, read_write=read_write, block=self._block)
         if isinstance(exc, psycopg.Rollback) and exc.transaction in (None, self._transaction):
             return True
         return self._failed(exc, fault, Phase.BODY)
@@ -320,12 +320,12 @@ def _committed(cursor: object) -> bool:
     return any(result.command_status == b"COMMIT" for result in results)
 
 
-def _refuse_nested(router: AsyncRouter[Any], request: Request, key: str | None) -> None:
+def _refuse_nested(engine: AsyncEngine[Any], request: Request, key: str | None) -> None:
     """Refuse what would be committed on its own within a body that may be run again, or wait for that body itself."""
     writes = request.role is Role.WRITER and not request.read_only
     around = _around.get()
     while around is not None:
-        if not around.ended and around._router is router:
+        if not around.ended and around._engine is engine:
             if key is not None and around._key == key:
                 raise psycopg.ProgrammingError(
                     f"run(once={key!r}) within its own body: it would wait for itself"
@@ -339,12 +339,12 @@ def _refuse_nested(router: AsyncRouter[Any], request: Request, key: str | None) 
         around = around._around
 
 
-async def pause(router: AsyncRouter[Any], seconds: float) -> None:
+async def pause(engine: AsyncEngine[Any], seconds: float) -> None:
     """Wait, unless the router is closed meanwhile."""
     until = time.monotonic() + seconds
-    while not router._closing and not router._inherited:
-        version = router._changes.version
+    while not engine.closing and not engine.inherited:
+        version = engine.changes.version
         left = until - time.monotonic()
         if left <= 0:
             return
-        await router._changes.wait(version, left)
+        await engine.changes.wait(version, left)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from pgroute._sync.router import Router
+    from pgroute._sync.engine import Engine
     from pgroute.core.request import Request
     from pgroute.core.retry import RetryPolicy
     from pgroute.errors import CommitUnknown
@@ -35,13 +35,13 @@ class Attempts(Generic[CT]):
 
     def __init__(
         self,
-        router: Router[CT],
+        engine: Engine[CT],
         request: Request,
         policy: RetryPolicy,
         timeout: float | None,
         key: str | None = None,
     ) -> None:
-        self._router = router
+        self._engine = engine
         self._request = request
         self._policy = policy
         self._timeout = timeout
@@ -78,7 +78,7 @@ class Attempts(Generic[CT]):
                 self._policy,
                 time.monotonic(),
                 timeout=self._timeout,
-                acquire_timeout=self._router._plan.acquire_timeout,
+                acquire_timeout=self._engine.plan.acquire_timeout,
                 decidable=self._request.decidable,
             )
         elif before.again is None:
@@ -88,11 +88,11 @@ class Attempts(Generic[CT]):
         else:
             seconds, before.again = before.again, None
             try:
-                pause(self._router, seconds)
+                pause(self._engine, seconds)
             except BaseException as exc:
                 assert self._course is not None
                 self._course.interrupted(exc)
                 raise
         assert self._course is not None
-        self._attempt = Attempt(self._router, self._request, self._course, self._key)
+        self._attempt = Attempt(self._engine, self._request, self._course, self._key)
         return self._attempt

@@ -3,44 +3,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import logging
-import random
-import time
-import weakref
-from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import psycopg
-from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from psycopg_pool.abc import CT
 
-from pgroute._acompat import (
-    Changes,
-    Lock,
-    Worker,
-    blocking,
-    join_all,
-    loop_identity,
-    spawn,
-)
-from pgroute._sync.pools import RolePool
+from pgroute._sync.engine import Engine
 from pgroute._sync.runner import Runner
-from pgroute._sync.session import Session, _quietly_roll_back
-from pgroute.core.events import Event, EventKind
+from pgroute._sync.session import Session
 from pgroute.core.options import HostOptions, PoolOptions, ProbeOptions, check_number
-from pgroute.core.pace import forsaken, hopeless
 from pgroute.core.plan import make_plan
 from pgroute.core.roles import Role, SessionAttrs
-from pgroute.core.routing import Acquisition, GiveUp, Try, first_choice, patience, routes
-from pgroute.core.stats import RouterStats
-from pgroute.errors import ConfigError, RouteError, RouterClosed
-from pgroute.monitor.bars import Bars
-from pgroute.monitor.cluster import ClusterWatch
-from pgroute.monitor.dispatch import Dispatcher
-from pgroute.monitor.forks import forked
+from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,16 +25,11 @@ if TYPE_CHECKING:
 
     from dns.resolver import BaseResolver
 
-    from pgroute.core.balance import Candidate, Policy
+    from pgroute.core.balance import Policy
+    from pgroute.core.events import Event
     from pgroute.core.retry import RetryPolicy
-    from pgroute.core.roles import HostKey
+    from pgroute.core.stats import RouterStats
     from pgroute.core.topology import Topology
-
-logger = logging.getLogger("pgroute")
-
-_LOG_QUEUE = 1000
-
-_NEW, _OPEN, _CLOSING, _CLOSED = "new", "open", "closing", "closed"
 
 
 class Router(Runner[CT]):
@@ -120,7 +91,7 @@ class Router(Runner[CT]):
             raise ConfigError(
                 "connection_class", connection_class, "expected a subclass of psycopg.Connection"
             )
-        self._plan = plan = make_plan(
+        plan = make_plan(
             dsn,
             writer=PoolOptions() if writer is None else writer,
             reader=PoolOptions() if reader is None else reader,
@@ -137,34 +108,10 @@ class Router(Runner[CT]):
             reset=reset,
         )
         self.name = name or ",".join(str(key) for key in plan.dsn.hosts)
-        self._state = _NEW
-        self._closing = False
-        self._inherited = False
-        self._rng = random.Random()
-        self._watch = ClusterWatch(
-            plan.dsn.hosts,
-            plan.probe_params,
-            plan.probe,
-            plan.rules,
-            resolver=plan.resolver,
-            mode=plan.addresses,
-        )
-        bars = Bars()
-        others = bars.twin() if plan.same_login else Bars()
-        self._pools = {
-            Role.WRITER: RolePool(plan.writer, connection_class, self._watch, bars),
-            Role.READER: RolePool(plan.reader, connection_class, self._watch, others),
-        }
-        self._dispatcher = Dispatcher()
-        self._told: deque[Event] = deque(maxlen=_LOG_QUEUE)
-        self._changes: Changes
-        self._loop: object = None
-        self._opening = Lock()
-        self._keeper: Worker | None = None
-        forked.register(self)
+        self._engine = Engine(plan, connection_class, self)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name!r} {self._state}>"
+        return f"<{type(self).__name__} {self.name!r} {self._engine.state}>"
 
     def open(self, wait: bool = False, timeout: float = 30.0) -> None:
         """Begin to watch the hosts; no host needs to be up.
@@ -179,16 +126,7 @@ class Router(Runner[CT]):
             RouterClosed: the router was closed; a closed router cannot be opened again.
             AcquireTimeout: with *wait*, as `writer()` would; the router stays open.
         """
-        with self._opening:
-            if self._state == _NEW and not self._inherited:
-                self._loop = loop_identity()
-                self._changes = Changes()
-                self._state = _OPEN
-                self._watch.listeners.append(_listener(self))
-                self._watch.sessions_at, self._watch.abort = _keepers_of_sessions(self)
-                self._watch.start()
-                self._keeper = spawn(self._keep, f"pgroute-keeper-{self.name}")
-        self._check_usable()
+        self._engine.open()
         if wait:
             self.wait(timeout=timeout)
 
@@ -204,44 +142,7 @@ class Router(Runner[CT]):
             ConfigError: the timeout is no number of seconds.
         """
         check_number("timeout", timeout)
-        if self._inherited:
-            self._state = _CLOSED
-            return
-        if self._state == _NEW:
-            self._state = _CLOSED
-        if self._state != _OPEN:
-            return
-        self._state, self._closing = _CLOSING, True
-        self._changes.notify()
-        try:
-            self._finish_sessions(timeout)
-        finally:
-            self._state = _CLOSED
-            blocking(self._watch.stop)
-            self._changes.notify()
-            if self._keeper is not None:
-                join_all([self._keeper], 2.0)
-            for pool in self._pools.values():
-                pool.join(2.0)
-            blocking(self._dispatcher.close)
-
-    def _finish_sessions(self, timeout: float) -> None:
-        for pool in self._pools.values():
-            pool.close()
-        until = time.monotonic() + timeout
-        while True:
-            version = self._changes.version
-            left = until - time.monotonic()
-            if not self._in_use():
-                return
-            if left <= 0:
-                for pool in self._pools.values():
-                    pool.abort_all()
-                return
-            self._changes.wait(version, left)
-
-    def _in_use(self) -> int:
-        return sum(pool.in_use for pool in self._pools.values())
+        self._engine.close(timeout)
 
     def __enter__(self) -> Self:
         self.open()
@@ -266,7 +167,7 @@ class Router(Runner[CT]):
             SessionLost, CommitUnknown: on leaving, the connection was lost before or during COMMIT.
             psycopg.errors.InFailedSqlTransaction: on leaving, the body hid an error of its transaction.
         """
-        return Session(self, SessionAttrs.READ_WRITE, Role.WRITER, timeout)
+        return Session(self._engine, SessionAttrs.READ_WRITE, Role.WRITER, timeout)
 
     def reader(self, timeout: float | None = None) -> Session[CT]:
         """Return a context manager that yields a read-only connection, to a standby if there is one.
@@ -282,7 +183,7 @@ class Router(Runner[CT]):
             SessionLost: on leaving, the connection was lost; CommitUnknown where readers may write.
             psycopg.errors.InFailedSqlTransaction: on leaving, the body hid an error of its transaction.
         """
-        return Session(self, self._plan.reader_attrs, Role.READER, timeout)
+        return Session(self._engine, self._engine.plan.reader_attrs, Role.READER, timeout)
 
     def connection(
         self, target_session_attrs: str | None = None, timeout: float | None = None
@@ -303,10 +204,10 @@ class Router(Runner[CT]):
             SessionLost, CommitUnknown: on leaving, the connection was lost before or during COMMIT.
             psycopg.errors.InFailedSqlTransaction: on leaving, the body hid an error of its transaction.
         """
-        attrs = self._plan.default_attrs
+        attrs = self._engine.plan.default_attrs
         if target_session_attrs is not None:
             attrs = SessionAttrs.parse(target_session_attrs)
-        return Session(self, attrs, attrs.pool, timeout)
+        return Session(self._engine, attrs, attrs.pool, timeout)
 
     def getconn(self, role: Literal["writer", "reader"] | Role, *, timeout: float | None = None) -> CT:
         """Return a connection that must go back through `putconn`; the context managers do both.
@@ -320,8 +221,8 @@ class Router(Runner[CT]):
             RouterClosed: the router is not open.
         """
         parsed = Role.parse(role)
-        attrs = SessionAttrs.READ_WRITE if parsed is Role.WRITER else self._plan.reader_attrs
-        return self._acquire(attrs, parsed, timeout)
+        attrs = SessionAttrs.READ_WRITE if parsed is Role.WRITER else self._engine.plan.reader_attrs
+        return self._engine.acquire(attrs, parsed, timeout)
 
     def putconn(self, conn: CT) -> None:
         """Take back a connection from `getconn`; a transaction still open is rolled back.
@@ -332,20 +233,7 @@ class Router(Runner[CT]):
         Raises:
             ValueError: it is not a connection taken from this router.
         """
-        if self._inherited:
-            self._check_usable()
-        lease = getattr(conn, "_pgroute", None)
-        if lease is None or lease.pool._watch is not self._watch or conn not in lease.pool.out:
-            raise ValueError(f"not a connection taken from {self!r}: {conn!r}")
-        try:
-            if conn.closed:
-                self._watch.kick(lease.pool.key)
-            elif conn.pgconn.transaction_status:
-                _quietly_roll_back(conn)
-        finally:
-            lease.pool.putconn(conn)
-            if self._closing:
-                self._changes.notify()
+        self._engine.release(conn)
 
     def wait(self, role: Literal["writer", "reader"] | Role = "writer", timeout: float = 30.0) -> None:
         """Return once a session of that role could be had. A wait that fails does not close the router.
@@ -363,17 +251,15 @@ class Router(Runner[CT]):
     @property
     def topology(self) -> Topology:
         """What is known of the hosts now, as an immutable snapshot."""
-        return self._watch.topology
+        return self._engine.topology
 
     def get_stats(self) -> dict[str, dict[str, int]]:
         """Return each role's totals over all hosts, under psycopg_pool's keys, by "writer" and "reader"."""
-        return {role.value: dict(pool.stats().totals) for role, pool in self._pools.items()}
+        return {role.value: dict(pool.stats().totals) for role, pool in self._engine.pools.items()}
 
     def stats(self) -> RouterStats:
         """Return the counters by role and host."""
-        return RouterStats(
-            self._pools[Role.WRITER].stats(), self._pools[Role.READER].stats(), self._dispatcher.dropped
-        )
+        return self._engine.stats()
 
     def subscribe(self, fn: Callable[[Event], object]) -> Callable[[], None]:
         """Have *fn* called with each Event, in order, in a thread of its own; return the function that ends that.
@@ -389,7 +275,7 @@ class Router(Runner[CT]):
         given: object = fn
         if not callable(given) or inspect.iscoroutinefunction(given):
             raise ConfigError("fn", fn, "expected a callable that is no coroutine function")
-        return self._dispatcher.subscribe(fn)
+        return self._engine.dispatcher.subscribe(fn)
 
     def forget_timeline(self) -> None:
         """Declare the highest timeline seen void, so that a primary on a lower one is accepted.
@@ -399,165 +285,5 @@ class Router(Runner[CT]):
         Raises:
             RouterClosed: the router is not open.
         """
-        self._check_usable()
-        self._watch.forget_timeline()
-
-    def _acquire(self, attrs: SessionAttrs, role: Role, timeout: float | None) -> CT:
-        if self._state != _OPEN or self._loop is not loop_identity():
-            self._check_usable()
-        if timeout is None:
-            timeout = self._plan.acquire_timeout
-        else:
-            check_number("timeout", timeout)
-        start = time.monotonic()
-        plan = self._plan
-        pool = self._pools[role]
-        way: Acquisition | None = None
-        topology = self._watch.topology
-        candidate = topology.only.get(attrs) or first_choice(
-            topology, attrs, plan.policy, self._rng, pool.load
-        )
-        seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
-        while True:
-            failure: Exception | None = None
-            if candidate is not None:
-                try:
-                    host_pool = pool.ready(candidate) or pool.open(candidate, topology)
-                    return host_pool.getconn(seconds)
-                except (PoolTimeout, PoolClosed, TooManyRequests, psycopg.OperationalError) as exc:
-                    failure = exc
-            if way is None:
-                way = Acquisition(
-                    attrs, plan.policy, self._rng, deadline=start + timeout, timeout=timeout, role=role.value
-                )
-            if candidate is not None and failure is not None:
-                self._count_failure(way, candidate, pool, failure)
-            candidate = None
-            while candidate is None:
-                if self._state != _OPEN:
-                    self._check_usable()
-                now = time.monotonic()
-                version = self._changes.version
-                topology = self._watch.topology
-                step = way.step(topology, now, pool.load)
-                if isinstance(step, GiveUp):
-                    raise step.error
-                if isinstance(step, Try):
-                    candidate, seconds = step.candidate, step.timeout
-                else:
-                    self._changes.wait(version, max(0.0, step.until - now))
-
-    @staticmethod
-    def _count_failure(
-        way: Acquisition, candidate: Candidate, pool: RolePool[CT], failure: Exception
-    ) -> None:
-        host_pool = pool.pool(candidate.key)
-        if isinstance(failure, PoolClosed):
-            failure = pool.why(candidate) or failure
-        if isinstance(failure, TooManyRequests):
-            way.exhausted(candidate, str(failure), refused=True)
-        elif isinstance(failure, PoolTimeout) and host_pool is not None and host_pool.exhausted:
-            way.exhausted(candidate, host_pool.detail())
-        else:
-            way.failed(candidate, failure)
-
-    def _check_usable(self) -> None:
-        if self._inherited:
-            raise RouterClosed(
-                f"{self!r} was opened before this process was forked: its connections belong to the parent; "
-                "make a router in the child, after the fork",
-                topology=self.topology,
-            )
-        if self._state == _NEW:
-            raise RouterClosed(f"{self!r} was never opened: use open() or a with statement")
-        if self._state != _OPEN:
-            raise RouterClosed(f"{self!r} is closed", topology=self.topology)
-        if self._loop is not loop_identity():
-            raise RouteError(f"{self!r} belongs to another event loop: open one router in each loop")
-
-    def _keep(self) -> None:
-        """Close the pools of hosts that lost their role, as soon as they do, and log what happens.
-
-        Here, for a log handler is the user's code, which the monitor's thread never calls.
-        """
-        while self._state in (_OPEN, _CLOSING):
-            version = self._changes.version
-            for pool in self._pools.values():
-                try:
-                    pool.reconcile(self._watch.topology)
-                except Exception:
-                    # A fault here must not leave the pools of a host that lost its role open.
-                    with contextlib.suppress(Exception):
-                        logger.exception("closing pools failed")
-            while self._told:
-                event = self._told.popleft()
-                with contextlib.suppress(Exception):
-                    logger.log(event.level, "%s", event.text)
-            self._changes.wait(version, 60.0)
-
-    def _on_snapshot(self, old: Topology, topology: Topology, events: tuple[Event, ...]) -> None:
-        """Take a new snapshot; called in the monitor's thread."""
-        doomed = [(key, old.by_key[key].address, why) for key, why in forsaken(old, topology).items()]
-        doomed += [
-            (key, topology.by_key[key].address, why)
-            for key, why in hopeless(topology, self._plan.probe, time.monotonic()).items()
-        ]
-        for key, address, reason in doomed:
-            events = (*events, *self._abort(key, address, reason, topology.at))
-        if events or routes(old) != routes(topology):
-            self._changes.notify()
-        self._tell(events)
-
-    def _abort(self, key: HostKey, address: str | None, reason: str, at: float) -> tuple[Event, ...]:
-        count = sum(pool.abort(key, address) for pool in self._pools.values())
-        text = f"aborted {count} sessions: {reason}"
-        return (Event(EventKind.SESSIONS_ABORTED, at, key, text),) if count else ()
-
-    def _tell(self, events: tuple[Event, ...]) -> None:
-        if events:
-            self._told.extend(events)
-            self._dispatcher.put(events)
-
-    def _sessions_at(self, key: HostKey, address: str | None) -> int:
-        """Return the sessions in flight at an address; called in the monitor's thread, as the next one."""
-        return sum(pool.in_use_at(key, address) for pool in self._pools.values())
-
-    def _abort_and_tell(self, key: HostKey, address: str | None, reason: str) -> None:
-        self._tell(self._abort(key, address, reason, time.monotonic()))
-        self._changes.notify()
-
-    def _after_fork(self) -> None:
-        """Mark the copy in a forked child as unusable; nothing of it is touched."""
-        if self._state in (_OPEN, _CLOSING):
-            self._inherited = True
-            self._state = _CLOSED
-
-
-def _listener(router: Router[Any]) -> Callable[[Topology, Topology, tuple[Event, ...]], None]:
-    """Return a listener that does not keep the router alive."""
-    reference = weakref.ref(router)
-
-    def listen(old: Topology, new: Topology, events: tuple[Event, ...]) -> None:
-        alive = reference()
-        if alive is not None:
-            alive._on_snapshot(old, new, events)
-
-    return listen
-
-
-def _keepers_of_sessions(
-    router: Router[Any],
-) -> tuple[Callable[[HostKey, str | None], int], Callable[[HostKey, str | None, str], None]]:
-    """Return what counts the sessions in flight at an address, and what aborts them; likewise."""
-    reference = weakref.ref(router)
-
-    def count(key: HostKey, address: str | None) -> int:
-        alive = reference()
-        return 0 if alive is None else alive._sessions_at(key, address)
-
-    def abort(key: HostKey, address: str | None, reason: str) -> None:
-        alive = reference()
-        if alive is not None:
-            alive._abort_and_tell(key, address, reason)
-
-    return count, abort
+        self._engine.check_usable()
+        self._engine.watch.forget_timeline()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import inspect
 import math
 from types import CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import psycopg
 from psycopg.rows import tuple_row
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import timedelta
 
-    from pgroute._sync.router import Router
-    from pgroute.core.plan import Plan
+    from pgroute._sync.engine import Engine
     from pgroute.core.request import Request
     from pgroute.core.retry import RetryPolicy
 
@@ -38,7 +37,7 @@ T = TypeVar("T")
 class Runner(Generic[CT]):
     """The part of a router that runs whole transactions."""
 
-    _plan: Plan
+    _engine: Engine[CT]
     _longest = 0.0
 
     def run(
@@ -196,8 +195,8 @@ class Runner(Generic[CT]):
     def _request(self, role: object, **options: Any) -> Request:
         return get_request(
             role,
-            reader_attrs=self._plan.reader_attrs,
-            reader_read_only=self._plan.reader.read_only,
+            reader_attrs=self._engine.plan.reader_attrs,
+            reader_read_only=self._engine.plan.reader.read_only,
             **options,
         )
 
@@ -205,12 +204,11 @@ class Runner(Generic[CT]):
         self, request: Request, retry: RetryPolicy | None, timeout: float | None, key: str | None = None
     ) -> Attempts[CT]:
         check_policy(retry)
-        router = cast("Router[CT]", self)
-        return Attempts(router, request, retry or self._plan.retry, timeout, key)
+        return Attempts(self._engine, request, retry or self._engine.plan.retry, timeout, key)
 
     def _note_limit(self, retry: RetryPolicy | None, timeout: float | None) -> None:
         check_policy(retry)
-        limit = (retry or self._plan.retry).limit(timeout)
+        limit = (retry or self._engine.plan.retry).limit(timeout)
         self._longest = max(self._longest, math.inf if limit is None else limit)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from pgroute._sync.router import Router
+    from pgroute._sync.engine import Engine
     from pgroute.core.roles import Role
 
     Block = AbstractContextManager[psycopg.Transaction]
@@ -48,12 +48,12 @@ class Session(Generic[CT]):
         psycopg.ProgrammingError: on leaving, a command was still running, or a two-phase transaction was prepared.
     """
 
-    __slots__ = ("_attrs", "_conn", "_role", "_router", "_timeout")
+    __slots__ = ("_attrs", "_conn", "_engine", "_role", "_timeout")
 
     def __init__(
-        self, router: Router[CT], attrs: SessionAttrs, role: Role, timeout: float | None
+        self, engine: Engine[CT], attrs: SessionAttrs, role: Role, timeout: float | None
     ) -> None:
-        self._router = router
+        self._engine = engine
         self._attrs = attrs
         self._role = role
         self._timeout = timeout
@@ -68,7 +68,7 @@ class Session(Generic[CT]):
     def __enter__(self) -> CT:
         if self._conn is not None:
             raise RuntimeError("this session is in use already; ask the router for another")
-        self._conn = conn = self._router._acquire(self._attrs, self._role, self._timeout)
+        self._conn = conn = self._engine.acquire(self._attrs, self._role, self._timeout)
         return conn
 
     def __exit__(
@@ -76,32 +76,32 @@ class Session(Generic[CT]):
     ) -> None:
         conn, self._conn = self._conn, None
         assert conn is not None
-        if self._router._inherited:
+        if self._engine.inherited:
             # A forked child shares the socket with its parent, whose session goes on: nothing may be sent.
             if exc is None:
-                self._router._check_usable()
+                self._engine.check_usable()
             return
         pool = conn._pgroute.pool  # type: ignore[attr-defined]
         try:
             if exc is not None:
-                _roll_back(self._router, conn, exc, read_write=self._attrs is SessionAttrs.READ_WRITE)
+                _roll_back(self._engine, conn, exc, read_write=self._attrs is SessionAttrs.READ_WRITE)
             elif (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
                 try:
                     conn.commit()
                 except BaseException as failure:
-                    _commit_failed(self._router, conn, failure)
+                    _commit_failed(self._engine, conn, failure)
                     raise
             else:
-                _end(self._router, conn, status=status)
+                _end(self._engine, conn, status=status)
             if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
-                _tell_unconfirmed(self._router, conn, exc)
+                _tell_unconfirmed(self._engine, conn, exc)
         finally:
             pool.putconn(conn)
-            if self._router._closing:
-                self._router._changes.notify()
+            if self._engine.closing:
+                self._engine.changes.notify()
 
 
-def _commit_failed(router: Router[CT], conn: CT, failure: BaseException) -> None:
+def _commit_failed(engine: Engine[CT], conn: CT, failure: BaseException) -> None:
     """Raise what a failed COMMIT means; return where the failure itself says it."""
     key = conn._pgroute.pool.key  # type: ignore[attr-defined]
     if not isinstance(failure, psycopg.Error):
@@ -111,40 +111,40 @@ def _commit_failed(router: Router[CT], conn: CT, failure: BaseException) -> None
     if not conn.closed:
         return
     may_write = not conn.read_only
-    _evidence(router, conn, failure, committing=may_write)
+    _evidence(engine, conn, failure, committing=may_write)
     if may_write:
         text = f"the connection to {key} was lost during COMMIT: it may have been committed"
-        raise CommitUnknown(text, topology=router.topology) from failure
-    raise SessionLost(f"the connection to {key} was lost", topology=router.topology) from failure
+        raise CommitUnknown(text, topology=engine.topology) from failure
+    raise SessionLost(f"the connection to {key} was lost", topology=engine.topology) from failure
 
 
 def _lost_early(
-    router: Router[Any], conn: psycopg.Connection[Any], exc: psycopg.Error, doing: str
+    engine: Engine[Any], conn: psycopg.Connection[Any], exc: psycopg.Error, doing: str
 ) -> SessionLost:
     """Return what it means that a connection was lost in a statement of the router's own, before COMMIT."""
     key = conn._pgroute.pool.key  # type: ignore[attr-defined]
     return SessionLost(
         f"the connection to {key} was lost {doing}, nothing was committed: {one_line(str(exc))}",
-        topology=router.topology,
+        topology=engine.topology,
         rerun_safe=True,
     )
 
 
-def _tell_unconfirmed(router: Router[CT], conn: CT, exc: BaseException | None) -> None:
+def _tell_unconfirmed(engine: Engine[CT], conn: CT, exc: BaseException | None) -> None:
     key = conn._pgroute.pool.key  # type: ignore[attr-defined]
     if exc is not None:
         exc.add_note(f"{key} committed before that, and no synchronous standby has confirmed it")
         return
     raise CommitUnknown(
-        f"{key} committed locally, but no synchronous standby has confirmed it", topology=router.topology
+        f"{key} committed locally, but no synchronous standby has confirmed it", topology=engine.topology
     )
 
 
-def _end(router: Router[CT], conn: CT, block: Block | None = None, *, status: int) -> None:
+def _end(engine: Engine[CT], conn: CT, block: Block | None = None, *, status: int) -> None:
     """End a session in which there is nothing to commit, or that cannot.
 
     Args:
-        router: whose.
+        engine: of the router.
         conn: the connection.
         block: the router's transaction().
         status: of the transaction, as it was before the connection was found to be lost: UNKNOWN since.
@@ -154,19 +154,19 @@ def _end(router: Router[CT], conn: CT, block: Block | None = None, *, status: in
         raise psycopg.ProgrammingError("the body closed its connection: nothing was committed")
     if status == INTRANS or (status == UNKNOWN and block is not None):
         conn.close()
-        router._watch.kick(lease.pool.key)
+        engine.watch.kick(lease.pool.key)
         raise SessionLost(
             f"the connection to {lease.pool.key} was lost before COMMIT was sent: nothing of the transaction "
             "was committed",
-            topology=router.topology,
+            topology=engine.topology,
         )
     if status == UNKNOWN:
         conn.close()
-        router._watch.kick(lease.pool.key)
+        engine.watch.kick(lease.pool.key)
         raise SessionLost(
             f"the connection to {lease.pool.key} was lost within the session, and the error was not passed on: "
             "what the body itself committed last may or may not be there, nothing else is",
-            topology=router.topology,
+            topology=engine.topology,
             may_have_committed=not conn.read_only,
         )
     if status == INERROR:
@@ -187,7 +187,7 @@ def _end(router: Router[CT], conn: CT, block: Block | None = None, *, status: in
 
 
 def _roll_back(
-    router: Router[CT],
+    engine: Engine[CT],
     conn: CT,
     exc: BaseException,
     *,
@@ -195,7 +195,7 @@ def _roll_back(
     block: Block | None = None,
 ) -> None:
     if isinstance(exc, psycopg.Error):
-        _evidence(router, conn, exc, read_write=read_write)
+        _evidence(engine, conn, exc, read_write=read_write)
     status = conn.pgconn.transaction_status
     if status in (INTRANS, INERROR):
         _quietly_roll_back(conn, block, exc)
@@ -227,7 +227,7 @@ def _quietly_roll_back(
 
 
 def _evidence(
-    router: Router[CT],
+    engine: Engine[CT],
     conn: CT,
     exc: psycopg.Error,
     *,
@@ -237,6 +237,6 @@ def _evidence(
     """Have the host probed at once if the error says something of it, and not of one that it was before."""
     pool = conn._pgroute.pool  # type: ignore[attr-defined]
     fault = session_fault(exc, closed=conn.closed, committing=committing, read_write=read_write)
-    host = router.topology.host(pool.key)
+    host = engine.topology.host(pool.key)
     if fault.host_suspect and host is not None and host.generation == pool.generation:
-        router._watch.kick(pool.key, fresh=fault.fresh)
+        engine.watch.kick(pool.key, fresh=fault.fresh)

@@ -31,7 +31,7 @@ from pgroute.errors import RouteError
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from pgroute._sync.router import Router
+    from pgroute._sync.engine import Engine
     from pgroute._sync.session import Block
     from pgroute.core.request import Request
     from pgroute.core.retry import Course
@@ -62,9 +62,9 @@ class Attempt(Generic[CT]):
         "_block",
         "_conn",
         "_course",
+        "_engine",
         "_key",
         "_request",
-        "_router",
         "_split",
         "_transaction",
         "_wait",
@@ -73,9 +73,9 @@ class Attempt(Generic[CT]):
     )
 
     def __init__(
-        self, router: Router[CT], request: Request, course: Course, key: str | None = None
+        self, engine: Engine[CT], request: Request, course: Course, key: str | None = None
     ) -> None:
-        self._router = router
+        self._engine = engine
         self._request = request
         self._course = course
         self._key = key
@@ -110,11 +110,11 @@ class Attempt(Generic[CT]):
     def __enter__(self) -> CT:
         if self._conn is not None or self.ended:
             raise RuntimeError("an attempt can be used once: take the next from the iterator")
-        _refuse_nested(self._router, self._request, self._key)
+        _refuse_nested(self._engine, self._request, self._key)
         while True:
             try:
                 left = self._course.left(time.monotonic())
-                conn = self._router._acquire(self._request.attrs, self._request.role, left)
+                conn = self._engine.acquire(self._request.attrs, self._request.role, left)
             except psycopg.Error as exc:
                 self.ended = True
                 self._course.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
@@ -131,7 +131,7 @@ class Attempt(Generic[CT]):
                 self._around = _around.get()
                 _around.set(self)
                 return conn
-            pause(self._router, seconds)
+            pause(self._engine, seconds)
 
     def bounded(self, conn: psycopg.Connection[Any], *, least: float = 0.0, grace: float = 0.0) -> Bound:
         """Return a block in which the connection is cut when the time that the call was given is over.
@@ -191,10 +191,10 @@ class Attempt(Generic[CT]):
             seconds = None
             if isinstance(exc, psycopg.Error):
                 fault = session_fault(exc, closed=conn.closed, read_write=self._request.read_write)
-                _roll_back(self._router, conn, exc, read_write=self._request.read_write)
+                _roll_back(self._engine, conn, exc, read_write=self._request.read_write)
                 error = exc
                 if fault.kind is FaultKind.LOST:
-                    error = _lost_early(self._router, conn, exc, "in BEGIN")
+                    error = _lost_early(self._engine, conn, exc, "in BEGIN")
                 seconds = self._next(error, fault, Phase.BEGIN)
                 if seconds is None and error is not exc:
                     self.ended = True
@@ -214,10 +214,10 @@ class Attempt(Generic[CT]):
         assert conn is not None
         self.ended = True
         _around.set(self._around)
-        if self._router._inherited:
+        if self._engine.inherited:
             # A forked child shares the socket with its parent, whose session goes on: nothing may be sent.
             if exc is None:
-                self._router._check_usable()
+                self._engine.check_usable()
             return False
         self._watch_no_more(conn)
         try:
@@ -230,8 +230,8 @@ class Attempt(Generic[CT]):
 
     def _give_back(self, conn: CT) -> None:
         conn._pgroute.pool.putconn(conn)  # type: ignore[attr-defined]
-        if self._router._closing:
-            self._router._changes.notify()
+        if self._engine.closing:
+            self._engine.changes.notify()
 
     def _commit(self, conn: CT) -> bool:
         block = self._block
@@ -249,15 +249,15 @@ class Attempt(Generic[CT]):
                     with self.bounded(conn, least=LEAST_COMMIT):
                         block.__exit__(None, None, None)
                 except BaseException as failure:
-                    _commit_failed(self._router, conn, failure)
+                    _commit_failed(self._engine, conn, failure)
                     lost = conn.closed
                     if conn.pgconn.transaction_status:
                         conn.close()  # the body left another transaction() of its own open
                     raise
             else:
-                _end(self._router, conn, block, status=status)
+                _end(self._engine, conn, block, status=status)
             if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
-                _tell_unconfirmed(self._router, conn, None)
+                _tell_unconfirmed(self._engine, conn, None)
         except psycopg.Error as failure:
             fault = end_fault(failure, phase, lost=lost, read_write=self._request.read_write)
             if not self._failed(failure, fault, phase):
@@ -282,7 +282,7 @@ class Attempt(Generic[CT]):
                 exc.rerun_safe = False
             conn.close()
             return False
-        _roll_back(self._router, conn, exc, read_write=read_write, block=self._block)
+        _roll_back(self._engine, conn, exc, read_write=read_write, block=self._block)
         if isinstance(exc, psycopg.Rollback) and exc.transaction in (None, self._transaction):
             return True
         return self._failed(exc, fault, Phase.BODY)
@@ -321,12 +321,12 @@ def _committed(cursor: object) -> bool:
     return any(result.command_status == b"COMMIT" for result in results)
 
 
-def _refuse_nested(router: Router[Any], request: Request, key: str | None) -> None:
+def _refuse_nested(engine: Engine[Any], request: Request, key: str | None) -> None:
     """Refuse what would be committed on its own within a body that may be run again, or wait for that body itself."""
     writes = request.role is Role.WRITER and not request.read_only
     around = _around.get()
     while around is not None:
-        if not around.ended and around._router is router:
+        if not around.ended and around._engine is engine:
             if key is not None and around._key == key:
                 raise psycopg.ProgrammingError(
                     f"run(once={key!r}) within its own body: it would wait for itself"
@@ -340,12 +340,12 @@ def _refuse_nested(router: Router[Any], request: Request, key: str | None) -> No
         around = around._around
 
 
-def pause(router: Router[Any], seconds: float) -> None:
+def pause(engine: Engine[Any], seconds: float) -> None:
     """Wait, unless the router is closed meanwhile."""
     until = time.monotonic() + seconds
-    while not router._closing and not router._inherited:
-        version = router._changes.version
+    while not engine.closing and not engine.inherited:
+        version = engine.changes.version
         left = until - time.monotonic()
         if left <= 0:
             return
-        router._changes.wait(version, left)
+        engine.changes.wait(version, left)

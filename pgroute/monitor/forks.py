@@ -8,25 +8,26 @@ from typing import Any
 
 
 class Forks:
-    """The routers of this process. In a child they are marked, and kept for ever: nothing of them may be finalized.
+    """What runs behind the routers of this process. In a child it is marked, and kept for ever, with the routers:
+    nothing of it may be finalized.
 
     Their sockets, threads and loop are the parent's; a finalizer that closed one would end the parent's session.
     """
 
     def __init__(self) -> None:
-        self._routers: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._engines: weakref.WeakSet[Any] = weakref.WeakSet()
         self._kept: list[Any] = []
         os.register_at_fork(after_in_child=self._in_child)
 
-    def register(self, router: Any) -> None:
-        """Have the router's `_after_fork` called in each forked child."""
-        self._routers.add(router)
+    def register(self, engine: Any) -> None:
+        """Have its `after_fork` called in each forked child."""
+        self._engines.add(engine)
 
     def _in_child(self) -> None:
-        self._kept.extend(self._routers)
-        self._routers = weakref.WeakSet()
-        for router in self._kept:
-            router._after_fork()
+        self._kept.extend(self._engines)
+        self._engines = weakref.WeakSet()
+        for engine in self._kept:
+            engine.after_fork()
 
 
 forked = Forks()

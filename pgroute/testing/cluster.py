@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from .binaries import find_server
 from .errors import ClusterError, ClusterTimeout
-from .node import POLL, USER, Node
+from .node import Node
 from .ports import same_port
 from .sandbox import Sandbox
+from .server import POLL, USER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -17,7 +17,8 @@ from tests.aio.conftest import Proxied
 from tests.batching import Ground, ground_of
 from tests.support import AsyncBackground, async_call, async_eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 AsyncConnection = psycopg.AsyncConnection[Any]
 
@@ -134,8 +135,15 @@ async def test_a_finished_job_is_not_reported_before_the_standby_has_it(pair: Pr
             assert (await running.result()).rows == 30
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("kind", ["items", "keyset"])
+@pytest.mark.parametrize(
+    ("kind", "workers"),
+    [
+        ("items", 1),
+        ("keyset", 4),
+        pytest.param("items", 4, marks=pytest.mark.long),
+        pytest.param("keyset", 1, marks=pytest.mark.long),
+    ],
+)
 async def test_a_job_goes_on_through_a_crash_and_a_promotion(trio: Proxied, kind: str, workers: int) -> None:
     count = 4000
     reached = threading.Event()

@@ -20,7 +20,8 @@ from pgroute.testing import LocalCluster
 from tests.batching import Ground, ground_of, start_process
 from tests.support import AsyncBackground, async_call, async_eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 AsyncConnection = psycopg.AsyncConnection[Any]
 
@@ -129,7 +130,7 @@ async def test_a_source_that_fails_ends_the_run_and_not_the_items(ground: Ground
     assert ground.seen() == [*range(1000)]
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 3])
 async def test_a_killed_process_has_applied_whole_chunks(ground: Ground, workers: int) -> None:
     arguments = (ground.dsn, "j", 20000, 20, workers)
     for least in (50, 200):

@@ -14,7 +14,8 @@ from tests.aio.conftest import Proxied
 from tests.aio.workload import QUICK, Account, keep_reading, keep_writing, make_table
 from tests.support import AsyncBackground, async_call, async_eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 FELT = 0.3
 """Seconds for which the fault lasts before the router is closed: more than a probe's timeout."""

@@ -28,7 +28,8 @@ from tests.aio.workload import (
 )
 from tests.support import AsyncBackground, async_call, async_eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 DEAF: dict[str, Callable[[FaultProxy], object]] = {
     "before the connect": lambda proxy: proxy.hang(),

@@ -12,7 +12,8 @@ import pytest
 from pgroute.testing import LocalCluster
 from tests.support import async_call
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,7 +15,8 @@ from pgroute.testing import LocalCluster, Node
 from tests.aio.workload import QUICK, key, make_table, numbers, primary, read, state, write
 from tests.support import AsyncBackground, async_call, async_eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 def freeze_and_promote(cluster: LocalCluster) -> tuple[Node, Node, float]:

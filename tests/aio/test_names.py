@@ -25,7 +25,8 @@ from tests.aio.naming import (
 from tests.names.nameserver import NameServer
 from tests.support import AsyncBackground, async_call, async_eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from tests.aio.conftest import Proxied
 from tests.aio.counting import Increment, call_once, counted, set_up, terminate, waiting
 from tests.support import AsyncBackground, async_call, async_eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 Fate = Literal["lost with the primary", "received by the standbys"]
 FATES: tuple[Fate, ...] = ("lost with the primary", "received by the standbys")

@@ -15,7 +15,8 @@ from tests.aio.conftest import Proxied
 from tests.aio.counting import KEY, Increment, call_once, counted, terminate, waiting
 from tests.support import AsyncBackground, async_call, async_eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 AT_COMMIT: dict[str, dict[str, Any]] = {
     "before the server has it": {"pattern": b"COMMIT", "after_forwarding": False},

@@ -15,7 +15,8 @@ from pgroute.testing import FaultProxy, LocalCluster
 from tests.aio.workload import Account, keep_writing, make_table, write
 from tests.support import AsyncBackground, async_call, async_eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 OFF = "SET default_transaction_read_only = off"
 

@@ -23,7 +23,8 @@ from pgroute.testing import LocalCluster, Node, available_versions
 from tests.aio.workload import key, read, state
 from tests.support import AsyncBackground, async_call, async_eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 PATIENCE = 2.0
 """Seconds for which sessions that cannot be had are asked for."""
@@ -306,7 +307,7 @@ async def test_one_host_whose_certificate_is_not_trusted_is_rarely_tried_leaves_
         await recovered(router, refusing, refusals, begun_at)
 
 
-@pytest.mark.parametrize("doubt", [0.5, 0.0])
+@pytest.mark.parametrize("doubt", [pytest.param(0.5, marks=pytest.mark.long), 0.0])
 async def test_a_database_dropped_under_busy_callers_costs_hardly_a_refused_login_at_each_host(
     mended: LocalCluster, monkeypatch: pytest.MonkeyPatch, doubt: float
 ) -> None:

@@ -14,7 +14,8 @@ from pgroute.testing import LocalCluster
 from tests.aio.workload import key, make_table, numbers, read, state, write
 from tests.support import AsyncBackground, async_call, async_eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 LATE = 5.0
 """Seconds within which a server stops that nobody holds up."""

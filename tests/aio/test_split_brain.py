@@ -12,7 +12,8 @@ from pgroute.testing import LocalCluster, Node
 from tests.aio.workload import QUICK, key, make_table, numbers, primary, read, state, write
 from tests.support import async_call, async_eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ async def test_a_split_brain_goes_on_while_one_of_the_two_refuses_logins(split) 
     async with AsyncRouter(cluster.dsn.replace("postgres@", "app@")) as router:
         await split_seen(router)
         await async_call(third.execute, "ALTER ROLE app NOLOGIN")
-        router._watch.kick(key(third), fresh=True)  # as the renewal of the probe connection does
+        router._engine.watch.kick(key(third), fresh=True)  # as the renewal of the probe connection does
         await async_eventually(lambda: state(router, third) is HostState.REJECTED)
         with pytest.raises(SplitBrainError):
             await write(router, 1, timeout=2.0)

@@ -21,7 +21,8 @@ from tests import support
 from tests.aio.workload import key, make_table, read, state, write
 from tests.support import AsyncBackground, async_call, async_eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 class Hold:

@@ -12,7 +12,8 @@ from pgroute.testing import FaultProxy, LocalCluster, Node
 from tests.aio.workload import Account, keep_reading, keep_writing, make_table, numbers, primary, write
 from tests.support import AsyncBackground, async_call, async_eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 def switch_over(cluster: LocalCluster) -> tuple[Node, Node, float]:

@@ -45,6 +45,7 @@ def test_nothing_acknowledged_is_lost_and_nobody_is_misled() -> None:
     assert max(row.timeline for row in result.history.rows) == 4
 
 
+@pytest.mark.long
 def test_without_synchronous_replication_only_the_servers_lose() -> None:
     script = (
         Step(1, 0.2, Crash("kill", promoted=0.3, held=(1, 2), lag=0.3, frozen=0, back=0.0)),

@@ -131,7 +131,10 @@ FAULTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(fault, marks=() if fault == "split-brain" else pytest.mark.long) for fault in FAULTS],
+)
 def test_every_fault_is_played_to_its_end(temporary, fault):
     face = ["--async"] if fault in ("freeze", "replica-loss") else []
     with start(temporary, "--fault", fault, "--duration", "4", *face) as demo:

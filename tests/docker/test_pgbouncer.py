@@ -21,7 +21,7 @@ from tests.docker.conftest import ports_free, project, put_application
 from tests.docker.containers import docker, until
 from tests.docker.load import UNDER_WAY, Figures, Load, judge
 from tests.docker.pooled_worker import OPTIONS
-from tests.docker.test_primary_replica import NODES, Cluster
+from tests.docker.primary_replica import NODES, Cluster
 from tests.support import Background
 
 BOUNCERS = tuple(f"bouncer{number}:6432" for number in (1, 2, 3))
@@ -134,7 +134,7 @@ def settle(
     load.end()
     history = load.history(cluster.whole())
     judge(history)
-    record += load.figures(fault, history, at=at, host=host, since=since)
+    record += load.figures(f"pgbouncer: {fault}", history, at=at, host=host, since=since)
     told = [end for end in history.ended.values() if end.error]
     patient = [end for end in told if Style.of(writer_of(end.id)[1]).timeout > outage]
     assert {end.error for end in patient} <= {"pgroute.CommitUnknown"}

@@ -221,7 +221,7 @@ async def test_the_loss_of_the_old_address_is_noticed_at_once_though_the_new_one
                 )
                 os.kill(pid, signal.SIGSTOP)
                 stopped_at = time.monotonic()
-                [watcher] = router._watch._watchers.values()
+                [watcher] = router._engine.watch._watchers.values()
                 await async_eventually(lambda: watcher._asked_at > stopped_at)
             await async_call(old.kill)
             # Far from the 15 s that the new one may take.

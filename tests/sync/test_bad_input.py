@@ -273,7 +273,14 @@ def test_a_refused_login_is_told_for_each_host_in_time_and_rarely_tried(
     assert time.monotonic() - opened_at < 4.5
     assert counted == [1, 1, 1], "at most one attempt in 5 s at each host, probe and pools together"
     shown += [repr(router), str(router.topology), repr(router.topology)]
-    shown += [repr(router.stats()), repr(router.get_stats()), repr(router._plan), repr(vars(router))]
+    shown += [
+        repr(router.stats()),
+        repr(router.get_stats()),
+        repr(router._engine.plan),
+        repr(vars(router)),
+        repr(vars(router._engine)),
+        repr(vars(router._engine._keeper)),
+    ]
     router.close()
     shown += [everything(error) for error in errors]
     shown += [str(event) + repr(event) for event in events]
@@ -303,7 +310,7 @@ def test_a_password_refused_to_a_pool_only_is_rarely_tried_and_not_shown(
         errors = [caller.result() for caller in callers]
     counted = call(attempts, guarded.primary)
     shown = [everything(error) for error in errors]
-    shown += [repr(router), repr(router._plan), repr(router.topology)]
+    shown += [repr(router), repr(router._engine.plan), repr(router.topology)]
     router.close()
     shown += [record.getMessage() + repr(vars(record)) for record in caplog.records]
     assert all("password authentication failed" in everything(error) for error in errors)

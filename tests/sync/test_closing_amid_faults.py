@@ -14,7 +14,7 @@ from tests.sync.conftest import Proxied
 from tests.sync.workload import QUICK, Account, keep_reading, keep_writing, make_table
 from tests.support import Background, call, eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 FELT = 0.3
 """Seconds for which the fault lasts before the router is closed: more than a probe's timeout."""

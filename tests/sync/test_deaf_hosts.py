@@ -29,7 +29,7 @@ from tests.sync.workload import (
 )
 from tests.support import Background, call, eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 DEAF: dict[str, Callable[[FaultProxy], object]] = {
     "before the connect": lambda proxy: proxy.hang(),

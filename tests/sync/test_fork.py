@@ -13,7 +13,7 @@ import pytest
 from pgroute.testing import LocalCluster
 from tests.support import call
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 ROOT = Path(__file__).parents[2]
 

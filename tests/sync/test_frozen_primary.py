@@ -16,7 +16,7 @@ from pgroute.testing import LocalCluster, Node
 from tests.sync.workload import QUICK, key, make_table, numbers, primary, read, state, write
 from tests.support import Background, call, eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 def freeze_and_promote(cluster: LocalCluster) -> tuple[Node, Node, float]:

@@ -26,7 +26,7 @@ from tests.sync.naming import (
 from tests.names.nameserver import NameServer
 from tests.support import Background, call, eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 @pytest.fixture

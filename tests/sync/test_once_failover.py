@@ -16,7 +16,7 @@ from tests.sync.conftest import Proxied
 from tests.sync.counting import Increment, call_once, counted, set_up, terminate, waiting
 from tests.support import Background, call, eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 Fate = Literal["lost with the primary", "received by the standbys"]
 FATES: tuple[Fate, ...] = ("lost with the primary", "received by the standbys")

@@ -16,7 +16,7 @@ from tests.sync.conftest import Proxied
 from tests.sync.counting import KEY, Increment, call_once, counted, terminate, waiting
 from tests.support import Background, call, eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 AT_COMMIT: dict[str, dict[str, Any]] = {
     "before the server has it": {"pattern": b"COMMIT", "after_forwarding": False},

@@ -17,7 +17,7 @@ from pgroute.testing import LocalCluster, Node
 from tests.sync.workload import key, make_table, read, state, write
 from tests.support import Background, call, eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 def stop_all(cluster: LocalCluster) -> None:

@@ -16,7 +16,7 @@ from pgroute.testing import FaultProxy, LocalCluster
 from tests.sync.workload import Account, keep_writing, make_table, write
 from tests.support import Background, call, eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 OFF = "SET default_transaction_read_only = off"
 

@@ -14,7 +14,7 @@ from pgroute.testing import LocalCluster
 from tests.gate import Gate
 from tests.support import eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 RDS_PROXY = "Feature not supported: RDS Proxy currently doesn\u2019t support command-line options."
 KNOWN = [

@@ -31,7 +31,7 @@ from tests import support
 from tests.sync.workload import key, read, state
 from tests.support import Background, call, eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 ONE = PoolOptions(max_size=1)
 """Every session gets the same connection."""
@@ -254,11 +254,11 @@ def test_writers_leave_a_pool_that_connects_to_a_frozen_host_at_once(pgroute_clu
             if now.primary is not None and now.primary.key == key(new):
                 shown.append(time.monotonic())
 
-        router._watch.listeners.append(listen)
+        router._engine.watch.listeners.append(listen)
         call(old.freeze)
         try:
             writers = [background.start(served, router) for _ in range(3)]
-            eventually(lambda: router._pools[Role.WRITER].pool(key(old)))
+            eventually(lambda: router._engine.pools[Role.WRITER].pool(key(old)))
             call(new.promote)
             ends = [writer.result() for writer in writers]
         finally:

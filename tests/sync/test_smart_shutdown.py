@@ -14,7 +14,7 @@ from pgroute.testing import LocalCluster
 from tests.sync.workload import key, make_table, numbers, read, state, write
 from tests.support import Background, call, eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 LATE = 5.0
 """Seconds within which a server stops that nobody holds up."""

@@ -13,7 +13,7 @@ from pgroute.testing import LocalCluster, Node
 from tests.sync.workload import QUICK, key, make_table, numbers, primary, read, state, write
 from tests.support import call, eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_split_brain_goes_on_while_one_of_the_two_refuses_logins(split) -> Non
     with Router(cluster.dsn.replace("postgres@", "app@")) as router:
         split_seen(router)
         call(third.execute, "ALTER ROLE app NOLOGIN")
-        router._watch.kick(key(third), fresh=True)  # as the renewal of the probe connection does
+        router._engine.watch.kick(key(third), fresh=True)  # as the renewal of the probe connection does
         eventually(lambda: state(router, third) is HostState.REJECTED)
         with pytest.raises(SplitBrainError):
             write(router, 1, timeout=2.0)

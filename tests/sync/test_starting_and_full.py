@@ -21,7 +21,7 @@ from tests import support
 from tests.sync.workload import key, make_table, read, state, write
 from tests.support import Background, call, eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 class Hold:

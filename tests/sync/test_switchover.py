@@ -13,7 +13,7 @@ from pgroute.testing import FaultProxy, LocalCluster, Node
 from tests.sync.workload import Account, keep_reading, keep_writing, make_table, numbers, primary, write
 from tests.support import Background, call, eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 def switch_over(cluster: LocalCluster) -> tuple[Node, Node, float]:

@@ -1078,6 +1078,7 @@ def test_forked_process_leaves_the_proxy_to_its_parent(proxy: FaultProxy, server
     assert works(server.pair(proxy))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_forked_process_has_nothing_of_the_proxy_whenever_it_forks(proxy: FaultProxy, server: Server) -> None:
     done = threading.Event()

@@ -31,6 +31,7 @@ from pgroute.testing import (
     find_server,
 )
 from pgroute.testing.account import EXECUTE, READ, Account, server_account
+from tests.conftest import EACH_VERSION, VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from pgroute.testing import Node
 
 ROOT = Path(__file__).parents[2]
-VERSIONS = sorted({server.major for server in available_versions()})
 
 
 def eventually(condition: Callable[[], object], what: str, *, timeout: float = 10.0) -> None:
@@ -91,7 +91,7 @@ def hangs(node: Node) -> bool:
         return True
 
 
-@pytest.fixture(params=VERSIONS, scope="module")
+@pytest.fixture(params=EACH_VERSION, scope="module")
 def version(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
@@ -449,13 +449,14 @@ def test_nothing_is_left_when_the_python_process_is_ended(sig: signal.Signals) -
 
 def test_ctrl_c_does_not_reach_the_servers() -> None:
     code = """
-        import signal, threading
+        import signal, time
         from pgroute.testing import LocalCluster
-        interrupted = threading.Event()
-        signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+        interrupted = []  # an Event whose wait() is just beginning would lock out the handler's set()
+        signal.signal(signal.SIGINT, lambda *_: interrupted.append(1))
         with LocalCluster(0) as cluster:
             print("ready", flush=True)
-            interrupted.wait()
+            while not interrupted:
+                time.sleep(0.01)
             print(cluster.primary.execute("SELECT 1"), flush=True)
     """
     with run_python(code, start_new_session=True) as child:

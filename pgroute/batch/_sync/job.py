@@ -77,7 +77,7 @@ class BatchJob:
             source,
             chunk_size=chunk_size,
             workers=workers,
-            most_workers=router._plan.writer.options.max_size,
+            most_workers=router._engine.plan.writer.options.max_size,
             on_error=on_error,
             retry=retry,
         )

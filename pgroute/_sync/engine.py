@@ -1,0 +1,270 @@
+# Generated from pgroute/_async/engine.py by .ci/unasync.py: edit that file, not this one.
+"""What runs behind a router: the watch on its hosts, the pools of both roles, the way of a session to one."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, Generic
+
+import psycopg
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+
+from psycopg_pool.abc import CT
+
+from pgroute._acompat import Changes, Lock, blocking, loop_identity
+from pgroute._sync.keeper import Keeper
+from pgroute._sync.pools import RolePool
+from pgroute._sync.session import _quietly_roll_back
+from pgroute.core.options import check_number
+from pgroute.core.roles import Role, SessionAttrs
+from pgroute.core.routing import Acquisition, GiveUp, Try, first_choice, patience
+from pgroute.core.stats import RouterStats
+from pgroute.errors import RouteError, RouterClosed
+from pgroute.monitor.bars import Bars
+from pgroute.monitor.cluster import ClusterWatch
+from pgroute.monitor.dispatch import Dispatcher
+from pgroute.monitor.forks import forked
+
+if TYPE_CHECKING:
+    from pgroute._sync.router import Router
+    from pgroute.core.balance import Candidate
+    from pgroute.core.plan import Plan
+    from pgroute.core.topology import Topology
+
+_NEW, _OPEN, _CLOSING, _CLOSED = "new", "open", "closing", "closed"
+
+
+class Engine(Generic[CT]):
+    """All of a router but its face.
+
+    Args:
+        plan: what the router was told.
+        connection_class: of the connections.
+        router: whose; errors show it. An open one is kept alive, for only `close()` ends what runs here.
+
+    Attributes:
+        plan: as given.
+        watch: on the hosts.
+        pools: by role.
+        changes: notified of whatever may end a wait for a session; from `open()` on.
+        dispatcher: of events to subscribers.
+        state: "new", "open", "closing" or "closed".
+        closing: an open router is being closed, or was: sessions that end are waited for.
+        inherited: this is the copy in a forked child, whose connections are the parent's.
+    """
+
+    changes: Changes
+
+    def __init__(self, plan: Plan, connection_class: type[CT], router: Router[CT]) -> None:
+        self.plan = plan
+        self.watch = ClusterWatch(
+            plan.dsn.hosts,
+            plan.probe_params,
+            plan.probe,
+            plan.rules,
+            resolver=plan.resolver,
+            mode=plan.addresses,
+        )
+        bars = Bars()
+        others = bars.twin() if plan.same_login else Bars()
+        self.pools = {
+            Role.WRITER: RolePool(plan.writer, connection_class, self.watch, bars),
+            Role.READER: RolePool(plan.reader, connection_class, self.watch, others),
+        }
+        self.dispatcher = Dispatcher()
+        self.closing = False
+        self.inherited = False
+        self.state = _NEW
+        self._router = router
+        self._rng = random.Random()
+        self._loop: object = None
+        self._opening = Lock()
+        self._keeper: Keeper | None = None
+        forked.register(self)
+
+    @property
+    def running(self) -> bool:
+        """Whether the pools are to be kept in step with the hosts."""
+        return self.state in (_OPEN, _CLOSING)
+
+    @property
+    def topology(self) -> Topology:
+        """What is known of the hosts now."""
+        return self.watch.topology
+
+    def stats(self) -> RouterStats:
+        """Return the counters by role and host."""
+        return RouterStats(
+            self.pools[Role.WRITER].stats(), self.pools[Role.READER].stats(), self.dispatcher.dropped
+        )
+
+    def open(self) -> None:
+        """Begin to watch the hosts, unless that was done before.
+
+        Raises:
+            RouterClosed: the router was closed.
+            RouteError: it was opened in another event loop.
+        """
+        with self._opening:
+            if self.state == _NEW and not self.inherited:
+                self._loop = loop_identity()
+                self.changes = Changes()
+                self.state = _OPEN
+                self._keeper = Keeper(self)
+                self._keeper.start(self._router.name)
+        self.check_usable()
+
+    def close(self, timeout: float) -> None:
+        """End everything; sessions in flight have that many seconds, then they are aborted."""
+        if self.inherited:
+            self.state = _CLOSED
+            return
+        if self.state == _NEW:
+            self.state = _CLOSED
+        if self.state != _OPEN:
+            return
+        self.state, self.closing = _CLOSING, True
+        self.changes.notify()
+        try:
+            self._finish_sessions(timeout)
+        finally:
+            self.state = _CLOSED
+            self.changes.notify()
+            try:
+                blocking(self.watch.stop)
+            finally:
+                if self._keeper is not None:
+                    self._keeper.join(2.0)
+                for pool in self.pools.values():
+                    pool.join(2.0)
+                blocking(self.dispatcher.close)
+
+    def _finish_sessions(self, timeout: float) -> None:
+        for pool in self.pools.values():
+            pool.close()
+        until = time.monotonic() + timeout
+        while True:
+            version = self.changes.version
+            left = until - time.monotonic()
+            if not sum(pool.in_use for pool in self.pools.values()):
+                return
+            if left <= 0:
+                for pool in self.pools.values():
+                    pool.abort_all()
+                return
+            self.changes.wait(version, left)
+
+    def acquire(self, attrs: SessionAttrs, role: Role, timeout: float | None) -> CT:
+        """Return a connection to a host that has these attributes, from the pools of the role.
+
+        Args:
+            attrs: which hosts are accepted.
+            role: whose pools.
+            timeout: seconds to wait for one; 0: what is ready now; None: acquire_timeout.
+
+        Raises:
+            ConfigError: the timeout is no number of seconds.
+            NoHostAvailable, PoolExhausted, SplitBrainError: none could be had in time.
+            RouterClosed: the router is not open.
+            RouteError: it was opened in another event loop.
+        """
+        if self.state != _OPEN or self._loop is not loop_identity():
+            self.check_usable()
+        if timeout is None:
+            timeout = self.plan.acquire_timeout
+        else:
+            check_number("timeout", timeout)
+        start = time.monotonic()
+        plan = self.plan
+        pool = self.pools[role]
+        way: Acquisition | None = None
+        topology = self.watch.topology
+        candidate = topology.only.get(attrs) or first_choice(
+            topology, attrs, plan.policy, self._rng, pool.load
+        )
+        seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
+        while True:
+            failure: Exception | None = None
+            if candidate is not None:
+                try:
+                    host_pool = pool.ready(candidate) or pool.open(candidate, topology)
+                    return host_pool.getconn(seconds)
+                except (PoolTimeout, PoolClosed, TooManyRequests, psycopg.OperationalError) as exc:
+                    failure = exc
+            if way is None:
+                way = Acquisition(
+                    attrs, plan.policy, self._rng, deadline=start + timeout, timeout=timeout, role=role.value
+                )
+            if candidate is not None and failure is not None:
+                _count_failure(way, candidate, pool, failure)
+            candidate = None
+            while candidate is None:
+                if self.state != _OPEN:
+                    self.check_usable()
+                now = time.monotonic()
+                version = self.changes.version
+                topology = self.watch.topology
+                step = way.step(topology, now, pool.load)
+                if isinstance(step, GiveUp):
+                    raise step.error
+                if isinstance(step, Try):
+                    candidate, seconds = step.candidate, step.timeout
+                else:
+                    self.changes.wait(version, max(0.0, step.until - now))
+
+    def release(self, conn: CT) -> None:
+        """Take back a connection; a transaction still open is rolled back.
+
+        Raises:
+            ValueError: it is not a connection taken from this router.
+        """
+        if self.inherited:
+            self.check_usable()
+        lease = getattr(conn, "_pgroute", None)
+        if lease is None or lease.pool._watch is not self.watch or conn not in lease.pool.out:
+            raise ValueError(f"not a connection taken from {self._router!r}: {conn!r}")
+        try:
+            if conn.closed:
+                self.watch.kick(lease.pool.key)
+            elif conn.pgconn.transaction_status:
+                _quietly_roll_back(conn)
+        finally:
+            lease.pool.putconn(conn)
+            if self.closing:
+                self.changes.notify()
+
+    def check_usable(self) -> None:
+        """Raise the error of a router that cannot be used here and now, if it is one."""
+        if self.inherited:
+            raise RouterClosed(
+                f"{self._router!r} was opened before this process was forked: its connections belong to the parent; "
+                "make a router in the child, after the fork",
+                topology=self.topology,
+            )
+        if self.state == _NEW:
+            raise RouterClosed(f"{self._router!r} was never opened: use open() or a with statement")
+        if self.state != _OPEN:
+            raise RouterClosed(f"{self._router!r} is closed", topology=self.topology)
+        if self._loop is not loop_identity():
+            raise RouteError(f"{self._router!r} belongs to another event loop: open one router in each loop")
+
+    def after_fork(self) -> None:
+        """Mark the copy in a forked child as unusable; nothing of it is touched."""
+        if self.running:
+            self.inherited = True
+            self.state = _CLOSED
+
+
+def _count_failure(
+    way: Acquisition, candidate: Candidate, pool: RolePool[CT], failure: Exception
+) -> None:
+    host_pool = pool.pool(candidate.key)
+    if isinstance(failure, PoolClosed):
+        failure = pool.why(candidate) or failure
+    if isinstance(failure, TooManyRequests):
+        way.exhausted(candidate, str(failure), refused=True)
+    elif isinstance(failure, PoolTimeout) and host_pool is not None and host_pool.exhausted:
+        way.exhausted(candidate, host_pool.detail())
+    else:
+        way.failed(candidate, failure)

@@ -1,0 +1,250 @@
+"""One PostgreSQL server on this machine: start, stop, crash, freeze and ask it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+from . import processes
+from .errors import ClusterError, ClusterTimeout
+from .ports import HOST, Port
+from .query import run_query
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from .sandbox import Sandbox
+
+USER = "postgres"
+POLL = 0.01  # seconds
+STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
+
+
+class Server:
+    """A server in a folder of its own, primary or standby as its files say; `Node` documents the attributes."""
+
+    port: int
+
+    def __init__(
+        self,
+        name: str,
+        sandbox: Sandbox,
+        *,
+        dbname: str,
+        at: tuple[str, Port] | None = None,
+    ) -> None:
+        self.name = name
+        self.host: str = HOST if at is None else at[0]
+        self.dbname = dbname
+        self.data_dir: Path = sandbox.folder / name
+        self.log_path: Path = sandbox.folder / f"{name}.log"
+        self._sandbox = sandbox
+        self._process: subprocess.Popen[bytes] | None = None
+        self._frozen = False
+        self._shares_port = at is not None
+        if at is None:
+            self.take_port()
+        else:
+            self._keep(at[1])
+
+    def __repr__(self) -> str:
+        state = "frozen" if self.frozen else "running" if self.running else "stopped"
+        return f"<{type(self).__name__} {self.name} {self.host}:{self.port} {state}>"
+
+    @property
+    def conninfo(self) -> str:
+        """A conninfo for this server alone, as superuser."""
+        return f"host={self.host} port={self.port} user={USER} dbname={self.dbname}"
+
+    @property
+    def socket_dir(self) -> Path | None:
+        """The directory of the server's Unix socket; None when its path would be too long, or the ports are one."""
+        return None if self._shares_port else self._sandbox.socket_folder
+
+    @property
+    def pid(self) -> int | None:
+        """The postmaster's process id; None when it does not run."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    @property
+    def running(self) -> bool:
+        """Whether the postmaster exists, frozen or not."""
+        return self.pid is not None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether `freeze()` is in effect."""
+        return self._frozen and self.running
+
+    def log(self) -> str:
+        """Return all that the server has written to its log."""
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    def start(self, *, wait: bool = True, timeout: float = 30.0) -> None:
+        """Start the server as what its files say it is: an old primary comes back as a primary.
+
+        Args:
+            wait: return when it accepts connections.
+            timeout: seconds for that.
+
+        Raises:
+            ClusterError: it runs already, or does not start.
+        """
+        if self.running:
+            raise ClusterError(f"{self.name} runs already")
+        sockets = self.socket_dir
+        settings = {
+            "listen_addresses": self.host,
+            "port": str(self.port),
+            "cluster_name": self.name,
+            "unix_socket_directories": "" if sockets is None else str(sockets),
+        }
+        self._frozen = False
+        args = ["-D", str(self.data_dir)]
+        for name, value in settings.items():
+            args += ["-c", f"{name}={value}"]
+        self._process = self._sandbox.spawn("postgres", args, self.log_path)
+        if wait:
+            self.wait_ready(timeout=timeout)
+
+    def wait_ready(self, *, timeout: float = 30.0) -> None:
+        """Return when the server accepts connections.
+
+        Args:
+            timeout: seconds.
+        """
+        self._wait(self._ready, timeout, "accept connections")
+
+    def stop(self, mode: Literal["smart", "fast", "immediate"] = "fast", *, timeout: float = 30.0) -> None:
+        """Shut down and wait for the end; nothing happens when the server is stopped already.
+
+        Args:
+            mode: "smart" waits for clients to go, "fast" ends their sessions, "immediate" crashes: the next start
+                recovers.
+            timeout: seconds.
+
+        Raises:
+            ValueError: another mode.
+            ClusterError: it is frozen, and would not notice.
+        """
+        if mode not in STOP_SIGNALS:
+            raise ValueError(f"mode must be one of {', '.join(STOP_SIGNALS)}, not {mode!r}")
+        if self.frozen:
+            raise ClusterError(f"{self.name} is frozen: thaw() or kill() it")
+        process = self._process
+        if process is None:
+            return
+        process.send_signal(STOP_SIGNALS[mode])
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise ClusterTimeout(self._failure(f"did not stop ({mode}) within {timeout} s")) from None
+        if mode == "immediate":
+            self._end()
+
+    def kill(self) -> None:
+        """SIGKILL the postmaster and all its children, frozen or not: a crash of the machine. The files
+        stay.
+        """
+        self._end()
+
+    def freeze(self, *, postmaster_only: bool = False) -> None:
+        """SIGSTOP the server: it answers nothing, while the kernel keeps its connections and accepts new ones
+        for it.
+
+        Args:
+            postmaster_only: the sessions there are go on, and new ones hang.
+
+        Raises:
+            ClusterError: it does not run.
+        """
+        if self._process is None or not self.running:
+            raise ClusterError(f"{self.name} does not run")
+        self._frozen = True
+        self._process.send_signal(signal.SIGSTOP)
+        if not postmaster_only:
+            processes.freeze(self.data_dir, self._sandbox.bindir)
+
+    def thaw(self) -> None:
+        """Let a frozen server go on; nothing happens to another."""
+        if self.running:
+            processes.send(signal.SIGCONT, self.data_dir, self._sandbox.bindir)
+        self._frozen = False
+
+    def execute(
+        self, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None, *, timeout: float = 30.0
+    ) -> list[tuple[Any, ...]]:
+        """Run one statement in a session of its own with autocommit, and return the rows ([] if it has none).
+
+        Args:
+            sql: the statement.
+            params: for it, as in psycopg.
+            timeout: seconds for the answer.
+
+        Raises:
+            psycopg.Error: the server's error.
+            ClusterError: the server does not run or is frozen.
+            ClusterTimeout: the answer took longer; the session is cut off, so the statement may or may not be done.
+        """
+        if not self.running or self.frozen:
+            raise ClusterError(
+                self._failure("cannot execute: it is frozen" if self.frozen else "does not run")
+            )
+        try:
+            return run_query(f"{self.conninfo} hostaddr={self.host}", sql, params, timeout)
+        except TimeoutError as error:
+            raise ClusterTimeout(self._failure(f"gave {error}")) from error
+
+    def take_port(self) -> None:
+        """Reserve a port for this server, a new one if it has one. Only before anybody knows the old one."""
+        self._keep(Port())
+
+    def _keep(self, port: Port) -> None:
+        self._sandbox.ports.append(port)
+        self.port = port.number
+
+    def _end(self) -> None:
+        """Make sure that no process of this server is left."""
+        processes.end(self.data_dir, self._sandbox.bindir)
+        if self._process is not None:
+            if self._process.poll() is None:
+                self._process.kill()
+            self._process.wait(10)
+        self._process, self._frozen = None, False
+
+    def _ready(self) -> bool:
+        """Whether the lock file of this very process says so (line 8; "standby" is one with hot_standby
+        off).
+        """
+        try:
+            lines = (self.data_dir / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() in ("ready", "standby")
+
+    def _wait_true(self, expression: str, timeout: float, goal: str) -> None:
+        import psycopg
+
+        def condition() -> bool:
+            try:
+                return bool(self.execute(f"SELECT {expression}", timeout=timeout)[0][0])
+            except psycopg.OperationalError:  # it is about to end, or restarts its sessions
+                return False
+
+        self._wait(condition, timeout, goal)
+
+    def _wait(self, condition: Callable[[], bool], timeout: float, goal: str) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if not self.running:
+                raise ClusterError(self._failure(f"ended and did not {goal}"))
+            if time.monotonic() > deadline:
+                raise ClusterTimeout(self._failure(f"did not {goal} within {timeout} s"))
+            time.sleep(POLL)
+
+    def _failure(self, what: str) -> str:
+        tail = "\n".join(self.log().splitlines()[-20:])
+        return f"{self.name} {what}; the end of its log:\n{tail}"
