@@ -44,8 +44,8 @@ CHAPTERS = (
     Chapter(
         "Testing",
         "pgroute.testing",
-        "LocalCluster Node FaultProxy Trap ServerBinaries available_versions find_server ClusterError ClusterTimeout"
-        " ServerNotFound",
+        "LocalCluster Template Node FaultProxy Trap ServerBinaries available_versions find_server"
+        " ClusterError ClusterTimeout ServerNotFound",
     ),
 )
 FIXTURES = "pgroute.testing.plugin"
@@ -54,6 +54,7 @@ NOT_FOR_USERS = {
     "Attempts": "unknown",
     "Node": "configure_standby take_port",
     "Role": "parse",
+    "Template": "fill",
     "SessionAttrs": "parse accepts pool",
     "Topology": "start",
     "Trap": "do pattern count forwards spring miss hit in_force disarm",

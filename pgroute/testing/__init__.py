@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .flow import Trap
     from .node import Node
     from .proxy import FaultProxy
+    from .template import Template
 
 __all__ = [
     "ClusterError",
@@ -20,6 +21,7 @@ __all__ = [
     "Node",
     "ServerBinaries",
     "ServerNotFound",
+    "Template",
     "Trap",
     "available_versions",
     "find_server",
@@ -33,6 +35,7 @@ _HOMES = {
     "Node": "node",
     "ServerBinaries": "binaries",
     "ServerNotFound": "errors",
+    "Template": "template",
     "Trap": "flow",
     "available_versions": "binaries",
     "find_server": "binaries",

@@ -12,6 +12,7 @@ from .node import Node
 from .ports import same_port
 from .sandbox import Sandbox
 from .server import POLL, USER
+from .template import make_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from .binaries import ServerBinaries
+    from .template import Template
 
 SETTINGS = {
     "fsync": "off",  # only the operating system's crash could tell
@@ -54,6 +56,7 @@ class LocalCluster:
         dbname: the database in the DSN, made if need be.
         addresses: of loopback, one for each node ("127.0.0.2", "127.0.0.3", ...), all with one port then, as hosts
             behind a name have; `standbys` follows from them. Linux.
+        template: whose files the nodes begin with, so that they need not be made: in an entered `Template`.
         timeout: seconds for each step of the start.
 
     Attributes:
@@ -74,6 +77,7 @@ class LocalCluster:
         settings: Mapping[str, str] | None = None,
         dbname: str = "postgres",
         addresses: Sequence[str] = (),
+        template: Template | None = None,
         timeout: float = 60.0,
     ) -> None:
         if addresses:
@@ -82,7 +86,10 @@ class LocalCluster:
             raise ValueError(f"standbys must be at least {int(synchronous)}, not {standbys}")
         if not dbname.isidentifier() or not dbname.isascii():
             raise ValueError(f"dbname must be a plain name, not {dbname!r}")
-        self.server: ServerBinaries = find_server(version)
+        self.server: ServerBinaries = find_server(version) if template is None else template.server
+        if template is not None and version is not None and find_server(version) != template.server:
+            raise ValueError(f"version must be that of the template, {self.server.version}, not {version!r}")
+        self._template = template
         self.dbname = dbname
         self._count = 1 + standbys
         self._settings = dict(SETTINGS)
@@ -246,11 +253,10 @@ class LocalCluster:
             standby.wait_streaming(primary, timeout=self._timeout)
 
     def _make_files(self, sandbox: Sandbox, node: Node) -> None:
-        options = f"-U {USER} -A trust -E UTF8 --locale=C -k --no-sync --no-instructions".split()
-        # SIGKILL of initdb, too, leaves nothing in /dev/shm; older ones cannot be told.
-        if self.server.major >= 16:
-            options += ["-c", "dynamic_shared_memory_type=mmap"]
-        sandbox.run("initdb", "-D", node.data_dir, *options, timeout=self._timeout)
+        if self._template is None:
+            make_files(sandbox, self.server.major, node.data_dir, self._timeout)
+        else:
+            self._template.fill(sandbox, node.data_dir, self._timeout)
         with (node.data_dir / "postgresql.conf").open("a") as config:
             config.writelines(f"{name} = '{_quote(value)}'\n" for name, value in self._settings.items())
         # One start alone records max_connections and its like, which a standby compares, in the control file.

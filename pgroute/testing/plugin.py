@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from .cluster import LocalCluster
     from .proxy import Endpoint, FaultProxy
+    from .template import Template
 
 
 class ClusterFactory(Protocol):
@@ -32,26 +33,41 @@ def pgroute_cluster_options() -> dict[str, Any]:
     return {}
 
 
+@pytest.fixture(scope="session")
+def pgroute_template(pgroute_cluster_options: dict[str, Any]) -> Iterator[Template]:
+    """The files of new servers of the version in the options, with which the clusters of the fixtures begin."""
+    from .template import Template
+
+    with Template(pgroute_cluster_options.get("version")) as template:
+        yield template
+
+
 @pytest.fixture
-def pgroute_cluster(pgroute_cluster_options: dict[str, Any]) -> Iterator[LocalCluster]:
+def pgroute_cluster(
+    pgroute_cluster_options: dict[str, Any], pgroute_template: Template
+) -> Iterator[LocalCluster]:
     """A fresh primary with two standbys for each test, which may break it as it likes."""
     from .cluster import LocalCluster
 
-    with LocalCluster(**pgroute_cluster_options) as cluster:
+    with LocalCluster(**{"template": pgroute_template, **pgroute_cluster_options}) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
-def pgroute_shared_cluster(pgroute_cluster_options: dict[str, Any]) -> Iterator[LocalCluster]:
+def pgroute_shared_cluster(
+    pgroute_cluster_options: dict[str, Any], pgroute_template: Template
+) -> Iterator[LocalCluster]:
     """A cluster for the whole run, for tests that leave the nodes as they are."""
     from .cluster import LocalCluster
 
-    with LocalCluster(**pgroute_cluster_options) as cluster:
+    with LocalCluster(**{"template": pgroute_template, **pgroute_cluster_options}) as cluster:
         yield cluster
 
 
 @pytest.fixture
-def pgroute_cluster_factory(pgroute_cluster_options: dict[str, Any]) -> Iterator[ClusterFactory]:
+def pgroute_cluster_factory(
+    pgroute_cluster_options: dict[str, Any], pgroute_template: Template
+) -> Iterator[ClusterFactory]:
     """A function that makes clusters inside a test: call it with the options of `LocalCluster`."""
     from .cluster import LocalCluster
 
@@ -59,6 +75,8 @@ def pgroute_cluster_factory(pgroute_cluster_options: dict[str, Any]) -> Iterator
 
         def make(standbys: int = 2, **options: Any) -> LocalCluster:
             merged: dict[str, Any] = {**pgroute_cluster_options, "standbys": standbys, **options}
+            if "version" not in options:
+                merged.setdefault("template", pgroute_template)
             return stack.enter_context(LocalCluster(**merged))
 
         yield make

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from pgroute.testing import FaultProxy, LocalCluster, Node
+from pgroute.testing import FaultProxy, LocalCluster, Node, Template
 from tests.aio.counting import clear, set_up
 
 
 @pytest.fixture(scope="session")
-def lasting_cluster() -> Iterator[LocalCluster]:
+def lasting_cluster(pgroute_template: Template) -> Iterator[LocalCluster]:
     """Give the cluster itself; tests ask for `mended`."""
-    with LocalCluster() as cluster:
+    with LocalCluster(template=pgroute_template) as cluster:
         yield cluster
 
 

@@ -27,6 +27,7 @@ from pgroute.testing import (
     ClusterTimeout,
     LocalCluster,
     ServerNotFound,
+    Template,
     available_versions,
     find_server,
 )
@@ -97,9 +98,9 @@ def version(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def cluster(version: int) -> Iterator[LocalCluster]:
+def cluster(version: int, templates: dict[int, Template]) -> Iterator[LocalCluster]:
     """A fresh cluster for a test that changes it."""
-    with LocalCluster(version=version) as cluster:
+    with LocalCluster(template=templates[version]) as cluster:
         cluster.primary.execute("CREATE TABLE t (i int)")
         cluster.catch_up()
         yield cluster
