@@ -44,7 +44,7 @@ CHAPTERS = (
     Chapter(
         "Testing",
         "pgroute.testing",
-        "LocalCluster Template Node FaultProxy Trap ServerBinaries available_versions find_server"
+        "LocalCluster InitdbCache Node FaultProxy Trap ServerBinaries available_versions find_server"
         " ClusterError ClusterTimeout ServerNotFound",
     ),
 )
@@ -52,9 +52,9 @@ FIXTURES = "pgroute.testing.plugin"
 NOT_FOR_USERS = {
     "Attempt": "again ended whole left decided bounded",
     "Attempts": "unknown",
+    "InitdbCache": "fill",
     "Node": "configure_standby take_port",
     "Role": "parse",
-    "Template": "fill",
     "SessionAttrs": "parse accepts pool",
     "Topology": "start",
     "Trap": "do pattern count forwards spring miss hit in_force disarm",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pgroute.testing import LocalCluster, Template, available_versions
+from pgroute.testing import InitdbCache, LocalCluster, available_versions
 
 VERSIONS = sorted({server.major for server in available_versions()})
 """PostgreSQL majors: those of the wheel and those of the system."""
@@ -51,33 +51,26 @@ def temporary() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.fixture(scope="session")
-def templates() -> Iterator[dict[int, Template]]:
-    """The files of new servers, by version."""
-    with contextlib.ExitStack() as stack:
-        yield {major: stack.enter_context(Template(major)) for major in VERSIONS}
-
-
 @pytest.fixture(params=EACH_VERSION, ids=lambda major: f"pg{major}")
-def cluster(request: pytest.FixtureRequest, templates: dict[int, Template]) -> Iterator[LocalCluster]:
+def cluster(request: pytest.FixtureRequest, pgroute_initdb_cache: InitdbCache) -> Iterator[LocalCluster]:
     """A fresh primary with two standbys of each version, which the test may break as it likes."""
-    with LocalCluster(template=templates[request.param]) as cluster:
+    with LocalCluster(version=request.param, cache=pgroute_initdb_cache) as cluster:
         yield cluster
         assert_no_backends(cluster)
 
 
 @pytest.fixture
-def any_cluster(pgroute_template: Template) -> Iterator[LocalCluster]:
+def any_cluster(pgroute_initdb_cache: InitdbCache) -> Iterator[LocalCluster]:
     """A fresh primary with two standbys of the newest version, to break where the version does not matter."""
-    with LocalCluster(template=pgroute_template) as cluster:
+    with LocalCluster(cache=pgroute_initdb_cache) as cluster:
         yield cluster
         assert_no_backends(cluster)
 
 
 @pytest.fixture
-def synchronous_cluster(pgroute_template: Template) -> Iterator[LocalCluster]:
+def synchronous_cluster(pgroute_initdb_cache: InitdbCache) -> Iterator[LocalCluster]:
     """A fresh primary whose commits wait for one of its two standbys, to break."""
-    with LocalCluster(synchronous=True, template=pgroute_template) as cluster:
+    with LocalCluster(synchronous=True, cache=pgroute_initdb_cache) as cluster:
         yield cluster
         assert_no_backends(cluster)
 

@@ -9,19 +9,19 @@ if TYPE_CHECKING:
     from .cluster import LocalCluster
     from .errors import ClusterError, ClusterTimeout, ServerNotFound
     from .flow import Trap
+    from .initdb import InitdbCache
     from .node import Node
     from .proxy import FaultProxy
-    from .template import Template
 
 __all__ = [
     "ClusterError",
     "ClusterTimeout",
     "FaultProxy",
+    "InitdbCache",
     "LocalCluster",
     "Node",
     "ServerBinaries",
     "ServerNotFound",
-    "Template",
     "Trap",
     "available_versions",
     "find_server",
@@ -31,11 +31,11 @@ _HOMES = {
     "ClusterError": "errors",
     "ClusterTimeout": "errors",
     "FaultProxy": "proxy",
+    "InitdbCache": "initdb",
     "LocalCluster": "cluster",
     "Node": "node",
     "ServerBinaries": "binaries",
     "ServerNotFound": "errors",
-    "Template": "template",
     "Trap": "flow",
     "available_versions": "binaries",
     "find_server": "binaries",

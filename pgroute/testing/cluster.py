@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from .binaries import find_server
 from .errors import ClusterError, ClusterTimeout
+from .initdb import make_files
 from .node import Node
 from .ports import same_port
 from .sandbox import Sandbox
 from .server import POLL, USER
-from .template import make_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from .binaries import ServerBinaries
-    from .template import Template
+    from .initdb import InitdbCache
 
 SETTINGS = {
     "fsync": "off",  # only the operating system's crash could tell
@@ -56,7 +56,7 @@ class LocalCluster:
         dbname: the database in the DSN, made if need be.
         addresses: of loopback, one for each node ("127.0.0.2", "127.0.0.3", ...), all with one port then, as hosts
             behind a name have; `standbys` follows from them. Linux.
-        template: whose files the nodes begin with, so that they need not be made: in an entered `Template`.
+        cache: where initdb's work is found, or kept for the next cluster; an `InitdbCache` in use.
         timeout: seconds for each step of the start.
 
     Attributes:
@@ -77,7 +77,7 @@ class LocalCluster:
         settings: Mapping[str, str] | None = None,
         dbname: str = "postgres",
         addresses: Sequence[str] = (),
-        template: Template | None = None,
+        cache: InitdbCache | None = None,
         timeout: float = 60.0,
     ) -> None:
         if addresses:
@@ -86,10 +86,7 @@ class LocalCluster:
             raise ValueError(f"standbys must be at least {int(synchronous)}, not {standbys}")
         if not dbname.isidentifier() or not dbname.isascii():
             raise ValueError(f"dbname must be a plain name, not {dbname!r}")
-        self.server: ServerBinaries = find_server(version) if template is None else template.server
-        if template is not None and version is not None and find_server(version) != template.server:
-            raise ValueError(f"version must be that of the template, {self.server.version}, not {version!r}")
-        self._template = template
+        self.server: ServerBinaries = find_server(version)
         self.dbname = dbname
         self._count = 1 + standbys
         self._settings = dict(SETTINGS)
@@ -98,6 +95,7 @@ class LocalCluster:
             self._settings["synchronous_standby_names"] = f"ANY 1 ({names})"
         self._settings |= settings or {}
         self._addresses = tuple(addresses)
+        self._cache = cache
         self._timeout = timeout
         self._nodes: tuple[Node, ...] = ()
         self._sandbox: Sandbox | None = None
@@ -153,7 +151,7 @@ class LocalCluster:
         """Make and start the nodes; return when every standby streams.
 
         Raises:
-            ClusterError: it is started already, or a server failed: then with its log.
+            ClusterError: it is started already, its cache is not in use, or a server failed: then with its log.
         """
         if self._sandbox is not None:
             raise ClusterError("the cluster is started already")
@@ -253,10 +251,8 @@ class LocalCluster:
             standby.wait_streaming(primary, timeout=self._timeout)
 
     def _make_files(self, sandbox: Sandbox, node: Node) -> None:
-        if self._template is None:
-            make_files(sandbox, self.server.major, node.data_dir, self._timeout)
-        else:
-            self._template.fill(sandbox, node.data_dir, self._timeout)
+        fill = make_files if self._cache is None else self._cache.fill
+        fill(self.server, sandbox, node.data_dir, self._timeout)
         with (node.data_dir / "postgresql.conf").open("a") as config:
             config.writelines(f"{name} = '{_quote(value)}'\n" for name, value in self._settings.items())
         # One start alone records max_connections and its like, which a standby compares, in the control file.

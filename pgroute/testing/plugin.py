@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .cluster import LocalCluster
+    from .initdb import InitdbCache
     from .proxy import Endpoint, FaultProxy
-    from .template import Template
 
 
 class ClusterFactory(Protocol):
@@ -34,50 +34,48 @@ def pgroute_cluster_options() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def pgroute_template(pgroute_cluster_options: dict[str, Any]) -> Iterator[Template]:
-    """The files of new servers of the version in the options, with which the clusters of the fixtures begin."""
-    from .template import Template
+def pgroute_initdb_cache() -> Iterator[InitdbCache]:
+    """Where the clusters of the fixtures find the work of initdb."""
+    from .initdb import InitdbCache
 
-    with Template(pgroute_cluster_options.get("version")) as template:
-        yield template
+    with InitdbCache() as cache:
+        yield cache
 
 
 @pytest.fixture
 def pgroute_cluster(
-    pgroute_cluster_options: dict[str, Any], pgroute_template: Template
+    pgroute_cluster_options: dict[str, Any], pgroute_initdb_cache: InitdbCache
 ) -> Iterator[LocalCluster]:
     """A fresh primary with two standbys for each test, which may break it as it likes."""
     from .cluster import LocalCluster
 
-    with LocalCluster(**{"template": pgroute_template, **pgroute_cluster_options}) as cluster:
+    with LocalCluster(**{"cache": pgroute_initdb_cache, **pgroute_cluster_options}) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
 def pgroute_shared_cluster(
-    pgroute_cluster_options: dict[str, Any], pgroute_template: Template
+    pgroute_cluster_options: dict[str, Any], pgroute_initdb_cache: InitdbCache
 ) -> Iterator[LocalCluster]:
     """A cluster for the whole run, for tests that leave the nodes as they are."""
     from .cluster import LocalCluster
 
-    with LocalCluster(**{"template": pgroute_template, **pgroute_cluster_options}) as cluster:
+    with LocalCluster(**{"cache": pgroute_initdb_cache, **pgroute_cluster_options}) as cluster:
         yield cluster
 
 
 @pytest.fixture
 def pgroute_cluster_factory(
-    pgroute_cluster_options: dict[str, Any], pgroute_template: Template
+    pgroute_cluster_options: dict[str, Any], pgroute_initdb_cache: InitdbCache
 ) -> Iterator[ClusterFactory]:
     """A function that makes clusters inside a test: call it with the options of `LocalCluster`."""
     from .cluster import LocalCluster
 
+    always: dict[str, Any] = {"cache": pgroute_initdb_cache, **pgroute_cluster_options}
     with ExitStack() as stack:
 
         def make(standbys: int = 2, **options: Any) -> LocalCluster:
-            merged: dict[str, Any] = {**pgroute_cluster_options, "standbys": standbys, **options}
-            if "version" not in options:
-                merged.setdefault("template", pgroute_template)
-            return stack.enter_context(LocalCluster(**merged))
+            return stack.enter_context(LocalCluster(**{**always, "standbys": standbys, **options}))
 
         yield make
 

@@ -25,9 +25,9 @@ import pytest
 from pgroute.testing import (
     ClusterError,
     ClusterTimeout,
+    InitdbCache,
     LocalCluster,
     ServerNotFound,
-    Template,
     available_versions,
     find_server,
 )
@@ -98,9 +98,9 @@ def version(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def cluster(version: int, templates: dict[int, Template]) -> Iterator[LocalCluster]:
+def cluster(version: int, pgroute_initdb_cache: InitdbCache) -> Iterator[LocalCluster]:
     """A fresh cluster for a test that changes it."""
-    with LocalCluster(template=templates[version]) as cluster:
+    with LocalCluster(version=version, cache=pgroute_initdb_cache) as cluster:
         cluster.primary.execute("CREATE TABLE t (i int)")
         cluster.catch_up()
         yield cluster
