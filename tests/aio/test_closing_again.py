@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
+import asyncio  # async-only
 import contextlib
-import gc
+import gc  # async-only
 import logging
 import threading
 import time
@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from pgroute import AsyncRouter, Event, EventKind, PoolOptions, ProbeOptions, Role, RouterClosed
-from pgroute.monitor.thread import Monitor
+import pgroute  # async-only
+from pgroute import AsyncRouter, Event, EventKind, Role, RouterClosed
+from pgroute.monitor.thread import Monitor  # async-only
 from pgroute.testing import LocalCluster
-from tests.support import AsyncBackground, async_call, async_eventually
+from tests.support import AsyncBackground, async_eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -136,7 +137,7 @@ async def test_a_stuck_subscriber_is_not_waited_for_for_ever(shared: LocalCluste
 
 
 # async-only: begin
-QUICK = ProbeOptions(interval=0.05)
+QUICK = pgroute.ProbeOptions(interval=0.05)
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -153,7 +154,7 @@ async def test_a_router_that_is_not_closed_is_not_watched_for_when_its_loop_has_
         if kept:
             routers.append(router)
 
-    await async_call(asyncio.run, leave_open())
+    await asyncio.to_thread(asyncio.run, leave_open())
     gc.collect()
     await async_eventually(lambda: Monitor._current is None)
     await async_eventually(lambda: ours() == [])
@@ -165,7 +166,7 @@ async def test_a_router_that_is_not_closed_is_not_watched_for_when_its_loop_has_
 async def test_a_close_that_is_cancelled_at_any_await_leaves_nothing(
     shared: LocalCluster, awaits: int
 ) -> None:
-    router = AsyncRouter(shared.dsn, writer=PoolOptions(min_size=2))
+    router = AsyncRouter(shared.dsn, writer=pgroute.PoolOptions(min_size=2))
     await router.open(wait=True)
     await router.wait("reader")
     conn = await router.getconn("writer")

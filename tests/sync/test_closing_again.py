@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import time
 import contextlib
 import logging
 import threading
+import time
 from typing import Any
 
 import pytest
