@@ -75,7 +75,7 @@ async def test_a_router_that_was_never_opened_ends_its_subscribers(shared: Local
     router = AsyncRouter(shared.dsn)
     router.subscribe(print)
     await router.close()
-    assert ours() == []
+    await async_eventually(lambda: ours() == [])
 
 
 async def test_sessions_that_are_aborted_during_the_close_are_told_in_the_log(

@@ -72,7 +72,7 @@ def test_a_router_that_was_never_opened_ends_its_subscribers(shared: LocalCluste
     router = Router(shared.dsn)
     router.subscribe(print)
     router.close()
-    assert ours() == []
+    eventually(lambda: ours() == [])
 
 
 def test_sessions_that_are_aborted_during_the_close_are_told_in_the_log(
