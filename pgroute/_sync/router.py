@@ -271,11 +271,12 @@ class Router(Runner[CT]):
 
         Raises:
             ConfigError: *fn* is not callable.
+            RouterClosed: the router was opened before this process was forked.
         """
         given: object = fn
         if not callable(given) or inspect.iscoroutinefunction(given):
             raise ConfigError("fn", fn, "expected a callable that is no coroutine function")
-        return self._engine.dispatcher.subscribe(fn)
+        return self._engine.subscribe(fn)
 
     def forget_timeline(self) -> None:
         """Declare the highest timeline seen void, so that a primary on a lower one is accepted.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pgroute.core.arbitrate import Arbitration, Memory, Verdict, arbitrate
 from pgroute.core.balance import Candidate
 from pgroute.core.events import Event, changes
+from pgroute.core.frozen import FrozenDict
 from pgroute.core.hosts import (
     Answer,
     Facts,
@@ -98,8 +98,8 @@ class Topology:
     def start(cls, hosts: tuple[HostKey, ...], now: float, rules: Rules | None = None) -> Topology:
         """Return the snapshot in which nothing has been heard yet."""
         empty = cls(
-            (), None, (), frozenset(), 0, now, now, MappingProxyType({}), MappingProxyType({}), frozenset(),
-            MappingProxyType({}), (), Memory(), rules or Rules(),
+            (), None, (), frozenset(), 0, now, now, FrozenDict({}), FrozenDict({}), frozenset(),
+            FrozenDict({}), (), Memory(), rules or Rules(),
         )  # fmt: skip
         return _build(empty, tuple(Facts(k) for k in dict.fromkeys(hosts)), Memory(), now)
 
@@ -240,11 +240,11 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
         at=now,
         primary_lost_at=lost_at,
         candidates=candidates,
-        only=MappingProxyType(
+        only=FrozenDict(
             {attrs: groups[0][0] for attrs, groups in candidates.items() if groups and len(groups[0]) == 1}
         ),
         urgent=outcome.urgent,
-        by_key=MappingProxyType(by_key),
+        by_key=FrozenDict(by_key),
         _facts=facts,
         _memory=outcome.memory,
         _rules=rules,
@@ -327,6 +327,6 @@ def _candidates(
         for attrs in _ACCEPTING[h.role, h.read_only]:
             second = attrs is SessionAttrs.PREFER_STANDBY and h.role is HostRole.PRIMARY
             ranked[attrs].setdefault((tier, second, f.listing.priority), []).append(candidate)
-    return MappingProxyType(
+    return FrozenDict(
         {attrs: tuple(tuple(group) for _, group in sorted(ranks.items())) for attrs, ranks in ranked.items()}
     )

@@ -38,7 +38,8 @@ class ClusterWatch:
 
     `topology` may be read from any thread. The listeners are called in the monitor's thread with the snapshots before
     and after and what changed, and must not block: they wake waiters and fill queues. So are `sessions_at`, which tells
-    how many sessions are in flight at a host and address, and `abort`, which cuts them for a reason.
+    how many sessions are in flight at a host and address, `abort`, which cuts them for a reason, and `complain`, which
+    has a fault of ours logged: a log handler is the user's code.
 
     Args:
         entries: of the DSN, in its order.
@@ -64,6 +65,7 @@ class ClusterWatch:
         self.listeners: list[Callable[[Topology, Topology, tuple[Event, ...]], None]] = []
         self.sessions_at: Callable[[HostKey, str | None], int] = lambda *_: 0
         self.abort: Callable[[HostKey, str | None, str], object] = lambda *_: None
+        self.complain: Callable[[str, BaseException | None], None] = lambda *_: None
         self._entries = entries
         self._params = params
         self._resolver = resolver
@@ -78,19 +80,29 @@ class ClusterWatch:
         self._parting: set[asyncio.Task[None]] = set()
         self._notes: dict[HostKey, str] = {}
         self._had_primary = False
+        self._begun = False
         self._ended = False
         self._kicked_at: dict[HostKey, float] = {}
         self._heard_at: dict[HostKey, float] = {}
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Begin to watch.
+
+        Raises:
+            RuntimeError: the monitor's thread cannot be started.
+        """
         self._monitor = Monitor.attach(self)
 
     def stop(self) -> None:
         """Stop watching; returns when this router's share of the probe connections is closed."""
-        monitor, self._monitor = self._monitor, None
-        if monitor is not None:
-            monitor.detach(self)
+        if self._monitor is not None:
+            self._monitor.detach(self)
+            self._monitor = None
+
+    def leave(self) -> None:
+        """Stop watching soon; for a router that is gone without a close."""
+        if self._monitor is not None:
+            self._monitor.release(self)
 
     def kick(self, key: HostKey, *, fresh: bool = False) -> None:
         """Have a host probed at once, on a new connection if *fresh*; from any thread."""
@@ -116,6 +128,8 @@ class ClusterWatch:
     def begin(self, monitor: Monitor) -> None:
         """Join the watchers of the hosts; in the loop."""
         now = time.monotonic()
+        self._begun = True
+        self._ended = False
         self._home = monitor
         self._names = monitor.names(self._resolver)
         self.topology = Topology.start(self._entries, now, self.topology._rules)
@@ -123,6 +137,8 @@ class ClusterWatch:
 
     async def end(self, monitor: Monitor) -> None:
         """Leave the watchers; in the loop."""
+        if not self._begun:
+            return
         watchers, self._watchers = self._watchers, {}
         asked, self._questions = self._questions, ()
         self._ended = True
