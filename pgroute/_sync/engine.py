@@ -267,4 +267,4 @@ def _count_failure(
     elif isinstance(failure, PoolTimeout) and host_pool is not None and host_pool.exhausted:
         way.exhausted(candidate, host_pool.detail())
     else:
-        way.failed(candidate, failure)
+        way.failed(candidate, failure, in_use=pool.load(candidate.key))
