@@ -10,7 +10,9 @@ from psycopg_pool import PoolClosed
 
 from pgroute._acompat import AsyncLock
 from pgroute._async.hostpool import AsyncHostPool
+from pgroute.core.hosts import HostState
 from pgroute.core.stats import MEASURES, RoleStats, total
+from pgroute.monitor.bars import Barred
 
 if TYPE_CHECKING:
     from pgroute.core.balance import Candidate
@@ -83,6 +85,8 @@ class AsyncRolePool(Generic[CT]):
             if self._closed or host is None or (pool is not None and pool.generation > candidate.generation):
                 raise PoolClosed(f"{candidate.key} no longer serves as it did")
             self._bars.check(host)
+            if host.state is HostState.REJECTED and self._plan.as_probe:
+                raise Barred(host.reason)  # it serves with open connections, of which there are none here
             if pool is not None:
                 await self._retire(pool)
             pool = AsyncHostPool(self._plan, host, self._class, self._watch, self._bars)

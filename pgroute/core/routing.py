@@ -202,7 +202,9 @@ class Acquisition:
                 if h.key in full:
                     full[h.key] += f", and new ones are refused: {h.reason}"
                 elif in_use := self._short.get(h.key):
-                    full[h.key] = f"all {in_use} connections are in use, and new ones are refused: {h.reason}"
+                    full[h.key] = (
+                        f"all of its {in_use} connections are in use, and new ones are refused: {h.reason}"
+                    )
         cls: type[AcquireTimeout] = NoHostAvailable
         if full:
             cls = PoolExhausted
@@ -229,7 +231,7 @@ class Acquisition:
         if h.last_seen is None and h.state is HostState.DOWN:
             line += ", never answered"
         elif h.usable and h.state is HostState.REJECTED:
-            line += ", open connections serve on"
+            line += ", sessions on open connections alone"
         if h.reason:
             line += f": {h.reason}"
         elif h.key in self._causes:

@@ -65,7 +65,8 @@ SAMPLES = st.lists(st.tuples(st.floats(0.01, 50.0), st.integers(-3, 9)), min_siz
 def test_age_is_never_less_than_that_of_the_newest_position_replayed(steps, lsn, later):
     """Whatever is thinned out: a standby may look older than it is, and never younger."""
     at, position = 0.0, 100
-    trail, told = Trail(), []
+    trail = Trail()
+    told: list[tuple[float, int]] = []
     for seconds, grown in steps:
         at, position = at + seconds, max(0, position + grown)
         told = [(t, p) for t, p in told if p < position] + [(at, position)]
