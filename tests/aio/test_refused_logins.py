@@ -42,6 +42,7 @@ class Fault:
         said: by the server, in its log too; a regular expression.
         breaks, mends: statements for the primary.
         kills: open sessions end, too.
+        blinds: the watch's connection to the primary ends as well.
     """
 
     role: str
@@ -49,6 +50,7 @@ class Fault:
     breaks: str
     mends: str
     kills: bool = False
+    blinds: bool = False
 
     def refusals(self, node: Node) -> int:
         return len(re.findall(f"FATAL:  (?:{self.said})", node.log()))
@@ -66,6 +68,7 @@ FAULTS = [
         'role "locked" is not permitted to log in',
         "ALTER ROLE locked NOLOGIN",
         "ALTER ROLE locked LOGIN",
+        blinds=True,
     ),
     Fault(
         "dropped",
@@ -75,6 +78,12 @@ FAULTS = [
         kills=True,
     ),
 ]
+
+
+END_WATCH = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{}' AND application_name "
+    "LIKE '%pgroute-monitor'"
+)
 
 
 @pytest.fixture
@@ -137,9 +146,14 @@ async def serve_on(router: AsyncRouter[Any], cluster: LocalCluster, fault: Fault
             writers = [background.start(write_until, router, stop) for _ in range(3)]
             await async_eventually(lambda: state(router, cluster.nodes[0]) is HostState.REJECTED)
             router._engine.watch.kick(primary, fresh=True)  # as once in a minute
+            if fault.blinds:
+                await async_call(execute, cluster, END_WATCH.format(fault.role))
+                await async_eventually(lambda: router.topology.primary_lost_at is not None)
             readers = [background.start(hopeless, router, "reader", NoHostAvailable) for _ in range(5)]
             texts = [await reader.result() for reader in readers]
             await all_in(router, HostState.REJECTED)
+            if fault.blinds:
+                await async_eventually(lambda: "not watched" in router.topology.by_key[primary].reason)
         finally:
             stop.set()
         served = [await writer.result() for writer in writers]
@@ -257,6 +271,22 @@ async def test_password_rotated_role_locked_out_database_dropped_pg_hba_closed_a
         works.append(background.start(refuse_at_one, with_roles))
         for work in works:
             await work.result()
+
+
+async def test_a_wrong_password_is_told_at_first_contact_without_waiting(with_roles: LocalCluster) -> None:
+    said = 'password authentication failed for user "rotated"'
+    before = [node.log().count(said) for node in with_roles.nodes]
+    begun_at = time.monotonic()
+    async with AsyncRouter(with_roles.dsn.replace("postgres@", "rotated:wrong@")) as router:
+        with pytest.raises(NoHostAvailable, match="no host lets us in") as caught:
+            await router.wait()
+        assert str(caught.value).count(said) == len(with_roles.nodes)
+        for role in ("writer", "reader"):
+            with pytest.raises(NoHostAvailable, match="no host lets us in"):
+                await router.getconn(role)
+    assert time.monotonic() - begun_at < 3.0
+    refused = [node.log().count(said) - n for node, n in zip(with_roles.nodes, before, strict=True)]
+    assert refused == [1, 1, 1]
 
 
 async def test_a_login_refused_beside_a_watch_with_a_user_of_its_own_is_tried_once_in_5_s_for_both_roles(
