@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pgroute.core.arbitrate import Arbitration, Memory, Verdict, arbitrate
 from pgroute.core.balance import Candidate
@@ -26,7 +26,7 @@ from pgroute.core.lag import Trail
 from pgroute.core.roles import HostKey, HostRole, SessionAttrs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 Groups = tuple[tuple[Candidate, ...], ...]
 
@@ -113,6 +113,11 @@ class Topology:
         )  # fmt: skip
         return _build(empty, tuple(Facts(k) for k in dict.fromkeys(hosts)), Memory(), now)
 
+    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], Topology], tuple[dict[str, Any]]]:
+        """Let it be pickled and copied, read-only mappings included."""
+        state = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _revive, ({**state, **{name: dict(state[name]) for name in _MAPPINGS}},)
+
     def host(self, key: HostKey) -> HostInfo | None:
         """Return one host's view, None when it is not listed.
 
@@ -182,6 +187,13 @@ class Topology:
             "  ".join([*(cell.ljust(w) for cell, w in zip(r, widths, strict=False)), r[-1]]).rstrip()
             for r in rows
         )
+
+
+_MAPPINGS = ("candidates", "only", "by_key")
+
+
+def _revive(state: dict[str, Any]) -> Topology:
+    return Topology(**{**state, **{name: MappingProxyType(state[name]) for name in _MAPPINGS}})
 
 
 def _row(h: HostInfo) -> tuple[str, ...]:

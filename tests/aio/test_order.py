@@ -20,12 +20,9 @@ AT_ONCE = 8
 
 async def first_reader(dsn: str, number: int) -> int:
     """Return the port at which a router's first session is; its watch is its own, as in a fresh process."""
-    dsn += f"?application_name=fresh{number}"
-    if number % 2:
-        router = AsyncRouter(dsn, balance="ordered")
-    else:
-        router = AsyncRouter(f"{dsn}&load_balance_hosts=disable")
-    async with router:
+    asked = "ordered" if number % 2 else None
+    dsn += f"?application_name=fresh{number}{'' if asked else '&load_balance_hosts=disable'}"
+    async with AsyncRouter(dsn, balance=asked) as router:
         return (await read(router, 5.0)).port
 
 

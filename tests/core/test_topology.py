@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 from random import Random
 from typing import Any
 
@@ -132,6 +134,18 @@ def test_snapshot_is_immutable():
         topology.by_key[A] = topology.hosts[0]  # type: ignore[index]
     with pytest.raises(TypeError):
         topology.candidates[SessionAttrs.ANY] = ()  # type: ignore[index]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))])  # noqa: S301  (its own)
+def test_snapshot_can_be_copied_and_pickled(copied):
+    world = World().settled()
+    again = copied(world.topology)
+    assert again == world.topology
+    assert again.host(A) == world.host(A)
+    with pytest.raises(TypeError):
+        again.by_key[A] = again.hosts[0]
+    world.topology = again
+    assert world.refuse(A).primary(B, 2).writers == [B], "it is as good as the original"
 
 
 # Generations.
