@@ -354,4 +354,4 @@ def _count_failure(
     elif isinstance(failure, PoolFull):
         way.exhausted(candidate, str(failure))
     else:
-        way.failed(candidate, failure)
+        way.failed(candidate, failure, in_use=pool.load(candidate.key))

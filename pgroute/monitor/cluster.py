@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from pgroute.monitor.watcher import HostWatcher
 
 
-_SETTLED_AFTER = 60.0
-"""Seconds after which hosts that are all standbys are taken for all that the DSN is meant to list."""
-
-
 class ClusterWatch:
     """What one router knows of its hosts.
 
@@ -79,7 +75,6 @@ class ClusterWatch:
         self._tasks: set[asyncio.Task[None]] = set()
         self._parting: set[asyncio.Task[None]] = set()
         self._notes: dict[HostKey, str] = {}
-        self._had_primary = False
         self._begun = False
         self._ended = False
         self._kicked_at: dict[HostKey, float] = {}
@@ -183,18 +178,9 @@ class ClusterWatch:
             self._follow_names()
 
     def name_gap(self) -> float | None:
-        """Return the seconds between two lookups of a name while there is an outage, None while there is none.
-
-        Where there never was a primary, and all hosts are up, nothing is out: readers may have a DSN of their own.
-        """
-        topology = self.topology
-        if topology.primary_lost_at is None:
-            return None
-        outage = time.monotonic() - topology.primary_lost_at
-        all_up = all(host.state is HostState.UP for host in topology.hosts)
-        if all_up and not self._had_primary and outage > _SETTLED_AFTER:
-            return None
-        return outage_gap(outage)
+        """Return the seconds between two lookups of a name while there is an outage, None while there is none."""
+        outage = self.topology.outage(time.monotonic())
+        return None if outage is None else outage_gap(outage)
 
     def _doubt_names(self, key: HostKey) -> None:
         """Have the names asked again by which a host is listed that could not be reached."""
@@ -243,7 +229,6 @@ class ClusterWatch:
         old = self.topology
         new, events = apply(old, seen, time.monotonic())
         self.topology = new
-        self._had_primary = self._had_primary or new.primary is not None
         if isinstance(seen, Answer | Failure) and seen.host in new.by_key:
             # After the topology, which says what was heard.
             self._heard_at[seen.host] = max(seen.sent_at, self._heard_at.get(seen.host, 0.0))

@@ -13,7 +13,7 @@ from psycopg.conninfo import make_conninfo
 from pgroute.core.faults import Fault, FaultKind
 from pgroute.core.hosts import Answer, Failure
 from pgroute.core.names import Question, is_name
-from pgroute.core.pace import REJECTED_GAP, connect_delay, probe_delay
+from pgroute.core.pace import CONNECT_GAP, REJECTED_GAP, connect_delay, probe_delay
 from pgroute.monitor.probe import ProbeConnection, ProbeFailed
 
 if TYPE_CHECKING:
@@ -316,8 +316,15 @@ class HostWatcher:
             self._conninfo[1],
             address=address or self.key.host,
             timeout=self._timeout,
-            on_loss=self.kick,
+            on_loss=self._lost,
         )
+
+    def _lost(self) -> None:
+        """Look into the loss of the connection at once, or say so where no new one may be tried for a while."""
+        self.kick()
+        conn, now = self._conn, time.monotonic()
+        if conn is not None and conn.lost is not None and self._next(now)[0] > now + CONNECT_GAP:
+            self._tell(Failure(self.key, Fault(FaultKind.LOST, host_suspect=True, reason=conn.lost), now))
 
     async def _ask(self) -> None:
         self._asked_at = time.monotonic()
@@ -349,7 +356,7 @@ class HostWatcher:
             if fault.kind is FaultKind.LOST and conn.answered and self._asked_at >= self._connected_at:
                 # Not yet a word about the host: the new connection, tried at once, will tell. It goes to the same
                 # address, also if the name has left that meanwhile.
-                self.kick()
+                self._lost()
                 return
             self._conn = None
         self._tell(Failure(self.key, fault, sent_at))
