@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute._acompat import AsyncWatchdog
+from pgroute._async.interrupt import guard, patience
 from pgroute._async.login import AsyncLogin
 from pgroute.core.faults import Fault, FaultKind, connect_fault
 from pgroute.core.hosts import Failure, HostState
@@ -19,6 +20,8 @@ from pgroute.monitor.bars import Barred, Bars
 from pgroute.monitor.wire import GivenUp, Wire, breakable, given_up
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pgroute._async.hostpool import AsyncHostPool
     from pgroute.core.hosts import HostInfo
     from pgroute.core.plan import RolePlan
@@ -66,17 +69,24 @@ class AsyncLease:
         baseline: psycopg attributes that every session finds.
         unconfirmed: a COMMIT returned without the synchronous standby's acknowledgement.
         taken_at: monotonic seconds of the checkout.
+        was_idle: after a statement there was no transaction; whoever wants to know sets it to False before.
     """
 
-    __slots__ = ("baseline", "doomed", "pool", "taken_at", "unconfirmed", "wire")
+    __slots__ = ("_round_trip", "baseline", "doomed", "pool", "taken_at", "unconfirmed", "was_idle", "wire")
 
-    def __init__(self, pool: AsyncHostPool[Any], wire: Wire) -> None:
+    def __init__(self, pool: AsyncHostPool[Any], wire: Wire, round_trip: Callable[[], float | None]) -> None:
         self.pool = pool
         self.wire = wire
+        self._round_trip = round_trip
         self.doomed = False
         self.baseline: tuple[Any, ...] = ()
         self.unconfirmed = False
         self.taken_at = 0.0
+        self.was_idle = False
+
+    def patience(self) -> float:
+        """Return the seconds that the server has to answer when a statement is interrupted."""
+        return patience(self._round_trip())
 
     def note_baseline(self, conn: psycopg.AsyncConnection[Any]) -> None:
         """Remember the attributes as they are now."""
@@ -237,8 +247,9 @@ class AsyncConnector:
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
         conn = await self._login.open()
-        lease = AsyncLease(self.pool, Wire(conn.fileno()))
+        lease = AsyncLease(self.pool, Wire(conn.fileno()), self._round_trip)
         conn._pgroute = lease  # type: ignore[attr-defined]
+        guard(conn, lease, lambda: self._watch.kick(self._host.key))
         self._wire = lease.wire
         try:
             if self._unwanted():
@@ -260,6 +271,10 @@ class AsyncConnector:
         finally:
             self._wire = None
         return conn
+
+    def _round_trip(self) -> float | None:
+        host = self._watch.topology.host(self._host.key)
+        return None if host is None else host.rtt
 
     def _unwanted(self) -> bool:
         return self.pool.closed

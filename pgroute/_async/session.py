@@ -211,9 +211,11 @@ async def _quietly_roll_back(
     block: Block | None = None,
     exc: BaseException | None = None,
 ) -> None:
+    lease = conn._pgroute  # type: ignore[attr-defined]
+    interrupted = exc is not None and not isinstance(exc, Exception)
     try:
         # The server rolls back too when the connection goes, so a frozen one need not be waited for.
-        async with AsyncWatchdog(_ROLLBACK_TIMEOUT, conn._pgroute.wire.cut):  # type: ignore[attr-defined]
+        async with AsyncWatchdog(lease.patience() if interrupted else _ROLLBACK_TIMEOUT, lease.wire.cut):
             if block is None:
                 await conn.rollback()
             else:

@@ -209,9 +209,11 @@ def _quietly_roll_back(
     block: Block | None = None,
     exc: BaseException | None = None,
 ) -> None:
+    lease = conn._pgroute  # type: ignore[attr-defined]
+    interrupted = exc is not None and not isinstance(exc, Exception)
     try:
         # The server rolls back too when the connection goes, so a frozen one need not be waited for.
-        with Watchdog(_ROLLBACK_TIMEOUT, conn._pgroute.wire.cut):  # type: ignore[attr-defined]
+        with Watchdog(lease.patience() if interrupted else _ROLLBACK_TIMEOUT, lease.wire.cut):
             if block is None:
                 conn.rollback()
             else:
