@@ -20,8 +20,7 @@ SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text("utf-8") for pat
 LENGTH = 50_000
 CPU_SECONDS = 5  # for what takes milliseconds; a text read again and again takes minutes
 # Texts are made of these, and of what the expression itself is made of.
-PIECES = [*" 
-	a0A_-'\":(", "\n ", "a ", "a.", '" ', ":  ", "a:", "--"]
+PIECES = [*" \n\ta0A_-'\":(", "\n ", "a ", "a.", '" ', ":  ", "a:", "--"]
 
 
 def patterns() -> Iterator[tuple[str, re.Pattern[str], list[str]]]:
