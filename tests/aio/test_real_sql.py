@@ -56,7 +56,8 @@ SQLALCHEMY = (
 DJANGO = (
     (
         'SELECT "pg_class"."relname", COUNT("pg_class"."oid") AS "n" FROM "pg_class" WHERE ("pg_class"."relname" '
-        'LIKE %s AND NOT ("pg_class"."relkind" IN (%s, %s))) GROUP BY "pg_class"."relname" HAVING COUNT("pg_class"."oid") > %s '
+        'LIKE %s AND NOT ("pg_class"."relkind" IN (%s, %s))) GROUP BY "pg_class"."relname" '
+        'HAVING COUNT("pg_class"."oid") > %s '
         'ORDER BY "pg_class"."relname" ASC LIMIT 21'
     ),
     ["pg\\_c%", "i", "t", 0],
