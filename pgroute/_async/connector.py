@@ -13,7 +13,7 @@ import psycopg
 from pgroute._acompat import AsyncWatchdog
 from pgroute._async.interrupt import guard, patience
 from pgroute._async.login import AsyncLogin
-from pgroute.core.faults import Fault, FaultKind, connect_fault
+from pgroute.core.faults import Fault, FaultKind, connect_fault, one_line
 from pgroute.core.hosts import Failure, HostState
 from pgroute.core.pace import CONNECT_GAP, DOUBT, REJECTED_GAP
 from pgroute.core.roles import HostRole
@@ -180,6 +180,8 @@ async def restore(conn: psycopg.AsyncConnection[Any], baseline: tuple[Any, ...])
 
 def _plain(exc: Exception, host: HostInfo) -> psycopg.Error:
     """Return the failure without what psycopg's exceptions hold: a PGconn, whose repr shows the password."""
+    if isinstance(exc, ConfigureFailed):
+        return exc
     if not isinstance(exc, psycopg.Error):
         return psycopg.OperationalError(f"opening a session at {host.key}: {type(exc).__name__}: {exc}")
     try:
@@ -190,6 +192,10 @@ def _plain(exc: Exception, host: HostInfo) -> psycopg.Error:
 
 class WrongServer(psycopg.OperationalError):
     """The server that answered is not the one expected there."""
+
+
+class ConfigureFailed(psycopg.OperationalError):
+    """The user's configure raised: no word about the server."""
 
 
 class AsyncConnector:
@@ -275,6 +281,9 @@ class AsyncConnector:
             raise Barred(host.reason)
 
     def _failed(self, exc: psycopg.Error, fault: Fault, sent_at: float) -> None:
+        if isinstance(exc, ConfigureFailed):
+            self.bars.put(self._host, exc, CONNECT_GAP)
+            return
         rejected = fault.kind is FaultKind.REJECTED
         login = rejected and not self._login.undecided
         self.bars.put(self._host, exc, REJECTED_GAP if rejected else CONNECT_GAP, login=login)
@@ -313,10 +322,18 @@ class AsyncConnector:
         return None if host is None else host.rtt
 
     async def _configured(self, conn: psycopg.AsyncConnection[Any]) -> None:
-        if self._configure is not None:
+        if self._configure is None:
+            return
+        try:
             await self._configure(conn)
-            if conn.pgconn.transaction_status:
-                raise psycopg.ProgrammingError(f"configure left the connection in a transaction: {conn}")
+        except Exception as exc:
+            if conn.broken:
+                raise
+            text = f"configure failed: {type(exc).__name__}: {one_line(str(exc))}"
+            # An exception of psycopg's holds a PGconn, whose repr shows the password.
+            raise ConfigureFailed(text) from (None if isinstance(exc, psycopg.Error) else exc)
+        if conn.pgconn.transaction_status:
+            raise ConfigureFailed("configure left the connection in a transaction: commit, or roll back")
 
     async def discard(self, conn: psycopg.AsyncConnection[Any]) -> None:
         """Take back all that a session can leave behind at the server, and configure the connection anew."""

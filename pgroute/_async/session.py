@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from pgroute._acompat import AsyncWatchdog
+from pgroute._acompat import AsyncFace, AsyncWatchdog
 from pgroute._async.connector import alive
 from pgroute.core.faults import one_line, session_fault
 from pgroute.core.roles import SessionAttrs
@@ -39,7 +39,7 @@ INERROR = TransactionStatus.INERROR
 UNKNOWN = TransactionStatus.UNKNOWN
 
 
-class AsyncSession(Generic[CT]):
+class AsyncSession(AsyncFace, Generic[CT]):
     """What `writer()`, `reader()` and `connection()` return; use it once, in a ``with`` statement.
 
     Raises:
@@ -66,6 +66,14 @@ class AsyncSession(Generic[CT]):
             # sync-only: use = "with router.writer() as conn"
             use = "async with router.writer() as conn"  # async-only
             raise AttributeError(f"a session is no connection: use `{use}`, and conn.{name} within it")
+
+        # async-only: begin
+        def __await__(self) -> Any:
+            raise TypeError(
+                "a session is not awaited: use `async with router.writer() as conn`, or getconn()"
+            )
+
+        # async-only: end
 
     async def __aenter__(self) -> CT:
         if self._conn is not None:
@@ -152,8 +160,11 @@ async def _end(engine: AsyncEngine[CT], conn: CT, block: Block | None = None, *,
         status: of the transaction, as it was before the connection was found to be lost: UNKNOWN since.
     """
     lease = conn._pgroute  # type: ignore[attr-defined]
-    if block is not None and conn.closed and not conn.broken:
-        raise psycopg.ProgrammingError("the body closed its connection: nothing was committed")
+    if conn.closed and not conn.broken:
+        what = (
+            "nothing was committed" if block is not None else "what was not committed before is rolled back"
+        )
+        raise psycopg.ProgrammingError(f"the body closed its connection: {what}")
     if status == INTRANS or (status == UNKNOWN and block is not None):
         await conn.close()
         engine.watch.kick(lease.pool.key)

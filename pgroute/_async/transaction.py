@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
 
-from pgroute._acompat import AsyncWatchdog
+from pgroute._acompat import AsyncFace, AsyncWatchdog
 from pgroute._async.connector import alive
 from pgroute._async.session import (
     INTRANS,
@@ -43,7 +43,7 @@ _around: ContextVar[AsyncAttempt[Any] | None] = ContextVar("_around", default=No
 """The attempt in whose body this code runs; a task that was started there has it too, even when that is over."""
 
 
-class AsyncAttempt(Generic[CT]):
+class AsyncAttempt(AsyncFace, Generic[CT]):
     """One attempt at a transaction: a context manager that yields a connection, with its transaction begun.
 
     The end commits. An error after which the transaction is run again is not let out: the next attempt follows. So the

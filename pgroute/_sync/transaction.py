@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
 
-from pgroute._acompat import Watchdog
+from pgroute._acompat import Face, Watchdog
 from pgroute._sync.connector import alive
 from pgroute._sync.session import (
     INTRANS,
@@ -44,7 +44,7 @@ _around: ContextVar[Attempt[Any] | None] = ContextVar("_around", default=None)
 """The attempt in whose body this code runs; a task that was started there has it too, even when that is over."""
 
 
-class Attempt(Generic[CT]):
+class Attempt(Face, Generic[CT]):
     """One attempt at a transaction: a context manager that yields a connection, with its transaction begun.
 
     The end commits. An error after which the transaction is run again is not let out: the next attempt follows. So the

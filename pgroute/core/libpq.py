@@ -105,6 +105,8 @@ def parse(dsn: str) -> dict[str, str]:
     """
     if "\0" in dsn:
         raise ConfigError("dsn", dsn, "expected no NUL character", secret=True)
+    if too_much := _not_libpqs(dsn):
+        raise ConfigError("dsn", dsn, f"drop {too_much!r}: a URI begins with postgresql://", secret=True)
     # The error is raised outside the handler: even a suppressed context would carry libpq's text along.
     try:
         return {keyword: str(value) for keyword, value in conninfo_to_dict(dsn).items()}
@@ -127,6 +129,15 @@ def parse(dsn: str) -> dict[str, str]:
     raise ConfigError(
         "keyword", name, "expected a libpq connection parameter", secret=not _may_show(name, dsn)
     )
+
+
+def _not_libpqs(dsn: str) -> str:
+    """Return what a URI of SQLAlchemy's or JDBC's has too much, empty for any other."""
+    scheme, found, _ = dsn.partition("://")
+    if found and scheme.startswith("jdbc:"):
+        return "jdbc:"
+    base, plus, driver = scheme.partition("+")
+    return plus + driver if found and base in ("postgresql", "postgres") and driver.isidentifier() else ""
 
 
 def _may_show(name: str, dsn: str) -> bool:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 LAZY = (GeneratorType, AsyncGeneratorType, map, filter, zip)
 """What a body returns that has not done its work yet."""
 
+COROUTINE_FUNCTION = "coroutine function: use AsyncRouter"
+"""What the body of a synchronous `run()` must not be."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:

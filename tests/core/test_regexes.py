@@ -72,8 +72,9 @@ def inline(path: str, source: str) -> Iterator[str]:
     tree = ast.parse(source)
     at_the_top = {id(node.value) for node in tree.body if isinstance(node, ast.Assign)}
     for node in ast.walk(tree):
-        called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-        if called.startswith("re.") and id(node) not in at_the_top:
+        if not isinstance(node, ast.Call) or id(node) in at_the_top:
+            continue
+        if ast.unparse(node.func).startswith("re."):
             yield f"{path}:{node.lineno}"
 
 
