@@ -97,7 +97,7 @@ async def test_a_coroutine_or_a_coroutine_function_in_the_wrong_place_is_told_so
     with pytest.raises(ConfigError, match=r"expected the function: run\(coroutine_function, "):
         await other.run(coroutine_function())  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="coroutine function: use AsyncRouter"):
-        router.run(coroutine_function)
+        router.run(coroutine_function)  # type: ignore[unused-coroutine]
 
 
 def test_a_key_that_is_a_number_is_told_to_be_a_string() -> None:
