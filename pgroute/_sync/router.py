@@ -60,6 +60,7 @@ class Router(Runner[CT], Face):
         configure: called with each new connection before its first use; see PoolOptions.
         reset: called with each connection that comes back, or "discard"; see PoolOptions.
         name: for repr and the names of threads and tasks; empty: the hosts.
+        unknown: none are taken; one is a ConfigError that says where it belongs.
 
     Attributes:
         name: as given.
