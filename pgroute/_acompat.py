@@ -296,6 +296,50 @@ def async_myself() -> object:
     return asyncio.current_task()
 
 
+class Face:
+    """What is for `with`; used in `async with`, it says so. Hidden from type checkers, which say so by themselves."""
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:
+
+        async def __aenter__(self) -> None:
+            raise TypeError("a Router and its sessions are for `with`; for `async with`, use AsyncRouter")
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+
+class AsyncFace:
+    """What is for `async with`; used in `with`, it says so. Hidden from type checkers, which say so by themselves."""
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:
+
+        def __enter__(self) -> None:
+            raise TypeError("an AsyncRouter and its sessions are for `async with`; for `with`, use Router")
+
+        def __exit__(self, *_: object) -> None: ...
+
+
+class LoopFace:
+    """What is for a `for` loop; used in `async for`, it says so."""
+
+    if not TYPE_CHECKING:
+
+        def __aiter__(self) -> None:
+            raise TypeError("the attempts of a Router are for `for`; for `async for`, use AsyncRouter")
+
+
+class AsyncLoopFace:
+    """What is for an `async for` loop; used in `for`, it says so."""
+
+    if not TYPE_CHECKING:
+
+        def __iter__(self) -> None:
+            raise TypeError("the attempts of an AsyncRouter are for `async for`; for `for`, use Router")
+
+
 def loop_identity() -> object:
     """Return what a router is bound to: nothing, for threads may share it."""
     return None

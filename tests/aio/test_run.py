@@ -536,7 +536,7 @@ async def test_a_body_that_would_do_its_work_later_is_refused(shared: LocalClust
 
 async def test_a_coroutine_in_place_of_a_function_is_refused(shared: LocalCluster) -> None:
     async with AsyncRouter(shared.dsn) as router:
-        with pytest.raises(ConfigError, match="the coroutine that one has returned"):
+        with pytest.raises(ConfigError, match="expected the function: run"):
             await router.run(coroutine_function())  # type: ignore[arg-type]
 
 

@@ -513,7 +513,7 @@ def test_a_body_that_would_do_its_work_later_is_refused(shared: LocalCluster, bo
 
 def test_a_coroutine_in_place_of_a_function_is_refused(shared: LocalCluster) -> None:
     with Router(shared.dsn) as router:
-        with pytest.raises(ConfigError, match="the coroutine that one has returned"):
+        with pytest.raises(ConfigError, match="expected the function: run"):
             router.run(coroutine_function())  # type: ignore[arg-type]
 
 
