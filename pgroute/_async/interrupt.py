@@ -25,6 +25,10 @@ ACTIVE = TransactionStatus.ACTIVE
 
 _INTERRUPTS = (KeyboardInterrupt, asyncio.CancelledError)  # async-only
 # sync-only: _INTERRUPTS = (KeyboardInterrupt,)
+# async-only: begin
+_SWALLOWS = sys.version_info < (3, 12)
+"""Whether psycopg's wait_for() swallows a cancellation that comes with the answer (cpython#86296)."""
+# async-only: end
 _LEAST, _MOST = 0.2, 2.0
 _ROUND_TRIPS = 6
 
@@ -52,8 +56,18 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
 
     async def wait(gen: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal fuse
+        # async-only: begin
+        task = asyncio.current_task() if _SWALLOWS else None
+        requests = 0 if task is None else task.cancelling()
+        # async-only: end
         try:
-            return await cls.wait(this(), gen, *args, **kwargs)  # type: ignore[arg-type]  # its caller holds it
+            # sync-only: return cls.wait(this(), gen, *args, **kwargs)  # type: ignore[arg-type]  # its caller holds it
+            # async-only: begin
+            result = await cls.wait(this(), gen, *args, **kwargs)  # type: ignore[arg-type]  # its caller holds it
+            if task is not None and task.cancelling() > requests:
+                raise asyncio.CancelledError
+            return result
+            # async-only: end
         finally:
             if fuse is not None:
                 burning, fuse = fuse, None

@@ -5,7 +5,6 @@ from __future__ import annotations
 # async-only: begin
 import asyncio
 import contextlib
-import sys
 import time
 import types
 from collections.abc import Callable, Coroutine, Generator
@@ -74,9 +73,7 @@ async def at_each_await(
         await after()
         if not task.cancelled() and not task.result():
             break
-        # psycopg_pool waits by asyncio.wait_for(): it swallowed one that comes with the result (cpython#86296).
-        excused = late and sys.version_info < (3, 12)
-        assert task.cancelled() or excused, f"it swallows the cancellation at await {at}"
+        assert task.cancelled(), f"it swallows the cancellation at await {at}"
     assert at > 0, "it awaits nothing"
 
 
