@@ -204,14 +204,11 @@ class LocalCluster:
         chosen.promote(timeout=timeout)
         if repoint:
             others = [standby for standby in received if standby is not chosen]
-            ahead = [standby for standby in others if received[standby] > received.get(chosen, 0)]
-            followers = [standby for standby in others if standby not in ahead]
-            for standby in followers:
+            for standby in others:
                 standby.follow(chosen, wait=False)
-            for standby in ahead:
-                standby.rejoin(chosen, timeout=timeout)
-            for standby in followers:
-                standby.wait_streaming(chosen, timeout=timeout)
+            for standby in others:
+                if not standby._wait_following(chosen, timeout=timeout):
+                    standby.rejoin(chosen, timeout=timeout)
         return chosen
 
     def catch_up(self, *, timeout: float = 30.0) -> None:
