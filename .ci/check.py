@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
-MEMORY = "/dev/shm"  # noqa: S108  (mkdtemp makes private folders there)
 CORE, CONTAINERS = "tests/core", "tests/docker"
 BUILD = 900
 """Seconds for which the images are waited for."""
@@ -29,7 +28,7 @@ WORKERS = 4
 
 
 def static(site: str) -> tuple[list[Task], list[Task]]:
-    """Return what is checked without running it: two lanes of about equal length, if the tests of core join the second."""
+    """Return what is checked without running it, as two lanes: with the tests of core the second is the longer one."""
     return (
         [Task("mypy", [["-m", "mypy"]])],
         [
@@ -44,15 +43,6 @@ def static(site: str) -> tuple[list[Task], list[Task]]:
 def pytest_options() -> list[str]:
     """Return what pytest cannot see for itself when a task's file takes its output."""
     return ["--color=yes"] if sys.stdout.isatty() else []
-
-
-def use_memory() -> None:
-    """Have the clusters' files in memory where there is plenty: on some disks a cluster takes ten seconds to make."""
-    with contextlib.suppress(OSError):
-        memory = os.statvfs(MEMORY)
-        roomy = memory.f_bavail * memory.f_frsize >= 4 * 2**30 and not memory.f_flag & os.ST_NOEXEC
-        if roomy and os.access(MEMORY, os.W_OK):
-            os.environ.setdefault("TMPDIR", MEMORY)
 
 
 @contextlib.contextmanager
@@ -105,7 +95,6 @@ def run(arguments: list[str]) -> list[Task]:
         core = Task("tests of core", [[".ci/covered.py", *pytest_options(), *marks, CORE]])
         if failed := runner.run([*others, core], mypy):
             return failed
-        use_memory()
         return runner.run(*tests(marks, wait_for_images))
 
 

@@ -31,6 +31,7 @@ SETTINGS = {
     "max_replication_slots": "10",
     "wal_keep_size": "256MB",
     "wal_log_hints": "on",
+    "wal_init_zero": "off",  # a promotion begins a file of WAL on each node
     "hot_standby": "on",
     "wal_retrieve_retry_interval": "100ms",  # promotion and re-pointing wait this long: the default is 5 s
     "wal_receiver_status_interval": "1s",
