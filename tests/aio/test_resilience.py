@@ -26,6 +26,7 @@ from pgroute import (
     Topology,
 )
 from pgroute._async import session as session_module
+from pgroute.monitor.bars import Bars
 from pgroute.testing import LocalCluster, Node
 from tests import support
 from tests.aio.workload import key, read, state
@@ -150,6 +151,25 @@ async def test_a_connection_class_that_cannot_connect_is_named(shared: LocalClus
         errors = [await writer.result() for writer in writers]
     assert all("ValueError: the class is broken" in explained(error) for error in errors)
     assert 1 <= len(calls) <= 8, "at least 200 ms apart"
+
+
+async def test_the_reason_is_told_also_to_who_wakes_late(
+    shared: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(psycopg.AsyncConnection[Any]):
+        @classmethod
+        async def connect(cls, *_args: Any, **_kwargs: Any) -> Any:
+            raise ValueError("the class is broken")
+
+    def late(bars: Bars, *args: Any, **kwargs: Any) -> None:
+        put(bars, *args, **kwargs)
+        time.sleep(0.3)  # a busy machine: what was put is over when the callers hear of the failure
+
+    put = Bars.put
+    monkeypatch.setattr(Bars, "put", late)
+    async with AsyncRouter(shared.dsn, connection_class=Broken) as router:
+        error = await hopeless(router, "writer", 0.5)
+    assert "ValueError: the class is broken" in explained(error)
 
 
 def test_a_timeout_beyond_what_the_system_can_count_is_refused() -> None:

@@ -139,7 +139,9 @@ async def test_a_deadlock_is_run_again(shared: LocalCluster, table: str) -> None
         handles = [background.start(router.run, lock, *pair) for pair in ((1, 2), (2, 1))]
         for handle in handles:
             await handle.result()
-    assert sorted(runs) in ([1, 1, 2], [1, 2, 2])
+    # Which of them loses is PostgreSQL's choice, and the loser may be back first and meet the winner once more.
+    assert len(runs) >= 3
+    assert set(runs) == {1, 2}
 
 
 async def test_run_survives_a_failover_without_an_error(cluster: LocalCluster) -> None:
