@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
 Lock = threading.Lock
 AsyncLock = asyncio.Lock
-INTERRUPTS = (KeyboardInterrupt, SystemExit, GeneratorExit)
-"""What may be raised anywhere and is no cancellation, so that psycopg_pool does not clean up after it."""
-
 Worker = threading.Thread
 AsyncWorker = asyncio.Task[None]
 
@@ -64,6 +61,94 @@ class AsyncChanges:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._event.wait()
+
+
+class Waiter:
+    """A caller in the queue of a pool: `wake` from any thread ends its `wait`.
+
+    Attributes:
+        item: what it was given.
+    """
+
+    __slots__ = ("_bolt", "item")
+
+    def __init__(self) -> None:
+        self.item: tuple[Any, Any] | None = None
+        self._bolt = threading.Lock()
+        self._bolt.acquire()
+
+    def wake(self) -> None:
+        """End the wait, also one that has not begun."""
+        with contextlib.suppress(RuntimeError):  # woken before
+            self._bolt.release()
+
+    def wait(self, timeout: float) -> None:
+        """Return when woken, or after *timeout* seconds."""
+        self._bolt.acquire(timeout=max(0.0, timeout))
+
+
+class AsyncWaiter:
+    """As Waiter, for a task; `wake` in its loop only."""
+
+    __slots__ = ("_future", "_loop", "item")
+
+    def __init__(self) -> None:
+        self.item: tuple[Any, Any] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._future = self._loop.create_future()
+
+    def wake(self) -> None:
+        """End the wait, also one that has not begun."""
+        if not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self, timeout: float) -> None:
+        """Return when woken, or after *timeout* seconds. A cancellation is never lost, as it is in wait_for()."""
+        handle = self._loop.call_later(timeout, self.wake)
+        try:
+            await self._future
+        finally:
+            handle.cancel()
+
+
+class Bell:
+    """Calls a worker that rests: `ring` from any thread, and where no lock may be waited for."""
+
+    def __init__(self) -> None:
+        self._bolt = threading.Lock()
+        self._bolt.acquire()
+
+    def ring(self) -> None:
+        """End the rest under way, or the next one."""
+        with contextlib.suppress(RuntimeError):  # it rings already
+            self._bolt.release()
+
+    def rest(self, timeout: float | None) -> None:
+        """Return when it rings, or after *timeout* seconds."""
+        self._bolt.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+
+
+class AsyncBell:
+    """As Bell, for a task of the loop in which it was made."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    def ring(self) -> None:
+        """End the rest under way, or the next one."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the worker gone
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    async def rest(self, timeout: float | None) -> None:
+        """Return when it rings, or after *timeout* seconds."""
+        handle = None if timeout is None else self._loop.call_later(max(0.0, timeout), self._event.set)
+        try:
+            await self._event.wait()
+        finally:
+            if handle is not None:
+                handle.cancel()
+        self._event.clear()
 
 
 def spawn(fn: Callable[[], None], name: str) -> Worker:

@@ -1,23 +1,31 @@
-"""The pool to one host for one role: psycopg_pool's, for one generation of the host, closed and never repaired."""
+"""The pool to one host for one role, for one generation of the host: closed and never repaired."""
 
 from __future__ import annotations
 
 import logging
+import random
+import threading
 import time
+import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
-import psycopg_pool
+from psycopg.pq import TransactionStatus
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from pgroute._acompat import (
-    INTERRUPTS,
-    AsyncChanges,
+    AsyncBell,
+    AsyncWaiter,
     AsyncWorker,
     async_finished,
     async_join_all,
     async_spawn,
 )
-from pgroute._async.connector import AsyncConnector, alive, attributes, restore
+from pgroute._async.connector import AsyncConnector, AsyncLease, alive, attributes, reports_read_only, restore
+from pgroute.core.faults import one_line
+from pgroute.core.lending import Close, Connect, Lending, PoolFull, Rest
+from pgroute.core.options import DISCARD
 
 if TYPE_CHECKING:
     from pgroute.core.hosts import HostInfo
@@ -29,34 +37,18 @@ CT = TypeVar("CT", bound="psycopg.AsyncConnection[Any]")
 
 logger = logging.getLogger("pgroute")
 
-_RECONNECT_TIMEOUT = 1.0
 _LEAST_WAIT = 0.001
-
-
-class _AsyncPool(psycopg_pool.AsyncConnectionPool[Any]):
-    """psycopg_pool's pool, except that close() wakes the waiters before, not after, its workers have ended."""
-
-    leavers: list[AsyncWorker] = []  # noqa: RUF012  (replaced, never changed)
-    requests = 0
-
-    async def take(self, timeout: float) -> Any:
-        """Do what getconn() does, less what its log lines and its check= cost: 1 us of the 2 that pgroute adds."""
-        if self._closed:
-            self._check_open_getconn()
-        self.requests += 1
-        return await self._getconn_unchecked(timeout)
-
-    async def give(self, conn: Any) -> None:
-        """Do what putconn() does with a connection of this pool, open or closed, less its log line."""
-        await self._return_connection(conn, from_getconn=False)
-
-    async def _signal_stop_worker(self) -> list[AsyncWorker]:
-        self.leavers = await super()._signal_stop_worker()
-        return []
+_AFTER_FAULT = 1.0
+_LIFETIME_SPREAD = 0.05
+"""The share of max_lifetime by which lifetimes differ, so that connections of one age are not all renewed at once."""
 
 
 class AsyncHostPool(Generic[CT]):
     """The pool to one host for one role, valid for one generation of that host.
+
+    What changes hands does so under one lock, in steps that cannot be suspended or cancelled: a connection is idle,
+    with one caller, or with the worker that opens and closes them, and a caller who waits is served or told. A
+    connection that its caller has lost is noticed when it is collected.
 
     Args:
         plan: how the role connects.
@@ -65,6 +57,9 @@ class AsyncHostPool(Generic[CT]):
         watch: told of what is learned about the host.
         bars: the role's.
     """
+
+    close_returns = False
+    """For psycopg, which asks the pool of a connection: close() closes."""
 
     def __init__(
         self,
@@ -78,181 +73,337 @@ class AsyncHostPool(Generic[CT]):
         self.key = host.key
         self.generation = host.generation
         self.address = host.address
-        self.out: set[CT] = set()
-        self.usage = 0.0
+        self.name = f"pgroute-{plan.role.value}-{host.key}-{host.generation}"
         self._watch = watch
-        self._connector = AsyncConnector(plan, host, connection_class, watch, bars)
-        self._connector.pool = self
-        # Not left to psycopg_pool: its worker may be busy connecting, and a pool closed meanwhile would forget the
-        # connection that waits for it, and leave it open.
-        self._reset = options.reset
-        self._grown = options.min_size <= 1
-        self._founded = options.min_size == 0
-        self._changes = AsyncChanges()
-        self._returning: AsyncWorker | None = None
-        self._options = options
-        self._pool = _AsyncPool(
-            "",
-            connection_class=self._connector,  # type: ignore[arg-type]  # it needs `connect` alone
-            min_size=min(1, options.min_size),
-            max_size=options.max_size,
-            max_idle=options.max_idle,
-            max_lifetime=options.max_lifetime,
-            max_waiting=options.max_waiting,
-            reconnect_timeout=_RECONNECT_TIMEOUT,
-            num_workers=1,
-            open=False,
-            name=f"pgroute-{plan.role.value}-{host.key}-{host.generation}",
+        self._connector = AsyncConnector(
+            plan, host, connection_class, watch, bars, unwanted=lambda: self.closed
         )
+        self._options = options
+        self._lock = threading.Lock()
+        self._lending: Lending[AsyncLease, CT] = Lending(
+            min_size=options.min_size,
+            max_size=options.max_size,
+            max_waiting=options.max_waiting,
+            max_idle=options.max_idle,
+            now=time.monotonic(),
+        )
+        self._lost: deque[AsyncLease] = deque()
+        self._bell = AsyncBell()
+        self._worker: AsyncWorker | None = None
+        self._failure: BaseException | None = None
+        self._counts: dict[str, float] = dict.fromkeys(_COUNTED, 0)
 
-    async def open(self) -> None:
-        """Start the workers; the first connection follows by itself."""
-        await self._pool.open()
+    def open(self) -> None:
+        """Start the worker; the first connection follows by itself.
+
+        Raises:
+            RuntimeError: there is no thread for it.
+        """
+        self._worker = async_spawn(self._work, self.name)
 
     @property
     def closed(self) -> bool:
         """Whether no session can come from here any more."""
-        return self._pool.closed
+        return self._lending.closed
+
+    @property
+    def in_use(self) -> int:
+        """Sessions in flight."""
+        return self._lending.in_use
 
     async def getconn(self, timeout: float) -> CT:
         """Return a connection that was alive as far as the kernel knows.
 
+        Args:
+            timeout: seconds.
+
         Raises:
-            PoolTimeout, PoolClosed, TooManyRequests: as psycopg_pool.
+            PoolFull: all were in use until then.
+            PoolTimeout: none could be opened until then.
+            PoolClosed, TooManyRequests: as psycopg_pool.
         """
         until = 0.0
-        if not self._founded:
-            # Queueing in the pool would make it open a second connection before the first is there.
-            until = time.monotonic() + timeout
-            await self._changes.wait(0, timeout)
-            timeout = until - time.monotonic()
+        self._counts["requests_num"] += 1
         while True:
-            try:
-                conn: CT = await self._pool.take(max(timeout, _LEAST_WAIT))
-            except INTERRUPTS:
-                # A caller that is torn out of the queue keeps its place there, and the next connection would be lost
-                # with it: another pool takes over.
-                await self.close()
-                raise
-            if alive(conn):
-                lease = conn._pgroute  # type: ignore[attr-defined]
-                self.out.add(conn)
+            waiter: AsyncWaiter | None = None
+            with self._lock:
+                item = self._lending.take()
+                if item is None:
+                    waiter = self._queue()
+            if waiter is not None:
+                until = until or time.monotonic() + timeout
+                item = await self._wait(waiter, until - time.monotonic())
+            assert item is not None
+            lease, conn = item
+            if self._usable(lease, conn):
+                lease.taken = True
                 lease.taken_at = time.monotonic()
                 lease.unconfirmed = False
-                if not self._grown:
-                    await self._grow(conn)
                 return conn
-            # The server ended it while it was idle. The pool makes another in its place.
-            self._watch.kick(self.key)
             until = until or time.monotonic() + timeout
-            await self._discard(conn)
-            timeout = until - time.monotonic()
+            await self._dispose(lease, conn)
 
-    async def _grow(self, conn: CT) -> None:
-        self._grown = True
+    def _queue(self) -> AsyncWaiter:
+        waiter = AsyncWaiter()
         try:
-            await self._pool.resize(self._options.min_size, self._options.max_size)
+            self._lending.queue(waiter)
+        except TooManyRequests as exc:
+            self._counts["requests_errors"] += 1
+            raise TooManyRequests(f"{exc}; {self._sizes()}") from None
+        self._counts["requests_queued"] += 1
+        return waiter
+
+    async def _wait(self, waiter: AsyncWaiter, timeout: float) -> tuple[AsyncLease, CT]:
+        """Return what a caller in the queue is given; one that is torn out of it leaves nothing behind."""
+        begun = time.monotonic()
+        try:
+            if self._lending.wanting:
+                self._bell.ring()
+            await waiter.wait(max(timeout, _LEAST_WAIT))
         except BaseException:
-            await self.putconn(conn)
+            with self._lock:
+                self._lending.leave(waiter)
+            self._counts["requests_errors"] += 1
+            if waiter.item is not None:
+                await self._take_back(*waiter.item)
+            raise
+        finally:
+            self._counts["requests_wait_ms"] += 1000.0 * (time.monotonic() - begun)
+        with self._lock:
+            self._lending.leave(waiter)
+            if waiter.item is not None:
+                return waiter.item
+            self._counts["requests_errors"] += 1
+            raise self._no_connection(time.monotonic() - begun)
+
+    def _no_connection(self, waited: float) -> Exception:
+        if self.closed:
+            return PoolClosed("the pool is closed")
+        if self._lending.in_use >= self._options.max_size:
+            return PoolFull(self._sizes())
+        why = f": {one_line(str(self._failure))}" if self._failure is not None else ""
+        if self._lending.in_use:
+            # The connections that there are serve on, whatever keeps others from being opened.
+            return PoolFull(f"{self._sizes()}; no other could be opened{why}")
+        return PoolTimeout(f"no connection could be opened in {waited:.3g} s{why}")
+
+    def _usable(self, lease: AsyncLease, conn: CT) -> bool:
+        """Whether an idle connection may be lent."""
+        status = conn.pgconn.transaction_status
+        if status not in (TransactionStatus.IDLE, TransactionStatus.UNKNOWN):
+            logger.warning(
+                "closing a connection of %s that was used after it had been returned: it is in state %s",
+                self.name,
+                TransactionStatus(status).name,
+            )
+            return False
+        if alive(conn):
+            return True
+        # The server ended it while it was idle.
+        self._counts["connections_lost"] += 1
+        self._watch.kick(self.key)
+        return False
+
+    async def putconn(self, conn: CT) -> None:
+        """Return a connection, its attributes as the role wants them; one that must not be used again is closed."""
+        lease: AsyncLease = conn._pgroute  # type: ignore[attr-defined]
+        lease.taken = False
+        self._counts["usage_ms"] += 1000.0 * (time.monotonic() - lease.taken_at)
+        try:
+            if getattr(conn, "_tpc", None):
+                await conn.close()  # a prepared transaction would be the next caller's
+            elif (self._options.reset is not None or attributes(conn) != lease.baseline) and not conn.closed:
+                await self._clean(conn, lease)
+        finally:
+            await self._take_back(lease, conn)
+
+    async def _clean(self, conn: CT, lease: AsyncLease) -> None:
+        try:
+            await restore(conn, lease.baseline)
+            if self.closed:
+                return
+            reset = self._options.reset
+            if reset == DISCARD:
+                await self._connector.discard(conn)
+            elif callable(reset):
+                await reset(conn)
+            if conn.pgconn.transaction_status:
+                raise psycopg.ProgrammingError("reset left a transaction open")
+        except BaseException as exc:
+            await conn.close()
+            if not isinstance(exc, Exception):
+                raise
+            logger.warning("closing a connection to %s that could not be reset: %s", self.key, exc)
+
+    async def _take_back(self, lease: AsyncLease, conn: CT) -> None:
+        """Give a connection to the next caller, have it idle, or close it."""
+        passed_on = False
+        try:
+            status = conn.pgconn.transaction_status
+            keep = status == TransactionStatus.IDLE and reports_read_only(conn) == lease.read_only
+            with self._lock:
+                if keep and not self.closed and time.monotonic() < lease.expires_at:
+                    passed_on = True
+                    self._lending.offer((lease, conn))
+                    return
+            if status == TransactionStatus.UNKNOWN:
+                self._counts["returns_bad"] += 1
+            await self._dispose(lease, conn)
+        except BaseException:
+            # What an interrupt has left undone is done by the worker.
+            if not passed_on:
+                conn.pgconn.finish()
+                self._lost.append(lease)
+            self._bell.ring()
             raise
 
-    async def _discard(self, conn: CT) -> None:
+    async def _dispose(self, lease: AsyncLease, conn: CT) -> None:
+        """Close a connection; another takes its place where one is wanted."""
         try:
             await conn.close()
         finally:
-            await self._give_back(conn)
+            with self._lock:
+                lease.watch = None
+                self._lending.remove(lease)
+            self._bell.ring()
 
-    async def putconn(self, conn: CT) -> None:
-        """Return a connection, its attributes as the role wants them; a broken one is replaced."""
-        self.out.discard(conn)
-        lease = conn._pgroute  # type: ignore[attr-defined]
-        self.usage += time.monotonic() - lease.taken_at
-        if getattr(conn, "_tpc", None):
-            await conn.close()  # a prepared transaction would be the next caller's
-        elif (self._reset is not None or attributes(conn) != lease.baseline) and not conn.closed:
+    async def _work(self) -> None:
+        """Open and close connections as they are wanted, until the pool is closed."""
+        while True:
             try:
-                await self._clean(conn)
-            except BaseException as exc:
-                await conn.close()
-                if not isinstance(exc, Exception):
-                    await self._give_back(conn)
-                    raise
-                logger.warning("closing a connection to %s that could not be reset: %s", self.key, exc)
+                if not await self._turn():
+                    return
+            except Exception:
+                # A fault here must not leave callers without the one who serves them.
+                logger.exception("the pool %s failed", self.name)
+                await self._bell.rest(_AFTER_FAULT)
+
+    async def _turn(self) -> bool:
+        self._find_lost()
+        with self._lock:
+            step = self._lending.step(time.monotonic())
+        match step:
+            case Connect():
+                await self._connect()
+            case Close(items):
+                for lease, conn in items:
+                    lease.watch = None
+                    await conn.close()
+            case Rest(seconds):
+                await self._bell.rest(seconds)
+            case _:
+                return False
+        return True
+
+    def _find_lost(self) -> None:
+        """Forget connections that their callers have lost; never under the lock: a log handler is the user's code."""
+        while self._lost:
+            lease = self._lost.popleft()
+            with self._lock:
+                known = lease in self._lending.leases
+                self._lending.remove(lease)
+            if known:
+                self._counts["connections_lost"] += 1
+                logger.warning("a connection of %s was lost by its caller, and is closed", self.name)
+
+    async def _connect(self) -> None:
+        begun = time.monotonic()
+        self._counts["connections_num"] += 1
+        failure: BaseException | None = None
         try:
-            await self._pool.give(conn)
-        except BaseException:
-            self._return_later(conn)
-            raise
+            conn: CT = await self._connector.connect()
+        except BaseException as exc:
+            self._counts["connections_errors"] += 1
+            if not isinstance(exc, Exception):
+                raise
+            failure = exc.with_traceback(None)
+        now = time.monotonic()
+        self._failure = failure
+        if failure is not None:
+            with self._lock:
+                self._lending.failed(now)
+                forlorn = not self._lending.leases
+            if forlorn:
+                # The callers in the queue go elsewhere at once.
+                await self.close()
+            return
+        self._counts["connections_ms"] += 1000.0 * (now - begun)
+        lease: AsyncLease = conn._pgroute  # type: ignore[attr-defined]
+        lease.pool = self
+        lifetime = self._options.max_lifetime * (1.0 - _LIFETIME_SPREAD * random.random())
+        lease.expires_at = now + lifetime
+        lease.watch = weakref.ref(conn, lambda _: self._collected(lease))
+        conn._pool = self  # type: ignore[assignment]  # psycopg closes on leaving `with conn` what is in no pool
+        with self._lock:
+            late = self.closed
+            if not late:
+                self._lending.joined((lease, conn))
+        if late:
+            lease.watch = None
+            await conn.close()
 
-    async def _clean(self, conn: CT) -> None:
-        await restore(conn, conn._pgroute.baseline)  # type: ignore[attr-defined]
-        if self._reset is not None and not self.closed:
-            await self._reset(conn)
-            if conn.pgconn.transaction_status:
-                raise psycopg.ProgrammingError("reset left a transaction open")
-
-    async def _give_back(self, conn: CT) -> None:
-        try:
-            await self._pool.putconn(conn)
-        except BaseException:
-            self._return_later(conn)
-            raise
-
-    def _return_later(self, conn: CT) -> None:
-        # Interrupted half-way, perhaps after the pool passed it on: it is closed, so that no two callers can have it,
-        # and returned once more, where nothing interrupts, to be replaced.
-        conn.pgconn.finish()
-        conn._pool = self._pool
-        self._returning = async_spawn(lambda: self._pool.putconn(conn), "pgroute-return")
-
-    def connected(self) -> None:
-        """Let the callers in who wait for the first connection."""
-        if not self._founded:
-            self._founded = True
-            self._changes.notify()
-
-    async def connecting_failed(self) -> None:
-        """Let the callers in the queue go elsewhere at once, unless this pool still has connections."""
-        if not self.out and not self._pool.get_stats()["pool_available"]:
-            await self.close()
+    def _collected(self, lease: AsyncLease) -> None:
+        # Called by the garbage collector, anywhere: no lock may be taken here.
+        self._lost.append(lease)
+        self._bell.ring()
 
     def abort(self) -> int:
         """Cut the sockets of all sessions in flight, from any thread; return how many."""
-        return sum(conn._pgroute.wire.cut() for conn in tuple(self.out))  # type: ignore[attr-defined]
+        with self._lock:
+            leases = tuple(self._lending.leases)
+        return sum(lease.wire.cut() for lease in leases if lease.taken)
 
     def stats(self) -> dict[str, int]:
-        """Return psycopg_pool's statistics, with our own count of the time in use."""
-        stats = self._pool.get_stats()
-        stats["usage_ms"] = int(self.usage * 1000)
-        stats["requests_num"] = self._pool.requests
-        return stats
+        """Return the statistics, under the keys of psycopg_pool."""
+        lending = self._lending
+        measures = {
+            "pool_min": self._options.min_size,
+            "pool_max": self._options.max_size,
+            "pool_size": lending.size,
+            "pool_available": len(lending.idle),
+            "requests_waiting": len(lending.waiting),
+        }
+        return measures | {name: int(count) for name, count in self._counts.items() if count}
 
-    def detail(self) -> str:
-        """Return sizes, users and waiters in words."""
-        stats = self._pool.get_stats()
+    def _sizes(self) -> str:
         return (
-            f"{len(self.out)} of max_size {self._options.max_size} connections in use, "
-            f"{stats.get('requests_waiting', 0)} waiting"
+            f"{self._lending.in_use} of max_size {self._options.max_size} connections in use, "
+            f"{len(self._lending.waiting)} waiting"
         )
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether every connection that may be is in use."""
-        return len(self.out) >= self._options.max_size
 
     async def close(self) -> None:
         """Wake the waiters and close the idle connections; those in use are closed when they come back."""
         try:
-            await self._pool.close(timeout=0)
+            with self._lock:
+                items = self._lending.close()
         finally:
             self._connector.give_up()
-            self._changes.notify()
+            self._bell.ring()
+        for lease, conn in items:
+            lease.watch = None
+            await conn.close()
 
     @property
     def gone(self) -> bool:
-        """Whether nothing is left of a closed pool: neither sessions nor workers."""
-        return not self.out and all(async_finished(worker) for worker in self._pool.leavers)
+        """Whether nothing is left of a closed pool: neither sessions nor its worker."""
+        self._find_lost()
+        return not self._lending.leases and (self._worker is None or async_finished(self._worker))
 
     async def join(self, timeout: float) -> None:
-        """Wait for the workers of a closed pool to end."""
-        await async_join_all(self._pool.leavers, timeout)
+        """Wait for the worker of a closed pool to end."""
+        if self._worker is not None:
+            await async_join_all([self._worker], timeout)
+
+
+_COUNTED = (
+    "requests_num",
+    "requests_queued",
+    "requests_errors",
+    "requests_wait_ms",
+    "usage_ms",
+    "returns_bad",
+    "connections_num",
+    "connections_ms",
+    "connections_errors",
+    "connections_lost",
+)

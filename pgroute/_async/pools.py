@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
 from psycopg_pool import PoolClosed
 
-from pgroute._acompat import AsyncLock
 from pgroute._async.hostpool import AsyncHostPool
 from pgroute.core.stats import MEASURES, RoleStats, total
 
@@ -37,7 +37,7 @@ class AsyncRolePool(Generic[CT]):
         self._plan = plan
         self._class = connection_class
         self._watch = watch
-        self._lock = AsyncLock()
+        self._lock = threading.Lock()
         self._bars = bars
         self._pools: dict[HostKey, AsyncHostPool[CT]] = {}
         self._retired: list[AsyncHostPool[CT]] = []
@@ -47,7 +47,7 @@ class AsyncRolePool(Generic[CT]):
     def load(self, key: HostKey) -> int:
         """Return the sessions in use at a host."""
         pool = self._pools.get(key)
-        return len(pool.out) if pool else 0
+        return pool.in_use if pool else 0
 
     def ready(self, candidate: Candidate) -> AsyncHostPool[CT] | None:
         """Return the pool to that host if it is open and of that generation."""
@@ -68,44 +68,60 @@ class AsyncRolePool(Generic[CT]):
         """Return the pool now open to a host."""
         return self._pools.get(key)
 
-    async def open(self, candidate: Candidate, topology: Topology) -> AsyncHostPool[CT]:
+    async def open(self, candidate: Candidate) -> AsyncHostPool[CT]:
         """Return the pool to that host, opened if this is the first time that it is chosen.
 
         Raises:
-            PoolClosed: it does not serve as the topology says any more.
+            PoolClosed: it does not serve any more as it did when it was chosen.
             Barred: it is too early for another attempt at connecting.
+            psycopg.OperationalError: there is no thread to connect with.
         """
-        async with self._lock:
+        before: AsyncHostPool[CT] | None = None
+        with self._lock:
             pool = self._pools.get(candidate.key)
             if pool is not None and pool.generation == candidate.generation and not pool.closed:
                 return pool
-            host = topology.host(candidate.key)
-            if self._closed or host is None or (pool is not None and pool.generation > candidate.generation):
+            # As it is now: the caller may have been held up since it looked.
+            host = self._watch.topology.host(candidate.key)
+            if self._closed or host is None or not host.usable or host.generation != candidate.generation:
                 raise PoolClosed(f"{candidate.key} no longer serves as it did")
             self._bars.check(host)
-            if pool is not None:
-                await self._retire(pool)
-            pool = AsyncHostPool(self._plan, host, self._class, self._watch, self._bars)
-            await pool.open()
+            before, pool = pool, AsyncHostPool(self._plan, host, self._class, self._watch, self._bars)
+            try:
+                pool.open()
+            except RuntimeError as exc:
+                raise psycopg.OperationalError(
+                    f"no thread to connect to {candidate.key} with: {exc}"
+                ) from exc
+            if before is not None:
+                self._retired.append(before)
             self._pools[candidate.key] = pool
-            return pool
-
-    async def _retire(self, pool: AsyncHostPool[CT]) -> None:
-        self._pools.pop(pool.key, None)
-        self._retired.append(pool)
-        await pool.close()
+        if before is not None:
+            await before.close()
+        return pool
 
     async def reconcile(self, topology: Topology) -> None:
         """Close the pools to hosts that lost the role, and forget those whose last session has ended."""
-        async with self._lock:
+        with self._lock:
             for pool in tuple(self._pools.values()):
                 host = topology.host(pool.key)
                 if host is None or not host.usable or host.generation != pool.generation:
-                    await self._retire(pool)
+                    self._retire(pool)
+        await self._close_retired()
+        with self._lock:
             gone = [p for p in self._retired if p.gone]
             self._retired = [p for p in self._retired if p not in gone]
             for pool in gone:
                 self._count(pool)
+
+    def _retire(self, pool: AsyncHostPool[CT]) -> None:
+        self._retired.append(pool)
+        del self._pools[pool.key]
+
+    async def _close_retired(self) -> None:
+        for pool in tuple(self._retired):
+            if not pool.closed:
+                await pool.close()
 
     def abort(self, key: HostKey, address: str | None) -> int:
         """Cut the sessions in flight at a host, whatever their generation; from any thread. Return how many.
@@ -118,7 +134,7 @@ class AsyncRolePool(Generic[CT]):
 
     def in_use_at(self, key: HostKey, address: str | None) -> int:
         """Return the sessions in flight at a host and address; from any thread."""
-        return sum(len(pool.out) for pool in self._at(key, address))
+        return sum(pool.in_use for pool in self._at(key, address))
 
     def _at(self, key: HostKey, address: str | None) -> list[AsyncHostPool[CT]]:
         pools = (self._pools.get(key), *self._retired)
@@ -127,7 +143,7 @@ class AsyncRolePool(Generic[CT]):
     @property
     def in_use(self) -> int:
         """Sessions in flight."""
-        return sum(len(p.out) for p in (*self._pools.values(), *self._retired))
+        return sum(p.in_use for p in (*self._pools.values(), *self._retired))
 
     def _count(self, pool: AsyncHostPool[CT]) -> None:
         counters = {k: v for k, v in pool.stats().items() if k not in MEASURES}
@@ -148,10 +164,11 @@ class AsyncRolePool(Generic[CT]):
 
     async def close(self) -> None:
         """Close every pool: waiters are woken, idle connections closed."""
-        async with self._lock:
+        with self._lock:
             self._closed = True
             for pool in tuple(self._pools.values()):
-                await self._retire(pool)
+                self._retire(pool)
+        await self._close_retired()
 
     async def join(self, timeout: float) -> None:
         """Wait for the workers of closed pools to end."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ from pgroute.monitor.bars import Barred, Bars
 from pgroute.monitor.wire import GivenUp, Wire, breakable, given_up
 
 if TYPE_CHECKING:
+    import weakref
+    from collections.abc import Callable
+
     from pgroute._sync.hostpool import HostPool
     from pgroute.core.hosts import HostInfo
     from pgroute.core.plan import RolePlan
@@ -38,6 +42,11 @@ SELECT r.recovering,
 """  # noqa: S608  (made of the constant above)
 _CHECK_IDENTITY = f"SELECT pg_is_in_recovery(), {_SYSTEM_ID}, NULL, current_setting('client_min_messages')"
 _CHECK_LESS = "SELECT pg_is_in_recovery(), NULL, NULL, current_setting('client_min_messages')"
+# Where they are hidden, so is the one that no synchronous standby has confirmed a COMMIT.
+_SHOW_WARNINGS = """
+SELECT pg_catalog.set_config('client_min_messages', 'warning', false)
+ WHERE pg_catalog.current_setting('client_min_messages') OPERATOR(pg_catalog.=) 'error'
+"""
 _CHECK_TIMEOUT = 5.0
 _DOUBT_STEP = 0.002
 
@@ -60,27 +69,48 @@ class Lease:
     """What the router keeps of a pooled connection, as its attribute ``_pgroute``.
 
     Attributes:
-        pool: the host pool it belongs to.
+        pool: the host pool it belongs to; set by that pool.
         wire: its socket.
         doomed: the server said that it ends this connection.
         baseline: psycopg attributes that every session finds.
+        read_only: what the server has told of default_transaction_read_only.
         unconfirmed: a COMMIT returned without the synchronous standby's acknowledgement.
+        taken: a caller has the connection.
         taken_at: monotonic seconds of the checkout.
+        expires_at: monotonic seconds from which on it is not lent any more.
+        watch: a weak reference to the connection, by which its loss is noticed.
     """
 
-    __slots__ = ("baseline", "doomed", "pool", "taken_at", "unconfirmed", "wire")
+    __slots__ = (
+        "baseline",
+        "doomed",
+        "expires_at",
+        "pool",
+        "read_only",
+        "taken",
+        "taken_at",
+        "unconfirmed",
+        "watch",
+        "wire",
+    )
 
-    def __init__(self, pool: HostPool[Any], wire: Wire) -> None:
-        self.pool = pool
+    pool: HostPool[Any]
+
+    def __init__(self, wire: Wire) -> None:
         self.wire = wire
         self.doomed = False
         self.baseline: tuple[Any, ...] = ()
+        self.read_only = False
         self.unconfirmed = False
+        self.taken = False
         self.taken_at = 0.0
+        self.expires_at = math.inf
+        self.watch: weakref.ref[psycopg.Connection[Any]] | None = None
 
     def note_baseline(self, conn: psycopg.Connection[Any]) -> None:
         """Remember the attributes as they are now."""
         self.baseline = attributes(conn)
+        self.read_only = reports_read_only(conn)
 
     def on_notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         """Take note of a "committed locally" warning and of the connection's announced end, in whatever language."""
@@ -121,6 +151,11 @@ def attributes(conn: psycopg.Connection[Any]) -> tuple[Any, ...]:
     )
 
 
+def reports_read_only(conn: psycopg.Connection[Any]) -> bool:
+    """Return whether new transactions are read-only by default, as the server reports it by itself (PostgreSQL 14)."""
+    return conn.pgconn.parameter_status(b"default_transaction_read_only") == b"on"
+
+
 def restore(conn: psycopg.Connection[Any], baseline: tuple[Any, ...]) -> None:
     """Give the attributes back their values; the connection must be idle. psycopg refuses it within a transaction."""
     for name, value in zip(_ATTRIBUTES, baseline, strict=True):
@@ -148,7 +183,7 @@ class WrongServer(psycopg.OperationalError):
 
 
 class Connector:
-    """Stands where psycopg_pool expects a connection class: it has `connect`, and returns the user's class.
+    """Opens the connections of a pool, of the user's class.
 
     Args:
         plan: how the role connects.
@@ -156,6 +191,7 @@ class Connector:
         connection_class: psycopg's, or the user's subclass.
         watch: told of failures.
         bars: the role's.
+        unwanted: tells that the pool was closed.
     """
 
     def __init__(
@@ -165,8 +201,10 @@ class Connector:
         connection_class: type[psycopg.Connection[Any]],
         watch: ClusterWatch,
         bars: Bars,
+        *,
+        unwanted: Callable[[], bool],
     ) -> None:
-        self.pool: HostPool[Any]  # set by the pool, which needs the connector first
+        self._unwanted = unwanted
         self._host = host
         self._class = breakable(connection_class)
         self._wire: Wire | None = None
@@ -179,10 +217,13 @@ class Connector:
         self._login = Login(plan, host, self._class, bars)
         self._autocommit = bool(plan.arguments.get("autocommit", False))
 
-    def connect(self, _conninfo: str = "", **_kwargs: object) -> psycopg.Connection[Any]:
-        """Open and check a connection; psycopg_pool calls this in its worker.
+    def connect(self) -> Any:
+        """Open and check a connection; of the user's class.
 
         After a failure the next attempts fail likewise, without touching the network, until it is time for another.
+
+        Raises:
+            psycopg.Error: it failed.
         """
         sent_at = time.monotonic()
         given_up.set(self._unwanted)
@@ -201,11 +242,9 @@ class Connector:
             # Cancelled: the traceback leads to psycopg's unfinished connection, and would keep its socket open.
             raise exc.with_traceback(None)  # noqa: B904
         else:
-            self.pool.connected()
             return conn
         finally:
             self.bars.tried(self._host, attempt)
-        self.pool.connecting_failed()
         raise failure
 
     def _doubts_settled(self, attempt: object) -> None:
@@ -237,7 +276,7 @@ class Connector:
 
     def _connect(self) -> psycopg.Connection[Any]:
         conn = self._login.open()
-        lease = Lease(self.pool, Wire(conn.fileno()))
+        lease = Lease(Wire(conn.fileno()))
         conn._pgroute = lease  # type: ignore[attr-defined]
         self._wire = lease.wire
         try:
@@ -249,10 +288,7 @@ class Connector:
                 conn.set_read_only(True)
             conn.set_autocommit(self._autocommit)
             conn.add_notice_handler(lease.on_notice)
-            if self._configure is not None:
-                self._configure(conn)
-                if conn.pgconn.transaction_status:
-                    raise psycopg.ProgrammingError(f"configure left the connection in a transaction: {conn}")
+            self._configured(conn)
             lease.note_baseline(conn)
         except BaseException:
             conn.close()
@@ -261,8 +297,20 @@ class Connector:
             self._wire = None
         return conn
 
-    def _unwanted(self) -> bool:
-        return self.pool.closed
+    def _configured(self, conn: psycopg.Connection[Any]) -> None:
+        if self._configure is not None:
+            self._configure(conn)
+            if conn.pgconn.transaction_status:
+                raise psycopg.ProgrammingError(f"configure left the connection in a transaction: {conn}")
+
+    def discard(self, conn: psycopg.Connection[Any]) -> None:
+        """Take back all that a session can leave behind at the server, and configure the connection anew."""
+        conn.set_autocommit(True)
+        cursor = psycopg.Cursor(conn, row_factory=psycopg.rows.tuple_row)
+        cursor.execute("DISCARD ALL", prepare=False)
+        cursor.execute(_SHOW_WARNINGS, prepare=False)
+        conn.set_autocommit(self._autocommit)
+        self._configured(conn)
 
     def give_up(self) -> None:
         """End an attempt under way, whatever it waits for, now that the pool is closed; from any thread."""

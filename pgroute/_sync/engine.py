@@ -16,6 +16,7 @@ from pgroute._acompat import Changes, Lock, blocking, loop_identity
 from pgroute._sync.keeper import Keeper
 from pgroute._sync.pools import RolePool
 from pgroute._sync.session import _quietly_roll_back
+from pgroute.core.lending import PoolFull
 from pgroute.core.options import check_number
 from pgroute.core.roles import Role, SessionAttrs
 from pgroute.core.routing import Acquisition, GiveUp, Try, first_choice, patience
@@ -188,7 +189,7 @@ class Engine(Generic[CT]):
             failure: Exception | None = None
             if candidate is not None:
                 try:
-                    host_pool = pool.ready(candidate) or pool.open(candidate, topology)
+                    host_pool = pool.ready(candidate) or pool.open(candidate)
                     return host_pool.getconn(seconds)
                 except (PoolTimeout, PoolClosed, TooManyRequests, psycopg.OperationalError) as exc:
                     failure = exc
@@ -222,7 +223,7 @@ class Engine(Generic[CT]):
         if self.inherited:
             self.check_usable()
         lease = getattr(conn, "_pgroute", None)
-        if lease is None or lease.pool._watch is not self.watch or conn not in lease.pool.out:
+        if lease is None or lease.pool._watch is not self.watch or not lease.taken:
             raise ValueError(f"not a connection taken from {self._router!r}: {conn!r}")
         try:
             if conn.closed:
@@ -259,12 +260,11 @@ class Engine(Generic[CT]):
 def _count_failure(
     way: Acquisition, candidate: Candidate, pool: RolePool[CT], failure: Exception
 ) -> None:
-    host_pool = pool.pool(candidate.key)
     if isinstance(failure, PoolClosed):
         failure = pool.why(candidate) or failure
     if isinstance(failure, TooManyRequests):
         way.exhausted(candidate, str(failure), refused=True)
-    elif isinstance(failure, PoolTimeout) and host_pool is not None and host_pool.exhausted:
-        way.exhausted(candidate, host_pool.detail())
+    elif isinstance(failure, PoolFull):
+        way.exhausted(candidate, str(failure))
     else:
         way.failed(candidate, failure)

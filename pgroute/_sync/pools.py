@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
 from psycopg_pool import PoolClosed
 
-from pgroute._acompat import Lock
 from pgroute._sync.hostpool import HostPool
 from pgroute.core.stats import MEASURES, RoleStats, total
 
@@ -38,7 +38,7 @@ class RolePool(Generic[CT]):
         self._plan = plan
         self._class = connection_class
         self._watch = watch
-        self._lock = Lock()
+        self._lock = threading.Lock()
         self._bars = bars
         self._pools: dict[HostKey, HostPool[CT]] = {}
         self._retired: list[HostPool[CT]] = []
@@ -48,7 +48,7 @@ class RolePool(Generic[CT]):
     def load(self, key: HostKey) -> int:
         """Return the sessions in use at a host."""
         pool = self._pools.get(key)
-        return len(pool.out) if pool else 0
+        return pool.in_use if pool else 0
 
     def ready(self, candidate: Candidate) -> HostPool[CT] | None:
         """Return the pool to that host if it is open and of that generation."""
@@ -69,32 +69,37 @@ class RolePool(Generic[CT]):
         """Return the pool now open to a host."""
         return self._pools.get(key)
 
-    def open(self, candidate: Candidate, topology: Topology) -> HostPool[CT]:
+    def open(self, candidate: Candidate) -> HostPool[CT]:
         """Return the pool to that host, opened if this is the first time that it is chosen.
 
         Raises:
-            PoolClosed: it does not serve as the topology says any more.
+            PoolClosed: it does not serve any more as it did when it was chosen.
             Barred: it is too early for another attempt at connecting.
+            psycopg.OperationalError: there is no thread to connect with.
         """
+        before: HostPool[CT] | None = None
         with self._lock:
             pool = self._pools.get(candidate.key)
             if pool is not None and pool.generation == candidate.generation and not pool.closed:
                 return pool
-            host = topology.host(candidate.key)
-            if self._closed or host is None or (pool is not None and pool.generation > candidate.generation):
+            # As it is now: the caller may have been held up since it looked.
+            host = self._watch.topology.host(candidate.key)
+            if self._closed or host is None or not host.usable or host.generation != candidate.generation:
                 raise PoolClosed(f"{candidate.key} no longer serves as it did")
             self._bars.check(host)
-            if pool is not None:
-                self._retire(pool)
-            pool = HostPool(self._plan, host, self._class, self._watch, self._bars)
-            pool.open()
+            before, pool = pool, HostPool(self._plan, host, self._class, self._watch, self._bars)
+            try:
+                pool.open()
+            except RuntimeError as exc:
+                raise psycopg.OperationalError(
+                    f"no thread to connect to {candidate.key} with: {exc}"
+                ) from exc
+            if before is not None:
+                self._retired.append(before)
             self._pools[candidate.key] = pool
-            return pool
-
-    def _retire(self, pool: HostPool[CT]) -> None:
-        self._pools.pop(pool.key, None)
-        self._retired.append(pool)
-        pool.close()
+        if before is not None:
+            before.close()
+        return pool
 
     def reconcile(self, topology: Topology) -> None:
         """Close the pools to hosts that lost the role, and forget those whose last session has ended."""
@@ -103,10 +108,21 @@ class RolePool(Generic[CT]):
                 host = topology.host(pool.key)
                 if host is None or not host.usable or host.generation != pool.generation:
                     self._retire(pool)
+        self._close_retired()
+        with self._lock:
             gone = [p for p in self._retired if p.gone]
             self._retired = [p for p in self._retired if p not in gone]
             for pool in gone:
                 self._count(pool)
+
+    def _retire(self, pool: HostPool[CT]) -> None:
+        self._retired.append(pool)
+        del self._pools[pool.key]
+
+    def _close_retired(self) -> None:
+        for pool in tuple(self._retired):
+            if not pool.closed:
+                pool.close()
 
     def abort(self, key: HostKey, address: str | None) -> int:
         """Cut the sessions in flight at a host, whatever their generation; from any thread. Return how many.
@@ -119,7 +135,7 @@ class RolePool(Generic[CT]):
 
     def in_use_at(self, key: HostKey, address: str | None) -> int:
         """Return the sessions in flight at a host and address; from any thread."""
-        return sum(len(pool.out) for pool in self._at(key, address))
+        return sum(pool.in_use for pool in self._at(key, address))
 
     def _at(self, key: HostKey, address: str | None) -> list[HostPool[CT]]:
         pools = (self._pools.get(key), *self._retired)
@@ -128,7 +144,7 @@ class RolePool(Generic[CT]):
     @property
     def in_use(self) -> int:
         """Sessions in flight."""
-        return sum(len(p.out) for p in (*self._pools.values(), *self._retired))
+        return sum(p.in_use for p in (*self._pools.values(), *self._retired))
 
     def _count(self, pool: HostPool[CT]) -> None:
         counters = {k: v for k, v in pool.stats().items() if k not in MEASURES}
@@ -153,6 +169,7 @@ class RolePool(Generic[CT]):
             self._closed = True
             for pool in tuple(self._pools.values()):
                 self._retire(pool)
+        self._close_retired()
 
     def join(self, timeout: float) -> None:
         """Wait for the workers of closed pools to end."""

@@ -56,7 +56,7 @@ class Router(Runner[CT]):
         kwargs: for psycopg.connect: libpq parameters, and autocommit, prepare_threshold, context, row_factory,
             cursor_factory. They win over the DSN. Hosts, target_session_attrs and load_balance_hosts belong in the DSN.
         configure: called with each new connection before its first use; see PoolOptions.
-        reset: called with each connection that comes back; see PoolOptions.
+        reset: called with each connection that comes back, or "discard"; see PoolOptions.
         name: for repr and the names of threads and tasks; empty: the hosts.
 
     Attributes:
@@ -83,7 +83,7 @@ class Router(Runner[CT]):
         connection_class: type[CT] = cast("type[CT]", psycopg.Connection),  # noqa: B008
         kwargs: Mapping[str, Any] | None = None,
         configure: Callable[[CT], Any] | None = None,
-        reset: Callable[[CT], Any] | None = None,
+        reset: Callable[[CT], Any] | Literal["discard"] | None = None,
         name: str = "",
     ) -> None:
         given: object = connection_class

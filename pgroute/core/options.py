@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType, NoneType
-from typing import Any
+from typing import Any, Literal
 
 from pgroute.errors import ConfigError
 
@@ -72,6 +72,16 @@ def check_name(parameter: str, value: object, also: str = "") -> None:
         raise ConfigError(parameter, shown, accepted)
 
 
+DISCARD = "discard"
+"""The reset by which a connection forgets all that a session has set."""
+
+
+def check_reset(value: object) -> None:
+    """Raise ConfigError unless *value* is None, callable or "discard"."""
+    if not (value is None or callable(value) or value == DISCARD):
+        raise ConfigError("reset", value, f"expected a callable, {DISCARD!r} or None")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolOptions:
     """The pool of one role, per host.
@@ -92,7 +102,9 @@ class PoolOptions:
         configure: called with each new connection before its first use, over the router's; a coroutine function for
             an AsyncRouter. It must not leave a transaction open.
         reset: called with each connection that comes back, over the router's; likewise. It takes its time from the
-            caller who returns the connection.
+            caller who returns the connection. "discard": ``DISCARD ALL``, so that nothing that a session has set (SET,
+            SET ROLE, LISTEN, temporary tables, advisory locks, prepared statements) reaches the next one; *configure*
+            is called again after it.
 
     Raises:
         ConfigError: a value is of the wrong kind or out of range.
@@ -107,7 +119,7 @@ class PoolOptions:
     kwargs: Mapping[str, Any] | None = field(default=None, repr=False)
     settings: Mapping[str, Any] | None = None
     configure: Callable[[Any], Any] | None = None
-    reset: Callable[[Any], Any] | None = None
+    reset: Callable[[Any], Any] | Literal["discard"] | None = None
 
     def __post_init__(self) -> None:
         check_integer("min_size", self.min_size, low=0)
@@ -127,7 +139,7 @@ class PoolOptions:
             if not name.replace("_", "").replace(".", "").isalnum():
                 raise ConfigError("settings", name, "expected names of server settings, as in SHOW")
         check_callable("configure", self.configure)
-        check_callable("reset", self.reset)
+        check_reset(self.reset)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

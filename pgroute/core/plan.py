@@ -16,6 +16,7 @@ from pgroute.core.options import (
     check_callable,
     check_mapping,
     check_number,
+    check_reset,
 )
 from pgroute.core.retry import RetryPolicy, check_policy
 from pgroute.core.roles import HostKey, Role, SessionAttrs
@@ -131,7 +132,7 @@ def make_plan(
     check_policy(retry)
     check_mapping("kwargs", kwargs)
     check_callable("configure", configure)
-    check_callable("reset", reset)
+    check_reset(reset)
     parameters, _ = split_kwargs(kwargs or {})
     parsed = parse_dsn(dsn, kwargs=parameters)
     if balance is None:
