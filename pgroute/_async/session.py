@@ -83,24 +83,37 @@ class AsyncSession(Generic[CT]):
             if exc is None:
                 self._engine.check_usable()
             return
-        pool = conn._pgroute.pool  # type: ignore[attr-defined]
+        read_write = self._attrs is SessionAttrs.READ_WRITE
+        committed = False
         try:
             if exc is not None:
-                await _roll_back(self._engine, conn, exc, read_write=self._attrs is SessionAttrs.READ_WRITE)
+                await _roll_back(self._engine, conn, exc, read_write=read_write)
             elif (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
                 try:
                     await conn.commit()
                 except BaseException as failure:
                     await _commit_failed(self._engine, conn, failure)
                     raise
+                committed = True
             else:
-                await _end(self._engine, conn, status=status)
+                await _end(self._engine, conn, status=status, read_write=read_write)
             if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
                 _tell_unconfirmed(self._engine, conn, exc)
         finally:
-            await pool.putconn(conn)
-            if self._engine.closing:
-                self._engine.changes.notify()
+            await _give_back(self._engine, conn, committed=committed)
+
+
+async def _give_back(engine: AsyncEngine[Any], conn: CT, *, committed: bool) -> None:
+    """Return a connection at the end of its session; what interrupts that tells that the work is done."""
+    try:
+        await conn._pgroute.pool.putconn(conn)  # type: ignore[attr-defined]
+    except BaseException as exc:
+        if committed:
+            exc.add_note("interrupted after COMMIT: the transaction was committed")
+        raise
+    finally:
+        if engine.closing:
+            engine.changes.notify()
 
 
 async def _commit_failed(engine: AsyncEngine[CT], conn: CT, failure: BaseException) -> None:
@@ -142,7 +155,9 @@ def _tell_unconfirmed(engine: AsyncEngine[CT], conn: CT, exc: BaseException | No
     )
 
 
-async def _end(engine: AsyncEngine[CT], conn: CT, block: Block | None = None, *, status: int) -> None:
+async def _end(
+    engine: AsyncEngine[CT], conn: CT, block: Block | None = None, *, status: int, read_write: bool
+) -> None:
     """End a session in which there is nothing to commit, or that cannot.
 
     Args:
@@ -150,6 +165,7 @@ async def _end(engine: AsyncEngine[CT], conn: CT, block: Block | None = None, *,
         conn: the connection.
         block: the router's transaction().
         status: of the transaction, as it was before the connection was found to be lost: UNKNOWN since.
+        read_write: the session was asked for as read-write.
     """
     lease = conn._pgroute  # type: ignore[attr-defined]
     if block is not None and conn.closed and not conn.broken:
@@ -173,6 +189,8 @@ async def _end(engine: AsyncEngine[CT], conn: CT, block: Block | None = None, *,
         )
     if status == INERROR:
         await _quietly_roll_back(conn, block)
+        if read_write and lease.read_only:
+            await conn.close()  # what the body hid may well be that it cannot write here
         raise psycopg.errors.InFailedSqlTransaction(
             "the session ended with its transaction in error: it was rolled back, nothing was committed"
         )
@@ -203,6 +221,9 @@ async def _roll_back(
         await _quietly_roll_back(conn, block, exc)
     elif status == ACTIVE:
         # Waiting for the command's end could take for ever; the server rolls back when the connection goes.
+        await conn.close()
+    if read_write and isinstance(exc, psycopg.errors.ReadOnlySqlTransaction):
+        # Its own settings contradict its pool, whatever the host is: the next session would fail likewise.
         await conn.close()
 
 

@@ -47,6 +47,7 @@ _SHOW_WARNINGS = """
 SELECT pg_catalog.set_config('client_min_messages', 'warning', false)
  WHERE pg_catalog.current_setting('client_min_messages') OPERATOR(pg_catalog.=) 'error'
 """
+_READ_ONLY_DEFAULT = b"default_transaction_read_only"
 _CHECK_TIMEOUT = 5.0
 _DOUBT_STEP = 0.002
 
@@ -73,7 +74,7 @@ class Lease:
         wire: its socket.
         doomed: the server said that it ends this connection.
         baseline: psycopg attributes that every session finds.
-        read_only: what the server has told of default_transaction_read_only.
+        read_only: what the server should report of default_transaction_read_only.
         unconfirmed: a COMMIT returned without the synchronous standby's acknowledgement.
         taken: a caller has the connection.
         taken_at: monotonic seconds of the checkout.
@@ -107,10 +108,10 @@ class Lease:
         self.expires_at = math.inf
         self.watch: weakref.ref[psycopg.Connection[Any]] | None = None
 
-    def note_baseline(self, conn: psycopg.Connection[Any]) -> None:
+    def note_baseline(self, conn: psycopg.Connection[Any], *, read_only: bool) -> None:
         """Remember the attributes as they are now."""
         self.baseline = attributes(conn)
-        self.read_only = reports_read_only(conn)
+        self.read_only = read_only
 
     def on_notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         """Take note of a "committed locally" warning and of the connection's announced end, in whatever language."""
@@ -151,9 +152,13 @@ def attributes(conn: psycopg.Connection[Any]) -> tuple[Any, ...]:
     )
 
 
-def reports_read_only(conn: psycopg.Connection[Any]) -> bool:
-    """Return whether new transactions are read-only by default, as the server reports it by itself (PostgreSQL 14)."""
-    return conn.pgconn.parameter_status(b"default_transaction_read_only") == b"on"
+def contradicts(conn: psycopg.Connection[Any]) -> bool:
+    """Return whether the session is read-only by default where its pool is not, or the reverse, as far as is told.
+
+    The server reports it by itself (PostgreSQL 14 and later, docs 53.2.7), poolers may not pass it on.
+    """
+    told = conn.pgconn.parameter_status(_READ_ONLY_DEFAULT)
+    return told is not None and (told == b"on") != conn._pgroute.read_only  # type: ignore[attr-defined]
 
 
 def restore(conn: psycopg.Connection[Any], baseline: tuple[Any, ...]) -> None:
@@ -290,13 +295,19 @@ class Connector:
             conn.set_autocommit(self._autocommit)
             conn.add_notice_handler(lease.on_notice)
             self._configured(conn)
-            lease.note_baseline(conn)
+            lease.note_baseline(conn, read_only=self._expected_read_only(conn))
         except BaseException:
             conn.close()
             raise
         finally:
             self._wire = None
         return conn
+
+    def _expected_read_only(self, conn: psycopg.Connection[Any]) -> bool:
+        """Return whether sessions here are to be read-only by default, as far as the probe can tell for this role."""
+        if self._as_probe and not self._read_only:
+            return self._host.read_only
+        return conn.pgconn.parameter_status(_READ_ONLY_DEFAULT) == b"on"
 
     def _configured(self, conn: psycopg.Connection[Any]) -> None:
         if self._configure is not None:

@@ -23,7 +23,7 @@ from pgroute._acompat import (
     join_all,
     spawn,
 )
-from pgroute._sync.connector import Connector, Lease, alive, attributes, reports_read_only, restore
+from pgroute._sync.connector import Connector, Lease, alive, attributes, contradicts, restore
 from pgroute.core.faults import one_line
 from pgroute.core.lending import Close, Connect, Lending, PoolFull, Rest
 from pgroute.core.options import DISCARD
@@ -183,10 +183,8 @@ class HostPool(Generic[CT]):
         if self._lending.in_use >= self._options.max_size:
             return PoolFull(self._sizes())
         why = f": {one_line(str(self._failure))}" if self._failure is not None else ""
-        if self._lending.in_use:
-            # The connections that there are serve on, whatever keeps others from being opened.
-            return PoolFull(f"{self._sizes()}; no other could be opened{why}")
-        return PoolTimeout(f"no connection could be opened in {waited:.3g} s{why}")
+        others = f" ({self._sizes()})" if self._lending.in_use else ""
+        return PoolTimeout(f"no connection could be opened in {waited:.3g} s{others}{why}")
 
     def _usable(self, lease: Lease, conn: CT) -> bool:
         """Whether an idle connection may be lent."""
@@ -241,7 +239,7 @@ class HostPool(Generic[CT]):
         passed_on = False
         try:
             status = conn.pgconn.transaction_status
-            keep = status == TransactionStatus.IDLE and reports_read_only(conn) == lease.read_only
+            keep = status == TransactionStatus.IDLE and not contradicts(conn)
             with self._lock:
                 if keep and not self.closed and time.monotonic() < lease.expires_at:
                     passed_on = True
@@ -336,10 +334,13 @@ class HostPool(Generic[CT]):
         lease.watch = weakref.ref(conn, lambda _: self._collected(lease))
         conn._pool = self  # type: ignore[assignment]  # psycopg closes on leaving `with conn` what is in no pool
         with self._lock:
-            late = self.closed
-            if not late:
+            # One that contradicts its pool is lent to whoever waits for it already, and never idle.
+            wanted = not self.closed and (bool(self._lending.waiting) or not contradicts(conn))
+            if wanted:
                 self._lending.joined((lease, conn))
-        if late:
+            else:
+                self._lending.failed(now)
+        if not wanted:
             lease.watch = None
             conn.close()
 

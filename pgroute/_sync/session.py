@@ -81,24 +81,37 @@ class Session(Generic[CT]):
             if exc is None:
                 self._engine.check_usable()
             return
-        pool = conn._pgroute.pool  # type: ignore[attr-defined]
+        read_write = self._attrs is SessionAttrs.READ_WRITE
+        committed = False
         try:
             if exc is not None:
-                _roll_back(self._engine, conn, exc, read_write=self._attrs is SessionAttrs.READ_WRITE)
+                _roll_back(self._engine, conn, exc, read_write=read_write)
             elif (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
                 try:
                     conn.commit()
                 except BaseException as failure:
                     _commit_failed(self._engine, conn, failure)
                     raise
+                committed = True
             else:
-                _end(self._engine, conn, status=status)
+                _end(self._engine, conn, status=status, read_write=read_write)
             if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
                 _tell_unconfirmed(self._engine, conn, exc)
         finally:
-            pool.putconn(conn)
-            if self._engine.closing:
-                self._engine.changes.notify()
+            _give_back(self._engine, conn, committed=committed)
+
+
+def _give_back(engine: Engine[Any], conn: CT, *, committed: bool) -> None:
+    """Return a connection at the end of its session; what interrupts that tells that the work is done."""
+    try:
+        conn._pgroute.pool.putconn(conn)  # type: ignore[attr-defined]
+    except BaseException as exc:
+        if committed:
+            exc.add_note("interrupted after COMMIT: the transaction was committed")
+        raise
+    finally:
+        if engine.closing:
+            engine.changes.notify()
 
 
 def _commit_failed(engine: Engine[CT], conn: CT, failure: BaseException) -> None:
@@ -140,7 +153,9 @@ def _tell_unconfirmed(engine: Engine[CT], conn: CT, exc: BaseException | None) -
     )
 
 
-def _end(engine: Engine[CT], conn: CT, block: Block | None = None, *, status: int) -> None:
+def _end(
+    engine: Engine[CT], conn: CT, block: Block | None = None, *, status: int, read_write: bool
+) -> None:
     """End a session in which there is nothing to commit, or that cannot.
 
     Args:
@@ -148,6 +163,7 @@ def _end(engine: Engine[CT], conn: CT, block: Block | None = None, *, status: in
         conn: the connection.
         block: the router's transaction().
         status: of the transaction, as it was before the connection was found to be lost: UNKNOWN since.
+        read_write: the session was asked for as read-write.
     """
     lease = conn._pgroute  # type: ignore[attr-defined]
     if block is not None and conn.closed and not conn.broken:
@@ -171,6 +187,8 @@ def _end(engine: Engine[CT], conn: CT, block: Block | None = None, *, status: in
         )
     if status == INERROR:
         _quietly_roll_back(conn, block)
+        if read_write and lease.read_only:
+            conn.close()  # what the body hid may well be that it cannot write here
         raise psycopg.errors.InFailedSqlTransaction(
             "the session ended with its transaction in error: it was rolled back, nothing was committed"
         )
@@ -201,6 +219,9 @@ def _roll_back(
         _quietly_roll_back(conn, block, exc)
     elif status == ACTIVE:
         # Waiting for the command's end could take for ever; the server rolls back when the connection goes.
+        conn.close()
+    if read_write and isinstance(exc, psycopg.errors.ReadOnlySqlTransaction):
+        # Its own settings contradict its pool, whatever the host is: the next session would fail likewise.
         conn.close()
 
 

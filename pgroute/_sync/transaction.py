@@ -255,7 +255,7 @@ class Attempt(Generic[CT]):
                         conn.close()  # the body left another transaction() of its own open
                     raise
             else:
-                _end(self._engine, conn, block, status=status)
+                _end(self._engine, conn, block, status=status, read_write=self._request.read_write)
             if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
                 _tell_unconfirmed(self._engine, conn, None)
         except psycopg.Error as failure:

@@ -313,7 +313,8 @@ def test_the_interpreter_ends_quietly_and_soon(shared: LocalCluster, end: str) -
         return time.monotonic() - began_at, done.stdout + done.stderr
 
     taken, said = call(run)
-    assert said == ""
+    lost = end == "pass" and said.endswith(" was lost by its caller, and is closed\n")
+    assert said == "" or (lost and said.count("\n") == 1)
     assert taken < 5.0
 
 
