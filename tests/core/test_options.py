@@ -26,7 +26,8 @@ BAD: list[tuple[type, str, Any, str]] = [
     *((PoolOptions, "settings", bad, "a mapping or None") for bad in ["x=1", 5]),
     (PoolOptions, "settings", {None: "x"}, "str keys"),
     *((PoolOptions, "settings", {bad: "1"}, "as in SHOW") for bad in ["", "a b", "a=b", "a;b", "-c x", "_"]),
-    *((PoolOptions, name, 5, "a callable or None") for name in ("configure", "reset")),
+    (PoolOptions, "configure", 5, "a callable or None"),
+    (PoolOptions, "reset", 5, "a callable, 'discard' or None"),
     *((ProbeOptions, "interval", bad, "of at least 0.01") for bad in [*NUMBERS, 0, 0.009, -1]),
     *((ProbeOptions, "timeout", bad, "of at least 0.01") for bad in [*NUMBERS, 0, 0.009]),
     *(
