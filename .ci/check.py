@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE, CONTAINERS = "tests/core", "tests/docker"
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BUILD = 900
 """Seconds for which the images are waited for."""
 # They wait for servers a good part of the time; more workers than that only make each other late.
@@ -66,8 +67,9 @@ def images() -> Iterator[Callable[[], object]]:
 
 
 def end_tidily(*_: object) -> None:
-    """Leave as with Ctrl-C when told to terminate: servers and containers have to be cleared away."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Leave, once, by way of every finally: servers and containers have to be cleared away."""
+    for sig in ENDS:
+        signal.signal(sig, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -101,7 +103,9 @@ def run(arguments: list[str]) -> list[Task]:
 def main(arguments: list[str]) -> int:
     """Run everything, name at the end what failed, and return the exit status."""
     os.chdir(ROOT)
-    signal.signal(signal.SIGTERM, end_tidily)
+    # Ctrl-C too: programs in the background of a shell ignore it, and would hand that down.
+    for sig in ENDS:
+        signal.signal(sig, end_tidily)
     failed = run(arguments)
     if failed:
         print(f"== FAILED: {', '.join(task.name for task in failed)}", flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 POLL = 0.1  # seconds
+PATIENCE = 60.0
+"""Seconds that a task may take to clear away."""
 
 
 @dataclass
@@ -78,8 +79,10 @@ class Runner:
         for process in running:
             process.send_signal(signal.SIGINT)
         for process in running:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(60)
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
 
     def _run_lane(self, lane: Sequence[Task]) -> None:
         for task in lane:
@@ -105,6 +108,7 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=task.output,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # one Ctrl-C from us, not a second one from the terminal amid the clearing
             )
             self._running.add(process)
         status = process.wait()
