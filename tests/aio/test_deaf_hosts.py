@@ -26,7 +26,7 @@ from tests.aio.workload import (
     state,
     write,
 )
-from tests.support import AsyncBackground, async_call, async_eventually
+from tests.support import AsyncBackground, async_call, async_eventually, within
 
 pytestmark = pytest.mark.cluster  # async-only
 # sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
@@ -54,7 +54,7 @@ async def test_a_router_opens_although_the_primary_is_deaf(proxied: Proxied, mom
         begun = time.monotonic()
         with pytest.raises(NoHostAvailable, match=rf"{key(proxy)}: unknown role, down .*took over 0.2 s"):
             await write_nothing(router, 1.0)
-        assert time.monotonic() - begun < 1.5
+        assert time.monotonic() - begun < within(1.5)
         assert proxy.attempts <= 5 * (time.monotonic() - begun) + 10
         proxy.mend()
         proxy.reset()
@@ -75,7 +75,7 @@ async def test_a_host_deaf_to_new_connections_serves_on_the_old_ones(proxied: Pr
             begun = time.monotonic()
             with pytest.raises(NoHostAvailable):
                 await write_nothing(router, 0.5)  # takes a second connection
-            assert time.monotonic() - begun < 1.0
+            assert time.monotonic() - begun < within(1.0)
             await conn.execute("SELECT 1")
         for _ in range(20):
             await write_nothing(router)
