@@ -108,6 +108,9 @@ def main(arguments: list[str]) -> int:
         signal.signal(sig, end_tidily)
     failed = run(arguments)
     if failed:
+        # Once more, as the output of other tasks may stand between.
+        for line in (line for task in failed for line in task.failures):
+            print(line)
         print(f"== FAILED: {', '.join(task.name for task in failed)}", flush=True)
     return next((task.status or 0 for task in failed), 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+FAILURE = re.compile(r"(?m)^(?:\x1b\[\d+m)*((?:FAILED|ERROR)\b.* tests/.*)$")
 POLL = 0.1  # seconds
 PATIENCE = 60.0
 """Seconds that a task may take to clear away."""
@@ -30,6 +32,7 @@ class Task:
         commands: each the arguments of this Python.
         before: returns when the first may begin.
         status: the exit status; None until the end.
+        failures: the lines in which pytest names them.
         output: what they printed.
     """
 
@@ -37,6 +40,7 @@ class Task:
     commands: Sequence[Sequence[str]]
     before: Callable[[], object] | None = None
     status: int | None = None
+    failures: list[str] = field(default_factory=list)
     output: tempfile._TemporaryFileWrapper[bytes] = field(
         default_factory=lambda: tempfile.NamedTemporaryFile(prefix="pgroute-check-")  # noqa: SIM115  (closed when shown)
     )
@@ -127,4 +131,6 @@ class Runner:
                 sys.stdout.flush()
                 if not ended:
                     time.sleep(POLL)
+            output.seek(0)
+            task.failures = FAILURE.findall(output.read().decode(errors="replace"))
         task.output.close()
