@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -124,13 +124,20 @@ class Runner:
         """Print a task's output as it comes, until its end."""
         print(f"== {task.name}", flush=True)
         with open(task.output.name, "rb") as output:  # noqa: PTH123  (a second reader with a place of its own)
-            ended = False
-            while not ended:
-                ended = task.status is not None  # before the last look
-                shutil.copyfileobj(output, sys.stdout.buffer)
-                sys.stdout.flush()
-                if not ended:
+            try:
+                while task.status is None:
+                    _copy(output)
                     time.sleep(POLL)
+            except KeyboardInterrupt:
+                self.end()
+                raise
+            finally:
+                _copy(output)
             output.seek(0)
             task.failures = FAILURE.findall(output.read().decode(errors="replace"))
         task.output.close()
+
+
+def _copy(output: BinaryIO) -> None:
+    shutil.copyfileobj(output, sys.stdout.buffer)
+    sys.stdout.flush()
