@@ -35,9 +35,6 @@ def reprice(conn: psycopg.Connection[Any], chunk: Chunk) -> None:
 
 def work(dsn: str, progress: bool | Callable[[BatchProgress], object]) -> BatchReport:
     """Do the job, or what is left of it."""
-    logging.getLogger("psycopg.pool").setLevel(
-        logging.ERROR
-    )  # it warns of each connection that a crash has ended
     with Router(dsn) as router:
         items = Keyset("SELECT id FROM pgroute_item", key="id", fetch=False)
         job = BatchJob(router, JOB, items, chunk_size=1000, workers=WORKERS)

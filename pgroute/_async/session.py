@@ -9,7 +9,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import AsyncWatchdog
-from pgroute._async.connector import alive
+from pgroute._async.connector import READ_ONLY_DEFAULT, alive
 from pgroute.core.faults import one_line, session_fault
 from pgroute.core.roles import SessionAttrs
 from pgroute.errors import CommitUnknown, SessionLost
@@ -222,7 +222,11 @@ async def _roll_back(
     elif status == ACTIVE:
         # Waiting for the command's end could take for ever; the server rolls back when the connection goes.
         await conn.close()
-    if read_write and isinstance(exc, psycopg.errors.ReadOnlySqlTransaction):
+    if (
+        read_write
+        and isinstance(exc, psycopg.errors.ReadOnlySqlTransaction)
+        and conn.pgconn.parameter_status(READ_ONLY_DEFAULT) != b"off"
+    ):
         # Its own settings contradict its pool, whatever the host is: the next session would fail likewise.
         await conn.close()
 

@@ -47,7 +47,7 @@ _SHOW_WARNINGS = """
 SELECT pg_catalog.set_config('client_min_messages', 'warning', false)
  WHERE pg_catalog.current_setting('client_min_messages') OPERATOR(pg_catalog.=) 'error'
 """
-_READ_ONLY_DEFAULT = b"default_transaction_read_only"
+READ_ONLY_DEFAULT = b"default_transaction_read_only"
 _CHECK_TIMEOUT = 5.0
 _DOUBT_STEP = 0.002
 
@@ -157,7 +157,7 @@ def contradicts(conn: psycopg.Connection[Any]) -> bool:
 
     The server reports it by itself (PostgreSQL 14 and later, docs 53.2.7), poolers may not pass it on.
     """
-    told = conn.pgconn.parameter_status(_READ_ONLY_DEFAULT)
+    told = conn.pgconn.parameter_status(READ_ONLY_DEFAULT)
     return told is not None and (told == b"on") != conn._pgroute.read_only  # type: ignore[attr-defined]
 
 
@@ -307,7 +307,7 @@ class Connector:
         """Return whether sessions here are to be read-only by default, as far as the probe can tell for this role."""
         if self._as_probe and not self._read_only:
             return self._host.read_only
-        return conn.pgconn.parameter_status(_READ_ONLY_DEFAULT) == b"on"
+        return conn.pgconn.parameter_status(READ_ONLY_DEFAULT) == b"on"
 
     def _configured(self, conn: psycopg.Connection[Any]) -> None:
         if self._configure is not None:
