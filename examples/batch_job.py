@@ -7,7 +7,6 @@ reprices rows of a table of its own there, and nobody is killed. `--rows N` make
 from __future__ import annotations
 
 import argparse
-import logging
 import subprocess
 import sys
 import time

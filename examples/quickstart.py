@@ -54,7 +54,9 @@ def main(dsn: str, cluster: LocalCluster | None = None) -> None:
 
 
 if __name__ == "__main__":
-    logging.getLogger("pgroute").setLevel(logging.ERROR)  # it logs the loss of the primary, which is meant here
+    logging.getLogger("pgroute").setLevel(
+        logging.ERROR
+    )  # it logs the loss of the primary, which is meant here
     try:
         if len(sys.argv) > 1:
             main(sys.argv[1])
