@@ -62,6 +62,7 @@ class Answer:
         sent_at: monotonic seconds at which it was sent.
         fresh: it was asked on a connection opened for it.
         server_version: as libpq gives it, 180001 for 18.1.
+        untold: why it was asked for less than all, in the server's words; empty if it was not.
     """
 
     host: HostKey
@@ -77,6 +78,7 @@ class Answer:
     rtt: float = 0.0
     fresh: bool = False
     server_version: int = 0
+    untold: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,7 @@ class Facts:
         refusal: the host's words at the door.
         refusal_at: when they were told.
         listing: how it came to be listed.
+        lost: what it has told once and does not tell any more.
     """
 
     key: HostKey
@@ -154,6 +157,7 @@ class Facts:
     refusal: str = ""
     refusal_at: float = 0.0
     listing: Listing = Listing()
+    lost: tuple[str, ...] = ()
 
     @property
     def heard(self) -> bool:
@@ -183,6 +187,14 @@ class Facts:
     def why(self) -> str:
         """The reason of that."""
         return self.reason if self.standing is self.contact else self.refusal
+
+    @property
+    def loss(self) -> str:
+        """What it does not tell any more, and why, in words."""
+        if not self.lost or self.answer is None:
+            return ""
+        why = f": {self.answer.untold}" if self.answer.untold else ""
+        return f"no longer tells its {' and '.join(self.lost)}{why}"
 
 
 _TELLING = frozenset({HostState.UP, HostState.SUSPECT, HostState.BUSY})
@@ -214,7 +226,24 @@ def _answered(facts: Facts, seen: Answer, now: float) -> Facts:
     # The open probe connection says nothing about new ones.
     if seen.fresh or (door is HostState.BUSY and seen.sent_at >= facts.refusal_at + _BUSY_FOR):
         door, refusal = HostState.UP, ""
-    return Facts(facts.key, HostState.UP, "", seen, now, None, door, refusal, facts.refusal_at, facts.listing)
+    return Facts(
+        facts.key, HostState.UP, "", seen, now, None, door, refusal, facts.refusal_at, facts.listing,
+        _lost(facts, seen),
+    )  # fmt: skip
+
+
+def _lost(facts: Facts, seen: Answer) -> tuple[str, ...]:
+    """Return what a host has told once and not now."""
+    last = facts.answer
+    if last is None or None not in (seen.timeline, seen.system_id):
+        return ()
+    told = (
+        ("timeline", last.timeline, seen.timeline),
+        ("system identifier", last.system_id, seen.system_id),
+    )
+    return tuple(
+        name for name, before, after in told if after is None and (before is not None or name in facts.lost)
+    )
 
 
 def _refused(facts: Facts, seen: Failure, told: HostState, now: float) -> Facts:
@@ -263,6 +292,8 @@ class HostInfo:
         started_at: the postmaster's start, seconds since the epoch; None if not told.
         server_version: as libpq gives it, 180001 for 18.1; 0 if not known.
         origin: the name by which it came to be listed, empty for one of the DSN itself.
+        untold: which of timeline and system identifier it has told once and does not tell any more, and why, in words;
+            empty if there is nothing.
     """
 
     key: HostKey
@@ -284,6 +315,7 @@ class HostInfo:
     started_at: float | None = None
     server_version: int = 0
     origin: str = ""
+    untold: str = ""
 
     @property
     def host(self) -> str:

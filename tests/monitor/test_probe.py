@@ -287,13 +287,19 @@ AURORA = """
 CREATE SCHEMA aurora;
 CREATE SEQUENCE aurora.asked;
 CREATE ROLE tenant LOGIN SUPERUSER;
-ALTER ROLE tenant SET search_path = aurora, pg_catalog;
-CREATE FUNCTION aurora.pg_last_wal_replay_lsn() RETURNS pg_lsn LANGUAGE plpgsql AS $$
-  BEGIN RAISE 'not supported for Aurora' USING ERRCODE = '0A000'; END $$;
-CREATE FUNCTION aurora.pg_current_wal_lsn() RETURNS pg_lsn LANGUAGE plpgsql AS $$
+ALTER FUNCTION pg_catalog.pg_last_wal_replay_lsn() RENAME TO replayed;
+ALTER FUNCTION pg_catalog.pg_current_wal_lsn() RENAME TO written;
+CREATE FUNCTION pg_catalog.pg_last_wal_replay_lsn() RETURNS pg_lsn LANGUAGE plpgsql AS $$
   BEGIN
-    IF nextval('aurora.asked') {when} THEN RAISE '{text}' USING ERRCODE = '55000'; END IF;
-    RETURN pg_catalog.pg_current_wal_lsn();
+    IF session_user = 'tenant' THEN RAISE 'not supported for Aurora' USING ERRCODE = '0A000'; END IF;
+    RETURN pg_catalog.replayed();
+  END $$;
+CREATE FUNCTION pg_catalog.pg_current_wal_lsn() RETURNS pg_lsn LANGUAGE plpgsql AS $$
+  BEGIN
+    IF session_user = 'tenant' AND nextval('aurora.asked') {when} THEN
+      RAISE '{text}' USING ERRCODE = '55000';
+    END IF;
+    RETURN pg_catalog.written();
   END $$
 """
 """What a managed service does for one role: functions about WAL are refused, on a reader as a feature, on the writer as

@@ -1,0 +1,18 @@
+"""What the router's own statements have in common, whatever the user has set: how they begin, and how they are read."""
+
+from __future__ import annotations
+
+OWN_TERMS = b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL statement_timeout = 0;"
+"""Goes ahead of a SELECT in the same simple query, which is one transaction: a hot standby refuses every SELECT under
+default_transaction_isolation=serializable. Neither outlives it, so poolers pass it on."""
+
+LACKING = frozenset({"42501", "42883", "0A000", "42P01", "42703", "42704"})
+"""SQLSTATEs of a right, a function or a feature that is missing: less can be asked for."""
+
+WRONG_STATE = "55000"
+"""Also what a server says of a function that does not go with its role ("recovery is in progress")."""
+
+
+def timeline_of(wal_file: bytes) -> int:
+    """Return the timeline in the name of a WAL file."""
+    return int(wal_file[:8], 16)
