@@ -14,7 +14,7 @@ from pgroute._async.login import AsyncLogin
 from pgroute._async.own import ask, row
 from pgroute.core.faults import Fault, FaultKind, connect_fault
 from pgroute.core.hosts import Failure, HostState
-from pgroute.core.own import LACKING, OWN_TERMS, WRONG_STATE, timeline_of
+from pgroute.core.own import LACKING, OWN_TERMS, WRONG_STATE, qualify, timeline_of
 from pgroute.core.pace import CONNECT_GAP, DOUBT, REJECTED_GAP
 from pgroute.core.roles import HostRole
 from pgroute.monitor.bars import Barred, Bars
@@ -30,10 +30,9 @@ logger = logging.getLogger("pgroute")
 
 # What a pooled connection must prove before it is handed out: as much as the host's own probe could tell. And where
 # client_min_messages would hide the warning that no synchronous standby has confirmed a COMMIT, it is lowered.
-_HEAR = b"""
-SELECT CASE WHEN pg_catalog.current_setting('client_min_messages')
-                 OPERATOR(pg_catalog.=) ANY (ARRAY['error', 'fatal', 'panic']::pg_catalog.text[])
-            THEN pg_catalog.set_config('client_min_messages', 'warning', false) END;"""
+_HEAR = qualify("""
+SELECT CASE WHEN pg_catalog.current_setting('client_min_messages') `=` 'error'
+            THEN pg_catalog.set_config('client_min_messages', 'warning', false) END;""")
 _SYSTEM_ID = b"(SELECT system_identifier FROM pg_catalog.pg_control_system())"
 _CHECK = b"""
 SELECT r.recovering, %s,

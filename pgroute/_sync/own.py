@@ -89,4 +89,5 @@ def _literal(pgconn: PGconn, value: str | float | None, conn: psycopg.Connection
 
 def _send(pgconn: PGconn, statement: bytes) -> Generator[Any, Any, list[PGresult]]:
     pgconn.send_query(statement)
-    return (yield from generators.execute(pgconn))
+    results: list[PGresult] = yield from generators.execute(pgconn)
+    return results

@@ -32,7 +32,7 @@ _INTEGERS = (
     "tcp_user_timeout",
 )
 _TELLING = re.compile(r"(?i)(passw(or)?d|passphrase|pwd|secret|token|key)\s*=")
-"""What is followed by a secret in a value: a setting of the user's in ``options``, or what a misplaced quote took in."""
+"""What a secret follows in a value: a setting of the user's in ``options``, or what a misplaced quote took in."""
 _URI = re.compile(r"postgres(ql)?://(?P<login>[^@/]*@)?(?P<hosts>[^/?]*)(?P<path>[^?]*)", re.DOTALL)
 """As libpq reads it: a login ends at the first '@', and only before a '/'."""
 _BLANK_OR_QUOTE = re.compile(r"[\s='\"]")

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from pgroute.core.options import check_name, check_number
+from pgroute.core.own import qualify
 from pgroute.errors import ConfigError
 
 UNBOUNDED_AGE = 86400.0
@@ -16,43 +17,43 @@ UNBOUNDED_AGE = 86400.0
 # Two statements in one round trip: a wait for another transaction with the same key is bounded, the body is not. What
 # the session has is put aside first. The bound has to be there before the INSERT is looked at, which locks the table;
 # where the key is found, it stays until the transaction's end.
-_BOUND_BACK = b"""pg_catalog.set_config(
-    'lock_timeout', pg_catalog.current_setting('pgroute.lock_timeout'), true)"""
-CLAIM = (
-    b"""
-SELECT pg_catalog.set_config('lock_timeout', %%(wait)s, true)
+_BOUND_BACK = (
+    "pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('pgroute.lock_timeout'), true)"
+)
+CLAIM = qualify(
+    """
+SELECT pg_catalog.set_config('lock_timeout', %(wait)s, true)
   FROM (SELECT pg_catalog.set_config('pgroute.lock_timeout', pg_catalog.current_setting('lock_timeout'), true)
        ) AS put_aside (had)
  WHERE had IS NOT NULL;
-INSERT INTO pgroute.once (key) VALUES (%%(key)s) ON CONFLICT (key) DO NOTHING
-RETURNING %s"""
-    % _BOUND_BACK
+INSERT INTO pgroute.once (key) VALUES (%(key)s) ON CONFLICT (key) DO NOTHING
+RETURNING """
+    + _BOUND_BACK
 )
 
 # Not merely read: only a COMMIT that has written waits for the synchronous standby, and what an earlier transaction
 # wrote may be on this server alone. The time that is left is less than it was for CLAIM.
-REWRITE = b"""
+REWRITE = qualify("""
 UPDATE pgroute.once SET at = pg_catalog.clock_timestamp()
- WHERE key OPERATOR(pg_catalog.=) %(key)s AND pg_catalog.set_config('lock_timeout', %(wait)s, true) IS NOT NULL
-RETURNING """
+ WHERE key `=` %(key)s AND pg_catalog.set_config('lock_timeout', %(wait)s, true) IS NOT NULL
+RETURNING """)
 
 # Before another CLAIM, which would put aside the bound itself.
-UNBIND = b"SELECT " + _BOUND_BACK
+UNBIND = qualify(f"SELECT {_BOUND_BACK}")
 
 # The age of a key begins with the end of its body, which may have taken long.
-KEEP = b"""
-UPDATE pgroute.once SET result = %(result)s, at = pg_catalog.clock_timestamp()
- WHERE key OPERATOR(pg_catalog.=) %(key)s
-RETURNING """
+KEEP = qualify("""
+UPDATE pgroute.once SET result = %(result)s, at = pg_catalog.clock_timestamp() WHERE key `=` %(key)s
+RETURNING """)
 
 # What follows RETURNING, for a connection that can receive any text, and for another.
 PLAIN_RESULT = b"result::pg_catalog.text"
-HEX_RESULT = b"""pg_catalog.encode(pg_catalog.convert_to(result::pg_catalog.text, 'UTF8'), 'hex')"""
+HEX_RESULT = b"pg_catalog.encode(pg_catalog.convert_to(result::pg_catalog.text, 'UTF8'), 'hex')"
 
-PURGE = b"""
+PURGE = qualify("""
 DELETE FROM pgroute.once
- WHERE at OPERATOR(pg_catalog.<) (
-         pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.make_interval(secs => %(seconds)s))"""
+ WHERE at `<` (pg_catalog.clock_timestamp() `-` pg_catalog.make_interval(secs => %(seconds)s))
+""")
 
 
 def check_key(once: object) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 OWN_TERMS = b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL statement_timeout = 0;"
 """Goes ahead of a SELECT in the same simple query, which is one transaction: a hot standby refuses every SELECT under
 default_transaction_isolation=serializable. Neither outlives it, so poolers pass it on."""
@@ -16,3 +18,8 @@ WRONG_STATE = "55000"
 def timeline_of(wal_file: bytes) -> int:
     """Return the timeline in the name of a WAL file."""
     return int(wal_file[:8], 16)
+
+
+def qualify(statement: str) -> bytes:
+    """Return a statement in which the operators between backquotes are PostgreSQL's own, whatever the search_path."""
+    return re.sub("`([^`]+)`", r"OPERATOR(pg_catalog.\1)", statement).encode()

@@ -29,18 +29,17 @@ _OF_STANDBY = """
 _POSITION = """
        CASE WHEN r.recovering THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END,
        CASE WHEN r.recovering THEN
-         (extract(epoch FROM pg_catalog.clock_timestamp()
-                             OPERATOR(pg_catalog.-) pg_catalog.pg_last_xact_replay_timestamp())
-          OPERATOR(pg_catalog.*) 1000000)::bigint
+         (extract(epoch FROM pg_catalog.clock_timestamp() `-` pg_catalog.pg_last_xact_replay_timestamp())
+          `*` 1000000)::bigint
        END"""
 _SYSTEM_ID = "(SELECT system_identifier FROM pg_catalog.pg_control_system())"
-_START = "(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) OPERATOR(pg_catalog.*) 1000000)::bigint"
+_START = "(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) `*` 1000000)::bigint"
 # It changes whenever a fresh session would get another default_transaction_read_only than this one has.
 _DEFAULTS = """
        (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', s.setdatabase, s.setrole, c), ','
                                      ORDER BY s.setdatabase, s.setrole, c)
           FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) c
-         WHERE pg_catalog.strpos(c, 'default_transaction_read_only=') OPERATOR(pg_catalog.=) 1)"""
+         WHERE pg_catalog.strpos(c, 'default_transaction_read_only=') `=` 1)"""
 
 
 def _question(

@@ -153,7 +153,7 @@ def test_settings_that_no_startup_packet_holds_are_refused():
         PoolOptions(settings={"pgroute.a": "x" * 4000, "pgroute.b": "x" * 4000})
 
 
-class Name(str, enum.Enum):
+class Name(str, enum.Enum):  # noqa: UP042  (its str() is not its value)
     APP = "app"
 
 
