@@ -12,7 +12,7 @@ from psycopg import pq
 
 from pgroute.core.faults import Fault, FaultKind, connect_fault, one_line
 from pgroute.core.hosts import Answer
-from pgroute.core.own import LACKING, OWN_TERMS, WRONG_STATE, timeline_of
+from pgroute.core.own import LACKING, OWN_TERMS, WRONG_STATE, qualify, timeline_of
 from pgroute.core.roles import HostKey, HostRole
 from pgroute.monitor.clock import patient
 
@@ -51,19 +51,14 @@ def _question(
     start: str = "NULL",
     defaults: str = "NULL",
 ) -> bytes:
-    return (
-        OWN_TERMS
-        + (
-            f"""
+    return OWN_TERMS + qualify(f"""
 SELECT r.recovering,
        pg_catalog.current_setting('default_transaction_read_only'),
        CASE WHEN NOT r.recovering THEN {primary} END,
        CASE WHEN r.recovering THEN {standby} END,
        {position}, {system_id}, {start}, {defaults}
   FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering) r
-"""  # noqa: S608  (made of the constants above)
-        ).encode()
-    )
+""")  # noqa: S608  (made of the constants above)
 
 
 # Each level asks for less; the next one is used when a right (42501), a function (42883) or a feature (0A000) is
