@@ -124,7 +124,7 @@ class Node(Server):
         try:
             if self._is_rival(primary):
                 raise ClusterError("both were promoted to the same timeline, which pg_rewind does not see")
-            options = ["--no-sync", "--source-server", primary.tool_conninfo]
+            options = ["--no-sync", "--source-server", primary._tool_conninfo]
             self._sandbox.run("pg_rewind", "-D", self.data_dir, *options, timeout=timeout)
             self.configure_standby(primary)
             self.start(timeout=timeout)
@@ -157,7 +157,7 @@ class Node(Server):
         self._end()
         shutil.rmtree(self.data_dir)
         options = ["--checkpoint=fast", "--no-sync", "--wal-method=stream"]
-        source = ["-d", primary.tool_conninfo]
+        source = ["-d", primary._tool_conninfo]
         self._sandbox.run("pg_basebackup", "-D", self.data_dir, *options, *source, timeout=timeout)
         self.configure_standby(primary)
         self.start(timeout=timeout)
