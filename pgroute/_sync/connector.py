@@ -14,7 +14,7 @@ from pgroute._sync.login import Login
 from pgroute._sync.own import ask, row
 from pgroute.core.faults import Fault, FaultKind, connect_fault
 from pgroute.core.hosts import Failure, HostState
-from pgroute.core.own import LACKING, OWN_TERMS, WRONG_STATE, qualify, timeline_of
+from pgroute.core.own import LACKING, OWN_TERMS, RESTRAINED, WRONG_STATE, qualify, timeline_of
 from pgroute.core.pace import CONNECT_GAP, DOUBT, REJECTED_GAP
 from pgroute.core.roles import HostRole
 from pgroute.monitor.bars import Barred, Bars
@@ -39,14 +39,14 @@ SELECT r.recovering, %s,
        CASE WHEN NOT r.recovering THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END
   FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering) r"""
 _CHECKS = (
-    OWN_TERMS + _HEAR + _CHECK % _SYSTEM_ID,
-    OWN_TERMS + _HEAR + b"SELECT pg_catalog.pg_is_in_recovery(), %s, NULL" % _SYSTEM_ID,
-    OWN_TERMS + _HEAR + b"SELECT pg_catalog.pg_is_in_recovery(), NULL, NULL",
-    OWN_TERMS + _HEAR,
+    _HEAR + _CHECK % _SYSTEM_ID,
+    _HEAR + b"SELECT pg_catalog.pg_is_in_recovery(), %s, NULL" % _SYSTEM_ID,
+    _HEAR + b"SELECT pg_catalog.pg_is_in_recovery(), NULL, NULL",
+    _HEAR,
 )
 _CHECK_TIMEOUT = 5.0
 _DOUBT_STEP = 0.002
-_UNANSWERED = LACKING | {WRONG_STATE}
+_UNANSWERED = LACKING | RESTRAINED | {WRONG_STATE}
 
 _ENDS = ("57P01", "57P02", "57P03")
 """SQLSTATEs with which a server ends a connection, 57P02 as a mere WARNING (PostgreSQL docs, appendix A)."""
@@ -280,16 +280,20 @@ class Connector:
     def _check(self, conn: psycopg.Connection[Any]) -> None:
         host = self._host
         known = 2 if host.system_id is None else 1 if host.timeline is None else 0
-        for statement in _CHECKS[known:]:
+        terms, checks = b"", list(_CHECKS[known:])
+        while checks:
             try:
-                found = row(ask(conn, statement)) or ()
+                found = row(ask(conn, terms + checks[0])) or ()
                 break
             except psycopg.Error as exc:
-                # Without the rights to ask, the probe's word must do.
                 if conn.closed or exc.sqlstate not in _UNANSWERED:
                     raise
+                if exc.sqlstate in RESTRAINED and not terms:
+                    terms = OWN_TERMS
+                else:
+                    del checks[0]
         else:
-            return
+            return  # without the rights to ask: the probe's word must do
         if len(found) < 3:
             return
         recovering, system_id, wal_file = found

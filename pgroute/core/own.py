@@ -5,8 +5,13 @@ from __future__ import annotations
 import re
 
 OWN_TERMS = b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL statement_timeout = 0;"
-"""Goes ahead of a SELECT in the same simple query, which is one transaction: a hot standby refuses every SELECT under
-default_transaction_isolation=serializable. Neither outlives it, so poolers pass it on."""
+"""Goes ahead of a SELECT in the same simple query, which is one transaction, where the SELECT alone met `RESTRAINED`.
+
+Neither setting outlives it; but a proxy may reserve a server connection for whoever sets anything, so not always."""
+
+RESTRAINED = frozenset({"0A000", "57014"})
+"""SQLSTATEs of what a session's own defaults can do to a SELECT: a hot standby refuses every one under
+default_transaction_isolation=serializable, and statement_timeout may end it."""
 
 LACKING = frozenset({"42501", "42883", "0A000", "42P01", "42703", "42704"})
 """SQLSTATEs of a right, a function or a feature that is missing: less can be asked for."""

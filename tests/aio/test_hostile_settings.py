@@ -14,7 +14,7 @@ from psycopg.types.string import StrDumper
 from pgroute import AsyncRouter, CommitUnknown, HostState, PoolOptions
 from pgroute.batch import AsyncBatchJob, Chunk, Keyset
 from pgroute.core.roles import HostRole
-from pgroute.testing import InitdbCache, LocalCluster
+from pgroute.testing import InitdbCache, LocalCluster, Node
 from tests.aio.counting import waiting
 from tests.aio.workload import QUICK, key, primary, state
 from tests.support import AsyncBackground, async_call, async_eventually
@@ -301,7 +301,7 @@ async def test_the_programs_adapters_rows_and_cursors_play_no_part(
             "SELECT number FROM public.written WHERE who OPERATOR(pg_catalog.=) 'source'", key="number"
         )
         for given, name in ((source, "keys é"), (range(25), "items é")):
-            report = await AsyncBatchJob(router, name, given, chunk_size=10).run(note)  # type: ignore[arg-type]
+            report = await AsyncBatchJob(router, name, given, chunk_size=10).run(note)
             assert (report.rows, report.chunks, report.finished) == (25, 3, True)
     assert [row["number"] for row in seen[:25]] == [str(n) for n in range(1, 26)]
     assert seen[25:] == list(range(25))
@@ -376,6 +376,10 @@ async def _where(conn: psycopg.AsyncConnection[Any]) -> int:
     return conn.info.port
 
 
+async def _settled(router: AsyncRouter[Any], old: Node) -> None:
+    await async_eventually(lambda: state(router, old) is HostState.STALE)
+
+
 async def test_every_setting_survives_a_failover_and_an_old_primary_that_comes_back(
     installed: LocalCluster,
 ) -> None:
@@ -393,9 +397,9 @@ async def test_every_setting_survives_a_failover_and_an_old_primary_that_comes_b
             assert await router.run(_where) == new.port, setting
         old.start()
         for setting, router in routers.items():
-            await async_eventually(lambda router=router: state(router, old) is HostState.STALE)
+            await _settled(router, old)
             assert primary(router) == key(new), setting
-            assert router.topology.primary.timeline == 2, setting
+            assert router.topology.timeline_mark == 2, setting
             assert await router.run(_where) == new.port, setting
     finally:
         for router in routers.values():

@@ -15,7 +15,7 @@ from psycopg.types.string import StrDumper
 from pgroute import Router, CommitUnknown, HostState, PoolOptions
 from pgroute.batch import BatchJob, Chunk, Keyset
 from pgroute.core.roles import HostRole
-from pgroute.testing import InitdbCache, LocalCluster
+from pgroute.testing import InitdbCache, LocalCluster, Node
 from tests.sync.counting import waiting
 from tests.sync.workload import QUICK, key, primary, state
 from tests.support import Background, call, eventually
@@ -302,7 +302,7 @@ def test_the_programs_adapters_rows_and_cursors_play_no_part(
             "SELECT number FROM public.written WHERE who OPERATOR(pg_catalog.=) 'source'", key="number"
         )
         for given, name in ((source, "keys é"), (range(25), "items é")):
-            report = BatchJob(router, name, given, chunk_size=10).run(note)  # type: ignore[arg-type]
+            report = BatchJob(router, name, given, chunk_size=10).run(note)
             assert (report.rows, report.chunks, report.finished) == (25, 3, True)
     assert [row["number"] for row in seen[:25]] == [str(n) for n in range(1, 26)]
     assert seen[25:] == list(range(25))
@@ -377,6 +377,10 @@ def _where(conn: psycopg.Connection[Any]) -> int:
     return conn.info.port
 
 
+def _settled(router: Router[Any], old: Node) -> None:
+    eventually(lambda: state(router, old) is HostState.STALE)
+
+
 def test_every_setting_survives_a_failover_and_an_old_primary_that_comes_back(
     installed: LocalCluster,
 ) -> None:
@@ -394,9 +398,9 @@ def test_every_setting_survives_a_failover_and_an_old_primary_that_comes_back(
             assert router.run(_where) == new.port, setting
         old.start()
         for setting, router in routers.items():
-            eventually(lambda router=router: state(router, old) is HostState.STALE)
+            _settled(router, old)
             assert primary(router) == key(new), setting
-            assert router.topology.primary.timeline == 2, setting
+            assert router.topology.timeline_mark == 2, setting
             assert router.run(_where) == new.port, setting
     finally:
         for router in routers.values():
