@@ -20,6 +20,9 @@ WRONG_STATE = "55000"
 """Also what a server says of a function that does not go with its role ("recovery is in progress")."""
 
 
+_OPERATOR = re.compile("`([^`]+)`")
+
+
 def timeline_of(wal_file: bytes) -> int:
     """Return the timeline in the name of a WAL file."""
     return int(wal_file[:8], 16)
@@ -27,4 +30,4 @@ def timeline_of(wal_file: bytes) -> int:
 
 def qualify(statement: str) -> bytes:
     """Return a statement in which the operators between backquotes are PostgreSQL's own, whatever the search_path."""
-    return re.sub("`([^`]+)`", r"OPERATOR(pg_catalog.\1)", statement).encode()
+    return _OPERATOR.sub(r"OPERATOR(pg_catalog.\1)", statement).encode()

@@ -140,7 +140,7 @@ def test_check_number_at_its_bound():
 
 @pytest.mark.parametrize(
     "value",
-    [None, ["a", "b"], {"a": 1}, b"x", ("a",), "a\0b", "\ud800", math.nan, math.inf, object(), 1j],
+    [None, ["a", "b"], {"a": 1}, b"x", ("a",), "a\0b", "\ud800", math.nan, math.inf, {1}, 1j],
     ids=repr,
 )
 def test_a_setting_that_cannot_be_sent_is_refused(value):
