@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 
 OWN_TERMS = b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL statement_timeout = 0;"
-"""Goes ahead of a SELECT in the same simple query, which is one transaction, where the SELECT alone met `RESTRAINED`.
+"""Goes ahead of a SELECT in the same simple query, which is one transaction; neither setting outlives it.
 
-Neither setting outlives it; but a proxy may reserve a server connection for whoever sets anything, so not always."""
+Probes always say it: under serializable, read only, deferrable defaults a SELECT waits for others. Checks of pooled
+connections say it only where the SELECT alone met `RESTRAINED`: a proxy may reserve a server connection for whoever
+sets anything."""
 
 RESTRAINED = frozenset({"0A000", "57014"})
 """SQLSTATEs of what a session's own defaults can do to a SELECT: a hot standby refuses every one under

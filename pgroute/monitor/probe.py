@@ -12,7 +12,7 @@ from psycopg import pq
 
 from pgroute.core.faults import Fault, FaultKind, connect_fault, one_line
 from pgroute.core.hosts import Answer
-from pgroute.core.own import LACKING, OWN_TERMS, RESTRAINED, WRONG_STATE, qualify, timeline_of
+from pgroute.core.own import LACKING, OWN_TERMS, WRONG_STATE, qualify, timeline_of
 from pgroute.core.roles import HostKey, HostRole
 from pgroute.monitor.clock import patient
 
@@ -122,7 +122,6 @@ class ProbeConnection:
         self._level = 0
         self._doubted = False
         self._untold = ""
-        self._terms = b""
         self._known: tuple[HostRole, int | None] | None = None
         self._settings: bytes | None = None
         self._asked = False
@@ -190,7 +189,7 @@ class ProbeConnection:
         self._sent_at = sent_at = time.monotonic()
         try:
             try:
-                self._pgconn.send_query(self._terms + _LEVELS[self._level])
+                self._pgconn.send_query(OWN_TERMS + _LEVELS[self._level])
                 self._pgconn.flush()
             except psycopg.Error as exc:
                 self._lose(one_line(str(exc)))
@@ -258,9 +257,6 @@ class ProbeConnection:
 
     def _step_down(self, sqlstate: str, text: str) -> bool:
         """Return whether to ask again, and ask for less where that is called for."""
-        if sqlstate in RESTRAINED and not self._terms:
-            self._terms = OWN_TERMS
-            return True
         if sqlstate == WRONG_STATE and self._level < _WITHOUT_WAL:
             # The role may have changed between the two halves of the answer: said twice, it is no coincidence.
             if self._doubted:

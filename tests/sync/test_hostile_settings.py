@@ -372,6 +372,21 @@ def _write(conn: psycopg.Connection[Any]) -> None:
     conn.execute("INSERT INTO written VALUES (1)")
 
 
+def test_a_probe_waits_for_nobody_under_deferrable_defaults(shared: LocalCluster, table: str) -> None:
+    node = shared.primary
+    node.execute(f"CREATE ROLE reports_{table} LOGIN")
+    for default in ("isolation = serializable", "read_only = on", "deferrable = on"):
+        node.execute(f"ALTER ROLE reports_{table} SET default_transaction_{default}")
+    try:
+        with psycopg.connect(node.conninfo) as other:
+            other.execute("BEGIN ISOLATION LEVEL SERIALIZABLE")
+            other.execute(f"INSERT INTO {table} VALUES (1)")
+            with Router(shared.dsn.replace("postgres@", f"reports_{table}@")) as router:
+                eventually(lambda: state(router, node) is HostState.UP)
+    finally:
+        node.execute(f"DROP ROLE reports_{table}")
+
+
 def _where(conn: psycopg.Connection[Any]) -> int:
     psycopg.Cursor(conn).execute("INSERT INTO public.written VALUES (1, 'after')")
     return conn.info.port
