@@ -211,7 +211,7 @@ async def test_a_deferred_constraint_rejects_its_chunk(ground: Ground) -> None:
 async def test_a_lock_on_the_table_of_the_query_is_not_taken_for_another_copy(ground: Ground) -> None:
     ground.items(3)
     conn = await psycopg.AsyncConnection.connect(f"{ground.cluster.primary.conninfo} dbname={ground.name}")
-    async with conn as other, AsyncRouter(ground.dsn, acquire_timeout=0.5) as router:
+    async with conn as other, AsyncRouter(ground.dsn, acquire_timeout=2.0) as router:
         await other.execute("LOCK TABLE item")
         job = AsyncBatchJob(router, "j", Keyset("SELECT id FROM item", key="id"), retry=QUICK)
         with pytest.raises(BatchError, match="a table of the query"):

@@ -41,7 +41,10 @@ class NameServer:
 
         class Stream(socketserver.StreamRequestHandler):
             def handle(self) -> None:
-                (size,) = struct.unpack("!H", self.rfile.read(2))
+                head = self.rfile.read(2)
+                if len(head) < 2:
+                    return  # the resolver has gone
+                (size,) = struct.unpack("!H", head)
                 answer = outer.answer(self.rfile.read(size), tcp=True)
                 if answer is not None:
                     self.wfile.write(struct.pack("!H", len(answer)) + answer)
