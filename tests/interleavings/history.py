@@ -110,8 +110,7 @@ class History:
         self.rng = rng
         self.world = World(rng, rng.choice((1, 1, 2, 2, 3)))
         self._clients: list[Any] = []
-        self._torn: dict[str, Any] = {}
-        self._ends: dict[str, BaseException | None] = {}
+        self._torn: set[str] = set()
         self._wants: dict[str, tuple[str, float]] = {}
         self._moved_at = 0.0
         self._calm = False
@@ -152,7 +151,7 @@ class History:
             while not face.ended(closer):
                 await face.sleep(0.05)
         else:
-            self._collect()
+            await self._collect()
             self._check_returned()
             await self._check_slots()
         await self._end()
@@ -188,14 +187,12 @@ class History:
         async def work() -> None:
             try:
                 await fn(name)
-                self._ends[name] = None
-            except BaseException as exc:
-                self._ends[name] = None if isinstance(exc, Exception) else type(exc)()
-                self.world.note(f"ended by {type(exc).__name__}: {exc}")
-                if isinstance(exc, (Exception, GeneratorExit)):
-                    self.world.violation("unexpected error", f"{name}: {type(exc).__name__}: {exc}")
-                elif self.face.prefix:
-                    raise
+            except self.face.cancelled:
+                # Not let out: its traceback would keep what the client has forgotten.
+                self._torn.discard(name)
+                self.world.note("ends as cancelled")
+            except Exception as exc:
+                self.world.violation("unexpected error", f"{name}: {type(exc).__name__}: {exc}")
             finally:
                 self._wants.pop(name, None)
                 self._moved_at = self.face.now()
@@ -401,7 +398,7 @@ class History:
             name = worker.get_name() if self.face.prefix else worker.name
             self.world.note(f"tears {name} out")
             if self.face.tear(worker):
-                self._torn[name] = worker
+                self._torn.add(name)
 
     async def _restart(self, server: servers.Server) -> None:
         self.world.note(f"restarts {server.key.host}")
@@ -440,6 +437,8 @@ class History:
         begun = self._moved_at = face.now()
         while not all(face.ended(worker) for worker in self._clients):
             await face.sleep(0.1)
+            if world.careless and self._wants:
+                gc.collect()
             now = face.now()
             held = any(conn.holder for server in world.servers.values() for conn in server.links)
             if self._wants and not held and now - max(begun, self._moved_at) > _FORGOTTEN_AFTER:
@@ -452,12 +451,14 @@ class History:
         self._check_torn()
 
     def _check_torn(self) -> None:
-        for name, worker in self._torn.items():
-            if not worker.cancelled() and not self.world.careless:
+        for name in sorted(self._torn):
+            if not self.world.careless:
                 self.world.violation("swallowed", f"{name} was cancelled, and went on")
 
-    def _collect(self) -> None:
+    async def _collect(self) -> None:
+        """Have what clients have forgotten found."""
         gc.collect()
+        await self.face.sleep(0.02)
 
     def _check_returned(self) -> None:
         for pool in self.world.pools:
@@ -511,7 +512,7 @@ class History:
         else:
             world.violation("forgotten", "clients wait at a closed router")
         await face.sleep(0.05)
-        self._collect()
+        await self._collect()
         for server in world.servers.values():
             for conn in server.links:
                 world.violation("open connection", f"{conn.name} is open after close()")
