@@ -80,6 +80,8 @@ def play(seed: int, face: str, crew: Crew) -> Found:
             left = history.face.play(history.main)
         except Stuck as exc:
             history.world.found.append(("stuck", str(exc)))
+        except Exception as exc:
+            history.world.found.append(("broken history", f"{type(exc).__name__}: {exc}"))
         else:
             if left:
                 history.world.found.append(("left behind", ", ".join(left)))
@@ -109,13 +111,13 @@ class History:
     def __init__(self, rng: Random) -> None:
         self.rng = rng
         self.world = World(rng, rng.choice((1, 1, 2, 2, 3)))
-        self._clients: list[Any] = []
+        self._clients: dict[str, Any] = {}
         self._torn: set[str] = set()
+        self._at_work: set[str] = set()
         self._wants: dict[str, tuple[str, float]] = {}
         self._moved_at = 0.0
         self._calm = False
         self._serial = 0
-        self._over = False
 
     @property
     def face(self) -> Face:
@@ -124,6 +126,8 @@ class History:
     async def main(self) -> None:
         """Play it."""
         rng, world, face = self.rng, self.world, self.face
+        self._crowded = world.chance(0.5)
+        world.careless = world.chance(0.25)
         self._options = {role: self._pool_options() for role in ("writer", "reader")}
         cls = getattr(face.modules.router, f"{face.prefix}Router")
         hosts = ",".join(key.host for key in world.servers)
@@ -140,7 +144,7 @@ class History:
                 f"lifetime {options.max_lifetime} s, {options.max_waiting} may wait, {reset}"
             )
         await face.call(self.router.open)
-        for number in range(rng.randint(3, 10)):
+        for number in range(rng.randint(6, 12) if self._crowded else rng.randint(3, 10)):
             self._spawn(self._client, f"client-{number}")
         nemesis = face.spawn(self._nemesis, "nemesis")
         closer = face.spawn(self._closer, "closer") if world.chance(0.15) else None
@@ -158,7 +162,7 @@ class History:
 
     def _pool_options(self) -> PoolOptions:
         rng = self.rng
-        most = rng.randint(1, 3)
+        most = 1 if self._crowded else rng.randint(1, 3)
         reset: Any = None
         if rng.random() < 0.3:
             reset = self.face.callback(self._reset)
@@ -183,8 +187,9 @@ class History:
 
     # What clients do.
 
-    def _spawn(self, fn: Any, name: str) -> Any:
+    def _spawn(self, fn: Any, name: str) -> None:
         async def work() -> None:
+            self._at_work.add(name)
             try:
                 await fn(name)
             except self.face.cancelled:
@@ -194,19 +199,19 @@ class History:
             except Exception as exc:
                 self.world.violation("unexpected error", f"{name}: {type(exc).__name__}: {exc}")
             finally:
+                self._at_work.discard(name)
                 self._wants.pop(name, None)
                 self._moved_at = self.face.now()
 
         worker = self.face.spawn(work, name)
-        self._clients.append(worker)
-        return worker
+        self._clients[name] = worker
 
     async def _client(self, name: str) -> None:
         rng = self.rng
         for _ in range(rng.randint(1, 4)):
             await self.face.sleep(rng.choice((0.0, 0.0, rng.random() * 0.05, rng.random() * 0.5)))
             kind = rng.random()
-            role = "writer" if rng.random() < 0.65 else "reader"
+            role = "writer" if rng.random() < (0.95 if self._crowded else 0.65) else "reader"
             timeout = rng.choice((0, 0.01, 0.3, 2, None, None, None))
             self.world.note(f"{role}, timeout {timeout}")
             try:
@@ -250,6 +255,14 @@ class History:
     def _gave(self, conn: Any) -> None:
         conn.holder = ""
         self._moved_at = self.face.now()
+        if self._crowded and self._wants and not self._calm and self.world.chance(0.3):
+            self.face.spawn(self._stalker, "stalker")
+
+    async def _stalker(self) -> None:
+        """Tear out one who waits, just when a connection comes back."""
+        for _ in range(self.rng.randint(0, 5)):
+            await self.face.sleep(0)
+        self._tear(list(self._wants))
 
     async def _body(self, conn: Any, role: str, *, whole: bool) -> str:
         """Work with a connection; return what was written, empty if nothing was."""
@@ -328,8 +341,7 @@ class History:
         face, world = self.face, self.world
         with self._acquiring(name, role, timeout):
             conn = await self._getconn(role, timeout)
-        if world.chance(0.03):
-            world.careless = True
+        if world.careless and world.chance(0.1):
             world.note(f"forgets {conn.name}")
             return
         try:
@@ -348,17 +360,16 @@ class History:
         if not self.face.prefix or self.world.chance(0.4):
             return await self.face.call(getconn, role, timeout=timeout)
         seconds = self.rng.choice((0.0, 0.01, 0.3, self.rng.random()))
-        if self.world.chance(0.5):
-            async with asyncio.timeout(seconds):
-                return await getconn(role, timeout=timeout)
-        self.world.careless = True  # it may throw the connection away, before Python 3.12
-        return await asyncio.wait_for(getconn(role, timeout=timeout), seconds)
+        if self.world.careless:
+            # It may throw the connection away, before Python 3.12.
+            return await asyncio.wait_for(getconn(role, timeout=timeout), seconds)
+        async with asyncio.timeout(seconds):
+            return await getconn(role, timeout=timeout)
 
     # What is done to them.
 
     async def _closer(self) -> None:
         await self.face.sleep(self.rng.random() * 2.0)
-        self._over = True
         self.world.note("closes the router")
         await self.face.call(self.router.close, timeout=self.rng.choice((0.0, 0.3, 5.0)))
 
@@ -369,7 +380,7 @@ class History:
             kind = rng.random()
             server = rng.choice(list(world.servers.values()))
             if kind < 0.35:
-                self._tear()
+                self._tear(list(self._clients))
             elif kind < 0.5:
                 if links := server.links:
                     conn = rng.choice(links)
@@ -391,13 +402,12 @@ class History:
             else:
                 await self._fail_over()
 
-    def _tear(self) -> None:
-        workers = [w for w in self._clients if not self.face.ended(w)]
-        if workers:
-            worker = self.rng.choice(workers)
-            name = worker.get_name() if self.face.prefix else worker.name
+    def _tear(self, names: list[str]) -> None:
+        names = [name for name in names if name in self._at_work]
+        if names:
+            name = self.rng.choice(names)
             self.world.note(f"tears {name} out")
-            if self.face.tear(worker):
+            if self.face.tear(self._clients[name]):
                 self._torn.add(name)
 
     async def _restart(self, server: servers.Server) -> None:
@@ -431,11 +441,12 @@ class History:
     async def _calm_down(self) -> None:
         world, face = self.world, self.face
         world.note("calm")
+        self._calm = True
         for server in world.servers.values():
             server.slow, server.failing = 0.01, 0.0
             server.thaw()
         begun = self._moved_at = face.now()
-        while not all(face.ended(worker) for worker in self._clients):
+        while not all(face.ended(worker) for worker in self._clients.values()):
             await face.sleep(0.1)
             if world.careless and self._wants:
                 gc.collect()
@@ -495,7 +506,7 @@ class History:
     async def _end(self) -> None:
         """Close the router while it is used, and look what is left."""
         face, world = self.face, self.world
-        first = len(self._clients)
+        self._clients.clear()
         for number in range(self.rng.choice((0, 2, 5))):
             self._spawn(self._client, f"late-{number}")
         await face.sleep(self.rng.random() * 0.1)
@@ -506,7 +517,7 @@ class History:
         if face.now() - begun > timeout + 5.0:
             world.violation("late", f"close({timeout:g}) took {face.now() - begun:.2f} s")
         for _ in range(200):
-            if all(face.ended(worker) for worker in self._clients[first:]):
+            if all(face.ended(worker) for worker in self._clients.values()):
                 break
             await face.sleep(0.05)
         else:

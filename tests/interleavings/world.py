@@ -44,7 +44,7 @@ class World:
         journal: (seconds, who, what).
         found: (kind, words) of what is wrong.
         committed: what a server has told to be committed.
-        careless: a client has thrown a connection away, or has used what may do that.
+        careless: clients may throw connections away, or use what does.
     """
 
     face: Face
