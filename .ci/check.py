@@ -1,4 +1,7 @@
-"""Runs every check of this repository, stopping at the first that fails; arguments go to pytest."""
+"""Runs every check of this repository; the servers' tests only if what needs none has passed.
+
+Arguments go to pytest, which then runs once, in place of all tests; `--long` alone runs all tests, the long ones too.
+"""
 
 from __future__ import annotations
 
@@ -8,64 +11,39 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import coverage
-import pytest
+from tasks import Runner, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
-MEMORY = "/dev/shm"  # noqa: S108  (mkdtemp makes private folders there)
-CONTAINERS = "tests/docker"
+CORE, CONTAINERS = "tests/core", "tests/docker"
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BUILD = 900
 """Seconds for which the images are waited for."""
-SITE = "SITE"
-"""Stands for a temporary folder."""
-STEPS = {
-    "ruff check": [["-m", "ruff", "check", "."]],
-    "ruff format": [["-m", "ruff", "format", "--check", "."]],
-    "mypy": [["-m", "mypy"]],
-    "generated": [[".ci/unasync.py", "--check"], [".ci/reference.py", "--check"]],
-    "docs": [["-m", "mkdocs", "build", "--strict", "--site-dir", SITE]],
-}
+# They wait for servers a good part of the time; more workers than that only make each other late.
+WORKERS = 4
 
 
-class CoreCoverage:
-    """Prints the branch coverage of core ahead of pytest's last line."""
-
-    def __init__(self, measured: coverage.Coverage) -> None:
-        self.measured = measured
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Stop measuring and report; a run that imported nothing of core has nothing to report."""
-        self.measured.stop()
-        self.measured.save()
-        terminalreporter.section("branch coverage of pgroute/core")
-        try:
-            self.measured.report(include=["pgroute/core/*"], file=terminalreporter)
-        except coverage.exceptions.NoDataError as exc:
-            terminalreporter.line(str(exc))
+def static(site: str) -> tuple[list[Task], list[Task]]:
+    """Return what is checked without running it, as two lanes: with the tests of core the second is the longer one."""
+    return (
+        [Task("mypy", [["-m", "mypy"]])],
+        [
+            Task("ruff check", [["-m", "ruff", "check", "."]]),
+            Task("ruff format", [["-m", "ruff", "format", "--check", "."]]),
+            Task("generated", [[".ci/unasync.py", "--check"], [".ci/reference.py", "--check"]]),
+            Task("docs", [["-m", "mkdocs", "build", "--strict", "--site-dir", site]]),
+        ],
+    )
 
 
-def run_pytest(arguments: list[str]) -> int:
-    """Run tests in this process, so that coverage sees the imports that pytest's plugins make."""
-    measured = coverage.Coverage()
-    measured.start()
-    return pytest.main(arguments, plugins=[CoreCoverage(measured)])
-
-
-def use_memory() -> None:
-    """Have the clusters' files in memory where there is plenty: on some disks a cluster takes ten seconds to make."""
-    with contextlib.suppress(OSError):
-        memory = os.statvfs(MEMORY)
-        roomy = memory.f_bavail * memory.f_frsize >= 4 * 2**30 and not memory.f_flag & os.ST_NOEXEC
-        if roomy and os.access(MEMORY, os.W_OK):
-            os.environ.setdefault("TMPDIR", MEMORY)
+def pytest_options() -> list[str]:
+    """Return what pytest cannot see for itself when a task's file takes its output."""
+    return ["--color=yes"] if sys.stdout.isatty() else []
 
 
 @contextlib.contextmanager
@@ -81,86 +59,64 @@ def images() -> Iterator[Callable[[], object]]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     ) as process:
-
-        def wait() -> None:
-            try:
-                process.wait(BUILD)
-            except subprocess.TimeoutExpired:
-                sys.exit(f"== FAILED: docker/build has not ended after {BUILD} s more")
-
-        def end() -> None:
+        try:
+            yield lambda: process.wait(BUILD)
+        finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
 
-        def terminate(*_: object) -> None:
-            # No exception: pytest would take it for the failure of one test, and subprocess.run would kill a pytest
-            # that has servers to end.
-            end()
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTERM)
 
-        signal.signal(signal.SIGTERM, terminate)
-        try:
-            yield wait
-        finally:
-            end()
+def end_tidily(*_: object) -> None:
+    """Leave, once, by way of every finally: servers and containers have to be cleared away."""
+    for sig in ENDS:
+        signal.signal(sig, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
-def run_suite(wait_for_images: Callable[[], object]) -> int:
-    """Run all tests: first those of core, whose coverage they alone must show, then the others side by side, then those
-    in containers.
-    """
-    status = run_pytest(["tests/core"])
-    if status:
-        return status
-    use_memory()
-    # They wait for servers most of the time; a cluster for each worker is what memory and patience allow.
-    others = [f"--ignore={path}" for path in ("tests/core", CONTAINERS)]
-    for arguments in ([*others, "-n", "4", "--dist", "worksteal"], [CONTAINERS]):
-        if arguments == [CONTAINERS]:
-            wait_for_images()
-        status = subprocess.run([sys.executable, "-m", "pytest", *arguments], check=False).returncode
-        if status:
-            break
-    return status
+def tests(marks: Sequence[str], wait_for_images: Callable[[], object]) -> tuple[list[Task], list[Task]]:
+    """Return the tests but those of core: those in containers wait most of the time, so they run beside the others."""
+    others = [f"--ignore={path}" for path in (CORE, CONTAINERS)]
+    side_by_side = ["-n", str(WORKERS), "--dist", "worksteal"]
+    options = ["-m", "pytest", *pytest_options(), *marks]
+    return (
+        [Task("tests", [[*options, *others, *side_by_side]])],
+        [Task("tests in containers", [[*options, CONTAINERS]], before=wait_for_images)],
+    )
 
 
-def run_step(commands: list[list[str]]) -> int:
-    """Run the commands of a step and return the exit status of the first that fails."""
-    # mkdocs-material would print that it is maintained until May 2027.
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    with tempfile.TemporaryDirectory() as folder:
-        for command in commands:
-            arguments = [folder if argument == SITE else argument for argument in command]
-            status = subprocess.run([sys.executable, *arguments], env=environment, check=False).returncode
-            if status:
-                return status
-    return 0
-
-
-def run_steps() -> int:
-    """Run what comes before the tests, and return the exit status of the first step that fails."""
-    for done, (name, commands) in enumerate(STEPS.items()):
-        print(f"== {name}", flush=True)
-        started = time.monotonic()
-        status = run_step(commands)
-        print(f"== {name}: {'FAILED' if status else 'ok'}, {time.monotonic() - started:.1f} s", flush=True)
-        if status:
-            passed, skipped = [*STEPS][:done], [*STEPS, "pytest"][done + 1 :]
-            print(f"== FAILED: {name}; passed: {', '.join(passed) or 'none'}; not run: {', '.join(skipped)}")
-            return status
-    print("== pytest", flush=True)
-    return 0
+def run(arguments: list[str]) -> list[Task]:
+    """Run everything and return what failed."""
+    marks = ["-m", "long or not long"] if arguments == ["--long"] else []
+    chosen = [] if marks else arguments
+    with tempfile.TemporaryDirectory() as site, contextlib.ExitStack() as stack:
+        wait_for_images = None if chosen else stack.enter_context(images())
+        runner = stack.enter_context(Runner())
+        mypy, others = static(site)
+        if wait_for_images is None:
+            return runner.run(others, mypy) or runner.run([Task("pytest", [[".ci/covered.py", *chosen]])])
+        core = Task("tests of core", [[".ci/covered.py", *pytest_options(), *marks, CORE]])
+        if failed := runner.run([*others, core], mypy):
+            return failed
+        return runner.run(*tests(marks, wait_for_images))
 
 
 def main(arguments: list[str]) -> int:
-    """Run everything in order and return the exit status of the first that fails."""
+    """Run everything, name at the end what failed, and return the exit status."""
     os.chdir(ROOT)
-    if arguments:
-        return run_steps() or run_pytest(arguments)
-    with images() as wait_for_images:
-        return run_steps() or run_suite(wait_for_images)
+    # Ctrl-C too: programs in the background of a shell ignore it, and would hand that down.
+    for sig in ENDS:
+        signal.signal(sig, end_tidily)
+    failed = run(arguments)
+    if failed:
+        # Once more, as the output of other tasks may stand between.
+        for line in (line for task in failed for line in task.failures):
+            print(line)
+        print(f"== FAILED: {', '.join(task.name for task in failed)}", flush=True)
+    return next((task.status or 0 for task in failed), 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

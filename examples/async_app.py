@@ -76,9 +76,7 @@ async def main(dsn: str, cluster: LocalCluster | None = None) -> None:
 
 
 if __name__ == "__main__":
-    # The events are printed anyway, and the pool warns of each connection that a crash has ended.
-    for name in ("pgroute", "psycopg.pool"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("pgroute").setLevel(logging.ERROR)  # the events are printed anyway
     if len(sys.argv) > 1:
         asyncio.run(main(sys.argv[1]))
     else:

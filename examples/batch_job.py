@@ -7,7 +7,6 @@ reprices rows of a table of its own there, and nobody is killed. `--rows N` make
 from __future__ import annotations
 
 import argparse
-import logging
 import subprocess
 import sys
 import time
@@ -35,9 +34,6 @@ def reprice(conn: psycopg.Connection[Any], chunk: Chunk) -> None:
 
 def work(dsn: str, progress: bool | Callable[[BatchProgress], object]) -> BatchReport:
     """Do the job, or what is left of it."""
-    logging.getLogger("psycopg.pool").setLevel(
-        logging.ERROR
-    )  # it warns of each connection that a crash has ended
     with Router(dsn) as router:
         items = Keyset("SELECT id FROM pgroute_item", key="id", fetch=False)
         job = BatchJob(router, JOB, items, chunk_size=1000, workers=WORKERS)

@@ -237,8 +237,6 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="(default: 8000)")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    # It warns of each connection that a crash has ended.
-    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     # Until uvicorn has its own, and again when that is over: by default SIGTERM would leave the cluster behind.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)

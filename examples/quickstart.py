@@ -54,9 +54,9 @@ def main(dsn: str, cluster: LocalCluster | None = None) -> None:
 
 
 if __name__ == "__main__":
-    # The router logs the loss of the primary, which is meant here; the pool each connection that ended with it.
-    for logger in ("pgroute", "psycopg.pool"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
+    logging.getLogger("pgroute").setLevel(
+        logging.ERROR
+    )  # it logs the loss of the primary, which is meant here
     try:
         if len(sys.argv) > 1:
             main(sys.argv[1])

@@ -8,6 +8,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from pgroute.monitor.timers import timers
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
@@ -23,6 +25,11 @@ class Changes:
     def __init__(self) -> None:
         self.version = 0
         self._condition = threading.Condition()
+
+    @property
+    def deserted(self) -> bool:
+        """Whether nobody can be waiting any more."""
+        return False
 
     def notify(self) -> None:
         """Wake every waiter."""
@@ -43,6 +50,11 @@ class AsyncChanges:
         self.version = 0
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
+
+    @property
+    def deserted(self) -> bool:
+        """Whether nobody can be waiting any more: the loop is closed."""
+        return self._loop.is_closed()
 
     def notify(self) -> None:
         """Wake every waiter; from any thread."""
@@ -188,7 +200,7 @@ def blocking(fn: Callable[[], object]) -> None:
 
 
 async def async_blocking(fn: Callable[[], object]) -> None:
-    """Call a function that may block, without blocking the loop, in a thread that ends with it."""
+    """Call a function that may block, without blocking the loop if a thread can be had, which ends with it."""
     loop = asyncio.get_running_loop()
     done = loop.create_future()
 
@@ -203,7 +215,11 @@ async def async_blocking(fn: Callable[[], object]) -> None:
         if not done.done():
             done.set_result(None)
 
-    threading.Thread(target=work, name="pgroute-blocking", daemon=True).start()
+    try:
+        threading.Thread(target=work, name="pgroute-blocking", daemon=True).start()
+    except RuntimeError:  # no thread to be had, at the interpreter's end for one: rather the loop waits
+        fn()
+        return
     await done
 
 
@@ -218,21 +234,28 @@ def async_finished(worker: AsyncWorker) -> bool:
 
 
 class Watchdog:
-    """Call *bite* unless the block is left within *timeout* seconds."""
+    """Call *bite* unless the block is left within *timeout* seconds; while no router is open, nothing is called.
+
+    After the block *bite* has either run to its end or never will.
+    """
+
+    __slots__ = ("_alarm", "_bite", "_timeout")
 
     def __init__(self, timeout: float, bite: Callable[[], object]) -> None:
-        self._timer = threading.Timer(timeout, bite)
-        self._timer.daemon = True
+        self._timeout = timeout
+        self._bite = bite
 
     def __enter__(self) -> None:
-        self._timer.start()
+        self._alarm = timers.set(self._timeout, self._bite)
 
     def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
+        self._alarm.cancel()
 
 
 class AsyncWatchdog:
-    """As Watchdog, in the running loop."""
+    """As Watchdog, in the running loop, which needs no router for it."""
+
+    __slots__ = ("_bite", "_handle", "_timeout")
 
     def __init__(self, timeout: float, bite: Callable[[], object]) -> None:
         self._timeout = timeout
@@ -243,6 +266,78 @@ class AsyncWatchdog:
 
     async def __aexit__(self, *_: object) -> None:
         self._handle.cancel()
+
+
+def keep_time(who: object) -> None:
+    """Have the thread that Watchdog depends on, until `stop_keeping_time`."""
+    timers.hold(who)
+
+
+def async_keep_time(who: object) -> None:
+    """Nothing: the loop keeps the time."""
+
+
+def stop_keeping_time(who: object) -> None:
+    """End that thread, unless others want it."""
+    timers.let_go(who)
+
+
+def async_stop_keeping_time(who: object) -> None:
+    """Nothing: the loop keeps the time."""
+
+
+def myself() -> object:
+    """Return who runs here: the thread."""
+    return threading.get_ident()
+
+
+def async_myself() -> object:
+    """Return who runs here: the task."""
+    return asyncio.current_task()
+
+
+class Face:
+    """What is for `with`; used in `async with`, it says so. Hidden from type checkers, which say so by themselves."""
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:
+
+        async def __aenter__(self) -> None:
+            raise TypeError("a Router and its sessions are for `with`; for `async with`, use AsyncRouter")
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+
+class AsyncFace:
+    """What is for `async with`; used in `with`, it says so. Hidden from type checkers, which say so by themselves."""
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:
+
+        def __enter__(self) -> None:
+            raise TypeError("an AsyncRouter and its sessions are for `async with`; for `with`, use Router")
+
+        def __exit__(self, *_: object) -> None: ...
+
+
+class LoopFace:
+    """What is for a `for` loop; used in `async for`, it says so."""
+
+    if not TYPE_CHECKING:
+
+        def __aiter__(self) -> None:
+            raise TypeError("the attempts of a Router are for `for`; for `async for`, use AsyncRouter")
+
+
+class AsyncLoopFace:
+    """What is for an `async for` loop; used in `for`, it says so."""
+
+    if not TYPE_CHECKING:
+
+        def __iter__(self) -> None:
+            raise TypeError("the attempts of an AsyncRouter are for `async for`; for `for`, use Router")
 
 
 def loop_identity() -> object:

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import inspect
 import itertools
+import os
 import tempfile
 import threading
 import time
@@ -16,6 +17,9 @@ from pathlib import Path
 import pytest
 
 from pgroute.testing import InitdbCache, LocalCluster, available_versions
+
+MEMORY = "/dev/shm"
+"""Where the clusters' files are if there is plenty of it: on some disks a cluster takes ten seconds to make."""
 
 VERSIONS = sorted({server.major for server in available_versions()})
 """PostgreSQL majors: those of the wheel and those of the system."""
@@ -38,6 +42,14 @@ BACKENDS = (
     " wait_event, backend_start) FROM pg_stat_activity"
     " WHERE backend_type = 'client backend' AND application_name <> 'pgroute-testing'"
 )
+
+
+def pytest_configure() -> None:
+    with contextlib.suppress(OSError):
+        memory = os.statvfs(MEMORY)
+        roomy = memory.f_bavail * memory.f_frsize >= 4 * 2**30 and not memory.f_flag & os.ST_NOEXEC
+        if roomy and os.access(MEMORY, os.W_OK) and "TMPDIR" not in os.environ:
+            os.environ["TMPDIR"] = tempfile.tempdir = MEMORY
 
 
 @pytest.fixture

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
+
+
+def within(seconds: float) -> float:
+    """Return a bound that says *seconds* on a machine with time to spare, and more on a busy one.
+
+    There whatever a test times waits for a core in between, once for each process and thread on its way. At most four
+    times as much, so that what takes ten times as long is found on any machine.
+    """
+    return seconds * min(4.0, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
 
 
 def eventually(condition: Callable[[], Any], timeout: float = 10.0) -> Any:

@@ -68,6 +68,24 @@ def test_a_statement_interrupted_in_a_session_is_rolled_back(shared: LocalCluste
             assert conn.execute(f"SELECT * FROM {table}").fetchall() == []
 
 
+def test_a_statement_interrupted_on_a_frozen_host_is_not_waited_for(
+    pgroute_cluster_factory: Callable[..., LocalCluster],
+) -> None:
+    primary = pgroute_cluster_factory(standbys=0).primary
+    with Router(primary.conninfo, writer=ONE) as router:
+        router.wait()
+        asked = threading.Event()
+        with interrupted_when(asked.is_set), router.writer() as conn:
+            primary.freeze()
+            asked.set()
+            begun_at = time.monotonic()
+            conn.execute("SELECT 1")
+        assert time.monotonic() - begun_at < 4.0
+        assert conn.closed
+        primary.thaw()
+        router.wait()
+
+
 def test_who_is_interrupted_in_the_queue_takes_nothing_along(shared: LocalCluster) -> None:
     with Router(shared.dsn, writer=ONE) as router:
         conn = router.getconn("writer")

@@ -132,5 +132,3 @@ async def unavailable(request: Request, error: Exception) -> JSONResponse:
 
 
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-# It warns of each connection that a crash has ended.
-logging.getLogger("psycopg.pool").setLevel(logging.ERROR)

@@ -7,6 +7,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from pgroute._acompat import AsyncLoopFace
 from pgroute._async.transaction import AsyncAttempt, pause
 from pgroute.core.retry import Course
 
@@ -25,7 +26,7 @@ CT = TypeVar("CT", bound="psycopg.AsyncConnection[Any]")
 logger = logging.getLogger("pgroute")
 
 
-class AsyncAttempts(Generic[CT]):
+class AsyncAttempts(AsyncLoopFace, Generic[CT]):
     """What `attempts()` returns: an iterator over as many attempts as it takes.
 
     Raises:

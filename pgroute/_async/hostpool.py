@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
@@ -87,6 +88,7 @@ class AsyncHostPool(Generic[CT]):
             max_idle=options.max_idle,
             now=time.monotonic(),
         )
+        self._pid = os.getpid()
         self._lost: deque[AsyncLease] = deque()
         self._bell = AsyncBell()
         self._worker: AsyncWorker | None = None
@@ -277,6 +279,8 @@ class AsyncHostPool(Generic[CT]):
                 await self._bell.rest(_AFTER_FAULT)
 
     async def _turn(self) -> bool:
+        if os.getpid() != self._pid:
+            return False  # the copy in a forked child, whose sockets are its parent's
         self._find_lost()
         with self._lock:
             step = self._lending.step(time.monotonic())

@@ -10,7 +10,9 @@ import psycopg
 from psycopg_pool import PoolClosed
 
 from pgroute._async.hostpool import AsyncHostPool
+from pgroute.core.hosts import HostState
 from pgroute.core.stats import MEASURES, RoleStats, total
+from pgroute.monitor.bars import Barred
 
 if TYPE_CHECKING:
     from pgroute.core.balance import Candidate
@@ -57,12 +59,8 @@ class AsyncRolePool(Generic[CT]):
         return pool
 
     def why(self, candidate: Candidate) -> Exception | None:
-        """Return the reason for which connecting there is barred, and its pool closed."""
-        try:
-            self._bars.check(candidate)
-        except psycopg.OperationalError as exc:
-            return exc
-        return None
+        """Return the reason for which there was no connection, if connecting failed."""
+        return self._bars.why(candidate)
 
     def pool(self, key: HostKey) -> AsyncHostPool[CT] | None:
         """Return the pool now open to a host."""
@@ -86,6 +84,8 @@ class AsyncRolePool(Generic[CT]):
             if self._closed or host is None or not host.usable or host.generation != candidate.generation:
                 raise PoolClosed(f"{candidate.key} no longer serves as it did")
             self._bars.check(host)
+            if host.state is HostState.REJECTED and self._plan.as_probe:
+                raise Barred(host.reason)  # it serves with open connections, of which there are none here
             before, pool = pool, AsyncHostPool(self._plan, host, self._class, self._watch, self._bars)
             try:
                 pool.open()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Never, cast
 
 import psycopg
 
 # sync-only: from psycopg_pool.abc import CT
 from psycopg_pool.abc import ACT as CT  # async-only
 
+from pgroute._acompat import AsyncFace
 from pgroute._async.engine import AsyncEngine
 from pgroute._async.runner import AsyncRunner
 from pgroute._async.session import AsyncSession
+from pgroute.core.mistakes import refuse_unknown
 from pgroute.core.options import HostOptions, PoolOptions, ProbeOptions, check_number
 from pgroute.core.plan import make_plan
 from pgroute.core.roles import Role, SessionAttrs
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from pgroute.core.topology import Topology
 
 
-class AsyncRouter(AsyncRunner[CT]):
+class AsyncRouter(AsyncRunner[CT], AsyncFace):
     """Routes sessions to the primary or to a standby of a PostgreSQL cluster, through failover.
 
     The constructor parses and validates, and does no I/O; `open()` or the ``with`` statement begins the watch.
@@ -58,6 +60,7 @@ class AsyncRouter(AsyncRunner[CT]):
         configure: called with each new connection before its first use; see PoolOptions.
         reset: called with each connection that comes back, or "discard"; see PoolOptions.
         name: for repr and the names of threads and tasks; empty: the hosts.
+        unknown: none are taken; one is a ConfigError that says where it belongs.
 
     Attributes:
         name: as given.
@@ -85,7 +88,10 @@ class AsyncRouter(AsyncRunner[CT]):
         configure: Callable[[CT], Any] | None = None,
         reset: Callable[[CT], Any] | Literal["discard"] | None = None,
         name: str = "",
+        **unknown: Never,
     ) -> None:
+        if unknown:
+            refuse_unknown(unknown, AsyncRouter.__init__.__kwdefaults__ or ())
         given: object = connection_class
         if not (isinstance(given, type) and issubclass(given, psycopg.AsyncConnection)):
             raise ConfigError(
@@ -271,11 +277,12 @@ class AsyncRouter(AsyncRunner[CT]):
 
         Raises:
             ConfigError: *fn* is not callable.
+            RouterClosed: the router was opened before this process was forked.
         """
         given: object = fn
         if not callable(given) or inspect.iscoroutinefunction(given):
             raise ConfigError("fn", fn, "expected a callable that is no coroutine function")
-        return self._engine.dispatcher.subscribe(fn)
+        return self._engine.subscribe(fn)
 
     def forget_timeline(self) -> None:
         """Declare the highest timeline seen void, so that a primary on a lower one is accepted.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from pgroute._acompat import AsyncWatchdog
+from pgroute._acompat import AsyncFace, AsyncWatchdog
 from pgroute._async.connector import READ_ONLY_DEFAULT, alive
 from pgroute.core.faults import one_line, session_fault
 from pgroute.core.roles import SessionAttrs
@@ -39,7 +39,7 @@ INERROR = TransactionStatus.INERROR
 UNKNOWN = TransactionStatus.UNKNOWN
 
 
-class AsyncSession(Generic[CT]):
+class AsyncSession(AsyncFace, Generic[CT]):
     """What `writer()`, `reader()` and `connection()` return; use it once, in a ``with`` statement.
 
     Raises:
@@ -66,6 +66,14 @@ class AsyncSession(Generic[CT]):
             # sync-only: use = "with router.writer() as conn"
             use = "async with router.writer() as conn"  # async-only
             raise AttributeError(f"a session is no connection: use `{use}`, and conn.{name} within it")
+
+        # async-only: begin
+        def __await__(self) -> Any:
+            raise TypeError(
+                "a session is not awaited: use `async with router.writer() as conn`, or getconn()"
+            )
+
+        # async-only: end
 
     async def __aenter__(self) -> CT:
         if self._conn is not None:
@@ -168,8 +176,11 @@ async def _end(
         read_write: the session was asked for as read-write.
     """
     lease = conn._pgroute  # type: ignore[attr-defined]
-    if block is not None and conn.closed and not conn.broken:
-        raise psycopg.ProgrammingError("the body closed its connection: nothing was committed")
+    if conn.closed and not conn.broken:
+        what = (
+            "nothing was committed" if block is not None else "what was not committed before is rolled back"
+        )
+        raise psycopg.ProgrammingError(f"the body closed its connection: {what}")
     if status == INTRANS or (status == UNKNOWN and block is not None):
         await conn.close()
         engine.watch.kick(lease.pool.key)
@@ -236,9 +247,11 @@ async def _quietly_roll_back(
     block: Block | None = None,
     exc: BaseException | None = None,
 ) -> None:
+    lease = conn._pgroute  # type: ignore[attr-defined]
+    interrupted = exc is not None and not isinstance(exc, Exception)
     try:
         # The server rolls back too when the connection goes, so a frozen one need not be waited for.
-        async with AsyncWatchdog(_ROLLBACK_TIMEOUT, conn._pgroute.wire.cut):  # type: ignore[attr-defined]
+        async with AsyncWatchdog(lease.patience() if interrupted else _ROLLBACK_TIMEOUT, lease.wire.cut):
             if block is None:
                 await conn.rollback()
             else:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
 
-from pgroute._acompat import AsyncWatchdog
+from pgroute._acompat import AsyncFace, AsyncWatchdog
 from pgroute._async.connector import alive
 from pgroute._async.session import (
-    IDLE,
     INTRANS,
     _commit_failed,
     _end,
@@ -22,7 +21,6 @@ from pgroute._async.session import (
     _tell_unconfirmed,
 )
 from pgroute.core.faults import Fault, FaultKind, one_line, session_fault
-from pgroute.core.request import ends_transaction
 from pgroute.core.retry import LEAST_COMMIT, Phase, Retry, body_fault, end_fault
 from pgroute.core.roles import Role
 from pgroute.errors import RouteError
@@ -45,7 +43,7 @@ _around: ContextVar[AsyncAttempt[Any] | None] = ContextVar("_around", default=No
 """The attempt in whose body this code runs; a task that was started there has it too, even when that is over."""
 
 
-class AsyncAttempt(Generic[CT]):
+class AsyncAttempt(AsyncFace, Generic[CT]):
     """One attempt at a transaction: a context manager that yields a connection, with its transaction begun.
 
     The end commits. An error after which the transaction is run again is not let out: the next attempt follows. So the
@@ -64,9 +62,7 @@ class AsyncAttempt(Generic[CT]):
         "_engine",
         "_key",
         "_request",
-        "_split",
         "_transaction",
-        "_wait",
         "again",
         "ended",
     )
@@ -79,11 +75,9 @@ class AsyncAttempt(Generic[CT]):
         self._course = course
         self._key = key
         self._around: AsyncAttempt[Any] | None = None
-        self._wait: Any = None
         self._conn: CT | None = None
         self._block: Block | None = None
         self._transaction: psycopg.AsyncTransaction | None = None
-        self._split = False
         self.again: float | None = None
         self.ended = False
 
@@ -95,7 +89,8 @@ class AsyncAttempt(Generic[CT]):
     @property
     def whole(self) -> bool:
         """Whether the transaction is still the one that was begun, and the connection there."""
-        return not self._split and self._conn is not None and not self._conn.closed
+        conn = self._conn
+        return conn is not None and not conn.closed and not _ended_by_body(conn)
 
     @property
     def left(self) -> float:
@@ -157,33 +152,7 @@ class AsyncAttempt(Generic[CT]):
             await conn.set_deferrable(request.deferrable)
         self._block = conn.transaction()
         self._transaction = await self._block.__aenter__()
-        self._watch_for_end(conn)
-
-    def _watch_for_end(self, conn: CT) -> None:
-        """Notice if the body ends the transaction by a COMMIT or ROLLBACK of its own, and begins another perhaps."""
-        wait, pgconn = conn.wait, conn.pgconn
-        self._wait = vars(conn).get("wait")
-
-        async def watched(gen: Any, *args: Any, **kwargs: Any) -> Any:
-            # Seen before it is sent, for the answer may be lost; and in the tags of what came back, for it may be one
-            # of several statements.
-            known = gen.gi_frame.f_locals if hasattr(gen, "gi_frame") and gen.gi_frame is not None else {}
-            if ends_transaction(known.get("query")):
-                self._split = True
-            cursor = known.get("self")
-            try:
-                return await wait(gen, *args, **kwargs)
-            finally:
-                if pgconn.transaction_status == IDLE or _committed(cursor):
-                    self._split = True
-
-        conn.wait = watched  # type: ignore[method-assign]
-
-    def _watch_no_more(self, conn: CT) -> None:
-        if self._wait is None:
-            vars(conn).pop("wait", None)
-        else:
-            conn.wait = self._wait  # type: ignore[method-assign]
+        conn._pgroute.was_idle = False  # type: ignore[attr-defined]
 
     async def _not_begun(self, conn: CT, exc: BaseException) -> float | None:
         try:
@@ -218,7 +187,6 @@ class AsyncAttempt(Generic[CT]):
             if exc is None:
                 self._engine.check_usable()
             return False
-        self._watch_no_more(conn)
         try:
             if exc is None:
                 return await self._commit(conn)
@@ -237,7 +205,7 @@ class AsyncAttempt(Generic[CT]):
         assert block is not None
         phase, lost = Phase.EXIT, False
         try:
-            if self._split:
+            if _ended_by_body(conn):
                 await self._refuse(conn, _SPLIT)
             if conn.pgconn.pipeline_status:
                 # COMMIT would only be queued here, and its failure would be nobody's.
@@ -275,7 +243,7 @@ class AsyncAttempt(Generic[CT]):
         # As it is before ROLLBACK is tried, which may close it.
         closed = conn.closed and not conn.broken
         fault = body_fault(exc, lost=conn.closed and conn.broken, closed=closed, read_write=read_write)
-        if self._split:
+        if _ended_by_body(conn):
             exc.add_note("the body ended the transaction by a COMMIT or ROLLBACK of its own: not run again")
             if isinstance(exc, RouteError):
                 exc.rerun_safe = False
@@ -314,10 +282,9 @@ _SPLIT = (
 )
 
 
-def _committed(cursor: object) -> bool:
-    """Return whether one of the statements that a cursor has run was a COMMIT."""
-    results = getattr(cursor, "_results", None) or ()
-    return any(result.command_status == b"COMMIT" for result in results)
+def _ended_by_body(conn: psycopg.AsyncConnection[Any]) -> bool:
+    """Return whether the body has ended the transaction by a COMMIT or ROLLBACK of its own."""
+    return conn._pgroute.was_idle  # type: ignore[attr-defined,no-any-return]
 
 
 def _refuse_nested(engine: AsyncEngine[Any], request: Request, key: str | None) -> None:

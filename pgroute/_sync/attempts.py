@@ -8,6 +8,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from pgroute._acompat import LoopFace
 from pgroute._sync.transaction import Attempt, pause
 from pgroute.core.retry import Course
 
@@ -26,7 +27,7 @@ CT = TypeVar("CT", bound="psycopg.Connection[Any]")
 logger = logging.getLogger("pgroute")
 
 
-class Attempts(Generic[CT]):
+class Attempts(LoopFace, Generic[CT]):
     """What `attempts()` returns: an iterator over as many attempts as it takes.
 
     Raises:

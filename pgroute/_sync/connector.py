@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute._acompat import Watchdog
+from pgroute._sync.interrupt import guard, patience
 from pgroute._sync.login import Login
-from pgroute.core.faults import Fault, FaultKind, connect_fault
+from pgroute.core.faults import Fault, FaultKind, connect_fault, one_line
 from pgroute.core.hosts import Failure, HostState
 from pgroute.core.pace import CONNECT_GAP, DOUBT, REJECTED_GAP
 from pgroute.core.roles import HostRole
@@ -78,11 +79,13 @@ class Lease:
         unconfirmed: a COMMIT returned without the synchronous standby's acknowledgement.
         taken: a caller has the connection.
         taken_at: monotonic seconds of the checkout.
+        was_idle: after a statement there was no transaction; whoever wants to know sets it to False before.
         expires_at: monotonic seconds from which on it is not lent any more.
         watch: a weak reference to the connection, by which its loss is noticed.
     """
 
     __slots__ = (
+        "_round_trip",
         "baseline",
         "doomed",
         "expires_at",
@@ -91,22 +94,29 @@ class Lease:
         "taken",
         "taken_at",
         "unconfirmed",
+        "was_idle",
         "watch",
         "wire",
     )
 
     pool: HostPool[Any]
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, round_trip: Callable[[], float | None]) -> None:
         self.wire = wire
+        self._round_trip = round_trip
         self.doomed = False
         self.baseline: tuple[Any, ...] = ()
         self.read_only = False
         self.unconfirmed = False
         self.taken = False
         self.taken_at = 0.0
+        self.was_idle = False
         self.expires_at = math.inf
         self.watch: weakref.ref[psycopg.Connection[Any]] | None = None
+
+    def patience(self) -> float:
+        """Return the seconds that the server has to answer when a statement is interrupted."""
+        return patience(self._round_trip())
 
     def note_baseline(self, conn: psycopg.Connection[Any], *, read_only: bool) -> None:
         """Remember the attributes as they are now."""
@@ -175,6 +185,8 @@ def restore(conn: psycopg.Connection[Any], baseline: tuple[Any, ...]) -> None:
 
 def _plain(exc: Exception, host: HostInfo) -> psycopg.Error:
     """Return the failure without what psycopg's exceptions hold: a PGconn, whose repr shows the password."""
+    if isinstance(exc, ConfigureFailed):
+        return exc
     if not isinstance(exc, psycopg.Error):
         return psycopg.OperationalError(f"opening a session at {host.key}: {type(exc).__name__}: {exc}")
     try:
@@ -185,6 +197,10 @@ def _plain(exc: Exception, host: HostInfo) -> psycopg.Error:
 
 class WrongServer(psycopg.OperationalError):
     """The server that answered is not the one expected there."""
+
+
+class ConfigureFailed(psycopg.OperationalError):
+    """The user's configure raised: no word about the server."""
 
 
 class Connector:
@@ -247,6 +263,7 @@ class Connector:
             # Cancelled: the traceback leads to psycopg's unfinished connection, and would keep its socket open.
             raise exc.with_traceback(None)  # noqa: B904
         else:
+            self.bars.connected(self._host)
             return conn
         finally:
             self.bars.tried(self._host, attempt)
@@ -270,6 +287,9 @@ class Connector:
             raise Barred(host.reason)
 
     def _failed(self, exc: psycopg.Error, fault: Fault, sent_at: float) -> None:
+        if isinstance(exc, ConfigureFailed):
+            self.bars.put(self._host, exc, CONNECT_GAP)
+            return
         rejected = fault.kind is FaultKind.REJECTED
         login = rejected and not self._login.undecided
         self.bars.put(self._host, exc, REJECTED_GAP if rejected else CONNECT_GAP, login=login)
@@ -281,8 +301,9 @@ class Connector:
 
     def _connect(self) -> psycopg.Connection[Any]:
         conn = self._login.open()
-        lease = Lease(Wire(conn.fileno()))
+        lease = Lease(Wire(conn.fileno()), self._round_trip)
         conn._pgroute = lease  # type: ignore[attr-defined]
+        guard(conn, lease, lambda: self._watch.kick(self._host.key))
         self._wire = lease.wire
         try:
             if self._unwanted():
@@ -302,6 +323,10 @@ class Connector:
             self._wire = None
         return conn
 
+    def _round_trip(self) -> float | None:
+        host = self._watch.topology.host(self._host.key)
+        return None if host is None else host.rtt
+
     def _expected_read_only(self, conn: psycopg.Connection[Any]) -> bool:
         """Return whether sessions here are to be read-only by default, as far as the probe can tell for this role."""
         if self._as_probe and not self._read_only:
@@ -309,10 +334,18 @@ class Connector:
         return conn.pgconn.parameter_status(READ_ONLY_DEFAULT) == b"on"
 
     def _configured(self, conn: psycopg.Connection[Any]) -> None:
-        if self._configure is not None:
+        if self._configure is None:
+            return
+        try:
             self._configure(conn)
-            if conn.pgconn.transaction_status:
-                raise psycopg.ProgrammingError(f"configure left the connection in a transaction: {conn}")
+        except Exception as exc:
+            if conn.broken:
+                raise
+            text = f"configure failed: {type(exc).__name__}: {one_line(str(exc))}"
+            # An exception of psycopg's holds a PGconn, whose repr shows the password.
+            raise ConfigureFailed(text) from (None if isinstance(exc, psycopg.Error) else exc)
+        if conn.pgconn.transaction_status:
+            raise ConfigureFailed("configure left the connection in a transaction: commit, or roll back")
 
     def discard(self, conn: psycopg.Connection[Any]) -> None:
         """Take back all that a session can leave behind at the server, and configure the connection anew."""

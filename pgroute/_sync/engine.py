@@ -3,16 +3,27 @@
 
 from __future__ import annotations
 
+import math
+import os
 import random
 import time
-from typing import TYPE_CHECKING, Generic
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic
 
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from psycopg_pool.abc import CT
 
-from pgroute._acompat import Changes, Lock, blocking, loop_identity
+from pgroute._acompat import (
+    Changes,
+    Lock,
+    blocking,
+    keep_time,
+    loop_identity,
+    myself,
+    stop_keeping_time,
+)
 from pgroute._sync.keeper import Keeper
 from pgroute._sync.pools import RolePool
 from pgroute._sync.session import _quietly_roll_back
@@ -28,12 +39,16 @@ from pgroute.monitor.dispatch import Dispatcher
 from pgroute.monitor.forks import forked
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pgroute._sync.router import Router
     from pgroute.core.balance import Candidate
+    from pgroute.core.events import Event
     from pgroute.core.plan import Plan
     from pgroute.core.topology import Topology
 
 _NEW, _OPEN, _CLOSING, _CLOSED = "new", "open", "closing", "closed"
+_END_TIMEOUT = 2.0
 
 
 class Engine(Generic[CT]):
@@ -50,9 +65,7 @@ class Engine(Generic[CT]):
         pools: by role.
         changes: notified of whatever may end a wait for a session; from `open()` on.
         dispatcher: of events to subscribers.
-        state: "new", "open", "closing" or "closed".
         closing: an open router is being closed, or was: sessions that end are waited for.
-        inherited: this is the copy in a forked child, whose connections are the parent's.
     """
 
     changes: Changes
@@ -75,19 +88,27 @@ class Engine(Generic[CT]):
         }
         self.dispatcher = Dispatcher()
         self.closing = False
-        self.inherited = False
-        self.state = _NEW
+        self._state = _NEW
+        self._pid = 0
         self._router = router
         self._rng = random.Random()
         self._loop: object = None
-        self._opening = Lock()
+        self._turn = Lock()
+        self._busy: object = None
+        self._until = math.inf
         self._keeper: Keeper | None = None
         forked.register(self)
 
     @property
-    def running(self) -> bool:
-        """Whether the pools are to be kept in step with the hosts."""
-        return self.state in (_OPEN, _CLOSING)
+    def inherited(self) -> bool:
+        """Whether this is the copy in a forked child, whose connections are the parent's; no hook is needed for it."""
+        return self._pid != 0 and self._pid != os.getpid()
+
+    @property
+    def state(self) -> str:
+        """What may be done with it here: "new", "open", "closing" or "closed"."""
+        pid = self._pid
+        return self._state if pid == 0 or pid == os.getpid() else _CLOSED
 
     @property
     def topology(self) -> Topology:
@@ -101,60 +122,111 @@ class Engine(Generic[CT]):
         )
 
     def open(self) -> None:
-        """Begin to watch the hosts, unless that was done before.
+        """Begin to watch the hosts, unless that was done before. What a router needs to end well is made here.
 
         Raises:
             RouterClosed: the router was closed.
             RouteError: it was opened in another event loop.
+            RuntimeError: a thread cannot be started; the router may be opened later.
         """
-        with self._opening:
-            if self.state == _NEW and not self.inherited:
-                self._loop = loop_identity()
-                self.changes = Changes()
-                self.state = _OPEN
-                self._keeper = Keeper(self)
-                self._keeper.start(self._router.name)
+        forked.notice()
+        with self._turn:
+            self._busy = myself()
+            try:
+                if self.state == _NEW:
+                    self._begin()
+                    if self.closing:
+                        self._close()
+            finally:
+                self._busy = None
         self.check_usable()
 
+    def _begin(self) -> None:
+        self._loop = loop_identity()
+        self.changes = Changes()
+        self._keeper = keeper = Keeper(self)
+        self._pid = os.getpid()
+        try:
+            keep_time(self)
+            self.dispatcher.resume()
+            keeper.start(self._router.name)
+            self._state = _OPEN
+        except BaseException:
+            self._pid = 0
+            self.watch.stop()
+            keeper.stop(_END_TIMEOUT)
+            stop_keeping_time(self)
+            raise
+
     def close(self, timeout: float) -> None:
-        """End everything; sessions in flight have that many seconds, then they are aborted."""
+        """End everything; sessions in flight have that many seconds, then they are aborted.
+
+        Whoever comes while another closes the router waits for that. If closing is interrupted, sessions are aborted at
+        once and the rest is done; what a second interrupt leaves, the next call finishes.
+        """
+        forked.notice()
         if self.inherited:
-            self.state = _CLOSED
             return
-        if self.state == _NEW:
-            self.state = _CLOSED
-        if self.state != _OPEN:
+        self._until = min(self._until, time.monotonic() + timeout)
+        if self._state == _CLOSING:
+            self.changes.notify()  # whoever closes it may have more patience
+        if self._busy == myself():
+            self.closing = True  # a signal handler within open() or close(), which goes on when it returns
             return
-        self.state, self.closing = _CLOSING, True
+        with self._turn:
+            self._busy = myself()
+            try:
+                self._close()
+            finally:
+                self._busy = None
+
+    def _close(self) -> None:
+        if self._state == _NEW:
+            self._state = _CLOSED
+            blocking(self.dispatcher.close)
+        if self._state == _CLOSED:
+            return
+        self._state, self.closing = _CLOSING, True
         self.changes.notify()
         try:
-            self._finish_sessions(timeout)
+            self._finish_sessions()
         finally:
-            self.state = _CLOSED
-            self.changes.notify()
-            try:
-                blocking(self.watch.stop)
-            finally:
-                if self._keeper is not None:
-                    self._keeper.join(2.0)
-                for pool in self.pools.values():
-                    pool.join(2.0)
-                blocking(self.dispatcher.close)
+            self._end()
 
-    def _finish_sessions(self, timeout: float) -> None:
-        for pool in self.pools.values():
-            pool.close()
-        until = time.monotonic() + timeout
-        while True:
-            version = self.changes.version
-            left = until - time.monotonic()
-            if not sum(pool.in_use for pool in self.pools.values()):
-                return
-            if left <= 0:
-                for pool in self.pools.values():
-                    pool.abort_all()
-                return
-            self.changes.wait(version, left)
+    def _finish_sessions(self) -> None:
+        try:
+            for pool in self.pools.values():
+                pool.close()
+            while True:
+                version = self.changes.version
+                left = self._until - time.monotonic()
+                if not sum(pool.in_use for pool in self.pools.values()) or left <= 0:
+                    return
+                self.changes.wait(version, left)
+        finally:
+            for pool in self.pools.values():
+                pool.abort_all()
+
+    def _end(self) -> None:
+        """Do each of the steps, whatever becomes of the others; none does harm when it is repeated."""
+        assert self._keeper is not None
+        failure: BaseException | None = None
+        steps: tuple[Callable[[], Any], ...] = (
+            *(pool.close for pool in self.pools.values()),  # again: who was interrupted has not come to each
+            partial(blocking, self.watch.stop),
+            partial(self._keeper.stop, _END_TIMEOUT),
+            *(partial(pool.join, _END_TIMEOUT) for pool in self.pools.values()),
+            partial(blocking, self.dispatcher.close),
+        )
+        for step in steps:
+            try:
+                step()
+            except BaseException as exc:  # noqa: BLE001  (raised below)
+                failure = exc
+        stop_keeping_time(self)
+        if failure is not None:
+            raise failure
+        self._state = _CLOSED
 
     def acquire(self, attrs: SessionAttrs, role: Role, timeout: float | None) -> CT:
         """Return a connection to a host that has these attributes, from the pools of the role.
@@ -251,20 +323,32 @@ class Engine(Generic[CT]):
             raise RouteError(f"{self._router!r} belongs to another event loop: open one router in each loop")
 
     def after_fork(self) -> None:
-        """Mark the copy in a forked child as unusable; nothing of it is touched."""
-        if self.running:
-            self.inherited = True
-            self.state = _CLOSED
+        """In a forked child: have a router that was not opened yet begin anew; nothing of another is touched."""
+        if not self._pid:
+            self._turn = Lock()
+            self.dispatcher.after_fork()
+
+    def subscribe(self, fn: Callable[[Event], object]) -> Callable[[], None]:
+        """Have *fn* called with each event; return what ends that.
+
+        Raises:
+            RouterClosed: the router was opened before this process was forked.
+            RuntimeError: a thread cannot be started.
+        """
+        forked.notice()
+        if self.inherited:
+            self.check_usable()
+        return self.dispatcher.subscribe(fn)
 
 
 def _count_failure(
     way: Acquisition, candidate: Candidate, pool: RolePool[CT], failure: Exception
 ) -> None:
-    if isinstance(failure, PoolClosed):
+    if isinstance(failure, (PoolClosed, PoolTimeout)) and not isinstance(failure, PoolFull):
         failure = pool.why(candidate) or failure
     if isinstance(failure, TooManyRequests):
         way.exhausted(candidate, str(failure), refused=True)
     elif isinstance(failure, PoolFull):
         way.exhausted(candidate, str(failure))
     else:
-        way.failed(candidate, failure)
+        way.failed(candidate, failure, in_use=pool.load(candidate.key))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
@@ -88,6 +89,7 @@ class HostPool(Generic[CT]):
             max_idle=options.max_idle,
             now=time.monotonic(),
         )
+        self._pid = os.getpid()
         self._lost: deque[Lease] = deque()
         self._bell = Bell()
         self._worker: Worker | None = None
@@ -278,6 +280,8 @@ class HostPool(Generic[CT]):
                 self._bell.rest(_AFTER_FAULT)
 
     def _turn(self) -> bool:
+        if os.getpid() != self._pid:
+            return False  # the copy in a forked child, whose sockets are its parent's
         self._find_lost()
         with self._lock:
             step = self._lending.step(time.monotonic())

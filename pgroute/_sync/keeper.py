@@ -32,7 +32,7 @@ _LOG_QUEUE = 1000
 
 class Keeper:
     """Closes the pools of hosts that lost their role, aborts sessions that are beyond hope, wakes those who wait, and
-    tells the events to subscribers and the log.
+    tells the events to subscribers and the log. Ends the watch of a router that is gone without a close.
 
     Args:
         engine: whose watch, pools and dispatcher these are.
@@ -40,20 +40,28 @@ class Keeper:
 
     def __init__(self, engine: Engine[Any]) -> None:
         self._engine = engine
-        self._told: deque[Event] = deque(maxlen=_LOG_QUEUE)
+        self._told: deque[tuple[int, str, BaseException | None]] = deque(maxlen=_LOG_QUEUE)
         self._worker: Worker | None = None
+        self._ended = False
 
     def start(self, name: str) -> None:
-        """Begin, and the watch with it; the name is that of the router."""
-        watch = self._engine.watch
-        watch.listeners.append(_weakly(self.on_snapshot, None))
-        watch.sessions_at = _weakly(self.sessions_at, 0)
-        watch.abort = _weakly(self.abort, None)
-        watch.start()
-        self._worker = spawn(self._keep, f"pgroute-keeper-{name}")
+        """Begin, and the watch with it; the name is that of the router.
 
-    def join(self, timeout: float) -> None:
-        """Wait for the end, which comes when the engine does not run any more and says so, for that many seconds."""
+        Raises:
+            RuntimeError: a thread cannot be started; `watch.stop` and `stop` undo what was begun.
+        """
+        watch = self._engine.watch
+        self._worker = spawn(self._keep, f"pgroute-keeper-{name}")
+        watch.listeners = [_weakly(self.on_snapshot, watch.leave)]
+        watch.sessions_at = _weakly(self.sessions_at, lambda: 0)
+        watch.abort = _weakly(self.abort, lambda: None)
+        watch.complain = _weakly(self.complain, lambda: None)
+        watch.start()
+
+    def stop(self, timeout: float) -> None:
+        """End, once what was told is in the log; wait for that for so many seconds."""
+        self._ended = True
+        self._engine.changes.notify()
         if self._worker is not None:
             join_all([self._worker], timeout)
 
@@ -65,8 +73,7 @@ class Keeper:
         engine = self._engine
         while True:
             version = engine.changes.version  # first: what changes after this look ends the wait below
-            if not engine.running:
-                return
+            ended = self._ended  # what was told before is logged below
             for pool in engine.pools.values():
                 try:
                     pool.reconcile(engine.watch.topology)
@@ -75,13 +82,18 @@ class Keeper:
                     with contextlib.suppress(Exception):
                         logger.exception("closing pools failed")
             while self._told:
-                event = self._told.popleft()
+                level, text, exc = self._told.popleft()
                 with contextlib.suppress(Exception):
-                    logger.log(event.level, "%s", event.text)
+                    logger.log(level, "%s", text, exc_info=exc)
+            if ended:
+                return
             engine.changes.wait(version, 60.0)
 
     def on_snapshot(self, old: Topology, topology: Topology, events: tuple[Event, ...]) -> None:
-        """Take a new snapshot; called in the monitor's thread, as `sessions_at` and `abort` are."""
+        """Take a new snapshot; called in the monitor's thread, as `sessions_at`, `abort` and `complain` are."""
+        if self._engine.changes.deserted:
+            self._engine.watch.leave()
+            return
         doomed = [(key, old.by_key[key].address, why) for key, why in forsaken(old, topology).items()]
         doomed += [
             (key, topology.by_key[key].address, why)
@@ -102,6 +114,11 @@ class Keeper:
         self._tell(self._abort(key, address, reason, time.monotonic()))
         self._engine.changes.notify()
 
+    def complain(self, text: str, exc: BaseException | None) -> None:
+        """Have a fault of ours logged."""
+        self._told.append((logging.ERROR, text, exc))
+        self._engine.changes.notify()
+
     def _abort(self, key: HostKey, address: str | None, reason: str, at: float) -> tuple[Event, ...]:
         count = sum(pool.abort(key, address) for pool in self._engine.pools.values())
         text = f"aborted {count} sessions: {reason}"
@@ -109,16 +126,16 @@ class Keeper:
 
     def _tell(self, events: tuple[Event, ...]) -> None:
         if events:
-            self._told.extend(events)
+            self._told.extend((event.level, event.text, None) for event in events)
             self._engine.dispatcher.put(events)
 
 
-def _weakly(method: Callable[P, R], otherwise: R) -> Callable[P, R]:
-    """Return a function that calls a method and does not keep its object alive."""
+def _weakly(method: Callable[P, R], otherwise: Callable[[], R]) -> Callable[P, R]:
+    """Return a function that calls a method and does not keep its object alive; without it, what *otherwise* says."""
     reference = weakref.WeakMethod(method)
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         alive = reference()
-        return otherwise if alive is None else alive(*args, **kwargs)
+        return otherwise() if alive is None else alive(*args, **kwargs)
 
     return call

@@ -16,7 +16,8 @@ from psycopg_pool.abc import CT
 from pgroute._sync.attempts import Attempts
 from pgroute._sync.once import MISSING, advice, claim, keep, missing
 from pgroute.core.once import PURGE, check_age, check_key
-from pgroute.core.request import LAZY, get_request
+
+from pgroute.core.request import COROUTINE_FUNCTION, LAZY, get_request
 from pgroute.core.retry import check_policy
 from pgroute.core.roles import Role
 from pgroute.core.schema import DEFINITION, LOCK, PRESENT
@@ -247,7 +248,12 @@ def check_function(parameter: str, fn: object) -> None:
     """Raise ConfigError for what can be seen not to be a body; what it returns is looked at later."""
     if isinstance(fn, CoroutineType):
         fn.close()
-        raise ConfigError(parameter, fn, "expected a function; this is the coroutine that one has returned")
+        name = fn.__name__
+        raise ConfigError(
+            parameter,
+            fn,
+            f"expected the function: run({name}, ...), which calls it; this is what {name}(...) returns",
+        )
     if not callable(fn):
         raise ConfigError(parameter, fn, "expected a function of a connection")
     # Not inspect's functions, which take longer than the rest of run().
@@ -256,7 +262,7 @@ def check_function(parameter: str, fn: object) -> None:
     if flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
         kind = "generator function: none of its body would run before the transaction is over"
     if flags & inspect.CO_COROUTINE:
-        kind = "coroutine function, for the asynchronous router"
+        kind = COROUTINE_FUNCTION
     if kind is not None:
         raise ConfigError(parameter, fn, f"expected a plain function, this is a {kind}")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from pgroute._acompat import Watchdog
+from pgroute._acompat import Face, Watchdog
 from pgroute._sync.connector import READ_ONLY_DEFAULT, alive
 from pgroute.core.faults import one_line, session_fault
 from pgroute.core.roles import SessionAttrs
@@ -38,7 +38,7 @@ INERROR = TransactionStatus.INERROR
 UNKNOWN = TransactionStatus.UNKNOWN
 
 
-class Session(Generic[CT]):
+class Session(Face, Generic[CT]):
     """What `writer()`, `reader()` and `connection()` return; use it once, in a ``with`` statement.
 
     Raises:
@@ -64,6 +64,7 @@ class Session(Generic[CT]):
         def __getattr__(self, name: str) -> Any:
             use = "with router.writer() as conn"
             raise AttributeError(f"a session is no connection: use `{use}`, and conn.{name} within it")
+
 
     def __enter__(self) -> CT:
         if self._conn is not None:
@@ -166,8 +167,11 @@ def _end(
         read_write: the session was asked for as read-write.
     """
     lease = conn._pgroute  # type: ignore[attr-defined]
-    if block is not None and conn.closed and not conn.broken:
-        raise psycopg.ProgrammingError("the body closed its connection: nothing was committed")
+    if conn.closed and not conn.broken:
+        what = (
+            "nothing was committed" if block is not None else "what was not committed before is rolled back"
+        )
+        raise psycopg.ProgrammingError(f"the body closed its connection: {what}")
     if status == INTRANS or (status == UNKNOWN and block is not None):
         conn.close()
         engine.watch.kick(lease.pool.key)
@@ -234,9 +238,11 @@ def _quietly_roll_back(
     block: Block | None = None,
     exc: BaseException | None = None,
 ) -> None:
+    lease = conn._pgroute  # type: ignore[attr-defined]
+    interrupted = exc is not None and not isinstance(exc, Exception)
     try:
         # The server rolls back too when the connection goes, so a frozen one need not be waited for.
-        with Watchdog(_ROLLBACK_TIMEOUT, conn._pgroute.wire.cut):  # type: ignore[attr-defined]
+        with Watchdog(lease.patience() if interrupted else _ROLLBACK_TIMEOUT, lease.wire.cut):
             if block is None:
                 conn.rollback()
             else:

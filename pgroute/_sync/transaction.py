@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
 
-from pgroute._acompat import Watchdog
+from pgroute._acompat import Face, Watchdog
 from pgroute._sync.connector import alive
 from pgroute._sync.session import (
-    IDLE,
     INTRANS,
     _commit_failed,
     _end,
@@ -23,7 +22,6 @@ from pgroute._sync.session import (
     _tell_unconfirmed,
 )
 from pgroute.core.faults import Fault, FaultKind, one_line, session_fault
-from pgroute.core.request import ends_transaction
 from pgroute.core.retry import LEAST_COMMIT, Phase, Retry, body_fault, end_fault
 from pgroute.core.roles import Role
 from pgroute.errors import RouteError
@@ -46,7 +44,7 @@ _around: ContextVar[Attempt[Any] | None] = ContextVar("_around", default=None)
 """The attempt in whose body this code runs; a task that was started there has it too, even when that is over."""
 
 
-class Attempt(Generic[CT]):
+class Attempt(Face, Generic[CT]):
     """One attempt at a transaction: a context manager that yields a connection, with its transaction begun.
 
     The end commits. An error after which the transaction is run again is not let out: the next attempt follows. So the
@@ -65,9 +63,7 @@ class Attempt(Generic[CT]):
         "_engine",
         "_key",
         "_request",
-        "_split",
         "_transaction",
-        "_wait",
         "again",
         "ended",
     )
@@ -80,11 +76,9 @@ class Attempt(Generic[CT]):
         self._course = course
         self._key = key
         self._around: Attempt[Any] | None = None
-        self._wait: Any = None
         self._conn: CT | None = None
         self._block: Block | None = None
         self._transaction: psycopg.Transaction | None = None
-        self._split = False
         self.again: float | None = None
         self.ended = False
 
@@ -96,7 +90,8 @@ class Attempt(Generic[CT]):
     @property
     def whole(self) -> bool:
         """Whether the transaction is still the one that was begun, and the connection there."""
-        return not self._split and self._conn is not None and not self._conn.closed
+        conn = self._conn
+        return conn is not None and not conn.closed and not _ended_by_body(conn)
 
     @property
     def left(self) -> float:
@@ -158,33 +153,7 @@ class Attempt(Generic[CT]):
             conn.set_deferrable(request.deferrable)
         self._block = conn.transaction()
         self._transaction = self._block.__enter__()
-        self._watch_for_end(conn)
-
-    def _watch_for_end(self, conn: CT) -> None:
-        """Notice if the body ends the transaction by a COMMIT or ROLLBACK of its own, and begins another perhaps."""
-        wait, pgconn = conn.wait, conn.pgconn
-        self._wait = vars(conn).get("wait")
-
-        def watched(gen: Any, *args: Any, **kwargs: Any) -> Any:
-            # Seen before it is sent, for the answer may be lost; and in the tags of what came back, for it may be one
-            # of several statements.
-            known = gen.gi_frame.f_locals if hasattr(gen, "gi_frame") and gen.gi_frame is not None else {}
-            if ends_transaction(known.get("query")):
-                self._split = True
-            cursor = known.get("self")
-            try:
-                return wait(gen, *args, **kwargs)
-            finally:
-                if pgconn.transaction_status == IDLE or _committed(cursor):
-                    self._split = True
-
-        conn.wait = watched  # type: ignore[method-assign]
-
-    def _watch_no_more(self, conn: CT) -> None:
-        if self._wait is None:
-            vars(conn).pop("wait", None)
-        else:
-            conn.wait = self._wait  # type: ignore[method-assign]
+        conn._pgroute.was_idle = False  # type: ignore[attr-defined]
 
     def _not_begun(self, conn: CT, exc: BaseException) -> float | None:
         try:
@@ -219,7 +188,6 @@ class Attempt(Generic[CT]):
             if exc is None:
                 self._engine.check_usable()
             return False
-        self._watch_no_more(conn)
         try:
             if exc is None:
                 return self._commit(conn)
@@ -238,7 +206,7 @@ class Attempt(Generic[CT]):
         assert block is not None
         phase, lost = Phase.EXIT, False
         try:
-            if self._split:
+            if _ended_by_body(conn):
                 self._refuse(conn, _SPLIT)
             if conn.pgconn.pipeline_status:
                 # COMMIT would only be queued here, and its failure would be nobody's.
@@ -276,7 +244,7 @@ class Attempt(Generic[CT]):
         # As it is before ROLLBACK is tried, which may close it.
         closed = conn.closed and not conn.broken
         fault = body_fault(exc, lost=conn.closed and conn.broken, closed=closed, read_write=read_write)
-        if self._split:
+        if _ended_by_body(conn):
             exc.add_note("the body ended the transaction by a COMMIT or ROLLBACK of its own: not run again")
             if isinstance(exc, RouteError):
                 exc.rerun_safe = False
@@ -315,10 +283,9 @@ _SPLIT = (
 )
 
 
-def _committed(cursor: object) -> bool:
-    """Return whether one of the statements that a cursor has run was a COMMIT."""
-    results = getattr(cursor, "_results", None) or ()
-    return any(result.command_status == b"COMMIT" for result in results)
+def _ended_by_body(conn: psycopg.Connection[Any]) -> bool:
+    """Return whether the body has ended the transaction by a COMMIT or ROLLBACK of its own."""
+    return conn._pgroute.was_idle  # type: ignore[attr-defined,no-any-return]
 
 
 def _refuse_nested(engine: Engine[Any], request: Request, key: str | None) -> None:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 _MOST_REJECTS = 20
+_WIDE = 100
+_WHOLE = ("state", "chunks", "rows", "chunk", "sqlstate", "started", "finished", "at")
+"""The columns whose values are not to be folded."""
 
 # Chunks that were set aside are counted apart. Times are for people, and in JSON, so the server writes them.
 _JOBS = b"""
@@ -73,7 +76,10 @@ def _list(router: Router[Any], console: Console | None) -> int:
     if console is None:
         print(json.dumps(jobs, indent=2))
     elif jobs:
-        _table(console, [_short(job) for job in jobs])
+        rows = [_short(job) for job in jobs]
+        if console.is_terminal and console.width < _WIDE:
+            rows = [_narrow(row) for row in rows]
+        _table(console, rows)
     else:
         console.print("no jobs")
     return 0
@@ -146,6 +152,11 @@ def _short(job: Row) -> Row:
     }
 
 
+def _narrow(row: Row) -> Row:
+    """Return a row of the table with what 80 columns have room for: the state says that a job is finished."""
+    return {name: value for name, value in row.items() if name != "finished"}
+
+
 def _of(done: int, total: int | None) -> str:
     return f"{done} of {'?' if total is None else total}"
 
@@ -162,7 +173,7 @@ def _table(console: Console, rows: list[Row]) -> None:
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in rows[0]:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name in _WHOLE)
     for row in rows:
         table.add_row(*map(str, row.values()))
     print_table(console, table)

@@ -117,7 +117,7 @@ def _lag_cell(host: HostInfo) -> str:
             break
         size, unit = size / 1024, larger
     text = f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-    # A few bytes are no delay: on an idle cluster the last transaction is old, and a checkpoint's record is on its way.
+    # A few bytes are no delay: a checkpoint's record is on its way.
     shown = host.lag_seconds and host.lag_bytes >= _WORTH_A_TIME
     return f"{text}, {host.lag_seconds:.1f} s" if shown else text
 

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
             raise CommandError(f"{str(exc).strip()}\n{text}") from None
         except psycopg.Error as exc:
             raise CommandError(str(exc).strip()) from None
-    print(f"The schema pgroute is in place in {where}. A role needs, to use it:\n")
+    print(f"The schema pgroute is in place in {where}.\nA role needs, to use it:\n")
     print(rights("your_role"), end="")
     return 0
 

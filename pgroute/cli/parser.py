@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import textwrap
+from typing import NoReturn
 
 import pgroute
 
@@ -24,14 +26,41 @@ PICTURES = (".svg", ".png", ".pdf")
 SHELLS = ("bash", "zsh", "tcsh")
 
 
+_COLUMNS = 78
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors repeat no DSN, since it may hold a password.
+
+    Attributes:
+        first: what stands before the DSN, for who began with that.
+    """
+
+    first = ""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong, and exit with status 2."""
+        dsn = any(map(_like_a_dsn, message.split()))
+        if dsn and self.first and "invalid choice" in message:
+            super().error(f"expected a command before the DSN, as in `{self.prog} {self.first} DSN`")
+        super().error(" ".join("***" if _like_a_dsn(word) else word for word in message.split()))
+
+
+def _like_a_dsn(word: str) -> bool:
+    return "://" in word or "=" in word.lstrip("-'\"")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="pgroute",
-        description="Routes sessions to a PostgreSQL primary and its standbys, through failover.",
+        description=textwrap.fill(
+            "Routes sessions to a PostgreSQL primary and its standbys, through failover.", _COLUMNS
+        ),
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.first = "status"
     parser.add_argument("--version", action="version", version=f"pgroute {pgroute.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     _add_demo(commands)
@@ -53,16 +82,16 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: argparse._SubParsersAction[Parser],
     name: str,
     short: str,
     description: str,
     epilog: str,
-) -> argparse.ArgumentParser:
+) -> Parser:
     return commands.add_parser(
         name,
         help=short,
-        description=description,
+        description=textwrap.fill(description, _COLUMNS),
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -106,7 +135,7 @@ def _add_role(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_status(commands: argparse._SubParsersAction[Parser]) -> None:
     status = _add(
         commands,
         "status",
@@ -121,7 +150,7 @@ def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _add_timeout(status, 5)
 
 
-def _add_watch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_watch(commands: argparse._SubParsersAction[Parser]) -> None:
     watch = _add(
         commands,
         "watch",
@@ -136,7 +165,7 @@ def _add_watch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
 
 
-def _add_dsn(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_dsn(commands: argparse._SubParsersAction[Parser]) -> None:
     dsn = _add(
         commands,
         "dsn",
@@ -153,7 +182,7 @@ def _add_dsn(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     _add_timeout(dsn, 10)
 
 
-def _add_wait(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_wait(commands: argparse._SubParsersAction[Parser]) -> None:
     wait = _add(
         commands,
         "wait",
@@ -168,7 +197,7 @@ def _add_wait(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _add_timeout(wait, 60)
 
 
-def _add_install(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_install(commands: argparse._SubParsersAction[Parser]) -> None:
     install = _add(
         commands,
         "install",
@@ -182,7 +211,7 @@ def _add_install(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_timeout(install, 10)
 
 
-def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_batch(commands: argparse._SubParsersAction[Parser]) -> None:
     batch = _add(
         commands,
         "batch",
@@ -190,6 +219,7 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "Ask the primary of a DSN for the batch jobs that it knows (pgroute.batch).",
         BATCH_HELP,
     )
+    batch.first = "list"
     actions = batch.add_subparsers(dest="action", metavar="action", required=True)
     for name, text in (
         ("list", "list all jobs"),
@@ -207,7 +237,7 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         _add_timeout(action, 10)
 
 
-def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_demo(commands: argparse._SubParsersAction[Parser]) -> None:
     demo = _add(
         commands,
         "demo",
@@ -216,7 +246,9 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "mend it, and look for every row that was acknowledged.",
         DEMO_HELP,
     )
-    demo.add_argument("--fault", choices=FAULTS, default="crash", help="what happens (default: crash)")
+    demo.add_argument(
+        "--fault", choices=FAULTS, default="crash", metavar="FAULT", help="what happens (default: crash)"
+    )
     demo.add_argument(
         "--duration", type=seconds(3), default=12.0, metavar="S", help="seconds of load (default: 12)"
     )

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import select
+import sys
+import termios
+import time
+import tty
 from typing import TYPE_CHECKING
 
 from pgroute.cli.errors import CommandError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from rich.console import Console
     from rich.table import Table
 
@@ -42,6 +51,44 @@ def print_table(console: Console, table: Table) -> None:
         console.print(table)
     for line in captured.get().splitlines():
         print(line.rstrip(), file=console.file)
+
+
+@contextlib.contextmanager
+def quit_key() -> Iterator[Callable[[float], bool]]:
+    """Give a function that waits for so many seconds, and returns whether q was pressed; at once if it is.
+
+    Without a terminal to read from, or in the background, it only waits. Ctrl-C remains what it is.
+    """
+    if sys.stdin is None or not sys.stdin.isatty() or _in_background():
+        yield _only_wait
+        return
+    keyboard = sys.stdin.fileno()
+    before = termios.tcgetattr(keyboard)
+
+    def wait(seconds: float) -> bool:
+        ready, _, _ = select.select([keyboard], [], [], seconds)
+        pressed = os.read(keyboard, 1024) if ready else b""
+        if ready and not pressed:  # the other end of it is closed
+            time.sleep(seconds)
+        return b"q" in pressed.lower()
+
+    tty.setcbreak(keyboard)
+    try:
+        yield wait
+    finally:
+        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+
+
+def _in_background() -> bool:
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp()
+    except OSError:
+        return False  # no terminal that controls this process, and would stop it
+
+
+def _only_wait(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
 
 
 def silence_libraries() -> None:

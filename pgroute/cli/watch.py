@@ -1,4 +1,4 @@
-"""`pgroute watch`: the hosts of a DSN as they change, until Ctrl-C."""
+"""`pgroute watch`: the hosts of a DSN as they change, until q or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pgroute import EventKind, Router
 from pgroute.cli.status import VERDICTS, Assessment, assess
-from pgroute.cli.terminal import open_console, silence_libraries
+from pgroute.cli.terminal import open_console, quit_key, silence_libraries
 
 if TYPE_CHECKING:
     import argparse
@@ -63,17 +63,17 @@ def _full_screen(console: Console, router: Router, deadline: float) -> None:
     def title() -> str:
         minutes, seconds = divmod(int(time.monotonic() - begun), 60)
         hosts = len(router.topology.hosts)
-        return f"pgroute watch    {hosts} hosts    {minutes}:{seconds:02d}    Ctrl-C ends"
+        return f"pgroute watch    {hosts} hosts    {minutes}:{seconds:02d}    q ends"
 
     view.title = title
     router.subscribe(note)
     try:
-        with Live(view, console=console, screen=True, auto_refresh=False) as live:
+        with quit_key() as ended, Live(view, console=console, screen=True, auto_refresh=False) as live:
 
             def draw(_topology: Topology) -> None:
                 live.refresh()
 
-            each_change(router, deadline, draw, tick=TICK)
+            each_change(router, deadline, draw, tick=TICK, ended=ended)
     finally:
         # What happened stays, when the view is gone with the terminal's other screen.
         for moment, text, style in view.log:
@@ -101,9 +101,22 @@ def _plain(router: Router, deadline: float) -> None:
 
 
 def each_change(
-    router: Router, deadline: float, tell: Callable[[Topology], None], *, tick: float = float("inf")
+    router: Router,
+    deadline: float,
+    tell: Callable[[Topology], None],
+    *,
+    tick: float = float("inf"),
+    ended: Callable[[float], object] = time.sleep,
 ) -> None:
-    """Call *tell* with the topology at once, when it has changed, and each *tick* seconds, until the deadline."""
+    """Call *tell* with the topology at once, when it has changed, and each *tick* seconds, until the deadline.
+
+    Args:
+        router: whose topology.
+        deadline: monotonic seconds.
+        tell: what to call.
+        tick: seconds.
+        ended: waits for so many seconds, and returns whether to end now.
+    """
     last: Topology | None = None
     told_at = 0.0
     while (now := time.monotonic()) < deadline:
@@ -111,7 +124,8 @@ def each_change(
         if topology is not last or now - told_at >= tick:
             tell(topology)
             last, told_at = topology, now
-        time.sleep(min(POLL, max(0.0, deadline - now)))
+        if ended(min(POLL, max(0.0, deadline - now))):
+            return
 
 
 def verdict_line(topology: Topology) -> tuple[str, str]:

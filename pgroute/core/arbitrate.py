@@ -35,6 +35,8 @@ class Memory:
         rivals: primaries between which nothing decides; empty when there is no conflict.
         rivals_since: when they were first seen together.
         pardoned: the mark that the operator declared void: a standby that tells of it is not believed.
+        begun: every host listed at one time has been heard of, also if others have joined since.
+        had_primary: there was a primary once.
     """
 
     system_id: int | None = None
@@ -47,6 +49,8 @@ class Memory:
     rivals: frozenset[HostKey] = frozenset()
     rivals_since: float = 0.0
     pardoned: int = 0
+    begun: bool = False
+    had_primary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +73,10 @@ class Arbitration:
     urgent: frozenset[HostKey]
 
 
-_TIER = {HostState.UP: 0, HostState.BUSY: 2, HostState.SUSPECT: 3}
+_TIER = {HostState.UP: 0, HostState.BUSY: 2, HostState.SUSPECT: 4}
 _UNPROVEN = 1
+_LOCKED = 3
+"""It serves with the connections that are open, and lets no new one in."""
 
 
 def arbitrate(
@@ -124,7 +130,13 @@ def arbitrate(
             )
 
     # One that missed a single probe is as much a primary as before.
-    contenders = [f for f in claimants if known and (f.speaking or f.contact is HostState.SUSPECT)]
+    contenders = [
+        f for f in claimants if known and f.watched and (f.speaking or f.contact is HostState.SUSPECT)
+    ]
+    if not contenders and known:
+        # A primary becomes nothing else without a restart, which ends its connections: while nobody else claims the
+        # role, those that are open may be used though no probe gets in.
+        contenders = [f for f in claimants if not f.watched and f.inside]
     rivals = frozenset(f.key for f in contenders) if len(contenders) > 1 else frozenset()
     since = memory.rivals_since if rivals == memory.rivals else now
     urgent: frozenset[HostKey] = frozenset()
@@ -132,18 +144,15 @@ def arbitrate(
     if not round_done:
         text = "primary not admitted before every host was asked once"
         verdicts.update({f.key: Verdict(f.standing, text) for f in claimants if f.answering})
-    elif len(contenders) == 1 and contenders[0].standing in _TIER:
+    elif len(contenders) == 1 and (tier := _tier(contenders[0])) is not None:
         primary = contenders[0]
-        verdicts[primary.key] = Verdict(
-            primary.standing, primary.why, usable=True, tier=_TIER[primary.standing]
-        )
+        verdicts[primary.key] = Verdict(primary.standing, primary.why, usable=True, tier=tier)
     if rivals:
         urgent = frozenset(f.key for f in contenders if f.answer and f.answer.sent_at <= since)
         verdicts.update(_conflict(contenders, confirmed=not urgent))
 
     for f in ours:
-        if _role(f) is HostRole.STANDBY and f.standing in _TIER and known:
-            tier = _TIER[f.standing]
+        if _role(f) is HostRole.STANDBY and known and (tier := _tier(f)) is not None:
             reason = f.why
             if stale and (_timeline(f) is None or _below(f, mark)):
                 tier = max(tier, _UNPROVEN)
@@ -162,11 +171,20 @@ def arbitrate(
             round_done=round_done,
             rivals=rivals,
             rivals_since=since,
+            begun=memory.begun or round_done,
+            had_primary=memory.had_primary or primary is not None,
         ),
         verdicts,
         primary.key if primary else None,
         urgent,
     )
+
+
+def _tier(f: Facts) -> int | None:
+    """Return how willingly a host is used as far as that depends on itself alone, None if it is not."""
+    if f.standing is not HostState.REJECTED:
+        return _TIER.get(f.standing)
+    return max(_LOCKED, _TIER[f.contact]) if f.inside else None
 
 
 def _role(f: Facts) -> HostRole | None:
@@ -239,7 +257,7 @@ def _foreign(hosts: tuple[Facts, ...], system_id: int | None, *, round_done: boo
 def _aliases(hosts: list[Facts]) -> dict[HostKey, Verdict]:
     out: dict[HostKey, Verdict] = {}
     servers: list[Answer] = []
-    for f in sorted(hosts, key=lambda f: f.standing not in _TIER):
+    for f in sorted(hosts, key=_reluctance):
         if f.answer is None:
             continue
         canonical = next((a for a in servers if _same_server(a, f.answer)), None)
@@ -248,6 +266,11 @@ def _aliases(hosts: list[Facts]) -> dict[HostKey, Verdict]:
         else:
             out[f.key] = Verdict(HostState.ALIAS, f"the same server as {canonical.host}")
     return out
+
+
+def _reluctance(f: Facts) -> int:
+    """Return by which of its names a server is not to be used: where it lets nobody in, and before that none at all."""
+    return 2 if _tier(f) is None else int(f.standing is HostState.REJECTED)
 
 
 def _same_server(a: Answer, b: Answer) -> bool:

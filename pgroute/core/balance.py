@@ -38,7 +38,11 @@ class Candidate:
 
 
 class Policy(Protocol):
-    """A balancing policy: any object with this method, without state or with its own lock."""
+    """A balancing policy: any object with this method, without state or with its own lock.
+
+    One with an attribute ``ordered = True`` is not shown a host while one before it in the DSN, which it might prefer,
+    has not been heard of yet: right after opening, for as long as a probe takes.
+    """
 
     def pick(
         self, candidates: tuple[Candidate, ...], load: Callable[[HostKey], int], rng: Random
@@ -55,6 +59,8 @@ class Policy(Protocol):
 
 class Ordered:
     """The first in the order of the DSN, as libpq's ``load_balance_hosts=disable``."""
+
+    ordered = True
 
     def pick(
         self, candidates: tuple[Candidate, ...], load: Callable[[HostKey], int], rng: Random

@@ -21,7 +21,7 @@ class EventKind(enum.Enum):
     Attributes:
         HOST_ADDED: a host is listed that was not. INFO.
         HOST_REMOVED: a host is not listed any more. INFO.
-        HOST_CHANGED: its state, role, read-only default or address is another. INFO.
+        HOST_CHANGED: its state, role, read-only default or address is another. INFO, or WARNING if it refuses logins.
         PRIMARY_CHANGED: there is a primary where there was none, or another one. INFO.
         PRIMARY_LOST: there is none any more. WARNING.
         NO_PRIMARY: every host was asked for the first time, and none can be written to. WARNING.
@@ -70,7 +70,8 @@ class Event:
         """How it is logged, one of the logging module's levels."""
         if self.kind in _ERRORS:
             return logging.ERROR
-        return logging.WARNING if self.kind in _WARNINGS else logging.INFO
+        locked = self.after is not None and self.after.state is HostState.REJECTED
+        return logging.WARNING if self.kind in _WARNINGS or locked else logging.INFO
 
     def __str__(self) -> str:
         return self.text

@@ -94,25 +94,28 @@ _UNRESOLVED = re.compile(
 _SERVER_SAID = re.compile(r"(?:failed: |^)[^:\n\"']+:  (?P<text>.*)", re.DOTALL)
 # Poolers that take no ``options``: PgBouncer ("unsupported startup parameter"), RDS Proxy ("command-line options").
 _OPTIONS = re.compile(r"startup parameter|\boptions?\b")
-# What a server says of a login names its subject, in every language.
+# What a server says of a login names its subject, in every language. The bound keeps a text of opening quotes from
+# being read to its end for each of them.
 _QUOTED = re.compile(
-    r"(?<!\w)[\"'«»„\u201c\u2018][\s\u00a0\u202f]?([^\n]*?)[\s\u00a0\u202f]?[\"'«»\u201c\u201d\u2019]"
+    r"(?<!\w)[\"'«»„\u201c\u2018][\s\u00a0\u202f]?([^\n]{0,256}?)[\s\u00a0\u202f]?[\"'«»\u201c\u201d\u2019]"
 )
 _PREFIX = re.compile(
     r"(?m)^(?:connection failed: |connection is bad: )?(?:connection to server [^\n]*?failed: )?"
 )
 
+_MOST_TEXT = 8192
+
 
 def one_line(text: str) -> str:
     """Return the first line of libpq's text without the words that every such text begins with."""
-    return _PREFIX.sub("", text.strip()).split("\n", 1)[0].strip() or "no reason given"
+    return _PREFIX.sub("", text[:_MOST_TEXT].strip()).split("\n", 1)[0].strip() or "no reason given"
 
 
 def connect_fault(exc: BaseException) -> Fault:
     """Read a failed connection attempt (psycopg: the exception's class and libpq's text)."""
     if isinstance(exc, (psycopg.errors.ConnectionTimeout, TimeoutError)):
         return Fault(FaultKind.TIMEOUT, host_suspect=True, rerun_safe=True, reason="connecting timed out")
-    text = str(exc)
+    text = str(exc)[:_MOST_TEXT]
     # The names of hosts and users are not part of what went wrong.
     words = _PREFIX.sub("", text.strip())
     said = _SERVER_SAID.search(text)
@@ -145,7 +148,8 @@ def options_refused(exc: psycopg.Error, *, names: Collection[str]) -> bool | Non
         exc: why it failed.
         names: of its user and database; a refusal that quotes one of them is about that.
     """
-    if connect_fault(exc).kind is not FaultKind.REJECTED or (said := _SERVER_SAID.search(str(exc))) is None:
+    said = _SERVER_SAID.search(str(exc)[:_MOST_TEXT])
+    if said is None or connect_fault(exc).kind is not FaultKind.REJECTED:
         return False
     words = _QUOTED.sub("", said["text"])
     if "pg_hba.conf" in words or _REJECTED.search(words):

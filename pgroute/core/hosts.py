@@ -24,7 +24,7 @@ class HostState(enum.Enum):
         DOWN: refuses connections, or failed two probes in a row.
         STARTING: starting up or shutting down.
         BUSY: has no connection left for us, or takes no new one; serves only after hosts that are up.
-        REJECTED: refused the credentials, the database or TLS.
+        REJECTED: refuses the credentials, the database or TLS; serves on with the connections that were let in before.
         STALE: an old primary, on a lower timeline than one that was seen.
         CONFLICT: one of several primaries between which nothing decides.
         FOREIGN: belongs to another cluster than the others.
@@ -141,6 +141,10 @@ class Facts:
         door: UP, or BUSY or REJECTED while new connections fail; only one that succeeds takes a rejection back.
         refusal: the host's words at the door.
         refusal_at: when they were told.
+        let_in: it has ever let us in.
+        inside: it let us in, and has not been down or started since: connections of then may be open.
+        watched: what it last told of itself came over a connection that was still there afterwards. False once that one
+            is lost and a new one is refused: the host lives, but nobody can ask it what it is.
         listing: how it came to be listed.
     """
 
@@ -153,6 +157,9 @@ class Facts:
     door: HostState = HostState.UP
     refusal: str = ""
     refusal_at: float = 0.0
+    let_in: bool = False
+    inside: bool = False
+    watched: bool = True
     listing: Listing = Listing()
 
     @property
@@ -163,7 +170,7 @@ class Facts:
     @property
     def speaking(self) -> bool:
         """Whether what it last told of itself can be taken as true now, let in or not."""
-        return self.answer is not None and self.contact in (HostState.UP, HostState.BUSY)
+        return self.answer is not None and self.watched and self.contact in (HostState.UP, HostState.BUSY)
 
     @property
     def answering(self) -> bool:
@@ -182,7 +189,9 @@ class Facts:
     @property
     def why(self) -> str:
         """The reason of that."""
-        return self.reason if self.standing is self.contact else self.refusal
+        if self.standing is self.contact:
+            return self.reason
+        return self.refusal if self.watched else f"{self.refusal}; its role is not watched meanwhile"
 
 
 _TELLING = frozenset({HostState.UP, HostState.SUSPECT, HostState.BUSY})
@@ -214,7 +223,21 @@ def _answered(facts: Facts, seen: Answer, now: float) -> Facts:
     # The open probe connection says nothing about new ones.
     if seen.fresh or (door is HostState.BUSY and seen.sent_at >= facts.refusal_at + _BUSY_FOR):
         door, refusal = HostState.UP, ""
-    return Facts(facts.key, HostState.UP, "", seen, now, None, door, refusal, facts.refusal_at, facts.listing)
+    open_door = door is not HostState.REJECTED
+    same = facts.answer is not None and not reborn(facts.answer, seen)
+    return replace(
+        facts,
+        contact=HostState.UP,
+        reason="",
+        answer=seen,
+        last_seen=now,
+        silent_since=None,
+        door=door,
+        refusal=refusal,
+        let_in=facts.let_in or open_door,
+        inside=open_door or (facts.inside and same),
+        watched=True,
+    )
 
 
 def _refused(facts: Facts, seen: Failure, told: HostState, now: float) -> Facts:
@@ -225,18 +248,31 @@ def _refused(facts: Facts, seen: Failure, told: HostState, now: float) -> Facts:
     facts = replace(facts, last_seen=now, door=door, refusal=refusal, refusal_at=now)
     if seen.linked and facts.contact in _TELLING:
         return facts
-    contact = HostState.REJECTED if door is HostState.REJECTED and told is HostState.BUSY else told
-    return replace(facts, contact=contact, reason=seen.fault.reason, silent_since=None)
+    if door is HostState.REJECTED and told is not HostState.STARTING:
+        if facts.inside:
+            # Alive, and no word about the connections that are there, but for the probe's, which is gone.
+            return replace(facts, contact=HostState.UP, reason="", silent_since=None, watched=False)
+        told = HostState.REJECTED
+    return replace(
+        facts, contact=told, reason=seen.fault.reason, silent_since=None, inside=_stays(facts, told)
+    )
 
 
 def _silent(facts: Facts, seen: Failure) -> Facts:
     missed = seen.fault.kind is not FaultKind.REFUSED and facts.contact in (HostState.UP, HostState.BUSY)
+    contact = HostState.SUSPECT if missed else HostState.DOWN
     return replace(
         facts,
-        contact=HostState.SUSPECT if missed else HostState.DOWN,
+        contact=contact,
         reason=seen.fault.reason,
         silent_since=seen.sent_at if facts.silent_since is None else facts.silent_since,
+        inside=_stays(facts, contact),
     )
+
+
+def _stays(facts: Facts, contact: HostState) -> bool:
+    """Whether connections that were let in may still be there after a contact that went so."""
+    return facts.inside and contact in _TELLING
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +291,8 @@ class HostInfo:
         read_only: a fresh session would be read-only by default.
         timeline: of a standby a lower bound; None if not told.
         lag_bytes: bytes of WAL written by the primary and not replayed here, at the last probes; None if not known.
-        lag_seconds: age in seconds of the last transaction replayed while behind, 0 when not behind; None if not known.
+        lag_seconds: age in seconds of the newest position of the primary, of those seen by the watch, that is replayed
+            here; 0 when the last one is. None if not known.
         rtt: seconds the last probe took.
         last_seen: monotonic seconds of the last word from it, None if never.
         silent_since: monotonic seconds of the first attempt since its last word, None while it answers.
@@ -296,10 +333,16 @@ class HostInfo:
         return self.key.port
 
 
-def replaced(was: HostInfo, seen: Answer) -> bool:
+def replaced(was: HostInfo | Answer, seen: Answer) -> bool:
     """Whether not the server answered that did before, or not since the same start: the sessions of then are dead.
 
     What one of the two does not tell is not compared.
     """
     told = ((was.system_id, seen.system_id), (was.started_at, seen.started_at))
     return any(None not in pair and pair[0] != pair[1] for pair in told)
+
+
+def reborn(was: HostInfo | Answer, seen: Answer) -> bool:
+    """Whether connections made before can no longer be trusted to be what they were."""
+    moved = None not in (was.address, seen.address) and was.address != seen.address
+    return replaced(was, seen) or moved or (was.role, was.read_only) != (seen.role, seen.read_only)

@@ -48,6 +48,9 @@ _SERVICE = re.compile(
     r'|(?:syntax error|nested service specifications not supported) in service file ".*", line \d+'
     r'|line \d+ too long in service file ".*"'
 )
+_UNKNOWN = re.compile(r'invalid (?:connection option|URI query parameter:?) "(.*)"')
+_SCRAM_KEY = re.compile(r"SCRAM (client|server) key")
+_WORD = re.compile(r"\w+")
 _TLS = "expected 'TLSv1', 'TLSv1.1', 'TLSv1.2' or 'TLSv1.3'"
 _PROTOCOL = "expected '3.0', '3.2' or 'latest'"
 _ACCEPTED = {
@@ -102,6 +105,8 @@ def parse(dsn: str) -> dict[str, str]:
     """
     if "\0" in dsn:
         raise ConfigError("dsn", dsn, "expected no NUL character", secret=True)
+    if too_much := _not_libpqs(dsn):
+        raise ConfigError("dsn", dsn, f"drop {too_much!r}: a URI begins with postgresql://", secret=True)
     # The error is raised outside the handler: even a suppressed context would carry libpq's text along.
     try:
         return {keyword: str(value) for keyword, value in conninfo_to_dict(dsn).items()}
@@ -115,7 +120,7 @@ def parse(dsn: str) -> dict[str, str]:
         )
         if "//" in dsn and not dsn.startswith(("postgresql://", "postgres://")):
             reason = "a URI begins with postgresql:// or postgres://"
-    unknown = re.search(r'invalid (?:connection option|URI query parameter:?) "(.*)"', message)
+    unknown = _UNKNOWN.search(message)
     if unknown is None:
         raise ConfigError("dsn", dsn, reason, secret=True)
     name = unknown[1]
@@ -124,6 +129,15 @@ def parse(dsn: str) -> dict[str, str]:
     raise ConfigError(
         "keyword", name, "expected a libpq connection parameter", secret=not _may_show(name, dsn)
     )
+
+
+def _not_libpqs(dsn: str) -> str:
+    """Return what a URI of SQLAlchemy's or JDBC's has too much, empty for any other."""
+    scheme, found, _ = dsn.partition("://")
+    if found and scheme.startswith("jdbc:"):
+        return "jdbc:"
+    base, plus, driver = scheme.partition("+")
+    return plus + driver if found and base in ("postgresql", "postgres") and driver.isidentifier() else ""
 
 
 def _may_show(name: str, dsn: str) -> bool:
@@ -190,7 +204,7 @@ def validate(params: Mapping[str, str]) -> None:
         message = _ask({**asked, "min_protocol_version": params[last]}).message.replace("min_", "max_")
     if _POISON in message:
         return
-    words = re.findall(r"\w+", re.sub(r"SCRAM (client|server) key", r"scram_\1_key", message))
+    words = _WORD.findall(_SCRAM_KEY.sub(r"scram_\1_key", message))
     named = [word for word in dict.fromkeys(words) if word in _ACCEPTED and word in params]
     if not named:
         raise ConfigError(

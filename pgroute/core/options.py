@@ -62,7 +62,7 @@ def check_name(parameter: str, value: object, also: str = "") -> None:
     """Raise ConfigError unless *value* can name something in a database; *also* says what else is accepted."""
     accepted = f"expected 1 to {MOST_NAME_BYTES} bytes (UTF-8, without NUL){also}"
     if not isinstance(value, str):
-        raise ConfigError(parameter, value, accepted)
+        raise ConfigError(parameter, value, f"{accepted}; a string, such as {parameter}={str(value)!r}")
     try:
         size = len(value.encode())
     except UnicodeEncodeError:

@@ -39,14 +39,14 @@ _STARTING_SHARE = 0.1
 def probe_delay(topology: Topology, key: HostKey, options: ProbeOptions, now: float, rng: Random) -> float:
     """Return the seconds from one probe of a host with an open connection to the next.
 
-    With a primary: the interval. Without: 1 % of the outage so far, between 20 ms and 500 ms, so that the router
-    adds next to nothing to an outage and a thousand clients do not storm the new primary. Jittered by a tenth.
+    With a primary, or where none is to be expected: the interval. Without: 1 % of the outage so far, between 20 ms and
+    500 ms, so that the router adds next to nothing to an outage and a thousand clients do not storm the new primary.
+    Jittered by a tenth.
     """
     if key in topology.urgent:
         return 0.0
     delay = options.interval
-    if topology.primary_lost_at is not None:
-        outage = now - topology.primary_lost_at
+    if (outage := topology.outage(now)) is not None:
         delay = min(delay, max(_FASTEST, min(_SLOWEST, outage * _OUTAGE_SHARE)))
     return delay * (0.9 + 0.2 * rng.random())
 

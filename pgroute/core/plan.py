@@ -137,6 +137,7 @@ def make_plan(
     parsed = parse_dsn(dsn, kwargs=parameters)
     if balance is None:
         balance = "ordered" if parsed.load_balance == "disable" else "random"
+    policy = parse_policy(balance)
     watch = parse_dsn(dsn, kwargs={**parameters, **_probe_parameters(probe)})
     roles = [
         _role_plan(role, dsn, watch, kwargs or {}, _with_callbacks(options, configure, reset))
@@ -155,8 +156,9 @@ def make_plan(
             probe.check_system_id,
             probe.system_id,
             _weights(parsed, host_options, open_list=addresses == "all"),
+            ordered=bool(getattr(policy, "ordered", False)),
         ),
-        policy=parse_policy(balance),
+        policy=policy,
         default_attrs=parsed.session_attrs,
         reader_attrs=SessionAttrs.parse(reader_attrs, "reader_attrs"),
         acquire_timeout=float(acquire_timeout),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import sql
 
 from pgroute.core.options import check_number
 from pgroute.core.roles import Role, SessionAttrs
@@ -21,20 +19,8 @@ if TYPE_CHECKING:
 LAZY = (GeneratorType, AsyncGeneratorType, map, filter, zip)
 """What a body returns that has not done its work yet."""
 
-_ENDS = re.compile(
-    r"(?:\s+|--[^\n]*\n|/\*.*?\*/)*"
-    r"(?:COMMIT|END|ABORT|PREPARE\s+TRANSACTION|ROLLBACK(?!\s+(?:(?:WORK|TRANSACTION)\s+)?TO\b))\b",
-    re.IGNORECASE | re.DOTALL,
-)
-
-
-def ends_transaction(query: object) -> bool:
-    """Return whether a statement begins with a word that ends the transaction, and that psycopg was not to see."""
-    if isinstance(query, bytes):
-        query = query.decode("utf-8", "replace")
-    elif isinstance(query, sql.SQL):
-        query = query.as_string()
-    return isinstance(query, str) and _ENDS.match(query) is not None
+COROUTINE_FUNCTION = "coroutine function: use AsyncRouter"
+"""What the body of a synchronous `run()` must not be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

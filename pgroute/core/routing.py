@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pgroute.core.faults import one_line
+from pgroute.core.hosts import HostState
 from pgroute.core.roles import HostRole, SessionAttrs
 from pgroute.errors import AcquireTimeout, NoHostAvailable, PoolExhausted, SplitBrainError
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from pgroute.core.balance import Candidate, Policy
+    from pgroute.core.hosts import HostInfo
     from pgroute.core.roles import HostKey
     from pgroute.core.topology import Groups, Topology
 
@@ -22,6 +24,7 @@ PATIENCE = 1.0
 
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.5
+_CLOSED_DOORS = frozenset({HostState.REJECTED, HostState.BUSY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ class Acquisition:
 
     __slots__ = (
         "_attrs", "_begun_late", "_causes", "_deadline", "_exhausted", "_hurt", "_pause", "_policy", "_refused",
-        "_rest", "_rng", "_role", "_timeout", "_tried",
+        "_rest", "_rng", "_role", "_short", "_timeout", "_tried",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +108,7 @@ class Acquisition:
         self._causes: dict[HostKey, Exception] = {}
         self._exhausted: dict[HostKey, str] = {}
         self._refused: set[HostKey] = set()
+        self._short: dict[HostKey, int] = {}
         self._pause = _FIRST_PAUSE
         self._hurt = False
         self._rest: float | None = None
@@ -127,7 +131,8 @@ class Acquisition:
         if late:
             return GiveUp(self._error(topology, now))
         if not groups:
-            return Wait(self._deadline)
+            # Waiting does not help against a wrong password; a host that let us in before may do so again.
+            return GiveUp(self._error(topology, now)) if topology.locked_out else Wait(self._deadline)
         if all(c.key in self._refused for group in groups for c in group):
             return GiveUp(self._error(topology, now))
         # Every host was tried: another round, at once where the callers' queues have taken their time already.
@@ -171,9 +176,16 @@ class Acquisition:
         else:
             self._refused.discard(candidate.key)
 
-    def failed(self, candidate: Candidate, cause: Exception) -> None:
-        """Report that the host could not be used after all: its pool was closed, or connecting failed."""
+    def failed(self, candidate: Candidate, cause: Exception, *, in_use: int = 0) -> None:
+        """Report that the host could not be used after all: its pool was closed, or connecting failed.
+
+        Args:
+            candidate: what was tried.
+            cause: why, for the error text.
+            in_use: sessions that its pool has in use.
+        """
         self._tried.add((candidate.key, candidate.generation))
+        self._short[candidate.key] = in_use
         self._hurt = True
         self._causes[candidate.key] = cause
         self._exhausted.pop(candidate.key, None)
@@ -185,6 +197,14 @@ class Acquisition:
         # Only a host that still serves can be exhausted.
         serving = {c.key for group in topology.candidates[self._attrs] for c in group}
         full = {k: text for k, text in self._exhausted.items() if k in serving}
+        for h in topology.hosts:
+            if h.key in serving and h.state in _CLOSED_DOORS:
+                if h.key in full:
+                    full[h.key] += f", and new ones are refused: {h.reason}"
+                elif in_use := self._short.get(h.key):
+                    full[h.key] = (
+                        f"all of its {in_use} connections are in use, and new ones are refused: {h.reason}"
+                    )
         cls: type[AcquireTimeout] = NoHostAvailable
         if full:
             cls = PoolExhausted
@@ -193,20 +213,27 @@ class Acquisition:
             cls = SplitBrainError
             names = " and ".join(str(h.key) for h in topology.hosts if h.key in topology.split_brain)
             waited += f": split brain, {names} both claim to be the primary"
-        lines = [waited]
-        for h in topology.hosts:
-            role = h.role.value if h.role else "unknown role"
-            if h.read_only and h.role is HostRole.PRIMARY:
-                role = "read-only primary"
-            line = f"  {h.key}: {role}, {h.state.value} for {max(0.0, now - h.since):.1f} s"
-            if h.reason:
-                line += f": {h.reason}"
-            elif h.key in self._causes:
-                line += f": connecting failed: {one_line(str(self._causes[h.key]))}"
-            lines.append(line)
+        elif topology.locked_out:
+            waited += ": no host lets us in"
+        lines = [waited, *(self._line(h, now) for h in topology.hosts)]
         error = cls("\n".join(lines), topology=topology)
         for key, cause in self._causes.items():
             error.add_note(f"{key}: {cause}")
         if self._causes:
             error.__cause__ = next(reversed(self._causes.values()))
         return error
+
+    def _line(self, h: HostInfo, now: float) -> str:
+        role = f"{h.role.value}, " if h.role else ""
+        if h.read_only and h.role is HostRole.PRIMARY:
+            role = "read-only primary, "
+        line = f"  {h.key}: {role}{h.state.value} for {max(0.0, now - h.since):.1f} s"
+        if h.last_seen is None and h.state is HostState.DOWN:
+            line += ", never answered"
+        elif h.usable and h.state is HostState.REJECTED:
+            line += ", sessions on open connections alone"
+        if h.reason:
+            line += f": {h.reason}"
+        elif h.key in self._causes:
+            line += f": connecting failed: {one_line(str(self._causes[h.key]))}"
+        return line

@@ -63,7 +63,8 @@ COMMENT ON TABLE pgroute.batch_reject IS 'chunks that were set aside because the
 RIGHTS = """\
 GRANT USAGE ON SCHEMA pgroute TO {role};
 GRANT SELECT, INSERT, UPDATE ON pgroute.once TO {role};
-GRANT SELECT, INSERT, UPDATE, DELETE ON pgroute.batch_job, pgroute.batch_chunk TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON pgroute.batch_job TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON pgroute.batch_chunk TO {role};
 GRANT SELECT, INSERT, DELETE ON pgroute.batch_reject TO {role};
 -- and only for whoever calls once_purge():
 GRANT DELETE ON pgroute.once TO {role};

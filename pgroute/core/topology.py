@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pgroute.core.arbitrate import Arbitration, Memory, Verdict, arbitrate
 from pgroute.core.balance import Candidate
 from pgroute.core.events import Event, changes
+from pgroute.core.frozen import FrozenDict
 from pgroute.core.hosts import (
     Answer,
     Facts,
@@ -20,14 +20,18 @@ from pgroute.core.hosts import (
     Members,
     Observation,
     observe,
-    replaced,
+    reborn,
 )
+from pgroute.core.lag import Trail
 from pgroute.core.roles import HostKey, HostRole, SessionAttrs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Groups = tuple[tuple[Candidate, ...], ...]
+
+SETTLED_AFTER = 60.0
+"""Seconds after which hosts that are all standbys are taken for all that the DSN is meant to list."""
 
 _ACCEPTING = {
     (role, read_only): tuple(a for a in SessionAttrs if a.accepts(role, read_only=read_only))
@@ -44,11 +48,14 @@ class Rules:
         check_system_id: refuse hosts of another cluster.
         system_id: the only identifier to accept, None to learn it.
         weights: the weights that the user gave, by host, "host:port" or address.
+        ordered: the order of the hosts is to be kept from the first session on: none is offered while one before it
+            has not been heard of yet. Each is heard of, or found silent, within the time of a probe.
     """
 
     check_system_id: bool = True
     system_id: int | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
+    ordered: bool = False
 
     def weight(self, facts: Facts) -> float:
         """Return a host's weight for the balancing policies: the user's, else that of its listing."""
@@ -77,6 +84,7 @@ class Topology:
         version: grows with every snapshot.
         at: monotonic seconds of the observation that led here.
         primary_lost_at: monotonic seconds since when no primary answers, None while one does.
+        locked_out: every host has refused the login, and none has ever let us in.
     """
 
     hosts: tuple[HostInfo, ...]
@@ -86,6 +94,7 @@ class Topology:
     version: int
     at: float
     primary_lost_at: float | None
+    locked_out: bool
     candidates: Mapping[SessionAttrs, Groups] = field(repr=False)
     only: Mapping[SessionAttrs, Candidate] = field(repr=False)
     urgent: frozenset[HostKey] = field(repr=False)
@@ -93,13 +102,14 @@ class Topology:
     _facts: tuple[Facts, ...] = field(repr=False, compare=False)
     _memory: Memory = field(repr=False, compare=False)
     _rules: Rules = field(repr=False, compare=False)
+    _trail: Trail = field(repr=False, compare=False)
 
     @classmethod
     def start(cls, hosts: tuple[HostKey, ...], now: float, rules: Rules | None = None) -> Topology:
         """Return the snapshot in which nothing has been heard yet."""
         empty = cls(
-            (), None, (), frozenset(), 0, now, now, MappingProxyType({}), MappingProxyType({}), frozenset(),
-            MappingProxyType({}), (), Memory(), rules or Rules(),
+            (), None, (), frozenset(), 0, now, now, False, FrozenDict({}), FrozenDict({}), frozenset(),
+            FrozenDict({}), (), Memory(), rules or Rules(), Trail(),
         )  # fmt: skip
         return _build(empty, tuple(Facts(k) for k in dict.fromkeys(hosts)), Memory(), now)
 
@@ -110,6 +120,23 @@ class Topology:
             key: which host.
         """
         return self.by_key.get(key)
+
+    def outage(self, now: float) -> float | None:
+        """Return the seconds for which there is no primary, None while nothing is out.
+
+        Nothing is where there never was one, and every host has told for a while that it is a standby: readers may
+        have a DSN of their own.
+
+        Args:
+            now: monotonic seconds.
+        """
+        if self.primary_lost_at is None:
+            return None
+        outage = now - self.primary_lost_at
+        if outage <= SETTLED_AFTER or self._memory.had_primary or not self._facts:
+            return outage
+        standbys = (f.speaking and f.answer and f.answer.role is HostRole.STANDBY for f in self._facts)
+        return None if all(standbys) else outage
 
     @property
     def writable(self) -> bool:
@@ -210,14 +237,16 @@ def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, 
 def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) -> Topology:
     rules = old._rules
     outcome = arbitrate(facts, memory, now, check_system_id=rules.check_system_id, pinned=rules.system_id)
-    head = next((f.answer.lsn for f in facts if f.key == outcome.primary and f.answer), None)
+    head = next((f.answer for f in facts if f.key == outcome.primary), None)
+    trail = old._trail if head is None else old._trail.follow(head)
     hosts = tuple(
         _view(
             f,
             outcome.verdicts[f.key],
             old.by_key.get(f.key),
-            head,
             now,
+            head=head,
+            trail=trail,
             born=old.version,
             note=f.listing.note or _hint(f, outcome.primary),
         )
@@ -228,7 +257,7 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
     rivals = outcome.memory.rivals
     confirmed = rivals if not outcome.urgent & rivals else old.split_brain & rivals
     lost_at = None
-    if primary is None or primary.state is HostState.SUSPECT:
+    if not any(f.key == outcome.primary and f.speaking for f in facts):
         lost_at = now if old.primary_lost_at is None else old.primary_lost_at
     candidates = _candidates(facts, hosts, outcome, rules)
     return Topology(
@@ -239,20 +268,30 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
         version=old.version + 1,
         at=now,
         primary_lost_at=lost_at,
+        locked_out=bool(facts) and all(f.standing is HostState.REJECTED and not f.let_in for f in facts),
         candidates=candidates,
-        only=MappingProxyType(
+        only=FrozenDict(
             {attrs: groups[0][0] for attrs, groups in candidates.items() if groups and len(groups[0]) == 1}
         ),
         urgent=outcome.urgent,
-        by_key=MappingProxyType(by_key),
+        by_key=FrozenDict(by_key),
         _facts=facts,
         _memory=outcome.memory,
         _rules=rules,
+        _trail=trail,
     )
 
 
 def _view(
-    f: Facts, verdict: Verdict, was: HostInfo | None, head: int | None, now: float, *, born: int, note: str
+    f: Facts,
+    verdict: Verdict,
+    was: HostInfo | None,
+    now: float,
+    *,
+    head: Answer | None,
+    trail: Trail,
+    born: int,
+    note: str,
 ) -> HostInfo:
     a = f.answer
     # A host that left and came back must not meet pools of its former life.
@@ -265,18 +304,16 @@ def _view(
             and was.role is (a.role if a else None)
         ):
             since = was.since
-        if (was.usable and not verdict.usable) or (was.usable and a is not None and _reborn(was, a)):
+        if (was.usable and not verdict.usable) or (was.usable and a is not None and reborn(was, a)):
             generation += 1
     if a is None:
         return HostInfo(
             f.key, verdict.state, verdict.reason or note, verdict.usable, since, generation,
             last_seen=f.last_seen, silent_since=f.silent_since, origin=f.listing.origin,
         )  # fmt: skip
-    lag = (
-        max(0, head - a.lsn)
-        if head is not None and a.lsn is not None and a.role is HostRole.STANDBY
-        else None
-    )
+    lag = age = None
+    if a.role is HostRole.STANDBY and a.lsn is not None and head is not None and head.lsn is not None:
+        lag, age = max(0, head.lsn - a.lsn), trail.age(a, now)
     return HostInfo(
         key=f.key,
         state=verdict.state,
@@ -289,7 +326,7 @@ def _view(
         read_only=a.read_only,
         timeline=a.timeline,
         lag_bytes=lag,
-        lag_seconds=None if lag is None else (0.0 if lag == 0 else a.replay_age),
+        lag_seconds=age,
         rtt=a.rtt,
         last_seen=f.last_seen,
         silent_since=f.silent_since,
@@ -307,26 +344,28 @@ def _hint(f: Facts, primary: HostKey | None) -> str:
     return ""
 
 
-def _reborn(was: HostInfo, a: Answer) -> bool:
-    """Whether connections made before can no longer be trusted to be what they were."""
-    moved = was.address is not None and a.address is not None and was.address != a.address
-    return replaced(was, a) or moved or was.role is not a.role or was.read_only != a.read_only
-
-
 def _candidates(
     facts: tuple[Facts, ...], hosts: tuple[HostInfo, ...], outcome: Arbitration, rules: Rules
 ) -> Mapping[SessionAttrs, Groups]:
     ranked: dict[SessionAttrs, dict[tuple[int, bool, int], list[Candidate]]] = {
         attrs: {} for attrs in SessionAttrs
     }
+    waits_for = [
+        (f.listing.priority, order)
+        for order, f in enumerate(facts)
+        if rules.ordered and not outcome.memory.begun and not f.heard
+    ]
+    first_unheard = min(waits_for, default=None)
     for order, (f, h) in enumerate(zip(facts, hosts, strict=True)):
         if not h.usable or h.role is None:
+            continue
+        if first_unheard is not None and (f.listing.priority, order) > first_unheard:
             continue
         candidate = Candidate(h.key, h.generation, h.role, order, rules.weight(f), h.rtt or 0.0, h.lag_bytes)
         tier = outcome.verdicts[h.key].tier
         for attrs in _ACCEPTING[h.role, h.read_only]:
             second = attrs is SessionAttrs.PREFER_STANDBY and h.role is HostRole.PRIMARY
             ranked[attrs].setdefault((tier, second, f.listing.priority), []).append(candidate)
-    return MappingProxyType(
+    return FrozenDict(
         {attrs: tuple(tuple(group) for _, group in sorted(ranks.items())) for attrs, ranks in ranked.items()}
     )

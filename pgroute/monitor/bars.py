@@ -43,6 +43,7 @@ class Bars:
         self._logins: dict[HostKey, tuple[int, float, str]] = {}
         self._options: dict[HostKey, tuple[int, Options]] = {}
         self._trying: dict[HostKey, object] = {}
+        self._last: dict[HostKey, tuple[int, str]] = {}
 
     def twin(self) -> Bars:
         """Return the bars of another role that logs in alike: a login refused to one is refused to both."""
@@ -68,6 +69,20 @@ class Bars:
             if until < now:  # of hosts that left, too
                 bars.pop(key, None)
         bars[host.key] = (host.generation, now + seconds, str(failure))
+        self._last[host.key] = (host.generation, str(failure))
+
+    def connected(self, host: HostInfo) -> None:
+        """Note that connecting to a host succeeded: what failed there before is no reason any more."""
+        self._last.pop(host.key, None)
+
+    def why(self, host: HostInfo | Candidate) -> Barred | None:
+        """Return the last failure since the last success, whether it still bars or not: callers may wake late."""
+        try:
+            self.check(host)
+        except Barred as exc:
+            return exc
+        generation, text = self._last.get(host.key, (-1, ""))
+        return Barred(text) if generation == host.generation else None
 
     def check(self, host: HostInfo | Candidate) -> None:
         """Raise Barred while a failure bars connecting."""

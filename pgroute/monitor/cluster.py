@@ -29,16 +29,13 @@ if TYPE_CHECKING:
     from pgroute.monitor.watcher import HostWatcher
 
 
-_SETTLED_AFTER = 60.0
-"""Seconds after which hosts that are all standbys are taken for all that the DSN is meant to list."""
-
-
 class ClusterWatch:
     """What one router knows of its hosts.
 
     `topology` may be read from any thread. The listeners are called in the monitor's thread with the snapshots before
     and after and what changed, and must not block: they wake waiters and fill queues. So are `sessions_at`, which tells
-    how many sessions are in flight at a host and address, and `abort`, which cuts them for a reason.
+    how many sessions are in flight at a host and address, `abort`, which cuts them for a reason, and `complain`, which
+    has a fault of ours logged: a log handler is the user's code.
 
     Args:
         entries: of the DSN, in its order.
@@ -64,6 +61,7 @@ class ClusterWatch:
         self.listeners: list[Callable[[Topology, Topology, tuple[Event, ...]], None]] = []
         self.sessions_at: Callable[[HostKey, str | None], int] = lambda *_: 0
         self.abort: Callable[[HostKey, str | None, str], object] = lambda *_: None
+        self.complain: Callable[[str, BaseException | None], None] = lambda *_: None
         self._entries = entries
         self._params = params
         self._resolver = resolver
@@ -77,20 +75,29 @@ class ClusterWatch:
         self._tasks: set[asyncio.Task[None]] = set()
         self._parting: set[asyncio.Task[None]] = set()
         self._notes: dict[HostKey, str] = {}
-        self._had_primary = False
+        self._begun = False
         self._ended = False
         self._kicked_at: dict[HostKey, float] = {}
         self._heard_at: dict[HostKey, float] = {}
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Begin to watch.
+
+        Raises:
+            RuntimeError: the monitor's thread cannot be started.
+        """
         self._monitor = Monitor.attach(self)
 
     def stop(self) -> None:
         """Stop watching; returns when this router's share of the probe connections is closed."""
-        monitor, self._monitor = self._monitor, None
-        if monitor is not None:
-            monitor.detach(self)
+        if self._monitor is not None:
+            self._monitor.detach(self)
+            self._monitor = None
+
+    def leave(self) -> None:
+        """Stop watching soon; for a router that is gone without a close."""
+        if self._monitor is not None:
+            self._monitor.release(self)
 
     def kick(self, key: HostKey, *, fresh: bool = False) -> None:
         """Have a host probed at once, on a new connection if *fresh*; from any thread."""
@@ -116,6 +123,8 @@ class ClusterWatch:
     def begin(self, monitor: Monitor) -> None:
         """Join the watchers of the hosts; in the loop."""
         now = time.monotonic()
+        self._begun = True
+        self._ended = False
         self._home = monitor
         self._names = monitor.names(self._resolver)
         self.topology = Topology.start(self._entries, now, self.topology._rules)
@@ -123,6 +132,8 @@ class ClusterWatch:
 
     async def end(self, monitor: Monitor) -> None:
         """Leave the watchers; in the loop."""
+        if not self._begun:
+            return
         watchers, self._watchers = self._watchers, {}
         asked, self._questions = self._questions, ()
         self._ended = True
@@ -167,18 +178,9 @@ class ClusterWatch:
             self._follow_names()
 
     def name_gap(self) -> float | None:
-        """Return the seconds between two lookups of a name while there is an outage, None while there is none.
-
-        Where there never was a primary, and all hosts are up, nothing is out: readers may have a DSN of their own.
-        """
-        topology = self.topology
-        if topology.primary_lost_at is None:
-            return None
-        outage = time.monotonic() - topology.primary_lost_at
-        all_up = all(host.state is HostState.UP for host in topology.hosts)
-        if all_up and not self._had_primary and outage > _SETTLED_AFTER:
-            return None
-        return outage_gap(outage)
+        """Return the seconds between two lookups of a name while there is an outage, None while there is none."""
+        outage = self.topology.outage(time.monotonic())
+        return None if outage is None else outage_gap(outage)
 
     def _doubt_names(self, key: HostKey) -> None:
         """Have the names asked again by which a host is listed that could not be reached."""
@@ -227,7 +229,6 @@ class ClusterWatch:
         old = self.topology
         new, events = apply(old, seen, time.monotonic())
         self.topology = new
-        self._had_primary = self._had_primary or new.primary is not None
         if isinstance(seen, Answer | Failure) and seen.host in new.by_key:
             # After the topology, which says what was heard.
             self._heard_at[seen.host] = max(seen.sent_at, self._heard_at.get(seen.host, 0.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -18,30 +19,60 @@ QUEUE_SIZE = 1000
 """Events that may wait for slow subscribers; what comes on top is dropped and counted."""
 
 
+class _Subscription:
+    def __init__(self, fn: Callable[[Event], object]) -> None:
+        self.fn = fn
+
+
 class Dispatcher:
     """A bounded queue of events and the thread that hands them out, in order; begins with the first subscriber."""
 
     def __init__(self) -> None:
         self.dropped = 0
-        self._subscribers: list[Callable[[Event], object]] = []
+        self._subscribers: list[_Subscription] = []
         self._queue: queue.Queue[Event | None] = queue.Queue(QUEUE_SIZE)
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._closed = False
 
     def subscribe(self, fn: Callable[[Event], object]) -> Callable[[], None]:
-        """Have *fn* called with each event from now on; return what ends it."""
+        """Have *fn* called with each event from now on; return what ends it.
+
+        Raises:
+            RuntimeError: the thread cannot be started.
+        """
+        mine = _Subscription(fn)  # the function itself may be here more than once
         with self._lock:
-            self._subscribers = [*self._subscribers, fn]
-            if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._run, name="pgroute-events", daemon=True)
-                self._thread.start()
+            self._start()
+            self._subscribers = [*self._subscribers, mine]
 
         def unsubscribe() -> None:
             with self._lock:
-                self._subscribers = [s for s in self._subscribers if s is not fn]
+                self._subscribers = [s for s in self._subscribers if s is not mine]
 
         return unsubscribe
+
+    def _start(self) -> None:
+        if self._thread is None and not self._closed:
+            thread = threading.Thread(target=self._run, name="pgroute-events", daemon=True)
+            thread.start()
+            self._thread = thread
+
+    def resume(self) -> None:
+        """Start the thread if those who subscribed did so before this process was forked.
+
+        Raises:
+            RuntimeError: it cannot be started.
+        """
+        with self._lock:
+            if self._subscribers:
+                self._start()
+
+    def after_fork(self) -> None:
+        """Begin anew in a forked child: the thread is the parent's, and the lock may be held by nobody there."""
+        self._queue = queue.Queue(QUEUE_SIZE)
+        self._thread = None
+        self._lock = threading.Lock()
 
     def put(self, events: tuple[Event, ...]) -> None:
         """Queue events without ever blocking; called in the monitor's thread."""
@@ -54,23 +85,29 @@ class Dispatcher:
                 self.dropped += 1
 
     def close(self, timeout: float = 1.0) -> None:
-        """Deliver what is queued and end the thread."""
+        """Deliver what is queued and end the thread; may be called again, to wait again."""
         with self._lock:
             self._closed = True
-            thread, self._thread = self._thread, None
+            thread = self._thread
         if thread is None:
             return
-        try:
-            self._queue.put(None, timeout=timeout)
-        except queue.Full:
-            return
+        while True:
+            try:
+                self._queue.put(None, timeout=timeout)
+                break
+            except queue.Full:  # the subscriber is slow, or stuck, and the end must find room
+                with contextlib.suppress(queue.Empty):
+                    self._queue.get_nowait()
+                    self.dropped += 1
+                timeout = 0.01
         if thread is not threading.current_thread():
             thread.join(timeout)
 
     def _run(self) -> None:
         while (event := self._queue.get()) is not None:
-            for fn in self._subscribers:
+            for subscription in self._subscribers:
                 try:
-                    fn(event)
+                    subscription.fn(event)
                 except Exception:
-                    logger.exception("a subscriber failed on %s", event)
+                    with contextlib.suppress(Exception):
+                        logger.exception("a subscriber failed on %s", event)

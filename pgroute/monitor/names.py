@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
 import time
 from typing import TYPE_CHECKING, Protocol
@@ -15,11 +14,11 @@ from pgroute.monitor.probe import ProbeFailed
 from pgroute.monitor.resolver import LookupFailed, Resolver, make_resolver
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pgroute.core.options import ProbeOptions
     from pgroute.core.plan import ResolverSpec
     from pgroute.core.roles import HostKey
-
-logger = logging.getLogger("pgroute")
 
 _RNG = random.Random()
 
@@ -35,6 +34,11 @@ class Reader(Protocol):
 
     def name_gap(self) -> float | None:
         """Return the seconds between two lookups while there is an outage, None while there is none."""
+        ...
+
+    @property
+    def complain(self) -> Callable[[str, BaseException | None], None]:
+        """Have a fault of ours logged; nothing of the user's runs here, and a log handler is."""
         ...
 
 
@@ -85,10 +89,10 @@ class NameWatcher:
             self._chance = _RNG.random()
             try:
                 found = await self._ask()
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001  (told, not logged)
                 # A fault of ours, or of the resolver that we were given, is a reason, and no end of the watch.
-                with contextlib.suppress(Exception):
-                    logger.exception("looking up %s failed", self.question.name)
+                for reader in self.readers[:1]:  # one log is enough
+                    reader.complain(f"looking up {self.question.name} failed", exc)
                 found = self.found.failed(
                     f"could not resolve {self.question.name!r}: {exc!r}", time.monotonic()
                 )
@@ -126,10 +130,9 @@ class NameWatcher:
             for reader in tuple(self.readers):
                 try:
                     reader.renamed(self.question)
-                except Exception:
+                except Exception as exc:  # noqa: BLE001  (told, not logged)
                     # A fault of ours in one router must not leave a name unwatched, nor the others unaware.
-                    with contextlib.suppress(Exception):
-                        logger.exception("following %s failed", self.question.name)
+                    reader.complain(f"following {self.question.name} failed", exc)
 
 
 class Names:

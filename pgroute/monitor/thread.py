@@ -7,15 +7,16 @@ import atexit
 import contextlib
 import os
 import threading
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pgroute.core.names import is_name
+from pgroute.monitor.forks import forked
 from pgroute.monitor.names import Names
 from pgroute.monitor.watcher import HostWatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Mapping
 
     from pgroute.core.plan import ResolverSpec
     from pgroute.core.roles import HostKey
@@ -33,7 +34,8 @@ class Monitor:
     It never runs a user's code, so nothing an application does in its callbacks can make hosts look dead.
     """
 
-    _lock: ClassVar[threading.Lock] = threading.Lock()
+    # Reentrant: a signal handler may close a router while its thread opens another.
+    _lock: ClassVar[threading.RLock] = threading.RLock()
     _current: ClassVar[Monitor | None] = None
     _inherited: ClassVar[list[Monitor]] = []
 
@@ -42,8 +44,11 @@ class Monitor:
         self._names: dict[object, Names] = {}
         self._watchers: dict[WatchKey, HostWatcher] = {}
         self._clusters: set[ClusterWatch] = set()
+        self._leaving: dict[ClusterWatch, Future[None]] = {}
+        self._pid = os.getpid()
         self._ready = threading.Event()
         self._unwanted = False
+        self._stopping = False
         self._thread = threading.Thread(target=self._main, name="pgroute-monitor", daemon=True)
         try:
             self._thread.start()
@@ -56,31 +61,69 @@ class Monitor:
 
     @classmethod
     def attach(cls, cluster: ClusterWatch) -> Monitor:
-        """Begin to watch the hosts of *cluster*; starts the thread if there is none."""
+        """Begin to watch the hosts of *cluster*; starts the thread if there is none.
+
+        Raises:
+            RuntimeError: it cannot be started.
+        """
+        forked.notice()
         with cls._lock:
             if cls._current is None:
                 cls._current = cls()
             monitor = cls._current
-            monitor._clusters.add(cluster)
-        monitor.call(cluster.begin, monitor)
+            try:
+                monitor._clusters.add(cluster)
+                monitor.call(cluster.begin, monitor)
+            except BaseException:
+                monitor.release(cluster)
+                raise
         return monitor
 
     def detach(self, cluster: ClusterWatch) -> None:
-        """Stop watching for *cluster*, and end the thread when it was the last. Waits for the connections to close."""
+        """Stop watching for *cluster*, and end the thread when it was the last.
+
+        Waits for the connections to close. Who is interrupted may call again, to wait again: the work goes on.
+        """
+        leaving = self.release(cluster)
+        if leaving is None or self._thread is threading.current_thread():
+            return
+        with contextlib.suppress(TimeoutError, CancelledError):
+            leaving.result(_STOP_TIMEOUT)
+        if self._stopping:
+            self._thread.join(_STOP_TIMEOUT)
+
+    def release(self, cluster: ClusterWatch) -> Future[None] | None:
+        """Begin to stop watching for *cluster*, and return what tells the end; None: there is nothing to do any more.
+
+        From any thread, and never blocks for long.
+        """
+        forked.notice()
         with self._lock:
-            if cluster not in self._clusters:
-                return
-            self._clusters.discard(cluster)
-            last = not self._clusters
-            if last and Monitor._current is self:
-                Monitor._current = None
-        with contextlib.suppress(TimeoutError):
-            self._submit(cluster.end(self)).result(_STOP_TIMEOUT)
-        if last:
-            self._stop()
+            if self._pid != os.getpid():
+                return None  # the parent's
+            if cluster in self._clusters and cluster not in self._leaving and self._thread.is_alive():
+                # The loop's work, so that nobody who is interrupted can leave it half done.
+                self._leaving[cluster] = asyncio.run_coroutine_threadsafe(self._end(cluster), self._loop)
+            return self._leaving.get(cluster)
+
+    async def _end(self, cluster: ClusterWatch) -> None:
+        try:
+            await cluster.end(self)
+        finally:
+            with self._lock:
+                self._clusters.discard(cluster)
+                self._leaving.pop(cluster, None)
+                if not self._clusters:
+                    self._stopping = True
+                    if Monitor._current is self:
+                        Monitor._current = None
+            if self._stopping:
+                self._loop.stop()
 
     def call(self, fn: Callable[..., object], *args: Any) -> None:
-        """Run *fn* in the loop soon; from any thread. After the end of the loop nothing happens."""
+        """Run *fn* in the loop soon; from any thread. After the end of the loop, or in a fork, nothing happens."""
+        if self._pid != os.getpid():
+            return  # the pipe that wakes the loop is shared with the parent
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(fn, *args)
 
@@ -115,21 +158,15 @@ class Monitor:
             self._watchers = {name: w for name, w in self._watchers.items() if w is not watcher}
             await watcher.stop()
 
-    def _submit(self, coroutine: Coroutine[Any, Any, None]) -> Future[None]:
-        if not self._thread.is_alive():
-            coroutine.close()
-            done: Future[None] = Future()
-            done.set_result(None)
-            return done
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-
-    def _stop(self) -> None:
-        self.call(self._loop.stop)
-        self._thread.join(_STOP_TIMEOUT)
+    def _on_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Have a fault of ours logged by a router: asyncio would call the user's log handlers here."""
+        for cluster in tuple(self._clusters)[:1]:
+            cluster.complain(f"in the monitor's loop: {context['message']}", context.get("exception"))
 
     def _main(self) -> None:
         # Made here, where no Ctrl-C can come: it would leave half a loop, which complains when it is collected.
         self._loop = loop = asyncio.SelectorEventLoop()
+        loop.set_exception_handler(self._on_fault)
         self._ready.set()
         if self._unwanted:
             loop.stop()
@@ -148,18 +185,23 @@ class Monitor:
     @classmethod
     def shut_down(cls) -> None:
         """End the thread whatever it watches; for the interpreter's exit."""
-        monitor, cls._current = cls._current, None
-        if monitor is not None:
-            monitor._stop()
+        forked.notice()
+        with cls._lock:
+            monitor, cls._current = cls._current, None
+            if monitor is None:
+                return
+            monitor._clusters.clear()
+        monitor.call(monitor._loop.stop)
+        monitor._thread.join(_STOP_TIMEOUT)
 
     @classmethod
     def forked(cls) -> None:
         """Leave the parent's thread alone: its loop and sockets are shared with it, so nothing here may close them."""
-        cls._lock = threading.Lock()
+        cls._lock = threading.RLock()
         if cls._current is not None:
             cls._inherited.append(cls._current)
             cls._current = None
 
 
-os.register_at_fork(after_in_child=Monitor.forked)
+forked.hook(Monitor.forked)
 atexit.register(Monitor.shut_down)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from pgroute.core.departed import Departed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pgroute.core.hosts import Answer, Failure, HostInfo
     from pgroute.core.options import ProbeOptions
     from pgroute.core.roles import HostKey
@@ -66,3 +68,8 @@ class Vigil:
 
     def note(self, key: HostKey, text: str) -> None:
         """Nothing: the host is not listed."""
+
+    @property
+    def complain(self) -> Callable[[str, BaseException | None], None]:
+        """Has a fault of ours logged, by the router."""
+        return self._cluster.complain

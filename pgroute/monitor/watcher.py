@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import math
 import random
 import time
@@ -15,11 +13,11 @@ from psycopg.conninfo import make_conninfo
 from pgroute.core.faults import Fault, FaultKind
 from pgroute.core.hosts import Answer, Failure
 from pgroute.core.names import Question, is_name
-from pgroute.core.pace import REJECTED_GAP, connect_delay, probe_delay
+from pgroute.core.pace import CONNECT_GAP, REJECTED_GAP, connect_delay, probe_delay
 from pgroute.monitor.probe import ProbeConnection, ProbeFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pgroute.core.options import ProbeOptions
     from pgroute.core.roles import HostKey
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 
 RENEW_AFTER = 60.0
 """Seconds after which the probe connection is replaced: an open one says little about new ones."""
-
-logger = logging.getLogger("pgroute")
 
 _AFTER_FAULT = 1.0
 _KICK_GAP = 0.005
@@ -55,6 +51,11 @@ class Subscriber(Protocol):
 
     def note(self, key: HostKey, text: str) -> None:
         """Show a word about a host that is up; empty: no more."""
+        ...
+
+    @property
+    def complain(self) -> Callable[[str, BaseException | None], None]:
+        """Have a fault of ours logged; nothing of the user's runs here, and a log handler is."""
         ...
 
 
@@ -159,9 +160,8 @@ class HostWatcher:
                     self._arrival = await self._arrive(address)
                 except ProbeFailed as exc:
                     fault = exc.fault
-                except Exception as exc:
-                    with contextlib.suppress(Exception):
-                        logger.exception("moving %s to %s failed", self.key, address)
+                except Exception as exc:  # noqa: BLE001  (told, not logged)
+                    self._complain(f"moving {self.key} to {address} failed", exc)
                     fault = Fault(FaultKind.OTHER, reason=repr(exc))
                 else:
                     self._changed.set()
@@ -201,6 +201,10 @@ class HostWatcher:
         self._tell(answer)
         self._aim()
 
+    def _complain(self, text: str, exc: Exception) -> None:
+        for subscriber in self.subscribers[:1]:  # one log is enough
+            subscriber.complain(text, exc)
+
     def _note(self, text: str) -> None:
         for subscriber in tuple(self.subscribers):
             subscriber.note(self.key, text)
@@ -215,10 +219,9 @@ class HostWatcher:
             while True:
                 try:
                     await self._turn()
-                except Exception:
+                except Exception as exc:  # noqa: BLE001  (told, not logged)
                     # A fault of ours must not leave a host unwatched.
-                    with contextlib.suppress(Exception):
-                        logger.exception("watching %s failed", self.key)
+                    self._complain(f"watching {self.key} failed", exc)
                     await asyncio.sleep(_AFTER_FAULT)
         finally:
             self._drop()
@@ -313,8 +316,15 @@ class HostWatcher:
             self._conninfo[1],
             address=address or self.key.host,
             timeout=self._timeout,
-            on_loss=self.kick,
+            on_loss=self._lost,
         )
+
+    def _lost(self) -> None:
+        """Look into the loss of the connection at once, or say so where no new one may be tried for a while."""
+        self.kick()
+        conn, now = self._conn, time.monotonic()
+        if conn is not None and conn.lost is not None and self._next(now)[0] > now + CONNECT_GAP:
+            self._tell(Failure(self.key, Fault(FaultKind.LOST, host_suspect=True, reason=conn.lost), now))
 
     async def _ask(self) -> None:
         self._asked_at = time.monotonic()
@@ -346,7 +356,7 @@ class HostWatcher:
             if fault.kind is FaultKind.LOST and conn.answered and self._asked_at >= self._connected_at:
                 # Not yet a word about the host: the new connection, tried at once, will tell. It goes to the same
                 # address, also if the name has left that meanwhile.
-                self.kick()
+                self._lost()
                 return
             self._conn = None
         self._tell(Failure(self.key, fault, sent_at))

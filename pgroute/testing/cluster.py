@@ -31,6 +31,7 @@ SETTINGS = {
     "max_replication_slots": "10",
     "wal_keep_size": "256MB",
     "wal_log_hints": "on",
+    "wal_init_zero": "off",  # a promotion begins a file of WAL on each node
     "hot_standby": "on",
     "wal_retrieve_retry_interval": "100ms",  # promotion and re-pointing wait this long: the default is 5 s
     "wal_receiver_status_interval": "1s",
@@ -204,14 +205,11 @@ class LocalCluster:
         chosen.promote(timeout=timeout)
         if repoint:
             others = [standby for standby in received if standby is not chosen]
-            ahead = [standby for standby in others if received[standby] > received.get(chosen, 0)]
-            followers = [standby for standby in others if standby not in ahead]
-            for standby in followers:
+            for standby in others:
                 standby.follow(chosen, wait=False)
-            for standby in ahead:
-                standby.rejoin(chosen, timeout=timeout)
-            for standby in followers:
-                standby.wait_streaming(chosen, timeout=timeout)
+            for standby in others:
+                if not standby._wait_following(chosen, timeout=timeout):
+                    standby.rejoin(chosen, timeout=timeout)
         return chosen
 
     def catch_up(self, *, timeout: float = 30.0) -> None:

@@ -87,6 +87,7 @@ class InitdbCache:
                 make_files(server, sandbox, folder, timeout)
                 kept = self._sandbox.folder / str(len(self._kept))
                 sandbox.run("/bin/cp", "-Rp", folder, kept, timeout=timeout)
+                make_sparse(kept / "pg_wal")
                 self._kept[server] = kept
                 return
             sandbox.run("/bin/cp", "-Rp", kept, folder, timeout=timeout)
@@ -102,6 +103,16 @@ def make_files(server: ServerBinaries, sandbox: Sandbox, folder: Path, timeout: 
     if server.major >= 16:
         options += ["-c", "dynamic_shared_memory_type=mmap"]
     sandbox.run("initdb", "-D", folder, *options, timeout=timeout)
+
+
+def make_sparse(folder: Path) -> None:
+    """Make holes of the zeros at the ends of the files, as most of the first file of WAL is: copies have them too."""
+    for path in folder.iterdir():
+        if path.is_file():
+            content = path.read_bytes()
+            with path.open("r+b") as file:
+                file.truncate(len(content.rstrip(b"\0")))
+                file.truncate(len(content))
 
 
 def give_identifier(folder: Path) -> bool:

@@ -103,6 +103,31 @@ class Node(Server):
             f"pg_is_wal_replay_paused() OR EXISTS (SELECT {receiver})", timeout, f"stream from {primary.name}"
         )
 
+    def _wait_following(self, primary: Node, *, timeout: float = 30.0) -> bool:
+        """Return when this standby, pointed at a primary just promoted, streams from there: True; False if it never
+        will, having more of the old primary's WAL than the new one had.
+
+        An old primary that is still at work goes on sending until then, so nothing that was known before the promotion
+        tells. A standby with paused replay is not waited for, as in `wait_streaming`.
+
+        Args:
+            primary: which one.
+            timeout: seconds.
+        """
+        [(current,)] = primary.execute("SELECT pg_walfile_name(pg_current_wal_lsn())")
+        history = (primary.data_dir / "pg_wal" / f"{current[:8]}.history").read_text().splitlines()
+        fork = history[-1].split("\t")[1]
+        timeline = int(current[:8], 16)
+        sender = f"(sender_host, sender_port, received_tli) = ('{primary.host}', {primary.port}, {timeline})"
+        streams = f"EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming' AND {sender})"
+        # Each position alone, as one may stay behind: WAL can be received and not applied, or found in a file.
+        ahead = f"greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) > '{fork}'"
+        self._wait_true(
+            f"pg_is_wal_replay_paused() OR {streams} OR {ahead}", timeout, f"stream from {primary.name}"
+        )
+        [(follows,)] = self.execute(f"SELECT {streams} OR NOT {ahead}", timeout=timeout)
+        return bool(follows)
+
     def rejoin(self, primary: Node | None = None, *, timeout: float = 60.0) -> None:
         """Become a standby of a primary, from whatever state this server is in.
 

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import processes
+from . import processes, watchdog
 from .account import EXECUTE, copy_server, reachable, server_account, temporary_root
 from .errors import ClusterError, ClusterTimeout
 
@@ -155,7 +155,7 @@ class Sandbox:
     def _start_watchdog(self) -> None:
         if not sys.executable:  # an embedded interpreter: do without
             return
-        command = [sys.executable, "-I", "-S", processes.__file__, str(self.folder), str(self.bindir)]
+        command = [sys.executable, "-I", "-S", watchdog.__file__, str(self.folder), str(self.bindir)]
         with contextlib.suppress(OSError):
             self._watchdog = subprocess.Popen(
                 command,

@@ -26,7 +26,7 @@ from tests.aio.workload import (
     state,
     write,
 )
-from tests.support import AsyncBackground, async_call, async_eventually
+from tests.support import AsyncBackground, async_call, async_eventually, within
 
 pytestmark = pytest.mark.cluster  # async-only
 # sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
@@ -52,9 +52,11 @@ async def test_a_router_opens_although_the_primary_is_deaf(proxied: Proxied, mom
     async with AsyncRouter(proxied.dsn, probe=QUICK) as router:
         assert (await read(router, 5.0)).port != proxied.cluster.nodes[0].port
         begun = time.monotonic()
-        with pytest.raises(NoHostAvailable, match=rf"{key(proxy)}: unknown role, down .*took over 0.2 s"):
+        with pytest.raises(
+            NoHostAvailable, match=rf"{key(proxy)}: down for .*never answered: .*took over 0.2 s"
+        ):
             await write_nothing(router, 1.0)
-        assert time.monotonic() - begun < 1.5
+        assert time.monotonic() - begun < within(1.5)
         assert proxy.attempts <= 5 * (time.monotonic() - begun) + 10
         proxy.mend()
         proxy.reset()
@@ -75,7 +77,7 @@ async def test_a_host_deaf_to_new_connections_serves_on_the_old_ones(proxied: Pr
             begun = time.monotonic()
             with pytest.raises(NoHostAvailable):
                 await write_nothing(router, 0.5)  # takes a second connection
-            assert time.monotonic() - begun < 1.0
+            assert time.monotonic() - begun < within(1.0)
             await conn.execute("SELECT 1")
         for _ in range(20):
             await write_nothing(router)
@@ -119,7 +121,9 @@ async def test_a_session_on_a_deaf_primary_is_released_by_the_promotion(breakabl
         promoted_at = time.monotonic()
         await router.wait()
         assert primary(router) == key(breakable.proxy(new))
-        assert await worker.result() - promoted_at < 2.5, "far from abort_after, and TCP's own timeouts"
+        assert await worker.result() - promoted_at < within(2.5), (
+            "far from abort_after, and TCP's own timeouts"
+        )
 
 
 async def test_a_session_on_a_deaf_standby_is_aborted_after_abort_after(proxied: Proxied) -> None:
@@ -137,7 +141,7 @@ async def test_a_session_on_a_deaf_standby_is_aborted_after_abort_after(proxied:
         await async_eventually(begun.is_set)
         deaf_at = time.monotonic()
         proxied.proxy(cluster.nodes[1]).deaf()
-        assert 1.0 <= await worker.result() - deaf_at < 3.0
+        assert 1.0 <= await worker.result() - deaf_at < within(3.0)
         assert (await read(router)).port == cluster.nodes[2].port
 
 
@@ -186,7 +190,7 @@ async def test_a_commit_unanswered_by_a_deaf_primary_is_unknown_after_the_promot
         promoted_at = time.monotonic()
         with pytest.raises(CommitUnknown):
             await writer.result()
-        assert time.monotonic() - promoted_at < 2.5
+        assert time.monotonic() - promoted_at < within(2.5)
         await write(router, 2)
     assert 2 in await numbers(new)
 

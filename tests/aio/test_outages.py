@@ -15,7 +15,7 @@ import pytest
 from pgroute import AsyncRouter, HostState, NoHostAvailable
 from pgroute.testing import LocalCluster, Node
 from tests.aio.workload import key, make_table, read, state, write
-from tests.support import AsyncBackground, async_call, async_eventually
+from tests.support import AsyncBackground, async_call, async_eventually, within
 
 pytestmark = pytest.mark.cluster  # async-only
 # sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
@@ -90,7 +90,7 @@ async def test_the_deadline_is_honoured_while_all_hosts_are_down(mended: LocalCl
         overrun = [await waiter.result() for waiter in waiters]
     print(f"deadlines passed by {max(overrun) * 1000:.0f} ms at most")
     assert min(overrun) >= 0
-    assert max(overrun) < 0.1
+    assert max(overrun) < within(0.1)
 
 
 @pytest.mark.parametrize("outage", [1.0, pytest.param(60.0, marks=pytest.mark.long)])
@@ -116,7 +116,7 @@ async def test_all_hosts_down_and_back_serves_writers_and_readers_soon(
     print(f"tried {tried} times in {took:.1f} s; served {late * 1000:.0f} ms after the first was ready")
     assert min(tried) >= 2
     assert max(tried) <= 5 * took + 3, "by the probes, and by each pool before the loss was known"
-    assert late < 1.0, "the longest pause between two attempts is half a second"
+    assert late < within(1.0), "the longest pause between two attempts is half a second"
 
 
 async def test_a_router_opens_with_one_of_three_hosts_down(mended: LocalCluster) -> None:
@@ -125,7 +125,7 @@ async def test_a_router_opens_with_one_of_three_hosts_down(mended: LocalCluster)
     begun_at = time.monotonic()
     async with AsyncRouter(mended.dsn) as router:
         await router.open(wait=True)
-        assert time.monotonic() - begun_at < 1.0
+        assert time.monotonic() - begun_at < within(1.0)
         assert (await write(router, 1)).port == mended.nodes[0].port
         assert (await read(router)).port == mended.nodes[1].port
 
@@ -145,7 +145,7 @@ async def test_a_router_opens_with_one_of_three_hosts_frozen(mended: LocalCluste
     begun_at = time.monotonic()
     async with AsyncRouter(mended.dsn) as router:
         assert (await write(router, 1)).port == mended.nodes[0].port
-        assert time.monotonic() - begun_at < 2.0, "one probe timeout, then the rest decides"
+        assert time.monotonic() - begun_at < within(2.0), "one probe timeout, then the rest decides"
 
 
 async def test_a_router_opens_with_no_host_up_and_serves_when_they_are(mended: LocalCluster) -> None:
@@ -156,7 +156,7 @@ async def test_a_router_opens_with_no_host_up_and_serves_when_they_are(mended: L
             await router.wait(timeout=0.2)
         writer = background.start(write, router, 1)
         ready_at = await async_call(start_all, mended)
-        assert (await writer.result()).ended - ready_at < 1.0
+        assert (await writer.result()).ended - ready_at < within(1.0)
 
 
 async def test_a_starting_host_is_asked_again_soon(mended: LocalCluster) -> None:
@@ -177,7 +177,7 @@ async def test_a_starting_host_is_asked_again_soon(mended: LocalCluster) -> None
         await async_call(starting.start)
         ready_at = time.monotonic()
         await async_eventually(lambda: state(router, starting) is HostState.UP)
-        assert time.monotonic() - ready_at < 1.0
+        assert time.monotonic() - ready_at < within(1.0)
 
 
 async def test_connection_attempts_are_bounded_however_many_wait() -> None:

@@ -22,7 +22,7 @@ from pgroute import (
 )
 from pgroute.testing import LocalCluster, Node
 from tests.aio.workload import key
-from tests.support import AsyncBackground, async_call, async_eventually
+from tests.support import AsyncBackground, async_call, async_eventually, within
 
 pytestmark = pytest.mark.cluster
 
@@ -110,7 +110,7 @@ async def test_a_full_pool_is_told_at_the_deadline_with_sizes_users_and_waiters(
     ):
         callers = [background.start(late, router) for _ in range(3)]
         results = [await caller.result() for caller in callers]
-    assert all(0.3 <= waited < 0.3 + LATE for waited, _ in results)
+    assert all(0.3 <= waited < within(0.3 + LATE) for waited, _ in results)
     assert all(str(key(shared.nodes[0])) in text for _, text in results)
     assert all("2 of max_size 2 connections in use, " in text for _, text in results)
     assert all("waiting" in text for _, text in results)
@@ -121,7 +121,7 @@ async def test_a_deadline_beyond_the_next_routing_is_kept_too(shared: LocalClust
         asked_at = time.monotonic()
         with pytest.raises(PoolExhausted):
             await pid_of(router, 1.3)
-        assert 1.3 <= time.monotonic() - asked_at < 1.3 + LATE
+        assert 1.3 <= time.monotonic() - asked_at < within(1.3 + LATE)
 
 
 async def test_who_waits_is_served_when_a_session_ends(shared: LocalCluster) -> None:
@@ -135,7 +135,7 @@ async def test_who_waits_is_served_when_a_session_ends(shared: LocalCluster) -> 
         returned_at = time.monotonic()
         await router.putconn(conn)
         pids = {await waiter.result() for waiter in waiters}
-        assert time.monotonic() - returned_at < 0.2
+        assert time.monotonic() - returned_at < within(0.2)
         assert len(pids) == 1
 
 
@@ -148,7 +148,7 @@ async def test_who_would_queue_beyond_max_waiting_is_told_at_once(shared: LocalC
         asked_at = time.monotonic()
         with pytest.raises(PoolExhausted):
             await pid_of(router, 5.0)
-        assert time.monotonic() - asked_at < LATE
+        assert time.monotonic() - asked_at < within(LATE)
         await router.putconn(conn)
         await waiter.result()
 
@@ -164,7 +164,7 @@ async def test_timeout_0_does_not_wait_for_a_full_pool(shared: LocalCluster) -> 
         asked_at = time.monotonic()
         with pytest.raises(PoolExhausted):
             await pid_of(router, 0)
-        assert time.monotonic() - asked_at < LATE
+        assert time.monotonic() - asked_at < within(LATE)
 
 
 async def test_full_reader_pools_do_not_keep_a_writer_waiting(shared: LocalCluster) -> None:
@@ -173,7 +173,7 @@ async def test_full_reader_pools_do_not_keep_a_writer_waiting(shared: LocalClust
         held = [await router.getconn("reader") for _ in range(2)]
         asked_at = time.monotonic()
         await pid_of(router)
-        assert time.monotonic() - asked_at < 0.5
+        assert time.monotonic() - asked_at < within(0.5)
         for conn in held:
             await router.putconn(conn)
 
@@ -287,7 +287,7 @@ async def test_opening_needs_no_host(mended: LocalCluster) -> None:
     router = AsyncRouter(mended.dsn)
     opened_at = time.monotonic()
     await router.open()
-    assert time.monotonic() - opened_at < 0.5
+    assert time.monotonic() - opened_at < within(0.5)
     with pytest.raises(NoHostAvailable):
         await router.open(wait=True, timeout=0.1)
     await async_call(mended.nodes[0].start)

@@ -13,7 +13,7 @@ from pgroute import AsyncRouter, NoHostAvailable
 from pgroute.core.pace import CONNECT_GAP
 from pgroute.testing import FaultProxy, LocalCluster
 from tests.aio.workload import Account, keep_writing, make_table, write
-from tests.support import AsyncBackground, async_call, async_eventually
+from tests.support import AsyncBackground, async_call, async_eventually, within
 
 pytestmark = pytest.mark.cluster  # async-only
 # sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
@@ -73,12 +73,12 @@ async def test_a_write_refused_as_read_only_kicks_a_fresh_probe(mended: LocalClu
         await async_eventually(lambda: account.errors)
         refused_at = time.monotonic()
         await async_eventually(lambda: router.topology.hosts[0].read_only)
-        assert time.monotonic() - refused_at < 0.5, "sooner than the next probe in turn"
+        assert time.monotonic() - refused_at < within(0.5), "sooner than the next probe in turn"
         refused = len(account.errors)
         await async_call(configure, mended, LEVELS["system"][1])
         resumed_at = time.monotonic()
         await async_eventually(lambda: account.since(refused_at))
-        assert time.monotonic() - resumed_at < 2.0
+        assert time.monotonic() - resumed_at < within(2.0)
         stop.set()
     assert {type(error) for _, error in account.errors} == {psycopg.errors.ReadOnlySqlTransaction}
     assert refused < 50, "no endless loop of refused writes"

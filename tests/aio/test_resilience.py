@@ -26,10 +26,11 @@ from pgroute import (
     Topology,
 )
 from pgroute._async import session as session_module
+from pgroute.monitor.bars import Bars
 from pgroute.testing import LocalCluster, Node
 from tests import support
 from tests.aio.workload import key, read, state
-from tests.support import AsyncBackground, async_call, async_eventually
+from tests.support import AsyncBackground, async_call, async_eventually, within
 
 pytestmark = pytest.mark.cluster  # async-only
 # sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
@@ -93,7 +94,7 @@ async def test_a_role_whose_logins_are_refused_leaves_the_other_alone(
             await asyncio.sleep(0.01)
         errors = [await reader.result() for reader in readers]
         assert [host.state for host in router.topology.hosts] == [HostState.UP] * 3
-    assert longest < 0.5
+    assert longest < within(0.5)
     assert all(said in explained(error) for error in errors)
     after = refusals()
     assert [after[name] - before[name] for name in after] == [1, 1, 1], "one attempt in 5 s, at each host"
@@ -111,7 +112,9 @@ async def test_a_configure_that_raises_is_named_and_not_called_again_and_again(s
         writers = [background.start(hopeless, router, "writer", 1.5) for _ in range(10)]
         errors = [await writer.result() for writer in writers]
         await router.wait("reader")
-    assert all("ZeroDivisionError: the callback is broken" in explained(error) for error in errors)
+    assert all(
+        "configure failed: ZeroDivisionError: the callback is broken" in explained(error) for error in errors
+    )
     assert 1 <= len(calls) <= 8, "at least 200 ms apart"
 
 
@@ -129,7 +132,8 @@ async def test_a_configure_whose_statement_fails_leaves_the_other_role_alone(sha
         errors = [await reader.result() for reader in readers]
         await router.wait("writer", timeout=1.0)
         assert [host.state for host in router.topology.hosts] == [HostState.UP] * 3
-    assert all('relation "no_such_table" does not exist' in explained(error) for error in errors)
+    why = 'configure failed: UndefinedTable: relation "no_such_table" does not exist'
+    assert all(why in explained(error) for error in errors)
     assert 3 <= len(calls) <= 3 * 6, "at each host at least 200 ms apart"
 
 
@@ -150,6 +154,25 @@ async def test_a_connection_class_that_cannot_connect_is_named(shared: LocalClus
         errors = [await writer.result() for writer in writers]
     assert all("ValueError: the class is broken" in explained(error) for error in errors)
     assert 1 <= len(calls) <= 8, "at least 200 ms apart"
+
+
+async def test_the_reason_is_told_also_to_who_wakes_late(
+    shared: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(psycopg.AsyncConnection[Any]):
+        @classmethod
+        async def connect(cls, *_args: Any, **_kwargs: Any) -> Any:
+            raise ValueError("the class is broken")
+
+    def late(bars: Bars, *args: Any, **kwargs: Any) -> None:
+        put(bars, *args, **kwargs)
+        time.sleep(0.3)  # a busy machine: what was put is over when the callers hear of the failure
+
+    put = Bars.put
+    monkeypatch.setattr(Bars, "put", late)
+    async with AsyncRouter(shared.dsn, connection_class=Broken) as router:
+        error = await hopeless(router, "writer", 0.5)
+    assert "ValueError: the class is broken" in explained(error)
 
 
 def test_a_timeout_beyond_what_the_system_can_count_is_refused() -> None:
@@ -212,8 +235,8 @@ async def test_a_log_handler_that_raises_does_not_stop_the_watch(mended: LocalCl
         with logging_to(Raises()):
             down, up = await async_call(crash_and_restart, router, mended.nodes[0])
             await router.wait(timeout=2.0)
-    assert down < 0.5
-    assert up < 1.0
+    assert down < within(0.5)
+    assert up < within(1.0)
 
 
 async def test_a_log_handler_that_blocks_does_not_delay_the_watch(mended: LocalCluster) -> None:
@@ -231,8 +254,8 @@ async def test_a_log_handler_that_blocks_does_not_delay_the_watch(mended: LocalC
             down, up = await async_call(blocked)
             await router.wait(timeout=2.0)
     assert handler.entered.is_set()
-    assert down < 0.5
-    assert up < 1.0
+    assert down < within(0.5)
+    assert up < within(1.0)
 
 
 # async-only: begin
@@ -264,7 +287,7 @@ async def test_closing_does_not_block_the_loop_while_a_subscriber_is_slow(shared
         ticker.cancel()
     finally:
         release.set()
-    assert max(gaps) < 0.3
+    assert max(gaps) < within(0.3)
 
 
 # async-only: end
@@ -297,7 +320,7 @@ async def test_writers_leave_a_pool_that_connects_to_a_frozen_host_at_once(pgrou
             ends = [await writer.result() for writer in writers]
         finally:
             await async_call(old.thaw)
-    assert max(ends) - shown[0] < 0.4
+    assert max(ends) - shown[0] < within(0.4)
 
 
 async def test_leaving_a_body_that_raised_on_a_frozen_host_is_bounded(
@@ -316,7 +339,7 @@ async def test_leaving_a_body_that_raised_on_a_frozen_host_is_bounded(
         took = time.monotonic() - raised_at
         await async_call(node.thaw)
         await router.wait()
-    assert took < 1.0
+    assert took < within(1.0)
 
 
 async def test_readers_learn_to_avoid_a_standby_that_takes_no_new_sessions(mended: LocalCluster) -> None:

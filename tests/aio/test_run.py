@@ -23,7 +23,7 @@ from pgroute import (
     RouterClosed,
 )
 from pgroute.testing import FaultProxy, LocalCluster
-from tests.support import AsyncBackground, async_call, async_eventually, coroutine_function
+from tests.support import AsyncBackground, async_call, async_eventually, coroutine_function, within
 
 pytestmark = pytest.mark.cluster
 
@@ -139,7 +139,9 @@ async def test_a_deadlock_is_run_again(shared: LocalCluster, table: str) -> None
         handles = [background.start(router.run, lock, *pair) for pair in ((1, 2), (2, 1))]
         for handle in handles:
             await handle.result()
-    assert sorted(runs) in ([1, 1, 2], [1, 2, 2])
+    # Which of them loses is PostgreSQL's choice, and the loser may be back first and meet the winner once more.
+    assert len(runs) >= 3
+    assert set(runs) == {1, 2}
 
 
 async def test_run_survives_a_failover_without_an_error(cluster: LocalCluster) -> None:
@@ -375,7 +377,7 @@ async def test_a_deadline_bounds_sessions_attempts_and_pauses(shared: LocalClust
         begun = time.monotonic()
         with pytest.raises(psycopg.OperationalError):
             await router.run(body, timeout=0.5, retry=patient)
-        assert time.monotonic() - begun < 5.0
+        assert time.monotonic() - begun < within(5.0)
         assert body.runs > 1
         async with router.writer() as first:
             await first.execute("SELECT 1")
@@ -391,7 +393,7 @@ async def test_no_host_is_told_in_time_and_safe_to_try_again(shared: LocalCluste
             begun = time.monotonic()
             with pytest.raises(NoHostAvailable) as caught:
                 await router.run(one, "SELECT 1", timeout=0.5)
-            assert 0.4 < time.monotonic() - begun < 5.0
+            assert 0.4 < time.monotonic() - begun < within(5.0)
     assert caught.value.rerun_safe
     assert "1 attempt in" in caught.value.__notes__[0]
 
@@ -536,7 +538,7 @@ async def test_a_body_that_would_do_its_work_later_is_refused(shared: LocalClust
 
 async def test_a_coroutine_in_place_of_a_function_is_refused(shared: LocalCluster) -> None:
     async with AsyncRouter(shared.dsn) as router:
-        with pytest.raises(ConfigError, match="the coroutine that one has returned"):
+        with pytest.raises(ConfigError, match="expected the function: run"):
             await router.run(coroutine_function())  # type: ignore[arg-type]
 
 

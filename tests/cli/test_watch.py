@@ -89,6 +89,9 @@ class Terminal:
             assert time.monotonic() < deadline, "\n".join(lines)
             assert self.read(), "\n".join(lines)
 
+    def press(self, keys):
+        os.write(self._master, keys)
+
     def interrupt(self):
         self._process.send_signal(signal.SIGINT)
 
@@ -121,6 +124,14 @@ def test_watch_fills_a_terminal_follows_a_failover_and_gives_the_terminal_back()
         _, _, stays = terminal.raw.partition(b"\x1b[?25h\x1b[?1049l")
         assert b"timeline 2" in stays, "what happened is told again, to stay"
         assert b"Traceback" not in terminal.raw
+
+
+def test_q_ends_the_watch(cluster):
+    with Terminal("watch", cluster.dsn) as terminal:
+        assert "q ends" in terminal.see(r"^ok: writers to")[0]
+        terminal.press(b"x")
+        terminal.press(b"q")
+        assert terminal.end() == 0
 
 
 def test_long_reasons_stand_below_the_hosts_on_a_narrow_terminal(cluster):

@@ -703,13 +703,97 @@ def test_starting_then_silent_is_down():
     assert world.state(A) is HostState.DOWN
 
 
-def test_rejected_host_stays_rejected_while_only_its_open_connection_answers():
-    world = World().settled().reject(A)
+@pytest.mark.parametrize("linked", [True, False])
+def test_refused_login_leaves_a_host_that_let_us_in_before_to_its_open_connections(linked):
+    world = World().settled()
+    before = world.host(A).generation
+    world.reject(A, linked=linked)
     assert world.state(A) is HostState.REJECTED
-    assert world.primary(A).writers == []
+    assert world.reason(A).startswith("told rejected")
+    assert world.writers == [A]
+    assert world.primary(A).writers == [A]
     assert world.state(A) is HostState.REJECTED
-    assert world.primary(A, fresh=True).writers == [A]
+    assert world.primary(A, fresh=True).state(A) is HostState.UP
     assert world.reason(A) == ""
+    assert world.host(A).generation == before, "its pools have stayed"
+
+
+def test_host_that_never_let_us_in_is_not_used_although_an_old_connection_answers():
+    world = World(A).reject(A).primary(A)
+    assert world.state(A) is HostState.REJECTED
+    assert world.writers == []
+    assert world.primary(A, fresh=True).writers == [A]
+
+
+@pytest.mark.parametrize("end", [World.refuse, lambda w, h: w.fail(h, FaultKind.STARTING)])
+def test_refused_login_after_the_end_of_the_connections_leaves_nothing_to_serve_with(end):
+    world = World().settled()
+    end(world, A)
+    assert world.reject(A).state(A) is HostState.REJECTED
+    assert world.writers == []
+    assert world.primary(A).writers == []
+    assert world.primary(A, fresh=True).writers == [A]
+
+
+@pytest.mark.parametrize("change", [{"started_at": 9.0}, {"read_only": True}, {"address": "10.0.0.2"}])
+def test_rejecting_host_that_is_another_now_has_no_open_connections(change):
+    world = World().primary(A, address="10.0.0.1").standby(B).standby(C).reject(A, linked=True)
+    assert world.primary(A, **{"address": "10.0.0.1", **change}).groups(SessionAttrs.PRIMARY) == []
+
+
+def test_rejecting_hosts_come_after_busy_and_before_suspect_ones():
+    world = World(A, B, C, D).settled().standby(D).reject(B).fail(C, FaultKind.BUSY).timeout(D)
+    assert world.readers == [[A], [C], [B], [D]]
+
+
+def test_rejecting_host_that_missed_a_probe_comes_with_the_suspect_ones():
+    world = World().settled().reject(B, linked=True).timeout(B).reject(C, linked=True)
+    assert world.state(B) is HostState.REJECTED
+    assert world.groups(SessionAttrs.STANDBY) == [[C], [B]]
+    world.timeout(B)
+    assert world.state(B) is HostState.DOWN
+    assert world.groups(SessionAttrs.STANDBY) == [[C]]
+
+
+def test_primary_that_nobody_can_ask_is_one_until_another_host_says_so():
+    world = World().primary(A, None).standby(B, None).standby(C, None).reject(A)
+    assert world.reason(A) == "told rejected; its role is not watched meanwhile"
+    assert world.writers == [A]
+    assert world.lost_at() == world.now, "the others are asked as in an outage"
+    world.primary(B, None)
+    assert world.writers == [B]
+    assert world.topology.split_brain == frozenset()
+
+
+def test_primary_that_nobody_can_ask_is_stale_below_a_higher_timeline():
+    world = World().settled().reject(A).standby(B, 2)
+    assert world.writers == []
+    assert world.primary(B, 2).writers == [B]
+
+
+def test_primary_that_nobody_can_ask_and_that_falls_silent_is_down():
+    world = World().settled().reject(A).timeout(A)
+    assert world.state(A) is HostState.REJECTED
+    assert world.writers == [A]
+    assert world.timeout(A).state(A) is HostState.DOWN
+    assert world.writers == []
+
+
+def test_refusal_is_a_word_of_a_host_that_missed_a_probe():
+    world = World().settled().timeout(A).reject(A)
+    assert world.host(A).silent_since is None
+    assert world.timeout(A).writers == [A]
+
+
+def test_of_two_primaries_that_nobody_can_ask_neither_is_written_to():
+    world = World().settled().primary(B, 1).primary(A, 1).primary(B, 1).reject(A).reject(B)
+    assert world.writers == []
+
+
+def test_server_of_two_names_is_used_by_the_one_that_lets_us_in():
+    world = World(A, B).primary(A, started_at=1.5).primary(B, started_at=1.5).reject(A, linked=True)
+    assert world.writers == [B]
+    assert world.reject(B, linked=True).writers == [A]
 
 
 def test_busy_host_serves_when_no_other_can():
@@ -796,7 +880,7 @@ def test_rejection_outlives_silence_and_the_answer_that_comes_late():
 def test_rejection_is_not_taken_back_by_too_many_connections(linked):
     world = World().settled().reject(A, linked=True).fail(A, FaultKind.BUSY, linked=linked)
     assert world.state(A) is HostState.REJECTED
-    assert world.writers == []
+    assert world.writers == [A]
     assert world.pass_time(10).primary(A).state(A) is HostState.REJECTED
 
 

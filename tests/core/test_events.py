@@ -160,3 +160,14 @@ def test_nobody_to_write_to_is_told_once_everybody_was_asked():
     assert str(told) == "nobody to write to: a:5432 rejected (told rejected), b:5432 standby up"
     world.refuse(A)
     assert [e.kind for e in world.events].count(EventKind.NO_PRIMARY) == 1
+
+
+def test_refused_login_is_told_as_a_warning():
+    world = World().settled().reject(B)
+    told = world.events[-1]
+    assert (
+        str(told)
+        == "b:5432 standby up -> standby rejected (told rejected; its role is not watched meanwhile)"
+    )
+    assert told.level == logging.WARNING
+    assert world.standby(B, fresh=True).events[-1].level == logging.INFO

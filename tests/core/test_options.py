@@ -26,7 +26,8 @@ BAD: list[tuple[type, str, Any, str]] = [
     *((PoolOptions, "settings", bad, "a mapping or None") for bad in ["x=1", 5]),
     (PoolOptions, "settings", {None: "x"}, "str keys"),
     *((PoolOptions, "settings", {bad: "1"}, "as in SHOW") for bad in ["", "a b", "a=b", "a;b", "-c x", "_"]),
-    *((PoolOptions, name, 5, "a callable or None") for name in ("configure", "reset")),
+    (PoolOptions, "configure", 5, "a callable or None"),
+    *((PoolOptions, "reset", value, "a callable, 'discard' or None") for value in (5, "DISCARD", "")),
     *((ProbeOptions, "interval", bad, "of at least 0.01") for bad in [*NUMBERS, 0, 0.009, -1]),
     *((ProbeOptions, "timeout", bad, "of at least 0.01") for bad in [*NUMBERS, 0, 0.009]),
     *(
@@ -68,6 +69,7 @@ GOOD: list[Any] = [
     *((PoolOptions, "kwargs", good) for good in (None, {}, {"autocommit": True})),
     *((PoolOptions, "settings", good) for good in (None, {}, {"statement_timeout": "5s", "my.setting": 1})),
     *((PoolOptions, name, good) for name in ("configure", "reset") for good in (None, print)),
+    (PoolOptions, "reset", "discard"),
     *((ProbeOptions, name, good) for name in ("interval", "timeout") for good in (0.01, 60)),
     *((ProbeOptions, "abort_after", good) for good in (None, 0, 3.5)),
     *((ProbeOptions, name, good) for name in ("abort_stale", "check_system_id") for good in (True, False)),

@@ -71,6 +71,40 @@ def test_delay_is_jittered_by_a_tenth(roll, delay):
     assert probe(World().settled(), roll=roll) == pytest.approx(delay)
 
 
+RARELY = ProbeOptions(interval=30.0)
+
+
+def all_standbys(world: World) -> World:
+    return world.standby(A).standby(B).standby(C)
+
+
+def test_hosts_that_have_long_been_standbys_all_are_asked_at_the_interval():
+    world = all_standbys(World())
+    assert probe(world, outage=59, options=RARELY) == pytest.approx(0.5, rel=0.3)
+    assert probe(world, outage=61, options=RARELY) == 30.0
+    assert all_standbys(world.pass_time(3600)).topology.outage(world.now) is None
+
+
+@pytest.mark.parametrize(
+    "world",
+    [
+        World().settled().standby(A),
+        all_standbys(World()).refuse(C),
+        all_standbys(World()).timeout(C),
+        World().standby(A).standby(B).primary(C, 1).refuse(C).members(A, B),
+        World().members(),
+    ],
+    ids=["one was the primary", "one is down", "one is silent", "the primary left", "no hosts"],
+)
+def test_lost_primary_is_looked_for_however_long_it_takes(world):
+    assert probe(world, outage=3600, options=RARELY) == 0.5
+
+
+def test_standby_that_refuses_new_logins_still_tells_that_it_is_one():
+    world = all_standbys(World()).reject(C, linked=True)
+    assert probe(world, outage=61, options=RARELY) == 30.0
+
+
 def test_rival_is_asked_at_once():
     world = World().settled().primary(B, 1)
     assert probe(world) == 0.0

@@ -6,9 +6,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 
-from pgroute.core.request import Request, ends_transaction, get_request
+from pgroute.core.request import Request, get_request
 from pgroute.core.roles import Role, SessionAttrs
 from pgroute.errors import ConfigError
 
@@ -76,46 +75,3 @@ def test_a_refusal_to_write_says_something_of_the_host_only_where_writing_was_as
     given: dict[str, Any], read_write: bool
 ) -> None:
     assert request(**given).read_write is read_write
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        "COMMIT",
-        " commit work",
-        "Commit And Chain",
-        "END",
-        "ABORT",
-        "ROLLBACK",
-        "ROLLBACK WORK",
-        "rollback and chain",
-        "COMMIT; BEGIN",
-        "PREPARE TRANSACTION 'x'",
-        "-- a\n  /* b */COMMIT",
-        b"COMMIT",
-        sql.SQL("COMMIT"),
-    ],
-)
-def test_statements_that_end_a_transaction(query: Any) -> None:
-    assert ends_transaction(query)
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        None,
-        7,
-        "SELECT 1",
-        "ROLLBACK TO a",
-        "ROLLBACK TO SAVEPOINT a",
-        "rollback work to a",
-        "ROLLBACK TRANSACTION TO a",
-        "SELECT 'COMMIT'",
-        "commitment",
-        "PREPARE x AS SELECT 1",
-        "DO $$ BEGIN NULL; END $$",
-        sql.SQL("SELECT {}").format(sql.Literal("COMMIT")),
-    ],
-)
-def test_statements_that_do_not(query: Any) -> None:
-    assert not ends_transaction(query)

@@ -11,7 +11,8 @@ import pytest
 
 from pgroute.core.balance import Candidate, Ordered
 from pgroute.core.faults import FaultKind
-from pgroute.core.roles import HostKey, SessionAttrs
+from pgroute.core.hosts import Listing, Members
+from pgroute.core.roles import HostKey, HostRole, SessionAttrs
 from pgroute.core.routing import (
     PATIENCE,
     Acquisition,
@@ -127,8 +128,8 @@ def test_routes_differ_only_when_pools_are_concerned():
     world = World().settled()
     before = routes(world.topology)
     assert routes(world.primary(A, lsn=9, rtt=0.5).timeout(B).topology) == before
-    for change in (World.refuse, World.reject):
-        assert routes(change(World().settled(), B).topology) != before
+    assert routes(World().settled().reject(B).topology) == before, "a refused login leaves the pools alone"
+    assert routes(World().settled().refuse(B).topology) != before
     assert routes(World().settled().primary(A, read_only=True).topology) != before
     assert routes(world.members(A, B).topology) != before
 
@@ -290,7 +291,7 @@ def test_refusal_is_forgotten_when_the_host_lets_the_caller_queue():
 
 
 def test_no_host_error_names_every_host_with_state_reason_and_age():
-    world = World().settled().reject(A).refuse(B).pass_time(2.5)
+    world = World().settled().refuse(A).reject(A).refuse(B).pass_time(2.5)
     caller = Caller(world, timeout=1.5)
     caller.waits()
     world.pass_time(1.5)
@@ -307,9 +308,131 @@ def test_no_host_error_names_every_host_with_state_reason_and_age():
     ]
 
 
-def test_host_never_heard_of_has_no_role():
-    error = Caller(World(A), timeout=0.0).gives_up()
-    assert "a:5432: unknown role, unknown for 0.0 s: not heard from yet" in str(error)
+def test_host_of_unknown_role_is_not_said_to_be_a_role():
+    world = World(A, B, C).refuse(B).reject(C)
+    error = Caller(world, timeout=0.0).gives_up()
+    assert str(error).splitlines()[1:] == [
+        "  a:5432: unknown for 0.0 s: not heard from yet",
+        "  b:5432: down for 0.0 s, never answered: told refused",
+        "  c:5432: rejected for 0.0 s: told rejected",
+    ]
+
+
+def test_host_that_serves_on_while_it_refuses_logins_is_told_as_such():
+    world = World().settled().reject(A).pass_time(2)
+    caller = Caller(world, timeout=0.0)
+    caller.fails()
+    error = caller.gives_up()
+    assert type(error) is NoHostAvailable
+    assert "  a:5432: primary, rejected for 2.0 s, sessions on open connections alone: told rejected" in str(
+        error
+    )
+
+
+@pytest.mark.parametrize("role", [SessionAttrs.READ_WRITE, SessionAttrs.PREFER_STANDBY, SessionAttrs.ANY])
+def test_caller_gives_up_at_once_where_every_host_refuses_the_login_at_first_contact(role):
+    world = World()
+    caller = Caller(world, role)
+    caller.waits()
+    world.reject(A).reject(B)
+    assert caller.waits() == pytest.approx(caller.way._deadline - world.now), "one has not been asked"
+    world.reject(C)
+    error = caller.gives_up()
+    assert type(error) is NoHostAvailable
+    assert str(error).splitlines()[0] == f"no {role.pool.value} session ({role.value}): no host lets us in"
+    assert str(error).count("told rejected") == 3
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        lambda w: w.reject(A).reject(B).refuse(C),
+        lambda w: w.reject(A).reject(B).fail(C, FaultKind.STARTING),
+        lambda w: w.reject(A).reject(B).fail(C, FaultKind.BUSY),
+        lambda w: w.settled().refuse(A).refuse(B).refuse(C).reject(A).reject(B).reject(C),
+        lambda w: w.standby(C, fresh=True).fail(C, FaultKind.STARTING).reject(A).reject(B).reject(C),
+        lambda w: w.members(),
+    ],
+    ids=["one is down", "one is starting", "one is full", "all let us in before", "one did", "no hosts"],
+)
+def test_caller_waits_where_a_login_may_succeed_later(history):
+    world = World()
+    history(world)
+    assert Caller(world, timeout=5.0).waits() == pytest.approx(5.0)
+
+
+# A host that lets nobody new in.
+
+
+def test_pool_that_cannot_grow_because_logins_are_refused_is_exhausted():
+    world = World().settled().reject(A, linked=True)
+    caller = Caller(world, timeout=1.0)
+    caller.way.failed(caller.tried(), psycopg_pool.PoolTimeout("no connection within 1 s"), in_use=3)
+    world.pass_time(1.0)
+    error = caller.gives_up()
+    assert type(error) is PoolExhausted
+    assert str(error).splitlines()[0] == (
+        "no writer session (read-write) within 1 s: "
+        "a:5432: all of its 3 connections are in use, and new ones are refused: told rejected"
+    )
+
+
+def test_full_pool_of_a_host_that_refuses_logins_says_so():
+    world = World().settled()
+    caller = Caller(world, timeout=0.0)
+    caller.exhausts()
+    world.reject(A, linked=True)
+    first = str(caller.gives_up()).splitlines()[0]
+    assert first.endswith("a:5432: 10 of 10 in use, and new ones are refused: told rejected")
+
+
+def test_pool_of_a_sound_host_that_could_not_connect_in_time_is_not_exhausted():
+    caller = Caller(World().settled(), timeout=0.0)
+    caller.way.failed(caller.tried(), psycopg_pool.PoolTimeout("too late"), in_use=3)
+    assert type(caller.gives_up()) is NoHostAvailable
+
+
+# In order from the first session on.
+
+
+@pytest.mark.parametrize("attrs", [SessionAttrs.PREFER_STANDBY, SessionAttrs.STANDBY, SessionAttrs.ANY])
+def test_first_session_in_order_waits_for_an_earlier_host(attrs):
+    world = World(ordered=True).standby(C)
+    caller = Caller(world, attrs)
+    world.standby(B)
+    assert first_choice(world.topology, attrs, Ordered(), Random(1), idle) is None
+    assert world.topology.only.get(attrs) is None
+    assert caller.waits() > 0
+    world.standby(A)
+    assert caller.tried().key == A
+    caller.way.exhausted(Candidate(A, 0, HostRole.STANDBY), "full")
+    assert caller.tried().key == B
+
+
+@pytest.mark.parametrize("miss", [World.timeout, World.refuse, World.reject, World.standby])
+def test_first_session_in_order_passes_over_an_earlier_host_once_it_is_heard_of(miss):
+    world = World(ordered=True).standby(C).standby(B)
+    caller = Caller(world, SessionAttrs.STANDBY)
+    caller.waits()
+    miss(world, A)
+    assert caller.tried().key == (A if miss is World.standby else B)
+
+
+def test_first_session_in_any_order_takes_who_answers():
+    assert Caller(World().standby(C).standby(B), SessionAttrs.STANDBY).tried().key == B
+
+
+def test_later_a_host_that_joins_ahead_is_not_waited_for():
+    world = World(B, C, ordered=True).standby(B).standby(C).members(A, B, C)
+    assert not world.topology.round_done
+    assert world.groups(SessionAttrs.STANDBY) == [[B, C]]
+
+
+def test_host_of_a_later_priority_is_not_waited_for():
+    for first, last, groups in [(2, 1, [[B]]), (1, 2, [])]:
+        world = World(A, B, ordered=True, check_system_id=False)
+        world.see(Members((A, B), {A: Listing(priority=first), B: Listing(priority=last)}))
+        assert world.standby(B).groups(SessionAttrs.STANDBY) == groups
 
 
 def test_read_only_primary_is_told_as_such_and_the_time_in_few_digits():

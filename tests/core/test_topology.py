@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 from random import Random
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from pgroute.core.faults import Fault, FaultKind
 from pgroute.core.hosts import Answer, Failure, ForgetTimeline, HostState, Listing, Members
+from pgroute.core.lag import KEPT
 from pgroute.core.options import ProbeOptions
 from pgroute.core.pace import connect_delay, hopeless, probe_delay
 from pgroute.core.roles import HostKey, HostRole, SessionAttrs
@@ -133,6 +136,18 @@ def test_snapshot_is_immutable():
         topology.candidates[SessionAttrs.ANY] = ()  # type: ignore[index]
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))])  # noqa: S301  (its own)
+def test_snapshot_can_be_copied_and_pickled(copied):
+    world = World().settled()
+    again = copied(world.topology)
+    assert again == world.topology
+    assert again.host(A) == world.host(A)
+    with pytest.raises(TypeError):
+        again.by_key[A] = again.hosts[0]
+    world.topology = again
+    assert world.refuse(A).primary(B, 2).writers == [B], "it is as good as the original"
+
+
 # Generations.
 
 
@@ -176,13 +191,13 @@ def test_promoted_standby_is_a_new_generation():
     assert world.primary(B, 2).host(B).generation == before + 1
 
 
-@pytest.mark.parametrize("fall", ["refuse", "reject"])
+@pytest.mark.parametrize("fall", ["refuse", "stop"])
 def test_host_that_may_no_longer_serve_is_a_new_generation_once(fall):
     world = World().settled()
     before = world.host(A).generation
-    getattr(world, fall)(A)
-    assert world.host(A).generation == before + 1
-    getattr(world, fall)(A)
+    for _ in range(2):
+        world.refuse(A) if fall == "refuse" else world.fail(A, FaultKind.STARTING)
+        assert world.host(A).generation == before + 1
     world.primary(A, started_at=9.0, fresh=True)
     assert world.host(A).usable
     assert world.host(A).generation == before + 1
@@ -254,22 +269,66 @@ def test_at_and_version_follow_the_observations():
 
 
 @pytest.mark.parametrize(
-    ("primary", "standby", "age", "lag_bytes", "lag_seconds"),
+    ("primary", "standby", "lag_bytes", "lag_seconds"),
     [
-        (1000, 400, 2.5, 600, 2.5),
-        (1000, 1000, 99.0, 0, 0.0),
-        (1000, 1200, 99.0, 0, 0.0),
-        (1000, 400, None, 600, None),
-        (None, 400, 2.5, None, None),
-        (1000, None, 2.5, None, None),
+        (1000, 400, 600, None),
+        (1000, 1000, 0, 0.0),
+        (1000, 1200, 0, 0.0),
+        (None, 400, None, None),
+        (1000, None, None, None),
     ],
 )
 def test_lag_is_what_the_primary_wrote_and_the_standby_did_not_replay(
-    primary, standby, age, lag_bytes, lag_seconds
+    primary, standby, lag_bytes, lag_seconds
 ):
-    world = World(A, B).primary(A, lsn=primary).standby(B, lsn=standby, replay_age=age)
+    world = World(A, B).primary(A, lsn=primary).standby(B, lsn=standby)
     assert (world.host(B).lag_bytes, world.host(B).lag_seconds) == (lag_bytes, lag_seconds)
     assert world.host(A).lag_bytes is None
+    assert world.host(A).lag_seconds is None
+
+
+def test_lag_in_seconds_is_the_age_of_the_newest_position_that_is_replayed():
+    world = World(A, B).standby(B, lsn=100)
+    for lsn in range(100, 200, 10):
+        world.primary(A, lsn=lsn).pass_time(0.99)
+    assert world.standby(B, lsn=190).host(B).lag_seconds == 0.0
+    for lsn, seconds in [(185, 2.0), (180, 2.0), (179, 3.0), (100, 10.0), (99, None)]:
+        lag = world.standby(B, lsn=lsn).host(B).lag_seconds
+        assert lag == (seconds and pytest.approx(seconds, abs=0.1)), lsn
+
+
+def test_one_record_after_an_idle_hour_is_no_lag_of_an_hour():
+    world = World(A, B)
+    for _ in range(60):
+        world.primary(A, lsn=100).standby(B, lsn=100).pass_time(60.0)
+    world.primary(A, lsn=100).standby(B, lsn=100).pass_time(1.0).primary(A, lsn=108)
+    assert world.host(B).lag_seconds == pytest.approx(1.0, abs=0.1)
+    assert world.standby(B, lsn=108).host(B).lag_seconds == 0.0
+
+
+def test_lag_grows_while_the_standby_stands_still():
+    world = World(A, B).primary(A, lsn=100).standby(B, lsn=100)
+    for seconds in range(1, 4):
+        world.pass_time(1.0).primary(A, lsn=100 + seconds)
+        assert world.host(B).lag_seconds == pytest.approx(seconds, abs=0.1)
+
+
+def test_lag_in_seconds_is_unknown_on_another_timeline():
+    world = World(A, B).primary(A, 1, lsn=100).standby(B, 1, lsn=100)
+    assert world.host(B).lag_seconds == 0.0
+    world.primary(A, 2, lsn=90)
+    assert (world.host(B).lag_bytes, world.host(B).lag_seconds) == (0, None)
+    assert world.standby(B, 2, lsn=90).host(B).lag_seconds == 0.0
+    assert world.standby(B, None, lsn=90).host(B).lag_seconds == 0.0
+    assert world.standby(B, 2, lsn=89).host(B).lag_seconds is None, (
+        "the old timeline's positions do not count"
+    )
+
+
+def test_lag_starts_anew_with_another_primary():
+    world = World(A, B, C).primary(A, None, lsn=100).standby(B, None).standby(C, None, lsn=100)
+    world.refuse(A).primary(B, None, lsn=200)
+    assert world.host(C).lag_seconds is None
 
 
 def test_lag_is_unknown_without_a_primary():
@@ -341,9 +400,10 @@ class AnyHistory(RuleBasedStateMachine):
         hosts=st.lists(EVERY, max_size=5),
         check=st.booleans(),
         pinned=st.none() | st.just(OURS),
+        ordered=st.booleans(),
     )
-    def begin(self, hosts: list[HostKey], check: bool, pinned: int | None) -> None:
-        self.topology = Topology.start(tuple(hosts), self.now, Rules(check, pinned))
+    def begin(self, hosts: list[HostKey], check: bool, pinned: int | None, ordered: bool) -> None:
+        self.topology = Topology.start(tuple(hosts), self.now, Rules(check, pinned, ordered=ordered))
 
     def see(self, seen: Any) -> None:
         before = self.topology
@@ -378,10 +438,21 @@ class AnyHistory(RuleBasedStateMachine):
         self.now += 0.01
         self.see(Answer(host, role, sent_at=self.now - delay, **told))
 
-    @rule(host=EVERY, kind=st.sampled_from(FaultKind), delay=st.sampled_from([0.001, 0.5, 3.0]))
-    def failure(self, host: HostKey, kind: FaultKind, delay: float) -> None:
+    @rule(
+        host=EVERY,
+        kind=st.sampled_from([*FaultKind, FaultKind.REJECTED, FaultKind.REJECTED]),
+        delay=st.sampled_from([0.001, 0.5, 3.0]),
+        linked=st.booleans(),
+    )
+    def failure(self, host: HostKey, kind: FaultKind, delay: float, linked: bool) -> None:
         self.now += 0.01
-        self.see(Failure(host, Fault(kind, reason=kind.value), self.now - delay))
+        before = self.topology
+        self.see(Failure(host, Fault(kind, reason=kind.value), self.now - delay, linked))
+        was, now = before.host(host), self.topology.host(host)
+        if kind is FaultKind.REJECTED and was and now and was.usable:
+            # One server of two names is used by the other one.
+            aliased = any(h.state is HostState.ALIAS for h in before.hosts)
+            assert aliased or (now.usable and now.generation == was.generation)
 
     @rule(hosts=st.lists(EVERY, max_size=5))
     def members(self, hosts: list[HostKey]) -> None:
@@ -431,7 +502,7 @@ class AnyHistory(RuleBasedStateMachine):
                 for h in self.topology.hosts
                 if h.usable and h.role is not None and attrs.accepts(h.role, read_only=h.read_only)
             )
-            assert found == wanted
+            assert found == wanted or (self.topology._rules.ordered and set(found) <= set(wanted))
             for group in groups:
                 for c in group:
                     assert c.generation == self.topology.by_key[c.key].generation
@@ -440,8 +511,46 @@ class AnyHistory(RuleBasedStateMachine):
     def usable_hosts_are_in_a_state_to_serve(self) -> None:
         for host in self.topology.hosts:
             if host.usable:
-                assert host.state in (HostState.UP, HostState.BUSY, HostState.SUSPECT)
+                serving = (HostState.UP, HostState.BUSY, HostState.SUSPECT, HostState.REJECTED)
+                assert host.state in serving
                 assert host.role is not None
+
+    @invariant()
+    def host_that_refuses_logins_serves_only_where_somebody_may_be_in(self) -> None:
+        for facts in self.topology._facts:
+            if self.topology.by_key[facts.key].usable:
+                assert facts.inside
+            assert facts.let_in or not facts.inside
+            assert facts.heard or not facts.let_in
+            assert facts.watched or facts.standing in (
+                HostState.REJECTED, HostState.DOWN, HostState.STARTING
+            )  # fmt: skip
+
+    @invariant()
+    def nobody_is_offered_before_an_earlier_host_is_heard_of_in_an_order(self) -> None:
+        topology = self.topology
+        unheard = [i for i, h in enumerate(topology.hosts) if h.state is HostState.UNKNOWN]
+        offered = {c.order for groups in topology.candidates.values() for g in groups for c in g}
+        if topology._rules.ordered and not topology._memory.begun and unheard:
+            assert all(order < min(unheard) for order in offered)
+        elif not unheard or not topology._rules.ordered:
+            assert offered == {i for i, h in enumerate(topology.hosts) if h.usable}
+
+    @invariant()
+    def lag_is_told_of_standbys_beside_a_primary_and_by_few_positions(self) -> None:
+        trail = self.topology._trail
+        assert len(trail.samples) <= KEPT
+        assert list(trail.samples) == sorted(set(trail.samples))
+        for host in self.topology.hosts:
+            if host.lag_seconds is not None:
+                assert host.lag_bytes is not None
+                assert host.lag_seconds >= 0.0
+                assert host.role is HostRole.STANDBY
+
+    @invariant()
+    def no_use_in_waiting_only_where_no_host_ever_let_us_in(self) -> None:
+        if self.topology.locked_out:
+            assert all(h.state is HostState.REJECTED and not h.usable for h in self.topology.hosts)
 
     @invariant()
     def split_brain_is_between_listed_primaries_and_none_is_written_to(self) -> None:
@@ -458,7 +567,8 @@ class AnyHistory(RuleBasedStateMachine):
     @invariant()
     def primary_lost_at_tells_of_a_lost_or_suspect_primary(self) -> None:
         primary = self.topology.primary
-        sound = primary is not None and primary.state is not HostState.SUSPECT
+        sound = any(primary and f.key == primary.key and f.speaking for f in self.topology._facts)
+        assert not sound or (primary and primary.state is not HostState.SUSPECT)
         assert (self.topology.primary_lost_at is None) == sound
         assert self.topology.primary_lost_at is None or self.topology.primary_lost_at <= self.now
 

@@ -208,6 +208,6 @@ def test_no_host_is_told_at_the_start_without_a_traceback(start):
     with start("postgresql://app:geheim@127.0.0.1:1/shop") as app:
         assert app.process.wait(30) == 1
         assert "cannot begin: no writer session" in app.output
-        assert "127.0.0.1:1: unknown role, down" in app.output
+        assert "127.0.0.1:1: down for" in app.output
         assert "Traceback" not in app.output
         assert "geheim" not in app.output

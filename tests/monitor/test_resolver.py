@@ -13,7 +13,7 @@ import pytest
 
 from pgroute import HostKey, HostState, NoHostAvailable, ProbeOptions, Router
 from pgroute.testing import LocalCluster
-from tests.support import eventually
+from tests.support import eventually, within
 
 pytestmark = pytest.mark.cluster
 
@@ -67,7 +67,7 @@ def test_only_unresolvable_names_are_told_in_the_error(names) -> None:
         asked_at = time.monotonic()
         with pytest.raises(NoHostAvailable, match=r"could not resolve 'nothing\.test'"):
             write(router, 0.3)
-        assert time.monotonic() - asked_at < 0.4
+        assert time.monotonic() - asked_at < within(0.4)
 
 
 def test_a_lookup_that_hangs_disturbs_no_other_host(shared: LocalCluster, names) -> None:
@@ -77,7 +77,7 @@ def test_a_lookup_that_hangs_disturbs_no_other_host(shared: LocalCluster, names)
         with Router(shared.dsn.replace("@", "@slow.test:5432,")) as router:
             begun_at = time.monotonic()
             assert write(router) == shared.primary.port
-            assert time.monotonic() - begun_at < 1.5, "one timeout, then the rest decides"
+            assert time.monotonic() - begun_at < within(1.5), "one timeout, then the rest decides"
             assert "could not resolve 'slow.test' in 1 s" in router.topology.hosts[0].reason
             assert all(h.state is HostState.UP for h in router.topology.hosts[1:])
     finally:
@@ -123,4 +123,4 @@ except pgroute.NoHostAvailable:
     )
     assert done.stdout == "done\n"
     assert done.stderr == ""
-    assert time.monotonic() - begun_at < 5.0
+    assert time.monotonic() - begun_at < within(5.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ import pytest
 
 from pgroute import Router
 from pgroute.monitor.thread import Monitor
+from pgroute.monitor.watcher import HostWatcher
 from pgroute.testing import LocalCluster, Node
 from tests.support import eventually
 
@@ -84,3 +87,39 @@ print("done")
     )
     assert done.stdout == "done\n"
     assert done.stderr == ""
+
+
+def test_nothing_of_the_users_runs_in_the_monitors_thread(
+    shared: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[tuple[str, str]] = []
+
+    class Noting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            threads.append((threading.current_thread().name, record.getMessage()))
+
+    handler = Noting()
+    turn = HostWatcher._turn
+    failed: list[HostWatcher] = []
+
+    async def fail_once(watcher: HostWatcher) -> None:
+        if not failed:
+            failed.append(watcher)
+            asyncio.get_running_loop().call_soon(lambda: 1 / 0)
+            raise RuntimeError("a fault of ours")
+        await turn(watcher)
+
+    monkeypatch.setattr(HostWatcher, "_turn", fail_once)
+    loggers = [logging.getLogger(name) for name in ("pgroute", "asyncio")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        with Router(shared.dsn) as router:
+            router.wait()
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+    said = " ".join(text for _, text in threads)
+    assert "watching" in said
+    assert "in the monitor's loop" in said
+    assert not [name for name, _ in threads if name == "pgroute-monitor"]

@@ -18,7 +18,7 @@ from pgroute.core.names import Question
 from pgroute.monitor.names import NameWatcher
 from pgroute.monitor.resolver import DnsResolver, LookupFailed, SystemResolver
 from tests.names.nameserver import SILENCE, NameServer
-from tests.support import async_eventually
+from tests.support import async_eventually, within
 
 DB = Question("db.test")
 
@@ -48,7 +48,7 @@ async def test_a_dead_name_server_ahead_of_a_good_one_costs_time_and_no_answer(
     begun_at = time.monotonic()
     looked = await DnsResolver(resolver).look_up(DB, 1.0)
     assert looked.records == ["127.0.0.2"]
-    assert time.monotonic() - begun_at < 1.0
+    assert time.monotonic() - begun_at < within(1.0)
 
 
 async def test_a_datagram_that_is_lost_is_sent_again(server: NameServer) -> None:
@@ -86,7 +86,7 @@ async def test_a_family_of_which_nothing_is_heard_does_not_hold_up_the_other(
     looked = await DnsResolver(server.resolver).look_up(Question("both.test"), 2.0)
     assert looked.records == (["::1"] if kind == "A" else ["127.0.0.2"])
     assert looked.error == "no answer in 0.5 s"
-    assert time.monotonic() - begun_at < 1.0
+    assert time.monotonic() - begun_at < within(1.0)
 
 
 async def test_faults_of_a_resolver_are_all_heard_of(
@@ -163,6 +163,10 @@ class Told:
     def __init__(self, faults: int = 0) -> None:
         self.count = 0
         self.faults = faults
+        self.complaints: list[str] = []
+
+    def complain(self, text: str, exc: BaseException | None) -> None:
+        self.complaints.append(f"{text}: {exc}")
 
     def renamed(self, question: Question) -> None:
         self.count += 1
@@ -174,7 +178,7 @@ class Told:
 
 
 async def test_a_fault_in_one_router_leaves_a_name_watched_and_the_others_told(
-    server: NameServer, caplog: pytest.LogCaptureFixture
+    server: NameServer,
 ) -> None:
     watcher = NameWatcher(DB, DnsResolver(server.resolver))
     faulty, other = Told(1), Told()
@@ -184,4 +188,4 @@ async def test_a_fault_in_one_router_leaves_a_name_watched_and_the_others_told(
     server.zone["db.test"] = ["127.0.0.3"]
     await async_eventually(lambda: (faulty.count, other.count) == (2, 2))
     await watcher.stop()
-    assert "a fault of ours" in caplog.text
+    assert faulty.complaints == ["following db.test failed: a fault of ours"]

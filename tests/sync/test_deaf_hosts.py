@@ -27,7 +27,7 @@ from tests.sync.workload import (
     state,
     write,
 )
-from tests.support import Background, call, eventually
+from tests.support import Background, call, eventually, within
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
@@ -52,9 +52,11 @@ def test_a_router_opens_although_the_primary_is_deaf(proxied: Proxied, moment: s
     with Router(proxied.dsn, probe=QUICK) as router:
         assert (read(router, 5.0)).port != proxied.cluster.nodes[0].port
         begun = time.monotonic()
-        with pytest.raises(NoHostAvailable, match=rf"{key(proxy)}: unknown role, down .*took over 0.2 s"):
+        with pytest.raises(
+            NoHostAvailable, match=rf"{key(proxy)}: down for .*never answered: .*took over 0.2 s"
+        ):
             write_nothing(router, 1.0)
-        assert time.monotonic() - begun < 1.5
+        assert time.monotonic() - begun < within(1.5)
         assert proxy.attempts <= 5 * (time.monotonic() - begun) + 10
         proxy.mend()
         proxy.reset()
@@ -75,7 +77,7 @@ def test_a_host_deaf_to_new_connections_serves_on_the_old_ones(proxied: Proxied,
             begun = time.monotonic()
             with pytest.raises(NoHostAvailable):
                 write_nothing(router, 0.5)  # takes a second connection
-            assert time.monotonic() - begun < 1.0
+            assert time.monotonic() - begun < within(1.0)
             conn.execute("SELECT 1")
         for _ in range(20):
             write_nothing(router)
@@ -119,7 +121,9 @@ def test_a_session_on_a_deaf_primary_is_released_by_the_promotion(breakable: Pro
         promoted_at = time.monotonic()
         router.wait()
         assert primary(router) == key(breakable.proxy(new))
-        assert worker.result() - promoted_at < 2.5, "far from abort_after, and TCP's own timeouts"
+        assert worker.result() - promoted_at < within(2.5), (
+            "far from abort_after, and TCP's own timeouts"
+        )
 
 
 def test_a_session_on_a_deaf_standby_is_aborted_after_abort_after(proxied: Proxied) -> None:
@@ -137,7 +141,7 @@ def test_a_session_on_a_deaf_standby_is_aborted_after_abort_after(proxied: Proxi
         eventually(begun.is_set)
         deaf_at = time.monotonic()
         proxied.proxy(cluster.nodes[1]).deaf()
-        assert 1.0 <= worker.result() - deaf_at < 3.0
+        assert 1.0 <= worker.result() - deaf_at < within(3.0)
         assert (read(router)).port == cluster.nodes[2].port
 
 
@@ -186,7 +190,7 @@ def test_a_commit_unanswered_by_a_deaf_primary_is_unknown_after_the_promotion(
         promoted_at = time.monotonic()
         with pytest.raises(CommitUnknown):
             writer.result()
-        assert time.monotonic() - promoted_at < 2.5
+        assert time.monotonic() - promoted_at < within(2.5)
         write(router, 2)
     assert 2 in numbers(new)
 

@@ -23,7 +23,7 @@ from tests.sync.workload import (
     read,
     write,
 )
-from tests.support import Background, call, eventually
+from tests.support import Background, call, eventually, within
 
 pytestmark = pytest.mark.cluster
 
@@ -55,7 +55,7 @@ def test_twenty_writers_that_wait_all_write_after_the_promotion(cluster: LocalCl
         promoted_at = time.monotonic()
         sessions = [writer.result() for writer in writers]
     assert {session.port for session in sessions} == {new.port}
-    assert max(session.ended for session in sessions) - promoted_at < 1.0
+    assert max(session.ended for session in sessions) - promoted_at < within(1.0)
     assert numbers(new) == [*range(21)]
 
 
@@ -75,7 +75,7 @@ def test_a_writer_waits_for_the_promotion_and_little_longer(
         promoted_at = time.monotonic()
         session = writer.result()
     assert session.port == new.port
-    assert session.ended - promoted_at < 1.0
+    assert session.ended - promoted_at < within(1.0)
 
 
 @pytest.mark.parametrize("crash", ["kill", "immediate"])
@@ -157,7 +157,7 @@ def test_two_hundred_waiters_at_a_full_pool_cause_one_discovery(
         for conn in held:
             router.putconn(conn)
     assert min(overrun) >= 0
-    assert max(overrun) < 1.0
+    assert max(overrun) < within(1.0)
     assert {session.port for session in sessions} == {new.port}
     assert made[0] <= seconds / CONNECT_GAP + 2, "the probe's, and the pool's before it was closed"
     assert made[1] <= 4 + 2, "the pool's, and one to ask anew"
@@ -200,7 +200,7 @@ def test_readers_go_on_through_a_crash_of_the_primary(any_cluster: LocalCluster)
         stop.set()
     assert account.errors == []
     longest = max(b.ended - a.ended for a, b in zip(account.sessions, account.sessions[1:], strict=False))
-    assert longest < 1.0
+    assert longest < within(1.0)
 
 
 def test_a_promoted_host_leaves_the_reader_pool(any_cluster: LocalCluster) -> None:

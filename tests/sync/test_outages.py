@@ -15,7 +15,7 @@ import pytest
 from pgroute import Router, HostState, NoHostAvailable
 from pgroute.testing import LocalCluster, Node
 from tests.sync.workload import key, make_table, read, state, write
-from tests.support import Background, call, eventually
+from tests.support import Background, call, eventually, within
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
@@ -89,7 +89,7 @@ def test_the_deadline_is_honoured_while_all_hosts_are_down(mended: LocalCluster)
         overrun = [waiter.result() for waiter in waiters]
     print(f"deadlines passed by {max(overrun) * 1000:.0f} ms at most")
     assert min(overrun) >= 0
-    assert max(overrun) < 0.1
+    assert max(overrun) < within(0.1)
 
 
 @pytest.mark.parametrize("outage", [1.0, pytest.param(60.0, marks=pytest.mark.long)])
@@ -115,7 +115,7 @@ def test_all_hosts_down_and_back_serves_writers_and_readers_soon(
     print(f"tried {tried} times in {took:.1f} s; served {late * 1000:.0f} ms after the first was ready")
     assert min(tried) >= 2
     assert max(tried) <= 5 * took + 3, "by the probes, and by each pool before the loss was known"
-    assert late < 1.0, "the longest pause between two attempts is half a second"
+    assert late < within(1.0), "the longest pause between two attempts is half a second"
 
 
 def test_a_router_opens_with_one_of_three_hosts_down(mended: LocalCluster) -> None:
@@ -124,7 +124,7 @@ def test_a_router_opens_with_one_of_three_hosts_down(mended: LocalCluster) -> No
     begun_at = time.monotonic()
     with Router(mended.dsn) as router:
         router.open(wait=True)
-        assert time.monotonic() - begun_at < 1.0
+        assert time.monotonic() - begun_at < within(1.0)
         assert (write(router, 1)).port == mended.nodes[0].port
         assert (read(router)).port == mended.nodes[1].port
 
@@ -144,7 +144,7 @@ def test_a_router_opens_with_one_of_three_hosts_frozen(mended: LocalCluster) -> 
     begun_at = time.monotonic()
     with Router(mended.dsn) as router:
         assert (write(router, 1)).port == mended.nodes[0].port
-        assert time.monotonic() - begun_at < 2.0, "one probe timeout, then the rest decides"
+        assert time.monotonic() - begun_at < within(2.0), "one probe timeout, then the rest decides"
 
 
 def test_a_router_opens_with_no_host_up_and_serves_when_they_are(mended: LocalCluster) -> None:
@@ -155,7 +155,7 @@ def test_a_router_opens_with_no_host_up_and_serves_when_they_are(mended: LocalCl
             router.wait(timeout=0.2)
         writer = background.start(write, router, 1)
         ready_at = call(start_all, mended)
-        assert (writer.result()).ended - ready_at < 1.0
+        assert (writer.result()).ended - ready_at < within(1.0)
 
 
 def test_a_starting_host_is_asked_again_soon(mended: LocalCluster) -> None:
@@ -176,7 +176,7 @@ def test_a_starting_host_is_asked_again_soon(mended: LocalCluster) -> None:
         call(starting.start)
         ready_at = time.monotonic()
         eventually(lambda: state(router, starting) is HostState.UP)
-        assert time.monotonic() - ready_at < 1.0
+        assert time.monotonic() - ready_at < within(1.0)
 
 
 def test_connection_attempts_are_bounded_however_many_wait() -> None:

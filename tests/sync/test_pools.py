@@ -23,7 +23,7 @@ from pgroute import (
 )
 from pgroute.testing import LocalCluster, Node
 from tests.sync.workload import key
-from tests.support import Background, call, eventually
+from tests.support import Background, call, eventually, within
 
 pytestmark = pytest.mark.cluster
 
@@ -111,7 +111,7 @@ def test_a_full_pool_is_told_at_the_deadline_with_sizes_users_and_waiters(
     ):
         callers = [background.start(late, router) for _ in range(3)]
         results = [caller.result() for caller in callers]
-    assert all(0.3 <= waited < 0.3 + LATE for waited, _ in results)
+    assert all(0.3 <= waited < within(0.3 + LATE) for waited, _ in results)
     assert all(str(key(shared.nodes[0])) in text for _, text in results)
     assert all("2 of max_size 2 connections in use, " in text for _, text in results)
     assert all("waiting" in text for _, text in results)
@@ -122,7 +122,7 @@ def test_a_deadline_beyond_the_next_routing_is_kept_too(shared: LocalCluster) ->
         asked_at = time.monotonic()
         with pytest.raises(PoolExhausted):
             pid_of(router, 1.3)
-        assert 1.3 <= time.monotonic() - asked_at < 1.3 + LATE
+        assert 1.3 <= time.monotonic() - asked_at < within(1.3 + LATE)
 
 
 def test_who_waits_is_served_when_a_session_ends(shared: LocalCluster) -> None:
@@ -136,7 +136,7 @@ def test_who_waits_is_served_when_a_session_ends(shared: LocalCluster) -> None:
         returned_at = time.monotonic()
         router.putconn(conn)
         pids = {waiter.result() for waiter in waiters}
-        assert time.monotonic() - returned_at < 0.2
+        assert time.monotonic() - returned_at < within(0.2)
         assert len(pids) == 1
 
 
@@ -149,7 +149,7 @@ def test_who_would_queue_beyond_max_waiting_is_told_at_once(shared: LocalCluster
         asked_at = time.monotonic()
         with pytest.raises(PoolExhausted):
             pid_of(router, 5.0)
-        assert time.monotonic() - asked_at < LATE
+        assert time.monotonic() - asked_at < within(LATE)
         router.putconn(conn)
         waiter.result()
 
@@ -165,7 +165,7 @@ def test_timeout_0_does_not_wait_for_a_full_pool(shared: LocalCluster) -> None:
         asked_at = time.monotonic()
         with pytest.raises(PoolExhausted):
             pid_of(router, 0)
-        assert time.monotonic() - asked_at < LATE
+        assert time.monotonic() - asked_at < within(LATE)
 
 
 def test_full_reader_pools_do_not_keep_a_writer_waiting(shared: LocalCluster) -> None:
@@ -174,7 +174,7 @@ def test_full_reader_pools_do_not_keep_a_writer_waiting(shared: LocalCluster) ->
         held = [router.getconn("reader") for _ in range(2)]
         asked_at = time.monotonic()
         pid_of(router)
-        assert time.monotonic() - asked_at < 0.5
+        assert time.monotonic() - asked_at < within(0.5)
         for conn in held:
             router.putconn(conn)
 
@@ -288,7 +288,7 @@ def test_opening_needs_no_host(mended: LocalCluster) -> None:
     router = Router(mended.dsn)
     opened_at = time.monotonic()
     router.open()
-    assert time.monotonic() - opened_at < 0.5
+    assert time.monotonic() - opened_at < within(0.5)
     with pytest.raises(NoHostAvailable):
         router.open(wait=True, timeout=0.1)
     call(mended.nodes[0].start)

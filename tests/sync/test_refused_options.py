@@ -12,7 +12,7 @@ import pytest
 from pgroute import Router, Event, HostState, NoHostAvailable, PoolOptions
 from pgroute.testing import LocalCluster
 from tests.gate import Gate
-from tests.support import eventually
+from tests.support import eventually, within
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
@@ -48,7 +48,7 @@ def test_readers_are_served_without_the_options_that_a_proxy_refuses(
                     assert conn.read_only
                 with router.writer(5.0) as conn:
                     conn.execute("SELECT 1")
-                assert time.monotonic() - begun_at < 2.0
+                assert time.monotonic() - begun_at < within(2.0)
             held = [router.getconn("reader", timeout=5.0) for _ in range(3)]
             for conn in held:
                 router.putconn(conn)
@@ -83,7 +83,7 @@ def test_an_unknown_refusal_of_a_login_with_options_is_found_out_by_the_next_one
             with router.writer(0.5) as conn:
                 conn.execute("SELECT 1")
             conn = router.getconn("reader", timeout=10.0)
-            assert 4.5 < time.monotonic() - begun_at < 7.0
+            assert 4.5 < time.monotonic() - begun_at < within(7.0)
             router.putconn(conn)
             held = [router.getconn("reader", timeout=5.0) for _ in range(3)]
             for conn in held:

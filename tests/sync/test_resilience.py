@@ -26,10 +26,11 @@ from pgroute import (
     Topology,
 )
 from pgroute._sync import session as session_module
+from pgroute.monitor.bars import Bars
 from pgroute.testing import LocalCluster, Node
 from tests import support
 from tests.sync.workload import key, read, state
-from tests.support import Background, call, eventually
+from tests.support import Background, call, eventually, within
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
@@ -92,7 +93,7 @@ def test_a_role_whose_logins_are_refused_leaves_the_other_alone(
             time.sleep(0.01)
         errors = [reader.result() for reader in readers]
         assert [host.state for host in router.topology.hosts] == [HostState.UP] * 3
-    assert longest < 0.5
+    assert longest < within(0.5)
     assert all(said in explained(error) for error in errors)
     after = refusals()
     assert [after[name] - before[name] for name in after] == [1, 1, 1], "one attempt in 5 s, at each host"
@@ -110,7 +111,9 @@ def test_a_configure_that_raises_is_named_and_not_called_again_and_again(shared:
         writers = [background.start(hopeless, router, "writer", 1.5) for _ in range(10)]
         errors = [writer.result() for writer in writers]
         router.wait("reader")
-    assert all("ZeroDivisionError: the callback is broken" in explained(error) for error in errors)
+    assert all(
+        "configure failed: ZeroDivisionError: the callback is broken" in explained(error) for error in errors
+    )
     assert 1 <= len(calls) <= 8, "at least 200 ms apart"
 
 
@@ -128,7 +131,8 @@ def test_a_configure_whose_statement_fails_leaves_the_other_role_alone(shared: L
         errors = [reader.result() for reader in readers]
         router.wait("writer", timeout=1.0)
         assert [host.state for host in router.topology.hosts] == [HostState.UP] * 3
-    assert all('relation "no_such_table" does not exist' in explained(error) for error in errors)
+    why = 'configure failed: UndefinedTable: relation "no_such_table" does not exist'
+    assert all(why in explained(error) for error in errors)
     assert 3 <= len(calls) <= 3 * 6, "at each host at least 200 ms apart"
 
 
@@ -149,6 +153,25 @@ def test_a_connection_class_that_cannot_connect_is_named(shared: LocalCluster) -
         errors = [writer.result() for writer in writers]
     assert all("ValueError: the class is broken" in explained(error) for error in errors)
     assert 1 <= len(calls) <= 8, "at least 200 ms apart"
+
+
+def test_the_reason_is_told_also_to_who_wakes_late(
+    shared: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(psycopg.Connection[Any]):
+        @classmethod
+        def connect(cls, *_args: Any, **_kwargs: Any) -> Any:
+            raise ValueError("the class is broken")
+
+    def late(bars: Bars, *args: Any, **kwargs: Any) -> None:
+        put(bars, *args, **kwargs)
+        time.sleep(0.3)  # a busy machine: what was put is over when the callers hear of the failure
+
+    put = Bars.put
+    monkeypatch.setattr(Bars, "put", late)
+    with Router(shared.dsn, connection_class=Broken) as router:
+        error = hopeless(router, "writer", 0.5)
+    assert "ValueError: the class is broken" in explained(error)
 
 
 def test_a_timeout_beyond_what_the_system_can_count_is_refused() -> None:
@@ -211,8 +234,8 @@ def test_a_log_handler_that_raises_does_not_stop_the_watch(mended: LocalCluster)
         with logging_to(Raises()):
             down, up = call(crash_and_restart, router, mended.nodes[0])
             router.wait(timeout=2.0)
-    assert down < 0.5
-    assert up < 1.0
+    assert down < within(0.5)
+    assert up < within(1.0)
 
 
 def test_a_log_handler_that_blocks_does_not_delay_the_watch(mended: LocalCluster) -> None:
@@ -230,8 +253,8 @@ def test_a_log_handler_that_blocks_does_not_delay_the_watch(mended: LocalCluster
             down, up = call(blocked)
             router.wait(timeout=2.0)
     assert handler.entered.is_set()
-    assert down < 0.5
-    assert up < 1.0
+    assert down < within(0.5)
+    assert up < within(1.0)
 
 
 # Hosts that hang.
@@ -263,7 +286,7 @@ def test_writers_leave_a_pool_that_connects_to_a_frozen_host_at_once(pgroute_clu
             ends = [writer.result() for writer in writers]
         finally:
             call(old.thaw)
-    assert max(ends) - shown[0] < 0.4
+    assert max(ends) - shown[0] < within(0.4)
 
 
 def test_leaving_a_body_that_raised_on_a_frozen_host_is_bounded(
@@ -282,7 +305,7 @@ def test_leaving_a_body_that_raised_on_a_frozen_host_is_bounded(
         took = time.monotonic() - raised_at
         call(node.thaw)
         router.wait()
-    assert took < 1.0
+    assert took < within(1.0)
 
 
 def test_readers_learn_to_avoid_a_standby_that_takes_no_new_sessions(mended: LocalCluster) -> None:

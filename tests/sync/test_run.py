@@ -23,7 +23,7 @@ from pgroute import (
     RouterClosed,
 )
 from pgroute.testing import FaultProxy, LocalCluster
-from tests.support import Background, call, eventually, coroutine_function
+from tests.support import Background, call, eventually, coroutine_function, within
 
 pytestmark = pytest.mark.cluster
 
@@ -139,7 +139,9 @@ def test_a_deadlock_is_run_again(shared: LocalCluster, table: str) -> None:
         handles = [background.start(router.run, lock, *pair) for pair in ((1, 2), (2, 1))]
         for handle in handles:
             handle.result()
-    assert sorted(runs) in ([1, 1, 2], [1, 2, 2])
+    # Which of them loses is PostgreSQL's choice, and the loser may be back first and meet the winner once more.
+    assert len(runs) >= 3
+    assert set(runs) == {1, 2}
 
 
 def test_run_survives_a_failover_without_an_error(cluster: LocalCluster) -> None:
@@ -375,7 +377,7 @@ def test_a_deadline_bounds_sessions_attempts_and_pauses(shared: LocalCluster, ta
         begun = time.monotonic()
         with pytest.raises(psycopg.OperationalError):
             router.run(body, timeout=0.5, retry=patient)
-        assert time.monotonic() - begun < 5.0
+        assert time.monotonic() - begun < within(5.0)
         assert body.runs > 1
         with router.writer() as first:
             first.execute("SELECT 1")
@@ -391,7 +393,7 @@ def test_no_host_is_told_in_time_and_safe_to_try_again(shared: LocalCluster) -> 
             begun = time.monotonic()
             with pytest.raises(NoHostAvailable) as caught:
                 router.run(one, "SELECT 1", timeout=0.5)
-            assert 0.4 < time.monotonic() - begun < 5.0
+            assert 0.4 < time.monotonic() - begun < within(5.0)
     assert caught.value.rerun_safe
     assert "1 attempt in" in caught.value.__notes__[0]
 
@@ -513,7 +515,7 @@ def test_a_body_that_would_do_its_work_later_is_refused(shared: LocalCluster, bo
 
 def test_a_coroutine_in_place_of_a_function_is_refused(shared: LocalCluster) -> None:
     with Router(shared.dsn) as router:
-        with pytest.raises(ConfigError, match="the coroutine that one has returned"):
+        with pytest.raises(ConfigError, match="expected the function: run"):
             router.run(coroutine_function())  # type: ignore[arg-type]
 
 

@@ -12,7 +12,7 @@ from pgroute import Router, Event, EventKind, HostState, NoHostAvailable, PoolOp
 from pgroute.monitor import watcher
 from pgroute.testing import LocalCluster
 from tests.sync.workload import key, make_table, numbers, read, state, write
-from tests.support import Background, call, eventually
+from tests.support import Background, call, eventually, within
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
@@ -82,7 +82,7 @@ def test_a_session_in_flight_ends_in_peace_and_the_shutdown_follows(mended: Loca
         assert holder.result() == node.port
         ended_at = time.monotonic()
         stopping.result()
-        assert time.monotonic() - ended_at < LATE
+        assert time.monotonic() - ended_at < within(LATE)
         eventually(lambda: state(router, node) is HostState.DOWN)
     assert EventKind.SESSIONS_ABORTED not in {event.kind for event in events}
 

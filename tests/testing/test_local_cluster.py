@@ -217,6 +217,26 @@ def test_standby_ahead_of_the_promoted_one_is_rewound(cluster: LocalCluster) -> 
     assert ahead.execute("SELECT i FROM t") == [(2,)]
 
 
+def test_standby_that_gets_ahead_during_the_promotion_is_rewound(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new, ahead = cluster.nodes
+    promote = new.promote
+
+    def old_one_goes_on_writing(**options: Any) -> None:
+        new.execute("ALTER SYSTEM SET primary_conninfo TO ''")
+        new.execute("SELECT pg_reload_conf()")
+        eventually(lambda: not new.execute("SELECT FROM pg_stat_wal_receiver"), "it is cut off")
+        old.execute("INSERT INTO t VALUES (1)")
+        eventually(lambda: number_of_rows(ahead) == 1, "the other standby has the row")
+        promote(**options)
+
+    monkeypatch.setattr(new, "promote", old_one_goes_on_writing)
+    cluster.promote(new)
+    new.execute("INSERT INTO t VALUES (2)")
+    eventually(lambda: ahead.execute("SELECT i FROM t") == [(2,)], "it follows")
+
+
 def test_frozen_server_answers_nothing_until_thawed(steady: LocalCluster) -> None:
     primary = steady.primary
     with psycopg.connect(primary.conninfo, autocommit=True) as connection:

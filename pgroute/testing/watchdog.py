@@ -1,0 +1,27 @@
+"""Waits for the process that started it to die, in whatever way, and then clears away its servers and files.
+
+Run as `python watchdog.py FOLDER BINDIR`, beside each cluster: so it imports next to nothing while it waits, and
+becomes `processes.py` when it is needed. The death is told by the end of the pipe that is its standard input.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+
+
+def _watch(folder: str, bindir: str) -> None:
+    for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sig, signal.SIG_IGN)
+    owner = os.getppid()
+    # A forked child of the owner may hold the pipe open, so its end alone is not enough.
+    while not select.select([0], [], [], 0.5)[0] and os.getppid() == owner:
+        pass
+    program = f"{os.path.dirname(__file__)}/processes.py"  # noqa: PTH120  (pathlib takes longer than all the rest)
+    os.execv(sys.executable, [sys.executable, "-I", "-S", program, folder, bindir])  # noqa: S606
+
+
+if __name__ == "__main__":
+    _watch(sys.argv[1], sys.argv[2])

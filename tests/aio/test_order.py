@@ -1,0 +1,64 @@
+"""An order of the hosts holds from the first session of a process on, whichever of them answers first."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from pgroute import AsyncRouter
+from pgroute.testing import FaultProxy
+from tests.aio.conftest import Proxied
+from tests.aio.workload import QUICK, read
+from tests.support import AsyncBackground
+
+pytestmark = pytest.mark.cluster
+
+ROUTERS = 40
+AT_ONCE = 8
+
+
+async def first_reader(dsn: str, number: int) -> int:
+    """Return the port at which a router's first session is; its watch is its own, as in a fresh process."""
+    asked = "ordered" if number % 2 else None
+    dsn += f"?application_name=fresh{number}{'' if asked else '&load_balance_hosts=disable'}"
+    async with AsyncRouter(dsn, balance=asked) as router:
+        return (await read(router, 5.0)).port
+
+
+async def first_readers(dsn: str, numbers: range) -> list[int]:
+    async with AsyncBackground() as background:
+        readers = [background.start(first_reader, dsn, number) for number in numbers]
+        return [await reader.result() for reader in readers]
+
+
+async def test_first_sessions_of_40_routers_go_to_the_first_host_although_it_answers_last(
+    proxied: Proxied,
+) -> None:
+    primary, first, second = proxied.proxies
+    first.delay(0.05, "to_client", jitter=0.05)  # three or four times on the way to the first answer
+    dsn = FaultProxy.dsn((first, second, primary))
+    found = []
+    for number in range(0, ROUTERS, AT_ONCE):
+        found += await first_readers(dsn, range(number, number + AT_ONCE))
+    assert found == [proxied.cluster.nodes[1].port] * ROUTERS
+
+
+async def test_first_host_that_never_answers_is_waited_for_as_long_as_a_probe_takes(proxied: Proxied) -> None:
+    primary, first, second = proxied.proxies
+    first.hang()
+    async with AsyncRouter(
+        FaultProxy.dsn((first, second, primary)), balance="ordered", probe=QUICK
+    ) as router:
+        begun = time.monotonic()
+        assert (await read(router, 5.0)).port == proxied.cluster.nodes[2].port
+        assert QUICK.timeout * 0.9 < time.monotonic() - begun < 5 * QUICK.timeout
+
+
+async def test_first_host_that_refuses_is_passed_over_at_once(proxied: Proxied) -> None:
+    primary, first, second = proxied.proxies
+    first.refuse()
+    async with AsyncRouter(FaultProxy.dsn((first, second, primary)), balance="ordered") as router:
+        begun = time.monotonic()
+        assert (await read(router, 5.0)).port == proxied.cluster.nodes[2].port
+        assert time.monotonic() - begun < 1.0

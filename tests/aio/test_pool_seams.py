@@ -1,0 +1,253 @@
+"""Where callers, connections and their pool part in unusual ways: cancelled, dropped, used too late, spoilt."""
+
+from __future__ import annotations
+
+import asyncio  # async-only
+import gc
+import logging
+import time
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgroute import AsyncRouter, NoHostAvailable, PoolExhausted, PoolOptions
+from pgroute.core.faults import Fault, FaultKind
+from pgroute.core.hosts import Failure
+from pgroute.testing import LocalCluster
+from tests.support import AsyncBackground, async_call, async_eventually
+
+pytestmark = pytest.mark.cluster
+
+ONE = PoolOptions(max_size=1)
+TWO = PoolOptions(max_size=2)
+
+
+async def assert_lends(router: AsyncRouter[Any], count: int) -> None:
+    """Assert that a pool of so many connections lends them all at once."""
+    held = [await router.getconn("writer", timeout=5.0) for _ in range(count)]
+    for conn in held:
+        await router.putconn(conn)
+
+
+# Callers that leave the queue.
+
+# async-only: begin
+
+
+@pytest.mark.parametrize("depth", range(6))
+async def test_a_caller_cancelled_as_it_is_served_is_cancelled(shared: LocalCluster, depth: int) -> None:
+    async def work(router: AsyncRouter[Any]) -> None:
+        async with router.writer(timeout=3.0):
+            await asyncio.sleep(30)
+
+    async with AsyncRouter(shared.dsn, writer=ONE) as router:
+        for _ in range(20):
+            conn = await router.getconn("writer")
+            waiting = asyncio.create_task(work(router))
+            await async_eventually(lambda: router.get_stats()["writer"].get("requests_waiting"))
+            returning = asyncio.create_task(router.putconn(conn))
+            for _ in range(depth):
+                await asyncio.sleep(0)
+            waiting.cancel()
+            await returning
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        await assert_lends(router, 1)
+
+
+async def test_wait_for_around_getconn_loses_no_slot(shared: LocalCluster) -> None:
+    async def hold(router: AsyncRouter[Any], pause: float) -> None:
+        try:
+            conn = await asyncio.wait_for(router.getconn("writer", timeout=5.0), pause)
+        except TimeoutError:
+            return
+        await asyncio.sleep(0)
+        await router.putconn(conn)
+
+    async with AsyncRouter(shared.dsn, writer=TWO) as router:
+        await router.wait()
+        for number in range(40):
+            await asyncio.gather(*(hold(router, 0.0001 * (number + place)) for place in range(10)))
+        await assert_lends(router, 2)
+
+
+# async-only: end
+
+
+async def test_a_saturated_pool_is_exhausted_at_each_deadline(shared: LocalCluster) -> None:
+    errors: list[Exception] = []
+    until = time.monotonic() + 1.0
+
+    async def work(router: AsyncRouter[Any], timeout: float) -> None:
+        while time.monotonic() < until:
+            try:
+                async with router.writer(timeout) as conn:
+                    await conn.execute("SELECT pg_sleep(0.002)")
+            except (PoolExhausted, NoHostAvailable) as exc:
+                errors.append(exc)
+
+    async with AsyncRouter(shared.dsn, writer=ONE) as router, AsyncBackground() as background:
+        await router.wait()
+        workers = [background.start(work, router, 0.003 + 0.001 * place) for place in range(8)]
+        for worker in workers:
+            await worker.result()
+    assert len(errors) > 20
+    assert {type(error) for error in errors} == {PoolExhausted}
+
+
+# Connections that do not come back, or too late.
+
+
+async def test_a_connection_that_its_caller_dropped_gives_its_place_back(
+    shared: LocalCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with AsyncRouter(shared.dsn, writer=TWO, name="shop") as router:
+        for _ in range(5):
+            conn = await router.getconn("writer")
+            del conn
+        gc.collect()
+        await assert_lends(router, 2)
+    assert "was lost by its caller" in caplog.text
+    assert "pgroute-writer" in caplog.text
+
+
+async def test_a_statement_after_the_block_is_not_committed_by_the_next_session(
+    shared: LocalCluster, table: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with AsyncRouter(shared.dsn, writer=ONE) as router:
+        async with router.writer() as late:
+            await late.execute(f"INSERT INTO {table} VALUES (1)")
+        await late.execute(f"INSERT INTO {table} VALUES (2)")
+        async with router.writer() as conn:
+            assert conn is not late
+            await conn.execute(f"INSERT INTO {table} VALUES (3)")
+        async with router.writer() as conn:
+            rows = await (await conn.execute(f"SELECT number FROM {table} ORDER BY 1")).fetchall()
+    assert rows == [(1,), (3,)]
+    [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert "pgroute-writer" in warning
+    assert "INTRANS" in warning
+
+
+# Sessions that differ from what their pool is for.
+
+
+async def set_default(cluster: LocalCluster, role: str, value: str) -> None:
+    await async_call(cluster.primary.execute, f"ALTER ROLE {role} {value}")
+
+
+async def test_what_connected_while_the_role_was_read_only_is_lent_to_nobody_else(
+    shared: LocalCluster, table: str
+) -> None:
+    role = f"app_{table}"
+    await async_call(shared.primary.execute, f"CREATE ROLE {role} LOGIN SUPERUSER")
+    try:
+        dsn = shared.dsn.replace("postgres@", f"{role}@")
+        async with AsyncRouter(dsn, writer=PoolOptions(max_size=3)) as router:
+            held = [await router.getconn("writer")]
+            await set_default(shared, role, "SET default_transaction_read_only = on")
+            held += [await router.getconn("writer"), await router.getconn("writer")]
+            await set_default(shared, role, "RESET default_transaction_read_only")
+            said = [conn.info.parameter_status("default_transaction_read_only") for conn in held]
+            assert said == ["off", "on", "on"]
+            for conn in held:
+                await router.putconn(conn)
+            for number in range(30):
+                async with router.writer() as conn:
+                    await conn.execute(f"INSERT INTO {table} VALUES ({number})")
+    finally:
+        await async_call(shared.primary.execute, f"DROP ROLE {role}")
+
+
+async def test_a_default_that_a_body_has_set_reaches_nobody_else(shared: LocalCluster, table: str) -> None:
+    async with AsyncRouter(shared.dsn, writer=ONE) as router:
+        async with router.writer() as conn:
+            await conn.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+        async with router.writer() as conn:
+            await conn.execute(f"INSERT INTO {table} VALUES (1)")
+
+
+async def test_discard_leaves_nothing_of_a_session_to_the_next(shared: LocalCluster) -> None:
+    async def configure(conn: psycopg.AsyncConnection[Any]) -> None:
+        await conn.execute("SET application_name = 'configured'")
+        await conn.commit()
+
+    options = PoolOptions(max_size=1, reset="discard", configure=configure, settings={"work_mem": "7MB"})
+    async with AsyncRouter(shared.dsn, writer=options) as router:
+        async with router.writer() as conn:
+            first = conn.info.backend_pid
+            await conn.execute("SET search_path = nowhere")
+            await conn.execute("SET work_mem = '9MB'")
+            await conn.execute("CREATE TEMP TABLE pgroute_left (number int)")
+            await conn.execute("LISTEN pgroute_left")
+            await conn.execute("SELECT pg_advisory_lock(4711)")
+            for _ in range(10):
+                await conn.execute("SELECT 1 WHERE 1 = %s", (1,))
+        async with router.writer() as conn:
+            assert conn.info.backend_pid == first
+            left = await conn.execute(
+                "SELECT current_setting('search_path'), current_setting('work_mem'),"
+                " current_setting('application_name'), to_regclass('pg_temp.pgroute_left'),"
+                " (SELECT count(*) FROM pg_listening_channels()),"
+                " (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()),"
+                " (SELECT count(*) FROM pg_prepared_statements)"
+            )
+            assert await left.fetchone() == ('"$user", public', "7MB", "configured", None, 0, 0, 0)
+            for _ in range(10):
+                await conn.execute("SELECT 1 WHERE 1 = %s", (1,))
+
+
+async def test_an_interrupt_after_commit_says_that_it_was_committed(shared: LocalCluster, table: str) -> None:
+    class Stop(BaseException):
+        pass
+
+    async def reset(conn: psycopg.AsyncConnection[Any]) -> None:
+        raise Stop
+
+    async with AsyncRouter(shared.dsn, writer=PoolOptions(max_size=1, reset=reset)) as router:
+        for number in range(3):
+            with pytest.raises(Stop) as caught:
+                async with router.writer() as conn:
+                    await conn.execute(f"INSERT INTO {table} VALUES ({number})")
+            assert any("was committed" in note for note in caught.value.__notes__)
+        with pytest.raises(Stop) as caught:
+            async with router.writer() as conn:
+                pass
+        assert not getattr(caught.value, "__notes__", [])
+    assert shared.primary.execute(f"SELECT count(*) FROM {table}") == [(3,)]
+
+
+# Failovers.
+
+
+async def test_a_caller_held_up_at_a_failover_opens_no_pool_to_the_old_primary(shared: LocalCluster) -> None:
+    async with AsyncRouter(shared.dsn) as router:
+        await async_eventually(lambda: router.topology.primary)
+        before = router.topology
+        candidate = before.candidates[router._engine.plan.default_attrs][0][0]
+        fault = Fault(FaultKind.REFUSED, reason="gone")
+        watch = router._engine.watch
+        watch._monitor.call(watch.observe, Failure(candidate.key, fault, time.monotonic()))  # type: ignore[union-attr]
+        await async_eventually(lambda: router.topology.version > before.version)
+        pools = next(iter(router._engine.pools.values()))
+        with pytest.raises(psycopg.OperationalError, match="no longer serves"):
+            await pools.open(candidate)
+
+
+async def test_a_failover_is_logged_in_few_lines(
+    any_cluster: LocalCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with AsyncRouter(any_cluster.dsn, writer=PoolOptions(min_size=8, max_size=8)) as router:
+        await router.wait()
+        await async_eventually(lambda: router.get_stats()["writer"].get("pool_available") == 8)
+        await async_eventually(lambda: all(host.usable for host in router.topology.hosts))
+        caplog.clear()
+        await async_call(any_cluster.primary.kill)
+        await async_call(any_cluster.promote, repoint=False)
+        async with router.writer() as conn:
+            await conn.execute("SELECT 1")
+    lines = [r for r in caplog.records if r.name.startswith(("pgroute", "psycopg"))]
+    assert {r.name for r in lines} == {"pgroute"}
+    assert len([r for r in lines if r.levelno >= logging.WARNING]) <= 4, [r.getMessage() for r in lines]

@@ -1,0 +1,85 @@
+"""Every regular expression of the package takes time in proportion to its text, however hostile that is."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import pkgutil
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pgroute
+
+PACKAGE = Path(pgroute.__file__).parent
+SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text("utf-8") for path in PACKAGE.rglob("*.py")}
+LENGTH = 50_000
+CPU_SECONDS = 5  # for what takes milliseconds; a text read again and again takes minutes
+# Texts are made of these, and of what the expression itself is made of.
+PIECES = [*" \n\ta0A_-'\":(", "\n ", "a ", "a.", '" ', ":  ", "a:", "--"]
+
+
+def patterns() -> Iterator[tuple[str, re.Pattern[str], list[str]]]:
+    """Yield every compiled expression that a module has: its name, itself, the methods that are called of it."""
+    for module in pkgutil.walk_packages([str(PACKAGE)], "pgroute."):
+        if module.name == "pgroute.__main__":
+            continue
+        for name, value in vars(importlib.import_module(module.name)).items():
+            if isinstance(value, re.Pattern):
+                called = re.findall(rf"\b{name}\.(\w+)\(", "".join(SOURCES.values()))
+                yield f"{module.name}.{name}", value, sorted(set(called))
+
+
+def hostile_texts(pattern: re.Pattern[str]) -> Iterator[str]:
+    """Yield long texts that nearly match: one piece over and over, and an end that fits nowhere."""
+    source = re.sub(r"\\u(....)", lambda escape: chr(int(escape[1], 16)), pattern.pattern)
+    literals = re.split(r"[\\|()\[\]{}?*+^$.]+", source)
+    for piece in dict.fromkeys((*PIECES, *re.findall(r"\W", source), *filter(None, literals))):
+        yield (piece * (LENGTH // len(piece) + 1))[:LENGTH] + "\0"
+
+
+def work_through() -> None:
+    """Apply them all; one that is slow ends the process."""
+    for name, pattern, methods in patterns():
+        for text in hostile_texts(pattern):
+            for method in methods:
+                print(f"{name}.{method} of {text[:20]!r}", flush=True)
+                signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+                getattr(pattern, method)(*(("", text) if method == "sub" else (text,)))
+
+
+def test_no_expression_is_slow_on_a_hostile_text() -> None:
+    code = "from test_regexes import work_through; work_through()"
+    path = os.pathsep.join([str(Path(__file__).parent), str(PACKAGE.parent)])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout.splitlines()[-1:]} {done.stderr}"
+
+
+def inline(path: str, source: str) -> Iterator[str]:
+    """Yield where a module calls a function of re elsewhere than for an attribute of its own."""
+    if "import re\n" not in source:
+        return
+    tree = ast.parse(source)
+    at_the_top = {id(node.value) for node in tree.body if isinstance(node, ast.Assign)}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or id(node) in at_the_top:
+            continue
+        if ast.unparse(node.func).startswith("re."):
+            yield f"{path}:{node.lineno}"
+
+
+def test_every_expression_is_found_and_its_use_is() -> None:
+    found = list(patterns())
+    assert found
+    assert [name for name, _, methods in found if not methods] == []
+    assert [place for path, source in SOURCES.items() for place in inline(path, source)] == []

@@ -1,0 +1,212 @@
+# Generated from tests/aio/test_pool_seams.py by .ci/unasync.py: edit that file, not this one.
+"""Where callers, connections and their pool part in unusual ways: cancelled, dropped, used too late, spoilt."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgroute import Router, NoHostAvailable, PoolExhausted, PoolOptions
+from pgroute.core.faults import Fault, FaultKind
+from pgroute.core.hosts import Failure
+from pgroute.testing import LocalCluster
+from tests.support import Background, call, eventually
+
+pytestmark = pytest.mark.cluster
+
+ONE = PoolOptions(max_size=1)
+TWO = PoolOptions(max_size=2)
+
+
+def assert_lends(router: Router[Any], count: int) -> None:
+    """Assert that a pool of so many connections lends them all at once."""
+    held = [router.getconn("writer", timeout=5.0) for _ in range(count)]
+    for conn in held:
+        router.putconn(conn)
+
+
+# Callers that leave the queue.
+
+
+
+def test_a_saturated_pool_is_exhausted_at_each_deadline(shared: LocalCluster) -> None:
+    errors: list[Exception] = []
+    until = time.monotonic() + 1.0
+
+    def work(router: Router[Any], timeout: float) -> None:
+        while time.monotonic() < until:
+            try:
+                with router.writer(timeout) as conn:
+                    conn.execute("SELECT pg_sleep(0.002)")
+            except (PoolExhausted, NoHostAvailable) as exc:
+                errors.append(exc)
+
+    with Router(shared.dsn, writer=ONE) as router, Background() as background:
+        router.wait()
+        workers = [background.start(work, router, 0.003 + 0.001 * place) for place in range(8)]
+        for worker in workers:
+            worker.result()
+    assert len(errors) > 20
+    assert {type(error) for error in errors} == {PoolExhausted}
+
+
+# Connections that do not come back, or too late.
+
+
+def test_a_connection_that_its_caller_dropped_gives_its_place_back(
+    shared: LocalCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Router(shared.dsn, writer=TWO, name="shop") as router:
+        for _ in range(5):
+            conn = router.getconn("writer")
+            del conn
+        gc.collect()
+        assert_lends(router, 2)
+    assert "was lost by its caller" in caplog.text
+    assert "pgroute-writer" in caplog.text
+
+
+def test_a_statement_after_the_block_is_not_committed_by_the_next_session(
+    shared: LocalCluster, table: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Router(shared.dsn, writer=ONE) as router:
+        with router.writer() as late:
+            late.execute(f"INSERT INTO {table} VALUES (1)")
+        late.execute(f"INSERT INTO {table} VALUES (2)")
+        with router.writer() as conn:
+            assert conn is not late
+            conn.execute(f"INSERT INTO {table} VALUES (3)")
+        with router.writer() as conn:
+            rows = (conn.execute(f"SELECT number FROM {table} ORDER BY 1")).fetchall()
+    assert rows == [(1,), (3,)]
+    [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert "pgroute-writer" in warning
+    assert "INTRANS" in warning
+
+
+# Sessions that differ from what their pool is for.
+
+
+def set_default(cluster: LocalCluster, role: str, value: str) -> None:
+    call(cluster.primary.execute, f"ALTER ROLE {role} {value}")
+
+
+def test_what_connected_while_the_role_was_read_only_is_lent_to_nobody_else(
+    shared: LocalCluster, table: str
+) -> None:
+    role = f"app_{table}"
+    call(shared.primary.execute, f"CREATE ROLE {role} LOGIN SUPERUSER")
+    try:
+        dsn = shared.dsn.replace("postgres@", f"{role}@")
+        with Router(dsn, writer=PoolOptions(max_size=3)) as router:
+            held = [router.getconn("writer")]
+            set_default(shared, role, "SET default_transaction_read_only = on")
+            held += [router.getconn("writer"), router.getconn("writer")]
+            set_default(shared, role, "RESET default_transaction_read_only")
+            said = [conn.info.parameter_status("default_transaction_read_only") for conn in held]
+            assert said == ["off", "on", "on"]
+            for conn in held:
+                router.putconn(conn)
+            for number in range(30):
+                with router.writer() as conn:
+                    conn.execute(f"INSERT INTO {table} VALUES ({number})")
+    finally:
+        call(shared.primary.execute, f"DROP ROLE {role}")
+
+
+def test_a_default_that_a_body_has_set_reaches_nobody_else(shared: LocalCluster, table: str) -> None:
+    with Router(shared.dsn, writer=ONE) as router:
+        with router.writer() as conn:
+            conn.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+        with router.writer() as conn:
+            conn.execute(f"INSERT INTO {table} VALUES (1)")
+
+
+def test_discard_leaves_nothing_of_a_session_to_the_next(shared: LocalCluster) -> None:
+    def configure(conn: psycopg.Connection[Any]) -> None:
+        conn.execute("SET application_name = 'configured'")
+        conn.commit()
+
+    options = PoolOptions(max_size=1, reset="discard", configure=configure, settings={"work_mem": "7MB"})
+    with Router(shared.dsn, writer=options) as router:
+        with router.writer() as conn:
+            first = conn.info.backend_pid
+            conn.execute("SET search_path = nowhere")
+            conn.execute("SET work_mem = '9MB'")
+            conn.execute("CREATE TEMP TABLE pgroute_left (number int)")
+            conn.execute("LISTEN pgroute_left")
+            conn.execute("SELECT pg_advisory_lock(4711)")
+            for _ in range(10):
+                conn.execute("SELECT 1 WHERE 1 = %s", (1,))
+        with router.writer() as conn:
+            assert conn.info.backend_pid == first
+            left = conn.execute(
+                "SELECT current_setting('search_path'), current_setting('work_mem'),"
+                " current_setting('application_name'), to_regclass('pg_temp.pgroute_left'),"
+                " (SELECT count(*) FROM pg_listening_channels()),"
+                " (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()),"
+                " (SELECT count(*) FROM pg_prepared_statements)"
+            )
+            assert left.fetchone() == ('"$user", public', "7MB", "configured", None, 0, 0, 0)
+            for _ in range(10):
+                conn.execute("SELECT 1 WHERE 1 = %s", (1,))
+
+
+def test_an_interrupt_after_commit_says_that_it_was_committed(shared: LocalCluster, table: str) -> None:
+    class Stop(BaseException):
+        pass
+
+    def reset(conn: psycopg.Connection[Any]) -> None:
+        raise Stop
+
+    with Router(shared.dsn, writer=PoolOptions(max_size=1, reset=reset)) as router:
+        for number in range(3):
+            with pytest.raises(Stop) as caught:
+                with router.writer() as conn:
+                    conn.execute(f"INSERT INTO {table} VALUES ({number})")
+            assert any("was committed" in note for note in caught.value.__notes__)
+        with pytest.raises(Stop) as caught:
+            with router.writer() as conn:
+                pass
+        assert not getattr(caught.value, "__notes__", [])
+    assert shared.primary.execute(f"SELECT count(*) FROM {table}") == [(3,)]
+
+
+# Failovers.
+
+
+def test_a_caller_held_up_at_a_failover_opens_no_pool_to_the_old_primary(shared: LocalCluster) -> None:
+    with Router(shared.dsn) as router:
+        eventually(lambda: router.topology.primary)
+        before = router.topology
+        candidate = before.candidates[router._engine.plan.default_attrs][0][0]
+        fault = Fault(FaultKind.REFUSED, reason="gone")
+        watch = router._engine.watch
+        watch._monitor.call(watch.observe, Failure(candidate.key, fault, time.monotonic()))  # type: ignore[union-attr]
+        eventually(lambda: router.topology.version > before.version)
+        pools = next(iter(router._engine.pools.values()))
+        with pytest.raises(psycopg.OperationalError, match="no longer serves"):
+            pools.open(candidate)
+
+
+def test_a_failover_is_logged_in_few_lines(
+    any_cluster: LocalCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with Router(any_cluster.dsn, writer=PoolOptions(min_size=8, max_size=8)) as router:
+        router.wait()
+        eventually(lambda: router.get_stats()["writer"].get("pool_available") == 8)
+        eventually(lambda: all(host.usable for host in router.topology.hosts))
+        caplog.clear()
+        call(any_cluster.primary.kill)
+        call(any_cluster.promote, repoint=False)
+        with router.writer() as conn:
+            conn.execute("SELECT 1")
+    lines = [r for r in caplog.records if r.name.startswith(("pgroute", "psycopg"))]
+    assert {r.name for r in lines} == {"pgroute"}
+    assert len([r for r in lines if r.levelno >= logging.WARNING]) <= 4, [r.getMessage() for r in lines]
