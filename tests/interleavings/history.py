@@ -19,6 +19,7 @@ import tests.interleavings.servers as servers
 from pgroute.core.options import PoolOptions
 from pgroute.core.roles import HostRole
 from pgroute.errors import RouteError
+from pgroute.monitor.timers import Timers, timers
 from tests.interleavings.faces import AsyncFace, Face, SyncFace
 from tests.interleavings.loop import Stuck
 from tests.interleavings.shims import replaced
@@ -76,6 +77,7 @@ def play(seed: int, face: str, crew: Crew) -> Found:
             history.world.face = SyncFace(rng, history.world.check_books, crew)
         stack.enter_context(_quiet())
         stack.enter_context(replaced(history.face.stand_ins(), history.world.stand_ins()))
+        stack.enter_context(replaced([(timers, Timers())], {}))  # made of what stands for threads now
         try:
             left = history.face.play(history.main)
         except Stuck as exc:
@@ -155,8 +157,7 @@ class History:
             while not face.ended(closer):
                 await face.sleep(0.05)
         else:
-            await self._collect()
-            self._check_returned()
+            await self._check_returned()
             await self._check_slots()
         await self._end()
 
@@ -467,13 +468,18 @@ class History:
                 self.world.violation("swallowed", f"{name} was cancelled, and went on")
 
     async def _collect(self) -> None:
-        """Have what clients have forgotten found."""
+        """Have found what clients have forgotten."""
         gc.collect()
         await self.face.sleep(0.02)
 
-    def _check_returned(self) -> None:
+    async def _check_returned(self) -> None:
+        await self._collect()
         for pool in self.world.pools:
-            if not pool.closed and pool.in_use:
+            for _ in range(50):
+                if pool.closed or not pool.in_use:
+                    break
+                await self.face.sleep(0.05)  # the worker may be connecting
+            else:
                 self.world.violation("lost slot", f"{pool.name}: {pool.in_use} in use, by nobody")
 
     async def _check_slots(self) -> None:

@@ -254,6 +254,8 @@ class Connection:
             await self._torn(after if done else (IDLE if before == IDLE else INERROR))
             raise
         self.state = after
+        if after == IDLE:
+            self._pgroute.was_idle = True
 
     async def _torn(self, state: TransactionStatus) -> None:
         """End a statement whose caller was torn out of it: psycopg has it cancelled, and waits for that."""

@@ -171,6 +171,7 @@ class Watch:
         self.listeners: list[Callable[..., None]] = []
         self.sessions_at: Callable[..., int] = lambda *_: 0
         self.abort: Callable[..., object] = lambda *_: None
+        self.complain: Callable[..., object] = lambda *_: None
         self._world = world
         self._stopped = False
         self._kicked: Any = None
@@ -183,6 +184,9 @@ class Watch:
         self._stopped = True
         if self._kicked is not None:
             self._kicked.set()
+
+    def leave(self) -> None:
+        self._stopped = True
 
     def kick(self, key: HostKey, *, fresh: bool = False) -> None:
         if self._kicked is not None:
@@ -266,6 +270,7 @@ class Connector:
                 self.bars.put(self._host, exc, CONNECT_GAP)
                 self._watch.kick(self._host.key)
             raise
+        self.bars.connected(self._host)
         self._world.note(f"{conn.name} is open")
         return conn
 
