@@ -218,7 +218,8 @@ class History:
             try:
                 if kind < 0.5:
                     await self._session(name, role, timeout)
-                elif kind < 0.75:
+                elif kind < 0.75 and not self.world.careless:
+                    # Its earlier attempts' errors keep connections that others may forget.
                     await self._run(name, role, timeout)
                 else:
                     await self._by_hand(name, role, timeout)
