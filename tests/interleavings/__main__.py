@@ -17,8 +17,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="no history begins later (default: 60)")
     parser.add_argument("--seed", type=int, help="of the first history (default: a random one)")
     parser.add_argument("--count", type=int, help="histories, at most (default: any number)")
-    parser.add_argument("--face", choices=("sync", "async"), action="append", help="repeatable (default: both)")
-    parser.add_argument("--journal", action="store_true", help="print the journal of the first one that found something")
+    parser.add_argument(
+        "--face", choices=("sync", "async"), action="append", help="repeatable (default: both)"
+    )
+    parser.add_argument(
+        "--journal", action="store_true", help="print the journal of the first one that found something"
+    )
     args = parser.parse_args()
     seed = secrets.randbelow(10**9) if args.seed is None else args.seed
     faces = args.face or ["async", "sync"]
@@ -35,7 +39,9 @@ def main() -> int:
                     found.append(history)
                     print(history, flush=True)
         seconds = time.monotonic() - begun
-        print(f"{face}: {count} histories from seed {seed} in {seconds:.1f} s, {count / seconds:.0f} a second")
+        print(
+            f"{face}: {count} histories from seed {seed} in {seconds:.1f} s, {count / seconds:.0f} a second"
+        )
         kinds = Counter(kind for history in found for kind, _ in history.violations)
         print(f"{face}: {len(found)} found something: {dict(kinds)}" if found else f"{face}: nothing found")
         if found and args.journal:

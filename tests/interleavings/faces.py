@@ -1,5 +1,4 @@
-"""The two faces of the router, and what a history needs of each: written once with `await`, which never suspends on the
-synchronous face."""
+"""What a history needs of each face: it is written once with `await`, which never suspends on the synchronous one."""
 
 from __future__ import annotations
 
@@ -165,7 +164,9 @@ class AsyncFace:
         return await block.__aenter__()
 
     async def leave(self, block: Any, exc: BaseException | None) -> bool:
-        return bool(await block.__aexit__(type(exc) if exc else None, exc, exc.__traceback__ if exc else None))
+        return bool(
+            await block.__aexit__(type(exc) if exc else None, exc, exc.__traceback__ if exc else None)
+        )
 
 
 class SyncFace:

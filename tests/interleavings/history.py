@@ -15,11 +15,11 @@ from typing import Any
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-import tests.interleavings.servers as servers
 from pgroute.core.options import PoolOptions
 from pgroute.core.roles import HostRole
 from pgroute.errors import RouteError
 from pgroute.monitor.timers import Timers, timers
+from tests.interleavings import servers
 from tests.interleavings.faces import AsyncFace, Face, SyncFace
 from tests.interleavings.loop import Stuck
 from tests.interleavings.shims import replaced
@@ -82,7 +82,7 @@ def play(seed: int, face: str, crew: Crew) -> Found:
             left = history.face.play(history.main)
         except Stuck as exc:
             history.world.found.append(("stuck", str(exc)))
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  (a finding)
             history.world.found.append(("broken history", f"{type(exc).__name__}: {exc}"))
         else:
             if left:
@@ -197,7 +197,7 @@ class History:
                 # Not let out: its traceback would keep what the client has forgotten.
                 self._torn.discard(name)
                 self.world.note("ends as cancelled")
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001  (a finding)
                 self.world.violation("unexpected error", f"{name}: {type(exc).__name__}: {exc}")
             finally:
                 self._at_work.discard(name)
@@ -246,7 +246,9 @@ class History:
     def _took(self, conn: Any, name: str, *, begun: bool = False) -> None:
         self.world.note(f"has {conn.name}")
         if conn.holder:
-            self.world.violation("shared connection", f"{name} was given {conn.name}, which {conn.holder} has")
+            self.world.violation(
+                "shared connection", f"{name} was given {conn.name}, which {conn.holder} has"
+            )
         state = conn.pgconn.transaction_status
         if state not in (servers.INTRANS if begun else servers.IDLE, servers.UNKNOWN):
             self.world.violation("unclean connection", f"{name} was given {conn.name} in state {state.name}")
@@ -303,7 +305,7 @@ class History:
         try:
             self._took(conn, name)
             token = await self._body(conn, role, whole=False)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001  (the session sees it)
             error = exc
         self._gave(conn)
         del conn
@@ -455,7 +457,9 @@ class History:
             now = face.now()
             held = any(conn.holder for server in world.servers.values() for conn in server.links)
             if self._wants and not held and now - max(begun, self._moved_at) > _FORGOTTEN_AFTER:
-                waits = ", ".join(f"{name} ({role}, {now - at:.2f} s)" for name, (role, at) in self._wants.items())
+                waits = ", ".join(
+                    f"{name} ({role}, {now - at:.2f} s)" for name, (role, at) in self._wants.items()
+                )
                 world.violation("forgotten", f"{waits} wait, and nobody has a connection")
                 self._moved_at = now
             if now - begun > 60.0:
@@ -506,7 +510,9 @@ class History:
             while not all(face.ended(taker) for taker in takers):
                 await face.sleep(0.02)
             if len(had) < wanted:
-                world.violation("lost slot", f"{len(had)} of {wanted} {role} sessions at once: {failures[-1]}")
+                world.violation(
+                    "lost slot", f"{len(had)} of {wanted} {role} sessions at once: {failures[-1]}"
+                )
             while had:
                 await face.call(self.router.putconn, had.pop())
 

@@ -206,7 +206,7 @@ class Connection:
         if self.state != IDLE:
             await self._ask("ROLLBACK", IDLE, self.written.clear)
 
-    async def execute(self, query: str, params: Any = None, **_: Any) -> Self:
+    async def execute(self, query: str, params: Any = None, **options: Any) -> Self:
         """Run a statement: "write TOKEN", "read", "serialization" or "fail"."""
         self._world.used(self, query)
         if self.state == INERROR and not self.closed:
@@ -257,13 +257,17 @@ class Connection:
         if after == IDLE:
             self._pgroute.was_idle = True
 
+    @property
+    def _reachable(self) -> bool:
+        return not self.gone and not self.closed
+
     async def _torn(self, state: TransactionStatus) -> None:
         """End a statement whose caller was torn out of it: psycopg has it cancelled, and waits for that."""
         world = self._world
-        if not self._server.frozen and not self.gone and world.chance(0.6):
+        if self._reachable and not self._server.frozen and world.chance(0.6):
             with contextlib.suppress(BaseException):
                 await world.face.sleep(world.rng.random() * 0.01)
-                if not self.gone and not self.closed:
+                if self._reachable:
                     self.state = state
                     return
         self.drop(broken=True)
@@ -336,10 +340,10 @@ SyncConnection = blocking(
     ),
 )  # fmt: skip
 
-_PlainTransaction = blocking(Transaction, ("__aenter__", "__aexit__"))
+_PlainTransaction: Any = blocking(Transaction, ("__aenter__", "__aexit__"))
 
 
-class SyncTransaction(_PlainTransaction):  # type: ignore[valid-type,misc]
+class SyncTransaction(_PlainTransaction):  # type: ignore[misc]
     """As psycopg.Transaction."""
 
     __enter__ = _PlainTransaction.__aenter__

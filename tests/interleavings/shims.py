@@ -37,7 +37,9 @@ class Chance:
 
 
 @contextlib.contextmanager
-def replaced(stand_ins: list[tuple[object, object]], by_name: Mapping[tuple[str, str], object]) -> Iterator[None]:
+def replaced(
+    stand_ins: list[tuple[object, object]], by_name: Mapping[tuple[str, str], object]
+) -> Iterator[None]:
     """Put others in the place of some objects.
 
     Args:

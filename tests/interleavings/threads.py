@@ -1,4 +1,4 @@
-"""Threads of which one runs at a time, on a clock of their own: at each lock a generator of random numbers picks the next."""
+"""Threads of which one runs at a time, on a clock of their own: at each lock, random numbers pick the next."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ class Scheduler:
 class SimThread:
     """As threading.Thread."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  (as the original)
         self,
         scheduler: Scheduler,
         group: None = None,

@@ -91,9 +91,7 @@ class World:
         actor = self.face.actor()
         self.note(f"{conn.name}: {what}")
         if conn.holder and conn.holder != actor:
-            self.violation(
-                "shared connection", f"{actor} uses {conn.name} ({what}), which {conn.holder} has"
-            )
+            self.violation("shared connection", f"{actor} uses {conn.name} ({what}), which {conn.holder} has")
 
     @property
     def primary(self) -> Server | None:
@@ -240,8 +238,15 @@ class Watch:
 class Connector:
     """As AsyncConnector, to servers in memory."""
 
-    def __init__(
-        self, world: World, plan: Any, host: Any, connection_class: type, watch: Watch, bars: Any, **kwargs: Any
+    def __init__(  # noqa: PLR0917  (as the original)
+        self,
+        world: World,
+        plan: Any,
+        host: Any,
+        connection_class: type,
+        watch: Watch,
+        bars: Any,
+        **kwargs: Any,
     ) -> None:
         self.bars = bars
         self._world = world
