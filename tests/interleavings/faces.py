@@ -15,9 +15,10 @@ from typing import Any, Protocol
 
 import tenacity  # noqa: F401  (pgroute imports it when it is needed, too late for its stand-ins)
 
+from tests.interleavings.locks import SimEvent, namespace
 from tests.interleavings.loop import ShuffledLoop
 from tests.interleavings.shims import Chance, Time
-from tests.interleavings.threads import Crew, Scheduler, SimEvent, SimThread
+from tests.interleavings.threads import Crew, Scheduler, SimThread
 
 MODULES = ("connector", "engine", "hostpool", "pools", "router")
 
@@ -180,7 +181,7 @@ class SyncFace:
     def __init__(self, rng: Random, after: Callable[[], None], crew: Crew) -> None:
         self._rng = rng
         self._scheduler = Scheduler(rng, crew, after)
-        self._threads = self._scheduler.namespace()
+        self._threads = namespace(self._scheduler)
 
     def now(self) -> float:
         return self._scheduler.now
