@@ -13,8 +13,10 @@ import psycopg
 from pgroute._acompat import AsyncWatchdog
 from pgroute._async.interrupt import guard, patience
 from pgroute._async.login import AsyncLogin
+from pgroute._async.own import ask, row
 from pgroute.core.faults import Fault, FaultKind, connect_fault, one_line
 from pgroute.core.hosts import Failure, HostState
+from pgroute.core.own import LACKING, OWN_TERMS, RESTRAINED, WRONG_STATE, qualify, timeline_of
 from pgroute.core.pace import CONNECT_GAP, DOUBT, REJECTED_GAP
 from pgroute.core.roles import HostRole
 from pgroute.monitor.bars import Barred, Bars
@@ -31,26 +33,26 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pgroute")
 
-# What a pooled connection must prove before it is handed out: as much as the host's own probe could tell.
-_SYSTEM_ID = "(SELECT system_identifier FROM pg_control_system())"
-_CHECK = f"""
-SELECT r.recovering,
-       {_SYSTEM_ID},
-       CASE WHEN NOT r.recovering
-            THEN ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
-       current_setting('client_min_messages')
-  FROM (SELECT pg_is_in_recovery() AS recovering) r
-"""  # noqa: S608  (made of the constant above)
-_CHECK_IDENTITY = f"SELECT pg_is_in_recovery(), {_SYSTEM_ID}, NULL, current_setting('client_min_messages')"
-_CHECK_LESS = "SELECT pg_is_in_recovery(), NULL, NULL, current_setting('client_min_messages')"
-# Where they are hidden, so is the one that no synchronous standby has confirmed a COMMIT.
-_SHOW_WARNINGS = """
-SELECT pg_catalog.set_config('client_min_messages', 'warning', false)
- WHERE pg_catalog.current_setting('client_min_messages') OPERATOR(pg_catalog.=) 'error'
-"""
+# What a pooled connection must prove before it is handed out: as much as the host's own probe could tell. And where
+# client_min_messages would hide the warning that no synchronous standby has confirmed a COMMIT, it is lowered.
+_HEAR = qualify("""
+SELECT CASE WHEN pg_catalog.current_setting('client_min_messages') `=` 'error'
+            THEN pg_catalog.set_config('client_min_messages', 'warning', false) END;""")
+_SYSTEM_ID = b"(SELECT system_identifier FROM pg_catalog.pg_control_system())"
+_CHECK = b"""
+SELECT r.recovering, %s,
+       CASE WHEN NOT r.recovering THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END
+  FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering) r"""
+_CHECKS = (
+    _HEAR + _CHECK % _SYSTEM_ID,
+    _HEAR + b"SELECT pg_catalog.pg_is_in_recovery(), %s, NULL" % _SYSTEM_ID,
+    _HEAR + b"SELECT pg_catalog.pg_is_in_recovery(), NULL, NULL",
+    _HEAR,
+)
 READ_ONLY_DEFAULT = b"default_transaction_read_only"
 _CHECK_TIMEOUT = 5.0
 _DOUBT_STEP = 0.002
+_UNANSWERED = LACKING | RESTRAINED | {WRONG_STATE}
 
 _ENDS = ("57P01", "57P02", "57P03")
 """SQLSTATEs with which a server ends a connection, 57P02 as a mere WARNING (PostgreSQL docs, appendix A)."""
@@ -350,9 +352,9 @@ class AsyncConnector:
     async def discard(self, conn: psycopg.AsyncConnection[Any]) -> None:
         """Take back all that a session can leave behind at the server, and configure the connection anew."""
         await conn.set_autocommit(True)
-        cursor = psycopg.AsyncCursor(conn, row_factory=psycopg.rows.tuple_row)
-        await cursor.execute("DISCARD ALL", prepare=False)
-        await cursor.execute(_SHOW_WARNINGS, prepare=False)
+        # By a cursor: psycopg has to know that its prepared statements are gone.
+        await psycopg.AsyncCursor(conn).execute("DISCARD ALL", prepare=False)
+        await ask(conn, OWN_TERMS + _HEAR)
         await conn.set_autocommit(self._autocommit)
         await self._configured(conn)
 
@@ -364,30 +366,31 @@ class AsyncConnector:
 
     async def _check(self, conn: psycopg.AsyncConnection[Any]) -> None:
         host = self._host
-        # Not through the user's row factory, nor prepared.
-        cursor = psycopg.AsyncCursor(conn, row_factory=psycopg.rows.tuple_row)
-        checks = [_CHECK_LESS]
-        if host.system_id is not None:
-            checks.insert(0, _CHECK_IDENTITY if host.timeline is None else _CHECK)
-        for sql in checks:
+        known = 2 if host.system_id is None else 1 if host.timeline is None else 0
+        terms, checks = b"", list(_CHECKS[known:])
+        while checks:
             try:
-                await cursor.execute(sql, prepare=False)
-                recovering, system_id, timeline, level = await cursor.fetchone() or (None,) * 4
+                found = row(await ask(conn, terms + checks[0])) or ()
                 break
-            except psycopg.Error:
-                if conn.closed:
+            except psycopg.Error as exc:
+                if conn.closed or exc.sqlstate not in _UNANSWERED:
                     raise
+                if exc.sqlstate in RESTRAINED and not terms:
+                    terms = OWN_TERMS
+                else:
+                    del checks[0]
         else:
             return  # without the rights to ask: the probe's word must do
-        if level == "error":
-            # It would hide the warning that no synchronous standby has confirmed a COMMIT.
-            await cursor.execute("SET client_min_messages = warning", prepare=False)
-        role = HostRole.STANDBY if recovering else HostRole.PRIMARY
+        if len(found) < 3:
+            return
+        recovering, system_id, wal_file = found
+        role = HostRole.STANDBY if recovering == b"t" else HostRole.PRIMARY
         if role is not host.role:
             raise WrongServer(f"{host.key} is a {role.value} now, expected a {host.role and host.role.value}")
-        if None not in (host.system_id, system_id) and system_id != host.system_id:
+        if system_id is not None and host.system_id is not None and int(system_id) != host.system_id:
             raise WrongServer(
-                f"{host.key} belongs to another cluster now ({system_id}, expected {host.system_id})"
+                f"{host.key} belongs to another cluster now ({int(system_id)}, expected {host.system_id})"
             )
+        timeline = None if wal_file is None else timeline_of(wal_file)
         if timeline is not None and host.timeline is not None and timeline < host.timeline:
             raise WrongServer(f"{host.key} is on timeline {timeline} now, expected {host.timeline} or later")

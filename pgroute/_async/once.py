@@ -6,14 +6,26 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg.rows import tuple_row
 
+from pgroute._async.own import ask, row, text
 from pgroute._async.session import _lost_early
-from pgroute.core.once import CLAIM, KEEP, REWRITE, UNBIND, as_json, from_json, lock_timeout, not_json
+from pgroute.core.once import (
+    CLAIM,
+    HEX_RESULT,
+    KEEP,
+    PLAIN_RESULT,
+    REWRITE,
+    UNBIND,
+    as_json,
+    from_json,
+    lock_timeout,
+    not_json,
+)
 from pgroute.core.retry import LEAST_COMMIT
 from pgroute.errors import CommitUnknown, ConfigError
 
 if TYPE_CHECKING:
+    from pgroute._async.own import Row
     from pgroute._async.transaction import AsyncAttempt
 
 _GRACE = 0.5
@@ -45,10 +57,9 @@ async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], 
         ConfigError: there is no table for it.
     """
     begun = time.monotonic()
-    cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
     try:
         async with attempt.bounded(conn, grace=_GRACE):
-            row = await _insert_or_rewrite(attempt, conn, cursor, key)
+            found = await _insert_or_rewrite(attempt, conn, key)
     except MISSING as exc:
         raise missing("once", key, exc) from None
     except UnicodeEncodeError as exc:
@@ -70,31 +81,43 @@ async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], 
         if not conn.broken:
             raise
         raise _lost_early(attempt._engine, conn, exc, "claiming its key") from exc
-    if row is None:
+    if found is None:
         attempt.decided()
         return None
-    if row[0] is None:
+    if found[0] is None:
         raise psycopg.ProgrammingError(
             f"once={key!r} was committed by a body that ended its transaction by itself: it left no result"
         )
-    return Found(row[0])
+    return Found(_received(conn, found[0]))
 
 
 async def _insert_or_rewrite(
-    attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], cursor: psycopg.AsyncCursor[Any], key: str
-) -> Any:
+    attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], key: str
+) -> Row | None:
     """Return the row that was found, None if one was inserted."""
-    inserting = psycopg.AsyncClientCursor(conn, row_factory=tuple_row)
     while True:
-        await inserting.execute(CLAIM, {"key": key, "wait": lock_timeout(attempt.left)})
-        inserting.nextset()
-        if inserting.rowcount:
+        if row(await ask(conn, CLAIM, key=key, wait=lock_timeout(attempt.left))) is not None:
             return None
-        await cursor.execute(REWRITE, {"key": key, "wait": lock_timeout(attempt.left)})
-        row = await cursor.fetchone()
-        if row is not None:
-            return row
-        await cursor.execute(UNBIND)  # it was purged in between
+        statement = REWRITE + _result(conn)
+        found = row(await ask(conn, statement, key=key, wait=lock_timeout(attempt.left)))
+        if found is not None:
+            return found
+        await ask(conn, UNBIND)  # it was purged in between
+
+
+def _encodings(conn: psycopg.AsyncConnection[Any]) -> tuple[bytes | None, bytes | None]:
+    status = conn.pgconn.parameter_status
+    return status(b"server_encoding"), status(b"client_encoding")
+
+
+def _result(conn: psycopg.AsyncConnection[Any]) -> bytes:
+    """Return the expression for a result that this connection can receive, whatever is in it."""
+    server, client = _encodings(conn)
+    return PLAIN_RESULT if client in (b"UTF8", server) or server == b"SQL_ASCII" else HEX_RESULT
+
+
+def _received(conn: psycopg.AsyncConnection[Any], value: bytes) -> str:
+    return bytes.fromhex(value.decode()).decode() if _result(conn) is HEX_RESULT else text(conn, value)
 
 
 def advice(key: str) -> str:
@@ -110,19 +133,20 @@ async def keep(
     Raises:
         TypeError: it is not JSON.
     """
-    text = as_json(result, key)
-    cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
+    stored = as_json(result, key, escape=_encodings(conn)[0] != b"SQL_ASCII")
     try:
         async with attempt.bounded(conn, least=LEAST_COMMIT):
-            await cursor.execute(KEEP, (text, key))
+            found = row(await ask(conn, KEEP + _result(conn), key=key, result=stored))
+    except UnicodeEncodeError as exc:
+        raise not_json(result, key, f"the connection cannot send it: {exc}") from exc
     except psycopg.DataError as exc:
-        # jsonb has no NUL, no lone surrogate, and no number out of numeric's range (PostgreSQL docs, 8.14).
+        # jsonb has no NUL, no lone surrogate, and no number out of numeric's range (PostgreSQL docs, 8.14), and it has
+        # what the database's encoding has.
         raise not_json(result, key, str(exc).split("\n", 1)[0]) from exc
     except psycopg.OperationalError as exc:
         if not conn.broken:
             raise
         raise _lost_early(attempt._engine, conn, exc, "storing its result") from exc
-    row = await cursor.fetchone()
-    if row is None:
+    if found is None or found[0] is None:
         raise psycopg.ProgrammingError(f"the row of once={key!r} was deleted by its own transaction")
-    return from_json(row[0])
+    return from_json(_received(conn, found[0]))

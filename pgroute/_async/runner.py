@@ -7,21 +7,19 @@ import math
 from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-import psycopg
-from psycopg.rows import tuple_row
-
 # sync-only: from psycopg_pool.abc import CT
 from psycopg_pool.abc import ACT as CT  # async-only
 
 from pgroute._async.attempts import AsyncAttempts
 from pgroute._async.once import MISSING, advice, claim, keep, missing
+from pgroute._async.own import ask, row
 from pgroute.core.once import PURGE, check_age, check_key
 
 # sync-only: from pgroute.core.request import COROUTINE_FUNCTION, LAZY, get_request
 from pgroute.core.request import LAZY, get_request  # async-only
 from pgroute.core.retry import check_policy
 from pgroute.core.roles import Role
-from pgroute.core.schema import DEFINITION, LOCK, PRESENT
+from pgroute.core.schema import DEFINITION, LOCK, PRESENT, SAFE_PATH
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +27,8 @@ if TYPE_CHECKING:
 
     # sync-only: from collections.abc import Callable
     from datetime import timedelta
+
+    import psycopg
 
     from pgroute._async.engine import AsyncEngine
     from pgroute.core.request import Request
@@ -218,21 +218,18 @@ class AsyncRunner(Generic[CT]):
 
 async def install(conn: psycopg.AsyncConnection[Any]) -> None:
     """Create what is missing of the schema."""
-    cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
-    await cursor.execute(LOCK)
-    await cursor.execute(PRESENT)
-    if await cursor.fetchone() != (True,):
-        await cursor.execute(DEFINITION)
+    await ask(conn, LOCK)
+    if row(await ask(conn, PRESENT)) != (b"t",):
+        await ask(conn, SAFE_PATH + DEFINITION.encode())
 
 
 async def purge(conn: psycopg.AsyncConnection[Any], seconds: float) -> int:
     """Delete old keys and return how many."""
-    cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
     try:
-        await cursor.execute(PURGE, (seconds,))
+        results = await ask(conn, PURGE, seconds=seconds)
     except MISSING as exc:
         raise missing("older_than", seconds, exc) from None
-    return cursor.rowcount
+    return results[-1].command_tuples or 0
 
 
 async def call(fn: Callable[..., Any], conn: psycopg.AsyncConnection[Any], *args: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute.core.faults import options_refused
+from pgroute.core.options import join_options
 from pgroute.monitor.bars import Bars, Options
 
 if TYPE_CHECKING:
@@ -54,8 +55,7 @@ class Login:
             self._plain["hostaddr"] = host.address
         self._full = self._plain
         if plan.settings:
-            options = f"{self._plain.get('options') or ''} {plan.settings}".strip()
-            self._full = {**self._plain, "options": options}
+            self._full = {**self._plain, "options": join_options(self._plain.get("options"), plan.settings)}
 
     def open(self) -> psycopg.Connection[Any]:
         """Return a connection in autocommit mode.

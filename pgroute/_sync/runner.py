@@ -8,25 +8,25 @@ import math
 from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-import psycopg
-from psycopg.rows import tuple_row
-
 from psycopg_pool.abc import CT
 
 from pgroute._sync.attempts import Attempts
 from pgroute._sync.once import MISSING, advice, claim, keep, missing
+from pgroute._sync.own import ask, row
 from pgroute.core.once import PURGE, check_age, check_key
 
 from pgroute.core.request import COROUTINE_FUNCTION, LAZY, get_request
 from pgroute.core.retry import check_policy
 from pgroute.core.roles import Role
-from pgroute.core.schema import DEFINITION, LOCK, PRESENT
+from pgroute.core.schema import DEFINITION, LOCK, PRESENT, SAFE_PATH
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
 
     from collections.abc import Callable
     from datetime import timedelta
+
+    import psycopg
 
     from pgroute._sync.engine import Engine
     from pgroute.core.request import Request
@@ -215,21 +215,18 @@ class Runner(Generic[CT]):
 
 def install(conn: psycopg.Connection[Any]) -> None:
     """Create what is missing of the schema."""
-    cursor = psycopg.Cursor(conn, row_factory=tuple_row)
-    cursor.execute(LOCK)
-    cursor.execute(PRESENT)
-    if cursor.fetchone() != (True,):
-        cursor.execute(DEFINITION)
+    ask(conn, LOCK)
+    if row(ask(conn, PRESENT)) != (b"t",):
+        ask(conn, SAFE_PATH + DEFINITION.encode())
 
 
 def purge(conn: psycopg.Connection[Any], seconds: float) -> int:
     """Delete old keys and return how many."""
-    cursor = psycopg.Cursor(conn, row_factory=tuple_row)
     try:
-        cursor.execute(PURGE, (seconds,))
+        results = ask(conn, PURGE, seconds=seconds)
     except MISSING as exc:
         raise missing("older_than", seconds, exc) from None
-    return cursor.rowcount
+    return results[-1].command_tuples or 0
 
 
 def call(fn: Callable[..., Any], conn: psycopg.Connection[Any], *args: Any) -> Any:

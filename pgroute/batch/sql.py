@@ -7,95 +7,103 @@ deleted and counted in the job's watermark: chunks below it are done.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from psycopg import pq, sql
 from psycopg.adapt import Transformer
 
+from pgroute.core.own import qualify
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from psycopg.abc import AdaptContext
     from psycopg.adapt import AdaptersMap
 
     from pgroute.batch.source import Keyset
 
-# As a number: psycopg does not read a timestamptz in every DateStyle.
-_BEGUN = b"(extract(epoch FROM started_at) * 1000000)::bigint"
+# As a number, which no DateStyle changes.
+_BEGUN = "(extract(epoch FROM started_at) `*` 1000000)::bigint"
 
-FIND = (
-    b"""
-SELECT source, chunk_size, %s, planned, complete, watermark, rows_total, rows_done, finished_at IS NOT NULL
-  FROM pgroute.batch_job WHERE job = %%s
-"""
-    % _BEGUN
-)
+FIND = qualify(f"""
+SELECT source, chunk_size, {_BEGUN}, planned, complete, watermark, rows_total, rows_done, finished_at IS NOT NULL
+  FROM pgroute.batch_job WHERE job `=` %(job)s
+""")
 
 # What was found may be on this server alone yet: only a COMMIT that has written waits for the synchronous standby.
-CONFIRM_JOB = b"UPDATE pgroute.batch_job SET watermark = watermark WHERE job = %s"
+CONFIRM_JOB = qualify("UPDATE pgroute.batch_job SET watermark = watermark WHERE job `=` %(job)s")
 
 CREATE = b"""
-INSERT INTO pgroute.batch_job (job, source, chunk_size) VALUES (%s, %s, %s)
+INSERT INTO pgroute.batch_job (job, source, chunk_size) VALUES (%(job)s, %(source)s, %(size)s)
 ON CONFLICT (job) DO NOTHING
 """
 
-DONE = b"""
-SELECT count(*), coalesce(sum(row_count), 0)::bigint FROM pgroute.batch_chunk WHERE job = %s AND done_at IS NOT NULL
-"""
+DONE = qualify("""
+SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(row_count), 0)::bigint
+  FROM pgroute.batch_chunk WHERE job `=` %(job)s AND done_at IS NOT NULL
+""")
 
-REJECTED = b"""
-SELECT count(*), coalesce(sum(row_count), 0)::bigint FROM pgroute.batch_reject WHERE job = %s
-"""
+REJECTED = qualify("""
+SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(row_count), 0)::bigint
+  FROM pgroute.batch_reject WHERE job `=` %(job)s
+""")
 
-WAIT_AT_MOST = b"SELECT set_config('lock_timeout', %s, true)"
+WAIT_AT_MOST = b"SELECT pg_catalog.set_config('lock_timeout', %(wait)s, true)"
 
-SEE_JOB = (
-    b"SELECT %s, planned, complete, watermark, rows_total FROM pgroute.batch_job WHERE job = %%s" % _BEGUN
+SEE_JOB = qualify(
+    f"SELECT {_BEGUN}, planned, complete, watermark, rows_total FROM pgroute.batch_job WHERE job `=` %(job)s"
 )
 
 LOCK_JOB = SEE_JOB + b" FOR NO KEY UPDATE"
 
-PLAN_ITEMS = b"""
+PLAN_ITEMS = qualify("""
 WITH planned AS (
     INSERT INTO pgroute.batch_chunk (job, chunk, row_count)
-    SELECT %(job)s, number, %(size)s FROM generate_series(%(planned)s::bigint, %(until)s::bigint - 1) AS number
+    SELECT %(job)s, number, %(size)s
+      FROM pg_catalog.generate_series(%(planned)s::bigint, %(until)s::bigint `-` 1) AS number
 )
-UPDATE pgroute.batch_job SET planned = %(until)s WHERE job = %(job)s
-"""
+UPDATE pgroute.batch_job SET planned = %(until)s WHERE job `=` %(job)s
+""")
 
 # Blocks are planned before it is known where the items end.
-COMPLETE_ITEMS = b"""
-WITH beyond AS (DELETE FROM pgroute.batch_chunk WHERE job = %(job)s AND chunk >= %(chunks)s)
-UPDATE pgroute.batch_job SET planned = %(chunks)s, complete = true, rows_total = %(rows)s WHERE job = %(job)s
-"""
+COMPLETE_ITEMS = qualify("""
+WITH beyond AS (DELETE FROM pgroute.batch_chunk WHERE job `=` %(job)s AND chunk `>=` %(chunks)s)
+UPDATE pgroute.batch_job SET planned = %(chunks)s, complete = true, rows_total = %(rows)s WHERE job `=` %(job)s
+""")
 
 # A chunk that is done and was another then, or that is not there now.
-DONE_OTHERWISE = b"""
+DONE_OTHERWISE = qualify("""
 SELECT 1 FROM pgroute.batch_chunk
- WHERE job = %(job)s AND done_at IS NOT NULL
-   AND (chunk >= %(chunks)s OR (chunk = %(chunks)s - 1 AND row_count <> %(partial)s))
+ WHERE job `=` %(job)s AND done_at IS NOT NULL
+   AND (chunk `>=` %(chunks)s OR (chunk `=` (%(chunks)s `-` 1) AND row_count `<>` %(partial)s))
  UNION ALL
-SELECT 1 FROM pgroute.batch_job WHERE job = %(job)s AND watermark >= %(chunks)s AND rows_done <> %(rows)s
-"""
+SELECT 1 FROM pgroute.batch_job
+ WHERE job `=` %(job)s AND watermark `>=` %(chunks)s AND rows_done `<>` %(rows)s
+""")
 
-OPEN_CHUNKS = b"""
+OPEN_CHUNKS = qualify("""
 SELECT chunk FROM pgroute.batch_chunk
- WHERE job = %(job)s AND chunk >= %(start)s AND chunk < %(until)s AND done_at IS NULL ORDER BY chunk LIMIT %(most)s
-"""
+ WHERE job `=` %(job)s AND chunk `>=` %(start)s AND chunk `<` %(until)s AND done_at IS NULL
+ ORDER BY chunk LIMIT %(most)s
+""")
 
 # One statement, so one round trip: the wait for another copy of the job is bounded, the body is not. Where no row is
 # found, the bound stays until the transaction's end, which is near then.
 _CLAIM = """
-UPDATE pgroute.batch_chunk AS claimed SET done_at = clock_timestamp(){more}
-  FROM (SELECT set_config('pgroute.lock_timeout', current_setting('lock_timeout'), true) AS had) AS aside,
-       LATERAL (SELECT set_config('lock_timeout', %(wait)s, true) AS has WHERE aside.had IS NOT NULL) AS bound
- WHERE claimed.job = %(job)s AND claimed.chunk = %(chunk)s AND claimed.done_at IS NULL AND bound.has IS NOT NULL
-RETURNING set_config('lock_timeout', current_setting('pgroute.lock_timeout'), true), claimed.row_count{columns}
+UPDATE pgroute.batch_chunk AS claimed SET done_at = pg_catalog.clock_timestamp(){more}
+  FROM (SELECT pg_catalog.set_config('pgroute.lock_timeout', pg_catalog.current_setting('lock_timeout'), true) AS had
+       ) AS aside,
+       LATERAL (SELECT pg_catalog.set_config('lock_timeout', %(wait)s, true) AS has WHERE aside.had IS NOT NULL
+       ) AS bound
+ WHERE claimed.job `=` %(job)s AND claimed.chunk `=` %(chunk)s AND claimed.done_at IS NULL AND bound.has IS NOT NULL
+RETURNING pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('pgroute.lock_timeout'), true),
+          claimed.row_count{columns}
 """
 
 # Keys are kept as the texts that any session reads alike, whatever its own settings.
 PLAIN_TEXTS = b"""
-SELECT set_config('datestyle', 'ISO', true), set_config('intervalstyle', 'postgres', true),
-       set_config('extra_float_digits', '3', true), set_config('bytea_output', 'hex', true)
+SELECT pg_catalog.set_config('datestyle', 'ISO', true), pg_catalog.set_config('intervalstyle', 'postgres', true),
+       pg_catalog.set_config('extra_float_digits', '3', true), pg_catalog.set_config('bytea_output', 'hex', true)
 """
 
 # From behind the end, so no other evaluation of the query.
@@ -105,11 +113,14 @@ CLOSE_PLAN = b"CLOSE pgroute_plan"
 
 PLAN_KEYS = b"""
 INSERT INTO pgroute.batch_chunk (job, chunk, after, upto, row_count)
-SELECT %s, chunk, after, upto, row_count
-  FROM jsonb_to_recordset(%s::jsonb) AS cut (chunk bigint, after text[], upto text[], row_count integer)
+SELECT %(job)s, chunk, after, upto, row_count
+  FROM pg_catalog.jsonb_to_recordset(%(chunks)s::pg_catalog.jsonb)
+    AS cut (chunk bigint, after pg_catalog.text[], upto pg_catalog.text[], row_count integer)
 """
 
-COMPLETE_KEYS = b"UPDATE pgroute.batch_job SET complete = true, planned = %s, rows_total = %s WHERE job = %s"
+COMPLETE_KEYS = qualify("""
+UPDATE pgroute.batch_job SET complete = true, planned = %(chunks)s, rows_total = %(rows)s WHERE job `=` %(job)s
+""")
 
 
 def walk(size: int, steps: int) -> bytes:
@@ -118,58 +129,66 @@ def walk(size: int, steps: int) -> bytes:
     return (f"{move}FETCH FORWARD 1 FROM pgroute_plan; " * steps).encode()
 
 
-CLAIM = _CLAIM.format(more="", columns="").encode()
-CLAIM_KEYS = _CLAIM.format(more="", columns=", claimed.after, claimed.upto").encode()
-CLAIM_ITEMS = _CLAIM.format(more=", row_count = %(rows)s", columns="").encode()
-
-LOOK = (
-    b"""
-SELECT %s, planned, complete, watermark, rows_total, chunk IS NOT NULL, done_at IS NOT NULL, row_count
-  FROM pgroute.batch_job LEFT JOIN pgroute.batch_chunk ON batch_chunk.job = batch_job.job AND chunk = %%s
- WHERE batch_job.job = %%s
-"""
-    % _BEGUN
+CLAIM = qualify(_CLAIM.format(more="", columns=""))
+CLAIM_KEYS = qualify(
+    _CLAIM.format(more="", columns=", pg_catalog.to_json(claimed.after), pg_catalog.to_json(claimed.upto)")
 )
+CLAIM_ITEMS = qualify(_CLAIM.format(more=", row_count = %(rows)s", columns=""))
 
-CONFIRM_CHUNK = b"UPDATE pgroute.batch_chunk SET done_at = done_at WHERE job = %s AND chunk = %s"
+LOOK = qualify(f"""
+SELECT {_BEGUN}, planned, complete, watermark, rows_total, chunk IS NOT NULL, done_at IS NOT NULL, row_count
+  FROM pgroute.batch_job
+  LEFT JOIN pgroute.batch_chunk ON batch_chunk.job `=` batch_job.job AND chunk `=` %(chunk)s
+ WHERE batch_job.job `=` %(job)s
+""")
 
-REJECT = b"""
+CONFIRM_CHUNK = qualify("""
+UPDATE pgroute.batch_chunk SET done_at = done_at WHERE job `=` %(job)s AND chunk `=` %(chunk)s
+""")
+
+REJECT = qualify("""
 INSERT INTO pgroute.batch_reject (job, chunk, after, upto, row_count, sqlstate, error)
-SELECT job, chunk, after, upto, row_count, %s, %s FROM pgroute.batch_chunk WHERE job = %s AND chunk = %s
+SELECT job, chunk, after, upto, row_count, %(state)s, %(error)s
+  FROM pgroute.batch_chunk WHERE job `=` %(job)s AND chunk `=` %(chunk)s
 ON CONFLICT (job, chunk) DO NOTHING
-"""
+""")
 
 # Nothing depends on when it becomes durable: it is done again if it was lost.
-LOCK_TO_COMPACT = b"""
-SELECT set_config('synchronous_commit', 'off', true) FROM pgroute.batch_job WHERE job = %s
+LOCK_TO_COMPACT = qualify("""
+SELECT pg_catalog.set_config('synchronous_commit', 'off', true) FROM pgroute.batch_job WHERE job `=` %(job)s
    FOR NO KEY UPDATE SKIP LOCKED
-"""
+""")
 
-COMPACT = b"""
+COMPACT = qualify("""
 WITH first AS (
     SELECT coalesce(
-        (SELECT chunk FROM pgroute.batch_chunk WHERE job = %(job)s AND done_at IS NULL ORDER BY chunk LIMIT 1), planned
-    ) AS open FROM pgroute.batch_job WHERE job = %(job)s
+        (SELECT chunk FROM pgroute.batch_chunk WHERE job `=` %(job)s AND done_at IS NULL ORDER BY chunk LIMIT 1),
+        planned
+    ) AS open FROM pgroute.batch_job WHERE job `=` %(job)s
 ), gone AS (
-    DELETE FROM pgroute.batch_chunk USING first WHERE job = %(job)s AND chunk < open RETURNING row_count
+    DELETE FROM pgroute.batch_chunk USING first WHERE job `=` %(job)s AND chunk `<` open RETURNING row_count
 )
 UPDATE pgroute.batch_job
-   SET watermark = open, rows_done = rows_done + (SELECT coalesce(sum(row_count), 0) FROM gone)
-  FROM first WHERE job = %(job)s
+   SET watermark = open, rows_done = rows_done `+` (SELECT coalesce(pg_catalog.sum(row_count), 0) FROM gone)
+  FROM first WHERE job `=` %(job)s
 RETURNING planned, complete, watermark, rows_total, rows_done
-"""
+""")
 
-FINISH = b"""
-UPDATE pgroute.batch_job SET finished_at = coalesce(finished_at, clock_timestamp()) WHERE job = %s
-"""
+FINISH = qualify("""
+UPDATE pgroute.batch_job SET finished_at = coalesce(finished_at, pg_catalog.clock_timestamp()) WHERE job `=` %(job)s
+""")
 
-# Names of types as any session finds them, whatever its search_path.
+# Names of types as any session finds them, whatever its search_path: ahead of TYPES, and after it.
 NO_PATH = b"""
-SELECT set_config('pgroute.path', current_setting('search_path'), true), set_config('search_path', '', true)
+SELECT pg_catalog.set_config('pgroute.path', pg_catalog.current_setting('search_path'), true),
+       pg_catalog.set_config('search_path', '', true)
 """
-OLD_PATH = b"SELECT set_config('search_path', current_setting('pgroute.path'), true)"
+OLD_PATH = b"SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('pgroute.path'), true)"
 
-TYPES = b"SELECT format_type(oid, -1) FROM unnest(%s::oid[]) WITH ORDINALITY AS given (oid, n) ORDER BY n"
+TYPES = b"""
+SELECT pg_catalog.format_type(oid, -1)
+  FROM pg_catalog.unnest(%(oids)s::pg_catalog.oid[]) WITH ORDINALITY AS given (oid, n) ORDER BY n
+"""
 """Of a typmod, -1: with none at all, `character` would come back, which is a single one in a cast."""
 
 
@@ -181,9 +200,12 @@ def quoted(name: str) -> str:
     return 'U&"' + name.replace("\\", "\\\\").replace("%", "\\0025") + '"'
 
 
-def literal(text: str) -> str:
-    """Return a string constant, likewise without a per cent sign."""
+def literal(text: str, *, raw: bool = False) -> str:
+    """Return a string constant, likewise without a per cent sign; *raw*: what is not ASCII as bytes, for SQL_ASCII."""
     escaped = text.replace("\\", "\\\\").replace("'", "''").replace("%", "\\x25")
+    if raw:
+        data = escaped.encode("utf-8", "surrogateescape")
+        escaped = "".join(chr(byte) if byte < 128 else f"\\x{byte:02x}" for byte in data)
     return f"E'{escaped}'"
 
 
@@ -194,59 +216,51 @@ class KeysetSql:
         keyset: the source.
         types: those of the key columns, once known.
         oids: likewise.
+        raw: the database has no encoding (SQL_ASCII).
     """
 
-    def __init__(self, keyset: Keyset, types: Sequence[str] = (), oids: Sequence[int] = ()) -> None:
+    def __init__(
+        self, keyset: Keyset, types: Sequence[str] = (), oids: Sequence[int] = (), *, raw: bool = False
+    ) -> None:
         self._keyset = keyset
         self._oids = oids
-        self._types = [kind.replace("%", "%%") for kind in types]
-        self._casts = types
+        self._types = types
+        self._raw = raw
         text = keyset.query.rstrip(" \t\r\n;")
         if keyset.params is None:
             text = text.replace("%", "%%")
         # A comment may end the query.
         self._rows = f"(\n{text}\n) AS source"
         self._columns = ", ".join(map(quoted, keyset.keys))
-        if types:
-            self._first, self._later = self._fetch(after=False), self._fetch(after=True)
+        # Types of others' have their operators where they are themselves.
+        built_in = all("." not in kind for kind in types)
+        self._above, self._within = (
+            f"OPERATOR(pg_catalog.{sign})" if built_in else sign for sign in (">", "<=")
+        )
 
-    def _mark(self, number: int) -> str:
-        return f"%(pgroute_{number})s" if isinstance(self._keyset.params, Mapping) else "%s"
+    @property
+    def _arguments(self) -> Any:
+        # Not None, for which a per cent sign would stand for itself.
+        return self._keyset.params or ()
 
-    def _arguments(self, *ours: object) -> Any:
-        params = self._keyset.params
-        if isinstance(params, Mapping):
-            return {**params, **{f"pgroute_{number}": value for number, value in enumerate(ours)}}
-        return [*(params or ()), *ours]
-
-    def describe(self) -> tuple[bytes, Any]:
+    def describe(self) -> tuple[str, Any]:
         """Return what gives the columns of the query, and no row."""
-        return f"SELECT * FROM {self._rows} LIMIT 0".encode(), self._arguments()
+        return f"SELECT * FROM {self._rows} LIMIT 0", self._arguments
 
-    def find_null(self) -> tuple[bytes, Any]:
+    def find_null(self) -> tuple[str, Any]:
         """Return what gives a row if a key is NULL."""
         test = " OR ".join(f"{quoted(name)} IS NULL" for name in self._keyset.keys)
-        return f"SELECT 1 FROM {self._rows} WHERE {test} LIMIT 1".encode(), self._arguments()
+        return f"SELECT 1 FROM {self._rows} WHERE {test} LIMIT 1", self._arguments
 
-    def declare(self) -> tuple[bytes, Any]:
+    def declare(self) -> tuple[str, Any]:
         """Return what opens a cursor on all keys in their order."""
         query = f"SELECT {self._columns} FROM {self._rows} ORDER BY {self._columns}"
-        return f"DECLARE pgroute_plan SCROLL CURSOR FOR {query}".encode(), self._arguments()
+        return f"DECLARE pgroute_plan SCROLL CURSOR FOR {query}", self._arguments
 
-    def _fetch(self, *, after: bool) -> bytes:
-        width = len(self._types)
-        marks = [f"{self._mark(n)}::{self._types[n % width]}" for n in range(2 * width)]
-        upper = marks[width:] if after else marks[:width]
-        test = f"({self._columns}) <= ({', '.join(upper)})"
-        if after:
-            test = f"({self._columns}) > ({', '.join(marks[:width])}) AND {test}"
-        return f"SELECT * FROM {self._rows} WHERE {test} ORDER BY {self._columns}".encode()
-
-    def fetch(self, after: Sequence[str] | None, upto: Sequence[str]) -> tuple[bytes, Any]:
+    def fetch(self, after: Sequence[str] | None, upto: Sequence[str]) -> tuple[str, Any]:
         """Return what gives the rows of a chunk."""
-        if after is None:
-            return self._first, self._arguments(*upto)
-        return self._later, self._arguments(*after, *upto)
+        test = self._test(after, upto).replace("%", "%%")
+        return f"SELECT * FROM {self._rows} WHERE {test} ORDER BY {self._columns}", self._arguments
 
     def range(self, context: AdaptContext, after: Sequence[str] | None, upto: Sequence[str]) -> Range:
         """Return the keys of a chunk; *context* has the adapters by which they are read."""
@@ -257,22 +271,26 @@ class KeysetSql:
         # Without the connection, whose DateStyle is not that of these texts.
         transformer = Transformer(adapters)
         values = [
-            transformer.get_loader(oid, pq.Format.TEXT).load(text.encode())
+            transformer.get_loader(oid, pq.Format.TEXT).load(text.encode("utf-8", "surrogateescape"))
             for oid, text in zip(self._oids, texts, strict=True)
         ]
         return values[0] if isinstance(self._keyset.key, str) else tuple(values)
 
     def where(self, after: Sequence[str] | None, upto: Sequence[str]) -> sql.SQL:
         """Return the condition that a row is in a chunk, as it can stand in a statement of the user's."""
-        tests = [
+        return sql.SQL(f"({self._test(after, upto)})")
+
+    def _test(self, after: Sequence[str] | None, upto: Sequence[str]) -> str:
+        return " AND ".join(
             f"({self._columns}) {sign} ({', '.join(self._constants(bound))})"
-            for sign, bound in ((">", after), ("<=", upto))
+            for sign, bound in ((self._above, after), (self._within, upto))
             if bound is not None
-        ]
-        return sql.SQL(f"({' AND '.join(tests)})")
+        )
 
     def _constants(self, bound: Sequence[str]) -> list[str]:
-        return [f"{literal(text)}::{kind}" for text, kind in zip(bound, self._casts, strict=True)]
+        return [
+            f"{literal(text, raw=self._raw)}::{kind}" for text, kind in zip(bound, self._types, strict=True)
+        ]
 
 
 class Range:

@@ -20,6 +20,15 @@ STEPS = 128
 """Chunks of a Keyset that are cut at once."""
 
 
+Row = tuple[bytes | None, ...]
+
+
+def number(value: bytes | None) -> int:
+    """Return a value that is never NULL."""
+    assert value is not None
+    return int(value)
+
+
 class Job(NamedTuple):
     """A job's row, under lock or as it was seen; the columns of SEE_JOB."""
 
@@ -28,6 +37,13 @@ class Job(NamedTuple):
     complete: bool
     watermark: int
     rows_total: int | None
+
+    @classmethod
+    def read(cls, row: Row) -> Job:
+        """Return what the first columns of a row say."""
+        begun, planned, complete, watermark, rows_total = row[:5]
+        total = None if rows_total is None else int(rows_total)
+        return cls(number(begun), number(planned), complete == b"t", number(watermark), total)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

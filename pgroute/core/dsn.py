@@ -31,6 +31,11 @@ _INTEGERS = (
     "keepalives_count",
     "tcp_user_timeout",
 )
+_TELLING = re.compile(r"(?i)(passw(or)?d|passphrase|pwd|secret|token|key)\s*=")
+"""What a secret follows in a value: a setting of the user's in ``options``, or what a misplaced quote took in."""
+_URI = re.compile(r"postgres(ql)?://(?P<login>[^@/]*@)?(?P<hosts>[^/?]*)(?P<path>[^?]*)", re.DOTALL)
+"""As libpq reads it: a login ends at the first '@', and only before a '/'."""
+_BLANK_OR_QUOTE = re.compile(r"[\s='\"]")
 _C_INTEGER = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)[ \t\n\v\f\r]*")
 _C_INT_MAX = 2**31 - 1
 
@@ -61,8 +66,7 @@ class Params(Mapping[str, str]):
 
 
 def _hidden(keyword: str, value: str) -> bool:
-    # A bare '/' in the password of a URI moves the rest of it into the database name.
-    return libpq.is_secret(keyword) or (keyword == "dbname" and "@" in value)
+    return libpq.is_secret(keyword) or _TELLING.search(value) is not None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -148,6 +152,7 @@ def parse_dsn(dsn: str = "", *, kwargs: Mapping[str, Any] | None = None) -> Dsn:
         raise ConfigError("dsn", dsn, f"expected a str, not {type(dsn).__name__}", secret=True)
     arguments, _ = split_kwargs(kwargs or {})
     in_dsn = libpq.parse(dsn)
+    _check_secrets(dsn, in_dsn)
     expanded = libpq.expand({**in_dsn, **arguments})
     params = expanded.params
     ports = params.pop("port", "")
@@ -162,6 +167,18 @@ def parse_dsn(dsn: str = "", *, kwargs: Mapping[str, Any] | None = None) -> Dsn:
     attrs = SessionAttrs.parse(session_attrs)
     libpq.validate(params)
     return Dsn(hosts, Params(params), attrs, load_balance)
+
+
+def _check_secrets(dsn: str, in_dsn: Mapping[str, str]) -> None:
+    """Refuse a DSN in which a part of a password may pass for something that is shown."""
+    uri = _URI.match(dsn)
+    if uri is not None and ("@" in uri["hosts"] or "@" in uri["path"]):
+        accepted = "expected one '@', before the hosts: in a user name, a password or a database name write '@' as %40"
+        raise ConfigError("dsn", dsn, f"{accepted} and '/' as %2F", secret=True)
+    for keyword, value in in_dsn.items():
+        if keyword != "options" and not libpq.is_secret(keyword) and _TELLING.search(value):
+            accepted = "expected a value that holds no other parameter: is a quote missing or misplaced?"
+            raise ConfigError(keyword, value, accepted, secret=True)
 
 
 def split_kwargs(kwargs: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
@@ -239,6 +256,9 @@ def _hosts(
     for name, address, text in zip(names, addresses, ports, strict=True):
         if "@" in name and not name.startswith(("/", "@")):
             accepted = "expected a name without '@' (in the password of a URI, write it as %40)"
+            raise ConfigError("host", name, accepted, secret=True)
+        if _BLANK_OR_QUOTE.search(name) and not name.startswith(("/", "@")):
+            accepted = "expected names without blanks, quotes and '=': is a quote missing or misplaced?"
             raise ConfigError("host", name, accepted, secret=True)
         if address and not is_address(address):
             raise refusal("hostaddr", address, "expected an IP address")

@@ -21,7 +21,8 @@ class EventKind(enum.Enum):
     Attributes:
         HOST_ADDED: a host is listed that was not. INFO.
         HOST_REMOVED: a host is not listed any more. INFO.
-        HOST_CHANGED: its state, role, read-only default or address is another. INFO, or WARNING if it refuses logins.
+        HOST_CHANGED: its state, role, read-only default or address is another, or it no longer tells its timeline or
+            system identifier. INFO, or WARNING if it refuses logins.
         PRIMARY_CHANGED: there is a primary where there was none, or another one. INFO.
         PRIMARY_LOST: there is none any more. WARNING.
         NO_PRIMARY: every host was asked for the first time, and none can be written to. WARNING.
@@ -92,13 +93,16 @@ def changes(old: Topology, new: Topology) -> tuple[Event, ...]:
             events.append(Event(EventKind.HOST_ADDED, at, key, f"{key} joined", after=host))
             continue
         moved = None not in (was.address, host.address) and was.address != host.address
-        if moved or (was.state, was.role, was.read_only) != (host.state, host.role, host.read_only):
+        untold = host.untold if host.untold != was.untold else ""
+        if untold or moved or (was.state, was.role, was.read_only) != (host.state, host.role, host.read_only):
             kind = EventKind.HOST_CHANGED
             if host.state is HostState.STALE and was.state is not HostState.STALE:
                 kind = EventKind.STALE_PRIMARY
             text = f"{key} {_told(was)} -> {_told(host, why=True)}"
             if moved:
                 text += f", from {was.address} to {host.address}"
+            if untold:
+                text += f", {untold}"
             events.append(Event(kind, at, key, text, was, host))
     was_split = old.split_brain
     if new.split_brain and new.split_brain != was_split:

@@ -62,6 +62,7 @@ class Answer:
         sent_at: monotonic seconds at which it was sent.
         fresh: it was asked on a connection opened for it.
         server_version: as libpq gives it, 180001 for 18.1.
+        untold: why it was asked for less than all, in the server's words; empty if it was not.
     """
 
     host: HostKey
@@ -77,6 +78,7 @@ class Answer:
     rtt: float = 0.0
     fresh: bool = False
     server_version: int = 0
+    untold: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,7 @@ class Facts:
         watched: what it last told of itself came over a connection that was still there afterwards. False once that one
             is lost and a new one is refused: the host lives, but nobody can ask it what it is.
         listing: how it came to be listed.
+        lost: what it has told once and does not tell any more.
     """
 
     key: HostKey
@@ -161,6 +164,7 @@ class Facts:
     inside: bool = False
     watched: bool = True
     listing: Listing = Listing()
+    lost: tuple[str, ...] = ()
 
     @property
     def heard(self) -> bool:
@@ -192,6 +196,14 @@ class Facts:
         if self.standing is self.contact:
             return self.reason
         return self.refusal if self.watched else f"{self.refusal}; its role is not watched meanwhile"
+
+    @property
+    def loss(self) -> str:
+        """What it does not tell any more, and why, in words."""
+        if not self.lost or self.answer is None:
+            return ""
+        why = f": {self.answer.untold}" if self.answer.untold else ""
+        return f"no longer tells its {' and '.join(self.lost)}{why}"
 
 
 _TELLING = frozenset({HostState.UP, HostState.SUSPECT, HostState.BUSY})
@@ -237,6 +249,21 @@ def _answered(facts: Facts, seen: Answer, now: float) -> Facts:
         let_in=facts.let_in or open_door,
         inside=open_door or (facts.inside and same),
         watched=True,
+        lost=_lost(facts, seen),
+    )
+
+
+def _lost(facts: Facts, seen: Answer) -> tuple[str, ...]:
+    """Return what a host has told once and not now."""
+    last = facts.answer
+    if last is None or None not in (seen.timeline, seen.system_id):
+        return ()
+    told = (
+        ("timeline", last.timeline, seen.timeline),
+        ("system identifier", last.system_id, seen.system_id),
+    )
+    return tuple(
+        name for name, before, after in told if after is None and (before is not None or name in facts.lost)
     )
 
 
@@ -300,6 +327,8 @@ class HostInfo:
         started_at: the postmaster's start, seconds since the epoch; None if not told.
         server_version: as libpq gives it, 180001 for 18.1; 0 if not known.
         origin: the name by which it came to be listed, empty for one of the DSN itself.
+        untold: which of timeline and system identifier it has told once and does not tell any more, and why, in words;
+            empty if there is nothing.
     """
 
     key: HostKey
@@ -321,6 +350,7 @@ class HostInfo:
     started_at: float | None = None
     server_version: int = 0
     origin: str = ""
+    untold: str = ""
 
     @property
     def host(self) -> str:

@@ -8,39 +8,52 @@ from datetime import timedelta
 from typing import Any
 
 from pgroute.core.options import check_name, check_number
+from pgroute.core.own import qualify
 from pgroute.errors import ConfigError
 
 UNBOUNDED_AGE = 86400.0
 """Seconds for which keys are kept at least where no time limits the retries."""
 
-# Two statements in one round trip, so without parameters of the protocol: a wait for another transaction with the same
-# key is bounded, the body is not. What the session has is put aside first. The bound has to be there before the INSERT
-# is looked at, which locks the table; where the key is found, it stays until the transaction's end.
-CLAIM = """
-SELECT set_config('lock_timeout', %(wait)s, true)
-  FROM (SELECT set_config('pgroute.lock_timeout', current_setting('lock_timeout'), true)) AS put_aside (had)
+# Two statements in one round trip: a wait for another transaction with the same key is bounded, the body is not. What
+# the session has is put aside first. The bound has to be there before the INSERT is looked at, which locks the table;
+# where the key is found, it stays until the transaction's end.
+_BOUND_BACK = (
+    "pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('pgroute.lock_timeout'), true)"
+)
+CLAIM = qualify(
+    """
+SELECT pg_catalog.set_config('lock_timeout', %(wait)s, true)
+  FROM (SELECT pg_catalog.set_config('pgroute.lock_timeout', pg_catalog.current_setting('lock_timeout'), true)
+       ) AS put_aside (had)
  WHERE had IS NOT NULL;
 INSERT INTO pgroute.once (key) VALUES (%(key)s) ON CONFLICT (key) DO NOTHING
-RETURNING set_config('lock_timeout', current_setting('pgroute.lock_timeout'), true)
-"""
+RETURNING """
+    + _BOUND_BACK
+)
 
 # Not merely read: only a COMMIT that has written waits for the synchronous standby, and what an earlier transaction
 # wrote may be on this server alone. The time that is left is less than it was for CLAIM.
-REWRITE = """
-UPDATE pgroute.once SET at = clock_timestamp()
- WHERE key = %(key)s AND set_config('lock_timeout', %(wait)s, true) IS NOT NULL
-RETURNING result::text
-"""
+REWRITE = qualify("""
+UPDATE pgroute.once SET at = pg_catalog.clock_timestamp()
+ WHERE key `=` %(key)s AND pg_catalog.set_config('lock_timeout', %(wait)s, true) IS NOT NULL
+RETURNING """)
 
 # Before another CLAIM, which would put aside the bound itself.
-UNBIND = "SELECT set_config('lock_timeout', current_setting('pgroute.lock_timeout'), true)"
+UNBIND = qualify(f"SELECT {_BOUND_BACK}")
 
 # The age of a key begins with the end of its body, which may have taken long.
-KEEP = """
-UPDATE pgroute.once SET result = %s::jsonb, at = clock_timestamp() WHERE key = %s RETURNING result::text
-"""
+KEEP = qualify("""
+UPDATE pgroute.once SET result = %(result)s, at = pg_catalog.clock_timestamp() WHERE key `=` %(key)s
+RETURNING """)
 
-PURGE = "DELETE FROM pgroute.once WHERE at < clock_timestamp() - make_interval(secs => %s)"
+# What follows RETURNING, for a connection that can receive any text, and for another.
+PLAIN_RESULT = b"result::pg_catalog.text"
+HEX_RESULT = b"pg_catalog.encode(pg_catalog.convert_to(result::pg_catalog.text, 'UTF8'), 'hex')"
+
+PURGE = qualify("""
+DELETE FROM pgroute.once
+ WHERE at `<` (pg_catalog.clock_timestamp() `-` pg_catalog.make_interval(secs => %(seconds)s))
+""")
 
 
 def check_key(once: object) -> str | None:
@@ -58,14 +71,20 @@ def check_key(once: object) -> str | None:
     return once
 
 
-def as_json(result: object, key: str) -> str:
+def as_json(result: object, key: str, *, escape: bool = True) -> str:
     """Return the text under which a result is stored.
+
+    Args:
+        result: what the body returned.
+        key: for the error.
+        escape: write what is not ASCII as JSON's escapes, which PostgreSQL puts into the database's encoding; it cannot
+            where that is SQL_ASCII.
 
     Raises:
         TypeError: it is not JSON (RFC 8259 has no NaN).
     """
     try:
-        return json.dumps(result, allow_nan=False)
+        return json.dumps(result, allow_nan=False, ensure_ascii=escape)
     except (TypeError, ValueError, RecursionError) as exc:
         raise not_json(result, key, str(exc)) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType, NoneType
@@ -82,6 +83,54 @@ def check_reset(value: object) -> None:
         raise ConfigError("reset", value, f"expected a callable, {DISCARD!r} or None")
 
 
+_SETTING = re.compile(r"_*[A-Za-z][A-Za-z0-9_$]*(\._*[A-Za-z][A-Za-z0-9_$]*)*")
+# The server splits the options at any white space of C's isspace(); a backslash takes the next character as it is
+# (pg_split_opts).
+_SPLITTING = re.compile(r"[ \t\n\v\f\r\\]")
+_MOST_OPTION_BYTES = 8000
+"""A startup packet has at most 10,000 (MAX_STARTUP_PACKET_LENGTH)."""
+
+
+def startup_options(settings: Mapping[str, Any]) -> str:
+    """Return server settings as libpq's ``options`` wants them.
+
+    Raises:
+        ConfigError: a name or a value cannot be sent so that it arrives as given.
+    """
+    text = " ".join(f"-c {name}={_setting(name, value)}" for name, value in settings.items())
+    if len(text.encode()) > _MOST_OPTION_BYTES:
+        accepted = f"expected at most {_MOST_OPTION_BYTES} bytes of settings in all; use configure= for more"
+        raise ConfigError("settings", f"{text[:40]}...", accepted)
+    return text
+
+
+def join_options(given: str | None, settings: str) -> str:
+    """Return the ``options`` of a DSN with settings after them, which win."""
+    if not given:
+        return settings
+    if (len(given) - len(given.rstrip("\\"))) % 2:
+        given = given[:-1]  # it would take the blank that follows for a part of its value
+    return f"{given} {settings}"
+
+
+def _setting(name: str, value: object) -> str:
+    if not _SETTING.fullmatch(name):
+        raise ConfigError("settings", name, "expected names of server settings, as in SHOW")
+    match value:
+        case bool():
+            text = "on" if value else "off"
+        case int():
+            text = int.__repr__(value)
+        case float() if math.isfinite(value):
+            text = float.__repr__(value)
+        case str() if "\0" not in value and value == value.encode(errors="ignore").decode():
+            text = str.__str__(value)
+        case _:
+            accepted = "expected a str without NUL and lone surrogates, a bool or a finite number"
+            raise ConfigError(f"settings[{name!r}]", value, accepted)
+    return _SPLITTING.sub(r"\\\g<0>", text)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolOptions:
     """The pool of one role, per host.
@@ -98,7 +147,7 @@ class PoolOptions:
         kwargs: for psycopg.connect, over those of the router: libpq parameters, and autocommit, prepare_threshold,
             context, row_factory, cursor_factory.
         settings: server settings for each session, by name (``{"statement_timeout": "5s"}``), passed as libpq's
-            options when it connects.
+            options when it connects. Values are str, bool or numbers.
         configure: called with each new connection before its first use, over the router's; a coroutine function for
             an AsyncRouter. It must not leave a transaction open.
         reset: called with each connection that comes back, over the router's; likewise. It takes its time from the
@@ -117,7 +166,7 @@ class PoolOptions:
     max_waiting: int = 0
     read_only: bool | None = None
     kwargs: Mapping[str, Any] | None = field(default=None, repr=False)
-    settings: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any] | None = field(default=None, repr=False)
     configure: Callable[[Any], Any] | None = None
     reset: Callable[[Any], Any] | Literal["discard"] | None = None
 
@@ -135,9 +184,7 @@ class PoolOptions:
             raise ConfigError("read_only", self.read_only, "expected True, False or None")
         check_mapping("kwargs", self.kwargs)
         check_mapping("settings", self.settings)
-        for name in self.settings or _EMPTY:
-            if not name.replace("_", "").replace(".", "").isalnum():
-                raise ConfigError("settings", name, "expected names of server settings, as in SHOW")
+        startup_options(self.settings or _EMPTY)
         check_callable("configure", self.configure)
         check_reset(self.reset)
 

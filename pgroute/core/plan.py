@@ -17,6 +17,7 @@ from pgroute.core.options import (
     check_mapping,
     check_number,
     check_reset,
+    startup_options,
 )
 from pgroute.core.retry import RetryPolicy, check_policy
 from pgroute.core.roles import HostKey, Role, SessionAttrs
@@ -54,7 +55,7 @@ class RolePlan:
     options: PoolOptions
     dsn: Dsn
     overrides: Mapping[str, str]
-    settings: str
+    settings: str = field(repr=False)
     arguments: Mapping[str, Any] = field(repr=False)
     read_only: bool
     as_probe: bool
@@ -195,7 +196,7 @@ def _role_plan(role: Role, dsn: str, watch: Dsn, kwargs: Mapping[str, Any], opti
         options=options,
         dsn=parsed,
         overrides=overrides,
-        settings=" ".join(f"-c {name}={_escape(value)}" for name, value in settings.items()),
+        settings=startup_options(settings),
         arguments=arguments,
         read_only=read_only,
         as_probe=False,
@@ -212,12 +213,6 @@ def _login(dsn: Dsn) -> dict[str, str]:
     """Return what a server may refuse a connection for."""
     names = ("application_name", "fallback_application_name", "connect_timeout")
     return {name: value for name, value in dsn.params.items() if name not in names}
-
-
-def _escape(value: object) -> str:
-    """Write a server setting as libpq's ``options`` wants it: blanks and backslashes behind a backslash."""
-    text = {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-    return text.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
 def _mode(value: object) -> Mode:

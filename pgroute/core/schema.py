@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 # Two that install at once take turns.
-LOCK = "SELECT pg_advisory_xact_lock(hashtext('pgroute.install'))"
+LOCK = b"SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('pgroute.install'))"
 
 # Without the right to create one, an existing schema would be refused too.
-PRESENT = """
-SELECT bool_and(to_regclass('pgroute.' || name) IS NOT NULL)
-  FROM unnest(ARRAY['once', 'batch_job', 'batch_chunk', 'batch_reject']) AS name
+PRESENT = b"""
+SELECT pg_catalog.bool_and(pg_catalog.to_regclass(name) IS NOT NULL)
+  FROM pg_catalog.unnest(
+         '{pgroute.once,pgroute.batch_job,pgroute.batch_chunk,pgroute.batch_reject}'::pg_catalog.text[]) AS name
 """
+
+# For the transaction, which is the router's own: types, operators and functions below are PostgreSQL's.
+SAFE_PATH = b"SET LOCAL search_path = pg_catalog, pg_temp;\n"
 
 DEFINITION = """\
 CREATE SCHEMA IF NOT EXISTS pgroute;

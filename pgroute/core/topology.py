@@ -248,7 +248,7 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
             head=head,
             trail=trail,
             born=old.version,
-            note=f.listing.note or _hint(f, outcome.primary),
+            note=f.listing.note or f.loss or _hint(f, outcome.primary),
         )
         for f in facts
     )
@@ -334,6 +334,7 @@ def _view(
         started_at=a.started_at,
         server_version=a.server_version,
         origin=f.listing.origin,
+        untold=f.loss,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -11,29 +12,34 @@ from psycopg import pq
 
 from pgroute.core.faults import Fault, FaultKind, connect_fault, one_line
 from pgroute.core.hosts import Answer
+from pgroute.core.own import LACKING, OWN_TERMS, RESTRAINED, WRONG_STATE, qualify, timeline_of
 from pgroute.core.roles import HostKey, HostRole
 from pgroute.monitor.clock import patient
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# A primary's timeline comes from its WAL file name, because the control file lags a promotion; a standby's is a lower
-# bound.
-_OF_PRIMARY = "('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int"
+# Everything is qualified, for the search_path is the user's. A primary's timeline comes from its WAL file name, because
+# the control file lags a promotion; a standby's is a lower bound.
+_OF_PRIMARY = "pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())"
 _OF_STANDBY = """
-       greatest((SELECT timeline_id FROM pg_control_checkpoint()),
-                (SELECT min_recovery_end_timeline FROM pg_control_recovery()))"""
+       greatest((SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()),
+                (SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery()))"""
+# Times as whole microseconds: a float is printed as extra_float_digits says.
 _POSITION = """
-       (CASE WHEN r.recovering THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END
-        - '0/0'::pg_lsn)::text,
-       CASE WHEN r.recovering THEN extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END"""
-_SYSTEM_ID = "(SELECT system_identifier FROM pg_control_system())"
-_START = "extract(epoch FROM pg_postmaster_start_time())"
+       CASE WHEN r.recovering THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END,
+       CASE WHEN r.recovering THEN
+         (extract(epoch FROM pg_catalog.clock_timestamp() `-` pg_catalog.pg_last_xact_replay_timestamp())
+          `*` 1000000)::bigint
+       END"""
+_SYSTEM_ID = "(SELECT system_identifier FROM pg_catalog.pg_control_system())"
+_START = "(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) `*` 1000000)::bigint"
 # It changes whenever a fresh session would get another default_transaction_read_only than this one has.
 _DEFAULTS = """
-       (SELECT string_agg(s.setdatabase || ':' || s.setrole || ':' || c, ',' ORDER BY s.setdatabase, s.setrole, c)
-          FROM pg_catalog.pg_db_role_setting s, unnest(s.setconfig) c
-         WHERE c LIKE 'default_transaction_read_only=%')"""
+       (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', s.setdatabase, s.setrole, c), ','
+                                     ORDER BY s.setdatabase, s.setrole, c)
+          FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) c
+         WHERE pg_catalog.strpos(c, 'default_transaction_read_only=') `=` 1)"""
 
 
 def _question(
@@ -44,13 +50,15 @@ def _question(
     system_id: str = "NULL",
     start: str = "NULL",
     defaults: str = "NULL",
-) -> str:
-    return f"""
+) -> bytes:
+    return qualify(f"""
 SELECT r.recovering,
-       current_setting('default_transaction_read_only'),
-       CASE WHEN r.recovering THEN {standby} ELSE {primary} END, {position}, {system_id}, {start}, {defaults}
-  FROM (SELECT pg_is_in_recovery() AS recovering) r
-"""  # noqa: S608  (made of the constants above)
+       pg_catalog.current_setting('default_transaction_read_only'),
+       CASE WHEN NOT r.recovering THEN {primary} END,
+       CASE WHEN r.recovering THEN {standby} END,
+       {position}, {system_id}, {start}, {defaults}
+  FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering) r
+""")  # noqa: S608  (made of the constants above)
 
 
 # Each level asks for less; the next one is used when a right (42501), a function (42883) or a feature (0A000) is
@@ -70,12 +78,12 @@ _LEVELS = (
     _question(system_id=_SYSTEM_ID, start=_START, defaults=_DEFAULTS),
     _question(start=_START),
     _question(),
-    "SHOW transaction_read_only",
+    b"SHOW in_hot_standby",
+    b"SHOW transaction_read_only",
 )
 _WITHOUT_WAL = 3
-_LESS = frozenset({"42501", "42883", "0A000", "42P01", "42703", "42704"})
-_WRONG_STATE = "55000"
-"""Also what a server says of a function that does not go with its role ("recovery is in progress")."""
+_SHOWN = 6
+"""The levels from this one on give a single value."""
 
 
 class ProbeFailed(Exception):
@@ -113,6 +121,9 @@ class ProbeConnection:
         self._on_loss = on_loss
         self._level = 0
         self._doubted = False
+        self._untold = ""
+        self._terms = b""
+        self._known: tuple[HostRole, int | None] | None = None
         self._settings: bytes | None = None
         self._asked = False
         self._pending: asyncio.Future[list[pq.abc.PGresult]] | None = None
@@ -179,7 +190,7 @@ class ProbeConnection:
         self._sent_at = sent_at = time.monotonic()
         try:
             try:
-                self._pgconn.send_query(_LEVELS[self._level].encode())
+                self._pgconn.send_query(self._terms + _LEVELS[self._level])
                 self._pgconn.flush()
             except psycopg.Error as exc:
                 self._lose(one_line(str(exc)))
@@ -199,54 +210,66 @@ class ProbeConnection:
         if result.status != pq.ExecStatus.TUPLES_OK:
             sqlstate = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
             text = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode("utf-8", "replace")
-            if self._step_down(sqlstate):
+            if self._step_down(sqlstate, text):
                 return None
             raise ProbeFailed(
                 Fault(FaultKind.OTHER, host_suspect=True, reason=text or f"SQLSTATE {sqlstate}")
             )
         row = [result.get_value(0, i) for i in range(result.nfields)]
+        role = HostRole.STANDBY if row[0] in (b"t", b"on") else HostRole.PRIMARY
+        whole = self._level < _SHOWN
+        if self._calls_for_all(role, int(row[7]) if whole and row[7] else None):
+            return None
         fresh, self._asked, self._doubted = not self._asked, True, False
-        if self._level == len(_LEVELS) - 1:
-            return Answer(
-                self.key,
-                HostRole.STANDBY if row[0] == b"on" else HostRole.PRIMARY,
-                sent_at,
-                rtt=rtt,
-                address=self.address,
-                fresh=fresh,
-                server_version=self._pgconn.server_version,
-            )
-        settings = row[7] or b""
-        if fresh:
-            self._settings = settings
-        elif settings != self._settings:
-            raise ProbeFailed(Fault(FaultKind.LOST, reason="the defaults of new sessions changed"))
-        return Answer(
+        answer = Answer(
             self.key,
-            HostRole.STANDBY if row[0] == b"t" else HostRole.PRIMARY,
+            role,
             sent_at,
-            read_only=row[1] == b"on",
-            timeline=int(row[2]) if row[2] else None,
-            lsn=int(row[3]) if row[3] else None,
-            replay_age=float(row[4]) if row[4] else None,
-            system_id=int(row[5]) if row[5] else None,
-            started_at=float(row[6]) if row[6] else None,
             rtt=rtt,
             address=self.address,
             fresh=fresh,
             server_version=self._pgconn.server_version,
+            untold=self._untold,
+        )
+        if not whole:
+            return answer
+        settings = row[8] or b""
+        if fresh:
+            self._settings = settings
+        elif settings != self._settings:
+            raise ProbeFailed(Fault(FaultKind.LOST, reason="the defaults of new sessions changed"))
+        return replace(
+            answer,
+            read_only=row[1] == b"on",
+            timeline=timeline_of(row[2]) if row[2] else int(row[3]) if row[3] else None,
+            lsn=_position(row[4]) if row[4] else None,
+            replay_age=int(row[5]) / 1e6 if row[5] else None,
+            system_id=int(row[6]) if row[6] else None,
+            started_at=int(row[7]) / 1e6 if row[7] else None,
         )
 
-    def _step_down(self, sqlstate: str) -> bool:
+    def _calls_for_all(self, role: HostRole, started: int | None) -> bool:
+        """Return whether to ask for everything again: another role or server may tell what this one gave up on."""
+        before, self._known = self._known, (role, started)
+        if before in (None, self._known) or self._level == 0:
+            return False
+        self._level, self._untold, self._doubted = 0, "", False
+        return True
+
+    def _step_down(self, sqlstate: str, text: str) -> bool:
         """Return whether to ask again, and ask for less where that is called for."""
-        if sqlstate == _WRONG_STATE and self._level < _WITHOUT_WAL:
+        if sqlstate in RESTRAINED and not self._terms:
+            self._terms = OWN_TERMS
+            return True
+        if sqlstate == WRONG_STATE and self._level < _WITHOUT_WAL:
             # The role may have changed between the two halves of the answer: said twice, it is no coincidence.
             if self._doubted:
-                self._level = _WITHOUT_WAL
+                self._level, self._untold = _WITHOUT_WAL, text
             self._doubted = not self._doubted
             return True
-        if sqlstate in _LESS and self._level < len(_LEVELS) - 1:
+        if sqlstate in LACKING and self._level < len(_LEVELS) - 1:
             self._level += 1
+            self._untold = text
             return True
         return False
 
@@ -288,6 +311,12 @@ class ProbeConnection:
             self.lost = "closed"
             self._loop.remove_reader(self._fd)
         self._pgconn.finish()
+
+
+def _position(text: bytes) -> int:
+    """Return the bytes of WAL up to a position, which PostgreSQL prints as two hexadecimal numbers."""
+    high, _, low = text.partition(b"/")
+    return int(high, 16) << 32 | int(low, 16)
 
 
 async def _establish(pgconn: pq.abc.PGconn) -> None:

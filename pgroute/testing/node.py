@@ -7,7 +7,6 @@ import shutil
 from typing import TYPE_CHECKING
 
 from .errors import ClusterError
-from .query import FIXED
 from .server import USER, Server
 
 if TYPE_CHECKING:
@@ -150,7 +149,7 @@ class Node(Server):
         try:
             if self._is_rival(primary):
                 raise ClusterError("both were promoted to the same timeline, which pg_rewind does not see")
-            options = ["--no-sync", "--source-server", f"{primary.conninfo} {FIXED}"]
+            options = ["--no-sync", "--source-server", primary._tool_conninfo]
             self._sandbox.run("pg_rewind", "-D", self.data_dir, *options, timeout=timeout)
             self.configure_standby(primary)
             self.start(timeout=timeout)
@@ -183,8 +182,8 @@ class Node(Server):
         self._end()
         shutil.rmtree(self.data_dir)
         options = ["--checkpoint=fast", "--no-sync", "--wal-method=stream"]
-        source = f"{primary.conninfo} {FIXED}"
-        self._sandbox.run("pg_basebackup", "-D", self.data_dir, *options, "-d", source, timeout=timeout)
+        source = ["-d", primary._tool_conninfo]
+        self._sandbox.run("pg_basebackup", "-D", self.data_dir, *options, *source, timeout=timeout)
         self.configure_standby(primary)
         self.start(timeout=timeout)
         self.wait_streaming(primary, timeout=timeout)

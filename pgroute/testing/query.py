@@ -10,19 +10,21 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
+from .surroundings import connection_parameters, no_service, printing_statements
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# What PG* variables or a service file could otherwise add.
-FIXED = (
-    "options='' target_session_attrs=any sslmode=disable gssencmode=disable application_name=pgroute-testing"
-)
-
 
 def run_query(
-    conninfo: str, sql: str, params: Sequence[Any] | Mapping[str, Any] | None, timeout: float
+    target: Mapping[str, str | int],
+    sql: str,
+    params: Sequence[Any] | Mapping[str, Any] | None,
+    timeout: float,
 ) -> list[tuple[Any, ...]]:
     """Return the rows of `sql`, run with autocommit ([] if it has none).
+
+    `target` says where: parameters of libpq, to which neither the environment nor the role's defaults add anything.
 
     Raises psycopg's errors, and TimeoutError when there is no answer within `timeout` seconds (a connection
     attempt alone may take psycopg's minimum of 2): then the session is cut off, and the statement may or may
@@ -30,10 +32,12 @@ def run_query(
     """
     import psycopg
 
-    connect_timeout = max(2, round(timeout))
-    with psycopg.connect(
-        f"{conninfo} {FIXED} connect_timeout={connect_timeout}", autocommit=True
-    ) as connection:
+    given: dict[str, Any] = connection_parameters(**target, connect_timeout=max(2, round(timeout)))
+    with no_service():
+        opened = psycopg.connect(**given, autocommit=True)
+    with opened as connection:
+        for statement in printing_statements():
+            connection.execute(statement.encode())
         expired = threading.Event()
         with socket.socket(fileno=os.dup(connection.fileno())) as link:
 

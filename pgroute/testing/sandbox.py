@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from . import processes, watchdog
 from .account import EXECUTE, copy_server, reachable, server_account, temporary_root
 from .errors import ClusterError, ClusterTimeout
+from .surroundings import program_environment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,10 +144,7 @@ class Sandbox:
         return options
 
     def _make_environment(self) -> dict[str, str]:
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))
-        }
-        environment |= {"LC_ALL": "C", "TZ": "UTC", "HOME": str(self.folder)}
+        environment = program_environment(self.folder)
         if self.bindir.is_relative_to(self.folder):
             libraries = [str(self.bindir.parent / "lib"), environment.get("LD_LIBRARY_PATH", "")]
             environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))

@@ -11,6 +11,7 @@ from . import processes
 from .errors import ClusterError, ClusterTimeout
 from .ports import HOST, Port
 from .query import run_query
+from .surroundings import program_conninfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -58,6 +59,21 @@ class Server:
     def conninfo(self) -> str:
         """A conninfo for this server alone, as superuser."""
         return f"host={self.host} port={self.port} user={USER} dbname={self.dbname}"
+
+    @property
+    def _target(self) -> dict[str, str | int]:
+        return {
+            "host": self.host,
+            "hostaddr": self.host,
+            "port": self.port,
+            "user": USER,
+            "dbname": self.dbname,
+        }
+
+    @property
+    def _tool_conninfo(self) -> str:
+        """A conninfo for the server's programs, which run without our environment."""
+        return program_conninfo(self._target)
 
     @property
     def socket_dir(self) -> Path | None:
@@ -194,7 +210,7 @@ class Server:
                 self._failure("cannot execute: it is frozen" if self.frozen else "does not run")
             )
         try:
-            return run_query(f"{self.conninfo} hostaddr={self.host}", sql, params, timeout)
+            return run_query(self._target, sql, params, timeout)
         except TimeoutError as error:
             raise ClusterTimeout(self._failure(f"gave {error}")) from error
 

@@ -583,10 +583,60 @@ def test_every_secret_parameter_is_hidden():
     assert Params(dict.fromkeys(names, SECRET)).safe() == dict.fromkeys(names, "***")
 
 
-def test_a_password_that_ran_into_the_database_name_is_hidden():
-    dsn = parse_dsn(f"postgresql://u:5432/{SECRET}@h/db")
-    assert SECRET in dsn.params["dbname"]
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        f"postgresql://u:5432/{SECRET}@h/db",
+        f"postgresql://u:5432{SECRET}/1@h/db",
+        f"postgresql://u:S3cre@@{SECRET}@h/shop",
+        f"postgresql://u:a@{SECRET}@h1,h2:5433/shop",
+        f"postgresql://u:a@{SECRET}/b@h/shop",
+        f"postgresql://u:p@h1,u:{SECRET}@h2/shop",
+    ],
+)
+def test_a_uri_whose_password_runs_into_what_is_shown_says_what_to_write(dsn):
+    error = refused(dsn)
+    assert_untold(error)
+    assert error.parameter == "dsn"
+    assert "%40" in error.accepted
+    assert "%2F" in error.accepted
+
+
+@pytest.mark.parametrize("part", [":", "?", "#", "[", "]", "=", "&", "a b", "'", "%2F", "%40", "%3A", "%25"])
+def test_what_libpq_takes_within_a_password_is_taken(part):
+    if " " in part and pq.version() >= 180000:
+        part = part.replace(" ", "%20")
+    dsn = parse_dsn(f"postgresql://u:{SECRET}{part}{SECRET}@h/db")
+    assert keys(f"postgresql://u:{SECRET}{part}{SECRET}@h/db") == [("h", 5432, None)]
+    assert dsn.params["password"].count(SECRET) == 2
+    assert SECRET not in repr(dsn)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "dsn"),
+    [
+        ("host", f"host='h password={SECRET}'"),
+        ("host", f"host='/tmp password={SECRET}'"),
+        ("host", f"host='h {SECRET}'"),
+        ("host", f"host='h={SECRET}'"),
+        ("dbname", f"host=h dbname='shop password={SECRET}'"),
+        ("application_name", f"host=h application_name='x password = {SECRET}'"),
+        ("hostaddr", f"host=h hostaddr='::1 sslpassword={SECRET}'"),
+        ("port", f"host=h port='5432 password={SECRET}'"),
+    ],
+)
+def test_a_quote_that_takes_a_password_in_is_refused(keyword, dsn):
+    error = refused(dsn)
+    assert_untold(error)
+    assert error.parameter == keyword
+    assert "quote" in error.accepted
+
+
+def test_options_that_hold_a_secret_are_not_shown():
+    dsn = parse_dsn(f"host=h options='-c app.api_key={SECRET}'")
+    assert SECRET in dsn.params["options"]
     assert SECRET not in repr(dsn) + repr(dsn.params)
+    assert "statement_timeout" in repr(parse_dsn("host=h options='-c statement_timeout=5s'"))
 
 
 def test_params_are_a_read_only_mapping():

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from typing import Any
 
 import pytest
 
-from pgroute.core.options import HostOptions, PoolOptions, ProbeOptions, check_number
+from pgroute.core.options import (
+    HostOptions,
+    PoolOptions,
+    ProbeOptions,
+    check_number,
+    join_options,
+    startup_options,
+)
 from pgroute.errors import ConfigError
 
 NAN, INF = math.nan, math.inf
@@ -25,7 +33,10 @@ BAD: list[tuple[type, str, Any, str]] = [
     (PoolOptions, "kwargs", {1: "x"}, "str keys"),
     *((PoolOptions, "settings", bad, "a mapping or None") for bad in ["x=1", 5]),
     (PoolOptions, "settings", {None: "x"}, "str keys"),
-    *((PoolOptions, "settings", {bad: "1"}, "as in SHOW") for bad in ["", "a b", "a=b", "a;b", "-c x", "_"]),
+    *(
+        (PoolOptions, "settings", {bad: "1"}, "as in SHOW")
+        for bad in ["", "a b", "a=b", "a;b", "-c x", "_", "é", "1", "a."]
+    ),
     (PoolOptions, "configure", 5, "a callable or None"),
     *((PoolOptions, "reset", value, "a callable, 'discard' or None") for value in (5, "DISCARD", "")),
     *((ProbeOptions, "interval", bad, "of at least 0.01") for bad in [*NUMBERS, 0, 0.009, -1]),
@@ -125,3 +136,61 @@ def test_check_number_at_its_bound():
     with pytest.raises(ConfigError):
         check_number("x", None)
     check_number("x", None, none=True)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, ["a", "b"], {"a": 1}, b"x", ("a",), "a\0b", "\ud800", math.nan, math.inf, {1}, 1j],
+    ids=repr,
+)
+def test_a_setting_that_cannot_be_sent_is_refused(value):
+    with pytest.raises(ConfigError, match="expected a str without NUL") as caught:
+        PoolOptions(settings={"search_path": value})
+    assert caught.value.parameter == "settings['search_path']"
+    assert caught.value.value is value
+
+
+def test_settings_that_no_startup_packet_holds_are_refused():
+    with pytest.raises(ConfigError, match="at most 8000 bytes"):
+        PoolOptions(settings={"pgroute.a": "x" * 4000, "pgroute.b": "x" * 4000})
+
+
+class Name(str, enum.Enum):  # noqa: UP042  (its str() is not its value)
+    APP = "app"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (True, "on"),
+        (False, "off"),
+        (5, "5"),
+        (2.5, "2.5"),
+        ("", ""),
+        (Name.APP, "app"),
+        (" a\tb\r\n", "\\ a\\\tb\\\r\\\n"),
+        ("a\\b\v\f", "a\\\\b\\\v\\\f"),
+        ("it's", "it's"),
+        ("ü€", "ü€"),
+    ],
+)
+def test_settings_are_written_as_the_server_splits_them(value, text):
+    assert startup_options({"a.b": value}) == f"-c a.b={text}"
+
+
+@pytest.mark.parametrize(
+    ("given", "joined"),
+    [
+        (None, "-c a=b"),
+        ("", "-c a=b"),
+        ("-c x=y", "-c x=y -c a=b"),
+        ("-c x=\\\\", "-c x=\\\\ -c a=b"),
+        ("-c x=y\\", "-c x=y -c a=b"),
+    ],
+)
+def test_settings_follow_the_options_that_are_given(given, joined):
+    assert join_options(given, "-c a=b") == joined
+
+
+def test_settings_may_hold_secrets_and_are_not_shown():
+    assert "hunter2" not in repr(PoolOptions(settings={"app.token": "hunter2"}))

@@ -287,13 +287,19 @@ AURORA = """
 CREATE SCHEMA aurora;
 CREATE SEQUENCE aurora.asked;
 CREATE ROLE tenant LOGIN SUPERUSER;
-ALTER ROLE tenant SET search_path = aurora, pg_catalog;
-CREATE FUNCTION aurora.pg_last_wal_replay_lsn() RETURNS pg_lsn LANGUAGE plpgsql AS $$
-  BEGIN RAISE 'not supported for Aurora' USING ERRCODE = '0A000'; END $$;
-CREATE FUNCTION aurora.pg_current_wal_lsn() RETURNS pg_lsn LANGUAGE plpgsql AS $$
+ALTER FUNCTION pg_catalog.pg_last_wal_replay_lsn() RENAME TO replayed;
+ALTER FUNCTION pg_catalog.pg_current_wal_lsn() RENAME TO written;
+CREATE FUNCTION pg_catalog.pg_last_wal_replay_lsn() RETURNS pg_lsn LANGUAGE plpgsql AS $$
   BEGIN
-    IF nextval('aurora.asked') {when} THEN RAISE '{text}' USING ERRCODE = '55000'; END IF;
-    RETURN pg_catalog.pg_current_wal_lsn();
+    IF session_user = 'tenant' THEN RAISE 'not supported for Aurora' USING ERRCODE = '0A000'; END IF;
+    RETURN pg_catalog.replayed();
+  END $$;
+CREATE FUNCTION pg_catalog.pg_current_wal_lsn() RETURNS pg_lsn LANGUAGE plpgsql AS $$
+  BEGIN
+    IF session_user = 'tenant' AND nextval('aurora.asked') {when} THEN
+      RAISE '{text}' USING ERRCODE = '55000';
+    END IF;
+    RETURN pg_catalog.written();
   END $$
 """
 """What a managed service does for one role: functions about WAL are refused, on a reader as a feature, on the writer as
@@ -343,3 +349,44 @@ def test_a_state_that_is_wrong_once_costs_no_part_of_the_probe(aurora: Callable[
         eventually(lambda: all_up(router))
         assert router.topology.hosts[0].timeline == 1
         assert router.topology.hosts[0].system_id is not None
+
+
+def test_a_smaller_probe_is_taken_back_when_the_role_changes(aurora: Callable[..., LocalCluster]) -> None:
+    # As a standby it does not tell its position, nor what is asked along with that; as a primary it tells all.
+    cluster = aurora(1, "never", when="< 0")
+    old, new = cluster.nodes
+    with Router(cluster.dsn.replace("postgres@", "tenant@"), probe=ProbeOptions(interval=0.1)) as router:
+        eventually(lambda: all_up(router))
+        assert [host.timeline for host in router.topology.hosts] == [1, None]
+        [before] = probes(new)
+        old.kill()
+        cluster.promote()
+        with router.writer(5.0) as conn:
+            assert conn.info.port == new.port
+        eventually(lambda: router.topology.hosts[1].timeline == 2, 2.0)
+        assert probes(new) == {before}, "on the connection that there was"
+        old.start()
+        eventually(lambda: router.topology.hosts[0].state is HostState.STALE)
+        with router.writer(5.0) as conn:
+            assert conn.info.port == new.port
+
+
+def test_what_a_host_tells_no_more_is_an_event_and_a_reason(unprivileged: LocalCluster) -> None:
+    events: list[Event] = []
+    first, _ = unprivileged.nodes
+    for function in FUNCTIONS:
+        first.execute(f"GRANT EXECUTE ON FUNCTION {function} TO PUBLIC")
+    unprivileged.catch_up()
+    with Router(unprivileged.dsn.replace("postgres@", "plain@"), probe=ProbeOptions(interval=0.1)) as router:
+        eventually(lambda: all(host.timeline for host in router.topology.hosts))
+        unsubscribe = router.subscribe(events.append)
+        first.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+        words = "no longer tells its system identifier: permission denied for function pg_control_system"
+        eventually(lambda: router.topology.hosts[0].reason == words)
+        assert router.topology.hosts[0].untold == words
+        assert words in str(router.topology)
+        eventually(lambda: any(e.host and e.host.port == first.port and words in e.text for e in events))
+        with router.writer() as conn:
+            assert conn.info.port == first.port
+        unsubscribe()
+    assert [e.kind for e in events if e.host and e.host.port == first.port] == [EventKind.HOST_CHANGED]

@@ -606,3 +606,69 @@ def test_fixtures_work_and_the_plugin_is_cheap_to_import(tmp_path: Path) -> None
     output = child.communicate(timeout=60)[0]
     assert child.returncode == 0, output
     assert "4 passed" in output
+
+
+POISON = {
+    "PGSERVICE": "nowhere",
+    "PGSERVICEFILE": "/nonexistent",
+    "PGPASSFILE": "/nonexistent",
+    "PGHOST": "nowhere.invalid",
+    "PGHOSTADDR": "192.0.2.1",
+    "PGPORT": "1",
+    "PGDATABASE": "nowhere",
+    "PGUSER": "nobody",
+    "PGPASSWORD": "wrong",
+    "PGCHANNELBINDING": "require",
+    "PGREQUIREAUTH": "scram-sha-256",
+    "PGREQUIREPEER": "nobody",
+    "PGSSLMODE": "verify-full",
+    "PGSSLNEGOTIATION": "direct",
+    "PGSSLROOTCERT": "/nonexistent",
+    "PGSSLCERT": "/nonexistent",
+    "PGSSLKEY": "/nonexistent",
+    "PGSSLCERTMODE": "require",
+    "PGSSLMINPROTOCOLVERSION": "TLSv1.3",
+    "PGGSSENCMODE": "nonsense",
+    "PGMINPROTOCOLVERSION": "nonsense",
+    "PGOPTIONS": "-c default_transaction_read_only=on -c search_path=hostile",
+    "PGCLIENTENCODING": "LATIN1",
+    "PGDATESTYLE": "German",
+    "PGTZ": "Asia/Tokyo",
+    "PGCONNECT_TIMEOUT": "nonsense",
+    "PGTARGETSESSIONATTRS": "standby",
+    "PGLOADBALANCEHOSTS": "nonsense",
+    "PGAPPNAME": "somebody",
+    "PGDATA": "/nonexistent",
+    "LC_ALL": "nonsense",
+    "LANG": "nonsense",
+}
+HOSTILE = """
+CREATE SCHEMA hostile;
+CREATE FUNCTION hostile.pg_is_in_recovery() RETURNS boolean LANGUAGE sql AS 'SELECT true';
+CREATE FUNCTION hostile.pg_current_wal_lsn() RETURNS pg_lsn LANGUAGE sql AS $$SELECT '0/0'::pg_lsn$$;
+ALTER ROLE postgres SET search_path = hostile, pg_catalog;
+ALTER ROLE postgres SET default_transaction_isolation = serializable;
+ALTER ROLE postgres SET default_transaction_read_only = on;
+ALTER ROLE postgres SET statement_timeout = '1ms';
+ALTER DATABASE postgres SET datestyle = 'German';
+"""
+
+
+def test_neither_the_environment_nor_the_roles_defaults_mislead_a_cluster(monkeypatch, pgroute_initdb_cache):
+    for name, value in POISON.items():
+        monkeypatch.setenv(name, value)
+    with LocalCluster(standbys=1, cache=pgroute_initdb_cache) as cluster:
+        old = cluster.primary
+        old.execute(HOSTILE)
+        cluster.catch_up()
+        assert cluster.primary is old
+        [(when, text)] = old.execute("SELECT timestamptz '2026-01-31 00:00:00+00', 'ü€'")
+        assert (when.year, when.month, when.day, text) == (2026, 1, 31, "ü€")
+        assert old.execute("SHOW search_path") == [('"$user", public',)]
+        old.kill()
+        new = cluster.promote()
+        new.execute("CREATE TABLE public.written (number int)")
+        old.rejoin()
+        cluster.catch_up()
+        assert old.execute("SELECT count(*) FROM public.written") == [(0,)]
+        assert dict(os.environ)["PGSERVICE"] == "nowhere"

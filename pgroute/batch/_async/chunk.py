@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg.rows import tuple_row
 
+from pgroute._async.own import ask, encoding_of, row, text
 from pgroute._async.runner import call
 from pgroute.batch import sql
+from pgroute.batch._async.ledger import encode
 from pgroute.batch.model import Chunk
 from pgroute.batch.options import poisonous
 from pgroute.batch.source import Keyset
-from pgroute.batch.state import Job, Outcome, chunk_is, gone, held
+from pgroute.batch.state import Job, Outcome, chunk_is, gone, held, number
 from pgroute.core.once import lock_timeout
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from pgroute.batch._async.ledger import AsyncLedger
     from pgroute.batch.options import JobOptions
     from pgroute.batch.progress import Tally
-    from pgroute.batch.state import Work
+    from pgroute.batch.state import Row, Work
 
     Connection = psycopg.AsyncConnection[Any]
 
@@ -74,16 +76,16 @@ class AsyncChunks:
                 async with attempt as conn:
                     self._tally.retried(attempt.number - before)
                     before = attempt.number
-                    row = await self._claim(attempt, conn, work, self._claim_statement(work))
-                    if row is None:
+                    claimed = await self._claim(attempt, conn, work, self._claim_statement(work))
+                    if claimed is None:
                         outcome, count = await self._look(attempt, conn, work)
                         continue
                     try:
-                        await self._body(conn, await self._chunk(conn, work, row))
+                        await self._body(conn, await self._chunk(conn, work, claimed))
                     except Exception:
                         intact = attempt.whole
                         raise
-                    outcome, count = Outcome.APPLIED, row[1]
+                    outcome, count = Outcome.APPLIED, number(claimed[1])
         except Exception as exc:
             # What the server says of COMMIT, a deferred constraint, is of the chunk too.
             intact = intact or (outcome is Outcome.APPLIED and getattr(exc, "sqlstate", None) is not None)
@@ -98,57 +100,50 @@ class AsyncChunks:
 
     async def _claim(
         self, attempt: AsyncAttempt[Any], conn: Connection, work: Work, statement: bytes
-    ) -> tuple[Any, ...] | None:
+    ) -> Row | None:
         """Mark a chunk as done, in this transaction; return None if there is no such row to mark."""
         seconds = attempt.left
-        cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
-        given = {
-            "job": self._name,
-            "chunk": work.number,
-            "rows": len(work.items or ()),
-            "wait": lock_timeout(seconds),
-        }
+        given: dict[str, Any] = {"job": self._name, "chunk": work.number, "rows": len(work.items or ())}
         try:
-            await cursor.execute(statement, given)
+            claimed = row(await ask(conn, statement, **given, wait=lock_timeout(seconds)))
         except psycopg.errors.LockNotAvailable as exc:
             raise held(self._name, f"chunk {work.number}", seconds) from exc
-        row = await cursor.fetchone()
-        if row is not None:
+        if claimed is not None:
             attempt.decided()
-        return row
+        return claimed
 
     async def _look(self, attempt: AsyncAttempt[Any], conn: Connection, work: Work) -> tuple[Outcome, int]:
         """Find out why a chunk could not be claimed."""
-        cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
-        await cursor.execute(sql.LOOK, [work.number, self._name])
-        row = await cursor.fetchone()
-        if row is None:
+        found = row(await ask(conn, sql.LOOK, chunk=work.number, job=self._name))
+        if found is None:
             raise gone(self._name)
-        self._ledger.check(row[0])
-        job, (present, done, count) = Job(*row[:5]), row[5:]
-        outcome = chunk_is(work.number, job, present=present, done=done)
-        if outcome is None or (not present and outcome is Outcome.UNPLANNED and work.items is None):
+        job, (present, done, count) = Job.read(found), found[5:]
+        self._ledger.check(job.begun)
+        planned = present == b"t"
+        outcome = chunk_is(work.number, job, present=planned, done=done == b"t")
+        if outcome is None or (not planned and outcome is Outcome.UNPLANNED and work.items is None):
             raise gone(self._name)
         if outcome is Outcome.FOUND and attempt._course.unknown is not None:
             # Our own, most likely. A COMMIT that has written nothing would not wait for the synchronous standby.
             outcome = Outcome.APPLIED
-            if present:
-                await cursor.execute(sql.CONFIRM_CHUNK, [self._name, work.number])
+            if planned:
+                await ask(conn, sql.CONFIRM_CHUNK, job=self._name, chunk=work.number)
             else:
-                await cursor.execute(sql.CONFIRM_JOB, [self._name])
-        return outcome, count or len(work.items or ())
+                await ask(conn, sql.CONFIRM_JOB, job=self._name)
+        return outcome, int(count or 0) or len(work.items or ())
 
-    async def _chunk(self, conn: Connection, work: Work, row: tuple[Any, ...]) -> Chunk:
+    async def _chunk(self, conn: Connection, work: Work, claimed: Row) -> Chunk:
         if work.items is not None:
             return Chunk(work.number, list(work.items))
         keyset = self._options.source
         assert isinstance(keyset, Keyset)
-        _, _, after, upto = row
+        after, upto = (json.loads(text(conn, value or b"null")) for value in claimed[2:])
         rows: list[Any] = []
         if keyset.fetch:
             cursor = psycopg.AsyncCursor(conn)
+            statement, params = self._ledger.sql.fetch(after, upto)
             # Prepared, it would fail once a column was added to the table.
-            await cursor.execute(*self._ledger.sql.fetch(after, upto), prepare=False)
+            await cursor.execute(encode(conn, statement), params, prepare=False)
             rows = await cursor.fetchall()
         return Chunk(work.number, rows, self._ledger.sql.range(conn, after, upto))
 
@@ -165,21 +160,22 @@ class AsyncChunks:
         """Note a chunk that cannot be applied, in a transaction of its own, by the same claim."""
         outcome, count = Outcome.REJECTED, 0
         state = exc.sqlstate if isinstance(exc, psycopg.Error) else None
-        text = (
-            f"{type(exc).__name__}: {exc}".replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
-        )
+        told = f"{type(exc).__name__}: {exc}".replace("\0", "\\0")
         statement = sql.CLAIM if work.items is None else sql.CLAIM_ITEMS
         async for attempt in self._router._attempts(self._request, self._options.retry, None):
             async with attempt as conn:
-                row = await self._claim(attempt, conn, work, statement)
-                if row is None:
+                claimed = await self._claim(attempt, conn, work, statement)
+                if claimed is None:
                     outcome, count = await self._look(attempt, conn, work)
                     if outcome is Outcome.APPLIED:
                         outcome = Outcome.REJECTED
                     continue
-                outcome, count = Outcome.REJECTED, row[1]
-                await psycopg.AsyncCursor(conn).execute(sql.REJECT, [state, text, self._name, work.number])
+                outcome, count = Outcome.REJECTED, number(claimed[1])
+                encoding = encoding_of(conn)
+                error = told.encode(encoding, "backslashreplace").decode(encoding)
+                given: dict[str, Any] = {"state": state, "error": error}
+                await ask(conn, sql.REJECT, **given, job=self._name, chunk=work.number)
         if outcome is Outcome.REJECTED:
-            first = text.split("\n", 1)[0]
+            first = told.split("\n", 1)[0]
             logger.warning("job %r: chunk %d is set aside: %s", self._name, work.number, first)
         return outcome, count

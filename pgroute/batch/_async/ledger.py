@@ -6,24 +6,26 @@ import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
-from psycopg.rows import tuple_row
 
 from pgroute._async.once import MISSING, missing
+from pgroute._async.own import ask, encoding_of, row, rows, text
 from pgroute.batch import sql
 from pgroute.batch.options import check_columns, check_same
 from pgroute.batch.source import Keyset, signature
-from pgroute.batch.state import AHEAD, STEPS, Cuts, Job, Standing, gone, held, misread
+from pgroute.batch.state import AHEAD, STEPS, Cuts, Job, Row, Standing, gone, held, misread, number
 from pgroute.core.once import lock_timeout
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable  # async-only
 
+    from psycopg.pq.abc import PGresult
+
     # sync-only: from collections.abc import Callable
     from pgroute._async.router import AsyncRouter
     from pgroute.batch.options import JobOptions
 
-    Cursor = psycopg.AsyncCursor[Any]
+    Connection = psycopg.AsyncConnection[Any]
 
 
 T = TypeVar("T")
@@ -60,17 +62,12 @@ class AsyncLedger:
     async def plan(self, start: int, until: int) -> tuple[Job, set[int]]:
         """Plan items up to chunk *until*; return the job, and which chunks from *start* on are open."""
 
-        async def work(cursor: Cursor) -> tuple[Job, set[int]]:
-            job = await self._see(cursor, sql.LOCK_JOB)
+        async def work(conn: Connection) -> tuple[Job, set[int]]:
+            job = await self._see(conn, sql.LOCK_JOB)
             if not job.complete and job.planned < until:
-                given = {
-                    "job": self._name,
-                    "size": self._options.chunk_size,
-                    "planned": job.planned,
-                    "until": until,
-                }
-                await cursor.execute(sql.PLAN_ITEMS, given)
-            return job, set(await self._open(cursor, start, until, until - start))
+                size = self._options.chunk_size
+                await ask(conn, sql.PLAN_ITEMS, job=self._name, size=size, planned=job.planned, until=until)
+            return job, set(await self._open(conn, start, until, until - start))
 
         return await self._transact(work)
 
@@ -81,37 +78,36 @@ class AsyncLedger:
             BatchError: an earlier run came further.
         """
 
-        async def work(cursor: Cursor) -> None:
-            job = await self._see(cursor, sql.LOCK_JOB)
+        async def work(conn: Connection) -> None:
+            job = await self._see(conn, sql.LOCK_JOB)
             if job.complete:
                 if (job.planned, job.rows_total) != (chunks, rows):
                     raise misread(self._name, f"it gives {rows} items, and gave {job.rows_total}")
                 return
             partial = rows - max(0, chunks - 1) * self._options.chunk_size
-            given = {"job": self._name, "chunks": chunks, "rows": rows, "partial": partial}
-            await cursor.execute(sql.DONE_OTHERWISE, given)
-            if job.watermark > chunks or await cursor.fetchone() is not None:
+            given: dict[str, Any] = {"job": self._name, "chunks": chunks, "rows": rows}
+            otherwise = row(await ask(conn, sql.DONE_OTHERWISE, **given, partial=partial))
+            if job.watermark > chunks or otherwise is not None:
                 raise misread(self._name, f"it ends after {rows} items, and more of them are done")
-            await cursor.execute(sql.COMPLETE_ITEMS, given)
+            await ask(conn, sql.COMPLETE_ITEMS, **given)
 
         await self._transact(work)
 
     async def open_chunks(self, start: int) -> list[int]:
         """Return open chunks of a Keyset from *start* on, the first ones."""
 
-        async def work(cursor: Cursor) -> list[int]:
-            job = await self._see(cursor, sql.SEE_JOB)
-            return await self._open(cursor, start, job.planned, AHEAD)
+        async def work(conn: Connection) -> list[int]:
+            job = await self._see(conn, sql.SEE_JOB)
+            return await self._open(conn, start, job.planned, AHEAD)
 
         return await self._transact(work)
 
     async def compact(self) -> None:
         """Delete the rows of the done chunks at the beginning, unless another copy is at it."""
 
-        async def work(cursor: Cursor) -> None:
-            await cursor.execute(sql.LOCK_TO_COMPACT, [self._name])
-            if cursor.rowcount:
-                await cursor.execute(sql.COMPACT, {"job": self._name})
+        async def work(conn: Connection) -> None:
+            if row(await ask(conn, sql.LOCK_TO_COMPACT, job=self._name)) is not None:
+                await ask(conn, sql.COMPACT, job=self._name)
 
         await self._transact(work)
 
@@ -121,25 +117,22 @@ class AsyncLedger:
         The COMMIT of it, once the synchronous standby has confirmed it, stands for those of all chunks.
         """
 
-        async def work(cursor: Cursor) -> Standing:
-            await self._see(cursor, sql.LOCK_JOB)
-            await cursor.execute(sql.COMPACT, {"job": self._name})
-            row = await cursor.fetchone()
-            assert row is not None
-            planned, complete, watermark, rows_total, rows_done = row
-            finished = complete and watermark == planned
+        async def work(conn: Connection) -> Standing:
+            await self._see(conn, sql.LOCK_JOB)
+            found = row(await ask(conn, sql.COMPACT, job=self._name))
+            assert found is not None
+            planned, complete, watermark, rows_total, rows_done = found
+            finished = complete == b"t" and watermark == planned
             if finished:
-                await cursor.execute(sql.FINISH, [self._name])
-            return await self._standing(
-                cursor, (planned, watermark, rows_total, rows_done), finished=finished
-            )
+                await ask(conn, sql.FINISH, job=self._name)
+            return await self._standing(conn, (planned, watermark, rows_total, rows_done), finished=finished)
 
         return await self._transact(work)
 
     async def _transact(
         self,
-        work: Callable[[Cursor], Awaitable[T]],  # async-only
-        # sync-only: work: Callable[[Cursor], T],
+        work: Callable[[Connection], Awaitable[T]],  # async-only
+        # sync-only: work: Callable[[Connection], T],
         isolation: str = "read committed",
         locked: str = "the row",
     ) -> T:
@@ -149,127 +142,134 @@ class AsyncLedger:
         async for attempt in self._router._attempts(request, self._options.retry, None):
             async with attempt as conn:
                 seconds = attempt.left
-                cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
                 try:
-                    await cursor.execute(sql.WAIT_AT_MOST, [lock_timeout(seconds)])
-                    result = await work(cursor)
+                    await ask(conn, sql.WAIT_AT_MOST, wait=lock_timeout(seconds))
+                    result = await work(conn)
                 except psycopg.errors.LockNotAvailable as exc:
                     raise held(self._name, locked, seconds) from exc
         return result  # type: ignore[no-any-return]
 
-    async def _see(self, cursor: Cursor, statement: bytes) -> Job:
-        await cursor.execute(statement, [self._name])
-        row = await cursor.fetchone()
-        if row is None:
+    async def _see(self, conn: Connection, statement: bytes) -> Job:
+        found = row(await ask(conn, statement, job=self._name))
+        if found is None:
             raise gone(self._name)
-        self.check(row[0])
-        return Job(*row)
+        job = Job.read(found)
+        self.check(job.begun)
+        return job
 
-    async def _open(self, cursor: Cursor, start: int, until: int, most: int) -> list[int]:
-        given = {"job": self._name, "start": start, "until": until, "most": most}
-        await cursor.execute(sql.OPEN_CHUNKS, given)
-        return [number for (number,) in await cursor.fetchall()]
+    async def _open(self, conn: Connection, start: int, until: int, most: int) -> list[int]:
+        results = await ask(conn, sql.OPEN_CHUNKS, job=self._name, start=start, until=until, most=most)
+        return [number(chunk) for (chunk,) in rows(results)]
 
-    async def _start(self, cursor: Cursor) -> Standing:
-        row = await self._find(cursor)
-        types = await self._types(cursor)
-        if row is None:
-            await self._create(cursor, types)
-            row = await self._find(cursor)
-            assert row is not None
-        source, chunk_size, self._begun, planned, _, watermark, rows_total, rows_done, finished = row
-        check_same(self._options, types, source, chunk_size)
-        if finished:
-            await cursor.execute(sql.CONFIRM_JOB, [self._name])
-        return await self._standing(cursor, (planned, watermark, rows_total, rows_done), finished=finished)
+    async def _start(self, conn: Connection) -> Standing:
+        found = await self._find(conn)
+        types = await self._types(conn)
+        if found is None:
+            await self._create(conn, types)
+            found = await self._find(conn)
+            assert found is not None
+        source, chunk_size, begun, planned, _, watermark, rows_total, rows_done, finished = found
+        self._begun = number(begun)
+        check_same(self._options, types, text(conn, source or b""), number(chunk_size))
+        if finished == b"t":
+            await ask(conn, sql.CONFIRM_JOB, job=self._name)
+        return await self._standing(
+            conn, (planned, watermark, rows_total, rows_done), finished=finished == b"t"
+        )
 
-    async def _find(self, cursor: Cursor) -> Any:
+    async def _find(self, conn: Connection) -> Row | None:
         try:
-            await cursor.execute(sql.FIND, [self._name])
+            return row(await ask(conn, sql.FIND, job=self._name))
         except MISSING as exc:
             raise missing("job", self._name, exc) from None
-        return await cursor.fetchone()
+        except UnicodeEncodeError as exc:
+            accepted = f"expected a name that the connection can send ({exc})"
+            raise ConfigError("job", self._name, accepted) from None
 
-    async def _types(self, cursor: Cursor) -> list[str]:
+    @staticmethod
+    async def _execute(conn: Connection, query: tuple[str, Any]) -> PGresult:
+        """Run a statement with the user's query and its parameters in it, and return the result as it came."""
+        statement, params = query
+        cursor = psycopg.AsyncCursor(conn)
+        await cursor.execute(encode(conn, statement), params, prepare=False)
+        assert cursor.pgresult is not None
+        return cursor.pgresult
+
+    async def _types(self, conn: Connection) -> list[str]:
         """Return the types of the key columns, and have the statements on them made."""
         keyset = self._options.source
         if not isinstance(keyset, Keyset):
             return []
-        await cursor.execute(*sql.KeysetSql(keyset).describe(), prepare=False)
-        columns = cursor.description or []
-        check_columns(keyset, [column.name for column in columns])
-        codes = {column.name: column.type_code for column in columns}
-        oids = [codes[name] for name in keyset.keys]
-        await cursor.execute(sql.NO_PATH)
-        await cursor.execute(sql.TYPES, [oids])
-        types = [name for (name,) in await cursor.fetchall()]
-        await cursor.execute(sql.OLD_PATH)
-        self.sql = sql.KeysetSql(keyset, types, oids)
+        result = await self._execute(conn, sql.KeysetSql(keyset).describe())
+        names = [text(conn, result.fname(column) or b"") for column in range(result.nfields)]
+        check_columns(keyset, names)
+        oids = [result.ftype(names.index(name)) for name in keyset.keys]
+        await ask(conn, sql.NO_PATH)
+        array = f"{{{','.join(map(str, oids))}}}"
+        types = [text(conn, kind or b"") for (kind,) in rows(await ask(conn, sql.TYPES, oids=array))]
+        await ask(conn, sql.OLD_PATH)
+        raw = conn.pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII"
+        self.sql = sql.KeysetSql(keyset, types, oids, raw=raw)
         return types
 
-    async def _create(self, cursor: Cursor, types: list[str]) -> None:
+    async def _create(self, conn: Connection, types: list[str]) -> None:
         name, source, size = self._name, self._options.source, self._options.chunk_size
+        if isinstance(source, Keyset) and (await self._execute(conn, self.sql.find_null())).ntuples:
+            raise ConfigError("key", source.key, "expected keys that are never NULL; the query gives some")
+        await ask(conn, sql.CREATE, job=name, source=signature(source, types), size=size)
         if isinstance(source, Keyset):
-            await cursor.execute(*self.sql.find_null())
-            if await cursor.fetchone() is not None:
-                raise ConfigError(
-                    "key", source.key, "expected keys that are never NULL; the query gives some"
-                )
-        await cursor.execute(sql.CREATE, [name, signature(source, types), size])
-        if isinstance(source, Keyset):
-            await self._cut(cursor)
+            await self._cut(conn)
 
-    async def _cut(self, cursor: Cursor) -> None:
+    async def _cut(self, conn: Connection) -> None:
         """Plan all chunks of a Keyset: at every so many rows in the order of the keys, and at the last.
 
         Rows of equal keys are never cut apart, for a chunk is what is between two keys; where a cut falls among them,
         its chunk has more rows than are counted for it, and the next one fewer.
         """
-        size = self._options.chunk_size
-        await cursor.execute(sql.PLAIN_TEXTS)
-        await cursor.execute(*self.sql.declare())
+        await ask(conn, sql.PLAIN_TEXTS)
+        await self._execute(conn, self.sql.declare())
         cuts = Cuts()
         while not cuts.ended:
-            await cursor.execute(sql.walk(size, STEPS))
-            while not cuts.ended:
-                if size > 1:
-                    cuts.moved(cursor.rowcount)
-                    cursor.nextset()
-                cuts.fetched(_texts(cursor))
-                if not cursor.nextset():
-                    break
-            if chunks := cuts.take():
-                await cursor.execute(sql.PLAN_KEYS, [self._name, json.dumps(chunks)])
+            # Behind the end, nothing more is moved or fetched.
+            for result in await ask(conn, sql.walk(self._options.chunk_size, STEPS)):
+                if result.nfields:
+                    cuts.fetched(_texts(conn, result))
+                else:
+                    cuts.moved(result.command_tuples or 0)
+            await self._plan(conn, cuts)
         if cuts.beyond:
-            await cursor.execute(sql.LAST_KEY)
-            cuts.last(_texts(cursor))
-            if chunks := cuts.take():
-                await cursor.execute(sql.PLAN_KEYS, [self._name, json.dumps(chunks)])
-        await cursor.execute(sql.CLOSE_PLAN)
-        await cursor.execute(sql.COMPLETE_KEYS, [cuts.count, cuts.rows, self._name])
+            cuts.last(_texts(conn, (await ask(conn, sql.LAST_KEY))[-1]))
+            await self._plan(conn, cuts)
+        await ask(conn, sql.CLOSE_PLAN)
+        await ask(conn, sql.COMPLETE_KEYS, chunks=cuts.count, rows=cuts.rows, job=self._name)
 
-    async def _standing(self, cursor: Cursor, found: tuple[Any, ...], *, finished: bool) -> Standing:
+    async def _plan(self, conn: Connection, cuts: Cuts) -> None:
+        if chunks := cuts.take():
+            await ask(conn, sql.PLAN_KEYS, job=self._name, chunks=json.dumps(chunks, ensure_ascii=False))
+
+    async def _standing(self, conn: Connection, found: Row, *, finished: bool) -> Standing:
         planned, watermark, rows_total, rows_done = found
-        await cursor.execute(sql.DONE, [self._name])
-        above, above_rows = await cursor.fetchone() or (0, 0)
-        await cursor.execute(sql.REJECTED, [self._name])
-        rejected, rejected_rows = await cursor.fetchone() or (0, 0)
+        above, above_rows = row(await ask(conn, sql.DONE, job=self._name)) or (b"0", b"0")
+        rejected, rejected_rows = row(await ask(conn, sql.REJECTED, job=self._name)) or (b"0", b"0")
         return Standing(
-            planned=planned,
-            watermark=watermark,
-            chunks_done=watermark + above,
-            rows_done=rows_done + above_rows,
-            rows_total=rows_total,
-            rejected=rejected,
-            rejected_rows=rejected_rows,
+            planned=number(planned),
+            watermark=number(watermark),
+            chunks_done=number(watermark) + number(above),
+            rows_done=number(rows_done) + number(above_rows),
+            rows_total=None if rows_total is None else int(rows_total),
+            rejected=number(rejected),
+            rejected_rows=number(rejected_rows),
             finished=finished,
         )
 
 
-def _texts(cursor: Cursor) -> list[str] | None:
+def encode(conn: Connection, statement: str) -> bytes:
+    """Return a statement in the connection's encoding; SQL_ASCII takes what psycopg refuses to send."""
+    return statement.encode(encoding_of(conn), "surrogateescape")
+
+
+def _texts(conn: Connection, result: PGresult) -> list[str] | None:
     """Return the values of a row as the server wrote them, None if there is none."""
-    result = cursor.pgresult
-    if result is None or not result.ntuples:
+    if not result.ntuples:
         return None
-    encoding = cursor.connection.info.encoding
-    return [(result.get_value(0, column) or b"").decode(encoding) for column in range(result.nfields)]
+    return [text(conn, result.get_value(0, column) or b"") for column in range(result.nfields)]

@@ -7,23 +7,25 @@ import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
-from psycopg.rows import tuple_row
 
 from pgroute._sync.once import MISSING, missing
+from pgroute._sync.own import ask, encoding_of, row, rows, text
 from pgroute.batch import sql
 from pgroute.batch.options import check_columns, check_same
 from pgroute.batch.source import Keyset, signature
-from pgroute.batch.state import AHEAD, STEPS, Cuts, Job, Standing, gone, held, misread
+from pgroute.batch.state import AHEAD, STEPS, Cuts, Job, Row, Standing, gone, held, misread, number
 from pgroute.core.once import lock_timeout
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
 
+    from psycopg.pq.abc import PGresult
+
     from collections.abc import Callable
     from pgroute._sync.router import Router
     from pgroute.batch.options import JobOptions
 
-    Cursor = psycopg.Cursor[Any]
+    Connection = psycopg.Connection[Any]
 
 
 T = TypeVar("T")
@@ -60,17 +62,12 @@ class Ledger:
     def plan(self, start: int, until: int) -> tuple[Job, set[int]]:
         """Plan items up to chunk *until*; return the job, and which chunks from *start* on are open."""
 
-        def work(cursor: Cursor) -> tuple[Job, set[int]]:
-            job = self._see(cursor, sql.LOCK_JOB)
+        def work(conn: Connection) -> tuple[Job, set[int]]:
+            job = self._see(conn, sql.LOCK_JOB)
             if not job.complete and job.planned < until:
-                given = {
-                    "job": self._name,
-                    "size": self._options.chunk_size,
-                    "planned": job.planned,
-                    "until": until,
-                }
-                cursor.execute(sql.PLAN_ITEMS, given)
-            return job, set(self._open(cursor, start, until, until - start))
+                size = self._options.chunk_size
+                ask(conn, sql.PLAN_ITEMS, job=self._name, size=size, planned=job.planned, until=until)
+            return job, set(self._open(conn, start, until, until - start))
 
         return self._transact(work)
 
@@ -81,37 +78,36 @@ class Ledger:
             BatchError: an earlier run came further.
         """
 
-        def work(cursor: Cursor) -> None:
-            job = self._see(cursor, sql.LOCK_JOB)
+        def work(conn: Connection) -> None:
+            job = self._see(conn, sql.LOCK_JOB)
             if job.complete:
                 if (job.planned, job.rows_total) != (chunks, rows):
                     raise misread(self._name, f"it gives {rows} items, and gave {job.rows_total}")
                 return
             partial = rows - max(0, chunks - 1) * self._options.chunk_size
-            given = {"job": self._name, "chunks": chunks, "rows": rows, "partial": partial}
-            cursor.execute(sql.DONE_OTHERWISE, given)
-            if job.watermark > chunks or cursor.fetchone() is not None:
+            given: dict[str, Any] = {"job": self._name, "chunks": chunks, "rows": rows}
+            otherwise = row(ask(conn, sql.DONE_OTHERWISE, **given, partial=partial))
+            if job.watermark > chunks or otherwise is not None:
                 raise misread(self._name, f"it ends after {rows} items, and more of them are done")
-            cursor.execute(sql.COMPLETE_ITEMS, given)
+            ask(conn, sql.COMPLETE_ITEMS, **given)
 
         self._transact(work)
 
     def open_chunks(self, start: int) -> list[int]:
         """Return open chunks of a Keyset from *start* on, the first ones."""
 
-        def work(cursor: Cursor) -> list[int]:
-            job = self._see(cursor, sql.SEE_JOB)
-            return self._open(cursor, start, job.planned, AHEAD)
+        def work(conn: Connection) -> list[int]:
+            job = self._see(conn, sql.SEE_JOB)
+            return self._open(conn, start, job.planned, AHEAD)
 
         return self._transact(work)
 
     def compact(self) -> None:
         """Delete the rows of the done chunks at the beginning, unless another copy is at it."""
 
-        def work(cursor: Cursor) -> None:
-            cursor.execute(sql.LOCK_TO_COMPACT, [self._name])
-            if cursor.rowcount:
-                cursor.execute(sql.COMPACT, {"job": self._name})
+        def work(conn: Connection) -> None:
+            if row(ask(conn, sql.LOCK_TO_COMPACT, job=self._name)) is not None:
+                ask(conn, sql.COMPACT, job=self._name)
 
         self._transact(work)
 
@@ -121,24 +117,21 @@ class Ledger:
         The COMMIT of it, once the synchronous standby has confirmed it, stands for those of all chunks.
         """
 
-        def work(cursor: Cursor) -> Standing:
-            self._see(cursor, sql.LOCK_JOB)
-            cursor.execute(sql.COMPACT, {"job": self._name})
-            row = cursor.fetchone()
-            assert row is not None
-            planned, complete, watermark, rows_total, rows_done = row
-            finished = complete and watermark == planned
+        def work(conn: Connection) -> Standing:
+            self._see(conn, sql.LOCK_JOB)
+            found = row(ask(conn, sql.COMPACT, job=self._name))
+            assert found is not None
+            planned, complete, watermark, rows_total, rows_done = found
+            finished = complete == b"t" and watermark == planned
             if finished:
-                cursor.execute(sql.FINISH, [self._name])
-            return self._standing(
-                cursor, (planned, watermark, rows_total, rows_done), finished=finished
-            )
+                ask(conn, sql.FINISH, job=self._name)
+            return self._standing(conn, (planned, watermark, rows_total, rows_done), finished=finished)
 
         return self._transact(work)
 
     def _transact(
         self,
-        work: Callable[[Cursor], T],
+        work: Callable[[Connection], T],
         isolation: str = "read committed",
         locked: str = "the row",
     ) -> T:
@@ -148,127 +141,134 @@ class Ledger:
         for attempt in self._router._attempts(request, self._options.retry, None):
             with attempt as conn:
                 seconds = attempt.left
-                cursor = psycopg.Cursor(conn, row_factory=tuple_row)
                 try:
-                    cursor.execute(sql.WAIT_AT_MOST, [lock_timeout(seconds)])
-                    result = work(cursor)
+                    ask(conn, sql.WAIT_AT_MOST, wait=lock_timeout(seconds))
+                    result = work(conn)
                 except psycopg.errors.LockNotAvailable as exc:
                     raise held(self._name, locked, seconds) from exc
         return result  # type: ignore[no-any-return]
 
-    def _see(self, cursor: Cursor, statement: bytes) -> Job:
-        cursor.execute(statement, [self._name])
-        row = cursor.fetchone()
-        if row is None:
+    def _see(self, conn: Connection, statement: bytes) -> Job:
+        found = row(ask(conn, statement, job=self._name))
+        if found is None:
             raise gone(self._name)
-        self.check(row[0])
-        return Job(*row)
+        job = Job.read(found)
+        self.check(job.begun)
+        return job
 
-    def _open(self, cursor: Cursor, start: int, until: int, most: int) -> list[int]:
-        given = {"job": self._name, "start": start, "until": until, "most": most}
-        cursor.execute(sql.OPEN_CHUNKS, given)
-        return [number for (number,) in cursor.fetchall()]
+    def _open(self, conn: Connection, start: int, until: int, most: int) -> list[int]:
+        results = ask(conn, sql.OPEN_CHUNKS, job=self._name, start=start, until=until, most=most)
+        return [number(chunk) for (chunk,) in rows(results)]
 
-    def _start(self, cursor: Cursor) -> Standing:
-        row = self._find(cursor)
-        types = self._types(cursor)
-        if row is None:
-            self._create(cursor, types)
-            row = self._find(cursor)
-            assert row is not None
-        source, chunk_size, self._begun, planned, _, watermark, rows_total, rows_done, finished = row
-        check_same(self._options, types, source, chunk_size)
-        if finished:
-            cursor.execute(sql.CONFIRM_JOB, [self._name])
-        return self._standing(cursor, (planned, watermark, rows_total, rows_done), finished=finished)
+    def _start(self, conn: Connection) -> Standing:
+        found = self._find(conn)
+        types = self._types(conn)
+        if found is None:
+            self._create(conn, types)
+            found = self._find(conn)
+            assert found is not None
+        source, chunk_size, begun, planned, _, watermark, rows_total, rows_done, finished = found
+        self._begun = number(begun)
+        check_same(self._options, types, text(conn, source or b""), number(chunk_size))
+        if finished == b"t":
+            ask(conn, sql.CONFIRM_JOB, job=self._name)
+        return self._standing(
+            conn, (planned, watermark, rows_total, rows_done), finished=finished == b"t"
+        )
 
-    def _find(self, cursor: Cursor) -> Any:
+    def _find(self, conn: Connection) -> Row | None:
         try:
-            cursor.execute(sql.FIND, [self._name])
+            return row(ask(conn, sql.FIND, job=self._name))
         except MISSING as exc:
             raise missing("job", self._name, exc) from None
-        return cursor.fetchone()
+        except UnicodeEncodeError as exc:
+            accepted = f"expected a name that the connection can send ({exc})"
+            raise ConfigError("job", self._name, accepted) from None
 
-    def _types(self, cursor: Cursor) -> list[str]:
+    @staticmethod
+    def _execute(conn: Connection, query: tuple[str, Any]) -> PGresult:
+        """Run a statement with the user's query and its parameters in it, and return the result as it came."""
+        statement, params = query
+        cursor = psycopg.Cursor(conn)
+        cursor.execute(encode(conn, statement), params, prepare=False)
+        assert cursor.pgresult is not None
+        return cursor.pgresult
+
+    def _types(self, conn: Connection) -> list[str]:
         """Return the types of the key columns, and have the statements on them made."""
         keyset = self._options.source
         if not isinstance(keyset, Keyset):
             return []
-        cursor.execute(*sql.KeysetSql(keyset).describe(), prepare=False)
-        columns = cursor.description or []
-        check_columns(keyset, [column.name for column in columns])
-        codes = {column.name: column.type_code for column in columns}
-        oids = [codes[name] for name in keyset.keys]
-        cursor.execute(sql.NO_PATH)
-        cursor.execute(sql.TYPES, [oids])
-        types = [name for (name,) in cursor.fetchall()]
-        cursor.execute(sql.OLD_PATH)
-        self.sql = sql.KeysetSql(keyset, types, oids)
+        result = self._execute(conn, sql.KeysetSql(keyset).describe())
+        names = [text(conn, result.fname(column) or b"") for column in range(result.nfields)]
+        check_columns(keyset, names)
+        oids = [result.ftype(names.index(name)) for name in keyset.keys]
+        ask(conn, sql.NO_PATH)
+        array = f"{{{','.join(map(str, oids))}}}"
+        types = [text(conn, kind or b"") for (kind,) in rows(ask(conn, sql.TYPES, oids=array))]
+        ask(conn, sql.OLD_PATH)
+        raw = conn.pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII"
+        self.sql = sql.KeysetSql(keyset, types, oids, raw=raw)
         return types
 
-    def _create(self, cursor: Cursor, types: list[str]) -> None:
+    def _create(self, conn: Connection, types: list[str]) -> None:
         name, source, size = self._name, self._options.source, self._options.chunk_size
+        if isinstance(source, Keyset) and (self._execute(conn, self.sql.find_null())).ntuples:
+            raise ConfigError("key", source.key, "expected keys that are never NULL; the query gives some")
+        ask(conn, sql.CREATE, job=name, source=signature(source, types), size=size)
         if isinstance(source, Keyset):
-            cursor.execute(*self.sql.find_null())
-            if cursor.fetchone() is not None:
-                raise ConfigError(
-                    "key", source.key, "expected keys that are never NULL; the query gives some"
-                )
-        cursor.execute(sql.CREATE, [name, signature(source, types), size])
-        if isinstance(source, Keyset):
-            self._cut(cursor)
+            self._cut(conn)
 
-    def _cut(self, cursor: Cursor) -> None:
+    def _cut(self, conn: Connection) -> None:
         """Plan all chunks of a Keyset: at every so many rows in the order of the keys, and at the last.
 
         Rows of equal keys are never cut apart, for a chunk is what is between two keys; where a cut falls among them,
         its chunk has more rows than are counted for it, and the next one fewer.
         """
-        size = self._options.chunk_size
-        cursor.execute(sql.PLAIN_TEXTS)
-        cursor.execute(*self.sql.declare())
+        ask(conn, sql.PLAIN_TEXTS)
+        self._execute(conn, self.sql.declare())
         cuts = Cuts()
         while not cuts.ended:
-            cursor.execute(sql.walk(size, STEPS))
-            while not cuts.ended:
-                if size > 1:
-                    cuts.moved(cursor.rowcount)
-                    cursor.nextset()
-                cuts.fetched(_texts(cursor))
-                if not cursor.nextset():
-                    break
-            if chunks := cuts.take():
-                cursor.execute(sql.PLAN_KEYS, [self._name, json.dumps(chunks)])
+            # Behind the end, nothing more is moved or fetched.
+            for result in ask(conn, sql.walk(self._options.chunk_size, STEPS)):
+                if result.nfields:
+                    cuts.fetched(_texts(conn, result))
+                else:
+                    cuts.moved(result.command_tuples or 0)
+            self._plan(conn, cuts)
         if cuts.beyond:
-            cursor.execute(sql.LAST_KEY)
-            cuts.last(_texts(cursor))
-            if chunks := cuts.take():
-                cursor.execute(sql.PLAN_KEYS, [self._name, json.dumps(chunks)])
-        cursor.execute(sql.CLOSE_PLAN)
-        cursor.execute(sql.COMPLETE_KEYS, [cuts.count, cuts.rows, self._name])
+            cuts.last(_texts(conn, (ask(conn, sql.LAST_KEY))[-1]))
+            self._plan(conn, cuts)
+        ask(conn, sql.CLOSE_PLAN)
+        ask(conn, sql.COMPLETE_KEYS, chunks=cuts.count, rows=cuts.rows, job=self._name)
 
-    def _standing(self, cursor: Cursor, found: tuple[Any, ...], *, finished: bool) -> Standing:
+    def _plan(self, conn: Connection, cuts: Cuts) -> None:
+        if chunks := cuts.take():
+            ask(conn, sql.PLAN_KEYS, job=self._name, chunks=json.dumps(chunks, ensure_ascii=False))
+
+    def _standing(self, conn: Connection, found: Row, *, finished: bool) -> Standing:
         planned, watermark, rows_total, rows_done = found
-        cursor.execute(sql.DONE, [self._name])
-        above, above_rows = cursor.fetchone() or (0, 0)
-        cursor.execute(sql.REJECTED, [self._name])
-        rejected, rejected_rows = cursor.fetchone() or (0, 0)
+        above, above_rows = row(ask(conn, sql.DONE, job=self._name)) or (b"0", b"0")
+        rejected, rejected_rows = row(ask(conn, sql.REJECTED, job=self._name)) or (b"0", b"0")
         return Standing(
-            planned=planned,
-            watermark=watermark,
-            chunks_done=watermark + above,
-            rows_done=rows_done + above_rows,
-            rows_total=rows_total,
-            rejected=rejected,
-            rejected_rows=rejected_rows,
+            planned=number(planned),
+            watermark=number(watermark),
+            chunks_done=number(watermark) + number(above),
+            rows_done=number(rows_done) + number(above_rows),
+            rows_total=None if rows_total is None else int(rows_total),
+            rejected=number(rejected),
+            rejected_rows=number(rejected_rows),
             finished=finished,
         )
 
 
-def _texts(cursor: Cursor) -> list[str] | None:
+def encode(conn: Connection, statement: str) -> bytes:
+    """Return a statement in the connection's encoding; SQL_ASCII takes what psycopg refuses to send."""
+    return statement.encode(encoding_of(conn), "surrogateescape")
+
+
+def _texts(conn: Connection, result: PGresult) -> list[str] | None:
     """Return the values of a row as the server wrote them, None if there is none."""
-    result = cursor.pgresult
-    if result is None or not result.ntuples:
+    if not result.ntuples:
         return None
-    encoding = cursor.connection.info.encoding
-    return [(result.get_value(0, column) or b"").decode(encoding) for column in range(result.nfields)]
+    return [text(conn, result.get_value(0, column) or b"") for column in range(result.nfields)]

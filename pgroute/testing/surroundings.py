@@ -1,0 +1,99 @@
+"""What the cluster's own programs and connections run with, whatever the environment and the roles' defaults say."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pgroute.core.options import startup_options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+SETTINGS = {
+    "search_path": '"$user", public',
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "role": "none",
+    "datestyle": "ISO, MDY",
+    "intervalstyle": "postgres",
+}
+"""PostgreSQL's own defaults; sent at the start of a session, they win over those of the role and the database."""
+
+_PRINTING = {
+    "PGDATESTYLE": "SET datestyle TO 'ISO, MDY'",
+    "PGTZ": "SET timezone TO 'UTC'",
+    "PGGEQO": "SET geqo TO on",
+}
+"""Variables that no parameter stands for, and that win over `SETTINGS`."""
+
+_NEUTRAL = {
+    "sslmode": "disable",
+    "gssencmode": "disable",
+    "sslcertmode": "allow",
+    "min_protocol_version": "3.0",
+    "max_protocol_version": "3.0",
+    "ssl_min_protocol_version": "TLSv1.2",
+    "application_name": "pgroute-testing",
+    "client_encoding": "UTF8",
+    "options": startup_options(SETTINGS),
+    # With one, no password file is looked for.
+    "password": "none",
+}
+_service = threading.Lock()
+
+
+def program_environment(home: Path) -> dict[str, str]:
+    """Return the environment of the server and its tools: nothing for libpq or about the language is left of ours."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
+    return {**kept, "LC_ALL": "C", "TZ": "UTC", "HOME": str(home)}
+
+
+def connection_parameters(**ours: str | int) -> dict[str, str]:
+    """Return parameters for libpq that leave nothing for the environment to add.
+
+    Args:
+        ours: host, port, user, dbname and what else matters.
+    """
+    from psycopg import pq
+
+    params = {}
+    for option in pq.Conninfo.get_defaults():
+        name = option.keyword.decode()
+        if option.envvar is not None and name != "service":
+            params[name] = _NEUTRAL.get(name, (option.compiled or b"").decode())
+    return params | {name: str(value) for name, value in ours.items()}
+
+
+def program_conninfo(target: Mapping[str, str | int]) -> str:
+    """Return a conninfo for a program that has `program_environment`, whichever version its libpq has."""
+    from psycopg.conninfo import make_conninfo
+
+    names = ("sslmode", "gssencmode", "application_name", "options", "password")
+    return make_conninfo("", **target, **{name: _NEUTRAL[name] for name in names})
+
+
+@contextmanager
+def no_service() -> Iterator[None]:
+    """Hide PGSERVICE while a connection is opened: no parameter keeps libpq from looking for that service."""
+    if "PGSERVICE" not in os.environ:
+        yield
+        return
+    with _service:
+        name = os.environ.pop("PGSERVICE", None)
+        try:
+            yield
+        finally:
+            if name is not None:
+                os.environ["PGSERVICE"] = name
+
+
+def printing_statements() -> list[str]:
+    """Return what has to be run first in a session of ours, because of variables that no parameter overrides."""
+    return [statement for name, statement in _PRINTING.items() if name in os.environ]
