@@ -166,6 +166,8 @@ class AsyncHostPool(Generic[CT]):
             if self._lending.wanting:
                 self._bell.ring()
             await waiter.wait(max(timeout, _LEAST_WAIT))
+            with self._lock:  # in here, for this wait may be interrupted too
+                self._lending.leave(waiter)
         except BaseException:
             with self._lock:
                 self._lending.leave(waiter)
@@ -175,12 +177,10 @@ class AsyncHostPool(Generic[CT]):
             raise
         finally:
             self._counts["requests_wait_ms"] += 1000.0 * (time.monotonic() - begun)
-        with self._lock:
-            self._lending.leave(waiter)
-            if waiter.item is not None:
-                return waiter.item
-            self._counts["requests_errors"] += 1
-            raise self._no_connection(time.monotonic() - begun)
+        if waiter.item is not None:
+            return waiter.item
+        self._counts["requests_errors"] += 1
+        raise self._no_connection(time.monotonic() - begun)
 
     def _no_connection(self, waited: float) -> Exception:
         if self.closed:
