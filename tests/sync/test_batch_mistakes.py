@@ -212,7 +212,7 @@ def test_a_deferred_constraint_rejects_its_chunk(ground: Ground) -> None:
 def test_a_lock_on_the_table_of_the_query_is_not_taken_for_another_copy(ground: Ground) -> None:
     ground.items(3)
     conn = psycopg.Connection.connect(f"{ground.cluster.primary.conninfo} dbname={ground.name}")
-    with conn as other, Router(ground.dsn, acquire_timeout=0.5) as router:
+    with conn as other, Router(ground.dsn, acquire_timeout=2.0) as router:
         other.execute("LOCK TABLE item")
         job = BatchJob(router, "j", Keyset("SELECT id FROM item", key="id"), retry=QUICK)
         with pytest.raises(BatchError, match="a table of the query"):

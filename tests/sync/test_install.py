@@ -97,7 +97,7 @@ def test_the_rights_that_are_told_are_enough_and_none_too_many(
             owner.run(execute, grants[-1])
             assert plain.once_purge(86400) == 0
             job = BatchJob(plain, "job", [1, 2], chunk_size=1, on_error="reject")
-            for left_out in range(2, 4):
+            for left_out in range(2, 5):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     job.run(refuse)
                 owner.run(execute, grants[left_out])
