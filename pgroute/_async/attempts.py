@@ -7,6 +7,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from pgroute._async.session import note_commit
 from pgroute._async.transaction import AsyncAttempt, pause
 from pgroute.core.retry import Course
 
@@ -54,6 +55,11 @@ class AsyncAttempts(Generic[CT]):
         """The error of an attempt that may have been committed, as far as that is not decided."""
         return None if self._course is None else self._course.unknown
 
+    @property
+    def phase(self) -> str:
+        """How far the last attempt's COMMIT came, in words for whom an interrupt reaches."""
+        return "" if self._attempt is None else self._attempt.phase
+
     def __del__(self) -> None:
         attempt = self._attempt
         if attempt is not None and attempt.again is not None:
@@ -71,6 +77,14 @@ class AsyncAttempts(Generic[CT]):
         return self
 
     async def __anext__(self) -> AsyncAttempt[CT]:
+        try:
+            return await self._next()
+        except BaseException as exc:
+            if not isinstance(exc, Exception):
+                note_commit(exc, self.phase)
+            raise
+
+    async def _next(self) -> AsyncAttempt[CT]:
         before = self._attempt
         if before is None:
             self._course = Course(

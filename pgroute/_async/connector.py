@@ -80,12 +80,14 @@ class AsyncLease:
         taken_at: monotonic seconds of the checkout.
         expires_at: monotonic seconds from which on it is not lent any more.
         watch: a weak reference to the connection, by which its loss is noticed.
+        holder: a weak reference to the session that has it, which may be lost where its connection is not.
     """
 
     __slots__ = (
         "baseline",
         "doomed",
         "expires_at",
+        "holder",
         "pool",
         "read_only",
         "taken",
@@ -107,6 +109,13 @@ class AsyncLease:
         self.taken_at = 0.0
         self.expires_at = math.inf
         self.watch: weakref.ref[psycopg.AsyncConnection[Any]] | None = None
+        self.holder: weakref.ref[Any] | None = None
+
+    def forsaken(self, _: object) -> None:
+        """Take note that the session was collected which should have returned the connection."""
+        self.doomed = True
+        self.taken = False
+        self.pool._collected(self)
 
     def note_baseline(self, conn: psycopg.AsyncConnection[Any], *, read_only: bool) -> None:
         """Remember the attributes as they are now."""

@@ -205,7 +205,6 @@ class AsyncHostPool(Generic[CT]):
     async def putconn(self, conn: CT) -> None:
         """Return a connection, its attributes as the role wants them; one that must not be used again is closed."""
         lease: AsyncLease = conn._pgroute  # type: ignore[attr-defined]
-        lease.taken = False
         self._counts["usage_ms"] += 1000.0 * (time.monotonic() - lease.taken_at)
         try:
             if getattr(conn, "_tpc", None):
@@ -235,21 +234,25 @@ class AsyncHostPool(Generic[CT]):
 
     async def _take_back(self, lease: AsyncLease, conn: CT) -> None:
         """Give a connection to the next caller, have it idle, or close it."""
-        passed_on = False
+        item = (lease, conn)
         try:
             status = conn.pgconn.transaction_status
-            keep = status == TransactionStatus.IDLE and not contradicts(conn)
+            keep = status == TransactionStatus.IDLE and not (lease.doomed or contradicts(conn))
             with self._lock:
                 if keep and not self.closed and time.monotonic() < lease.expires_at:
-                    passed_on = True
-                    self._lending.offer((lease, conn))
+                    lease.taken = False
+                    lease.holder = None
+                    self._lending.offer(item)
                     return
             if status == TransactionStatus.UNKNOWN:
                 self._counts["returns_bad"] += 1
             await self._dispose(lease, conn)
         except BaseException:
             # What an interrupt has left undone is done by the worker.
+            with self._lock:
+                passed_on = self._lending.offered(item)
             if not passed_on:
+                lease.taken = False
                 conn.pgconn.finish()
                 self._lost.append(lease)
             self._bell.ring()
@@ -261,8 +264,9 @@ class AsyncHostPool(Generic[CT]):
             await conn.close()
         finally:
             with self._lock:
-                lease.watch = None
                 self._lending.remove(lease)
+                lease.taken = False
+                lease.watch = lease.holder = None
             self._bell.ring()
 
     async def _work(self) -> None:
@@ -301,6 +305,7 @@ class AsyncHostPool(Generic[CT]):
                 known = lease in self._lending.leases
                 self._lending.remove(lease)
             if known:
+                lease.wire.cut()
                 self._counts["connections_lost"] += 1
                 logger.warning("a connection of %s was lost by its caller, and is closed", self.name)
 

@@ -15,6 +15,7 @@ from psycopg_pool.abc import ACT as CT  # async-only
 
 from pgroute._async.attempts import AsyncAttempts
 from pgroute._async.once import MISSING, advice, claim, keep, missing
+from pgroute._async.session import note_commit
 from pgroute.core.once import PURGE, check_age, check_key
 from pgroute.core.request import LAZY, get_request
 from pgroute.core.retry import check_policy
@@ -117,6 +118,7 @@ class AsyncRunner(Generic[CT]):
                     if key is not None:
                         result = await keep(attempt, conn, key, result)
         except BaseException as exc:
+            note_commit(exc, attempts.phase)
             if key is not None and (exc is attempts.unknown or not isinstance(exc, Exception)):
                 exc.add_note(advice(key))
             raise

@@ -8,6 +8,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from pgroute._sync.session import note_commit
 from pgroute._sync.transaction import Attempt, pause
 from pgroute.core.retry import Course
 
@@ -55,6 +56,11 @@ class Attempts(Generic[CT]):
         """The error of an attempt that may have been committed, as far as that is not decided."""
         return None if self._course is None else self._course.unknown
 
+    @property
+    def phase(self) -> str:
+        """How far the last attempt's COMMIT came, in words for whom an interrupt reaches."""
+        return "" if self._attempt is None else self._attempt.phase
+
     def __del__(self) -> None:
         attempt = self._attempt
         if attempt is not None and attempt.again is not None:
@@ -72,6 +78,14 @@ class Attempts(Generic[CT]):
         return self
 
     def __next__(self) -> Attempt[CT]:
+        try:
+            return self._next()
+        except BaseException as exc:
+            if not isinstance(exc, Exception):
+                note_commit(exc, self.phase)
+            raise
+
+    def _next(self) -> Attempt[CT]:
         before = self._attempt
         if before is None:
             self._course = Course(

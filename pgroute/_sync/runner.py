@@ -15,6 +15,7 @@ from psycopg_pool.abc import CT
 
 from pgroute._sync.attempts import Attempts
 from pgroute._sync.once import MISSING, advice, claim, keep, missing
+from pgroute._sync.session import note_commit
 from pgroute.core.once import PURGE, check_age, check_key
 from pgroute.core.request import LAZY, get_request
 from pgroute.core.retry import check_policy
@@ -115,6 +116,7 @@ class Runner(Generic[CT]):
                     if key is not None:
                         result = keep(attempt, conn, key, result)
         except BaseException as exc:
+            note_commit(exc, attempts.phase)
             if key is not None and (exc is attempts.unknown or not isinstance(exc, Exception)):
                 exc.add_note(advice(key))
             raise

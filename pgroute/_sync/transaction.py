@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -14,13 +15,19 @@ import psycopg
 from pgroute._acompat import Watchdog
 from pgroute._sync.connector import alive
 from pgroute._sync.session import (
+    COMMIT_SENT,
+    COMMITTED,
     IDLE,
     INTRANS,
+    NOTHING_SENT,
     _commit_failed,
     _end,
     _lost_early,
     _roll_back,
     _tell_unconfirmed,
+    give_back,
+    note_commit,
+    refused,
 )
 from pgroute.core.faults import Fault, FaultKind, one_line, session_fault
 from pgroute.core.request import ends_transaction
@@ -42,7 +49,19 @@ CT = TypeVar("CT", bound="psycopg.Connection[Any]")
 
 logger = logging.getLogger("pgroute")
 
-_around: ContextVar[Attempt[Any] | None] = ContextVar("_around", default=None)
+
+
+class _Around:
+    """An attempt, which it does not keep alive, and those around it."""
+
+    __slots__ = ("attempt", "outer")
+
+    def __init__(self, attempt: Attempt[Any], outer: _Around | None) -> None:
+        self.attempt = weakref.ref(attempt)
+        self.outer = outer
+
+
+_around: ContextVar[_Around | None] = ContextVar("_around", default=None)
 """The attempt in whose body this code runs; a task that was started there has it too, even when that is over."""
 
 
@@ -55,9 +74,11 @@ class Attempt(Generic[CT]):
     Attributes:
         again: seconds to pause before another attempt; None: there is no need for one.
         ended: it was entered, and left.
+        phase: how far its COMMIT came, in words for whom an interrupt reaches.
     """
 
     __slots__ = (
+        "__weakref__",
         "_around",
         "_block",
         "_conn",
@@ -70,6 +91,7 @@ class Attempt(Generic[CT]):
         "_wait",
         "again",
         "ended",
+        "phase",
     )
 
     def __init__(
@@ -79,7 +101,7 @@ class Attempt(Generic[CT]):
         self._request = request
         self._course = course
         self._key = key
-        self._around: Attempt[Any] | None = None
+        self._around: _Around | None = None
         self._wait: Any = None
         self._conn: CT | None = None
         self._block: Block | None = None
@@ -87,6 +109,7 @@ class Attempt(Generic[CT]):
         self._split = False
         self.again: float | None = None
         self.ended = False
+        self.phase = NOTHING_SENT
 
     @property
     def number(self) -> int:
@@ -120,6 +143,8 @@ class Attempt(Generic[CT]):
                 self._course.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
                 raise self._course.final(exc, time.monotonic())  # noqa: B904  (the same one, or the one before)
             try:
+                lease = conn._pgroute  # type: ignore[attr-defined]
+                lease.holder = weakref.ref(self, lease.forsaken)
                 with self.bounded(conn):
                     self._begin(conn)
             except BaseException as exc:
@@ -129,7 +154,7 @@ class Attempt(Generic[CT]):
             else:
                 self._conn = conn
                 self._around = _around.get()
-                _around.set(self)
+                _around.set(_Around(self, self._around))
                 return conn
             pause(self._engine, seconds)
 
@@ -164,19 +189,24 @@ class Attempt(Generic[CT]):
         """Notice if the body ends the transaction by a COMMIT or ROLLBACK of its own, and begins another perhaps."""
         wait, pgconn = conn.wait, conn.pgconn
         self._wait = vars(conn).get("wait")
+        reference = weakref.ref(self)  # the connection must not keep alive who notices its loss
+
+        def split() -> None:
+            if (attempt := reference()) is not None:
+                attempt._split = True
 
         def watched(gen: Any, *args: Any, **kwargs: Any) -> Any:
             # Seen before it is sent, for the answer may be lost; and in the tags of what came back, for it may be one
             # of several statements.
             known = gen.gi_frame.f_locals if hasattr(gen, "gi_frame") and gen.gi_frame is not None else {}
             if ends_transaction(known.get("query")):
-                self._split = True
+                split()
             cursor = known.get("self")
             try:
                 return wait(gen, *args, **kwargs)
             finally:
                 if pgconn.transaction_status == IDLE or _committed(cursor):
-                    self._split = True
+                    split()
 
         conn.wait = watched  # type: ignore[method-assign]
 
@@ -205,7 +235,7 @@ class Attempt(Generic[CT]):
                 self.ended = True
             return seconds
         finally:
-            self._give_back(conn)
+            give_back(self._engine, conn)
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
@@ -219,19 +249,18 @@ class Attempt(Generic[CT]):
             if exc is None:
                 self._engine.check_usable()
             return False
-        self._watch_no_more(conn)
         try:
-            if exc is None:
-                return self._commit(conn)
-            return self._fail(conn, exc)
-        finally:
-            self._block = self._transaction = None
-            self._give_back(conn)
-
-    def _give_back(self, conn: CT) -> None:
-        conn._pgroute.pool.putconn(conn)  # type: ignore[attr-defined]
-        if self._engine.closing:
-            self._engine.changes.notify()
+            self._watch_no_more(conn)
+            try:
+                if exc is None:
+                    return self._commit(conn)
+                return self._fail(conn, exc)
+            finally:
+                self._block = self._transaction = None
+                give_back(self._engine, conn)
+        except BaseException as failure:
+            note_commit(failure, self.phase)
+            raise
 
     def _commit(self, conn: CT) -> bool:
         block = self._block
@@ -245,15 +274,19 @@ class Attempt(Generic[CT]):
                 self._refuse(conn, "the body left its pipeline open: nothing was committed")
             if (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
                 phase = Phase.COMMIT
+                self.phase = COMMIT_SENT
                 try:
                     with self.bounded(conn, least=LEAST_COMMIT):
                         block.__exit__(None, None, None)
                 except BaseException as failure:
+                    if refused(conn, failure):
+                        self.phase = NOTHING_SENT
                     _commit_failed(self._engine, conn, failure)
                     lost = conn.closed
                     if conn.pgconn.transaction_status:
                         conn.close()  # the body left another transaction() of its own open
                     raise
+                self.phase = COMMITTED
             else:
                 _end(self._engine, conn, block, status=status, read_write=self._request.read_write)
             if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
@@ -326,8 +359,9 @@ def _refuse_nested(engine: Engine[Any], request: Request, key: str | None) -> No
     writes = request.role is Role.WRITER and not request.read_only
     around = _around.get()
     while around is not None:
-        if not around.ended and around._engine is engine:
-            if key is not None and around._key == key:
+        attempt = around.attempt()
+        if attempt is not None and not attempt.ended and attempt._engine is engine:
+            if key is not None and attempt._key == key:
                 raise psycopg.ProgrammingError(
                     f"run(once={key!r}) within its own body: it would wait for itself"
                 )
@@ -337,7 +371,7 @@ def _refuse_nested(engine: Engine[Any], request: Request, key: str | None) -> No
                     "and again when the outer one is run again. Use the connection that the body was given (its "
                     "transaction() makes a savepoint), or give a key of your own: run(once=KEY)"
                 )
-        around = around._around
+        around = around.outer
 
 
 def pause(engine: Engine[Any], seconds: float) -> None:

@@ -144,17 +144,23 @@ class Lending(Generic[L, C]):
 
     def leave(self, waiter: Waiter) -> None:
         """Take a caller out of the queue, who may have been given a connection meanwhile."""
-        if waiter.item is None and waiter in self.waiting:
+        if waiter in self.waiting:
             self.waiting.remove(waiter)
 
     def offer(self, item: tuple[L, C]) -> None:
-        """Give a connection to the first caller in the queue, or have it idle."""
+        """Give a connection to the first caller in the queue, or have it idle; `offered` tells if that was done."""
         self._dismiss_served()
         if not self.waiting:
             self.idle.append(item)
             return
         self.waiting[0].item = item
+        self.waiting[0].wake()
+
+    def offered(self, item: tuple[L, C]) -> bool:
+        """Return whether an interrupted `offer` has passed the connection on; called under the same lock."""
+        done = any(idle is item for idle in self.idle) or any(w.item is item for w in self.waiting)
         self._dismiss_served()
+        return done
 
     def _dismiss_served(self) -> None:
         while self.waiting and self.waiting[0].item is not None:
