@@ -326,6 +326,7 @@ class AsyncConnector:
     async def discard(self, conn: psycopg.AsyncConnection[Any]) -> None:
         """Take back all that a session can leave behind at the server, and configure the connection anew."""
         await conn.set_autocommit(True)
+        conn._prepared.clear()  # psycopg takes note of the first DISCARD ALL only
         cursor = psycopg.AsyncCursor(conn, row_factory=psycopg.rows.tuple_row)
         await cursor.execute("DISCARD ALL", prepare=False)
         await cursor.execute(_SHOW_WARNINGS, prepare=False)

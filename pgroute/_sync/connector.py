@@ -326,6 +326,7 @@ class Connector:
     def discard(self, conn: psycopg.Connection[Any]) -> None:
         """Take back all that a session can leave behind at the server, and configure the connection anew."""
         conn.set_autocommit(True)
+        conn._prepared.clear()  # psycopg takes note of the first DISCARD ALL only
         cursor = psycopg.Cursor(conn, row_factory=psycopg.rows.tuple_row)
         cursor.execute("DISCARD ALL", prepare=False)
         cursor.execute(_SHOW_WARNINGS, prepare=False)

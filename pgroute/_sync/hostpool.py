@@ -210,7 +210,10 @@ class HostPool(Generic[CT]):
         try:
             if getattr(conn, "_tpc", None):
                 conn.close()  # a prepared transaction would be the next caller's
-            elif (self._options.reset is not None or attributes(conn) != lease.baseline) and not conn.closed:
+            elif conn.pgconn.transaction_status == TransactionStatus.IDLE and (
+                self._options.reset is not None or attributes(conn) != lease.baseline
+            ):
+                # Not what is left in a transaction, which a hook might commit: it is closed.
                 self._clean(conn, lease)
         finally:
             self._take_back(lease, conn)
