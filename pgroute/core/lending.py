@@ -214,6 +214,7 @@ class Lending(Generic[L, C]):
         self._dismiss_served()
         while self.waiting and self.idle:
             self.offer(self.idle.popleft())
+        self._dismiss_served()
         surplus = self._surplus(now)
         if surplus:
             for item in surplus:
