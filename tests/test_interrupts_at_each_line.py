@@ -206,36 +206,61 @@ class Trial:
         self.table = table
         self.faults: list[str] = []
         self.tried = 0
+        self.where = ""
 
-    def interrupt(self, router: Router, work: Work, line: int, *, truth: bool = True) -> bool:
+    def interrupt(
+        self,
+        router: Router,
+        work: Work,
+        line: int,
+        *,
+        truth: bool = True,
+        before_check: Callable[[], object] = lambda: None,
+    ) -> bool:
         """Return whether the work was interrupted at that line; false: it has no more lines."""
-        number = next(NUMBERS)
-        kept: list[Any] = []
-        caught: KeyboardInterrupt | None = None
-        notes = ""
+        number, kept = next(NUMBERS), []
+        interrupter = InterruptAt(line)
         try:
-            with InterruptAt(line) as interrupter:
+            with interrupter:
                 work(router, self.table, number, kept)
         except KeyboardInterrupt as exc:
-            caught = exc
+            notes: str | None = " ".join(getattr(exc, "__notes__", ()))
         except BaseException as exc:  # noqa: BLE001  (told by the test)
-            self.faults.append(f"line {line}, {interrupter.where}: replaced by {exc!r}")
+            notes = f"replaced by {exc!r}"
+        else:
+            notes = None
+        before_check()
         if not interrupter.where:
             return False
-        self.tried += 1
         self.where = f"line {line}, {interrupter.where}"
-        if caught is None:
-            self.faults.append(f"{self.where}: swallowed")
-        else:
-            notes = " ".join(getattr(caught, "__notes__", ()))
-        caught = None
-        self.check_slots(router)
-        if truth:
-            found = self.shared.primary.execute(f"SELECT 1 FROM {self.table} WHERE number = {number}")
-            if found and SAID not in notes:
-                self.faults.append(f"{self.where}: committed, and not told")
-        kept.clear()
+        if notes is None or notes.startswith("replaced"):
+            self.faults.append(f"{self.where}: {notes or 'swallowed'}")
+        self.check(router, number if truth else None, notes or "")
         return True
+
+    def signal(self, router: Router, work: Work, turn: int, rng: random.Random) -> None:
+        """Interrupt the work at a random moment, if it lasts that long."""
+        number, kept, notes = next(NUMBERS), [], None
+        try:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.00005, 0.006))
+                work(router, self.table, number, kept)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0.0)
+        except KeyboardInterrupt as exc:
+            notes = " ".join(getattr(exc, "__notes__", ()))
+        if notes is not None:
+            self.where = f"turn {turn}, {work.__name__}"
+            self.check(router, number, notes)
+
+    def check(self, router: Router, number: int | None, notes: str) -> None:
+        """All slots must be there, and the row only if that is told."""
+        self.tried += 1
+        self.check_slots(router)
+        if number is not None and SAID not in notes:
+            found = self.shared.primary.execute(f"SELECT 1 FROM {self.table} WHERE number = {number}")
+            if found:
+                self.faults.append(f"{self.where}: committed, and not told")
 
     def check_slots(self, router: Router) -> None:
         lent = []
@@ -264,7 +289,7 @@ def trial(shared: LocalCluster, table: str) -> Iterator[Trial]:
         print(f"\n{trial.tried} lines, {len(trial.faults)} faults")
         print("\n".join(trial.faults))
     assert trial.faults == []
-    assert trial.tried > 5
+    assert trial.tried > 3
 
 
 @EVERY
@@ -290,3 +315,96 @@ def test_an_interrupt_at_any_line_costs_no_slot_and_hides_no_commit(
                     others.ending.set()
                     router.close(0.1)
             trial.faults += [f"{trial.where}: harmed another: {exc!r}" for exc in others.errors]
+
+
+@EVERY
+def test_an_interrupt_at_any_line_of_waiting_in_the_queue_leaves_nothing_behind(
+    which: str, request: pytest.FixtureRequest, trial: Trial
+) -> None:
+    def waiting(router: Router, table: str, number: int, kept: list[Any]) -> None:
+        with router.writer() as conn:
+            kept.append(conn)
+            insert(conn, table, number)
+
+    with Router(trial.shared.dsn, writer=PoolOptions(max_size=SIZE)) as router:
+        router.wait()
+        for line in lines(request, 4):
+            held = [router.getconn("writer") for _ in range(SIZE)]
+            ending = threading.Event()
+            holder = threading.Thread(target=give_back_when_queued, args=(router, held, ending))
+            holder.start()
+            going_on = trial.interrupt(router, waiting, line, before_check=lambda: (ending.set(), holder.join()))
+            ending.set()
+            holder.join()
+            if not going_on or trial.faults:
+                break
+        if trial.faults:
+            router.close(0.1)
+
+
+def give_back_when_queued(router: Router, held: list[Any], ending: threading.Event) -> None:
+    while not ending.wait(0.001) and not router.get_stats()["writer"]["requests_waiting"]:
+        pass
+    while held:
+        router.putconn(held.pop())
+
+
+@EVERY
+def test_an_interrupt_at_any_line_of_the_first_session_leaves_the_router_usable(
+    which: str, request: pytest.FixtureRequest, trial: Trial
+) -> None:
+    for line in lines(request, 25):
+        with Router(trial.shared.dsn, writer=PoolOptions(max_size=SIZE)) as router:
+            if not trial.interrupt(router, writing, line) or trial.faults:
+                router.close(0.1)
+                break
+
+
+@EVERY
+def test_an_interrupt_at_any_line_of_close_lets_the_next_close_finish(
+    which: str, request: pytest.FixtureRequest, trial: Trial
+) -> None:
+    for line in lines(request, 25):
+        before = set(threading.enumerate())
+        router = Router(trial.shared.dsn, writer=PoolOptions(max_size=SIZE))
+        router.open()
+        with router.writer() as conn:
+            conn.execute("SELECT 1")
+        interrupter = InterruptAt(line)
+        try:
+            with interrupter:
+                router.close()
+        except KeyboardInterrupt:
+            pass
+        else:
+            if interrupter.where:
+                trial.faults.append(f"line {line}, {interrupter.where}: swallowed")
+        router.close()
+        try:
+            eventually(lambda before=before: set(threading.enumerate()) <= before, 3.0)
+        except AssertionError:
+            left = [thread.name for thread in set(threading.enumerate()) - before]
+            trial.faults.append(f"line {line}, {interrupter.where}: left {left}")
+        if not interrupter.where:
+            break
+        trial.tried += 1
+
+
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.long)])
+def test_ctrl_c_at_random_moments_costs_no_slot_and_hides_no_commit(seed: int, trial: Trial) -> None:
+    rng = random.Random(seed)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with (
+            Router(trial.shared.dsn, writer=PoolOptions(max_size=SIZE)) as router,
+            Others(router) as others,
+        ):
+            router.install()
+            for turn in range(200):
+                trial.signal(router, rng.choice([writing, failing, running, running_once, attempting]), turn, rng)
+            assert not others.errors
+            if trial.faults:
+                others.ending.set()
+                router.close(0.1)
+    finally:
+        signal.signal(signal.SIGALRM, before)

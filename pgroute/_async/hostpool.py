@@ -396,10 +396,12 @@ class AsyncHostPool(Generic[CT]):
     def gone(self) -> bool:
         """Whether nothing is left of a closed pool: neither sessions nor its worker."""
         self._find_lost()
+        self._bell.ring()  # whoever closed it may have been interrupted before
         return not self._lending.leases and (self._worker is None or async_finished(self._worker))
 
     async def join(self, timeout: float) -> None:
         """Wait for the worker of a closed pool to end."""
+        self._bell.ring()  # likewise
         if self._worker is not None:
             await async_join_all([self._worker], timeout)
 

@@ -77,6 +77,7 @@ class Engine(Generic[CT]):
         self.closing = False
         self.inherited = False
         self.state = _NEW
+        self._ended = False
         self._router = router
         self._rng = random.Random()
         self._loop: object = None
@@ -123,9 +124,12 @@ class Engine(Generic[CT]):
             return
         if self.state == _NEW:
             self.state = _CLOSED
-        if self.state != _OPEN:
+        if self._ended or self._keeper is None:
             return
-        self.state, self.closing = _CLOSING, True
+        # Once more where a close before was interrupted.
+        self.closing = True
+        if self.state == _OPEN:
+            self.state = _CLOSING
         self.changes.notify()
         try:
             self._finish_sessions(timeout)
@@ -140,6 +144,7 @@ class Engine(Generic[CT]):
                 for pool in self.pools.values():
                     pool.join(2.0)
                 blocking(self.dispatcher.close)
+        self._ended = True
 
     def _finish_sessions(self, timeout: float) -> None:
         for pool in self.pools.values():

@@ -88,9 +88,9 @@ class ClusterWatch:
 
     def stop(self) -> None:
         """Stop watching; returns when this router's share of the probe connections is closed."""
-        monitor, self._monitor = self._monitor, None
-        if monitor is not None:
-            monitor.detach(self)
+        if self._monitor is not None:
+            self._monitor.detach(self)
+            self._monitor = None
 
     def kick(self, key: HostKey, *, fresh: bool = False) -> None:
         """Have a host probed at once, on a new connection if *fresh*; from any thread."""

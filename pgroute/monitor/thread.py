@@ -7,7 +7,7 @@ import atexit
 import contextlib
 import os
 import threading
-from concurrent.futures import Future
+import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pgroute.core.names import is_name
@@ -15,7 +15,7 @@ from pgroute.monitor.names import Names
 from pgroute.monitor.watcher import HostWatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Mapping
 
     from pgroute.core.plan import ResolverSpec
     from pgroute.core.roles import HostKey
@@ -67,15 +67,23 @@ class Monitor:
 
     def detach(self, cluster: ClusterWatch) -> None:
         """Stop watching for *cluster*, and end the thread when it was the last. Waits for the connections to close."""
+        done = threading.Event()
+        ending: list[asyncio.Task[None]] = []
+
+        def begin() -> None:
+            ending.append(self._loop.create_task(cluster.end(self)))
+            ending[0].add_done_callback(lambda _: done.set())
+
+        # Each step may be taken again: an interrupt leaves the rest to the next call.
+        self.call(begin)
+        until = time.monotonic() + _STOP_TIMEOUT
+        while self._thread.is_alive() and time.monotonic() < until and not done.wait(0.1):
+            pass
         with self._lock:
-            if cluster not in self._clusters:
-                return
             self._clusters.discard(cluster)
             last = not self._clusters
             if last and Monitor._current is self:
                 Monitor._current = None
-        with contextlib.suppress(TimeoutError):
-            self._submit(cluster.end(self)).result(_STOP_TIMEOUT)
         if last:
             self._stop()
 
@@ -114,14 +122,6 @@ class Monitor:
         if not watcher.subscribers:
             self._watchers = {name: w for name, w in self._watchers.items() if w is not watcher}
             await watcher.stop()
-
-    def _submit(self, coroutine: Coroutine[Any, Any, None]) -> Future[None]:
-        if not self._thread.is_alive():
-            coroutine.close()
-            done: Future[None] = Future()
-            done.set_result(None)
-            return done
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def _stop(self) -> None:
         self.call(self._loop.stop)
