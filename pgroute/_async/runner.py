@@ -117,12 +117,12 @@ class AsyncRunner(Generic[CT]):
                     result = await call(fn, conn, *args)
                     if key is not None:
                         result = await keep(attempt, conn, key, result)
+            return result  # type: ignore[no-any-return]
         except BaseException as exc:
             note_commit(exc, attempts.phase)
             if key is not None and (exc is attempts.unknown or not isinstance(exc, Exception)):
                 exc.add_note(advice(key))
             raise
-        return result  # type: ignore[no-any-return]
 
     def attempts(
         self,

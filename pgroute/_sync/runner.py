@@ -115,12 +115,12 @@ class Runner(Generic[CT]):
                     result = call(fn, conn, *args)
                     if key is not None:
                         result = keep(attempt, conn, key, result)
+            return result  # type: ignore[no-any-return]
         except BaseException as exc:
             note_commit(exc, attempts.phase)
             if key is not None and (exc is attempts.unknown or not isinstance(exc, Exception)):
                 exc.add_note(advice(key))
             raise
-        return result  # type: ignore[no-any-return]
 
     def attempts(
         self,
