@@ -7,7 +7,6 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pgroute._async.session import note_commit
 from pgroute._async.transaction import AsyncAttempt, pause
 from pgroute.core.retry import Course
 
@@ -33,6 +32,9 @@ class AsyncAttempts(Generic[CT]):
         RuntimeError: it was gone through before, or an attempt was not entered.
     """
 
+    _attempt: AsyncAttempt[CT] | None = None
+    """Here, for an interrupt may leave an object without the rest."""
+
     def __init__(
         self,
         engine: AsyncEngine[CT],
@@ -47,7 +49,6 @@ class AsyncAttempts(Generic[CT]):
         self._timeout = timeout
         self._key = key
         self._course: Course | None = None
-        self._attempt: AsyncAttempt[CT] | None = None
         self._begun = False
 
     @property
@@ -77,14 +78,6 @@ class AsyncAttempts(Generic[CT]):
         return self
 
     async def __anext__(self) -> AsyncAttempt[CT]:
-        try:
-            return await self._next()
-        except BaseException as exc:
-            if not isinstance(exc, Exception):
-                note_commit(exc, self.phase)
-            raise
-
-    async def _next(self) -> AsyncAttempt[CT]:
         before = self._attempt
         if before is None:
             self._course = Course(

@@ -49,7 +49,6 @@ CT = TypeVar("CT", bound="psycopg.AsyncConnection[Any]")
 logger = logging.getLogger("pgroute")
 
 
-
 class _Around:
     """An attempt, which it does not keep alive, and those around it."""
 

@@ -8,7 +8,6 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pgroute._sync.session import note_commit
 from pgroute._sync.transaction import Attempt, pause
 from pgroute.core.retry import Course
 
@@ -34,6 +33,9 @@ class Attempts(Generic[CT]):
         RuntimeError: it was gone through before, or an attempt was not entered.
     """
 
+    _attempt: Attempt[CT] | None = None
+    """Here, for an interrupt may leave an object without the rest."""
+
     def __init__(
         self,
         engine: Engine[CT],
@@ -48,7 +50,6 @@ class Attempts(Generic[CT]):
         self._timeout = timeout
         self._key = key
         self._course: Course | None = None
-        self._attempt: Attempt[CT] | None = None
         self._begun = False
 
     @property
@@ -78,14 +79,6 @@ class Attempts(Generic[CT]):
         return self
 
     def __next__(self) -> Attempt[CT]:
-        try:
-            return self._next()
-        except BaseException as exc:
-            if not isinstance(exc, Exception):
-                note_commit(exc, self.phase)
-            raise
-
-    def _next(self) -> Attempt[CT]:
         before = self._attempt
         if before is None:
             self._course = Course(

@@ -50,7 +50,6 @@ CT = TypeVar("CT", bound="psycopg.Connection[Any]")
 logger = logging.getLogger("pgroute")
 
 
-
 class _Around:
     """An attempt, which it does not keep alive, and those around it."""
 
