@@ -261,7 +261,7 @@ class Trial:
     def check(self, router: Router, number: int | None, notes: str) -> None:
         """All slots must be there, and the row only if that is told."""
         self.tried += 1
-        lent = []
+        lent: list[Any] = []
         try:
             while len(lent) < SIZE:
                 lent.append(router.getconn("writer", timeout=PATIENCE))

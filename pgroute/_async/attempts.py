@@ -57,9 +57,9 @@ class AsyncAttempts(Generic[CT]):
         return None if self._course is None else self._course.unknown
 
     @property
-    def phase(self) -> str:
+    def _phase(self) -> str:
         """How far the last attempt's COMMIT came, in words for whom an interrupt reaches."""
-        return "" if self._attempt is None else self._attempt.phase
+        return "" if self._attempt is None else self._attempt._phase
 
     def __del__(self) -> None:
         attempt = self._attempt

@@ -119,7 +119,7 @@ class AsyncRunner(Generic[CT]):
                         result = await keep(attempt, conn, key, result)
             return result  # type: ignore[no-any-return]
         except BaseException as exc:
-            note_commit(exc, attempts.phase)
+            note_commit(exc, attempts._phase)
             if key is not None and (exc is attempts.unknown or not isinstance(exc, Exception)):
                 exc.add_note(advice(key))
             raise

@@ -73,7 +73,6 @@ class Attempt(Generic[CT]):
     Attributes:
         again: seconds to pause before another attempt; None: there is no need for one.
         ended: it was entered, and left.
-        phase: how far its COMMIT came, in words for whom an interrupt reaches.
     """
 
     __slots__ = (
@@ -84,13 +83,13 @@ class Attempt(Generic[CT]):
         "_course",
         "_engine",
         "_key",
+        "_phase",
         "_request",
         "_split",
         "_transaction",
         "_wait",
         "again",
         "ended",
-        "phase",
     )
 
     def __init__(
@@ -108,7 +107,7 @@ class Attempt(Generic[CT]):
         self._split = False
         self.again: float | None = None
         self.ended = False
-        self.phase = NOTHING_SENT
+        self._phase = NOTHING_SENT
 
     @property
     def number(self) -> int:
@@ -258,7 +257,7 @@ class Attempt(Generic[CT]):
                 self._block = self._transaction = None
                 give_back(self._engine, conn)
         except BaseException as failure:
-            note_commit(failure, self.phase)
+            note_commit(failure, self._phase)
             raise
 
     def _commit(self, conn: CT) -> bool:
@@ -273,19 +272,19 @@ class Attempt(Generic[CT]):
                 self._refuse(conn, "the body left its pipeline open: nothing was committed")
             if (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
                 phase = Phase.COMMIT
-                self.phase = COMMIT_SENT
+                self._phase = COMMIT_SENT
                 try:
                     with self.bounded(conn, least=LEAST_COMMIT):
                         block.__exit__(None, None, None)
                 except BaseException as failure:
                     if refused(conn, failure):
-                        self.phase = NOTHING_SENT
+                        self._phase = NOTHING_SENT
                     _commit_failed(self._engine, conn, failure)
                     lost = conn.closed
                     if conn.pgconn.transaction_status:
                         conn.close()  # the body left another transaction() of its own open
                     raise
-                self.phase = COMMITTED
+                self._phase = COMMITTED
             else:
                 _end(self._engine, conn, block, status=status, read_write=self._request.read_write)
             if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
