@@ -27,7 +27,7 @@ pytestmark = pytest.mark.cluster
 
 PACKAGE = str(Path(pgroute.__file__).parent)
 SIZE = 2
-PATIENCE = 1.0
+PATIENCE = 6.0
 SAID = "committed"
 """In the note of each interrupt after which the work may be done."""
 

@@ -124,24 +124,32 @@ class AsyncHostPool(Generic[CT]):
         """
         until = 0.0
         self._counts["requests_num"] += 1
-        while True:
-            waiter: AsyncWaiter | None = None
-            with self._lock:
-                item = self._lending.take()
-                if item is None:
-                    waiter = self._queue()
-            if waiter is not None:
+        item: tuple[AsyncLease, CT] | None = None
+        try:
+            while True:
+                waiter: AsyncWaiter | None = None
+                with self._lock:
+                    item = self._lending.take()
+                    if item is None:
+                        waiter = self._queue()
+                if waiter is not None:
+                    until = until or time.monotonic() + timeout
+                    item = await self._wait(waiter, until - time.monotonic())
+                assert item is not None
+                lease, conn = item
+                if self._usable(lease, conn):
+                    lease.taken = True
+                    lease.taken_at = time.monotonic()
+                    lease.unconfirmed = False
+                    return conn
                 until = until or time.monotonic() + timeout
-                item = await self._wait(waiter, until - time.monotonic())
-            assert item is not None
-            lease, conn = item
-            if self._usable(lease, conn):
-                lease.taken = True
-                lease.taken_at = time.monotonic()
-                lease.unconfirmed = False
-                return conn
-            until = until or time.monotonic() + timeout
-            await self._dispose(lease, conn)
+                await self._dispose(lease, conn)
+                item = None
+        except BaseException:
+            # Not left to be collected: a variable of the session before may hold the connection still.
+            if item is not None:
+                await self._take_back(*item)
+            raise
 
     def _queue(self) -> AsyncWaiter:
         waiter = AsyncWaiter()

@@ -75,10 +75,17 @@ class AsyncSession(Generic[CT]):
     async def __aenter__(self) -> CT:
         if self._conn is not None:
             raise RuntimeError("this session is in use already; ask the router for another")
-        self._conn = conn = await self._engine.acquire(self._attrs, self._role, self._timeout)
-        lease = conn._pgroute  # type: ignore[attr-defined]
-        lease.holder = weakref.ref(self, lease.forsaken)
-        return conn
+        conn: CT | None = None
+        try:
+            self._conn = conn = await self._engine.acquire(self._attrs, self._role, self._timeout)
+            lease = conn._pgroute  # type: ignore[attr-defined]
+            lease.holder = weakref.ref(self, lease.forsaken)
+            return conn
+        except BaseException:
+            if conn is not None:
+                self._conn = None
+                await give_back(self._engine, conn)
+            raise
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None

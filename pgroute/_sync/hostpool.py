@@ -125,24 +125,32 @@ class HostPool(Generic[CT]):
         """
         until = 0.0
         self._counts["requests_num"] += 1
-        while True:
-            waiter: Waiter | None = None
-            with self._lock:
-                item = self._lending.take()
-                if item is None:
-                    waiter = self._queue()
-            if waiter is not None:
+        item: tuple[Lease, CT] | None = None
+        try:
+            while True:
+                waiter: Waiter | None = None
+                with self._lock:
+                    item = self._lending.take()
+                    if item is None:
+                        waiter = self._queue()
+                if waiter is not None:
+                    until = until or time.monotonic() + timeout
+                    item = self._wait(waiter, until - time.monotonic())
+                assert item is not None
+                lease, conn = item
+                if self._usable(lease, conn):
+                    lease.taken = True
+                    lease.taken_at = time.monotonic()
+                    lease.unconfirmed = False
+                    return conn
                 until = until or time.monotonic() + timeout
-                item = self._wait(waiter, until - time.monotonic())
-            assert item is not None
-            lease, conn = item
-            if self._usable(lease, conn):
-                lease.taken = True
-                lease.taken_at = time.monotonic()
-                lease.unconfirmed = False
-                return conn
-            until = until or time.monotonic() + timeout
-            self._dispose(lease, conn)
+                self._dispose(lease, conn)
+                item = None
+        except BaseException:
+            # Not left to be collected: a variable of the session before may hold the connection still.
+            if item is not None:
+                self._take_back(*item)
+            raise
 
     def _queue(self) -> Waiter:
         waiter = Waiter()

@@ -73,10 +73,17 @@ class Session(Generic[CT]):
     def __enter__(self) -> CT:
         if self._conn is not None:
             raise RuntimeError("this session is in use already; ask the router for another")
-        self._conn = conn = self._engine.acquire(self._attrs, self._role, self._timeout)
-        lease = conn._pgroute  # type: ignore[attr-defined]
-        lease.holder = weakref.ref(self, lease.forsaken)
-        return conn
+        conn: CT | None = None
+        try:
+            self._conn = conn = self._engine.acquire(self._attrs, self._role, self._timeout)
+            lease = conn._pgroute  # type: ignore[attr-defined]
+            lease.holder = weakref.ref(self, lease.forsaken)
+            return conn
+        except BaseException:
+            if conn is not None:
+                self._conn = None
+                give_back(self._engine, conn)
+            raise
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None

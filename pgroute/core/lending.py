@@ -128,9 +128,8 @@ class Lending(Generic[L, C]):
             raise PoolClosed("the pool is closed")
         if not self.idle:
             return None
-        item = self.idle.popleft()
-        self._unused = min(self._unused, len(self.idle))
-        return item
+        self._unused = min(self._unused, len(self.idle) - 1)
+        return self.idle.popleft()
 
     def queue(self, waiter: Waiter) -> None:
         """Let a caller wait for the next connection.
