@@ -33,6 +33,9 @@ class AsyncAttempts(AsyncLoopFace, Generic[CT]):
         RuntimeError: it was gone through before, or an attempt was not entered.
     """
 
+    _attempt: AsyncAttempt[CT] | None = None
+    """Here, for an interrupt may leave an object without the rest."""
+
     def __init__(
         self,
         engine: AsyncEngine[CT],
@@ -47,13 +50,17 @@ class AsyncAttempts(AsyncLoopFace, Generic[CT]):
         self._timeout = timeout
         self._key = key
         self._course: Course | None = None
-        self._attempt: AsyncAttempt[CT] | None = None
         self._begun = False
 
     @property
     def unknown(self) -> CommitUnknown | None:
         """The error of an attempt that may have been committed, as far as that is not decided."""
         return None if self._course is None else self._course.unknown
+
+    @property
+    def _phase(self) -> str:
+        """How far the last attempt's COMMIT came, in words for whom an interrupt reaches."""
+        return "" if self._attempt is None else self._attempt._phase
 
     def __del__(self) -> None:
         attempt = self._attempt

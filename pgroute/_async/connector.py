@@ -84,6 +84,7 @@ class AsyncLease:
         was_idle: after a statement there was no transaction; whoever wants to know sets it to False before.
         expires_at: monotonic seconds from which on it is not lent any more.
         watch: a weak reference to the connection, by which its loss is noticed.
+        holder: a weak reference to the session that has it, which may be lost where its connection is not.
     """
 
     __slots__ = (
@@ -91,6 +92,7 @@ class AsyncLease:
         "baseline",
         "doomed",
         "expires_at",
+        "holder",
         "pool",
         "read_only",
         "taken",
@@ -115,6 +117,13 @@ class AsyncLease:
         self.was_idle = False
         self.expires_at = math.inf
         self.watch: weakref.ref[psycopg.AsyncConnection[Any]] | None = None
+        self.holder: weakref.ref[Any] | None = None
+
+    def forsaken(self, _: object) -> None:
+        """Take note that the session was collected which should have returned the connection."""
+        self.doomed = True
+        self.taken = False
+        self.pool._collected(self)
 
     def patience(self) -> float:
         """Return the seconds that the server has to answer when a statement is interrupted."""
@@ -352,8 +361,9 @@ class AsyncConnector:
     async def discard(self, conn: psycopg.AsyncConnection[Any]) -> None:
         """Take back all that a session can leave behind at the server, and configure the connection anew."""
         await conn.set_autocommit(True)
-        # By a cursor: psycopg has to know that its prepared statements are gone.
-        await psycopg.AsyncCursor(conn).execute("DISCARD ALL", prepare=False)
+        # Private: psycopg takes note of the first DISCARD ALL only, and would go on to use what is gone.
+        conn._prepared.clear()
+        await ask(conn, b"DISCARD ALL")
         await ask(conn, OWN_TERMS + _HEAR)
         await conn.set_autocommit(self._autocommit)
         await self._configured(conn)

@@ -130,24 +130,32 @@ class AsyncHostPool(Generic[CT]):
         """
         until = 0.0
         self._counts["requests_num"] += 1
-        while True:
-            waiter: AsyncWaiter | None = None
-            with self._lock:
-                item = self._lending.take()
-                if item is None:
-                    waiter = self._queue()
-            if waiter is not None:
+        item: tuple[AsyncLease, CT] | None = None
+        try:
+            while True:
+                waiter: AsyncWaiter | None = None
+                with self._lock:
+                    item = self._lending.take()
+                    if item is None:
+                        waiter = self._queue()
+                if waiter is not None:
+                    until = until or time.monotonic() + timeout
+                    item = await self._wait(waiter, until - time.monotonic())
+                assert item is not None
+                lease, conn = item
+                if self._usable(lease, conn):
+                    lease.taken = True
+                    lease.taken_at = time.monotonic()
+                    lease.unconfirmed = False
+                    return conn
                 until = until or time.monotonic() + timeout
-                item = await self._wait(waiter, until - time.monotonic())
-            assert item is not None
-            lease, conn = item
-            if self._usable(lease, conn):
-                lease.taken = True
-                lease.taken_at = time.monotonic()
-                lease.unconfirmed = False
-                return conn
-            until = until or time.monotonic() + timeout
-            await self._dispose(lease, conn)
+                await self._dispose(lease, conn)
+                item = None
+        except BaseException:
+            # Not left to be collected: a variable of the session before may hold the connection still.
+            if item is not None:
+                await self._take_back(*item)
+            raise
 
     def _queue(self) -> AsyncWaiter:
         waiter = AsyncWaiter()
@@ -211,12 +219,14 @@ class AsyncHostPool(Generic[CT]):
     async def putconn(self, conn: CT) -> None:
         """Return a connection, its attributes as the role wants them; one that must not be used again is closed."""
         lease: AsyncLease = conn._pgroute  # type: ignore[attr-defined]
-        lease.taken = False
         self._counts["usage_ms"] += 1000.0 * (time.monotonic() - lease.taken_at)
         try:
             if getattr(conn, "_tpc", None):
                 await conn.close()  # a prepared transaction would be the next caller's
-            elif (self._options.reset is not None or attributes(conn) != lease.baseline) and not conn.closed:
+            elif conn.pgconn.transaction_status == TransactionStatus.IDLE and (
+                self._options.reset is not None or attributes(conn) != lease.baseline
+            ):
+                # Not what is left in a transaction, which a hook might commit: it is closed.
                 await self._clean(conn, lease)
         finally:
             await self._take_back(lease, conn)
@@ -241,21 +251,25 @@ class AsyncHostPool(Generic[CT]):
 
     async def _take_back(self, lease: AsyncLease, conn: CT) -> None:
         """Give a connection to the next caller, have it idle, or close it."""
-        passed_on = False
+        item = (lease, conn)
         try:
             status = conn.pgconn.transaction_status
-            keep = status == _IDLE and not contradicts(conn)
+            keep = status == _IDLE and not (lease.doomed or contradicts(conn))
             with self._lock:
                 if keep and not self.closed and time.monotonic() < lease.expires_at:
-                    passed_on = True
-                    self._lending.offer((lease, conn))
+                    lease.taken = False
+                    lease.holder = None
+                    self._lending.offer(item)
                     return
             if status == _UNKNOWN:
                 self._counts["returns_bad"] += 1
             await self._dispose(lease, conn)
         except BaseException:
             # What an interrupt has left undone is done by the worker.
+            with self._lock:
+                passed_on = self._lending.offered(item)
             if not passed_on:
+                lease.taken = False
                 conn.pgconn.finish()
                 self._lost.append(lease)
             self._bell.ring()
@@ -267,8 +281,9 @@ class AsyncHostPool(Generic[CT]):
             await conn.close()
         finally:
             with self._lock:
-                lease.watch = None
                 self._lending.remove(lease)
+                lease.taken = False
+                lease.watch = lease.holder = None
             self._bell.ring()
 
     async def _work(self) -> None:
@@ -309,6 +324,7 @@ class AsyncHostPool(Generic[CT]):
                 known = lease in self._lending.leases
                 self._lending.remove(lease)
             if known:
+                lease.wire.cut()
                 self._counts["connections_lost"] += 1
                 logger.warning("a connection of %s was lost by its caller, and is closed", self.name)
 
@@ -396,10 +412,12 @@ class AsyncHostPool(Generic[CT]):
     def gone(self) -> bool:
         """Whether nothing is left of a closed pool: neither sessions nor its worker."""
         self._find_lost()
+        self._bell.ring()  # whoever closed it may have been interrupted before
         return not self._lending.leases and (self._worker is None or async_finished(self._worker))
 
     async def join(self, timeout: float) -> None:
         """Wait for the worker of a closed pool to end."""
+        self._bell.ring()  # likewise
         if self._worker is not None:
             await async_join_all([self._worker], timeout)
 

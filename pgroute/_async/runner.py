@@ -13,6 +13,7 @@ from psycopg_pool.abc import ACT as CT  # async-only
 from pgroute._async.attempts import AsyncAttempts
 from pgroute._async.once import MISSING, advice, claim, keep, missing
 from pgroute._async.own import ask, row
+from pgroute._async.session import note_commit
 from pgroute.core.once import PURGE, check_age, check_key
 
 # sync-only: from pgroute.core.request import COROUTINE_FUNCTION, LAZY, get_request
@@ -118,11 +119,12 @@ class AsyncRunner(Generic[CT]):
                     result = await call(fn, conn, *args)
                     if key is not None:
                         result = await keep(attempt, conn, key, result)
+            return result  # type: ignore[no-any-return]
         except BaseException as exc:
+            note_commit(exc, attempts._phase)
             if key is not None and (exc is attempts.unknown or not isinstance(exc, Exception)):
                 exc.add_note(advice(key))
             raise
-        return result  # type: ignore[no-any-return]
 
     def attempts(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
@@ -32,6 +33,10 @@ logger = logging.getLogger("pgroute")
 
 _ROLLBACK_TIMEOUT = 5.0
 
+NOTHING_SENT = ""
+COMMIT_SENT = "interrupted during COMMIT: it may have been committed"
+COMMITTED = "interrupted after COMMIT: the transaction was committed"
+
 IDLE = TransactionStatus.IDLE
 ACTIVE = TransactionStatus.ACTIVE
 INTRANS = TransactionStatus.INTRANS
@@ -49,7 +54,7 @@ class AsyncSession(AsyncFace, Generic[CT]):
         psycopg.ProgrammingError: on leaving, a command was still running, or a two-phase transaction was prepared.
     """
 
-    __slots__ = ("_attrs", "_conn", "_engine", "_role", "_timeout")
+    __slots__ = ("__weakref__", "_attrs", "_conn", "_engine", "_role", "_timeout")
 
     def __init__(
         self, engine: AsyncEngine[CT], attrs: SessionAttrs, role: Role, timeout: float | None
@@ -78,8 +83,17 @@ class AsyncSession(AsyncFace, Generic[CT]):
     async def __aenter__(self) -> CT:
         if self._conn is not None:
             raise RuntimeError("this session is in use already; ask the router for another")
-        self._conn = conn = await self._engine.acquire(self._attrs, self._role, self._timeout)
-        return conn
+        conn: CT | None = None
+        try:
+            self._conn = conn = await self._engine.acquire(self._attrs, self._role, self._timeout)
+            lease = conn._pgroute  # type: ignore[attr-defined]
+            lease.holder = weakref.ref(self, lease.forsaken)
+            return conn
+        except BaseException:
+            if conn is not None:
+                self._conn = None
+                await give_back(self._engine, conn)
+            raise
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
@@ -92,43 +106,56 @@ class AsyncSession(AsyncFace, Generic[CT]):
                 self._engine.check_usable()
             return
         read_write = self._attrs is SessionAttrs.READ_WRITE
-        committed = False
+        phase = NOTHING_SENT
         try:
-            if exc is not None:
-                await _roll_back(self._engine, conn, exc, read_write=read_write)
-            elif (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
-                try:
-                    await conn.commit()
-                except BaseException as failure:
-                    await _commit_failed(self._engine, conn, failure)
-                    raise
-                committed = True
-            else:
-                await _end(self._engine, conn, status=status, read_write=read_write)
-            if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
-                _tell_unconfirmed(self._engine, conn, exc)
-        finally:
-            await _give_back(self._engine, conn, committed=committed)
+            try:
+                if exc is not None:
+                    await _roll_back(self._engine, conn, exc, read_write=read_write)
+                elif (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
+                    phase = COMMIT_SENT
+                    try:
+                        await conn.commit()
+                    except BaseException as failure:
+                        if refused(conn, failure):
+                            phase = NOTHING_SENT
+                        await _commit_failed(self._engine, conn, failure)
+                        raise
+                    phase = COMMITTED
+                else:
+                    await _end(self._engine, conn, status=status, read_write=read_write)
+                if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
+                    _tell_unconfirmed(self._engine, conn, exc)
+            finally:
+                await give_back(self._engine, conn)
+        except BaseException as failure:
+            note_commit(failure, phase)
+            raise
 
 
-async def _give_back(engine: AsyncEngine[Any], conn: CT, *, committed: bool) -> None:
-    """Return a connection at the end of its session; what interrupts that tells that the work is done."""
+async def give_back(engine: AsyncEngine[Any], conn: CT) -> None:
+    """Return a connection at the end of its session."""
     try:
         await conn._pgroute.pool.putconn(conn)  # type: ignore[attr-defined]
-    except BaseException as exc:
-        if committed:
-            exc.add_note("interrupted after COMMIT: the transaction was committed")
-        raise
     finally:
         if engine.closing:
             engine.changes.notify()
+
+
+def note_commit(exc: BaseException, phase: str) -> None:
+    """Have what interrupted the end of a session tell what became of the transaction."""
+    if phase and not isinstance(exc, psycopg.Error) and phase not in getattr(exc, "__notes__", ()):
+        exc.add_note(phase)
+
+
+def refused(conn: psycopg.AsyncConnection[Any], failure: BaseException) -> bool:
+    """Return whether the server has answered that it did not commit."""
+    return isinstance(failure, psycopg.Error) and not conn.closed
 
 
 async def _commit_failed(engine: AsyncEngine[CT], conn: CT, failure: BaseException) -> None:
     """Raise what a failed COMMIT means; return where the failure itself says it."""
     key = conn._pgroute.pool.key  # type: ignore[attr-defined]
     if not isinstance(failure, psycopg.Error):
-        failure.add_note("interrupted during COMMIT: it may have been committed")
         await conn.close()
         return
     if not conn.closed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -13,12 +14,18 @@ import psycopg
 from pgroute._acompat import AsyncFace, AsyncWatchdog
 from pgroute._async.connector import alive
 from pgroute._async.session import (
+    COMMIT_SENT,
+    COMMITTED,
     INTRANS,
+    NOTHING_SENT,
     _commit_failed,
     _end,
     _lost_early,
     _roll_back,
     _tell_unconfirmed,
+    give_back,
+    note_commit,
+    refused,
 )
 from pgroute.core.faults import Fault, FaultKind, one_line, session_fault
 from pgroute.core.retry import LEAST_COMMIT, Phase, Retry, body_fault, end_fault
@@ -39,7 +46,18 @@ CT = TypeVar("CT", bound="psycopg.AsyncConnection[Any]")
 
 logger = logging.getLogger("pgroute")
 
-_around: ContextVar[AsyncAttempt[Any] | None] = ContextVar("_around", default=None)
+
+class _Around:
+    """An attempt, which it does not keep alive, and those around it."""
+
+    __slots__ = ("attempt", "outer")
+
+    def __init__(self, attempt: AsyncAttempt[Any], outer: _Around | None) -> None:
+        self.attempt = weakref.ref(attempt)
+        self.outer = outer
+
+
+_around: ContextVar[_Around | None] = ContextVar("_around", default=None)
 """The attempt in whose body this code runs; a task that was started there has it too, even when that is over."""
 
 
@@ -55,12 +73,14 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
     """
 
     __slots__ = (
+        "__weakref__",
         "_around",
         "_block",
         "_conn",
         "_course",
         "_engine",
         "_key",
+        "_phase",
         "_request",
         "_transaction",
         "again",
@@ -74,12 +94,13 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
         self._request = request
         self._course = course
         self._key = key
-        self._around: AsyncAttempt[Any] | None = None
+        self._around: _Around | None = None
         self._conn: CT | None = None
         self._block: Block | None = None
         self._transaction: psycopg.AsyncTransaction | None = None
         self.again: float | None = None
         self.ended = False
+        self._phase = NOTHING_SENT
 
     @property
     def number(self) -> int:
@@ -114,6 +135,8 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
                 self._course.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
                 raise self._course.final(exc, time.monotonic())  # noqa: B904  (the same one, or the one before)
             try:
+                lease = conn._pgroute  # type: ignore[attr-defined]
+                lease.holder = weakref.ref(self, lease.forsaken)
                 async with self.bounded(conn):
                     await self._begin(conn)
             except BaseException as exc:
@@ -123,7 +146,7 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
             else:
                 self._conn = conn
                 self._around = _around.get()
-                _around.set(self)
+                _around.set(_Around(self, self._around))
                 return conn
             await pause(self._engine, seconds)
 
@@ -173,7 +196,7 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
                 self.ended = True
             return seconds
         finally:
-            await self._give_back(conn)
+            await give_back(self._engine, conn)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
@@ -188,17 +211,16 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
                 self._engine.check_usable()
             return False
         try:
-            if exc is None:
-                return await self._commit(conn)
-            return await self._fail(conn, exc)
-        finally:
-            self._block = self._transaction = None
-            await self._give_back(conn)
-
-    async def _give_back(self, conn: CT) -> None:
-        await conn._pgroute.pool.putconn(conn)  # type: ignore[attr-defined]
-        if self._engine.closing:
-            self._engine.changes.notify()
+            try:
+                if exc is None:
+                    return await self._commit(conn)
+                return await self._fail(conn, exc)
+            finally:
+                self._block = self._transaction = None
+                await give_back(self._engine, conn)
+        except BaseException as failure:
+            note_commit(failure, self._phase)
+            raise
 
     async def _commit(self, conn: CT) -> bool:
         block = self._block
@@ -212,15 +234,19 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
                 await self._refuse(conn, "the body left its pipeline open: nothing was committed")
             if (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
                 phase = Phase.COMMIT
+                self._phase = COMMIT_SENT
                 try:
                     async with self.bounded(conn, least=LEAST_COMMIT):
                         await block.__aexit__(None, None, None)
                 except BaseException as failure:
+                    if refused(conn, failure):
+                        self._phase = NOTHING_SENT
                     await _commit_failed(self._engine, conn, failure)
                     lost = conn.closed
                     if conn.pgconn.transaction_status:
                         await conn.close()  # the body left another transaction() of its own open
                     raise
+                self._phase = COMMITTED
             else:
                 await _end(self._engine, conn, block, status=status, read_write=self._request.read_write)
             if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
@@ -292,8 +318,9 @@ def _refuse_nested(engine: AsyncEngine[Any], request: Request, key: str | None) 
     writes = request.role is Role.WRITER and not request.read_only
     around = _around.get()
     while around is not None:
-        if not around.ended and around._engine is engine:
-            if key is not None and around._key == key:
+        attempt = around.attempt()
+        if attempt is not None and not attempt.ended and attempt._engine is engine:
+            if key is not None and attempt._key == key:
                 raise psycopg.ProgrammingError(
                     f"run(once={key!r}) within its own body: it would wait for itself"
                 )
@@ -303,7 +330,7 @@ def _refuse_nested(engine: AsyncEngine[Any], request: Request, key: str | None) 
                     "and again when the outer one is run again. Use the connection that the body was given (its "
                     "transaction() makes a savepoint), or give a key of your own: run(once=KEY)"
                 )
-        around = around._around
+        around = around.outer
 
 
 async def pause(engine: AsyncEngine[Any], seconds: float) -> None:

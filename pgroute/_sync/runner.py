@@ -13,6 +13,7 @@ from psycopg_pool.abc import CT
 from pgroute._sync.attempts import Attempts
 from pgroute._sync.once import MISSING, advice, claim, keep, missing
 from pgroute._sync.own import ask, row
+from pgroute._sync.session import note_commit
 from pgroute.core.once import PURGE, check_age, check_key
 
 from pgroute.core.request import COROUTINE_FUNCTION, LAZY, get_request
@@ -115,11 +116,12 @@ class Runner(Generic[CT]):
                     result = call(fn, conn, *args)
                     if key is not None:
                         result = keep(attempt, conn, key, result)
+            return result  # type: ignore[no-any-return]
         except BaseException as exc:
+            note_commit(exc, attempts._phase)
             if key is not None and (exc is attempts.unknown or not isinstance(exc, Exception)):
                 exc.add_note(advice(key))
             raise
-        return result  # type: ignore[no-any-return]
 
     def attempts(
         self,

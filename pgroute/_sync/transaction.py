@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -14,12 +15,18 @@ import psycopg
 from pgroute._acompat import Face, Watchdog
 from pgroute._sync.connector import alive
 from pgroute._sync.session import (
+    COMMIT_SENT,
+    COMMITTED,
     INTRANS,
+    NOTHING_SENT,
     _commit_failed,
     _end,
     _lost_early,
     _roll_back,
     _tell_unconfirmed,
+    give_back,
+    note_commit,
+    refused,
 )
 from pgroute.core.faults import Fault, FaultKind, one_line, session_fault
 from pgroute.core.retry import LEAST_COMMIT, Phase, Retry, body_fault, end_fault
@@ -40,7 +47,18 @@ CT = TypeVar("CT", bound="psycopg.Connection[Any]")
 
 logger = logging.getLogger("pgroute")
 
-_around: ContextVar[Attempt[Any] | None] = ContextVar("_around", default=None)
+
+class _Around:
+    """An attempt, which it does not keep alive, and those around it."""
+
+    __slots__ = ("attempt", "outer")
+
+    def __init__(self, attempt: Attempt[Any], outer: _Around | None) -> None:
+        self.attempt = weakref.ref(attempt)
+        self.outer = outer
+
+
+_around: ContextVar[_Around | None] = ContextVar("_around", default=None)
 """The attempt in whose body this code runs; a task that was started there has it too, even when that is over."""
 
 
@@ -56,12 +74,14 @@ class Attempt(Face, Generic[CT]):
     """
 
     __slots__ = (
+        "__weakref__",
         "_around",
         "_block",
         "_conn",
         "_course",
         "_engine",
         "_key",
+        "_phase",
         "_request",
         "_transaction",
         "again",
@@ -75,12 +95,13 @@ class Attempt(Face, Generic[CT]):
         self._request = request
         self._course = course
         self._key = key
-        self._around: Attempt[Any] | None = None
+        self._around: _Around | None = None
         self._conn: CT | None = None
         self._block: Block | None = None
         self._transaction: psycopg.Transaction | None = None
         self.again: float | None = None
         self.ended = False
+        self._phase = NOTHING_SENT
 
     @property
     def number(self) -> int:
@@ -115,6 +136,8 @@ class Attempt(Face, Generic[CT]):
                 self._course.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
                 raise self._course.final(exc, time.monotonic())  # noqa: B904  (the same one, or the one before)
             try:
+                lease = conn._pgroute  # type: ignore[attr-defined]
+                lease.holder = weakref.ref(self, lease.forsaken)
                 with self.bounded(conn):
                     self._begin(conn)
             except BaseException as exc:
@@ -124,7 +147,7 @@ class Attempt(Face, Generic[CT]):
             else:
                 self._conn = conn
                 self._around = _around.get()
-                _around.set(self)
+                _around.set(_Around(self, self._around))
                 return conn
             pause(self._engine, seconds)
 
@@ -174,7 +197,7 @@ class Attempt(Face, Generic[CT]):
                 self.ended = True
             return seconds
         finally:
-            self._give_back(conn)
+            give_back(self._engine, conn)
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
@@ -189,17 +212,16 @@ class Attempt(Face, Generic[CT]):
                 self._engine.check_usable()
             return False
         try:
-            if exc is None:
-                return self._commit(conn)
-            return self._fail(conn, exc)
-        finally:
-            self._block = self._transaction = None
-            self._give_back(conn)
-
-    def _give_back(self, conn: CT) -> None:
-        conn._pgroute.pool.putconn(conn)  # type: ignore[attr-defined]
-        if self._engine.closing:
-            self._engine.changes.notify()
+            try:
+                if exc is None:
+                    return self._commit(conn)
+                return self._fail(conn, exc)
+            finally:
+                self._block = self._transaction = None
+                give_back(self._engine, conn)
+        except BaseException as failure:
+            note_commit(failure, self._phase)
+            raise
 
     def _commit(self, conn: CT) -> bool:
         block = self._block
@@ -213,15 +235,19 @@ class Attempt(Face, Generic[CT]):
                 self._refuse(conn, "the body left its pipeline open: nothing was committed")
             if (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
                 phase = Phase.COMMIT
+                self._phase = COMMIT_SENT
                 try:
                     with self.bounded(conn, least=LEAST_COMMIT):
                         block.__exit__(None, None, None)
                 except BaseException as failure:
+                    if refused(conn, failure):
+                        self._phase = NOTHING_SENT
                     _commit_failed(self._engine, conn, failure)
                     lost = conn.closed
                     if conn.pgconn.transaction_status:
                         conn.close()  # the body left another transaction() of its own open
                     raise
+                self._phase = COMMITTED
             else:
                 _end(self._engine, conn, block, status=status, read_write=self._request.read_write)
             if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
@@ -293,8 +319,9 @@ def _refuse_nested(engine: Engine[Any], request: Request, key: str | None) -> No
     writes = request.role is Role.WRITER and not request.read_only
     around = _around.get()
     while around is not None:
-        if not around.ended and around._engine is engine:
-            if key is not None and around._key == key:
+        attempt = around.attempt()
+        if attempt is not None and not attempt.ended and attempt._engine is engine:
+            if key is not None and attempt._key == key:
                 raise psycopg.ProgrammingError(
                     f"run(once={key!r}) within its own body: it would wait for itself"
                 )
@@ -304,7 +331,7 @@ def _refuse_nested(engine: Engine[Any], request: Request, key: str | None) -> No
                     "and again when the outer one is run again. Use the connection that the body was given (its "
                     "transaction() makes a savepoint), or give a key of your own: run(once=KEY)"
                 )
-        around = around._around
+        around = around.outer
 
 
 def pause(engine: Engine[Any], seconds: float) -> None:

@@ -128,9 +128,8 @@ class Lending(Generic[L, C]):
             raise PoolClosed("the pool is closed")
         if not self.idle:
             return None
-        item = self.idle.popleft()
-        self._unused = min(self._unused, len(self.idle))
-        return item
+        self._unused = min(self._unused, len(self.idle) - 1)
+        return self.idle.popleft()
 
     def queue(self, waiter: Waiter) -> None:
         """Let a caller wait for the next connection.
@@ -144,17 +143,23 @@ class Lending(Generic[L, C]):
 
     def leave(self, waiter: Waiter) -> None:
         """Take a caller out of the queue, who may have been given a connection meanwhile."""
-        if waiter.item is None and waiter in self.waiting:
+        if waiter in self.waiting:
             self.waiting.remove(waiter)
 
     def offer(self, item: tuple[L, C]) -> None:
-        """Give a connection to the first caller in the queue, or have it idle."""
+        """Give a connection to the first caller in the queue, or have it idle; `offered` tells if that was done."""
         self._dismiss_served()
         if not self.waiting:
             self.idle.append(item)
             return
         self.waiting[0].item = item
+        self.waiting[0].wake()
+
+    def offered(self, item: tuple[L, C]) -> bool:
+        """Return whether an interrupted `offer` has passed the connection on; called under the same lock."""
+        done = any(idle is item for idle in self.idle) or any(w.item is item for w in self.waiting)
         self._dismiss_served()
+        return done
 
     def _dismiss_served(self) -> None:
         while self.waiting and self.waiting[0].item is not None:
@@ -208,6 +213,7 @@ class Lending(Generic[L, C]):
         self._dismiss_served()
         while self.waiting and self.idle:
             self.offer(self.idle.popleft())
+        self._dismiss_served()
         surplus = self._surplus(now)
         if surplus:
             for item in surplus:
