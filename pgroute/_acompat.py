@@ -296,6 +296,17 @@ def async_myself() -> object:
     return asyncio.current_task()
 
 
+def stray(exc: BaseException) -> bool:
+    """Return whether this ends nobody but a thread of ours: the user's sys.exit() in it."""
+    return isinstance(exc, SystemExit) and threading.current_thread() is not threading.main_thread()
+
+
+def async_stray(exc: BaseException) -> bool:
+    """Return whether this is the cancellation of something that was awaited, and not of the task itself."""
+    task = asyncio.current_task()
+    return isinstance(exc, asyncio.CancelledError) and task is not None and not task.cancelling()
+
+
 class Face:
     """What is for `with`; used in `async with`, it says so. Hidden from type checkers, which say so by themselves."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from pgroute._acompat import AsyncWatchdog
+from pgroute._acompat import AsyncWatchdog, async_stray
 from pgroute._async.interrupt import guard, patience
 from pgroute._async.login import AsyncLogin
 from pgroute._async.own import ask, row
@@ -349,8 +349,8 @@ class AsyncConnector:
             return
         try:
             await self._configure(conn)
-        except Exception as exc:
-            if conn.broken:
+        except BaseException as exc:
+            if conn.broken or not (isinstance(exc, Exception) or async_stray(exc)):
                 raise
             text = f"configure failed: {type(exc).__name__}: {one_line(str(exc))}"
             # An exception of psycopg's holds a PGconn, whose repr shows the password.

@@ -287,15 +287,25 @@ class AsyncHostPool(Generic[CT]):
             self._bell.ring()
 
     async def _work(self) -> None:
-        """Open and close connections as they are wanted, until the pool is closed."""
-        while True:
-            try:
-                if not await self._turn():
-                    return
-            except Exception:
-                # A fault here must not leave callers without the one who serves them.
-                logger.exception("the pool %s failed", self.name)
-                await self._bell.rest(_AFTER_FAULT)
+        """Open and close connections as they are wanted, until the pool is closed.
+
+        A fault here must not leave callers without the one who serves them.
+        """
+        try:
+            while True:
+                try:
+                    if not await self._turn():
+                        return
+                except Exception:
+                    logger.exception("the pool %s failed", self.name)
+                    await self._bell.rest(_AFTER_FAULT)
+        # async-only: begin
+        except GeneratorExit:
+            raise  # the loop is gone: nothing can be awaited, nor a lock be taken
+        # async-only: end
+        except BaseException:
+            await self.close()  # cancelled, or ended by the user's code: who waits goes to another pool
+            raise
 
     async def _turn(self) -> bool:
         if os.getpid() != self._pid:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from pgroute._acompat import Watchdog
+from pgroute._acompat import Watchdog, stray
 from pgroute._sync.interrupt import guard, patience
 from pgroute._sync.login import Login
 from pgroute._sync.own import ask, row
@@ -349,8 +349,8 @@ class Connector:
             return
         try:
             self._configure(conn)
-        except Exception as exc:
-            if conn.broken:
+        except BaseException as exc:
+            if conn.broken or not (isinstance(exc, Exception) or stray(exc)):
                 raise
             text = f"configure failed: {type(exc).__name__}: {one_line(str(exc))}"
             # An exception of psycopg's holds a PGconn, whose repr shows the password.

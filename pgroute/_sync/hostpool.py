@@ -288,15 +288,21 @@ class HostPool(Generic[CT]):
             self._bell.ring()
 
     def _work(self) -> None:
-        """Open and close connections as they are wanted, until the pool is closed."""
-        while True:
-            try:
-                if not self._turn():
-                    return
-            except Exception:
-                # A fault here must not leave callers without the one who serves them.
-                logger.exception("the pool %s failed", self.name)
-                self._bell.rest(_AFTER_FAULT)
+        """Open and close connections as they are wanted, until the pool is closed.
+
+        A fault here must not leave callers without the one who serves them.
+        """
+        try:
+            while True:
+                try:
+                    if not self._turn():
+                        return
+                except Exception:
+                    logger.exception("the pool %s failed", self.name)
+                    self._bell.rest(_AFTER_FAULT)
+        except BaseException:
+            self.close()  # cancelled, or ended by the user's code: who waits goes to another pool
+            raise
 
     def _turn(self) -> bool:
         if os.getpid() != self._pid:

@@ -130,6 +130,42 @@ async def test_a_statement_after_the_block_is_not_committed_by_the_next_session(
     assert "INTRANS" in warning
 
 
+# Callbacks and classes of the user's.
+
+# sync-only: STRAY: type[BaseException] = SystemExit
+STRAY: type[BaseException] = asyncio.CancelledError  # async-only
+
+
+async def test_a_configure_that_is_cancelled_or_exits_does_not_end_its_pool(shared: LocalCluster) -> None:
+    calls = 0
+
+    async def configure(_: psycopg.AsyncConnection[Any]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise STRAY  # as of a task that was cancelled elsewhere, and is awaited here
+
+    options = PoolOptions(max_size=2, configure=configure)
+    async with AsyncRouter(shared.dsn, writer=options) as router:
+        await assert_lends(router, 2)
+    assert calls == 3
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_pool_whose_worker_is_ended_is_replaced(shared: LocalCluster) -> None:
+    async def end() -> bool:
+        raise STRAY
+
+    async with AsyncRouter(shared.dsn, writer=ONE) as router:
+        async with router.writer() as conn:
+            pool = conn._pgroute.pool  # type: ignore[attr-defined]
+            pool._turn = end
+            pool._bell.ring()
+            await async_eventually(lambda: pool.closed)
+        async with router.writer() as conn:
+            assert conn._pgroute.pool is not pool  # type: ignore[attr-defined]
+
+
 # Sessions that differ from what their pool is for.
 
 

@@ -89,6 +89,41 @@ def test_a_statement_after_the_block_is_not_committed_by_the_next_session(
     assert "INTRANS" in warning
 
 
+# Callbacks and classes of the user's.
+
+STRAY: type[BaseException] = SystemExit
+
+
+def test_a_configure_that_is_cancelled_or_exits_does_not_end_its_pool(shared: LocalCluster) -> None:
+    calls = 0
+
+    def configure(_: psycopg.Connection[Any]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise STRAY  # as of a task that was cancelled elsewhere, and is awaited here
+
+    options = PoolOptions(max_size=2, configure=configure)
+    with Router(shared.dsn, writer=options) as router:
+        assert_lends(router, 2)
+    assert calls == 3
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_pool_whose_worker_is_ended_is_replaced(shared: LocalCluster) -> None:
+    def end() -> bool:
+        raise STRAY
+
+    with Router(shared.dsn, writer=ONE) as router:
+        with router.writer() as conn:
+            pool = conn._pgroute.pool  # type: ignore[attr-defined]
+            pool._turn = end
+            pool._bell.ring()
+            eventually(lambda: pool.closed)
+        with router.writer() as conn:
+            assert conn._pgroute.pool is not pool  # type: ignore[attr-defined]
+
+
 # Sessions that differ from what their pool is for.
 
 
