@@ -237,7 +237,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
             conn: the connection, open or closed.
 
         Raises:
-            ValueError: it is not a connection taken from this router.
+            ValueError: it is not a connection taken from this router, or it is a session's, whose end returns it.
         """
         await self._engine.release(conn)
 

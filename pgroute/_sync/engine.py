@@ -290,13 +290,15 @@ class Engine(Generic[CT]):
         """Take back a connection; a transaction still open is rolled back.
 
         Raises:
-            ValueError: it is not a connection taken from this router.
+            ValueError: it is not a connection taken from this router, or it is a session's, whose end returns it.
         """
         if self.inherited:
             self.check_usable()
         lease = getattr(conn, "_pgroute", None)
         if lease is None or lease.pool._watch is not self.watch or not lease.taken:
             raise ValueError(f"not a connection taken from {self._router!r}: {conn!r}")
+        if lease.holder is not None:
+            raise ValueError(f"a session has this connection, and returns it at its end: {conn!r}")
         try:
             if conn.closed:
                 self.watch.kick(lease.pool.key)

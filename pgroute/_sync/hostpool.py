@@ -222,8 +222,9 @@ class HostPool(Generic[CT]):
         lease: Lease = conn._pgroute  # type: ignore[attr-defined]
         self._counts["usage_ms"] += 1000.0 * (time.monotonic() - lease.taken_at)
         try:
-            if getattr(conn, "_tpc", None):
-                conn.close()  # a prepared transaction would be the next caller's
+            if getattr(conn, "_tpc", None) or conn.pgconn.pipeline_status or conn._num_transactions:
+                # The next caller's it would be: a prepared transaction, a pipeline or a transaction() never left.
+                conn.close()
             elif conn.pgconn.transaction_status == TransactionStatus.IDLE and (
                 self._options.reset is not None or attributes(conn) != lease.baseline
             ):

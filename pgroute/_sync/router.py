@@ -237,7 +237,7 @@ class Router(Runner[CT], Face):
             conn: the connection, open or closed.
 
         Raises:
-            ValueError: it is not a connection taken from this router.
+            ValueError: it is not a connection taken from this router, or it is a session's, whose end returns it.
         """
         self._engine.release(conn)
 

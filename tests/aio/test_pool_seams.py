@@ -6,6 +6,7 @@ import asyncio  # async-only
 import gc
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -128,6 +129,52 @@ async def test_a_statement_after_the_block_is_not_committed_by_the_next_session(
     [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert "pgroute-writer" in warning
     assert "INTRANS" in warning
+
+
+async def test_putconn_refuses_the_connection_of_a_session(shared: LocalCluster, table: str) -> None:
+    async with AsyncRouter(shared.dsn, writer=ONE) as router:
+        async with router.writer() as conn:
+            await conn.execute(f"INSERT INTO {table} VALUES (1)")
+            with pytest.raises(ValueError, match="a session has this connection"):
+                await router.putconn(conn)
+            with pytest.raises(PoolExhausted):
+                await router.getconn("writer", timeout=0.05)
+
+        async def body(conn: psycopg.AsyncConnection[Any]) -> None:
+            with pytest.raises(ValueError, match="a session has this connection"):
+                await router.putconn(conn)
+
+        await router.run(body)
+        await assert_lends(router, 1)
+    assert shared.primary.execute(f"SELECT number FROM {table}") == [(1,)]
+
+
+async def enter_pipeline(conn: psycopg.AsyncConnection[Any]) -> object:
+    pipeline = conn.pipeline()
+    await pipeline.__aenter__()
+    return pipeline
+
+
+async def enter_transaction(conn: psycopg.AsyncConnection[Any]) -> object:
+    transaction = conn.transaction()
+    await transaction.__aenter__()
+    await conn.execute("ROLLBACK")
+    return transaction
+
+
+@pytest.mark.parametrize("enter", [enter_pipeline, enter_transaction])
+async def test_what_a_caller_entered_and_never_left_is_not_the_next_ones(
+    shared: LocalCluster, enter: Callable[..., Any]
+) -> None:
+    async with AsyncRouter(shared.dsn, writer=ONE) as router:
+        conn = await router.getconn("writer")
+        left_open = await enter(conn)
+        await router.putconn(conn)
+        assert conn.closed
+        async with router.writer() as again:
+            assert again.info.pipeline_status == psycopg.pq.PipelineStatus.OFF
+            await again.execute("SELECT 1")
+    del left_open
 
 
 # Callbacks and classes of the user's.

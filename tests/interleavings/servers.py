@@ -135,6 +135,7 @@ class Connection:
 
     _pgroute: Any
     _tpc = None
+    _num_transactions = 0
 
     def __init__(self, world: World, server: Server, *, read_only: bool) -> None:
         self._world = world

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -87,6 +88,52 @@ def test_a_statement_after_the_block_is_not_committed_by_the_next_session(
     [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert "pgroute-writer" in warning
     assert "INTRANS" in warning
+
+
+def test_putconn_refuses_the_connection_of_a_session(shared: LocalCluster, table: str) -> None:
+    with Router(shared.dsn, writer=ONE) as router:
+        with router.writer() as conn:
+            conn.execute(f"INSERT INTO {table} VALUES (1)")
+            with pytest.raises(ValueError, match="a session has this connection"):
+                router.putconn(conn)
+            with pytest.raises(PoolExhausted):
+                router.getconn("writer", timeout=0.05)
+
+        def body(conn: psycopg.Connection[Any]) -> None:
+            with pytest.raises(ValueError, match="a session has this connection"):
+                router.putconn(conn)
+
+        router.run(body)
+        assert_lends(router, 1)
+    assert shared.primary.execute(f"SELECT number FROM {table}") == [(1,)]
+
+
+def enter_pipeline(conn: psycopg.Connection[Any]) -> object:
+    pipeline = conn.pipeline()
+    pipeline.__enter__()
+    return pipeline
+
+
+def enter_transaction(conn: psycopg.Connection[Any]) -> object:
+    transaction = conn.transaction()
+    transaction.__enter__()
+    conn.execute("ROLLBACK")
+    return transaction
+
+
+@pytest.mark.parametrize("enter", [enter_pipeline, enter_transaction])
+def test_what_a_caller_entered_and_never_left_is_not_the_next_ones(
+    shared: LocalCluster, enter: Callable[..., Any]
+) -> None:
+    with Router(shared.dsn, writer=ONE) as router:
+        conn = router.getconn("writer")
+        left_open = enter(conn)
+        router.putconn(conn)
+        assert conn.closed
+        with router.writer() as again:
+            assert again.info.pipeline_status == psycopg.pq.PipelineStatus.OFF
+            again.execute("SELECT 1")
+    del left_open
 
 
 # Callbacks and classes of the user's.
