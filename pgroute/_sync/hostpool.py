@@ -224,7 +224,7 @@ class HostPool(Generic[CT]):
         try:
             if getattr(conn, "_tpc", None):
                 conn.close()  # a prepared transaction would be the next caller's
-            elif conn.pgconn.transaction_status == TransactionStatus.IDLE and (
+            elif conn.pgconn.transaction_status == _IDLE and (
                 self._options.reset is not None or attributes(conn) != lease.baseline
             ):
                 # Not what is left in a transaction, which a hook might commit: it is closed.
