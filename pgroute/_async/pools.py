@@ -87,17 +87,25 @@ class AsyncRolePool(Generic[CT]):
             if host.state is HostState.REJECTED and self._plan.as_probe:
                 raise Barred(host.reason)  # it serves with open connections, of which there are none here
             before, pool = pool, AsyncHostPool(self._plan, host, self._class, self._watch, self._bars)
+            failure: BaseException | None = None
             try:
+                if before is not None:
+                    self._retired.append(before)
+                self._pools[candidate.key] = pool
                 pool.open()
-            except RuntimeError as exc:
-                raise psycopg.OperationalError(
-                    f"no thread to connect to {candidate.key} with: {exc}"
-                ) from exc
-            if before is not None:
-                self._retired.append(before)
-            self._pools[candidate.key] = pool
-        if before is not None:
-            await before.close()
+            except BaseException as exc:  # noqa: BLE001  (raised below)
+                # Interrupted, or without a thread; its worker may run already.
+                failure = exc
+                self._retired.append(pool)
+                self._pools.pop(candidate.key, None)
+        if failure is not None or before is not None:
+            await self._close_retired()
+        if isinstance(failure, RuntimeError):
+            raise psycopg.OperationalError(
+                f"no thread to connect to {candidate.key} with: {failure}"
+            ) from failure
+        if failure is not None:
+            raise failure
         return pool
 
     async def reconcile(self, topology: Topology) -> None:

@@ -225,7 +225,7 @@ class HostPool(Generic[CT]):
             if getattr(conn, "_tpc", None) or conn.pgconn.pipeline_status or conn._num_transactions:
                 # The next caller's it would be: a prepared transaction, a pipeline or a transaction() never left.
                 conn.close()
-            elif conn.pgconn.transaction_status == TransactionStatus.IDLE and (
+            elif conn.pgconn.transaction_status == _IDLE and (
                 self._options.reset is not None or attributes(conn) != lease.baseline
             ):
                 # Not what is left in a transaction, which a hook might commit: it is closed.

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute import AsyncRouter, HostState, NoHostAvailable, ProbeOptions
+from pgroute import AsyncRouter, HostState, NoHostAvailable, PoolOptions, ProbeOptions
 from pgroute.testing import FaultProxy, LocalCluster
 from tests.aio.workload import QUICK, Account, keep_reading, read, state
 from tests.support import AsyncBackground, async_call, async_eventually, within
@@ -131,7 +131,12 @@ async def test_a_flapping_replica_gives_new_readers_no_error_and_gets_no_storm(
     dsn = FaultProxy.dsn(proxies)
     # With twenty callers that never rest, a probe of the healthy replica may well take more than QUICK's timeout.
     probe = ProbeOptions(interval=0.1)
-    async with AsyncRouter(dsn, probe=probe) as router, AsyncBackground() as background:
+    # A connection for each, so that nobody is sent on to the primary for want of one.
+    readers = PoolOptions(max_size=20)
+    async with (
+        AsyncRouter(dsn, probe=probe, reader=readers) as router,
+        AsyncBackground() as background,
+    ):
         for _ in range(20):
             background.start(keep_asking, router)
         await async_eventually(lambda: {proxies[1].port, proxies[2].port} <= set(served))

@@ -92,11 +92,15 @@ def who_is_torn_out_keeps_what_it_was_given() -> Iterator[None]:
 def an_offer_does_not_wake() -> Patch:
     """A caller in the queue is given a connection, and not told."""
 
-    def dismiss(self: Lending[Any, Any]) -> None:
-        while self.waiting and self.waiting[0].item is not None:
-            self.waiting.popleft()
+    def offer(self: Lending[Any, Any], item: Any) -> None:
+        unserved = [waiter for waiter in self.waiting if waiter.item is None]
+        if unserved:
+            unserved[0].item = item
+            self.waiting.remove(unserved[0])
+        else:
+            self.idle.append(item)
 
-    return mock.patch.object(Lending, "_dismiss_served", dismiss)
+    return mock.patch.object(Lending, "offer", offer)
 
 
 def a_closing_does_not_wake() -> Patch:
