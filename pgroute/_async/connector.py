@@ -159,6 +159,18 @@ def alive(conn: psycopg.AsyncConnection[Any]) -> bool:
     return not conn._pgroute.doomed  # type: ignore[attr-defined]
 
 
+async def shut(conn: psycopg.AsyncConnection[Any]) -> None:
+    """Close a connection, also where the close() of the user's class fails, which is no word to our caller."""
+    try:
+        await conn.close()
+    except Exception as exc:  # noqa: BLE001
+        logger.warning(
+            "%s.close() failed: %s: %s", type(conn).__name__, type(exc).__name__, one_line(str(exc))
+        )
+    finally:
+        conn.pgconn.finish()
+
+
 def attributes(conn: psycopg.AsyncConnection[Any]) -> tuple[Any, ...]:
     """Return the psycopg attributes that a body may change and the next one must not find."""
     return (
@@ -328,7 +340,7 @@ class AsyncConnector:
             await self._configured(conn)
             lease.note_baseline(conn, read_only=self._expected_read_only(conn))
         except BaseException:
-            await conn.close()
+            await shut(conn)
             raise
         finally:
             self._wire = None

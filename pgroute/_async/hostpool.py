@@ -23,7 +23,15 @@ from pgroute._acompat import (
     async_join_all,
     async_spawn,
 )
-from pgroute._async.connector import AsyncConnector, AsyncLease, alive, attributes, contradicts, restore
+from pgroute._async.connector import (
+    AsyncConnector,
+    AsyncLease,
+    alive,
+    attributes,
+    contradicts,
+    restore,
+    shut,
+)
 from pgroute.core.faults import one_line
 from pgroute.core.lending import Close, Connect, Lending, PoolFull, Rest
 from pgroute.core.options import DISCARD
@@ -223,7 +231,7 @@ class AsyncHostPool(Generic[CT]):
         try:
             if getattr(conn, "_tpc", None) or conn.pgconn.pipeline_status or conn._num_transactions:
                 # The next caller's it would be: a prepared transaction, a pipeline or a transaction() never left.
-                await conn.close()
+                await shut(conn)
             elif conn.pgconn.transaction_status == _IDLE and (
                 self._options.reset is not None or attributes(conn) != lease.baseline
             ):
@@ -245,7 +253,7 @@ class AsyncHostPool(Generic[CT]):
             if conn.pgconn.transaction_status:
                 raise psycopg.ProgrammingError("reset left a transaction open")
         except BaseException as exc:
-            await conn.close()
+            await shut(conn)
             if not isinstance(exc, Exception):
                 raise
             logger.warning("closing a connection to %s that could not be reset: %s", self.key, exc)
@@ -279,7 +287,7 @@ class AsyncHostPool(Generic[CT]):
     async def _dispose(self, lease: AsyncLease, conn: CT) -> None:
         """Close a connection; another takes its place where one is wanted."""
         try:
-            await conn.close()
+            await shut(conn)
         finally:
             with self._lock:
                 self._lending.remove(lease)
@@ -320,7 +328,7 @@ class AsyncHostPool(Generic[CT]):
             case Close(items):
                 for lease, conn in items:
                     lease.watch = None
-                    await conn.close()
+                    await shut(conn)
             case Rest(seconds):
                 await self._bell.rest(seconds)
             case _:
@@ -376,7 +384,7 @@ class AsyncHostPool(Generic[CT]):
                 self._lending.failed(now)
         if not wanted:
             lease.watch = None
-            await conn.close()
+            await shut(conn)
 
     def _collected(self, lease: AsyncLease) -> None:
         # Called by the garbage collector, anywhere: no lock may be taken here.
@@ -417,7 +425,7 @@ class AsyncHostPool(Generic[CT]):
             self._bell.ring()
         for lease, conn in items:
             lease.watch = None
-            await conn.close()
+            await shut(conn)
 
     @property
     def gone(self) -> bool:

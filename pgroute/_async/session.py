@@ -10,7 +10,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import AsyncFace, AsyncWatchdog
-from pgroute._async.connector import READ_ONLY_DEFAULT, alive
+from pgroute._async.connector import READ_ONLY_DEFAULT, alive, shut
 from pgroute.core.faults import one_line, session_fault
 from pgroute.core.roles import SessionAttrs
 from pgroute.errors import CommitUnknown, SessionLost
@@ -156,7 +156,7 @@ async def _commit_failed(engine: AsyncEngine[CT], conn: CT, failure: BaseExcepti
     """Raise what a failed COMMIT means; return where the failure itself says it."""
     key = conn._pgroute.pool.key  # type: ignore[attr-defined]
     if not isinstance(failure, psycopg.Error):
-        await conn.close()
+        await shut(conn)
         return
     if not conn.closed:
         return
@@ -209,7 +209,7 @@ async def _end(
         )
         raise psycopg.ProgrammingError(f"the body closed its connection: {what}")
     if status == INTRANS or (status == UNKNOWN and block is not None):
-        await conn.close()
+        await shut(conn)
         engine.watch.kick(lease.pool.key)
         raise SessionLost(
             f"the connection to {lease.pool.key} was lost before COMMIT was sent: nothing of the transaction "
@@ -217,7 +217,7 @@ async def _end(
             topology=engine.topology,
         )
     if status == UNKNOWN:
-        await conn.close()
+        await shut(conn)
         engine.watch.kick(lease.pool.key)
         raise SessionLost(
             f"the connection to {lease.pool.key} was lost within the session, and the error was not passed on: "
@@ -228,17 +228,17 @@ async def _end(
     if status == INERROR:
         await _quietly_roll_back(conn, block)
         if read_write and lease.read_only:
-            await conn.close()  # what the body hid may well be that it cannot write here
+            await shut(conn)  # what the body hid may well be that it cannot write here
         raise psycopg.errors.InFailedSqlTransaction(
             "the session ended with its transaction in error: it was rolled back, nothing was committed"
         )
     if status == ACTIVE:
-        await conn.close()
+        await shut(conn)
         raise psycopg.ProgrammingError(
             "the session ended while a command was still running: connection closed"
         )
     if getattr(conn, "_tpc", None):
-        await conn.close()
+        await shut(conn)
         raise psycopg.ProgrammingError(
             "the session ended with a two-phase transaction prepared: tpc_commit() or tpc_rollback() it"
         )
@@ -259,14 +259,14 @@ async def _roll_back(
         await _quietly_roll_back(conn, block, exc)
     elif status == ACTIVE:
         # Waiting for the command's end could take for ever; the server rolls back when the connection goes.
-        await conn.close()
+        await shut(conn)
     if (
         read_write
         and isinstance(exc, psycopg.errors.ReadOnlySqlTransaction)
         and conn.pgconn.parameter_status(READ_ONLY_DEFAULT) != b"off"
     ):
         # Its own settings contradict its pool, whatever the host is: the next session would fail likewise.
-        await conn.close()
+        await shut(conn)
 
 
 async def _quietly_roll_back(
@@ -287,9 +287,9 @@ async def _quietly_roll_back(
                 await block.__aexit__(type(exc), exc, exc.__traceback__)
     except psycopg.Error as exc:
         logger.info("rolling back failed, closing the connection: %s", exc)
-        await conn.close()
+        await shut(conn)
     except BaseException:
-        await conn.close()
+        await shut(conn)
         raise
 
 

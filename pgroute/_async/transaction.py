@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import psycopg
 
 from pgroute._acompat import AsyncFace, AsyncWatchdog
-from pgroute._async.connector import alive
+from pgroute._async.connector import alive, shut
 from pgroute._async.session import (
     COMMIT_SENT,
     COMMITTED,
@@ -191,7 +191,7 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
                     self.ended = True
                     raise error from exc
             else:
-                await conn.close()
+                await shut(conn)
             if seconds is None:
                 self.ended = True
             return seconds
@@ -244,7 +244,7 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
                     await _commit_failed(self._engine, conn, failure)
                     lost = conn.closed
                     if conn.pgconn.transaction_status:
-                        await conn.close()  # the body left another transaction() of its own open
+                        await shut(conn)  # the body left another transaction() of its own open
                     raise
                 self._phase = COMMITTED
             else:
@@ -260,7 +260,7 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
 
     @staticmethod
     async def _refuse(conn: CT, why: str) -> None:
-        await conn.close()
+        await shut(conn)
         raise psycopg.ProgrammingError(why)
 
     async def _fail(self, conn: CT, exc: BaseException) -> bool:
@@ -273,7 +273,7 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
             exc.add_note("the body ended the transaction by a COMMIT or ROLLBACK of its own: not run again")
             if isinstance(exc, RouteError):
                 exc.rerun_safe = False
-            await conn.close()
+            await shut(conn)
             return False
         await _roll_back(self._engine, conn, exc, read_write=read_write, block=self._block)
         if isinstance(exc, psycopg.Rollback) and exc.transaction in (None, self._transaction):

@@ -24,7 +24,15 @@ from pgroute._acompat import (
     join_all,
     spawn,
 )
-from pgroute._sync.connector import Connector, Lease, alive, attributes, contradicts, restore
+from pgroute._sync.connector import (
+    Connector,
+    Lease,
+    alive,
+    attributes,
+    contradicts,
+    restore,
+    shut,
+)
 from pgroute.core.faults import one_line
 from pgroute.core.lending import Close, Connect, Lending, PoolFull, Rest
 from pgroute.core.options import DISCARD
@@ -224,7 +232,7 @@ class HostPool(Generic[CT]):
         try:
             if getattr(conn, "_tpc", None) or conn.pgconn.pipeline_status or conn._num_transactions:
                 # The next caller's it would be: a prepared transaction, a pipeline or a transaction() never left.
-                conn.close()
+                shut(conn)
             elif conn.pgconn.transaction_status == _IDLE and (
                 self._options.reset is not None or attributes(conn) != lease.baseline
             ):
@@ -246,7 +254,7 @@ class HostPool(Generic[CT]):
             if conn.pgconn.transaction_status:
                 raise psycopg.ProgrammingError("reset left a transaction open")
         except BaseException as exc:
-            conn.close()
+            shut(conn)
             if not isinstance(exc, Exception):
                 raise
             logger.warning("closing a connection to %s that could not be reset: %s", self.key, exc)
@@ -280,7 +288,7 @@ class HostPool(Generic[CT]):
     def _dispose(self, lease: Lease, conn: CT) -> None:
         """Close a connection; another takes its place where one is wanted."""
         try:
-            conn.close()
+            shut(conn)
         finally:
             with self._lock:
                 self._lending.remove(lease)
@@ -317,7 +325,7 @@ class HostPool(Generic[CT]):
             case Close(items):
                 for lease, conn in items:
                     lease.watch = None
-                    conn.close()
+                    shut(conn)
             case Rest(seconds):
                 self._bell.rest(seconds)
             case _:
@@ -373,7 +381,7 @@ class HostPool(Generic[CT]):
                 self._lending.failed(now)
         if not wanted:
             lease.watch = None
-            conn.close()
+            shut(conn)
 
     def _collected(self, lease: Lease) -> None:
         # Called by the garbage collector, anywhere: no lock may be taken here.
@@ -414,7 +422,7 @@ class HostPool(Generic[CT]):
             self._bell.ring()
         for lease, conn in items:
             lease.watch = None
-            conn.close()
+            shut(conn)
 
     @property
     def gone(self) -> bool:

@@ -117,8 +117,8 @@ class RolePool(Generic[CT]):
                 if host is None or not host.usable or host.generation != pool.generation:
                     self._retire(pool)
         self._close_retired()
+        gone = [p for p in tuple(self._retired) if p.gone]  # not under the lock: it may log
         with self._lock:
-            gone = [p for p in self._retired if p.gone]
             self._retired = [p for p in self._retired if p not in gone]
             for pool in gone:
                 self._count(pool)

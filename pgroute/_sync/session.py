@@ -11,7 +11,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import Face, Watchdog
-from pgroute._sync.connector import READ_ONLY_DEFAULT, alive
+from pgroute._sync.connector import READ_ONLY_DEFAULT, alive, shut
 from pgroute.core.faults import one_line, session_fault
 from pgroute.core.roles import SessionAttrs
 from pgroute.errors import CommitUnknown, SessionLost
@@ -147,7 +147,7 @@ def _commit_failed(engine: Engine[CT], conn: CT, failure: BaseException) -> None
     """Raise what a failed COMMIT means; return where the failure itself says it."""
     key = conn._pgroute.pool.key  # type: ignore[attr-defined]
     if not isinstance(failure, psycopg.Error):
-        conn.close()
+        shut(conn)
         return
     if not conn.closed:
         return
@@ -200,7 +200,7 @@ def _end(
         )
         raise psycopg.ProgrammingError(f"the body closed its connection: {what}")
     if status == INTRANS or (status == UNKNOWN and block is not None):
-        conn.close()
+        shut(conn)
         engine.watch.kick(lease.pool.key)
         raise SessionLost(
             f"the connection to {lease.pool.key} was lost before COMMIT was sent: nothing of the transaction "
@@ -208,7 +208,7 @@ def _end(
             topology=engine.topology,
         )
     if status == UNKNOWN:
-        conn.close()
+        shut(conn)
         engine.watch.kick(lease.pool.key)
         raise SessionLost(
             f"the connection to {lease.pool.key} was lost within the session, and the error was not passed on: "
@@ -219,17 +219,17 @@ def _end(
     if status == INERROR:
         _quietly_roll_back(conn, block)
         if read_write and lease.read_only:
-            conn.close()  # what the body hid may well be that it cannot write here
+            shut(conn)  # what the body hid may well be that it cannot write here
         raise psycopg.errors.InFailedSqlTransaction(
             "the session ended with its transaction in error: it was rolled back, nothing was committed"
         )
     if status == ACTIVE:
-        conn.close()
+        shut(conn)
         raise psycopg.ProgrammingError(
             "the session ended while a command was still running: connection closed"
         )
     if getattr(conn, "_tpc", None):
-        conn.close()
+        shut(conn)
         raise psycopg.ProgrammingError(
             "the session ended with a two-phase transaction prepared: tpc_commit() or tpc_rollback() it"
         )
@@ -250,14 +250,14 @@ def _roll_back(
         _quietly_roll_back(conn, block, exc)
     elif status == ACTIVE:
         # Waiting for the command's end could take for ever; the server rolls back when the connection goes.
-        conn.close()
+        shut(conn)
     if (
         read_write
         and isinstance(exc, psycopg.errors.ReadOnlySqlTransaction)
         and conn.pgconn.parameter_status(READ_ONLY_DEFAULT) != b"off"
     ):
         # Its own settings contradict its pool, whatever the host is: the next session would fail likewise.
-        conn.close()
+        shut(conn)
 
 
 def _quietly_roll_back(
@@ -278,9 +278,9 @@ def _quietly_roll_back(
                 block.__exit__(type(exc), exc, exc.__traceback__)
     except psycopg.Error as exc:
         logger.info("rolling back failed, closing the connection: %s", exc)
-        conn.close()
+        shut(conn)
     except BaseException:
-        conn.close()
+        shut(conn)
         raise
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import psycopg
 
 from pgroute._acompat import Face, Watchdog
-from pgroute._sync.connector import alive
+from pgroute._sync.connector import alive, shut
 from pgroute._sync.session import (
     COMMIT_SENT,
     COMMITTED,
@@ -192,7 +192,7 @@ class Attempt(Face, Generic[CT]):
                     self.ended = True
                     raise error from exc
             else:
-                conn.close()
+                shut(conn)
             if seconds is None:
                 self.ended = True
             return seconds
@@ -245,7 +245,7 @@ class Attempt(Face, Generic[CT]):
                     _commit_failed(self._engine, conn, failure)
                     lost = conn.closed
                     if conn.pgconn.transaction_status:
-                        conn.close()  # the body left another transaction() of its own open
+                        shut(conn)  # the body left another transaction() of its own open
                     raise
                 self._phase = COMMITTED
             else:
@@ -261,7 +261,7 @@ class Attempt(Face, Generic[CT]):
 
     @staticmethod
     def _refuse(conn: CT, why: str) -> None:
-        conn.close()
+        shut(conn)
         raise psycopg.ProgrammingError(why)
 
     def _fail(self, conn: CT, exc: BaseException) -> bool:
@@ -274,7 +274,7 @@ class Attempt(Face, Generic[CT]):
             exc.add_note("the body ended the transaction by a COMMIT or ROLLBACK of its own: not run again")
             if isinstance(exc, RouteError):
                 exc.rerun_safe = False
-            conn.close()
+            shut(conn)
             return False
         _roll_back(self._engine, conn, exc, read_write=read_write, block=self._block)
         if isinstance(exc, psycopg.Rollback) and exc.transaction in (None, self._transaction):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio  # async-only
 import gc
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute import AsyncRouter, NoHostAvailable, PoolExhausted, PoolOptions
+from pgroute import AsyncRouter, NoHostAvailable, PoolExhausted, PoolOptions, SessionLost
 from pgroute.core.faults import Fault, FaultKind
 from pgroute.core.hosts import Failure
+from pgroute.core.roles import Role
 from pgroute.testing import LocalCluster
 from tests.support import AsyncBackground, async_call, async_eventually
 
@@ -196,6 +198,62 @@ async def test_a_configure_that_is_cancelled_or_exits_does_not_end_its_pool(shar
     async with AsyncRouter(shared.dsn, writer=options) as router:
         await assert_lends(router, 2)
     assert calls == 3
+
+
+class Unclosable(psycopg.AsyncConnection[Any]):
+    """Its close() does its work, and fails."""
+
+    async def close(self) -> None:
+        await super().close()
+        raise ValueError("not mine")
+
+
+async def test_a_close_that_fails_is_told_in_the_log_alone(
+    shared: LocalCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = PoolOptions(min_size=3)
+    async with AsyncRouter(shared.dsn, writer=options, connection_class=Unclosable) as router:
+        with pytest.raises(SessionLost):
+            async with router.writer() as conn:
+                with pytest.raises(psycopg.errors.AdminShutdown):
+                    await conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        await async_eventually(lambda: router.get_stats()["writer"]["pool_available"] == 3)
+        held = [await router.getconn("writer") for _ in range(3)]
+        for conn in held:
+            await router.putconn(conn)
+    assert all(conn.closed for conn in held)
+    assert "Unclosable.close() failed: ValueError: not mine" in caplog.text
+
+
+async def test_a_log_handler_that_asks_for_a_session_is_no_deadlock(shared: LocalCluster) -> None:
+    class Handler(logging.Handler):
+        free = True
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if "lost by its caller" in record.getMessage():
+                Handler.free = Handler.free and pools._lock.acquire(blocking=False)
+                if Handler.free:
+                    pools._lock.release()
+                told.set()
+
+    told = threading.Event()
+    handler = Handler()
+    logging.getLogger("pgroute").addHandler(handler)
+    try:
+        async with AsyncRouter(shared.dsn, writer=TWO) as router:
+            pools = router._engine.pools[Role.WRITER]
+            conn = await router.getconn("writer")
+            await conn._pgroute.pool.close()  # type: ignore[attr-defined]
+            await conn._pgroute.pool.join(5.0)  # type: ignore[attr-defined]
+            async with router.writer():
+                pass
+            del conn  # its pool has no worker any more: it is found by whoever looks for pools that are gone
+            gc.collect()
+            router._engine.changes.notify()
+            await async_eventually(told.is_set)
+    finally:
+        logging.getLogger("pgroute").removeHandler(handler)
+    assert Handler.free
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

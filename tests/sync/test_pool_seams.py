@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute import Router, NoHostAvailable, PoolExhausted, PoolOptions
+from pgroute import Router, NoHostAvailable, PoolExhausted, PoolOptions, SessionLost
 from pgroute.core.faults import Fault, FaultKind
 from pgroute.core.hosts import Failure
+from pgroute.core.roles import Role
 from pgroute.testing import LocalCluster
 from tests.support import Background, call, eventually
 
@@ -154,6 +156,62 @@ def test_a_configure_that_is_cancelled_or_exits_does_not_end_its_pool(shared: Lo
     with Router(shared.dsn, writer=options) as router:
         assert_lends(router, 2)
     assert calls == 3
+
+
+class Unclosable(psycopg.Connection[Any]):
+    """Its close() does its work, and fails."""
+
+    def close(self) -> None:
+        super().close()
+        raise ValueError("not mine")
+
+
+def test_a_close_that_fails_is_told_in_the_log_alone(
+    shared: LocalCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = PoolOptions(min_size=3)
+    with Router(shared.dsn, writer=options, connection_class=Unclosable) as router:
+        with pytest.raises(SessionLost):
+            with router.writer() as conn:
+                with pytest.raises(psycopg.errors.AdminShutdown):
+                    conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        eventually(lambda: router.get_stats()["writer"]["pool_available"] == 3)
+        held = [router.getconn("writer") for _ in range(3)]
+        for conn in held:
+            router.putconn(conn)
+    assert all(conn.closed for conn in held)
+    assert "Unclosable.close() failed: ValueError: not mine" in caplog.text
+
+
+def test_a_log_handler_that_asks_for_a_session_is_no_deadlock(shared: LocalCluster) -> None:
+    class Handler(logging.Handler):
+        free = True
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if "lost by its caller" in record.getMessage():
+                Handler.free = Handler.free and pools._lock.acquire(blocking=False)
+                if Handler.free:
+                    pools._lock.release()
+                told.set()
+
+    told = threading.Event()
+    handler = Handler()
+    logging.getLogger("pgroute").addHandler(handler)
+    try:
+        with Router(shared.dsn, writer=TWO) as router:
+            pools = router._engine.pools[Role.WRITER]
+            conn = router.getconn("writer")
+            conn._pgroute.pool.close()  # type: ignore[attr-defined]
+            conn._pgroute.pool.join(5.0)  # type: ignore[attr-defined]
+            with router.writer():
+                pass
+            del conn  # its pool has no worker any more: it is found by whoever looks for pools that are gone
+            gc.collect()
+            router._engine.changes.notify()
+            eventually(told.is_set)
+    finally:
+        logging.getLogger("pgroute").removeHandler(handler)
+    assert Handler.free
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
