@@ -78,14 +78,19 @@ class AsyncChanges:
 class Waiter:
     """A caller in the queue of a pool: `wake` from any thread ends its `wait`.
 
+    Args:
+        since: monotonic seconds at which it began to wait.
+
     Attributes:
         item: what it was given.
+        since: as given.
     """
 
-    __slots__ = ("_bolt", "item")
+    __slots__ = ("_bolt", "item", "since")
 
-    def __init__(self) -> None:
+    def __init__(self, since: float) -> None:
         self.item: tuple[Any, Any] | None = None
+        self.since = since
         self._bolt = threading.Lock()
         self._bolt.acquire()
 
@@ -102,10 +107,11 @@ class Waiter:
 class AsyncWaiter:
     """As Waiter, for a task; `wake` in its loop only."""
 
-    __slots__ = ("_future", "_loop", "item")
+    __slots__ = ("_future", "_loop", "item", "since")
 
-    def __init__(self) -> None:
+    def __init__(self, since: float) -> None:
         self.item: tuple[Any, Any] | None = None
+        self.since = since
         self._loop = asyncio.get_running_loop()
         self._future = self._loop.create_future()
 

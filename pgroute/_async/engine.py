@@ -262,7 +262,7 @@ class AsyncEngine(Generic[CT]):
             if candidate is not None:
                 try:
                     host_pool = pool.ready(candidate) or await pool.open(candidate)
-                    return await host_pool.getconn(seconds)
+                    return await host_pool.getconn(seconds, start)
                 except (PoolTimeout, PoolClosed, TooManyRequests, psycopg.OperationalError) as exc:
                     failure = exc
             if way is None:

@@ -125,11 +125,12 @@ class AsyncHostPool(Generic[CT]):
         """Sessions in flight."""
         return self._lending.in_use
 
-    async def getconn(self, timeout: float) -> CT:
+    async def getconn(self, timeout: float, since: float) -> CT:
         """Return a connection that was alive as far as the kernel knows.
 
         Args:
             timeout: seconds.
+            since: monotonic seconds at which the caller began to wait, here or at another host: its turn in the queue.
 
         Raises:
             PoolFull: all were in use until then.
@@ -145,7 +146,7 @@ class AsyncHostPool(Generic[CT]):
                 with self._lock:
                     item = self._lending.take()
                     if item is None:
-                        waiter = self._queue()
+                        waiter = self._queue(since)
                 if waiter is not None:
                     until = until or time.monotonic() + timeout
                     item = await self._wait(waiter, until - time.monotonic())
@@ -165,8 +166,8 @@ class AsyncHostPool(Generic[CT]):
                 await self._take_back(*item)
             raise
 
-    def _queue(self) -> AsyncWaiter:
-        waiter = AsyncWaiter()
+    def _queue(self, since: float) -> AsyncWaiter:
+        waiter = AsyncWaiter(since)
         try:
             self._lending.queue(waiter)
         except TooManyRequests as exc:

@@ -262,7 +262,7 @@ class Engine(Generic[CT]):
             if candidate is not None:
                 try:
                     host_pool = pool.ready(candidate) or pool.open(candidate)
-                    return host_pool.getconn(seconds)
+                    return host_pool.getconn(seconds, start)
                 except (PoolTimeout, PoolClosed, TooManyRequests, psycopg.OperationalError) as exc:
                     failure = exc
             if way is None:

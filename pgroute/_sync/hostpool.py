@@ -126,11 +126,12 @@ class HostPool(Generic[CT]):
         """Sessions in flight."""
         return self._lending.in_use
 
-    def getconn(self, timeout: float) -> CT:
+    def getconn(self, timeout: float, since: float) -> CT:
         """Return a connection that was alive as far as the kernel knows.
 
         Args:
             timeout: seconds.
+            since: monotonic seconds at which the caller began to wait, here or at another host: its turn in the queue.
 
         Raises:
             PoolFull: all were in use until then.
@@ -146,7 +147,7 @@ class HostPool(Generic[CT]):
                 with self._lock:
                     item = self._lending.take()
                     if item is None:
-                        waiter = self._queue()
+                        waiter = self._queue(since)
                 if waiter is not None:
                     until = until or time.monotonic() + timeout
                     item = self._wait(waiter, until - time.monotonic())
@@ -166,8 +167,8 @@ class HostPool(Generic[CT]):
                 self._take_back(*item)
             raise
 
-    def _queue(self) -> Waiter:
-        waiter = Waiter()
+    def _queue(self, since: float) -> Waiter:
+        waiter = Waiter(since)
         try:
             self._lending.queue(waiter)
         except TooManyRequests as exc:

@@ -33,9 +33,11 @@ class Waiter(Protocol):
 
     Attributes:
         item: the lease and the connection that it was given; None until then.
+        since: monotonic seconds at which it began to wait, here or elsewhere.
     """
 
     item: tuple[Any, Any] | None
+    since: float
 
     def wake(self) -> None:
         """Have the caller look whether it was given something, or the pool was closed."""
@@ -86,7 +88,8 @@ class Lending(Generic[L, C]):
     Attributes:
         leases: of all connections, idle or in use.
         idle: the connections that nobody uses.
-        waiting: the callers in the queue, first come, first served.
+        waiting: the callers in the queue, who waits longest comes first: one that comes from another queue, or whose
+            connection was dead, has not lost its turn.
         closed: nobody is lent a connection any more.
     """
 
@@ -139,7 +142,10 @@ class Lending(Generic[L, C]):
         """
         if self._max_waiting and len(self.waiting) >= self._max_waiting:
             raise TooManyRequests(f"{len(self.waiting)} callers wait already")
-        self.waiting.append(waiter)
+        place = len(self.waiting)
+        while place and self.waiting[place - 1].since > waiter.since:
+            place -= 1
+        self.waiting.insert(place, waiter)
 
     def leave(self, waiter: Waiter) -> None:
         """Take a caller out of the queue, who may have been given a connection meanwhile."""

@@ -99,6 +99,34 @@ async def test_a_saturated_pool_is_exhausted_at_each_deadline(shared: LocalClust
     assert {type(error) for error in errors} == {PoolExhausted}
 
 
+async def test_a_reader_that_is_routed_anew_does_not_lose_its_turn(
+    shared: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[str] = []
+
+    async def read(router: AsyncRouter[Any], name: str) -> None:
+        async with router.reader(timeout=20.0):
+            served.append(name)
+
+    def queued() -> int:
+        return router.get_stats()["reader"].get("requests_queued", 0)
+
+    monkeypatch.setattr("pgroute.core.routing.PATIENCE", 0.4)
+    dsn = f"host=127.0.0.1 port={shared.nodes[1].port} user=postgres dbname=postgres"
+    async with AsyncRouter(dsn, reader=ONE) as router, AsyncBackground() as background:
+        async with router.reader():
+            before = queued()
+            old = background.start(read, router, "old")
+            await async_eventually(lambda: queued() == before + 1)
+            half = time.monotonic() + 0.2
+            await async_eventually(lambda: time.monotonic() > half)
+            new = background.start(read, router, "new")
+            await async_eventually(lambda: queued() >= before + 3)  # the old one waits anew
+        await old.result()
+        await new.result()
+    assert served == ["old", "new"]
+
+
 # Connections that do not come back, or too late.
 
 

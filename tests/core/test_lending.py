@@ -22,8 +22,9 @@ class Lease:
 class Caller:
     """Somebody in the queue."""
 
-    def __init__(self) -> None:
+    def __init__(self, since: float = 0.0) -> None:
         self.item: tuple[Any, Any] | None = None
+        self.since = since
         self.woken = 0
 
     def wake(self) -> None:
@@ -101,6 +102,25 @@ def test_who_waits_is_served_first_come_first_served() -> None:
     books.leave(first)
     books.offer(item)
     assert second.item is item
+
+
+def test_who_comes_from_another_queue_has_not_lost_its_turn() -> None:
+    pool = lending(max_size=1)
+    pool.step(0.0)
+    pool.joined(item := (Lease(), "a"))
+    assert pool.take() == item
+    first, late, second, same = Caller(1.0), Caller(3.0), Caller(2.0), Caller(2.0)
+    for caller in (first, late, second, same):
+        pool.queue(caller)
+    pool.offer(item)
+    pool.queue(oldest := Caller(0.5))  # ahead of one who was served, and has not gone yet
+    served = []
+    for caller in (oldest, second, same, late):
+        pool.offer(item)
+        served.append(caller.item)
+    assert first.item == item
+    assert served == [item] * 4
+    assert not pool.idle
 
 
 def test_one_served_who_has_not_gone_yet_is_not_served_again() -> None:

@@ -58,6 +58,34 @@ def test_a_saturated_pool_is_exhausted_at_each_deadline(shared: LocalCluster) ->
     assert {type(error) for error in errors} == {PoolExhausted}
 
 
+def test_a_reader_that_is_routed_anew_does_not_lose_its_turn(
+    shared: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[str] = []
+
+    def read(router: Router[Any], name: str) -> None:
+        with router.reader(timeout=20.0):
+            served.append(name)
+
+    def queued() -> int:
+        return router.get_stats()["reader"].get("requests_queued", 0)
+
+    monkeypatch.setattr("pgroute.core.routing.PATIENCE", 0.4)
+    dsn = f"host=127.0.0.1 port={shared.nodes[1].port} user=postgres dbname=postgres"
+    with Router(dsn, reader=ONE) as router, Background() as background:
+        with router.reader():
+            before = queued()
+            old = background.start(read, router, "old")
+            eventually(lambda: queued() == before + 1)
+            half = time.monotonic() + 0.2
+            eventually(lambda: time.monotonic() > half)
+            new = background.start(read, router, "new")
+            eventually(lambda: queued() >= before + 3)  # the old one waits anew
+        old.result()
+        new.result()
+    assert served == ["old", "new"]
+
+
 # Connections that do not come back, or too late.
 
 
