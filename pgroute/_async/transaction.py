@@ -126,29 +126,36 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
         if self._conn is not None or self.ended:
             raise RuntimeError("an attempt can be used once: take the next from the iterator")
         _refuse_nested(self._engine, self._request, self._key)
+        self._around = _around.get()
         while True:
+            conn: CT | None = None
             try:
-                left = self._course.left(time.monotonic())
-                conn = await self._engine.acquire(self._request.attrs, self._request.role, left)
-            except psycopg.Error as exc:
-                self.ended = True
-                self._course.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
-                raise self._course.final(exc, time.monotonic())  # noqa: B904  (the same one, or the one before)
-            try:
+                conn = await self._acquired()
                 lease = conn._pgroute  # type: ignore[attr-defined]
                 lease.holder = weakref.ref(self, lease.forsaken)
                 async with self.bounded(conn):
                     await self._begin(conn)
+                self._conn = conn
+                _around.set(_Around(self, self._around))
+                return conn
             except BaseException as exc:
+                if conn is None:
+                    raise
+                self._conn = None
+                _around.set(self._around)
                 seconds = await self._not_begun(conn, exc)
                 if seconds is None:
                     raise
-            else:
-                self._conn = conn
-                self._around = _around.get()
-                _around.set(_Around(self, self._around))
-                return conn
             await pause(self._engine, seconds)
+
+    async def _acquired(self) -> CT:
+        try:
+            left = self._course.left(time.monotonic())
+            return await self._engine.acquire(self._request.attrs, self._request.role, left)
+        except psycopg.Error as exc:
+            self.ended = True
+            self._course.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
+            raise self._course.final(exc, time.monotonic())  # noqa: B904  (the same one, or the one before)
 
     def bounded(self, conn: psycopg.AsyncConnection[Any], *, least: float = 0.0, grace: float = 0.0) -> Bound:
         """Return a block in which the connection is cut when the time that the call was given is over.

@@ -127,29 +127,36 @@ class Attempt(Face, Generic[CT]):
         if self._conn is not None or self.ended:
             raise RuntimeError("an attempt can be used once: take the next from the iterator")
         _refuse_nested(self._engine, self._request, self._key)
+        self._around = _around.get()
         while True:
+            conn: CT | None = None
             try:
-                left = self._course.left(time.monotonic())
-                conn = self._engine.acquire(self._request.attrs, self._request.role, left)
-            except psycopg.Error as exc:
-                self.ended = True
-                self._course.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
-                raise self._course.final(exc, time.monotonic())  # noqa: B904  (the same one, or the one before)
-            try:
+                conn = self._acquired()
                 lease = conn._pgroute  # type: ignore[attr-defined]
                 lease.holder = weakref.ref(self, lease.forsaken)
                 with self.bounded(conn):
                     self._begin(conn)
+                self._conn = conn
+                _around.set(_Around(self, self._around))
+                return conn
             except BaseException as exc:
+                if conn is None:
+                    raise
+                self._conn = None
+                _around.set(self._around)
                 seconds = self._not_begun(conn, exc)
                 if seconds is None:
                     raise
-            else:
-                self._conn = conn
-                self._around = _around.get()
-                _around.set(_Around(self, self._around))
-                return conn
             pause(self._engine, seconds)
+
+    def _acquired(self) -> CT:
+        try:
+            left = self._course.left(time.monotonic())
+            return self._engine.acquire(self._request.attrs, self._request.role, left)
+        except psycopg.Error as exc:
+            self.ended = True
+            self._course.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
+            raise self._course.final(exc, time.monotonic())  # noqa: B904  (the same one, or the one before)
 
     def bounded(self, conn: psycopg.Connection[Any], *, least: float = 0.0, grace: float = 0.0) -> Bound:
         """Return a block in which the connection is cut when the time that the call was given is over.
