@@ -29,16 +29,16 @@ def closed_is_looked_at_before_the_lock() -> Iterator[None]:
     """As in psycopg_pool: who gets the lock when the pool was closed meanwhile joins a queue that nobody serves."""
     async_real, real = AsyncHostPool.getconn, HostPool.getconn
 
-    async def async_getconn(self: AsyncHostPool[Any], timeout: float) -> Any:
+    async def async_getconn(self: AsyncHostPool[Any], timeout: float, since: float) -> Any:
         if self.closed:
             raise PoolClosed("the pool is closed")
         await asyncio.sleep(0)  # the lock of psycopg_pool is one of asyncio's
-        return await async_real(self, timeout)
+        return await async_real(self, timeout, since)
 
-    def getconn(self: HostPool[Any], timeout: float) -> Any:
+    def getconn(self: HostPool[Any], timeout: float, since: float) -> Any:
         if self.closed:
             raise PoolClosed("the pool is closed")
-        return real(self, timeout)
+        return real(self, timeout, since)
 
     def take(self: Lending[Any, Any]) -> Any:
         return self.idle.popleft() if self.idle else None
