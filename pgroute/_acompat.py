@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from pgroute.monitor.bell import Bell as Bell  # noqa: PLC0414  (the synchronous one of a pair)
+from pgroute.monitor.bell import Signal
 from pgroute.monitor.timers import timers
 
 if TYPE_CHECKING:
@@ -20,11 +24,15 @@ AsyncWorker = asyncio.Task[None]
 
 
 class Changes:
-    """Something changed: `notify` from any thread, `wait` until the version is another one than the one seen."""
+    """Something changed: `notify` from any thread, `wait` until the version is another one than the one seen.
+
+    Without a lock, for whoever notifies or waits may be interrupted.
+    """
 
     def __init__(self) -> None:
         self.version = 0
-        self._condition = threading.Condition()
+        self._versions = itertools.count(1)
+        self._waiting: deque[Bell] = deque()
 
     @property
     def deserted(self) -> bool:
@@ -33,14 +41,20 @@ class Changes:
 
     def notify(self) -> None:
         """Wake every waiter."""
-        with self._condition:
-            self.version += 1
-            self._condition.notify_all()
+        self.version = next(self._versions)
+        # Whoever joins after this look has seen the version.
+        for bell in tuple(self._waiting):
+            bell.ring()
 
     def wait(self, seen: int, timeout: float | None) -> None:
         """Return when `version` is not *seen*, or after *timeout* seconds."""
-        with self._condition:
-            self._condition.wait_for(lambda: self.version != seen, timeout)
+        bell = Bell()
+        self._waiting.append(bell)
+        try:
+            if self.version == seen:
+                bell.rest(timeout)
+        finally:
+            self._waiting.remove(bell)
 
 
 class AsyncChanges:
@@ -127,23 +141,6 @@ class AsyncWaiter:
             await self._future
         finally:
             handle.cancel()
-
-
-class Bell:
-    """Calls a worker that rests: `ring` from any thread, and where no lock may be waited for."""
-
-    def __init__(self) -> None:
-        self._bolt = threading.Lock()
-        self._bolt.acquire()
-
-    def ring(self) -> None:
-        """End the rest under way, or the next one."""
-        with contextlib.suppress(RuntimeError):  # it rings already
-            self._bolt.release()
-
-    def rest(self, timeout: float | None) -> None:
-        """Return when it rings, or after *timeout* seconds."""
-        self._bolt.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
 
 
 class AsyncBell:
@@ -373,10 +370,10 @@ def run_all(work: Callable[[], None], count: int, halt: Callable[[], None], name
     An interrupt of the wait calls *halt* too, and all are waited for before it is let out.
     """
     errors: list[BaseException] = []
-    begun: list[tuple[threading.Event, Worker]] = []
+    begun: list[tuple[Signal, Worker]] = []
 
     def begin(number: int) -> None:
-        ended = threading.Event()
+        ended = Signal()
 
         def guarded() -> None:
             try:
@@ -385,7 +382,7 @@ def run_all(work: Callable[[], None], count: int, halt: Callable[[], None], name
                 errors.append(exc)
                 halt()
             finally:
-                ended.set()
+                ended.give()
 
         begun.append((ended, spawn(guarded, f"{name}-{number}")))
 

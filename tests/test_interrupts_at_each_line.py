@@ -411,6 +411,8 @@ def test_an_interrupt_at_any_line_of_close_lets_the_next_close_finish(
         trial.tried += 1
 
 
+# Python throws away what is raised in a __del__ or the callback of a weak reference.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     "seed", [1, pytest.param(2, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.long)]
 )

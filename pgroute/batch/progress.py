@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pgroute.batch.model import BatchProgress
+from pgroute.monitor.bell import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -164,7 +165,7 @@ class _Lines:
     """A line every few seconds, also while nothing goes on: from a thread of its own."""
 
     def __init__(self) -> None:
-        self._stop = threading.Event()
+        self._stop = Signal()
         self._thread: threading.Thread | None = None
 
     def start(self, tally: Tally) -> None:
@@ -180,7 +181,7 @@ class _Lines:
     def update(self, tally: Tally) -> None: ...
 
     def stop(self, tally: Tally) -> None:
-        self._stop.set()
+        self._stop.give()
         if self._thread is not None:
             self._thread.join()
         _print(tally)

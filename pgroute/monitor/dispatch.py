@@ -30,7 +30,8 @@ class Dispatcher:
     def __init__(self) -> None:
         self.dropped = 0
         self._subscribers: list[_Subscription] = []
-        self._queue: queue.Queue[Event | None] = queue.Queue(QUEUE_SIZE)
+        # Not a Queue, whose lock an interrupted close() may leave to the monitor's thread.
+        self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -70,7 +71,7 @@ class Dispatcher:
 
     def after_fork(self) -> None:
         """Begin anew in a forked child: the thread is the parent's, and the lock may be held by nobody there."""
-        self._queue = queue.Queue(QUEUE_SIZE)
+        self._queue = queue.SimpleQueue()
         self._thread = None
         self._lock = threading.Lock()
 
@@ -79,9 +80,9 @@ class Dispatcher:
         if self._thread is None or self._closed:
             return
         for event in events:
-            try:
-                self._queue.put_nowait(event)
-            except queue.Full:
+            if self._queue.qsize() < QUEUE_SIZE:
+                self._queue.put(event)
+            else:
                 self.dropped += 1
 
     def close(self, timeout: float = 1.0) -> None:
@@ -91,15 +92,7 @@ class Dispatcher:
             thread = self._thread
         if thread is None:
             return
-        while True:
-            try:
-                self._queue.put(None, timeout=timeout)
-                break
-            except queue.Full:  # the subscriber is slow, or stuck, and the end must find room
-                with contextlib.suppress(queue.Empty):
-                    self._queue.get_nowait()
-                    self.dropped += 1
-                timeout = 0.01
+        self._queue.put(None)
         if thread is not threading.current_thread():
             thread.join(timeout)
 

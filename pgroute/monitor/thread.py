@@ -7,10 +7,10 @@ import atexit
 import contextlib
 import os
 import threading
-from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pgroute.core.names import is_name
+from pgroute.monitor.bell import Signal
 from pgroute.monitor.forks import forked
 from pgroute.monitor.names import Names
 from pgroute.monitor.watcher import HostWatcher
@@ -44,9 +44,10 @@ class Monitor:
         self._names: dict[object, Names] = {}
         self._watchers: dict[WatchKey, HostWatcher] = {}
         self._clusters: set[ClusterWatch] = set()
-        self._leaving: dict[ClusterWatch, Future[None]] = {}
+        self._leaving: dict[ClusterWatch, Signal] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._pid = os.getpid()
-        self._ready = threading.Event()
+        self._ready = Signal()
         self._unwanted = False
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="pgroute-monitor", daemon=True)
@@ -55,7 +56,7 @@ class Monitor:
             self._ready.wait()
         except BaseException:
             self._unwanted = True
-            if self._ready.is_set():
+            if self._ready.given:
                 self.call(self._loop.stop)
             raise
 
@@ -87,12 +88,11 @@ class Monitor:
         leaving = self.release(cluster)
         if leaving is None or self._thread is threading.current_thread():
             return
-        with contextlib.suppress(TimeoutError, CancelledError):
-            leaving.result(_STOP_TIMEOUT)
+        leaving.wait(_STOP_TIMEOUT)
         if self._stopping:
             self._thread.join(_STOP_TIMEOUT)
 
-    def release(self, cluster: ClusterWatch) -> Future[None] | None:
+    def release(self, cluster: ClusterWatch) -> Signal | None:
         """Begin to stop watching for *cluster*, and return what tells the end; None: there is nothing to do any more.
 
         From any thread, and never blocks for long.
@@ -103,8 +103,14 @@ class Monitor:
                 return None  # the parent's
             if cluster in self._clusters and cluster not in self._leaving and self._thread.is_alive():
                 # The loop's work, so that nobody who is interrupted can leave it half done.
-                self._leaving[cluster] = asyncio.run_coroutine_threadsafe(self._end(cluster), self._loop)
+                self._leaving[cluster] = Signal()
+                self.call(self._begin_end, cluster)
             return self._leaving.get(cluster)
+
+    def _begin_end(self, cluster: ClusterWatch) -> None:
+        task = self._loop.create_task(self._end(cluster))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _end(self, cluster: ClusterWatch) -> None:
         try:
@@ -112,13 +118,15 @@ class Monitor:
         finally:
             with self._lock:
                 self._clusters.discard(cluster)
-                self._leaving.pop(cluster, None)
+                leaving = self._leaving.pop(cluster, None)
                 if not self._clusters:
                     self._stopping = True
                     if Monitor._current is self:
                         Monitor._current = None
             if self._stopping:
                 self._loop.stop()
+            if leaving is not None:
+                leaving.give()
 
     def call(self, fn: Callable[..., object], *args: Any) -> None:
         """Run *fn* in the loop soon; from any thread. After the end of the loop, or in a fork, nothing happens."""
@@ -167,7 +175,7 @@ class Monitor:
         # Made here, where no Ctrl-C can come: it would leave half a loop, which complains when it is collected.
         self._loop = loop = asyncio.SelectorEventLoop()
         loop.set_exception_handler(self._on_fault)
-        self._ready.set()
+        self._ready.give()
         if self._unwanted:
             loop.stop()
         try:
@@ -181,6 +189,8 @@ class Monitor:
             loop.run_until_complete(asyncio.sleep(0))
         finally:
             loop.close()
+            for leaving in tuple(self._leaving.values()):
+                leaving.give()
 
     @classmethod
     def shut_down(cls) -> None:

@@ -6,17 +6,21 @@ import atexit
 import contextlib
 import heapq
 import itertools
+import math
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
+from pgroute.monitor.bell import Bell
 from pgroute.monitor.forks import forked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _END_TIMEOUT = 5.0
-_LEAST_CLEARED = 64
+_END_STEP = 0.05
+_MOST_NEW = 1000
 
 
 class Alarm:
@@ -50,20 +54,28 @@ class Alarm:
 class Timers:
     """The alarms, and the thread that rings them, which is there while somebody holds it.
 
-    It is started by whoever opens a router, not by whoever is in need: no thread may be had then.
+    It is started by whoever opens a router, not by whoever is in need: no thread may be had then. An alarm is handed to
+    it by a deque, without a lock, for whoever sets one may be interrupted.
     """
 
     def __init__(self) -> None:
         self._begin()
 
     def _begin(self) -> None:
-        # Reentrant: a signal handler may set an alarm while its thread is setting one.
-        self._changed = threading.Condition(threading.RLock())
-        self._alarms: list[tuple[float, int, Alarm]] = []
+        # Reentrant: a signal handler may open a router while its thread opens another.
+        self._lock = threading.RLock()
+        self._bell = Bell()
+        self._new: deque[tuple[float, int, Alarm]] = deque()
         self._serial = itertools.count()
-        self._clear_at = _LEAST_CLEARED
+        self._next_at = -math.inf
+        self._kept = 0
         self._holders: set[object] = set()
         self._thread: threading.Thread | None = None
+
+    @property
+    def pending(self) -> int:
+        """How many alarms are kept, those that were cancelled and not dropped yet included."""
+        return len(self._new) + self._kept
 
     def hold(self, who: object) -> None:
         """Have the thread run until `let_go`.
@@ -75,68 +87,75 @@ class Timers:
             RuntimeError: it cannot be started.
         """
         forked.notice()
-        with self._changed:
-            if self._thread is None:
-                thread = threading.Thread(target=self._main, name="pgroute-timers", daemon=True)
-                thread.start()
-                self._thread = thread
+        with self._lock:
             self._holders.add(who)
+            if self._thread is not None:
+                return
+            self._thread = threading.Thread(target=self._main, name="pgroute-timers", daemon=True)
+            try:
+                self._thread.start()
+            except BaseException:
+                # One that runs already finds that it is not wanted.
+                self._thread = None
+                self._holders.discard(who)
+                raise
 
     def let_go(self, who: object) -> None:
         """End the thread if nobody else holds it; nothing happens if this one does not."""
-        with self._changed:
-            self._holders.discard(who)
-            self._end()
+        self._holders.discard(who)
+        self._end()
 
     def _end(self) -> None:
         thread = self._thread
         if self._holders or thread is None or thread is threading.current_thread():
             return
-        self._changed.notify_all()
-        self._changed.wait_for(lambda: self._holders or self._thread is not thread, _END_TIMEOUT)
-        if self._thread is not thread:
-            thread.join(_END_TIMEOUT)  # it has left the lock, and ends
+        self._bell.ring()
+        until = time.monotonic() + _END_TIMEOUT
+        while thread.is_alive() and not self._holders and time.monotonic() < until:
+            thread.join(_END_STEP)
 
     def set(self, seconds: float, bite: Callable[[], object]) -> Alarm:
         """Have *bite* called after so many seconds; nothing is, while nobody holds the thread."""
         alarm = Alarm(bite)
+        if self._thread is None:
+            return alarm
         at = time.monotonic() + seconds
-        with self._changed:
-            if len(self._alarms) >= self._clear_at:
-                self._alarms = [entry for entry in self._alarms if not entry[2].cancelled]
-                heapq.heapify(self._alarms)
-                self._clear_at = max(_LEAST_CLEARED, 2 * len(self._alarms))
-            heapq.heappush(self._alarms, (at, next(self._serial), alarm))
-            if self._alarms[0][2] is alarm:
-                self._changed.notify_all()
+        self._new.append((at, next(self._serial), alarm))
+        # After it was handed over: the thread says until when it rests before it looks for new ones a last time.
+        if at < self._next_at or len(self._new) >= _MOST_NEW:
+            self._bell.ring()
         return alarm
 
     def _main(self) -> None:
-        while (alarm := self._next()) is not None:
-            alarm.ring()
+        alarms: list[tuple[float, int, Alarm]] = []
+        while self._wanted():
+            while self._new:
+                heapq.heappush(alarms, self._new.popleft())
+            while alarms and (alarms[0][2].cancelled or alarms[0][0] <= time.monotonic()):
+                heapq.heappop(alarms)[2].ring()
+            if len(alarms) >= _MOST_NEW:
+                alarms = [entry for entry in alarms if not entry[2].cancelled]
+                heapq.heapify(alarms)
+            self._kept = len(alarms)
+            self._next_at = alarms[0][0] if alarms else math.inf
+            if not self._new:
+                self._bell.rest(alarms[0][0] - time.monotonic() if alarms else None)
+            self._next_at = -math.inf
+        self._new.extend(alarms)  # for the thread that has taken the place of this one
 
-    def _next(self) -> Alarm | None:
-        """Wait for the next alarm that is due; None: nobody wants the thread any more."""
-        with self._changed:
-            while True:
-                while self._alarms and self._alarms[0][2].cancelled:
-                    heapq.heappop(self._alarms)
-                if not self._holders:
-                    self._thread = None
-                    self._alarms.clear()
-                    self._changed.notify_all()
-                    return None
-                left = self._alarms[0][0] - time.monotonic() if self._alarms else None
-                if left is not None and left <= 0:
-                    return heapq.heappop(self._alarms)[2]
-                self._changed.wait(left)
+    def _wanted(self) -> bool:
+        with self._lock:
+            if self._thread is not threading.current_thread():
+                return False
+            if not self._holders:
+                self._thread = None
+            return self._thread is not None
 
     def shut_down(self) -> None:
         """End the thread whoever holds it; for the interpreter's exit."""
         forked.notice()
-        with self._changed:
-            self._holders.clear()
-            self._end()
+        self._holders.clear()
+        self._end()
 
     def forked(self) -> None:
         """Begin anew in a forked child: the thread is the parent's, and the lock may be held by nobody there."""
