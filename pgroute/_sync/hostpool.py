@@ -231,7 +231,11 @@ class HostPool(Generic[CT]):
         lease: Lease = conn._pgroute  # type: ignore[attr-defined]
         self._counts["usage_ms"] += 1000.0 * (time.monotonic() - lease.taken_at)
         try:
-            if getattr(conn, "_tpc", None) or conn.pgconn.pipeline_status or conn._num_transactions:
+            if (
+                getattr(conn, "_tpc", None)
+                or conn.pgconn.pipeline_status
+                or getattr(conn, "_num_transactions", 0)
+            ):
                 # The next caller's it would be: a prepared transaction, a pipeline or a transaction() never left.
                 shut(conn)
             elif conn.pgconn.transaction_status == _IDLE and (
