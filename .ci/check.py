@@ -25,7 +25,7 @@ ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BUILD = 900
 """Seconds for which the images are waited for."""
 # They wait for servers a good part of the time; more workers than that only make each other late.
-WORKERS = 6
+WORKERS = 4
 
 
 def static(site: str) -> tuple[list[Task], list[Task]]:
