@@ -29,7 +29,7 @@ WORKERS = 4
 
 
 def static(site: str) -> tuple[list[Task], list[Task]]:
-    """Return what is checked without running it, as two lanes: with the tests of core the second is the longer one."""
+    """Return what is checked without running it, as two lanes."""
     return (
         [Task("mypy", [["-m", "mypy"]])],
         [
@@ -74,13 +74,18 @@ def end_tidily(*_: object) -> None:
 
 
 def tests(marks: Sequence[str], wait_for_images: Callable[[], object]) -> tuple[list[Task], list[Task]]:
-    """Return the tests but those of core: those in containers wait most of the time, so they run beside the others."""
+    """Return the tests as two lanes: those of core by themselves, whose coverage they alone must show, and those in
+    containers, which wait most of the time, run beside the others.
+    """
     others = [f"--ignore={path}" for path in (CORE, CONTAINERS)]
     side_by_side = ["-n", str(WORKERS), "--dist", "worksteal"]
     options = ["-m", "pytest", *pytest_options(), *marks]
     return (
         [Task("tests", [[*options, *others, *side_by_side]])],
-        [Task("tests in containers", [[*options, CONTAINERS]], before=wait_for_images)],
+        [
+            Task("tests of core", [[".ci/covered.py", *pytest_options(), *marks, CORE]]),
+            Task("tests in containers", [[*options, CONTAINERS]], before=wait_for_images),
+        ],
     )
 
 
@@ -94,8 +99,7 @@ def run(arguments: list[str]) -> list[Task]:
         mypy, others = static(site)
         if wait_for_images is None:
             return runner.run(others, mypy) or runner.run([Task("pytest", [[".ci/covered.py", *chosen]])])
-        core = Task("tests of core", [[".ci/covered.py", *pytest_options(), *marks, CORE]])
-        if failed := runner.run([*others, core], mypy):
+        if failed := runner.run(others, mypy):
             return failed
         return runner.run(*tests(marks, wait_for_images))
 
