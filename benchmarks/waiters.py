@@ -94,12 +94,19 @@ def received(node):
 
 
 def fail_over(cluster, records, rng):
-    """Kill the primary, promote the standby that is furthest, and return the waits of all writers by face."""
+    """Kill the primary, promote the standby that is furthest, and return the waits of all writers by face.
+
+    None: the standby ended as it was promoted.
+    """
     old = cluster.primary
     old.kill()
     *others, new = sorted(cluster.standbys, key=received)
     time.sleep(rng.uniform(0.05, 0.4))
-    seen_at = promote(new)
+    try:
+        seen_at = promote(new)
+    except psycopg.OperationalError:
+        print(f"{new} ended as it was promoted:\n{new.log()[-800:]}", flush=True)
+        return None
     everybody = [record for face in records.values() for record in face]
     wait_for(everybody, new.port)
     for other in others:
@@ -135,8 +142,11 @@ def work(arguments):
                     thread.start()
                 try:
                     wait_for([r for face in records.values() for r in face], cluster.primary.port)
-                    times = min(STANDBYS, count - len(waits))
-                    waits += [fail_over(cluster, records, rng) for _ in range(times)]
+                    for _ in range(min(STANDBYS, count - len(waits))):
+                        found = fail_over(cluster, records, rng)
+                        if found is None:
+                            break  # a standby that ended as it was promoted: another cluster
+                        waits.append(found)
                 finally:
                     stop.set()
                     for thread in threads:
