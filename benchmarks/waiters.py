@@ -2,10 +2,9 @@
 
     python benchmarks/waiters.py [--failovers 1000] [--processes 4] [--json FILE]
 
-In each process five threads and five tasks write all the time, each face through a pool of two connections, so that
-callers stand in its queue at any moment. The primary is killed, a standby is promoted 0.05 to 0.4 s later, and so on
-along the standbys of one cluster after the other. A writer that has no session on the new primary within a second of
-the promotion counts as forgotten.
+In each process five threads and five tasks write all the time, each face through a pool of two connections, or of ten
+in the next cluster. The primary is killed, a standby is promoted 0.05 to 0.4 s later, and so on along the standbys. A
+writer that has no session on the new primary within a second of the promotion counts as forgotten.
 """
 
 from __future__ import annotations
@@ -31,7 +30,8 @@ STANDBYS = 3
 LATE = 1.0
 PATIENCE = 40.0
 """Seconds: a forgotten one comes back after acquire_timeout."""
-POOL = pgroute.PoolOptions(max_size=2)
+POOLS = (pgroute.PoolOptions(max_size=2), pgroute.PoolOptions())
+"""In turn: a queue at any moment, and one only while connections are being opened."""
 
 
 class Record:
@@ -65,13 +65,13 @@ async def write_async(router, stop, record):
             record.errors += 1
 
 
-async def write_all_async(dsn, stop, records):
-    async with pgroute.AsyncRouter(dsn, writer=POOL) as router:
+async def write_all_async(dsn, options, stop, records):
+    async with pgroute.AsyncRouter(dsn, writer=options) as router:
         await asyncio.gather(*(write_async(router, stop, record) for record in records))
 
 
-def run_async(dsn, stop, records):
-    asyncio.run(write_all_async(dsn, stop, records))
+def run_async(dsn, options, stop, records):
+    asyncio.run(write_all_async(dsn, options, stop, records))
 
 
 def promote(node):
@@ -128,6 +128,7 @@ def work(arguments):
     logging.disable(logging.CRITICAL)
     (cache,) = CACHE
     rng = random.Random(seed)
+    options = POOLS[seed % 2]
     waits = []
     while len(waits) < count:
         with LocalCluster(standbys=STANDBYS, cache=cache) as cluster:
@@ -135,9 +136,11 @@ def work(arguments):
             cluster.catch_up()
             stop = threading.Event()
             records = {face: [Record() for _ in range(WRITERS)] for face in ("sync", "async")}
-            with pgroute.Router(cluster.dsn, writer=POOL) as router:
+            with pgroute.Router(cluster.dsn, writer=options) as router:
                 threads = [threading.Thread(target=write, args=(router, stop, r)) for r in records["sync"]]
-                threads.append(threading.Thread(target=run_async, args=(cluster.dsn, stop, records["async"])))
+                threads.append(
+                    threading.Thread(target=run_async, args=(cluster.dsn, options, stop, records["async"]))
+                )
                 for thread in threads:
                     thread.start()
                 try:
