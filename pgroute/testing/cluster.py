@@ -6,13 +6,15 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
+from . import files
 from .binaries import find_server
 from .errors import ClusterError, ClusterTimeout
 from .initdb import make_files
 from .node import Node
+from .password import ITERATIONS, RULES, check_password, file_content, for_uri, make_password, make_verifier
 from .ports import same_port
 from .sandbox import Sandbox
-from .server import POLL, USER
+from .server import POLL, USER, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +47,9 @@ WAL_FILE = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_cur
 class LocalCluster:
     """A primary and its streaming standbys on 127.0.0.1, as a context manager or with start() and stop().
 
-    The superuser ``postgres`` connects over TCP without a password. Servers run as another user if we are root.
+    The superuser ``postgres`` has a password of this cluster's own, since all users of this machine reach the ports.
+    What leads to the servers (`dsn`, `Node.conninfo`, `FaultProxy.dsn`) names a file with it. The file says it for any
+    role: ``CREATE ROLE app LOGIN PASSWORD '{cluster.password}'``. Servers run as another user if we are root.
     Nothing is left when the block ends in whatever way, when the object is collected, and when this process
     dies.
 
@@ -57,12 +61,14 @@ class LocalCluster:
         dbname: the database in the DSN, made if need be.
         addresses: of loopback, one for each node ("127.0.0.2", "127.0.0.3", ...), all with one port then, as hosts
             behind a name have; `standbys` follows from them. Linux.
+        password: of the superuser, None for a random one; clusters that share a DSN need the same.
         cache: where initdb's work is found, or kept for the next cluster; an `InitdbCache` in use.
         timeout: seconds for each step of the start.
 
     Attributes:
         server: the PostgreSQL that it runs.
         dbname: as given.
+        password: the superuser's.
 
     Raises:
         ServerNotFound: there is no such PostgreSQL.
@@ -78,6 +84,7 @@ class LocalCluster:
         settings: Mapping[str, str] | None = None,
         dbname: str = "postgres",
         addresses: Sequence[str] = (),
+        password: str | None = None,
         cache: InitdbCache | None = None,
         timeout: float = 60.0,
     ) -> None:
@@ -89,11 +96,15 @@ class LocalCluster:
             raise ValueError(f"dbname must be a plain name, not {dbname!r}")
         self.server: ServerBinaries = find_server(version)
         self.dbname = dbname
+        self.password = make_password() if password is None else password
+        check_password(self.password)
         self._count = 1 + standbys
         self._settings = dict(SETTINGS)
         if synchronous:
             names = ", ".join(f'"{self._name(index)}"' for index in range(self._count))
             self._settings["synchronous_standby_names"] = f"ANY 1 ({names})"
+        if self.server.major >= 16:
+            self._settings["scram_iterations"] = str(ITERATIONS)  # of the passwords that tests give to roles
         self._settings |= settings or {}
         self._addresses = tuple(addresses)
         self._cache = cache
@@ -118,7 +129,7 @@ class LocalCluster:
 
     @property
     def dsn(self) -> str:
-        """A libpq URI that lists all nodes.
+        """A libpq URI that lists all nodes, with the file of the password.
 
         Raises:
             ClusterError: the cluster is not started.
@@ -126,7 +137,7 @@ class LocalCluster:
         if not self._nodes:
             raise ClusterError("the cluster is not started")
         hosts = ",".join(f"{node.host}:{node.port}" for node in self._nodes)
-        return f"postgresql://{USER}@{hosts}/{self.dbname}"
+        return f"postgresql://{USER}@{hosts}/{self.dbname}{for_uri(self._nodes[0].passfile)}"
 
     @property
     def primary(self) -> Node:
@@ -159,6 +170,7 @@ class LocalCluster:
         self._sandbox = sandbox = Sandbox(self.server)
         self._safety_net = weakref.finalize(self, sandbox.close)
         try:
+            passfile = sandbox.make_file("passfile", file_content(self.password))
             me = weakref.ref(self)  # nodes must not keep the cluster alive
             places = zip(self._addresses, same_port(self._addresses), strict=True) if self._addresses else ()
             self._nodes = tuple(
@@ -166,6 +178,7 @@ class LocalCluster:
                     self._name(index),
                     sandbox,
                     dbname=self.dbname,
+                    passfile=passfile,
                     find_primary=lambda: _primary_of(me()),
                     at=at,
                 )
@@ -238,7 +251,7 @@ class LocalCluster:
         primary, *standbys = self._nodes
         self._make_files(sandbox, primary)
         for standby in standbys:  # copies of a cleanly stopped server: no base backup needed
-            sandbox.run("/bin/cp", "-Rp", primary.data_dir, standby.data_dir, timeout=self._timeout)
+            sandbox.copy(primary.data_dir, standby.data_dir, timeout=self._timeout)
         self._start_one(primary)
         for standby in standbys:
             standby.configure_standby(primary)
@@ -251,13 +264,19 @@ class LocalCluster:
     def _make_files(self, sandbox: Sandbox, node: Node) -> None:
         fill = make_files if self._cache is None else self._cache.fill
         fill(self.server, sandbox, node.data_dir, self._timeout)
-        with (node.data_dir / "postgresql.conf").open("a") as config:
-            config.writelines(f"{name} = '{_quote(value)}'\n" for name, value in self._settings.items())
+        files.append(
+            node.data_dir,
+            "postgresql.conf",
+            "".join(f"{name} = {quoted(value)}\n" for name, value in self._settings.items()),
+        )
+        files.write(node.data_dir, "pg_hba.conf", RULES)
         # One start alone records max_connections and its like, which a standby compares, in the control file.
-        create = f'CREATE DATABASE "{self.dbname}"\n' if self.dbname not in ("postgres", "template1") else ""
+        statements = f"ALTER ROLE {USER} PASSWORD '{make_verifier(self.password)}'\n"
+        if self.dbname not in ("postgres", "template1"):
+            statements += f'CREATE DATABASE "{self.dbname}"\n'
         options = ["-c", "synchronous_standby_names=", "postgres"]
         sandbox.run(
-            "postgres", "--single", "-D", node.data_dir, *options, stdin=create, timeout=self._timeout
+            "postgres", "--single", "-D", node.data_dir, *options, stdin=statements, timeout=self._timeout
         )
 
     def _start_one(self, node: Node) -> None:
@@ -301,7 +320,3 @@ def _primary_of(cluster: LocalCluster | None) -> Node:
     if cluster is None:
         raise ClusterError("the cluster is gone")
     return cluster.primary
-
-
-def _quote(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("'", "''")

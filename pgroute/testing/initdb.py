@@ -12,6 +12,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
+from . import files
 from .binaries import find_server
 from .errors import ClusterError
 from .sandbox import Sandbox
@@ -86,33 +87,38 @@ class InitdbCache:
             if kept is None:
                 make_files(server, sandbox, folder, timeout)
                 kept = self._sandbox.folder / str(len(self._kept))
-                sandbox.run("/bin/cp", "-Rp", folder, kept, timeout=timeout)
-                make_sparse(kept / "pg_wal")
+                self._sandbox.copy(folder, kept, timeout=timeout)
+                make_sparse(kept)
                 self._kept[server] = kept
                 return
-            sandbox.run("/bin/cp", "-Rp", kept, folder, timeout=timeout)
+            sandbox.copy(kept, folder, timeout=timeout)
         if not give_identifier(folder):
             shutil.rmtree(folder)
             make_files(server, sandbox, folder, timeout)
 
 
 def make_files(server: ServerBinaries, sandbox: Sandbox, folder: Path, timeout: float) -> None:
-    """Run initdb."""
-    options = f"-U {USER} -A trust -E UTF8 --locale=C -k --no-sync --no-instructions".split()
+    """Run initdb in a new folder. Whoever uses the files says who is let in: nobody, until then."""
+    options = f"-U {USER} -A reject -E UTF8 --locale=C -k --no-sync --no-instructions".split()
     # SIGKILL of initdb, too, leaves nothing in /dev/shm; older ones cannot be told.
     if server.major >= 16:
         options += ["-c", "dynamic_shared_memory_type=mmap"]
+    sandbox.make_folder(folder)
     sandbox.run("initdb", "-D", folder, *options, timeout=timeout)
 
 
 def make_sparse(folder: Path) -> None:
-    """Make holes of the zeros at the ends of the files, as most of the first file of WAL is: copies have them too."""
-    for path in folder.iterdir():
-        if path.is_file():
-            content = path.read_bytes()
-            with path.open("r+b") as file:
-                file.truncate(len(content.rstrip(b"\0")))
-                file.truncate(len(content))
+    """Make holes of the zeros at the ends of the files of WAL, as most of the first one is: copies have them too."""
+    for name in wal_files(folder):
+        with files.opened(folder, name, os.O_RDWR) as file:
+            content = file.read()
+            file.truncate(len(content.rstrip(b"\0")))
+            file.truncate(len(content))
+
+
+def wal_files(folder: Path) -> list[str]:
+    """Return the names of the files of WAL of a server's folder, relative to that."""
+    return [f"pg_wal/{path.name}" for path in (folder / "pg_wal").iterdir() if _WAL_FILE.fullmatch(path.name)]
 
 
 def give_identifier(folder: Path) -> bool:
@@ -122,18 +128,18 @@ def give_identifier(folder: Path) -> bool:
     of WAL, of which there is one yet. See pg_control.h and xlog_internal.h of PostgreSQL. Returns False, and changes
     nothing, where the files are of another kind.
     """
-    control = folder / "global/pg_control"
-    data = bytearray(control.read_bytes())
+    control = "global/pg_control"
+    data = bytearray(files.read(folder, control))
     place = None
     for at, value in enumerate(checksums(data[: CONTROL_DATA.stop])):
         if at in CONTROL_DATA and CHECKSUM.unpack_from(data, at) == (value,):
             place = at
             break
-    segments = [path for path in (folder / "pg_wal").iterdir() if _WAL_FILE.fullmatch(path.name)]
+    segments = wal_files(folder)
     if place is None or len(segments) != 1:
         return False
     identifier = IDENTIFIER.pack(int(time.time()) << 32 | secrets.randbits(32))
-    with segments[0].open("r+b") as wal:
+    with files.opened(folder, segments[0], os.O_RDWR) as wal:
         wal.seek(IDENTIFIER_IN_WAL)
         if wal.read(IDENTIFIER.size) != data[: IDENTIFIER.size]:
             return False
@@ -142,7 +148,8 @@ def give_identifier(folder: Path) -> bool:
     data[: IDENTIFIER.size] = identifier
     *_, value = checksums(data[:place])
     CHECKSUM.pack_into(data, place, value)
-    control.write_bytes(data)
+    with files.opened(folder, control, os.O_RDWR) as file:
+        file.write(data)
     return True
 
 

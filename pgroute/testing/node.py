@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from typing import TYPE_CHECKING
 
+from . import files
 from .errors import ClusterError
-from .server import USER, Server
+from .server import USER, Server, quoted
+from .surroundings import conninfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from .ports import Port
     from .sandbox import Sandbox
@@ -29,6 +33,7 @@ class Node(Server):
         host: 127.0.0.1.
         port: its TCP port, the same through all restarts.
         dbname: the cluster's.
+        passfile: the file with the password, which only the servers' user may read (and root).
         data_dir: the folder of its data.
         log_path: the file of its log.
     """
@@ -39,10 +44,11 @@ class Node(Server):
         sandbox: Sandbox,
         *,
         dbname: str,
+        passfile: Path,
         find_primary: Callable[[], Node],
         at: tuple[str, Port] | None = None,
     ) -> None:
-        super().__init__(name, sandbox, dbname=dbname, at=at)
+        super().__init__(name, sandbox, dbname=dbname, passfile=passfile, at=at)
         self._find_primary = find_primary
 
     def promote(self, *, wait: bool = True, timeout: float = 30.0) -> None:
@@ -81,7 +87,7 @@ class Node(Server):
             wait: return when it streams from there.
             timeout: seconds for that.
         """
-        self.execute(f"ALTER SYSTEM SET primary_conninfo TO '{self._source(primary)}'")
+        self.execute(f"ALTER SYSTEM SET primary_conninfo TO {quoted(self._source(primary))}")
         self.execute("SELECT pg_reload_conf()")
         if wait:
             self.wait_streaming(primary, timeout=timeout)
@@ -114,7 +120,7 @@ class Node(Server):
             timeout: seconds.
         """
         [(current,)] = primary.execute("SELECT pg_walfile_name(pg_current_wal_lsn())")
-        history = (primary.data_dir / "pg_wal" / f"{current[:8]}.history").read_text().splitlines()
+        history = files.read_text(primary.data_dir, f"pg_wal/{current[:8]}.history").splitlines()
         fork = history[-1].split("\t")[1]
         timeline = int(current[:8], 16)
         sender = f"(sender_host, sender_port, received_tli) = ('{primary.host}', {primary.port}, {timeline})"
@@ -163,11 +169,14 @@ class Node(Server):
 
     def configure_standby(self, primary: Node) -> None:
         """Write the files that make this stopped server a standby of `primary`."""
-        signal_file, settings = self.data_dir / "standby.signal", self.data_dir / "postgresql.auto.conf"
-        signal_file.touch(mode=0o600)
-        self._sandbox.adopt(signal_file)
-        kept = [line for line in settings.read_text().splitlines() if not line.startswith("primary_conninfo")]
-        settings.write_text("\n".join([*kept, f"primary_conninfo = '{self._source(primary)}'", ""]))
+        folder, settings = self.data_dir, "postgresql.auto.conf"
+        with contextlib.suppress(FileExistsError):
+            files.create(folder, "standby.signal", self._sandbox.owner)
+        lines = files.read_text(folder, settings).splitlines()
+        kept = [line for line in lines if not line.startswith("primary_conninfo")]
+        files.write(
+            folder, settings, "\n".join([*kept, f"primary_conninfo = {quoted(self._source(primary))}", ""])
+        )
 
     def _is_rival(self, primary: Node) -> bool:
         """Whether this stopped server was a primary, and on the timeline of the other one."""
@@ -181,6 +190,7 @@ class Node(Server):
     def _copy_from(self, primary: Node, *, timeout: float) -> None:
         self._end()
         shutil.rmtree(self.data_dir)
+        self._sandbox.make_folder(self.data_dir)
         options = ["--checkpoint=fast", "--no-sync", "--wal-method=stream"]
         source = ["-d", primary._tool_conninfo]
         self._sandbox.run("pg_basebackup", "-D", self.data_dir, *options, *source, timeout=timeout)
@@ -190,7 +200,12 @@ class Node(Server):
 
     def _source(self, primary: Node) -> str:
         """The value of primary_conninfo; application_name is what synchronous_standby_names looks for."""
-        return (
-            f"host={primary.host} port={primary.port} user={USER} application_name={self.name} "
-            "sslmode=disable gssencmode=disable"
+        return conninfo(
+            host=primary.host,
+            port=primary.port,
+            user=USER,
+            passfile=str(self.passfile),
+            application_name=self.name,
+            sslmode="disable",
+            gssencmode="disable",
         )

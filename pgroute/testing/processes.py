@@ -120,7 +120,10 @@ def _remove_segment(lock: Path) -> None:
     file.
     """
     try:
-        key, shmid = map(int, lock.read_text().split("\n")[6].split())
+        # What is written there by whoever may write to it: no link is followed, and no other user's segment removed.
+        with open(lock, opener=_no_link) as file:
+            owner = os.fstat(file.fileno())
+            key, shmid = map(int, file.read(4096).split("\n")[6].split())
         table = Path("/proc/sysvipc/shm").read_text().splitlines()
     except (OSError, IndexError, ValueError):
         return
@@ -129,8 +132,12 @@ def _remove_segment(lock: Path) -> None:
         row = {name: int(value) for name, value in zip(names, line.split(), strict=False)}
         same_key = (row["key"] - key) % 2**32 == 0  # one is printed signed, the other not
         # Whoever is still attached is dead, and the kernel about to take its memory apart: the segment goes with it.
-        if same_key and row["shmid"] == shmid:
+        if same_key and row["shmid"] == shmid and row["cuid"] == owner.st_uid and owner.st_nlink <= 1:
             ctypes.CDLL(None).shmctl(shmid, IPC_RMID, None)
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _clear_away(folder: Path, bindir: Path) -> None:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from .errors import ClusterError
 from .flow import Deed, Trap
+from .password import for_uri
 from .ports import HOST
 from .relay import Relay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -82,15 +84,23 @@ class FaultProxy:
 
     @staticmethod
     def dsn(proxies: Iterable[FaultProxy], *, user: str = "postgres", dbname: str = "postgres") -> str:
-        """Return a libpq URI that lists the proxies.
+        """Return a libpq URI that lists the proxies, with the file of the first known password of what is behind them.
 
         Args:
             proxies: in this order.
             user: the role in it.
             dbname: the database in it.
         """
+        proxies = tuple(proxies)
         hosts = ",".join(f"{proxy.host}:{proxy.port}" for proxy in proxies)
-        return f"postgresql://{user}@{hosts}/{dbname}"
+        passfiles = (passfile for proxy in proxies if (passfile := proxy.passfile) is not None)
+        return f"postgresql://{user}@{hosts}/{dbname}{for_uri(next(passfiles, None))}"
+
+    @property
+    def passfile(self) -> Path | None:
+        """The file with the password of the `Node` that is behind it, None if something else is."""
+        passfile: Path | None = getattr(self.target, "passfile", None)
+        return passfile
 
     @property
     def port(self) -> int:

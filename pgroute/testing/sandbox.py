@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import processes, watchdog
+from . import files, processes, watchdog
 from .account import EXECUTE, copy_server, reachable, server_account, temporary_root
 from .errors import ClusterError, ClusterTimeout
 from .surroundings import program_environment
@@ -25,11 +25,15 @@ if TYPE_CHECKING:
     from .ports import Port
 
 SOCKET_PATH_LIMIT = 85  # sun_path holds 104 to 108 bytes, and "/.s.PGSQL.65535.lock" follows
+SOCKETS = "sockets"
 
 
 class Sandbox:
     """The folder, its processes and ports. `close()` ends and removes everything; so does the death of this
     process.
+
+    As root, the folder is root's and the folders in it are the servers' user's: no link of that user's is in the way of
+    what root does in it (for what root does in theirs see `files.py`).
 
     A small watchdog process waits at a pipe whose other end only we hold, so SIGTERM and SIGKILL leave
     nothing either. A forked child inherits the object but never cleans up: the servers are its parent's.
@@ -44,7 +48,12 @@ class Sandbox:
         self.bindir = server.bindir
         self.folder = Path(tempfile.mkdtemp(prefix="pgroute-", dir=temporary_root(self._account)))
         try:
-            self.adopt(self.folder)
+            if (
+                self._account is not None
+            ):  # it may pass, and make or rename nothing here: what root finds is root's
+                os.chown(self.folder, -1, self._account.gid)
+                self.folder.chmod(0o710)
+            self.make_folder(self.folder / SOCKETS)
             if self._account is not None and not reachable(server, self._account):
                 self.bindir = copy_server(server, self.folder / "server")
                 if not self._account.may(EXECUTE, self.bindir / "postgres"):
@@ -58,9 +67,15 @@ class Sandbox:
             raise
 
     @property
+    def owner(self) -> tuple[int, int] | None:
+        """The servers' user and group, None if they are ours."""
+        return None if self._account is None else (self._account.uid, self._account.gid)
+
+    @property
     def socket_folder(self) -> Path | None:
         """Where servers put their Unix sockets; None when the path is too long for one."""
-        return self.folder if len(os.fsencode(self.folder)) <= SOCKET_PATH_LIMIT else None
+        folder = self.folder / SOCKETS
+        return folder if len(os.fsencode(folder)) <= SOCKET_PATH_LIMIT else None
 
     def run(self, tool: str, *args: str | Path, stdin: str = "", timeout: float = 60.0) -> str:
         """Run a program (of the server, or of the system by its absolute path) to its end and return its
@@ -93,7 +108,7 @@ class Sandbox:
         Ctrl-C.
         """
         self._children = [child for child in self._children if child.poll() is None]
-        with log.open("ab") as output:
+        with open(log, "ab", opener=_private) as output:
             child = subprocess.Popen(
                 [str(self.bindir / tool), *args],
                 stdin=subprocess.DEVNULL,
@@ -104,10 +119,21 @@ class Sandbox:
         self._children.append(child)
         return child
 
-    def adopt(self, path: Path) -> None:
-        """Make a file or folder belong to the servers' user."""
-        if self._account is not None:
-            os.chown(path, self._account.uid, self._account.gid)
+    def make_folder(self, path: Path) -> None:
+        """Make a folder in ours, which belongs to the servers' user alone."""
+        path.mkdir(mode=0o700)
+        if self.owner is not None:
+            os.chown(path, *self.owner, follow_symlinks=False)
+
+    def copy(self, source: Path, target: Path, *, timeout: float) -> None:
+        """Make a folder in ours that holds what another folder of the servers' user holds."""
+        self.make_folder(target)
+        self.run("/bin/cp", "-Rp", f"{source}/.", target, timeout=timeout)
+
+    def make_file(self, name: str, content: str) -> Path:
+        """Make a file in our folder that only the servers' user (and root) may read."""
+        files.create(self.folder, name, self.owner, content)
+        return self.folder / name
 
     def close(self) -> None:
         """End all processes, remove the folder, give the ports back. Idempotent; nothing happens in a forked
@@ -163,3 +189,7 @@ class Sandbox:
                 cwd="/",
                 start_new_session=True,
             )
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

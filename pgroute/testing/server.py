@@ -7,11 +7,12 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import processes
+from . import files, processes
 from .errors import ClusterError, ClusterTimeout
+from .password import parameters
 from .ports import HOST, Port
 from .query import run_query
-from .surroundings import program_conninfo
+from .surroundings import conninfo, program_conninfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,11 +36,13 @@ class Server:
         sandbox: Sandbox,
         *,
         dbname: str,
+        passfile: Path,
         at: tuple[str, Port] | None = None,
     ) -> None:
         self.name = name
         self.host: str = HOST if at is None else at[0]
         self.dbname = dbname
+        self.passfile = passfile
         self.data_dir: Path = sandbox.folder / name
         self.log_path: Path = sandbox.folder / f"{name}.log"
         self._sandbox = sandbox
@@ -57,8 +60,9 @@ class Server:
 
     @property
     def conninfo(self) -> str:
-        """A conninfo for this server alone, as superuser."""
-        return f"host={self.host} port={self.port} user={USER} dbname={self.dbname}"
+        """A conninfo for this server alone, as superuser, with the file of the password."""
+        options = parameters(self.passfile)
+        return conninfo(host=self.host, port=self.port, user=USER, dbname=self.dbname, **options)
 
     @property
     def _target(self) -> dict[str, str | int]:
@@ -68,6 +72,7 @@ class Server:
             "port": self.port,
             "user": USER,
             "dbname": self.dbname,
+            **parameters(self.passfile),
         }
 
     @property
@@ -236,7 +241,7 @@ class Server:
         off).
         """
         try:
-            lines = (self.data_dir / "postmaster.pid").read_text().splitlines()
+            lines = files.read_text(self.data_dir, "postmaster.pid").splitlines()
         except FileNotFoundError:
             return False
         return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() in ("ready", "standby")
@@ -264,3 +269,9 @@ class Server:
     def _failure(self, what: str) -> str:
         tail = "\n".join(self.log().splitlines()[-20:])
         return f"{self.name} {what}; the end of its log:\n{tail}"
+
+
+def quoted(value: str) -> str:
+    """Return a value as configuration files and ALTER SYSTEM take it."""
+    escaped = value.replace("\\", "\\\\").replace("'", "''")
+    return f"'{escaped}'"

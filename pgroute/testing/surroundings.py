@@ -37,14 +37,14 @@ _NEUTRAL = {
     "sslmode": "disable",
     "gssencmode": "disable",
     "sslcertmode": "allow",
+    # "none" for a test that has written another pg_hba.conf. An empty value would admit no method at all.
+    "require_auth": "scram-sha-256,none",
     "min_protocol_version": "3.0",
     "max_protocol_version": "3.0",
     "ssl_min_protocol_version": "TLSv1.2",
     "application_name": "pgroute-testing",
     "client_encoding": "UTF8",
     "options": startup_options(SETTINGS),
-    # With one, no password file is looked for.
-    "password": "none",
 }
 _service = threading.Lock()
 
@@ -73,10 +73,15 @@ def connection_parameters(**ours: str | int) -> dict[str, str]:
 
 def program_conninfo(target: Mapping[str, str | int]) -> str:
     """Return a conninfo for a program that has `program_environment`, whichever version its libpq has."""
+    names = ("sslmode", "gssencmode", "application_name", "options")
+    return conninfo(**target, **{name: _NEUTRAL[name] for name in names})
+
+
+def conninfo(**params: str | int) -> str:
+    """Return a conninfo of parameters for libpq."""
     from psycopg.conninfo import make_conninfo
 
-    names = ("sslmode", "gssencmode", "application_name", "options", "password")
-    return make_conninfo("", **target, **{name: _NEUTRAL[name] for name in names})
+    return make_conninfo("", **params)
 
 
 @contextmanager

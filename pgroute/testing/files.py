@@ -1,0 +1,103 @@
+"""Files in folders of the servers' user, opened so that none of that user's links leads root elsewhere.
+
+A server runs whatever SQL its superuser sends, programs too (COPY TO PROGRAM), so its folder holds what others put
+there. Each function takes a folder whose parent is ours alone, and the name of a file below it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from io import FileIO
+from typing import TYPE_CHECKING
+
+from .errors import ClusterError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NEVER = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # the last: a FIFO must not hold us up
+
+
+@contextlib.contextmanager
+def opened(folder: Path, name: str, flags: int) -> Iterator[FileIO]:
+    """Open a file, unbuffered.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ClusterError: it, or a folder on the way, is a link, a file of two names (so a hard link) or no file.
+    """
+    modes = {os.O_RDONLY: "rb", os.O_WRONLY: "wb", os.O_RDWR: "r+b"}
+    with FileIO(_open(folder, name, flags), modes[flags & os.O_ACCMODE]) as file:
+        found = os.fstat(file.fileno())
+        if found.st_nlink > 1 or not stat.S_ISREG(found.st_mode):
+            raise _refused(folder, name)
+        yield file
+
+
+def read(folder: Path, name: str) -> bytes:
+    """Return the content of a file."""
+    with opened(folder, name, os.O_RDONLY) as file:
+        return file.read()
+
+
+def read_text(folder: Path, name: str) -> str:
+    """Return the content of a file as text."""
+    return read(folder, name).decode(errors="replace")
+
+
+def write(folder: Path, name: str, content: str | bytes) -> None:
+    """Give a file that is there another content."""
+    with opened(folder, name, os.O_WRONLY) as file:
+        file.truncate()
+        _put(file, content)
+
+
+def append(folder: Path, name: str, text: str) -> None:
+    """Add to a file that is there."""
+    with opened(folder, name, os.O_WRONLY | os.O_APPEND) as file:
+        _put(file, text)
+
+
+def create(folder: Path, name: str, owner: tuple[int, int] | None, content: str = "") -> None:
+    """Make a file that only its owner may read: a user and a group, None for us.
+
+    Raises:
+        FileExistsError: there is one of that name.
+    """
+    with opened(folder, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
+        if owner is not None:
+            os.fchown(file.fileno(), *owner)
+        _put(file, content)
+
+
+def _put(file: FileIO, content: str | bytes) -> None:
+    left = memoryview(content.encode() if isinstance(content, str) else content)
+    while left:
+        left = left[file.write(left) :]
+
+
+def _open(folder: Path, name: str, flags: int) -> int:
+    *below, last = name.split("/")
+    try:
+        at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | NEVER)
+        try:
+            for part in below:
+                inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | NEVER, dir_fd=at)
+                os.close(at)
+                at = inner
+            return os.open(last, flags | NEVER, 0o600, dir_fd=at)
+        finally:
+            os.close(at)
+    except OSError as error:
+        # What a link and a folder get from open(), and from O_DIRECTORY; FreeBSD says EMLINK.
+        if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENOTDIR, errno.EISDIR, errno.ENXIO):
+            raise _refused(folder, name) from error
+        raise
+
+
+def _refused(folder: Path, name: str) -> ClusterError:
+    return ClusterError(f"{folder / name} is a link, or no file: it is left alone")
