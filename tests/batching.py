@@ -17,6 +17,7 @@ from pgroute import Router
 from pgroute.batch import BatchJob, Chunk
 from pgroute.core.schema import DEFINITION
 from pgroute.testing import LocalCluster
+from tests.support import dsn_with
 
 ROOT = Path(__file__).parents[1]
 SERIAL = itertools.count(1)
@@ -39,7 +40,7 @@ class Ground:
     def __init__(self, cluster: LocalCluster, name: str) -> None:
         self.cluster = cluster
         self.name = name
-        self.dsn = f"{cluster.dsn.rpartition('/')[0]}/{name}"
+        self.dsn = dsn_with(cluster.dsn, dbname=name)
 
     def execute(self, sql: str, params: Any = None) -> list[tuple[Any, ...]]:
         """Run a statement at the primary, in autocommit."""

@@ -7,7 +7,9 @@ import concurrent.futures
 import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Protocol, Self
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 
 def within(seconds: float) -> float:
@@ -17,6 +19,35 @@ def within(seconds: float) -> float:
     times as much, so that what takes ten times as long is found on any machine.
     """
     return seconds * min(4.0, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
+
+
+class HasPassfile(Protocol):
+    """A cluster, a node, or a proxy in front of one."""
+
+    @property
+    def passfile(self) -> Path | None: ...
+
+
+def password_of(server: HasPassfile) -> str:
+    """Return the password that the file of a cluster says for every role."""
+    assert server.passfile is not None
+    return server.passfile.read_text().strip().removeprefix("*:*:*:*:")
+
+
+def dsn_at(hosts: str, server: HasPassfile, user: str = "postgres", dbname: str = "postgres") -> str:
+    """Return a URI that leads to *hosts* with the password of a cluster."""
+    return f"postgresql://{user}@{hosts}/{dbname}?password=&passfile={server.passfile}"
+
+
+def dsn_with(dsn: str, *, dbname: str | None = None, **params: str) -> str:
+    """Return a URI with another database and other parameters, of which `user` and `password` are two."""
+    url = urlsplit(dsn)
+    if (user := params.pop("user", None)) is not None:
+        url = url._replace(netloc=f"{quote(user)}@{url.netloc.rpartition('@')[2]}")
+    if dbname is not None:
+        url = url._replace(path=f"/{dbname}")
+    query = dict(parse_qsl(url.query, keep_blank_values=True)) | params
+    return urlunsplit(url._replace(query=urlencode(query, quote_via=quote)))
 
 
 def eventually(condition: Callable[[], Any], timeout: float = 10.0) -> Any:

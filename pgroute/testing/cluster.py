@@ -18,6 +18,7 @@ from .server import POLL, USER, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -137,7 +138,18 @@ class LocalCluster:
         if not self._nodes:
             raise ClusterError("the cluster is not started")
         hosts = ",".join(f"{node.host}:{node.port}" for node in self._nodes)
-        return f"postgresql://{USER}@{hosts}/{self.dbname}{for_uri(self._nodes[0].passfile)}"
+        return f"postgresql://{USER}@{hosts}/{self.dbname}{for_uri(self.passfile)}"
+
+    @property
+    def passfile(self) -> Path:
+        """The file with the password, which only the servers' user may read (and root).
+
+        Raises:
+            ClusterError: the cluster is not started.
+        """
+        if not self._nodes:
+            raise ClusterError("the cluster is not started")
+        return self._nodes[0].passfile
 
     @property
     def primary(self) -> Node:

@@ -281,7 +281,7 @@ async def test_any_default_isolation_level(ground: Ground, level: str) -> None:
 async def test_the_rights_that_install_prints_are_enough(ground: Ground) -> None:
     ground.items(30)
     name = f"worker_in_{ground.name}"
-    ground.execute(f"CREATE ROLE {name} LOGIN")
+    ground.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{ground.cluster.password}'")
     try:
         ground.execute(RIGHTS.format(role=name))
         ground.execute(f"GRANT SELECT ON item TO {name}; GRANT INSERT ON seen TO {name}")

@@ -15,7 +15,7 @@ import pytest
 import tenacity
 
 from pgroute import AsyncRouter, PoolOptions, RetryPolicy
-from pgroute.testing import LocalCluster
+from pgroute.testing import FaultProxy, LocalCluster
 from tests.aio.conftest import Proxied
 from tests.support import async_eventually, within
 
@@ -396,7 +396,7 @@ async def test_a_server_that_answers_cancels_the_statement_and_its_connection_go
     primary = proxied.cluster.primary
     (proxy, *_) = proxied.proxies
     proxy.delay(seconds)
-    async with AsyncRouter(f"host={proxy.host} port={proxy.port} user=postgres dbname=postgres") as router:
+    async with AsyncRouter(FaultProxy.dsn([proxy])) as router:
         await async_eventually(lambda: (router.topology.hosts[0].rtt or 0.0) > seconds)
         async with router.writer() as conn:
             pid = conn.info.backend_pid
@@ -416,7 +416,7 @@ async def test_a_server_that_answers_cancels_the_statement_and_its_connection_go
 async def test_a_statement_is_cancelled_also_where_its_answer_is_not_waited_for(proxied: Proxied) -> None:
     primary = proxied.cluster.primary
     (proxy, *_) = proxied.proxies
-    async with AsyncRouter(f"host={proxy.host} port={proxy.port} user=postgres dbname=postgres") as router:
+    async with AsyncRouter(FaultProxy.dsn([proxy])) as router:
         await router.wait()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3), router.writer() as conn:

@@ -18,7 +18,7 @@ from pgroute.core.faults import Fault, FaultKind
 from pgroute.core.hosts import Failure
 from pgroute.core.roles import Role
 from pgroute.testing import LocalCluster
-from tests.support import AsyncBackground, async_call, async_eventually
+from tests.support import AsyncBackground, async_call, async_eventually, dsn_with
 
 pytestmark = pytest.mark.cluster
 
@@ -112,8 +112,7 @@ async def test_a_reader_that_is_routed_anew_does_not_lose_its_turn(
         return router.get_stats()["reader"].get("requests_queued", 0)
 
     monkeypatch.setattr("pgroute.core.routing.PATIENCE", 0.4)
-    dsn = f"host=127.0.0.1 port={shared.nodes[1].port} user=postgres dbname=postgres"
-    async with AsyncRouter(dsn, reader=ONE) as router, AsyncBackground() as background:
+    async with AsyncRouter(shared.nodes[1].conninfo, reader=ONE) as router, AsyncBackground() as background:
         async with router.reader():
             before = queued()
             old = background.start(read, router, "old")
@@ -310,9 +309,11 @@ async def test_what_connected_while_the_role_was_read_only_is_lent_to_nobody_els
     shared: LocalCluster, table: str
 ) -> None:
     role = f"app_{table}"
-    await async_call(shared.primary.execute, f"CREATE ROLE {role} LOGIN SUPERUSER")
+    await async_call(
+        shared.primary.execute, f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD '{shared.password}'"
+    )
     try:
-        dsn = shared.dsn.replace("postgres@", f"{role}@")
+        dsn = dsn_with(shared.dsn, user=role)
         async with AsyncRouter(dsn, writer=PoolOptions(max_size=3)) as router:
             held = [await router.getconn("writer")]
             await set_default(shared, role, "SET default_transaction_read_only = on")

@@ -13,7 +13,7 @@ from pgroute import AsyncRouter, Candidate, HostKey, HostOptions, NoHostAvailabl
 from pgroute.testing import LocalCluster
 from tests.aio.workload import key
 from tests.conftest import EACH_VERSION, assert_no_backends
-from tests.support import async_call, async_eventually
+from tests.support import async_call, async_eventually, dsn_with
 
 pytestmark = pytest.mark.cluster
 
@@ -149,7 +149,7 @@ async def test_one_of_three_hosts_down_at_opening_is_no_hindrance(mended: LocalC
 
 
 async def test_connection_takes_the_attributes_of_the_dsn(shared: LocalCluster) -> None:
-    async with AsyncRouter(f"{shared.dsn}?target_session_attrs=standby") as router:
+    async with AsyncRouter(dsn_with(shared.dsn, target_session_attrs="standby")) as router:
         await all_known(router)
         assert await served_by(router, shared, None) == {1, 2}
 
@@ -176,13 +176,13 @@ async def test_ordered_takes_the_first_listed(shared: LocalCluster) -> None:
 
 
 async def test_the_dsn_may_ask_for_the_order_of_its_hosts(shared: LocalCluster) -> None:
-    async with AsyncRouter(f"{shared.dsn}?load_balance_hosts=disable") as router:
+    async with AsyncRouter(dsn_with(shared.dsn, load_balance_hosts="disable")) as router:
         await all_known(router)
         assert await served_by(router, shared, "standby") == {1}
 
 
 async def test_the_balance_argument_wins_over_the_dsn(shared: LocalCluster) -> None:
-    async with AsyncRouter(f"{shared.dsn}?load_balance_hosts=disable", balance="random") as router:
+    async with AsyncRouter(dsn_with(shared.dsn, load_balance_hosts="disable"), balance="random") as router:
         await all_known(router)
         assert await served_by(router, shared, "standby") == {1, 2}
 

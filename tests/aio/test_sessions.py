@@ -13,7 +13,7 @@ from psycopg.rows import dict_row, namedtuple_row
 
 from pgroute import AsyncRouter, CommitUnknown, PoolOptions, SessionLost
 from pgroute.testing import FaultProxy, LocalCluster, Node
-from tests.support import AsyncBackground, async_call, async_eventually
+from tests.support import AsyncBackground, async_call, async_eventually, dsn_with
 
 pytestmark = pytest.mark.cluster
 
@@ -104,7 +104,7 @@ async def test_kwargs_reach_the_connection(shared: LocalCluster) -> None:
 
 async def test_the_roles_kwargs_win_over_the_routers_and_those_over_the_dsn(shared: LocalCluster) -> None:
     async with AsyncRouter(
-        f"{shared.dsn}?application_name=dsn&options=-c%20work_mem%3D123kB",
+        dsn_with(shared.dsn, application_name="dsn", options="-c work_mem=123kB"),
         kwargs={"application_name": "router", "row_factory": dict_row},
         reader=PoolOptions(kwargs={"application_name": "reader", "row_factory": namedtuple_row}),
     ) as router:

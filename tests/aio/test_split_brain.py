@@ -10,7 +10,7 @@ import pytest
 from pgroute import AsyncRouter, HostKey, HostState, NoHostAvailable, SplitBrainError
 from pgroute.testing import LocalCluster, Node
 from tests.aio.workload import QUICK, key, make_table, numbers, primary, read, state, write
-from tests.support import async_call, async_eventually, within
+from tests.support import async_call, async_eventually, dsn_at, dsn_with, within
 
 pytestmark = pytest.mark.cluster  # async-only
 # sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
@@ -70,9 +70,9 @@ async def test_a_promotion_beside_the_primary_in_use_stops_the_writers(pgroute_c
 
 async def test_a_split_brain_goes_on_while_one_of_the_two_refuses_logins(split) -> None:
     cluster, second, third = split
-    second.execute("CREATE ROLE app LOGIN")
-    third.execute("CREATE ROLE app LOGIN")
-    async with AsyncRouter(cluster.dsn.replace("postgres@", "app@")) as router:
+    for node in (second, third):
+        node.execute(f"CREATE ROLE app LOGIN PASSWORD '{cluster.password}'")
+    async with AsyncRouter(dsn_with(cluster.dsn, user="app")) as router:
         await split_seen(router)
         await async_call(third.execute, "ALTER ROLE app NOLOGIN")
         router._engine.watch.kick(key(third), fresh=True)  # as the renewal of the probe connection does
@@ -170,7 +170,7 @@ async def test_a_restored_backup_is_written_to_once_no_host_is_on_a_higher_timel
 
 async def test_a_host_of_another_cluster_is_never_used(pgroute_cluster_factory) -> None:
     ours = pgroute_cluster_factory(standbys=1)
-    theirs = pgroute_cluster_factory(standbys=0)
+    theirs = pgroute_cluster_factory(standbys=0, password=ours.password)
     make_table(ours)
     make_table(theirs)
     stranger = theirs.nodes[0]
@@ -188,7 +188,7 @@ async def test_a_host_of_another_cluster_is_never_used(pgroute_cluster_factory) 
 
 async def test_another_cluster_in_the_place_of_the_primary_is_not_written_to(pgroute_cluster_factory) -> None:
     ours = pgroute_cluster_factory(standbys=1)
-    theirs = pgroute_cluster_factory(standbys=0)
+    theirs = pgroute_cluster_factory(standbys=0, password=ours.password)
     make_table(ours)
     make_table(theirs)
     first, second = ours.nodes
@@ -214,7 +214,7 @@ async def test_one_server_under_two_names_is_no_split_brain(pgroute_cluster_fact
     cluster = pgroute_cluster_factory(standbys=1)
     make_table(cluster)
     first, second = cluster.nodes
-    dsn = f"postgresql://postgres@127.0.0.1:{first.port},localhost:{first.port},127.0.0.1:{second.port}/postgres"
+    dsn = dsn_at(f"127.0.0.1:{first.port},localhost:{first.port},127.0.0.1:{second.port}", cluster)
     async with AsyncRouter(dsn) as router:
         ports = {(await write(router, number)).port for number in range(20)}
         states = [host.state for host in router.topology.hosts]
@@ -242,9 +242,9 @@ async def test_one_server_under_two_names_is_no_split_brain_for_a_role_without_r
     cluster = pgroute_cluster_factory(standbys=0)
     make_table(cluster)
     [node] = cluster.nodes
-    node.execute("CREATE ROLE plain LOGIN")
+    node.execute(f"CREATE ROLE plain LOGIN PASSWORD '{cluster.password}'")
     node.execute("GRANT ALL ON written TO plain")
-    dsn = f"postgresql://plain@127.0.0.1:{node.port},localhost:{node.port}/postgres"
+    dsn = dsn_at(f"127.0.0.1:{node.port},localhost:{node.port}", cluster, user="plain")
     known: list[list[bool]] = []
     for revoked in REVOKED:
         for function in revoked:

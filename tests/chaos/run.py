@@ -95,7 +95,7 @@ def run(plan: Plan, say: Callable[[str], None] = print) -> Result:
             f"PostgreSQL {cluster.server.version}: {', '.join(f'{n.name} :{n.port}' for n in cluster.nodes)}"
         )
         for sql in SETUP:
-            cluster.primary.execute(sql)
+            cluster.primary.execute(sql.replace("{password}", cluster.password))
         cluster.catch_up()
         proxies = {node: stack.enter_context(FaultProxy(node)) for node in cluster.nodes}
         dsn = FaultProxy.dsn(proxies.values(), user=USER, dbname=cluster.dbname)

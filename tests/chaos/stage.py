@@ -21,7 +21,7 @@ from tests.chaos.worker import TIMELINE
 
 USER = "app"
 SETUP = (
-    f"CREATE ROLE {USER} LOGIN",
+    f"CREATE ROLE {USER} LOGIN PASSWORD '{{password}}'",
     # No unique constraint: a row written twice must be seen, not refused.
     f"""
     CREATE TABLE chaos (
@@ -151,7 +151,7 @@ class Stage:
 
     def conninfo(self, node: Node) -> str:
         """Return what leads the workers' role to a node, past its proxy."""
-        return f"host={node.host} port={node.port} user={USER} dbname={node.dbname}"
+        return f"{node.conninfo} user={USER}"
 
     @contextlib.contextmanager
     def faulty(self, target: str) -> Iterator[tuple[FaultProxy, ...]]:

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from pgroute.testing import LocalCluster
+from tests.support import dsn_with
 
 pytestmark = pytest.mark.cluster
 
@@ -25,7 +26,7 @@ def dsn(shared: LocalCluster) -> Iterator[str]:
     shared.primary.execute("CREATE DATABASE to_install")
     shared.primary.execute("CREATE ROLE nobody_here LOGIN")
     shared.catch_up()
-    yield f"{shared.dsn.rpartition('/')[0]}/to_install"
+    yield dsn_with(shared.dsn, dbname="to_install")
     shared.primary.execute("DROP DATABASE to_install")
     shared.primary.execute("DROP ROLE nobody_here")
 

@@ -13,6 +13,7 @@ import pytest
 
 from pgroute.cli import main
 from pgroute.testing import LocalCluster
+from tests.support import dsn_at, dsn_with
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_environment_serves_without_a_dsn(cluster, capsys, monkeypatch):
 
 def test_a_second_name_of_a_host_is_no_trouble(cluster, capsys):
     node = cluster.nodes[0]
-    dsn = f"postgresql://postgres@127.0.0.1:{node.port},localhost:{node.port}/postgres"
+    dsn = dsn_at(f"127.0.0.1:{node.port},localhost:{node.port}", cluster)
     status, out, _ = status_of(capsys, dsn)
     assert status == 0
     assert "alias" in out
@@ -173,9 +174,6 @@ def test_bad_dsn_is_told_in_one_line(capsys, dsn, told):
 def test_wrong_password_is_told_and_not_shown(capsys, arguments):
     with LocalCluster(standbys=0) as cluster:
         [node] = cluster.nodes
-        (node.data_dir / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
-        node.stop()
-        node.start()
         dsn = f"postgresql://postgres:hunter2@127.0.0.1:{node.port}/postgres"
         status, out, err = status_of(capsys, dsn, *arguments)
     assert status == 2
@@ -245,7 +243,7 @@ def test_json_needs_no_rich(cluster):
 
 
 def test_narrow_terminal_shows_whole_reasons(cluster):
-    dsn = f"{cluster.dsn.replace('postgres@', 'nobody-of-that-name@')}"
+    dsn = dsn_with(cluster.dsn, user="nobody-of-that-name")
     script = f"import sys; from pgroute.cli import main; sys.exit(main(['status', {dsn!r}]))"
     environment = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": "80", "TERM": "xterm"}
     done = subprocess.run(

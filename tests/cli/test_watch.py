@@ -22,6 +22,7 @@ import pytest
 
 from pgroute.cli import main
 from pgroute.testing import LocalCluster
+from tests.support import dsn_at, dsn_with
 
 PROGRAM = """
 import signal, sys
@@ -136,7 +137,7 @@ def test_q_ends_the_watch(cluster):
 
 def test_long_reasons_stand_below_the_hosts_on_a_narrow_terminal(cluster):
     port = cluster.nodes[0].port
-    dsn = f"postgresql://postgres@127.0.0.1:{port},no-such-host.invalid:5432/postgres"
+    dsn = dsn_at(f"127.0.0.1:{port},no-such-host.invalid:5432", cluster)
     with Terminal("watch", dsn, columns=70) as terminal:
         lines = terminal.see(r"^degraded: ")
         [told] = [line for line in lines if line.startswith("no-such-host.invalid:5432: ")]
@@ -146,7 +147,7 @@ def test_long_reasons_stand_below_the_hosts_on_a_narrow_terminal(cluster):
 
 def test_watch_of_more_hosts_than_the_screen_has_lines_shows_the_first(cluster):
     hosts = ",".join(f"127.0.0.1:{port}" for port in (cluster.nodes[0].port, *range(1, 20)))
-    with Terminal("watch", f"postgresql://postgres@{hosts}/postgres", lines=12) as terminal:
+    with Terminal("watch", dsn_at(hosts, cluster), lines=12) as terminal:
         lines = terminal.see(rf"^127\.0\.0\.1:{cluster.nodes[0].port} +primary")
         assert lines[0].startswith("pgroute watch    20 hosts")
 
@@ -237,7 +238,8 @@ def test_dsn_gives_a_single_host_that_holds_the_role(cluster, capsys, role, inde
     node = cluster.nodes[index]
     assert main(["dsn", cluster.dsn, "--role", role]) == 0
     out, err = capsys.readouterr()
-    assert (out, err) == (f"host={node.host} port={node.port} user=postgres dbname=postgres\n", "")
+    there = f"host={node.host} port={node.port} user=postgres passfile={node.passfile} dbname=postgres\n"
+    assert (out, err) == (there, "")
     with psycopg.connect(out) as conn:
         assert conn.execute("SELECT pg_is_in_recovery()").fetchone() == (role == "reader",)
 
@@ -245,12 +247,14 @@ def test_dsn_gives_a_single_host_that_holds_the_role(cluster, capsys, role, inde
 def test_dsn_keeps_what_it_was_given_but_not_the_password(cluster, capsys, monkeypatch):
     monkeypatch.setenv("PGPASSWORD", "from the environment")
     node = cluster.nodes[0]
-    dsn = f"{cluster.dsn}?application_name=a%20b&target_session_attrs=standby&load_balance_hosts=random"
+    params = {"target_session_attrs": "standby", "load_balance_hosts": "random"}
+    dsn = dsn_with(cluster.dsn, application_name="a b", **params)
     assert main(["dsn", dsn]) == 0
     assert capsys.readouterr().out == (
-        f"host={node.host} port={node.port} user=postgres dbname=postgres application_name='a b'\n"
+        f"host={node.host} port={node.port} user=postgres passfile={node.passfile} dbname=postgres "
+        "application_name='a b'\n"
     )
-    assert main(["dsn", cluster.dsn.replace("postgres@", "postgres:se%20cret@"), "--with-password"]) == 0
+    assert main(["dsn", dsn_with(cluster.dsn, user="postgres", password="se cret"), "--with-password"]) == 0
     assert "password='se cret'" in capsys.readouterr().out
 
 

@@ -32,6 +32,7 @@ class Application:
     def __init__(self, name: str, folder: Path, log: Path, *arguments: str) -> None:
         self._port = Port()
         self._log = log
+        self._temporary = folder
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [
@@ -66,7 +67,8 @@ class Application:
     def dsn(self) -> str:
         """That of its own cluster."""
         [hosts] = re.findall(r"^orders are kept by (.+)$", self.output, re.MULTILINE)
-        return f"postgresql://postgres@{hosts}/postgres"
+        [passfile] = self._temporary.glob("pgroute-*/passfile")
+        return f"postgresql://postgres@{hosts}/postgres?password=&passfile={passfile}"
 
     def request(self, method: str, path: str, body: object = None, key: str | None = None) -> Reply:
         """Send a request on a connection of its own. OSError, HTTPException: there was no answer."""

@@ -9,13 +9,14 @@ import signal
 import threading
 import time
 from collections import Counter
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
 from pgroute.testing import FaultProxy
 from tests.examples.application import Application, leftovers
-from tests.support import Background, eventually
+from tests.support import Background, dsn_with, eventually, password_of
 
 WRITERS = 4
 NAMES = itertools.count(1)
@@ -33,7 +34,7 @@ def dsn(shared):
     database = f"web_{next(NAMES)}"
     shared.primary.execute(f"CREATE DATABASE {database}")
     shared.catch_up()
-    yield f"{shared.dsn.removesuffix('/postgres')}/{database}"
+    yield dsn_with(shared.dsn, dbname=database)
     shared.primary.execute(f"DROP DATABASE {database} WITH (FORCE)")
 
 
@@ -45,7 +46,8 @@ def proxies(shared, pgroute_proxy_factory):
 @pytest.fixture
 def proxied_dsn(dsn, proxies):
     """The same database, through the proxies, and with a password."""
-    return FaultProxy.dsn(proxies, dbname=dsn.rpartition("/")[2]).replace("@", ":geheim@")
+    database = urlsplit(dsn).path.removeprefix("/")
+    return dsn_with(FaultProxy.dsn(proxies, dbname=database), password=password_of(proxies[0]))
 
 
 def place_orders(app, writer, acknowledged, end):
@@ -183,7 +185,7 @@ def test_requests_are_told_to_come_back_while_no_host_answers(start, proxies, pr
         assert replies[-1].status == 201
         app.end(signal.SIGTERM)
         assert "Connection refused" in app.output
-        assert "geheim" not in f"{replies} {app.output}"
+        assert password_of(proxies[0]) not in f"{replies} {app.output}"
 
 
 def test_requests_that_make_no_sense_are_refused(start, dsn):

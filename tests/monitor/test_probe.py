@@ -13,7 +13,7 @@ from pgroute import Event, EventKind, HostRole, HostState, PoolOptions, ProbeOpt
 from pgroute.monitor import watcher
 from pgroute.testing import LocalCluster, Node
 from pgroute.testing.plugin import ClusterFactory
-from tests.support import eventually, within
+from tests.support import dsn_at, dsn_with, eventually, within
 
 pytestmark = pytest.mark.cluster
 
@@ -104,7 +104,7 @@ def test_the_watch_logs_in_as_a_user_of_its_own_and_is_shared_by_those_who_say_s
     def users() -> list[str]:
         return sorted(user for (user,) in shared.primary.execute(f"SELECT usename {PROBES}"))
 
-    shared.primary.execute("CREATE ROLE watch LOGIN")
+    shared.primary.execute(f"CREATE ROLE watch LOGIN PASSWORD '{shared.password}'")
     shared.catch_up()
     try:
         probe = ProbeOptions(kwargs={"user": "watch"})
@@ -174,7 +174,7 @@ def unprivileged(pgroute_cluster_factory: ClusterFactory) -> LocalCluster:
     """Give a cluster where a plain role may not call what the full probe calls."""
     cluster = pgroute_cluster_factory(standbys=1)
     primary = cluster.primary
-    primary.execute("CREATE ROLE plain LOGIN")
+    primary.execute(f"CREATE ROLE plain LOGIN PASSWORD '{cluster.password}'")
     primary.execute("CREATE TABLE written (number int)")
     primary.execute("GRANT ALL ON written TO plain")
     for function in FUNCTIONS:
@@ -210,7 +210,7 @@ def test_a_probe_without_rights_asks_for_less_and_routing_is_still_right(
             conn.execute("SELECT 1")
             return conn.info.port
 
-    with Router(unprivileged.dsn.replace("postgres@", "plain@")) as router:
+    with Router(dsn_with(unprivileged.dsn, user="plain")) as router:
         assert insert(router) == first.port
         assert read(router) == second.port
         assert [host.role for host in router.topology.hosts] == [HostRole.PRIMARY, HostRole.STANDBY]
@@ -222,7 +222,7 @@ def test_a_probe_without_rights_asks_for_less_and_routing_is_still_right(
 
 def test_a_degraded_probe_still_shows_a_read_only_default(unprivileged: LocalCluster) -> None:
     node = unprivileged.nodes[0]
-    with Router(unprivileged.dsn.replace("postgres@", "plain@"), probe=ProbeOptions(interval=0.1)) as router:
+    with Router(dsn_with(unprivileged.dsn, user="plain"), probe=ProbeOptions(interval=0.1)) as router:
         eventually(lambda: all_up(router))
         node.execute("ALTER SYSTEM SET default_transaction_read_only = on")
         node.execute("SELECT pg_reload_conf()")
@@ -231,7 +231,7 @@ def test_a_degraded_probe_still_shows_a_read_only_default(unprivileged: LocalClu
 
 def test_a_degraded_probe_shows_a_read_only_default_of_new_sessions(unprivileged: LocalCluster) -> None:
     node = unprivileged.nodes[0]
-    with Router(unprivileged.dsn.replace("postgres@", "plain@"), probe=ProbeOptions(interval=0.1)) as router:
+    with Router(dsn_with(unprivileged.dsn, user="plain"), probe=ProbeOptions(interval=0.1)) as router:
         eventually(lambda: all_up(router))
         node.execute("ALTER DATABASE postgres SET default_transaction_read_only = on")
         eventually(lambda: router.topology.hosts[0].read_only, 2.0)
@@ -273,7 +273,7 @@ def test_events_come_in_order_to_every_subscriber(any_cluster: LocalCluster) -> 
 
 
 def test_the_password_is_in_no_reason_of_a_refused_probe(shared: LocalCluster) -> None:
-    dsn = shared.dsn.replace("postgres@", "nobody:wrongpass@")
+    dsn = dsn_with(shared.dsn, user="nobody", password="wrongpass")
     with Router(dsn) as router:
         eventually(lambda: all(h.state is HostState.REJECTED for h in router.topology.hosts))
         with pytest.raises(psycopg.OperationalError) as caught, router.writer(timeout=0.1):
@@ -286,7 +286,7 @@ def test_the_password_is_in_no_reason_of_a_refused_probe(shared: LocalCluster) -
 AURORA = """
 CREATE SCHEMA aurora;
 CREATE SEQUENCE aurora.asked;
-CREATE ROLE tenant LOGIN SUPERUSER;
+CREATE ROLE tenant LOGIN SUPERUSER PASSWORD '{password}';
 ALTER FUNCTION pg_catalog.pg_last_wal_replay_lsn() RENAME TO replayed;
 ALTER FUNCTION pg_catalog.pg_current_wal_lsn() RENAME TO written;
 CREATE FUNCTION pg_catalog.pg_last_wal_replay_lsn() RETURNS pg_lsn LANGUAGE plpgsql AS $$
@@ -310,9 +310,9 @@ a state."""
 def aurora(pgroute_cluster_factory: ClusterFactory) -> Callable[..., LocalCluster]:
     """Give a function that makes a cluster which refuses its role `tenant` as Aurora does."""
 
-    def make(standbys: int, text: str, when: str = "> 0") -> LocalCluster:
-        cluster = pgroute_cluster_factory(standbys=standbys)
-        cluster.primary.execute(AURORA.format(text=text, when=when))
+    def make(standbys: int, text: str, when: str = "> 0", password: str | None = None) -> LocalCluster:
+        cluster = pgroute_cluster_factory(standbys=standbys, password=password)
+        cluster.primary.execute(AURORA.format(text=text, when=when, password=cluster.password))
         cluster.catch_up()
         return cluster
 
@@ -322,10 +322,11 @@ def aurora(pgroute_cluster_factory: ClusterFactory) -> Callable[..., LocalCluste
 def test_a_writer_whose_state_refuses_wal_functions_serves_and_tells_its_cluster(
     aurora: Callable[..., LocalCluster],
 ) -> None:
-    cluster, other = (aurora(standbys, "wal_level must be set to logical") for standbys in (1, 0))
+    cluster = aurora(1, "wal_level must be set to logical")
+    other = aurora(0, "wal_level must be set to logical", password=cluster.password)
     first, second = cluster.nodes
     hosts = ",".join(f"{node.host}:{node.port}" for node in (*cluster.nodes, *other.nodes))
-    with Router(f"postgresql://tenant@{hosts}/postgres") as router:
+    with Router(dsn_at(hosts, cluster, user="tenant")) as router:
         with router.writer(5.0) as conn:
             assert conn.info.port == first.port
         with router.reader(5.0) as conn:
@@ -345,7 +346,7 @@ def test_a_writer_whose_state_refuses_wal_functions_serves_and_tells_its_cluster
 def test_a_state_that_is_wrong_once_costs_no_part_of_the_probe(aurora: Callable[..., LocalCluster]) -> None:
     # A role that changes between the question for it and the function that goes with it.
     cluster = aurora(0, "recovery is in progress", when="= 1")
-    with Router(cluster.dsn.replace("postgres@", "tenant@")) as router:
+    with Router(dsn_with(cluster.dsn, user="tenant")) as router:
         eventually(lambda: all_up(router))
         assert router.topology.hosts[0].timeline == 1
         assert router.topology.hosts[0].system_id is not None
@@ -355,7 +356,7 @@ def test_a_smaller_probe_is_taken_back_when_the_role_changes(aurora: Callable[..
     # As a standby it does not tell its position, nor what is asked along with that; as a primary it tells all.
     cluster = aurora(1, "never", when="< 0")
     old, new = cluster.nodes
-    with Router(cluster.dsn.replace("postgres@", "tenant@"), probe=ProbeOptions(interval=0.1)) as router:
+    with Router(dsn_with(cluster.dsn, user="tenant"), probe=ProbeOptions(interval=0.1)) as router:
         eventually(lambda: all_up(router))
         assert [host.timeline for host in router.topology.hosts] == [1, None]
         [before] = probes(new)
@@ -377,7 +378,7 @@ def test_what_a_host_tells_no_more_is_an_event_and_a_reason(unprivileged: LocalC
     for function in FUNCTIONS:
         first.execute(f"GRANT EXECUTE ON FUNCTION {function} TO PUBLIC")
     unprivileged.catch_up()
-    with Router(unprivileged.dsn.replace("postgres@", "plain@"), probe=ProbeOptions(interval=0.1)) as router:
+    with Router(dsn_with(unprivileged.dsn, user="plain"), probe=ProbeOptions(interval=0.1)) as router:
         eventually(lambda: all(host.timeline for host in router.topology.hosts))
         unsubscribe = router.subscribe(events.append)
         first.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")

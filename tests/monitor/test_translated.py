@@ -10,7 +10,7 @@ import pytest
 from pgroute import HostState, Router
 from pgroute.testing import LocalCluster, available_versions
 from pgroute.testing.sandbox import Sandbox
-from tests.support import eventually
+from tests.support import dsn_with, eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -40,7 +40,7 @@ def test_a_host_that_says_in_german_that_it_starts_or_is_full_is_not_taken_for_o
     german: LocalCluster,
 ) -> None:
     primary, standby = german.nodes
-    primary.execute("CREATE ROLE app LOGIN CONNECTION LIMIT 1")
+    primary.execute(f"CREATE ROLE app LOGIN PASSWORD '{german.password}' CONNECTION LIMIT 1")
     standby.stop("fast")
     settings = standby.data_dir / "postgresql.auto.conf"
     settings.write_text(settings.read_text() + "hot_standby = off\n")
@@ -54,7 +54,7 @@ def test_a_host_that_says_in_german_that_it_starts_or_is_full_is_not_taken_for_o
     busy = "FATAL:  zu viele Verbindungen von Rolle »app«"
     with (
         psycopg.connect(primary.conninfo, user="app"),
-        Router(german.dsn.replace("postgres@", "app@")) as router,
+        Router(dsn_with(german.dsn, user="app")) as router,
     ):
         eventually(lambda: state(router, 1) == (HostState.STARTING, starting))
         eventually(lambda: state(router, 0) == (HostState.BUSY, busy))

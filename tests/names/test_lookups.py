@@ -20,7 +20,7 @@ from tests.aio.naming import (
 )
 from tests.names.nameserver import NXDOMAIN, SERVFAIL, SILENCE, TRUNCATED, NameServer
 from tests.names.relay import relay
-from tests.support import async_call, async_eventually
+from tests.support import async_call, async_eventually, dsn_at
 
 pytestmark = pytest.mark.cluster
 
@@ -170,7 +170,7 @@ async def test_search_domains_are_tried(trio: LocalCluster, server: NameServer) 
     server.zone["db.shop.test"] = [ADDRESSES[0]]
     resolver = server.resolver
     resolver.search = [dns.name.from_text("shop.test.")]
-    dsn = f"postgresql://postgres@db:{trio.nodes[0].port}/postgres"
+    dsn = dsn_at(f"db:{trio.nodes[0].port}", trio)
     async with AsyncRouter(dsn, resolver=resolver, probe=FAST) as router:
         assert await where(router) == ADDRESSES[0]
 
@@ -179,7 +179,7 @@ async def test_routers_with_one_resolver_share_its_questions(trio: LocalCluster,
     server.ttl = 60
     server.zone["db.test"] = [ADDRESSES[0]]
     resolver = server.resolver
-    dsn = f"postgresql://postgres@db.test:{trio.nodes[0].port}/postgres"
+    dsn = dsn_at(f"db.test:{trio.nodes[0].port}", trio)
     async with AsyncRouter(dsn, resolver=resolver) as one, AsyncRouter(dsn, resolver=resolver) as other:
         assert [await where(one), await where(other)] == [ADDRESSES[0]] * 2
         assert server.count() == 2
@@ -257,9 +257,9 @@ async def test_a_new_address_that_refuses_logins_is_asked_rarely_and_told(
     server.zone["db.test"] = [ADDRESSES[0]]
     try:
         rules.write_text("host all app 0.0.0.0/0 reject\n" + allowed)
-        await async_call(trio.primary.execute, "CREATE ROLE app LOGIN")
+        await async_call(trio.primary.execute, f"CREATE ROLE app LOGIN PASSWORD '{trio.password}'")
         await async_call(refuser.execute, "SELECT pg_reload_conf()")
-        dsn = f"postgresql://app@db.test:{refuser.port}/postgres"
+        dsn = dsn_at(f"db.test:{refuser.port}", trio, user="app")
         async with AsyncRouter(dsn, resolver=server.resolver, probe=FAST) as router:
             assert await where(router) == ADDRESSES[0]
             server.zone["db.test"] = [ADDRESSES[2]]
@@ -281,10 +281,10 @@ async def test_a_new_address_that_refuses_logins_is_asked_rarely_and_told(
 async def test_a_new_address_of_another_cluster_is_not_moved_to(
     trio: LocalCluster, server: NameServer
 ) -> None:
-    with LocalCluster(standbys=0) as other:
+    with LocalCluster(standbys=0, password=trio.password) as other:
         port = other.primary.port
         server.zone["db.test"] = ["127.0.0.1"]
-        dsn = f"postgresql://postgres@db.test:{port}/postgres"
+        dsn = dsn_at(f"db.test:{port}", other)
         async with AsyncRouter(dsn, resolver=server.resolver, probe=FAST) as router:
             assert await where(router) == "127.0.0.1"
             with relay((ADDRESSES[1], port), (trio.primary.host, trio.primary.port)):
@@ -330,7 +330,7 @@ async def test_a_resolver_that_is_itself_at_fault_is_a_reason_and_disturbs_nobod
     resolver.search = "no list of names"  # type: ignore[assignment]
     port = trio.nodes[0].port
     async with AsyncRouter(
-        f"postgresql://postgres@db:{port},{ADDRESSES[0]}:{port}/postgres", resolver=resolver, probe=FAST
+        dsn_at(f"db:{port},{ADDRESSES[0]}:{port}", trio), resolver=resolver, probe=FAST
     ) as router:
         async with router.writer(5.0) as conn:
             assert conn.info.host == ADDRESSES[0]
@@ -352,7 +352,7 @@ async def test_the_shortest_time_of_all_routers_counts(trio: LocalCluster, serve
     server.ttl = 600
     server.zone["db.test"] = [ADDRESSES[0]]
     resolver = server.resolver
-    dsn = f"postgresql://postgres@db.test:{trio.nodes[0].port}/postgres"
+    dsn = dsn_at(f"db.test:{trio.nodes[0].port}", trio)
     patient = ProbeOptions(max_ttl=600)
     async with AsyncRouter(dsn, resolver=resolver, probe=patient) as one:
         assert await where(one) == ADDRESSES[0]

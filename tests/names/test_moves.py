@@ -19,7 +19,7 @@ from pgroute.testing import LocalCluster
 from tests.aio.naming import ADDRESSES, CLIENTS, addresses, router_of, where
 from tests.names.nameserver import NameServer
 from tests.names.relay import relay
-from tests.support import async_call, async_eventually
+from tests.support import async_call, async_eventually, dsn_at
 
 pytestmark = pytest.mark.cluster
 
@@ -178,7 +178,7 @@ async def test_routers_that_close_amid_a_move_leave_neither_words_nor_tasks(
     with relay((GATE, port), (ADDRESSES[0], port), gate=gate):
         for _ in range(5):
             server.zone["db.test"] = [ADDRESSES[0]]
-            dsn = f"postgresql://postgres@db.test:{port}/postgres"
+            dsn = dsn_at(f"db.test:{port}", trio)
             async with AsyncRouter(dsn, resolver=server.resolver, probe=PATIENT) as router:
                 assert await where(router) == ADDRESSES[0]
                 server.zone["db.test"] = [GATE]
@@ -193,7 +193,7 @@ async def test_the_primary_and_a_host_out_of_reach_leave_together_without_a_faul
     server.zone |= {"a.test": [ADDRESSES[0]], "b.test": [NOWHERE], "c.test": [ADDRESSES[1]]}
     server.zone["_pg._tcp.test"] = [(0, 0, port, "a.test"), (0, 0, port, "b.test")]
     rarely = ProbeOptions(interval=5.0, min_ttl=0.2)
-    dsn = "postgresql://postgres@_pg._tcp.test/postgres"
+    dsn = dsn_at("_pg._tcp.test", trio)
     async with AsyncRouter(dsn, resolver=server.resolver, probe=rarely) as router:
         assert await where(router) == ADDRESSES[0]
         await looked_up(server)

@@ -12,6 +12,7 @@ from pgroute.cli.status import as_json, assess, observe
 from pgroute.cli.terminal import open_console
 from pgroute.testing import LocalCluster
 from tests.names.nameserver import NameServer
+from tests.support import dsn_at
 
 pytestmark = pytest.mark.cluster
 
@@ -24,7 +25,7 @@ def test_status_shows_addresses_and_where_they_came_from(capsys):
             "n1.test": ["127.0.0.2"],
             "n2.test": ["127.0.0.3"],
         }
-        dsn = f"postgresql://postgres@_pg._tcp.test,n2.test:{port}/postgres"
+        dsn = dsn_at(f"_pg._tcp.test,n2.test:{port}", cluster)
         with Router(dsn, resolver=server.resolver) as router:
             topology = observe(router, 10.0)
         show_hosts(open_console(), topology)

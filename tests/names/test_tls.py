@@ -48,7 +48,7 @@ def secured(tmp_path_factory):
         node.execute("CREATE ROLE app LOGIN PASSWORD 'from the file'")
         node.execute("GRANT pg_monitor TO app")
         (node.data_dir / "pg_hba.conf").write_text(
-            "host all postgres all trust\nhostssl all app all scram-sha-256\n"
+            "host all postgres all scram-sha-256\nhostssl all app all scram-sha-256\n"
         )
         node.execute("ALTER SYSTEM SET ssl = on")
         node.stop("fast")

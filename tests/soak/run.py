@@ -144,7 +144,7 @@ def run(plan: Plan, say: Callable[[str], None]) -> Result:
             LocalCluster(2, version=plan.version, synchronous=True, settings=SETTINGS)
         )
         for sql in (*SETUP, *COUNTER):
-            cluster.primary.execute(sql)
+            cluster.primary.execute(sql.replace("{password}", cluster.password))
         cluster.catch_up()
         proxies = {node: stack.enter_context(FaultProxy(node)) for node in cluster.nodes}
         dsn = FaultProxy.dsn(proxies.values(), user=USER, dbname=cluster.dbname)

@@ -12,6 +12,7 @@ import psycopg
 from pgroute import Router, ProbeOptions
 from pgroute.testing import LocalCluster
 from tests.names.nameserver import NameServer
+from tests.support import dsn_at
 
 ADDRESSES = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
 FAST = ProbeOptions(interval=0.3, min_ttl=0.3, lookup_timeout=0.5)
@@ -21,7 +22,7 @@ def router_of(cluster: LocalCluster, server: NameServer, *names: str, **options:
     """Return a router to a cluster under these names."""
     hosts = ",".join(f"{name}:{cluster.nodes[0].port}" for name in names)
     options = {"probe": FAST, **options}
-    return Router(f"postgresql://postgres@{hosts}/postgres", resolver=server.resolver, **options)
+    return Router(dsn_at(hosts, cluster), resolver=server.resolver, **options)
 
 
 def where(router: Router, role: str = "writer", timeout: float = 5.0) -> str:

@@ -51,8 +51,8 @@ def fork(*functions):
 
 def backends():
     found = []
-    for port in sys.argv[2:]:
-        with psycopg.connect(f"host=127.0.0.1 port={port} user=postgres application_name=outside") as conn:
+    for conninfo in sys.argv[2:]:
+        with psycopg.connect(conninfo, application_name="outside") as conn:
             found += conn.execute(
                 "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'"
                 " AND application_name <> 'outside' ORDER BY 1"
@@ -69,12 +69,12 @@ def main():
 
 def run(cluster: LocalCluster, body: str) -> None:
     """Run a script in which *body* has a warm router and the pids of its two idle backends."""
-    ports = [str(node.port) for node in cluster.nodes]
+    conninfos = [node.conninfo for node in cluster.nodes]
     script = PRELUDE + textwrap.indent(textwrap.dedent(body), " " * 8)
     script += "\n\nmain()\n"
     done = call(
         subprocess.run,
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, cluster.dsn, *ports],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, cluster.dsn, *conninfos],
         capture_output=True,
         text=True,
         timeout=30,

@@ -18,7 +18,7 @@ from pgroute.core.roles import HostRole
 from pgroute.testing import InitdbCache, LocalCluster, Node
 from tests.sync.counting import waiting
 from tests.sync.workload import QUICK, key, primary, state
-from tests.support import Background, call, eventually
+from tests.support import Background, call, eventually, dsn_with
 
 pytestmark = pytest.mark.cluster
 
@@ -114,14 +114,17 @@ GRANT USAGE ON SCHEMA pgroute TO PUBLIC; GRANT ALL ON ALL TABLES IN SCHEMA pgrou
 
 ROLES = """
 CREATE ROLE other;
-CREATE ROLE installer LOGIN SUPERUSER;
+CREATE ROLE installer LOGIN SUPERUSER PASSWORD '{password}';
 ALTER ROLE installer SET search_path = hostile, pg_catalog;
 """
 
 
 def _role_with(number: int, name: str, value: str) -> str:
     given = value if name == "search_path" else f"'{value}'"
-    return f"CREATE ROLE {role(number)} LOGIN IN ROLE other; ALTER ROLE {role(number)} SET {name} = {given};"
+    return (
+        f"CREATE ROLE {role(number)} LOGIN IN ROLE other PASSWORD '{{password}}'; "
+        f"ALTER ROLE {role(number)} SET {name} = {given};"
+    )
 
 
 def role(number: int) -> str:
@@ -131,7 +134,7 @@ def role(number: int) -> str:
 
 def dsn(cluster: LocalCluster, user: str, database: str = "postgres") -> str:
     """Return a DSN for a role and a database."""
-    return cluster.dsn.replace("postgres@", f"{user}@").removesuffix("postgres") + database
+    return dsn_with(cluster.dsn, user=user, dbname=database)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +143,8 @@ def hostile(pgroute_initdb_cache: InitdbCache) -> Iterator[LocalCluster]:
     settings = {"max_connections": "400"}
     with LocalCluster(1, cache=pgroute_initdb_cache, settings=settings) as cluster:
         execute = cluster.primary.execute
-        execute(ROLES + "".join(_role_with(number, *setting) for number, setting in enumerate(SETTINGS)))
+        roles = ROLES + "".join(_role_with(number, *setting) for number, setting in enumerate(SETTINGS))
+        execute(roles.replace("{password}", cluster.password))
         for name, encoding in (("ascii", "SQL_ASCII"), ("latin", "LATIN1")):
             execute(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LOCALE 'C'")
         for name in DATABASES:
@@ -374,14 +378,14 @@ def _write(conn: psycopg.Connection[Any]) -> None:
 
 def test_a_probe_waits_for_nobody_under_deferrable_defaults(shared: LocalCluster, table: str) -> None:
     node = shared.primary
-    node.execute(f"CREATE ROLE reports_{table} LOGIN")
+    node.execute(f"CREATE ROLE reports_{table} LOGIN PASSWORD '{shared.password}'")
     for default in ("isolation = serializable", "read_only = on", "deferrable = on"):
         node.execute(f"ALTER ROLE reports_{table} SET default_transaction_{default}")
     try:
         with psycopg.connect(node.conninfo) as other:
             other.execute("BEGIN ISOLATION LEVEL SERIALIZABLE")
             other.execute(f"INSERT INTO {table} VALUES (1)")
-            with Router(shared.dsn.replace("postgres@", f"reports_{table}@")) as router:
+            with Router(dsn_with(shared.dsn, user=f"reports_{table}")) as router:
                 eventually(lambda: state(router, node) is HostState.UP)
     finally:
         node.execute(f"DROP ROLE reports_{table}")

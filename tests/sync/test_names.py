@@ -24,7 +24,7 @@ from tests.sync.naming import (
     where,
 )
 from tests.names.nameserver import NameServer
-from tests.support import Background, call, eventually
+from tests.support import Background, call, eventually, dsn_at
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
@@ -119,9 +119,7 @@ def test_services_give_ports_priorities_and_weights(trio: LocalCluster, server: 
     port = trio.nodes[0].port
     server.zone |= {f"n{n}.test": [address] for n, address in enumerate(ADDRESSES, 1)}
     server.zone["_pg._tcp.test"] = [(0, 1, port, "n2.test"), (0, 3, port, "n3.test"), (1, 0, port, "n1.test")]
-    with Router(
-        "postgresql://postgres@_pg._tcp.test:1/postgres", resolver=server.resolver, probe=FAST
-    ) as router:
+    with Router(dsn_at("_pg._tcp.test:1", trio), resolver=server.resolver, probe=FAST) as router:
         assert where(router) == ADDRESSES[0]
         assert [host.host for host in router.topology.hosts] == ["n3.test", "n2.test", "n1.test"]
         assert {host.origin for host in router.topology.hosts} == {"SRV _pg._tcp.test"}

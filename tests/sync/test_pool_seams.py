@@ -18,7 +18,7 @@ from pgroute.core.faults import Fault, FaultKind
 from pgroute.core.hosts import Failure
 from pgroute.core.roles import Role
 from pgroute.testing import LocalCluster
-from tests.support import Background, call, eventually
+from tests.support import Background, call, eventually, dsn_with
 
 pytestmark = pytest.mark.cluster
 
@@ -71,8 +71,7 @@ def test_a_reader_that_is_routed_anew_does_not_lose_its_turn(
         return router.get_stats()["reader"].get("requests_queued", 0)
 
     monkeypatch.setattr("pgroute.core.routing.PATIENCE", 0.4)
-    dsn = f"host=127.0.0.1 port={shared.nodes[1].port} user=postgres dbname=postgres"
-    with Router(dsn, reader=ONE) as router, Background() as background:
+    with Router(shared.nodes[1].conninfo, reader=ONE) as router, Background() as background:
         with router.reader():
             before = queued()
             old = background.start(read, router, "old")
@@ -268,9 +267,11 @@ def test_what_connected_while_the_role_was_read_only_is_lent_to_nobody_else(
     shared: LocalCluster, table: str
 ) -> None:
     role = f"app_{table}"
-    call(shared.primary.execute, f"CREATE ROLE {role} LOGIN SUPERUSER")
+    call(
+        shared.primary.execute, f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD '{shared.password}'"
+    )
     try:
-        dsn = shared.dsn.replace("postgres@", f"{role}@")
+        dsn = dsn_with(shared.dsn, user=role)
         with Router(dsn, writer=PoolOptions(max_size=3)) as router:
             held = [router.getconn("writer")]
             set_default(shared, role, "SET default_transaction_read_only = on")

@@ -31,7 +31,7 @@ pytestmark = [
 
 CONFIG = """
 [databases]
-{node.dbname} = user=postgres host={node.host} port={node.port}
+{node.dbname} = user=postgres password={password} host={node.host} port={node.port}
 [pgbouncer]
 listen_addr = {node.host}
 listen_port = {port}
@@ -42,7 +42,7 @@ pool_mode = transaction
 server_login_retry = 1
 """
 
-BY_USER = CONFIG.replace("user=postgres ", "").replace(
+BY_USER = CONFIG.replace("user=postgres password={password} ", "").replace(
     "auth_type = any", "auth_type = trust\nauth_file = {users}\ndefault_pool_size = 2"
 )
 """Each user has a pool of its own, of two connections."""
@@ -57,11 +57,12 @@ def pooler(node: Node, settings: str = CONFIG) -> Iterator[int]:
     port = Port()
     config = node.data_dir.parent / f"{node.name}.ini"
     users = config.with_suffix(".users")
-    users.write_text('"postgres" ""\n"watch" ""\n')
-    config.write_text(settings.format(node=node, port=port.number, users=users))
+    owner, password = node.data_dir.stat(), support.password_of(node)
+    users.write_text(f'"postgres" "{password}"\n"watch" "{password}"\n')
+    config.write_text(settings.format(node=node, port=port.number, users=users, password=password))
     for file in (config, users):
-        file.chmod(0o644)
-    owner = node.data_dir.stat()
+        file.chmod(0o600)
+        shutil.chown(file, owner.st_uid, owner.st_gid)
     account: dict[str, Any] = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
     assert PROGRAM is not None
     with (node.data_dir.parent / f"{node.name}.pooler.log").open("w") as log:
@@ -168,7 +169,7 @@ def test_settings_that_a_pooler_refuses_are_told_in_the_log(
 @pytest.fixture
 def watch(shared: LocalCluster) -> Iterator[str]:
     """Give the name of a role that may do nothing but log in."""
-    shared.primary.execute("CREATE ROLE watch LOGIN")
+    shared.primary.execute(f"CREATE ROLE watch LOGIN PASSWORD '{shared.password}'")
     shared.catch_up()
     yield "watch"
     shared.primary.execute("DROP ROLE watch")

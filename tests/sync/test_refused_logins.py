@@ -21,7 +21,7 @@ from pgroute import AcquireTimeout, Router, HostState, NoHostAvailable, PoolExha
 from pgroute._sync import connector
 from pgroute.testing import LocalCluster, Node, available_versions
 from tests.sync.workload import key, read, state
-from tests.support import Background, call, eventually, within
+from tests.support import Background, call, eventually, dsn_with, within
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
@@ -87,28 +87,17 @@ END_WATCH = (
 
 @pytest.fixture
 def with_roles(mended: LocalCluster) -> Iterator[LocalCluster]:
-    """Give a cluster with the roles and databases of FAULTS, which need a password, and the role `barred`."""
-    rules = {}
-    for node in mended.nodes:
-        hba = node.data_dir / "pg_hba.conf"
-        rules[hba] = hba.read_text()
-        roles = ",".join(fault.role for fault in FAULTS)
-        hba.write_text(f"host all {roles} all scram-sha-256\n" + rules[hba])
-        node.execute("SELECT pg_reload_conf()")
-    mended.primary.execute("CREATE ROLE barred LOGIN")
+    """Give a cluster with the roles and databases of FAULTS, and the role `barred`."""
+    mended.primary.execute(f"CREATE ROLE barred LOGIN PASSWORD '{mended.password}'")
     for fault in FAULTS:
         mended.primary.execute(f"CREATE ROLE {fault.role} LOGIN PASSWORD 'secret'")
         mended.primary.execute(f"CREATE DATABASE {fault.role}")
     mended.catch_up()
     yield mended
-    for hba, text in rules.items():
-        hba.write_text(text)
     mended.primary.execute("DROP ROLE barred")
     for fault in FAULTS:
         mended.primary.execute(f"DROP DATABASE IF EXISTS {fault.role}")
         mended.primary.execute(f"DROP ROLE {fault.role}")
-    for node in mended.nodes:
-        node.execute("SELECT pg_reload_conf()")
 
 
 def all_in(router: Router[Any], wanted: HostState) -> None:
@@ -190,7 +179,7 @@ def execute(cluster: LocalCluster, sql: str) -> None:
 
 
 def break_and_mend(cluster: LocalCluster, fault: Fault) -> None:
-    dsn = cluster.dsn.replace("postgres@", f"{fault.role}:secret@").replace("/postgres", f"/{fault.role}")
+    dsn = dsn_with(cluster.dsn, user=fault.role, password="secret", dbname=fault.role)
     with Router(dsn) as router:
         all_in(router, HostState.UP)
         begun_at = time.monotonic()
@@ -247,7 +236,7 @@ def refuse_at_one(cluster: LocalCluster) -> None:
     def refusals() -> int:
         return refusing.log().count('pg_hba.conf rejects connection for host "127.0.0.1", user "barred"')
 
-    with Router(cluster.dsn.replace("postgres@", "barred@")) as router:
+    with Router(dsn_with(cluster.dsn, user="barred")) as router:
         router.wait()
         eventually(lambda: all(h.state is HostState.UP for h in router.topology.hosts))
         call(configure, "host all barred all reject\n" + rules)
@@ -276,7 +265,7 @@ def test_a_wrong_password_is_told_at_first_contact_without_waiting(with_roles: L
     said = 'password authentication failed for user "rotated"'
     before = [node.log().count(said) for node in with_roles.nodes]
     begun_at = time.monotonic()
-    with Router(with_roles.dsn.replace("postgres@", "rotated:wrong@")) as router:
+    with Router(dsn_with(with_roles.dsn, user="rotated", password="wrong")) as router:
         with pytest.raises(NoHostAvailable, match="no host lets us in") as caught:
             router.wait()
         assert str(caught.value).count(said) == len(with_roles.nodes)
@@ -300,7 +289,7 @@ def test_a_login_refused_beside_a_watch_with_a_user_of_its_own_is_tried_once_in_
 
     node = with_roles.primary
     dsn = f"postgresql://rotated:wrong@{node.host}:{node.port}/postgres"
-    probe = ProbeOptions(kwargs={"user": "barred", "password": ""})
+    probe = ProbeOptions(kwargs={"user": "barred", "password": with_roles.password})
     with Router(dsn, probe=probe) as router:
         eventually(lambda: state(router, node) is HostState.UP)
         before, begun_at = refusals(), time.monotonic()
@@ -371,7 +360,7 @@ def test_one_host_whose_certificate_is_not_trusted_is_rarely_tried_leaves_the_ot
     def refusals() -> int:
         return refusing.log().count("could not accept SSL connection")
 
-    dsn = f"{encrypted.dsn}?sslmode=verify-full&sslrootcert={tmp_path / 'trusted.crt'}"
+    dsn = dsn_with(encrypted.dsn, sslmode="verify-full", sslrootcert=str(tmp_path / "trusted.crt"))
     with Router(dsn) as router:
         router.wait()
         eventually(lambda: all(h.state is HostState.UP for h in router.topology.hosts))
@@ -406,7 +395,7 @@ def test_a_database_dropped_under_busy_callers_costs_hardly_a_refused_login_at_e
             time.sleep(0.002)
 
     with (
-        Router(f"{mended.dsn.rpartition('/')[0]}/busy") as router,
+        Router(dsn_with(mended.dsn, dbname="busy")) as router,
         Background() as background,
     ):
         eventually(lambda: all(host.usable for host in router.topology.hosts))

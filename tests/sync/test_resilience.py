@@ -30,7 +30,7 @@ from pgroute.monitor.bars import Bars
 from pgroute.testing import LocalCluster, Node
 from tests import support
 from tests.sync.workload import key, read, state
-from tests.support import Background, call, eventually, within
+from tests.support import Background, call, eventually, dsn_at, within
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
@@ -44,7 +44,7 @@ def numbers(cluster: LocalCluster, table: str) -> list[int]:
 
 def dsn_of(node: Node) -> str:
     """Return the DSN of one node alone."""
-    return f"postgresql://postgres@{node.host}:{node.port}/postgres"
+    return dsn_at(f"{node.host}:{node.port}", node)
 
 
 def explained(error: BaseException) -> str:

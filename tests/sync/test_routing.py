@@ -14,7 +14,7 @@ from pgroute import Router, Candidate, HostKey, HostOptions, NoHostAvailable
 from pgroute.testing import LocalCluster
 from tests.sync.workload import key
 from tests.conftest import EACH_VERSION, assert_no_backends
-from tests.support import call, eventually
+from tests.support import call, eventually, dsn_with
 
 pytestmark = pytest.mark.cluster
 
@@ -150,7 +150,7 @@ def test_one_of_three_hosts_down_at_opening_is_no_hindrance(mended: LocalCluster
 
 
 def test_connection_takes_the_attributes_of_the_dsn(shared: LocalCluster) -> None:
-    with Router(f"{shared.dsn}?target_session_attrs=standby") as router:
+    with Router(dsn_with(shared.dsn, target_session_attrs="standby")) as router:
         all_known(router)
         assert served_by(router, shared, None) == {1, 2}
 
@@ -177,13 +177,13 @@ def test_ordered_takes_the_first_listed(shared: LocalCluster) -> None:
 
 
 def test_the_dsn_may_ask_for_the_order_of_its_hosts(shared: LocalCluster) -> None:
-    with Router(f"{shared.dsn}?load_balance_hosts=disable") as router:
+    with Router(dsn_with(shared.dsn, load_balance_hosts="disable")) as router:
         all_known(router)
         assert served_by(router, shared, "standby") == {1}
 
 
 def test_the_balance_argument_wins_over_the_dsn(shared: LocalCluster) -> None:
-    with Router(f"{shared.dsn}?load_balance_hosts=disable", balance="random") as router:
+    with Router(dsn_with(shared.dsn, load_balance_hosts="disable"), balance="random") as router:
         all_known(router)
         assert served_by(router, shared, "standby") == {1, 2}
 

@@ -13,7 +13,7 @@ from psycopg.rows import dict_row, namedtuple_row
 
 from pgroute import Router, CommitUnknown, PoolOptions, SessionLost
 from pgroute.testing import FaultProxy, LocalCluster, Node
-from tests.support import Background, call, eventually
+from tests.support import Background, call, eventually, dsn_with
 
 pytestmark = pytest.mark.cluster
 
@@ -104,7 +104,7 @@ def test_kwargs_reach_the_connection(shared: LocalCluster) -> None:
 
 def test_the_roles_kwargs_win_over_the_routers_and_those_over_the_dsn(shared: LocalCluster) -> None:
     with Router(
-        f"{shared.dsn}?application_name=dsn&options=-c%20work_mem%3D123kB",
+        dsn_with(shared.dsn, application_name="dsn", options="-c work_mem=123kB"),
         kwargs={"application_name": "router", "row_factory": dict_row},
         reader=PoolOptions(kwargs={"application_name": "reader", "row_factory": namedtuple_row}),
     ) as router:

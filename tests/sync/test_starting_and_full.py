@@ -19,7 +19,7 @@ from pgroute import Router, Event, HostState, NoHostAvailable, PoolOptions
 from pgroute.testing import LocalCluster, Node
 from tests import support
 from tests.sync.workload import key, make_table, read, state, write
-from tests.support import Background, call, eventually, within
+from tests.support import Background, call, eventually, dsn_with, within
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
@@ -138,9 +138,9 @@ def filled(node: Node, user: str = "app") -> Iterator[None]:
 @pytest.fixture
 def app_dsn(mended: LocalCluster) -> Iterator[str]:
     """Give the DSN of a role that is not a superuser and has no limit but the server's."""
-    mended.primary.execute("CREATE ROLE app LOGIN")
+    mended.primary.execute(f"CREATE ROLE app LOGIN PASSWORD '{mended.password}'")
     mended.catch_up()
-    yield mended.dsn.replace("postgres@", "app@")
+    yield dsn_with(mended.dsn, user="app")
     mended.primary.execute("DROP ROLE app")
 
 

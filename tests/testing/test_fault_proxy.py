@@ -1255,8 +1255,9 @@ def test_one_dsn_reaches_the_cluster_through_its_proxies(
 ) -> None:
     hosts = ",".join(f"127.0.0.1:{proxy.port}" for proxy in proxies)
     dsn = FaultProxy.dsn(proxies)
-    assert dsn == f"postgresql://postgres@{hosts}/postgres"
-    assert FaultProxy.dsn(proxies, user="me", dbname="mine") == f"postgresql://me@{hosts}/mine"
+    login = f"?password=&passfile={pgroute_shared_cluster.passfile}"
+    assert dsn == f"postgresql://postgres@{hosts}/postgres{login}"
+    assert FaultProxy.dsn(proxies, user="me", dbname="mine") == f"postgresql://me@{hosts}/mine{login}"
     primary = pgroute_shared_cluster.nodes.index(pgroute_shared_cluster.primary)
     with psycopg.connect(dsn, target_session_attrs="read-write") as connection:
         assert connection.info.port == proxies[primary].port
