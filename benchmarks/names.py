@@ -23,6 +23,7 @@ import pgroute
 from benchmarks.versions import finish
 from pgroute.testing import LocalCluster
 from tests.names.nameserver import SERVFAIL, NameServer
+from tests.support import dsn_at
 
 ADDRESSES = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
 
@@ -80,7 +81,7 @@ def flip(server, ttl):
         cluster.catch_up()
         server.ttl = ttl
         server.zone["db.test"] = [old.host]
-        dsn = f"postgresql://postgres@db.test:{old.port}/postgres"
+        dsn = dsn_at(f"db.test:{old.port}", cluster)
         moved = 0.0
 
         def script(seen):
@@ -106,7 +107,7 @@ def flip_of_readers(server, ttl):
     with LocalCluster(addresses=ADDRESSES) as cluster:
         server.ttl = ttl
         server.zone["ro.test"] = [ADDRESSES[1]]
-        dsn = f"postgresql://postgres@ro.test:{cluster.nodes[0].port}/postgres"
+        dsn = dsn_at(f"ro.test:{cluster.nodes[0].port}", cluster)
         moved = 0.0
 
         def script(seen):
@@ -127,7 +128,7 @@ def headless(server):
     server.ttl = 1
     with LocalCluster(addresses=ADDRESSES) as cluster:
         server.zone["set.test"] = [*ADDRESSES[:2]]
-        dsn = f"postgresql://postgres@set.test:{cluster.nodes[0].port}/postgres"
+        dsn = dsn_at(f"set.test:{cluster.nodes[0].port}", cluster)
         changed = []
 
         def script(seen):
@@ -157,9 +158,7 @@ def weights(server):
             (9, 0, port, "n1.test"),
         ]
         counts = Counter()
-        with pgroute.Router(
-            "postgresql://postgres@_pg._tcp.test/postgres", resolver=server.resolver
-        ) as router:
+        with pgroute.Router(dsn_at("_pg._tcp.test", cluster), resolver=server.resolver) as router:
             until(lambda: len(router.topology.standbys) == 2)
             for _ in range(4000):
                 with router.reader() as conn:
@@ -173,7 +172,7 @@ def dead(server, seconds):
         cluster.primary.execute("CREATE TABLE t (n int)")
         cluster.catch_up()
         server.zone["db.test"] = [*ADDRESSES[:2]]
-        dsn = f"postgresql://postgres@db.test:{cluster.nodes[0].port}/postgres"
+        dsn = dsn_at(f"db.test:{cluster.nodes[0].port}", cluster)
         options = pgroute.PoolOptions(max_lifetime=5)  # new connections are made all the time
 
         def script(seen):
@@ -196,9 +195,7 @@ def twenty(server, seconds):
         counts = {}
         for what, ttl in (("TTL 5 s", 5), ("TTL 300 s", 300)):
             server.ttl = ttl
-            with pgroute.Router(
-                f"postgresql://postgres@{hosts}/postgres", resolver=server.resolver
-            ) as router:
+            with pgroute.Router(dsn_at(hosts, cluster), resolver=server.resolver) as router:
                 router.wait()
                 before = server.count()
                 time.sleep(seconds)

@@ -7,8 +7,23 @@ die() {
     exit 1
 }
 
-compose() { # Compose as a plugin, or as a program of its own
+passfile=$here/passfile
+
+compose() { # Compose as a plugin, or as a program of its own; PASSWORD is that of all roles
+    if [ -z "${PASSWORD:-}" ]; then read_password; fi
     if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi
+}
+
+read_password() { # PASSWORD from the password file, which is made by the first who needs it and stays
+    if [ ! -s "$passfile" ]; then
+        # A link, in one step: of two who make one at the same time, the first is believed.
+        (umask 077 && printf '*:*:*:*:%s\n' "$(od -An -N 16 -tx1 /dev/urandom | tr -d ' \n')" >"$passfile.$$")
+        ln "$passfile.$$" "$passfile" 2>/dev/null || [ -s "$passfile" ]
+        rm -f "$passfile.$$"
+    fi
+    PASSWORD=$(sed -n 's/^\*:\*:\*:\*://p' "$passfile")
+    [ -n "$PASSWORD" ] || die "no password in $passfile: delete it, and the clusters that are up"
+    export PASSWORD
 }
 
 project() { # the name of the Compose project of cluster $1

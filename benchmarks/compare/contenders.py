@@ -116,7 +116,7 @@ async def open_hasql(dsn, sizes, readers):
 
 @contextlib.asynccontextmanager
 async def open_hasql_tuned(dsn, sizes, readers):
-    dsn += "?connect_timeout=2"
+    dsn += "&connect_timeout=2"
     async with PoolManager(dsn, pool_factory_kwargs=dict(sizes), **TUNED_HASQL) as manager:
         yield Sessions(
             functools.partial(Repeated, manager.acquire_master, HASQL_ACQUIRE),

@@ -97,7 +97,7 @@ class LocalCluster:
             raise ValueError(f"dbname must be a plain name, not {dbname!r}")
         self.server: ServerBinaries = find_server(version)
         self.dbname = dbname
-        self.password = make_password() if password is None else password
+        self.password: str = make_password() if password is None else password
         check_password(self.password)
         self._count = 1 + standbys
         self._settings = dict(SETTINGS)

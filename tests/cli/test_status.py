@@ -72,7 +72,8 @@ def test_json_has_the_documented_keys(cluster, capsys):
 
 def test_environment_serves_without_a_dsn(cluster, capsys, monkeypatch):
     node = cluster.nodes[0]
-    for name, value in {"HOST": node.host, "PORT": str(node.port), "USER": "postgres"}.items():
+    where = {"HOST": node.host, "PORT": str(node.port), "USER": "postgres", "PASSFILE": str(node.passfile)}
+    for name, value in where.items():
         monkeypatch.setenv(f"PG{name}", value)
     status, out, _ = status_of(capsys)
     assert status == 0
@@ -250,5 +251,5 @@ def test_narrow_terminal_shows_whole_reasons(cluster):
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment
     )
     assert done.returncode == 2
-    assert 'role "nobody-of-that-name" does not' in done.stdout
+    assert 'password authentication failed for user "nobody-of-that-name"' in done.stdout
     assert "\x1b[31m" in done.stdout

@@ -254,7 +254,10 @@ def test_dsn_keeps_what_it_was_given_but_not_the_password(cluster, capsys, monke
         f"host={node.host} port={node.port} user=postgres passfile={node.passfile} dbname=postgres "
         "application_name='a b'\n"
     )
-    assert main(["dsn", dsn_with(cluster.dsn, user="postgres", password="se cret"), "--with-password"]) == 0
+    node.execute("CREATE ROLE spaced LOGIN PASSWORD 'se cret'")
+    cluster.catch_up()
+    assert main(["dsn", dsn_with(cluster.dsn, user="spaced", password="se cret"), "--with-password"]) == 0
+    node.execute("DROP ROLE spaced")
     assert "password='se cret'" in capsys.readouterr().out
 
 

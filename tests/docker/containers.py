@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import subprocess
 import time
 from collections.abc import Callable
@@ -91,7 +92,7 @@ class Containers:
         project: Compose's name of it.
     """
 
-    password = "pgroute"
+    password = secrets.token_hex(16)
 
     def __init__(self, project: str) -> None:
         self.project = project
