@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE, CONTAINERS = "tests/core", "tests/docker"
+PROGRAMS = ("tests/examples", "tests/test_docs.py")
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BUILD = 900
 """Seconds for which the images are waited for."""
 # They wait for servers a good part of the time; more workers than that only make each other late.
 WORKERS = 4
+WORKERS_FOR_PROGRAMS = 3
 
 
 def static(site: str) -> tuple[list[Task], list[Task]]:
@@ -74,17 +76,22 @@ def end_tidily(*_: object) -> None:
 
 
 def tests(marks: Sequence[str], wait_for_images: Callable[[], object]) -> tuple[list[Task], list[Task]]:
-    """Return the tests as two lanes: those of core by themselves, whose coverage they alone must show, and those in
-    containers, which wait most of the time, run beside the others.
+    """Return the tests as two lanes that take about the same time.
+
+    Those of core run by themselves, whose coverage they alone must show; those in containers wait most of the time.
     """
-    others = [f"--ignore={path}" for path in (CORE, CONTAINERS)]
-    side_by_side = ["-n", str(WORKERS), "--dist", "worksteal"]
     options = ["-m", "pytest", *pytest_options(), *marks]
+
+    def side_by_side(workers: int) -> list[str]:
+        return ["-n", str(workers), "--dist", "worksteal"]
+
+    others = [f"--ignore={path}" for path in (CORE, CONTAINERS, *PROGRAMS)]
     return (
-        [Task("tests", [[*options, *others, *side_by_side]])],
+        [Task("tests", [[*options, *others, *side_by_side(WORKERS)]])],
         [
             Task("tests of core", [[".ci/covered.py", *pytest_options(), *marks, CORE]]),
             Task("tests in containers", [[*options, CONTAINERS]], before=wait_for_images),
+            Task("tests of programs", [[*options, *PROGRAMS, *side_by_side(WORKERS_FOR_PROGRAMS)]]),
         ],
     )
 

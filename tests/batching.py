@@ -42,10 +42,14 @@ class Ground:
         self.name = name
         self.dsn = dsn_with(cluster.dsn, dbname=name)
 
+    def connect(self) -> psycopg.Connection:
+        """Return a session at the primary, in autocommit."""
+        conninfo = f"{self.cluster.primary.conninfo} dbname={self.name}"
+        return psycopg.connect(conninfo, autocommit=True, application_name="pgroute-testing")
+
     def execute(self, sql: str, params: Any = None) -> list[tuple[Any, ...]]:
         """Run a statement at the primary, in autocommit."""
-        conninfo = f"{self.cluster.primary.conninfo} dbname={self.name}"
-        with psycopg.connect(conninfo, autocommit=True, application_name="pgroute-testing") as conn:
+        with self.connect() as conn:
             cursor = conn.execute(sql.encode(), params)
             return cursor.fetchall() if cursor.description else []
 
@@ -77,11 +81,16 @@ def ground_of(cluster: LocalCluster) -> Iterator[Ground]:
         cluster.primary.execute(f"CREATE DATABASE {name}")
         cluster.catch_up()
     ground = Ground(cluster, name)
-    ground.execute(f"ALTER DATABASE {name} RESET ALL")
-    ground.execute(ENDED, [name])
-    for (schema,) in ground.execute(SCHEMAS):
-        ground.execute(f"DROP SCHEMA {schema} CASCADE")
-    ground.execute(f"CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC; {DEFINITION}; {SEEN}")
+    with ground.connect() as conn:
+        conn.execute(f"ALTER DATABASE {name} RESET ALL".encode())
+    # Anew, with the database's own settings.
+    with ground.connect() as conn:
+        conn.execute(ENDED, [name])
+        for (schema,) in conn.execute(SCHEMAS).fetchall():
+            conn.execute(f"DROP SCHEMA {schema} CASCADE".encode())
+        conn.execute(
+            f"CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC; {DEFINITION}; {SEEN}".encode()
+        )
     yield ground
 
 

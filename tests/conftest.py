@@ -13,10 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
-from pgroute.testing import InitdbCache, LocalCluster, available_versions
+from pgroute.testing import InitdbCache, LocalCluster, Node, available_versions
 
 MEMORY = "/dev/shm"
 """Where the clusters' files are if there is plenty of it: on some disks a cluster takes ten seconds to make."""
@@ -36,6 +39,10 @@ PATIENCE = 10.0
 KNOWN_THREADS = ("asyncio_",)
 
 SERIAL = itertools.count(1)
+
+Execute = Callable[[Node, str], list[tuple[Any, ...]]]
+
+INSPECTORS: list[Inspector] = []
 
 BACKENDS = (
     "SELECT format('%s %s %s: %s (waits for %s %s, since %s)', pid, application_name, state, query, wait_event_type,"
@@ -106,21 +113,77 @@ def synchronous_pair(lasting_pair: LocalCluster) -> Iterator[LocalCluster]:
     assert_no_backends(lasting_pair)
 
 
+class Inspector:
+    """Keeps a session at each node of the cluster of the whole run: a login before and after every test costs more than
+    many a test itself.
+    """
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self.cluster = cluster
+        # Now, as a test may make the environment hostile.
+        self._sessions = {node: self._connect(node) for node in cluster.nodes}
+
+    def execute(self, node: Node, sql: str) -> list[tuple[Any, ...]]:
+        """As `Node.execute`."""
+        cursor = self._session(node).execute(sql.encode())
+        return cursor.fetchall() if cursor.description is not None else []
+
+    def catch_up(self) -> None:
+        """As `LocalCluster.catch_up`."""
+        primary, *standbys = self.cluster.nodes
+        [(target,)] = self.execute(primary, "SELECT pg_current_wal_lsn()::text")
+        replayed = f"SELECT pg_last_wal_replay_lsn() >= '{target}'"
+        wait_until(lambda: all(self.execute(node, replayed)[0][0] for node in standbys))
+
+    def descriptors(self) -> set[int]:
+        """Return those that are no test's leak."""
+        return {session.fileno() for session in self._sessions.values() if not session.closed}
+
+    def close(self) -> None:
+        for session in self._sessions.values():
+            session.close()
+
+    def _session(self, node: Node) -> psycopg.Connection:
+        session = self._sessions[node]
+        try:
+            session.execute("SELECT")
+        except psycopg.OperationalError:  # a test ended all sessions
+            session.close()
+            self._sessions[node] = session = self._connect(node)
+        return session
+
+    def _connect(self, node: Node) -> psycopg.Connection:
+        conninfo = make_conninfo(
+            self.cluster.dsn, host=node.host, port=node.port, application_name="pgroute-testing"
+        )
+        return psycopg.connect(conninfo, autocommit=True)
+
+
+@pytest.fixture(scope="session")
+def inspector(pgroute_shared_cluster: LocalCluster) -> Iterator[Inspector]:
+    """The sessions of the tests' own at the cluster of the whole run."""
+    inspector = Inspector(pgroute_shared_cluster)
+    INSPECTORS.append(inspector)
+    yield inspector
+    INSPECTORS.remove(inspector)
+    inspector.close()
+
+
 @pytest.fixture
-def shared(pgroute_shared_cluster: LocalCluster) -> Iterator[LocalCluster]:
+def shared(inspector: Inspector) -> Iterator[LocalCluster]:
     """The cluster of the whole run, of the newest version, whose nodes are left as they are; see `table`."""
-    yield pgroute_shared_cluster
-    assert_no_backends(pgroute_shared_cluster)
+    yield inspector.cluster
+    assert_no_backends(inspector.cluster, inspector.execute)
 
 
 @pytest.fixture
-def table(shared: LocalCluster) -> Iterator[str]:
+def table(shared: LocalCluster, inspector: Inspector) -> Iterator[str]:
     """The name of a table (number int PRIMARY KEY) of this test's own, which the standbys have too."""
     name = f"numbers_{next(SERIAL)}"
-    shared.primary.execute(f"CREATE TABLE {name} (number int PRIMARY KEY)")
-    shared.catch_up()
+    inspector.execute(shared.nodes[0], f"CREATE TABLE {name} (number int PRIMARY KEY)")
+    inspector.catch_up()
     yield name
-    shared.primary.execute(f"DROP TABLE {name}")
+    inspector.execute(shared.nodes[0], f"DROP TABLE {name}")
 
 
 @pytest.fixture
@@ -162,7 +225,10 @@ def threads() -> set[str]:
 def descriptors() -> set[str]:
     """Return the open descriptors, with what they lead to."""
     found = set()
+    ours = {str(fd) for inspector in INSPECTORS for fd in inspector.descriptors()}
     for fd in Path("/proc/self/fd").iterdir():
+        if fd.name in ours:
+            continue
         with contextlib.suppress(FileNotFoundError):  # that of the listing itself
             found.add(f"descriptor {fd.name} {fd.readlink()}")
     return found
@@ -173,12 +239,12 @@ def tasks(loop: asyncio.AbstractEventLoop | None) -> set[str]:
     return set() if loop is None else {f"task {task!r}" for task in asyncio.all_tasks(loop)}
 
 
-def backends(cluster: LocalCluster) -> list[str]:
+def backends(cluster: LocalCluster, execute: Execute = Node.execute) -> list[str]:
     """Return the clients' sessions at all servers that answer."""
     found = []
     for node in cluster.nodes:
         if node.running and not node.frozen:
-            found += [f"{node.name}: {text}{_kernel_state(text)}" for (text,) in node.execute(BACKENDS)]
+            found += [f"{node.name}: {text}{_kernel_state(text)}" for (text,) in execute(node, BACKENDS)]
     return found
 
 
@@ -193,10 +259,10 @@ def _kernel_state(text: str) -> str:
         return " gone"
 
 
-def assert_no_backends(cluster: LocalCluster) -> None:
+def assert_no_backends(cluster: LocalCluster, execute: Execute = Node.execute) -> None:
     """Fail if a client's session does not end."""
-    wait_until(lambda: not backends(cluster))
-    assert backends(cluster) == []
+    wait_until(lambda: not backends(cluster, execute))
+    assert backends(cluster, execute) == []
 
 
 def wait_until(condition: Callable[[], bool], loop: asyncio.AbstractEventLoop | None = None) -> None:

@@ -56,7 +56,7 @@ async def refused(*uses):
             assert "make a router in the child, after the fork" in str(error)
         else:
             raise AssertionError(use)
-        assert time.monotonic() - started < 1.0, use
+        assert time.monotonic() - started < 5.0, use
 
 async def raises(router):
     async with router.writer() as conn:

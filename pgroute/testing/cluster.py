@@ -17,7 +17,7 @@ from .sandbox import Sandbox
 from .server import POLL, USER, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -153,23 +153,20 @@ class LocalCluster:
 
     @property
     def primary(self) -> Node:
-        """The node that is not in recovery, by asking all that run; of several, the one on the highest
-        timeline.
+        """The node that is not in recovery, by asking all that run and might be it; of several, the one on the
+        highest timeline.
 
         Frozen nodes cannot be asked.
 
         Raises:
             ClusterError: there is none.
         """
-        timelines = {node: timeline for node, timeline in self._timelines().items() if timeline is not None}
-        if not timelines:
-            raise ClusterError(f"no node is a primary: {self._nodes}")
-        return max(timelines, key=lambda node: timelines[node])
+        return self._highest(self._timelines([node for node in self._nodes if not node._is_set_to_follow]))
 
     @property
     def standbys(self) -> tuple[Node, ...]:
         """The nodes that answer and are in recovery, in the order of the DSN."""
-        return tuple(node for node, timeline in self._timelines().items() if timeline is None)
+        return tuple(node for node, timeline in self._timelines(self._nodes).items() if timeline is None)
 
     def start(self) -> None:
         """Make and start the nodes; return when every standby streams.
@@ -247,9 +244,10 @@ class LocalCluster:
             ClusterError: there is no primary.
             ClusterTimeout: one did not in that time.
         """
-        [(target,)] = self.primary.execute("SELECT pg_current_wal_lsn()::text")
+        timelines = self._timelines(self._nodes)
+        [(target,)] = self._highest(timelines).execute("SELECT pg_current_wal_lsn()::text")
         deadline = time.monotonic() + timeout
-        for node in self.standbys:
+        for node in (node for node, timeline in timelines.items() if timeline is None):
             while not node.execute(f"SELECT pg_last_wal_replay_lsn() >= '{target}'")[0][0]:
                 if time.monotonic() > deadline:
                     raise ClusterTimeout(f"{node.name} did not replay {target} within {timeout} s")
@@ -306,12 +304,19 @@ class LocalCluster:
             else:
                 return
 
-    def _timelines(self) -> dict[Node, int | None]:
-        """The timeline of each node that answers, None for one in recovery."""
+    def _highest(self, timelines: Mapping[Node, int | None]) -> Node:
+        primaries = {node: timeline for node, timeline in timelines.items() if timeline is not None}
+        if not primaries:
+            raise ClusterError(f"no node is a primary: {self._nodes}")
+        return max(primaries, key=lambda node: primaries[node])
+
+    @staticmethod
+    def _timelines(nodes: Iterable[Node]) -> dict[Node, int | None]:
+        """The timeline of each of these nodes that answers, None for one in recovery."""
         import psycopg
 
         timelines: dict[Node, int | None] = {}
-        for node in self._nodes:
+        for node in nodes:
             if node.running and not node.frozen:
                 try:
                     [(wal_file,)] = node.execute(WAL_FILE)

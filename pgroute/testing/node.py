@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .ports import Port
     from .sandbox import Sandbox
 
+STANDBY_SIGNAL = "standby.signal"
 _WAL_FILE = re.compile(r"[0-9A-F]{24}")
 
 
@@ -50,6 +51,11 @@ class Node(Server):
     ) -> None:
         super().__init__(name, sandbox, dbname=dbname, passfile=passfile, at=at)
         self._find_primary = find_primary
+
+    @property
+    def _is_set_to_follow(self) -> bool:
+        """Whether its files say that it is a standby: PostgreSQL removes that one before a promotion ends recovery."""
+        return (self.data_dir / STANDBY_SIGNAL).exists()
 
     def promote(self, *, wait: bool = True, timeout: float = 30.0) -> None:
         """Make this standby a primary. `LocalCluster.promote` does more.
@@ -171,7 +177,7 @@ class Node(Server):
         """Write the files that make this stopped server a standby of `primary`."""
         folder, settings = self.data_dir, "postgresql.auto.conf"
         with contextlib.suppress(FileExistsError):
-            files.create(folder, "standby.signal", self._sandbox.owner)
+            files.create(folder, STANDBY_SIGNAL, self._sandbox.owner)
         lines = files.read_text(folder, settings).splitlines()
         kept = [line for line in lines if not line.startswith("primary_conninfo")]
         files.write(
@@ -180,7 +186,7 @@ class Node(Server):
 
     def _is_rival(self, primary: Node) -> bool:
         """Whether this stopped server was a primary, and on the timeline of the other one."""
-        if (self.data_dir / "standby.signal").exists():
+        if self._is_set_to_follow:
             return False
         [(current,)] = primary.execute("SELECT pg_walfile_name(pg_current_wal_lsn())")
         names = (path.name for path in (self.data_dir / "pg_wal").iterdir())

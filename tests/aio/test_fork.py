@@ -104,7 +104,7 @@ async def test_the_child_is_told_to_make_its_own_router(shared: LocalCluster) ->
             await router.close()
             assert router.topology.primary is not None
             assert "closed" in repr(router)
-            assert time.monotonic() - started < 1.0
+            assert time.monotonic() - started < 5.0
 
         fork(use)
         """,

@@ -10,7 +10,7 @@ from pgroute import AsyncRouter
 from pgroute.testing import FaultProxy
 from tests.aio.conftest import Proxied
 from tests.aio.workload import QUICK, read
-from tests.support import AsyncBackground
+from tests.support import AsyncBackground, within
 
 pytestmark = pytest.mark.cluster
 
@@ -52,7 +52,7 @@ async def test_first_host_that_never_answers_is_waited_for_as_long_as_a_probe_ta
     ) as router:
         begun = time.monotonic()
         assert (await read(router, 5.0)).port == proxied.cluster.nodes[2].port
-        assert QUICK.timeout * 0.9 < time.monotonic() - begun < 5 * QUICK.timeout
+        assert QUICK.timeout * 0.9 < time.monotonic() - begun < within(5 * QUICK.timeout)
 
 
 async def test_first_host_that_refuses_is_passed_over_at_once(proxied: Proxied) -> None:
@@ -61,4 +61,4 @@ async def test_first_host_that_refuses_is_passed_over_at_once(proxied: Proxied) 
     async with AsyncRouter(FaultProxy.dsn((first, second, primary)), balance="ordered") as router:
         begun = time.monotonic()
         assert (await read(router, 5.0)).port == proxied.cluster.nodes[2].port
-        assert time.monotonic() - begun < 1.0
+        assert time.monotonic() - begun < within(1.0)

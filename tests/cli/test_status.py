@@ -13,7 +13,7 @@ import pytest
 
 from pgroute.cli import main
 from pgroute.testing import LocalCluster
-from tests.support import dsn_at, dsn_with
+from tests.support import dsn_at, dsn_with, within
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_silent_host_does_not_hold_it_up(cluster, capsys):
     try:
         begun = time.monotonic()
         status, out, _ = status_of(capsys, cluster.dsn, "--timeout", "0.6")
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < within(2)
     finally:
         standby.thaw()
     assert status == 1
@@ -244,12 +244,12 @@ def test_json_needs_no_rich(cluster):
 
 
 def test_narrow_terminal_shows_whole_reasons(cluster):
-    dsn = dsn_with(cluster.dsn, user="nobody-of-that-name")
+    dsn = dsn_with(cluster.dsn, user="nobody-here")
     script = f"import sys; from pgroute.cli import main; sys.exit(main(['status', {dsn!r}]))"
     environment = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": "80", "TERM": "xterm"}
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment
     )
     assert done.returncode == 2
-    assert 'password authentication failed for user "nobody-of-that-name"' in done.stdout
+    assert 'password authentication failed for user "nobody-here"' in done.stdout
     assert "\x1b[31m" in done.stdout

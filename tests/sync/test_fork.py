@@ -101,7 +101,7 @@ def test_the_child_is_told_to_make_its_own_router(shared: LocalCluster) -> None:
             router.close()
             assert router.topology.primary is not None
             assert "closed" in repr(router)
-            assert time.monotonic() - started < 1.0
+            assert time.monotonic() - started < 5.0
 
         fork(use)
         """,

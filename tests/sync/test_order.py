@@ -11,7 +11,7 @@ from pgroute import Router
 from pgroute.testing import FaultProxy
 from tests.sync.conftest import Proxied
 from tests.sync.workload import QUICK, read
-from tests.support import Background
+from tests.support import Background, within
 
 pytestmark = pytest.mark.cluster
 
@@ -53,7 +53,7 @@ def test_first_host_that_never_answers_is_waited_for_as_long_as_a_probe_takes(pr
     ) as router:
         begun = time.monotonic()
         assert (read(router, 5.0)).port == proxied.cluster.nodes[2].port
-        assert QUICK.timeout * 0.9 < time.monotonic() - begun < 5 * QUICK.timeout
+        assert QUICK.timeout * 0.9 < time.monotonic() - begun < within(5 * QUICK.timeout)
 
 
 def test_first_host_that_refuses_is_passed_over_at_once(proxied: Proxied) -> None:
@@ -62,4 +62,4 @@ def test_first_host_that_refuses_is_passed_over_at_once(proxied: Proxied) -> Non
     with Router(FaultProxy.dsn((first, second, primary)), balance="ordered") as router:
         begun = time.monotonic()
         assert (read(router, 5.0)).port == proxied.cluster.nodes[2].port
-        assert time.monotonic() - begun < 1.0
+        assert time.monotonic() - begun < within(1.0)
