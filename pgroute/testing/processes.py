@@ -107,7 +107,7 @@ def _descendants(folder: Path) -> list[int]:
     fields = [line.split(None, 3) for line in listing.stdout.splitlines()]
     rows = [(int(row[0]), int(row[1]), row[2], row[3]) for row in fields if len(row) == 4]
     locks = [folder / "postmaster.pid", *folder.glob("*/postmaster.pid")]
-    roots = {int(lock.read_text().split("\n", 1)[0]) for lock in locks if lock.exists()}
+    roots = {int(_read(lock)[0].split("\n", 1)[0]) for lock in locks if lock.exists()}
     found = [pid for pid, _, _, command in rows if pid in roots and str(folder) in command]
     for pid in found:
         found += (child for child, parent, _, _ in rows if parent == pid)
@@ -120,24 +120,25 @@ def _remove_segment(lock: Path) -> None:
     file.
     """
     try:
-        # What is written there by whoever may write to it: no link is followed, and no other user's segment removed.
-        with open(lock, opener=_no_link) as file:
-            owner = os.fstat(file.fileno())
-            key, shmid = map(int, file.read(4096).split("\n")[6].split())
+        text, found = _read(lock)
+        key, shmid = map(int, text.split("\n")[6].split())
         table = Path("/proc/sysvipc/shm").read_text().splitlines()
     except (OSError, IndexError, ValueError):
         return
     names = table[0].split()
     for line in table[1:]:
         row = {name: int(value) for name, value in zip(names, line.split(), strict=False)}
+        # The file's owner can have written anything there: of other users nothing is removed.
         same_key = (row["key"] - key) % 2**32 == 0  # one is printed signed, the other not
         # Whoever is still attached is dead, and the kernel about to take its memory apart: the segment goes with it.
-        if same_key and row["shmid"] == shmid and row["cuid"] == owner.st_uid and owner.st_nlink <= 1:
+        if same_key and row["shmid"] == shmid and row["cuid"] == found.st_uid and found.st_nlink <= 1:
             ctypes.CDLL(None).shmctl(shmid, IPC_RMID, None)
 
 
-def _no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+def _read(lock: Path) -> tuple[str, os.stat_result]:
+    """Return a lock file's content and what it is, following no link and waiting for no pipe (as `files.py`)."""
+    with open(lock, opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+        return file.read(4096), os.fstat(file.fileno())
 
 
 def _clear_away(folder: Path, bindir: Path) -> None:

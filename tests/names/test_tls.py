@@ -2,58 +2,34 @@
 
 from __future__ import annotations
 
-import shlex
-import shutil
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pgroute import HostState, NoHostAvailable, Router
-from pgroute.testing import LocalCluster, available_versions
+from pgroute.testing import LocalCluster
+from tests.certificates import Authority
 from tests.names.nameserver import NameServer
+from tests.tlsfront import TLSFront
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl program is not installed"),
-]
+pytestmark = pytest.mark.cluster
 
 ADDRESS = "127.0.0.2"
 
 
-def server_with_tls() -> str:
-    """Return the newest PostgreSQL that can do it: the servers in the wheel cannot."""
-    for server in sorted(available_versions(), key=lambda server: server.major, reverse=True):
-        if b"libssl.so" in (server.bindir / "postgres").read_bytes():
-            return server.version
-    pytest.skip("no PostgreSQL server with TLS is installed")
-
-
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory):
+def secured(
+    tmp_path_factory: pytest.TempPathFactory, pgroute_shared_cluster: LocalCluster
+) -> Iterator[tuple[TLSFront, Path]]:
     """Give a server with a certificate for db.test alone, which asks for a password, and the root's file."""
-    folder = tmp_path_factory.mktemp("tls")
-    with LocalCluster(addresses=[ADDRESS], version=server_with_tls()) as cluster:
-        node = cluster.nodes[0]
-        command = shlex.split(
-            "openssl req -new -x509 -days 2 -nodes -newkey rsa:2048 -subj /CN=db.test "
-            "-addext subjectAltName=DNS:db.test -keyout server.key -out server.crt"
-        )
-        subprocess.run(command, cwd=folder, check=True, capture_output=True)
-        owner = node.data_dir.stat()
-        for name in ("server.key", "server.crt"):
-            shutil.copy(folder / name, node.data_dir / name)
-            shutil.chown(node.data_dir / name, owner.st_uid, owner.st_gid)
-            (node.data_dir / name).chmod(0o600)
-        node.execute("CREATE ROLE app LOGIN PASSWORD 'from the file'")
-        node.execute("GRANT pg_monitor TO app")
-        (node.data_dir / "pg_hba.conf").write_text(
-            "host all postgres all scram-sha-256\nhostssl all app all scram-sha-256\n"
-        )
-        node.execute("ALTER SYSTEM SET ssl = on")
-        node.stop("fast")
-        node.start()
-        yield node, folder / "server.crt"
+    node = pgroute_shared_cluster.nodes[0]
+    authority = Authority(tmp_path_factory.mktemp("tls"), "root")
+    node.execute("CREATE ROLE app LOGIN PASSWORD 'from the file'")
+    node.execute("GRANT pg_monitor TO app")
+    with TLSFront(node, authority.issue("server", "db.test"), host=ADDRESS) as front:
+        yield front, authority.root
+    node.execute("DROP ROLE app")
 
 
 def open_router(server: NameServer, node, root: Path, name: str, passfile: Path, **options) -> Router:

@@ -6,8 +6,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +17,12 @@ import pytest
 
 from pgroute import AcquireTimeout, Router, HostState, NoHostAvailable, PoolExhausted, ProbeOptions
 from pgroute._sync import connector
-from pgroute.testing import LocalCluster, Node, available_versions
+from pgroute.testing import LocalCluster, Node
+from pgroute.testing.proxy import Endpoint
 from tests.sync.workload import key, read, state
-from tests.support import Background, call, eventually, dsn_with, within
+from tests.certificates import Authority
+from tests.support import Background, call, eventually, dsn_at, dsn_with, within
+from tests.tlsfront import TLSFront
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
@@ -200,7 +201,7 @@ def break_and_mend(cluster: LocalCluster, fault: Fault) -> None:
     print(f"{fault.role}: refused {refused} times in {took:.2f} s, recovered")
 
 
-def one_host_refuses(router: Router[Any], refusing: Node, other: Node) -> float:
+def one_host_refuses(router: Router[Any], refusing: Endpoint, other: Node) -> float:
     """Read until the refusal at a standby is known; return when that was, its probe being connected as before."""
     begun_at = time.monotonic()
     while state(router, refusing) is not HostState.REJECTED:
@@ -213,7 +214,7 @@ def one_host_refuses(router: Router[Any], refusing: Node, other: Node) -> float:
 
 
 def recovered(
-    router: Router[Any], node: Node, refusals: Callable[[], int], begun_at: float
+    router: Router[Any], node: Endpoint, refusals: Callable[[], int], begun_at: float
 ) -> None:
     """Wait until a host that was mended is up, and see how often it was tried since the fault."""
     mended_at = time.monotonic()
@@ -303,76 +304,43 @@ def test_a_login_refused_beside_a_watch_with_a_user_of_its_own_is_tried_once_in_
         router.wait("writer", timeout=RECOVERY)
 
 
-def speaks_tls(bindir: Path) -> bool:
-    done = subprocess.run(
-        [bindir / "pg_config", "--configure"], capture_output=True, text=True, check=False, timeout=10
-    )
-    return "openssl" in done.stdout
-
-
-def make_certificate(folder: Path, name: str) -> None:
-    """Write NAME.crt, signed by its own key, and NAME.key."""
-    subject = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
-    files = ["-keyout", str(folder / f"{name}.key"), "-out", str(folder / f"{name}.crt")]
-    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command = ["openssl", "req", "-x509", *kind, *subject, *files]
-    subprocess.run(command, check=True, capture_output=True, timeout=30)
+@pytest.fixture
+def encrypted(shared: LocalCluster, trusted: Authority) -> Iterator[tuple[TLSFront, TLSFront]]:
+    """Give a primary and a standby behind TLS."""
+    with contextlib.ExitStack() as stack:
+        primary, standby = (
+            stack.enter_context(TLSFront(node, trusted.issue(node.name, "127.0.0.1")))
+            for node in shared.nodes[:2]
+        )
+        yield primary, standby
 
 
 @pytest.fixture
-def encrypted(tmp_path: Path, pgroute_cluster_factory: Any) -> LocalCluster:
-    """Give a cluster that speaks TLS with the certificate of *tmp_path*/trusted."""
-    capable = [server for server in available_versions() if speaks_tls(server.bindir)]
-    if not capable:
-        pytest.skip("no PostgreSQL found was built with TLS")
-    if shutil.which("openssl") is None:
-        pytest.skip("the openssl program, which makes the certificates, is not installed")
-    for name in ("trusted", "strange"):
-        make_certificate(tmp_path, name)
-    cluster: LocalCluster = pgroute_cluster_factory(standbys=1, version=capable[0].version)
-    for node in cluster.nodes:
-        install(node, tmp_path, "trusted")
-        node.execute("ALTER SYSTEM SET ssl = on")
-        node.execute("SELECT pg_reload_conf()")
-    return cluster
-
-
-def install(node: Node, folder: Path, name: str) -> None:
-    """Give a server its certificate; it takes it with the next reload."""
-    for ending in ("crt", "key"):
-        target = node.data_dir / f"server.{ending}"
-        # Kept by the servers' user, who alone may read the key.
-        target.touch(mode=0o600)
-        target.write_bytes((folder / f"{name}.{ending}").read_bytes())
-        owner = node.data_dir.stat()
-        shutil.chown(target, owner.st_uid, owner.st_gid)
+def trusted(tmp_path: Path) -> Authority:
+    return Authority(tmp_path, "trusted")
 
 
 def test_one_host_whose_certificate_is_not_trusted_is_rarely_tried_leaves_the_others_and_recovers(
-    encrypted: LocalCluster, tmp_path: Path
+    shared: LocalCluster, encrypted: tuple[TLSFront, TLSFront], trusted: Authority, tmp_path: Path
 ) -> None:
-    other, refusing = encrypted.nodes
-
-    def certify(name: str) -> None:
-        install(refusing, tmp_path, name)
-        refusing.execute("SELECT pg_reload_conf()")
+    other, refusing = encrypted
 
     def refusals() -> int:
-        return refusing.log().count("could not accept SSL connection")
+        return refusing.refused
 
-    dsn = dsn_with(encrypted.dsn, sslmode="verify-full", sslrootcert=str(tmp_path / "trusted.crt"))
-    with Router(dsn) as router:
+    dsn = dsn_at(f"127.0.0.1:{other.port},127.0.0.1:{refusing.port}", other)
+    with Router(dsn_with(dsn, sslmode="verify-full", sslrootcert=str(trusted.root))) as router:
         router.wait()
         eventually(lambda: all(h.state is HostState.UP for h in router.topology.hosts))
         with router.writer() as conn:
             assert conn.pgconn.ssl_in_use
-        call(certify, "strange")
-        begun_at = one_host_refuses(router, refusing, other)
+        refusing.use(Authority(tmp_path, "strange").issue("strange", "127.0.0.1"))
+        begun_at = one_host_refuses(router, refusing, shared.nodes[0])
         host = router.topology.host(key(refusing))
         assert host is not None
         assert "certificate verify failed" in host.reason
         assert refusals() == 1, "at most one attempt in 5 s, probe and pools together"
-        call(certify, "trusted")
+        refusing.use(trusted.issue("renewed", "127.0.0.1"))
         recovered(router, refusing, refusals, begun_at)
 
 
