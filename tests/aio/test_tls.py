@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import psycopg
 import pytest
 
 from pgroute import AsyncRouter, ConfigError, HostState, NoHostAvailable
-from pgroute.testing import LocalCluster
+from pgroute.testing import LocalCluster, Node, available_versions
+from pgroute.testing.plugin import ClusterFactory
 from tests.aio.workload import QUICK
 from tests.certificates import Authority, Issued
 from tests.support import async_eventually, dsn_at, dsn_with
@@ -225,3 +227,59 @@ async def test_channel_binding_finds_whoever_ends_tls_in_between(
         with pytest.raises(NoHostAvailable, match="channel binding"):
             await router.getconn("writer", timeout=1.0)
         assert set(states(router)) == {HostState.REJECTED}
+
+
+def server_with_tls() -> str:
+    """Return the version of a PostgreSQL that was built with OpenSSL; those in the wheel were not."""
+    for server in available_versions():
+        if b"libssl.so" in (server.bindir / "postgres").read_bytes():
+            return server.version
+    pytest.skip("no PostgreSQL that was built with OpenSSL is installed")
+
+
+def install(node: Node, name: str, source: Path) -> None:
+    """Put a file into a server's folder, as its user's own."""
+    path, owner = node.data_dir / name, node.data_dir.stat()
+    path.touch(mode=0o600)
+    path.write_bytes(source.read_bytes())
+    shutil.chown(path, owner.st_uid, owner.st_gid)
+
+
+async def test_client_certificates_and_channel_binding_at_a_server_with_tls_of_its_own(
+    authority: Authority, pgroute_cluster_factory: ClusterFactory
+) -> None:
+    cluster = pgroute_cluster_factory(0, version=server_with_tls())
+    node, mine = cluster.primary, authority.issue("server", "127.0.0.1")
+    for name, source in {
+        "server.crt": mine.certificate,
+        "server.key": mine.key,
+        "root.crt": authority.root,
+    }.items():
+        install(node, name, source)
+    rules = node.data_dir / "pg_hba.conf"
+    rules.write_text("hostssl all app 127.0.0.0/8 cert\n" + rules.read_text())
+    for statement in (
+        "CREATE ROLE app LOGIN",
+        "ALTER SYSTEM SET ssl_ca_file = 'root.crt'",
+        "ALTER SYSTEM SET ssl = on",
+    ):
+        node.execute(statement)
+    node.execute("SELECT pg_reload_conf()")
+    tls = {"sslmode": "verify-full", "sslrootcert": str(authority.root)}
+
+    def shows(name: str) -> dict[str, str]:
+        issued = authority.issue(name)
+        return {"sslcert": str(issued.certificate), "sslkey": str(issued.key)}
+
+    async with AsyncRouter(dsn_with(cluster.dsn, user="app", **tls, **shows("app"))) as router:
+        async with router.writer(5.0) as conn:
+            [user] = await (await conn.execute("SELECT current_user")).fetchone() or [None]
+            assert (user, conn.pgconn.used_password) == ("app", False)
+        await async_eventually(lambda: up(router))
+    async with AsyncRouter(dsn_with(cluster.dsn, user="app", **tls, **shows("somebody"))) as router:
+        with pytest.raises(NoHostAvailable, match='certificate authentication failed for user "app"'):
+            await router.getconn("writer", timeout=1.0)
+    async with AsyncRouter(dsn_with(cluster.dsn, **tls, channel_binding="require")) as router:
+        async with router.writer(5.0) as conn:
+            assert conn.pgconn.used_password
+        await async_eventually(lambda: up(router))
