@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -103,4 +104,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    # By way of every finally: the folder goes.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main(sys.argv[1:]))

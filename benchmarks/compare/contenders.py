@@ -28,8 +28,8 @@ SIZES = {"min_size": 1, "max_size": 10}
 
 # One DSN with all hosts is what libpq's documentation gives for this ("Specifying Multiple Hosts", 34.1.1.3, and
 # target_session_attrs in 34.1.2). Without connect_timeout psycopg waits 130 s for a host that hangs; 2 s is its least.
-WRITER = "?target_session_attrs=read-write&connect_timeout=2"
-READER = "?target_session_attrs=prefer-standby&load_balance_hosts=random&connect_timeout=2"
+WRITER = "&target_session_attrs=read-write&connect_timeout=2"
+READER = "&target_session_attrs=prefer-standby&load_balance_hosts=random&connect_timeout=2"
 
 # "Connection quality" in psycopg's "Connection pools" recommends check=. Between attempts to connect the pool waits 1,
 # 2, 4 s and so on up to reconnect_timeout ("Pool connection and sizing"). The quickest that we found is to have it give

@@ -10,7 +10,7 @@ from pgroute import AsyncRouter
 from pgroute.testing import FaultProxy
 from tests.aio.conftest import Proxied
 from tests.aio.workload import QUICK, read
-from tests.support import AsyncBackground, within
+from tests.support import AsyncBackground, dsn_with, within
 
 pytestmark = pytest.mark.cluster
 
@@ -21,8 +21,9 @@ AT_ONCE = 8
 async def first_reader(dsn: str, number: int) -> int:
     """Return the port at which a router's first session is; its watch is its own, as in a fresh process."""
     asked = "ordered" if number % 2 else None
-    dsn += f"?application_name=fresh{number}{'' if asked else '&load_balance_hosts=disable'}"
-    async with AsyncRouter(dsn, balance=asked) as router:
+    further = {} if asked else {"load_balance_hosts": "disable"}
+    own = dsn_with(dsn, application_name=f"fresh{number}", **further)
+    async with AsyncRouter(own, balance=asked) as router:
         return (await read(router, 5.0)).port
 
 

@@ -11,7 +11,7 @@ from pgroute import Router
 from pgroute.testing import FaultProxy
 from tests.sync.conftest import Proxied
 from tests.sync.workload import QUICK, read
-from tests.support import Background, within
+from tests.support import Background, dsn_with, within
 
 pytestmark = pytest.mark.cluster
 
@@ -22,8 +22,9 @@ AT_ONCE = 8
 def first_reader(dsn: str, number: int) -> int:
     """Return the port at which a router's first session is; its watch is its own, as in a fresh process."""
     asked = "ordered" if number % 2 else None
-    dsn += f"?application_name=fresh{number}{'' if asked else '&load_balance_hosts=disable'}"
-    with Router(dsn, balance=asked) as router:
+    further = {} if asked else {"load_balance_hosts": "disable"}
+    own = dsn_with(dsn, application_name=f"fresh{number}", **further)
+    with Router(own, balance=asked) as router:
         return (read(router, 5.0)).port
 
 

@@ -1282,8 +1282,11 @@ def test_connection_lost_around_commit(
                     connection.commit()
                 assert trap.hits == 1
         rows = f"SELECT count(*) FROM {table}"
-        ended = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
-        eventually(lambda: node.execute(ended) == [(1,)])
+        ended = (
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+            " AND application_name <> 'pgroute-testing'"
+        )
+        eventually(lambda: node.execute(ended) == [(0,)])
         assert node.execute(rows) == [(5 if after_forwarding else 0,)]
 
 
