@@ -19,7 +19,8 @@ from tests.certificates import Authority, Issued
 from tests.support import async_eventually, dsn_at, dsn_with
 from tests.tlsfront import TLSFront
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 NAMES = ("db1.test", "db2.test", "db3.test")
 WRONG = {

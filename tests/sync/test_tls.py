@@ -20,7 +20,7 @@ from tests.certificates import Authority, Issued
 from tests.support import eventually, dsn_at, dsn_with
 from tests.tlsfront import TLSFront
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 NAMES = ("db1.test", "db2.test", "db3.test")
 WRONG = {

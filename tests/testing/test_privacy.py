@@ -15,10 +15,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute.testing import ClusterError, FaultProxy, InitdbCache, LocalCluster, Node
+from pgroute.testing import ClusterError, FaultProxy, InitdbCache, LocalCluster, Node, find_server
 from pgroute.testing.account import server_account
 from pgroute.testing.initdb import give_identifier, wal_files
 from pgroute.testing.processes import _remove_segment
+from pgroute.testing.sandbox import Sandbox
 from tests.conftest import EACH_VERSION
 
 pytestmark = pytest.mark.cluster
@@ -27,9 +28,14 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's servers are 
 
 
 @pytest.fixture
-def pair(pgroute_initdb_cache: InitdbCache) -> Iterator[LocalCluster]:
-    with LocalCluster(1, cache=pgroute_initdb_cache) as cluster:
-        yield cluster
+def stopped(pgroute_initdb_cache: InitdbCache) -> Iterator[Node]:
+    """Give a node whose server was never started."""
+    server = find_server()
+    with contextlib.closing(Sandbox(server)) as sandbox:
+        passfile = sandbox.make_file("passfile", "")
+        node = Node("node1", sandbox, dbname="postgres", passfile=passfile, find_primary=lambda: node)
+        pgroute_initdb_cache.fill(server, sandbox, node.data_dir, 60.0)
+        yield node
 
 
 # Who is let in.
@@ -61,15 +67,13 @@ def test_nobody_is_let_in_without_the_password(version: int, pgroute_initdb_cach
                 assert conn.pgconn.used_password
 
 
-def test_each_cluster_has_a_password_of_its_own(shared: LocalCluster, pair: LocalCluster) -> None:
-    assert shared.password != pair.password
-    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
-        psycopg.connect(pair.primary.conninfo, passfile=str(shared.passfile))
-
-
-def test_clusters_that_were_given_one_password_share_a_dsn(
+def test_each_cluster_has_a_password_of_its_own_unless_it_is_given_one(
     shared: LocalCluster, pgroute_cluster_factory: Any
 ) -> None:
+    stranger = pgroute_cluster_factory(0)
+    assert stranger.password != shared.password
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(stranger.primary.conninfo, passfile=str(shared.passfile))
     other = pgroute_cluster_factory(0, password=shared.password)
     with psycopg.connect(other.primary.conninfo, passfile=str(shared.passfile)) as conn:
         assert conn.info.port == other.primary.port
@@ -207,13 +211,11 @@ def replace_by_link(node: Node, name: str, target: Path) -> None:
 
 @as_root
 @pytest.mark.parametrize("name", ["standby.signal", "postgresql.auto.conf"])
-def test_a_standby_is_configured_through_no_link(pair: LocalCluster, victim: Victim, name: str) -> None:
-    primary, standby = pair.nodes
-    standby.stop()
-    replace_by_link(standby, name, victim.file)
+def test_a_standby_is_configured_through_no_link(stopped: Node, victim: Victim, name: str) -> None:
+    replace_by_link(stopped, name, victim.file)
     refused = pytest.raises(ClusterError, match=f"{name} is a link") if name.endswith("conf") else None
     with refused or contextlib.nullcontext():
-        standby.configure_standby(primary)
+        stopped.configure_standby(stopped)
     assert victim.is_untouched()
 
 
@@ -236,72 +238,58 @@ def test_a_server_is_configured_through_no_link(
 
 @as_root
 @pytest.mark.parametrize("name", ["global/pg_control", "global", "pg_wal", "wal"])
-def test_an_identifier_is_given_through_no_link(pair: LocalCluster, victim: Victim, name: str) -> None:
-    node = pair.nodes[1]
-    node.stop()
+def test_an_identifier_is_given_through_no_link(stopped: Node, victim: Victim, name: str) -> None:
     if name == "wal":
-        name, *others = wal_files(node.data_dir)
-        for other in others:
-            (node.data_dir / other).unlink()
-    replace_by_link(node, name, victim.file if "/" in name else victim.folder)
+        [name] = wal_files(stopped.data_dir)
+    replace_by_link(stopped, name, victim.file if "/" in name else victim.folder)
     with pytest.raises(ClusterError, match="is a link"):
-        give_identifier(node.data_dir)
+        give_identifier(stopped.data_dir)
     assert victim.is_untouched()
 
 
 @as_root
-def test_a_file_with_a_second_name_elsewhere_is_not_written(pair: LocalCluster, victim: Victim) -> None:
-    primary, standby = pair.nodes
-    standby.stop()
-    settings = standby.data_dir / "postgresql.auto.conf"
-    own = standby._sandbox.folder / "own"  # on the same file system
+def test_a_file_with_a_second_name_elsewhere_is_not_written(stopped: Node) -> None:
+    settings = stopped.data_dir / "postgresql.auto.conf"
+    own = stopped._sandbox.folder / "own"  # on the same file system
     own.write_text("root's")
     settings.unlink()
     settings.hardlink_to(own)
     with pytest.raises(ClusterError, match="is a link"):
-        standby.configure_standby(primary)
+        stopped.configure_standby(stopped)
     assert own.read_text() == "root's"
 
 
 @as_root
-def test_a_lock_file_that_is_a_pipe_holds_nobody_up(pair: LocalCluster) -> None:
-    standby = pair.nodes[1]
-    standby.stop()
-    lock = standby.data_dir / "postmaster.pid"
-    as_servers(standby, 'mkfifo "$1"', lock)
+def test_a_lock_file_that_is_a_pipe_holds_nobody_up(stopped: Node) -> None:
+    lock = stopped.data_dir / "postmaster.pid"
+    as_servers(stopped, 'mkfifo "$1"', lock)
     with pytest.raises(ClusterError, match="is a link, or no file"):
-        standby._ready()
+        stopped._ready()
     _remove_segment(lock)
 
 
 @as_root
-def test_the_servers_user_can_replace_nothing_that_root_looks_up(pair: LocalCluster, victim: Victim) -> None:
-    node = pair.primary
-    folder = node._sandbox.folder
+def test_the_servers_user_can_replace_nothing_that_root_looks_up(stopped: Node, victim: Victim) -> None:
+    folder = stopped._sandbox.folder
+    stopped._sandbox.spawn("postgres", ["--version"], stopped.log_path).wait(10)
     attempts = (
         f"ln -s {victim.file} {folder}/node3.log",
-        f"mv {node.data_dir} {folder}/elsewhere",
-        f"rm -f {node.log_path}",
-        f"ln -sf {victim.file} {pair.passfile}",
+        f"mv {stopped.data_dir} {folder}/elsewhere",
+        f"rm -f {stopped.log_path}",
+        f"ln -sf {victim.file} {stopped.passfile}",
         f"chmod 777 {folder}",
-        f"echo >> {node.log_path}",
+        f"echo >> {stopped.log_path}",
     )
     for attempt in attempts:
         with pytest.raises(ClusterError, match=r"Permission denied|Operation not permitted|cannot"):
-            as_servers(node, attempt)
-    assert node.execute("SELECT 1") == [(1,)]
+            as_servers(stopped, attempt)
 
 
-def test_what_links_lead_to_stays_when_the_cluster_goes(
-    pgroute_initdb_cache: InitdbCache, victim: Victim
-) -> None:
-    with LocalCluster(0, cache=pgroute_initdb_cache) as cluster:
-        node = cluster.primary
-        as_servers(
-            node, 'ln -s "$1" "$2/folder"; ln -s "$3" "$2/file"', victim.folder, node.data_dir, victim.file
-        )
-        folder = node._sandbox.folder
-    assert not folder.exists()
+def test_what_links_lead_to_stays_when_the_cluster_goes(stopped: Node, victim: Victim) -> None:
+    for name, target in {"folder": victim.folder, "file": victim.file}.items():
+        as_servers(stopped, 'ln -s "$1" "$2"', target, stopped.data_dir / name)
+    stopped._sandbox.close()
+    assert not stopped.data_dir.exists()
     assert victim.is_untouched()
 
 
