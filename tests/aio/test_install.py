@@ -38,7 +38,7 @@ def database(shared: LocalCluster) -> Iterator[str]:
 @pytest.fixture
 def role(shared: LocalCluster) -> Iterator[str]:
     """The name of a role of this test's own without any rights."""
-    shared.primary.execute("CREATE ROLE of_this_test LOGIN")
+    shared.primary.execute(f"CREATE ROLE of_this_test LOGIN PASSWORD '{shared.password}'")
     shared.catch_up()
     yield "of_this_test"
     shared.primary.execute("DROP ROLE of_this_test")

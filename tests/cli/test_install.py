@@ -24,7 +24,7 @@ def pgroute(*arguments: str) -> subprocess.CompletedProcess[str]:
 def dsn(shared: LocalCluster) -> Iterator[str]:
     """A DSN that leads to a database of this test's own."""
     shared.primary.execute("CREATE DATABASE to_install")
-    shared.primary.execute("CREATE ROLE nobody_here LOGIN")
+    shared.primary.execute(f"CREATE ROLE nobody_here LOGIN PASSWORD '{shared.password}'")
     shared.catch_up()
     yield dsn_with(shared.dsn, dbname="to_install")
     shared.primary.execute("DROP DATABASE to_install")
@@ -40,7 +40,7 @@ def test_it_makes_the_tables_and_tells_the_rights_that_they_need(shared: LocalCl
 
 
 def test_who_may_not_is_told_by_the_server(dsn: str) -> None:
-    done = pgroute("install", dsn.replace("//postgres@", "//nobody_here@", 1))
+    done = pgroute("install", dsn_with(dsn, user="nobody_here"))
     assert (done.returncode, done.stdout) == (2, "")
     assert "permission denied for database to_install" in done.stderr
     assert "Traceback" not in done.stderr

@@ -30,7 +30,7 @@ def german(monkeypatch: pytest.MonkeyPatch, pgroute_cluster_factory: Any) -> Loc
                 standbys=1, version=server.version, settings={"lc_messages": "C.UTF-8"}
             )
             with pytest.raises(psycopg.OperationalError) as caught:
-                psycopg.connect(cluster.primary.conninfo, user="nobody")
+                psycopg.connect(cluster.primary.conninfo, dbname="nowhere")
             if "existiert nicht" in str(caught.value):
                 return cluster
     pytest.skip("no PostgreSQL here speaks German")

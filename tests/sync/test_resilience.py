@@ -65,7 +65,11 @@ def hopeless(router: Router[Any], role: Any, timeout: float) -> NoHostAvailable:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        pytest.param(PoolOptions(kwargs={"user": "nosuch"}), 'role "nosuch" does not exist', id="user"),
+        pytest.param(
+            PoolOptions(kwargs={"user": "nosuch"}),
+            'password authentication failed for user "nosuch"',
+            id="user",
+        ),
         pytest.param(
             PoolOptions(settings={"statement_timeout": "abc"}),
             'invalid value for parameter "statement_timeout": "abc"',
