@@ -98,11 +98,12 @@ async def test_the_last_good_answer_serves_while_the_name_server_fails(
         (SILENCE, "no answer in 0.5 s"),
         ([], "it has no A records"),
         (
-            [f"10.1.{n // 250}.{n % 250}" for n in range(1000)],
-            "an answer of 1000 records, more than the 64 accepted",
+            # No more than the name server of these tests can write in time on a busy machine.
+            [f"10.1.0.{n}" for n in range(100)],
+            "an answer of 100 records, more than the 64 accepted",
         ),
     ],
-    ids=["NXDOMAIN", "SERVFAIL", "silence", "empty", "a thousand"],
+    ids=["NXDOMAIN", "SERVFAIL", "silence", "empty", "a hundred"],
 )
 @pytest.mark.parametrize("mode", ["first", "all"])
 async def test_a_name_that_never_resolves_has_a_reason_and_disturbs_nobody(

@@ -22,6 +22,7 @@ import psycopg
 import pytest
 
 from pgroute.testing import ClusterError, ClusterTimeout, FaultProxy, LocalCluster, Trap
+from tests.conftest import backends
 from tests.support import eventually, within
 
 SILENCE = 0.1  # seconds: on loopback anything that comes at all comes within one
@@ -1282,11 +1283,7 @@ def test_connection_lost_around_commit(
                     connection.commit()
                 assert trap.hits == 1
         rows = f"SELECT count(*) FROM {table}"
-        ended = (
-            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
-            " AND application_name <> 'pgroute-testing'"
-        )
-        eventually(lambda: node.execute(ended) == [(0,)])
+        eventually(lambda: not backends(pgroute_shared_cluster))
         assert node.execute(rows) == [(5 if after_forwarding else 0,)]
 
 
