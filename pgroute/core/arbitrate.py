@@ -7,7 +7,7 @@ to while a higher one may live, and of two equal ones neither is.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pgroute.core.hosts import Answer, Facts, HostState
@@ -41,7 +41,7 @@ class Memory:
     system_id: int | None = None
     sure: bool = False
     heard_at: float = 0.0
-    timelines: Timelines = Timelines()
+    timelines: Timelines = field(default_factory=Timelines)
     mark_since: float = 0.0
     round_done: bool = False
     rivals: frozenset[HostKey] = frozenset()
@@ -112,8 +112,7 @@ def arbitrate(
     if was == memory.system_id:
         timelines = memory.timelines.observe(hosts, ours, now)
     else:
-        pardoned = memory.timelines.pardoned if was is None else 0
-        timelines = memory.timelines.restart(ours, now, pardoned=pardoned)
+        timelines = memory.timelines.restart(ours, now, pardon=was is None)
     mark = timelines.mark
 
     primaries = [f for f in ours if _role(f) is HostRole.PRIMARY]
@@ -148,14 +147,9 @@ def arbitrate(
 
     for f in ours:
         if _role(f) is HostRole.STANDBY and known and (tier := _tier(f)) is not None:
-            reason = f.why
-            if stale and (timeline_of(f) is None or _below(f, mark)):
-                tier = max(tier, _UNPROVEN)
-                reason = reason or f"may follow the stale primary: not proven to be on timeline {mark}"
-            if timelines.doubts(timeline_of(f)):
-                tier = max(tier, _UNPROVEN)
-                reason = reason or f"not believed: it alone tells of timeline {timeline_of(f)}, far above {mark}"
-            verdicts[f.key] = Verdict(f.standing, reason, usable=True, tier=tier)
+            doubt = _doubt(f, timelines, stale=stale)
+            tier = max(tier, _UNPROVEN) if doubt else tier
+            verdicts[f.key] = Verdict(f.standing, f.why or doubt, usable=True, tier=tier)
 
     mark_since = memory.mark_since if mark == memory.timelines.mark else now
     # What an outrun primary told before is no sign that it is alive: its sessions may have to be released.
@@ -287,6 +281,16 @@ def _same_server(a: Answer, b: Answer) -> bool:
     if a.started_at is not None or b.started_at is not None:
         return a.started_at == b.started_at
     return a.address is not None and (a.address, a.host.port) == (b.address, b.host.port)
+
+
+def _doubt(f: Facts, timelines: Timelines, *, stale: bool) -> str:
+    """Return why a standby serves only after those that follow the primary, empty if it is one of them."""
+    timeline, mark = timeline_of(f), timelines.mark
+    if timelines.doubts(timeline):
+        return f"not believed: it alone tells of timeline {timeline}, far above {mark}"
+    if stale and (timeline is None or _below(f, mark)):
+        return f"may follow the stale primary: not proven to be on timeline {mark}"
+    return ""
 
 
 def _why_stale(f: Facts, timelines: Timelines) -> str:

@@ -87,19 +87,20 @@ class Timelines:
         if (confirmed := known.confirmed) is not None:
             told.append(confirmed)
         seen = [*told, *(claim.timeline for claim in known._believed)]
-        if self.proven is not None and not (
-            seen and max(seen) < self.proven and self._given_up(hosts, ours)
-        ):
+        if self.proven is not None and not (seen and max(seen) < self.proven and self._given_up(hosts, ours)):
             told.append(self.proven)
         known = replace(known, proven=max(told, default=None))
         return replace(known, holder=known._holder(ours))
 
-    def restart(self, ours: list[Facts], now: float, *, pardoned: int) -> Timelines:
-        """Return what is known once *ours* turned out to be a cluster: all that they told so far, and nothing else."""
+    def restart(self, ours: list[Facts], now: float, *, pardon: bool) -> Timelines:
+        """Return what is known once *ours* turned out to be a cluster: all that they told so far, and nothing else.
+
+        *pardon*: the operator's word was about this one.
+        """
         claims = tuple(
             Claim(f.key, t, now) for f in ours if _is_standby(f) and (t := timeline_of(f)) is not None
         )
-        known = Timelines(None, self.holder, claims, pardoned)
+        known = Timelines(None, self.holder, claims, self.pardoned if pardon else 0)
         told = [*_told(ours), *filter(None, [known.confirmed])]
         known = replace(known, proven=max(told, default=None))
         return replace(known, holder=known._holder(ours))
@@ -132,7 +133,9 @@ class Timelines:
         another address now, is not gone: only nobody asks it any more.
         """
         mute = {f.key for f in ours if timeline_of(f) is None and not _is_standby(f)}
-        return all(f.answering and f.key not in mute for f in hosts) and any(_place(f) == self.holder for f in hosts)
+        return all(f.answering and f.key not in mute for f in hosts) and any(
+            _place(f) == self.holder for f in hosts
+        )
 
     def _holder(self, ours: list[Facts]) -> Place | None:
         holders = {_place(f): f for f in ours if self.proven is not None and timeline_of(f) == self.proven}

@@ -1,0 +1,155 @@
+"""Hosts that answer nonsense, too much, or ask for more than they should: a failed probe, and nothing worse."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import struct
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgroute import HostState, NoHostAvailable, ProbeOptions, Router
+from tests.hostile_server import (
+    SETTINGS,
+    START,
+    SYSTEM_ID,
+    Answer,
+    HostileServer,
+    Told,
+    Visitor,
+    columns,
+    complete,
+    dsn_of,
+    error,
+    message,
+    notice,
+    notification,
+    parameter,
+    result,
+    row,
+)
+from tests.support import eventually, within
+
+QUICK = ProbeOptions(interval=0.05, timeout=0.5)
+
+
+def answers(data: bytes) -> Callable[[Visitor, bytes], None]:
+    """Answer each probe with this."""
+    return lambda visitor, _: visitor.send(data)
+
+
+def told(**values: bytes | None) -> bytes:
+    return SETTINGS + result(Told(**values).values())
+
+
+VALUES = {
+    "recovery state": {"recovering": None},
+    "recovery state, otherwise": {"recovering": b"maybe"},
+    "default": {"read_only": b"\xff\xfe"},
+    "default, none": {"read_only": None},
+    "WAL file": {"wal_file": b"0000000G0000000000000001"},
+    "WAL file, of timeline 0": {"wal_file": b"000000000000000000000001"},
+    "WAL file, another script": {"wal_file": "٠٠٠٠٠٠٠١0000000000000001".encode()},
+    "WAL file, long": {"wal_file": b"1" * 50_000},
+    "position": {"lsn": b"0/zz"},
+    "position, signed": {"lsn": b"-1/0"},
+    "position, long": {"lsn": b"F" * 9 + b"/0"},
+    "replay age": {"replay_age": b"NaN"},
+    "replay age, huge": {"replay_age": b"9" * 5000},
+    "identifier": {"system_id": b"12_3"},
+    "identifier, signed": {"system_id": b"+5"},
+    "start": {"started_at": b"NaN"},
+    "start, endless": {"started_at": b"Infinity"},
+    "start, negative": {"started_at": b"-1"},
+    "start, absurd": {"started_at": b"%d" % (2**63 - 1)},
+}
+STANDBYS = {
+    "timeline": {"standby_timeline": b"one"},
+    "timeline 0": {"standby_timeline": b"0"},
+    "timeline, negative": {"standby_timeline": b"-1"},
+    "timeline, beyond an int": {"standby_timeline": b"2147483648"},
+}
+MALFORMED = {
+    **{name: told(**values) for name, values in VALUES.items()},
+    **{name: told(recovering=b"t", wal_file=None, **values) for name, values in STANDBYS.items()},
+    "no columns": SETTINGS + result([]),
+    "eight columns": SETTINGS + result(Told().values()[:8]),
+    "ten columns": SETTINGS + result([*Told().values(), b"1"]),
+    "no row": SETTINGS + columns(9) + complete(b"SELECT 0"),
+    "two rows": SETTINGS + columns(9) + row(Told().values()) * 2 + complete(b"SELECT 2"),
+    "a second result": SETTINGS + result(Told().values()) + result(Told().values()),
+    "a result ahead": result(Told().values()) + SETTINGS,
+    "settings alone": SETTINGS,
+    "an empty query": message(b"I"),
+    "COPY OUT": SETTINGS + message(b"H", struct.pack("!bh", 0, 0)),
+    "COPY IN": SETTINGS + message(b"G", struct.pack("!bh", 0, 0)),
+    "COPY BOTH": SETTINGS + message(b"W", struct.pack("!bh", 0, 0)),
+    "a row of other columns than told": SETTINGS + columns(9) + row([b"f"]) + complete(),
+    "a row without columns": SETTINGS + row(Told().values()) + complete(),
+    "a cell longer than its row": SETTINGS
+    + columns(9)
+    + message(b"D", struct.pack("!hi", 9, 1000))
+    + complete(),
+    "an error of another encoding": error(b"\xff\xff\xff\xff\xff", b"\xff\xfe"),
+    "an unknown message": message(b"!", b"?"),
+    "a length of nothing": message(b"T", b"", length=0),
+    "a length without end": message(b"T", b"", length=2**32 - 1),
+    "a length beyond a short message": message(b"C", b"", length=2**30),
+}
+
+
+def test_malformed_answers_are_failed_probes(caplog: pytest.LogCaptureFixture) -> None:
+    lying: list[bool] = []
+    with contextlib.ExitStack() as stack:
+        servers: dict[str, HostileServer] = {}
+        for number, (name, data) in enumerate(MALFORMED.items(), START):
+            truth = Told.standby(started_at=b"%d" % number).answer
+            servers[name] = stack.enter_context(HostileServer(truth_until(answers(data), lying, truth)))
+        router = stack.enter_context(Router(dsn_of(*servers.values()), probe=QUICK))
+
+        def not_in(state: HostState) -> dict[str, str]:
+            hosts = zip(servers, router.topology.hosts, strict=True)
+            return {name: f"{h.state.value}: {h.reason}" for name, h in hosts if h.state is not state}
+
+        assert settled(lambda: not_in(HostState.UP)) == {}
+        lying.append(True)
+        assert settled(lambda: not_in(HostState.DOWN)) == {}
+        assert not router.topology.readable
+        assert all(h.reason for h in router.topology.hosts)
+        lying.clear()
+        assert settled(lambda: not_in(HostState.UP)) == {}
+    assert "watching" not in caplog.text, "no fault of ours"
+
+
+def truth_until(lie: Answer, lying: list[bool], truth: Answer) -> Answer:
+    return lambda visitor, sql: (lie if lying else truth)(visitor, sql)
+
+
+def settled(wrong: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """Return what is wrong in the end, in the time that a few probes may take."""
+    until = time.monotonic() + within(5.0)
+    while (left := wrong()) and time.monotonic() < until:
+        time.sleep(0.01)
+    return left
+
+
+def test_probe_that_is_answered_otherwise_each_time_ends() -> None:
+    starts = itertools.count(START)
+    asked: list[bytes] = []
+
+    def answer(visitor: Visitor, sql: bytes) -> None:
+        """Refuse the whole probe, and tell of another start with each smaller one."""
+        asked.append(sql)
+        if b"system_identifier" in sql:
+            visitor.send(error(b"42501", b"permission denied"))
+        else:
+            visitor.send(told(started_at=b"%d" % next(starts), system_id=None))
+
+    with HostileServer(answer) as server, Router(dsn_of(server), probe=QUICK) as router:
+        words = "malformed answer: another one to each question"
+        eventually(lambda: router.topology.hosts[0].reason == words, within(5.0))
+        assert len(asked) < 100
