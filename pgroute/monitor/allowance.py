@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import fcntl
+import socket
 import termios
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,13 +13,16 @@ import psycopg
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-T = TypeVar("T")
-
 MOST = 64 * 1024
 """Bytes that a login may take, and the answer to one of the router's own questions. Servers send some hundred."""
 
 _PER_READ = 8192
 """Bytes that libpq reads at least, where so many are there (pqReadData). Counting no more never counts any twice."""
+
+
+_WINDOW = 12 * 1024
+
+T = TypeVar("T")
 
 
 class TooMuch(psycopg.OperationalError):
@@ -51,6 +55,18 @@ class Allowance:
     def answered(self, size: int) -> None:
         """Take note of an answer of that size, which was asked for; up to a kilobyte goes with each."""
         self._received = max(0, self._received - size - 1024)
+
+
+def narrow(fd: int) -> None:
+    """Let the kernel take in little at a time from a server that is only asked for little.
+
+    A message that announces a gigabyte makes libpq read on, in one call, for as long as the sender keeps up.
+    """
+    link = socket.socket(fileno=fd)
+    try:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WINDOW)
+    finally:
+        link.detach()
 
 
 def bounded(steps: Generator[object, object, T], fd: int) -> Generator[object, object, T]:

@@ -13,7 +13,7 @@ from pgroute.core.answers import Malformed, read_probe, read_shown
 from pgroute.core.faults import Fault, FaultKind, connect_fault, one_line
 from pgroute.core.hosts import Answer
 from pgroute.core.own import LACKING, OWN_TERMS, WRONG_STATE, qualify
-from pgroute.monitor.allowance import Allowance, TooMuch
+from pgroute.monitor.allowance import Allowance, TooMuch, narrow
 from pgroute.monitor.clock import patient
 
 if TYPE_CHECKING:
@@ -367,6 +367,7 @@ async def _establish(pgconn: pq.abc.PGconn, allowance: Allowance) -> None:
                 pgconn.nonblocking = 1
                 return
             case pq.PollingStatus.READING:
+                narrow(pgconn.socket)
                 await _ready(pgconn.socket, reading=True)
                 allowance.count(pgconn.socket)
             case pq.PollingStatus.WRITING:
