@@ -66,8 +66,10 @@ async def _run(
     async with conn.lock:
         results = await conn.wait(steps)
     for result in results:
-        if result.status not in _GOOD:
+        if result.status == ExecStatus.FATAL_ERROR:
             raise error_from_result(result, encoding=encoding_of(conn))
+        if result.status not in _GOOD:
+            raise psycopg.OperationalError(f"malformed answer: {ExecStatus(result.status).name}")
     return results
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import itertools
 import struct
@@ -10,10 +11,11 @@ from collections.abc import Callable
 
 import pytest
 
-from pgroute import HostState, ProbeOptions, Router
+from pgroute import HostState, NoHostAvailable, ProbeOptions, Router
 from tests.hostile_server import (
     SETTINGS,
     START,
+    SYSTEM_ID,
     Answer,
     HostileServer,
     Told,
@@ -150,3 +152,134 @@ def test_probe_that_is_answered_otherwise_each_time_ends() -> None:
         words = "malformed answer: another one to each question"
         eventually(lambda: router.topology.hosts[0].reason == words, within(5.0))
         assert len(asked) < 100
+
+
+def test_start_that_is_no_number_is_one_missed_probe_and_no_restart() -> None:
+    lies: list[bytes] = []
+
+    def answer(visitor: Visitor, sql: bytes) -> None:
+        visitor.send(lies.pop()) if lies else Told().answer(visitor, sql)
+
+    with HostileServer(answer) as server, Router(dsn_of(server), probe=QUICK) as router:
+        eventually(lambda: router.topology.writable)
+        reasons: list[str] = []
+        router.subscribe(lambda event: reasons.append(event.text))
+        lies.append(told(started_at=b"NaN"))
+        eventually(lambda: any("its start is no whole number" in reason for reason in reasons))
+        eventually(lambda: router.topology.hosts[0].state is HostState.UP)
+        assert router.topology.hosts[0].generation == 0
+
+
+def test_standby_that_lies_about_its_timeline_stops_no_writer() -> None:
+    liar = Told.standby(2**31 - 1, started_at=b"%d" % (START + 1)).answer
+    with (
+        HostileServer() as primary,
+        HostileServer(liar) as standby,
+        Router(dsn_of(primary, standby), probe=QUICK) as router,
+    ):
+        eventually(lambda: router.topology.round_done)
+        for _ in range(5):
+            with router.writer(2.0) as conn:
+                assert conn.info.port == primary.port
+        assert "not believed: it alone tells of timeline 2147483647" in str(router.topology)
+
+
+@pytest.mark.parametrize("recovering", [b"f", b"t"])
+def test_host_without_identifier_gets_no_session_where_one_is_pinned(recovering: bytes) -> None:
+    mute = Told(recovering=recovering, system_id=None, started_at=b"%d" % (START + 1))
+    probe = ProbeOptions(interval=0.05, timeout=0.5, system_id=SYSTEM_ID)
+    with HostileServer(mute.answer) as server, Router(dsn_of(server), probe=probe) as router:
+        eventually(lambda: router.topology.hosts[0].state is HostState.FOREIGN)
+        for attrs in ("any", "prefer-standby", "read-write"):
+            with (
+                pytest.raises(NoHostAvailable, match="tells no system identifier"),
+                router.connection(attrs, 0.0),
+            ):
+                pass
+    assert all(visitor.is_probe for visitor in server.visitors)
+
+
+CHECKS = {
+    "malformed answer: 1 columns instead of 3": complete() + result([b"f"]),
+    "malformed answer: 0 columns instead of 3": complete(),
+    "malformed answer: its recovery state": complete() + result([None, None, None]),
+    "malformed answer: its system identifier": complete() + result([b"f", b"NaN", None]),
+    "malformed answer: the name of its WAL file": complete() + result([b"f", b"%d" % SYSTEM_ID, b"\xff"]),
+    "tells no system identifier": complete() + result([b"f", None, b"000000010000000000000001"]),
+    "belongs to another cluster": complete() + result([b"f", b"5", b"000000010000000000000001"]),
+    "is a standby now": complete() + result([b"t", b"%d" % SYSTEM_ID, None]),
+    "malformed answer: COPY_OUT": message(b"H", struct.pack("!bh", 0, 0)),
+}
+
+
+def refusal(data: bytes) -> str:
+    """Return why a host gets no session that answers its check with this."""
+
+    def answer(visitor: Visitor, sql: bytes) -> None:
+        if visitor.is_probe:
+            Told().answer(visitor, sql)
+        else:
+            visitor.send(data)
+
+    with (
+        HostileServer(answer) as server,
+        Router(dsn_of(server), probe=QUICK) as router,
+        pytest.raises(NoHostAvailable) as caught,
+        router.writer(0.5),
+    ):
+        pass
+    return str(caught.value)
+
+
+def test_session_is_not_handed_out_when_its_check_is_answered_with_nonsense() -> None:
+    with concurrent.futures.ThreadPoolExecutor(len(CHECKS)) as threads:
+        texts = dict(zip(CHECKS, threads.map(refusal, CHECKS.values()), strict=True))
+    assert {words: text for words, text in texts.items() if words not in text} == {}
+    with HostileServer() as server, Router(dsn_of(server), probe=QUICK) as router, router.writer(2.0) as conn:
+        conn.execute("SELECT 1")
+
+
+# Passwords.
+
+
+def asks(ask: Callable[[Visitor], None], *, probes: bool) -> Callable[[Visitor], None]:
+    """Return a login that asks for a password, of probes or of sessions."""
+
+    def login(visitor: Visitor) -> None:
+        if visitor.is_probe is probes:
+            ask(visitor)
+        visitor.let_in()
+
+    return login
+
+
+@pytest.mark.parametrize("probes", [True, False], ids=["probe", "session"])
+def test_password_in_clear_text_goes_to_a_host_that_asks_unless_require_auth_forbids(probes: bool) -> None:
+    for parameters, handed_over in (
+        ({}, True),
+        ({"require_auth": "scram-sha-256"}, False),
+        ({"require_auth": "!password"}, False),
+        ({"channel_binding": "require"}, False),
+    ):
+        dsn_parameters = {"password": "hunter2", **parameters}
+        with HostileServer(login=asks(Visitor.ask_for_password, probes=probes)) as server:
+            with Router(dsn_of(server, **dsn_parameters), probe=QUICK) as router:
+                if handed_over:
+                    router.wait(timeout=2.0)
+                elif probes or "channel_binding" in parameters:
+                    eventually(lambda: router.topology.hosts[0].state is HostState.REJECTED)
+                else:
+                    with pytest.raises(NoHostAvailable, match="authentication"):
+                        router.wait(timeout=0.5)
+            assert (b"hunter2" in server.passwords) is handed_over, parameters
+            assert server.passwords == [b"hunter2"] * handed_over, parameters
+
+
+def test_scram_shows_no_password_to_a_host_that_does_not_know_it() -> None:
+    with HostileServer(login=asks(Visitor.ask_for_scram, probes=True)) as server:
+        dsn = dsn_of(server, password="hunter2", require_auth="scram-sha-256")
+        with Router(dsn, probe=QUICK) as router:
+            eventually(lambda: server.passwords)
+            eventually(lambda: router.topology.hosts[0].state in (HostState.REJECTED, HostState.DOWN))
+        assert b"hunter2" not in b"".join(server.passwords)
+        assert server.passwords[0].startswith(b"SCRAM-SHA-256\0")
