@@ -135,7 +135,10 @@ def logged_in_never(name: str, *, probes: bool) -> Callable[[Visitor], None]:
 
 
 def test_floods_that_answer_a_probe_take_no_memory() -> None:
-    told = flooded({name: HostileServer(lambda v, _, name=name: flood(name)(v)) for name in FLOODS})
+    def flooding(name: str) -> HostileServer:
+        return HostileServer(lambda visitor, _: flood(name)(visitor))
+
+    told = flooded({name: flooding(name) for name in FLOODS})
     assert told["grown"] < MOST
     assert {name: state for name, (state, _) in told["hosts"].items() if state != "down"} == {}
 

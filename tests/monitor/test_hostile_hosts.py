@@ -42,7 +42,7 @@ def told(**values: bytes | None) -> bytes:
     return SETTINGS + result(Told(**values).values())
 
 
-VALUES = {
+VALUES: dict[str, dict[str, bytes | None]] = {
     "recovery state": {"recovering": None},
     "recovery state, otherwise": {"recovering": b"maybe"},
     "default": {"read_only": b"\xff\xfe"},
@@ -63,7 +63,7 @@ VALUES = {
     "start, negative": {"started_at": b"-1"},
     "start, absurd": {"started_at": b"%d" % (2**63 - 1)},
 }
-STANDBYS = {
+STANDBYS: dict[str, dict[str, bytes | None]] = {
     "timeline": {"standby_timeline": b"one"},
     "timeline 0": {"standby_timeline": b"0"},
     "timeline, negative": {"standby_timeline": b"-1"},
