@@ -66,10 +66,11 @@ async def _run(
     async with conn.lock:
         results = await conn.wait(steps)
     for result in results:
+        if result.status in _GOOD:
+            continue
         if result.status == ExecStatus.FATAL_ERROR:
             raise error_from_result(result, encoding=encoding_of(conn))
-        if result.status not in _GOOD:
-            raise psycopg.OperationalError(f"malformed answer: {ExecStatus(result.status).name}")
+        raise psycopg.OperationalError(f"malformed answer: {ExecStatus(result.status).name}")
     return results
 
 

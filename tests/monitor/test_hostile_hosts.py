@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import itertools
+import random
 import struct
 import time
 from collections.abc import Callable
@@ -283,3 +284,32 @@ def test_scram_shows_no_password_to_a_host_that_does_not_know_it() -> None:
             eventually(lambda: router.topology.hosts[0].state in (HostState.REJECTED, HostState.DOWN))
         assert b"hunter2" not in b"".join(server.passwords)
         assert server.passwords[0].startswith(b"SCRAM-SHA-256\0")
+
+
+def test_answers_with_bytes_changed_at_random_stop_no_watch(caplog: pytest.LogCaptureFixture) -> None:
+    rng = random.Random(16)
+    lies = [0]
+    lying = [True]
+
+    def answers_of(number: int) -> Answer:
+        truth = Told.standby(started_at=b"%d" % (START + number), lsn=b"0/%X" % (number + 1), replay_age=b"5")
+
+        def answer(visitor: Visitor, sql: bytes) -> None:
+            if not lying:
+                truth.answer(visitor, sql)
+                return
+            data = bytearray(SETTINGS + result(truth.values()))
+            for _ in range(rng.choice((1, 1, 2, 20))):
+                data[rng.randrange(len(data))] = rng.randrange(256)
+            lies[0] += 1
+            visitor.send(bytes(data))
+
+        return answer
+
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(HostileServer(answers_of(number))) for number in range(30)]
+        router = stack.enter_context(Router(dsn_of(*servers), probe=ProbeOptions(interval=0.02, timeout=0.1)))
+        eventually(lambda: lies[0] >= 300)
+        lying.clear()
+        eventually(lambda: {host.state for host in router.topology.hosts} == {HostState.UP}, within(10.0))
+    assert "watching" not in caplog.text, "no fault of ours"
