@@ -7,13 +7,13 @@ is given and `CLAIM_FOR` seconds more, and not at all where it is out of all pro
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pgroute.core.roles import HostKey, HostRole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from pgroute.core.hosts import Facts
 
@@ -42,7 +42,7 @@ class Timelines:
     Attributes:
         proven: the highest that a primary has told, or two standbys.
         holder: who held that last, and at which address: one of those listed now where there is any.
-        claims: the standbys' words, one for each host.
+        claims: the standbys' words for higher ones, one for each host.
         pardoned: the mark that the operator declared void: a standby that tells of it is not believed.
     """
 
@@ -54,17 +54,15 @@ class Timelines:
     @property
     def hearsay(self) -> Claim | None:
         """The claim of one standby that is believed though nobody else tells of such a timeline, None if none is."""
-        highest = max(self._believed, key=lambda claim: claim.timeline, default=None)
-        return None if highest is None or highest.timeline <= (self.proven or 0) else highest
+        proven = self.proven or 0
+        beyond = [c for c in self.claims if c.timeline > proven and not self.doubts(c.timeline)]
+        return max(beyond, key=lambda claim: claim.timeline) if beyond else None
 
     @property
     def mark(self) -> int | None:
         """The highest timeline that is believed."""
-        return self.proven if self.hearsay is None else self.hearsay.timeline
-
-    @property
-    def _believed(self) -> Iterator[Claim]:
-        return (claim for claim in self.claims if not self.doubts(claim.timeline))
+        hearsay = self.hearsay
+        return self.proven if hearsay is None else hearsay.timeline
 
     def doubts(self, timeline: int | None) -> bool:
         """Whether one standby's word for a timeline is out of proportion to all that is believed."""
@@ -82,15 +80,15 @@ class Timelines:
             ours: those of the cluster, each server once.
             now: monotonic seconds.
         """
-        known = self._heard(hosts, ours, now)
-        told = list(_told(f for f in ours if f.speaking))
-        if (confirmed := known.confirmed) is not None:
-            told.append(confirmed)
-        seen = [*told, *(claim.timeline for claim in known._believed)]
-        if self.proven is not None and not (seen and max(seen) < self.proven and self._given_up(hosts, ours)):
+        claims = self._heard(hosts, ours, now)
+        told = _told(f for f in ours if f.speaking)
+        told += _confirmed(claims)
+        if self.proven is not None:
+            silent = all(self.doubts(claim.timeline) for claim in claims)
+            if silent and max(told, default=0) < self.proven and self._given_up(hosts, ours):
+                return Timelines(None, self.holder, (), self.pardoned).observe(hosts, ours, now)
             told.append(self.proven)
-        known = replace(known, proven=max(told, default=None))
-        return replace(known, holder=known._holder(ours))
+        return self._next(ours, told, claims, self.pardoned)
 
     def restart(self, ours: list[Facts], now: float, *, pardon: bool) -> Timelines:
         """Return what is known once *ours* turned out to be a cluster: all that they told so far, and nothing else.
@@ -100,31 +98,35 @@ class Timelines:
         claims = tuple(
             Claim(f.key, t, now) for f in ours if _is_standby(f) and (t := timeline_of(f)) is not None
         )
-        known = Timelines(None, self.holder, claims, self.pardoned if pardon else 0)
-        told = [*_told(ours), *filter(None, [known.confirmed])]
-        known = replace(known, proven=max(told, default=None))
-        return replace(known, holder=known._holder(ours))
+        told = _told(ours)
+        told += _confirmed(claims)
+        return self._next(ours, told, claims, self.pardoned if pardon else 0)
 
-    def _heard(self, hosts: tuple[Facts, ...], ours: list[Facts], now: float) -> Timelines:
-        """Return the claims as they stand now: a host's last word, and for a while that of one that is silent or gone.
+    def _next(
+        self, ours: list[Facts], told: list[int], claims: tuple[Claim, ...], pardoned: int
+    ) -> Timelines:
+        proven = max(told, default=None)
+        holders = {_place(f): f for f in ours if proven is not None and timeline_of(f) == proven}
+        holder = self.holder
+        if holders and holder not in holders:
+            holder = next((place for place, f in holders.items() if not _is_standby(f)), next(iter(holders)))
+        return Timelines(proven, holder, claims, pardoned)
+
+    def _heard(self, hosts: tuple[Facts, ...], ours: list[Facts], now: float) -> tuple[Claim, ...]:
+        """Return the claims beyond what is proven: a host's last word, and for a while that of one silent or gone.
 
         A primary that does not tell its timeline takes nothing back.
         """
+        least = max(self.proven or 0, self.pardoned)
         outsiders = {f.key for f in hosts} - {f.key for f in ours}
         claims = {c.host: c for c in self.claims if c.host not in outsiders and now - c.at < CLAIM_FOR}
         for f in ours:
             timeline = timeline_of(f)
             if f.speaking and (_is_standby(f) or timeline is not None):
                 claims.pop(f.key, None)
-                if timeline is not None and _is_standby(f) and timeline > self.pardoned:
+                if timeline is not None and timeline > least and _is_standby(f):
                     claims[f.key] = Claim(f.key, timeline, now)
-        kept = tuple(claim for claim in claims.values() if claim.timeline > self.pardoned)
-        return replace(self, claims=kept)
-
-    @property
-    def confirmed(self) -> int | None:
-        """The highest timeline that two standbys tell, or one beyond it."""
-        return next(iter(sorted((claim.timeline for claim in self.claims), reverse=True)[1:]), None)
+        return tuple(claim for claim in claims.values() if claim.timeline > least)
 
     def _given_up(self, hosts: tuple[Facts, ...], ours: list[Facts]) -> bool:
         """Whether the holder of the mark is gone for good: every listed host answers and none is on it, nor the holder.
@@ -133,23 +135,29 @@ class Timelines:
         another address now, is not gone: only nobody asks it any more.
         """
         mute = {f.key for f in ours if timeline_of(f) is None and not _is_standby(f)}
-        return all(f.answering and f.key not in mute for f in hosts) and any(
-            _place(f) == self.holder for f in hosts
-        )
+        if not all(f.answering and f.key not in mute for f in hosts):
+            return False
+        told = [
+            t
+            for f in ours
+            if (t := timeline_of(f)) is not None and t > (self.pardoned if _is_standby(f) else 0)
+        ]
+        on_it = any(t >= (self.proven or 0) and not self.doubts(t) for t in told)
+        return bool(told) and not on_it and any(_place(f) == self.holder for f in hosts)
 
-    def _holder(self, ours: list[Facts]) -> Place | None:
-        holders = {_place(f): f for f in ours if self.proven is not None and timeline_of(f) == self.proven}
-        if self.holder in holders or not holders:
-            return self.holder
-        return next((place for place, f in holders.items() if not _is_standby(f)), next(iter(holders)))
+
+def _confirmed(claims: tuple[Claim, ...]) -> list[int]:
+    """Return the highest timeline that two standbys tell, or one beyond it, if two tell any."""
+    return sorted([claim.timeline for claim in claims], reverse=True)[1:2]
 
 
 def timeline_of(f: Facts) -> int | None:
     return f.answer.timeline if f.answer else None
 
 
-def _told(primaries: Iterable[Facts]) -> Iterator[int]:
-    return (t for f in primaries if not _is_standby(f) and (t := timeline_of(f)) is not None)
+def _told(hosts: Iterable[Facts]) -> list[int]:
+    """Return what the primaries among these tell."""
+    return [t for f in hosts if not _is_standby(f) and (t := timeline_of(f)) is not None]
 
 
 def _is_standby(f: Facts) -> bool:

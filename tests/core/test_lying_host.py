@@ -76,6 +76,12 @@ def test_two_standbys_confirm_no_more_than_both_tell():
     assert world.refuse(C).refuse(B).primary(A, 1).writers == []
 
 
+def test_timeline_that_is_not_believed_holds_no_mark_up():
+    world = World().settled().primary(B, 2).standby(C, HIGHEST).standby(B, 1)
+    assert world.topology.timeline_mark == 1
+    assert world.writers == [A]
+
+
 def test_word_of_a_standby_that_turned_foreign_is_taken_back():
     world = World().settled().standby(C, 2)
     assert world.writers == []
