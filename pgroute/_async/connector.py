@@ -13,12 +13,12 @@ import psycopg
 from pgroute._acompat import AsyncWatchdog, async_stray
 from pgroute._async.interrupt import guard, patience
 from pgroute._async.login import AsyncLogin
-from pgroute._async.own import ask, row
+from pgroute._async.own import ask_warily, row
+from pgroute.core.answers import Malformed, read_check
 from pgroute.core.faults import Fault, FaultKind, connect_fault, one_line
 from pgroute.core.hosts import Failure, HostState
-from pgroute.core.own import LACKING, OWN_TERMS, RESTRAINED, WRONG_STATE, qualify, timeline_of
+from pgroute.core.own import LACKING, OWN_TERMS, RESTRAINED, WRONG_STATE, qualify
 from pgroute.core.pace import CONNECT_GAP, DOUBT, REJECTED_GAP
-from pgroute.core.roles import HostRole
 from pgroute.monitor.bars import Barred, Bars
 from pgroute.monitor.wire import GivenUp, Wire, breakable, given_up
 
@@ -375,8 +375,8 @@ class AsyncConnector:
         await conn.set_autocommit(True)
         # Private: psycopg takes note of the first DISCARD ALL only, and would go on to use what is gone.
         conn._prepared.clear()
-        await ask(conn, b"DISCARD ALL")
-        await ask(conn, OWN_TERMS + _HEAR)
+        await ask_warily(conn, b"DISCARD ALL")
+        await ask_warily(conn, OWN_TERMS + _HEAR)
         await conn.set_autocommit(self._autocommit)
         await self._configured(conn)
 
@@ -392,7 +392,7 @@ class AsyncConnector:
         terms, checks = b"", list(_CHECKS[known:])
         while checks:
             try:
-                found = row(await ask(conn, terms + checks[0])) or ()
+                found = row(await ask_warily(conn, terms + checks[0])) or ()
                 break
             except psycopg.Error as exc:
                 if conn.closed or exc.sqlstate not in _UNANSWERED:
@@ -403,16 +403,16 @@ class AsyncConnector:
                     del checks[0]
         else:
             return  # without the rights to ask: the probe's word must do
-        if len(found) < 3:
-            return
-        recovering, system_id, wal_file = found
-        role = HostRole.STANDBY if recovering == b"t" else HostRole.PRIMARY
+        if len(checks) == 1:
+            return  # it asks for nothing
+        try:
+            role, system_id, timeline = read_check(found)
+        except Malformed as exc:
+            raise WrongServer(f"malformed answer: {exc}") from None
         if role is not host.role:
             raise WrongServer(f"{host.key} is a {role.value} now, expected a {host.role and host.role.value}")
-        if system_id is not None and host.system_id is not None and int(system_id) != host.system_id:
-            raise WrongServer(
-                f"{host.key} belongs to another cluster now ({int(system_id)}, expected {host.system_id})"
-            )
-        timeline = None if wal_file is None else timeline_of(wal_file)
+        if len(checks) > 2 and system_id != host.system_id:
+            told = "tells no system identifier" if system_id is None else "belongs to another cluster now"
+            raise WrongServer(f"{host.key} {told} ({system_id}, expected {host.system_id})")
         if timeline is not None and host.timeline is not None and timeline < host.timeline:
             raise WrongServer(f"{host.key} is on timeline {timeline} now, expected {host.timeline} or later")

@@ -13,6 +13,8 @@ from psycopg import generators
 from psycopg.errors import error_from_result
 from psycopg.pq import Escaping, ExecStatus
 
+from pgroute.monitor.allowance import bounded
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -47,11 +49,29 @@ def ask(
         statement = statement % {
             name.encode(): _literal(pgconn, value, conn) for name, value in values.items()
         }
+    return _run(conn, _send(pgconn, statement))
+
+
+def ask_warily(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult]:
+    """Run statements as `ask` does, at a server that may be anything: what it sends is bounded.
+
+    Raises:
+        psycopg.Error: the server's error, or it sent too much.
+    """
+    return _run(conn, bounded(_send(conn.pgconn, statement), conn.pgconn.socket))
+
+
+def _run(
+    conn: psycopg.Connection[Any], steps: Generator[Any, Any, list[PGresult]]
+) -> list[PGresult]:
     with conn.lock:
-        results = conn.wait(_send(pgconn, statement))
+        results = conn.wait(steps)
     for result in results:
-        if result.status not in _GOOD:
+        if result.status in _GOOD:
+            continue
+        if result.status == ExecStatus.FATAL_ERROR:
             raise error_from_result(result, encoding=encoding_of(conn))
+        raise psycopg.OperationalError(f"malformed answer: {ExecStatus(result.status).name}")
     return results
 
 

@@ -287,7 +287,8 @@ class Router(Runner[CT], Face):
     def forget_timeline(self) -> None:
         """Declare the highest timeline seen void, so that a primary on a lower one is accepted.
 
-        For the operator who restored a backup, or decided a split brain, and knows that the other is gone.
+        For the operator who restored a backup, or decided a split brain, and knows that the other is gone, or that a
+        host lied: the reason of a stale host names who told of the higher timeline.
 
         Raises:
             RouterClosed: the router is not open.

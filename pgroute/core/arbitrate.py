@@ -7,11 +7,12 @@ to while a higher one may live, and of two equal ones neither is.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pgroute.core.hosts import Answer, Facts, HostState
 from pgroute.core.roles import HostKey, HostRole
+from pgroute.core.timelines import Timelines, timeline_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,13 +29,11 @@ class Memory:
         system_id: the cluster's identifier once learned (or pinned).
         sure: more than half of the hosts have told that identifier.
         heard_at: when a host of that cluster was last heard.
-        mark: the highest timeline seen for it.
-        mark_since: since when it is that one.
-        holder: who held it last, and at which address: one of those listed now where there is any.
+        timelines: what was told of its timelines.
+        mark_since: since when the highest that is believed is that one.
         round_done: every listed host has been heard of once.
         rivals: primaries between which nothing decides; empty when there is no conflict.
         rivals_since: when they were first seen together.
-        pardoned: the mark that the operator declared void: a standby that tells of it is not believed.
         begun: every host listed at one time has been heard of, also if others have joined since.
         had_primary: there was a primary once.
     """
@@ -42,13 +41,11 @@ class Memory:
     system_id: int | None = None
     sure: bool = False
     heard_at: float = 0.0
-    mark: int | None = None
+    timelines: Timelines = field(default_factory=Timelines)
     mark_since: float = 0.0
-    holder: tuple[HostKey, str | None] | None = None
     round_done: bool = False
     rivals: frozenset[HostKey] = frozenset()
     rivals_since: float = 0.0
-    pardoned: int = 0
     begun: bool = False
     had_primary: bool = False
 
@@ -106,18 +103,17 @@ def arbitrate(
             memory = _identify(hosts, memory, now, round_done=round_done)
         else:
             memory = replace(memory, system_id=pinned)
-        outsiders = _foreign(hosts, memory.system_id, round_done=round_done)
+        outsiders = _foreign(hosts, memory.system_id, round_done=round_done, pinned=pinned is not None)
     outsiders.update(_aliases([f for f in hosts if f.key not in outsiders]))
     verdicts.update({f.key: outsiders[f.key] for f in hosts if f.key in outsiders and f.answering})
     known = not check_system_id or memory.system_id is not None or round_done
 
     ours = [f for f in hosts if f.key not in outsiders]
     if was == memory.system_id:
-        mark = _mark(hosts, ours, outsiders, memory)
+        timelines = memory.timelines.observe(hosts, ours, now)
     else:
-        # Timelines belong to a cluster: count those told of this one so far, and no others.
-        memory = replace(memory, pardoned=0 if was is not None else memory.pardoned)
-        mark = max((t for f in ours if (t := _timeline(f)) is not None), default=None)
+        timelines = memory.timelines.restart(ours, now, pardon=was is None)
+    mark = timelines.mark
 
     primaries = [f for f in ours if _role(f) is HostRole.PRIMARY]
     claimants = [f for f in primaries if not (known and _below(f, mark))]
@@ -125,9 +121,7 @@ def arbitrate(
     stale = any(f.speaking for f in outrun)
     for f in outrun:
         if f.answering:
-            verdicts[f.key] = Verdict(
-                HostState.STALE, f"stale primary: on timeline {_timeline(f)} while timeline {mark} was seen"
-            )
+            verdicts[f.key] = Verdict(HostState.STALE, _why_stale(f, timelines))
 
     # One that missed a single probe is as much a primary as before.
     contenders = [
@@ -153,21 +147,18 @@ def arbitrate(
 
     for f in ours:
         if _role(f) is HostRole.STANDBY and known and (tier := _tier(f)) is not None:
-            reason = f.why
-            if stale and (_timeline(f) is None or _below(f, mark)):
-                tier = max(tier, _UNPROVEN)
-                reason = reason or f"may follow the stale primary: not proven to be on timeline {mark}"
-            verdicts[f.key] = Verdict(f.standing, reason, usable=True, tier=tier)
+            doubt = _doubt(f, timelines, stale=stale)
+            tier = max(tier, _UNPROVEN) if doubt else tier
+            verdicts[f.key] = Verdict(f.standing, f.why or doubt, usable=True, tier=tier)
 
-    mark_since = memory.mark_since if mark == memory.mark else now
+    mark_since = memory.mark_since if mark == memory.timelines.mark else now
     # What an outrun primary told before is no sign that it is alive: its sessions may have to be released.
     urgent |= {f.key for f in outrun if f.answering and f.answer and f.answer.sent_at <= mark_since}
     return Arbitration(
         replace(
             memory,
-            mark=mark,
+            timelines=timelines,
             mark_since=mark_since,
-            holder=_holder(ours, mark, memory.holder),
             round_done=round_done,
             rivals=rivals,
             rivals_since=since,
@@ -191,12 +182,8 @@ def _role(f: Facts) -> HostRole | None:
     return f.answer.role if f.answer else None
 
 
-def _timeline(f: Facts) -> int | None:
-    return f.answer.timeline if f.answer else None
-
-
 def _below(f: Facts, mark: int | None) -> bool:
-    timeline = _timeline(f)
+    timeline = timeline_of(f)
     return timeline is not None and mark is not None and timeline < mark
 
 
@@ -238,7 +225,9 @@ def _identify(hosts: tuple[Facts, ...], memory: Memory, now: float, *, round_don
     )
 
 
-def _foreign(hosts: tuple[Facts, ...], system_id: int | None, *, round_done: bool) -> dict[HostKey, Verdict]:
+def _foreign(
+    hosts: tuple[Facts, ...], system_id: int | None, *, round_done: bool, pinned: bool
+) -> dict[HostKey, Verdict]:
     out = {}
     if system_id is None:
         if round_done:
@@ -247,10 +236,16 @@ def _foreign(hosts: tuple[Facts, ...], system_id: int | None, *, round_done: boo
             out = {f.key: Verdict(HostState.FOREIGN, text) for f in hosts if _id(f) is not None}
         return out
     for f in hosts:
-        other = _id(f)
-        if other is not None and other != system_id:
-            text = f"another cluster: system identifier {other}, expected {system_id}"
-            out[f.key] = Verdict(HostState.FOREIGN, text)
+        if f.answer is None or _id(f) == system_id:
+            continue
+        if _id(f) is not None:
+            text = f"another cluster: system identifier {_id(f)}, expected {system_id}"
+        elif pinned:
+            text = f"tells no system identifier, expected {system_id}"
+            text += f" ({f.answer.untold})" if f.answer.untold else ""
+        else:
+            continue
+        out[f.key] = Verdict(HostState.FOREIGN, text)
     return out
 
 
@@ -288,41 +283,23 @@ def _same_server(a: Answer, b: Answer) -> bool:
     return a.address is not None and (a.address, a.host.port) == (b.address, b.host.port)
 
 
-def _mark(
-    hosts: tuple[Facts, ...], ours: list[Facts], outsiders: Mapping[HostKey, Verdict], memory: Memory
-) -> int | None:
-    mark = memory.mark
-    seen = [
-        t
-        for f in ours
-        if f.speaking
-        and (t := _timeline(f)) is not None
-        and (_role(f) is HostRole.PRIMARY or t > memory.pardoned)
-    ]
-    highest = max(seen, default=None)
-    if highest is None or mark is None or highest >= mark:
-        return mark if highest is None else highest
-    # The holder of the mark is gone for good once every listed host answers and none is on it, the holder among them. A
-    # primary without a timeline may be the holder. One that left with its name's record, or whose name stands for
-    # another address now, is not gone: only nobody asks it any more.
-    told = all(
-        f.answering and (f.key in outsiders or _timeline(f) is not None or _role(f) is HostRole.STANDBY)
-        for f in hosts
+def _doubt(f: Facts, timelines: Timelines, *, stale: bool) -> str:
+    """Return why a standby serves only after those that follow the primary, empty if it is one of them."""
+    timeline, mark = timeline_of(f), timelines.mark
+    if timelines.doubts(timeline):
+        return f"not believed: it alone tells of timeline {timeline}, far above {mark}"
+    if stale and (timeline is None or _below(f, mark)):
+        return f"may follow the stale primary: not proven to be on timeline {mark}"
+    return ""
+
+
+def _why_stale(f: Facts, timelines: Timelines) -> str:
+    text = f"stale primary: on timeline {timeline_of(f)} while"
+    if timelines.hearsay is not None and not _below(f, timelines.proven):
+        return f"{text} {timelines.hearsay.host}, a standby, tells of timeline {timelines.mark}, alone"
+    return f"{text} timeline {timelines.mark} was seen" + (
+        f" at {timelines.holder[0]}" if timelines.holder else ""
     )
-    return highest if told and any(_place(f) == memory.holder for f in hosts) else mark
-
-
-def _place(f: Facts) -> tuple[HostKey, str | None]:
-    return f.key, f.answer.address if f.answer else None
-
-
-def _holder(
-    ours: list[Facts], mark: int | None, was: tuple[HostKey, str | None] | None
-) -> tuple[HostKey, str | None] | None:
-    holders = {_place(f): _role(f) for f in ours if mark is not None and _timeline(f) == mark}
-    if was in holders or not holders:
-        return was
-    return next((place for place, role in holders.items() if role is HostRole.PRIMARY), next(iter(holders)))
 
 
 def _conflict(contenders: list[Facts], *, confirmed: bool) -> dict[HostKey, Verdict]:
@@ -331,7 +308,7 @@ def _conflict(contenders: list[Facts], *, confirmed: bool) -> dict[HostKey, Verd
         if not f.answering:
             continue
         others = " and ".join(str(o.key) for o in contenders if o.key != f.key)
-        where = "an unknown timeline" if _timeline(f) is None else f"timeline {_timeline(f)}"
+        where = "an unknown timeline" if timeline_of(f) is None else f"timeline {timeline_of(f)}"
         text = f"split brain: primary on {where}, and so is {others}"
         if not confirmed:
             text += " (being asked again)"

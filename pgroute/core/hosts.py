@@ -27,7 +27,7 @@ class HostState(enum.Enum):
         REJECTED: refuses the credentials, the database or TLS; serves on with the connections that were let in before.
         STALE: an old primary, on a lower timeline than one that was seen.
         CONFLICT: one of several primaries between which nothing decides.
-        FOREIGN: belongs to another cluster than the others.
+        FOREIGN: belongs to another cluster than the others, or tells no system identifier where one is pinned.
         ALIAS: the same server as a host listed before.
     """
 

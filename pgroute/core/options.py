@@ -201,8 +201,8 @@ class ProbeOptions:
             serves their role (at once when a primary on a higher timeline is there); None: never.
         abort_stale: also abort sessions in flight at an old primary that still answers.
         check_system_id: refuse hosts that belong to another cluster.
-        system_id: the cluster's system identifier (``SELECT system_identifier FROM pg_control_system()``), to pin it;
-            None: learned from the majority.
+        system_id: the cluster's system identifier (``SELECT system_identifier FROM pg_control_system()``), to pin it: a
+            host that tells another one, or none, never serves. None: learned from the majority.
         min_ttl: seconds for which what a name was found to stand for holds at least, whatever its record says; at least
             0.1.
         max_ttl: seconds for which it holds at most; also where the resolver tells no time ("system").
@@ -243,6 +243,8 @@ class ProbeOptions:
                 raise ConfigError(name, getattr(self, name), "expected True or False")
         if self.system_id is not None:
             check_integer("system_id", self.system_id, low=1)
+            if not self.check_system_id:
+                raise ConfigError("system_id", self.system_id, "expected None where check_system_id is False")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,11 +25,6 @@ WRONG_STATE = "55000"
 _OPERATOR = re.compile("`([^`]+)`")
 
 
-def timeline_of(wal_file: bytes) -> int:
-    """Return the timeline in the name of a WAL file."""
-    return int(wal_file[:8], 16)
-
-
 def qualify(statement: str) -> bytes:
     """Return a statement in which the operators between backquotes are PostgreSQL's own, whatever the search_path."""
     return _OPERATOR.sub(r"OPERATOR(pg_catalog.\1)", statement).encode()

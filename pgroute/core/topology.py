@@ -161,8 +161,8 @@ class Topology:
 
     @property
     def timeline_mark(self) -> int | None:
-        """The highest timeline seen: a primary below it is stale. None while none was told."""
-        return self._memory.mark
+        """The highest timeline that is believed: a primary below it is stale. None while none was told."""
+        return self._memory.timelines.mark
 
     @property
     def marked_at(self) -> float:
@@ -227,7 +227,7 @@ def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, 
                 # Those that join may be what the first round is there for: a primary above one that answers first.
                 memory = replace(memory, round_done=False)
         case ForgetTimeline():
-            memory = replace(memory, mark=None, pardoned=max(memory.mark or 0, memory.pardoned))
+            memory = replace(memory, timelines=memory.timelines.forget())
     if facts == topology._facts and memory is topology._memory:
         return topology, ()
     new = _build(topology, facts, memory, now)

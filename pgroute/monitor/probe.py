@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import pq
 
+from pgroute.core.answers import Malformed, read_probe, read_shown
 from pgroute.core.faults import Fault, FaultKind, connect_fault, one_line
 from pgroute.core.hosts import Answer
-from pgroute.core.own import LACKING, OWN_TERMS, WRONG_STATE, qualify, timeline_of
-from pgroute.core.roles import HostKey, HostRole
+from pgroute.core.own import LACKING, OWN_TERMS, WRONG_STATE, qualify
+from pgroute.monitor.allowance import Allowance, TooMuch, narrow
 from pgroute.monitor.clock import patient
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pgroute.core.roles import HostKey, HostRole
 
 # Everything is qualified, for the search_path is the user's. A primary's timeline comes from its WAL file name, because
 # the control file lags a promotion; a standby's is a lower bound.
@@ -85,6 +87,15 @@ _WITHOUT_WAL = 3
 _SHOWN = 6
 """The levels from this one on give a single value."""
 
+_RESULTS = 3
+"""Of a probe: two settings and the answer."""
+
+_MOST_ROUNDS = 3 * len(_LEVELS)
+"""Questions in one probe: all levels, each doubted once, and all again for another role."""
+
+_COPYING = frozenset({pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH})
+"""libpq gives such a result again and again."""
+
 
 class ProbeFailed(Exception):
     """A probe failed; `fault` says how."""
@@ -92,6 +103,11 @@ class ProbeFailed(Exception):
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.reason)
         self.fault = fault
+
+
+def _broken(what: object) -> Fault:
+    """Return the fault of a server that answers what none does: a failed probe, whatever else it says."""
+    return Fault(FaultKind.OTHER, host_suspect=True, reason=f"malformed answer: {what}")
 
 
 class ProbeConnection:
@@ -104,6 +120,10 @@ class ProbeConnection:
             until the garbage is collected.
         address: where it is connected to.
         on_loss: called, in the loop, when the connection is lost while no probe is under way.
+        allowance: of its login.
+
+    Attributes:
+        lost: why it can be used no more, None while it can.
     """
 
     def __init__(
@@ -113,16 +133,18 @@ class ProbeConnection:
         *,
         address: str | None,
         on_loss: Callable[[], None],
+        allowance: Allowance,
     ) -> None:
         self.key = key
         self.opened_at = time.monotonic()
         self._pgconn = pgconn
         self.address = address
         self._on_loss = on_loss
+        self._allowance = allowance
         self._level = 0
         self._doubted = False
         self._untold = ""
-        self._known: tuple[HostRole, int | None] | None = None
+        self._known: tuple[HostRole, float | None] | None = None
         self._settings: bytes | None = None
         self._asked = False
         self._pending: asyncio.Future[list[pq.abc.PGresult]] | None = None
@@ -131,7 +153,7 @@ class ProbeConnection:
         self._loop = asyncio.get_running_loop()
         self._fd = self._pgconn.socket
         self._loop.add_reader(self._fd, self._readable)
-        self.lost: str | None = None
+        self.lost: Fault | None = None
 
     @classmethod
     async def connect(
@@ -145,7 +167,8 @@ class ProbeConnection:
     ) -> ProbeConnection:
         """Open the connection within *timeout* seconds of this loop's time; ProbeFailed if that fails."""
         pgconn = pq.PGconn.connect_start(conninfo)
-        attempt = asyncio.ensure_future(_establish(pgconn))
+        allowance = Allowance()
+        attempt = asyncio.ensure_future(_establish(pgconn, allowance))
         try:
             if not await patient(attempt, timeout):
                 raise ProbeFailed(
@@ -153,6 +176,8 @@ class ProbeConnection:
                 )
             try:
                 attempt.result()
+            except TooMuch as exc:
+                raise ProbeFailed(_broken(exc)) from None
             except psycopg.Error as exc:
                 raise ProbeFailed(connect_fault(exc)) from None
         except BaseException:
@@ -160,7 +185,7 @@ class ProbeConnection:
             await asyncio.wait({attempt})
             pgconn.finish()
             raise
-        return cls(key, pgconn, address=address, on_loss=on_loss)
+        return cls(key, pgconn, address=address, on_loss=on_loss, allowance=allowance)
 
     @property
     def answered(self) -> bool:
@@ -174,16 +199,20 @@ class ProbeConnection:
         never more than one in flight, and a late answer still counts.
 
         Raises:
-            ProbeFailed: no answer in twice the time, or the connection is lost.
+            ProbeFailed: no answer in twice the time, or none that makes sense, or the connection is lost.
         """
-        while True:
-            answer = await self._ask_once(timeout, on_slow)
+        for _ in range(_MOST_ROUNDS):
+            try:
+                answer = await self._ask_once(timeout, on_slow)
+            except Malformed as exc:
+                raise ProbeFailed(_broken(exc)) from None
             if answer is not None:
                 return answer
+        raise ProbeFailed(_broken("another one to each question"))
 
     async def _ask_once(self, timeout: float, on_slow: Callable[[float], None]) -> Answer | None:
         if self.lost is not None:
-            raise ProbeFailed(Fault(FaultKind.LOST, host_suspect=True, reason=self.lost))
+            raise ProbeFailed(self.lost)
         self._pending = self._loop.create_future()
         self._results = []
         self._sent_at = sent_at = time.monotonic()
@@ -205,49 +234,59 @@ class ProbeConnection:
         return self._read(results, sent_at, time.monotonic() - sent_at)
 
     def _read(self, results: list[pq.abc.PGresult], sent_at: float, rtt: float) -> Answer | None:
-        result = results[-1]
-        if result.status != pq.ExecStatus.TUPLES_OK:
-            sqlstate = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+        *others, result = results
+        if any(other.status != pq.ExecStatus.COMMAND_OK for other in others):
+            raise Malformed("several results")
+        if result.status == pq.ExecStatus.FATAL_ERROR:
+            sqlstate = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode("ascii", "replace")
             text = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode("utf-8", "replace")
             if self._step_down(sqlstate, text):
                 return None
             raise ProbeFailed(
                 Fault(FaultKind.OTHER, host_suspect=True, reason=text or f"SQLSTATE {sqlstate}")
             )
+        if result.status != pq.ExecStatus.TUPLES_OK or result.ntuples != 1:
+            raise Malformed("not one row")
         row = [result.get_value(0, i) for i in range(result.nfields)]
-        role = HostRole.STANDBY if row[0] in (b"t", b"on") else HostRole.PRIMARY
-        whole = self._level < _SHOWN
-        if self._calls_for_all(role, int(row[7]) if whole and row[7] else None):
+        self._allowance.answered(sum(len(value or b"") for value in row))
+        told = read_probe(row) if self._level < _SHOWN else None
+        role = read_shown(row) if told is None else told.role
+        if self._calls_for_all(role, None if told is None else told.started_at):
             return None
         fresh, self._asked, self._doubted = not self._asked, True, False
-        answer = Answer(
+        if told is None:
+            return Answer(
+                self.key,
+                role,
+                sent_at,
+                rtt=rtt,
+                address=self.address,
+                fresh=fresh,
+                server_version=self._pgconn.server_version,
+                untold=self._untold,
+            )
+        if fresh:
+            self._settings = told.defaults
+        elif told.defaults != self._settings:
+            raise ProbeFailed(Fault(FaultKind.LOST, reason="the defaults of new sessions changed"))
+        return Answer(
             self.key,
             role,
             sent_at,
-            rtt=rtt,
+            read_only=told.read_only,
+            timeline=told.timeline,
+            lsn=told.lsn,
+            replay_age=told.replay_age,
+            system_id=told.system_id,
+            started_at=told.started_at,
             address=self.address,
+            rtt=rtt,
             fresh=fresh,
             server_version=self._pgconn.server_version,
             untold=self._untold,
         )
-        if not whole:
-            return answer
-        settings = row[8] or b""
-        if fresh:
-            self._settings = settings
-        elif settings != self._settings:
-            raise ProbeFailed(Fault(FaultKind.LOST, reason="the defaults of new sessions changed"))
-        return replace(
-            answer,
-            read_only=row[1] == b"on",
-            timeline=timeline_of(row[2]) if row[2] else int(row[3]) if row[3] else None,
-            lsn=_position(row[4]) if row[4] else None,
-            replay_age=int(row[5]) / 1e6 if row[5] else None,
-            system_id=int(row[6]) if row[6] else None,
-            started_at=int(row[7]) / 1e6 if row[7] else None,
-        )
 
-    def _calls_for_all(self, role: HostRole, started: int | None) -> bool:
+    def _calls_for_all(self, role: HostRole, started: float | None) -> bool:
         """Return whether to ask for everything again: another role or server may tell what this one gave up on."""
         before, self._known = self._known, (role, started)
         if before in (None, self._known) or self._level == 0:
@@ -271,10 +310,13 @@ class ProbeConnection:
 
     def _readable(self) -> None:
         try:
+            self._allowance.count(self._fd)
             self._pgconn.consume_input()
+            # A FATAL that is waiting is only noticed when the input is parsed, which notifies() does. Nobody listens
+            # here: notifications are dropped before they pile up.
+            while self._pgconn.notifies() is not None:
+                pass
             if self._pending is None or self._pending.done():
-                # A FATAL that is waiting is only noticed when the input is parsed, which notifies() does.
-                self._pgconn.notifies()
                 return
             while not self._pgconn.is_busy():
                 result = self._pgconn.get_result()
@@ -288,34 +330,36 @@ class ProbeConnection:
                 if self._pgconn.status == pq.ConnStatus.BAD:
                     self._lose(one_line(result.error_message.decode("utf-8", "replace")))
                     return
+                if len(self._results) > _RESULTS or result.status in _COPYING:
+                    self._give_up(_broken("several results"))
+                    return
+        except TooMuch as exc:
+            self._give_up(_broken(exc))
         except psycopg.Error as exc:
             self._lose(one_line(str(exc)))
 
     def _lose(self, reason: str) -> None:
+        self._give_up(Fault(FaultKind.LOST, host_suspect=True, reason=reason))
+
+    def _give_up(self, fault: Fault) -> None:
         if self.lost is not None:
             return
-        self.lost = reason
+        self.lost = fault
         self._loop.remove_reader(self._fd)
         if self._pending is not None and not self._pending.done():
-            self._pending.set_exception(ProbeFailed(Fault(FaultKind.LOST, host_suspect=True, reason=reason)))
+            self._pending.set_exception(ProbeFailed(fault))
         else:
             self._on_loss()
 
     def close(self) -> None:
         """Close the connection; never waits for the server."""
         if self.lost is None:
-            self.lost = "closed"
+            self.lost = Fault(FaultKind.LOST, reason="closed")
             self._loop.remove_reader(self._fd)
         self._pgconn.finish()
 
 
-def _position(text: bytes) -> int:
-    """Return the bytes of WAL up to a position, which PostgreSQL prints as two hexadecimal numbers."""
-    high, _, low = text.partition(b"/")
-    return int(high, 16) << 32 | int(low, 16)
-
-
-async def _establish(pgconn: pq.abc.PGconn) -> None:
+async def _establish(pgconn: pq.abc.PGconn, allowance: Allowance) -> None:
     """Go through libpq's steps of connecting (PQconnectPoll); psycopg.OperationalError with its text on failure."""
     while pgconn.status != pq.ConnStatus.BAD:
         match pgconn.connect_poll():
@@ -323,7 +367,9 @@ async def _establish(pgconn: pq.abc.PGconn) -> None:
                 pgconn.nonblocking = 1
                 return
             case pq.PollingStatus.READING:
+                narrow(pgconn.socket)
                 await _ready(pgconn.socket, reading=True)
+                allowance.count(pgconn.socket)
             case pq.PollingStatus.WRITING:
                 await _ready(pgconn.socket, reading=False)
             case _:

@@ -231,6 +231,12 @@ class HostWatcher:
         if self._arrival is not None:
             self._take_over()
             return
+        if (fault := self._breach) is not None:
+            assert self._conn is not None
+            self._conn.close()
+            self._conn = None
+            self._tell(Failure(self.key, fault, time.monotonic()))
+            return
         self._kicked = False
         try:
             if connect:
@@ -258,7 +264,7 @@ class HostWatcher:
 
     def _next(self, now: float) -> tuple[float, bool]:
         subscribers = self.subscribers
-        if self._arrival is not None:
+        if self._arrival is not None or self._breach is not None:
             return now, False
         # A probe on the open connection does not do for what calls for a fresh one.
         hurry = self._kicked or self._fresh
@@ -273,6 +279,12 @@ class HostWatcher:
         if renew and connect_at <= ask_at:
             return connect_at, True
         return ask_at, False
+
+    @property
+    def _breach(self) -> Fault | None:
+        """Why the connection was given up between two probes, if it was not lost: a new one would not be better."""
+        lost = self._conn and self._conn.lost
+        return lost if lost and lost.kind is not FaultKind.LOST else None
 
     @property
     def _timeout(self) -> float:
@@ -321,10 +333,13 @@ class HostWatcher:
 
     def _lost(self) -> None:
         """Look into the loss of the connection at once, or say so where no new one may be tried for a while."""
+        if self._breach is not None:
+            self.nudge()
+            return
         self.kick()
         conn, now = self._conn, time.monotonic()
         if conn is not None and conn.lost is not None and self._next(now)[0] > now + CONNECT_GAP:
-            self._tell(Failure(self.key, Fault(FaultKind.LOST, host_suspect=True, reason=conn.lost), now))
+            self._tell(Failure(self.key, conn.lost, now))
 
     async def _ask(self) -> None:
         self._asked_at = time.monotonic()

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import psycopg
 
+from pgroute.monitor.allowance import Allowance
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
@@ -59,9 +61,10 @@ class GivenUp(psycopg.OperationalError):
 def breakable(cls: C) -> C:
     """Return a subclass of psycopg's class (or the user's) whose `connect` ends within 0.1 s of `given_up()`.
 
-    Without it a thread that connects to a frozen host is stuck there until the connect timeout. psycopg polls its
-    generator that often, for Ctrl-C; where a later psycopg has it no more, connecting takes its time again. The
-    connection itself is of the class asked for. A class that watches over its subclasses gets none.
+    It ends too when the server sends far more than a login takes, all of which libpq would keep. Without that a thread
+    that connects to a frozen host is stuck there until the connect timeout. psycopg polls its generator that often,
+    for Ctrl-C; where a later psycopg has it no more, connecting takes its time again. The connection itself is of the
+    class asked for. A class that watches over its subclasses gets none.
     """
     broken: C = _breakable(cast("Any", cls))
     return broken
@@ -76,13 +79,18 @@ def _breakable(cls: Any) -> Any:
 
     def connect_gen(_: Any, *args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         steps = cls._connect_gen(*args, **kwargs)
+        allowance = Allowance()
         try:
             step = next(steps)
             while not given_up.get()():
-                step = steps.send((yield step))
+                ready = yield step
+                if ready:
+                    allowance.count(step[0])
+                step = steps.send(ready)
         except StopIteration as end:
             return end.value
-        steps.close()
+        finally:
+            steps.close()
         raise GivenUp("nobody waits for this connection any more")
 
     return type(cls.__name__, (cls,), {"_connect_gen": classmethod(connect_gen)})

@@ -82,7 +82,7 @@ def test_stale_primary_never_writes_and_never_reads():
     for attrs in SessionAttrs:
         assert all(A not in group for group in world.groups(attrs)), attrs
     assert world.state(A) is HostState.STALE
-    assert world.reason(A) == "stale primary: on timeline 1 while timeline 2 was seen"
+    assert world.reason(A) == "stale primary: on timeline 1 while timeline 2 was seen at b:5432"
 
 
 def test_outrun_primary_is_asked_at_once_whether_it_is_alive():

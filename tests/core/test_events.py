@@ -36,7 +36,7 @@ def test_primary_changed_names_the_new_primary_and_its_timeline():
         (
             EventKind.STALE_PRIMARY,
             A,
-            "a:5432 primary up -> primary stale (stale primary: on timeline 1 while timeline 2 was seen)",
+            "a:5432 primary up -> primary stale (stale primary: on timeline 1 while timeline 2 was seen at b:5432)",
         ),
         (EventKind.HOST_CHANGED, B, "b:5432 standby up -> primary up"),
         (EventKind.PRIMARY_CHANGED, B, "primary is b:5432, timeline 2"),

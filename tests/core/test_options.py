@@ -101,6 +101,14 @@ def test_max_size_below_min_size_names_both():
     assert PoolOptions(min_size=5, max_size=5).max_size == 5
 
 
+def test_pinned_identifier_that_is_not_looked_at_is_a_mistake():
+    with pytest.raises(
+        ConfigError, match="invalid system_id 7: expected None where check_system_id is False"
+    ):
+        ProbeOptions(system_id=7, check_system_id=False)
+    assert ProbeOptions(system_id=7).system_id == 7
+
+
 def test_number_beyond_any_float():
     with pytest.raises(ConfigError, match="at most 1e\\+09"):
         check_number("x", 10**400)
