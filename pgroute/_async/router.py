@@ -14,6 +14,7 @@ from pgroute._acompat import AsyncFace
 from pgroute._async.engine import AsyncEngine
 from pgroute._async.runner import AsyncRunner
 from pgroute._async.session import AsyncSession
+from pgroute.core.discreet import discreet
 from pgroute.core.mistakes import refuse_unknown
 from pgroute.core.options import HostOptions, PoolOptions, ProbeOptions, check_number
 from pgroute.core.plan import make_plan
@@ -69,6 +70,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
         ConfigError: an argument is not usable; it names the parameter, the value and what is accepted.
     """
 
+    @discreet
     def __init__(
         self,
         dsn: str = "",
@@ -91,7 +93,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
         **unknown: Never,
     ) -> None:
         if unknown:
-            refuse_unknown(unknown, AsyncRouter.__init__.__kwdefaults__ or ())
+            refuse_unknown(unknown, inspect.signature(AsyncRouter).parameters)
         given: object = connection_class
         if not (isinstance(given, type) and issubclass(given, psycopg.AsyncConnection)):
             raise ConfigError(
@@ -117,7 +119,10 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
         self._engine = AsyncEngine(plan, connection_class, self)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name!r} {self._engine.state}>"
+        engine: AsyncEngine[CT] | None = getattr(self, "_engine", None)
+        if engine is None:  # its constructor has raised, or that of a subclass has not come so far
+            return f"<{type(self).__name__} not made>"
+        return f"<{type(self).__name__} {self.name!r} {engine.state}>"
 
     async def open(self, wait: bool = False, timeout: float = 30.0) -> None:
         """Begin to watch the hosts; no host needs to be up.

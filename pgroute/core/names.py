@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pgroute.core.hosts import Listing
+from pgroute.core.printable import printable
 from pgroute.core.roles import HostKey
 
 if TYPE_CHECKING:
@@ -104,11 +105,11 @@ class Found:
         unique: tuple[str, ...] | tuple[Service, ...] = tuple(dict.fromkeys(records))  # type: ignore[assignment]
         if self.records is not None and set(self.records) == set(unique):
             unique = self.records
-        return Found(unique, now, ttl, error)
+        return Found(unique, now, ttl, printable(error))
 
     def failed(self, reason: str, now: float) -> Found:
         """Return what is known after a lookup that failed."""
-        return replace(self, asked_at=now, error=reason)
+        return replace(self, asked_at=now, error=printable(reason))
 
     def next_at(self, *, floor: float, cap: float, hurry: float | None = None, chance: float = 0.0) -> float:
         """Return when to ask again, monotonic seconds.

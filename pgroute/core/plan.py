@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pgroute.core.balance import Policy, parse_policy
-from pgroute.core.dsn import Dsn, parse_dsn, split_kwargs
+from pgroute.core.dsn import Dsn, Params, parse_dsn, split_kwargs
 from pgroute.core.names import Mode, is_service
 from pgroute.core.options import (
     HostOptions,
@@ -60,7 +60,7 @@ class RolePlan:
     read_only: bool
     as_probe: bool
 
-    def params(self, key: HostKey) -> dict[str, str]:
+    def params(self, key: HostKey) -> Params:
         """Return the libpq parameters for a host, without its address where that is to be looked up."""
         return self.dsn.conninfo(key, **self.overrides)
 
@@ -89,14 +89,14 @@ class Plan:
     acquire_timeout: float
     retry: RetryPolicy
 
-    def probe_params(self, key: HostKey) -> dict[str, str]:
+    def probe_params(self, key: HostKey) -> Params:
         """Return the libpq parameters of a host's probe connection, without its address where that is looked up."""
         params = self.watch.conninfo(key)
         name = params.get("application_name") or params.get("fallback_application_name")
         tail = f" {_PROBE_NAME}"
-        params["application_name"] = name[: _NAME_LENGTH - len(tail)] + tail if name else _PROBE_NAME
-        params["connect_timeout"] = "60"  # the watcher's own timeout is shorter and finer
-        return params
+        name = name[: _NAME_LENGTH - len(tail)] + tail if name else _PROBE_NAME
+        # The watcher's own timeout is shorter and finer.
+        return Params({**params, "application_name": name, "connect_timeout": "60"})
 
 
 def make_plan(

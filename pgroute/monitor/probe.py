@@ -13,6 +13,7 @@ from psycopg import pq
 from pgroute.core.faults import Fault, FaultKind, connect_fault, one_line
 from pgroute.core.hosts import Answer
 from pgroute.core.own import LACKING, OWN_TERMS, WRONG_STATE, qualify, timeline_of
+from pgroute.core.printable import printable
 from pgroute.core.roles import HostKey, HostRole
 from pgroute.monitor.clock import patient
 
@@ -145,6 +146,7 @@ class ProbeConnection:
     ) -> ProbeConnection:
         """Open the connection within *timeout* seconds of this loop's time; ProbeFailed if that fails."""
         pgconn = pq.PGconn.connect_start(conninfo)
+        del conninfo  # tools that show a traceback show the variables in it too, and it may hold a password
         attempt = asyncio.ensure_future(_establish(pgconn))
         try:
             if not await patient(attempt, timeout):
@@ -207,8 +209,8 @@ class ProbeConnection:
     def _read(self, results: list[pq.abc.PGresult], sent_at: float, rtt: float) -> Answer | None:
         result = results[-1]
         if result.status != pq.ExecStatus.TUPLES_OK:
-            sqlstate = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-            text = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode("utf-8", "replace")
+            sqlstate = printable(result.error_field(pq.DiagnosticField.SQLSTATE) or b"")
+            text = printable(result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"")
             if self._step_down(sqlstate, text):
                 return None
             raise ProbeFailed(
@@ -286,7 +288,7 @@ class ProbeConnection:
                     return
                 self._results.append(result)
                 if self._pgconn.status == pq.ConnStatus.BAD:
-                    self._lose(one_line(result.error_message.decode("utf-8", "replace")))
+                    self._lose(one_line(result.error_message))
                     return
         except psycopg.Error as exc:
             self._lose(one_line(str(exc)))
