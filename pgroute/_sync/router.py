@@ -22,7 +22,7 @@ from pgroute.core.roles import Role, SessionAttrs
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -53,6 +53,8 @@ class Router(Runner[CT], Face):
             Resolver of dnspython. SRV records are always asked of the DNS.
         addresses: what a name of several addresses is: "first": one host, whose addresses are tried in order; "all": as
             many hosts, which join and leave with its records.
+        srv_domains: below which domains the targets of SRV records may lie, beside the service's own; "." is any. None:
+            the service's own alone where sslmode=verify-full verifies the names, any where it does not.
         retry: how long `run()` and `attempts()` go on; None: ``RetryPolicy()``.
         acquire_timeout: seconds that a session may be waited for.
         connection_class: the class of the connections.
@@ -83,6 +85,7 @@ class Router(Runner[CT], Face):
         probe: ProbeOptions | None = None,
         resolver: str | BaseResolver = "system",
         addresses: Literal["first", "all"] = "first",
+        srv_domains: Collection[str] | None = None,
         retry: RetryPolicy | None = None,
         acquire_timeout: float = 30.0,
         connection_class: type[CT] = cast("type[CT]", psycopg.Connection),  # noqa: B008
@@ -109,6 +112,7 @@ class Router(Runner[CT], Face):
             probe=ProbeOptions() if probe is None else probe,
             resolver=resolver,
             addresses=addresses,
+            srv_domains=srv_domains,
             retry=retry,
             acquire_timeout=acquire_timeout,
             kwargs=kwargs,

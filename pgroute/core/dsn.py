@@ -16,8 +16,8 @@ from typing import Any
 from psycopg.conninfo import make_conninfo
 
 from pgroute.core import libpq
-from pgroute.core.names import is_address
 from pgroute.core.roles import HostKey, SessionAttrs
+from pgroute.core.srv import is_address
 from pgroute.errors import ConfigError
 
 PSYCOPG_ARGUMENTS = ("autocommit", "prepare_threshold", "context", "row_factory", "cursor_factory")

@@ -21,6 +21,7 @@ from pgroute.core.options import (
 )
 from pgroute.core.retry import RetryPolicy, check_policy
 from pgroute.core.roles import HostKey, Role, SessionAttrs
+from pgroute.core.srv import Targets, check_domains
 from pgroute.core.topology import Rules, names_of
 from pgroute.errors import ConfigError
 
@@ -82,6 +83,7 @@ class Plan:
     probe: ProbeOptions
     resolver: ResolverSpec
     addresses: Mode
+    targets: Targets
     rules: Rules
     policy: Policy
     default_attrs: SessionAttrs
@@ -115,6 +117,7 @@ def make_plan(
     kwargs: Mapping[str, Any] | None,
     configure: Any,
     reset: Any,
+    srv_domains: object = None,
 ) -> Plan:
     """Validate a router's arguments; see Router for their meaning.
 
@@ -153,6 +156,7 @@ def make_plan(
         probe=probe,
         resolver=check_resolver(resolver),
         addresses=_mode(addresses),
+        targets=check_domains(srv_domains, (parsed, watch, *(role.dsn for role in roles))),
         rules=Rules(
             probe.check_system_id,
             probe.system_id,

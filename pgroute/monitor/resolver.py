@@ -9,7 +9,8 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pgroute.core.names import Question, Service
+from pgroute.core.names import Question
+from pgroute.core.srv import Service
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
