@@ -84,7 +84,7 @@ def test_domains_may_be_named_beside_the_own(domain: str, target: str, good: boo
      ["a" * 254], ["10.0.0.1"], ["-a.b"], ["a/b"], ["ü" * 300], ["\x1b.example"]],
 )  # fmt: skip
 def test_what_is_no_list_of_domains_is_refused(value: Any) -> None:
-    with pytest.raises(ConfigError, match="invalid srv_domains .*expected a list of domain names"):
+    with pytest.raises(ConfigError, match=r"invalid srv_domains .*expected a list of domain names"):
         check_domains(value, ())
 
 
