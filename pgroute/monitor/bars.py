@@ -65,7 +65,7 @@ class Bars:
 
     def keep(self, listed: Container[HostKey]) -> None:
         """Forget the hosts that are listed no more: one that comes back is of another generation."""
-        for known in (self._bars, self._options, self._last):
+        for known in (self._bars, self._logins, self._options, self._last):
             for key in tuple(known):
                 if key not in listed:
                     known.pop(key, None)
