@@ -101,7 +101,7 @@ _OPTIONS = re.compile(r"startup parameter|\boptions?\b")
 # What a server says of a login names its subject, in every language. The bound keeps a text of opening quotes from
 # being read to its end for each of them.
 _QUOTED = re.compile(
-    r"(?<!\w)[\"'«»„\u201c\u2018][\s\u00a0\u202f]?([^\n]{0,256}?)[\s\u00a0\u202f]?[\"'«»\u201c\u201d\u2019]"
+    r"(?<!\w)[\"'«»„\u201c\u2018][\s\u00a0\u202f]?([^\n]{0,128}?)[\s\u00a0\u202f]?[\"'«»\u201c\u201d\u2019]"
 )
 _PREFIX = re.compile(
     r"(?m)^(?:connection failed: |connection is bad: )?(?:connection to server [^\n]*?failed: )?"
