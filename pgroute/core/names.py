@@ -28,6 +28,7 @@ RETRY_AFTER = 5.0
 _OUTAGE_SHARE = 0.02
 _DOUBT_SHARE = 0.1
 _SPREAD = 0.05
+_SHOWN = 255
 _MOST_SPREAD = 0.5
 
 
@@ -215,7 +216,7 @@ def _wrong(name: str, known: Found, offered: Sequence[Service], targets: Targets
     """Return what is wrong with a service's records, empty if nothing is."""
     bad = [r for r in known.records or () if isinstance(r, Service) and r.target and not is_host(r)]
     if bad:
-        return f"the SRV record with the target {bad[0].target!r} and port {bad[0].port} is none of a host"
+        return f"the SRV record with the target {bad[0].target[:_SHOWN]!r} and port {bad[0].port} is none of a host"
     for service in _hosts(known):
         if refusal := targets.refusal(name, service.target):
             return refusal

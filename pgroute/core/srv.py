@@ -21,6 +21,7 @@ _DOMAIN = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}")
 # psycopg's convention (psycopg/_dns.py); RFC 2782 names a service and a protocol, both with an underscore.
 _SERVICE = re.compile(r"_[^.]+\._[^.]+\..+")
 _MOST_DOMAIN = 253
+"""Characters of a name (RFC 1035, 3.1: 255 bytes with those that count)."""
 
 
 class Service(NamedTuple):
@@ -56,6 +57,8 @@ def is_address(text: str) -> bool:
 def is_host(service: Service) -> bool:
     """Whether a target can be a host: libpq would take others for a socket's directory, or for several hosts."""
     target = service.target
+    if len(target) > _MOST_DOMAIN:
+        return False
     named = _HOST_NAME.fullmatch(target) is not None and not is_service_name(target)
     # An address may have a scope, which may be anything at all.
     return bool(service.port) and (named or (is_address(target) and "%" not in target))

@@ -72,7 +72,9 @@ def inline(path: str, source: str) -> Iterator[str]:
     tree = ast.parse(source)
     for node in ast.walk(tree):
         renamed = isinstance(node, ast.Import) and any(n.name == "re" and n.asname for n in node.names)
-        if renamed or (isinstance(node, ast.ImportFrom) and node.module == "re"):
+        if isinstance(node, ast.stmt) and (
+            renamed or (isinstance(node, ast.ImportFrom) and node.module == "re")
+        ):
             yield f"{path}:{node.lineno}"
     at_the_top = {id(node.value) for node in tree.body if isinstance(node, ast.Assign)}
     for node in ast.walk(tree):
