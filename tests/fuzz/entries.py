@@ -209,10 +209,10 @@ def option(value: Any) -> None:
 
 def setting(name: str, value: Any) -> None:
     """Server settings, and libpq parameters beside them."""
-    given: dict[str, Any]
-    for given in ({"settings": {name: value}}, {"kwargs": {name: value}}):
+    for where in ("settings", "kwargs"):
+        options: dict[str, Any] = {where: {name: value}}
         with contextlib.suppress(ConfigError):
-            Router("host=h", writer=PoolOptions(**given))
+            Router("host=h", writer=PoolOptions(**options))
 
 
 def key(value: Any) -> None:
