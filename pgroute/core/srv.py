@@ -90,9 +90,8 @@ class Targets:
         if self.anywhere:
             return ""
         own = service.split(".", 2)[2]
-        accepted = (_canonical(own), *self.domains)
-        name = _canonical(target)
-        if any(_below(name, domain) for domain in accepted):
+        name, domain = _canonical(target), _canonical(own)
+        if (domain and _below(name, domain)) or any(_below(name, other) for other in self.domains):
             return ""
         return (
             f"the SRV target {target} is refused: it is not below {own}, and TLS would verify the name that an answer "

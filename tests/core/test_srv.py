@@ -68,6 +68,7 @@ def test_a_target_elsewhere_is_refused_in_words_that_name_the_option(target: str
         ("example.net", "aexample.net", False),
         ("bücher.example", "a.xn--bcher-kva.example", True),
         (".", "evil.example", True),
+        ("example.net", "net", False),
         (".", "10.0.0.1", True),
         ("1.test", "10.0.0.1.test", True),
         ("0.1", "10.0.0.1", False),
@@ -117,6 +118,10 @@ def test_a_target_that_is_refused_is_neither_listed_nor_looked_up_and_is_told() 
         Question("a.db.example.com"),
     )
     assert len(members((SRV,), "first", found)[0]) == 2
+
+
+def test_the_root_is_no_domain_of_a_service() -> None:
+    assert not accepted("_pg._tcp..", "evil.example")
 
 
 def test_when_all_are_refused_the_entry_says_what_to_set() -> None:
