@@ -25,6 +25,8 @@ class Refusing:
         probe: said to probes; None: they are answered as a primary would.
         statement: said to the statements of sessions, after which the connection is closed; None: they are answered.
         sqlstate: of every refusal.
+        encoding: of the client, as the server has it.
+        version: of the server, as it has it.
     """
 
     def __init__(
@@ -35,10 +37,13 @@ class Refusing:
         probe: bytes | None = None,
         statement: bytes | None = None,
         sqlstate: bytes = b"28000",
+        encoding: bytes = b"UTF8",
+        version: bytes = b"18.0",
     ) -> None:
         outer = self
         self.login, self.pools, self.probe, self.statement = login, pools, probe, statement
         self.sqlstate = sqlstate
+        self.encoding, self.version = encoding, version
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
@@ -74,7 +79,7 @@ class Refusing:
             peer.wfile.write(self._error(b"FATAL", self.login or self.pools or b""))
             return
         peer.wfile.write(_message(b"R", struct.pack("!i", 0)) + _message(b"K", struct.pack("!ii", 1, 1)))
-        for name, value in ((b"client_encoding", b"UTF8"), (b"server_version", b"18.0")):
+        for name, value in ((b"client_encoding", self.encoding), (b"server_version", self.version)):
             peer.wfile.write(_message(b"S", name + b"\0" + value + b"\0"))
         peer.wfile.write(_message(b"Z", b"I"))
         while kind := peer.rfile.read(1):

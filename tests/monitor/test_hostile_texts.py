@@ -131,6 +131,17 @@ def test_a_session_that_is_ended(told: Told) -> None:
         assert "begin \\x1b]0;another title" in "".join(told.texts())
 
 
+@pytest.mark.parametrize("parameter", ["encoding", "version"])
+def test_a_parameter_of_the_server(told: Told, parameter: str) -> None:
+    server = Refusing(statement=HOSTILE)
+    setattr(server, parameter, HOSTILE)
+    with server, opened(server.dsn, told) as router:
+        with pytest.raises(RouteError) as caught:
+            router.run(lambda conn: conn.execute("SELECT 1"), timeout=0.5)
+        caught.value.__cause__ = None  # psycopg's own
+        told.errors.append(caught.value)
+
+
 def test_a_lookup(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(-2, TEXT)
