@@ -6,9 +6,12 @@ import contextlib
 import json
 import logging
 import socket
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +26,7 @@ TEXT = (
     "\r\nFORGED: a line\u2028FORGED: and one\x85FORGED: another\x7f\u200b end"
 )
 HOSTILE = TEXT.encode() + b"\xff\xfe"
+ROOT = Path(__file__).parents[2]
 PROBE = ProbeOptions(interval=0.05, timeout=5.0)
 
 
@@ -112,10 +116,14 @@ def test_five_megabytes_take_no_time_and_leave_a_line(told: Told) -> None:
 
 def test_a_refused_connection_of_a_pool(told: Told) -> None:
     with Refusing(pools=HOSTILE, sqlstate=b"53300") as server, opened(server.dsn, told) as router:
-        with pytest.raises(RouteError) as caught:
-            router.getconn("writer", timeout=within(0.5))
-        told.errors.append(caught.value)
-        assert "begin \\x1b]0;another title" in "".join(told.texts())
+
+        def refused() -> bool:
+            with pytest.raises(RouteError) as caught:
+                router.getconn("writer", timeout=0.1)
+            told.errors[:] = [caught.value]
+            return "begin \\x1b]0;another title" in "".join(told.texts())
+
+        eventually(refused)
 
 
 def test_a_session_that_is_ended(told: Told) -> None:
@@ -160,7 +168,6 @@ def test_a_lookup(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ["status"],
         ["status", "--json"],
-        ["watch", "--duration", f"{within(0.5)}"],
         ["wait", "--timeout", "9"],
         ["dsn", "--timeout", "9"],
         ["install", "--timeout", "9"],
@@ -182,3 +189,15 @@ def test_the_command_line(command: list[str], capsys: pytest.CaptureFixture[str]
     if "--json" in command:
         [host] = json.loads(out)["hosts"]
         assert_harmless(host["reason"])
+
+
+def test_the_command_that_follows_the_hosts() -> None:
+    with Refusing(login=HOSTILE) as server:
+        command = [sys.executable, "-m", "pgroute", "watch", server.dsn]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as watch:
+            assert watch.stdout is not None
+            lines = [next(watch.stdout) for _ in range(2)]
+            watch.kill()
+    for line in lines:
+        assert_harmless(line.removesuffix("\n"))
+        assert "[red]x[/red] [link=file:///etc]y[/link] [/no]" in line
