@@ -48,7 +48,7 @@ CHAPTERS = (
         " ClusterError ClusterTimeout ServerNotFound",
     ),
 )
-FIXTURES = "pgroute.testing.plugin"
+FIXTURES = "pytest_pgroute"
 NOT_FOR_USERS = {
     "Attempt": "again ended whole left decided bounded",
     "Attempts": "unknown",
@@ -93,8 +93,12 @@ class Reference:
     def __init__(self, root: Path) -> None:
         self.problems: list[str] = []
         # Never imported: what it is does not depend on the Python that runs this.
-        self._package: Any = griffe.load(
-            "pgroute",
+        self._package, self._plugin = (self._load(root, name) for name in ("pgroute", FIXTURES))
+
+    @staticmethod
+    def _load(root: Path, name: str) -> Any:
+        return griffe.load(
+            name,
             search_paths=[root],
             try_relative_path=False,
             allow_inspection=False,
@@ -256,7 +260,7 @@ class Reference:
         return _table(("parameter", "meaning"), [(f"`{name}`", described.get(name, "")) for name in taken])
 
     def _fixtures(self) -> str:
-        plugin = self._find(FIXTURES)
+        plugin = self._plugin
         out = ["### Fixtures\n", "Under pytest these are there without an import.\n"]
         for fixture in plugin.functions.values():
             made = re.sub(r"^Iterator\[(.*)\]$", r"\1", self._type(fixture.returns))

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from pgroute.core.topology import Topology
 
 
+_MOST_SHOWN = 500
+"""Characters of a value in an error's text, at most."""
+
+
 class ConfigError(psycopg.ProgrammingError, ValueError):
     """A parameter has a value that pgroute cannot use; nothing was contacted, or nothing was written.
 
@@ -42,7 +46,10 @@ class ConfigError(psycopg.ProgrammingError, ValueError):
         self.accepted = accepted
 
     def __str__(self) -> str:
-        return f"invalid {self.parameter} {self.value!r}: {self.accepted}"
+        shown = repr(self.value)
+        if len(shown) > _MOST_SHOWN:
+            shown = f"{shown[:_MOST_SHOWN]}..."
+        return f"invalid {self.parameter} {shown}: {self.accepted}"
 
 
 class RouteError(psycopg.OperationalError):

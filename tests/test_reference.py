@@ -20,6 +20,7 @@ spec.loader.exec_module(reference)
 def tree(tmp_path):
     """A copy of the package and of its reference."""
     shutil.copytree(ROOT / "pgroute", tmp_path / "pgroute", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pytest_pgroute.py", tmp_path)
     (tmp_path / "docs").mkdir()
     shutil.copy(ROOT / reference.TARGET, tmp_path / reference.TARGET)
     return tmp_path

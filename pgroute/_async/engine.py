@@ -79,6 +79,7 @@ class AsyncEngine(Generic[CT]):
             plan.rules,
             resolver=plan.resolver,
             mode=plan.addresses,
+            targets=plan.targets,
         )
         bars = Bars()
         others = bars.twin() if plan.same_login else Bars()

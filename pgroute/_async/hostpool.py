@@ -261,7 +261,8 @@ class AsyncHostPool(Generic[CT]):
             await shut(conn)
             if not isinstance(exc, Exception):
                 raise
-            logger.warning("closing a connection to %s that could not be reset: %s", self.key, exc)
+            why = one_line(str(exc))
+            logger.warning("closing a connection to %s that could not be reset: %s", self.key, why)
 
     async def _take_back(self, lease: AsyncLease, conn: CT) -> None:
         """Give a connection to the next caller, have it idle, or close it."""

@@ -9,6 +9,7 @@ import psycopg
 
 from pgroute._async.own import ask, row, text
 from pgroute._async.session import _lost_early
+from pgroute.core.faults import one_line
 from pgroute.core.once import (
     CLAIM,
     HEX_RESULT,
@@ -36,7 +37,7 @@ MISSING = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)
 
 def missing(parameter: str, value: object, exc: psycopg.Error) -> ConfigError:
     """Return the error for a database without our tables."""
-    why = str(exc).split("\n", 1)[0]
+    why = one_line(str(exc))
     return ConfigError(
         parameter, value, f"expected the tables of pgroute here: run `pgroute install DSN` ({why})"
     )
@@ -45,8 +46,8 @@ def missing(parameter: str, value: object, exc: psycopg.Error) -> ConfigError:
 class Found:
     """The result that a transaction with the same key has stored."""
 
-    def __init__(self, text: str) -> None:
-        self.result = from_json(text)
+    def __init__(self, result: Any) -> None:
+        self.result = result
 
 
 async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], key: str) -> Found | None:
@@ -68,7 +69,7 @@ async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], 
         why = (
             ""
             if isinstance(exc, psycopg.errors.LockNotAvailable)
-            else f": the wait was ended from outside ({exc})"
+            else f": the wait was ended from outside ({one_line(str(exc))})"
         )
         unknown = CommitUnknown(
             f"another transaction with once={key!r} had not ended after {time.monotonic() - begun:.2f} s, and may be "
@@ -88,7 +89,7 @@ async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], 
         raise psycopg.ProgrammingError(
             f"once={key!r} was committed by a body that ended its transaction by itself: it left no result"
         )
-    return Found(_received(conn, found[0]))
+    return Found(_stored(conn, found[0], key))
 
 
 async def _insert_or_rewrite(
@@ -116,8 +117,18 @@ def _result(conn: psycopg.AsyncConnection[Any]) -> bytes:
     return PLAIN_RESULT if client in (b"UTF8", server) or server == b"SQL_ASCII" else HEX_RESULT
 
 
-def _received(conn: psycopg.AsyncConnection[Any], value: bytes) -> str:
-    return bytes.fromhex(value.decode()).decode() if _result(conn) is HEX_RESULT else text(conn, value)
+def _stored(conn: psycopg.AsyncConnection[Any], value: bytes, key: str) -> Any:
+    """Return a result that was stored.
+
+    Raises:
+        psycopg.DataError: it was not stored by `keep`: jsonb takes deeper nesting and longer numbers than Python reads.
+    """
+    try:
+        written = bytes.fromhex(value.decode()).decode() if _result(conn) is HEX_RESULT else text(conn, value)
+        return from_json(written)
+    except (ValueError, RecursionError) as exc:
+        why = f"{type(exc).__name__}: {one_line(str(exc))}"
+    raise psycopg.DataError(f"the stored result of once={key!r} cannot be read: {why}")
 
 
 def advice(key: str) -> str:
@@ -142,11 +153,11 @@ async def keep(
     except psycopg.DataError as exc:
         # jsonb has no NUL, no lone surrogate, and no number out of numeric's range (PostgreSQL docs, 8.14), and it has
         # what the database's encoding has.
-        raise not_json(result, key, str(exc).split("\n", 1)[0]) from exc
+        raise not_json(result, key, one_line(str(exc))) from exc
     except psycopg.OperationalError as exc:
         if not conn.broken:
             raise
         raise _lost_early(attempt._engine, conn, exc, "storing its result") from exc
     if found is None or found[0] is None:
         raise psycopg.ProgrammingError(f"the row of once={key!r} was deleted by its own transaction")
-    return from_json(_received(conn, found[0]))
+    return _stored(conn, found[0], key)

@@ -110,6 +110,7 @@ class AsyncRolePool(Generic[CT]):
 
     async def reconcile(self, topology: Topology) -> None:
         """Close the pools to hosts that lost the role, and forget those whose last session has ended."""
+        self._bars.keep(topology.by_key)
         with self._lock:
             for pool in tuple(self._pools.values()):
                 host = topology.host(pool.key)

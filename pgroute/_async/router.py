@@ -14,6 +14,7 @@ from pgroute._acompat import AsyncFace
 from pgroute._async.engine import AsyncEngine
 from pgroute._async.runner import AsyncRunner
 from pgroute._async.session import AsyncSession
+from pgroute.core.discreet import discreet
 from pgroute.core.mistakes import refuse_unknown
 from pgroute.core.options import HostOptions, PoolOptions, ProbeOptions, check_number
 from pgroute.core.plan import make_plan
@@ -21,7 +22,7 @@ from pgroute.core.roles import Role, SessionAttrs
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -52,6 +53,8 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
             Resolver of dnspython. SRV records are always asked of the DNS.
         addresses: what a name of several addresses is: "first": one host, whose addresses are tried in order; "all": as
             many hosts, which join and leave with its records.
+        srv_domains: below which domains the targets of SRV records may lie, beside the service's own; "." is any. None:
+            the service's own alone where sslmode=verify-full verifies the names, any where it does not.
         retry: how long `run()` and `attempts()` go on; None: ``RetryPolicy()``.
         acquire_timeout: seconds that a session may be waited for.
         connection_class: the class of the connections.
@@ -69,6 +72,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
         ConfigError: an argument is not usable; it names the parameter, the value and what is accepted.
     """
 
+    @discreet
     def __init__(
         self,
         dsn: str = "",
@@ -81,6 +85,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
         probe: ProbeOptions | None = None,
         resolver: str | BaseResolver = "system",
         addresses: Literal["first", "all"] = "first",
+        srv_domains: Collection[str] | None = None,
         retry: RetryPolicy | None = None,
         acquire_timeout: float = 30.0,
         connection_class: type[CT] = cast("type[CT]", psycopg.AsyncConnection),  # noqa: B008
@@ -91,7 +96,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
         **unknown: Never,
     ) -> None:
         if unknown:
-            refuse_unknown(unknown, AsyncRouter.__init__.__kwdefaults__ or ())
+            refuse_unknown(unknown, inspect.signature(AsyncRouter).parameters)
         given: object = connection_class
         if not (isinstance(given, type) and issubclass(given, psycopg.AsyncConnection)):
             raise ConfigError(
@@ -107,6 +112,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
             probe=ProbeOptions() if probe is None else probe,
             resolver=resolver,
             addresses=addresses,
+            srv_domains=srv_domains,
             retry=retry,
             acquire_timeout=acquire_timeout,
             kwargs=kwargs,
@@ -117,7 +123,10 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
         self._engine = AsyncEngine(plan, connection_class, self)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name!r} {self._engine.state}>"
+        engine: AsyncEngine[CT] | None = getattr(self, "_engine", None)
+        if engine is None:  # its constructor has raised, or that of a subclass has not come so far
+            return f"<{type(self).__name__} not made>"
+        return f"<{type(self).__name__} {self.name!r} {engine.state}>"
 
     async def open(self, wait: bool = False, timeout: float = 30.0) -> None:
         """Begin to watch the hosts; no host needs to be up.

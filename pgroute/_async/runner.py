@@ -86,6 +86,7 @@ class AsyncRunner(Generic[CT]):
             CommitUnknown: the connection was lost during COMMIT; with *once*, it was not found out in time.
             SessionLost: it was lost before COMMIT, and there was no time for another attempt.
             TypeError: the result is to be stored and is not JSON; nothing was committed.
+            psycopg.DataError: the result that is stored under the key cannot be read: it is nobody's who used *once*.
             psycopg.errors.InFailedSqlTransaction: *fn* hid an error of its transaction; nothing was committed.
             psycopg.ProgrammingError: *fn* ended the transaction by itself, left a pipeline open or closed the
                 connection; or this is the body of another `run()` for a writer.

@@ -286,7 +286,7 @@ async def _quietly_roll_back(
                 exc = psycopg.Rollback() if exc is None else exc
                 await block.__aexit__(type(exc), exc, exc.__traceback__)
     except psycopg.Error as exc:
-        logger.info("rolling back failed, closing the connection: %s", exc)
+        logger.info("rolling back failed, closing the connection: %s", one_line(str(exc)))
         await shut(conn)
     except BaseException:
         await shut(conn)

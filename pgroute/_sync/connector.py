@@ -19,6 +19,7 @@ from pgroute.core.faults import Fault, FaultKind, connect_fault, one_line
 from pgroute.core.hosts import Failure, HostState
 from pgroute.core.own import LACKING, OWN_TERMS, RESTRAINED, WRONG_STATE, qualify
 from pgroute.core.pace import CONNECT_GAP, DOUBT, REJECTED_GAP
+from pgroute.core.printable import printable
 from pgroute.monitor.bars import Barred, Bars
 from pgroute.monitor.wire import GivenUp, Wire, breakable, given_up
 
@@ -218,6 +219,13 @@ def _plain(exc: Exception, host: HostInfo) -> psycopg.Error:
         return psycopg.OperationalError(str(exc))
 
 
+def _printable(exc: psycopg.Error) -> psycopg.Error:
+    """Return the failure with a text that fits into a line of a log: what we raise and show, whoever wrote it."""
+    if isinstance(exc, ConfigureFailed):
+        return exc
+    return type(exc)(printable(str(exc)))
+
+
 class WrongServer(psycopg.OperationalError):
     """The server that answered is not the one expected there."""
 
@@ -279,9 +287,11 @@ class Connector:
         except Barred as exc:
             failure: psycopg.Error = exc
         except Exception as exc:  # noqa: BLE001  (a user's callback or class may raise anything)
-            failure = _plain(exc, self._host)
+            plain = _plain(exc, self._host)
+            fault = connect_fault(plain)  # reads what the server wrote, which is not what is passed on
+            failure = _printable(plain)
             if not (isinstance(exc, GivenUp) or self._abandoned):
-                self._failed(failure, connect_fault(failure), sent_at)
+                self._failed(failure, fault, sent_at)
         except BaseException as exc:  # noqa: BLE001  (raised again)
             # Cancelled: the traceback leads to psycopg's unfinished connection, and would keep its socket open.
             raise exc.with_traceback(None)  # noqa: B904

@@ -277,7 +277,7 @@ def _quietly_roll_back(
                 exc = psycopg.Rollback() if exc is None else exc
                 block.__exit__(type(exc), exc, exc.__traceback__)
     except psycopg.Error as exc:
-        logger.info("rolling back failed, closing the connection: %s", exc)
+        logger.info("rolling back failed, closing the connection: %s", one_line(str(exc)))
         shut(conn)
     except BaseException:
         shut(conn)

@@ -10,6 +10,7 @@ import psycopg
 
 from pgroute.batch.source import Keyset, check_source, signature
 from pgroute.core.options import check_integer, check_name
+from pgroute.core.printable import printable
 from pgroute.core.retry import check_policy
 from pgroute.errors import ConfigError, RouteError
 
@@ -84,7 +85,7 @@ def check_columns(keyset: Keyset, columns: Sequence[str]) -> None:
         count = columns.count(name)
         if count != 1:
             which = "no such column" if count == 0 else f"{count} columns of that name"
-            shown = ", ".join(columns)
+            shown = printable(", ".join(columns))
             raise ConfigError("key", keyset.key, f"the query gives {which}: {name!r} (it gives: {shown})")
 
 
@@ -100,7 +101,9 @@ def check_same(options: JobOptions, types: Sequence[str], stored_source: str, st
     given = signature(options.source, types)
     if stored_source != given:
         raise ConfigError(
-            "source", given, f"the job {options.name!r} was begun with the source {stored_source!r}; {advice}"
+            "source",
+            given,
+            f"the job {options.name!r} was begun with the source {printable(stored_source)!r}; {advice}",
         )
 
 

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pgroute.batch.model import BatchProgress
+from pgroute.core.printable import printable
 from pgroute.monitor.bell import Signal
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def as_line(now: BatchProgress) -> str:
     if now.eta is not None and not now.finished:
         parts.append(f"{duration(now.eta)} left")
     parts += [f"{now.retries} retries", f"{now.rejected} rejected", f"primary {now.primary or 'none'}"]
-    return f"{now.job}: {', '.join(parts)}"
+    return f"{printable(now.job)}: {', '.join(parts)}"
 
 
 def duration(seconds: float) -> str:
@@ -208,7 +209,7 @@ class _Bar:
             max_refresh = 0.1
 
             def render(self, task: Any) -> Text:
-                return Text(as_line(tally.now()).removeprefix(f"{tally.job}: "))
+                return Text(as_line(tally.now()).removeprefix(f"{printable(tally.job)}: "))
 
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -216,7 +217,7 @@ class _Bar:
             Told(),
             console=self._console,
         )
-        self._task = self._progress.add_task(tally.job, total=tally.rows_total)
+        self._task = self._progress.add_task(printable(tally.job), total=tally.rows_total)
         self._progress.start()
 
     def update(self, tally: Tally) -> None:

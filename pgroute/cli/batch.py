@@ -12,7 +12,9 @@ from psycopg.rows import dict_row
 from pgroute import AcquireTimeout, Router
 from pgroute.cli.errors import CommandError
 from pgroute.cli.terminal import open_console, print_table, silence_libraries
+from pgroute.core.faults import one_line
 from pgroute.core.once import lock_timeout
+from pgroute.core.printable import printable
 
 if TYPE_CHECKING:
     import argparse
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 _MOST_REJECTS = 20
+_MOST_ERROR = 8192
+"""Characters of a chunk's error in JSON."""
+_MOST_CELL = 600
+"""Characters in a cell of a table: enough for any name that a job can have."""
 _WIDE = 100
 _WHOLE = ("state", "chunks", "rows", "chunk", "sqlstate", "started", "finished", "at")
 """The columns whose values are not to be folded."""
@@ -68,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
                 "this database has no tables of pgroute's: run `pgroute install DSN`"
             ) from None
         except psycopg.Error as exc:
-            raise CommandError(str(exc).strip()) from None
+            raise CommandError(printable(str(exc))) from None
 
 
 def _list(router: Router[Any], console: Console | None) -> int:
@@ -89,10 +95,14 @@ def _show(router: Router[Any], name: str, console: Console | None) -> int:
     job = _find(router, name)
     rejects: list[Row] = router.run(_ask, _REJECTS, [name], read_only=True)
     if console is None:
-        print(json.dumps({**job, "rejects": rejects}, indent=2))
+        whole = [{**reject, "error": printable(reject["error"], _MOST_ERROR)} for reject in rejects]
+        print(json.dumps({**job, "rejects": whole}, indent=2))
     else:
         for key, value in job.items():
-            console.print(f"{key.replace('_', ' '):<13} {'-' if value is None else value}", soft_wrap=True)
+            console.print(
+                f"{key.replace('_', ' '):<13} {'-' if value is None else printable(str(value))}",
+                soft_wrap=True,
+            )
         if rejects:
             console.print()
             _table(console, [_short_reject(reject) for reject in rejects[:_MOST_REJECTS]])
@@ -164,7 +174,7 @@ def _of(done: int, total: int | None) -> str:
 def _short_reject(reject: Row) -> Row:
     """Return a chunk that was set aside as a row of the table."""
     after, upto = (", ".join(reject[name] or ()) or "-" for name in ("after", "upto"))
-    error = reject["error"].split("\n", 1)[0]
+    error = one_line(reject["error"])
     return {**reject, "after": after, "upto": upto, "sqlstate": reject["sqlstate"] or "-", "error": error}
 
 
@@ -175,5 +185,5 @@ def _table(console: Console, rows: list[Row]) -> None:
     for name in rows[0]:
         table.add_column(name, overflow="fold", no_wrap=name in _WHOLE)
     for row in rows:
-        table.add_row(*map(str, row.values()))
+        table.add_row(*(printable(str(value), _MOST_CELL) for value in row.values()))
     print_table(console, table)

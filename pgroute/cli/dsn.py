@@ -8,6 +8,7 @@ from psycopg.conninfo import make_conninfo
 
 from pgroute import AcquireTimeout, Router
 from pgroute.cli.errors import NotInTime
+from pgroute.cli.parser import names
 from pgroute.cli.terminal import silence_libraries
 from pgroute.core import libpq
 from pgroute.core.dsn import parse_dsn
@@ -33,15 +34,13 @@ def find(args: argparse.Namespace) -> HostKey:
         NotInTime: none could be had within the time.
         ConfigError: the DSN cannot be used.
     """
-    with Router(
-        args.dsn, acquire_timeout=args.timeout, resolver=args.resolver, addresses=args.addresses
-    ) as router:
+    with Router(args.dsn, acquire_timeout=args.timeout, **names(args)) as router:
         try:
             conn = router.getconn(args.role)
         except AcquireTimeout as exc:
             raise NotInTime(str(exc)) from None
         try:
-            key: HostKey = conn._pgroute.pool.key  # type: ignore[attr-defined]
+            key: HostKey = conn._pgroute.pool.key
         finally:
             router.putconn(conn)
     return key

@@ -9,6 +9,7 @@ import psycopg
 from pgroute import AcquireTimeout, Router
 from pgroute.cli.errors import CommandError
 from pgroute.cli.terminal import silence_libraries
+from pgroute.core.printable import printable
 from pgroute.core.schema import DEFINITION, RIGHTS
 
 if TYPE_CHECKING:
@@ -30,9 +31,9 @@ def run(args: argparse.Namespace) -> int:
             raise CommandError(f"no primary can be written to:\n{exc}") from None
         except psycopg.errors.InsufficientPrivilege as exc:
             text = "a database administrator can run what `pgroute install --sql` prints"
-            raise CommandError(f"{str(exc).strip()}\n{text}") from None
+            raise CommandError(f"{printable(str(exc))}\n{text}") from None
         except psycopg.Error as exc:
-            raise CommandError(str(exc).strip()) from None
+            raise CommandError(printable(str(exc))) from None
     print(f"The schema pgroute is in place in {where}.\nA role needs, to use it:\n")
     print(rights("your_role"), end="")
     return 0
@@ -46,4 +47,4 @@ def rights(role: str) -> str:
 def _where(conn: psycopg.Connection[tuple[str]]) -> str:
     row = conn.execute("SELECT format('database %I', current_database())").fetchone()
     assert row is not None
-    return f"{row[0]} at {conn.info.host}:{conn.info.port}"
+    return f"{printable(row[0])} at {conn.info.host}:{conn.info.port}"

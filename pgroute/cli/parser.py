@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import textwrap
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pgroute
 
@@ -114,6 +114,18 @@ def _add_names(parser: argparse.ArgumentParser) -> None:
         default="first",
         help="all: each address of a name is a host of its own (default: first)",
     )
+    parser.add_argument(
+        "--srv-domain",
+        action="append",
+        dest="srv_domains",
+        metavar="DOMAIN",
+        help="SRV records may lead below this domain too; may be repeated",
+    )
+
+
+def names(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the arguments say about names, as a router takes it."""
+    return {name: getattr(args, name) for name in ("resolver", "addresses", "srv_domains")}
 
 
 def _add_timeout(parser: argparse.ArgumentParser, default: float) -> None:

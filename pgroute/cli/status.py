@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pgroute import HostRole, HostState, ProbeOptions, Router, SessionAttrs
+from pgroute.cli.parser import names
 from pgroute.cli.terminal import open_console, silence_libraries
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     console = None if args.json else open_console()
     # Two probes must fit in, so that a host that hangs is told from one that nobody has asked.
     probe = ProbeOptions(timeout=min(ProbeOptions().timeout, args.timeout / 2))
-    with Router(args.dsn, probe=probe, resolver=args.resolver, addresses=args.addresses) as router:
+    with Router(args.dsn, probe=probe, **names(args)) as router:
         topology = observe(router, args.timeout)
         if args.watch:
             return _follow(router, topology, console)

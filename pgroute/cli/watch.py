@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from pgroute import EventKind, Router
+from pgroute.cli.parser import names
 from pgroute.cli.status import VERDICTS, Assessment, assess
 from pgroute.cli.terminal import open_console, quit_key, silence_libraries
 
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     silence_libraries()
     console = open_console()
-    with Router(args.dsn, resolver=args.resolver, addresses=args.addresses) as router:
+    with Router(args.dsn, **names(args)) as router:
         deadline = time.monotonic() + args.duration
         if console.is_terminal:
             _full_screen(console, router, deadline)

@@ -16,8 +16,8 @@ from typing import Any
 from psycopg.conninfo import make_conninfo
 
 from pgroute.core import libpq
-from pgroute.core.names import is_address
 from pgroute.core.roles import HostKey, SessionAttrs
+from pgroute.core.srv import is_address
 from pgroute.errors import ConfigError
 
 PSYCOPG_ARGUMENTS = ("autocommit", "prepare_threshold", "context", "row_factory", "cursor_factory")
@@ -86,9 +86,7 @@ class Dsn:
     session_attrs: SessionAttrs = SessionAttrs.ANY
     load_balance: str | None = None
 
-    def conninfo(
-        self, key: HostKey, *, hostaddr: str | None = None, **overrides: str | int | None
-    ) -> dict[str, str]:
+    def conninfo(self, key: HostKey, *, hostaddr: str | None = None, **overrides: str | int | None) -> Params:
         """Return the keyword arguments with which ``psycopg.connect`` reaches one host.
 
         Whatever concerns several hosts is set to its neutral value, so that libpq finds none in the
@@ -112,7 +110,7 @@ class Dsn:
         if "load_balance_hosts" in libpq.keywords():
             conninfo["load_balance_hosts"] = "disable"
         conninfo.update((keyword, str(value)) for keyword, value in overrides.items() if value is not None)
-        return conninfo
+        return Params(conninfo)
 
     def safe(self) -> str:
         """The DSN as a libpq keyword string, with ``***`` for every secret."""

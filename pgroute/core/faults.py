@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from pgroute.core import translations
+from pgroute.core.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -42,7 +43,7 @@ class Fault:
         rerun_safe: the transaction was certainly not committed.
         commit_unknown: it may have been committed.
         shut: the server itself lets nobody in, for it starts or stops.
-        reason: one line for a person, free of secrets.
+        reason: one line for a person, free of secrets, and printable whatever was given.
     """
 
     kind: FaultKind
@@ -52,6 +53,9 @@ class Fault:
     commit_unknown: bool = False
     shut: bool = False
     reason: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", printable(self.reason))
 
 
 # psycopg gives no SQLSTATE for a failed connect, so the text has to tell, in the server's language. An unknown text
@@ -97,7 +101,7 @@ _OPTIONS = re.compile(r"startup parameter|\boptions?\b")
 # What a server says of a login names its subject, in every language. The bound keeps a text of opening quotes from
 # being read to its end for each of them.
 _QUOTED = re.compile(
-    r"(?<!\w)[\"'«»„\u201c\u2018][\s\u00a0\u202f]?([^\n]{0,256}?)[\s\u00a0\u202f]?[\"'«»\u201c\u201d\u2019]"
+    r"(?<!\w)[\"'«»„\u201c\u2018][\s\u00a0\u202f]?([^\n]{0,128}?)[\s\u00a0\u202f]?[\"'«»\u201c\u201d\u2019]"
 )
 _PREFIX = re.compile(
     r"(?m)^(?:connection failed: |connection is bad: )?(?:connection to server [^\n]*?failed: )?"
@@ -106,9 +110,12 @@ _PREFIX = re.compile(
 _MOST_TEXT = 8192
 
 
-def one_line(text: str) -> str:
-    """Return the first line of libpq's text without the words that every such text begins with."""
-    return _PREFIX.sub("", text[:_MOST_TEXT].strip()).split("\n", 1)[0].strip() or "no reason given"
+def one_line(text: str | bytes) -> str:
+    """Return the first line of libpq's text, printable, without the words that every such text begins with."""
+    text = text[:_MOST_TEXT]
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "replace")
+    return printable(_PREFIX.sub("", text.strip()).split("\n", 1)[0]) or "no reason given"
 
 
 def connect_fault(exc: BaseException) -> Fault:

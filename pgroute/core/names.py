@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pgroute.core.hosts import Listing
+from pgroute.core.printable import printable
 from pgroute.core.roles import HostKey
+from pgroute.core.srv import ANYWHERE, Service, Targets, is_address, is_host, is_service_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,27 +28,8 @@ RETRY_AFTER = 5.0
 _OUTAGE_SHARE = 0.02
 _DOUBT_SHARE = 0.1
 _SPREAD = 0.05
+_SHOWN = 255
 _MOST_SPREAD = 0.5
-
-_HOST_NAME = re.compile(r"(?:[a-z0-9_-]+\.)*[a-z0-9_-]+", re.IGNORECASE)
-# psycopg's convention (psycopg/_dns.py); RFC 2782 names a service and a protocol, both with an underscore.
-_SERVICE = re.compile(r"_[^.]+\._[^.]+\..+")
-
-
-class Service(NamedTuple):
-    """An SRV record (RFC 2782).
-
-    Attributes:
-        priority: the lowest is tried first.
-        weight: its share among those of equal priority.
-        port: of the target; it wins over any other.
-        target: a name, without the dot at its end; empty where the service is not offered.
-    """
-
-    priority: int
-    weight: int
-    port: int
-    target: str
 
 
 class Question(NamedTuple):
@@ -104,11 +86,11 @@ class Found:
         unique: tuple[str, ...] | tuple[Service, ...] = tuple(dict.fromkeys(records))  # type: ignore[assignment]
         if self.records is not None and set(self.records) == set(unique):
             unique = self.records
-        return Found(unique, now, ttl, error)
+        return Found(unique, now, ttl, printable(error))
 
     def failed(self, reason: str, now: float) -> Found:
         """Return what is known after a lookup that failed."""
-        return replace(self, asked_at=now, error=reason)
+        return replace(self, asked_at=now, error=printable(reason))
 
     def next_at(self, *, floor: float, cap: float, hurry: float | None = None, chance: float = 0.0) -> float:
         """Return when to ask again, monotonic seconds.
@@ -149,7 +131,7 @@ class Member(NamedTuple):
 
 def is_service(key: HostKey) -> bool:
     """Whether an entry of a DSN is the name of a service: SRV records list its hosts."""
-    return not key.hostaddr and _SERVICE.fullmatch(key.host) is not None
+    return not key.hostaddr and is_service_name(key.host)
 
 
 def is_name(key: HostKey) -> bool:
@@ -162,17 +144,11 @@ def stands_for_others(key: HostKey, mode: Mode) -> bool:
     return is_service(key) or (mode == "all" and is_name(key))
 
 
-def is_address(text: str) -> bool:
-    """Whether a host is a numeric address, with a scope or without."""
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
 def members(
-    entries: Sequence[HostKey], mode: Mode, found: Callable[[Question], Found | None]
+    entries: Sequence[HostKey],
+    mode: Mode,
+    found: Callable[[Question], Found | None],
+    targets: Targets = ANYWHERE,
 ) -> tuple[tuple[Member, ...], Mapping[HostKey, str]]:
     """Return the hosts that the entries of a DSN stand for now, and why an entry stands for none.
 
@@ -182,6 +158,7 @@ def members(
         entries: of the DSN.
         mode: "first": a name is one host, whatever its addresses; "all": each of its addresses is one.
         found: gives what is known of a name.
+        targets: which of a service are accepted.
     """
     listed = _Listed(mode, found)
     for entry in entries:
@@ -190,26 +167,28 @@ def members(
             listed.add(entry, Listing())
             continue
         known = found(Question(entry.host, service=True))
-        targets = offered(known)
+        services = offered(entry.host, known, targets)
         origin = f"SRV {entry.host}"
-        for service in targets:
-            listing = Listing(origin, service.priority, _weight(service, targets), _note(known))
+        for service in services:
+            listing = Listing(origin, service.priority, _weight(service, services), _note(known))
             listed.add(HostKey(service.target, service.port), listing)
-        if not targets:
+        if not services:
             listed.hosts.setdefault(entry, Listing())
-        if known is not None and (wrong := _wrong(known, targets)):
+        if known is not None and (wrong := _wrong(entry.host, known, services, targets)):
             listed.refuse(wrong)
     return tuple(Member(key, listing) for key, listing in listed.hosts.items()), listed.errors
 
 
-def questions(entries: Sequence[HostKey], found: Callable[[Question], Found | None]) -> tuple[Question, ...]:
+def questions(
+    entries: Sequence[HostKey], found: Callable[[Question], Found | None], targets: Targets = ANYWHERE
+) -> tuple[Question, ...]:
     """Return what has to be asked for these entries, the targets of their services included."""
     asked: dict[Question, None] = {}
     for entry in entries:
         if is_service(entry):
             question = Question(entry.host, service=True)
             asked[question] = None
-            for service in offered(found(question)):
+            for service in offered(entry.host, found(question), targets):
                 if is_name(HostKey(service.target, service.port)):
                     asked[Question(service.target)] = None
         elif is_name(entry):
@@ -217,12 +196,14 @@ def questions(entries: Sequence[HostKey], found: Callable[[Question], Found | No
     return tuple(asked)
 
 
-def offered(known: Found | None) -> list[Service]:
+def offered(name: str, known: Found | None, targets: Targets) -> list[Service]:
     """Return the targets of a service, those of the lowest priority first, the heavier ahead of the lighter."""
-    records = (
-        [] if known is None else [r for r in known.records or () if isinstance(r, Service) and _is_host(r)]
-    )
-    return sorted(records, key=lambda r: (r.priority, -r.weight, r.target, r.port))
+    accepted = [r for r in _hosts(known) if not targets.refusal(name, r.target)]
+    return sorted(accepted, key=lambda r: (r.priority, -r.weight, r.target, r.port))
+
+
+def _hosts(known: Found | None) -> list[Service]:
+    return [] if known is None else [r for r in known.records or () if isinstance(r, Service) and is_host(r)]
 
 
 def _note(known: Found | None) -> str:
@@ -231,21 +212,17 @@ def _note(known: Found | None) -> str:
     return f"{known.error}: the last good answer serves"
 
 
-def _is_host(service: Service) -> bool:
-    """Whether a target can be a host: libpq would take others for a socket's directory, or for several hosts."""
-    target = service.target
-    named = _HOST_NAME.fullmatch(target) is not None and not is_service(HostKey(target, service.port))
-    return bool(service.port) and (named or is_address(target))
-
-
-def _wrong(known: Found, targets: Sequence[Service]) -> str:
+def _wrong(name: str, known: Found, offered: Sequence[Service], targets: Targets) -> str:
     """Return what is wrong with a service's records, empty if nothing is."""
-    bad = [r for r in known.records or () if isinstance(r, Service) and r.target and not _is_host(r)]
+    bad = [r for r in known.records or () if isinstance(r, Service) and r.target and not is_host(r)]
     if bad:
-        return f"the SRV record with the target {bad[0].target!r} and port {bad[0].port} is none of a host"
-    if not targets and known.records is not None:
+        return f"the SRV record with the target {bad[0].target[:_SHOWN]!r} and port {bad[0].port} is none of a host"
+    for service in _hosts(known):
+        if refusal := targets.refusal(name, service.target):
+            return refusal
+    if not offered and known.records is not None:
         return "the service is not offered: its SRV record has the target '.'"
-    return "" if targets else known.error
+    return "" if offered else known.error
 
 
 def _weight(service: Service, all_: Sequence[Service]) -> float:

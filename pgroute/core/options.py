@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType, NoneType
 from typing import Any, Literal
 
+from pgroute.core.discreet import discreetly_made
 from pgroute.errors import ConfigError
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -83,6 +84,8 @@ def check_reset(value: object) -> None:
         raise ConfigError("reset", value, f"expected a callable, {DISCARD!r} or None")
 
 
+_TELLING = re.compile(r"(?i)passw(or)?d|passphrase|pwd|secret|token|key")
+"""What is in the name of a setting that may hold a secret."""
 _SETTING = re.compile(r"_*[A-Za-z][A-Za-z0-9_$]*(\._*[A-Za-z][A-Za-z0-9_$]*)*")
 # The server splits the options at any white space of C's isspace(); a backslash takes the next character as it is
 # (pg_split_opts).
@@ -100,7 +103,7 @@ def startup_options(settings: Mapping[str, Any]) -> str:
     text = " ".join(f"-c {name}={_setting(name, value)}" for name, value in settings.items())
     if len(text.encode()) > _MOST_OPTION_BYTES:
         accepted = f"expected at most {_MOST_OPTION_BYTES} bytes of settings in all; use configure= for more"
-        raise ConfigError("settings", f"{text[:40]}...", accepted)
+        raise ConfigError("settings", f"{len(text.encode())} bytes", accepted)
     return text
 
 
@@ -127,10 +130,11 @@ def _setting(name: str, value: object) -> str:
             text = str.__str__(value)
         case _:
             accepted = "expected a str without NUL and lone surrogates, a bool or a finite number"
-            raise ConfigError(f"settings[{name!r}]", value, accepted)
+            raise ConfigError(f"settings[{name!r}]", value, accepted, secret=bool(_TELLING.search(name)))
     return _SPLITTING.sub(r"\\\g<0>", text)
 
 
+@discreetly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolOptions:
     """The pool of one role, per host.
@@ -189,6 +193,7 @@ class PoolOptions:
         check_reset(self.reset)
 
 
+@discreetly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeOptions:
     """The watch on the hosts.
@@ -247,6 +252,7 @@ class ProbeOptions:
                 raise ConfigError("system_id", self.system_id, "expected None where check_system_id is False")
 
 
+@discreetly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostOptions:
     """What is particular to one host.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pgroute.core.balance import Policy, parse_policy
-from pgroute.core.dsn import Dsn, parse_dsn, split_kwargs
+from pgroute.core.dsn import Dsn, Params, parse_dsn, split_kwargs
 from pgroute.core.names import Mode, is_service
 from pgroute.core.options import (
     HostOptions,
@@ -21,6 +21,7 @@ from pgroute.core.options import (
 )
 from pgroute.core.retry import RetryPolicy, check_policy
 from pgroute.core.roles import HostKey, Role, SessionAttrs
+from pgroute.core.srv import Targets, check_domains
 from pgroute.core.topology import Rules, names_of
 from pgroute.errors import ConfigError
 
@@ -60,7 +61,7 @@ class RolePlan:
     read_only: bool
     as_probe: bool
 
-    def params(self, key: HostKey) -> dict[str, str]:
+    def params(self, key: HostKey) -> Params:
         """Return the libpq parameters for a host, without its address where that is to be looked up."""
         return self.dsn.conninfo(key, **self.overrides)
 
@@ -82,6 +83,7 @@ class Plan:
     probe: ProbeOptions
     resolver: ResolverSpec
     addresses: Mode
+    targets: Targets
     rules: Rules
     policy: Policy
     default_attrs: SessionAttrs
@@ -89,14 +91,14 @@ class Plan:
     acquire_timeout: float
     retry: RetryPolicy
 
-    def probe_params(self, key: HostKey) -> dict[str, str]:
+    def probe_params(self, key: HostKey) -> Params:
         """Return the libpq parameters of a host's probe connection, without its address where that is looked up."""
         params = self.watch.conninfo(key)
         name = params.get("application_name") or params.get("fallback_application_name")
         tail = f" {_PROBE_NAME}"
-        params["application_name"] = name[: _NAME_LENGTH - len(tail)] + tail if name else _PROBE_NAME
-        params["connect_timeout"] = "60"  # the watcher's own timeout is shorter and finer
-        return params
+        name = name[: _NAME_LENGTH - len(tail)] + tail if name else _PROBE_NAME
+        # The watcher's own timeout is shorter and finer.
+        return Params({**params, "application_name": name, "connect_timeout": "60"})
 
 
 def make_plan(
@@ -115,6 +117,7 @@ def make_plan(
     kwargs: Mapping[str, Any] | None,
     configure: Any,
     reset: Any,
+    srv_domains: object = None,
 ) -> Plan:
     """Validate a router's arguments; see Router for their meaning.
 
@@ -153,6 +156,7 @@ def make_plan(
         probe=probe,
         resolver=check_resolver(resolver),
         addresses=_mode(addresses),
+        targets=check_domains(srv_domains, (parsed, watch, *(role.dsn for role in roles))),
         rules=Rules(
             probe.check_system_id,
             probe.system_id,

@@ -10,6 +10,7 @@ import psycopg
 
 from pgroute.core.faults import Fault, FaultKind, session_fault
 from pgroute.core.options import check_number
+from pgroute.core.printable import printable
 from pgroute.errors import CommitUnknown, ConfigError, RouteError, SessionLost
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def decide(
     try:
         pause, stop = _ask(policy, _state(attempt, elapsed, error))
     except Exception as exc:  # noqa: BLE001  (a strategy of the user's; what went wrong before must not be lost for it)
-        return Raise(f"the retry policy failed: {type(exc).__name__}: {exc}", failed=True)
+        return Raise(f"the retry policy failed: {type(exc).__name__}: {printable(str(exc))}", failed=True)
     if stop:
         return Raise("the policy says stop")
     limit = policy.limit(timeout)
@@ -321,5 +322,5 @@ class Course:
 
 
 def _told(error: BaseException) -> str:
-    first = str(error).strip().split("\n", 1)[0]
+    first = printable(str(error).strip().split("\n", 1)[0])
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

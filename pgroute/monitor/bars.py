@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import psycopg
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from pgroute.core.balance import Candidate
     from pgroute.core.hosts import HostInfo
     from pgroute.core.roles import HostKey
@@ -60,6 +62,13 @@ class Bars:
         """Let another one try, if it was this one's turn."""
         if self._trying.get(host.key) is who:
             del self._trying[host.key]
+
+    def keep(self, listed: Container[HostKey]) -> None:
+        """Forget the hosts that are listed no more: one that comes back is of another generation."""
+        for known in (self._bars, self._logins, self._options, self._last):
+            for key in tuple(known):
+                if key not in listed:
+                    known.pop(key, None)
 
     def put(self, host: HostInfo, failure: psycopg.Error, seconds: float, *, login: bool = False) -> None:
         """Keep everybody from connecting to a host for some seconds; *login*: it was refused for the login as such."""

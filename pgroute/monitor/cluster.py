@@ -11,6 +11,7 @@ from pgroute.core.faults import Fault, FaultKind
 from pgroute.core.hosts import Answer, Failure, ForgetTimeline, HostState, Members, Observation
 from pgroute.core.names import doubt_gap, is_name, members, outage_gap, questions, stands_for_others
 from pgroute.core.pace import parted, release_after
+from pgroute.core.srv import ANYWHERE
 from pgroute.core.topology import Rules, Topology, apply
 from pgroute.monitor.clock import patient
 from pgroute.monitor.thread import Monitor
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pgroute.core.options import ProbeOptions
     from pgroute.core.plan import ResolverSpec
     from pgroute.core.roles import HostKey
+    from pgroute.core.srv import Targets
     from pgroute.monitor.names import Names
     from pgroute.monitor.watcher import HostWatcher
 
@@ -44,6 +46,7 @@ class ClusterWatch:
         rules: what the arbitration depends on.
         resolver: what names are looked up with.
         mode: what a name of several addresses is.
+        targets: which of a service are accepted.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class ClusterWatch:
         *,
         resolver: ResolverSpec,
         mode: Mode,
+        targets: Targets = ANYWHERE,
     ) -> None:
         self.options = options
         self.topology = Topology.start(entries, time.monotonic(), rules)
@@ -66,6 +70,7 @@ class ClusterWatch:
         self._params = params
         self._resolver = resolver
         self._mode = mode
+        self._targets = targets
         self._names: Names
         self._home: Monitor
         self._questions: tuple[Question, ...] = ()
@@ -196,13 +201,14 @@ class ClusterWatch:
         """Ask for what the entries stand for, and watch the hosts that they stand for now."""
         unwanted: list[Question] = []
         # The targets of a service are names themselves, which may be known already.
-        while (wanted := questions(self._entries, self._names.found)) != self._questions:
+        found, targets = self._names.found, self._targets
+        while (wanted := questions(self._entries, found, targets)) != self._questions:
             before, self._questions = self._questions, wanted
             for question in wanted:
                 if question not in before:
                     self._names.join(question, self)
             unwanted += [question for question in before if question not in wanted]
-        listed, errors = members(self._entries, self._mode, self._names.found)
+        listed, errors = members(self._entries, self._mode, found, targets)
         listings = {
             m.key: replace(m.listing, note=m.listing.note or self._notes.get(m.key, "")) for m in listed
         }

@@ -13,6 +13,7 @@ from pgroute.core.answers import Malformed, read_probe, read_shown
 from pgroute.core.faults import Fault, FaultKind, connect_fault, one_line
 from pgroute.core.hosts import Answer
 from pgroute.core.own import LACKING, OWN_TERMS, WRONG_STATE, qualify
+from pgroute.core.printable import printable
 from pgroute.monitor.allowance import Allowance, TooMuch, narrow
 from pgroute.monitor.clock import patient
 
@@ -167,6 +168,7 @@ class ProbeConnection:
     ) -> ProbeConnection:
         """Open the connection within *timeout* seconds of this loop's time; ProbeFailed if that fails."""
         pgconn = pq.PGconn.connect_start(conninfo)
+        del conninfo  # tools that show a traceback show the variables in it too, and it may hold a password
         allowance = Allowance()
         attempt = asyncio.ensure_future(_establish(pgconn, allowance))
         try:
@@ -238,8 +240,8 @@ class ProbeConnection:
         if any(other.status != pq.ExecStatus.COMMAND_OK for other in others):
             raise Malformed("several results")
         if result.status == pq.ExecStatus.FATAL_ERROR:
-            sqlstate = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode("ascii", "replace")
-            text = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode("utf-8", "replace")
+            sqlstate = printable(result.error_field(pq.DiagnosticField.SQLSTATE) or b"")
+            text = printable(result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"")
             if self._step_down(sqlstate, text):
                 return None
             raise ProbeFailed(
@@ -328,7 +330,7 @@ class ProbeConnection:
                     return
                 self._results.append(result)
                 if self._pgconn.status == pq.ConnStatus.BAD:
-                    self._lose(one_line(result.error_message.decode("utf-8", "replace")))
+                    self._lose(one_line(result.error_message))
                     return
                 if len(self._results) > _RESULTS or result.status in _COPYING:
                     self._give_up(_broken("several results"))

@@ -9,7 +9,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pgroute.core.names import Question, Service
+from pgroute.core.srv import Service
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dns.asyncresolver import Resolver as DnsPython
     from dns.resolver import Answer, BaseResolver
 
+    from pgroute.core.names import Question
     from pgroute.core.plan import ResolverSpec
 
 

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from psycopg.conninfo import make_conninfo
 
+from pgroute.core.dsn import Params
 from pgroute.core.faults import Fault, FaultKind
 from pgroute.core.hosts import Answer, Failure
 from pgroute.core.names import Question, is_name
 from pgroute.core.pace import CONNECT_GAP, REJECTED_GAP, connect_delay, probe_delay
+from pgroute.core.printable import printable
 from pgroute.monitor.probe import ProbeConnection, ProbeFailed
 
 if TYPE_CHECKING:
@@ -168,7 +170,8 @@ class HostWatcher:
                     return
                 reasons.append(f"{address}: {fault.reason}")
                 rejected = rejected or fault.kind is FaultKind.REJECTED
-            self._note(f"its name stands for another address, and the old one serves ({'; '.join(reasons)})")
+            why = "; ".join(reasons)
+            self._note(printable(f"its name stands for another address, and the old one serves ({why})"))
             now = time.monotonic()
             pause = min(connect_delay(s.topology, self.key, s.options, now, _RNG) for s in self.subscribers)
             await asyncio.sleep(max(pause, REJECTED_GAP) if rejected else pause)
@@ -321,7 +324,7 @@ class HostWatcher:
     async def _open(self, address: str | None) -> ProbeConnection:
         if self._conninfo is None or self._conninfo[0] != address:
             # Kept: making it costs libpq more than a refused connection does.
-            params = self._params if address is None else {**self._params, "hostaddr": address}
+            params = self._params if address is None else Params({**self._params, "hostaddr": address})
             self._conninfo = address, make_conninfo("", **params).encode()
         return await ProbeConnection.connect(
             self.key,

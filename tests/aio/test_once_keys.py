@@ -251,3 +251,18 @@ async def test_the_first_and_every_later_call_get_the_same_result(pair: Proxied,
     async with AsyncRouter(pair.dsn) as router:
         found = [json.dumps(await call_once(router, body)) for _ in range(2)]
     assert found == [json.dumps(result)] * 2
+
+
+@pytest.mark.parametrize("stored", ["[" * 3000 + "]" * 3000, "1" * 5000], ids=["deep", "long"])
+async def test_a_result_that_nobody_here_has_stored_is_an_error_of_psycopgs(
+    pair: Proxied, stored: str
+) -> None:
+    # jsonb takes what Python refuses to read.
+    node = pair.cluster.nodes[0]
+    await async_call(node.execute, f"INSERT INTO pgroute.once (key, result) VALUES ('{KEY}', '{stored}')")
+    increment = Increment()
+    async with AsyncRouter(pair.dsn) as router:
+        with pytest.raises(psycopg.DataError, match=f"stored result of once='{KEY}' cannot be read"):
+            await call_once(router, increment)
+    assert increment.runs == 0
+    assert await counted(node) == (0, 1)

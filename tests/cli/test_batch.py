@@ -178,3 +178,34 @@ def test_reset_does_not_wait_for_ever_for_a_chunk_in_work(
     assert status == 2
     assert err == "pgroute batch: a chunk of 'half done' is being worked on, and was not ended within 0.3 s\n"
     assert ground.rows()["batch_job"] == 3
+
+
+def test_what_others_wrote_into_the_tables_is_shown_and_not_obeyed(
+    ground: Ground, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "\x1b[2J\x1b]0;title\x07[red]job[/red] [/no]\r\nFORGED \u202e"
+    error = "Error: [link=file:///etc]\x9b31m\x1b[2J " + "x" * 20_000 + "\nFORGED"
+    ground.execute(
+        "INSERT INTO pgroute.batch_job (job, source, chunk_size) VALUES (%s, %s, 1)",
+        [name, "\x1b[2J\nFORGED"],
+    )
+    ground.execute(
+        "INSERT INTO pgroute.batch_reject (job, chunk, row_count, after, upto, sqlstate, error)"
+        " VALUES (%s, 0, 1, %s, %s, %s, %s)",
+        [name, ["\x1b[2J", "\nFORGED"], ["\r"], "\x1b\nFORGED", error],
+    )
+    for command in (["list", ground.dsn], ["show", ground.dsn, name]):
+        _, out, _ = pgroute(capsys, *command)
+        lines = out.split("\n")
+        assert [line for line in lines if not line.isprintable() or line.startswith("FORGED")] == []
+        assert "[red]job[/red] [/no]" in out
+        assert len(out) < 10_000
+        _, out, _ = pgroute(capsys, *command, "--json")
+        assert out.isascii()
+        assert out.replace("\n", "").isprintable()
+    told = json.loads(out)
+    assert told["job"] == name
+    assert told["rejects"][0]["after"] == ["\x1b[2J", "\nFORGED"]
+    shown = told["rejects"][0]["error"]
+    assert shown.isprintable()
+    assert len(shown) == 8192

@@ -46,6 +46,17 @@ def test_who_may_not_is_told_by_the_server(dsn: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_the_name_of_a_database_is_shown_and_not_obeyed(shared: LocalCluster) -> None:
+    shared.primary.execute('CREATE DATABASE "to \x1b[2J install"')
+    try:
+        done = pgroute("install", f"{shared.dsn.rpartition('/')[0]}/to%20%1B%5B2J%20install")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert 'database "to \\x1b[2J install"' in done.stdout
+        assert "\x1b" not in done.stdout
+    finally:
+        shared.primary.execute('DROP DATABASE "to \x1b[2J install"')
+
+
 def test_without_a_primary_it_says_which_hosts_there_are() -> None:
     done = pgroute("install", "postgresql://app:secret@127.0.0.1:1/shop", "--timeout", "0.5")
     assert done.returncode == 2

@@ -13,7 +13,6 @@ from pgroute.core.names import (
     RETRY_AFTER,
     Found,
     Question,
-    Service,
     doubt_gap,
     is_name,
     is_service,
@@ -23,6 +22,7 @@ from pgroute.core.names import (
     stands_for_others,
 )
 from pgroute.core.roles import HostKey
+from pgroute.core.srv import Service
 
 DB = HostKey("db.example", 5432)
 SRV = HostKey("_pg._tcp.example", 5432)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import psycopg
 import pytest
 
 from pgroute import HostKey, ProbeOptions
+from pgroute._sync.pools import RolePool
 from pgroute.core.topology import Rules, Topology
-from pgroute.monitor.bars import Barred, Bars
+from pgroute.monitor.bars import Barred, Bars, Options
 from pgroute.monitor.cluster import ClusterWatch
 
 GONE, HERE = HostKey("a", 1, "10.0.0.1"), HostKey("a", 1, "10.0.0.2")
@@ -26,5 +29,22 @@ def test_failures_are_forgotten_when_they_count_no_more() -> None:
     bars.put(gone, psycopg.OperationalError("refused"), -1.0)
     bars.put(here, psycopg.OperationalError("refused"), 9.0)
     assert bars._bars.keys() == {HERE}
+    with pytest.raises(Barred):
+        bars.check(here)
+
+
+def test_nothing_is_kept_of_hosts_that_are_listed_no_more() -> None:
+    bars = Bars()
+    pools = RolePool(cast("Any", None), psycopg.Connection, cast("Any", None), bars)
+    for number in range(1000):
+        gone, here = Topology.start((GONE._replace(port=number + 1), HERE), 0.0).hosts
+        for host in (gone, here):
+            bars.note_options(host, Options.LEFT_OUT)
+            bars.put(host, psycopg.OperationalError("refused"), 9.0)
+            bars.put(host, psycopg.OperationalError("refused"), 9.0, login=True)
+        pools.reconcile(Topology.start((HERE,), 0.0))
+    kept = {name: len(known) for name, known in vars(bars).items()}
+    assert kept == {"_bars": 1, "_logins": 1, "_options": 1, "_last": 1, "_trying": 0}
+    assert bars.options(here) is Options.LEFT_OUT
     with pytest.raises(Barred):
         bars.check(here)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pgroute import HostState, NoHostAvailable, Router
+from pgroute import Event, HostState, NoHostAvailable, Router
 from pgroute.testing import LocalCluster
 from tests.certificates import Authority
 from tests.names.nameserver import NameServer
+from tests.support import eventually
 from tests.tlsfront import TLSFront
 
 pytestmark = pytest.mark.cluster
@@ -87,4 +90,29 @@ def test_targets_of_a_service_are_verified_by_their_own_names(secured, passfile)
     with NameServer() as server:
         server.zone |= {"_pg._tcp.test": [(0, 0, node.port, "db.test")], "db.test": [ADDRESS]}
         with open_router(server, node, root, "_pg._tcp.test", passfile) as router, router.writer(5.0) as conn:
+            assert conn.info.host == "db.test"
+
+
+def test_a_name_that_the_dns_chose_is_not_verified_unless_its_domain_is_trusted(secured, passfile, caplog):
+    node, root = secured
+    service = "_pg._tcp.shop.example"
+    caplog.set_level(logging.INFO, "pgroute")
+    with NameServer() as server:
+        # Who forges this answer has a certificate for that name.
+        server.zone |= {service: [(0, 0, node.port, "db.test")], "db.test": [ADDRESS]}
+        events: list[Event] = []
+        router = open_router(server, node, root, service, passfile)
+        router.subscribe(events.append)
+        with router:
+            told = r"SRV target db\.test is refused: it is not below shop\.example.*srv_domains="
+            with pytest.raises(NoHostAvailable, match=told):
+                router.wait(timeout=1.0)
+            eventually(lambda: [event for event in events if re.search(told, event.text)])
+            assert [host.host for host in router.topology.hosts] == [service]
+            eventually(lambda: re.search(told, caplog.text))
+        assert not server.asked["db.test", "A"]
+        with (
+            open_router(server, node, root, service, passfile, srv_domains=["test"]) as router,
+            router.writer(5.0) as conn,
+        ):
             assert conn.info.host == "db.test"

@@ -85,7 +85,8 @@ class AsyncBatchJob:
         self._used = False
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._options.name!r}>"
+        options: JobOptions | None = getattr(self, "_options", None)  # None: the constructor has raised
+        return f"<{type(self).__name__} {'not made' if options is None else repr(options.name)}>"
 
     async def run(
         self, fn: Body, progress: bool | Callable[[BatchProgress], object] | None = None

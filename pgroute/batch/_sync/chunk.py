@@ -17,6 +17,7 @@ from pgroute.batch.model import Chunk
 from pgroute.batch.options import poisonous
 from pgroute.batch.source import Keyset
 from pgroute.batch.state import Job, Outcome, chunk_is, gone, held, number
+from pgroute.core.faults import one_line
 from pgroute.core.once import lock_timeout
 
 if TYPE_CHECKING:
@@ -177,6 +178,5 @@ class Chunks:
                 given: dict[str, Any] = {"state": state, "error": error}
                 ask(conn, sql.REJECT, **given, job=self._name, chunk=work.number)
         if outcome is Outcome.REJECTED:
-            first = told.split("\n", 1)[0]
-            logger.warning("job %r: chunk %d is set aside: %s", self._name, work.number, first)
+            logger.warning("job %r: chunk %d is set aside: %s", self._name, work.number, one_line(told))
         return outcome, count
