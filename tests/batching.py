@@ -15,7 +15,7 @@ import psycopg
 
 from pgroute import Router
 from pgroute.batch import BatchJob, Chunk
-from pgroute.core.schema import DEFINITION
+from pgroute.core.schema import definition
 from pgroute.testing import LocalCluster
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +80,7 @@ def ground_of(cluster: LocalCluster) -> Iterator[Ground]:
     ground.execute(ENDED, [name])
     for (schema,) in ground.execute(SCHEMAS):
         ground.execute(f"DROP SCHEMA {schema} CASCADE")
-    ground.execute(f"CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC; {DEFINITION}; {SEEN}")
+    ground.execute(f"CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC; {definition()}; {SEEN}")
     yield ground
 
 

@@ -27,62 +27,62 @@ _BEGUN = "(extract(epoch FROM started_at) `*` 1000000)::bigint"
 
 FIND = qualify(f"""
 SELECT source, chunk_size, {_BEGUN}, planned, complete, watermark, rows_total, rows_done, finished_at IS NOT NULL
-  FROM pgroute.batch_job WHERE job `=` %(job)s
+  FROM %(schema)s.batch_job WHERE job `=` %(job)s
 """)
 
 # What was found may be on this server alone yet: only a COMMIT that has written waits for the synchronous standby.
-CONFIRM_JOB = qualify("UPDATE pgroute.batch_job SET watermark = watermark WHERE job `=` %(job)s")
+CONFIRM_JOB = qualify("UPDATE %(schema)s.batch_job SET watermark = watermark WHERE job `=` %(job)s")
 
 CREATE = b"""
-INSERT INTO pgroute.batch_job (job, source, chunk_size) VALUES (%(job)s, %(source)s, %(size)s)
+INSERT INTO %(schema)s.batch_job (job, source, chunk_size) VALUES (%(job)s, %(source)s, %(size)s)
 ON CONFLICT (job) DO NOTHING
 """
 
 DONE = qualify("""
 SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(row_count), 0)::bigint
-  FROM pgroute.batch_chunk WHERE job `=` %(job)s AND done_at IS NOT NULL
+  FROM %(schema)s.batch_chunk WHERE job `=` %(job)s AND done_at IS NOT NULL
 """)
 
 REJECTED = qualify("""
 SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(row_count), 0)::bigint
-  FROM pgroute.batch_reject WHERE job `=` %(job)s
+  FROM %(schema)s.batch_reject WHERE job `=` %(job)s
 """)
 
 WAIT_AT_MOST = b"SELECT pg_catalog.set_config('lock_timeout', %(wait)s, true)"
 
 SEE_JOB = qualify(
-    f"SELECT {_BEGUN}, planned, complete, watermark, rows_total FROM pgroute.batch_job WHERE job `=` %(job)s"
+    f"SELECT {_BEGUN}, planned, complete, watermark, rows_total FROM %(schema)s.batch_job WHERE job `=` %(job)s"
 )
 
 LOCK_JOB = SEE_JOB + b" FOR NO KEY UPDATE"
 
 PLAN_ITEMS = qualify("""
 WITH planned AS (
-    INSERT INTO pgroute.batch_chunk (job, chunk, row_count)
+    INSERT INTO %(schema)s.batch_chunk (job, chunk, row_count)
     SELECT %(job)s, number, %(size)s
       FROM pg_catalog.generate_series(%(planned)s::bigint, %(until)s::bigint `-` 1) AS number
 )
-UPDATE pgroute.batch_job SET planned = %(until)s WHERE job `=` %(job)s
+UPDATE %(schema)s.batch_job SET planned = %(until)s WHERE job `=` %(job)s
 """)
 
 # Blocks are planned before it is known where the items end.
 COMPLETE_ITEMS = qualify("""
-WITH beyond AS (DELETE FROM pgroute.batch_chunk WHERE job `=` %(job)s AND chunk `>=` %(chunks)s)
-UPDATE pgroute.batch_job SET planned = %(chunks)s, complete = true, rows_total = %(rows)s WHERE job `=` %(job)s
+WITH beyond AS (DELETE FROM %(schema)s.batch_chunk WHERE job `=` %(job)s AND chunk `>=` %(chunks)s)
+UPDATE %(schema)s.batch_job SET planned = %(chunks)s, complete = true, rows_total = %(rows)s WHERE job `=` %(job)s
 """)
 
 # A chunk that is done and was another then, or that is not there now.
 DONE_OTHERWISE = qualify("""
-SELECT 1 FROM pgroute.batch_chunk
+SELECT 1 FROM %(schema)s.batch_chunk
  WHERE job `=` %(job)s AND done_at IS NOT NULL
    AND (chunk `>=` %(chunks)s OR (chunk `=` (%(chunks)s `-` 1) AND row_count `<>` %(partial)s))
  UNION ALL
-SELECT 1 FROM pgroute.batch_job
+SELECT 1 FROM %(schema)s.batch_job
  WHERE job `=` %(job)s AND watermark `>=` %(chunks)s AND rows_done `<>` %(rows)s
 """)
 
 OPEN_CHUNKS = qualify("""
-SELECT chunk FROM pgroute.batch_chunk
+SELECT chunk FROM %(schema)s.batch_chunk
  WHERE job `=` %(job)s AND chunk `>=` %(start)s AND chunk `<` %(until)s AND done_at IS NULL
  ORDER BY chunk LIMIT %(most)s
 """)
@@ -90,7 +90,7 @@ SELECT chunk FROM pgroute.batch_chunk
 # One statement, so one round trip: the wait for another copy of the job is bounded, the body is not. Where no row is
 # found, the bound stays until the transaction's end, which is near then.
 _CLAIM = """
-UPDATE pgroute.batch_chunk AS claimed SET done_at = pg_catalog.clock_timestamp(){more}
+UPDATE %(schema)s.batch_chunk AS claimed SET done_at = pg_catalog.clock_timestamp(){more}
   FROM (SELECT pg_catalog.set_config('pgroute.lock_timeout', pg_catalog.current_setting('lock_timeout'), true) AS had
        ) AS aside,
        LATERAL (SELECT pg_catalog.set_config('lock_timeout', %(wait)s, true) AS has WHERE aside.had IS NOT NULL
@@ -112,14 +112,14 @@ LAST_KEY = b"FETCH BACKWARD 1 FROM pgroute_plan"
 CLOSE_PLAN = b"CLOSE pgroute_plan"
 
 PLAN_KEYS = b"""
-INSERT INTO pgroute.batch_chunk (job, chunk, after, upto, row_count)
+INSERT INTO %(schema)s.batch_chunk (job, chunk, after, upto, row_count)
 SELECT %(job)s, chunk, after, upto, row_count
   FROM pg_catalog.jsonb_to_recordset(%(chunks)s::pg_catalog.jsonb)
     AS cut (chunk bigint, after pg_catalog.text[], upto pg_catalog.text[], row_count integer)
 """
 
 COMPLETE_KEYS = qualify("""
-UPDATE pgroute.batch_job SET complete = true, planned = %(chunks)s, rows_total = %(rows)s WHERE job `=` %(job)s
+UPDATE %(schema)s.batch_job SET complete = true, planned = %(chunks)s, rows_total = %(rows)s WHERE job `=` %(job)s
 """)
 
 
@@ -137,45 +137,45 @@ CLAIM_ITEMS = qualify(_CLAIM.format(more=", row_count = %(rows)s", columns=""))
 
 LOOK = qualify(f"""
 SELECT {_BEGUN}, planned, complete, watermark, rows_total, chunk IS NOT NULL, done_at IS NOT NULL, row_count
-  FROM pgroute.batch_job
-  LEFT JOIN pgroute.batch_chunk ON batch_chunk.job `=` batch_job.job AND chunk `=` %(chunk)s
+  FROM %(schema)s.batch_job
+  LEFT JOIN %(schema)s.batch_chunk ON batch_chunk.job `=` batch_job.job AND chunk `=` %(chunk)s
  WHERE batch_job.job `=` %(job)s
 """)
 
 CONFIRM_CHUNK = qualify("""
-UPDATE pgroute.batch_chunk SET done_at = done_at WHERE job `=` %(job)s AND chunk `=` %(chunk)s
+UPDATE %(schema)s.batch_chunk SET done_at = done_at WHERE job `=` %(job)s AND chunk `=` %(chunk)s
 """)
 
 REJECT = qualify("""
-INSERT INTO pgroute.batch_reject (job, chunk, after, upto, row_count, sqlstate, error)
+INSERT INTO %(schema)s.batch_reject (job, chunk, after, upto, row_count, sqlstate, error)
 SELECT job, chunk, after, upto, row_count, %(state)s, %(error)s
-  FROM pgroute.batch_chunk WHERE job `=` %(job)s AND chunk `=` %(chunk)s
+  FROM %(schema)s.batch_chunk WHERE job `=` %(job)s AND chunk `=` %(chunk)s
 ON CONFLICT (job, chunk) DO NOTHING
 """)
 
 # Nothing depends on when it becomes durable: it is done again if it was lost.
 LOCK_TO_COMPACT = qualify("""
-SELECT pg_catalog.set_config('synchronous_commit', 'off', true) FROM pgroute.batch_job WHERE job `=` %(job)s
+SELECT pg_catalog.set_config('synchronous_commit', 'off', true) FROM %(schema)s.batch_job WHERE job `=` %(job)s
    FOR NO KEY UPDATE SKIP LOCKED
 """)
 
 COMPACT = qualify("""
 WITH first AS (
     SELECT coalesce(
-        (SELECT chunk FROM pgroute.batch_chunk WHERE job `=` %(job)s AND done_at IS NULL ORDER BY chunk LIMIT 1),
+        (SELECT chunk FROM %(schema)s.batch_chunk WHERE job `=` %(job)s AND done_at IS NULL ORDER BY chunk LIMIT 1),
         planned
-    ) AS open FROM pgroute.batch_job WHERE job `=` %(job)s
+    ) AS open FROM %(schema)s.batch_job WHERE job `=` %(job)s
 ), gone AS (
-    DELETE FROM pgroute.batch_chunk USING first WHERE job `=` %(job)s AND chunk `<` open RETURNING row_count
+    DELETE FROM %(schema)s.batch_chunk USING first WHERE job `=` %(job)s AND chunk `<` open RETURNING row_count
 )
-UPDATE pgroute.batch_job
+UPDATE %(schema)s.batch_job
    SET watermark = open, rows_done = rows_done `+` (SELECT coalesce(pg_catalog.sum(row_count), 0) FROM gone)
   FROM first WHERE job `=` %(job)s
 RETURNING planned, complete, watermark, rows_total, rows_done
 """)
 
 FINISH = qualify("""
-UPDATE pgroute.batch_job SET finished_at = coalesce(finished_at, pg_catalog.clock_timestamp()) WHERE job `=` %(job)s
+UPDATE %(schema)s.batch_job SET finished_at = coalesce(finished_at, pg_catalog.clock_timestamp()) WHERE job `=` %(job)s
 """)
 
 # Names of types as any session finds them, whatever its search_path: ahead of TYPES, and after it.
