@@ -7,7 +7,7 @@ deleted and counted in the job's watermark: chunks below it are done.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import pq, sql
 from psycopg.adapt import Transformer
@@ -185,11 +185,44 @@ SELECT pg_catalog.set_config('pgroute.path', pg_catalog.current_setting('search_
 """
 OLD_PATH = b"SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('pgroute.path'), true)"
 
-TYPES = b"""
-SELECT pg_catalog.format_type(oid, -1)
-  FROM pg_catalog.unnest(%(oids)s::pg_catalog.oid[]) WITH ORDINALITY AS given (oid, n) ORDER BY n
-"""
-"""Of a typmod, -1: with none at all, `character` would come back, which is a single one in a cast."""
+TYPES = qualify("""
+SELECT pg_catalog.format_type(given.oid, -1), nspname, typname, (
+    WITH RECURSIVE based (oid, base) AS (
+        SELECT oid, typbasetype FROM pg_catalog.pg_type WHERE oid `=` given.oid
+         UNION ALL
+        SELECT type.oid, typbasetype FROM pg_catalog.pg_type AS type, based WHERE type.oid `=` based.base
+    )
+    SELECT nspname
+      FROM based, pg_catalog.pg_opclass, pg_catalog.pg_am AS method, pg_catalog.pg_amop, pg_catalog.pg_operator AS sign,
+           pg_catalog.pg_namespace AS home
+     WHERE opcintype `=` based.oid AND opcdefault AND opcmethod `=` method.oid AND amname `=` 'btree'
+       AND amopfamily `=` opcfamily AND amoplefttype `=` opcintype AND amoprighttype `=` opcintype
+       AND amopstrategy `=` 5 AND amopopr `=` sign.oid AND oprnamespace `=` home.oid
+     LIMIT 1)
+  FROM pg_catalog.unnest(%(oids)s::pg_catalog.oid[]) WITH ORDINALITY AS given (oid, n),
+       pg_catalog.pg_type AS type, pg_catalog.pg_namespace AS home
+ WHERE type.oid `=` given.oid AND typnamespace `=` home.oid
+ ORDER BY n
+""")
+"""Of each key: its type for people, and as the job knows it again (of a typmod, -1: with none at all, `character` would
+come back); schema and name of its type; the schema of the operator `>` by which an index on it is in order (strategy
+5), NULL where the type has none of its own."""
+
+
+class Key(NamedTuple):
+    """What is known of a key column.
+
+    Attributes:
+        type: for people.
+        oid: of its type.
+        cast: its type in a statement.
+        home: the schema of its operators.
+    """
+
+    type: str
+    oid: int
+    cast: str
+    home: str
 
 
 def quoted(name: str) -> str:
@@ -214,17 +247,19 @@ class KeysetSql:
 
     Args:
         keyset: the source.
-        types: those of the key columns, once known.
-        oids: likewise.
+        keys: the key columns, once known.
         raw: the database has no encoding (SQL_ASCII).
     """
 
     def __init__(
-        self, keyset: Keyset, types: Sequence[str] = (), oids: Sequence[int] = (), *, raw: bool = False
+        self,
+        keyset: Keyset,
+        keys: Sequence[Key] = (),
+        *,
+        raw: bool = False,
     ) -> None:
         self._keyset = keyset
-        self._oids = oids
-        self._types = types
+        self._keys = keys
         self._raw = raw
         text = keyset.query.rstrip(" \t\r\n;")
         if keyset.params is None:
@@ -232,11 +267,11 @@ class KeysetSql:
         # A comment may end the query.
         self._rows = f"(\n{text}\n) AS source"
         self._columns = ", ".join(map(quoted, keyset.keys))
-        # Types of others' have their operators where they are themselves.
-        built_in = all("." not in kind for kind in types)
-        self._above, self._within = (
-            f"OPERATOR(pg_catalog.{sign})" if built_in else sign for sign in (">", "<=")
-        )
+        # Of several keys with operators in different schemas none can be named; but then only those will do by which an
+        # index is in order, and they take a superuser to make.
+        homes = {key.home for key in keys}
+        home = homes.pop() if len(homes) == 1 else None
+        self._above, self._within = (f"OPERATOR({home}.{sign})" if home else sign for sign in (">", "<="))
 
     @property
     def _arguments(self) -> Any:
@@ -271,8 +306,8 @@ class KeysetSql:
         # Without the connection, whose DateStyle is not that of these texts.
         transformer = Transformer(adapters)
         values = [
-            transformer.get_loader(oid, pq.Format.TEXT).load(text.encode("utf-8", "surrogateescape"))
-            for oid, text in zip(self._oids, texts, strict=True)
+            transformer.get_loader(key.oid, pq.Format.TEXT).load(text.encode("utf-8", "surrogateescape"))
+            for key, text in zip(self._keys, texts, strict=True)
         ]
         return values[0] if isinstance(self._keyset.key, str) else tuple(values)
 
@@ -289,7 +324,7 @@ class KeysetSql:
 
     def _constants(self, bound: Sequence[str]) -> list[str]:
         return [
-            f"{literal(text, raw=self._raw)}::{kind}" for text, kind in zip(bound, self._types, strict=True)
+            f"{literal(text, raw=self._raw)}::{key.cast}" for text, key in zip(bound, self._keys, strict=True)
         ]
 
 

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from pgroute import Router, ConfigError, PoolOptions
 from pgroute.batch import BatchJob, Chunk, Keyset
@@ -40,8 +42,10 @@ class Place:
 
     def execute(self, sql: str, user: str = "postgres") -> list[tuple[Any, ...]]:
         """Run statements at the primary, as a superuser or another role."""
-        options = {"dbname": "to_squat", "user": user, "application_name": "pgroute-testing"}
-        with psycopg.connect(self.cluster.primary.conninfo, autocommit=True, **options) as conn:
+        conninfo = make_conninfo(
+            self.cluster.primary.conninfo, dbname="to_squat", user=user, application_name="pgroute-testing"
+        )
+        with psycopg.connect(conninfo, autocommit=True) as conn:
             cursor = conn.execute(sql.encode())
             return cursor.fetchall() if cursor.description else []
 
@@ -81,15 +85,15 @@ def test_a_squatter_gets_no_code_run(place: Place) -> None:
     for user in ("postgres", "app"):
         with Router(place.dsn, kwargs={"user": user}) as router:
             job = BatchJob(router, "job", [1, 2])
-            for use, *given in (
-                (router.install,),
-                (router.run, answer, 1),
-                (router.once_purge, 86400),
-                (job.run, nothing),
-            ):
-                once = {"once": "key"} if given[:1] == [answer] else {}
+            uses: tuple[Callable[[], Any], ...] = (
+                router.install,
+                partial(router.run, answer, 1, once="key"),
+                partial(router.once_purge, 86400),
+                partial(job.run, nothing),
+            )
+            for use in uses:
                 with pytest.raises(ConfigError, match=r"'pgroute'.*'squatter'.*ALTER \.\.\. OWNER TO") as caught:
-                    use(*given, **once)
+                    use()
                 assert caught.value.parameter == "schema"
         assert not place.seized()
     assert place.execute("SELECT FROM pgroute.once") == []

@@ -218,11 +218,14 @@ class AsyncLedger:
         oids = [result.ftype(names.index(name)) for name in keyset.keys]
         await ask(conn, sql.NO_PATH)
         array = f"{{{','.join(map(str, oids))}}}"
-        types = [text(conn, kind or b"") for (kind,) in rows(await ask(conn, sql.TYPES, oids=array))]
+        keys = []
+        for oid, found in zip(oids, rows(await ask(conn, sql.TYPES, oids=array)), strict=True):
+            kind, schema, name, home = (text(conn, value or b"pg_catalog") for value in found)
+            keys.append(sql.Key(kind, oid, f"{sql.quoted(schema)}.{sql.quoted(name)}", sql.quoted(home)))
         await ask(conn, sql.OLD_PATH)
         raw = conn.pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII"
-        self.sql = sql.KeysetSql(keyset, types, oids, raw=raw)
-        return types
+        self.sql = sql.KeysetSql(keyset, keys, raw=raw)
+        return [key.type for key in keys]
 
     async def _create(self, conn: Connection, types: list[str]) -> None:
         source, size = self._options.source, self._options.chunk_size
