@@ -13,6 +13,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -299,10 +300,8 @@ def test_nothing_is_hijacked_in_use(trap: Trap, temporary: bool, capsys: pytest.
         conn.execute(TABLES.encode())
     trap.cluster.catch_up()
     trap.caught()
-    configure = trap.shadow if temporary else None
-    with Router(
-        trap.dsn, acquire_timeout=5, writer=PoolOptions(configure=configure, max_size=1, reset="discard")
-    ) as router:
+    options = PoolOptions(configure=trap.shadow) if temporary else PoolOptions(reset="discard")
+    with Router(trap.dsn, writer=replace(options, max_size=1)) as router:
         router.install()
         for _ in range(2):
             assert router.run(lambda _: {"a": 1}, once="key") == {"a": 1}

@@ -92,7 +92,9 @@ def test_a_squatter_gets_no_code_run(place: Place) -> None:
                 partial(job.run, nothing),
             )
             for use in uses:
-                with pytest.raises(ConfigError, match=r"'pgroute'.*'squatter'.*ALTER \.\.\. OWNER TO") as caught:
+                with pytest.raises(
+                    ConfigError, match=r"'pgroute'.*'squatter'.*ALTER \.\.\. OWNER TO"
+                ) as caught:
                     use()
                 assert caught.value.parameter == "schema"
         assert not place.seized()
