@@ -85,6 +85,10 @@ OF_ONE_TABLE = [
         "CREATE TABLE o (k text UNIQUE); ALTER TABLE pgroute.once ADD FOREIGN KEY (key) REFERENCES o (k) NOT VALID",
         "with the table 'o'",
     ),
+    (
+        "CREATE TYPE kind AS (key text); DROP TABLE pgroute.once; CREATE TABLE pgroute.once OF kind",
+        "no plain table",
+    ),
     ("GRANT REFERENCES (key) ON pgroute.once TO stranger", "REFERENCES to 'stranger'"),
     (
         "ALTER TABLE pgroute.once RENAME TO o; CREATE VIEW pgroute.once AS SELECT * FROM pgroute.o",

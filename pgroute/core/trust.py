@@ -36,7 +36,7 @@ WITH me AS (
 ), home AS (
     SELECT oid, nspowner FROM pg_catalog.pg_namespace WHERE nspname `=` %(name)s
 ), part AS (
-    SELECT class.oid, relname, relowner, relkind, relacl, relrowsecurity
+    SELECT class.oid, relname, relowner, relkind, reloftype, relacl, relrowsecurity
       FROM pg_catalog.pg_class AS class, home
      WHERE relnamespace `=` home.oid
        AND relname `=` ANY ('{once,batch_job,batch_chunk,batch_reject}'::pg_catalog.name[])
@@ -64,7 +64,7 @@ SELECT relname, what, coalesce(holder.rolname, 'PUBLIC')
             AND (holder.rolname `=` CURRENT_USER OR pg_catalog.pg_has_role(me.login, holder.oid, 'USAGE')))
        ) IS NOT TRUE
  UNION ALL
-SELECT relname, 'is no plain table', '' FROM part WHERE relkind `<>` 'r'
+SELECT relname, 'is no plain table', '' FROM part WHERE relkind `<>` 'r' OR reloftype `<>` 0
  UNION ALL
 SELECT relname, 'has row security', '' FROM part WHERE relrowsecurity
  UNION ALL
