@@ -25,6 +25,7 @@ CREATE ROLE deputy LOGIN IN ROLE app;
 CREATE ROLE steward LOGIN IN ROLE base;
 CREATE ROLE boss LOGIN SUPERUSER;
 CREATE ROLE maker LOGIN CREATEROLE;
+CREATE ROLE proxy LOGIN NOINHERIT; GRANT app TO proxy;
 """
 OWNERS = [
     ("postgres", "app", True),
@@ -156,7 +157,7 @@ def place(pgroute_shared_cluster: LocalCluster) -> Iterator[Place]:
     place.execute(f"{definition()} GRANT USAGE ON SCHEMA pgroute TO PUBLIC", "base")
     yield place
     execute("DROP DATABASE to_trust")
-    execute("DROP ROLE deputy, steward, app, team, stranger, base, boss, made, maker")
+    execute("DROP ROLE proxy, deputy, steward, app, team, stranger, base, boss, made, maker")
 
 
 @pytest.mark.parametrize(("owner", "user", "trusted"), OWNERS)
@@ -177,9 +178,11 @@ def test_the_owner_is_somebody_who_could_act_as_the_user_or_whom_the_database_tr
 def test_set_role_does_not_shield_a_superuser(place: Place) -> None:
     place.give("app")
     try:
-        for user, trusted in (("boss", False), ("deputy", True), ("app", True)):
+        for user, trusted in (("boss", False), ("deputy", True), ("proxy", True), ("app", True)):
             with place.connect(user, options="-c role=app") as conn:
                 assert (objections(conn) == "") is trusted
+        with place.connect("proxy") as conn:
+            assert "it belongs to 'app'" in objections(conn)
     finally:
         place.give("base")
 

@@ -109,6 +109,20 @@ def test_nothing_is_made_in_a_schema_of_somebody_else(place: Place) -> None:
     assert place.execute("SELECT to_regclass('pgroute.once')") == [(None,)]
 
 
+def test_a_squatter_who_comes_first_by_a_moment_is_found(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(schema: str) -> str:
+        place.execute(definition() + SQUATTED, "squatter")
+        return definition(schema)
+
+    monkeypatch.setattr("pgroute._sync.schema.definition", late)
+    with Router(place.dsn) as router:
+        with pytest.raises(ConfigError, match="it belongs to 'squatter'"):
+            router.install()
+    assert not place.seized()
+
+
 def test_a_schema_that_is_squatted_later_is_refused_by_whoever_missed_it(place: Place) -> None:
     with Router(place.dsn, writer=PoolOptions(max_size=1)) as router:
         with pytest.raises(ConfigError, match="pgroute install"):
