@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute._async.own import ask, row, text
-from pgroute._async.schema import check_trust
+from pgroute._async.schema import check_trust, trusted
 from pgroute._async.session import _lost_early
 from pgroute.core.once import (
     CLAIM,
@@ -58,10 +58,11 @@ async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], 
         CommitUnknown: another transaction with this key has not ended in time.
         ConfigError: there is no table for it, or none to be trusted.
     """
+    if not trusted(conn, ONCE):
+        await _look(attempt, conn)
     begun = time.monotonic()
     try:
         async with attempt.bounded(conn, grace=_GRACE):
-            await check_trust(conn, attempt._engine.plan.schema, ONCE)
             found = await _insert_or_rewrite(attempt, conn, key)
     except MISSING as exc:
         raise missing("once", key, exc) from None
@@ -92,6 +93,16 @@ async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], 
             f"once={key!r} was committed by a body that ended its transaction by itself: it left no result"
         )
     return Found(_received(conn, found[0]))
+
+
+async def _look(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any]) -> None:
+    try:
+        async with attempt.bounded(conn):
+            await check_trust(conn, attempt._engine.plan.schema, ONCE)
+    except psycopg.OperationalError as exc:
+        if not conn.broken:
+            raise
+        raise _lost_early(attempt._engine, conn, exc, "looking at the schema") from exc
 
 
 async def _insert_or_rewrite(

@@ -28,6 +28,11 @@ async def install(conn: psycopg.AsyncConnection[Any], schema: Schema) -> None:
         await _examine(conn, schema)
 
 
+def trusted(conn: psycopg.AsyncConnection[Any], tables: frozenset[str]) -> bool:
+    """Return whether `check_trust` has found the tables on this connection."""
+    return conn._pgroute.trusted >= tables  # type: ignore[attr-defined,no-any-return]
+
+
 async def check_trust(conn: psycopg.AsyncConnection[Any], schema: Schema, tables: frozenset[str]) -> None:
     """Look at the schema before the first use of its tables on this connection; what is missing is not told.
 
@@ -36,9 +41,8 @@ async def check_trust(conn: psycopg.AsyncConnection[Any], schema: Schema, tables
     Raises:
         ConfigError: others could have code run by this session.
     """
-    lease = conn._pgroute  # type: ignore[attr-defined]
-    if not lease.trusted >= tables:
-        lease.trusted = await _examine(conn, schema)
+    if not trusted(conn, tables):
+        conn._pgroute.trusted = await _examine(conn, schema)  # type: ignore[attr-defined]
 
 
 async def _examine(conn: psycopg.AsyncConnection[Any], schema: Schema) -> frozenset[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute._sync.own import ask, row, text
-from pgroute._sync.schema import check_trust
+from pgroute._sync.schema import check_trust, trusted
 from pgroute._sync.session import _lost_early
 from pgroute.core.once import (
     CLAIM,
@@ -59,10 +59,11 @@ def claim(attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str) -> Fou
         CommitUnknown: another transaction with this key has not ended in time.
         ConfigError: there is no table for it, or none to be trusted.
     """
+    if not trusted(conn, ONCE):
+        _look(attempt, conn)
     begun = time.monotonic()
     try:
         with attempt.bounded(conn, grace=_GRACE):
-            check_trust(conn, attempt._engine.plan.schema, ONCE)
             found = _insert_or_rewrite(attempt, conn, key)
     except MISSING as exc:
         raise missing("once", key, exc) from None
@@ -93,6 +94,16 @@ def claim(attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str) -> Fou
             f"once={key!r} was committed by a body that ended its transaction by itself: it left no result"
         )
     return Found(_received(conn, found[0]))
+
+
+def _look(attempt: Attempt[Any], conn: psycopg.Connection[Any]) -> None:
+    try:
+        with attempt.bounded(conn):
+            check_trust(conn, attempt._engine.plan.schema, ONCE)
+    except psycopg.OperationalError as exc:
+        if not conn.broken:
+            raise
+        raise _lost_early(attempt._engine, conn, exc, "looking at the schema") from exc
 
 
 def _insert_or_rewrite(

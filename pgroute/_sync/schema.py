@@ -29,6 +29,11 @@ def install(conn: psycopg.Connection[Any], schema: Schema) -> None:
         _examine(conn, schema)
 
 
+def trusted(conn: psycopg.Connection[Any], tables: frozenset[str]) -> bool:
+    """Return whether `check_trust` has found the tables on this connection."""
+    return conn._pgroute.trusted >= tables  # type: ignore[attr-defined,no-any-return]
+
+
 def check_trust(conn: psycopg.Connection[Any], schema: Schema, tables: frozenset[str]) -> None:
     """Look at the schema before the first use of its tables on this connection; what is missing is not told.
 
@@ -37,9 +42,8 @@ def check_trust(conn: psycopg.Connection[Any], schema: Schema, tables: frozenset
     Raises:
         ConfigError: others could have code run by this session.
     """
-    lease = conn._pgroute  # type: ignore[attr-defined]
-    if not lease.trusted >= tables:
-        lease.trusted = _examine(conn, schema)
+    if not trusted(conn, tables):
+        conn._pgroute.trusted = _examine(conn, schema)  # type: ignore[attr-defined]
 
 
 def _examine(conn: psycopg.Connection[Any], schema: Schema) -> frozenset[str]:

@@ -45,11 +45,11 @@ WITH me AS (
      UNION ALL
     SELECT relname, relowner, 'belongs to' FROM part
      UNION ALL
-    SELECT relname, held.grantee, pg_catalog.concat('gives the right to ', held.privilege_type, ' to')
+    SELECT relname, held.grantee, pg_catalog.concat('gives the right ', held.privilege_type, ' to')
       FROM part, pg_catalog.aclexplode(relacl) AS held
      WHERE held.privilege_type `=` ANY ('{TRIGGER,REFERENCES}'::pg_catalog.text[])
      UNION ALL
-    SELECT relname, held.grantee, 'gives the right to REFERENCES to'
+    SELECT relname, held.grantee, 'gives the right REFERENCES to'
       FROM part, pg_catalog.pg_attribute, pg_catalog.aclexplode(attacl) AS held
      WHERE attrelid `=` part.oid AND held.privilege_type `=` 'REFERENCES'
 )
