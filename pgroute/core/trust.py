@@ -56,7 +56,7 @@ WITH me AS (
 SELECT relname, NULL, NULL FROM part
  UNION ALL
 SELECT relname, what, coalesce(holder.rolname, 'PUBLIC')
-  FROM me, power LEFT JOIN pg_catalog.pg_roles AS holder ON holder.oid `=` role
+  FROM power LEFT JOIN me ON true LEFT JOIN pg_catalog.pg_roles AS holder ON holder.oid `=` role
  WHERE (pg_catalog.pg_has_role(holder.oid, me.login, 'MEMBER')
         OR pg_catalog.pg_has_role(holder.oid, me.owner, 'MEMBER')
         OR holder.rolname `=` 'pg_database_owner' OR holder.rolname `=` %(owner)s
