@@ -15,7 +15,7 @@ import psycopg
 
 from pgroute import Router
 from pgroute.batch import BatchJob, Chunk
-from pgroute.core.schema import DEFINITION
+from pgroute.core.schema import definition
 from pgroute.testing import LocalCluster
 from tests.support import dsn_with
 
@@ -89,7 +89,7 @@ def ground_of(cluster: LocalCluster) -> Iterator[Ground]:
         for (schema,) in conn.execute(SCHEMAS).fetchall():
             conn.execute(f"DROP SCHEMA {schema} CASCADE".encode())
         conn.execute(
-            f"CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC; {DEFINITION}; {SEEN}".encode()
+            f"CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC; {definition()}; {SEEN}".encode()
         )
     yield ground
 

@@ -82,6 +82,7 @@ class AsyncLease:
         unconfirmed: a COMMIT returned without the synchronous standby's acknowledgement.
         taken: a caller has the connection.
         taken_at: monotonic seconds of the checkout.
+        trusted: tables of pgroute's that were found to run nobody else's code.
         was_idle: after a statement there was no transaction; whoever wants to know sets it to False before.
         expires_at: monotonic seconds from which on it is not lent any more.
         watch: a weak reference to the connection, by which its loss is noticed.
@@ -98,6 +99,7 @@ class AsyncLease:
         "read_only",
         "taken",
         "taken_at",
+        "trusted",
         "unconfirmed",
         "was_idle",
         "watch",
@@ -115,6 +117,7 @@ class AsyncLease:
         self.unconfirmed = False
         self.taken = False
         self.taken_at = 0.0
+        self.trusted: frozenset[str] = frozenset()
         self.was_idle = False
         self.expires_at = math.inf
         self.watch: weakref.ref[psycopg.AsyncConnection[Any]] | None = None

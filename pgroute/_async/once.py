@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute._async.own import ask, row, text
+from pgroute._async.schema import check_trust, trusted
 from pgroute._async.session import _lost_early
 from pgroute.core.faults import one_line
 from pgroute.core.once import (
@@ -23,6 +24,7 @@ from pgroute.core.once import (
     not_json,
 )
 from pgroute.core.retry import LEAST_COMMIT
+from pgroute.core.schema import ONCE
 from pgroute.errors import CommitUnknown, ConfigError
 
 if TYPE_CHECKING:
@@ -55,8 +57,10 @@ async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], 
 
     Raises:
         CommitUnknown: another transaction with this key has not ended in time.
-        ConfigError: there is no table for it.
+        ConfigError: there is no table for it, or none to be trusted.
     """
+    if not trusted(conn, ONCE):
+        await _look(attempt, conn)
     begun = time.monotonic()
     try:
         async with attempt.bounded(conn, grace=_GRACE):
@@ -92,15 +96,26 @@ async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], 
     return Found(_stored(conn, found[0], key))
 
 
+async def _look(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any]) -> None:
+    try:
+        async with attempt.bounded(conn):
+            await check_trust(conn, attempt._engine.plan.schema, ONCE)
+    except psycopg.OperationalError as exc:
+        if not conn.broken:
+            raise
+        raise _lost_early(attempt._engine, conn, exc, "looking at the schema") from exc
+
+
 async def _insert_or_rewrite(
     attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], key: str
 ) -> Row | None:
     """Return the row that was found, None if one was inserted."""
+    schema = attempt._engine.plan.schema.sql
     while True:
-        if row(await ask(conn, CLAIM, key=key, wait=lock_timeout(attempt.left))) is not None:
+        if row(await ask(conn, CLAIM, schema=schema, key=key, wait=lock_timeout(attempt.left))) is not None:
             return None
         statement = REWRITE + _result(conn)
-        found = row(await ask(conn, statement, key=key, wait=lock_timeout(attempt.left)))
+        found = row(await ask(conn, statement, schema=schema, key=key, wait=lock_timeout(attempt.left)))
         if found is not None:
             return found
         await ask(conn, UNBIND)  # it was purged in between
@@ -144,10 +159,11 @@ async def keep(
     Raises:
         TypeError: it is not JSON.
     """
+    schema = attempt._engine.plan.schema.sql
     stored = as_json(result, key, escape=_encodings(conn)[0] != b"SQL_ASCII")
     try:
         async with attempt.bounded(conn, least=LEAST_COMMIT):
-            found = row(await ask(conn, KEEP + _result(conn), key=key, result=stored))
+            found = row(await ask(conn, KEEP + _result(conn), schema=schema, key=key, result=stored))
     except UnicodeEncodeError as exc:
         raise not_json(result, key, f"the connection cannot send it: {exc}") from exc
     except psycopg.DataError as exc:

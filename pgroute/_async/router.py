@@ -57,6 +57,11 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
             the service's own alone where sslmode=verify-full verifies the names, any where it does not.
         retry: how long `run()` and `attempts()` go on; None: ``RetryPolicy()``.
         acquire_timeout: seconds that a session may be waited for.
+        schema: where the tables of ``once=`` and of batch jobs are, a name as it is, without quotes. Whoever may use
+            them can read and forge the results kept there: give each application that does not trust the others one
+            of its own.
+        schema_owner: a role that may own it besides a superuser, the owner of the database, the role that logs in and
+            roles that may act as one of these; None: no other.
         connection_class: the class of the connections.
         kwargs: for psycopg.connect: libpq parameters, and autocommit, prepare_threshold, context, row_factory,
             cursor_factory. They win over the DSN. Hosts, target_session_attrs and load_balance_hosts belong in the DSN.
@@ -88,6 +93,8 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
         srv_domains: Collection[str] | None = None,
         retry: RetryPolicy | None = None,
         acquire_timeout: float = 30.0,
+        schema: str = "pgroute",
+        schema_owner: str | None = None,
         connection_class: type[CT] = cast("type[CT]", psycopg.AsyncConnection),  # noqa: B008
         kwargs: Mapping[str, Any] | None = None,
         configure: Callable[[CT], Any] | None = None,
@@ -115,6 +122,8 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
             srv_domains=srv_domains,
             retry=retry,
             acquire_timeout=acquire_timeout,
+            schema=schema,
+            schema_owner=schema_owner,
             kwargs=kwargs,
             configure=configure,
             reset=reset,

@@ -12,7 +12,8 @@ from psycopg_pool.abc import ACT as CT  # async-only
 
 from pgroute._async.attempts import AsyncAttempts
 from pgroute._async.once import MISSING, advice, claim, keep, missing
-from pgroute._async.own import ask, row
+from pgroute._async.own import ask
+from pgroute._async.schema import check_trust, install
 from pgroute._async.session import note_commit
 from pgroute.core.once import PURGE, check_age, check_key
 
@@ -20,7 +21,7 @@ from pgroute.core.once import PURGE, check_age, check_key
 from pgroute.core.request import LAZY, get_request  # async-only
 from pgroute.core.retry import check_policy
 from pgroute.core.roles import Role
-from pgroute.core.schema import DEFINITION, LOCK, PRESENT, SAFE_PATH
+from pgroute.core.schema import ONCE
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pgroute._async.engine import AsyncEngine
     from pgroute.core.request import Request
     from pgroute.core.retry import RetryPolicy
+    from pgroute.core.schema import Schema
 
 T = TypeVar("T")
 
@@ -80,7 +82,8 @@ class AsyncRunner(Generic[CT]):
             deferrable: likewise.
 
         Raises:
-            ConfigError: an argument is not usable, *fn* gave a coroutine or a generator, or *once* lacks its table.
+            ConfigError: an argument is not usable, *fn* gave a coroutine or a generator, or *once* lacks its table, or
+                others could have code run by it.
             NoHostAvailable, PoolExhausted, SplitBrainError: no session could be had in time.
             RouterClosed: the router is not open.
             CommitUnknown: the connection was lost during COMMIT; with *once*, it was not found out in time.
@@ -173,16 +176,17 @@ class AsyncRunner(Generic[CT]):
         return self._attempts(request, retry, timeout)
 
     async def install(self) -> None:
-        """Create the schema ``pgroute`` with the tables of ``once=`` and of batch jobs, unless they are there.
+        """Create the router's schema with the tables of ``once=`` and of batch jobs, unless they are there.
 
         Needs the right to create a schema in the database, if it is not there yet. Roles that use the tables need the
         rights that ``pgroute install`` prints. Otherwise as `run()`.
 
         Raises:
+            ConfigError: what is there is not to be trusted: others could have code run by whoever uses it.
             psycopg.errors.InsufficientPrivilege: the role may not create it.
             NoHostAvailable, PoolExhausted, SplitBrainError: no writer's session could be had in time.
         """
-        await self.run(install)
+        await self.run(install, self._engine.plan.schema)
 
     async def once_purge(self, older_than: float | timedelta) -> int:
         """Forget the keys of ``once=`` that were last used so long ago; return how many.
@@ -192,12 +196,12 @@ class AsyncRunner(Generic[CT]):
                 with its key, and a day where nothing limits that. Other processes may go on for longer.
 
         Raises:
-            ConfigError: it is less, or the table of the keys is missing.
+            ConfigError: it is less, or the table of the keys is missing, or not to be trusted.
             NoHostAvailable, PoolExhausted, SplitBrainError: no writer's session could be had in time.
         """
         self._note_limit(None, None)
         seconds = check_age(older_than, None if self._longest == math.inf else self._longest)
-        return await self.run(purge, seconds)
+        return await self.run(purge, self._engine.plan.schema, seconds)
 
     def _request(self, role: object, **options: Any) -> Request:
         return get_request(
@@ -219,17 +223,11 @@ class AsyncRunner(Generic[CT]):
         self._longest = max(self._longest, math.inf if limit is None else limit)
 
 
-async def install(conn: psycopg.AsyncConnection[Any]) -> None:
-    """Create what is missing of the schema."""
-    await ask(conn, LOCK)
-    if row(await ask(conn, PRESENT)) != (b"t",):
-        await ask(conn, SAFE_PATH + DEFINITION.encode())
-
-
-async def purge(conn: psycopg.AsyncConnection[Any], seconds: float) -> int:
+async def purge(conn: psycopg.AsyncConnection[Any], schema: Schema, seconds: float) -> int:
     """Delete old keys and return how many."""
+    await check_trust(conn, schema, ONCE)
     try:
-        results = await ask(conn, PURGE, seconds=seconds)
+        results = await ask(conn, PURGE, schema=schema.sql, seconds=seconds)
     except MISSING as exc:
         raise missing("older_than", seconds, exc) from None
     return results[-1].command_tuples or 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute._sync.own import ask, row, text
+from pgroute._sync.schema import check_trust, trusted
 from pgroute._sync.session import _lost_early
 from pgroute.core.faults import one_line
 from pgroute.core.once import (
@@ -24,6 +25,7 @@ from pgroute.core.once import (
     not_json,
 )
 from pgroute.core.retry import LEAST_COMMIT
+from pgroute.core.schema import ONCE
 from pgroute.errors import CommitUnknown, ConfigError
 
 if TYPE_CHECKING:
@@ -56,8 +58,10 @@ def claim(attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str) -> Fou
 
     Raises:
         CommitUnknown: another transaction with this key has not ended in time.
-        ConfigError: there is no table for it.
+        ConfigError: there is no table for it, or none to be trusted.
     """
+    if not trusted(conn, ONCE):
+        _look(attempt, conn)
     begun = time.monotonic()
     try:
         with attempt.bounded(conn, grace=_GRACE):
@@ -93,15 +97,26 @@ def claim(attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str) -> Fou
     return Found(_stored(conn, found[0], key))
 
 
+def _look(attempt: Attempt[Any], conn: psycopg.Connection[Any]) -> None:
+    try:
+        with attempt.bounded(conn):
+            check_trust(conn, attempt._engine.plan.schema, ONCE)
+    except psycopg.OperationalError as exc:
+        if not conn.broken:
+            raise
+        raise _lost_early(attempt._engine, conn, exc, "looking at the schema") from exc
+
+
 def _insert_or_rewrite(
     attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str
 ) -> Row | None:
     """Return the row that was found, None if one was inserted."""
+    schema = attempt._engine.plan.schema.sql
     while True:
-        if row(ask(conn, CLAIM, key=key, wait=lock_timeout(attempt.left))) is not None:
+        if row(ask(conn, CLAIM, schema=schema, key=key, wait=lock_timeout(attempt.left))) is not None:
             return None
         statement = REWRITE + _result(conn)
-        found = row(ask(conn, statement, key=key, wait=lock_timeout(attempt.left)))
+        found = row(ask(conn, statement, schema=schema, key=key, wait=lock_timeout(attempt.left)))
         if found is not None:
             return found
         ask(conn, UNBIND)  # it was purged in between
@@ -145,10 +160,11 @@ def keep(
     Raises:
         TypeError: it is not JSON.
     """
+    schema = attempt._engine.plan.schema.sql
     stored = as_json(result, key, escape=_encodings(conn)[0] != b"SQL_ASCII")
     try:
         with attempt.bounded(conn, least=LEAST_COMMIT):
-            found = row(ask(conn, KEEP + _result(conn), key=key, result=stored))
+            found = row(ask(conn, KEEP + _result(conn), schema=schema, key=key, result=stored))
     except UnicodeEncodeError as exc:
         raise not_json(result, key, f"the connection cannot send it: {exc}") from exc
     except psycopg.DataError as exc:

@@ -26,7 +26,7 @@ Row = tuple[bytes | None, ...]
 
 
 def ask(
-    conn: psycopg.Connection[Any], statement: bytes, /, **values: str | float | None
+    conn: psycopg.Connection[Any], statement: bytes, /, **values: str | float | bytes | None
 ) -> list[PGresult]:
     """Run statements in one round trip and return the result of each. BEGIN is left to others.
 
@@ -34,7 +34,7 @@ def ask(
         conn: the connection, whose transaction has begun unless it is in autocommit mode.
         statement: one or several, with ``%(name)s`` where a value belongs (and ``%%`` for a per cent sign, if there are
             any values). Names are qualified, operators and types too: the search_path is the user's.
-        values: each stands there as a literal that has no type yet.
+        values: each stands there as a literal that has no type yet; bytes as they are, the name of our schema.
 
     Raises:
         psycopg.Error: the server's error, as a cursor raises it.
@@ -99,9 +99,11 @@ def encoding_of(conn: psycopg.Connection[Any]) -> str:
     return "utf-8" if encoding == "ascii" else encoding
 
 
-def _literal(pgconn: PGconn, value: str | float | None, conn: psycopg.Connection[Any]) -> bytes:
+def _literal(pgconn: PGconn, value: str | float | bytes | None, conn: psycopg.Connection[Any]) -> bytes:
     if value is None:
         return b"NULL"
+    if isinstance(value, bytes):
+        return value
     if not isinstance(value, str):
         return str(value).encode()
     return Escaping(pgconn).escape_literal(value.encode(encoding_of(conn), "surrogateescape"))

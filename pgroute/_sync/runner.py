@@ -12,14 +12,15 @@ from psycopg_pool.abc import CT
 
 from pgroute._sync.attempts import Attempts
 from pgroute._sync.once import MISSING, advice, claim, keep, missing
-from pgroute._sync.own import ask, row
+from pgroute._sync.own import ask
+from pgroute._sync.schema import check_trust, install
 from pgroute._sync.session import note_commit
 from pgroute.core.once import PURGE, check_age, check_key
 
 from pgroute.core.request import COROUTINE_FUNCTION, LAZY, get_request
 from pgroute.core.retry import check_policy
 from pgroute.core.roles import Role
-from pgroute.core.schema import DEFINITION, LOCK, PRESENT, SAFE_PATH
+from pgroute.core.schema import ONCE
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pgroute._sync.engine import Engine
     from pgroute.core.request import Request
     from pgroute.core.retry import RetryPolicy
+    from pgroute.core.schema import Schema
 
 T = TypeVar("T")
 
@@ -77,7 +79,8 @@ class Runner(Generic[CT]):
             deferrable: likewise.
 
         Raises:
-            ConfigError: an argument is not usable, *fn* gave a coroutine or a generator, or *once* lacks its table.
+            ConfigError: an argument is not usable, *fn* gave a coroutine or a generator, or *once* lacks its table, or
+                others could have code run by it.
             NoHostAvailable, PoolExhausted, SplitBrainError: no session could be had in time.
             RouterClosed: the router is not open.
             CommitUnknown: the connection was lost during COMMIT; with *once*, it was not found out in time.
@@ -170,16 +173,17 @@ class Runner(Generic[CT]):
         return self._attempts(request, retry, timeout)
 
     def install(self) -> None:
-        """Create the schema ``pgroute`` with the tables of ``once=`` and of batch jobs, unless they are there.
+        """Create the router's schema with the tables of ``once=`` and of batch jobs, unless they are there.
 
         Needs the right to create a schema in the database, if it is not there yet. Roles that use the tables need the
         rights that ``pgroute install`` prints. Otherwise as `run()`.
 
         Raises:
+            ConfigError: what is there is not to be trusted: others could have code run by whoever uses it.
             psycopg.errors.InsufficientPrivilege: the role may not create it.
             NoHostAvailable, PoolExhausted, SplitBrainError: no writer's session could be had in time.
         """
-        self.run(install)
+        self.run(install, self._engine.plan.schema)
 
     def once_purge(self, older_than: float | timedelta) -> int:
         """Forget the keys of ``once=`` that were last used so long ago; return how many.
@@ -189,12 +193,12 @@ class Runner(Generic[CT]):
                 with its key, and a day where nothing limits that. Other processes may go on for longer.
 
         Raises:
-            ConfigError: it is less, or the table of the keys is missing.
+            ConfigError: it is less, or the table of the keys is missing, or not to be trusted.
             NoHostAvailable, PoolExhausted, SplitBrainError: no writer's session could be had in time.
         """
         self._note_limit(None, None)
         seconds = check_age(older_than, None if self._longest == math.inf else self._longest)
-        return self.run(purge, seconds)
+        return self.run(purge, self._engine.plan.schema, seconds)
 
     def _request(self, role: object, **options: Any) -> Request:
         return get_request(
@@ -216,17 +220,11 @@ class Runner(Generic[CT]):
         self._longest = max(self._longest, math.inf if limit is None else limit)
 
 
-def install(conn: psycopg.Connection[Any]) -> None:
-    """Create what is missing of the schema."""
-    ask(conn, LOCK)
-    if row(ask(conn, PRESENT)) != (b"t",):
-        ask(conn, SAFE_PATH + DEFINITION.encode())
-
-
-def purge(conn: psycopg.Connection[Any], seconds: float) -> int:
+def purge(conn: psycopg.Connection[Any], schema: Schema, seconds: float) -> int:
     """Delete old keys and return how many."""
+    check_trust(conn, schema, ONCE)
     try:
-        results = ask(conn, PURGE, seconds=seconds)
+        results = ask(conn, PURGE, schema=schema.sql, seconds=seconds)
     except MISSING as exc:
         raise missing("older_than", seconds, exc) from None
     return results[-1].command_tuples or 0

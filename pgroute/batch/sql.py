@@ -7,7 +7,7 @@ deleted and counted in the job's watermark: chunks below it are done.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import pq, sql
 from psycopg.adapt import Transformer
@@ -27,62 +27,62 @@ _BEGUN = "(extract(epoch FROM started_at) `*` 1000000)::bigint"
 
 FIND = qualify(f"""
 SELECT source, chunk_size, {_BEGUN}, planned, complete, watermark, rows_total, rows_done, finished_at IS NOT NULL
-  FROM pgroute.batch_job WHERE job `=` %(job)s
+  FROM %(schema)s.batch_job WHERE job `=` %(job)s
 """)
 
 # What was found may be on this server alone yet: only a COMMIT that has written waits for the synchronous standby.
-CONFIRM_JOB = qualify("UPDATE pgroute.batch_job SET watermark = watermark WHERE job `=` %(job)s")
+CONFIRM_JOB = qualify("UPDATE %(schema)s.batch_job SET watermark = watermark WHERE job `=` %(job)s")
 
 CREATE = b"""
-INSERT INTO pgroute.batch_job (job, source, chunk_size) VALUES (%(job)s, %(source)s, %(size)s)
+INSERT INTO %(schema)s.batch_job (job, source, chunk_size) VALUES (%(job)s, %(source)s, %(size)s)
 ON CONFLICT (job) DO NOTHING
 """
 
 DONE = qualify("""
 SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(row_count), 0)::bigint
-  FROM pgroute.batch_chunk WHERE job `=` %(job)s AND done_at IS NOT NULL
+  FROM %(schema)s.batch_chunk WHERE job `=` %(job)s AND done_at IS NOT NULL
 """)
 
 REJECTED = qualify("""
 SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(row_count), 0)::bigint
-  FROM pgroute.batch_reject WHERE job `=` %(job)s
+  FROM %(schema)s.batch_reject WHERE job `=` %(job)s
 """)
 
 WAIT_AT_MOST = b"SELECT pg_catalog.set_config('lock_timeout', %(wait)s, true)"
 
 SEE_JOB = qualify(
-    f"SELECT {_BEGUN}, planned, complete, watermark, rows_total FROM pgroute.batch_job WHERE job `=` %(job)s"
+    f"SELECT {_BEGUN}, planned, complete, watermark, rows_total FROM %(schema)s.batch_job WHERE job `=` %(job)s"
 )
 
 LOCK_JOB = SEE_JOB + b" FOR NO KEY UPDATE"
 
 PLAN_ITEMS = qualify("""
 WITH planned AS (
-    INSERT INTO pgroute.batch_chunk (job, chunk, row_count)
+    INSERT INTO %(schema)s.batch_chunk (job, chunk, row_count)
     SELECT %(job)s, number, %(size)s
       FROM pg_catalog.generate_series(%(planned)s::bigint, %(until)s::bigint `-` 1) AS number
 )
-UPDATE pgroute.batch_job SET planned = %(until)s WHERE job `=` %(job)s
+UPDATE %(schema)s.batch_job SET planned = %(until)s WHERE job `=` %(job)s
 """)
 
 # Blocks are planned before it is known where the items end.
 COMPLETE_ITEMS = qualify("""
-WITH beyond AS (DELETE FROM pgroute.batch_chunk WHERE job `=` %(job)s AND chunk `>=` %(chunks)s)
-UPDATE pgroute.batch_job SET planned = %(chunks)s, complete = true, rows_total = %(rows)s WHERE job `=` %(job)s
+WITH beyond AS (DELETE FROM %(schema)s.batch_chunk WHERE job `=` %(job)s AND chunk `>=` %(chunks)s)
+UPDATE %(schema)s.batch_job SET planned = %(chunks)s, complete = true, rows_total = %(rows)s WHERE job `=` %(job)s
 """)
 
 # A chunk that is done and was another then, or that is not there now.
 DONE_OTHERWISE = qualify("""
-SELECT 1 FROM pgroute.batch_chunk
+SELECT 1 FROM %(schema)s.batch_chunk
  WHERE job `=` %(job)s AND done_at IS NOT NULL
    AND (chunk `>=` %(chunks)s OR (chunk `=` (%(chunks)s `-` 1) AND row_count `<>` %(partial)s))
  UNION ALL
-SELECT 1 FROM pgroute.batch_job
+SELECT 1 FROM %(schema)s.batch_job
  WHERE job `=` %(job)s AND watermark `>=` %(chunks)s AND rows_done `<>` %(rows)s
 """)
 
 OPEN_CHUNKS = qualify("""
-SELECT chunk FROM pgroute.batch_chunk
+SELECT chunk FROM %(schema)s.batch_chunk
  WHERE job `=` %(job)s AND chunk `>=` %(start)s AND chunk `<` %(until)s AND done_at IS NULL
  ORDER BY chunk LIMIT %(most)s
 """)
@@ -90,7 +90,7 @@ SELECT chunk FROM pgroute.batch_chunk
 # One statement, so one round trip: the wait for another copy of the job is bounded, the body is not. Where no row is
 # found, the bound stays until the transaction's end, which is near then.
 _CLAIM = """
-UPDATE pgroute.batch_chunk AS claimed SET done_at = pg_catalog.clock_timestamp(){more}
+UPDATE %(schema)s.batch_chunk AS claimed SET done_at = pg_catalog.clock_timestamp(){more}
   FROM (SELECT pg_catalog.set_config('pgroute.lock_timeout', pg_catalog.current_setting('lock_timeout'), true) AS had
        ) AS aside,
        LATERAL (SELECT pg_catalog.set_config('lock_timeout', %(wait)s, true) AS has WHERE aside.had IS NOT NULL
@@ -112,14 +112,14 @@ LAST_KEY = b"FETCH BACKWARD 1 FROM pgroute_plan"
 CLOSE_PLAN = b"CLOSE pgroute_plan"
 
 PLAN_KEYS = b"""
-INSERT INTO pgroute.batch_chunk (job, chunk, after, upto, row_count)
+INSERT INTO %(schema)s.batch_chunk (job, chunk, after, upto, row_count)
 SELECT %(job)s, chunk, after, upto, row_count
   FROM pg_catalog.jsonb_to_recordset(%(chunks)s::pg_catalog.jsonb)
     AS cut (chunk bigint, after pg_catalog.text[], upto pg_catalog.text[], row_count integer)
 """
 
 COMPLETE_KEYS = qualify("""
-UPDATE pgroute.batch_job SET complete = true, planned = %(chunks)s, rows_total = %(rows)s WHERE job `=` %(job)s
+UPDATE %(schema)s.batch_job SET complete = true, planned = %(chunks)s, rows_total = %(rows)s WHERE job `=` %(job)s
 """)
 
 
@@ -137,45 +137,45 @@ CLAIM_ITEMS = qualify(_CLAIM.format(more=", row_count = %(rows)s", columns=""))
 
 LOOK = qualify(f"""
 SELECT {_BEGUN}, planned, complete, watermark, rows_total, chunk IS NOT NULL, done_at IS NOT NULL, row_count
-  FROM pgroute.batch_job
-  LEFT JOIN pgroute.batch_chunk ON batch_chunk.job `=` batch_job.job AND chunk `=` %(chunk)s
+  FROM %(schema)s.batch_job
+  LEFT JOIN %(schema)s.batch_chunk ON batch_chunk.job `=` batch_job.job AND chunk `=` %(chunk)s
  WHERE batch_job.job `=` %(job)s
 """)
 
 CONFIRM_CHUNK = qualify("""
-UPDATE pgroute.batch_chunk SET done_at = done_at WHERE job `=` %(job)s AND chunk `=` %(chunk)s
+UPDATE %(schema)s.batch_chunk SET done_at = done_at WHERE job `=` %(job)s AND chunk `=` %(chunk)s
 """)
 
 REJECT = qualify("""
-INSERT INTO pgroute.batch_reject (job, chunk, after, upto, row_count, sqlstate, error)
+INSERT INTO %(schema)s.batch_reject (job, chunk, after, upto, row_count, sqlstate, error)
 SELECT job, chunk, after, upto, row_count, %(state)s, %(error)s
-  FROM pgroute.batch_chunk WHERE job `=` %(job)s AND chunk `=` %(chunk)s
+  FROM %(schema)s.batch_chunk WHERE job `=` %(job)s AND chunk `=` %(chunk)s
 ON CONFLICT (job, chunk) DO NOTHING
 """)
 
 # Nothing depends on when it becomes durable: it is done again if it was lost.
 LOCK_TO_COMPACT = qualify("""
-SELECT pg_catalog.set_config('synchronous_commit', 'off', true) FROM pgroute.batch_job WHERE job `=` %(job)s
+SELECT pg_catalog.set_config('synchronous_commit', 'off', true) FROM %(schema)s.batch_job WHERE job `=` %(job)s
    FOR NO KEY UPDATE SKIP LOCKED
 """)
 
 COMPACT = qualify("""
 WITH first AS (
     SELECT coalesce(
-        (SELECT chunk FROM pgroute.batch_chunk WHERE job `=` %(job)s AND done_at IS NULL ORDER BY chunk LIMIT 1),
+        (SELECT chunk FROM %(schema)s.batch_chunk WHERE job `=` %(job)s AND done_at IS NULL ORDER BY chunk LIMIT 1),
         planned
-    ) AS open FROM pgroute.batch_job WHERE job `=` %(job)s
+    ) AS open FROM %(schema)s.batch_job WHERE job `=` %(job)s
 ), gone AS (
-    DELETE FROM pgroute.batch_chunk USING first WHERE job `=` %(job)s AND chunk `<` open RETURNING row_count
+    DELETE FROM %(schema)s.batch_chunk USING first WHERE job `=` %(job)s AND chunk `<` open RETURNING row_count
 )
-UPDATE pgroute.batch_job
+UPDATE %(schema)s.batch_job
    SET watermark = open, rows_done = rows_done `+` (SELECT coalesce(pg_catalog.sum(row_count), 0) FROM gone)
   FROM first WHERE job `=` %(job)s
 RETURNING planned, complete, watermark, rows_total, rows_done
 """)
 
 FINISH = qualify("""
-UPDATE pgroute.batch_job SET finished_at = coalesce(finished_at, pg_catalog.clock_timestamp()) WHERE job `=` %(job)s
+UPDATE %(schema)s.batch_job SET finished_at = coalesce(finished_at, pg_catalog.clock_timestamp()) WHERE job `=` %(job)s
 """)
 
 # Names of types as any session finds them, whatever its search_path: ahead of TYPES, and after it.
@@ -185,11 +185,44 @@ SELECT pg_catalog.set_config('pgroute.path', pg_catalog.current_setting('search_
 """
 OLD_PATH = b"SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('pgroute.path'), true)"
 
-TYPES = b"""
-SELECT pg_catalog.format_type(oid, -1)
-  FROM pg_catalog.unnest(%(oids)s::pg_catalog.oid[]) WITH ORDINALITY AS given (oid, n) ORDER BY n
-"""
-"""Of a typmod, -1: with none at all, `character` would come back, which is a single one in a cast."""
+TYPES = qualify("""
+SELECT pg_catalog.format_type(given.oid, -1), nspname, typname, (
+    WITH RECURSIVE based (oid, base) AS (
+        SELECT oid, typbasetype FROM pg_catalog.pg_type WHERE oid `=` given.oid
+         UNION ALL
+        SELECT type.oid, typbasetype FROM pg_catalog.pg_type AS type, based WHERE type.oid `=` based.base
+    )
+    SELECT nspname
+      FROM based, pg_catalog.pg_opclass, pg_catalog.pg_am AS method, pg_catalog.pg_amop, pg_catalog.pg_operator AS sign,
+           pg_catalog.pg_namespace AS home
+     WHERE opcintype `=` based.oid AND opcdefault AND opcmethod `=` method.oid AND amname `=` 'btree'
+       AND amopfamily `=` opcfamily AND amoplefttype `=` opcintype AND amoprighttype `=` opcintype
+       AND amopstrategy `=` 5 AND amopopr `=` sign.oid AND oprnamespace `=` home.oid
+     LIMIT 1)
+  FROM pg_catalog.unnest(%(oids)s::pg_catalog.oid[]) WITH ORDINALITY AS given (oid, n),
+       pg_catalog.pg_type AS type, pg_catalog.pg_namespace AS home
+ WHERE type.oid `=` given.oid AND typnamespace `=` home.oid
+ ORDER BY n
+""")
+"""Of each key: its type for people, and as the job knows it again (of a typmod, -1: with none at all, `character` would
+come back); schema and name of its type; the schema of the operator `>` by which an index on it is in order (strategy
+5), NULL where the type has none of its own."""
+
+
+class Key(NamedTuple):
+    """What is known of a key column.
+
+    Attributes:
+        type: for people.
+        oid: of its type.
+        cast: its type in a statement.
+        home: the schema of its operators.
+    """
+
+    type: str
+    oid: int
+    cast: str
+    home: str
 
 
 def quoted(name: str) -> str:
@@ -214,17 +247,19 @@ class KeysetSql:
 
     Args:
         keyset: the source.
-        types: those of the key columns, once known.
-        oids: likewise.
+        keys: the key columns, once known.
         raw: the database has no encoding (SQL_ASCII).
     """
 
     def __init__(
-        self, keyset: Keyset, types: Sequence[str] = (), oids: Sequence[int] = (), *, raw: bool = False
+        self,
+        keyset: Keyset,
+        keys: Sequence[Key] = (),
+        *,
+        raw: bool = False,
     ) -> None:
         self._keyset = keyset
-        self._oids = oids
-        self._types = types
+        self._keys = keys
         self._raw = raw
         text = keyset.query.rstrip(" \t\r\n;")
         if keyset.params is None:
@@ -232,11 +267,11 @@ class KeysetSql:
         # A comment may end the query.
         self._rows = f"(\n{text}\n) AS source"
         self._columns = ", ".join(map(quoted, keyset.keys))
-        # Types of others' have their operators where they are themselves.
-        built_in = all("." not in kind for kind in types)
-        self._above, self._within = (
-            f"OPERATOR(pg_catalog.{sign})" if built_in else sign for sign in (">", "<=")
-        )
+        # Of several keys with operators in different schemas none can be named; but then only those will do by which an
+        # index is in order, and they take a superuser to make.
+        homes = {key.home for key in keys}
+        home = homes.pop() if len(homes) == 1 else None
+        self._above, self._within = (f"OPERATOR({home}.{sign})" if home else sign for sign in (">", "<="))
 
     @property
     def _arguments(self) -> Any:
@@ -271,8 +306,8 @@ class KeysetSql:
         # Without the connection, whose DateStyle is not that of these texts.
         transformer = Transformer(adapters)
         values = [
-            transformer.get_loader(oid, pq.Format.TEXT).load(text.encode("utf-8", "surrogateescape"))
-            for oid, text in zip(self._oids, texts, strict=True)
+            transformer.get_loader(key.oid, pq.Format.TEXT).load(text.encode("utf-8", "surrogateescape"))
+            for key, text in zip(self._keys, texts, strict=True)
         ]
         return values[0] if isinstance(self._keyset.key, str) else tuple(values)
 
@@ -289,7 +324,7 @@ class KeysetSql:
 
     def _constants(self, bound: Sequence[str]) -> list[str]:
         return [
-            f"{literal(text, raw=self._raw)}::{kind}" for text, kind in zip(bound, self._types, strict=True)
+            f"{literal(text, raw=self._raw)}::{key.cast}" for text, key in zip(bound, self._keys, strict=True)
         ]
 
 

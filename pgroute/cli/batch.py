@@ -10,16 +10,21 @@ import psycopg
 from psycopg.rows import dict_row
 
 from pgroute import AcquireTimeout, Router
+from pgroute._sync.schema import check_trust
 from pgroute.cli.errors import CommandError
 from pgroute.cli.terminal import open_console, print_table, silence_libraries
 from pgroute.core.faults import one_line
 from pgroute.core.once import lock_timeout
+from pgroute.core.own import qualify
 from pgroute.core.printable import printable
+from pgroute.core.schema import BATCH
 
 if TYPE_CHECKING:
     import argparse
 
     from rich.console import Console
+
+    from pgroute.core.schema import Schema
 
 Row = dict[str, Any]
 
@@ -33,34 +38,37 @@ _WHOLE = ("state", "chunks", "rows", "chunk", "sqlstate", "started", "finished",
 """The columns whose values are not to be folded."""
 
 # Chunks that were set aside are counted apart. Times are for people, and in JSON, so the server writes them.
-_JOBS = b"""
+_TIME = """pg_catalog.to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')"""
+_JOBS = f"""
 SELECT job, source, chunk_size, CASE WHEN finished_at IS NULL THEN 'open' ELSE 'finished' END AS state,
-       CASE WHEN complete THEN planned END AS chunks, watermark + above.chunks - aside.chunks AS chunks_done,
-       rows_total AS rows, rows_done + above.rows - aside.rows AS rows_done, aside.chunks AS rejected,
-       to_char(started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS started_at,
-       to_char(finished_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS finished_at
-  FROM pgroute.batch_job,
-       LATERAL (SELECT count(*) AS chunks, coalesce(sum(row_count), 0)::bigint AS rows
-                  FROM pgroute.batch_chunk WHERE batch_chunk.job = batch_job.job AND done_at IS NOT NULL) AS above,
-       LATERAL (SELECT count(*) AS chunks, coalesce(sum(row_count), 0)::bigint AS rows
-                  FROM pgroute.batch_reject WHERE batch_reject.job = batch_job.job) AS aside
- WHERE %(job)s::text IS NULL OR job = %(job)s ORDER BY batch_job.started_at, job
-"""
+       CASE WHEN complete THEN planned END AS chunks,
+       watermark `+` above.chunks `-` aside.chunks AS chunks_done,
+       rows_total AS rows, rows_done `+` above.rows `-` aside.rows AS rows_done, aside.chunks AS rejected,
+       {_TIME.format("started_at")} AS started_at, {_TIME.format("finished_at")} AS finished_at
+  FROM {{schema}}.batch_job,
+       LATERAL (SELECT pg_catalog.count(*) AS chunks, coalesce(pg_catalog.sum(row_count), 0)::bigint AS rows
+                  FROM {{schema}}.batch_chunk
+                 WHERE batch_chunk.job `=` batch_job.job AND done_at IS NOT NULL) AS above,
+       LATERAL (SELECT pg_catalog.count(*) AS chunks, coalesce(pg_catalog.sum(row_count), 0)::bigint AS rows
+                  FROM {{schema}}.batch_reject WHERE batch_reject.job `=` batch_job.job) AS aside
+ WHERE %(job)s::pg_catalog.text IS NULL OR job `=` %(job)s ORDER BY batch_job.started_at, job
+"""  # noqa: S608  (made of the constants above; the name of the schema is quoted)
 
-_REJECTS = b"""
-SELECT chunk, row_count AS rows, after, upto, sqlstate, error,
-       to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS at
-  FROM pgroute.batch_reject WHERE job = %s ORDER BY chunk
-"""
+_REJECTS = f"""
+SELECT chunk, row_count AS rows, after, upto, sqlstate, error, {_TIME.format("at")} AS at
+  FROM {{schema}}.batch_reject WHERE job `=` %(job)s ORDER BY chunk
+"""  # noqa: S608  (likewise)
 
-_RESET = b"DELETE FROM pgroute.batch_job WHERE job = %s"
+_RESET = "DELETE FROM {schema}.batch_job WHERE job `=` %(job)s"
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     silence_libraries()
     console = None if getattr(args, "json", True) else open_console()
-    with Router(args.dsn, acquire_timeout=args.timeout) as router:
+    with Router(
+        args.dsn, acquire_timeout=args.timeout, schema=args.schema, schema_owner=args.schema_owner
+    ) as router:
         try:
             if args.action == "list":
                 return _list(router, console)
@@ -78,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(router: Router[Any], console: Console | None) -> int:
-    jobs: list[Row] = router.run(_ask, _JOBS, {"job": None}, read_only=True)
+    jobs: list[Row] = router.run(_ask, router._engine.plan.schema, _JOBS, None, read_only=True)
     if console is None:
         print(json.dumps(jobs, indent=2))
     elif jobs:
@@ -93,7 +101,7 @@ def _list(router: Router[Any], console: Console | None) -> int:
 
 def _show(router: Router[Any], name: str, console: Console | None) -> int:
     job = _find(router, name)
-    rejects: list[Row] = router.run(_ask, _REJECTS, [name], read_only=True)
+    rejects: list[Row] = router.run(_ask, router._engine.plan.schema, _REJECTS, name, read_only=True)
     if console is None:
         whole = [{**reject, "error": printable(reject["error"], _MOST_ERROR)} for reject in rejects]
         print(json.dumps({**job, "rejects": whole}, indent=2))
@@ -121,7 +129,7 @@ def _reset(router: Router[Any], name: str, timeout: float, *, sure: bool) -> int
             print("nothing was changed")
             return 1
     try:
-        deleted = router.run(_delete, name, timeout)
+        deleted = router.run(_delete, router._engine.plan.schema, name, timeout)
     except psycopg.errors.LockNotAvailable:
         raise CommandError(
             f"a chunk of {name!r} is being worked on, and was not ended within {timeout:g} s"
@@ -133,20 +141,26 @@ def _reset(router: Router[Any], name: str, timeout: float, *, sure: bool) -> int
 
 
 def _find(router: Router[Any], name: str) -> Row:
-    jobs: list[Row] = router.run(_ask, _JOBS, {"job": name}, read_only=True)
+    jobs: list[Row] = router.run(_ask, router._engine.plan.schema, _JOBS, name, read_only=True)
     if not jobs:
         raise CommandError(f"no job {name!r}: see `pgroute batch list DSN`")
     return jobs[0]
 
 
-def _ask(conn: psycopg.Connection[Any], sql: bytes, params: Any) -> list[Row]:
+def _ask(conn: psycopg.Connection[Any], schema: Schema, statement: str, job: str | None) -> list[Row]:
+    check_trust(conn, schema, BATCH)
     with conn.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(sql, params).fetchall()
+        return cursor.execute(_of_schema(statement, schema), {"job": job}).fetchall()
 
 
-def _delete(conn: psycopg.Connection[Any], name: str, timeout: float) -> int:
-    conn.execute("SELECT set_config('lock_timeout', %s, true)", [lock_timeout(timeout)])
-    return conn.execute(_RESET, [name]).rowcount
+def _delete(conn: psycopg.Connection[Any], schema: Schema, job: str, timeout: float) -> int:
+    check_trust(conn, schema, BATCH)
+    conn.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", [lock_timeout(timeout)])
+    return conn.execute(_of_schema(_RESET, schema), {"job": job}).rowcount
+
+
+def _of_schema(statement: str, schema: Schema) -> bytes:
+    return qualify(statement.format(schema=schema.sql.decode()))
 
 
 def _short(job: Row) -> Row:

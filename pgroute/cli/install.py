@@ -10,20 +10,26 @@ from pgroute import AcquireTimeout, Router
 from pgroute.cli.errors import CommandError
 from pgroute.cli.terminal import silence_libraries
 from pgroute.core.printable import printable
-from pgroute.core.schema import DEFINITION, RIGHTS
+from pgroute.core.schema import check_schema, definition, rights
 
 if TYPE_CHECKING:
     import argparse
+
+_ROLE = "your_role"
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     if args.sql:
-        print(DEFINITION)
-        print(rights("your_role"), end="")
+        check_schema(args.schema, args.schema_owner)
+        # Not in a schema that is there: whoever runs this would take it as it is.
+        print(definition(args.schema).replace(" IF NOT EXISTS", ""))
+        print(rights(_ROLE, args.schema), end="")
         return 0
     silence_libraries()
-    with Router(args.dsn, acquire_timeout=args.timeout) as router:
+    with Router(
+        args.dsn, acquire_timeout=args.timeout, schema=args.schema, schema_owner=args.schema_owner
+    ) as router:
         try:
             router.install()
             where = router.run(_where, read_only=True)
@@ -34,17 +40,12 @@ def run(args: argparse.Namespace) -> int:
             raise CommandError(f"{printable(str(exc))}\n{text}") from None
         except psycopg.Error as exc:
             raise CommandError(printable(str(exc))) from None
-    print(f"The schema pgroute is in place in {where}.\nA role needs, to use it:\n")
-    print(rights("your_role"), end="")
+    print(f"The schema {args.schema} is in place in {where}.\nA role needs, to use it:\n")
+    print(rights(_ROLE, args.schema), end="")
     return 0
 
 
-def rights(role: str) -> str:
-    """Return the statements that give a role what it needs."""
-    return RIGHTS.format(role=role)
-
-
 def _where(conn: psycopg.Connection[tuple[str]]) -> str:
-    row = conn.execute("SELECT format('database %I', current_database())").fetchone()
+    row = conn.execute("SELECT pg_catalog.quote_ident(pg_catalog.current_database())").fetchone()
     assert row is not None
-    return f"{printable(row[0])} at {conn.info.host}:{conn.info.port}"
+    return f"database {printable(row[0])} at {conn.info.host}:{conn.info.port}"

@@ -8,6 +8,7 @@ import textwrap
 from typing import Any, NoReturn
 
 import pgroute
+from pgroute.core.schema import DEFAULT
 
 from .texts import (
     BATCH_HELP,
@@ -138,6 +139,20 @@ def _add_timeout(parser: argparse.ArgumentParser, default: float) -> None:
     )
 
 
+def _add_schema(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--schema",
+        default=DEFAULT,
+        metavar="NAME",
+        help=f"the schema, as it is, without quotes (default: {DEFAULT})",
+    )
+    parser.add_argument(
+        "--schema-owner",
+        metavar="ROLE",
+        help="trust this role too with the schema (docs/transactions.md)",
+    )
+
+
 def _add_role(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--role",
@@ -214,12 +229,13 @@ def _add_install(commands: argparse._SubParsersAction[Parser]) -> None:
         commands,
         "install",
         "create the tables for exactly-once transactions and batch jobs",
-        "Create the schema pgroute, with the tables for run(once=) and batch jobs, on the primary. What is there stays "
+        "Create the schema, with the tables for run(once=) and batch jobs, on the primary. What is there stays "
         "as it is.",
         INSTALL_HELP,
     )
     _add_dsn_argument(install)
     install.add_argument("--sql", action="store_true", help="print the SQL and contact nobody")
+    _add_schema(install)
     _add_timeout(install, 10)
 
 
@@ -246,6 +262,7 @@ def _add_batch(commands: argparse._SubParsersAction[Parser]) -> None:
             action.add_argument("--yes", action="store_true", help="do not ask")
         else:
             action.add_argument("--json", action="store_true", help="print JSON (keys: docs/cli.md)")
+        _add_schema(action)
         _add_timeout(action, 10)
 
 

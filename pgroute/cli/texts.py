@@ -79,7 +79,8 @@ exit status:
      used
 
 Run it once for each database, as a role that may create schemas there. With
---sql a database administrator can do it.
+--sql a database administrator can do it. Whoever may use the tables can read
+and forge the results in them: with --schema an application has its own.
 """
 BATCH_HELP = """\
 exit status:

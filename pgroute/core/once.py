@@ -26,7 +26,7 @@ SELECT pg_catalog.set_config('lock_timeout', %(wait)s, true)
   FROM (SELECT pg_catalog.set_config('pgroute.lock_timeout', pg_catalog.current_setting('lock_timeout'), true)
        ) AS put_aside (had)
  WHERE had IS NOT NULL;
-INSERT INTO pgroute.once (key) VALUES (%(key)s) ON CONFLICT (key) DO NOTHING
+INSERT INTO %(schema)s.once (key) VALUES (%(key)s) ON CONFLICT (key) DO NOTHING
 RETURNING """
     + _BOUND_BACK
 )
@@ -34,7 +34,7 @@ RETURNING """
 # Not merely read: only a COMMIT that has written waits for the synchronous standby, and what an earlier transaction
 # wrote may be on this server alone. The time that is left is less than it was for CLAIM.
 REWRITE = qualify("""
-UPDATE pgroute.once SET at = pg_catalog.clock_timestamp()
+UPDATE %(schema)s.once SET at = pg_catalog.clock_timestamp()
  WHERE key `=` %(key)s AND pg_catalog.set_config('lock_timeout', %(wait)s, true) IS NOT NULL
 RETURNING """)
 
@@ -43,7 +43,7 @@ UNBIND = qualify(f"SELECT {_BOUND_BACK}")
 
 # The age of a key begins with the end of its body, which may have taken long.
 KEEP = qualify("""
-UPDATE pgroute.once SET result = %(result)s, at = pg_catalog.clock_timestamp() WHERE key `=` %(key)s
+UPDATE %(schema)s.once SET result = %(result)s, at = pg_catalog.clock_timestamp() WHERE key `=` %(key)s
 RETURNING """)
 
 # What follows RETURNING, for a connection that can receive any text, and for another.
@@ -51,7 +51,7 @@ PLAIN_RESULT = b"result::pg_catalog.text"
 HEX_RESULT = b"pg_catalog.encode(pg_catalog.convert_to(result::pg_catalog.text, 'UTF8'), 'hex')"
 
 PURGE = qualify("""
-DELETE FROM pgroute.once
+DELETE FROM %(schema)s.once
  WHERE at `<` (pg_catalog.clock_timestamp() `-` pg_catalog.make_interval(secs => %(seconds)s))
 """)
 

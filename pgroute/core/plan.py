@@ -21,6 +21,7 @@ from pgroute.core.options import (
 )
 from pgroute.core.retry import RetryPolicy, check_policy
 from pgroute.core.roles import HostKey, Role, SessionAttrs
+from pgroute.core.schema import Schema, check_schema
 from pgroute.core.srv import Targets, check_domains
 from pgroute.core.topology import Rules, names_of
 from pgroute.errors import ConfigError
@@ -90,6 +91,7 @@ class Plan:
     reader_attrs: SessionAttrs
     acquire_timeout: float
     retry: RetryPolicy
+    schema: Schema
 
     def probe_params(self, key: HostKey) -> Params:
         """Return the libpq parameters of a host's probe connection, without its address where that is looked up."""
@@ -114,6 +116,8 @@ def make_plan(
     addresses: object,
     retry: RetryPolicy | None,
     acquire_timeout: object,
+    schema: object,
+    schema_owner: object,
     kwargs: Mapping[str, Any] | None,
     configure: Any,
     reset: Any,
@@ -168,6 +172,7 @@ def make_plan(
         reader_attrs=SessionAttrs.parse(reader_attrs, "reader_attrs"),
         acquire_timeout=float(acquire_timeout),
         retry=retry or RetryPolicy(),
+        schema=check_schema(schema, schema_owner),
     )
 
 

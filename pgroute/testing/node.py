@@ -64,7 +64,7 @@ class Node(Server):
             wait: return when it accepts writes.
             timeout: seconds for that.
         """
-        self.execute("SELECT pg_promote(false)", timeout=timeout)
+        self.execute("SELECT pg_catalog.pg_promote(false)", timeout=timeout)
         if wait:
             self._wait_true("NOT pg_is_in_recovery()", timeout, "leave recovery")
 

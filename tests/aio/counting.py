@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 
 from pgroute import AsyncRouter, RetryPolicy
-from pgroute.core.schema import DEFINITION
+from pgroute.core.schema import definition
 from pgroute.testing import LocalCluster, Node
 from tests.support import async_call
 
@@ -18,7 +18,7 @@ INCREMENT = "UPDATE counter SET value = value + 1 RETURNING value"
 def set_up(cluster: LocalCluster) -> None:
     """Make the counter and the tables of `once`, and wait until the standbys have them."""
     cluster.primary.execute(
-        f"{DEFINITION} CREATE TABLE counter (value int NOT NULL); INSERT INTO counter VALUES (0)"
+        f"{definition()} CREATE TABLE counter (value int NOT NULL); INSERT INTO counter VALUES (0)"
     )
     cluster.catch_up()
 

@@ -11,7 +11,7 @@ import tenacity
 
 from pgroute import AsyncRouter, ConfigError, RetryPolicy
 from pgroute.batch import AsyncBatchJob
-from pgroute.core.schema import RIGHTS
+from pgroute.core.schema import rights
 from pgroute.testing import LocalCluster
 from tests.support import AsyncBackground
 
@@ -82,7 +82,7 @@ async def test_the_rights_that_are_told_are_enough_and_none_too_many(
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 await plain.install()
         await owner.install()
-        grants = [line for line in RIGHTS.format(role=role).splitlines() if line.startswith("GRANT")]
+        grants = [line for line in rights(role).splitlines() if line.startswith("GRANT")]
         async with AsyncRouter(shared.dsn, kwargs=options) as plain:
             for left_out in range(2):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):

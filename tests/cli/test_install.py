@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from pgroute.cli import main
 from pgroute.testing import LocalCluster
 from tests.support import dsn_with
 
@@ -18,6 +19,12 @@ pytestmark = pytest.mark.cluster
 def pgroute(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pgroute", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def here(capsys: pytest.CaptureFixture[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in this process, which is quicker."""
+    status = main(arguments)
+    return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
 
 
 @pytest.fixture
@@ -49,12 +56,44 @@ def test_who_may_not_is_told_by_the_server(dsn: str) -> None:
 def test_the_name_of_a_database_is_shown_and_not_obeyed(shared: LocalCluster) -> None:
     shared.primary.execute('CREATE DATABASE "to \x1b[2J install"')
     try:
-        done = pgroute("install", f"{shared.dsn.rpartition('/')[0]}/to%20%1B%5B2J%20install")
+        done = pgroute("install", dsn_with(shared.dsn, dbname="to \x1b[2J install"))
         assert (done.returncode, done.stderr) == (0, "")
         assert 'database "to \\x1b[2J install"' in done.stdout
         assert "\x1b" not in done.stdout
     finally:
         shared.primary.execute('DROP DATABASE "to \x1b[2J install"')
+
+
+def test_an_application_has_a_schema_of_its_own(dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = here(capsys, "install", dsn, "--schema", "Shop's %s")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "The schema Shop's %s is in place" in done.stdout
+    assert 'GRANT SELECT, INSERT, UPDATE ON U&"Shop\'s \\+000025s".once TO your_role;' in done.stdout
+    with psycopg.connect(dsn, target_session_attrs="primary", autocommit=True) as conn:
+        # What it says is what there is.
+        rights = done.stdout.partition("\n\n")[2].replace("your_role", "nobody_here")
+        conn.execute(f"{rights}; DROP OWNED BY nobody_here".encode())
+    for name in ("pg_temp", "", "x" * 64):
+        done = here(capsys, "install", dsn, "--schema", name)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"invalid schema {name!r}" in done.stderr
+
+
+def test_a_schema_of_somebody_else_is_refused_unless_he_is_named(
+    dsn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with psycopg.connect(dsn, target_session_attrs="primary", autocommit=True) as conn:
+        conn.execute("CREATE SCHEMA pgroute AUTHORIZATION nobody_here")
+        done = here(capsys, "install", dsn)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "it belongs to 'nobody_here'" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert here(capsys, "install", dsn, "--schema-owner", "nobody_here").returncode == 0
+        assert here(capsys, "batch", "list", dsn, "--schema-owner", "nobody_here").stdout == "no jobs\n"
+        refused = here(capsys, "batch", "list", dsn)
+        assert refused.returncode == 2
+        assert "it belongs to 'nobody_here'" in refused.stderr
+        conn.execute("DROP SCHEMA pgroute CASCADE")
 
 
 def test_without_a_primary_it_says_which_hosts_there_are() -> None:
@@ -77,4 +116,7 @@ def test_the_sql_can_be_had_without_a_server(dsn: str) -> None:
     with psycopg.connect(dsn, target_session_attrs="primary", autocommit=True) as conn:
         conn.execute(done.stdout.replace("your_role", "nobody_here"))
         assert conn.execute("SELECT to_regclass('pgroute.once')::text").fetchone() == ("pgroute.once",)
+        # A schema that is there is not taken for one's own.
+        with pytest.raises(psycopg.errors.DuplicateSchema):
+            conn.execute(done.stdout.replace("your_role", "nobody_here"))
         conn.execute("DROP OWNED BY nobody_here")

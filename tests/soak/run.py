@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgroute import CommitUnknown
-from pgroute.core.schema import DEFINITION, RIGHTS
+from pgroute.core.schema import definition, rights
 from pgroute.testing import FaultProxy, LocalCluster, Node
 from tests.chaos.crew import Crew
 from tests.chaos.faults import Fault
@@ -28,8 +28,8 @@ COUNTER = (
     "CREATE TABLE counter (value int NOT NULL)",
     "INSERT INTO counter VALUES (0)",
     f"GRANT SELECT, UPDATE ON counter TO {USER}",
-    DEFINITION,
-    RIGHTS.format(role=USER),
+    definition(),
+    rights(USER),
 )
 LAST, LAST_OF_EACH = 60.0, 0.05
 """Seconds for what is left to be done after the last fault: for the whole, and for each increment."""

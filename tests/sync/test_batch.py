@@ -22,7 +22,7 @@ from pgroute import (
     PoolOptions,
 )
 from pgroute.batch import BatchJob, BatchError, BatchProgress, Chunk, Keyset
-from pgroute.core.schema import RIGHTS
+from pgroute.core.schema import rights
 from pgroute.testing import LocalCluster
 from tests.batching import Ground, ground_of
 from tests.support import call, eventually, coroutine_function
@@ -283,7 +283,7 @@ def test_the_rights_that_install_prints_are_enough(ground: Ground) -> None:
     name = f"worker_in_{ground.name}"
     ground.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{ground.cluster.password}'")
     try:
-        ground.execute(RIGHTS.format(role=name))
+        ground.execute(rights(name))
         ground.execute(f"GRANT SELECT ON item TO {name}; GRANT INSERT ON seen TO {name}")
         ground.cluster.catch_up()
 

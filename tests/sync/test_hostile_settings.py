@@ -108,7 +108,8 @@ CREATE TABLE public.written (number bigint, who pg_catalog.text); GRANT ALL ON p
 INSERT INTO public.written SELECT n, 'source' FROM pg_catalog.generate_series(1, 25) n;
 """
 RIGHTS = """
-GRANT USAGE ON SCHEMA pgroute TO PUBLIC; GRANT ALL ON ALL TABLES IN SCHEMA pgroute TO PUBLIC;
+GRANT USAGE ON SCHEMA pgroute TO PUBLIC;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA pgroute TO PUBLIC;
 """
 
 

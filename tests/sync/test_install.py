@@ -12,7 +12,7 @@ import tenacity
 
 from pgroute import Router, ConfigError, RetryPolicy
 from pgroute.batch import BatchJob
-from pgroute.core.schema import RIGHTS
+from pgroute.core.schema import rights
 from pgroute.testing import LocalCluster
 from tests.support import Background
 
@@ -83,7 +83,7 @@ def test_the_rights_that_are_told_are_enough_and_none_too_many(
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 plain.install()
         owner.install()
-        grants = [line for line in RIGHTS.format(role=role).splitlines() if line.startswith("GRANT")]
+        grants = [line for line in rights(role).splitlines() if line.startswith("GRANT")]
         with Router(shared.dsn, kwargs=options) as plain:
             for left_out in range(2):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from pgroute._async.own import ask, encoding_of, row, text
+from pgroute._async.own import encoding_of, row, text
 from pgroute._async.runner import call
 from pgroute.batch import sql
 from pgroute.batch._async.ledger import encode
@@ -104,9 +104,10 @@ class AsyncChunks:
     ) -> Row | None:
         """Mark a chunk as done, in this transaction; return None if there is no such row to mark."""
         seconds = attempt.left
-        given: dict[str, Any] = {"job": self._name, "chunk": work.number, "rows": len(work.items or ())}
+        given: dict[str, Any] = {"chunk": work.number, "rows": len(work.items or ())}
+        await self._ledger.check_trust(conn)
         try:
-            claimed = row(await ask(conn, statement, **given, wait=lock_timeout(seconds)))
+            claimed = row(await self._ledger.ask(conn, statement, **given, wait=lock_timeout(seconds)))
         except psycopg.errors.LockNotAvailable as exc:
             raise held(self._name, f"chunk {work.number}", seconds) from exc
         if claimed is not None:
@@ -115,7 +116,7 @@ class AsyncChunks:
 
     async def _look(self, attempt: AsyncAttempt[Any], conn: Connection, work: Work) -> tuple[Outcome, int]:
         """Find out why a chunk could not be claimed."""
-        found = row(await ask(conn, sql.LOOK, chunk=work.number, job=self._name))
+        found = row(await self._ledger.ask(conn, sql.LOOK, chunk=work.number))
         if found is None:
             raise gone(self._name)
         job, (present, done, count) = Job.read(found), found[5:]
@@ -128,9 +129,9 @@ class AsyncChunks:
             # Our own, most likely. A COMMIT that has written nothing would not wait for the synchronous standby.
             outcome = Outcome.APPLIED
             if planned:
-                await ask(conn, sql.CONFIRM_CHUNK, job=self._name, chunk=work.number)
+                await self._ledger.ask(conn, sql.CONFIRM_CHUNK, chunk=work.number)
             else:
-                await ask(conn, sql.CONFIRM_JOB, job=self._name)
+                await self._ledger.ask(conn, sql.CONFIRM_JOB)
         return outcome, int(count or 0) or len(work.items or ())
 
     async def _chunk(self, conn: Connection, work: Work, claimed: Row) -> Chunk:
@@ -175,7 +176,7 @@ class AsyncChunks:
                 encoding = encoding_of(conn)
                 error = told.encode(encoding, "backslashreplace").decode(encoding)
                 given: dict[str, Any] = {"state": state, "error": error}
-                await ask(conn, sql.REJECT, **given, job=self._name, chunk=work.number)
+                await self._ledger.ask(conn, sql.REJECT, **given, chunk=work.number)
         if outcome is Outcome.REJECTED:
             logger.warning("job %r: chunk %d is set aside: %s", self._name, work.number, one_line(told))
         return outcome, count

@@ -9,11 +9,13 @@ import psycopg
 
 from pgroute._async.once import MISSING, missing
 from pgroute._async.own import ask, encoding_of, row, rows, text
+from pgroute._async.schema import check_trust
 from pgroute.batch import sql
 from pgroute.batch.options import check_columns, check_same
 from pgroute.batch.source import Keyset, signature
 from pgroute.batch.state import AHEAD, STEPS, Cuts, Job, Row, Standing, gone, held, misread, number
 from pgroute.core.once import lock_timeout
+from pgroute.core.schema import BATCH
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,12 +46,21 @@ class AsyncLedger:
         self._options = options
         self._name = options.name
         self._begun: int | None = None
+        self._schema = router._engine.plan.schema
         self.sql: sql.KeysetSql
 
     def check(self, begun: int) -> None:
         """Raise BatchError unless a row is the one that the job was begun with."""
         if begun != self._begun:
             raise gone(self._name)
+
+    async def check_trust(self, conn: Connection) -> None:
+        """Raise ConfigError if others could have code run by this session: ahead of the first use of our tables."""
+        await check_trust(conn, self._schema, BATCH)
+
+    async def ask(self, conn: Connection, statement: bytes, **values: str | float | None) -> list[PGresult]:
+        """Run a statement on the job, which is one of its values."""
+        return await ask(conn, statement, schema=self._schema.sql, job=self._name, **values)
 
     async def start(self) -> Standing:
         """Begin the job, or find it begun.
@@ -66,7 +77,7 @@ class AsyncLedger:
             job = await self._see(conn, sql.LOCK_JOB)
             if not job.complete and job.planned < until:
                 size = self._options.chunk_size
-                await ask(conn, sql.PLAN_ITEMS, job=self._name, size=size, planned=job.planned, until=until)
+                await self.ask(conn, sql.PLAN_ITEMS, size=size, planned=job.planned, until=until)
             return job, set(await self._open(conn, start, until, until - start))
 
         return await self._transact(work)
@@ -85,11 +96,11 @@ class AsyncLedger:
                     raise misread(self._name, f"it gives {rows} items, and gave {job.rows_total}")
                 return
             partial = rows - max(0, chunks - 1) * self._options.chunk_size
-            given: dict[str, Any] = {"job": self._name, "chunks": chunks, "rows": rows}
-            otherwise = row(await ask(conn, sql.DONE_OTHERWISE, **given, partial=partial))
+            given: dict[str, Any] = {"chunks": chunks, "rows": rows}
+            otherwise = row(await self.ask(conn, sql.DONE_OTHERWISE, **given, partial=partial))
             if job.watermark > chunks or otherwise is not None:
                 raise misread(self._name, f"it ends after {rows} items, and more of them are done")
-            await ask(conn, sql.COMPLETE_ITEMS, **given)
+            await self.ask(conn, sql.COMPLETE_ITEMS, **given)
 
         await self._transact(work)
 
@@ -106,8 +117,8 @@ class AsyncLedger:
         """Delete the rows of the done chunks at the beginning, unless another copy is at it."""
 
         async def work(conn: Connection) -> None:
-            if row(await ask(conn, sql.LOCK_TO_COMPACT, job=self._name)) is not None:
-                await ask(conn, sql.COMPACT, job=self._name)
+            if row(await self.ask(conn, sql.LOCK_TO_COMPACT)) is not None:
+                await self.ask(conn, sql.COMPACT)
 
         await self._transact(work)
 
@@ -119,12 +130,12 @@ class AsyncLedger:
 
         async def work(conn: Connection) -> Standing:
             await self._see(conn, sql.LOCK_JOB)
-            found = row(await ask(conn, sql.COMPACT, job=self._name))
+            found = row(await self.ask(conn, sql.COMPACT))
             assert found is not None
             planned, complete, watermark, rows_total, rows_done = found
             finished = complete == b"t" and watermark == planned
             if finished:
-                await ask(conn, sql.FINISH, job=self._name)
+                await self.ask(conn, sql.FINISH)
             return await self._standing(conn, (planned, watermark, rows_total, rows_done), finished=finished)
 
         return await self._transact(work)
@@ -143,6 +154,7 @@ class AsyncLedger:
             async with attempt as conn:
                 seconds = attempt.left
                 try:
+                    await self.check_trust(conn)
                     await ask(conn, sql.WAIT_AT_MOST, wait=lock_timeout(seconds))
                     result = await work(conn)
                 except psycopg.errors.LockNotAvailable as exc:
@@ -150,7 +162,7 @@ class AsyncLedger:
         return result  # type: ignore[no-any-return]
 
     async def _see(self, conn: Connection, statement: bytes) -> Job:
-        found = row(await ask(conn, statement, job=self._name))
+        found = row(await self.ask(conn, statement))
         if found is None:
             raise gone(self._name)
         job = Job.read(found)
@@ -158,7 +170,7 @@ class AsyncLedger:
         return job
 
     async def _open(self, conn: Connection, start: int, until: int, most: int) -> list[int]:
-        results = await ask(conn, sql.OPEN_CHUNKS, job=self._name, start=start, until=until, most=most)
+        results = await self.ask(conn, sql.OPEN_CHUNKS, start=start, until=until, most=most)
         return [number(chunk) for (chunk,) in rows(results)]
 
     async def _start(self, conn: Connection) -> Standing:
@@ -172,14 +184,14 @@ class AsyncLedger:
         self._begun = number(begun)
         check_same(self._options, types, text(conn, source or b""), number(chunk_size))
         if finished == b"t":
-            await ask(conn, sql.CONFIRM_JOB, job=self._name)
+            await self.ask(conn, sql.CONFIRM_JOB)
         return await self._standing(
             conn, (planned, watermark, rows_total, rows_done), finished=finished == b"t"
         )
 
     async def _find(self, conn: Connection) -> Row | None:
         try:
-            return row(await ask(conn, sql.FIND, job=self._name))
+            return row(await self.ask(conn, sql.FIND))
         except MISSING as exc:
             raise missing("job", self._name, exc) from None
         except UnicodeEncodeError as exc:
@@ -206,17 +218,20 @@ class AsyncLedger:
         oids = [result.ftype(names.index(name)) for name in keyset.keys]
         await ask(conn, sql.NO_PATH)
         array = f"{{{','.join(map(str, oids))}}}"
-        types = [text(conn, kind or b"") for (kind,) in rows(await ask(conn, sql.TYPES, oids=array))]
+        keys = []
+        for oid, found in zip(oids, rows(await ask(conn, sql.TYPES, oids=array)), strict=True):
+            kind, schema, name, home = (text(conn, value or b"pg_catalog") for value in found)
+            keys.append(sql.Key(kind, oid, f"{sql.quoted(schema)}.{sql.quoted(name)}", sql.quoted(home)))
         await ask(conn, sql.OLD_PATH)
         raw = conn.pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII"
-        self.sql = sql.KeysetSql(keyset, types, oids, raw=raw)
-        return types
+        self.sql = sql.KeysetSql(keyset, keys, raw=raw)
+        return [key.type for key in keys]
 
     async def _create(self, conn: Connection, types: list[str]) -> None:
-        name, source, size = self._name, self._options.source, self._options.chunk_size
+        source, size = self._options.source, self._options.chunk_size
         if isinstance(source, Keyset) and (await self._execute(conn, self.sql.find_null())).ntuples:
             raise ConfigError("key", source.key, "expected keys that are never NULL; the query gives some")
-        await ask(conn, sql.CREATE, job=name, source=signature(source, types), size=size)
+        await self.ask(conn, sql.CREATE, source=signature(source, types), size=size)
         if isinstance(source, Keyset):
             await self._cut(conn)
 
@@ -241,16 +256,16 @@ class AsyncLedger:
             cuts.last(_texts(conn, (await ask(conn, sql.LAST_KEY))[-1]))
             await self._plan(conn, cuts)
         await ask(conn, sql.CLOSE_PLAN)
-        await ask(conn, sql.COMPLETE_KEYS, chunks=cuts.count, rows=cuts.rows, job=self._name)
+        await self.ask(conn, sql.COMPLETE_KEYS, chunks=cuts.count, rows=cuts.rows)
 
     async def _plan(self, conn: Connection, cuts: Cuts) -> None:
         if chunks := cuts.take():
-            await ask(conn, sql.PLAN_KEYS, job=self._name, chunks=json.dumps(chunks, ensure_ascii=False))
+            await self.ask(conn, sql.PLAN_KEYS, chunks=json.dumps(chunks, ensure_ascii=False))
 
     async def _standing(self, conn: Connection, found: Row, *, finished: bool) -> Standing:
         planned, watermark, rows_total, rows_done = found
-        above, above_rows = row(await ask(conn, sql.DONE, job=self._name)) or (b"0", b"0")
-        rejected, rejected_rows = row(await ask(conn, sql.REJECTED, job=self._name)) or (b"0", b"0")
+        above, above_rows = row(await self.ask(conn, sql.DONE)) or (b"0", b"0")
+        rejected, rejected_rows = row(await self.ask(conn, sql.REJECTED)) or (b"0", b"0")
         return Standing(
             planned=number(planned),
             watermark=number(watermark),

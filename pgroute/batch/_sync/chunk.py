@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from pgroute._sync.own import ask, encoding_of, row, text
+from pgroute._sync.own import encoding_of, row, text
 from pgroute._sync.runner import call
 from pgroute.batch import sql
 from pgroute.batch._sync.ledger import encode
@@ -105,9 +105,10 @@ class Chunks:
     ) -> Row | None:
         """Mark a chunk as done, in this transaction; return None if there is no such row to mark."""
         seconds = attempt.left
-        given: dict[str, Any] = {"job": self._name, "chunk": work.number, "rows": len(work.items or ())}
+        given: dict[str, Any] = {"chunk": work.number, "rows": len(work.items or ())}
+        self._ledger.check_trust(conn)
         try:
-            claimed = row(ask(conn, statement, **given, wait=lock_timeout(seconds)))
+            claimed = row(self._ledger.ask(conn, statement, **given, wait=lock_timeout(seconds)))
         except psycopg.errors.LockNotAvailable as exc:
             raise held(self._name, f"chunk {work.number}", seconds) from exc
         if claimed is not None:
@@ -116,7 +117,7 @@ class Chunks:
 
     def _look(self, attempt: Attempt[Any], conn: Connection, work: Work) -> tuple[Outcome, int]:
         """Find out why a chunk could not be claimed."""
-        found = row(ask(conn, sql.LOOK, chunk=work.number, job=self._name))
+        found = row(self._ledger.ask(conn, sql.LOOK, chunk=work.number))
         if found is None:
             raise gone(self._name)
         job, (present, done, count) = Job.read(found), found[5:]
@@ -129,9 +130,9 @@ class Chunks:
             # Our own, most likely. A COMMIT that has written nothing would not wait for the synchronous standby.
             outcome = Outcome.APPLIED
             if planned:
-                ask(conn, sql.CONFIRM_CHUNK, job=self._name, chunk=work.number)
+                self._ledger.ask(conn, sql.CONFIRM_CHUNK, chunk=work.number)
             else:
-                ask(conn, sql.CONFIRM_JOB, job=self._name)
+                self._ledger.ask(conn, sql.CONFIRM_JOB)
         return outcome, int(count or 0) or len(work.items or ())
 
     def _chunk(self, conn: Connection, work: Work, claimed: Row) -> Chunk:
@@ -176,7 +177,7 @@ class Chunks:
                 encoding = encoding_of(conn)
                 error = told.encode(encoding, "backslashreplace").decode(encoding)
                 given: dict[str, Any] = {"state": state, "error": error}
-                ask(conn, sql.REJECT, **given, job=self._name, chunk=work.number)
+                self._ledger.ask(conn, sql.REJECT, **given, chunk=work.number)
         if outcome is Outcome.REJECTED:
             logger.warning("job %r: chunk %d is set aside: %s", self._name, work.number, one_line(told))
         return outcome, count

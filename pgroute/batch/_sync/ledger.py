@@ -10,11 +10,13 @@ import psycopg
 
 from pgroute._sync.once import MISSING, missing
 from pgroute._sync.own import ask, encoding_of, row, rows, text
+from pgroute._sync.schema import check_trust
 from pgroute.batch import sql
 from pgroute.batch.options import check_columns, check_same
 from pgroute.batch.source import Keyset, signature
 from pgroute.batch.state import AHEAD, STEPS, Cuts, Job, Row, Standing, gone, held, misread, number
 from pgroute.core.once import lock_timeout
+from pgroute.core.schema import BATCH
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,12 +46,21 @@ class Ledger:
         self._options = options
         self._name = options.name
         self._begun: int | None = None
+        self._schema = router._engine.plan.schema
         self.sql: sql.KeysetSql
 
     def check(self, begun: int) -> None:
         """Raise BatchError unless a row is the one that the job was begun with."""
         if begun != self._begun:
             raise gone(self._name)
+
+    def check_trust(self, conn: Connection) -> None:
+        """Raise ConfigError if others could have code run by this session: ahead of the first use of our tables."""
+        check_trust(conn, self._schema, BATCH)
+
+    def ask(self, conn: Connection, statement: bytes, **values: str | float | None) -> list[PGresult]:
+        """Run a statement on the job, which is one of its values."""
+        return ask(conn, statement, schema=self._schema.sql, job=self._name, **values)
 
     def start(self) -> Standing:
         """Begin the job, or find it begun.
@@ -66,7 +77,7 @@ class Ledger:
             job = self._see(conn, sql.LOCK_JOB)
             if not job.complete and job.planned < until:
                 size = self._options.chunk_size
-                ask(conn, sql.PLAN_ITEMS, job=self._name, size=size, planned=job.planned, until=until)
+                self.ask(conn, sql.PLAN_ITEMS, size=size, planned=job.planned, until=until)
             return job, set(self._open(conn, start, until, until - start))
 
         return self._transact(work)
@@ -85,11 +96,11 @@ class Ledger:
                     raise misread(self._name, f"it gives {rows} items, and gave {job.rows_total}")
                 return
             partial = rows - max(0, chunks - 1) * self._options.chunk_size
-            given: dict[str, Any] = {"job": self._name, "chunks": chunks, "rows": rows}
-            otherwise = row(ask(conn, sql.DONE_OTHERWISE, **given, partial=partial))
+            given: dict[str, Any] = {"chunks": chunks, "rows": rows}
+            otherwise = row(self.ask(conn, sql.DONE_OTHERWISE, **given, partial=partial))
             if job.watermark > chunks or otherwise is not None:
                 raise misread(self._name, f"it ends after {rows} items, and more of them are done")
-            ask(conn, sql.COMPLETE_ITEMS, **given)
+            self.ask(conn, sql.COMPLETE_ITEMS, **given)
 
         self._transact(work)
 
@@ -106,8 +117,8 @@ class Ledger:
         """Delete the rows of the done chunks at the beginning, unless another copy is at it."""
 
         def work(conn: Connection) -> None:
-            if row(ask(conn, sql.LOCK_TO_COMPACT, job=self._name)) is not None:
-                ask(conn, sql.COMPACT, job=self._name)
+            if row(self.ask(conn, sql.LOCK_TO_COMPACT)) is not None:
+                self.ask(conn, sql.COMPACT)
 
         self._transact(work)
 
@@ -119,12 +130,12 @@ class Ledger:
 
         def work(conn: Connection) -> Standing:
             self._see(conn, sql.LOCK_JOB)
-            found = row(ask(conn, sql.COMPACT, job=self._name))
+            found = row(self.ask(conn, sql.COMPACT))
             assert found is not None
             planned, complete, watermark, rows_total, rows_done = found
             finished = complete == b"t" and watermark == planned
             if finished:
-                ask(conn, sql.FINISH, job=self._name)
+                self.ask(conn, sql.FINISH)
             return self._standing(conn, (planned, watermark, rows_total, rows_done), finished=finished)
 
         return self._transact(work)
@@ -142,6 +153,7 @@ class Ledger:
             with attempt as conn:
                 seconds = attempt.left
                 try:
+                    self.check_trust(conn)
                     ask(conn, sql.WAIT_AT_MOST, wait=lock_timeout(seconds))
                     result = work(conn)
                 except psycopg.errors.LockNotAvailable as exc:
@@ -149,7 +161,7 @@ class Ledger:
         return result  # type: ignore[no-any-return]
 
     def _see(self, conn: Connection, statement: bytes) -> Job:
-        found = row(ask(conn, statement, job=self._name))
+        found = row(self.ask(conn, statement))
         if found is None:
             raise gone(self._name)
         job = Job.read(found)
@@ -157,7 +169,7 @@ class Ledger:
         return job
 
     def _open(self, conn: Connection, start: int, until: int, most: int) -> list[int]:
-        results = ask(conn, sql.OPEN_CHUNKS, job=self._name, start=start, until=until, most=most)
+        results = self.ask(conn, sql.OPEN_CHUNKS, start=start, until=until, most=most)
         return [number(chunk) for (chunk,) in rows(results)]
 
     def _start(self, conn: Connection) -> Standing:
@@ -171,14 +183,14 @@ class Ledger:
         self._begun = number(begun)
         check_same(self._options, types, text(conn, source or b""), number(chunk_size))
         if finished == b"t":
-            ask(conn, sql.CONFIRM_JOB, job=self._name)
+            self.ask(conn, sql.CONFIRM_JOB)
         return self._standing(
             conn, (planned, watermark, rows_total, rows_done), finished=finished == b"t"
         )
 
     def _find(self, conn: Connection) -> Row | None:
         try:
-            return row(ask(conn, sql.FIND, job=self._name))
+            return row(self.ask(conn, sql.FIND))
         except MISSING as exc:
             raise missing("job", self._name, exc) from None
         except UnicodeEncodeError as exc:
@@ -205,17 +217,20 @@ class Ledger:
         oids = [result.ftype(names.index(name)) for name in keyset.keys]
         ask(conn, sql.NO_PATH)
         array = f"{{{','.join(map(str, oids))}}}"
-        types = [text(conn, kind or b"") for (kind,) in rows(ask(conn, sql.TYPES, oids=array))]
+        keys = []
+        for oid, found in zip(oids, rows(ask(conn, sql.TYPES, oids=array)), strict=True):
+            kind, schema, name, home = (text(conn, value or b"pg_catalog") for value in found)
+            keys.append(sql.Key(kind, oid, f"{sql.quoted(schema)}.{sql.quoted(name)}", sql.quoted(home)))
         ask(conn, sql.OLD_PATH)
         raw = conn.pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII"
-        self.sql = sql.KeysetSql(keyset, types, oids, raw=raw)
-        return types
+        self.sql = sql.KeysetSql(keyset, keys, raw=raw)
+        return [key.type for key in keys]
 
     def _create(self, conn: Connection, types: list[str]) -> None:
-        name, source, size = self._name, self._options.source, self._options.chunk_size
+        source, size = self._options.source, self._options.chunk_size
         if isinstance(source, Keyset) and (self._execute(conn, self.sql.find_null())).ntuples:
             raise ConfigError("key", source.key, "expected keys that are never NULL; the query gives some")
-        ask(conn, sql.CREATE, job=name, source=signature(source, types), size=size)
+        self.ask(conn, sql.CREATE, source=signature(source, types), size=size)
         if isinstance(source, Keyset):
             self._cut(conn)
 
@@ -240,16 +255,16 @@ class Ledger:
             cuts.last(_texts(conn, (ask(conn, sql.LAST_KEY))[-1]))
             self._plan(conn, cuts)
         ask(conn, sql.CLOSE_PLAN)
-        ask(conn, sql.COMPLETE_KEYS, chunks=cuts.count, rows=cuts.rows, job=self._name)
+        self.ask(conn, sql.COMPLETE_KEYS, chunks=cuts.count, rows=cuts.rows)
 
     def _plan(self, conn: Connection, cuts: Cuts) -> None:
         if chunks := cuts.take():
-            ask(conn, sql.PLAN_KEYS, job=self._name, chunks=json.dumps(chunks, ensure_ascii=False))
+            self.ask(conn, sql.PLAN_KEYS, chunks=json.dumps(chunks, ensure_ascii=False))
 
     def _standing(self, conn: Connection, found: Row, *, finished: bool) -> Standing:
         planned, watermark, rows_total, rows_done = found
-        above, above_rows = row(ask(conn, sql.DONE, job=self._name)) or (b"0", b"0")
-        rejected, rejected_rows = row(ask(conn, sql.REJECTED, job=self._name)) or (b"0", b"0")
+        above, above_rows = row(self.ask(conn, sql.DONE)) or (b"0", b"0")
+        rejected, rejected_rows = row(self.ask(conn, sql.REJECTED)) or (b"0", b"0")
         return Standing(
             planned=number(planned),
             watermark=number(watermark),

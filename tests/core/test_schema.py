@@ -1,0 +1,29 @@
+"""The name of a schema as it stands in statements."""
+
+from __future__ import annotations
+
+import pytest
+
+from pgroute.core.schema import Schema, definition, identifier, rights
+
+
+@pytest.mark.parametrize(
+    ("name", "quoted"),
+    [
+        ("pgroute", "pgroute"),
+        ("order", '"order"'),
+        ("Shop", '"Shop"'),
+        ('a"b', '"a""b"'),
+        ("a\\b", '"a\\b"'),
+        ("{0}", '"{0}"'),
+        ("100%", 'U&"100\\+000025"'),
+        ('ü\\"', 'U&"\\+0000fc\\\\"""'),
+        ("\U0001f418", 'U&"\\+01f418"'),
+    ],
+)
+def test_a_name_is_quoted_in_ascii_and_without_per_cent_signs(name: str, quoted: str) -> None:
+    assert identifier(name) == quoted
+    assert Schema(name).sql == quoted.encode()
+    for text in (definition(name), rights("app", name)):
+        assert f" {quoted}.once " in text
+        assert "pgroute." not in text.replace(f"{quoted}.", "")
