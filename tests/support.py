@@ -45,7 +45,7 @@ def dsn_with(dsn: str, *, dbname: str | None = None, **params: str) -> str:
     if (user := params.pop("user", None)) is not None:
         url = url._replace(netloc=f"{quote(user)}@{url.netloc.rpartition('@')[2]}")
     if dbname is not None:
-        url = url._replace(path=f"/{dbname}")
+        url = url._replace(path=f"/{quote(dbname, safe='')}")
     query = dict(parse_qsl(url.query, keep_blank_values=True)) | params
     return urlunsplit(url._replace(query=urlencode(query, quote_via=quote)))
 

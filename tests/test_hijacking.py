@@ -27,6 +27,7 @@ from pgroute.cli import main
 from pgroute.core.own import qualify
 from pgroute.core.schema import definition
 from pgroute.testing import LocalCluster, Node
+from tests.support import dsn_with
 
 pytestmark = pytest.mark.cluster
 
@@ -184,7 +185,7 @@ class Trap:
 
     def __init__(self, cluster: LocalCluster) -> None:
         self.cluster = cluster
-        self.dsn = f"{cluster.dsn.rpartition('/')[0].replace('//postgres@', '//boss@')}/to_trap"
+        self.dsn = dsn_with(cluster.dsn, dbname="to_trap", user="boss")
         self.words = words()
         self._seen = {node.name: 0 for node in cluster.nodes}
         with self.connect("mallory", options="") as conn:
@@ -239,7 +240,8 @@ class Trap:
 def trap(pgroute_shared_cluster: LocalCluster) -> Iterator[Trap]:
     cluster = pgroute_shared_cluster
     execute = cluster.primary.execute
-    execute("CREATE ROLE mallory LOGIN; CREATE ROLE boss LOGIN SUPERUSER")
+    execute(f"CREATE ROLE mallory LOGIN PASSWORD '{cluster.password}'")
+    execute(f"CREATE ROLE boss LOGIN SUPERUSER PASSWORD '{cluster.password}'")
     execute("CREATE DATABASE to_trap")
     execute("GRANT CREATE ON DATABASE to_trap TO mallory")
     for setting in (

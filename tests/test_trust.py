@@ -13,6 +13,7 @@ from pgroute._sync.own import ask, rows
 from pgroute.core.schema import definition
 from pgroute.core.trust import EXAMINE
 from pgroute.testing import LocalCluster
+from tests.support import dsn_with
 
 pytestmark = pytest.mark.cluster
 
@@ -118,7 +119,7 @@ class Place:
 
     def __init__(self, cluster: LocalCluster) -> None:
         self._conninfo = cluster.primary.conninfo
-        self.dsn = f"{cluster.dsn.rpartition('/')[0]}/to_trust"
+        self.dsn = dsn_with(cluster.dsn, dbname="to_trust")
 
     def connect(self, user: str = "postgres", **options: Any) -> psycopg.Connection[Any]:
         """Connect to the primary."""
@@ -148,7 +149,7 @@ def objections(conn: psycopg.Connection[Any], owner: str | None = None) -> str:
 def place(pgroute_shared_cluster: LocalCluster) -> Iterator[Place]:
     cluster = pgroute_shared_cluster
     execute = cluster.primary.execute
-    execute(ROLES)
+    execute(ROLES.replace(" LOGIN", f" LOGIN PASSWORD '{cluster.password}'"))
     place = Place(cluster)
     execute("CREATE DATABASE to_trust OWNER base")
     place.execute("CREATE ROLE made", "maker")

@@ -15,6 +15,7 @@ from pgroute import AsyncRouter, ConfigError, PoolOptions
 from pgroute.batch import AsyncBatchJob, Chunk, Keyset
 from pgroute.core.schema import definition, rights
 from pgroute.testing import LocalCluster
+from tests.support import dsn_with
 
 pytestmark = pytest.mark.cluster
 
@@ -57,11 +58,12 @@ class Place:
 @pytest.fixture
 def place(shared: LocalCluster) -> Iterator[Place]:
     execute = shared.primary.execute
-    execute("CREATE ROLE squatter LOGIN; CREATE ROLE app LOGIN")
+    for role in ("squatter", "app"):
+        execute(f"CREATE ROLE {role} LOGIN PASSWORD '{shared.password}'")
     execute("CREATE DATABASE to_squat")
     execute("GRANT CREATE ON DATABASE to_squat TO squatter")
     shared.catch_up()
-    yield Place(shared, f"{shared.dsn.rpartition('/')[0]}/to_squat")
+    yield Place(shared, dsn_with(shared.dsn, dbname="to_squat"))
     execute("DROP DATABASE to_squat")
     execute("DROP ROLE squatter; DROP ROLE app")
 
