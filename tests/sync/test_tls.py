@@ -71,6 +71,7 @@ def test_each_host_is_verified_by_its_own_name(fronts: list[TLSFront], authority
             assert conn.pgconn.ssl_in_use
             assert conn.info.host in NAMES[1:]
     assert not any(front.refused for front in fronts)
+    assert all(front.told for front in fronts)
 
 
 @pytest.mark.parametrize("wrong", WRONG)
