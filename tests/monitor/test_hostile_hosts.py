@@ -225,10 +225,10 @@ def refusal(data: bytes) -> str:
     with (
         HostileServer(answer) as server,
         Router(dsn_of(server), probe=QUICK) as router,
-        pytest.raises(NoHostAvailable) as caught,
-        router.writer(0.5),
     ):
-        pass
+        eventually(lambda: router.topology.primary is not None)
+        with pytest.raises(NoHostAvailable) as caught, router.writer(within(0.5)):
+            pass
     return str(caught.value)
 
 
