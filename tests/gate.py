@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Self
 
 from pgroute.testing import Node
+from tests.support import dsn_at
 
 _NO_ENCRYPTION = (80877103, 80877104)
 _CANCEL = 80877102
@@ -35,7 +36,7 @@ class Gate:
 
     @property
     def dsn(self) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        return dsn_at(f"127.0.0.1:{self.port}", self._node)
 
     def refused(self, **given: str) -> int:
         """Return how many logins with these parameters, among others, were refused."""

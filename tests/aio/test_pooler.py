@@ -117,7 +117,7 @@ async def test_writers_readers_and_a_failover_through_transaction_poolers(
         await async_call(first.kill)
         await async_call(second.promote)
         promoted_at = time.monotonic()
-        await async_eventually(lambda: second.port in account.ports)
+        await async_eventually(lambda: account.since(promoted_at))
         stop.set()
         for writer in writers:
             await writer.result()

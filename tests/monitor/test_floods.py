@@ -111,7 +111,8 @@ def flooded(servers: dict[str, HostileServer], *, role: str = "", mode: str = ""
     with contextlib.ExitStack() as stack:
         for server in servers.values():
             stack.enter_context(server)
-        arguments = [dsn_of(*servers.values()), str(SECONDS), str(MOST), role, mode]
+        seconds = within(SECONDS) if role else SECONDS
+        arguments = [dsn_of(*servers.values()), str(seconds), str(MOST), role, mode]
         run = subprocess.run(
             [sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True, timeout=60, check=True
         )

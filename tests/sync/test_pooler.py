@@ -118,7 +118,7 @@ def test_writers_readers_and_a_failover_through_transaction_poolers(
         call(first.kill)
         call(second.promote)
         promoted_at = time.monotonic()
-        eventually(lambda: second.port in account.ports)
+        eventually(lambda: account.since(promoted_at))
         stop.set()
         for writer in writers:
             writer.result()
