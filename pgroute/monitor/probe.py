@@ -37,12 +37,17 @@ _POSITION = """
        END"""
 _SYSTEM_ID = "(SELECT system_identifier FROM pg_catalog.pg_control_system())"
 _START = "(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) `*` 1000000)::bigint"
-# It changes whenever a fresh session would get another default_transaction_read_only than this one has.
+# It changes whenever a fresh session would get another default_transaction_read_only than this one has. Those of other
+# databases and of other roles are no concern of ours, and there may be thousands.
 _DEFAULTS = """
        (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', s.setdatabase, s.setrole, c), ','
                                      ORDER BY s.setdatabase, s.setrole, c)
           FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) c
-         WHERE pg_catalog.strpos(c, 'default_transaction_read_only=') `=` 1)"""
+         WHERE s.setdatabase `=` ANY (ARRAY[0::pg_catalog.oid, (
+                 SELECT oid FROM pg_catalog.pg_database WHERE datname `=` pg_catalog.current_database())])
+           AND s.setrole `=` ANY (ARRAY[0::pg_catalog.oid,
+                 pg_catalog.to_regrole(pg_catalog.quote_ident(SESSION_USER))::pg_catalog.oid])
+           AND pg_catalog.strpos(c, 'default_transaction_read_only=') `=` 1)"""
 
 
 def _question(
