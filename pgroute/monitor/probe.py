@@ -93,8 +93,10 @@ _WITHOUT_WAL = 3
 _SHOWN = 6
 """The levels from this one on give a single value."""
 
-_RESULTS = 3
-"""Of a probe: two settings and the answer."""
+# A role may have been given settings by which each statement is explained to the client, at any length.
+_TERMS = b"SET LOCAL client_min_messages = error;" + OWN_TERMS
+_RESULTS = 4
+"""Of a probe: three settings and the answer."""
 
 _MOST_ROUNDS = 3 * len(_LEVELS)
 """Questions in one probe: all levels, each doubted once, and all again for another role."""
@@ -225,7 +227,7 @@ class ProbeConnection:
         self._sent_at = sent_at = time.monotonic()
         try:
             try:
-                self._pgconn.send_query(OWN_TERMS + _LEVELS[self._level])
+                self._pgconn.send_query(_TERMS + _LEVELS[self._level])
                 self._pgconn.flush()
             except psycopg.Error as exc:
                 self._lose(one_line(str(exc)))

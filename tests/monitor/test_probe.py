@@ -256,7 +256,7 @@ DELETE FROM pg_db_role_setting WHERE setrole >= 4000000000 OR setdatabase >= 400
 def test_defaults_of_other_databases_and_roles_are_no_concern_of_a_probe(shared: LocalCluster) -> None:
     events: list[Event] = []
     node = shared.primary
-    with Router(shared.dsn, probe=ProbeOptions(interval=0.05)) as router:
+    with Router(shared.dsn, probe=ProbeOptions(interval=0.05, timeout=10.0)) as router:
         eventually(lambda: all_up(router))
         before = probes(node)
         unsubscribe = router.subscribe(events.append)
@@ -284,6 +284,38 @@ def test_default_of_a_role_whose_name_takes_quotes_is_noticed(shared: LocalClust
             eventually(lambda: router.topology.hosts[0].read_only, 2.0)
     finally:
         node.execute(f"DROP ROLE {role}")
+
+
+CHATTY = {
+    "client_min_messages": "log",
+    "log_statement": "all",
+    "log_duration": "on",
+    "debug_print_parse": "on",
+    "debug_print_rewritten": "on",
+    "debug_print_plan": "on",
+}
+
+
+def test_server_that_explains_each_statement_to_the_client_is_up(shared: LocalCluster) -> None:
+    events: list[Event] = []
+    node = shared.primary
+    node.execute(f"CREATE ROLE chatty LOGIN PASSWORD '{shared.password}'")
+    for name, value in CHATTY.items():
+        node.execute(f"ALTER ROLE chatty SET {name} = '{value}'")
+    shared.catch_up()
+    try:
+        probe = ProbeOptions(interval=0.02, timeout=10.0)
+        with Router(dsn_with(shared.dsn, user="chatty"), probe=probe) as router:
+            with router.writer() as conn:
+                conn.execute("SELECT 1")
+            unsubscribe = router.subscribe(events.append)
+            since = time.monotonic()
+            eventually(lambda: (router.topology.hosts[0].last_seen or 0.0) > since + 0.5)
+            unsubscribe()
+            assert [event.text for event in events] == []
+            assert all_up(router)
+    finally:
+        node.execute("DROP ROLE chatty")
 
 
 def test_events_come_in_order_to_every_subscriber(any_cluster: LocalCluster) -> None:
