@@ -160,7 +160,7 @@ def _delete(conn: psycopg.Connection[Any], schema: Schema, job: str, timeout: fl
 
 
 def _of_schema(statement: str, schema: Schema) -> bytes:
-    return qualify(statement.format(schema=schema.sql.decode()))
+    return qualify(statement).decode().format(schema=schema.sql.decode()).encode()
 
 
 def _short(job: Row) -> Row:
