@@ -71,7 +71,7 @@ def parameter(name: bytes, value: bytes) -> bytes:
 
 
 READY = message(b"Z", b"I")
-SETTINGS = complete(b"SET") * 2
+SETTINGS = complete(b"SET") * 3
 """What a probe's SELECT comes behind."""
 
 

@@ -60,7 +60,7 @@ async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], 
         ConfigError: there is no table for it, or none to be trusted.
     """
     if not trusted(conn, ONCE):
-        await _look(attempt, conn)
+        await _look(attempt, conn, key)
     begun = time.monotonic()
     try:
         async with attempt.bounded(conn, grace=_GRACE):
@@ -96,10 +96,12 @@ async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], 
     return Found(_stored(conn, found[0], key))
 
 
-async def _look(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any]) -> None:
+async def _look(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], key: str) -> None:
     try:
         async with attempt.bounded(conn):
             await check_trust(conn, attempt._engine.plan.schema, ONCE)
+    except MISSING as exc:
+        raise missing("once", key, exc) from None
     except psycopg.OperationalError as exc:
         if not conn.broken:
             raise

@@ -225,8 +225,8 @@ class AsyncRunner(Generic[CT]):
 
 async def purge(conn: psycopg.AsyncConnection[Any], schema: Schema, seconds: float) -> int:
     """Delete old keys and return how many."""
-    await check_trust(conn, schema, ONCE)
     try:
+        await check_trust(conn, schema, ONCE)
         results = await ask(conn, PURGE, schema=schema.sql, seconds=seconds)
     except MISSING as exc:
         raise missing("older_than", seconds, exc) from None

@@ -61,7 +61,7 @@ def claim(attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str) -> Fou
         ConfigError: there is no table for it, or none to be trusted.
     """
     if not trusted(conn, ONCE):
-        _look(attempt, conn)
+        _look(attempt, conn, key)
     begun = time.monotonic()
     try:
         with attempt.bounded(conn, grace=_GRACE):
@@ -97,10 +97,12 @@ def claim(attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str) -> Fou
     return Found(_stored(conn, found[0], key))
 
 
-def _look(attempt: Attempt[Any], conn: psycopg.Connection[Any]) -> None:
+def _look(attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str) -> None:
     try:
         with attempt.bounded(conn):
             check_trust(conn, attempt._engine.plan.schema, ONCE)
+    except MISSING as exc:
+        raise missing("once", key, exc) from None
     except psycopg.OperationalError as exc:
         if not conn.broken:
             raise

@@ -222,8 +222,8 @@ class Runner(Generic[CT]):
 
 def purge(conn: psycopg.Connection[Any], schema: Schema, seconds: float) -> int:
     """Delete old keys and return how many."""
-    check_trust(conn, schema, ONCE)
     try:
+        check_trust(conn, schema, ONCE)
         results = ask(conn, PURGE, schema=schema.sql, seconds=seconds)
     except MISSING as exc:
         raise missing("older_than", seconds, exc) from None

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+
 from pgroute._sync.own import ask, rows, text
 from pgroute.core.schema import LOCK, TABLES, definition
 from pgroute.core.trust import EXAMINE, untrusted
 
 if TYPE_CHECKING:
-    import psycopg
-
     from pgroute.core.schema import Schema
 
 
@@ -35,15 +35,19 @@ def trusted(conn: psycopg.Connection[Any], tables: frozenset[str]) -> bool:
 
 
 def check_trust(conn: psycopg.Connection[Any], schema: Schema, tables: frozenset[str]) -> None:
-    """Look at the schema before the first use of its tables on this connection; what is missing is not told.
+    """Look at the schema before the first use of its tables on this connection.
 
-    What can be changed later can be changed by those alone who are trusted.
+    What can be changed later can be changed by those alone who are trusted. What is missing can be made by anybody
+    until it is used, so it is not.
 
     Raises:
         ConfigError: others could have code run by this session.
+        psycopg.errors.UndefinedTable: a table is missing.
     """
     if not trusted(conn, tables):
-        conn._pgroute.trusted = _examine(conn, schema)  # type: ignore[attr-defined]
+        conn._pgroute.trusted = found = _examine(conn, schema)  # type: ignore[attr-defined]
+        if missing := sorted(tables - found):
+            raise psycopg.errors.UndefinedTable(f"there is no table {missing[0]!r} in {schema.name!r}")
 
 
 def _examine(conn: psycopg.Connection[Any], schema: Schema) -> frozenset[str]:

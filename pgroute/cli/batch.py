@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 from pgroute import AcquireTimeout, Router
 from pgroute._sync.schema import check_trust
 from pgroute.cli.errors import CommandError
+from pgroute.cli.parser import names
 from pgroute.cli.terminal import open_console, print_table, silence_libraries
 from pgroute.core.faults import one_line
 from pgroute.core.once import lock_timeout
@@ -66,9 +67,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     silence_libraries()
     console = None if getattr(args, "json", True) else open_console()
-    with Router(
-        args.dsn, acquire_timeout=args.timeout, schema=args.schema, schema_owner=args.schema_owner
-    ) as router:
+    options = {"schema": args.schema, "schema_owner": args.schema_owner, **names(args)}
+    with Router(args.dsn, acquire_timeout=args.timeout, **options) as router:
         try:
             if args.action == "list":
                 return _list(router, console)
@@ -160,7 +160,7 @@ def _delete(conn: psycopg.Connection[Any], schema: Schema, job: str, timeout: fl
 
 
 def _of_schema(statement: str, schema: Schema) -> bytes:
-    return qualify(statement.format(schema=schema.sql.decode()))
+    return qualify(statement).decode().format(schema=schema.sql.decode()).encode()
 
 
 def _short(job: Row) -> Row:

@@ -8,6 +8,7 @@ import psycopg
 
 from pgroute import AcquireTimeout, Router
 from pgroute.cli.errors import CommandError
+from pgroute.cli.parser import names
 from pgroute.cli.terminal import silence_libraries
 from pgroute.core.printable import printable
 from pgroute.core.schema import check_schema, definition, rights
@@ -27,9 +28,8 @@ def run(args: argparse.Namespace) -> int:
         print(rights(_ROLE, args.schema), end="")
         return 0
     silence_libraries()
-    with Router(
-        args.dsn, acquire_timeout=args.timeout, schema=args.schema, schema_owner=args.schema_owner
-    ) as router:
+    options = {"schema": args.schema, "schema_owner": args.schema_owner, **names(args)}
+    with Router(args.dsn, acquire_timeout=args.timeout, **options) as router:
         try:
             router.install()
             where = router.run(_where, read_only=True)

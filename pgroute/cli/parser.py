@@ -236,6 +236,7 @@ def _add_install(commands: argparse._SubParsersAction[Parser]) -> None:
     _add_dsn_argument(install)
     install.add_argument("--sql", action="store_true", help="print the SQL and contact nobody")
     _add_schema(install)
+    _add_names(install)
     _add_timeout(install, 10)
 
 
@@ -263,6 +264,7 @@ def _add_batch(commands: argparse._SubParsersAction[Parser]) -> None:
         else:
             action.add_argument("--json", action="store_true", help="print JSON (keys: docs/cli.md)")
         _add_schema(action)
+        _add_names(action)
         _add_timeout(action, 10)
 
 

@@ -115,16 +115,16 @@ class Timelines:
     def _heard(self, hosts: tuple[Facts, ...], ours: list[Facts], now: float) -> tuple[Claim, ...]:
         """Return the claims beyond what is proven: a host's last word, and for a while that of one silent or gone.
 
-        A primary that does not tell its timeline takes nothing back.
+        Who answers without telling a timeline takes nothing back.
         """
         least = max(self.proven or 0, self.pardoned)
         outsiders = {f.key for f in hosts} - {f.key for f in ours}
         claims = {c.host: c for c in self.claims if c.host not in outsiders and now - c.at < CLAIM_FOR}
         for f in ours:
             timeline = timeline_of(f)
-            if f.speaking and (_is_standby(f) or timeline is not None):
+            if f.speaking and timeline is not None:
                 claims.pop(f.key, None)
-                if timeline is not None and timeline > least and _is_standby(f):
+                if timeline > least and _is_standby(f):
                     claims[f.key] = Claim(f.key, timeline, now)
         return tuple(claim for claim in claims.values() if claim.timeline > least)
 

@@ -19,6 +19,9 @@ MOST = 64 * 1024
 _PER_READ = 8192
 """Bytes that libpq reads at least, where so many are there (pqReadData). Counting no more never counts any twice."""
 
+_BESIDES = 4 * 1024
+"""Bytes beside an answer that are nothing odd: its columns, and the statement itself where a role has it logged to the
+client (client_min_messages=log)."""
 
 _WINDOW = 12 * 1024
 
@@ -53,8 +56,8 @@ class Allowance:
             raise TooMuch
 
     def answered(self, size: int) -> None:
-        """Take note of an answer of that size, which was asked for; up to a kilobyte goes with each."""
-        self._received = max(0, self._received - size - 1024)
+        """Take note of an answer of that size, which was asked for; some kilobytes of notices may go with each."""
+        self._received = max(0, self._received - size - _BESIDES)
 
 
 def narrow(fd: int) -> None:

@@ -37,12 +37,17 @@ _POSITION = """
        END"""
 _SYSTEM_ID = "(SELECT system_identifier FROM pg_catalog.pg_control_system())"
 _START = "(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) `*` 1000000)::bigint"
-# It changes whenever a fresh session would get another default_transaction_read_only than this one has.
+# It changes whenever a fresh session would get another default_transaction_read_only than this one has. Those of other
+# databases and of other roles are no concern of ours, and there may be thousands.
 _DEFAULTS = """
        (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(':', s.setdatabase, s.setrole, c), ','
                                      ORDER BY s.setdatabase, s.setrole, c)
           FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) c
-         WHERE pg_catalog.strpos(c, 'default_transaction_read_only=') `=` 1)"""
+         WHERE s.setdatabase `=` ANY (ARRAY[0::pg_catalog.oid, (
+                 SELECT oid FROM pg_catalog.pg_database WHERE datname `=` pg_catalog.current_database())])
+           AND s.setrole `=` ANY (ARRAY[0::pg_catalog.oid,
+                 pg_catalog.to_regrole(pg_catalog.quote_ident(SESSION_USER))::pg_catalog.oid])
+           AND pg_catalog.strpos(c, 'default_transaction_read_only=') `=` 1)"""
 
 
 def _question(
@@ -88,8 +93,10 @@ _WITHOUT_WAL = 3
 _SHOWN = 6
 """The levels from this one on give a single value."""
 
-_RESULTS = 3
-"""Of a probe: two settings and the answer."""
+# A role may have been given settings by which each statement is explained to the client, at any length.
+_TERMS = b"SET LOCAL client_min_messages = error;" + OWN_TERMS
+_RESULTS = 4
+"""Of a probe: three settings and the answer."""
 
 _MOST_ROUNDS = 3 * len(_LEVELS)
 """Questions in one probe: all levels, each doubted once, and all again for another role."""
@@ -220,7 +227,7 @@ class ProbeConnection:
         self._sent_at = sent_at = time.monotonic()
         try:
             try:
-                self._pgconn.send_query(OWN_TERMS + _LEVELS[self._level])
+                self._pgconn.send_query(_TERMS + _LEVELS[self._level])
                 self._pgconn.flush()
             except psycopg.Error as exc:
                 self._lose(one_line(str(exc)))

@@ -12,6 +12,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pgroute import AsyncRouter, ConfigError, PoolOptions
+from pgroute._async import schema
 from pgroute.batch import AsyncBatchJob, Chunk, Keyset
 from pgroute.core.schema import definition, rights
 from pgroute.testing import LocalCluster
@@ -134,6 +135,30 @@ async def test_a_schema_that_is_squatted_later_is_refused_by_whoever_missed_it(p
     assert not place.seized()
 
 
+async def test_a_squatter_who_comes_between_the_look_and_the_use_gets_no_code_run(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = schema._examine
+
+    async def early(*args: Any) -> frozenset[str]:
+        found = await look(*args)
+        place.execute(definition() + SQUATTED, "squatter")
+        return found
+
+    monkeypatch.setattr(schema, "_examine", early)
+    async with AsyncRouter(place.dsn) as router:
+        uses: tuple[Callable[[], Any], ...] = (
+            partial(router.run, answer, 1, once="key"),
+            partial(router.once_purge, 86400),
+            partial(AsyncBatchJob(router, "job", [1, 2]).run, nothing),
+        )
+        for use in uses:
+            with pytest.raises(ConfigError, match="pgroute install"):
+                await use()
+            assert not place.seized()
+            place.execute("DROP SCHEMA pgroute CASCADE")
+
+
 async def test_a_connection_looks_once(place: Place) -> None:
     async with AsyncRouter(place.dsn, writer=PoolOptions(max_size=1)) as router:
         await router.install()
@@ -146,10 +171,10 @@ async def test_a_connection_looks_once(place: Place) -> None:
             await router.run(answer, 2, once="key")
 
 
-@pytest.mark.parametrize("schema", ["order", 'a"; %s %% \\ {0} ü --'])
-async def test_each_application_has_a_schema_of_its_own(place: Place, schema: str) -> None:
+@pytest.mark.parametrize("name", ["order", 'a"; %s %% \\ {0} ü --'])
+async def test_each_application_has_a_schema_of_its_own(place: Place, name: str) -> None:
     place.execute("CREATE TABLE item (id int PRIMARY KEY); INSERT INTO item VALUES (1), (2), (3)")
-    async with AsyncRouter(place.dsn) as other, AsyncRouter(place.dsn, schema=schema) as owner:
+    async with AsyncRouter(place.dsn) as other, AsyncRouter(place.dsn, schema=name) as owner:
         await other.install()
         assert await other.run(answer, 1, once="key") == 1
         with pytest.raises(ConfigError, match="pgroute install"):
@@ -157,11 +182,11 @@ async def test_each_application_has_a_schema_of_its_own(place: Place, schema: st
         await owner.install()
         assert await owner.run(answer, 2, once="key") == 2
         assert await other.run(answer, 3, once="key") == 1
-    place.execute(rights("app", schema) + "GRANT SELECT ON item TO app")
+    place.execute(rights("app", name) + "GRANT SELECT ON item TO app")
     async with AsyncRouter(place.dsn, kwargs={"user": "app"}) as shut_out:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             await shut_out.run(answer, 3, once="key")
-    async with AsyncRouter(place.dsn, kwargs={"user": "app"}, schema=schema) as app:
+    async with AsyncRouter(place.dsn, kwargs={"user": "app"}, schema=name) as app:
         await app.install()
         assert await app.run(answer, 3, once="key") == 2
         assert await app.once_purge(86400) == 0

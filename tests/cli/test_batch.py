@@ -148,6 +148,21 @@ def test_a_database_without_the_tables(ground: Ground, capsys: pytest.CaptureFix
     assert "run `pgroute install DSN`" in err
 
 
+def test_jobs_in_a_schema_of_any_name(ground: Ground, capsys: pytest.CaptureFixture[str]) -> None:
+    name = 'a`>`b "c" {d} %s'
+    quoted = name.replace('"', '""')
+    ground.execute(f'ALTER SCHEMA pgroute RENAME TO "{quoted}"')
+    try:
+        status, out, err = pgroute(capsys, "list", ground.dsn, "--schema", name, "--json")
+        assert (status, err) == (0, "")
+        assert {job["job"] for job in json.loads(out)} == {"done", "half done", "poisoned"}
+        status, out, err = pgroute(capsys, "reset", ground.dsn, "poisoned", "--yes", "--schema", name)
+        assert (status, err) == (0, "")
+    finally:
+        ground.execute(f'ALTER SCHEMA "{quoted}" RENAME TO pgroute')
+    assert ground.execute("SELECT job FROM pgroute.batch_job ORDER BY job") == [("done",), ("half done",)]
+
+
 def test_nobody_to_ask(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = pgroute(capsys, "list", "host=127.0.0.1 port=1", "--timeout", "0.5")
     assert (status, out) == (2, "")

@@ -44,3 +44,21 @@ def test_arguments_in_the_wrong_place_are_told_without_a_password(arguments, sai
     told = capsys.readouterr().err
     assert said in told
     assert "s3cret" not in told
+
+
+class Asked(Exception):
+    """A router was asked for, with these arguments."""
+
+
+@pytest.mark.parametrize("command", ["status", "watch", "dsn", "wait", "install", "batch list", "batch show"])
+def test_every_command_lets_srv_records_lead_elsewhere(command, monkeypatch):
+    def ask(*_, **options):
+        raise Asked(options)
+
+    module = {"wait": "dsn"}.get(command, command.split()[0])
+    monkeypatch.setattr(f"pgroute.cli.{module}.Router", ask)
+    job = ["nightly"] if command == "batch show" else []
+    with pytest.raises(Asked) as caught:
+        main([*command.split(), "host=h", *job, "--srv-domain", "a.example", "--srv-domain", "b.example"])
+    [options] = caught.value.args
+    assert options["srv_domains"] == ["a.example", "b.example"]

@@ -64,6 +64,13 @@ def test_word_of_one_standby_that_takes_it_back_counts_no_more():
     assert world.standby(C, 1).writers == [A]
 
 
+def test_word_of_one_standby_that_tells_no_more_counts_for_a_while():
+    world = World().settled().standby(C, 2).standby(C, None, untold="permission denied")
+    assert world.writers == []
+    assert world.pass_time(CLAIM_FOR - 1).standby(C, None).primary(A, 1).writers == []
+    assert world.pass_time(1).primary(A, 1).writers == [A]
+
+
 def test_word_of_two_standbys_outlives_them():
     world = World().settled().standby(C, 2).standby(B, 2).refuse(C).refuse(B).pass_time(CLAIM_FOR * 10)
     assert world.primary(A, 1).writers == []

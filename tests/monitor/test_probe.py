@@ -239,6 +239,85 @@ def test_a_degraded_probe_shows_a_read_only_default_of_new_sessions(unprivileged
         eventually(lambda: not router.topology.hosts[0].read_only, 2.0)
 
 
+OTHERS = """
+SET allow_system_table_mods = on;
+INSERT INTO pg_db_role_setting
+SELECT base, (4000000000 + n)::oid, ARRAY['default_transaction_read_only=on'] FROM generate_series(1, 3000) n,
+       (SELECT oid FROM pg_database WHERE datname = current_database() UNION ALL SELECT 0) AS of (base)
+ UNION ALL
+SELECT (4000000000 + n)::oid, 0, ARRAY['default_transaction_read_only=on'] FROM generate_series(1, 3000) n
+"""
+NO_OTHERS = """
+SET allow_system_table_mods = on;
+DELETE FROM pg_db_role_setting WHERE setrole >= 4000000000 OR setdatabase >= 4000000000
+"""
+
+
+def test_defaults_of_other_databases_and_roles_are_no_concern_of_a_probe(shared: LocalCluster) -> None:
+    events: list[Event] = []
+    node = shared.primary
+    with Router(shared.dsn, probe=ProbeOptions(interval=0.05, timeout=10.0)) as router:
+        eventually(lambda: all_up(router))
+        before = probes(node)
+        unsubscribe = router.subscribe(events.append)
+        try:
+            node.execute(OTHERS)
+            since = time.monotonic()
+            eventually(lambda: (router.topology.hosts[0].last_seen or 0.0) > since + 0.2)
+            assert probes(node) == before
+            unsubscribe()
+            assert events == []
+        finally:
+            node.execute(NO_OTHERS)
+
+
+def test_default_of_a_role_whose_name_takes_quotes_is_noticed(shared: LocalCluster) -> None:
+    node = shared.primary
+    role = '"It\'s a ""Role"""'
+    node.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{shared.password}'")
+    shared.catch_up()
+    try:
+        dsn = dsn_with(shared.dsn, user='It\'s a "Role"')
+        with Router(dsn, probe=ProbeOptions(interval=0.05)) as router:
+            eventually(lambda: all_up(router))
+            node.execute(f"ALTER ROLE {role} IN DATABASE postgres SET default_transaction_read_only = on")
+            eventually(lambda: router.topology.hosts[0].read_only, 2.0)
+    finally:
+        node.execute(f"DROP ROLE {role}")
+
+
+CHATTY = {
+    "client_min_messages": "log",
+    "log_statement": "all",
+    "log_duration": "on",
+    "debug_print_parse": "on",
+    "debug_print_rewritten": "on",
+    "debug_print_plan": "on",
+}
+
+
+def test_server_that_explains_each_statement_to_the_client_is_up(shared: LocalCluster) -> None:
+    events: list[Event] = []
+    node = shared.primary
+    node.execute(f"CREATE ROLE chatty LOGIN PASSWORD '{shared.password}'")
+    for name, value in CHATTY.items():
+        node.execute(f"ALTER ROLE chatty SET {name} = '{value}'")
+    shared.catch_up()
+    try:
+        probe = ProbeOptions(interval=0.02, timeout=10.0)
+        with Router(dsn_with(shared.dsn, user="chatty"), probe=probe) as router:
+            with router.writer() as conn:
+                conn.execute("SELECT 1")
+            unsubscribe = router.subscribe(events.append)
+            since = time.monotonic()
+            eventually(lambda: (router.topology.hosts[0].last_seen or 0.0) > since + 0.5)
+            unsubscribe()
+            assert [event.text for event in events] == []
+            assert all_up(router)
+    finally:
+        node.execute("DROP ROLE chatty")
+
+
 def test_events_come_in_order_to_every_subscriber(any_cluster: LocalCluster) -> None:
     texts: list[str] = []
     others: list[Event] = []

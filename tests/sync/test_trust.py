@@ -13,6 +13,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pgroute import Router, ConfigError, PoolOptions
+from pgroute._sync import schema
 from pgroute.batch import BatchJob, Chunk, Keyset
 from pgroute.core.schema import definition, rights
 from pgroute.testing import LocalCluster
@@ -135,6 +136,30 @@ def test_a_schema_that_is_squatted_later_is_refused_by_whoever_missed_it(place: 
     assert not place.seized()
 
 
+def test_a_squatter_who_comes_between_the_look_and_the_use_gets_no_code_run(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = schema._examine
+
+    def early(*args: Any) -> frozenset[str]:
+        found = look(*args)
+        place.execute(definition() + SQUATTED, "squatter")
+        return found
+
+    monkeypatch.setattr(schema, "_examine", early)
+    with Router(place.dsn) as router:
+        uses: tuple[Callable[[], Any], ...] = (
+            partial(router.run, answer, 1, once="key"),
+            partial(router.once_purge, 86400),
+            partial(BatchJob(router, "job", [1, 2]).run, nothing),
+        )
+        for use in uses:
+            with pytest.raises(ConfigError, match="pgroute install"):
+                use()
+            assert not place.seized()
+            place.execute("DROP SCHEMA pgroute CASCADE")
+
+
 def test_a_connection_looks_once(place: Place) -> None:
     with Router(place.dsn, writer=PoolOptions(max_size=1)) as router:
         router.install()
@@ -147,10 +172,10 @@ def test_a_connection_looks_once(place: Place) -> None:
             router.run(answer, 2, once="key")
 
 
-@pytest.mark.parametrize("schema", ["order", 'a"; %s %% \\ {0} ü --'])
-def test_each_application_has_a_schema_of_its_own(place: Place, schema: str) -> None:
+@pytest.mark.parametrize("name", ["order", 'a"; %s %% \\ {0} ü --'])
+def test_each_application_has_a_schema_of_its_own(place: Place, name: str) -> None:
     place.execute("CREATE TABLE item (id int PRIMARY KEY); INSERT INTO item VALUES (1), (2), (3)")
-    with Router(place.dsn) as other, Router(place.dsn, schema=schema) as owner:
+    with Router(place.dsn) as other, Router(place.dsn, schema=name) as owner:
         other.install()
         assert other.run(answer, 1, once="key") == 1
         with pytest.raises(ConfigError, match="pgroute install"):
@@ -158,11 +183,11 @@ def test_each_application_has_a_schema_of_its_own(place: Place, schema: str) -> 
         owner.install()
         assert owner.run(answer, 2, once="key") == 2
         assert other.run(answer, 3, once="key") == 1
-    place.execute(rights("app", schema) + "GRANT SELECT ON item TO app")
+    place.execute(rights("app", name) + "GRANT SELECT ON item TO app")
     with Router(place.dsn, kwargs={"user": "app"}) as shut_out:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             shut_out.run(answer, 3, once="key")
-    with Router(place.dsn, kwargs={"user": "app"}, schema=schema) as app:
+    with Router(place.dsn, kwargs={"user": "app"}, schema=name) as app:
         app.install()
         assert app.run(answer, 3, once="key") == 2
         assert app.once_purge(86400) == 0

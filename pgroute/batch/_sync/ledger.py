@@ -56,7 +56,10 @@ class Ledger:
 
     def check_trust(self, conn: Connection) -> None:
         """Raise ConfigError if others could have code run by this session: ahead of the first use of our tables."""
-        check_trust(conn, self._schema, BATCH)
+        try:
+            check_trust(conn, self._schema, BATCH)
+        except MISSING as exc:
+            raise missing("job", self._name, exc) from None
 
     def ask(self, conn: Connection, statement: bytes, **values: str | float | None) -> list[PGresult]:
         """Run a statement on the job, which is one of its values."""
