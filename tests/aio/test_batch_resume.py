@@ -519,6 +519,7 @@ async def test_an_undone_chunk_of_items_that_cannot_be_read_again_is_told(ground
     assert ground.seen() == [*range(1000)]
 
 
+@pytest.mark.usefixtures("uncompacted")
 async def test_a_plan_of_items_that_is_undone_is_made_again(ground: Ground) -> None:
     undone: list[int] = []
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pgroute import AsyncRouter
+from pgroute import AsyncRouter, ProbeOptions
 from pgroute.testing import FaultProxy
 from tests.aio.conftest import Proxied
 from tests.aio.workload import QUICK, read
@@ -23,8 +23,9 @@ async def first_reader(dsn: str, number: int) -> int:
     asked = "ordered" if number % 2 else None
     further = {} if asked else {"load_balance_hosts": "disable"}
     own = dsn_with(dsn, application_name=f"fresh{number}", **further)
-    async with AsyncRouter(own, balance=asked) as router:
-        return (await read(router, 5.0)).port
+    # On a busy machine an answer takes long.
+    async with AsyncRouter(own, balance=asked, probe=ProbeOptions(timeout=10.0)) as router:
+        return (await read(router, 20.0)).port
 
 
 async def first_readers(dsn: str, numbers: range) -> list[int]:

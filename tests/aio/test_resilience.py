@@ -175,6 +175,7 @@ async def test_the_reason_is_told_also_to_who_wakes_late(
     put = Bars.put
     monkeypatch.setattr(Bars, "put", late)
     async with AsyncRouter(shared.dsn, connection_class=Broken) as router:
+        await async_eventually(lambda: router.topology.primary)
         error = await hopeless(router, "writer", 0.5)
     assert "ValueError: the class is broken" in explained(error)
 

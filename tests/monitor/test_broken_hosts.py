@@ -17,7 +17,7 @@ import pytest
 
 from pgroute import HostState, NoHostAvailable, Router
 from pgroute.testing import LocalCluster, Node
-from tests.support import Background, eventually
+from tests.support import Background, dsn_at, eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -101,8 +101,8 @@ def serving(server: Server) -> Iterator[Server]:
         server.server_close()
 
 
-def dsn_of(*ports: int) -> str:
-    return "postgresql://postgres@" + ",".join(f"127.0.0.1:{port}" for port in ports) + "/postgres"
+def dsn_of(cluster: LocalCluster, *ports: int) -> str:
+    return dsn_at(",".join(f"127.0.0.1:{port}" for port in ports), cluster)
 
 
 def write_or_not(router: Router[Any], until: float) -> None:
@@ -114,7 +114,7 @@ def write_or_not(router: Router[Any], until: float) -> None:
 
 def test_a_host_that_drops_each_query_is_judged_and_the_primary_is_admitted(shared: LocalCluster) -> None:
     node = shared.primary
-    with serving(Server(DropsTheFirstQuery)) as broken, Router(dsn_of(broken.port, node.port)) as router:
+    with serving(Server(DropsTheFirstQuery)) as broken, Router(dsn_of(shared, broken.port, node.port)) as router:
         with router.writer(timeout=2.0) as conn:
             assert conn.info.port == node.port
         host = router.topology.hosts[0]
@@ -130,7 +130,7 @@ def test_a_primary_that_drops_each_query_from_now_on_is_no_primary_until_it_answ
     shared: LocalCluster,
 ) -> None:
     with serving(Server(Forwards, shared.primary)) as primary:
-        dsn = dsn_of(primary.port, *(node.port for node in shared.standbys))
+        dsn = dsn_of(shared, primary.port, *(node.port for node in shared.standbys))
         with Router(dsn) as router, Background() as background:
             router.wait()
             eventually(lambda: all(host.usable for host in router.topology.hosts))

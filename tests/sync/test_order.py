@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pgroute import Router
+from pgroute import Router, ProbeOptions
 from pgroute.testing import FaultProxy
 from tests.sync.conftest import Proxied
 from tests.sync.workload import QUICK, read
@@ -24,8 +24,9 @@ def first_reader(dsn: str, number: int) -> int:
     asked = "ordered" if number % 2 else None
     further = {} if asked else {"load_balance_hosts": "disable"}
     own = dsn_with(dsn, application_name=f"fresh{number}", **further)
-    with Router(own, balance=asked) as router:
-        return (read(router, 5.0)).port
+    # On a busy machine an answer takes long.
+    with Router(own, balance=asked, probe=ProbeOptions(timeout=10.0)) as router:
+        return (read(router, 20.0)).port
 
 
 def first_readers(dsn: str, numbers: range) -> list[int]:

@@ -174,6 +174,7 @@ def test_the_reason_is_told_also_to_who_wakes_late(
     put = Bars.put
     monkeypatch.setattr(Bars, "put", late)
     with Router(shared.dsn, connection_class=Broken) as router:
+        eventually(lambda: router.topology.primary)
         error = hopeless(router, "writer", 0.5)
     assert "ValueError: the class is broken" in explained(error)
 
