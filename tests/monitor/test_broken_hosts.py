@@ -114,7 +114,10 @@ def write_or_not(router: Router[Any], until: float) -> None:
 
 def test_a_host_that_drops_each_query_is_judged_and_the_primary_is_admitted(shared: LocalCluster) -> None:
     node = shared.primary
-    with serving(Server(DropsTheFirstQuery)) as broken, Router(dsn_of(shared, broken.port, node.port)) as router:
+    with (
+        serving(Server(DropsTheFirstQuery)) as broken,
+        Router(dsn_of(shared, broken.port, node.port)) as router,
+    ):
         with router.writer(timeout=2.0) as conn:
             assert conn.info.port == node.port
         host = router.topology.hosts[0]
