@@ -54,6 +54,21 @@ REFUSED: list[Callable[[Any], object]] = [
     lambda cls: cls("host=h", kwargs={**HIDDEN, "sslpassword": f"{SECRET}\0"}),
     lambda cls: cls("host=h", probe=ProbeOptions(kwargs={**HIDDEN, "connect_timeout": 3})),
     lambda cls: cls("host=h", writer=PoolOptions(kwargs={**HIDDEN, "bogus": 3})),
+    lambda cls: cls("host=h", writer={"kwargs": HIDDEN}),
+    lambda cls: cls("host=h", probe={"kwargs": HIDDEN}),
+    lambda cls: cls("host=h", retry={"scram_client_key": SECRET}),
+    lambda cls: cls("host=h", host_options={"h": HIDDEN}),
+    lambda cls: cls("host=h", host_options={GOOD: HostOptions()}),
+    lambda cls: cls("host=h", host_options=[GOOD]),
+    lambda cls: cls("host=h", balance=GOOD),
+    lambda cls: cls("host=h", kwargs={"host": GOOD}),
+    lambda cls: cls("host=h", kwargs={"dbname": GOOD}),
+    lambda cls: cls("host=h", kwargs={"dbname": f"host=h password={SECRET}", "sslmode": "bogus"}),
+    lambda cls: cls("host=h", kwargs={GOOD: 1}),
+    lambda cls: cls(f"host=h sslmode={GOOD}"),
+    lambda cls: cls(f"host=h port={GOOD}"),
+    lambda cls: cls(f"service={GOOD}"),
+    lambda cls: cls(f"dbname={GOOD}"),
     lambda _: PoolOptions(kwargs=HIDDEN, min_size=-1),
     lambda _: PoolOptions(settings={"app.token": SECRET}, min_size=-1),
     lambda _: PoolOptions(settings={"app.token": SECRET.encode()}),
@@ -91,7 +106,7 @@ def test_no_refusal_shows_a_secret_by_its_frames(cls, refused):
 
 
 def test_a_fault_in_the_watch_shows_no_secret_by_its_frames(monkeypatch, caplog):
-    async def fail(_):
+    async def fail(*_):
         raise RuntimeError("a fault of ours")
 
     monkeypatch.setattr(probe, "_establish", fail)
