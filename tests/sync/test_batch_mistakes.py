@@ -120,7 +120,9 @@ def test_keys_are_kept_exactly_whatever_the_settings(ground: Ground, kind: str, 
 def test_a_yen_sign_in_a_key_is_no_backslash(ground: Ground, encoding: str) -> None:
     ground.execute("CREATE TABLE victim ()")
     ground.execute("CREATE TABLE keyed (n int, k text)")
-    ground.execute("INSERT INTO keyed VALUES (1, 'a\u00a5'')); DROP TABLE victim; --'), (2, 'b\u00a5'), (3, 'c')")
+    ground.execute(
+        "INSERT INTO keyed VALUES (1, 'a\u00a5'')); DROP TABLE victim; --'), (2, 'b\u00a5'), (3, 'c')"
+    )
     source = Keyset("SELECT k FROM keyed", key="k", fetch=False)
 
     def fail(*_: object) -> None:
