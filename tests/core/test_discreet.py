@@ -14,7 +14,7 @@ import pytest
 import pgroute
 from pgroute import AsyncRouter, ConfigError, HostOptions, PoolOptions, ProbeOptions, Router
 from pgroute.batch import BatchJob
-from pgroute.monitor import probe
+from pgroute.monitor import probe, watcher
 from tests.support import eventually
 
 SECRET = "s3cr3tPW"
@@ -110,6 +110,19 @@ def test_a_fault_in_the_watch_shows_no_secret_by_its_frames(monkeypatch, caplog)
         raise RuntimeError("a fault of ours")
 
     monkeypatch.setattr(probe, "_establish", fail)
+    with Router(f"postgresql://u:{SECRET}@127.0.0.1:1/db"):
+        eventually(lambda: caplog.records)
+    error = caplog.records[0].exc_info[1]
+    assert str(error) == "a fault of ours"
+    assert len(list(frames(error))) > 2
+    assert [text for text in shown(error) if SECRET in text] == []
+
+
+def test_a_fault_at_the_beginning_of_a_watch_shows_no_secret_by_its_frames(monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(watcher.HostWatcher, "start", fail)
     with Router(f"postgresql://u:{SECRET}@127.0.0.1:1/db"):
         eventually(lambda: caplog.records)
     error = caplog.records[0].exc_info[1]
