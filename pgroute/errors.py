@@ -15,6 +15,8 @@ psycopg.OperationalError
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -26,6 +28,17 @@ if TYPE_CHECKING:
 
 _MOST_SHOWN = 500
 """Characters of a value in an error's text, at most."""
+_PASSWORD = re.compile(r"(?i)(passw(or)?d|secret|scram_(client|server)_key)['\"]?\s*[=:]")
+
+
+def holds_password(value: object) -> bool:
+    """Return whether a value may have a password in it: in a mapping, a keyword string, a URI with a login."""
+    if not isinstance(value, (str, bytes, list, tuple, Mapping)):
+        return False
+    text = value if isinstance(value, str) else repr(value)
+    _, scheme, rest = text.partition("://")
+    login, at, _ = rest.rpartition("@")
+    return bool(scheme and at and ":" in login) or _PASSWORD.search(text) is not None
 
 
 class ConfigError(psycopg.ProgrammingError, ValueError):
@@ -33,12 +46,14 @@ class ConfigError(psycopg.ProgrammingError, ValueError):
 
     Attributes:
         parameter: the name of the parameter as the caller knows it.
-        value: what was given; ``"***"`` where it is a secret.
+        value: what was given; ``"***"`` where it is a secret, or may hold one.
         accepted: what is accepted, in words.
     """
 
     def __init__(self, parameter: str, value: object, accepted: str, *, secret: bool = False) -> None:
-        if secret:
+        if secret or holds_password(value):
+            # An empty text is everywhere; a service's name is repeated by libpq.
+            accepted = accepted.replace(value, "***") if isinstance(value, str) and value else accepted
             value = "***"
         super().__init__(parameter, value, accepted)  # type: ignore[arg-type]  # psycopg names only the first
         self.parameter = parameter

@@ -79,6 +79,15 @@ def check_progress(progress: object) -> None:
         )
 
 
+def check_encoding(codec: str) -> None:
+    """Raise ConfigError for a client encoding in which a key may arrive as another one."""
+    if codec.startswith("shift_jis"):
+        accepted = (
+            "expected another for a Keyset, such as UTF8: in this one a yen sign is sent as a backslash"
+        )
+        raise ConfigError("client_encoding", codec, accepted)
+
+
 def check_columns(keyset: Keyset, columns: Sequence[str]) -> None:
     """Raise ConfigError unless each key is one column of the query."""
     for name in keyset.keys:

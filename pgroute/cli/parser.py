@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import textwrap
 from typing import Any, NoReturn
 
@@ -28,6 +29,7 @@ SHELLS = ("bash", "zsh", "tcsh")
 
 
 _COLUMNS = 78
+_QUOTED = re.compile(r"(?s)(['\"]).*\1")
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,7 +46,16 @@ class Parser(argparse.ArgumentParser):
         dsn = any(map(_like_a_dsn, message.split()))
         if dsn and self.first and "invalid choice" in message:
             super().error(f"expected a command before the DSN, as in `{self.prog} {self.first} DSN`")
-        super().error(" ".join("***" if _like_a_dsn(word) else word for word in message.split()))
+        if dsn:
+            message = _QUOTED.sub("***", message)  # with what stands behind a blank in it
+        hidden = _not_an_option if message.startswith("unrecognized arguments: ") else _like_a_dsn
+        head, colon, words = message.partition(": ")
+        super().error(head + colon + " ".join("***" if hidden(word) else word for word in words.split()))
+
+
+def _not_an_option(word: str) -> bool:
+    # What stands behind an option that there is not, or is part of it, may be a password: `--password x`, `-Wx`.
+    return not word.startswith("-") or "=" in word or (len(word) > 2 and not word.startswith("--"))
 
 
 def _like_a_dsn(word: str) -> bool:

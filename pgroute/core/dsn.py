@@ -18,7 +18,7 @@ from psycopg.conninfo import make_conninfo
 from pgroute.core import libpq
 from pgroute.core.roles import HostKey, SessionAttrs
 from pgroute.core.srv import is_address
-from pgroute.errors import ConfigError
+from pgroute.errors import ConfigError, holds_password
 
 PSYCOPG_ARGUMENTS = ("autocommit", "prepare_threshold", "context", "row_factory", "cursor_factory")
 
@@ -57,6 +57,9 @@ class Params(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def __hash__(self) -> int:
+        return hash(frozenset(self._values.items()))
+
     def __repr__(self) -> str:
         return f"Params({self.safe()!r})"
 
@@ -66,7 +69,7 @@ class Params(Mapping[str, str]):
 
 
 def _hidden(keyword: str, value: str) -> bool:
-    return libpq.is_secret(keyword) or _TELLING.search(value) is not None
+    return libpq.is_secret(keyword) or _TELLING.search(value) is not None or holds_password(value)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -163,6 +166,10 @@ def parse_dsn(dsn: str = "", *, kwargs: Mapping[str, Any] | None = None) -> Dsn:
     if load_balance not in (None, "disable", "random"):
         raise ConfigError("load_balance_hosts", load_balance, "expected 'disable' or 'random'")
     attrs = SessionAttrs.parse(session_attrs)
+    if _URI.match(params.get("dbname", "")):
+        # psycopg passes it on as a name, which the server repeats in its refusal.
+        accepted = "expected the name of a database: a URI is given as the DSN itself"
+        raise ConfigError("dbname", params["dbname"], accepted, secret=True)
     libpq.validate(params)
     return Dsn(hosts, Params(params), attrs, load_balance)
 

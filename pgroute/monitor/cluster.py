@@ -18,8 +18,9 @@ from pgroute.monitor.thread import Monitor
 from pgroute.monitor.vigil import Vigil
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine
 
+    from pgroute.core.dsn import Params
     from pgroute.core.events import Event
     from pgroute.core.hosts import HostInfo
     from pgroute.core.names import Mode, Question
@@ -52,7 +53,7 @@ class ClusterWatch:
     def __init__(
         self,
         entries: tuple[HostKey, ...],
-        params: Callable[[HostKey], Mapping[str, str]],
+        params: Callable[[HostKey], Params],
         options: ProbeOptions,
         rules: Rules,
         *,

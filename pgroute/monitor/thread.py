@@ -16,8 +16,9 @@ from pgroute.monitor.names import Names
 from pgroute.monitor.watcher import HostWatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
+    from pgroute.core.dsn import Params
     from pgroute.core.plan import ResolverSpec
     from pgroute.core.roles import HostKey
     from pgroute.monitor.cluster import ClusterWatch
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _STOP_TIMEOUT = 5.0
 
-WatchKey = tuple["HostKey", tuple[tuple[str, str], ...], int]
+WatchKey = tuple["HostKey", "Params", int]
 
 
 class Monitor:
@@ -147,11 +148,9 @@ class Monitor:
         if names.unused:
             self._names = {which: kept for which, kept in self._names.items() if kept is not names}
 
-    def join(
-        self, key: HostKey, params: Mapping[str, str], names: Names, subscriber: Subscriber
-    ) -> HostWatcher:
+    def join(self, key: HostKey, params: Params, names: Names, subscriber: Subscriber) -> HostWatcher:
         """Subscribe somebody to a host, beginning to watch it if nobody does so with these parameters; in the loop."""
-        name = (key, tuple(sorted(params.items())), id(names) if is_name(key) else 0)
+        name = (key, params, id(names) if is_name(key) else 0)
         watcher = self._watchers.get(name)
         if watcher is None:
             watcher = self._watchers[name] = HostWatcher(key, params, names)

@@ -115,6 +115,32 @@ async def test_keys_are_kept_exactly_whatever_the_settings(ground: Ground, kind:
     assert ground.seen() == [*range(1, 21)]
 
 
+@pytest.mark.parametrize("encoding", ["SJIS", "SHIFT_JIS_2004"])
+async def test_a_yen_sign_in_a_key_is_no_backslash(ground: Ground, encoding: str) -> None:
+    ground.execute("CREATE TABLE victim ()")
+    ground.execute("CREATE TABLE keyed (n int, k text)")
+    ground.execute(
+        "INSERT INTO keyed VALUES (1, 'a\u00a5'')); DROP TABLE victim; --'), (2, 'b\u00a5'), (3, 'c')"
+    )
+    source = Keyset("SELECT k FROM keyed", key="k", fetch=False)
+
+    async def fail(*_: object) -> None:
+        raise InterruptedError
+
+    async def note(conn: AsyncConnection, chunk: Chunk) -> None:
+        await conn.execute(sql.SQL("INSERT INTO seen SELECT n, 1 FROM keyed WHERE {}").format(chunk.where))
+
+    options = PoolOptions(kwargs={"client_encoding": encoding}, settings={"backslash_quote": "on"})
+    async with AsyncRouter(ground.dsn) as router, AsyncRouter(ground.dsn, writer=options) as other:
+        with pytest.raises(InterruptedError):  # planned
+            await AsyncBatchJob(router, "j", source, chunk_size=1).run(fail)
+        with pytest.raises(ConfigError, match="client_encoding"):
+            await AsyncBatchJob(other, "j", source, chunk_size=1).run(note)
+        assert ground.seen() == []
+        await AsyncBatchJob(router, "j", source, chunk_size=1).run(note)
+    assert ground.seen() == [1, 2, 3]
+
+
 async def test_a_type_is_the_same_under_any_search_path(ground: Ground) -> None:
     ground.execute("CREATE SCHEMA other")
     ground.execute("CREATE TYPE other.mood AS ENUM ('sad', 'glad')")

@@ -14,7 +14,7 @@ import pytest
 import pgroute
 from pgroute import AsyncRouter, ConfigError, HostOptions, PoolOptions, ProbeOptions, Router
 from pgroute.batch import BatchJob
-from pgroute.monitor import probe
+from pgroute.monitor import probe, watcher
 from tests.support import eventually
 
 SECRET = "s3cr3tPW"
@@ -54,6 +54,21 @@ REFUSED: list[Callable[[Any], object]] = [
     lambda cls: cls("host=h", kwargs={**HIDDEN, "sslpassword": f"{SECRET}\0"}),
     lambda cls: cls("host=h", probe=ProbeOptions(kwargs={**HIDDEN, "connect_timeout": 3})),
     lambda cls: cls("host=h", writer=PoolOptions(kwargs={**HIDDEN, "bogus": 3})),
+    lambda cls: cls("host=h", writer={"kwargs": HIDDEN}),
+    lambda cls: cls("host=h", probe={"kwargs": HIDDEN}),
+    lambda cls: cls("host=h", retry={"scram_client_key": SECRET}),
+    lambda cls: cls("host=h", host_options={"h": HIDDEN}),
+    lambda cls: cls("host=h", host_options={GOOD: HostOptions()}),
+    lambda cls: cls("host=h", host_options=[GOOD]),
+    lambda cls: cls("host=h", balance=GOOD),
+    lambda cls: cls("host=h", kwargs={"host": GOOD}),
+    lambda cls: cls("host=h", kwargs={"dbname": GOOD}),
+    lambda cls: cls("host=h", kwargs={"dbname": f"host=h password={SECRET}", "sslmode": "bogus"}),
+    lambda cls: cls("host=h", kwargs={GOOD: 1}),
+    lambda cls: cls(f"host=h sslmode={GOOD}"),
+    lambda cls: cls(f"host=h port={GOOD}"),
+    lambda cls: cls(f"service={GOOD}"),
+    lambda cls: cls(f"dbname={GOOD}"),
     lambda _: PoolOptions(kwargs=HIDDEN, min_size=-1),
     lambda _: PoolOptions(settings={"app.token": SECRET}, min_size=-1),
     lambda _: PoolOptions(settings={"app.token": SECRET.encode()}),
@@ -91,10 +106,23 @@ def test_no_refusal_shows_a_secret_by_its_frames(cls, refused):
 
 
 def test_a_fault_in_the_watch_shows_no_secret_by_its_frames(monkeypatch, caplog):
-    async def fail(_):
+    async def fail(*_):
         raise RuntimeError("a fault of ours")
 
     monkeypatch.setattr(probe, "_establish", fail)
+    with Router(f"postgresql://u:{SECRET}@127.0.0.1:1/db"):
+        eventually(lambda: caplog.records)
+    error = caplog.records[0].exc_info[1]
+    assert str(error) == "a fault of ours"
+    assert len(list(frames(error))) > 2
+    assert [text for text in shown(error) if SECRET in text] == []
+
+
+def test_a_fault_at_the_beginning_of_a_watch_shows_no_secret_by_its_frames(monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(watcher.HostWatcher, "start", fail)
     with Router(f"postgresql://u:{SECRET}@127.0.0.1:1/db"):
         eventually(lambda: caplog.records)
     error = caplog.records[0].exc_info[1]

@@ -9,6 +9,7 @@ import pytest
 
 from pgroute import HostKey, ProbeOptions
 from pgroute._sync.pools import RolePool
+from pgroute.core.dsn import Params
 from pgroute.core.topology import Rules, Topology
 from pgroute.monitor.bars import Barred, Bars, Options
 from pgroute.monitor.cluster import ClusterWatch
@@ -17,7 +18,9 @@ GONE, HERE = HostKey("a", 1, "10.0.0.1"), HostKey("a", 1, "10.0.0.2")
 
 
 def test_a_session_that_ends_long_after_its_host_left_is_not_remembered() -> None:
-    watch = ClusterWatch((HERE,), lambda _: {}, ProbeOptions(), Rules(), resolver="system", mode="all")
+    watch = ClusterWatch(
+        (HERE,), lambda _: Params({}), ProbeOptions(), Rules(), resolver="system", mode="all"
+    )
     watch.kick(GONE)
     watch.kick(HERE)
     assert watch._kicked_at.keys() == {HERE}

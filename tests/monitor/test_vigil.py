@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from pgroute import ProbeOptions
+from pgroute.core.dsn import Params
 from pgroute.core.hosts import Answer, HostInfo
 from pgroute.core.roles import HostKey, HostRole
 from pgroute.core.topology import Rules
@@ -30,7 +31,9 @@ async def test_a_server_that_a_name_led_to_meanwhile_is_not_taken_for_the_one_be
         assert host is not None
         return host
 
-    watch = ClusterWatch((KEY,), lambda _: {}, ProbeOptions(), Rules(), resolver="system", mode="first")
+    watch = ClusterWatch(
+        (KEY,), lambda _: Params({}), ProbeOptions(), Rules(), resolver="system", mode="first"
+    )
     watch._home = SimpleNamespace(join=lambda *_: object(), leave=leave)  # type: ignore[assignment]
     watch._names = SimpleNamespace()  # type: ignore[assignment]
     watch.sessions_at = lambda *_: 1

@@ -11,7 +11,7 @@ from pgroute._async.once import MISSING, missing
 from pgroute._async.own import ask, encoding_of, row, rows, text
 from pgroute._async.schema import check_trust
 from pgroute.batch import sql
-from pgroute.batch.options import check_columns, check_same
+from pgroute.batch.options import check_columns, check_encoding, check_same
 from pgroute.batch.source import Keyset, signature
 from pgroute.batch.state import AHEAD, STEPS, Cuts, Job, Row, Standing, gone, held, misread, number
 from pgroute.core.once import lock_timeout
@@ -215,6 +215,7 @@ class AsyncLedger:
         keyset = self._options.source
         if not isinstance(keyset, Keyset):
             return []
+        check_encoding(encoding_of(conn))
         result = await self._execute(conn, sql.KeysetSql(keyset).describe())
         names = [text(conn, result.fname(column) or b"") for column in range(result.nfields)]
         check_columns(keyset, names)

@@ -12,7 +12,7 @@ from pgroute._sync.once import MISSING, missing
 from pgroute._sync.own import ask, encoding_of, row, rows, text
 from pgroute._sync.schema import check_trust
 from pgroute.batch import sql
-from pgroute.batch.options import check_columns, check_same
+from pgroute.batch.options import check_columns, check_encoding, check_same
 from pgroute.batch.source import Keyset, signature
 from pgroute.batch.state import AHEAD, STEPS, Cuts, Job, Row, Standing, gone, held, misread, number
 from pgroute.core.once import lock_timeout
@@ -214,6 +214,7 @@ class Ledger:
         keyset = self._options.source
         if not isinstance(keyset, Keyset):
             return []
+        check_encoding(encoding_of(conn))
         result = self._execute(conn, sql.KeysetSql(keyset).describe())
         names = [text(conn, result.fname(column) or b"") for column in range(result.nfields)]
         check_columns(keyset, names)
