@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE, CONTAINERS = "tests/core", "tests/docker"
-PROGRAMS = ("tests/examples", "tests/test_docs.py")
+PROGRAMS = ("tests/cli", "tests/examples", "tests/test_docs.py")
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BUILD = 900
 """Seconds for which the images are waited for."""

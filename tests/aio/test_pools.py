@@ -82,7 +82,12 @@ async def test_a_pool_grows_no_further_than_max_size(shared: LocalCluster) -> No
 
     async with AsyncRouter(shared.dsn, writer=options) as router, AsyncBackground() as background:
         holders = [background.start(hold, router) for _ in range(8)]
-        await async_eventually(lambda: router.get_stats()["writer"].get("requests_waiting") == 5)
+
+        def asked_and_waiting() -> tuple[Any, Any]:
+            stats = router.get_stats()["writer"]
+            return stats.get("requests_num"), stats.get("requests_waiting")
+
+        await async_eventually(lambda: asked_and_waiting() == (8, 5))
         assert names(shared.primary).count("pooled") == 3
         done.set()
         for holder in holders:
