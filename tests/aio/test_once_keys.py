@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -258,6 +259,9 @@ async def test_a_result_that_nobody_here_has_stored_is_an_error_of_psycopgs(
     pair: Proxied, stored: str
 ) -> None:
     # jsonb takes what Python refuses to read.
+    with contextlib.suppress(RecursionError, ValueError):
+        json.loads(stored)
+        pytest.skip("this Python can read it")
     node = pair.cluster.nodes[0]
     await async_call(node.execute, f"INSERT INTO pgroute.once (key, result) VALUES ('{KEY}', '{stored}')")
     increment = Increment()

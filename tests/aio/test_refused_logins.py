@@ -349,7 +349,9 @@ async def test_one_host_whose_certificate_is_not_trusted_is_rarely_tried_leaves_
 async def test_a_database_dropped_under_busy_callers_costs_hardly_a_refused_login_at_each_host(
     mended: LocalCluster, monkeypatch: pytest.MonkeyPatch, doubt: float
 ) -> None:
-    """Where the probe, which is waited for, is late, an attempt of one of the pools may be another one."""
+    """Where the probe, which is waited for, is late, an attempt of one of the pools may be another one; where it is not
+    waited for, a pool that grows may have two under way.
+    """
     monkeypatch.setattr(connector, "DOUBT", doubt)
     said = 'FATAL:  (?:database "busy" does not exist|cannot connect to invalid database "busy")'
     mended.primary.execute("CREATE DATABASE busy")
@@ -384,4 +386,4 @@ async def test_a_database_dropped_under_busy_callers_costs_hardly_a_refused_logi
             len(re.findall(said, node.log())) - n for node, n in zip(mended.nodes, before, strict=True)
         ]
     assert time.monotonic() - dropped_at < within(5.0)
-    assert {*refused} <= {1, 2}
+    assert {*refused} <= ({1, 2} if doubt else {1, 2, 3})

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -259,6 +260,9 @@ def test_a_result_that_nobody_here_has_stored_is_an_error_of_psycopgs(
     pair: Proxied, stored: str
 ) -> None:
     # jsonb takes what Python refuses to read.
+    with contextlib.suppress(RecursionError, ValueError):
+        json.loads(stored)
+        pytest.skip("this Python can read it")
     node = pair.cluster.nodes[0]
     call(node.execute, f"INSERT INTO pgroute.once (key, result) VALUES ('{KEY}', '{stored}')")
     increment = Increment()
