@@ -138,7 +138,7 @@ def headless(server):
                 changed.append(time.monotonic())
                 time.sleep(3)
 
-        with pgroute.Router(dsn, resolver=server.resolver, addresses="all") as router:
+        with pgroute.Router(dsn, resolver=server.resolver, addresses="expand") as router:
             seen = under_load(router, read, 4, script)
         ends = [*changed[1:], float("inf")]
         spread = [
@@ -180,7 +180,7 @@ def dead(server, seconds):
             server.zone["db.test"] = SERVFAIL
             time.sleep(seconds)
 
-        with pgroute.Router(dsn, resolver=server.resolver, addresses="all", writer=options) as router:
+        with pgroute.Router(dsn, resolver=server.resolver, addresses="expand", writer=options) as router:
             seen = under_load(router, write, 2, script)
         return sum(error is not None for _, _, error in seen), len(seen)
 

@@ -1,21 +1,21 @@
 """A client-side router for a PostgreSQL primary and its standbys."""
 
-from pgroute._async.attempts import AsyncAttempts
 from pgroute._async.router import AsyncRouter
 from pgroute._async.session import AsyncSession
-from pgroute._async.transaction import AsyncAttempt
-from pgroute._sync.attempts import Attempts
+from pgroute._async.transaction.attempt import AsyncAttempt
+from pgroute._async.transaction.attempts import AsyncAttempts
 from pgroute._sync.router import Router
 from pgroute._sync.session import Session
-from pgroute._sync.transaction import Attempt
-from pgroute.core.balance import Candidate, Policy
-from pgroute.core.events import Event, EventKind
-from pgroute.core.hosts import HostInfo, HostState
-from pgroute.core.options import HostOptions, PoolOptions, ProbeOptions
-from pgroute.core.retry import RetryPolicy
-from pgroute.core.roles import HostKey, HostRole, Role, SessionAttrs
-from pgroute.core.stats import RoleStats, RouterStats
-from pgroute.core.topology import Topology
+from pgroute._sync.transaction.attempt import Attempt
+from pgroute._sync.transaction.attempts import Attempts
+from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
+from pgroute.core.model.roles import HostKey, HostRole, Role, SessionAttrs
+from pgroute.core.model.stats import RoleStats, RouterStats
+from pgroute.core.routing.balance import Candidate, Policy
+from pgroute.core.topology.events import Event, EventKind
+from pgroute.core.topology.hosts import HostInfo, HostState
+from pgroute.core.topology.transition import Topology
+from pgroute.core.transactions.retry import RetryPolicy
 from pgroute.errors import (
     AcquireTimeout,
     CommitUnknown,

@@ -10,9 +10,9 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from pgroute.monitor.bell import Bell as Bell  # noqa: PLC0414  (the synchronous one of a pair)
-from pgroute.monitor.bell import Signal
-from pgroute.monitor.timers import timers
+from pgroute.runtime.timers import timers
+from pgroute.runtime.wakeup import Bell as Bell  # noqa: PLC0414  (the synchronous one of a pair)
+from pgroute.runtime.wakeup import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable

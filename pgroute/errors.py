@@ -23,7 +23,7 @@ import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout
 
 if TYPE_CHECKING:
-    from pgroute.core.topology import Topology
+    from pgroute.core.topology.transition import Topology
 
 
 _MOST_SHOWN = 500

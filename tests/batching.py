@@ -15,7 +15,7 @@ import psycopg
 
 from pgroute import Router
 from pgroute.batch import BatchJob, Chunk
-from pgroute.core.schema import definition
+from pgroute.core.sql.schema import definition
 from pgroute.testing import LocalCluster
 from tests.support import dsn_with
 

@@ -84,12 +84,12 @@ def package(tmp_path):
         "__init__.py": "from ._async.router import AsyncRouter\nfrom .core import dsn",
         "errors.py": "import psycopg",
         "core/__init__.py": "",
-        "core/dsn.py": "from pgroute.errors import A\nfrom ..errors import B\nfrom . import roles",
-        "core/roles.py": "import random",
-        "monitor/thread.py": "import asyncio, threading\nfrom pgroute.core.dsn import parse",
+        "core/config/dsn.py": "from pgroute.errors import A\nfrom ..errors import B\nfrom . import roles",
+        "core/model/roles.py": "import random",
+        "monitor/thread.py": "import asyncio, threading\nfrom pgroute.core.config.dsn import parse",
         "_acompat.py": "import time",
         "_async/router.py": "from .pools import RolePool\nfrom .. import _acompat, errors",
-        "_async/pools.py": "",
+        "_async/pool/role_pool.py": "",
         "_sync/router.py": "from ..monitor import thread",
         "testing/plugin.py": "from pgroute import Router\nimport pgroute",
         "cli/status.py": "from pgroute.testing import plugin\nfrom .. import Router",
@@ -109,19 +109,39 @@ def test_scanner_accepts_every_arrow_of_the_design(package):
 @pytest.mark.parametrize(
     ("file", "text", "arrow"),
     [
-        ("errors.py", "from pgroute.core.dsn import parse", "errors.py:1: errors imports core"),
-        ("core/dsn.py", "import pgroute.monitor.thread", "core/dsn.py:1: core imports monitor"),
-        ("core/dsn.py", "from ..monitor import thread", "core/dsn.py:1: core imports monitor"),
-        ("core/dsn.py", "from pgroute import Router", "core/dsn.py:1: core imports __init__"),
-        ("core/dsn.py", "from .. import monitor", "core/dsn.py:1: core imports monitor"),
-        ("core/dsn.py", "import pgroute", "core/dsn.py:1: core imports __init__"),
-        ("core/dsn.py", "def f():\n    from ..monitor import x", "core/dsn.py:2: core imports monitor"),
-        ("core/dsn.py", "try:\n    import time\nexcept E:\n    pass", "core/dsn.py:2: core imports time"),
-        ("core/dsn.py", "from concurrent.futures import Future", "core/dsn.py:1: core imports concurrent"),
+        ("errors.py", "from pgroute.core.config.dsn import parse", "errors.py:1: errors imports core"),
+        ("core/config/dsn.py", "import pgroute.monitor.thread", "core/config/dsn.py:1: core imports monitor"),
+        ("core/config/dsn.py", "from ..monitor import thread", "core/config/dsn.py:1: core imports monitor"),
+        ("core/config/dsn.py", "from pgroute import Router", "core/config/dsn.py:1: core imports __init__"),
+        ("core/config/dsn.py", "from .. import monitor", "core/config/dsn.py:1: core imports monitor"),
+        ("core/config/dsn.py", "import pgroute", "core/config/dsn.py:1: core imports __init__"),
+        (
+            "core/config/dsn.py",
+            "def f():\n    from ..monitor import x",
+            "core/config/dsn.py:2: core imports monitor",
+        ),
+        (
+            "core/config/dsn.py",
+            "try:\n    import time\nexcept E:\n    pass",
+            "core/config/dsn.py:2: core imports time",
+        ),
+        (
+            "core/config/dsn.py",
+            "from concurrent.futures import Future",
+            "core/config/dsn.py:1: core imports concurrent",
+        ),
         ("core/deep/x.py", "from ...cli import main", "core/deep/x.py:1: core imports cli"),
         ("monitor/probe.py", "from .._acompat import Lock", "monitor/probe.py:1: monitor imports _acompat"),
-        ("_async/pools.py", "from .._sync import router", "_async/pools.py:1: _async imports _sync"),
-        ("_sync/pools.py", "from pgroute._async.x import y", "_sync/pools.py:1: _sync imports _async"),
+        (
+            "_async/pool/role_pool.py",
+            "from .._sync import router",
+            "_async/pool/role_pool.py:1: _async imports _sync",
+        ),
+        (
+            "_sync/pool/role_pool.py",
+            "from pgroute._async.x import y",
+            "_sync/pool/role_pool.py:1: _sync imports _async",
+        ),
         ("__init__.py", "from .testing import plugin", "__init__.py:1: __init__ imports testing"),
         ("testing/x.py", "from pgroute.batch import y", "testing/x.py:1: testing imports batch"),
         ("testing/x.py", "from pgroute.cli import y", "testing/x.py:1: testing imports cli"),
@@ -137,8 +157,8 @@ def test_scanner_names_a_planted_bad_arrow(package, file, text, arrow):
 @pytest.mark.parametrize("condition", ["TYPE_CHECKING", "typing.TYPE_CHECKING"])
 def test_scanner_leaves_out_only_what_a_type_checker_reads(package, condition):
     text = f"if {condition}:\n    from ..monitor import thread\nelse:\n    from .. import cli\n"
-    (package / "core/dsn.py").write_text(text)
-    assert bad_arrows(package) == ["core/dsn.py:4: core imports cli"]
+    (package / "core/config/dsn.py").write_text(text)
+    assert bad_arrows(package) == ["core/config/dsn.py:4: core imports cli"]
 
 
 def test_every_arrow_points_to_an_earlier_room():

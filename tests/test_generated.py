@@ -89,14 +89,14 @@ def test_check_sees_a_missing_file(tree, capsys):
 
 
 def test_stale_generated_file_fails_the_check_and_is_deleted_by_a_run(tree, capsys):
-    (tree / "pgroute/_async/pools.py").write_text(SOURCE)
+    (tree / "pgroute/_async/pool/role_pool.py").write_text(SOURCE)
     unasync.main([], tree)
-    (tree / "pgroute/_async/pools.py").unlink()
+    (tree / "pgroute/_async/pool/role_pool.py").unlink()
     status, said = check(tree, capsys)
     assert status == 1
-    assert "pgroute/_sync/pools.py: stale" in said
+    assert "pgroute/_sync/pool/role_pool.py: stale" in said
     assert unasync.main([], tree) == 0
-    assert not (tree / "pgroute/_sync/pools.py").exists()
+    assert not (tree / "pgroute/_sync/pool/role_pool.py").exists()
 
 
 def test_hand_written_file_among_the_generated_is_refused_but_kept(tree, capsys):
@@ -141,7 +141,10 @@ def test_substitution_matches_whole_words(monkeypatch):
         ("raise StopAsyncIteration\n", "raise StopIteration\n"),
         ("def __aenter__(self): self.__aexit__()\n", "def __enter__(self): self.__exit__()\n"),
         ("AsyncConnectionPool[_AsyncSession[Asyncish]]\n", "ConnectionPool[_Session[Asyncish]]\n"),
-        ("from pgroute._async.pools import x_async\n", "from pgroute._sync.pools import x_async\n"),
+        (
+            "from pgroute._async.pool.role_pool import x_async\n",
+            "from pgroute._sync.pool.role_pool import x_async\n",
+        ),
         ("a = 1  # async-only\nb = 2\n", "b = 2\n"),
         ("    # sync-only: a = 1\n", "    a = 1\n"),
         ("a\n    # async-only: begin\n    b\n\n    # async-only: end\nc\n", "a\nc\n"),

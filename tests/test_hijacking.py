@@ -24,8 +24,8 @@ import pgroute
 from pgroute import PoolOptions, Router
 from pgroute.batch import BatchJob, Chunk, Keyset
 from pgroute.cli import main
-from pgroute.core.own import qualify
-from pgroute.core.schema import definition
+from pgroute.core.sql.schema import definition
+from pgroute.core.sql.statements import qualify
 from pgroute.testing import LocalCluster, Node
 from tests.support import dsn_with
 
@@ -307,7 +307,7 @@ def test_nothing_is_hijacked_in_use(trap: Trap, temporary: bool, capsys: pytest.
         router.install()
         for _ in range(2):
             assert router.run(lambda _: {"a": 1}, once="key") == {"a": 1}
-        assert router.once_purge(86400) == 0
+        assert router.purge_once_keys(86400) == 0
         with router.reader() as conn:
             psycopg.Cursor(conn).execute("SHOW search_path")
 

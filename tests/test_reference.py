@@ -47,7 +47,7 @@ def test_check_shows_an_edited_reference_and_a_run_mends_it(tree, capsys):
     assert path.read_bytes() == (ROOT / reference.TARGET).read_bytes()
 
 
-OPTIONS, HOSTS = "core/options.py", "core/hosts.py"
+OPTIONS, HOSTS = "core/config/options.py", "core/topology/hosts.py"
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,6 @@ def test_what_a_docstring_lacks_fails_the_check(*, tree, capsys, file, old, new,
 
 
 def test_what_a_docstring_lacks_fails_a_run_too(tree, capsys):
-    edit(tree / "pgroute/core/roles.py", "        READER: reading, on", "        READERS: reading, on")
+    edit(tree / "pgroute/core/model/roles.py", "        READER: reading, on", "        READERS: reading, on")
     assert reference.main([], tree) == 1
     assert "Role: does not describe READER" in capsys.readouterr().err

@@ -9,9 +9,9 @@ import psycopg
 import pytest
 
 from pgroute import ConfigError, Router
-from pgroute._sync.own import ask, rows
-from pgroute.core.schema import definition
-from pgroute.core.trust import EXAMINE
+from pgroute._sync.statements import ask, rows
+from pgroute.core.sql.schema import definition
+from pgroute.core.sql.trust import EXAMINE
 from pgroute.testing import LocalCluster
 from tests.support import dsn_with
 

@@ -8,7 +8,7 @@ import time
 
 import psycopg
 
-from pgroute._sync.connector import alive, attributes
+from pgroute._sync.pool.connector import alive, attributes
 from pgroute.testing import LocalCluster
 
 from .contenders import ALL, SIZES

@@ -10,9 +10,9 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import AsyncFace, AsyncWatchdog
-from pgroute._async.connector import READ_ONLY_DEFAULT, alive, shut
-from pgroute.core.faults import one_line, session_fault
-from pgroute.core.roles import SessionAttrs
+from pgroute._async.pool.connector import READ_ONLY_DEFAULT, alive, shut
+from pgroute.core.faults.classify import one_line, session_fault
+from pgroute.core.model.roles import SessionAttrs
 from pgroute.errors import CommitUnknown, SessionLost
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     # sync-only: from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from pgroute._async.engine import AsyncEngine
-    from pgroute.core.roles import Role
+    from pgroute._async.manager import AsyncSessionManager
+    from pgroute.core.model.roles import Role
 
     # sync-only: Block = AbstractContextManager[psycopg.Transaction]
     Block = AbstractAsyncContextManager[psycopg.AsyncTransaction]  # async-only
@@ -57,7 +57,7 @@ class AsyncSession(AsyncFace, Generic[CT]):
     __slots__ = ("__weakref__", "_attrs", "_conn", "_engine", "_role", "_timeout")
 
     def __init__(
-        self, engine: AsyncEngine[CT], attrs: SessionAttrs, role: Role, timeout: float | None
+        self, engine: AsyncSessionManager[CT], attrs: SessionAttrs, role: Role, timeout: float | None
     ) -> None:
         self._engine = engine
         self._attrs = attrs
@@ -132,7 +132,7 @@ class AsyncSession(AsyncFace, Generic[CT]):
             raise
 
 
-async def give_back(engine: AsyncEngine[Any], conn: CT) -> None:
+async def give_back(engine: AsyncSessionManager[Any], conn: CT) -> None:
     """Return a connection at the end of its session."""
     try:
         await conn._pgroute.pool.putconn(conn)  # type: ignore[attr-defined]
@@ -152,7 +152,7 @@ def refused(conn: psycopg.AsyncConnection[Any], failure: BaseException) -> bool:
     return isinstance(failure, psycopg.Error) and not conn.closed
 
 
-async def _commit_failed(engine: AsyncEngine[CT], conn: CT, failure: BaseException) -> None:
+async def _commit_failed(engine: AsyncSessionManager[CT], conn: CT, failure: BaseException) -> None:
     """Raise what a failed COMMIT means; return where the failure itself says it."""
     key = conn._pgroute.pool.key  # type: ignore[attr-defined]
     if not isinstance(failure, psycopg.Error):
@@ -169,7 +169,7 @@ async def _commit_failed(engine: AsyncEngine[CT], conn: CT, failure: BaseExcepti
 
 
 def _lost_early(
-    engine: AsyncEngine[Any], conn: psycopg.AsyncConnection[Any], exc: psycopg.Error, doing: str
+    engine: AsyncSessionManager[Any], conn: psycopg.AsyncConnection[Any], exc: psycopg.Error, doing: str
 ) -> SessionLost:
     """Return what it means that a connection was lost in a statement of the router's own, before COMMIT."""
     key = conn._pgroute.pool.key  # type: ignore[attr-defined]
@@ -180,7 +180,7 @@ def _lost_early(
     )
 
 
-def _tell_unconfirmed(engine: AsyncEngine[CT], conn: CT, exc: BaseException | None) -> None:
+def _tell_unconfirmed(engine: AsyncSessionManager[CT], conn: CT, exc: BaseException | None) -> None:
     key = conn._pgroute.pool.key  # type: ignore[attr-defined]
     if exc is not None:
         exc.add_note(f"{key} committed before that, and no synchronous standby has confirmed it")
@@ -191,7 +191,7 @@ def _tell_unconfirmed(engine: AsyncEngine[CT], conn: CT, exc: BaseException | No
 
 
 async def _end(
-    engine: AsyncEngine[CT], conn: CT, block: Block | None = None, *, status: int, read_write: bool
+    engine: AsyncSessionManager[CT], conn: CT, block: Block | None = None, *, status: int, read_write: bool
 ) -> None:
     """End a session in which there is nothing to commit, or that cannot.
 
@@ -245,7 +245,7 @@ async def _end(
 
 
 async def _roll_back(
-    engine: AsyncEngine[CT],
+    engine: AsyncSessionManager[CT],
     conn: CT,
     exc: BaseException,
     *,
@@ -294,7 +294,7 @@ async def _quietly_roll_back(
 
 
 def _evidence(
-    engine: AsyncEngine[CT],
+    engine: AsyncSessionManager[CT],
     conn: CT,
     exc: psycopg.Error,
     *,

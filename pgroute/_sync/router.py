@@ -11,14 +11,14 @@ import psycopg
 from psycopg_pool.abc import CT
 
 from pgroute._acompat import Face
-from pgroute._sync.engine import Engine
-from pgroute._sync.runner import Runner
+from pgroute._sync.manager import SessionManager
 from pgroute._sync.session import Session
-from pgroute.core.discreet import discreet
-from pgroute.core.mistakes import refuse_unknown
-from pgroute.core.options import HostOptions, PoolOptions, ProbeOptions, check_number
-from pgroute.core.plan import make_plan
-from pgroute.core.roles import Role, SessionAttrs
+from pgroute._sync.transaction.runner import Runner
+from pgroute.core.config.discreet import discreet
+from pgroute.core.config.mistakes import refuse_unknown
+from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions, check_number
+from pgroute.core.config.router_config import make_config
+from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
     from dns.resolver import BaseResolver
 
-    from pgroute.core.balance import Policy
-    from pgroute.core.events import Event
-    from pgroute.core.retry import RetryPolicy
-    from pgroute.core.stats import RouterStats
-    from pgroute.core.topology import Topology
+    from pgroute.core.model.stats import RouterStats
+    from pgroute.core.routing.balance import Policy
+    from pgroute.core.topology.events import Event
+    from pgroute.core.topology.transition import Topology
+    from pgroute.core.transactions.retry import RetryPolicy
 
 
 class Router(Runner[CT], Face):
@@ -47,11 +47,11 @@ class Router(Runner[CT], Face):
         balance: "ordered", "random", or a policy object; None: the DSN's load_balance_hosts, else "random".
         reader_attrs: which hosts `reader()` accepts, one of the target_session_attrs.
         host_options: per host, keyed "host", "host:port" or its address; one that the DSN does not have is a
-            ConfigError, unless names stand for hosts that are not known yet (SRV, ``addresses="all"``).
+            ConfigError, unless names stand for hosts that are not known yet (SRV, ``addresses="expand"``).
         probe: the watch on the hosts; None: ``ProbeOptions()``.
         resolver: what names are looked up with: "system" (``getaddrinfo``), "dns" (as /etc/resolv.conf says), or a
             Resolver of dnspython. SRV records are always asked of the DNS.
-        addresses: what a name of several addresses is: "first": one host, whose addresses are tried in order; "all": as
+        addresses: what a name of several addresses is: "one-host": one host, whose addresses are tried in order; "expand": as
             many hosts, which join and leave with its records.
         srv_domains: below which domains the targets of SRV records may lie, beside the service's own; "." is any. None:
             the service's own alone where sslmode=verify-full verifies the names, any where it does not.
@@ -89,7 +89,7 @@ class Router(Runner[CT], Face):
         host_options: Mapping[str, HostOptions] | None = None,
         probe: ProbeOptions | None = None,
         resolver: str | BaseResolver = "system",
-        addresses: Literal["first", "all"] = "first",
+        addresses: Literal["one-host", "expand"] = "one-host",
         srv_domains: Collection[str] | None = None,
         retry: RetryPolicy | None = None,
         acquire_timeout: float = 30.0,
@@ -109,7 +109,7 @@ class Router(Runner[CT], Face):
             raise ConfigError(
                 "connection_class", connection_class, "expected a subclass of psycopg.Connection"
             )
-        plan = make_plan(
+        plan = make_config(
             dsn,
             writer=PoolOptions() if writer is None else writer,
             reader=PoolOptions() if reader is None else reader,
@@ -129,10 +129,10 @@ class Router(Runner[CT], Face):
             reset=reset,
         )
         self.name = name or ",".join(str(key) for key in plan.dsn.hosts)
-        self._engine = Engine(plan, connection_class, self)
+        self._engine = SessionManager(plan, connection_class, self)
 
     def __repr__(self) -> str:
-        engine: Engine[CT] | None = getattr(self, "_engine", None)
+        engine: SessionManager[CT] | None = getattr(self, "_engine", None)
         if engine is None:  # its constructor has raised, or that of a subclass has not come so far
             return f"<{type(self).__name__} not made>"
         return f"<{type(self).__name__} {self.name!r} {engine.state}>"

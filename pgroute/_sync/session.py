@@ -11,9 +11,9 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import Face, Watchdog
-from pgroute._sync.connector import READ_ONLY_DEFAULT, alive, shut
-from pgroute.core.faults import one_line, session_fault
-from pgroute.core.roles import SessionAttrs
+from pgroute._sync.pool.connector import READ_ONLY_DEFAULT, alive, shut
+from pgroute.core.faults.classify import one_line, session_fault
+from pgroute.core.model.roles import SessionAttrs
 from pgroute.errors import CommitUnknown, SessionLost
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from pgroute._sync.engine import Engine
-    from pgroute.core.roles import Role
+    from pgroute._sync.manager import SessionManager
+    from pgroute.core.model.roles import Role
 
     Block = AbstractContextManager[psycopg.Transaction]
 
@@ -56,7 +56,7 @@ class Session(Face, Generic[CT]):
     __slots__ = ("__weakref__", "_attrs", "_conn", "_engine", "_role", "_timeout")
 
     def __init__(
-        self, engine: Engine[CT], attrs: SessionAttrs, role: Role, timeout: float | None
+        self, engine: SessionManager[CT], attrs: SessionAttrs, role: Role, timeout: float | None
     ) -> None:
         self._engine = engine
         self._attrs = attrs
@@ -123,7 +123,7 @@ class Session(Face, Generic[CT]):
             raise
 
 
-def give_back(engine: Engine[Any], conn: CT) -> None:
+def give_back(engine: SessionManager[Any], conn: CT) -> None:
     """Return a connection at the end of its session."""
     try:
         conn._pgroute.pool.putconn(conn)  # type: ignore[attr-defined]
@@ -143,7 +143,7 @@ def refused(conn: psycopg.Connection[Any], failure: BaseException) -> bool:
     return isinstance(failure, psycopg.Error) and not conn.closed
 
 
-def _commit_failed(engine: Engine[CT], conn: CT, failure: BaseException) -> None:
+def _commit_failed(engine: SessionManager[CT], conn: CT, failure: BaseException) -> None:
     """Raise what a failed COMMIT means; return where the failure itself says it."""
     key = conn._pgroute.pool.key  # type: ignore[attr-defined]
     if not isinstance(failure, psycopg.Error):
@@ -160,7 +160,7 @@ def _commit_failed(engine: Engine[CT], conn: CT, failure: BaseException) -> None
 
 
 def _lost_early(
-    engine: Engine[Any], conn: psycopg.Connection[Any], exc: psycopg.Error, doing: str
+    engine: SessionManager[Any], conn: psycopg.Connection[Any], exc: psycopg.Error, doing: str
 ) -> SessionLost:
     """Return what it means that a connection was lost in a statement of the router's own, before COMMIT."""
     key = conn._pgroute.pool.key  # type: ignore[attr-defined]
@@ -171,7 +171,7 @@ def _lost_early(
     )
 
 
-def _tell_unconfirmed(engine: Engine[CT], conn: CT, exc: BaseException | None) -> None:
+def _tell_unconfirmed(engine: SessionManager[CT], conn: CT, exc: BaseException | None) -> None:
     key = conn._pgroute.pool.key  # type: ignore[attr-defined]
     if exc is not None:
         exc.add_note(f"{key} committed before that, and no synchronous standby has confirmed it")
@@ -182,7 +182,7 @@ def _tell_unconfirmed(engine: Engine[CT], conn: CT, exc: BaseException | None) -
 
 
 def _end(
-    engine: Engine[CT], conn: CT, block: Block | None = None, *, status: int, read_write: bool
+    engine: SessionManager[CT], conn: CT, block: Block | None = None, *, status: int, read_write: bool
 ) -> None:
     """End a session in which there is nothing to commit, or that cannot.
 
@@ -236,7 +236,7 @@ def _end(
 
 
 def _roll_back(
-    engine: Engine[CT],
+    engine: SessionManager[CT],
     conn: CT,
     exc: BaseException,
     *,
@@ -285,7 +285,7 @@ def _quietly_roll_back(
 
 
 def _evidence(
-    engine: Engine[CT],
+    engine: SessionManager[CT],
     conn: CT,
     exc: psycopg.Error,
     *,

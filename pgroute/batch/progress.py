@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgroute.batch.model import BatchProgress
 from pgroute.core.printable import printable
-from pgroute.monitor.bell import Signal
+from pgroute.runtime.wakeup import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     class Display(Protocol):
         """Something that shows a run's progress."""
 
-        def start(self, tally: Tally) -> None: ...
-        def update(self, tally: Tally) -> None: ...
-        def stop(self, tally: Tally) -> None: ...
+        def start(self, tally: ProgressTracker) -> None: ...
+        def update(self, tally: ProgressTracker) -> None: ...
+        def stop(self, tally: ProgressTracker) -> None: ...
 
 
 _LINES_EVERY = 5.0
 
 
-class Tally:
+class ProgressTracker:
     """What a run has done so far; its methods may be called from any thread.
 
     Args:
@@ -140,9 +140,9 @@ def display(progress: bool | Callable[[BatchProgress], object] | None) -> Displa
 
 
 class _Nothing:
-    def start(self, tally: Tally) -> None: ...
-    def update(self, tally: Tally) -> None: ...
-    def stop(self, tally: Tally) -> None: ...
+    def start(self, tally: ProgressTracker) -> None: ...
+    def update(self, tally: ProgressTracker) -> None: ...
+    def stop(self, tally: ProgressTracker) -> None: ...
 
 
 class _Callback:
@@ -150,14 +150,14 @@ class _Callback:
         self._fn = fn
         self._lock = threading.Lock()
 
-    def start(self, tally: Tally) -> None:
+    def start(self, tally: ProgressTracker) -> None:
         self.update(tally)
 
-    def update(self, tally: Tally) -> None:
+    def update(self, tally: ProgressTracker) -> None:
         with self._lock:
             self._fn(tally.now())
 
-    def stop(self, tally: Tally) -> None:
+    def stop(self, tally: ProgressTracker) -> None:
         if tally.finished:
             self.update(tally)
 
@@ -169,26 +169,26 @@ class _Lines:
         self._stop = Signal()
         self._thread: threading.Thread | None = None
 
-    def start(self, tally: Tally) -> None:
+    def start(self, tally: ProgressTracker) -> None:
         self._thread = threading.Thread(
             target=self._write, args=(tally,), name="pgroute-progress", daemon=True
         )
         self._thread.start()
 
-    def _write(self, tally: Tally) -> None:
+    def _write(self, tally: ProgressTracker) -> None:
         while not self._stop.wait(_LINES_EVERY):
             _print(tally)
 
-    def update(self, tally: Tally) -> None: ...
+    def update(self, tally: ProgressTracker) -> None: ...
 
-    def stop(self, tally: Tally) -> None:
+    def stop(self, tally: ProgressTracker) -> None:
         self._stop.give()
         if self._thread is not None:
             self._thread.join()
         _print(tally)
 
 
-def _print(tally: Tally) -> None:
+def _print(tally: ProgressTracker) -> None:
     # Nobody who reads is no reason to end a job.
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stderr.write(as_line(tally.now()) + "\n")
@@ -201,7 +201,7 @@ class _Bar:
     def __init__(self, console: Any) -> None:
         self._console = console
 
-    def start(self, tally: Tally) -> None:
+    def start(self, tally: ProgressTracker) -> None:
         from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
         from rich.text import Text
 
@@ -220,10 +220,10 @@ class _Bar:
         self._task = self._progress.add_task(printable(tally.job), total=tally.rows_total)
         self._progress.start()
 
-    def update(self, tally: Tally) -> None:
+    def update(self, tally: ProgressTracker) -> None:
         now = tally.now()
         self._progress.update(self._task, completed=now.rows, total=now.rows_total)
 
-    def stop(self, tally: Tally) -> None:
+    def stop(self, tally: ProgressTracker) -> None:
         self.update(tally)
         self._progress.stop()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from psycopg import pq, sql
 from psycopg.adapt import Transformer
 
-from pgroute.core.own import qualify
+from pgroute.core.sql.statements import qualify
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

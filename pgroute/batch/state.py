@@ -79,7 +79,7 @@ class Work:
     items: list[Any] | None = None
 
 
-class Cuts:
+class Partitioner:
     """Where the rows of a Keyset are cut, as they are walked through in the order of their keys.
 
     Attributes:

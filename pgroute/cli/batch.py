@@ -10,22 +10,22 @@ import psycopg
 from psycopg.rows import dict_row
 
 from pgroute import AcquireTimeout, Router
-from pgroute._sync.schema import check_trust
+from pgroute._sync.schema_check import check_trust
 from pgroute.cli.errors import CommandError
 from pgroute.cli.parser import names
 from pgroute.cli.terminal import open_console, print_table, silence_libraries
-from pgroute.core.faults import one_line
-from pgroute.core.once import lock_timeout
-from pgroute.core.own import qualify
+from pgroute.core.faults.classify import one_line
 from pgroute.core.printable import printable
-from pgroute.core.schema import BATCH
+from pgroute.core.sql.schema import BATCH
+from pgroute.core.sql.statements import qualify
+from pgroute.core.transactions.once_keys import lock_timeout
 
 if TYPE_CHECKING:
     import argparse
 
     from rich.console import Console
 
-    from pgroute.core.schema import Schema
+    from pgroute.core.sql.schema import Schema
 
 Row = dict[str, Any]
 

@@ -10,13 +10,13 @@ from pgroute import AcquireTimeout, Router
 from pgroute.cli.errors import NotInTime
 from pgroute.cli.parser import names
 from pgroute.cli.terminal import silence_libraries
-from pgroute.core import libpq
-from pgroute.core.dsn import parse_dsn
+from pgroute.core.config import libpq
+from pgroute.core.config.dsn import parse_dsn
 
 if TYPE_CHECKING:
     import argparse
 
-    from pgroute.core.roles import HostKey
+    from pgroute.core.model.roles import HostKey
 
 
 def run(args: argparse.Namespace) -> int:

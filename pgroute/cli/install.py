@@ -11,7 +11,7 @@ from pgroute.cli.errors import CommandError
 from pgroute.cli.parser import names
 from pgroute.cli.terminal import silence_libraries
 from pgroute.core.printable import printable
-from pgroute.core.schema import check_schema, definition, rights
+from pgroute.core.sql.schema import check_schema, definition, rights
 
 if TYPE_CHECKING:
     import argparse

@@ -9,7 +9,7 @@ import textwrap
 from typing import Any, NoReturn
 
 import pgroute
-from pgroute.core.schema import DEFAULT
+from pgroute.core.sql.schema import DEFAULT
 
 from .texts import (
     BATCH_HELP,

@@ -80,7 +80,7 @@ def observe(router: Router, timeout: float) -> Topology:
     deadline = time.monotonic() + timeout
     while True:
         topology = router.topology
-        if (topology.round_done and not topology.urgent) or time.monotonic() >= deadline:
+        if (topology.initial_scan_done and not topology.urgent) or time.monotonic() >= deadline:
             return topology
         time.sleep(_POLL)
 
@@ -122,7 +122,7 @@ def as_json(topology: Topology, assessment: Assessment) -> dict[str, Any]:
         "readers": [str(h.key) for h in assessment.readers],
         "primary": str(topology.primary.key) if topology.primary else None,
         "split_brain": sorted(str(key) for key in topology.split_brain),
-        "complete": topology.round_done,
+        "complete": topology.initial_scan_done,
         "hosts": [_host_json(h) for h in topology.hosts],
     }
 

@@ -94,7 +94,7 @@ def _plain(router: Router, deadline: float) -> None:
     def judge(topology: Topology) -> None:
         nonlocal told
         text = verdict_line(topology)[0].replace("\n", "; ")
-        if topology.round_done and text != told:
+        if topology.initial_scan_done and text != told:
             tell(text)
             told = text
 
@@ -132,7 +132,7 @@ def each_change(
 def verdict_line(topology: Topology) -> tuple[str, str]:
     """Return where sessions go now, and a style for that."""
     found = assess(topology)
-    if not topology.round_done:
+    if not topology.initial_scan_done:
         return "asking the hosts", "dim"
     return f"{VERDICTS[found.status]}: {where(found)}", VERDICT_STYLES[found.status]
 

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import pq
 
-from pgroute.core.answers import Malformed, read_probe, read_shown
-from pgroute.core.faults import Fault, FaultKind, connect_fault, one_line
-from pgroute.core.hosts import Answer
-from pgroute.core.own import LACKING, OWN_TERMS, WRONG_STATE, qualify
+from pgroute.core.faults.classify import Fault, FaultKind, connect_fault, one_line
 from pgroute.core.printable import printable
-from pgroute.monitor.allowance import Allowance, TooMuch, narrow
-from pgroute.monitor.clock import patient
+from pgroute.core.sql.answers import Malformed, read_probe, read_shown
+from pgroute.core.sql.statements import LACKING, OWN_TERMS, WRONG_STATE, qualify
+from pgroute.core.topology.hosts import Answer
+from pgroute.monitor.patience import patient
+from pgroute.runtime.receive_limit import Allowance, TooMuch, narrow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pgroute.core.roles import HostKey, HostRole
+    from pgroute.core.model.roles import HostKey, HostRole
 
 # Everything is qualified, for the search_path is the user's. A primary's timeline comes from its WAL file name, because
 # the control file lags a promotion; a standby's is a lower bound.

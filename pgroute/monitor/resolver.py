@@ -9,7 +9,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pgroute.core.srv import Service
+from pgroute.core.config.srv import Service
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from dns.asyncresolver import Resolver as DnsPython
     from dns.resolver import Answer, BaseResolver
 
-    from pgroute.core.names import Question
-    from pgroute.core.plan import ResolverSpec
+    from pgroute.core.config.dns_names import Question
+    from pgroute.core.config.router_config import ResolverSpec
 
 
 class LookupFailed(Exception):

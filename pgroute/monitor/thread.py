@@ -9,20 +9,20 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pgroute.core.names import is_name
-from pgroute.monitor.bell import Signal
-from pgroute.monitor.forks import forked
-from pgroute.monitor.names import Names
-from pgroute.monitor.watcher import HostWatcher
+from pgroute.core.config.dns_names import is_name
+from pgroute.monitor.dns_watch import Names
+from pgroute.monitor.host_watcher import HostWatcher
+from pgroute.runtime.fork import forked
+from pgroute.runtime.wakeup import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pgroute.core.dsn import Params
-    from pgroute.core.plan import ResolverSpec
-    from pgroute.core.roles import HostKey
-    from pgroute.monitor.cluster import ClusterWatch
-    from pgroute.monitor.watcher import Subscriber
+    from pgroute.core.config.dsn import Params
+    from pgroute.core.config.router_config import ResolverSpec
+    from pgroute.core.model.roles import HostKey
+    from pgroute.monitor.cluster_watch import ClusterWatch
+    from pgroute.monitor.host_watcher import Subscriber
 
 _STOP_TIMEOUT = 5.0
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from pgroute.core.departed import Departed
+from pgroute.core.topology.departed import Departed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pgroute.core.hosts import Answer, Failure, HostInfo
-    from pgroute.core.options import ProbeOptions
-    from pgroute.core.roles import HostKey
-    from pgroute.core.topology import Topology
-    from pgroute.monitor.cluster import ClusterWatch
-    from pgroute.monitor.watcher import HostWatcher
+    from pgroute.core.config.options import ProbeOptions
+    from pgroute.core.model.roles import HostKey
+    from pgroute.core.topology.hosts import Answer, Failure, HostInfo
+    from pgroute.core.topology.transition import Topology
+    from pgroute.monitor.cluster_watch import ClusterWatch
+    from pgroute.monitor.host_watcher import HostWatcher
 
 
 class Vigil:

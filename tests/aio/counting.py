@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 
 from pgroute import AsyncRouter, RetryPolicy
-from pgroute.core.schema import definition
+from pgroute.core.sql.schema import definition
 from pgroute.testing import LocalCluster, Node
 from tests.support import async_call
 

@@ -22,7 +22,7 @@ from pgroute import (
     Router,  # async-only
 )
 from pgroute.batch import AsyncBatchJob, BatchError, BatchProgress, Chunk, Keyset
-from pgroute.core.schema import rights
+from pgroute.core.sql.schema import rights
 from pgroute.testing import LocalCluster
 from tests.batching import Ground, ground_of
 from tests.support import async_call, async_eventually, coroutine_function

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from pgroute import AsyncRouter, NoHostAvailable, PoolExhausted, PoolOptions
-from pgroute.core.pace import CONNECT_GAP
+from pgroute.core.schedule import CONNECT_GAP
 from pgroute.testing import FaultProxy, LocalCluster, Node
 from tests.aio.workload import (
     Account,

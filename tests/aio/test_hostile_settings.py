@@ -13,7 +13,7 @@ from psycopg.types.string import StrDumper
 
 from pgroute import AsyncRouter, CommitUnknown, HostState, PoolOptions
 from pgroute.batch import AsyncBatchJob, Chunk, Keyset
-from pgroute.core.roles import HostRole
+from pgroute.core.model.roles import HostRole
 from pgroute.testing import InitdbCache, LocalCluster, Node
 from tests.aio.counting import waiting
 from tests.aio.workload import QUICK, key, primary, state
@@ -207,7 +207,7 @@ async def check_once(router: AsyncRouter[Any], once: str) -> None:
     for _ in range(2):
         assert await router.run(body, once=once) == {"Straße": [1, 2.5, None, "ü"]}
     assert body.runs == 1
-    assert await router.once_purge(100_000) == 0
+    assert await router.purge_once_keys(100_000) == 0
 
 
 @pytest.mark.parametrize("database", DATABASES)
@@ -419,7 +419,7 @@ async def test_every_setting_survives_a_failover_and_an_old_primary_that_comes_b
         for setting, router in routers.items():
             await _settled(router, old)
             assert primary(router) == key(new), setting
-            assert router.topology.timeline_mark == 2, setting
+            assert router.topology.highest_timeline == 2, setting
             assert await router.run(_where) == new.port, setting
     finally:
         for router in routers.values():

@@ -11,7 +11,7 @@ import tenacity
 
 from pgroute import AsyncRouter, ConfigError, RetryPolicy
 from pgroute.batch import AsyncBatchJob
-from pgroute.core.schema import rights
+from pgroute.core.sql.schema import rights
 from pgroute.testing import LocalCluster
 from tests.support import AsyncBackground
 
@@ -69,7 +69,7 @@ async def test_without_the_tables_nothing_is_done_and_the_error_says_what_to_do(
         with pytest.raises(ConfigError, match="pgroute install"):
             await router.run(ask, "CREATE TABLE made () RETURNING 1", once="key")
         with pytest.raises(ConfigError, match="pgroute install"):
-            await router.once_purge(86400)
+            await router.purge_once_keys(86400)
         assert await router.run(ask, "SELECT to_regclass('made')") is None
 
 
@@ -92,9 +92,9 @@ async def test_the_rights_that_are_told_are_enough_and_none_too_many(
             assert await plain.run(ask, "SELECT 1", once="key") == 1
             assert await plain.run(ask, "SELECT 2", once="key") == 1
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                await plain.once_purge(86400)
+                await plain.purge_once_keys(86400)
             await owner.run(execute, grants[-1])
-            assert await plain.once_purge(86400) == 0
+            assert await plain.purge_once_keys(86400) == 0
             job = AsyncBatchJob(plain, "job", [1, 2], chunk_size=1, on_error="reject")
             for left_out in range(2, 5):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -119,8 +119,8 @@ async def test_old_keys_can_be_forgotten_and_young_ones_cannot(shared: LocalClus
         assert await router.run(ask, "SELECT 1", once="young") == 1
         await router.run(execute, "UPDATE pgroute.once SET at = at - interval '1 hour' WHERE key = 'old'")
         with pytest.raises(ConfigError, match="at least 30 seconds"):
-            await router.once_purge(29)
-        assert await router.once_purge(1800) == 1
+            await router.purge_once_keys(29)
+        assert await router.purge_once_keys(1800) == 1
         assert await router.run(ask, "SELECT 2", once="old") == 2
         assert await router.run(ask, "SELECT 2", once="young") == 1
 
@@ -130,12 +130,12 @@ async def test_the_longest_time_that_a_call_may_try_bounds_what_is_forgotten(
 ) -> None:
     async with AsyncRouter(shared.dsn, kwargs={"dbname": database}) as router:
         await router.install()
-        assert await router.once_purge(30) == 0
+        assert await router.purge_once_keys(30) == 0
         await router.run(ask, "SELECT 1", once="a", timeout=60)
         with pytest.raises(ConfigError, match="at least 60 seconds"):
-            await router.once_purge(30)
+            await router.purge_once_keys(30)
         endless = RetryPolicy(stop=tenacity.stop_never)
         await router.run(ask, "SELECT 1", once="a", retry=endless)
         with pytest.raises(ConfigError, match="at least 86400 seconds"):
-            await router.once_purge(60)
-        assert await router.once_purge(86400) == 0
+            await router.purge_once_keys(60)
+        assert await router.purge_once_keys(86400) == 0

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from pgroute import AsyncRouter, CommitUnknown, NoHostAvailable, PoolOptions, RouteError, RouterClosed
-from pgroute.core.roles import Role
+from pgroute.core.model.roles import Role
 from pgroute.testing import LocalCluster, Node
 from tests.aio.workload import key
 from tests.support import AsyncBackground, async_call, async_eventually, within

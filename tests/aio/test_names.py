@@ -93,7 +93,7 @@ async def test_a_set_of_addresses_grows_and_shrinks_under_load_without_an_error(
     seen: list[Any] = []
     events: list[str] = []
     async with (
-        router_of(trio, server, "set.test", addresses="all") as router,
+        router_of(trio, server, "set.test", addresses="expand") as router,
         AsyncBackground() as background,
     ):
         router.subscribe(lambda event: events.append(event.text))
@@ -164,7 +164,7 @@ async def test_sessions_at_a_frozen_host_are_released_when_it_leaves(server: Nam
         entered, release = threading.Event(), threading.Event()
         lasting = ProbeOptions(interval=0.3, min_ttl=0.3, lookup_timeout=0.5, abort_after=None)
         async with (
-            router_of(cluster, server, "db.test", addresses="all", probe=lasting) as router,
+            router_of(cluster, server, "db.test", addresses="expand", probe=lasting) as router,
             AsyncBackground() as background,
         ):
             session = background.start(hold, router, entered, release)

@@ -14,9 +14,9 @@ import psycopg
 import pytest
 
 from pgroute import AsyncRouter, NoHostAvailable, PoolExhausted, PoolOptions, SessionLost
-from pgroute.core.faults import Fault, FaultKind
-from pgroute.core.hosts import Failure
-from pgroute.core.roles import Role
+from pgroute.core.faults.classify import Fault, FaultKind
+from pgroute.core.model.roles import Role
+from pgroute.core.topology.hosts import Failure
 from pgroute.testing import LocalCluster
 from tests.support import AsyncBackground, async_call, async_eventually, dsn_with
 
@@ -111,7 +111,7 @@ async def test_a_reader_that_is_routed_anew_does_not_lose_its_turn(
     def queued() -> int:
         return router.get_stats()["reader"].get("requests_queued", 0)
 
-    monkeypatch.setattr("pgroute.core.routing.PATIENCE", 0.4)
+    monkeypatch.setattr("pgroute.core.routing.acquisition.PATIENCE", 0.4)
     async with AsyncRouter(shared.nodes[1].conninfo, reader=ONE) as router, AsyncBackground() as background:
         async with router.reader():
             before = queued()

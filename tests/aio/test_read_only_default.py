@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from pgroute import AsyncRouter, NoHostAvailable
-from pgroute.core.pace import CONNECT_GAP
+from pgroute.core.schedule import CONNECT_GAP
 from pgroute.testing import FaultProxy, LocalCluster
 from tests.aio.workload import Account, keep_writing, make_table, write
 from tests.support import AsyncBackground, async_call, async_eventually, within

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from pgroute import AcquireTimeout, AsyncRouter, HostState, NoHostAvailable, PoolExhausted, ProbeOptions
-from pgroute._async import connector
+from pgroute._async.pool import connector
 from pgroute.testing import LocalCluster, Node
 from pgroute.testing.proxy import Endpoint
 from tests.aio.workload import key, read, state

@@ -26,7 +26,7 @@ from pgroute import (
     Topology,
 )
 from pgroute._async import session as session_module
-from pgroute.monitor.bars import Bars
+from pgroute.runtime.connect_backoff import ConnectBackoff
 from pgroute.testing import LocalCluster, Node
 from tests import support
 from tests.aio.workload import key, read, state
@@ -168,12 +168,12 @@ async def test_the_reason_is_told_also_to_who_wakes_late(
         async def connect(cls, *_args: Any, **_kwargs: Any) -> Any:
             raise ValueError("the class is broken")
 
-    def late(bars: Bars, *args: Any, **kwargs: Any) -> None:
+    def late(bars: ConnectBackoff, *args: Any, **kwargs: Any) -> None:
         put(bars, *args, **kwargs)
         time.sleep(0.3)  # a busy machine: what was put is over when the callers hear of the failure
 
-    put = Bars.put
-    monkeypatch.setattr(Bars, "put", late)
+    put = ConnectBackoff.put
+    monkeypatch.setattr(ConnectBackoff, "put", late)
     async with AsyncRouter(shared.dsn, connection_class=Broken) as router:
         await async_eventually(lambda: router.topology.primary)
         error = await hopeless(router, "writer", 0.5)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pgroute import AsyncRouter, Event, EventKind, HostState, NoHostAvailable, PoolOptions
-from pgroute.monitor import watcher
+from pgroute.monitor import host_watcher
 from pgroute.testing import LocalCluster
 from tests.aio.workload import key, make_table, numbers, read, state, write
 from tests.support import AsyncBackground, async_call, async_eventually, within
@@ -24,7 +24,7 @@ LATE = 5.0
 @pytest.fixture
 def renewed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Renew probe connections much more often than every 60 s."""
-    monkeypatch.setattr(watcher, "RENEW_AFTER", 0.5)
+    monkeypatch.setattr(host_watcher, "RENEW_AFTER", 0.5)
 
 
 async def hold(router: AsyncRouter[Any], role: Any, begun: list[float], seconds: float) -> int:

@@ -12,9 +12,9 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pgroute import AsyncRouter, ConfigError, PoolOptions
-from pgroute._async import schema
+from pgroute._async import schema_check as schema
 from pgroute.batch import AsyncBatchJob, Chunk, Keyset
-from pgroute.core.schema import definition, rights
+from pgroute.core.sql.schema import definition, rights
 from pgroute.testing import LocalCluster
 from tests.support import dsn_with
 
@@ -90,7 +90,7 @@ async def test_a_squatter_gets_no_code_run(place: Place) -> None:
             uses: tuple[Callable[[], Any], ...] = (
                 router.install,
                 partial(router.run, answer, 1, once="key"),
-                partial(router.once_purge, 86400),
+                partial(router.purge_once_keys, 86400),
                 partial(job.run, nothing),
             )
             for use in uses:
@@ -118,7 +118,7 @@ async def test_a_squatter_who_comes_first_by_a_moment_is_found(
         place.execute(definition() + SQUATTED, "squatter")
         return definition(schema)
 
-    monkeypatch.setattr("pgroute._async.schema.definition", late)
+    monkeypatch.setattr("pgroute._async.schema_check.definition", late)
     async with AsyncRouter(place.dsn) as router:
         with pytest.raises(ConfigError, match="it belongs to 'squatter'"):
             await router.install()
@@ -149,7 +149,7 @@ async def test_a_squatter_who_comes_between_the_look_and_the_use_gets_no_code_ru
     async with AsyncRouter(place.dsn) as router:
         uses: tuple[Callable[[], Any], ...] = (
             partial(router.run, answer, 1, once="key"),
-            partial(router.once_purge, 86400),
+            partial(router.purge_once_keys, 86400),
             partial(AsyncBatchJob(router, "job", [1, 2]).run, nothing),
         )
         for use in uses:
@@ -189,7 +189,7 @@ async def test_each_application_has_a_schema_of_its_own(place: Place, name: str)
     async with AsyncRouter(place.dsn, kwargs={"user": "app"}, schema=name) as app:
         await app.install()
         assert await app.run(answer, 3, once="key") == 2
-        assert await app.once_purge(86400) == 0
+        assert await app.purge_once_keys(86400) == 0
         for source in (Keyset("SELECT id FROM item", "id"), [1, 2, 3]):
             job = AsyncBatchJob(app, f"job of {type(source).__name__}", source, chunk_size=2)
             assert (await job.run(nothing)).chunks == 2

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pgroute.batch import BatchProgress
-from pgroute.batch.progress import Tally, as_line, duration
+from pgroute.batch.progress import ProgressTracker, as_line, duration
 
 HALF = BatchProgress(
     job="reprice",
@@ -62,7 +62,7 @@ def test_durations(seconds: float, text: str) -> None:
 
 
 def test_the_rate_is_that_of_this_run_and_the_rest_is_all() -> None:
-    tally = Tally("j", lambda: "db1:5432")
+    tally = ProgressTracker("j", lambda: "db1:5432")
     tally.rows_total, tally.chunks_total = 1000, 10
     tally.found(chunks=5, rows=500)
     tally.begun -= 10

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgroute.core.answers import Malformed, read_check, read_probe, read_shown
-from pgroute.core.roles import HostRole
+from pgroute.core.model.roles import HostRole
+from pgroute.core.sql.answers import Malformed, read_check, read_probe, read_shown
 
 PRIMARY = [b"f", b"on", b"0000000A0000000100000002", None, b"1/2", None, b"7", b"1500000", b"0:1:x=on"]
 STANDBY = [b"t", b"off", None, b"3", b"FFFFFFFF/FFFFFFFF", b"-250000", None, None, None]

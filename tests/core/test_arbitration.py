@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pgroute.core.faults import FaultKind
-from pgroute.core.hosts import HostState
-from pgroute.core.roles import HostKey, SessionAttrs
+from pgroute.core.faults.classify import FaultKind
+from pgroute.core.model.roles import HostKey, SessionAttrs
+from pgroute.core.topology.hosts import HostState
 from tests.core.world import OTHER, OURS, A, B, C, D, World
 
 # First sight of a primary.
@@ -21,9 +21,9 @@ def test_first_primary_is_admitted_when_every_other_host_was_heard_of(told):
     assert "not admitted" in world.reason(A)
     world.standby(B)
     assert world.writers == []
-    assert not world.round_done()
+    assert not world.initial_scan_done()
     world.fail(C, told)
-    assert world.round_done()
+    assert world.initial_scan_done()
     assert world.writers == [A]
     assert world.reason(A) == ""
     assert world.topology.primary is world.host(A)
@@ -46,7 +46,7 @@ def test_standbys_serve_before_the_first_round_once_most_hosts_told_their_cluste
     assert world.readers == []
     world.standby(C)
     assert world.readers == [[B, C]]
-    assert not world.round_done()
+    assert not world.initial_scan_done()
 
 
 def test_standby_without_system_identifier_waits_for_the_first_round():
@@ -63,7 +63,7 @@ def test_primary_seen_after_the_first_round_is_admitted_at_once():
 def test_no_host_at_all_is_no_round():
     world = World()
     world.members()
-    assert not world.round_done()
+    assert not world.initial_scan_done()
     world.members(A, B).primary(A)
     assert world.writers == []
 
@@ -71,7 +71,7 @@ def test_no_host_at_all_is_no_round():
 def test_higher_timeline_after_the_first_round_is_admitted_at_once():
     world = World().settled().primary(B, 2)
     assert world.writers == [B]
-    assert world.topology.timeline_mark == 2
+    assert world.topology.highest_timeline == 2
 
 
 # Timelines below the mark.
@@ -88,7 +88,7 @@ def test_stale_primary_never_writes_and_never_reads():
 def test_outrun_primary_is_asked_at_once_whether_it_is_alive():
     world = World().settled().primary(B, 2)
     assert world.topology.urgent == {A}
-    assert world.topology.marked_at == world.now
+    assert world.topology.highest_timeline_since == world.now
     world.primary(A, 1, sent_at=world.now)
     assert world.topology.urgent == {A}
     world.primary(A, 1)
@@ -111,8 +111,8 @@ def test_split_brain_stays_confirmed_while_an_outrun_primary_is_asked():
 def test_mark_is_as_old_as_its_timeline():
     world = World().settled().primary(B, 2)
     since = world.now
-    assert world.primary(B, 2).primary(A, 1).topology.marked_at == since
-    assert world.primary(C, 3).topology.marked_at == world.now > since
+    assert world.primary(B, 2).primary(A, 1).topology.highest_timeline_since == since
+    assert world.primary(C, 3).topology.highest_timeline_since == world.now > since
 
 
 def test_old_primary_thawed_after_the_new_one_died_stays_stale():
@@ -125,7 +125,7 @@ def test_old_primary_thawed_after_the_new_one_died_stays_stale():
 def test_mark_falls_when_every_host_answered_and_none_holds_it():
     world = World().settled().primary(B, 2)
     world.standby(B, 1)
-    assert world.topology.timeline_mark == 1
+    assert world.topology.highest_timeline == 1
     assert world.writers == [A]
 
 
@@ -139,7 +139,7 @@ def test_restored_backup_on_a_lower_timeline_is_the_only_truth():
     assert world.writers == []
     world.standby(C, None)
     assert world.writers == [A]
-    assert world.topology.timeline_mark == 3
+    assert world.topology.highest_timeline == 3
 
 
 @pytest.mark.parametrize(
@@ -147,32 +147,32 @@ def test_restored_backup_on_a_lower_timeline_is_the_only_truth():
 )
 def test_mark_stays_while_one_host_does_not_answer(silent):
     world = World().settled().primary(B, 2).fail(C, silent).standby(B, 1)
-    assert world.topology.timeline_mark == 2
+    assert world.topology.highest_timeline == 2
     assert world.writers == []
 
 
 def test_mark_stays_while_a_standby_proves_to_be_on_it():
     world = World().settled().primary(B, 2).standby(C, 2).standby(B, 1)
-    assert world.topology.timeline_mark == 2
+    assert world.topology.highest_timeline == 2
     assert world.writers == []
 
 
 def test_mark_stays_while_a_primary_does_not_tell_its_timeline():
     world = World().settled().primary(B, 2).primary(B, None)
-    assert world.topology.timeline_mark == 2
+    assert world.topology.highest_timeline == 2
     assert world.state(A) is HostState.STALE
     assert world.writers == [B]
 
 
 def test_mark_falls_although_a_foreign_primary_does_not_tell_its_timeline():
     world = World(A, B, C, D).settled().primary(D, None, system_id=OTHER).primary(B, 2).standby(B, 1)
-    assert world.topology.timeline_mark == 1
+    assert world.topology.highest_timeline == 1
     assert world.writers == [A]
 
 
 def test_mark_stays_when_no_host_tells_a_timeline():
     world = World().settled().primary(B, 2).standby(A, None).standby(C, None).standby(B, None)
-    assert world.topology.timeline_mark == 2
+    assert world.topology.highest_timeline == 2
 
 
 def test_standby_on_a_higher_timeline_raises_the_mark():
@@ -185,7 +185,7 @@ def test_forget_timeline_admits_the_lower_primary():
     world = World().settled().primary(B, 2).refuse(B).primary(A, 1)
     assert world.writers == []
     world.forget_timeline()
-    assert world.topology.timeline_mark == 1
+    assert world.topology.highest_timeline == 1
     assert world.writers == [A]
 
 
@@ -216,7 +216,7 @@ def test_forgetting_twice_pardons_the_higher_of_both_marks():
 def test_timeline_seen_before_the_cluster_was_known_still_counts():
     world = World(A, B, C).primary(A, 2).timeout(A).timeout(A)
     world.primary(B, 1).refuse(C)
-    assert world.topology.timeline_mark == 2
+    assert world.topology.highest_timeline == 2
     assert world.state(B) is HostState.STALE
     assert world.writers == []
 
@@ -225,7 +225,7 @@ def test_foreign_timeline_seen_before_the_cluster_was_known_does_not_count():
     world = World().primary(C, 9, system_id=OTHER).primary(A, 1)
     assert world.state(A) is not HostState.STALE
     world.standby(B, 1)
-    assert world.topology.timeline_mark == 1
+    assert world.topology.highest_timeline == 1
     assert world.writers == [A]
 
 
@@ -491,7 +491,7 @@ def test_minority_of_another_cluster_is_foreign_and_never_used():
     assert world.reason(C) == f"another cluster: system identifier {OTHER}, expected {OURS}"
     for attrs in SessionAttrs:
         assert all(C not in group for group in world.groups(attrs)), attrs
-    assert world.topology.timeline_mark == 1
+    assert world.topology.highest_timeline == 1
     assert world.writers == [A]
 
 
@@ -551,21 +551,21 @@ def test_cluster_is_relearned_when_the_old_one_was_silent_for_half_a_minute():
     assert world.writers == []
     world.pass_time(2).primary(A, 4, system_id=OTHER)
     assert world.writers == [A]
-    assert world.topology.timeline_mark == 4
+    assert world.topology.highest_timeline == 4
 
 
 def test_relearning_starts_from_the_new_clusters_own_timelines():
     world = World().primary(A, 9).standby(B, 9).standby(C, 9).refuse(A).refuse(B).refuse(C)
     world.pass_time(31).primary(A, 2, system_id=OTHER)
     assert world.writers == [A]
-    assert world.topology.timeline_mark == 2
+    assert world.topology.highest_timeline == 2
 
 
 def test_relearning_ends_the_pardon_of_the_old_clusters_timelines():
     world = World().primary(A, 9).standby(B, 9).standby(C, 9).forget_timeline()
     world.refuse(A).refuse(B).refuse(C).pass_time(31)
     world.primary(A, 2, system_id=OTHER).standby(B, 3, system_id=OTHER)
-    assert world.topology.timeline_mark == 3
+    assert world.topology.highest_timeline == 3
     assert world.writers == []
 
 

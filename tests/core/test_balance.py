@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
-from pgroute.core.balance import Candidate, Ordered, Uniform, parse_policy
-from pgroute.core.roles import HostKey, HostRole
+from pgroute.core.model.roles import HostKey, HostRole
+from pgroute.core.routing.balance import Candidate, Ordered, Uniform, parse_policy
 from pgroute.errors import ConfigError
 from tests.core.world import A, B, C
 

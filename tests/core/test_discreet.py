@@ -14,7 +14,7 @@ import pytest
 import pgroute
 from pgroute import AsyncRouter, ConfigError, HostOptions, PoolOptions, ProbeOptions, Router
 from pgroute.batch import BatchJob
-from pgroute.monitor import probe, watcher
+from pgroute.monitor import host_watcher, probe
 from tests.support import eventually
 
 SECRET = "s3cr3tPW"
@@ -122,7 +122,7 @@ def test_a_fault_at_the_beginning_of_a_watch_shows_no_secret_by_its_frames(monke
     def fail(*_):
         raise RuntimeError("a fault of ours")
 
-    monkeypatch.setattr(watcher.HostWatcher, "start", fail)
+    monkeypatch.setattr(host_watcher.HostWatcher, "start", fail)
     with Router(f"postgresql://u:{SECRET}@127.0.0.1:1/db"):
         eventually(lambda: caplog.records)
     error = caplog.records[0].exc_info[1]

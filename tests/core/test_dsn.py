@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgroute.core import libpq
-from pgroute.core.dsn import PSYCOPG_ARGUMENTS, Params, parse_dsn, split_kwargs
-from pgroute.core.roles import HostKey, SessionAttrs
+from pgroute.core.config import libpq
+from pgroute.core.config.dsn import PSYCOPG_ARGUMENTS, Params, parse_dsn, split_kwargs
+from pgroute.core.model.roles import HostKey, SessionAttrs
 from pgroute.errors import ConfigError
 
 SECRET = "s3cr3tPW"

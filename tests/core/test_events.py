@@ -6,10 +6,10 @@ import logging
 
 import pytest
 
-from pgroute.core.events import Event, EventKind, changes
-from pgroute.core.faults import FaultKind
-from pgroute.core.hosts import HostState
-from pgroute.core.roles import HostKey
+from pgroute.core.faults.classify import FaultKind
+from pgroute.core.model.roles import HostKey
+from pgroute.core.topology.events import Event, EventKind, changes
+from pgroute.core.topology.hosts import HostState
 from tests.core.world import A, B, C, D, World
 
 

@@ -6,7 +6,14 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from pgroute.core.faults import Fault, FaultKind, connect_fault, one_line, options_refused, session_fault
+from pgroute.core.faults.classify import (
+    Fault,
+    FaultKind,
+    connect_fault,
+    one_line,
+    options_refused,
+    session_fault,
+)
 
 AT = 'connection failed: connection to server at "127.0.0.1", port 5432 failed: '
 ON = 'connection is bad: connection to server on socket "/tmp/.s.PGSQL.5432" failed: '

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgroute.core.hosts import Answer
-from pgroute.core.lag import KEPT, Trail
-from pgroute.core.roles import HostRole
+from pgroute.core.model.roles import HostRole
+from pgroute.core.topology.hosts import Answer
+from pgroute.core.topology.staleness import KEPT, Trail
 from tests.core.world import A, B
 
 

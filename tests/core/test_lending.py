@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-from pgroute.core.lending import Close, Connect, Lending, PoolFull, Rest, Stop
+from pgroute.core.routing.lending import Close, Connect, Lending, PoolFull, Rest, Stop
 
 
 class Lease:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgroute.core.faults import FaultKind
-from pgroute.core.hosts import HostState
-from pgroute.core.roles import HostKey, HostRole, SessionAttrs
-from pgroute.core.timelines import CLAIM_FOR, PLAUSIBLE
+from pgroute.core.faults.classify import FaultKind
+from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
+from pgroute.core.topology.hosts import HostState
+from pgroute.core.topology.timelines import CLAIM_FOR, PLAUSIBLE
 from tests.core.world import OTHER, OURS, A, B, C, D, World
 
 LIAR = HostKey("l", 5432)
@@ -26,7 +26,7 @@ TRUTH = 3
 def test_timeline_out_of_proportion_told_by_one_standby_is_not_believed():
     world = World().settled().standby(C, HIGHEST)
     assert world.writers == [A]
-    assert world.topology.timeline_mark == 1
+    assert world.topology.highest_timeline == 1
     assert world.reason(C) == f"not believed: it alone tells of timeline {HIGHEST}, far above 1"
     assert world.readers == [[B], [A], [C]], "it cannot be a standby of this primary"
     assert world.refuse(C).writers == [A]
@@ -55,7 +55,7 @@ def test_word_of_one_standby_counts_for_a_while_after_it_is_gone(gone):
     assert world.writers == []
     assert world.state(A) is HostState.STALE
     assert world.pass_time(1).primary(A, 1).writers == [A]
-    assert world.topology.timeline_mark == 1
+    assert world.topology.highest_timeline == 1
 
 
 def test_word_of_one_standby_that_takes_it_back_counts_no_more():
@@ -79,13 +79,13 @@ def test_word_of_two_standbys_outlives_them():
 
 def test_two_standbys_confirm_no_more_than_both_tell():
     world = World(A, B, C, D).settled().standby(D).standby(C, HIGHEST).standby(B, 2)
-    assert world.topology.timeline_mark == 2
+    assert world.topology.highest_timeline == 2
     assert world.refuse(C).refuse(B).primary(A, 1).writers == []
 
 
 def test_timeline_that_is_not_believed_holds_no_mark_up():
     world = World().settled().primary(B, 2).standby(C, HIGHEST).standby(B, 1)
-    assert world.topology.timeline_mark == 1
+    assert world.topology.highest_timeline == 1
     assert world.writers == [A]
 
 
@@ -137,7 +137,7 @@ def test_host_that_tells_no_identifier_never_serves_where_one_is_pinned(role):
     for attrs in SessionAttrs:
         assert all(C not in group for group in world.groups(attrs)), attrs
     assert world.writers == [A]
-    assert world.topology.timeline_mark == 1
+    assert world.topology.highest_timeline == 1
     assert world.answer(C, HostRole.STANDBY, 1).readers == [[B, C], [A]]
 
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from pgroute.core.hosts import Listing
-from pgroute.core.names import (
+from pgroute.core.config.dns_names import (
     GAP,
     MOST_RECORDS,
     RETRY_AFTER,
@@ -21,8 +20,9 @@ from pgroute.core.names import (
     questions,
     stands_for_others,
 )
-from pgroute.core.roles import HostKey
-from pgroute.core.srv import Service
+from pgroute.core.config.srv import Service
+from pgroute.core.model.roles import HostKey
+from pgroute.core.topology.hosts import Listing
 
 DB = HostKey("db.example", 5432)
 SRV = HostKey("_pg._tcp.example", 5432)
@@ -54,13 +54,13 @@ def known(**records: Any) -> Any:
 )
 def test_what_has_to_be_looked_up(key, name, service):
     assert (is_name(key), is_service(key)) == (name, service)
-    assert stands_for_others(key, "first") is service
-    assert stands_for_others(key, "all") is (name or service)
+    assert stands_for_others(key, "one-host") is service
+    assert stands_for_others(key, "expand") is (name or service)
 
 
 def test_entries_without_names_stand_for_themselves_and_nothing_is_asked():
     entries = (HostKey("10.0.0.1", 1), HostKey("/run", 1), HostKey("a", 1, "10.0.0.2"))
-    listed, errors = members(entries, "all", known())
+    listed, errors = members(entries, "expand", known())
     assert [m.key for m in listed] == [*entries]
     assert {m.listing for m in listed} == {Listing()}
     assert not errors
@@ -69,7 +69,7 @@ def test_entries_without_names_stand_for_themselves_and_nothing_is_asked():
 
 def test_a_name_is_one_host_whatever_its_addresses():
     found = known(**{"db.example": ["10.0.0.1", "10.0.0.2"]})
-    listed, _ = members((DB,), "first", found)
+    listed, _ = members((DB,), "one-host", found)
     assert [m.key for m in listed] == [DB]
     assert questions((DB, DB._replace(port=1)), found) == (Question("db.example"),)
 
@@ -84,13 +84,13 @@ def test_a_name_is_one_host_whatever_its_addresses():
     ],
 )
 def test_the_addresses_of_one_family_are_counted(records: list[str], count: int) -> None:
-    listed, _ = members((DB,), "first", known(**{"db.example": records}))
+    listed, _ = members((DB,), "one-host", known(**{"db.example": records}))
     assert [m.listing.addresses for m in listed] == [count]
 
 
 def test_each_address_is_a_host_in_a_steady_order():
     found = known(**{"db.example": ["10.0.0.10", "::2", "10.0.0.9"]})
-    listed, errors = members((DB,), "all", found)
+    listed, errors = members((DB,), "expand", found)
     assert [m.key.hostaddr for m in listed] == ["10.0.0.9", "10.0.0.10", "::2"]
     assert {m.key[:2] for m in listed} == {("db.example", 5432)}
     assert {m.listing for m in listed} == {Listing("name db.example")}
@@ -99,7 +99,7 @@ def test_each_address_is_a_host_in_a_steady_order():
 
 def test_an_entry_of_which_nothing_is_known_stands_for_itself():
     for found in (known(), {Question("db.example"): Found()}.get):
-        listed, errors = members((DB, SRV), "all", found)
+        listed, errors = members((DB, SRV), "expand", found)
         assert [m.key for m in listed] == [DB, SRV]
         assert not errors
 
@@ -107,9 +107,9 @@ def test_an_entry_of_which_nothing_is_known_stands_for_itself():
 def test_an_entry_that_failed_has_its_reason():
     failed = Found().failed("no such name", NOW)
     found = {Question("db.example"): failed, Question(SRV.host, service=True): failed}.get
-    _, errors = members((DB, SRV), "all", found)
+    _, errors = members((DB, SRV), "expand", found)
     assert errors == {DB: "no such name", SRV: "no such name"}
-    _, errors = members((DB,), "first", found)
+    _, errors = members((DB,), "one-host", found)
     assert not errors, "the host itself is asked, and says so"
 
 
@@ -121,7 +121,7 @@ def test_targets_of_a_service_have_its_ports_priorities_and_weights():
         Service(0, 0, 5003, "z"),
     ]
     found = known(**{SRV.host: records})
-    listed, errors = members((SRV,), "first", found)
+    listed, errors = members((SRV,), "one-host", found)
     origin = f"SRV {SRV.host}"
     assert [(m.key.host, m.key.port, m.listing) for m in listed] == [
         ("b", 5002, Listing(origin, 0, 3.0)),
@@ -139,7 +139,7 @@ def test_addresses_of_a_target_are_hosts_of_its_service():
     found = known(
         **{SRV.host: [Service(0, 5, 5000, "a"), Service(0, 5, 5000, "10.0.0.7")], "a": ["10.0.0.2"]}
     )
-    listed, _ = members((SRV,), "all", found)
+    listed, _ = members((SRV,), "expand", found)
     assert [m.key for m in listed] == [HostKey("10.0.0.7", 5000), HostKey("a", 5000, "10.0.0.2")]
     assert {m.listing.origin for m in listed} == {f"SRV {SRV.host}"}
     assert questions((SRV,), found) == (Question(SRV.host, service=True), Question("a"))
@@ -147,14 +147,14 @@ def test_addresses_of_a_target_are_hosts_of_its_service():
 
 def test_a_service_that_is_not_offered_is_told():
     found = known(**{SRV.host: [Service(0, 0, 0, "")]})
-    listed, errors = members((SRV,), "first", found)
+    listed, errors = members((SRV,), "one-host", found)
     assert [m.key for m in listed] == [SRV]
     assert "not offered" in errors[SRV]
 
 
 def test_a_host_that_is_listed_twice_is_one():
     found = known(**{SRV.host: [Service(0, 1, 5432, "db.example")]})
-    listed, _ = members((DB, SRV), "first", found)
+    listed, _ = members((DB, SRV), "one-host", found)
     assert [(m.key, m.listing) for m in listed] == [(DB, Listing())]
 
 
@@ -204,7 +204,7 @@ def test_a_failure_takes_nothing_away_and_is_repeated_after_a_while() -> None:
     assert due(bad) == RETRY_AFTER
     assert due(bad, GAP) == GAP
     assert bad.answered(["10.0.0.1"], 1, NOW + 9).error == ""
-    listed, errors = members((DB,), "first", {Question(DB.host): bad}.get)
+    listed, errors = members((DB,), "one-host", {Question(DB.host): bad}.get)
     assert [m.listing.note for m in listed] == ["SERVFAIL: the last good answer serves"]
     assert not errors
 
@@ -239,7 +239,7 @@ def test_an_answer_of_none_or_too_many_is_a_failure(count: int) -> None:
 def test_a_target_that_can_be_no_host_is_left_out_and_told(target: str, port: int) -> None:
     records = [Service(0, 0, port, target), Service(0, 0, 5000, "good")]
     found = known(**{SRV.host: records})
-    listed, errors = members((SRV,), "all", found)
+    listed, errors = members((SRV,), "expand", found)
     assert [m.key for m in listed] == [HostKey("good", 5000), SRV]
     assert repr(target) in errors[SRV]
     assert questions((SRV,), found) == (Question(SRV.host, service=True), Question("good"))
@@ -248,18 +248,18 @@ def test_a_target_that_can_be_no_host_is_left_out_and_told(target: str, port: in
 def test_an_entry_stands_for_so_many_hosts_and_no_more() -> None:
     records = [Service(0, 0, 5000 + n, "a") for n in range(40)]
     found = known(**{SRV.host: records, "a": [f"10.0.0.{n}" for n in range(40)]})
-    listed, errors = members((DB, SRV), "all", found)
+    listed, errors = members((DB, SRV), "expand", found)
     assert len(listed) == 1 + MOST_RECORDS + 1
     assert "more than 64 hosts" in errors[SRV]
 
 
 def test_a_host_that_is_listed_already_is_none_too_many() -> None:
     found = known(**{"db.example": [f"10.0.0.{n}" for n in range(MOST_RECORDS)]})
-    listed, errors = members((DB, DB._replace(hostaddr="10.0.0.1"), DB), "all", found)
+    listed, errors = members((DB, DB._replace(hostaddr="10.0.0.1"), DB), "expand", found)
     assert len(listed) == MOST_RECORDS
     assert not errors
     records = [Service(0, 0, 5000, f"10.0.0.{n}") for n in range(MOST_RECORDS)]
     twice = [*records, Service(1, 0, 5000, "10.0.0.0")]
-    listed, errors = members((SRV,), "first", known(**{SRV.host: twice}))
+    listed, errors = members((SRV,), "one-host", known(**{SRV.host: twice}))
     assert len(listed) == MOST_RECORDS
     assert not errors

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies
 
-from pgroute.core.once import UNBOUNDED_AGE, as_json, check_age, check_key, from_json, lock_timeout
+from pgroute.core.transactions.once_keys import (
+    UNBOUNDED_AGE,
+    as_json,
+    check_age,
+    check_key,
+    from_json,
+    lock_timeout,
+)
 from pgroute.errors import ConfigError
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pgroute.core.options import (
+from pgroute.core.config.options import (
     HostOptions,
     PoolOptions,
     ProbeOptions,

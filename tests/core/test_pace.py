@@ -6,10 +6,10 @@ from random import Random
 
 import pytest
 
-from pgroute.core.faults import FaultKind
-from pgroute.core.hosts import HostState
-from pgroute.core.options import ProbeOptions
-from pgroute.core.pace import (
+from pgroute.core.config.options import ProbeOptions
+from pgroute.core.faults.classify import FaultKind
+from pgroute.core.model.roles import HostKey
+from pgroute.core.schedule import (
     CONNECT_GAP,
     REJECTED_GAP,
     connect_delay,
@@ -18,7 +18,7 @@ from pgroute.core.pace import (
     probe_delay,
     release_after,
 )
-from pgroute.core.roles import HostKey
+from pgroute.core.topology.hosts import HostState
 from tests.core.world import A, B, C, D, World
 
 
@@ -242,15 +242,15 @@ def test_old_primary_that_stays_silent_once_a_higher_timeline_was_seen_is_given_
     world = World().settled().primary(B, 2)
     assert world.state(A) is HostState.STALE
     assert lost(world, after=3600) == {}
-    world.fail(A, FaultKind.TIMEOUT, sent_at=world.topology.marked_at)
+    world.fail(A, FaultKind.TIMEOUT, sent_at=world.topology.highest_timeline_since)
     assert list(lost(world)) == ["a"]
     assert lost(world.refuse(B)) == {}
 
 
 def test_old_primary_that_has_answered_since_a_higher_timeline_was_seen_keeps_its_sessions():
     world = World().settled().primary(B, 2)
-    marked_at = world.topology.marked_at
-    world.primary(A, 1).fail(A, FaultKind.TIMEOUT, sent_at=marked_at)
+    highest_timeline_since = world.topology.highest_timeline_since
+    world.primary(A, 1).fail(A, FaultKind.TIMEOUT, sent_at=highest_timeline_since)
     assert world.state(A) is HostState.STALE
     assert lost(world, after=3600) == {}
 

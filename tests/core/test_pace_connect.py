@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from pgroute.core.hosts import HostState
-from pgroute.core.options import ProbeOptions
-from pgroute.core.pace import CONNECT_GAP, REJECTED_GAP, connect_delay
-from pgroute.core.roles import HostKey
-from pgroute.core.topology import Topology
+from pgroute.core.config.options import ProbeOptions
+from pgroute.core.model.roles import HostKey
+from pgroute.core.schedule import CONNECT_GAP, REJECTED_GAP, connect_delay
+from pgroute.core.topology.hosts import HostState
+from pgroute.core.topology.transition import Topology
 
 KEY = HostKey("a", 5432)
 

@@ -7,18 +7,18 @@ from typing import Any
 import dns.resolver
 import pytest
 
-from pgroute.core.hosts import Facts
-from pgroute.core.options import HostOptions, PoolOptions, ProbeOptions
-from pgroute.core.plan import Plan, make_plan
-from pgroute.core.roles import HostKey, Role, SessionAttrs
-from pgroute.core.stats import MEASURES, total
+from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
+from pgroute.core.config.router_config import RouterConfig, make_config
+from pgroute.core.model.roles import HostKey, Role, SessionAttrs
+from pgroute.core.model.stats import MEASURES, total
+from pgroute.core.topology.hosts import Facts
 from pgroute.errors import ConfigError
 
 DSN = "postgresql://app:secret@a:1,b:2/shop"
 A, B = HostKey("a", 1), HostKey("b", 2)
 
 
-def plan(dsn: str = DSN, **given: Any) -> Plan:
+def plan(dsn: str = DSN, **given: Any) -> RouterConfig:
     arguments: dict[str, Any] = {
         "writer": PoolOptions(),
         "reader": PoolOptions(),
@@ -27,7 +27,7 @@ def plan(dsn: str = DSN, **given: Any) -> Plan:
         "host_options": None,
         "probe": ProbeOptions(),
         "resolver": "system",
-        "addresses": "first",
+        "addresses": "one-host",
         "retry": None,
         "acquire_timeout": 30.0,
         "schema": "pgroute",
@@ -36,7 +36,7 @@ def plan(dsn: str = DSN, **given: Any) -> Plan:
         "configure": None,
         "reset": None,
     }
-    return make_plan(dsn, **{**arguments, **given})
+    return make_config(dsn, **{**arguments, **given})
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_weights_are_given_by_host_or_host_and_port(name: str) -> None:
 
 
 def test_any_name_may_have_a_weight_where_the_hosts_are_not_known_yet() -> None:
-    for dsn, given in ((DSN, {"addresses": "all"}), ("postgresql://_pg._tcp.a/", {})):
+    for dsn, given in ((DSN, {"addresses": "expand"}), ("postgresql://_pg._tcp.a/", {})):
         rules = plan(dsn, host_options={"10.0.0.1": HostOptions(weight=3)}, **given).rules
         assert rules.weight(Facts(HostKey("a", 1, "10.0.0.1"))) == 3
 

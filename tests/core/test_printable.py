@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pgroute
-from pgroute.core.faults import Fault, FaultKind, one_line
-from pgroute.core.names import Found
+from pgroute.core.config.dns_names import Found
+from pgroute.core.faults.classify import Fault, FaultKind, one_line
 from pgroute.core.printable import MOST, printable
 from tests.support import within
 
@@ -75,21 +75,21 @@ CAUGHT = {"exc", "failure", "error", "cause", "_failure"}
 
 CLEANED = {"one_line", "printable", "_told"}
 AS_IT_IS = {
-    "_async/connector.py": "classified by what it says; then printable",
-    "_async/hostpool.py": "psycopg_pool's words on its queue, and ours",
-    "_async/engine.py": "ours",
-    "_async/pools.py": "Python's, on threads",
+    "_async/pool/connector.py": "classified by what it says; then printable",
+    "_async/pool/host_pool.py": "psycopg_pool's words on its queue, and ours",
+    "_async/manager.py": "ours",
+    "_async/pool/role_pool.py": "Python's, on threads",
     "batch/_async/chunk.py": "the record of a chunk's error in the database, as it is",
     "batch/_async/ledger.py": "Python's, on an encoding",
-    "_async/once.py": "Python's, on an encoding",
-    "core/names.py": "printable since it is in Found",
-    "core/retry.py": "printable, of several lines the first",
-    "core/once.py": "Python's, on JSON",
-    "core/faults.py": "classified",
-    "core/libpq.py": "only its meaning is passed on",
-    "core/routing.py": "the causes, printable since they were made",
-    "monitor/bars.py": "printable since the connector",
-    "monitor/names.py": "becomes an error of Found",
+    "_async/transaction/once.py": "Python's, on an encoding",
+    "core/config/dns_names.py": "printable since it is in Found",
+    "core/transactions/retry.py": "printable, of several lines the first",
+    "core/transactions/once_keys.py": "Python's, on JSON",
+    "core/faults/classify.py": "classified",
+    "core/config/libpq.py": "only its meaning is passed on",
+    "core/routing/acquisition.py": "the causes, printable since they were made",
+    "runtime/connect_backoff.py": "printable since the connector",
+    "monitor/dns_watch.py": "becomes an error of Found",
     "monitor/resolver.py": "becomes an error of Found",
     "cli/__init__.py": "ours",
     "cli/dsn.py": "ours",

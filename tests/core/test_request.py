@@ -7,8 +7,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute.core.request import Request, get_request
-from pgroute.core.roles import Role, SessionAttrs
+from pgroute.core.model.roles import Role, SessionAttrs
+from pgroute.core.transactions.request import Request, get_request
 from pgroute.errors import ConfigError
 
 

@@ -10,8 +10,17 @@ import psycopg
 import pytest
 import tenacity
 
-from pgroute.core.faults import Fault, FaultKind, session_fault
-from pgroute.core.retry import Course, Phase, Raise, Retry, RetryPolicy, body_fault, decide, end_fault
+from pgroute.core.faults.classify import Fault, FaultKind, session_fault
+from pgroute.core.transactions.retry import (
+    Phase,
+    Raise,
+    Retry,
+    RetryPolicy,
+    RetryState,
+    body_fault,
+    decide,
+    end_fault,
+)
 from pgroute.errors import CommitUnknown, ConfigError, NoHostAvailable, SessionLost
 
 NOW = 1000.0
@@ -174,9 +183,9 @@ def test_a_timeout_replaces_the_default_limit_but_no_strategy(
     assert RetryPolicy(stop=stop).limit(timeout) == limit
 
 
-def course(**given: Any) -> Course:
+def course(**given: Any) -> RetryState:
     options: dict[str, Any] = {"timeout": None, "acquire_timeout": 20.0, "decidable": False}
-    return Course(given.pop("policy", POLICY), NOW, **{**options, **given})
+    return RetryState(given.pop("policy", POLICY), NOW, **{**options, **given})
 
 
 def test_a_session_may_be_waited_for_as_long_as_is_left() -> None:

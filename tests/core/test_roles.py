@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgroute.core.roles import HostKey, HostRole, Role, SessionAttrs
+from pgroute.core.model.roles import HostKey, HostRole, Role, SessionAttrs
 from pgroute.errors import ConfigError
 
 

@@ -9,11 +9,9 @@ import psycopg
 import psycopg_pool
 import pytest
 
-from pgroute.core.balance import Candidate, Ordered
-from pgroute.core.faults import FaultKind
-from pgroute.core.hosts import Listing, Members
-from pgroute.core.roles import HostKey, HostRole, SessionAttrs
-from pgroute.core.routing import (
+from pgroute.core.faults.classify import FaultKind
+from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
+from pgroute.core.routing.acquisition import (
     PATIENCE,
     Acquisition,
     GiveUp,
@@ -24,6 +22,8 @@ from pgroute.core.routing import (
     patience,
     routes,
 )
+from pgroute.core.routing.balance import Candidate, Ordered
+from pgroute.core.topology.hosts import Listing, Members
 from pgroute.errors import AcquireTimeout, NoHostAvailable, PoolExhausted, SplitBrainError
 from tests.core.world import A, B, C, World
 
@@ -424,7 +424,7 @@ def test_first_session_in_any_order_takes_who_answers():
 
 def test_later_a_host_that_joins_ahead_is_not_waited_for():
     world = World(B, C, ordered=True).standby(B).standby(C).members(A, B, C)
-    assert not world.topology.round_done
+    assert not world.topology.initial_scan_done
     assert world.groups(SessionAttrs.STANDBY) == [[B, C]]
 
 

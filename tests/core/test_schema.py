@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgroute.core.schema import Schema, definition, identifier, rights
+from pgroute.core.sql.schema import Schema, definition, identifier, rights
 
 
 @pytest.mark.parametrize(

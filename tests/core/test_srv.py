@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from pgroute.core.dsn import parse_dsn
-from pgroute.core.names import Found, Question, members, questions
-from pgroute.core.roles import HostKey
-from pgroute.core.srv import Service, Targets, check_domains
+from pgroute.core.config.dns_names import Found, Question, members, questions
+from pgroute.core.config.dsn import parse_dsn
+from pgroute.core.config.srv import Service, Targets, check_domains
+from pgroute.core.model.roles import HostKey
 from pgroute.errors import ConfigError
 
 SRV = HostKey("_postgresql._tcp.db.example.com", 5432)

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from pgroute.core.faults import Fault, FaultKind
-from pgroute.core.hosts import Answer, Failure, ForgetTimeline, HostState, Listing, Members
-from pgroute.core.lag import KEPT
-from pgroute.core.options import ProbeOptions
-from pgroute.core.pace import connect_delay, hopeless, probe_delay
-from pgroute.core.roles import HostKey, HostRole, SessionAttrs
-from pgroute.core.topology import Rules, Topology, apply
+from pgroute.core.config.options import ProbeOptions
+from pgroute.core.faults.classify import Fault, FaultKind
+from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
+from pgroute.core.schedule import connect_delay, hopeless, probe_delay
+from pgroute.core.topology.hosts import Answer, Failure, ForgetTimeline, HostState, Listing, Members
+from pgroute.core.topology.staleness import KEPT
+from pgroute.core.topology.transition import Rules, Topology, apply
 from tests.core.world import OTHER, OURS, A, B, C, D, World
 
 # Candidates.
@@ -97,8 +97,8 @@ def test_start_knows_nothing():
     assert topology.standbys == ()
     assert topology.primary_lost_at == 5.0
     assert topology.at == 5.0
-    assert topology.timeline_mark is None
-    assert not topology.round_done
+    assert topology.highest_timeline is None
+    assert not topology.initial_scan_done
     assert all(groups == () for groups in topology.candidates.values())
     assert set(topology.candidates) == set(SessionAttrs)
 
@@ -476,13 +476,13 @@ class AnyHistory(RuleBasedStateMachine):
 
     @invariant()
     def usable_primary_is_never_below_the_mark(self) -> None:
-        primary, mark = self.topology.primary, self.topology.timeline_mark
+        primary, mark = self.topology.primary, self.topology.highest_timeline
         if primary is not None and primary.timeline is not None and mark is not None:
             assert primary.timeline >= mark
 
     @invariant()
     def no_primary_before_the_round_is_done(self) -> None:
-        assert self.topology.round_done or self.topology.primary is None
+        assert self.topology.initial_scan_done or self.topology.primary is None
 
     @invariant()
     def writers_go_to_one_host_that_is_not_read_only(self) -> None:
@@ -659,7 +659,7 @@ def test_a_standby_that_is_one_of_several_addresses_says_so_while_there_is_no_pr
     world = World(A, B)
     world.see(Members((A, B), {A: Listing(addresses=3), B: Listing(addresses=2)}))
     world.standby(A).refuse(B)
-    assert world.host(A).reason == "one of the 3 addresses of its name; addresses='all' makes each a host"
+    assert world.host(A).reason == "one of the 3 addresses of its name; addresses='expand' makes each a host"
     assert world.host(A).state is HostState.UP
     assert world.host(B).reason == "told refused"
     world.primary(B)

@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pgroute.core.faults import FaultKind, connect_fault
+from pgroute.core.faults.classify import FaultKind, connect_fault
 
 LANGUAGES = ("de", "es", "fr", "it", "ja", "ka", "ko", "ru", "sv", "uk", "zh_CN")
 CATALOGS = [

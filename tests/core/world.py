@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgroute.core.events import Event, EventKind
-from pgroute.core.faults import Fault, FaultKind
-from pgroute.core.hosts import Answer, Failure, ForgetTimeline, HostInfo, HostState, Members, Observation
-from pgroute.core.roles import HostKey, HostRole, SessionAttrs
-from pgroute.core.topology import Rules, Topology, apply
+from pgroute.core.faults.classify import Fault, FaultKind
+from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
+from pgroute.core.topology.events import Event, EventKind
+from pgroute.core.topology.hosts import (
+    Answer,
+    Failure,
+    ForgetTimeline,
+    HostInfo,
+    HostState,
+    Members,
+    Observation,
+)
+from pgroute.core.topology.transition import Rules, Topology, apply
 
 A = HostKey("a", 5432)
 B = HostKey("b", 5432)
@@ -94,8 +102,8 @@ class World:
     def groups(self, attrs: SessionAttrs) -> list[list[HostKey]]:
         return [[c.key for c in group] for group in self.topology.candidates[attrs]]
 
-    def round_done(self) -> bool:
-        return self.topology.round_done
+    def initial_scan_done(self) -> bool:
+        return self.topology.initial_scan_done
 
     def lost_at(self) -> float | None:
         return self.topology.primary_lost_at

@@ -28,14 +28,14 @@ from pgroute import (
 from pgroute.batch import Keyset
 from pgroute.batch.options import check_job
 from pgroute.batch.source import fresh, signature
-from pgroute.core.dsn import Dsn, parse_dsn
-from pgroute.core.faults import connect_fault, one_line, options_refused, session_fault
-from pgroute.core.hosts import Answer, Failure, Members
-from pgroute.core.names import Found, Mode, Question, members, questions
-from pgroute.core.once import as_json, check_age, check_key
+from pgroute.core.config.dns_names import Found, Mode, Question, members, questions
+from pgroute.core.config.dsn import Dsn, parse_dsn
+from pgroute.core.config.srv import Service, Targets, check_domains
+from pgroute.core.faults.classify import connect_fault, one_line, options_refused, session_fault
 from pgroute.core.printable import printable
-from pgroute.core.srv import Service, Targets, check_domains
-from pgroute.core.topology import Topology, apply
+from pgroute.core.topology.hosts import Answer, Failure, Members
+from pgroute.core.topology.transition import Topology, apply
+from pgroute.core.transactions.once_keys import as_json, check_age, check_key
 
 SECRET = "s3cr3tPW"
 SERVICE = HostKey("_postgresql._tcp.example.com", 5432)
@@ -168,9 +168,9 @@ def answers(told: list[dict[str, Any]], error: str) -> None:
 
 def rows(values: list[bytes | None]) -> None:
     """A row in answer to a probe: it is read, or malformed."""
-    if importlib.util.find_spec("pgroute.core.answers") is None:
+    if importlib.util.find_spec("pgroute.core.sql.answers") is None:
         return
-    reading: Any = importlib.import_module("pgroute.core.answers")
+    reading: Any = importlib.import_module("pgroute.core.sql.answers")
     for read in (reading.read_probe, reading.read_shown, reading.read_check):
         try:
             told = read(values)

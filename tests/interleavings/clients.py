@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-from pgroute.core.options import PoolOptions
+from pgroute.core.config.options import PoolOptions
 from pgroute.errors import RouteError
 from tests.interleavings import servers
 from tests.interleavings.faces import Face

@@ -11,9 +11,9 @@ from unittest import mock
 from psycopg_pool import PoolClosed
 
 from pgroute import _acompat
-from pgroute._async.hostpool import AsyncHostPool
-from pgroute._sync.hostpool import HostPool
-from pgroute.core.lending import Lending
+from pgroute._async.pool.host_pool import AsyncHostPool
+from pgroute._sync.pool.host_pool import HostPool
+from pgroute.core.routing.lending import Lending
 
 Patch = contextlib.AbstractContextManager[object]
 

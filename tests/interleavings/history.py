@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from pgroute.monitor.timers import Timers, timers
+from pgroute.runtime.timers import Timers, timers
 from tests.interleavings.clients import ACQUIRE_TIMEOUT
 from tests.interleavings.faces import AsyncFace, SyncFace
 from tests.interleavings.loop import Stuck

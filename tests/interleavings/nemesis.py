@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgroute.core.roles import HostRole
+from pgroute.core.model.roles import HostRole
 from tests.interleavings.clients import Clients
 from tests.interleavings.servers import Server
 

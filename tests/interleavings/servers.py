@@ -11,7 +11,7 @@ import psycopg
 from psycopg.pq import ConnStatus, PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
-from pgroute.core.roles import HostKey, HostRole
+from pgroute.core.model.roles import HostKey, HostRole
 from tests.interleavings.faces import blocking
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class PGconn:
         self._conn.drop()
 
 
-class Wire:
+class AbortHandle:
     """The socket of a connection."""
 
     def __init__(self, conn: Connection) -> None:

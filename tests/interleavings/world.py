@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from pgroute.core.faults import Fault, FaultKind
-from pgroute.core.hosts import Answer, Failure, Observation
-from pgroute.core.pace import CONNECT_GAP
-from pgroute.core.roles import HostKey, HostRole
-from pgroute.core.topology import Topology, apply
+from pgroute.core.faults.classify import Fault, FaultKind
+from pgroute.core.model.roles import HostKey, HostRole
+from pgroute.core.schedule import CONNECT_GAP
+from pgroute.core.topology.hosts import Answer, Failure, Observation
+from pgroute.core.topology.transition import Topology, apply
 from tests.interleavings.faces import blocking
 from tests.interleavings.servers import (
+    AbortHandle,
     Connection,
     Server,
     SyncConnection,
     SyncTransaction,
     Transaction,
-    Wire,
 )
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ class Connector:
     def _lease(self, conn: Any) -> Any:
         modules: SimpleNamespace = self._world.face.modules
         cls = getattr(modules.connector, f"{self._world.face.prefix}Lease")
-        lease = cls(Wire(conn), *([lambda: None] * (len(inspect.signature(cls).parameters) - 1)))
+        lease = cls(AbortHandle(conn), *([lambda: None] * (len(inspect.signature(cls).parameters) - 1)))
         told = {"read_only": self._read_only}
         names = inspect.signature(lease.note_baseline).parameters
         lease.note_baseline(conn, **{name: value for name, value in told.items() if name in names})

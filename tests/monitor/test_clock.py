@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pgroute.monitor.clock import patient
+from pgroute.monitor.patience import patient
 
 
 @pytest.mark.parametrize(

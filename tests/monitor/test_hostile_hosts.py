@@ -178,7 +178,7 @@ def test_standby_that_lies_about_its_timeline_stops_no_writer() -> None:
         HostileServer(liar) as standby,
         Router(dsn_of(primary, standby), probe=QUICK) as router,
     ):
-        eventually(lambda: router.topology.round_done)
+        eventually(lambda: router.topology.initial_scan_done)
         for _ in range(5):
             with router.writer(2.0) as conn:
                 assert conn.info.port == primary.port

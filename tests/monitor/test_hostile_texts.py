@@ -105,7 +105,7 @@ def test_five_megabytes_take_no_time_and_leave_a_line(told: Told) -> None:
         Refusing(probe=b"a:" * 2_500_000, sqlstate=b"XX000") as server,
         opened(server.dsn, told) as router,
     ):
-        eventually(lambda: router.topology.round_done)
+        eventually(lambda: router.topology.initial_scan_done)
         begun = time.thread_time()
         with pytest.raises(NoHostAvailable) as caught:
             router.wait(timeout=0.2)

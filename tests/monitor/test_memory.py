@@ -8,18 +8,18 @@ import psycopg
 import pytest
 
 from pgroute import HostKey, ProbeOptions
-from pgroute._sync.pools import RolePool
-from pgroute.core.dsn import Params
-from pgroute.core.topology import Rules, Topology
-from pgroute.monitor.bars import Barred, Bars, Options
-from pgroute.monitor.cluster import ClusterWatch
+from pgroute._sync.pool.role_pool import RolePool
+from pgroute.core.config.dsn import Params
+from pgroute.core.topology.transition import Rules, Topology
+from pgroute.monitor.cluster_watch import ClusterWatch
+from pgroute.runtime.connect_backoff import BackedOff, ConnectBackoff, Options
 
 GONE, HERE = HostKey("a", 1, "10.0.0.1"), HostKey("a", 1, "10.0.0.2")
 
 
 def test_a_session_that_ends_long_after_its_host_left_is_not_remembered() -> None:
     watch = ClusterWatch(
-        (HERE,), lambda _: Params({}), ProbeOptions(), Rules(), resolver="system", mode="all"
+        (HERE,), lambda _: Params({}), ProbeOptions(), Rules(), resolver="system", mode="expand"
     )
     watch.kick(GONE)
     watch.kick(HERE)
@@ -27,17 +27,17 @@ def test_a_session_that_ends_long_after_its_host_left_is_not_remembered() -> Non
 
 
 def test_failures_are_forgotten_when_they_count_no_more() -> None:
-    bars = Bars()
+    bars = ConnectBackoff()
     gone, here = Topology.start((GONE, HERE), 0.0).hosts
     bars.put(gone, psycopg.OperationalError("refused"), -1.0)
     bars.put(here, psycopg.OperationalError("refused"), 9.0)
     assert bars._bars.keys() == {HERE}
-    with pytest.raises(Barred):
+    with pytest.raises(BackedOff):
         bars.check(here)
 
 
 def test_nothing_is_kept_of_hosts_that_are_listed_no_more() -> None:
-    bars = Bars()
+    bars = ConnectBackoff()
     pools = RolePool(cast("Any", None), psycopg.Connection, cast("Any", None), bars)
     for number in range(1000):
         gone, here = Topology.start((GONE._replace(port=number + 1), HERE), 0.0).hosts
@@ -49,5 +49,5 @@ def test_nothing_is_kept_of_hosts_that_are_listed_no_more() -> None:
     kept = {name: len(known) for name, known in vars(bars).items()}
     assert kept == {"_bars": 1, "_logins": 1, "_options": 1, "_last": 1, "_trying": 0}
     assert bars.options(here) is Options.LEFT_OUT
-    with pytest.raises(Barred):
+    with pytest.raises(BackedOff):
         bars.check(here)

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from pgroute import Event, EventKind, HostRole, HostState, PoolOptions, ProbeOptions, Router
-from pgroute.monitor import watcher
+from pgroute.monitor import host_watcher
 from pgroute.testing import LocalCluster, Node
 from pgroute.testing.plugin import ClusterFactory
 from tests.support import dsn_at, dsn_with, eventually, within
@@ -72,7 +72,7 @@ def test_terminated_idle_sessions_do_not_mark_the_host_down(shared: LocalCluster
 def test_the_probe_connection_is_renewed_in_time(
     shared: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watcher, "RENEW_AFTER", 0.3)
+    monkeypatch.setattr(host_watcher, "RENEW_AFTER", 0.3)
     node = shared.primary
     with Router(shared.dsn, probe=ProbeOptions(interval=0.05)) as router:
         eventually(lambda: all_up(router))

@@ -12,8 +12,8 @@ from functools import partial
 import pytest
 
 from pgroute import Router
+from pgroute.monitor.host_watcher import HostWatcher
 from pgroute.monitor.thread import Monitor
-from pgroute.monitor.watcher import HostWatcher
 from pgroute.testing import LocalCluster, Node
 from tests.support import eventually
 

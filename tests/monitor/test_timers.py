@@ -7,7 +7,7 @@ import time
 from functools import partial
 
 from pgroute._acompat import Watchdog
-from pgroute.monitor.timers import Timers, timers
+from pgroute.runtime.timers import Timers, timers
 from tests.support import eventually
 
 

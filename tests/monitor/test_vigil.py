@@ -7,11 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from pgroute import ProbeOptions
-from pgroute.core.dsn import Params
-from pgroute.core.hosts import Answer, HostInfo
-from pgroute.core.roles import HostKey, HostRole
-from pgroute.core.topology import Rules
-from pgroute.monitor.cluster import ClusterWatch
+from pgroute.core.config.dsn import Params
+from pgroute.core.model.roles import HostKey, HostRole
+from pgroute.core.topology.hosts import Answer, HostInfo
+from pgroute.core.topology.transition import Rules
+from pgroute.monitor.cluster_watch import ClusterWatch
 
 KEY = HostKey("db.test", 5432)
 PLACE = HostKey("db.test", 5432, "10.0.0.1")
@@ -32,7 +32,7 @@ async def test_a_server_that_a_name_led_to_meanwhile_is_not_taken_for_the_one_be
         return host
 
     watch = ClusterWatch(
-        (KEY,), lambda _: Params({}), ProbeOptions(), Rules(), resolver="system", mode="first"
+        (KEY,), lambda _: Params({}), ProbeOptions(), Rules(), resolver="system", mode="one-host"
     )
     watch._home = SimpleNamespace(join=lambda *_: object(), leave=leave)  # type: ignore[assignment]
     watch._names = SimpleNamespace()  # type: ignore[assignment]

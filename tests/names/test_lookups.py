@@ -76,7 +76,7 @@ async def test_the_last_good_answer_serves_while_the_name_server_fails(
 ) -> None:
     server.zone["db.test"] = [ADDRESSES[0]]
     server.zone["set.test"] = [*ADDRESSES[1:]]
-    async with router_of(trio, server, "db.test", "set.test", addresses="all") as router:
+    async with router_of(trio, server, "db.test", "set.test", addresses="expand") as router:
         await async_eventually(lambda: len(router.topology.standbys) == 2)
         before = router.topology.hosts
         server.zone["db.test"] = server.zone["set.test"] = trouble
@@ -105,7 +105,7 @@ async def test_the_last_good_answer_serves_while_the_name_server_fails(
     ],
     ids=["NXDOMAIN", "SERVFAIL", "silence", "empty", "a hundred"],
 )
-@pytest.mark.parametrize("mode", ["first", "all"])
+@pytest.mark.parametrize("mode", ["one-host", "expand"])
 async def test_a_name_that_never_resolves_has_a_reason_and_disturbs_nobody(
     trio: LocalCluster, server: NameServer, records: Any, told: str, mode: str
 ) -> None:
@@ -148,7 +148,7 @@ async def test_a_service_without_hosts_has_a_reason_and_disturbs_nobody(
 
 async def test_long_answers_come_over_tcp(trio: LocalCluster, server: NameServer) -> None:
     server.zone["set.test"] = [TRUNCATED, *ADDRESSES]
-    async with router_of(trio, server, "set.test", addresses="all") as router:
+    async with router_of(trio, server, "set.test", addresses="expand") as router:
         assert await where(router) == ADDRESSES[0]
         assert server.tcp >= 1
 
@@ -159,7 +159,7 @@ async def test_a_name_with_both_families_is_tried_at_each_address(
     server.zone["both.test"] = ["::1", "127.0.0.99", ADDRESSES[0]]
     async with router_of(trio, server, "both.test") as router:
         assert await where(router) == ADDRESSES[0]
-    async with router_of(trio, server, "both.test", addresses="all") as router:
+    async with router_of(trio, server, "both.test", addresses="expand") as router:
         assert await where(router) == ADDRESSES[0]
         states = {host.key.hostaddr: host.state for host in router.topology.hosts}
         assert states == {"127.0.0.2": HostState.UP, "127.0.0.99": HostState.DOWN, "::1": HostState.DOWN}
@@ -186,7 +186,7 @@ async def test_routers_with_one_resolver_share_its_questions(trio: LocalCluster,
         assert server.count() == 2
 
 
-@pytest.mark.parametrize("mode", ["first", "all", "SRV"])
+@pytest.mark.parametrize("mode", ["one-host", "expand", "SRV"])
 async def test_an_old_primary_that_a_name_brings_back_stays_stale(server: NameServer, mode: str) -> None:
     with LocalCluster(addresses=ADDRESSES[:2]) as cluster:
         old, new = cluster.nodes
@@ -197,13 +197,13 @@ async def test_an_old_primary_that_a_name_brings_back_stays_stale(server: NameSe
             server.zone["db.test"] = [cluster.nodes[n].host for n in nodes]
 
         name = "_pg._tcp.test" if mode == "SRV" else "db.test"
-        # With "first" the name flips to and fro, otherwise the old primary is listed beside the new one.
-        lead_to(*((0,) if mode == "first" else (0, 1)))
-        addresses_ = "all" if mode == "all" else "first"
+        # With "one-host" the name flips to and fro, otherwise the old primary is listed beside the new one.
+        lead_to(*((0,) if mode == "one-host" else (0, 1)))
+        addresses_ = "expand" if mode == "expand" else "one-host"
         async with router_of(cluster, server, name, addresses=addresses_) as router:
             assert await where(router) == old.host
             await async_call(new.promote)
-            lead_to(*((1,) if mode == "first" else (0, 1)))
+            lead_to(*((1,) if mode == "one-host" else (0, 1)))
             await async_eventually(lambda: (p := router.topology.primary) is not None and p.timeline == 2)
             assert await where(router) == new.host
             lead_to(0)
@@ -217,8 +217,8 @@ async def test_members_that_join_before_there_is_a_primary_are_all_asked_first(s
         old, new = cluster.nodes
         await async_call(new.promote)
         server.zone["db.test"] = SERVFAIL
-        async with router_of(cluster, server, "db.test", addresses="all") as router:
-            await async_eventually(lambda: router.topology.round_done)
+        async with router_of(cluster, server, "db.test", addresses="expand") as router:
+            await async_eventually(lambda: router.topology.initial_scan_done)
             server.zone["db.test"] = [old.host, new.host]
             seen = []
             router.subscribe(lambda event: seen.append(event.text))
@@ -226,7 +226,7 @@ async def test_members_that_join_before_there_is_a_primary_are_all_asked_first(s
         assert f"primary is db.test:{old.port} ({old.host}), timeline 1" not in seen
 
 
-@pytest.mark.parametrize("mode", ["first", "all", "SRV"])
+@pytest.mark.parametrize("mode", ["one-host", "expand", "SRV"])
 async def test_in_a_long_outage_names_are_asked_on_and_on(server: NameServer, mode: str) -> None:
     with LocalCluster(addresses=ADDRESSES[:2]) as cluster:
         old, new = cluster.nodes
@@ -236,7 +236,7 @@ async def test_in_a_long_outage_names_are_asked_on_and_on(server: NameServer, mo
         server.zone["db.test"] = [old.host]
         name = "_pg._tcp.test" if mode == "SRV" else "db.test"
         slow = ProbeOptions(interval=0.3, max_ttl=300)
-        addresses_ = "all" if mode == "all" else "first"
+        addresses_ = "expand" if mode == "expand" else "one-host"
         async with router_of(cluster, server, name, addresses=addresses_, probe=slow) as router:
             assert await where(router) == old.host
             asked = server.count(name)
@@ -313,7 +313,7 @@ async def test_a_family_that_cannot_be_looked_up_keeps_its_addresses(
     trio: LocalCluster, server: NameServer
 ) -> None:
     server.zone["set.test"] = [*ADDRESSES, "::1"]
-    async with router_of(trio, server, "set.test", addresses="all") as router:
+    async with router_of(trio, server, "set.test", addresses="expand") as router:
         await async_eventually(lambda: len(router.topology.hosts) == 4)
         asked = server.count("set.test")
         server.zone["set.test", "A"] = SERVFAIL

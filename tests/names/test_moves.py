@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from pgroute import AsyncRouter, HostState, NoHostAvailable, ProbeOptions
+from pgroute.monitor.host_watcher import HostWatcher
 from pgroute.monitor.probe import ProbeConnection
-from pgroute.monitor.watcher import HostWatcher
 from pgroute.testing import LocalCluster
 from tests.aio.naming import ADDRESSES, CLIENTS, addresses, router_of, where
 from tests.names.nameserver import NameServer
@@ -242,5 +242,5 @@ async def test_a_name_of_several_servers_says_that_one_of_them_is_taken(
     server.zone["db.test"] = [*ADDRESSES[1:], ADDRESSES[0]]
     async with router_of(trio, server, "db.test", probe=PATIENT) as router:
         assert await where(router, "reader") == ADDRESSES[1]
-        with pytest.raises(NoHostAvailable, match=r"one of the 3 addresses of its name; addresses='all'"):
+        with pytest.raises(NoHostAvailable, match=r"one of the 3 addresses of its name; addresses='expand'"):
             await where(router, timeout=0.2)

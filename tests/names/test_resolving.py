@@ -14,8 +14,8 @@ import dns.resolver
 import pytest
 
 from pgroute import ProbeOptions
-from pgroute.core.names import Question
-from pgroute.monitor.names import NameWatcher
+from pgroute.core.config.dns_names import Question
+from pgroute.monitor.dns_watch import NameWatcher
 from pgroute.monitor.resolver import DnsResolver, LookupFailed, SystemResolver
 from tests.names.nameserver import SILENCE, NameServer
 from tests.support import async_eventually, within

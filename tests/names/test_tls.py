@@ -48,7 +48,7 @@ def passfile(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("addresses", ["first", "all"])
+@pytest.mark.parametrize("addresses", ["one-host", "expand"])
 def test_certificate_and_password_are_those_of_the_name(secured, passfile, addresses):
     node, root = secured
     with NameServer() as server:
@@ -62,7 +62,7 @@ def test_certificate_and_password_are_those_of_the_name(secured, passfile, addre
             assert conn.execute("SELECT current_user").fetchone() == ("app",)
 
 
-@pytest.mark.parametrize("addresses", ["first", "all"])
+@pytest.mark.parametrize("addresses", ["one-host", "expand"])
 def test_a_dot_at_the_end_of_a_name_is_for_the_lookup_alone(secured, passfile, addresses):
     node, root = secured
     with NameServer() as server:

@@ -69,7 +69,7 @@ async def test_sessions_at_an_old_primary_that_freezes_after_its_name_moved_are_
             await async_eventually(lambda: EventKind.SESSIONS_ABORTED in events)
 
 
-@pytest.mark.parametrize("mode", ["first", "all"])
+@pytest.mark.parametrize("mode", ["one-host", "expand"])
 async def test_sessions_at_a_stale_primary_that_its_name_left_are_aborted_where_that_is_asked_for(
     server: NameServer, mode: str
 ) -> None:
@@ -91,7 +91,7 @@ async def test_sessions_at_a_stale_primary_that_its_name_left_are_aborted_where_
             assert await where(router) == new.host
 
 
-@pytest.mark.parametrize("mode", ["all", "SRV"])
+@pytest.mark.parametrize("mode", ["expand", "SRV"])
 async def test_sessions_at_a_host_that_freezes_after_it_left_are_released(
     server: NameServer, mode: str
 ) -> None:
@@ -105,7 +105,7 @@ async def test_sessions_at_a_host_that_freezes_after_it_left_are_released(
         server.zone |= {f"n{n}.test": [address] for n, address in enumerate(ADDRESSES)}
         lead_to(0, 1)
         name = "_pg._tcp.test" if mode == "SRV" else "db.test"
-        options = {"addresses": "all"} if mode == "all" else {}
+        options = {"addresses": "expand"} if mode == "expand" else {}
         entered = threading.Event()
         async with (
             router_of(cluster, server, name, probe=QUICK, reader_attrs="standby", **options) as router,
@@ -124,7 +124,7 @@ async def test_sessions_at_a_host_that_freezes_after_it_left_are_released(
             await async_eventually(lambda: probes_at(cluster.nodes[1]) == 0)
 
 
-@pytest.mark.parametrize("mode", ["first", "all"])
+@pytest.mark.parametrize("mode", ["one-host", "expand"])
 async def test_sessions_at_an_address_that_another_server_has_now_are_released(
     server: NameServer, mode: str
 ) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgroute import CommitUnknown
-from pgroute.core.schema import definition, rights
+from pgroute.core.sql.schema import definition, rights
 from pgroute.testing import FaultProxy, LocalCluster, Node
 from tests.chaos.crew import Crew
 from tests.chaos.faults import Fault

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 
 from pgroute import Router, RetryPolicy
-from pgroute.core.schema import definition
+from pgroute.core.sql.schema import definition
 from pgroute.testing import LocalCluster, Node
 from tests.support import call
 

@@ -22,7 +22,7 @@ from pgroute import (
     PoolOptions,
 )
 from pgroute.batch import BatchJob, BatchError, BatchProgress, Chunk, Keyset
-from pgroute.core.schema import rights
+from pgroute.core.sql.schema import rights
 from pgroute.testing import LocalCluster
 from tests.batching import Ground, ground_of
 from tests.support import call, eventually, coroutine_function

@@ -14,7 +14,7 @@ from psycopg.types.string import StrDumper
 
 from pgroute import Router, CommitUnknown, HostState, PoolOptions
 from pgroute.batch import BatchJob, Chunk, Keyset
-from pgroute.core.roles import HostRole
+from pgroute.core.model.roles import HostRole
 from pgroute.testing import InitdbCache, LocalCluster, Node
 from tests.sync.counting import waiting
 from tests.sync.workload import QUICK, key, primary, state
@@ -208,7 +208,7 @@ def check_once(router: Router[Any], once: str) -> None:
     for _ in range(2):
         assert router.run(body, once=once) == {"Straße": [1, 2.5, None, "ü"]}
     assert body.runs == 1
-    assert router.once_purge(100_000) == 0
+    assert router.purge_once_keys(100_000) == 0
 
 
 @pytest.mark.parametrize("database", DATABASES)
@@ -420,7 +420,7 @@ def test_every_setting_survives_a_failover_and_an_old_primary_that_comes_back(
         for setting, router in routers.items():
             _settled(router, old)
             assert primary(router) == key(new), setting
-            assert router.topology.timeline_mark == 2, setting
+            assert router.topology.highest_timeline == 2, setting
             assert router.run(_where) == new.port, setting
     finally:
         for router in routers.values():

@@ -12,7 +12,7 @@ import tenacity
 
 from pgroute import Router, ConfigError, RetryPolicy
 from pgroute.batch import BatchJob
-from pgroute.core.schema import rights
+from pgroute.core.sql.schema import rights
 from pgroute.testing import LocalCluster
 from tests.support import Background
 
@@ -70,7 +70,7 @@ def test_without_the_tables_nothing_is_done_and_the_error_says_what_to_do(
         with pytest.raises(ConfigError, match="pgroute install"):
             router.run(ask, "CREATE TABLE made () RETURNING 1", once="key")
         with pytest.raises(ConfigError, match="pgroute install"):
-            router.once_purge(86400)
+            router.purge_once_keys(86400)
         assert router.run(ask, "SELECT to_regclass('made')") is None
 
 
@@ -93,9 +93,9 @@ def test_the_rights_that_are_told_are_enough_and_none_too_many(
             assert plain.run(ask, "SELECT 1", once="key") == 1
             assert plain.run(ask, "SELECT 2", once="key") == 1
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                plain.once_purge(86400)
+                plain.purge_once_keys(86400)
             owner.run(execute, grants[-1])
-            assert plain.once_purge(86400) == 0
+            assert plain.purge_once_keys(86400) == 0
             job = BatchJob(plain, "job", [1, 2], chunk_size=1, on_error="reject")
             for left_out in range(2, 5):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -120,8 +120,8 @@ def test_old_keys_can_be_forgotten_and_young_ones_cannot(shared: LocalCluster, d
         assert router.run(ask, "SELECT 1", once="young") == 1
         router.run(execute, "UPDATE pgroute.once SET at = at - interval '1 hour' WHERE key = 'old'")
         with pytest.raises(ConfigError, match="at least 30 seconds"):
-            router.once_purge(29)
-        assert router.once_purge(1800) == 1
+            router.purge_once_keys(29)
+        assert router.purge_once_keys(1800) == 1
         assert router.run(ask, "SELECT 2", once="old") == 2
         assert router.run(ask, "SELECT 2", once="young") == 1
 
@@ -131,12 +131,12 @@ def test_the_longest_time_that_a_call_may_try_bounds_what_is_forgotten(
 ) -> None:
     with Router(shared.dsn, kwargs={"dbname": database}) as router:
         router.install()
-        assert router.once_purge(30) == 0
+        assert router.purge_once_keys(30) == 0
         router.run(ask, "SELECT 1", once="a", timeout=60)
         with pytest.raises(ConfigError, match="at least 60 seconds"):
-            router.once_purge(30)
+            router.purge_once_keys(30)
         endless = RetryPolicy(stop=tenacity.stop_never)
         router.run(ask, "SELECT 1", once="a", retry=endless)
         with pytest.raises(ConfigError, match="at least 86400 seconds"):
-            router.once_purge(60)
-        assert router.once_purge(86400) == 0
+            router.purge_once_keys(60)
+        assert router.purge_once_keys(86400) == 0

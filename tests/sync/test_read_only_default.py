@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from pgroute import Router, NoHostAvailable
-from pgroute.core.pace import CONNECT_GAP
+from pgroute.core.schedule import CONNECT_GAP
 from pgroute.testing import FaultProxy, LocalCluster
 from tests.sync.workload import Account, keep_writing, make_table, write
 from tests.support import Background, call, eventually, within

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from pgroute import AcquireTimeout, Router, HostState, NoHostAvailable, PoolExhausted, ProbeOptions
-from pgroute._sync import connector
+from pgroute._sync.pool import connector
 from pgroute.testing import LocalCluster, Node
 from pgroute.testing.proxy import Endpoint
 from tests.sync.workload import key, read, state

@@ -26,7 +26,7 @@ from pgroute import (
     Topology,
 )
 from pgroute._sync import session as session_module
-from pgroute.monitor.bars import Bars
+from pgroute.runtime.connect_backoff import ConnectBackoff
 from pgroute.testing import LocalCluster, Node
 from tests import support
 from tests.sync.workload import key, read, state
@@ -167,12 +167,12 @@ def test_the_reason_is_told_also_to_who_wakes_late(
         def connect(cls, *_args: Any, **_kwargs: Any) -> Any:
             raise ValueError("the class is broken")
 
-    def late(bars: Bars, *args: Any, **kwargs: Any) -> None:
+    def late(bars: ConnectBackoff, *args: Any, **kwargs: Any) -> None:
         put(bars, *args, **kwargs)
         time.sleep(0.3)  # a busy machine: what was put is over when the callers hear of the failure
 
-    put = Bars.put
-    monkeypatch.setattr(Bars, "put", late)
+    put = ConnectBackoff.put
+    monkeypatch.setattr(ConnectBackoff, "put", late)
     with Router(shared.dsn, connection_class=Broken) as router:
         eventually(lambda: router.topology.primary)
         error = hopeless(router, "writer", 0.5)

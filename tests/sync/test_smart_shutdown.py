@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pgroute import Router, Event, EventKind, HostState, NoHostAvailable, PoolOptions
-from pgroute.monitor import watcher
+from pgroute.monitor import host_watcher
 from pgroute.testing import LocalCluster
 from tests.sync.workload import key, make_table, numbers, read, state, write
 from tests.support import Background, call, eventually, within
@@ -23,7 +23,7 @@ LATE = 5.0
 @pytest.fixture
 def renewed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Renew probe connections much more often than every 60 s."""
-    monkeypatch.setattr(watcher, "RENEW_AFTER", 0.5)
+    monkeypatch.setattr(host_watcher, "RENEW_AFTER", 0.5)
 
 
 def hold(router: Router[Any], role: Any, begun: list[float], seconds: float) -> int:

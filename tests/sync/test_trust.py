@@ -13,9 +13,9 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pgroute import Router, ConfigError, PoolOptions
-from pgroute._sync import schema
+from pgroute._sync import schema_check as schema
 from pgroute.batch import BatchJob, Chunk, Keyset
-from pgroute.core.schema import definition, rights
+from pgroute.core.sql.schema import definition, rights
 from pgroute.testing import LocalCluster
 from tests.support import dsn_with
 
@@ -91,7 +91,7 @@ def test_a_squatter_gets_no_code_run(place: Place) -> None:
             uses: tuple[Callable[[], Any], ...] = (
                 router.install,
                 partial(router.run, answer, 1, once="key"),
-                partial(router.once_purge, 86400),
+                partial(router.purge_once_keys, 86400),
                 partial(job.run, nothing),
             )
             for use in uses:
@@ -119,7 +119,7 @@ def test_a_squatter_who_comes_first_by_a_moment_is_found(
         place.execute(definition() + SQUATTED, "squatter")
         return definition(schema)
 
-    monkeypatch.setattr("pgroute._sync.schema.definition", late)
+    monkeypatch.setattr("pgroute._sync.schema_check.definition", late)
     with Router(place.dsn) as router:
         with pytest.raises(ConfigError, match="it belongs to 'squatter'"):
             router.install()
@@ -150,7 +150,7 @@ def test_a_squatter_who_comes_between_the_look_and_the_use_gets_no_code_run(
     with Router(place.dsn) as router:
         uses: tuple[Callable[[], Any], ...] = (
             partial(router.run, answer, 1, once="key"),
-            partial(router.once_purge, 86400),
+            partial(router.purge_once_keys, 86400),
             partial(BatchJob(router, "job", [1, 2]).run, nothing),
         )
         for use in uses:
@@ -190,7 +190,7 @@ def test_each_application_has_a_schema_of_its_own(place: Place, name: str) -> No
     with Router(place.dsn, kwargs={"user": "app"}, schema=name) as app:
         app.install()
         assert app.run(answer, 3, once="key") == 2
-        assert app.once_purge(86400) == 0
+        assert app.purge_once_keys(86400) == 0
         for source in (Keyset("SELECT id FROM item", "id"), [1, 2, 3]):
             job = BatchJob(app, f"job of {type(source).__name__}", source, chunk_size=2)
             assert (job.run(nothing)).chunks == 2

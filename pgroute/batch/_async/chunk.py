@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from pgroute._async.own import encoding_of, row, text
-from pgroute._async.runner import call
+from pgroute._async.statements import encoding_of, row, text
+from pgroute._async.transaction.runner import call
 from pgroute.batch import sql
-from pgroute.batch._async.ledger import encode
+from pgroute.batch._async.job_store import encode
 from pgroute.batch.model import Chunk
 from pgroute.batch.options import poisonous
 from pgroute.batch.source import Keyset
 from pgroute.batch.state import Job, Outcome, chunk_is, gone, held, number
-from pgroute.core.faults import one_line
-from pgroute.core.once import lock_timeout
+from pgroute.core.faults.classify import one_line
+from pgroute.core.transactions.once_keys import lock_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgroute._async.router import AsyncRouter
-    from pgroute._async.transaction import AsyncAttempt
-    from pgroute.batch._async.ledger import AsyncLedger
+    from pgroute._async.transaction.attempt import AsyncAttempt
+    from pgroute.batch._async.job_store import AsyncJobStore
     from pgroute.batch.options import JobOptions
-    from pgroute.batch.progress import Tally
+    from pgroute.batch.progress import ProgressTracker
     from pgroute.batch.state import Row, Work
 
     Connection = psycopg.AsyncConnection[Any]
@@ -49,8 +49,8 @@ class AsyncChunks:
         self,
         router: AsyncRouter[Any],
         options: JobOptions,
-        ledger: AsyncLedger,
-        tally: Tally,
+        ledger: AsyncJobStore,
+        tally: ProgressTracker,
         fn: Callable[..., Any],
     ) -> None:
         self._router = router

@@ -13,7 +13,7 @@ from pgroute.batch.state import BLOCK, Work, misread
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pgroute.batch._async.ledger import AsyncLedger
+    from pgroute.batch._async.job_store import AsyncJobStore
     from pgroute.batch.options import JobOptions
     from pgroute.batch.state import Standing
 
@@ -27,7 +27,7 @@ class AsyncFeed:
         standing: how far it is.
     """
 
-    def __init__(self, ledger: AsyncLedger, options: JobOptions, standing: Standing) -> None:
+    def __init__(self, ledger: AsyncJobStore, options: JobOptions, standing: Standing) -> None:
         self._ledger = ledger
         self._options = options
         self._standing = standing
@@ -55,7 +55,7 @@ class AsyncFeed:
             return work
 
     async def replan(self, number: int) -> None:
-        """Plan a chunk of items again whose row was undone."""
+        """RouterConfig a chunk of items again whose row was undone."""
         if isinstance(self._options.source, Keyset):
             return
         job, _ = await self._ledger.plan(number, number + 1)

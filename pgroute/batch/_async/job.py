@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pgroute._acompat import async_run_all
 from pgroute._async.router import AsyncRouter
-from pgroute._async.runner import check_function
+from pgroute._async.transaction.runner import check_function
 from pgroute.batch._async.chunk import AsyncChunks
 from pgroute.batch._async.feed import AsyncFeed
-from pgroute.batch._async.ledger import AsyncLedger
+from pgroute.batch._async.job_store import AsyncJobStore
 from pgroute.batch.errors import BatchError
 from pgroute.batch.model import BatchReport
 from pgroute.batch.options import check_job, check_progress
-from pgroute.batch.progress import Tally, display
+from pgroute.batch.progress import ProgressTracker, display
 from pgroute.batch.source import Keyset, one_shot
 from pgroute.batch.state import Cadence, Outcome
 from pgroute.errors import ConfigError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pgroute.batch.progress import Display
     from pgroute.batch.source import Source
     from pgroute.batch.state import Standing, Work
-    from pgroute.core.retry import RetryPolicy
+    from pgroute.core.transactions.retry import RetryPolicy
 
     Body = Callable[[psycopg.AsyncConnection[Any], Chunk], Awaitable[Any]]  # async-only
     # sync-only: Body = Callable[[psycopg.Connection[Any], Chunk], Any]
@@ -112,7 +112,7 @@ class AsyncBatchJob:
                 text = "expected a list, or a function that gives a fresh iterator: an iterator can be run but once"
                 raise ConfigError("source", source, text)
             self._used = True
-        tally = Tally(self._options.name, self._primary)
+        tally = ProgressTracker(self._options.name, self._primary)
         run = _AsyncRun(self._router, self._options, tally, fn)
         standing = await run.start()
         shown = display(progress)
@@ -152,11 +152,11 @@ class _AsyncRun:
     """
 
     def __init__(
-        self, router: AsyncRouter[Any], options: JobOptions, tally: Tally, fn: Callable[..., Any]
+        self, router: AsyncRouter[Any], options: JobOptions, tally: ProgressTracker, fn: Callable[..., Any]
     ) -> None:
         self._options = options
         self._tally = tally
-        self._ledger = AsyncLedger(router, options)
+        self._ledger = AsyncJobStore(router, options)
         self._chunks = AsyncChunks(router, options, self._ledger, tally, fn)
         self._cadence = Cadence()
         self._halted = False

@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from pgroute._sync.own import encoding_of, row, text
-from pgroute._sync.runner import call
+from pgroute._sync.statements import encoding_of, row, text
+from pgroute._sync.transaction.runner import call
 from pgroute.batch import sql
-from pgroute.batch._sync.ledger import encode
+from pgroute.batch._sync.job_store import encode
 from pgroute.batch.model import Chunk
 from pgroute.batch.options import poisonous
 from pgroute.batch.source import Keyset
 from pgroute.batch.state import Job, Outcome, chunk_is, gone, held, number
-from pgroute.core.faults import one_line
-from pgroute.core.once import lock_timeout
+from pgroute.core.faults.classify import one_line
+from pgroute.core.transactions.once_keys import lock_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgroute._sync.router import Router
-    from pgroute._sync.transaction import Attempt
-    from pgroute.batch._sync.ledger import Ledger
+    from pgroute._sync.transaction.attempt import Attempt
+    from pgroute.batch._sync.job_store import JobStore
     from pgroute.batch.options import JobOptions
-    from pgroute.batch.progress import Tally
+    from pgroute.batch.progress import ProgressTracker
     from pgroute.batch.state import Row, Work
 
     Connection = psycopg.Connection[Any]
@@ -50,8 +50,8 @@ class Chunks:
         self,
         router: Router[Any],
         options: JobOptions,
-        ledger: Ledger,
-        tally: Tally,
+        ledger: JobStore,
+        tally: ProgressTracker,
         fn: Callable[..., Any],
     ) -> None:
         self._router = router

@@ -14,7 +14,7 @@ from pgroute.batch.state import BLOCK, Work, misread
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pgroute.batch._sync.ledger import Ledger
+    from pgroute.batch._sync.job_store import JobStore
     from pgroute.batch.options import JobOptions
     from pgroute.batch.state import Standing
 
@@ -28,7 +28,7 @@ class Feed:
         standing: how far it is.
     """
 
-    def __init__(self, ledger: Ledger, options: JobOptions, standing: Standing) -> None:
+    def __init__(self, ledger: JobStore, options: JobOptions, standing: Standing) -> None:
         self._ledger = ledger
         self._options = options
         self._standing = standing
@@ -56,7 +56,7 @@ class Feed:
             return work
 
     def replan(self, number: int) -> None:
-        """Plan a chunk of items again whose row was undone."""
+        """RouterConfig a chunk of items again whose row was undone."""
         if isinstance(self._options.source, Keyset):
             return
         job, _ = self._ledger.plan(number, number + 1)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pgroute._acompat import run_all
 from pgroute._sync.router import Router
-from pgroute._sync.runner import check_function
+from pgroute._sync.transaction.runner import check_function
 from pgroute.batch._sync.chunk import Chunks
 from pgroute.batch._sync.feed import Feed
-from pgroute.batch._sync.ledger import Ledger
+from pgroute.batch._sync.job_store import JobStore
 from pgroute.batch.errors import BatchError
 from pgroute.batch.model import BatchReport
 from pgroute.batch.options import check_job, check_progress
-from pgroute.batch.progress import Tally, display
+from pgroute.batch.progress import ProgressTracker, display
 from pgroute.batch.source import Keyset, one_shot
 from pgroute.batch.state import Cadence, Outcome
 from pgroute.errors import ConfigError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pgroute.batch.progress import Display
     from pgroute.batch.source import Source
     from pgroute.batch.state import Standing, Work
-    from pgroute.core.retry import RetryPolicy
+    from pgroute.core.transactions.retry import RetryPolicy
 
     Body = Callable[[psycopg.Connection[Any], Chunk], Any]
 
@@ -111,7 +111,7 @@ class BatchJob:
                 text = "expected a list, or a function that gives a fresh iterator: an iterator can be run but once"
                 raise ConfigError("source", source, text)
             self._used = True
-        tally = Tally(self._options.name, self._primary)
+        tally = ProgressTracker(self._options.name, self._primary)
         run = _Run(self._router, self._options, tally, fn)
         standing = run.start()
         shown = display(progress)
@@ -151,11 +151,11 @@ class _Run:
     """
 
     def __init__(
-        self, router: Router[Any], options: JobOptions, tally: Tally, fn: Callable[..., Any]
+        self, router: Router[Any], options: JobOptions, tally: ProgressTracker, fn: Callable[..., Any]
     ) -> None:
         self._options = options
         self._tally = tally
-        self._ledger = Ledger(router, options)
+        self._ledger = JobStore(router, options)
         self._chunks = Chunks(router, options, self._ledger, tally, fn)
         self._cadence = Cadence()
         self._halted = False

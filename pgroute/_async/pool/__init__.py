@@ -1,0 +1,1 @@
+"""The pools of one role: hosts, connections, leases."""

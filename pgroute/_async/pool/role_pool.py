@@ -1,0 +1,192 @@
+"""The pools of one role: which host has one, in which generation, and what becomes of those that lost the role."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import psycopg
+from psycopg_pool import PoolClosed
+
+from pgroute._async.pool.host_pool import AsyncHostPool
+from pgroute.core.model.stats import MEASURES, RoleStats, total
+from pgroute.core.topology.hosts import HostState
+from pgroute.runtime.connect_backoff import BackedOff
+
+if TYPE_CHECKING:
+    from pgroute.core.config.router_config import RoleConfig
+    from pgroute.core.model.roles import HostKey
+    from pgroute.core.routing.balance import Candidate
+    from pgroute.core.topology.transition import Topology
+    from pgroute.monitor.cluster_watch import ClusterWatch
+    from pgroute.runtime.connect_backoff import ConnectBackoff
+
+CT = TypeVar("CT", bound="psycopg.AsyncConnection[Any]")
+
+
+class AsyncRolePool(Generic[CT]):
+    """All pools of one role.
+
+    Args:
+        plan: how the role connects.
+        connection_class: psycopg's, or the user's subclass.
+        watch: told of what is learned about the hosts.
+        bars: what keeps its pools from connecting.
+    """
+
+    def __init__(
+        self, plan: RoleConfig, connection_class: type[CT], watch: ClusterWatch, bars: ConnectBackoff
+    ) -> None:
+        self._plan = plan
+        self._class = connection_class
+        self._watch = watch
+        self._lock = threading.Lock()
+        self._bars = bars
+        self._pools: dict[HostKey, AsyncHostPool[CT]] = {}
+        self._retired: list[AsyncHostPool[CT]] = []
+        self._past: dict[str, int] = {}
+        self._closed = False
+
+    def load(self, key: HostKey) -> int:
+        """Return the sessions in use at a host."""
+        pool = self._pools.get(key)
+        return pool.in_use if pool else 0
+
+    def ready(self, candidate: Candidate) -> AsyncHostPool[CT] | None:
+        """Return the pool to that host if it is open and of that generation."""
+        pool = self._pools.get(candidate.key)
+        if pool is None or pool.generation != candidate.generation or pool.closed:
+            return None
+        return pool
+
+    def why(self, candidate: Candidate) -> Exception | None:
+        """Return the reason for which there was no connection, if connecting failed."""
+        return self._bars.why(candidate)
+
+    def pool(self, key: HostKey) -> AsyncHostPool[CT] | None:
+        """Return the pool now open to a host."""
+        return self._pools.get(key)
+
+    async def open(self, candidate: Candidate) -> AsyncHostPool[CT]:
+        """Return the pool to that host, opened if this is the first time that it is chosen.
+
+        Raises:
+            PoolClosed: it does not serve any more as it did when it was chosen.
+            BackedOff: it is too early for another attempt at connecting.
+            psycopg.OperationalError: there is no thread to connect with.
+        """
+        before: AsyncHostPool[CT] | None = None
+        with self._lock:
+            pool = self._pools.get(candidate.key)
+            if pool is not None and pool.generation == candidate.generation and not pool.closed:
+                return pool
+            # As it is now: the caller may have been held up since it looked.
+            host = self._watch.topology.host(candidate.key)
+            if self._closed or host is None or not host.usable or host.generation != candidate.generation:
+                raise PoolClosed(f"{candidate.key} no longer serves as it did")
+            self._bars.check(host)
+            if host.state is HostState.REJECTED and self._plan.as_probe:
+                raise BackedOff(host.reason)  # it serves with open connections, of which there are none here
+            before, pool = pool, AsyncHostPool(self._plan, host, self._class, self._watch, self._bars)
+            failure: BaseException | None = None
+            try:
+                if before is not None:
+                    self._retired.append(before)
+                self._pools[candidate.key] = pool
+                pool.open()
+            except BaseException as exc:  # noqa: BLE001  (raised below)
+                # Interrupted, or without a thread; its worker may run already.
+                failure = exc
+                self._retired.append(pool)
+                self._pools.pop(candidate.key, None)
+        if failure is not None or before is not None:
+            await self._close_retired()
+        if isinstance(failure, RuntimeError):
+            raise psycopg.OperationalError(
+                f"no thread to connect to {candidate.key} with: {failure}"
+            ) from failure
+        if failure is not None:
+            raise failure
+        return pool
+
+    async def reconcile(self, topology: Topology) -> None:
+        """Close the pools to hosts that lost the role, and forget those whose last session has ended."""
+        self._bars.keep(topology.by_key)
+        with self._lock:
+            for pool in tuple(self._pools.values()):
+                host = topology.host(pool.key)
+                if host is None or not host.usable or host.generation != pool.generation:
+                    self._retire(pool)
+        await self._close_retired()
+        gone = [p for p in tuple(self._retired) if p.gone]  # not under the lock: it may log
+        with self._lock:
+            self._retired = [p for p in self._retired if p not in gone]
+            for pool in gone:
+                self._count(pool)
+
+    def _retire(self, pool: AsyncHostPool[CT]) -> None:
+        self._retired.append(pool)
+        del self._pools[pool.key]
+
+    async def _close_retired(self) -> None:
+        for pool in tuple(self._retired):
+            if not pool.closed:
+                await pool.close()
+
+    def abort(self, key: HostKey, address: str | None) -> int:
+        """Cut the sessions in flight at a host, whatever their generation; from any thread. Return how many.
+
+        Args:
+            key: which host.
+            address: its address; sessions at another one, where its name led before, are left alone.
+        """
+        return sum(pool.abort() for pool in self._at(key, address))
+
+    def in_use_at(self, key: HostKey, address: str | None) -> int:
+        """Return the sessions in flight at a host and address; from any thread."""
+        return sum(pool.in_use for pool in self._at(key, address))
+
+    def _at(self, key: HostKey, address: str | None) -> list[AsyncHostPool[CT]]:
+        pools = (self._pools.get(key), *self._retired)
+        return [p for p in pools if p is not None and p.key == key and p.address == address]
+
+    @property
+    def in_use(self) -> int:
+        """Sessions in flight."""
+        return sum(p.in_use for p in (*self._pools.values(), *self._retired))
+
+    def _count(self, pool: AsyncHostPool[CT]) -> None:
+        counters = {k: v for k, v in pool.stats().items() if k not in MEASURES}
+        self._past = total([self._past, counters])
+
+    def stats(self) -> RoleStats:
+        """Return the counters."""
+        now = {key: pool.stats() for key, pool in self._pools.items()}
+        past = [{k: v for k, v in p.stats().items() if k not in MEASURES} for p in self._retired]
+        empty = dict.fromkeys(MEASURES, 0)
+        return RoleStats(
+            totals=total([empty, self._past, *past, *now.values()]),
+            hosts={
+                key: {**stats, "in_use": self.load(key), "generation": self._pools[key].generation}
+                for key, stats in now.items()
+            },
+        )
+
+    async def close(self) -> None:
+        """Close every pool: waiters are woken, idle connections closed."""
+        with self._lock:
+            self._closed = True
+            for pool in tuple(self._pools.values()):
+                self._retire(pool)
+        await self._close_retired()
+
+    async def join(self, timeout: float) -> None:
+        """Wait for the workers of closed pools to end."""
+        until = time.monotonic() + timeout
+        for pool in self._retired:
+            await pool.join(max(0.01, until - time.monotonic()))
+
+    def abort_all(self) -> int:
+        """Cut every session in flight; return how many."""
+        return sum(pool.abort() for pool in (*self._pools.values(), *self._retired))

@@ -1,0 +1,114 @@
+"""The router's own statements on a user's connection, whose adapters, row factory, cursors and encoding play no part.
+
+They go to libpq as simple queries, values as literals, and what comes back is read as the bytes that the server sent.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import generators
+from psycopg.errors import error_from_result
+from psycopg.pq import Escaping, ExecStatus
+
+from pgroute.runtime.receive_limit import bounded
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from psycopg.pq.abc import PGconn, PGresult
+
+_GOOD = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
+
+Row = tuple[bytes | None, ...]
+
+
+async def ask(
+    conn: psycopg.AsyncConnection[Any], statement: bytes, /, **values: str | float | bytes | None
+) -> list[PGresult]:
+    """Run statements in one round trip and return the result of each. BEGIN is left to others.
+
+    Args:
+        conn: the connection, whose transaction has begun unless it is in autocommit mode.
+        statement: one or several, with ``%(name)s`` where a value belongs (and ``%%`` for a per cent sign, if there are
+            any values). Names are qualified, operators and types too: the search_path is the user's.
+        values: each stands there as a literal that has no type yet; bytes as they are, the name of our schema.
+
+    Raises:
+        psycopg.Error: the server's error, as a cursor raises it.
+        psycopg.ProgrammingError: the connection is in pipeline mode.
+        UnicodeEncodeError: the connection's encoding cannot express a value.
+    """
+    pgconn = conn.pgconn
+    if pgconn.pipeline_status:
+        await conn.close()
+        raise psycopg.ProgrammingError("the body left its pipeline open: nothing was committed")
+    if values:
+        statement = statement % {
+            name.encode(): _literal(pgconn, value, conn) for name, value in values.items()
+        }
+    return await _run(conn, _send(pgconn, statement))
+
+
+async def ask_warily(conn: psycopg.AsyncConnection[Any], statement: bytes) -> list[PGresult]:
+    """Run statements as `ask` does, at a server that may be anything: what it sends is bounded.
+
+    Raises:
+        psycopg.Error: the server's error, or it sent too much.
+    """
+    return await _run(conn, bounded(_send(conn.pgconn, statement), conn.pgconn.socket))
+
+
+async def _run(
+    conn: psycopg.AsyncConnection[Any], steps: Generator[Any, Any, list[PGresult]]
+) -> list[PGresult]:
+    async with conn.lock:
+        results = await conn.wait(steps)
+    for result in results:
+        if result.status in _GOOD:
+            continue
+        if result.status == ExecStatus.FATAL_ERROR:
+            raise error_from_result(result, encoding=encoding_of(conn))
+        raise psycopg.OperationalError(f"malformed answer: {ExecStatus(result.status).name}")
+    return results
+
+
+def rows(results: list[PGresult]) -> list[Row]:
+    """Return the rows of the last statement."""
+    result = results[-1]
+    columns = range(result.nfields)
+    return [tuple([result.get_value(row, column) for column in columns]) for row in range(result.ntuples)]
+
+
+def row(results: list[PGresult]) -> Row | None:
+    """Return the first row of the last statement, None if there is none."""
+    result = results[-1]
+    return tuple([result.get_value(0, n) for n in range(result.nfields)]) if result.ntuples else None
+
+
+def text(conn: psycopg.AsyncConnection[Any], value: bytes) -> str:
+    """Return a value as text; what is no text in the connection's encoding survives `ask` unharmed."""
+    return value.decode(encoding_of(conn), "surrogateescape")
+
+
+def encoding_of(conn: psycopg.AsyncConnection[Any]) -> str:
+    """Return the codec of what the connection sends and receives; UTF-8 where the server does not care (SQL_ASCII)."""
+    encoding = conn.info.encoding
+    return "utf-8" if encoding == "ascii" else encoding
+
+
+def _literal(pgconn: PGconn, value: str | float | bytes | None, conn: psycopg.AsyncConnection[Any]) -> bytes:
+    if value is None:
+        return b"NULL"
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
+        return str(value).encode()
+    return Escaping(pgconn).escape_literal(value.encode(encoding_of(conn), "surrogateescape"))
+
+
+def _send(pgconn: PGconn, statement: bytes) -> Generator[Any, Any, list[PGresult]]:
+    pgconn.send_query(statement)
+    results: list[PGresult] = yield from generators.execute(pgconn)
+    return results

@@ -1,0 +1,1 @@
+"""Transactions that run again where that is safe."""

@@ -1,0 +1,181 @@
+"""A transaction that is applied once: the row that it writes first, by which another attempt knows it again."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from pgroute._async.schema_check import check_trust, trusted
+from pgroute._async.session import _lost_early
+from pgroute._async.statements import ask, row, text
+from pgroute.core.faults.classify import one_line
+from pgroute.core.sql.schema import ONCE
+from pgroute.core.transactions.once_keys import (
+    CLAIM,
+    HEX_RESULT,
+    KEEP,
+    PLAIN_RESULT,
+    REWRITE,
+    UNBIND,
+    as_json,
+    from_json,
+    lock_timeout,
+    not_json,
+)
+from pgroute.core.transactions.retry import LEAST_COMMIT
+from pgroute.errors import CommitUnknown, ConfigError
+
+if TYPE_CHECKING:
+    from pgroute._async.statements import Row
+    from pgroute._async.transaction.attempt import AsyncAttempt
+
+_GRACE = 0.5
+"""Seconds by which the server's own bound on a wait is ahead of ours: its word says more."""
+
+MISSING = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)
+
+
+def missing(parameter: str, value: object, exc: psycopg.Error) -> ConfigError:
+    """Return the error for a database without our tables."""
+    why = one_line(str(exc))
+    return ConfigError(
+        parameter, value, f"expected the tables of pgroute here: run `pgroute install DSN` ({why})"
+    )
+
+
+class Found:
+    """The result that a transaction with the same key has stored."""
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+
+async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], key: str) -> Found | None:
+    """Write the row of a key; return what is found if it is there already, having rewritten it.
+
+    Raises:
+        CommitUnknown: another transaction with this key has not ended in time.
+        ConfigError: there is no table for it, or none to be trusted.
+    """
+    if not trusted(conn, ONCE):
+        await _look(attempt, conn, key)
+    begun = time.monotonic()
+    try:
+        async with attempt.bounded(conn, grace=_GRACE):
+            found = await _insert_or_rewrite(attempt, conn, key)
+    except MISSING as exc:
+        raise missing("once", key, exc) from None
+    except UnicodeEncodeError as exc:
+        raise ConfigError("once", key, f"expected a key that the connection can send ({exc})") from None
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as exc:
+        why = (
+            ""
+            if isinstance(exc, psycopg.errors.LockNotAvailable)
+            else f": the wait was ended from outside ({one_line(str(exc))})"
+        )
+        unknown = CommitUnknown(
+            f"another transaction with once={key!r} had not ended after {time.monotonic() - begun:.2f} s, and may be "
+            f"committed yet{why}",
+            topology=attempt._engine.topology,
+        )
+        unknown.add_note(advice(key))
+        raise unknown from exc
+    except psycopg.OperationalError as exc:
+        if not conn.broken:
+            raise
+        raise _lost_early(attempt._engine, conn, exc, "claiming its key") from exc
+    if found is None:
+        attempt.decided()
+        return None
+    if found[0] is None:
+        raise psycopg.ProgrammingError(
+            f"once={key!r} was committed by a body that ended its transaction by itself: it left no result"
+        )
+    return Found(_stored(conn, found[0], key))
+
+
+async def _look(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], key: str) -> None:
+    try:
+        async with attempt.bounded(conn):
+            await check_trust(conn, attempt._engine.plan.schema, ONCE)
+    except MISSING as exc:
+        raise missing("once", key, exc) from None
+    except psycopg.OperationalError as exc:
+        if not conn.broken:
+            raise
+        raise _lost_early(attempt._engine, conn, exc, "looking at the schema") from exc
+
+
+async def _insert_or_rewrite(
+    attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], key: str
+) -> Row | None:
+    """Return the row that was found, None if one was inserted."""
+    schema = attempt._engine.plan.schema.sql
+    while True:
+        if row(await ask(conn, CLAIM, schema=schema, key=key, wait=lock_timeout(attempt.left))) is not None:
+            return None
+        statement = REWRITE + _result(conn)
+        found = row(await ask(conn, statement, schema=schema, key=key, wait=lock_timeout(attempt.left)))
+        if found is not None:
+            return found
+        await ask(conn, UNBIND)  # it was purged in between
+
+
+def _encodings(conn: psycopg.AsyncConnection[Any]) -> tuple[bytes | None, bytes | None]:
+    status = conn.pgconn.parameter_status
+    return status(b"server_encoding"), status(b"client_encoding")
+
+
+def _result(conn: psycopg.AsyncConnection[Any]) -> bytes:
+    """Return the expression for a result that this connection can receive, whatever is in it."""
+    server, client = _encodings(conn)
+    return PLAIN_RESULT if client in (b"UTF8", server) or server == b"SQL_ASCII" else HEX_RESULT
+
+
+def _stored(conn: psycopg.AsyncConnection[Any], value: bytes, key: str) -> Any:
+    """Return a result that was stored.
+
+    Raises:
+        psycopg.DataError: it was not stored by `keep`: jsonb takes deeper nesting and longer numbers than Python reads.
+    """
+    try:
+        written = bytes.fromhex(value.decode()).decode() if _result(conn) is HEX_RESULT else text(conn, value)
+        return from_json(written)
+    except (ValueError, RecursionError) as exc:
+        why = f"{type(exc).__name__}: {one_line(str(exc))}"
+    raise psycopg.DataError(f"the stored result of once={key!r} cannot be read: {why}")
+
+
+def advice(key: str) -> str:
+    """Return what to do about a transaction of which it is not known whether it was committed."""
+    return f"to find out, call again with once={key!r}"
+
+
+async def keep(
+    attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], key: str, result: object
+) -> Any:
+    """Store the result of a key in its row, and return it as every later call will get it.
+
+    Raises:
+        TypeError: it is not JSON.
+    """
+    schema = attempt._engine.plan.schema.sql
+    stored = as_json(result, key, escape=_encodings(conn)[0] != b"SQL_ASCII")
+    try:
+        async with attempt.bounded(conn, least=LEAST_COMMIT):
+            found = row(await ask(conn, KEEP + _result(conn), schema=schema, key=key, result=stored))
+    except UnicodeEncodeError as exc:
+        raise not_json(result, key, f"the connection cannot send it: {exc}") from exc
+    except psycopg.DataError as exc:
+        # jsonb has no NUL, no lone surrogate, and no number out of numeric's range (PostgreSQL docs, 8.14), and it has
+        # what the database's encoding has.
+        raise not_json(result, key, one_line(str(exc))) from exc
+    except psycopg.OperationalError as exc:
+        if not conn.broken:
+            raise
+        raise _lost_early(attempt._engine, conn, exc, "storing its result") from exc
+    if found is None or found[0] is None:
+        raise psycopg.ProgrammingError(f"the row of once={key!r} was deleted by its own transaction")
+    return _stored(conn, found[0], key)

@@ -1,0 +1,69 @@
+# Generated from pgroute/_async/schema_check.py by .ci/unasync.py: edit that file, not this one.
+"""The schema as a connection finds it: created where it is missing, used only if nobody else's code can run in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from pgroute._sync.statements import ask, rows, text
+from pgroute.core.sql.schema import LOCK, TABLES, definition
+from pgroute.core.sql.trust import EXAMINE, untrusted
+
+if TYPE_CHECKING:
+    from pgroute.core.sql.schema import Schema
+
+
+def install(conn: psycopg.Connection[Any], schema: Schema) -> None:
+    """Create what is missing of the schema.
+
+    Raises:
+        ConfigError: what is there is not to be trusted.
+    """
+    ask(conn, LOCK)
+    # Without the right to create one, an existing schema would be refused too.
+    if not _examine(conn, schema) >= TABLES:
+        ask(conn, definition(schema.name).encode())
+        # Somebody may have come first with a part of it.
+        _examine(conn, schema)
+
+
+def trusted(conn: psycopg.Connection[Any], tables: frozenset[str]) -> bool:
+    """Return whether `check_trust` has found the tables on this connection."""
+    return conn._pgroute.trusted >= tables  # type: ignore[attr-defined,no-any-return]
+
+
+def check_trust(conn: psycopg.Connection[Any], schema: Schema, tables: frozenset[str]) -> None:
+    """Look at the schema before the first use of its tables on this connection.
+
+    What can be changed later can be changed by those alone who are trusted. What is missing can be made by anybody
+    until it is used, so it is not.
+
+    Raises:
+        ConfigError: others could have code run by this session.
+        psycopg.errors.UndefinedTable: a table is missing.
+    """
+    if not trusted(conn, tables):
+        conn._pgroute.trusted = found = _examine(conn, schema)  # type: ignore[attr-defined]
+        if missing := sorted(tables - found):
+            raise psycopg.errors.UndefinedTable(f"there is no table {missing[0]!r} in {schema.name!r}")
+
+
+def _examine(conn: psycopg.Connection[Any], schema: Schema) -> frozenset[str]:
+    """Return which tables are there.
+
+    Raises:
+        ConfigError: the schema, or one of them, is not to be trusted.
+    """
+    found: set[str] = set()
+    objections: list[tuple[str, str, str]] = []
+    for values in rows(ask(conn, EXAMINE, name=schema.name, owner=schema.owner)):
+        table, what, name = (text(conn, value or b"") for value in values)
+        if what:
+            objections.append((table, what, name))
+        else:
+            found.add(table)
+    if objections:
+        raise untrusted(schema, sorted(objections))
+    return frozenset(found)

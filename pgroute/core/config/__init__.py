@@ -1,0 +1,1 @@
+"""From a DSN and options to what each pool and each probe connects with."""

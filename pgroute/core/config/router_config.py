@@ -1,0 +1,264 @@
+"""From the arguments of a router to what each pool and each probe connects with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from pgroute.core.config.dns_names import Mode, is_service
+from pgroute.core.config.dsn import Dsn, Params, parse_dsn, split_kwargs
+from pgroute.core.config.options import (
+    HostOptions,
+    PoolOptions,
+    ProbeOptions,
+    check_callable,
+    check_mapping,
+    check_number,
+    check_reset,
+    startup_options,
+)
+from pgroute.core.config.srv import Targets, check_domains
+from pgroute.core.model.roles import HostKey, Role, SessionAttrs
+from pgroute.core.routing.balance import Policy, parse_policy
+from pgroute.core.sql.schema import Schema, check_schema
+from pgroute.core.topology.transition import Rules, names_of
+from pgroute.core.transactions.retry import RetryPolicy, check_policy
+from pgroute.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dns.resolver import BaseResolver
+
+ResolverSpec: TypeAlias = "str | BaseResolver"
+
+POOL_CONNECT_TIMEOUT = "5"
+"""Seconds for a pooled connection attempt unless the user says otherwise."""
+
+_NAME_LENGTH = 63
+_PROBE_NAME = "pgroute-monitor"
+
+
+@dataclass(frozen=True, slots=True)
+class RoleConfig:
+    """How the pools of one role connect.
+
+    Attributes:
+        role: whose.
+        options: sizes and callbacks.
+        dsn: with the parameters of the role.
+        overrides: libpq parameters that win over them.
+        settings: what is added to libpq's ``options``, empty if nothing.
+        arguments: psycopg.connect's own arguments (row_factory, prepare_threshold, ...).
+        read_only: sessions are read-only.
+        as_probe: they log in just as the probes do, so that a refusal tells of the host.
+    """
+
+    role: Role
+    options: PoolOptions
+    dsn: Dsn
+    overrides: Mapping[str, str]
+    settings: str = field(repr=False)
+    arguments: Mapping[str, Any] = field(repr=False)
+    read_only: bool
+    as_probe: bool
+
+    def params(self, key: HostKey) -> Params:
+        """Return the libpq parameters for a host, without its address where that is to be looked up."""
+        return self.dsn.conninfo(key, **self.overrides)
+
+
+@dataclass(frozen=True, slots=True)
+class RouterConfig:
+    """All that a router needs to know; made without any I/O but libpq's service file.
+
+    Attributes:
+        watch: the DSN with the parameters of the probe connections.
+        same_login: both roles log in alike, so that a refusal of one tells of the other.
+    """
+
+    dsn: Dsn
+    watch: Dsn
+    same_login: bool
+    writer: RoleConfig
+    reader: RoleConfig
+    probe: ProbeOptions
+    resolver: ResolverSpec
+    addresses: Mode
+    targets: Targets
+    rules: Rules
+    policy: Policy
+    default_attrs: SessionAttrs
+    reader_attrs: SessionAttrs
+    acquire_timeout: float
+    retry: RetryPolicy
+    schema: Schema
+
+    def probe_params(self, key: HostKey) -> Params:
+        """Return the libpq parameters of a host's probe connection, without its address where that is looked up."""
+        params = self.watch.conninfo(key)
+        name = params.get("application_name") or params.get("fallback_application_name")
+        tail = f" {_PROBE_NAME}"
+        name = name[: _NAME_LENGTH - len(tail)] + tail if name else _PROBE_NAME
+        # The watcher's own timeout is shorter and finer.
+        return Params({**params, "application_name": name, "connect_timeout": "60"})
+
+
+def make_config(
+    dsn: str,
+    *,
+    writer: PoolOptions,
+    reader: PoolOptions,
+    balance: object,
+    reader_attrs: object,
+    host_options: object,
+    probe: object,
+    resolver: object,
+    addresses: object,
+    retry: RetryPolicy | None,
+    acquire_timeout: object,
+    schema: object,
+    schema_owner: object,
+    kwargs: Mapping[str, Any] | None,
+    configure: Any,
+    reset: Any,
+    srv_domains: object = None,
+) -> RouterConfig:
+    """Validate a router's arguments; see Router for their meaning.
+
+    Raises:
+        ConfigError: an argument is not usable.
+    """
+    for name, options in (("writer", writer), ("reader", reader)):
+        if not isinstance(options, PoolOptions):
+            raise ConfigError(name, options, "expected a PoolOptions")
+    if writer.read_only:
+        raise ConfigError("writer.read_only", True, "a writer cannot be read-only; use reader()")
+    if not isinstance(probe, ProbeOptions):
+        raise ConfigError("probe", probe, "expected a ProbeOptions")
+    check_number("acquire_timeout", acquire_timeout, above=True)
+    assert isinstance(acquire_timeout, (int, float))
+    check_policy(retry)
+    check_mapping("kwargs", kwargs)
+    check_callable("configure", configure)
+    check_reset(reset)
+    parameters, _ = split_kwargs(kwargs or {})
+    parsed = parse_dsn(dsn, kwargs=parameters)
+    if balance is None:
+        balance = "ordered" if parsed.load_balance == "disable" else "random"
+    policy = parse_policy(balance)
+    watch = parse_dsn(dsn, kwargs={**parameters, **_probe_parameters(probe)})
+    roles = [
+        _role_plan(role, dsn, watch, kwargs or {}, _with_callbacks(options, configure, reset))
+        for role, options in ((Role.WRITER, writer), (Role.READER, reader))
+    ]
+    return RouterConfig(
+        dsn=parsed,
+        watch=watch,
+        same_login=all(map(_has_plain_login, roles)) and _login(roles[0].dsn) == _login(roles[1].dsn),
+        writer=roles[0],
+        reader=roles[1],
+        probe=probe,
+        resolver=check_resolver(resolver),
+        addresses=_mode(addresses),
+        targets=check_domains(srv_domains, (parsed, watch, *(role.dsn for role in roles))),
+        rules=Rules(
+            probe.check_system_id,
+            probe.system_id,
+            _weights(parsed, host_options, open_list=addresses == "expand"),
+            ordered=bool(getattr(policy, "ordered", False)),
+        ),
+        policy=policy,
+        default_attrs=parsed.session_attrs,
+        reader_attrs=SessionAttrs.parse(reader_attrs, "reader_attrs"),
+        acquire_timeout=float(acquire_timeout),
+        retry=retry or RetryPolicy(),
+        schema=check_schema(schema, schema_owner),
+    )
+
+
+def _with_callbacks(options: PoolOptions, configure: Any, reset: Any) -> PoolOptions:
+    return replace(options, configure=options.configure or configure, reset=options.reset or reset)
+
+
+def _probe_parameters(probe: ProbeOptions) -> dict[str, str]:
+    parameters, arguments = split_kwargs(probe.kwargs or {})
+    if arguments:
+        raise ConfigError(
+            "keyword argument of the probe", next(iter(arguments)), "expected a libpq parameter"
+        )
+    if "connect_timeout" in parameters:
+        accepted = "expected ProbeOptions(timeout=) in its place"
+        raise ConfigError("connect_timeout", parameters["connect_timeout"], accepted)
+    return parameters
+
+
+def _role_plan(
+    role: Role, dsn: str, watch: Dsn, kwargs: Mapping[str, Any], options: PoolOptions
+) -> RoleConfig:
+    parameters, arguments = split_kwargs({**kwargs, **(options.kwargs or {})})
+    parsed = parse_dsn(dsn, kwargs=parameters)
+    read_only = role is Role.READER if options.read_only is None else options.read_only
+    settings = dict(options.settings or {})
+    if read_only:
+        settings["default_transaction_read_only"] = "on"
+    overrides = {} if "connect_timeout" in parsed.params else {"connect_timeout": POOL_CONNECT_TIMEOUT}
+    made = RoleConfig(
+        role=role,
+        options=options,
+        dsn=parsed,
+        overrides=overrides,
+        settings=startup_options(settings),
+        arguments=arguments,
+        read_only=read_only,
+        as_probe=False,
+    )
+    return replace(made, as_probe=_has_plain_login(made) and _login(parsed) == _login(watch))
+
+
+def _has_plain_login(plan: RoleConfig) -> bool:
+    """Whether nothing of the user's but the login itself can be what a session is refused for."""
+    return not plan.options.settings and plan.options.configure is None
+
+
+def _login(dsn: Dsn) -> dict[str, str]:
+    """Return what a server may refuse a connection for."""
+    names = ("application_name", "fallback_application_name", "connect_timeout")
+    return {name: value for name, value in dsn.params.items() if name not in names}
+
+
+def _mode(value: object) -> Mode:
+    if value not in ("first", "all"):
+        raise ConfigError("addresses", value, "expected 'one-host' or 'expand'")
+    return "all" if value == "all" else "first"
+
+
+def check_resolver(value: object) -> ResolverSpec:
+    """Return what names are to be looked up with; ConfigError for anything else."""
+    if value in ("system", "dns"):
+        return "dns" if value == "dns" else "system"
+    if not isinstance(value, str):
+        import dns.resolver
+
+        if isinstance(value, dns.resolver.BaseResolver):
+            return value
+    raise ConfigError("resolver", value, "expected 'system', 'dns', or a Resolver of dnspython")
+
+
+def _weights(dsn: Dsn, host_options: object, *, open_list: bool) -> dict[str, float]:
+    """Return the weights by name; *open_list*: not only the hosts of the DSN may be named."""
+    if host_options is None:
+        return {}
+    if not isinstance(host_options, Mapping):
+        raise ConfigError(
+            "host_options", host_options, "expected a mapping from 'host' or 'host:port' to HostOptions"
+        )
+    open_list = open_list or any(map(is_service, dsn.hosts))
+    weights: dict[str, float] = {}
+    for name, options in host_options.items():
+        if not isinstance(options, HostOptions):
+            raise ConfigError(f"host_options[{name!r}]", options, "expected a HostOptions")
+        if not isinstance(name, str) or not (open_list or any(name in names_of(key) for key in dsn.hosts)):
+            listed = ", ".join(str(k) for k in dsn.hosts)
+            raise ConfigError("host_options", name, f"expected one of the hosts of the DSN ({listed})")
+        weights[name] = options.weight
+    return weights

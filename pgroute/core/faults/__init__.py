@@ -1,0 +1,1 @@
+"""What an error says about a host, a session and a transaction."""

@@ -1,0 +1,1 @@
+"""Values that everything else is about: hosts, roles, candidates, counters."""

@@ -1,0 +1,1 @@
+"""Which host a session goes to, and who is served by a pool."""

@@ -1,0 +1,1 @@
+"""The router's own statements, their answers, and the tables they use."""

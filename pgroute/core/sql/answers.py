@@ -1,0 +1,126 @@
+"""What a server answers to a probe or a check, read strictly: a value that cannot be one is no answer."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pgroute.core.model.roles import HostRole
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Value = bytes | None
+
+_POSITION = re.compile(r"([0-9A-F]{1,8})/([0-9A-F]{1,8})")
+_WAL_FILE = re.compile(r"([0-9A-F]{8})[0-9A-F]{16}")
+_INTEGER = re.compile(r"-?[0-9]{1,19}")
+_BIGINT = (-(2**63), 2**63 - 1)
+_TIMELINE = (1, 2**31 - 1)
+_MICROSECONDS = (0, 253_402_300_800_000_000)
+"""Of a server's start: up to the year 9999."""
+
+
+class Malformed(ValueError):
+    """An answer that no PostgreSQL server gives; the text says what is wrong, in our words alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The values of a whole probe, as those of an Answer; `defaults` is compared with what it was before."""
+
+    role: HostRole
+    read_only: bool
+    timeline: int | None
+    lsn: int | None
+    replay_age: float | None
+    system_id: int | None
+    started_at: float | None
+    defaults: bytes
+
+
+def read_probe(row: Sequence[Value]) -> Told:
+    """Read the nine values of a whole probe; Malformed if one cannot be what it stands for."""
+    recovering, read_only, wal_file, standby, lsn, age, system_id, started, defaults = _columns(row, 9)
+    role = _role(recovering)
+    age_us = _integer("replay age", age, _BIGINT)
+    start_us = _integer("start", started, _MICROSECONDS)
+    return Told(
+        role,
+        _switch("default_transaction_read_only", read_only),
+        _timeline_of_file(wal_file) if role is HostRole.PRIMARY else _integer("timeline", standby, _TIMELINE),
+        _position(lsn),
+        None if age_us is None else age_us / 1e6,
+        _integer("system identifier", system_id, _BIGINT),
+        None if start_us is None else start_us / 1e6,
+        defaults or b"",
+    )
+
+
+def read_shown(row: Sequence[Value]) -> HostRole:
+    """Read the one value of ``SHOW in_hot_standby``, or for want of it ``transaction_read_only``."""
+    (shown,) = _columns(row, 1)
+    return HostRole.STANDBY if _switch("the setting shown", shown) else HostRole.PRIMARY
+
+
+def read_check(row: Sequence[Value]) -> tuple[HostRole, int | None, int | None]:
+    """Read the values of a pooled connection's check: role, system identifier, timeline of a primary."""
+    recovering, system_id, wal_file = _columns(row, 3)
+    return (
+        _role(recovering),
+        _integer("system identifier", system_id, _BIGINT),
+        _timeline_of_file(wal_file),
+    )
+
+
+def _columns(row: Sequence[Value], count: int) -> Sequence[Value]:
+    if len(row) != count:
+        raise Malformed(f"{len(row)} columns instead of {count}")
+    return row
+
+
+def _role(recovering: Value) -> HostRole:
+    if recovering not in (b"t", b"f"):
+        raise Malformed("its recovery state is neither true nor false")
+    return HostRole.STANDBY if recovering == b"t" else HostRole.PRIMARY
+
+
+def _switch(name: str, value: Value) -> bool:
+    if value not in (b"on", b"off"):
+        raise Malformed(f"{name} is neither on nor off")
+    return value == b"on"
+
+
+def _integer(name: str, value: Value, bounds: tuple[int, int]) -> int | None:
+    if value is None:
+        return None
+    low, high = bounds
+    match = _INTEGER.fullmatch(_text(value))
+    if match is None or not low <= int(match[0]) <= high:
+        raise Malformed(f"its {name} is no whole number from {low} to {high}")
+    return int(match[0])
+
+
+def _timeline_of_file(value: Value) -> int | None:
+    """Return the timeline in the name of a WAL file."""
+    if value is None:
+        return None
+    match = _WAL_FILE.fullmatch(_text(value))
+    if match is None or int(match[1], 16) == 0:
+        raise Malformed("the name of its WAL file is none")
+    return int(match[1], 16)
+
+
+def _position(value: Value) -> int | None:
+    """Return the bytes of WAL up to a position, which PostgreSQL prints as two hexadecimal numbers."""
+    if value is None:
+        return None
+    match = _POSITION.fullmatch(_text(value))
+    if match is None:
+        raise Malformed("its WAL position is none")
+    return int(match[1], 16) << 32 | int(match[2], 16)
+
+
+def _text(value: bytes) -> str:
+    return value.decode("ascii", "replace")

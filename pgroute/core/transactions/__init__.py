@@ -1,0 +1,1 @@
+"""When a transaction may run again, and how it is applied once."""

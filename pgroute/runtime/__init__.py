@@ -1,0 +1,1 @@
+"""What pools and monitor share: timers, forks, aborts, back-off, events."""

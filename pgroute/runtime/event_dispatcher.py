@@ -1,0 +1,106 @@
+"""Delivers events to subscribers from a thread of its own, so that no callback can hold up the watch."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pgroute.core.topology.events import Event
+
+logger = logging.getLogger("pgroute")
+
+QUEUE_SIZE = 1000
+"""Events that may wait for slow subscribers; what comes on top is dropped and counted."""
+
+
+class _Subscription:
+    def __init__(self, fn: Callable[[Event], object]) -> None:
+        self.fn = fn
+
+
+class Dispatcher:
+    """A bounded queue of events and the thread that hands them out, in order; begins with the first subscriber."""
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        self._subscribers: list[_Subscription] = []
+        # Not a Queue, whose lock an interrupted close() may leave to the monitor's thread.
+        self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def subscribe(self, fn: Callable[[Event], object]) -> Callable[[], None]:
+        """Have *fn* called with each event from now on; return what ends it.
+
+        Raises:
+            RuntimeError: the thread cannot be started.
+        """
+        mine = _Subscription(fn)  # the function itself may be here more than once
+        with self._lock:
+            self._start()
+            self._subscribers = [*self._subscribers, mine]
+
+        def unsubscribe() -> None:
+            with self._lock:
+                self._subscribers = [s for s in self._subscribers if s is not mine]
+
+        return unsubscribe
+
+    def _start(self) -> None:
+        if self._thread is None and not self._closed:
+            thread = threading.Thread(target=self._run, name="pgroute-events", daemon=True)
+            thread.start()
+            self._thread = thread
+
+    def resume(self) -> None:
+        """Start the thread if those who subscribed did so before this process was forked.
+
+        Raises:
+            RuntimeError: it cannot be started.
+        """
+        with self._lock:
+            if self._subscribers:
+                self._start()
+
+    def after_fork(self) -> None:
+        """Begin anew in a forked child: the thread is the parent's, and the lock may be held by nobody there."""
+        self._queue = queue.SimpleQueue()
+        self._thread = None
+        self._lock = threading.Lock()
+
+    def put(self, events: tuple[Event, ...]) -> None:
+        """Queue events without ever blocking; called in the monitor's thread."""
+        if self._thread is None or self._closed:
+            return
+        for event in events:
+            if self._queue.qsize() < QUEUE_SIZE:
+                self._queue.put(event)
+            else:
+                self.dropped += 1
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Deliver what is queued and end the thread; may be called again, to wait again."""
+        with self._lock:
+            self._closed = True
+            thread = self._thread
+        if thread is None:
+            return
+        self._queue.put(None)
+        if thread is not threading.current_thread():
+            thread.join(timeout)
+
+    def _run(self) -> None:
+        while (event := self._queue.get()) is not None:
+            for subscription in self._subscribers:
+                try:
+                    subscription.fn(event)
+                except Exception:
+                    with contextlib.suppress(Exception):
+                        logger.exception("a subscriber failed on %s", event)
