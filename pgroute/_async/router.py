@@ -51,8 +51,8 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
         probe: the watch on the hosts; None: ``ProbeOptions()``.
         resolver: what names are looked up with: "system" (``getaddrinfo``), "dns" (as /etc/resolv.conf says), or a
             Resolver of dnspython. SRV records are always asked of the DNS.
-        addresses: what a name of several addresses is: "one-host": one host, whose addresses are tried in order; "expand": as
-            many hosts, which join and leave with its records.
+        addresses: what a name with several addresses stands for. "one-host": one host, whose addresses are tried in
+            order. "expand": one host for each address; hosts join and leave with the records.
         srv_domains: below which domains the targets of SRV records may lie, beside the service's own; "." is any. None:
             the service's own alone where sslmode=verify-full verifies the names, any where it does not.
         retry: how long `run()` and `attempts()` go on; None: ``RetryPolicy()``.

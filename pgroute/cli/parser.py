@@ -122,9 +122,9 @@ def _add_names(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--addresses",
-        choices=("first", "all"),
-        default="first",
-        help="all: each address of a name is a host of its own (default: first)",
+        choices=("one-host", "expand"),
+        default="one-host",
+        help="expand: each address of a name is a host of its own (default: one-host)",
     )
     parser.add_argument(
         "--srv-domain",

@@ -110,14 +110,14 @@ def test_domains_that_are_named_count_without_tls_too() -> None:
 def test_a_target_that_is_refused_is_neither_listed_nor_looked_up_and_is_told() -> None:
     records = (Service(0, 0, 5432, "a.db.example.com"), Service(0, 0, 5432, "evil.example"))
     found = {Question(SRV.host, service=True): Found(records)}.get
-    listed, errors = members((SRV,), "first", found, OWN)
+    listed, errors = members((SRV,), "one-host", found, OWN)
     assert [m.key for m in listed] == [HostKey("a.db.example.com", 5432), SRV]
     assert "evil.example is refused" in errors[SRV]
     assert questions((SRV,), found, OWN) == (
         Question(SRV.host, service=True),
         Question("a.db.example.com"),
     )
-    assert len(members((SRV,), "first", found)[0]) == 2
+    assert len(members((SRV,), "one-host", found)[0]) == 2
 
 
 def test_the_root_is_no_domain_of_a_service() -> None:
@@ -126,7 +126,7 @@ def test_the_root_is_no_domain_of_a_service() -> None:
 
 def test_when_all_are_refused_the_entry_says_what_to_set() -> None:
     found = {Question(SRV.host, service=True): Found((Service(0, 0, 5432, "evil.example"),))}.get
-    listed, errors = members((SRV,), "first", found, OWN)
+    listed, errors = members((SRV,), "one-host", found, OWN)
     assert [m.key for m in listed] == [SRV]
     assert "srv_domains=" in errors[SRV]
 
@@ -134,5 +134,5 @@ def test_when_all_are_refused_the_entry_says_what_to_set() -> None:
 @pytest.mark.parametrize("target", ["fe80::1%eth0", "fe80::1%\x1b[2J", "::1%"])
 def test_an_address_with_a_scope_is_no_target(target: str) -> None:
     found = {Question(SRV.host, service=True): Found((Service(0, 0, 5432, target),))}.get
-    listed, _ = members((SRV,), "first", found)
+    listed, _ = members((SRV,), "one-host", found)
     assert [m.key for m in listed] == [SRV]

@@ -227,9 +227,9 @@ def _login(dsn: Dsn) -> dict[str, str]:
 
 
 def _mode(value: object) -> Mode:
-    if value not in ("first", "all"):
+    if value not in ("one-host", "expand"):
         raise ConfigError("addresses", value, "expected 'one-host' or 'expand'")
-    return "all" if value == "all" else "first"
+    return "expand" if value == "expand" else "one-host"
 
 
 def check_resolver(value: object) -> ResolverSpec:
