@@ -80,7 +80,7 @@ AS_IT_IS = {
     "_async/manager.py": "ours",
     "_async/pool/role_pool.py": "Python's, on threads",
     "batch/_async/chunk.py": "the record of a chunk's error in the database, as it is",
-    "batch/_async/ledger.py": "Python's, on an encoding",
+    "batch/_async/job_store.py": "Python's, on an encoding",
     "_async/transaction/once.py": "Python's, on an encoding",
     "core/config/dns_names.py": "printable since it is in Found",
     "core/transactions/retry.py": "printable, of several lines the first",
