@@ -151,3 +151,22 @@ def test_the_tests_that_it_names_are_there(page):
     named = re.findall(r"`((?:tests/)?[\w/]*?test_\w+\.py)`", page.read_text("utf-8"))
     missing = [name for name in named if not ((ROOT / name).exists() or name in known)]
     assert missing == []
+
+
+def texts():
+    """Return all texts in the package's source, a f-string as the parts between its values."""
+    files = [path for path in ROOT.glob("pgroute/**/*.py") if "_sync" not in path.parts]
+    trees = [ast.parse(path.read_text("utf-8")) for path in files]
+    constants = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return "\n".join(node.value for node in constants if isinstance(node.value, str))
+
+
+def test_the_messages_in_troubleshooting_are_those_of_the_package():
+    """In tables whose first column is headed "message"; … stands for a value."""
+    page = (ROOT / "docs/troubleshooting.md").read_text("utf-8")
+    tables = re.findall(r"(?m)^\| message \|.*\n((?:\|.*\n)+)", page)
+    cells = [row.split(" | ")[0] for table in tables for row in table.splitlines()[1:]]
+    messages = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+    known = texts()
+    assert [m for m in messages if any(part.strip() not in known for part in m.split("…"))] == []
+    assert len(messages) > 50
