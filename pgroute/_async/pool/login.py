@@ -31,7 +31,7 @@ class AsyncLogin:
         plan: how the role connects.
         host: the host as the topology knew it when the pool was made.
         connection_class: psycopg's, or a subclass.
-        bars: the role's, which remember what was found out.
+        backoff: the role's, which remembers what was found out.
 
     Attributes:
         undecided: the last refusal may have been for the settings alone, and so is no word about the host.
@@ -42,12 +42,12 @@ class AsyncLogin:
         plan: RoleConfig,
         host: HostInfo,
         connection_class: type[psycopg.AsyncConnection[Any]],
-        bars: ConnectBackoff,
+        backoff: ConnectBackoff,
     ) -> None:
         self.undecided = False
         self._host = host
         self._class = connection_class
-        self._bars = bars
+        self._backoff = backoff
         self._own_settings = bool(plan.options.settings)
         self._plain: dict[str, Any] = {**plan.params(host.key), **plan.arguments, "autocommit": True}
         if host.address is not None and not host.key.is_socket:
@@ -63,12 +63,12 @@ class AsyncLogin:
             psycopg.Error: as psycopg's connect.
         """
         self.undecided = False
-        known = self._bars.options(self._host)
+        known = self._backoff.options(self._host)
         if self._full is self._plain or known is Options.LEFT_OUT:
             return await self._connect(self._plain)
         without = None
         if known is Options.DOUBTED:
-            self._bars.note_options(self._host, Options.SENT)
+            self._backoff.note_options(self._host, Options.SENT)
             without = await self._connect(self._plain)
         try:
             conn = await self._connect(self._full)
@@ -98,11 +98,11 @@ class AsyncLogin:
         if not (let_in_without or self._own_settings):
             # The user's own may be refused for what they say, and are not to be dropped for it.
             self.undecided = True
-            self._bars.note_options(self._host, Options.DOUBTED)
+            self._backoff.note_options(self._host, Options.DOUBTED)
         return let_in_without
 
     def _leave_out(self) -> None:
-        self._bars.note_options(self._host, Options.LEFT_OUT)
+        self._backoff.note_options(self._host, Options.LEFT_OUT)
         if self._own_settings:
             logger.warning(
                 "%s refuses settings at the start of a session, as poolers do: PoolOptions(settings=) is not in force "

@@ -32,17 +32,17 @@ class AsyncRolePool(Generic[CT]):
         plan: how the role connects.
         connection_class: psycopg's, or the user's subclass.
         watch: told of what is learned about the hosts.
-        bars: what keeps its pools from connecting.
+        backoff: what keeps its pools from connecting.
     """
 
     def __init__(
-        self, plan: RoleConfig, connection_class: type[CT], watch: ClusterWatch, bars: ConnectBackoff
+        self, plan: RoleConfig, connection_class: type[CT], watch: ClusterWatch, backoff: ConnectBackoff
     ) -> None:
         self._plan = plan
         self._class = connection_class
         self._watch = watch
         self._lock = threading.Lock()
-        self._bars = bars
+        self._backoff = backoff
         self._pools: dict[HostKey, AsyncHostPool[CT]] = {}
         self._retired: list[AsyncHostPool[CT]] = []
         self._past: dict[str, int] = {}
@@ -62,7 +62,7 @@ class AsyncRolePool(Generic[CT]):
 
     def why(self, candidate: Candidate) -> Exception | None:
         """Return the reason for which there was no connection, if connecting failed."""
-        return self._bars.why(candidate)
+        return self._backoff.last_failure(candidate)
 
     def pool(self, key: HostKey) -> AsyncHostPool[CT] | None:
         """Return the pool now open to a host."""
@@ -85,10 +85,10 @@ class AsyncRolePool(Generic[CT]):
             host = self._watch.topology.host(candidate.key)
             if self._closed or host is None or not host.usable or host.generation != candidate.generation:
                 raise PoolClosed(f"{candidate.key} no longer serves as it did")
-            self._bars.check(host)
+            self._backoff.check(host)
             if host.state is HostState.REJECTED and self._plan.as_probe:
                 raise BackedOff(host.reason)  # it serves with open connections, of which there are none here
-            before, pool = pool, AsyncHostPool(self._plan, host, self._class, self._watch, self._bars)
+            before, pool = pool, AsyncHostPool(self._plan, host, self._class, self._watch, self._backoff)
             failure: BaseException | None = None
             try:
                 if before is not None:
@@ -112,7 +112,7 @@ class AsyncRolePool(Generic[CT]):
 
     async def reconcile(self, topology: Topology) -> None:
         """Close the pools to hosts that lost the role, and forget those whose last session has ended."""
-        self._bars.keep(topology.by_key)
+        self._backoff.retain(topology.by_key)
         with self._lock:
             for pool in tuple(self._pools.values()):
                 host = topology.host(pool.key)

@@ -32,7 +32,7 @@ class Login:
         plan: how the role connects.
         host: the host as the topology knew it when the pool was made.
         connection_class: psycopg's, or a subclass.
-        bars: the role's, which remember what was found out.
+        backoff: the role's, which remembers what was found out.
 
     Attributes:
         undecided: the last refusal may have been for the settings alone, and so is no word about the host.
@@ -43,12 +43,12 @@ class Login:
         plan: RoleConfig,
         host: HostInfo,
         connection_class: type[psycopg.Connection[Any]],
-        bars: ConnectBackoff,
+        backoff: ConnectBackoff,
     ) -> None:
         self.undecided = False
         self._host = host
         self._class = connection_class
-        self._bars = bars
+        self._backoff = backoff
         self._own_settings = bool(plan.options.settings)
         self._plain: dict[str, Any] = {**plan.params(host.key), **plan.arguments, "autocommit": True}
         if host.address is not None and not host.key.is_socket:
@@ -64,12 +64,12 @@ class Login:
             psycopg.Error: as psycopg's connect.
         """
         self.undecided = False
-        known = self._bars.options(self._host)
+        known = self._backoff.options(self._host)
         if self._full is self._plain or known is Options.LEFT_OUT:
             return self._connect(self._plain)
         without = None
         if known is Options.DOUBTED:
-            self._bars.note_options(self._host, Options.SENT)
+            self._backoff.note_options(self._host, Options.SENT)
             without = self._connect(self._plain)
         try:
             conn = self._connect(self._full)
@@ -99,11 +99,11 @@ class Login:
         if not (let_in_without or self._own_settings):
             # The user's own may be refused for what they say, and are not to be dropped for it.
             self.undecided = True
-            self._bars.note_options(self._host, Options.DOUBTED)
+            self._backoff.note_options(self._host, Options.DOUBTED)
         return let_in_without
 
     def _leave_out(self) -> None:
-        self._bars.note_options(self._host, Options.LEFT_OUT)
+        self._backoff.note_options(self._host, Options.LEFT_OUT)
         if self._own_settings:
             logger.warning(
                 "%s refuses settings at the start of a session, as poolers do: PoolOptions(settings=) is not in force "
