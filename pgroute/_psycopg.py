@@ -37,9 +37,9 @@ C = TypeVar("C", bound="type[psycopg.Connection[Any] | psycopg.AsyncConnection[A
 def has_two_phase(conn: Connection) -> bool:
     """Return whether a two-phase transaction was begun, and neither committed nor rolled back.
 
-    After tpc_prepare() the server reports no transaction. The public commit() would raise ProgrammingError without
-    I/O, but for an open transaction() too, it may be overridden by the user's class, and it takes as long as a tenth
-    of a session without statements.
+    After tpc_prepare() the server reports no transaction. The public commit() raises ProgrammingError without I/O then,
+    but it does so for an open transaction() too, the user's class may override it, and it would add 0.7 us (threads)
+    or 3 us (asyncio) to each session, a tenth of one without statements.
     """
     return bool(getattr(conn, "_tpc", None))
 
