@@ -1,6 +1,6 @@
 """All that pgroute uses of psycopg beside its documented interface, each with the reason it is needed.
 
-Private names, seen in psycopg 3.3.9 and in its master of 2026:
+Private names, as they are in psycopg 3.3.9, the oldest version that pgroute accepts:
 
 - ``Connection._tpc`` and ``_num_transactions``: `has_two_phase`, `has_open_block`.
 - ``Connection._prepared``: `forget_prepared`.

@@ -1,5 +1,5 @@
 # Generated from pgroute/_async/pool/host_pool.py by .ci/unasync.py: edit that file, not this one.
-"""The pool to one host for one role, for one generation of the host: closed and never repaired."""
+"""The pool to one host for one role and one generation of the host; once closed, it is never reopened."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class HostPool(Generic[CT]):
         return self._lending.in_use
 
     def getconn(self, timeout: float, since: float) -> CT:
-        """Return a connection that was alive as far as the kernel knows.
+        """Return a connection whose socket shows no sign of a lost server.
 
         Args:
             timeout: seconds.
@@ -160,7 +160,7 @@ class HostPool(Generic[CT]):
                 self._dispose(lease, conn)
                 item = None
         except BaseException:
-            # Not left to be collected: a variable of the session before may hold the connection still.
+            # The collector would not find it: a variable of the session before may still refer to it.
             if item is not None:
                 self._take_back(*item)
             raise
@@ -176,13 +176,13 @@ class HostPool(Generic[CT]):
         return waiter
 
     def _wait(self, waiter: Waiter, timeout: float) -> tuple[Lease, CT]:
-        """Return what a caller in the queue is given; one that is torn out of it leaves nothing behind."""
+        """Wait in the queue for a connection; an interrupted caller passes on what it was given."""
         begun = time.monotonic()
         try:
             if self._lending.wanting:
                 self._worker.wake()
             waiter.wait(max(timeout, _LEAST_WAIT))
-            with self._lock:  # in here, for this wait may be interrupted too
+            with self._lock:  # inside, because this wait may be interrupted too
                 self._lending.leave(waiter)
         except BaseException:
             with self._lock:
@@ -208,7 +208,7 @@ class HostPool(Generic[CT]):
         return PoolTimeout(f"no connection could be opened in {waited:.3g} s{others}{why}")
 
     def _usable(self, lease: Lease, conn: CT) -> bool:
-        """Whether an idle connection may be lent."""
+        """Return whether an idle connection may be lent."""
         status = conn.pgconn.transaction_status
         if status not in _FIT:
             logger.warning(
@@ -225,7 +225,7 @@ class HostPool(Generic[CT]):
         return False
 
     def putconn(self, conn: CT) -> None:
-        """Return a connection, its attributes as the role wants them; one that must not be used again is closed."""
+        """Take a connection back and reset it; one that must not be used again is closed."""
         lease = lease_of(conn)
         self._counts["usage_ms"] += 1000.0 * (time.monotonic() - lease.taken_at)
         try:
@@ -234,7 +234,7 @@ class HostPool(Generic[CT]):
             elif conn.pgconn.transaction_status == _IDLE and (
                 self._options.reset is not None or attributes(conn) != lease.baseline
             ):
-                # Not what is left in a transaction, which a hook might commit: it is closed.
+                # One that is left in a transaction is closed instead: a reset function might commit it.
                 self._clean(conn, lease)
         finally:
             self._take_back(lease, conn)
@@ -252,7 +252,7 @@ class HostPool(Generic[CT]):
             logger.warning("closing a connection to %s that could not be reset: %s", self.key, why)
 
     def _take_back(self, lease: Lease, conn: CT) -> None:
-        """Give a connection to the next caller, have it idle, or close it."""
+        """Give a connection to the next caller in the queue, make it idle, or close it."""
         item = (lease, conn)
         try:
             status = conn.pgconn.transaction_status
@@ -267,7 +267,7 @@ class HostPool(Generic[CT]):
                 self._counts["returns_bad"] += 1
             self._dispose(lease, conn)
         except BaseException:
-            # What an interrupt has left undone is done by the worker.
+            # The worker finishes what an interrupt has left undone.
             with self._lock:
                 passed_on = self._lending.offered(item)
             if not passed_on:
@@ -278,7 +278,7 @@ class HostPool(Generic[CT]):
             raise
 
     def _dispose(self, lease: Lease, conn: CT) -> None:
-        """Close a connection; another takes its place where one is wanted."""
+        """Close a connection; the worker opens another if one is wanted."""
         try:
             shut(conn)
         finally:
@@ -317,7 +317,7 @@ class HostPool(Generic[CT]):
         )
 
     def close(self) -> None:
-        """Wake the waiters and close the idle connections; those in use are closed when they come back."""
+        """Wake the waiters and close the idle connections; those in use are closed when they are returned."""
         try:
             with self._lock:
                 items = self._lending.close()
