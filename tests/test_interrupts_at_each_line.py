@@ -33,7 +33,7 @@ SAID = "committed"
 """In the note of each interrupt after which the work may be done."""
 
 # What the interpreter calls between two lines of others; an exception has nobody there to go to.
-UNRAISABLE = {"__del__", "_collected", "forsaken", "<lambda>"}
+UNRAISABLE = {"__del__", "lease_lost", "lost", "holder_lost", "<lambda>"}
 
 LEFT = object()
 """Kept by a caller who knows by itself that its work is done."""

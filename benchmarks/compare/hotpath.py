@@ -8,7 +8,7 @@ import time
 
 import psycopg
 
-from pgroute._sync.pool.connector import alive, attributes
+from pgroute._sync.pool.lease import alive, attributes, lease_of
 from pgroute.testing import LocalCluster
 
 from .contenders import ALL, SIZES
@@ -59,7 +59,7 @@ def works(conn, opened):
     with opened["pgroute"].writer() as routed:
         # An idle connection can be looked at from here; nobody else uses the pool.
         found[ALIVE] = lambda: alive(routed)
-        found[ATTRIBUTES] = lambda: attributes(routed) == routed._pgroute.baseline
+        found[ATTRIBUTES] = lambda: attributes(routed) == lease_of(routed).baseline
     return found
 
 

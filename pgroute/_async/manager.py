@@ -24,6 +24,7 @@ from pgroute._acompat import (
     async_myself,
     async_stop_keeping_time,
 )
+from pgroute._async.pool.lease import find_lease
 from pgroute._async.pool.role_pool import AsyncRolePool
 from pgroute._async.reconciler import AsyncPoolReconciler
 from pgroute._async.session import _quietly_roll_back
@@ -81,10 +82,10 @@ class AsyncSessionManager(Generic[CT]):
             mode=plan.addresses,
             targets=plan.targets,
         )
-        bars = ConnectBackoff()
-        others = bars.twin() if plan.same_login else ConnectBackoff()
+        backoff = ConnectBackoff()
+        others = backoff.sharing_logins() if plan.same_login else ConnectBackoff()
         self.pools = {
-            Role.WRITER: AsyncRolePool(plan.writer, connection_class, self.watch, bars),
+            Role.WRITER: AsyncRolePool(plan.writer, connection_class, self.watch, backoff),
             Role.READER: AsyncRolePool(plan.reader, connection_class, self.watch, others),
         }
         self.dispatcher = Dispatcher()
@@ -295,8 +296,8 @@ class AsyncSessionManager(Generic[CT]):
         """
         if self.inherited:
             self.check_usable()
-        lease = getattr(conn, "_pgroute", None)
-        if lease is None or lease.pool._watch is not self.watch or not lease.taken:
+        lease = find_lease(conn)
+        if lease is None or lease.pool.watch is not self.watch or not lease.taken:
             raise ValueError(f"not a connection taken from {self._router!r}: {conn!r}")
         if lease.holder is not None:
             raise ValueError(f"a session has this connection, and returns it at its end: {conn!r}")

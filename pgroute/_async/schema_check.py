@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from pgroute._async.pool.lease import lease_of
 from pgroute._async.statements import ask, rows, text
 from pgroute.core.sql.schema import LOCK, TABLES, definition
 from pgroute.core.sql.trust import EXAMINE, untrusted
@@ -30,7 +31,7 @@ async def install(conn: psycopg.AsyncConnection[Any], schema: Schema) -> None:
 
 def trusted(conn: psycopg.AsyncConnection[Any], tables: frozenset[str]) -> bool:
     """Return whether `check_trust` has found the tables on this connection."""
-    return conn._pgroute.trusted >= tables  # type: ignore[attr-defined,no-any-return]
+    return lease_of(conn).trusted >= tables
 
 
 async def check_trust(conn: psycopg.AsyncConnection[Any], schema: Schema, tables: frozenset[str]) -> None:
@@ -44,7 +45,7 @@ async def check_trust(conn: psycopg.AsyncConnection[Any], schema: Schema, tables
         psycopg.errors.UndefinedTable: a table is missing.
     """
     if not trusted(conn, tables):
-        conn._pgroute.trusted = found = await _examine(conn, schema)  # type: ignore[attr-defined]
+        lease_of(conn).trusted = found = await _examine(conn, schema)
         if missing := sorted(tables - found):
             raise psycopg.errors.UndefinedTable(f"there is no table {missing[0]!r} in {schema.name!r}")
 

@@ -10,7 +10,8 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import AsyncFace, AsyncWatchdog
-from pgroute._async.pool.connector import READ_ONLY_DEFAULT, alive, shut
+from pgroute._async.pool.lease import READ_ONLY_DEFAULT, alive, lease_of, shut
+from pgroute._psycopg import has_two_phase
 from pgroute.core.faults.classify import one_line, session_fault
 from pgroute.core.model.roles import SessionAttrs
 from pgroute.errors import CommitUnknown, SessionLost
@@ -86,8 +87,8 @@ class AsyncSession(AsyncFace, Generic[CT]):
         conn: CT | None = None
         try:
             self._conn = conn = await self._engine.acquire(self._attrs, self._role, self._timeout)
-            lease = conn._pgroute  # type: ignore[attr-defined]
-            lease.holder = weakref.ref(self, lease.forsaken)
+            lease = lease_of(conn)
+            lease.holder = weakref.ref(self, lease.holder_lost)
             return conn
         except BaseException:
             if conn is not None:
@@ -123,7 +124,7 @@ class AsyncSession(AsyncFace, Generic[CT]):
                     phase = COMMITTED
                 else:
                     await _end(self._engine, conn, status=status, read_write=read_write)
-                if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
+                if lease_of(conn).unconfirmed:
                     _tell_unconfirmed(self._engine, conn, exc)
             finally:
                 await give_back(self._engine, conn)
@@ -135,7 +136,7 @@ class AsyncSession(AsyncFace, Generic[CT]):
 async def give_back(engine: AsyncSessionManager[Any], conn: CT) -> None:
     """Return a connection at the end of its session."""
     try:
-        await conn._pgroute.pool.putconn(conn)  # type: ignore[attr-defined]
+        await lease_of(conn).pool.putconn(conn)
     finally:
         if engine.closing:
             engine.changes.notify()
@@ -154,7 +155,7 @@ def refused(conn: psycopg.AsyncConnection[Any], failure: BaseException) -> bool:
 
 async def _commit_failed(engine: AsyncSessionManager[CT], conn: CT, failure: BaseException) -> None:
     """Raise what a failed COMMIT means; return where the failure itself says it."""
-    key = conn._pgroute.pool.key  # type: ignore[attr-defined]
+    key = lease_of(conn).pool.key
     if not isinstance(failure, psycopg.Error):
         await shut(conn)
         return
@@ -172,7 +173,7 @@ def _lost_early(
     engine: AsyncSessionManager[Any], conn: psycopg.AsyncConnection[Any], exc: psycopg.Error, doing: str
 ) -> SessionLost:
     """Return what it means that a connection was lost in a statement of the router's own, before COMMIT."""
-    key = conn._pgroute.pool.key  # type: ignore[attr-defined]
+    key = lease_of(conn).pool.key
     return SessionLost(
         f"the connection to {key} was lost {doing}, nothing was committed: {one_line(str(exc))}",
         topology=engine.topology,
@@ -181,7 +182,7 @@ def _lost_early(
 
 
 def _tell_unconfirmed(engine: AsyncSessionManager[CT], conn: CT, exc: BaseException | None) -> None:
-    key = conn._pgroute.pool.key  # type: ignore[attr-defined]
+    key = lease_of(conn).pool.key
     if exc is not None:
         exc.add_note(f"{key} committed before that, and no synchronous standby has confirmed it")
         return
@@ -202,7 +203,7 @@ async def _end(
         status: of the transaction, as it was before the connection was found to be lost: UNKNOWN since.
         read_write: the session was asked for as read-write.
     """
-    lease = conn._pgroute  # type: ignore[attr-defined]
+    lease = lease_of(conn)
     if conn.closed and not conn.broken:
         what = (
             "nothing was committed" if block is not None else "what was not committed before is rolled back"
@@ -237,7 +238,7 @@ async def _end(
         raise psycopg.ProgrammingError(
             "the session ended while a command was still running: connection closed"
         )
-    if getattr(conn, "_tpc", None):
+    if has_two_phase(conn):
         await shut(conn)
         raise psycopg.ProgrammingError(
             "the session ended with a two-phase transaction prepared: tpc_commit() or tpc_rollback() it"
@@ -274,11 +275,11 @@ async def _quietly_roll_back(
     block: Block | None = None,
     exc: BaseException | None = None,
 ) -> None:
-    lease = conn._pgroute  # type: ignore[attr-defined]
+    lease = lease_of(conn)
     interrupted = exc is not None and not isinstance(exc, Exception)
     try:
         # The server rolls back too when the connection goes, so a frozen one need not be waited for.
-        async with AsyncWatchdog(lease.patience() if interrupted else _ROLLBACK_TIMEOUT, lease.wire.cut):
+        async with AsyncWatchdog(lease.patience() if interrupted else _ROLLBACK_TIMEOUT, lease.abort):
             if block is None:
                 await conn.rollback()
             else:
@@ -302,7 +303,7 @@ def _evidence(
     read_write: bool = False,
 ) -> None:
     """Have the host probed at once if the error says something of it, and not of one that it was before."""
-    pool = conn._pgroute.pool  # type: ignore[attr-defined]
+    pool = lease_of(conn).pool
     fault = session_fault(exc, closed=conn.closed, committing=committing, read_write=read_write)
     host = engine.topology.host(pool.key)
     if fault.host_suspect and host is not None and host.generation == pool.generation:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import generators
 from psycopg.errors import error_from_result
 from psycopg.pq import Escaping, ExecStatus
 
+from pgroute._psycopg import query_steps
 from pgroute.runtime.receive_limit import bounded
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ async def ask(
         statement = statement % {
             name.encode(): _literal(pgconn, value, conn) for name, value in values.items()
         }
-    return await _run(conn, _send(pgconn, statement))
+    return await _run(conn, query_steps(pgconn, statement))
 
 
 async def ask_warily(conn: psycopg.AsyncConnection[Any], statement: bytes) -> list[PGresult]:
@@ -57,7 +57,7 @@ async def ask_warily(conn: psycopg.AsyncConnection[Any], statement: bytes) -> li
     Raises:
         psycopg.Error: the server's error, or it sent too much.
     """
-    return await _run(conn, bounded(_send(conn.pgconn, statement), conn.pgconn.socket))
+    return await _run(conn, bounded(query_steps(conn.pgconn, statement), conn.pgconn.socket))
 
 
 async def _run(
@@ -106,9 +106,3 @@ def _literal(pgconn: PGconn, value: str | float | bytes | None, conn: psycopg.As
     if not isinstance(value, str):
         return str(value).encode()
     return Escaping(pgconn).escape_literal(value.encode(encoding_of(conn), "surrogateescape"))
-
-
-def _send(pgconn: PGconn, statement: bytes) -> Generator[Any, Any, list[PGresult]]:
-    pgconn.send_query(statement)
-    results: list[PGresult] = yield from generators.execute(pgconn)
-    return results

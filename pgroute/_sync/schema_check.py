@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from pgroute._sync.pool.lease import lease_of
 from pgroute._sync.statements import ask, rows, text
 from pgroute.core.sql.schema import LOCK, TABLES, definition
 from pgroute.core.sql.trust import EXAMINE, untrusted
@@ -31,7 +32,7 @@ def install(conn: psycopg.Connection[Any], schema: Schema) -> None:
 
 def trusted(conn: psycopg.Connection[Any], tables: frozenset[str]) -> bool:
     """Return whether `check_trust` has found the tables on this connection."""
-    return conn._pgroute.trusted >= tables  # type: ignore[attr-defined,no-any-return]
+    return lease_of(conn).trusted >= tables
 
 
 def check_trust(conn: psycopg.Connection[Any], schema: Schema, tables: frozenset[str]) -> None:
@@ -45,7 +46,7 @@ def check_trust(conn: psycopg.Connection[Any], schema: Schema, tables: frozenset
         psycopg.errors.UndefinedTable: a table is missing.
     """
     if not trusted(conn, tables):
-        conn._pgroute.trusted = found = _examine(conn, schema)  # type: ignore[attr-defined]
+        lease_of(conn).trusted = found = _examine(conn, schema)
         if missing := sorted(tables - found):
             raise psycopg.errors.UndefinedTable(f"there is no table {missing[0]!r} in {schema.name!r}")
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import generators
 from psycopg.errors import error_from_result
 from psycopg.pq import Escaping, ExecStatus
 
+from pgroute._psycopg import query_steps
 from pgroute.runtime.receive_limit import bounded
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def ask(
         statement = statement % {
             name.encode(): _literal(pgconn, value, conn) for name, value in values.items()
         }
-    return _run(conn, _send(pgconn, statement))
+    return _run(conn, query_steps(pgconn, statement))
 
 
 def ask_warily(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult]:
@@ -58,7 +58,7 @@ def ask_warily(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult
     Raises:
         psycopg.Error: the server's error, or it sent too much.
     """
-    return _run(conn, bounded(_send(conn.pgconn, statement), conn.pgconn.socket))
+    return _run(conn, bounded(query_steps(conn.pgconn, statement), conn.pgconn.socket))
 
 
 def _run(
@@ -107,9 +107,3 @@ def _literal(pgconn: PGconn, value: str | float | bytes | None, conn: psycopg.Co
     if not isinstance(value, str):
         return str(value).encode()
     return Escaping(pgconn).escape_literal(value.encode(encoding_of(conn), "surrogateescape"))
-
-
-def _send(pgconn: PGconn, statement: bytes) -> Generator[Any, Any, list[PGresult]]:
-    pgconn.send_query(statement)
-    results: list[PGresult] = yield from generators.execute(pgconn)
-    return results

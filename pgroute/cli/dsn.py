@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from psycopg.conninfo import make_conninfo
 
 from pgroute import AcquireTimeout, Router
+from pgroute._sync.pool.lease import lease_of
 from pgroute.cli.errors import NotInTime
 from pgroute.cli.parser import names
 from pgroute.cli.terminal import silence_libraries
@@ -40,7 +41,7 @@ def find(args: argparse.Namespace) -> HostKey:
         except AcquireTimeout as exc:
             raise NotInTime(str(exc)) from None
         try:
-            key: HostKey = conn._pgroute.pool.key
+            key = lease_of(conn).pool.key
         finally:
             router.putconn(conn)
     return key

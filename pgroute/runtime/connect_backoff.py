@@ -1,4 +1,4 @@
-"""What keeps the pools of a role from connecting to a host again too soon: no storm of refused logins."""
+"""Keeps the pools of a role from connecting to a host again too soon: no storm of refused logins."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class BackedOff(psycopg.OperationalError):
-    """It is too early for another attempt; the text is the last one's."""
+    """It is too early for another attempt; the text is that of the last failure."""
 
 
 class Options(enum.Enum):
@@ -35,57 +35,66 @@ class Options(enum.Enum):
 
 
 class ConnectBackoff:
-    """The last failure of each host, and until when it counts; from any thread.
+    """The last failure to connect to each host, and until when it blocks further attempts; from any thread.
 
-    What was learned of one generation says nothing of the next: a new primary is connected to at once.
+    What was learned of one generation of a host says nothing about the next: a new primary is connected to at once.
     """
 
     def __init__(self) -> None:
-        self._bars: dict[HostKey, tuple[int, float, str]] = {}
+        self._failures: dict[HostKey, tuple[int, float, str]] = {}
         self._logins: dict[HostKey, tuple[int, float, str]] = {}
         self._options: dict[HostKey, tuple[int, Options]] = {}
-        self._trying: dict[HostKey, object] = {}
+        self._trials: dict[HostKey, object] = {}
         self._last: dict[HostKey, tuple[int, str]] = {}
 
-    def twin(self) -> ConnectBackoff:
-        """Return the bars of another role that logs in alike: a login refused to one is refused to both."""
-        bars = ConnectBackoff()
-        bars._logins = self._logins
-        bars._trying = self._trying
-        return bars
+    def sharing_logins(self) -> ConnectBackoff:
+        """Return the backoff of another role with the same login: a login refused to one is refused to both."""
+        other = ConnectBackoff()
+        other._logins = self._logins
+        other._trials = self._trials
+        return other
 
-    def try_alone(self, host: HostInfo, who: object) -> bool:
-        """Whether somebody is the one who finds out what a host says to a login, until `tried`."""
-        return self._trying.setdefault(host.key, who) is who
+    def begin_trial(self, host: HostInfo, who: object) -> bool:
+        """Return whether *who* may try a login alone, while others wait for its outcome, until `end_trial`."""
+        return self._trials.setdefault(host.key, who) is who
 
-    def tried(self, host: HostInfo, who: object) -> None:
-        """Let another one try, if it was this one's turn."""
-        if self._trying.get(host.key) is who:
-            del self._trying[host.key]
+    def end_trial(self, host: HostInfo, who: object) -> None:
+        """Let another one try, if the trial is that of *who*."""
+        if self._trials.get(host.key) is who:
+            del self._trials[host.key]
 
-    def keep(self, listed: Container[HostKey]) -> None:
-        """Forget the hosts that are listed no more: one that comes back is of another generation."""
-        for known in (self._bars, self._logins, self._options, self._last):
+    def retain(self, listed: Container[HostKey]) -> None:
+        """Forget all other hosts: one that comes back is of another generation."""
+        for known in (self._failures, self._logins, self._options, self._last):
             for key in tuple(known):
                 if key not in listed:
                     known.pop(key, None)
 
-    def put(self, host: HostInfo, failure: psycopg.Error, seconds: float, *, login: bool = False) -> None:
-        """Keep everybody from connecting to a host for some seconds; *login*: it was refused for the login as such."""
+    def record_failure(
+        self, host: HostInfo, failure: psycopg.Error, seconds: float, *, login: bool = False
+    ) -> None:
+        """Block attempts to connect to a host.
+
+        Args:
+            host: which.
+            failure: why; its text is shown until a connect succeeds.
+            seconds: for how long.
+            login: the login itself was refused: roles that share it are blocked too.
+        """
         now = time.monotonic()
-        bars = self._logins if login else self._bars
-        for key, (_, until, _) in tuple(bars.items()):
+        failures = self._logins if login else self._failures
+        for key, (_, until, _) in tuple(failures.items()):
             if until < now:  # of hosts that left, too
-                bars.pop(key, None)
-        bars[host.key] = (host.generation, now + seconds, str(failure))
+                failures.pop(key, None)
+        failures[host.key] = (host.generation, now + seconds, str(failure))
         self._last[host.key] = (host.generation, str(failure))
 
-    def connected(self, host: HostInfo) -> None:
-        """Note that connecting to a host succeeded: what failed there before is no reason any more."""
+    def record_success(self, host: HostInfo) -> None:
+        """Forget the text of the last failure."""
         self._last.pop(host.key, None)
 
-    def why(self, host: HostInfo | Candidate) -> BackedOff | None:
-        """Return the last failure since the last success, whether it still bars or not: callers may wake late."""
+    def last_failure(self, host: HostInfo | Candidate) -> BackedOff | None:
+        """Return the last failure since the last success, also if it blocks no more: callers may wake late."""
         try:
             self.check(host)
         except BackedOff as exc:
@@ -94,9 +103,9 @@ class ConnectBackoff:
         return BackedOff(text) if generation == host.generation else None
 
     def check(self, host: HostInfo | Candidate) -> None:
-        """Raise BackedOff while a failure bars connecting."""
-        for bars in (self._bars, self._logins):
-            generation, until, text = bars.get(host.key, (-1, 0.0, ""))
+        """Raise BackedOff while a failure blocks connecting."""
+        for failures in (self._failures, self._logins):
+            generation, until, text = failures.get(host.key, (-1, 0.0, ""))
             if generation == host.generation and time.monotonic() < until:
                 raise BackedOff(text)
 

@@ -1,4 +1,4 @@
-"""How much a server may send beyond its answers before it is let go: what libpq reads, it keeps in memory."""
+"""Limits what a server may send beyond its answers, because libpq keeps all that it reads in memory."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 MOST = 64 * 1024
-"""Bytes that a login may take, and the answer to one of the router's own questions. Servers send some hundred."""
+"""Bytes that a login may take, or the answer to one of the router's own queries. Servers send a few hundred."""
 
 _PER_READ = 8192
-"""Bytes that libpq reads at least, where so many are there (pqReadData). Counting no more never counts any twice."""
+"""Bytes that libpq reads at once at least, if there are so many (pqReadData). Counting no more counts none twice."""
 
 _BESIDES = 4 * 1024
-"""Bytes beside an answer that are nothing odd: its columns, and the statement itself where a role has it logged to the
-client (client_min_messages=log)."""
+"""Bytes that may come with an answer: its columns, and the statement itself where a role has it logged to the client
+(client_min_messages=log)."""
 
 _WINDOW = 12 * 1024
 
@@ -44,7 +44,7 @@ class Allowance:
         self._received = 0
 
     def count(self, fd: int) -> None:
-        """Count what waits to be read, before libpq reads it (FIONREAD; about 1 us).
+        """Count the bytes that wait to be read, before libpq reads them (FIONREAD; about 1 us).
 
         Raises:
             TooMuch: it was too much.
@@ -56,12 +56,12 @@ class Allowance:
             raise TooMuch
 
     def answered(self, size: int) -> None:
-        """Take note of an answer of that size, which was asked for; some kilobytes of notices may go with each."""
+        """Allow for a requested answer of *size* bytes, and for some kilobytes of notices with it."""
         self._received = max(0, self._received - size - _BESIDES)
 
 
 def narrow(fd: int) -> None:
-    """Let the kernel take in little at a time from a server that is only asked for little.
+    """Make the receive buffer of a socket small.
 
     A message that announces a gigabyte makes libpq read on, in one call, for as long as the sender keeps up.
     """
@@ -73,7 +73,7 @@ def narrow(fd: int) -> None:
 
 
 def bounded(steps: Generator[object, object, T], fd: int) -> Generator[object, object, T]:
-    """Take psycopg's steps towards a result, and break off when the server sends too much.
+    """Run psycopg's steps towards a result, and stop when the server sends too much.
 
     Raises:
         TooMuch: it did.

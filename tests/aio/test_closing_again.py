@@ -14,6 +14,7 @@ import pytest
 
 import pgroute  # async-only
 from pgroute import AsyncRouter, Event, EventKind, Role, RouterClosed
+from pgroute._async.pool.lease import lease_of
 from pgroute.monitor.thread import Monitor  # async-only
 from pgroute.testing import LocalCluster
 from tests.support import AsyncBackground, async_eventually
@@ -94,7 +95,7 @@ async def test_sessions_that_are_aborted_during_the_close_are_told_in_the_log(
 
     def abort_and_stop() -> None:
         # As the watch does at the last moment.
-        keeper.abort(key, conn._pgroute.pool.address, "too late")
+        keeper.abort(key, lease_of(conn).pool.address, "too late")
         stop()
 
     router._engine.watch.stop = abort_and_stop  # type: ignore[method-assign]

@@ -20,7 +20,13 @@ from tests.interleavings.loop import ShuffledLoop
 from tests.interleavings.shims import Chance, Time
 from tests.interleavings.threads import Crew, Scheduler, SimThread
 
-MODULES = ("connector", "engine", "hostpool", "pools", "router")
+MODULES = {
+    "lease": "pool.lease",
+    "manager": "manager",
+    "host_pool": "pool.host_pool",
+    "role_pool": "pool.role_pool",
+    "router": "router",
+}
 
 
 def drive(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -74,7 +80,9 @@ class Face(Protocol):
 
 
 def _modules(package: str) -> SimpleNamespace:
-    return SimpleNamespace(**{name: importlib.import_module(f"{package}.{name}") for name in MODULES})
+    return SimpleNamespace(
+        **{name: importlib.import_module(f"{package}.{path}") for name, path in MODULES.items()}
+    )
 
 
 class AsyncFace:

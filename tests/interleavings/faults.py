@@ -118,14 +118,14 @@ def a_return_that_is_interrupted_loses_the_slot() -> Patch:
     """What interrupts `reset` leaves the connection in no place."""
 
     async def async_putconn(self: AsyncHostPool[Any], conn: Any) -> None:
-        lease = conn._pgroute
+        lease = conn.pgroute_lease
         lease.taken = False
         if self._options.reset is not None and not conn.closed:
             await self._clean(conn, lease)
         await self._take_back(lease, conn)
 
     def putconn(self: HostPool[Any], conn: Any) -> None:
-        lease = conn._pgroute
+        lease = conn.pgroute_lease
         lease.taken = False
         if self._options.reset is not None and not conn.closed:
             self._clean(conn, lease)
@@ -152,13 +152,13 @@ def nobody_rings_for_a_replacement() -> Patch:
     async def async_dispose(self: AsyncHostPool[Any], lease: Any, conn: Any) -> None:
         await conn.close()
         with self._lock:
-            lease.watch = None
+            lease.connection = None
             self._lending.remove(lease)
 
     def dispose(self: HostPool[Any], lease: Any, conn: Any) -> None:
         conn.close()
         with self._lock:
-            lease.watch = None
+            lease.connection = None
             self._lending.remove(lease)
 
     return _both("_dispose", async_dispose, dispose)

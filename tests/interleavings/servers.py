@@ -116,7 +116,7 @@ class AbortHandle:
     def __init__(self, conn: Connection) -> None:
         self._conn = weakref.ref(conn)
 
-    def cut(self) -> bool:
+    def abort(self) -> bool:
         conn = self._conn()
         if conn is None or conn.closed:
             return False
@@ -133,7 +133,7 @@ class Connection:
         stirred: set when a wait for the server may be over.
     """
 
-    _pgroute: Any
+    pgroute_lease: Any
     _tpc = None
     _num_transactions = 0
 
@@ -256,7 +256,7 @@ class Connection:
             raise
         self.state = after
         if after == IDLE:
-            self._pgroute.was_idle = True
+            self.pgroute_lease.was_idle = True
 
     @property
     def _reachable(self) -> bool:

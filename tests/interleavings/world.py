@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from random import Random
 from types import SimpleNamespace
@@ -133,7 +132,7 @@ class World:
         face, world = self.face, self
         package, prefix = face.package, face.prefix
         connector = Connector if prefix else SyncConnector
-        real = getattr(face.modules.hostpool, f"{prefix}HostPool")
+        real = getattr(face.modules.host_pool, f"{prefix}HostPool")
 
         class HostPool(real):  # type: ignore[valid-type,misc]
             """As it is, and known to the history."""
@@ -142,21 +141,21 @@ class World:
                 super().__init__(*args)
                 world.pools.append(self)
 
-            def _collected(self, lease: Any) -> None:
+            def lease_lost(self, lease: Any) -> None:
                 if not (world.careless or self.closed):
                     world.violation(
                         "lost connection", f"{self.name}: a connection was collected, and not returned"
                     )
-                super()._collected(lease)
+                super().lease_lost(lease)
 
         def watch(*args: Any, **kwargs: Any) -> Watch:
             world.watch = Watch(world, *args, **kwargs)
             return world.watch
 
         return {
-            (f"{package}.engine", "ClusterWatch"): watch,
-            (f"{package}.hostpool", f"{prefix}Connector"): lambda *a, **k: connector(world, *a, **k),
-            (f"{package}.pools", f"{prefix}HostPool"): HostPool,
+            (f"{package}.manager", "ClusterWatch"): watch,
+            (f"{package}.pool.host_pool", f"{prefix}Connector"): lambda *a, **k: connector(world, *a, **k),
+            (f"{package}.pool.role_pool", f"{prefix}HostPool"): HostPool,
         }
 
 
@@ -245,37 +244,44 @@ class Connector:
         host: Any,
         connection_class: type,
         watch: Watch,
-        bars: Any,
-        **kwargs: Any,
+        backoff: Any,
+        *,
+        pool: Any,
     ) -> None:
-        self.bars = bars
+        self._backoff = backoff
         self._world = world
         self._read_only = bool(plan.read_only)
         self._host = host
         self._watch = watch
-        self._unwanted: Callable[[], bool] = kwargs.get("unwanted", lambda: False)
+        self._pool = pool
+        self._reset = plan.options.reset
         self._stirred: Any = None
-        self._abandoned = False
+        self._aborted = False
 
-    def give_up(self) -> None:
-        self._abandoned = True
+    def abort(self) -> None:
+        self._aborted = True
         if self._stirred is not None:
             self._stirred.set()
 
-    async def discard(self, conn: Any) -> None:
-        await self._world.nap()
+    async def reset(self, conn: Any) -> None:
+        if self._reset == "discard":
+            await self._world.nap()
+        elif self._reset is not None:
+            await self._world.face.call(self._reset, conn)
+        if conn.pgconn.transaction_status:
+            raise psycopg.ProgrammingError("reset left a transaction open")
 
     async def connect(self, *_: Any, **__: Any) -> Any:
-        self.bars.check(self._host)
+        self._backoff.check(self._host)
         try:
             conn = await self._connect()
         except psycopg.OperationalError as exc:
             self._world.note(f"connecting to {self._host.key.host} failed: {exc}")
-            if not (self._abandoned or self._unwanted()):
-                self.bars.put(self._host, exc, CONNECT_GAP)
+            if not (self._aborted or self._pool.closed):
+                self._backoff.record_failure(self._host, exc, CONNECT_GAP)
                 self._watch.kick(self._host.key)
             raise
-        self.bars.connected(self._host)
+        self._backoff.record_success(self._host)
         self._world.note(f"{conn.name} is open")
         return conn
 
@@ -288,26 +294,24 @@ class Connector:
             await face.wait(self._stirred, server.slow * world.rng.random())
         else:
             await face.sleep(0)
-        while server.frozen and not self._abandoned and face.now() < until:
+        while server.frozen and not self._aborted and face.now() < until:
             await face.wait(self._stirred, 0.5)
-        if self._abandoned or self._unwanted():
+        if self._aborted or self._pool.closed:
             raise psycopg.OperationalError("the pool was closed while it connected")
         if server.frozen or not server.up or world.chance(server.failing):
             raise psycopg.OperationalError("connection refused")
         if server.role is not self._host.role:
             raise psycopg.OperationalError(f"it is a {server.role.value} now")
         conn = (Connection if face.prefix else SyncConnection)(world, server, read_only=self._read_only)
-        conn._pgroute = self._lease(conn)
+        conn.pgroute_lease = self._lease(conn)
         return conn
 
     def _lease(self, conn: Any) -> Any:
         modules: SimpleNamespace = self._world.face.modules
-        cls = getattr(modules.connector, f"{self._world.face.prefix}Lease")
-        lease = cls(AbortHandle(conn), *([lambda: None] * (len(inspect.signature(cls).parameters) - 1)))
-        told = {"read_only": self._read_only}
-        names = inspect.signature(lease.note_baseline).parameters
-        lease.note_baseline(conn, **{name: value for name, value in told.items() if name in names})
+        cls = getattr(modules.lease, f"{self._world.face.prefix}Lease")
+        lease = cls(self._pool, AbortHandle(conn), lambda: None)
+        lease.note_baseline(conn, read_only=self._read_only)
         return lease
 
 
-SyncConnector = blocking(Connector, ("connect", "discard"))
+SyncConnector = blocking(Connector, ("connect", "reset"))

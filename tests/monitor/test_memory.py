@@ -27,27 +27,27 @@ def test_a_session_that_ends_long_after_its_host_left_is_not_remembered() -> Non
 
 
 def test_failures_are_forgotten_when_they_count_no_more() -> None:
-    bars = ConnectBackoff()
+    backoff = ConnectBackoff()
     gone, here = Topology.start((GONE, HERE), 0.0).hosts
-    bars.put(gone, psycopg.OperationalError("refused"), -1.0)
-    bars.put(here, psycopg.OperationalError("refused"), 9.0)
-    assert bars._bars.keys() == {HERE}
+    backoff.record_failure(gone, psycopg.OperationalError("refused"), -1.0)
+    backoff.record_failure(here, psycopg.OperationalError("refused"), 9.0)
+    assert backoff._failures.keys() == {HERE}
     with pytest.raises(BackedOff):
-        bars.check(here)
+        backoff.check(here)
 
 
 def test_nothing_is_kept_of_hosts_that_are_listed_no_more() -> None:
-    bars = ConnectBackoff()
-    pools = RolePool(cast("Any", None), psycopg.Connection, cast("Any", None), bars)
+    backoff = ConnectBackoff()
+    pools = RolePool(cast("Any", None), psycopg.Connection, cast("Any", None), backoff)
     for number in range(1000):
         gone, here = Topology.start((GONE._replace(port=number + 1), HERE), 0.0).hosts
         for host in (gone, here):
-            bars.note_options(host, Options.LEFT_OUT)
-            bars.put(host, psycopg.OperationalError("refused"), 9.0)
-            bars.put(host, psycopg.OperationalError("refused"), 9.0, login=True)
+            backoff.note_options(host, Options.LEFT_OUT)
+            backoff.record_failure(host, psycopg.OperationalError("refused"), 9.0)
+            backoff.record_failure(host, psycopg.OperationalError("refused"), 9.0, login=True)
         pools.reconcile(Topology.start((HERE,), 0.0))
-    kept = {name: len(known) for name, known in vars(bars).items()}
-    assert kept == {"_bars": 1, "_logins": 1, "_options": 1, "_last": 1, "_trying": 0}
-    assert bars.options(here) is Options.LEFT_OUT
+    kept = {name: len(known) for name, known in vars(backoff).items()}
+    assert kept == {"_failures": 1, "_logins": 1, "_options": 1, "_last": 1, "_trials": 0}
+    assert backoff.options(here) is Options.LEFT_OUT
     with pytest.raises(BackedOff):
-        bars.check(here)
+        backoff.check(here)

@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 
 from pgroute import Router, RetryPolicy
+from pgroute._sync.pool.lease import lease_of
 from pgroute.core.sql.schema import definition
 from pgroute.testing import LocalCluster, Node
 from tests.support import call
@@ -49,7 +50,7 @@ class Increment:
 
     def cut(self) -> None:
         """Give up the connection of the first run, as the kernel does after a time without an answer."""
-        self.conns[0]._pgroute.wire.cut()  # type: ignore[attr-defined]
+        lease_of(self.conns[0]).abort()
 
 
 def call_once(

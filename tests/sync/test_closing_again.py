@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pgroute import Router, Event, EventKind, Role, RouterClosed
+from pgroute._sync.pool.lease import lease_of
 from pgroute.testing import LocalCluster
 from tests.support import Background, eventually
 
@@ -91,7 +92,7 @@ def test_sessions_that_are_aborted_during_the_close_are_told_in_the_log(
 
     def abort_and_stop() -> None:
         # As the watch does at the last moment.
-        keeper.abort(key, conn._pgroute.pool.address, "too late")
+        keeper.abort(key, lease_of(conn).pool.address, "too late")
         stop()
 
     router._engine.watch.stop = abort_and_stop  # type: ignore[method-assign]

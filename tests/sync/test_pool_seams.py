@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from pgroute import Router, NoHostAvailable, PoolExhausted, PoolOptions, SessionLost
+from pgroute._sync.pool.lease import lease_of
 from pgroute.core.faults.classify import Fault, FaultKind
 from pgroute.core.model.roles import Role
 from pgroute.core.topology.hosts import Failure
@@ -228,8 +229,9 @@ def test_a_log_handler_that_asks_for_a_session_is_no_deadlock(shared: LocalClust
         with Router(shared.dsn, writer=TWO) as router:
             pools = router._engine.pools[Role.WRITER]
             conn = router.getconn("writer")
-            conn._pgroute.pool.close()  # type: ignore[attr-defined]
-            conn._pgroute.pool.join(5.0)  # type: ignore[attr-defined]
+            pool: Any = lease_of(conn).pool
+            pool.close()
+            pool.join(5.0)
             with router.writer():
                 pass
             del conn  # its pool has no worker any more: it is found by whoever looks for pools that are gone
@@ -248,12 +250,12 @@ def test_a_pool_whose_worker_is_ended_is_replaced(shared: LocalCluster) -> None:
 
     with Router(shared.dsn, writer=ONE) as router:
         with router.writer() as conn:
-            pool = conn._pgroute.pool  # type: ignore[attr-defined]
-            pool._turn = end
-            pool._bell.ring()
+            pool: Any = lease_of(conn).pool
+            pool._worker._turn = end
+            pool._worker.wake()
             eventually(lambda: pool.closed)
         with router.writer() as conn:
-            assert conn._pgroute.pool is not pool  # type: ignore[attr-defined]
+            assert lease_of(conn).pool is not pool
 
 
 # Sessions that differ from what their pool is for.

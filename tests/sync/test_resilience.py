@@ -167,12 +167,12 @@ def test_the_reason_is_told_also_to_who_wakes_late(
         def connect(cls, *_args: Any, **_kwargs: Any) -> Any:
             raise ValueError("the class is broken")
 
-    def late(bars: ConnectBackoff, *args: Any, **kwargs: Any) -> None:
-        put(bars, *args, **kwargs)
-        time.sleep(0.3)  # a busy machine: what was put is over when the callers hear of the failure
+    def late(backoff: ConnectBackoff, *args: Any, **kwargs: Any) -> None:
+        record(backoff, *args, **kwargs)
+        time.sleep(0.3)  # a busy machine: the failure blocks no more when the callers hear of it
 
-    put = ConnectBackoff.put
-    monkeypatch.setattr(ConnectBackoff, "put", late)
+    record = ConnectBackoff.record_failure
+    monkeypatch.setattr(ConnectBackoff, "record_failure", late)
     with Router(shared.dsn, connection_class=Broken) as router:
         eventually(lambda: router.topology.primary)
         error = hopeless(router, "writer", 0.5)

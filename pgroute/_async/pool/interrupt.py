@@ -1,4 +1,4 @@
-"""An interrupted statement: the server is asked to cancel it, for a moment, then its socket is cut."""
+"""Interrupted statements: asks the server to cancel, waits a moment, then shuts the socket down."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pgroute._acompat import AsyncWatchdog
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pgroute._async.pool.connector import AsyncLease
+    from pgroute._async.pool.lease import AsyncLease
 
 logger = logging.getLogger("pgroute")
 
@@ -29,21 +29,14 @@ _INTERRUPTS = (KeyboardInterrupt, asyncio.CancelledError)  # async-only
 _SWALLOWS = sys.version_info < (3, 12)
 """Whether psycopg's wait_for() swallows a cancellation that comes with the answer (cpython#86296)."""
 # async-only: end
-_LEAST, _MOST = 0.2, 2.0
-_ROUND_TRIPS = 6
-
-
-def patience(round_trip: float | None) -> float:
-    """Return the seconds that a server has to answer a cancel request: TCP, TLS, the request, the statement's error."""
-    return min(_MOST, _LEAST + _ROUND_TRIPS * (round_trip or 0.0))
 
 
 def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callable[[], object]) -> None:
-    """Bound what an interrupt of a statement on this connection may take, and note when its transaction ends.
+    """Bound the time that an interrupted statement on this connection takes, and note when its transaction ends.
 
     psycopg asks the server to cancel an interrupted statement, and waits up to 5 s for that and 5 s for the statement.
-    A frozen host answers neither. So the methods that it does this by, `wait` and `cancel_safe`, are overridden on the
-    connection: its class is the user's.
+    A frozen host answers neither. psycopg does this in `wait` and `cancel_safe`. Both are replaced on the connection,
+    because its class is the user's.
 
     Args:
         conn: a connection just made.
@@ -52,10 +45,10 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
     """
     cls, pgconn = type(conn), conn.pgconn
     this = weakref.ref(conn)
-    fuse: AsyncWatchdog | None = None
+    watchdog: AsyncWatchdog | None = None
 
     async def wait(gen: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal fuse
+        nonlocal watchdog
         # async-only: begin
         task = asyncio.current_task() if _SWALLOWS else None
         requests = 0 if task is None else task.cancelling()
@@ -69,23 +62,23 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
             return result
             # async-only: end
         finally:
-            if fuse is not None:
-                burning, fuse = fuse, None
-                await burning.__aexit__(None, None, None)
+            if watchdog is not None:
+                started, watchdog = watchdog, None
+                await started.__aexit__(None, None, None)
             if pgconn.transaction_status == IDLE:
                 lease.was_idle = True
 
     async def cancel_safe(*, timeout: float = 30.0) -> None:
-        nonlocal fuse
+        nonlocal watchdog
         conn = this()
         assert conn is not None
-        # Only where wait() handles an interrupt: a caller's own cancel_safe() is as psycopg documents it.
+        # Only where wait() handles an interrupt: a direct call of cancel_safe() does what psycopg documents.
         if not isinstance(sys.exception(), _INTERRUPTS) or pgconn.transaction_status != ACTIVE:
             await cls.cancel_safe(conn, timeout=timeout)
             return
         timeout = min(timeout, lease.patience())
-        fuse = AsyncWatchdog(timeout, cut)
-        await fuse.__aenter__()
+        watchdog = AsyncWatchdog(timeout, abort)
+        await watchdog.__aenter__()
         try:
             # sync-only: cls.cancel_safe(conn, timeout=timeout)
             # libpq before 17 knows no timeout.
@@ -93,10 +86,10 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
                 await cls.cancel_safe(conn, timeout=timeout)  # async-only
         except (psycopg.errors.CancellationTimeout, TimeoutError):
             logger.info("the server did not take a cancel request in %.2f s: closing the connection", timeout)
-            cut()
+            abort()
 
-    def cut() -> None:
-        lease.wire.cut()
+    def abort() -> None:
+        lease.abort()
         suspect()
 
     conn.wait = wait  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Logging in with the settings of a role, or without where a server takes none at the start of a session."""
+"""Logs in with the settings of a role, or without them where a server accepts none at the start of a session."""
 
 from __future__ import annotations
 
@@ -21,20 +21,22 @@ logger = logging.getLogger("pgroute")
 class AsyncLogin:
     """Opens the connections of a role at a host.
 
-    The settings go into libpq's ``options``, which poolers refuse (they would share them between their clients). After
-    a text that blames the options one login without them follows at once, and if it is let in, that decides; a text
-    that blames the login decides by itself. After any other there is no second login, which might be refused for the
-    same cause (lock-outs): the next attempt, when it is due, goes without them, and if it is let in, one with them
-    decides.
+    The settings go into libpq's ``options``. Poolers refuse these, because their clients share server connections. What
+    a refused login means depends on its text:
+
+    - It blames the options: a login without them follows at once. If that succeeds, they are left out from then on.
+    - It blames the login itself: the settings are not the cause.
+    - Any other: there is no second login now, because it might be refused for the same cause and count towards a
+      lock-out. The next attempt, when it is due, goes without the settings; if it succeeds, one with them decides.
 
     Args:
         plan: how the role connects.
         host: the host as the topology knew it when the pool was made.
         connection_class: psycopg's, or a subclass.
-        bars: the role's, which remember what was found out.
+        backoff: the role's, which remembers what was found out.
 
     Attributes:
-        undecided: the last refusal may have been for the settings alone, and so is no word about the host.
+        undecided: the last refusal may have been for the settings alone, so it says nothing about the host.
     """
 
     def __init__(
@@ -42,12 +44,12 @@ class AsyncLogin:
         plan: RoleConfig,
         host: HostInfo,
         connection_class: type[psycopg.AsyncConnection[Any]],
-        bars: ConnectBackoff,
+        backoff: ConnectBackoff,
     ) -> None:
         self.undecided = False
         self._host = host
         self._class = connection_class
-        self._bars = bars
+        self._backoff = backoff
         self._own_settings = bool(plan.options.settings)
         self._plain: dict[str, Any] = {**plan.params(host.key), **plan.arguments, "autocommit": True}
         if host.address is not None and not host.key.is_socket:
@@ -63,12 +65,12 @@ class AsyncLogin:
             psycopg.Error: as psycopg's connect.
         """
         self.undecided = False
-        known = self._bars.options(self._host)
+        known = self._backoff.options(self._host)
         if self._full is self._plain or known is Options.LEFT_OUT:
             return await self._connect(self._plain)
         without = None
         if known is Options.DOUBTED:
-            self._bars.note_options(self._host, Options.SENT)
+            self._backoff.note_options(self._host, Options.SENT)
             without = await self._connect(self._plain)
         try:
             conn = await self._connect(self._full)
@@ -76,7 +78,7 @@ class AsyncLogin:
             if self._refuses_settings(exc, let_in_without=without is not None):
                 if without is None:
                     without = await self._connect(self._plain)
-                self._leave_out()  # now that one was let in: the words alone may be about something else
+                self._leave_out()  # only now: the text alone may mean something else
                 return without
             if without is not None:
                 await without.close()
@@ -96,13 +98,13 @@ class AsyncLogin:
         if refused is not None:
             return refused
         if not (let_in_without or self._own_settings):
-            # The user's own may be refused for what they say, and are not to be dropped for it.
+            # The user's own settings may be refused because they are wrong: they must not be dropped for that.
             self.undecided = True
-            self._bars.note_options(self._host, Options.DOUBTED)
+            self._backoff.note_options(self._host, Options.DOUBTED)
         return let_in_without
 
     def _leave_out(self) -> None:
-        self._bars.note_options(self._host, Options.LEFT_OUT)
+        self._backoff.note_options(self._host, Options.LEFT_OUT)
         if self._own_settings:
             logger.warning(
                 "%s refuses settings at the start of a session, as poolers do: PoolOptions(settings=) is not in force "

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import psycopg
 
 from pgroute._acompat import AsyncFace, AsyncWatchdog
-from pgroute._async.pool.connector import alive, shut
+from pgroute._async.pool.lease import alive, lease_of, shut
 from pgroute._async.session import (
     COMMIT_SENT,
     COMMITTED,
@@ -131,8 +131,8 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
             conn: CT | None = None
             try:
                 conn = await self._acquired()
-                lease = conn._pgroute  # type: ignore[attr-defined]
-                lease.holder = weakref.ref(self, lease.forsaken)
+                lease = lease_of(conn)
+                lease.holder = weakref.ref(self, lease.holder_lost)
                 async with self.bounded(conn):
                     await self._begin(conn)
                 self._conn = conn
@@ -169,7 +169,7 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
         """
         if self._course.timeout is None:
             return _UNBOUNDED
-        cut = conn._pgroute.wire.cut  # type: ignore[attr-defined]
+        cut = lease_of(conn).abort
         return AsyncWatchdog(max(self.left, least, _LEAST_BOUND) + grace, cut)
 
     async def _begin(self, conn: CT) -> None:
@@ -182,7 +182,7 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
             await conn.set_deferrable(request.deferrable)
         self._block = conn.transaction()
         self._transaction = await self._block.__aenter__()
-        conn._pgroute.was_idle = False  # type: ignore[attr-defined]
+        lease_of(conn).was_idle = False
 
     async def _not_begun(self, conn: CT, exc: BaseException) -> float | None:
         try:
@@ -256,7 +256,7 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
                 self._phase = COMMITTED
             else:
                 await _end(self._engine, conn, block, status=status, read_write=self._request.read_write)
-            if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
+            if lease_of(conn).unconfirmed:
                 _tell_unconfirmed(self._engine, conn, None)
         except psycopg.Error as failure:
             fault = end_fault(failure, phase, lost=lost, read_write=self._request.read_write)
@@ -317,7 +317,7 @@ _SPLIT = (
 
 def _ended_by_body(conn: psycopg.AsyncConnection[Any]) -> bool:
     """Return whether the body has ended the transaction by a COMMIT or ROLLBACK of its own."""
-    return conn._pgroute.was_idle  # type: ignore[attr-defined,no-any-return]
+    return lease_of(conn).was_idle
 
 
 def _refuse_nested(engine: AsyncSessionManager[Any], request: Request, key: str | None) -> None:

@@ -1,43 +1,27 @@
 # Generated from pgroute/_async/pool/host_pool.py by .ci/unasync.py: edit that file, not this one.
-"""The pool to one host for one role, for one generation of the host: closed and never repaired."""
+"""The pool to one host for one role and one generation of the host; once closed, it is never reopened."""
 
 from __future__ import annotations
 
 import logging
-import os
-import random
 import threading
 import time
-import weakref
-from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-from pgroute._acompat import (
-    Bell,
-    Waiter,
-    Worker,
-    finished,
-    join_all,
-    spawn,
-)
-from pgroute._sync.pool.connector import (
-    Connector,
-    Lease,
-    alive,
-    attributes,
-    contradicts,
-    restore,
-    shut,
-)
-from pgroute.core.config.options import DISCARD
+from pgroute._acompat import Waiter
+from pgroute._sync.pool.connector import Connector
+from pgroute._sync.pool.lease import Lease, alive, attributes, contradicts, lease_of, restore, shut
+from pgroute._sync.pool.worker import PoolWorker
+from pgroute._psycopg import has_open_block, has_two_phase
 from pgroute.core.faults.classify import one_line
-from pgroute.core.routing.lending import Close, Connect, Lending, PoolFull, Rest
+from pgroute.core.routing.lending import Lending, PoolFull
 
 if TYPE_CHECKING:
+    import psycopg
+
     from pgroute.core.config.router_config import RoleConfig
     from pgroute.core.topology.hosts import HostInfo
     from pgroute.monitor.cluster_watch import ClusterWatch
@@ -52,28 +36,40 @@ _IDLE, _UNKNOWN = TransactionStatus.IDLE, TransactionStatus.UNKNOWN
 _FIT = (_IDLE, _UNKNOWN)
 
 _LEAST_WAIT = 0.001
-_AFTER_FAULT = 1.0
-_LIFETIME_SPREAD = 0.05
-"""The share of max_lifetime by which lifetimes differ, so that connections of one age are not all renewed at once."""
+_COUNTED = (
+    "requests_num",
+    "requests_queued",
+    "requests_errors",
+    "requests_wait_ms",
+    "usage_ms",
+    "returns_bad",
+    "connections_num",
+    "connections_ms",
+    "connections_errors",
+    "connections_lost",
+)
 
 
 class HostPool(Generic[CT]):
     """The pool to one host for one role, valid for one generation of that host.
 
-    What changes hands does so under one lock, in steps that cannot be suspended or cancelled: a connection is idle,
-    with one caller, or with the worker that opens and closes them, and a caller who waits is served or told. A
-    connection that its caller has lost is noticed when it is collected.
+    Connections change hands under one lock, in steps that cannot be suspended or cancelled: a connection is idle, with
+    one caller, or with the worker that opens and closes connections; a caller who waits is served or told. A connection
+    that its caller has lost is noticed when it is collected.
 
     Args:
         plan: how the role connects.
         host: the host as the topology knows it now.
         connection_class: psycopg's, or the user's subclass.
         watch: told of what is learned about the host.
-        bars: the role's.
-    """
+        backoff: the role's.
 
-    close_returns = False
-    """For psycopg, which asks the pool of a connection: close() closes."""
+    Attributes:
+        key: of the host.
+        generation: of the host.
+        address: of the host, as the topology knew it.
+        watch: as given.
+    """
 
     def __init__(
         self,
@@ -81,17 +77,14 @@ class HostPool(Generic[CT]):
         host: HostInfo,
         connection_class: type[CT],
         watch: ClusterWatch,
-        bars: ConnectBackoff,
+        backoff: ConnectBackoff,
     ) -> None:
         options = plan.options
         self.key = host.key
         self.generation = host.generation
         self.address = host.address
         self.name = f"pgroute-{plan.role.value}-{host.key}-{host.generation}"
-        self._watch = watch
-        self._connector = Connector(
-            plan, host, connection_class, watch, bars, unwanted=lambda: self.closed
-        )
+        self.watch = watch
         self._options = options
         self._lock = threading.Lock()
         self._lending: Lending[Lease, CT] = Lending(
@@ -101,20 +94,25 @@ class HostPool(Generic[CT]):
             max_idle=options.max_idle,
             now=time.monotonic(),
         )
-        self._pid = os.getpid()
-        self._lost: deque[Lease] = deque()
-        self._bell = Bell()
-        self._worker: Worker | None = None
-        self._failure: BaseException | None = None
         self._counts: dict[str, float] = dict.fromkeys(_COUNTED, 0)
+        self._connector = Connector(plan, host, connection_class, watch, backoff, pool=self)
+        self._worker: PoolWorker[CT] = PoolWorker(
+            self.name,
+            self._lending,
+            self._lock,
+            self._counts,
+            self._connector,
+            max_lifetime=options.max_lifetime,
+            close=self.close,
+        )
 
     def open(self) -> None:
         """Start the worker; the first connection follows by itself.
 
         Raises:
-            RuntimeError: there is no thread for it.
+            RuntimeError: a thread cannot be started.
         """
-        self._worker = spawn(self._work, self.name)
+        self._worker.start()
 
     @property
     def closed(self) -> bool:
@@ -127,7 +125,7 @@ class HostPool(Generic[CT]):
         return self._lending.in_use
 
     def getconn(self, timeout: float, since: float) -> CT:
-        """Return a connection that was alive as far as the kernel knows.
+        """Return a connection whose socket shows no sign of a lost server.
 
         Args:
             timeout: seconds.
@@ -162,7 +160,7 @@ class HostPool(Generic[CT]):
                 self._dispose(lease, conn)
                 item = None
         except BaseException:
-            # Not left to be collected: a variable of the session before may hold the connection still.
+            # The collector would not find it: a variable of the session before may still refer to it.
             if item is not None:
                 self._take_back(*item)
             raise
@@ -178,13 +176,13 @@ class HostPool(Generic[CT]):
         return waiter
 
     def _wait(self, waiter: Waiter, timeout: float) -> tuple[Lease, CT]:
-        """Return what a caller in the queue is given; one that is torn out of it leaves nothing behind."""
+        """Wait in the queue for a connection; an interrupted caller passes on what it was given."""
         begun = time.monotonic()
         try:
             if self._lending.wanting:
-                self._bell.ring()
+                self._worker.wake()
             waiter.wait(max(timeout, _LEAST_WAIT))
-            with self._lock:  # in here, for this wait may be interrupted too
+            with self._lock:  # inside, because this wait may be interrupted too
                 self._lending.leave(waiter)
         except BaseException:
             with self._lock:
@@ -205,12 +203,12 @@ class HostPool(Generic[CT]):
             return PoolClosed("the pool is closed")
         if self._lending.in_use >= self._options.max_size:
             return PoolFull(self._sizes())
-        why = f": {one_line(str(self._failure))}" if self._failure is not None else ""
+        why = f": {one_line(str(self._worker.failure))}" if self._worker.failure is not None else ""
         others = f" ({self._sizes()})" if self._lending.in_use else ""
         return PoolTimeout(f"no connection could be opened in {waited:.3g} s{others}{why}")
 
     def _usable(self, lease: Lease, conn: CT) -> bool:
-        """Whether an idle connection may be lent."""
+        """Return whether an idle connection may be lent."""
         status = conn.pgconn.transaction_status
         if status not in _FIT:
             logger.warning(
@@ -223,25 +221,20 @@ class HostPool(Generic[CT]):
             return True
         # The server ended it while it was idle.
         self._counts["connections_lost"] += 1
-        self._watch.kick(self.key)
+        self.watch.kick(self.key)
         return False
 
     def putconn(self, conn: CT) -> None:
-        """Return a connection, its attributes as the role wants them; one that must not be used again is closed."""
-        lease: Lease = conn._pgroute  # type: ignore[attr-defined]
+        """Take a connection back and reset it; one that must not be used again is closed."""
+        lease = lease_of(conn)
         self._counts["usage_ms"] += 1000.0 * (time.monotonic() - lease.taken_at)
         try:
-            if (
-                getattr(conn, "_tpc", None)
-                or conn.pgconn.pipeline_status
-                or getattr(conn, "_num_transactions", 0)
-            ):
-                # The next caller's it would be: a prepared transaction, a pipeline or a transaction() never left.
-                shut(conn)
+            if has_two_phase(conn) or conn.pgconn.pipeline_status or has_open_block(conn):
+                shut(conn)  # the next caller would be in a transaction or pipeline of this one's
             elif conn.pgconn.transaction_status == _IDLE and (
                 self._options.reset is not None or attributes(conn) != lease.baseline
             ):
-                # Not what is left in a transaction, which a hook might commit: it is closed.
+                # One that is left in a transaction is closed instead: a reset function might commit it.
                 self._clean(conn, lease)
         finally:
             self._take_back(lease, conn)
@@ -249,15 +242,8 @@ class HostPool(Generic[CT]):
     def _clean(self, conn: CT, lease: Lease) -> None:
         try:
             restore(conn, lease.baseline)
-            if self.closed:
-                return
-            reset = self._options.reset
-            if reset == DISCARD:
-                self._connector.discard(conn)
-            elif callable(reset):
-                reset(conn)
-            if conn.pgconn.transaction_status:
-                raise psycopg.ProgrammingError("reset left a transaction open")
+            if not self.closed:
+                self._connector.reset(conn)
         except BaseException as exc:
             shut(conn)
             if not isinstance(exc, Exception):
@@ -266,7 +252,7 @@ class HostPool(Generic[CT]):
             logger.warning("closing a connection to %s that could not be reset: %s", self.key, why)
 
     def _take_back(self, lease: Lease, conn: CT) -> None:
-        """Give a connection to the next caller, have it idle, or close it."""
+        """Give a connection to the next caller in the queue, make it idle, or close it."""
         item = (lease, conn)
         try:
             status = conn.pgconn.transaction_status
@@ -281,124 +267,36 @@ class HostPool(Generic[CT]):
                 self._counts["returns_bad"] += 1
             self._dispose(lease, conn)
         except BaseException:
-            # What an interrupt has left undone is done by the worker.
+            # The worker finishes what an interrupt has left undone.
             with self._lock:
                 passed_on = self._lending.offered(item)
             if not passed_on:
                 lease.taken = False
                 conn.pgconn.finish()
-                self._lost.append(lease)
-            self._bell.ring()
+                self._worker.lost(lease)
+            self._worker.wake()
             raise
 
     def _dispose(self, lease: Lease, conn: CT) -> None:
-        """Close a connection; another takes its place where one is wanted."""
+        """Close a connection; the worker opens another if one is wanted."""
         try:
             shut(conn)
         finally:
             with self._lock:
                 self._lending.remove(lease)
                 lease.taken = False
-                lease.watch = lease.holder = None
-            self._bell.ring()
+                lease.connection = lease.holder = None
+            self._worker.wake()
 
-    def _work(self) -> None:
-        """Open and close connections as they are wanted, until the pool is closed.
-
-        A fault here must not leave callers without the one who serves them.
-        """
-        try:
-            while True:
-                try:
-                    if not self._turn():
-                        return
-                except Exception:
-                    logger.exception("the pool %s failed", self.name)
-                    self._bell.rest(_AFTER_FAULT)
-        except BaseException:
-            self.close()  # cancelled, or ended by the user's code: who waits goes to another pool
-            raise
-
-    def _turn(self) -> bool:
-        if os.getpid() != self._pid:
-            return False  # the copy in a forked child, whose sockets are its parent's
-        self._find_lost()
-        with self._lock:
-            step = self._lending.step(time.monotonic())
-        match step:
-            case Connect():
-                self._connect()
-            case Close(items):
-                for lease, conn in items:
-                    lease.watch = None
-                    shut(conn)
-            case Rest(seconds):
-                self._bell.rest(seconds)
-            case _:
-                return False
-        return True
-
-    def _find_lost(self) -> None:
-        """Forget connections that their callers have lost; never under the lock: a log handler is the user's code."""
-        while self._lost:
-            lease = self._lost.popleft()
-            with self._lock:
-                known = lease in self._lending.leases
-                self._lending.remove(lease)
-            if known:
-                lease.wire.cut()
-                self._counts["connections_lost"] += 1
-                logger.warning("a connection of %s was lost by its caller, and is closed", self.name)
-
-    def _connect(self) -> None:
-        begun = time.monotonic()
-        self._counts["connections_num"] += 1
-        failure: BaseException | None = None
-        try:
-            conn: CT = self._connector.connect()
-        except BaseException as exc:
-            self._counts["connections_errors"] += 1
-            if not isinstance(exc, Exception):
-                raise
-            failure = exc.with_traceback(None)
-        now = time.monotonic()
-        self._failure = failure
-        if failure is not None:
-            with self._lock:
-                self._lending.failed(now)
-                forlorn = not self._lending.leases
-            if forlorn:
-                # The callers in the queue go elsewhere at once.
-                self.close()
-            return
-        self._counts["connections_ms"] += 1000.0 * (now - begun)
-        lease: Lease = conn._pgroute  # type: ignore[attr-defined]
-        lease.pool = self
-        lifetime = self._options.max_lifetime * (1.0 - _LIFETIME_SPREAD * random.random())
-        lease.expires_at = now + lifetime
-        lease.watch = weakref.ref(conn, lambda _: self._collected(lease))
-        conn._pool = self  # type: ignore[assignment]  # psycopg closes on leaving `with conn` what is in no pool
-        with self._lock:
-            # One that contradicts its pool is lent to whoever waits for it already, and never idle.
-            wanted = not self.closed and (bool(self._lending.waiting) or not contradicts(conn))
-            if wanted:
-                self._lending.joined((lease, conn))
-            else:
-                self._lending.failed(now)
-        if not wanted:
-            lease.watch = None
-            shut(conn)
-
-    def _collected(self, lease: Lease) -> None:
-        # Called by the garbage collector, anywhere: no lock may be taken here.
-        self._lost.append(lease)
-        self._bell.ring()
+    def lease_lost(self, lease: Lease) -> None:
+        """Note that a caller has lost its connection; called by the garbage collector, so no lock may be taken."""
+        self._worker.lost(lease)
 
     def abort(self) -> int:
-        """Cut the sockets of all sessions in flight, from any thread; return how many."""
+        """Shut down the sockets of all sessions in flight, from any thread; return how many."""
         with self._lock:
             leases = tuple(self._lending.leases)
-        return sum(lease.wire.cut() for lease in leases if lease.taken)
+        return sum(lease.abort() for lease in leases if lease.taken)
 
     def stats(self) -> dict[str, int]:
         """Return the statistics, under the keys of psycopg_pool."""
@@ -419,40 +317,25 @@ class HostPool(Generic[CT]):
         )
 
     def close(self) -> None:
-        """Wake the waiters and close the idle connections; those in use are closed when they come back."""
+        """Wake the waiters and close the idle connections; those in use are closed when they are returned."""
         try:
             with self._lock:
                 items = self._lending.close()
         finally:
-            self._connector.give_up()
-            self._bell.ring()
+            self._connector.abort()
+            self._worker.wake()
         for lease, conn in items:
-            lease.watch = None
+            lease.connection = None
             shut(conn)
 
     @property
     def gone(self) -> bool:
         """Whether nothing is left of a closed pool: neither sessions nor its worker."""
-        self._find_lost()
-        self._bell.ring()  # whoever closed it may have been interrupted before
-        return not self._lending.leases and (self._worker is None or finished(self._worker))
+        self._worker.forget_lost()
+        self._worker.wake()  # the caller of close() may have been interrupted before
+        return not self._lending.leases and self._worker.finished
 
     def join(self, timeout: float) -> None:
         """Wait for the worker of a closed pool to end."""
-        self._bell.ring()  # likewise
-        if self._worker is not None:
-            join_all([self._worker], timeout)
-
-
-_COUNTED = (
-    "requests_num",
-    "requests_queued",
-    "requests_errors",
-    "requests_wait_ms",
-    "usage_ms",
-    "returns_bad",
-    "connections_num",
-    "connections_ms",
-    "connections_errors",
-    "connections_lost",
-)
+        self._worker.wake()  # as above
+        self._worker.join(timeout)

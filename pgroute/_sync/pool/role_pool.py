@@ -1,5 +1,5 @@
 # Generated from pgroute/_async/pool/role_pool.py by .ci/unasync.py: edit that file, not this one.
-"""The pools of one role: which host has one, in which generation, and what becomes of those that lost the role."""
+"""The pools of one role: at most one open for each host, of its current generation; the others drain."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class RolePool(Generic[CT]):
         plan: how the role connects.
         connection_class: psycopg's, or the user's subclass.
         watch: told of what is learned about the hosts.
-        bars: what keeps its pools from connecting.
+        backoff: what keeps its pools from connecting.
     """
 
     def __init__(
-        self, plan: RoleConfig, connection_class: type[CT], watch: ClusterWatch, bars: ConnectBackoff
+        self, plan: RoleConfig, connection_class: type[CT], watch: ClusterWatch, backoff: ConnectBackoff
     ) -> None:
         self._plan = plan
         self._class = connection_class
         self._watch = watch
         self._lock = threading.Lock()
-        self._bars = bars
+        self._backoff = backoff
         self._pools: dict[HostKey, HostPool[CT]] = {}
         self._retired: list[HostPool[CT]] = []
         self._past: dict[str, int] = {}
@@ -62,34 +62,34 @@ class RolePool(Generic[CT]):
         return pool
 
     def why(self, candidate: Candidate) -> Exception | None:
-        """Return the reason for which there was no connection, if connecting failed."""
-        return self._bars.why(candidate)
+        """Return why connecting to a host failed last; None: it has succeeded since, or was not tried."""
+        return self._backoff.last_failure(candidate)
 
     def pool(self, key: HostKey) -> HostPool[CT] | None:
         """Return the pool now open to a host."""
         return self._pools.get(key)
 
     def open(self, candidate: Candidate) -> HostPool[CT]:
-        """Return the pool to that host, opened if this is the first time that it is chosen.
+        """Return the pool to that host, and open it if there is none of this generation.
 
         Raises:
-            PoolClosed: it does not serve any more as it did when it was chosen.
+            PoolClosed: the host no longer has the role in that generation.
             BackedOff: it is too early for another attempt at connecting.
-            psycopg.OperationalError: there is no thread to connect with.
+            psycopg.OperationalError: a thread cannot be started.
         """
         before: HostPool[CT] | None = None
         with self._lock:
             pool = self._pools.get(candidate.key)
             if pool is not None and pool.generation == candidate.generation and not pool.closed:
                 return pool
-            # As it is now: the caller may have been held up since it looked.
+            # The current snapshot: the caller's may be old, if it was delayed.
             host = self._watch.topology.host(candidate.key)
             if self._closed or host is None or not host.usable or host.generation != candidate.generation:
                 raise PoolClosed(f"{candidate.key} no longer serves as it did")
-            self._bars.check(host)
+            self._backoff.check(host)
             if host.state is HostState.REJECTED and self._plan.as_probe:
-                raise BackedOff(host.reason)  # it serves with open connections, of which there are none here
-            before, pool = pool, HostPool(self._plan, host, self._class, self._watch, self._bars)
+                raise BackedOff(host.reason)  # it still serves over open connections, but there are none here
+            before, pool = pool, HostPool(self._plan, host, self._class, self._watch, self._backoff)
             failure: BaseException | None = None
             try:
                 if before is not None:
@@ -97,7 +97,7 @@ class RolePool(Generic[CT]):
                 self._pools[candidate.key] = pool
                 pool.open()
             except BaseException as exc:  # noqa: BLE001  (raised below)
-                # Interrupted, or without a thread; its worker may run already.
+                # Interrupted, or no thread could be started; in the first case the worker may run already.
                 failure = exc
                 self._retired.append(pool)
                 self._pools.pop(candidate.key, None)
@@ -113,7 +113,7 @@ class RolePool(Generic[CT]):
 
     def reconcile(self, topology: Topology) -> None:
         """Close the pools to hosts that lost the role, and forget those whose last session has ended."""
-        self._bars.keep(topology.by_key)
+        self._backoff.retain(topology.by_key)
         with self._lock:
             for pool in tuple(self._pools.values()):
                 host = topology.host(pool.key)
@@ -136,11 +136,11 @@ class RolePool(Generic[CT]):
                 pool.close()
 
     def abort(self, key: HostKey, address: str | None) -> int:
-        """Cut the sessions in flight at a host, whatever their generation; from any thread. Return how many.
+        """Abort the sessions in flight at a host, whatever their generation; from any thread. Return how many.
 
         Args:
             key: which host.
-            address: its address; sessions at another one, where its name led before, are left alone.
+            address: its address; sessions at other addresses, to which its name led before, go on.
         """
         return sum(pool.abort() for pool in self._at(key, address))
 
@@ -183,11 +183,11 @@ class RolePool(Generic[CT]):
         self._close_retired()
 
     def join(self, timeout: float) -> None:
-        """Wait for the workers of closed pools to end."""
+        """Wait for the workers of closed pools to end, for *timeout* seconds in all."""
         until = time.monotonic() + timeout
         for pool in self._retired:
             pool.join(max(0.01, until - time.monotonic()))
 
     def abort_all(self) -> int:
-        """Cut every session in flight; return how many."""
+        """Abort every session in flight; return how many."""
         return sum(pool.abort() for pool in (*self._pools.values(), *self._retired))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import psycopg
 
 from pgroute._acompat import Face, Watchdog
-from pgroute._sync.pool.connector import alive, shut
+from pgroute._sync.pool.lease import alive, lease_of, shut
 from pgroute._sync.session import (
     COMMIT_SENT,
     COMMITTED,
@@ -132,8 +132,8 @@ class Attempt(Face, Generic[CT]):
             conn: CT | None = None
             try:
                 conn = self._acquired()
-                lease = conn._pgroute  # type: ignore[attr-defined]
-                lease.holder = weakref.ref(self, lease.forsaken)
+                lease = lease_of(conn)
+                lease.holder = weakref.ref(self, lease.holder_lost)
                 with self.bounded(conn):
                     self._begin(conn)
                 self._conn = conn
@@ -170,7 +170,7 @@ class Attempt(Face, Generic[CT]):
         """
         if self._course.timeout is None:
             return _UNBOUNDED
-        cut = conn._pgroute.wire.cut  # type: ignore[attr-defined]
+        cut = lease_of(conn).abort
         return Watchdog(max(self.left, least, _LEAST_BOUND) + grace, cut)
 
     def _begin(self, conn: CT) -> None:
@@ -183,7 +183,7 @@ class Attempt(Face, Generic[CT]):
             conn.set_deferrable(request.deferrable)
         self._block = conn.transaction()
         self._transaction = self._block.__enter__()
-        conn._pgroute.was_idle = False  # type: ignore[attr-defined]
+        lease_of(conn).was_idle = False
 
     def _not_begun(self, conn: CT, exc: BaseException) -> float | None:
         try:
@@ -257,7 +257,7 @@ class Attempt(Face, Generic[CT]):
                 self._phase = COMMITTED
             else:
                 _end(self._engine, conn, block, status=status, read_write=self._request.read_write)
-            if conn._pgroute.unconfirmed:  # type: ignore[attr-defined]
+            if lease_of(conn).unconfirmed:
                 _tell_unconfirmed(self._engine, conn, None)
         except psycopg.Error as failure:
             fault = end_fault(failure, phase, lost=lost, read_write=self._request.read_write)
@@ -318,7 +318,7 @@ _SPLIT = (
 
 def _ended_by_body(conn: psycopg.Connection[Any]) -> bool:
     """Return whether the body has ended the transaction by a COMMIT or ROLLBACK of its own."""
-    return conn._pgroute.was_idle  # type: ignore[attr-defined,no-any-return]
+    return lease_of(conn).was_idle
 
 
 def _refuse_nested(engine: SessionManager[Any], request: Request, key: str | None) -> None:

@@ -1,0 +1,76 @@
+"""The few primitives in which the two faces differ, by hand, under names that the generator maps onto each other."""
+
+from __future__ import annotations
+
+from pgroute._acompat.deadlines import (
+    AsyncWatchdog,
+    Watchdog,
+    async_keep_time,
+    async_stop_keeping_time,
+    keep_time,
+    stop_keeping_time,
+)
+from pgroute._acompat.faces import AsyncFace, AsyncLoopFace, Face, LoopFace
+from pgroute._acompat.waiting import AsyncBell, AsyncChanges, AsyncWaiter, Changes, Waiter
+from pgroute._acompat.workers import (
+    AsyncLock,
+    AsyncWorker,
+    Lock,
+    Worker,
+    async_blocking,
+    async_finished,
+    async_join_all,
+    async_loop_identity,
+    async_myself,
+    async_run_all,
+    async_spawn,
+    async_stray,
+    blocking,
+    finished,
+    join_all,
+    loop_identity,
+    myself,
+    run_all,
+    spawn,
+    stray,
+)
+from pgroute.runtime.wakeup import Bell
+
+__all__ = [
+    "AsyncBell",
+    "AsyncChanges",
+    "AsyncFace",
+    "AsyncLock",
+    "AsyncLoopFace",
+    "AsyncWaiter",
+    "AsyncWatchdog",
+    "AsyncWorker",
+    "Bell",
+    "Changes",
+    "Face",
+    "Lock",
+    "LoopFace",
+    "Waiter",
+    "Watchdog",
+    "Worker",
+    "async_blocking",
+    "async_finished",
+    "async_join_all",
+    "async_keep_time",
+    "async_loop_identity",
+    "async_myself",
+    "async_run_all",
+    "async_spawn",
+    "async_stop_keeping_time",
+    "async_stray",
+    "blocking",
+    "finished",
+    "join_all",
+    "keep_time",
+    "loop_identity",
+    "myself",
+    "run_all",
+    "spawn",
+    "stop_keeping_time",
+    "stray",
+]

@@ -1,0 +1,155 @@
+"""Waiting until another thread or task has something to tell: for a change, for a connection, for work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import threading
+from collections import deque
+from typing import Any
+
+from pgroute.runtime.wakeup import Bell
+
+
+class Changes:
+    """A version number to wait for: `notify` changes it from any thread, `wait` returns when it has changed.
+
+    It takes no lock, because an interrupt of `notify` or `wait` could leave one locked.
+    """
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._versions = itertools.count(1)
+        self._waiting: deque[Bell] = deque()
+
+    @property
+    def deserted(self) -> bool:
+        """Whether nobody can wait any more."""
+        return False
+
+    def notify(self) -> None:
+        """Wake every waiter."""
+        self.version = next(self._versions)
+        # A waiter that joins after this line sees the new version.
+        for bell in tuple(self._waiting):
+            bell.ring()
+
+    def wait(self, seen: int, timeout: float | None) -> None:
+        """Return when `version` differs from *seen*, or after *timeout* seconds (None: not before)."""
+        bell = Bell()
+        self._waiting.append(bell)
+        try:
+            if self.version == seen:
+                bell.rest(timeout)
+        finally:
+            self._waiting.remove(bell)
+
+
+class AsyncChanges:
+    """As Changes, for tasks of the loop that was running when it was made."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    @property
+    def deserted(self) -> bool:
+        """Whether nobody can wait any more: the loop is closed."""
+        return self._loop.is_closed()
+
+    def notify(self) -> None:
+        """Wake every waiter; from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self.version += 1
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self, seen: int, timeout: float | None) -> None:
+        """Return when `version` differs from *seen*, or after *timeout* seconds (None: not before)."""
+        if self.version != seen:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._event.wait()
+
+
+class Waiter:
+    """A caller in the queue of a pool: `wake` from any thread ends its `wait`.
+
+    Args:
+        since: monotonic seconds at which the caller began to wait.
+
+    Attributes:
+        item: the lease and connection that it was given; None until then.
+        since: as given.
+    """
+
+    __slots__ = ("_bolt", "item", "since")
+
+    def __init__(self, since: float) -> None:
+        self.item: tuple[Any, Any] | None = None
+        self.since = since
+        self._bolt = threading.Lock()
+        self._bolt.acquire()
+
+    def wake(self) -> None:
+        """End the wait, or the next one if none has begun."""
+        with contextlib.suppress(RuntimeError):  # woken before
+            self._bolt.release()
+
+    def wait(self, timeout: float) -> None:
+        """Return when woken, or after *timeout* seconds."""
+        self._bolt.acquire(timeout=max(0.0, timeout))
+
+
+class AsyncWaiter:
+    """As Waiter, for a task; `wake` must be called in its loop."""
+
+    __slots__ = ("_future", "_loop", "item", "since")
+
+    def __init__(self, since: float) -> None:
+        self.item: tuple[Any, Any] | None = None
+        self.since = since
+        self._loop = asyncio.get_running_loop()
+        self._future = self._loop.create_future()
+
+    def wake(self) -> None:
+        """End the wait, or the next one if none has begun."""
+        if not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self, timeout: float) -> None:
+        """Return when woken, or after *timeout* seconds. Unlike wait_for(), it never loses a cancellation."""
+        handle = self._loop.call_later(timeout, self.wake)
+        try:
+            await self._future
+        finally:
+            handle.cancel()
+
+
+class AsyncBell:
+    """As Bell, for a task of the loop that was running when it was made."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    def ring(self) -> None:
+        """End the current rest, or the next one."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the worker gone
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    async def rest(self, timeout: float | None) -> None:
+        """Return when it rings, or after *timeout* seconds."""
+        handle = None if timeout is None else self._loop.call_later(max(0.0, timeout), self._event.set)
+        try:
+            await self._event.wait()
+        finally:
+            if handle is not None:
+                handle.cancel()
+        self._event.clear()

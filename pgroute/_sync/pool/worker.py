@@ -1,0 +1,186 @@
+# Generated from pgroute/_async/pool/worker.py by .ci/unasync.py: edit that file, not this one.
+"""The thread or task of one pool that opens and closes its connections."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pgroute._acompat import Bell, Worker, finished, join_all, spawn
+from pgroute._sync.pool.lease import contradicts, lease_of, shut
+from pgroute.core.routing.lending import Close, Connect, Rest
+
+if TYPE_CHECKING:
+    import threading
+
+    from collections.abc import Callable
+    import psycopg
+
+    from pgroute._sync.pool.connector import Connector
+    from pgroute._sync.pool.lease import Lease
+    from pgroute.core.routing.lending import Lending
+
+CT = TypeVar("CT", bound="psycopg.Connection[Any]")
+
+logger = logging.getLogger("pgroute")
+
+_AFTER_FAULT = 1.0
+_LIFETIME_SPREAD = 0.05
+"""The share of max_lifetime by which lifetimes differ, so that connections of one age are not all renewed at once."""
+
+
+class PoolWorker(Generic[CT]):
+    """Opens and closes the connections of one pool as its books say, until these are closed.
+
+    Args:
+        name: of the thread or task.
+        lending: the pool's books.
+        lock: the books' lock.
+        counts: the pool's counters.
+        connector: opens connections.
+        max_lifetime: seconds.
+        close: closes the pool.
+
+    Attributes:
+        failure: why the last attempt to connect failed; None: it did not.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        lending: Lending[Lease, CT],
+        lock: threading.Lock,
+        counts: dict[str, float],
+        connector: Connector,
+        *,
+        max_lifetime: float,
+        close: Callable[[], None],
+    ) -> None:
+        self.failure: BaseException | None = None
+        self._name = name
+        self._lending = lending
+        self._lock = lock
+        self._counts = counts
+        self._connector = connector
+        self._max_lifetime = max_lifetime
+        self._close = close
+        self._pid = os.getpid()
+        self._lost: deque[Lease] = deque()
+        self._bell = Bell()
+        self._worker: Worker | None = None
+
+    def start(self) -> None:
+        """Start; the first connection follows by itself.
+
+        Raises:
+            RuntimeError: a thread cannot be started.
+        """
+        self._worker = spawn(self._work, self._name)
+
+    def wake(self) -> None:
+        """Have the worker look at the books again; from any thread, and without a lock."""
+        self._bell.ring()
+
+    def lost(self, lease: Lease) -> None:
+        """Have the connection of a lease closed that its caller has lost; without a lock."""
+        self._lost.append(lease)
+        self._bell.ring()
+
+    def _work(self) -> None:
+        # A fault here must not leave callers in the queue with nobody to serve them.
+        try:
+            while True:
+                try:
+                    if not self._turn():
+                        return
+                except Exception:
+                    logger.exception("the pool %s failed", self._name)
+                    self._bell.rest(_AFTER_FAULT)
+        except BaseException:
+            (
+                self._close()
+            )  # cancelled, or ended by the user's code: callers in the queue go to another pool
+            raise
+
+    def _turn(self) -> bool:
+        if os.getpid() != self._pid:
+            return False  # the copy in a forked child, whose sockets are its parent's
+        self.forget_lost()
+        with self._lock:
+            step = self._lending.step(time.monotonic())
+        match step:
+            case Connect():
+                self._connect()
+            case Close(items):
+                for lease, conn in items:
+                    lease.connection = None
+                    shut(conn)
+            case Rest(seconds):
+                self._bell.rest(seconds)
+            case _:
+                return False
+        return True
+
+    def forget_lost(self) -> None:
+        """Close connections that their callers have lost; never under the lock: a log handler is the user's code."""
+        while self._lost:
+            lease = self._lost.popleft()
+            with self._lock:
+                known = lease in self._lending.leases
+                self._lending.remove(lease)
+            if known:
+                lease.abort()
+                self._counts["connections_lost"] += 1
+                logger.warning("a connection of %s was lost by its caller, and is closed", self._name)
+
+    def _connect(self) -> None:
+        begun = time.monotonic()
+        self._counts["connections_num"] += 1
+        failure: BaseException | None = None
+        try:
+            conn: CT = self._connector.connect()
+        except BaseException as exc:
+            self._counts["connections_errors"] += 1
+            if not isinstance(exc, Exception):
+                raise
+            failure = exc.with_traceback(None)
+        now = time.monotonic()
+        self.failure = failure
+        if failure is not None:
+            with self._lock:
+                self._lending.failed(now)
+                empty = not self._lending.leases
+            if empty:
+                # The callers in the queue go elsewhere at once.
+                self._close()
+            return
+        self._counts["connections_ms"] += 1000.0 * (now - begun)
+        lease = lease_of(conn)
+        lifetime = self._max_lifetime * (1.0 - _LIFETIME_SPREAD * random.random())
+        lease.expires_at = now + lifetime
+        lease.connection = weakref.ref(conn, lambda _: lease.pool.lease_lost(lease))
+        with self._lock:
+            # One that contradicts its pool is lent to a caller who waits already, and never idle.
+            wanted = not self._lending.closed and (bool(self._lending.waiting) or not contradicts(conn))
+            if wanted:
+                self._lending.joined((lease, conn))
+            else:
+                self._lending.failed(now)
+        if not wanted:
+            lease.connection = None
+            shut(conn)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the thread or task has ended, or was never started."""
+        return self._worker is None or finished(self._worker)
+
+    def join(self, timeout: float) -> None:
+        """Wait for the end, for *timeout* seconds at most."""
+        if self._worker is not None:
+            join_all([self._worker], timeout)

@@ -1,0 +1,273 @@
+"""Canaries: each fails when a new psycopg changes what pgroute/_psycopg.py relies on, or makes it superfluous."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import gc
+import itertools
+import socket
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import psycopg_pool
+import pytest
+from psycopg.errors import error_from_result
+from psycopg.pq import TransactionStatus
+
+import pgroute
+from pgroute._psycopg import (
+    ConnectAborted,
+    forget_prepared,
+    has_open_block,
+    has_two_phase,
+    mark_pooled,
+    query_steps,
+    watched_class,
+)
+from pgroute.testing import LocalCluster
+
+cluster_needed = pytest.mark.cluster
+
+
+def changed(name: str, what: str) -> str:
+    """Return the text of a failure."""
+    return f"psycopg {psycopg.__version__}: {what}. Adapt {name} in pgroute/_psycopg.py"
+
+
+@pytest.fixture
+def conn(shared: LocalCluster) -> Iterator[psycopg.Connection[Any]]:
+    with contextlib.closing(psycopg.connect(shared.primary.conninfo, autocommit=True)) as conn:
+        yield conn
+
+
+@cluster_needed
+def test_a_two_phase_transaction_is_seen(conn: psycopg.Connection[Any]) -> None:
+    assert not has_two_phase(conn)
+    conn.autocommit = False
+    conn.tpc_begin(conn.xid(1, "canary", "canary"))
+    assert has_two_phase(conn), changed("has_two_phase", "Connection._tpc is gone or means something else")
+    conn.tpc_rollback()
+    assert not has_two_phase(conn)
+
+
+@cluster_needed
+def test_a_transaction_that_was_never_left_is_seen(conn: psycopg.Connection[Any]) -> None:
+    assert not has_open_block(conn)
+    block = conn.transaction()
+    block.__enter__()
+    conn.execute("COMMIT")
+    assert conn.info.transaction_status is TransactionStatus.IDLE
+    told = "Connection._num_transactions is gone or means something else"
+    assert has_open_block(conn), changed("has_open_block", told)
+
+
+def prepare(conn: psycopg.Connection[Any]) -> None:
+    conn.execute("SELECT %s::int", [1], prepare=True)
+
+
+@cluster_needed
+def test_prepared_statements_are_forgotten(conn: psycopg.Connection[Any]) -> None:
+    prepare(conn)
+    forget_prepared(conn)
+    conn.wait(query_steps(conn.pgconn, b"DISCARD ALL"))
+    try:
+        prepare(conn)
+    except psycopg.errors.InvalidSqlStatementName:
+        pytest.fail(changed("forget_prepared", "Connection._prepared.clear() does not forget all statements"))
+
+
+@cluster_needed
+def test_psycopg_does_not_notice_each_discard_by_itself(conn: psycopg.Connection[Any]) -> None:
+    conn.execute("DISCARD ALL")
+    prepare(conn)
+    conn.execute("DISCARD ALL")
+    try:
+        prepare(conn)
+    except psycopg.errors.InvalidSqlStatementName:
+        return
+    pytest.fail(
+        changed("forget_prepared", "each DISCARD ALL is noticed: execute it with a cursor and delete")
+    )
+
+
+@cluster_needed
+def test_a_connection_of_a_pool_stays_open(shared: LocalCluster) -> None:
+    conn = psycopg.connect(shared.primary.conninfo)
+    mark_pooled(conn)
+    with conn:
+        conn.execute("SELECT 1")
+    assert not conn.closed, changed(
+        "mark_pooled", "Connection._pool does not keep a `with conn` from closing"
+    )
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        del conn
+        gc.collect()
+    assert told == [], changed("mark_pooled", "Connection._pool does not prevent the ResourceWarning")
+
+
+@cluster_needed
+def test_close_closes_a_connection_of_a_pool(shared: LocalCluster) -> None:
+    conn = psycopg.connect(shared.primary.conninfo)
+    mark_pooled(conn)
+    conn.close()
+    assert conn.closed, changed(
+        "mark_pooled", "close() returns a connection without asking for close_returns"
+    )
+
+
+@cluster_needed
+def test_connecting_ends_when_it_is_not_wanted(shared: LocalCluster) -> None:
+    told = changed(
+        "watched_class", "connect() does not use Connection._connect_gen, so a login is not bounded"
+    )
+    for wanted in (True, False):
+        outcome = contextlib.nullcontext() if wanted else pytest.raises(ConnectAborted)
+        kept: bool = wanted
+        cls = watched_class(psycopg.Connection, lambda kept=kept: not kept)  # type: ignore[misc]
+        try:
+            with outcome, contextlib.closing(cls.connect(shared.primary.conninfo)) as conn:
+                assert type(conn) is psycopg.Connection
+        except pytest.fail.Exception:
+            pytest.fail(told)
+
+
+@cluster_needed
+async def test_connecting_in_a_loop_ends_when_it_is_not_wanted(shared: LocalCluster) -> None:
+    told = changed(
+        "watched_class", "connect() does not use Connection._connect_gen, so a login is not bounded"
+    )
+    cls = watched_class(psycopg.AsyncConnection, lambda: True)
+    try:
+        with pytest.raises(ConnectAborted):
+            await cls.connect(shared.primary.conninfo)
+    except pytest.fail.Exception:
+        pytest.fail(told)
+
+
+def test_connecting_to_a_silent_host_asks_whether_it_is_wanted() -> None:
+    asked = itertools.count()
+    cls = watched_class(psycopg.Connection, lambda: next(asked) > 3)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(psycopg.OperationalError) as caught:
+        cls.connect(host="127.0.0.1", port=silent.getsockname()[1], connect_timeout=3)
+    told = "connecting to a silent host does not resume the generator, so closing a router takes its time"
+    assert isinstance(caught.value, ConnectAborted), changed("watched_class", told)
+
+
+@cluster_needed
+def test_several_statements_give_several_results(conn: psycopg.Connection[Any]) -> None:
+    with conn.lock:
+        found = conn.wait(query_steps(conn.pgconn, b"SELECT 1; SELECT 2"))
+    told = "generators.execute or Connection.wait does not return the result of each statement"
+    assert [result.get_value(0, 0) for result in found] == [b"1", b"2"], changed("query_steps", told)
+    [failed] = conn.wait(query_steps(conn.pgconn, b"SELECT 1 / 0"))
+    assert isinstance(error_from_result(failed, encoding="utf-8"), psycopg.errors.DivisionByZero)
+
+
+@cluster_needed
+async def test_statements_and_their_cancels_go_through_replaced_methods(shared: LocalCluster) -> None:
+    conn = await psycopg.AsyncConnection.connect(shared.primary.conninfo)
+    called: list[str] = []
+
+    async def wait(*args: Any, **kwargs: Any) -> Any:
+        called.append("wait")
+        return await psycopg.AsyncConnection.wait(conn, *args, **kwargs)
+
+    async def cancel_safe(**kwargs: Any) -> None:
+        called.append("cancel_safe")
+        await psycopg.AsyncConnection.cancel_safe(conn, **kwargs)
+
+    conn.wait = wait  # type: ignore[method-assign]
+    conn.cancel_safe = cancel_safe  # type: ignore[method-assign]
+    await conn.execute("SELECT 1")
+    told = (
+        f"psycopg {psycopg.__version__}: interrupts are not bounded any more. Adapt _async/pool/interrupt.py"
+    )
+    assert "wait" in called, told
+    task = asyncio.create_task(conn.execute("SELECT pg_sleep(30)"))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert called[-1] == "cancel_safe", told
+    await conn.close()
+
+
+# Nothing else of psycopg's is touched.
+
+ROOT = Path(pgroute.__path__[0])
+DOOR = ROOT / "_psycopg.py"
+SOURCES = [Path(module.__path__[0]) for module in (psycopg, psycopg_pool)]
+USED = {"_tpc", "_num_transactions", "_prepared", "_pool", "_connect_gen"}
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_names() -> set[str]:
+    """Return the private attributes of psycopg's and psycopg_pool's objects, and their private modules."""
+    found = set()
+    for path in (path for folder in SOURCES for path in folder.rglob("*.py")):
+        found.add(path.stem)
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Attribute):
+                found.add(node.attr)
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                found.add(node.name)
+    return set(filter(is_private, found))
+
+
+def touched(tree: ast.AST, private: set[str]) -> Iterator[tuple[int, str]]:
+    """Yield (line, name) of each private name of psycopg's in a module; what is of `self` is the module's own."""
+    slots = {
+        id(value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__slots__"
+        for value in ast.walk(node.value)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in private:
+            if ast.unparse(node.value) not in {"self", "cls"}:
+                yield node.lineno, node.attr
+        elif isinstance(node, ast.Constant) and node.value in USED and id(node) not in slots:
+            yield node.lineno, node.value
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0].startswith("psycopg"):
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+            yield from ((node.lineno, name) for name in names if is_private(name))
+        elif isinstance(node, ast.ClassDef) and "psycopg" in "".join(map(ast.unparse, node.bases)):
+            names = [item.attr for item in ast.walk(node) if isinstance(item, ast.Attribute)]
+            yield from ((node.lineno, name) for name in names if name in private)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("conn._pool = self", "_pool"),
+        ("if getattr(conn, '_tpc', None): pass", "_tpc"),
+        ("type(cls.__name__, (cls,), {'_connect_gen': f})", "_connect_gen"),
+        ("from psycopg._preparing import PrepareManager", "_preparing"),
+        ("import psycopg\npsycopg._tpc.Xid", "_tpc"),
+        ("class C(psycopg.Connection):\n    def f(self):\n        self._prepared.clear()", "_prepared"),
+    ],
+)
+def test_the_scan_finds_a_planted_private_name(text: str, name: str) -> None:
+    assert name in {found for _, found in touched(ast.parse(text), private_names())}
+
+
+def test_no_other_module_touches_a_private_name_of_psycopg() -> None:
+    private = private_names()
+    assert private >= USED
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in sorted(ROOT.rglob("*.py"))
+        if path != DOOR
+        for line, name in touched(ast.parse(path.read_text("utf-8")), private)
+    ]
+    assert found == []
+    assert {name for _, name in touched(ast.parse(DOOR.read_text("utf-8")), private)} >= USED
