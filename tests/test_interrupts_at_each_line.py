@@ -35,6 +35,9 @@ SAID = "committed"
 # What the interpreter calls between two lines of others; an exception has nobody there to go to.
 UNRAISABLE = {"__del__", "_collected", "forsaken", "<lambda>"}
 
+MOST_LINES = 1500
+"""Beyond what each piece of work has by far: one that grows with each interrupt keeps something of it."""
+
 LEFT = object()
 """Kept by a caller who knows by itself that its work is done."""
 
@@ -316,6 +319,7 @@ def test_an_interrupt_at_any_line_costs_no_slot_and_hides_no_commit(
                 while going_on and len(trial.faults) == known:
                     going_on = trial.interrupt(router, work, line, truth=work is not changing)
                     line = next(each)
+                    assert line < MOST_LINES, trial.where
                 eventually(lambda: others.rounds or others.errors)
                 if len(trial.faults) > known:
                     others.ending.set()
