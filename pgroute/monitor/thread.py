@@ -46,6 +46,7 @@ class Monitor:
         self._watchers: dict[WatchKey, HostWatcher] = {}
         self._clusters: set[ClusterWatch] = set()
         self._leaving: dict[ClusterWatch, Signal] = {}
+        self._ending: set[ClusterWatch] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pid = os.getpid()
         self._ready = Signal()
@@ -102,13 +103,17 @@ class Monitor:
         with self._lock:
             if self._pid != os.getpid():
                 return None  # the parent's
-            if cluster in self._clusters and cluster not in self._leaving and self._thread.is_alive():
-                # The loop's work, so that nobody who is interrupted can leave it half done.
-                self._leaving[cluster] = Signal()
+            if cluster in self._clusters and self._thread.is_alive():
+                # The loop's work, so that an interrupt cannot leave it half done. Asked for again by each caller: the
+                # one before may have been interrupted just here.
+                self._leaving.setdefault(cluster, Signal())
                 self.call(self._begin_end, cluster)
             return self._leaving.get(cluster)
 
     def _begin_end(self, cluster: ClusterWatch) -> None:
+        if cluster in self._ending or cluster not in self._clusters:
+            return
+        self._ending.add(cluster)
         task = self._loop.create_task(self._end(cluster))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -119,6 +124,7 @@ class Monitor:
         finally:
             with self._lock:
                 self._clusters.discard(cluster)
+                self._ending.discard(cluster)
                 leaving = self._leaving.pop(cluster, None)
                 if not self._clusters:
                     self._stopping = True

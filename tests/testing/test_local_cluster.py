@@ -334,6 +334,7 @@ def test_synchronous_commit_waits_for_a_standby_also_after_promotion(version: in
     with LocalCluster(version=version, synchronous=True) as cluster:
         old, new, other = cluster.nodes
         old.execute("CREATE TABLE t (i int)")
+        cluster.catch_up()  # one standby has it, and that need not be this one
         old.kill()
         cluster.promote(new)
         other.freeze()

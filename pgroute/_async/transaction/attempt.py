@@ -126,7 +126,7 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
         if self._conn is not None or self.ended:
             raise RuntimeError("an attempt can be used once: take the next from the iterator")
         _refuse_nested(self._engine, self._request, self._key)
-        self._around = _around.get()
+        self._around = _still_open(_around.get())
         while True:
             conn: CT | None = None
             try:
@@ -318,6 +318,13 @@ _SPLIT = (
 def _ended_by_body(conn: psycopg.AsyncConnection[Any]) -> bool:
     """Return whether the body has ended the transaction by a COMMIT or ROLLBACK of its own."""
     return lease_of(conn).was_idle
+
+
+def _still_open(around: _Around | None) -> _Around | None:
+    """Return the innermost attempt that has not ended: one that an interrupt tore out of its end stays behind."""
+    while around is not None and ((attempt := around.attempt()) is None or attempt.ended):
+        around = around.outer
+    return around
 
 
 def _refuse_nested(engine: AsyncSessionManager[Any], request: Request, key: str | None) -> None:
