@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from pgroute.testing.cluster import LocalCluster
     from pgroute.testing.initdb import InitdbCache
-    from pgroute.testing.proxy import Endpoint, FaultProxy
+    from pgroute.testing.proxy import FaultProxy
+    from pgroute.testing.proxy_arguments import Endpoint
 
 
 class ClusterFactory(Protocol):

@@ -44,7 +44,7 @@ CHAPTERS = (
     Chapter(
         "Testing",
         "pgroute.testing",
-        "LocalCluster InitdbCache Node FaultProxy Trap ServerBinaries available_versions find_server"
+        "LocalCluster InitdbCache Node FaultProxy Trigger ServerBinaries available_versions find_server"
         " ClusterError ClusterTimeout ServerNotFound",
     ),
 )
@@ -57,7 +57,7 @@ NOT_FOR_USERS = {
     "Role": "parse",
     "SessionAttrs": "parse accepts pool",
     "Topology": "start",
-    "Trap": "do pattern count forwards spring miss hit in_force disarm",
+    "Trigger": "action pattern count after_forwarding reserve give_back record_hit set_in_force disarm",
 }
 """Members of public classes that are there for the other rooms of the package."""
 

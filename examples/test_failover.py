@@ -130,7 +130,7 @@ def test_orders_survive_a_primary_that_is_cut_off(
     """As a crash, but the old primary goes on, and no connection to it ever ends."""
     with Clients(router) as clients:
         clients.wait_for_more()
-        proxies[0].deaf()
+        proxies[0].blackhole()
         new = pgroute_cluster.promote()
         clients.wait_for_more()
     assert found(pgroute_cluster) == Counter(clients.acknowledged)
@@ -141,7 +141,7 @@ def test_an_order_whose_acknowledgement_is_lost_is_placed_once(
     router: Router, pgroute_cluster: LocalCluster, proxies: list[FaultProxy]
 ) -> None:
     """The server commits, but its answer never arrives: the application finds out."""
-    lost = proxies[0].when(b"COMMIT", do="reset")
+    lost = proxies[0].when(b"COMMIT", action="reset")
     place_order(router, "tea")
     assert lost.hits == 1
     assert found(pgroute_cluster) == {"tea": 1}

@@ -23,7 +23,7 @@ from .texts import (
     WATCH_HELP,
 )
 
-FAULTS = ("crash", "freeze", "switchover", "split-brain", "replica-loss")
+FAULTS = ("crash", "freeze", "switchover", "split-brain", "standby-loss")
 PICTURES = (".svg", ".png", ".pdf")
 SHELLS = ("bash", "zsh", "tcsh")
 

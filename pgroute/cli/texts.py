@@ -112,7 +112,7 @@ faults:
   switchover    the primary is shut down cleanly, a standby promoted at once
   split-brain   the primary dies and both standbys are promoted: two
                 primaries, between which nothing decides
-  replica-loss  a standby dies; writes go on, reads move
+  standby-loss  a standby dies; writes go on, reads move
 
 exit status:
   0  every acknowledged row was found, once, and no row that nobody can

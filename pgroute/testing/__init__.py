@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from .binaries import ServerBinaries, available_versions, find_server
     from .cluster import LocalCluster
     from .errors import ClusterError, ClusterTimeout, ServerNotFound
-    from .flow import Trap
     from .initdb import InitdbCache
     from .node import Node
     from .proxy import FaultProxy
+    from .trigger import Trigger
 
 __all__ = [
     "ClusterError",
@@ -22,7 +22,7 @@ __all__ = [
     "Node",
     "ServerBinaries",
     "ServerNotFound",
-    "Trap",
+    "Trigger",
     "available_versions",
     "find_server",
 ]
@@ -36,7 +36,7 @@ _HOMES = {
     "Node": "node",
     "ServerBinaries": "binaries",
     "ServerNotFound": "errors",
-    "Trap": "flow",
+    "Trigger": "trigger",
     "available_versions": "binaries",
     "find_server": "binaries",
 }

@@ -161,7 +161,7 @@ class Stage:
             yield proxies
         finally:
             for proxy in proxies:
-                proxy.mend()
+                proxy.clear_faults()
 
     def _look_behind(self, old: Node) -> None:
         """Read what a stopped server committed on its last timeline and its successor has not, without a network."""

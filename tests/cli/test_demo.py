@@ -127,7 +127,7 @@ FAULTS = {
     "split-brain": (
         "node1 killed", "both standbys promoted", "node. shut down", "first write", "node1 comes back",
     ),
-    "replica-loss": ("node3 killed", "node3 started"),
+    "standby-loss": ("node3 killed", "node3 started"),
 }  # fmt: skip
 
 
@@ -136,7 +136,7 @@ FAULTS = {
     [pytest.param(fault, marks=() if fault == "split-brain" else pytest.mark.long) for fault in FAULTS],
 )
 def test_every_fault_is_played_to_its_end(temporary, fault):
-    face = ["--async"] if fault in ("freeze", "replica-loss") else []
+    face = ["--async"] if fault in ("freeze", "standby-loss") else []
     with start(temporary, "--fault", fault, "--duration", "4", *face) as demo:
         out, err = demo.communicate(timeout=90)
     assert (demo.returncode, err) == (0, ""), out
@@ -157,7 +157,7 @@ def test_every_fault_is_played_to_its_end(temporary, fault):
     else:
         # One for each read that was under way at the standby that was killed, but no other.
         [errors] = re.findall(r"^read errors +(.*)$", out, re.MULTILINE)
-        assert sum(map(int, re.findall(r"\d+", errors))) <= (4 if fault == "replica-loss" else 0), out
+        assert sum(map(int, re.findall(r"\d+", errors))) <= (4 if fault == "standby-loss" else 0), out
     if fault == "freeze":
         assert "stale primary: on timeline 1 while timeline 2 was seen" in out
     assert out.endswith("Every acknowledged row is there, once.\n")

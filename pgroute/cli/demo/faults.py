@@ -111,7 +111,7 @@ def split_brain(stage: Stage) -> Node:
     return new
 
 
-def replica_loss(stage: Stage) -> Node:
+def standby_loss(stage: Stage) -> Node:
     """Kill a standby; it comes back."""
     primary = stage.primary
     lost = stage.cluster.standbys[-1]
@@ -132,7 +132,7 @@ FAULTS: Mapping[str, Fault] = {
     "switchover": Fault(switchover, {}),
     # So that the writers are told of it while it lasts.
     "split-brain": Fault(split_brain, {"acquire_timeout": 1.0}),
-    "replica-loss": Fault(replica_loss, {}),
+    "standby-loss": Fault(standby_loss, {}),
 }
 
 
