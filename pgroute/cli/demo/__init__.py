@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pgroute.cli.demo.faults import FAULTS
 from pgroute.cli.demo.report import show_outcome
 from pgroute.cli.demo.stage import Stage
 from pgroute.cli.errors import CommandError
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             with console.status("starting a primary and two standbys"):
                 cluster.start()
-            outcome = Stage(console, cluster, args).play()
+            outcome = Stage(console, cluster, args, FAULTS[args.fault]).play()
         finally:
             cluster.stop()
     except (ServerNotFound, ClusterError) as exc:

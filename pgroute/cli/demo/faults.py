@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pgroute import HostState
+from pgroute.cli.demo.stage import Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any
+    from collections.abc import Mapping
 
     from pgroute.cli.demo.stage import Stage
     from pgroute.testing import Node
@@ -23,18 +23,6 @@ PROMOTE_AFTER = 1.0
 MEND_AFTER = 1.5
 SPLIT_FOR = 2.5
 _GIVE_UP_AFTER = 15.0
-
-
-class Fault(NamedTuple):
-    """One of the faults.
-
-    Attributes:
-        play: causes and mends it; returns the primary at the end.
-        options: the router's, beside the sizes of its pools.
-    """
-
-    play: Callable[[Stage], Node]
-    options: Mapping[str, Any]
 
 
 def crash(stage: Stage) -> Node:

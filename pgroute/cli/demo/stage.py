@@ -6,19 +6,18 @@ import math
 import threading
 import time
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 
 from pgroute import PoolOptions
-from pgroute.cli.demo.faults import FAULTS
 from pgroute.cli.demo.load import TABLE, TaskLoad, ThreadLoad
 from pgroute.cli.demo.outcome import Moment, Outcome
 from pgroute.cli.watch import EVENT_STYLES
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from rich.console import Console
 
@@ -32,29 +31,44 @@ _POLL = 0.01
 _WITNESS_POLL = 0.002
 
 
+class Fault(NamedTuple):
+    """A fault of the demo.
+
+    Attributes:
+        play: causes and repairs it; returns the primary at the end.
+        options: options for the router, besides the sizes of its pools.
+    """
+
+    play: Callable[[Stage], Node]
+    options: Mapping[str, Any]
+
+
 class Stage:
     """One run.
 
     Args:
-        console: where it is shown.
-        cluster: what is broken; started.
-        args: the command's.
+        console: the console that shows it.
+        cluster: the cluster to break; started.
+        args: the command's arguments.
+        fault: the fault to play.
 
     Attributes:
         cluster: as given.
         primary: the primary at the start.
-        duration: of the load, in seconds.
-        promoted_at: the last moment at which the witness found a node in recovery that was promoted then.
+        duration: seconds of load.
+        promoted_at: when the witness last found the promoted node in recovery, in time.monotonic() seconds.
     """
 
-    def __init__(self, console: Console, cluster: LocalCluster, args: argparse.Namespace) -> None:
+    def __init__(
+        self, console: Console, cluster: LocalCluster, args: argparse.Namespace, fault: Fault
+    ) -> None:
         self.cluster = cluster
         self.primary = cluster.primary
         self.duration: float = args.duration
         self.promoted_at: float | None = None
         self._console = console
         self._args = args
-        self._fault = FAULTS[args.fault]
+        self._fault = fault
         self._names = {f"{node.host}:{node.port}": node.name for node in cluster.nodes}
         self._moments: list[Moment] = []
         self._fault_at = math.inf
