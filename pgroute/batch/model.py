@@ -74,7 +74,7 @@ class BatchReport:
         skipped: chunks done by earlier runs or by other copies of the job.
         rejected: chunks set aside, of all runs.
         retries: attempts of this run beyond the first one of each chunk.
-        seconds: the duration of this run.
+        seconds: the duration of this run, in seconds.
         finished: True if the database records every chunk as applied or set aside.
     """
 
@@ -100,7 +100,7 @@ class BatchProgress:
         chunks_total: all chunks of the job; None: not known yet.
         rejected: chunks set aside by this run.
         retries: attempts of this run beyond the first one of each chunk.
-        seconds: time since this run began.
+        seconds: seconds since this run began.
         rate: rows per second, of this run.
         eta: seconds to the end at this rate; None: not known.
         primary: the current primary; None: there is none.

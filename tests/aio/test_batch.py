@@ -568,7 +568,7 @@ async def test_a_body_that_asks_for_a_rollback_fails(ground: Ground) -> None:
         raise psycopg.Rollback
 
     async with AsyncRouter(ground.dsn) as router:
-        with pytest.raises(psycopg.ProgrammingError, match="the body raised psycopg.Rollback"):
+        with pytest.raises(psycopg.ProgrammingError, match=r"the body raised psycopg\.Rollback"):
             await AsyncBatchJob(router, "j", range(3)).run(back)
 
 

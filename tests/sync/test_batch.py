@@ -546,7 +546,12 @@ def test_a_name_stands_for_one_source_and_one_chunk_size(ground: Ground) -> None
         BatchJob(router, "keys", Keyset(query, "id", [7]), chunk_size=2).run(nothing)
         for name, source, size, problem in (
             ("items", range(5), 3, "invalid chunk_size 3: .*started with chunk_size=2"),
-            ("items", Keyset(query, "id", [7]), 2, "invalid source 'keyset:.*started with the source 'items'"),
+            (
+                "items",
+                Keyset(query, "id", [7]),
+                2,
+                "invalid source 'keyset:.*started with the source 'items'",
+            ),
             ("keys", range(5), 2, "invalid source 'items': .*with the source 'keyset:.* by id bigint'"),
             ("keys", Keyset(query, "id", [8]), 2, "invalid source 'keyset"),
             ("keys", Keyset(query, "price", [7]), 2, "invalid source 'keyset:.*by price integer"),
@@ -562,7 +567,7 @@ def test_a_body_that_asks_for_a_rollback_fails(ground: Ground) -> None:
         raise psycopg.Rollback
 
     with Router(ground.dsn) as router:
-        with pytest.raises(psycopg.ProgrammingError, match="the body raised psycopg.Rollback"):
+        with pytest.raises(psycopg.ProgrammingError, match=r"the body raised psycopg\.Rollback"):
             BatchJob(router, "j", range(3)).run(back)
 
 
