@@ -1,4 +1,4 @@
-"""`pgroute demo`: a throw-away cluster under load suffers a fault, and every acknowledged row is looked for."""
+"""`pgroute demo`: causes a fault in a throw-away cluster under load, and checks every acknowledged row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
 
 _SPARE = 20
-"""Connections beside those of the load: probes, replication, the demo's own."""
+"""Connections besides those of the load: probes, replication, the demo itself."""
 
 
 def run(args: argparse.Namespace) -> int:
