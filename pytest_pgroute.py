@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pgroute.testing.cluster import LocalCluster
-    from pgroute.testing.initdb import InitdbCache
     from pgroute.testing.proxy import FaultProxy
     from pgroute.testing.proxy_arguments import Endpoint
 
@@ -38,49 +37,35 @@ def pgroute_cluster_options() -> dict[str, Any]:
     return {}
 
 
-@pytest.fixture(scope="session")
-def pgroute_initdb_cache() -> Iterator[InitdbCache]:
-    """Where the clusters of the fixtures find the work of initdb."""
-    from pgroute.testing.initdb import InitdbCache
-
-    with InitdbCache() as cache:
-        yield cache
-
-
 @pytest.fixture
-def pgroute_cluster(
-    pgroute_cluster_options: dict[str, Any], pgroute_initdb_cache: InitdbCache
-) -> Iterator[LocalCluster]:
+def pgroute_cluster(pgroute_cluster_options: dict[str, Any]) -> Iterator[LocalCluster]:
     """A fresh primary with two standbys for each test, which may break it as it likes."""
     from pgroute.testing.cluster import LocalCluster
 
-    with LocalCluster(**{"cache": pgroute_initdb_cache, **pgroute_cluster_options}) as cluster:
+    with LocalCluster(**pgroute_cluster_options) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
-def pgroute_shared_cluster(
-    pgroute_cluster_options: dict[str, Any], pgroute_initdb_cache: InitdbCache
-) -> Iterator[LocalCluster]:
+def pgroute_shared_cluster(pgroute_cluster_options: dict[str, Any]) -> Iterator[LocalCluster]:
     """A cluster for the whole run, for tests that leave the nodes as they are."""
     from pgroute.testing.cluster import LocalCluster
 
-    with LocalCluster(**{"cache": pgroute_initdb_cache, **pgroute_cluster_options}) as cluster:
+    with LocalCluster(**pgroute_cluster_options) as cluster:
         yield cluster
 
 
 @pytest.fixture
-def pgroute_cluster_factory(
-    pgroute_cluster_options: dict[str, Any], pgroute_initdb_cache: InitdbCache
-) -> Iterator[ClusterFactory]:
+def pgroute_cluster_factory(pgroute_cluster_options: dict[str, Any]) -> Iterator[ClusterFactory]:
     """A function that makes clusters inside a test: call it with the options of `LocalCluster`."""
     from pgroute.testing.cluster import LocalCluster
 
-    always: dict[str, Any] = {"cache": pgroute_initdb_cache, **pgroute_cluster_options}
     with ExitStack() as stack:
 
         def make(standbys: int = 2, **options: Any) -> LocalCluster:
-            return stack.enter_context(LocalCluster(**{**always, "standbys": standbys, **options}))
+            return stack.enter_context(
+                LocalCluster(**{**pgroute_cluster_options, "standbys": standbys, **options})
+            )
 
         yield make
 

@@ -44,7 +44,7 @@ CHAPTERS = (
     Chapter(
         "Testing",
         "pgroute.testing",
-        "LocalCluster InitdbCache Node FaultProxy Trigger ServerBinaries available_versions find_server"
+        "LocalCluster Node FaultProxy Trigger ServerBinaries available_versions find_server"
         " ClusterError ClusterTimeout ServerNotFound",
     ),
 )
@@ -52,8 +52,7 @@ FIXTURES = "pytest_pgroute"
 NOT_FOR_USERS = {
     "Attempt": "again ended whole left decided bounded",
     "Attempts": "unknown",
-    "InitdbCache": "fill",
-    "Node": "configure_standby take_port",
+    "Node": "configure_standby has_standby_signal take_port tool_conninfo wait_following",
     "Role": "parse",
     "SessionAttrs": "parse accepts pool",
     "Topology": "start",

@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from .binaries import ServerBinaries, available_versions, find_server
     from .cluster import LocalCluster
     from .errors import ClusterError, ClusterTimeout, ServerNotFound
-    from .initdb import InitdbCache
     from .node import Node
     from .proxy import FaultProxy
     from .trigger import Trigger
@@ -17,7 +16,6 @@ __all__ = [
     "ClusterError",
     "ClusterTimeout",
     "FaultProxy",
-    "InitdbCache",
     "LocalCluster",
     "Node",
     "ServerBinaries",
@@ -31,7 +29,6 @@ _HOMES = {
     "ClusterError": "errors",
     "ClusterTimeout": "errors",
     "FaultProxy": "proxy",
-    "InitdbCache": "initdb",
     "LocalCluster": "cluster",
     "Node": "node",
     "ServerBinaries": "binaries",

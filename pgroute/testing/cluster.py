@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from typing import Self
 
     from .binaries import ServerBinaries
-    from .initdb import InitdbCache
 
 SETTINGS = {
     "fsync": "off",  # only the operating system's crash could tell
@@ -63,7 +62,6 @@ class LocalCluster:
         addresses: of loopback, one for each node ("127.0.0.2", "127.0.0.3", ...), all with one port then, as hosts
             behind a name have; `standbys` follows from them. Linux.
         password: of the superuser, None for a random one; clusters that share a DSN need the same.
-        cache: where initdb's work is found, or kept for the next cluster; an `InitdbCache` in use.
         timeout: seconds for each step of the start.
 
     Attributes:
@@ -86,7 +84,6 @@ class LocalCluster:
         dbname: str = "postgres",
         addresses: Sequence[str] = (),
         password: str | None = None,
-        cache: InitdbCache | None = None,
         timeout: float = 60.0,
     ) -> None:
         if addresses:
@@ -108,7 +105,6 @@ class LocalCluster:
             self._settings["scram_iterations"] = str(ITERATIONS)  # of the passwords that tests give to roles
         self._settings |= settings or {}
         self._addresses = tuple(addresses)
-        self._cache = cache
         self._timeout = timeout
         self._nodes: tuple[Node, ...] = ()
         self._sandbox: Sandbox | None = None
@@ -161,7 +157,7 @@ class LocalCluster:
         Raises:
             ClusterError: there is none.
         """
-        return self._highest(self._timelines([node for node in self._nodes if not node._is_set_to_follow]))
+        return self._highest(self._timelines([node for node in self._nodes if not node.has_standby_signal]))
 
     @property
     def standbys(self) -> tuple[Node, ...]:
@@ -172,7 +168,7 @@ class LocalCluster:
         """Make and start the nodes; return when every standby streams.
 
         Raises:
-            ClusterError: it is started already, its cache is not in use, or a server failed: then with its log.
+            ClusterError: it is started already, or a server failed; the message then has the end of its log.
         """
         if self._sandbox is not None:
             raise ClusterError("the cluster is started already")
@@ -230,7 +226,7 @@ class LocalCluster:
             for standby in others:
                 standby.follow(chosen, wait=False)
             for standby in others:
-                if not standby._wait_following(chosen, timeout=timeout):
+                if not standby.wait_following(chosen, timeout=timeout):
                     standby.rejoin(chosen, timeout=timeout)
         return chosen
 
@@ -272,8 +268,7 @@ class LocalCluster:
             standby.wait_streaming(primary, timeout=self._timeout)
 
     def _make_files(self, sandbox: Sandbox, node: Node) -> None:
-        fill = make_files if self._cache is None else self._cache.fill
-        fill(self.server, sandbox, node.data_dir, self._timeout)
+        make_files(self.server, sandbox, node.data_dir, self._timeout)
         files.append(
             node.data_dir,
             "postgresql.conf",

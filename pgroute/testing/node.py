@@ -53,7 +53,7 @@ class Node(Server):
         self._find_primary = find_primary
 
     @property
-    def _is_set_to_follow(self) -> bool:
+    def has_standby_signal(self) -> bool:
         """Whether its files say that it is a standby: PostgreSQL removes that one before a promotion ends recovery."""
         return (self.data_dir / STANDBY_SIGNAL).exists()
 
@@ -114,7 +114,7 @@ class Node(Server):
             f"pg_is_wal_replay_paused() OR EXISTS (SELECT {receiver})", timeout, f"stream from {primary.name}"
         )
 
-    def _wait_following(self, primary: Node, *, timeout: float = 30.0) -> bool:
+    def wait_following(self, primary: Node, *, timeout: float = 30.0) -> bool:
         """Return when this standby, pointed at a primary just promoted, streams from there: True; False if it never
         will, having more of the old primary's WAL than the new one had.
 
@@ -161,7 +161,7 @@ class Node(Server):
         try:
             if self._is_rival(primary):
                 raise ClusterError("both were promoted to the same timeline, which pg_rewind does not see")
-            options = ["--no-sync", "--source-server", primary._tool_conninfo]
+            options = ["--no-sync", "--source-server", primary.tool_conninfo]
             self._sandbox.run("pg_rewind", "-D", self.data_dir, *options, timeout=timeout)
             self.configure_standby(primary)
             self.start(timeout=timeout)
@@ -186,7 +186,7 @@ class Node(Server):
 
     def _is_rival(self, primary: Node) -> bool:
         """Whether this stopped server was a primary, and on the timeline of the other one."""
-        if self._is_set_to_follow:
+        if self.has_standby_signal:
             return False
         [(current,)] = primary.execute("SELECT pg_walfile_name(pg_current_wal_lsn())")
         names = (path.name for path in (self.data_dir / "pg_wal").iterdir())
@@ -198,7 +198,7 @@ class Node(Server):
         shutil.rmtree(self.data_dir)
         self._sandbox.make_folder(self.data_dir)
         options = ["--checkpoint=fast", "--no-sync", "--wal-method=stream"]
-        source = ["-d", primary._tool_conninfo]
+        source = ["-d", primary.tool_conninfo]
         self._sandbox.run("pg_basebackup", "-D", self.data_dir, *options, *source, timeout=timeout)
         self.configure_standby(primary)
         self.start(timeout=timeout)

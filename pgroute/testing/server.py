@@ -76,7 +76,7 @@ class Server:
         }
 
     @property
-    def _tool_conninfo(self) -> str:
+    def tool_conninfo(self) -> str:
         """A conninfo for the server's programs, which run without our environment."""
         return program_conninfo(self._target)
 

@@ -264,8 +264,8 @@ def test_narrow_terminal_shows_whole_reasons(cluster):
     ("width", "columns"),
     [
         (80, ["host", "role", "state", "timeline", "lag", "rtt"]),
-        (40, ["host", "role", "state"]),
-        (24, ["host"]),
+        (40, ["host", "role", "state", "lag"]),
+        (24, ["host", "role"]),
         (12, ["host"]),
     ],
 )
