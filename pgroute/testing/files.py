@@ -38,15 +38,10 @@ def opened(folder: Path, name: str, flags: int) -> Iterator[FileIO]:
         yield file
 
 
-def read(folder: Path, name: str) -> bytes:
-    """Return the content of a file."""
-    with opened(folder, name, os.O_RDONLY) as file:
-        return file.read()
-
-
 def read_text(folder: Path, name: str) -> str:
     """Return the content of a file as text."""
-    return read(folder, name).decode(errors="replace")
+    with opened(folder, name, os.O_RDONLY) as file:
+        return file.read().decode(errors="replace")
 
 
 def write(folder: Path, name: str, content: str | bytes) -> None:

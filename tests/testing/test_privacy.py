@@ -17,7 +17,7 @@ import pytest
 
 from pgroute.testing import ClusterError, FaultProxy, LocalCluster, Node, find_server
 from pgroute.testing.account import server_account
-from pgroute.testing.initdb import make_files
+from pgroute.testing.initdb import run_initdb
 from pgroute.testing.processes import _remove_segment
 from pgroute.testing.sandbox import Sandbox
 from tests.conftest import EACH_VERSION
@@ -34,7 +34,7 @@ def stopped() -> Iterator[Node]:
     with contextlib.closing(Sandbox(server)) as sandbox:
         passfile = sandbox.make_file("passfile", "")
         node = Node("node1", sandbox, dbname="postgres", passfile=passfile, find_primary=lambda: node)
-        make_files(server, sandbox, node.data_dir, 60.0)
+        run_initdb(server, sandbox, node.data_dir, 60.0)
         yield node
 
 
@@ -223,10 +223,10 @@ def test_a_server_is_configured_through_no_link(
     monkeypatch: pytest.MonkeyPatch, victim: Victim, name: str
 ) -> None:
     def make_and_plant(server: Any, sandbox: Any, folder: Path, timeout: float) -> None:
-        make_files(server, sandbox, folder, timeout)
+        run_initdb(server, sandbox, folder, timeout)
         sandbox.run("/bin/ln", "-sf", victim.file, folder / name)
 
-    monkeypatch.setattr("pgroute.testing.cluster.make_files", make_and_plant)
+    monkeypatch.setattr("pgroute.testing.initdb.run_initdb", make_and_plant)
     with pytest.raises(ClusterError, match=f"{name} is a link"):
         LocalCluster(0).start()
     assert victim.is_untouched()
