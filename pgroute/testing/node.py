@@ -8,9 +8,9 @@ import shutil
 from typing import TYPE_CHECKING
 
 from . import files
+from .environment import conninfo
 from .errors import ClusterError
 from .server import USER, Server, quoted
-from .surroundings import conninfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,11 +8,11 @@ import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import files, processes
+from .environment import conninfo, program_conninfo
 from .errors import ClusterError, ClusterTimeout
 from .password import parameters
 from .ports import HOST, Port
 from .query import run_query
-from .surroundings import conninfo, program_conninfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
