@@ -155,7 +155,7 @@ class Stage:
 
     @contextlib.contextmanager
     def faulty(self, target: str) -> Iterator[tuple[FaultProxy, ...]]:
-        """Give the proxies in front of the nodes that a fault names, and mend them afterwards."""
+        """Give the proxies in front of the nodes that a fault names, and clear their faults afterwards."""
         proxies = tuple(self._proxies[node] for node in self.nodes(target))
         try:
             yield proxies
