@@ -70,6 +70,23 @@ class JobStatus:
     rejected_rows: int
     finished: bool
 
+    @classmethod
+    def read(cls, job: Row, done: Row | None, rejected: Row | None, *, finished: bool) -> JobStatus:
+        """Return the status of a job's planned, watermark, rows_total and rows_done, and the counts of its chunks."""
+        planned, watermark, rows_total, rows_done = job
+        chunks_above, rows_above = done or (b"0", b"0")
+        rejected_chunks, rejected_rows = rejected or (b"0", b"0")
+        return cls(
+            planned=number(planned),
+            watermark=number(watermark),
+            chunks_done=number(watermark) + number(chunks_above),
+            rows_done=number(rows_done) + number(rows_above),
+            rows_total=None if rows_total is None else int(rows_total),
+            rejected=number(rejected_chunks),
+            rejected_rows=number(rejected_rows),
+            finished=finished,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class PendingChunk:

@@ -289,19 +289,9 @@ class JobStore:
             self.ask(conn, sql.PLAN_KEYS, chunks=json.dumps(chunks, ensure_ascii=False))
 
     def _status(self, conn: Connection, found: Row, *, finished: bool) -> JobStatus:
-        planned, watermark, rows_total, rows_done = found
-        above, above_rows = row(self.ask(conn, sql.COUNT_DONE)) or (b"0", b"0")
-        rejected, rejected_rows = row(self.ask(conn, sql.COUNT_REJECTED)) or (b"0", b"0")
-        return JobStatus(
-            planned=number(planned),
-            watermark=number(watermark),
-            chunks_done=number(watermark) + number(above),
-            rows_done=number(rows_done) + number(above_rows),
-            rows_total=None if rows_total is None else int(rows_total),
-            rejected=number(rejected),
-            rejected_rows=number(rejected_rows),
-            finished=finished,
-        )
+        done = row(self.ask(conn, sql.COUNT_DONE))
+        rejected = row(self.ask(conn, sql.COUNT_REJECTED))
+        return JobStatus.read(found, done, rejected, finished=finished)
 
 
 def encode(conn: Connection, statement: str) -> bytes:
