@@ -58,7 +58,7 @@ NOT_FOR_USERS = {
     "Topology": "start",
     "Trigger": "action pattern count after_forwarding reserve give_back record_hit set_in_force disarm",
 }
-"""Members of public classes that are there for the other rooms of the package."""
+"""Members of public classes for internal use."""
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = "docs/reference.md"
@@ -87,7 +87,7 @@ def slug(heading: str) -> str:
 
 
 class Reference:
-    """Makes the document, and collects what is missing for it in `problems`."""
+    """Makes the document, and collects missing documentation in `problems`."""
 
     def __init__(self, root: Path) -> None:
         self.problems: list[str] = []
@@ -369,7 +369,7 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def main(arguments: list[str], root: Path = ROOT) -> int:
-    """Write or check, say what is wrong on stderr, and return the exit status."""
+    """Write or check the document, report problems on stderr, and return the exit status."""
     reference = Reference(root)
     wanted = reference.text()
     problems = list(reference.problems)
