@@ -1,7 +1,7 @@
 """pytest fixtures that hand out local PostgreSQL clusters and proxies in front of them.
 
-Every run of pytest in the environment loads this module. It is outside of the package, which needs psycopg and that a
-libpq: nothing of either is imported until a fixture is used.
+Every pytest run in the environment loads this module. It is outside the package, whose import needs psycopg and libpq:
+neither is imported until a fixture is used.
 """
 
 from __future__ import annotations
@@ -15,78 +15,64 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pgroute.testing.cluster import LocalCluster
-    from pgroute.testing.initdb import InitdbCache
-    from pgroute.testing.proxy import Endpoint, FaultProxy
+    from pgroute.testing.proxy import FaultProxy
+    from pgroute.testing.proxy_arguments import Endpoint
 
 
 class ClusterFactory(Protocol):
-    """Makes a started cluster, with the options of `LocalCluster`; it ends with the test."""
+    """Starts a cluster with the options of `LocalCluster`; it stops at the end of the test."""
 
     def __call__(self, standbys: int = 2, **options: Any) -> LocalCluster: ...
 
 
 class ProxyFactory(Protocol):
-    """Makes a started proxy in front of a node or (host, port); it stops with the test."""
+    """Starts a proxy in front of a node or (host, port); it stops at the end of the test."""
 
     def __call__(self, target: Endpoint | tuple[str, int]) -> FaultProxy: ...
 
 
 @pytest.fixture(scope="session")
 def pgroute_cluster_options() -> dict[str, Any]:
-    """The options of `LocalCluster` for the fixtures below; override it in a conftest.py to choose others."""
+    """The options of `LocalCluster` for the other fixtures; override it in a conftest.py to change them."""
     return {}
 
 
-@pytest.fixture(scope="session")
-def pgroute_initdb_cache() -> Iterator[InitdbCache]:
-    """Where the clusters of the fixtures find the work of initdb."""
-    from pgroute.testing.initdb import InitdbCache
-
-    with InitdbCache() as cache:
-        yield cache
-
-
 @pytest.fixture
-def pgroute_cluster(
-    pgroute_cluster_options: dict[str, Any], pgroute_initdb_cache: InitdbCache
-) -> Iterator[LocalCluster]:
-    """A fresh primary with two standbys for each test, which may break it as it likes."""
+def pgroute_cluster(pgroute_cluster_options: dict[str, Any]) -> Iterator[LocalCluster]:
+    """A new primary with two standbys for each test, which may break them."""
     from pgroute.testing.cluster import LocalCluster
 
-    with LocalCluster(**{"cache": pgroute_initdb_cache, **pgroute_cluster_options}) as cluster:
+    with LocalCluster(**pgroute_cluster_options) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
-def pgroute_shared_cluster(
-    pgroute_cluster_options: dict[str, Any], pgroute_initdb_cache: InitdbCache
-) -> Iterator[LocalCluster]:
-    """A cluster for the whole run, for tests that leave the nodes as they are."""
+def pgroute_shared_cluster(pgroute_cluster_options: dict[str, Any]) -> Iterator[LocalCluster]:
+    """A cluster for the whole run, for tests that leave its nodes intact."""
     from pgroute.testing.cluster import LocalCluster
 
-    with LocalCluster(**{"cache": pgroute_initdb_cache, **pgroute_cluster_options}) as cluster:
+    with LocalCluster(**pgroute_cluster_options) as cluster:
         yield cluster
 
 
 @pytest.fixture
-def pgroute_cluster_factory(
-    pgroute_cluster_options: dict[str, Any], pgroute_initdb_cache: InitdbCache
-) -> Iterator[ClusterFactory]:
-    """A function that makes clusters inside a test: call it with the options of `LocalCluster`."""
+def pgroute_cluster_factory(pgroute_cluster_options: dict[str, Any]) -> Iterator[ClusterFactory]:
+    """A function that starts clusters within a test; its arguments are the options of `LocalCluster`."""
     from pgroute.testing.cluster import LocalCluster
 
-    always: dict[str, Any] = {"cache": pgroute_initdb_cache, **pgroute_cluster_options}
     with ExitStack() as stack:
 
         def make(standbys: int = 2, **options: Any) -> LocalCluster:
-            return stack.enter_context(LocalCluster(**{**always, "standbys": standbys, **options}))
+            return stack.enter_context(
+                LocalCluster(**{**pgroute_cluster_options, "standbys": standbys, **options})
+            )
 
         yield make
 
 
 @pytest.fixture
 def pgroute_proxy_factory() -> Iterator[ProxyFactory]:
-    """A function that makes proxies inside a test: call it with a node or (host, port)."""
+    """A function that starts proxies within a test; its argument is a node or (host, port)."""
     from pgroute.testing.proxy import FaultProxy
 
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Runs every check of this repository; the servers' tests only if what needs none has passed.
+"""Runs every check of this repository; tests with servers run only after all other checks have passed.
 
 Arguments go to pytest, which then runs once, in place of all tests; `--long` alone runs all tests, the long ones too.
 """
@@ -31,7 +31,7 @@ WORKERS_FOR_PROGRAMS = 3
 
 
 def static(site: str) -> tuple[list[Task], list[Task]]:
-    """Return what is checked without running it, as two lanes."""
+    """Return the static checks, as two lanes."""
     return (
         [Task("mypy", [["-m", "mypy"]])],
         [
@@ -44,7 +44,7 @@ def static(site: str) -> tuple[list[Task], list[Task]]:
 
 
 def pytest_options() -> list[str]:
-    """Return what pytest cannot see for itself when a task's file takes its output."""
+    """Return environment variables for pytest, whose output goes to a file."""
     return ["--color=yes"] if sys.stdout.isatty() else []
 
 
@@ -97,7 +97,7 @@ def tests(marks: Sequence[str], wait_for_images: Callable[[], object]) -> tuple[
 
 
 def run(arguments: list[str]) -> list[Task]:
-    """Run everything and return what failed."""
+    """Run everything and return the failed checks."""
     marks = ["-m", "long or not long"] if arguments == ["--long"] else []
     chosen = [] if marks else arguments
     with tempfile.TemporaryDirectory() as site, contextlib.ExitStack() as stack:
@@ -112,7 +112,7 @@ def run(arguments: list[str]) -> list[Task]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run everything, name at the end what failed, and return the exit status."""
+    """Run everything, list the failed checks, and return the exit status."""
     os.chdir(ROOT)
     # Ctrl-C too: programs in the background of a shell ignore it, and would hand that down.
     for sig in ENDS:

@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = ("binary", "cli", "plot", "testing", "examples")
 TOOLS = ("dnslib", "hypothesis", "pyte", "pytest-xdist")
-"""What the tests need besides, by names that the extra `dev` has."""
+"""Further packages that the tests need, by their names in the extra `dev`."""
 TESTS = (
     "tests/core",
     "tests/names/test_lookups.py",
@@ -39,7 +39,7 @@ REQUIREMENT = re.compile(r"([\w-]+)(?:\[[\w,]+\])?(>=|==)([\w.]+?)(?:\.\*)?(?:,.
 
 
 def requirements(project: dict[str, Any]) -> list[str]:
-    """Return what is needed to run the package, with all that users may install for it, and its tests."""
+    """Return the requirements of the package, of its extras and of its tests."""
     extras: dict[str, list[str]] = project["optional-dependencies"]
     tools = [line for line in extras["dev"] if re.split("[=>]", line)[0] in TOOLS]
     found = [*project["dependencies"], *(line for name in EXTRAS for line in extras[name]), *tools]
@@ -95,7 +95,7 @@ def test(constraints: list[str], arguments: list[str]) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Do what the arguments say and return the exit status."""
+    """Run the command line and return the exit status."""
     constraints = pins(requirements(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]))
     if arguments[:1] != ["--test"]:
         print("\n".join(constraints))

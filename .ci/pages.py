@@ -1,4 +1,4 @@
-"""A hook of mkdocs: what the documentation links to outside of docs/ becomes a part of the site, examples as pages."""
+"""A mkdocs hook that adds files outside docs/ to the site if the documentation links to them, examples as pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def place(path: str) -> str:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the files that pages link to; a link to what is not there stays as it is, and is reported by mkdocs."""
+    """Add the files that pages link to; mkdocs reports links to missing files."""
     root = Path(config.config_file_path).parent
     pages = [file for file in files if file.is_documentation_page()]
     linked = {path for file in pages for path in OUTWARD.findall(file.content_string)}
@@ -38,7 +38,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, files: Files, **_others: object) -> str:
-    """Have the links lead to what was added; all pages are in docs/ itself."""
+    """Point the links at the added files; all pages are in docs/ itself."""
 
     def lead(link: re.Match[str]) -> str:
         return f"]({place(link[1])}" if place(link[1]) in files.src_uris else link[0]

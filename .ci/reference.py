@@ -44,7 +44,7 @@ CHAPTERS = (
     Chapter(
         "Testing",
         "pgroute.testing",
-        "LocalCluster InitdbCache Node FaultProxy Trap ServerBinaries available_versions find_server"
+        "LocalCluster Node FaultProxy Trigger ServerBinaries available_versions find_server"
         " ClusterError ClusterTimeout ServerNotFound",
     ),
 )
@@ -52,14 +52,13 @@ FIXTURES = "pytest_pgroute"
 NOT_FOR_USERS = {
     "Attempt": "again ended whole left decided bounded",
     "Attempts": "unknown",
-    "InitdbCache": "fill",
-    "Node": "configure_standby take_port",
+    "Node": "configure_standby has_standby_signal take_port tool_conninfo wait_following",
     "Role": "parse",
     "SessionAttrs": "parse accepts pool",
     "Topology": "start",
-    "Trap": "do pattern count forwards spring miss hit in_force disarm",
+    "Trigger": "action pattern count after_forwarding reserve give_back record_hit set_in_force disarm",
 }
-"""Members of public classes that are there for the other rooms of the package."""
+"""Members of public classes for internal use."""
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = "docs/reference.md"
@@ -88,7 +87,7 @@ def slug(heading: str) -> str:
 
 
 class Reference:
-    """Makes the document, and collects what is missing for it in `problems`."""
+    """Makes the document, and collects missing documentation in `problems`."""
 
     def __init__(self, root: Path) -> None:
         self.problems: list[str] = []
@@ -370,7 +369,7 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def main(arguments: list[str], root: Path = ROOT) -> int:
-    """Write or check, say what is wrong on stderr, and return the exit status."""
+    """Write or check the document, report problems on stderr, and return the exit status."""
     reference = Reference(root)
     wanted = reference.text()
     problems = list(reference.problems)

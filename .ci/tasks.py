@@ -1,4 +1,4 @@
-"""Runs programs side by side and shows what they print one after the other."""
+"""Runs programs in parallel and shows their output one after the other."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Task:
 
 
 class Runner:
-    """Runs tasks; a context manager whose end ends what runs still."""
+    """Runs tasks; a context manager that ends running tasks on exit."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -76,7 +76,7 @@ class Runner:
         return [task for task in tasks if task.status]
 
     def end(self) -> None:
-        """End what runs, as Ctrl-C does: pytest has servers and containers to clear away."""
+        """Interrupt running tasks like Ctrl-C: pytest has to remove its servers and containers."""
         with self._lock:
             self._ended = True
             running = [*self._running]

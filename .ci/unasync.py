@@ -58,7 +58,7 @@ def translate(text: str, used: set[str]) -> str:
 
 
 def generate(root: Path, used: set[str], problems: list[str]) -> dict[Path, str]:
-    """Return what every generated file should hold."""
+    """Return the expected content of every generated file."""
     files = {}
     for source_tree, target_tree in TREES:
         for source in sorted((root / source_tree).rglob("*.py")):
@@ -76,7 +76,7 @@ def generate(root: Path, used: set[str], problems: list[str]) -> dict[Path, str]
 
 
 def compare(root: Path, path: Path, expected: str | None) -> list[str]:
-    """Tell how a file differs from what it should hold, None meaning that it should not exist."""
+    """Return how a file differs from its expected content; None means that it should not exist."""
     name = path.relative_to(root).as_posix()
     if expected is None:
         return [f"{name}: stale: nothing generates it"]
@@ -90,7 +90,7 @@ def compare(root: Path, path: Path, expected: str | None) -> list[str]:
 
 
 def write(root: Path, path: Path, expected: str | None) -> list[str]:
-    """Bring a file to what it should hold; a stale file is deleted only if it was generated."""
+    """Write the expected content of a file; delete a stale file only if it was generated."""
     if expected is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(expected, "utf-8")
@@ -102,7 +102,7 @@ def write(root: Path, path: Path, expected: str | None) -> list[str]:
 
 
 def main(arguments: list[str], root: Path = ROOT) -> int:
-    """Generate or check, say what is wrong on stderr, and return the exit status."""
+    """Generate or check, report problems on stderr, and return the exit status."""
     used: set[str] = set()
     problems: list[str] = []
     wanted: dict[Path, str | None] = {p: None for _, tree in TREES for p in (root / tree).rglob("*.py")}

@@ -51,7 +51,7 @@ async def async_round(session, sessions, workers):
 
 
 def order(index):
-    """Return who goes first in this pair: it changes, so that a drift of the machine hits both alike."""
+    """Return the order of this pair; it alternates, so that drift of the machine affects both alike."""
     return ("pgroute", "psycopg_pool") if index % 2 else ("psycopg_pool", "pgroute")
 
 

@@ -69,7 +69,7 @@ def job(router, kind, chunk, serial):
 
 
 def fill(primary, rows):
-    """Make the table anew: what updates leave behind in it would be the next one's to clean up."""
+    """Create the table again: dead rows of one run would slow down the next."""
     primary.execute("DROP TABLE IF EXISTS item")
     primary.execute("CREATE TABLE item (id int PRIMARY KEY, price int) WITH (fillfactor = 45)")
     primary.execute("INSERT INTO item SELECT n, 1 FROM generate_series(1, %s) AS n", (rows,))

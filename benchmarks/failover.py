@@ -28,7 +28,7 @@ ROWS = ("first write", "last writer", "outage")
 
 
 def write_on(router, stop, writes, errors):
-    """Write until told to stop, noting when and at which port each write was done, and each error."""
+    """Write until stopped; record the time and port of each write, and each error."""
     while not stop.is_set():
         try:
             with router.writer() as conn:

@@ -1,4 +1,4 @@
-"""Names that move, under load: how soon a flip is followed, and what a name server is asked.
+"""Names that move, under load: how soon a flip is followed, and how many queries a name server gets.
 
     python -m benchmarks.names [--trials 10] [--json FILE]
 
@@ -51,7 +51,7 @@ def read(router, seen, end):
 
 
 def under_load(router, work, count, script):
-    """Run a script while threads work; return what they saw."""
+    """Run a script while threads work; return their results."""
     seen, end = [], threading.Event()
     threads = [threading.Thread(target=work, args=(router, seen, end)) for _ in range(count)]
     for thread in threads:
@@ -103,7 +103,7 @@ def flip(server, ttl):
 
 
 def flip_of_readers(server, ttl):
-    """The same between two standbys that both go on: nothing but the TTL tells."""
+    """The same between two standbys that keep running: only the TTL reveals the move."""
     with LocalCluster(addresses=ADDRESSES) as cluster:
         server.ttl = ttl
         server.zone["ro.test"] = [ADDRESSES[1]]

@@ -27,7 +27,7 @@ def markdown(header, rows):
 
 
 def parts(measured):
-    """Return what belongs between the markers, by name."""
+    """Return the content between the markers, by name."""
     found = {
         "machine": f"{listed(measured['machine'])}; {listed(measured['versions'])}; seed {measured['seed']}.\n"
     }

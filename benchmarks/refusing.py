@@ -1,4 +1,4 @@
-"""All hosts refuse: what the router costs meanwhile, and how often each host is tried, with callers that wait.
+"""All hosts refuse: the cost of the router, and how often it tries each host, with waiting callers.
 
     python benchmarks/refusing.py [--seconds 10] [--hosts 3] [--waiters 20] [--json FILE]
 
@@ -40,7 +40,7 @@ def serve(listener, count, starting):
 
 @contextlib.contextmanager
 def hosts(kind, number):
-    """Give the ports of so many hosts, and the counts of connections, None where nobody could count."""
+    """Give the ports of a number of hosts, and the counts of connections, None if they cannot be counted."""
     listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
     ports = [listener.getsockname()[1] for listener in listeners]
     counts = [multiprocessing.Value("i", 0) for _ in listeners]

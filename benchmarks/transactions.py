@@ -1,4 +1,4 @@
-"""What run() costs over writer(), and once= over run(): one INSERT, on one primary, in interleaved rounds.
+"""The cost of run() over writer(), and of once= over run(): one INSERT, on one primary, in interleaved rounds.
 
     python benchmarks/transactions.py [--rounds 30] [--transactions 500] [--pin CPU] [--json FILE]
 

@@ -1,4 +1,4 @@
-"""What was measured with and on, and where the figures go: the same in each benchmark."""
+"""Versions, machine and output file of the figures, for all benchmarks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def versions(server=None):
 
 
 def machine():
-    """Return what the figures depend on."""
+    """Return the versions and machine that the figures depend on."""
     model = platform.processor()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

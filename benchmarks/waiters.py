@@ -23,7 +23,7 @@ import psycopg
 from versions import finish
 
 import pgroute
-from pgroute.testing import InitdbCache, LocalCluster
+from pgroute.testing import LocalCluster
 
 WRITERS = 5
 STANDBYS = 3
@@ -118,20 +118,15 @@ def fail_over(cluster, records, rng):
     }
 
 
-CACHE = []
-"""The result of initdb, which the processes find in their copy of this one."""
-
-
 def work(arguments):
     """Go through a share of the failovers; return each one's waits."""
     seed, count = arguments
     logging.disable(logging.CRITICAL)
-    (cache,) = CACHE
     rng = random.Random(seed)
     options = POOLS[seed % 2]
     waits = []
     while len(waits) < count:
-        with LocalCluster(standbys=STANDBYS, cache=cache) as cluster:
+        with LocalCluster(standbys=STANDBYS) as cluster:
             cluster.primary.execute("CREATE TABLE written (id bigserial PRIMARY KEY)")
             cluster.catch_up()
             stop = threading.Event()
@@ -167,21 +162,17 @@ def main():
     begun = time.monotonic()
     chunks = [STANDBYS] * -(-args.failovers // STANDBYS)
     waits = []
-    with InitdbCache() as cache:
-        CACHE.append(cache)
-        with LocalCluster(standbys=0, cache=cache):
-            pass  # so that the files are there
-        jobs = [(args.seed + number, size) for number, size in enumerate(chunks)]
-        with multiprocessing.get_context("fork").Pool(args.processes) as pool:
-            for done in pool.imap_unordered(work, jobs):
-                waits += done
-                late = sum(wait > LATE for found in done for face in found.values() for wait in face)
-                if late or len(waits) % 60 < 3:
-                    taken = time.monotonic() - begun
-                    print(
-                        f"{len(waits)} failovers in {taken:.0f} s, forgotten in the last ones: {late}",
-                        flush=True,
-                    )
+    jobs = [(args.seed + number, size) for number, size in enumerate(chunks)]
+    with multiprocessing.get_context("fork").Pool(args.processes) as pool:
+        for done in pool.imap_unordered(work, jobs):
+            waits += done
+            late = sum(wait > LATE for found in done for face in found.values() for wait in face)
+            if late or len(waits) % 60 < 3:
+                taken = time.monotonic() - begun
+                print(
+                    f"{len(waits)} failovers in {taken:.0f} s, forgotten in the last ones: {late}",
+                    flush=True,
+                )
     rows = []
     for face in ("sync", "async"):
         found = sorted(wait for each in waits for wait in each[face])

@@ -29,7 +29,7 @@ async def place_order(router: pgroute.AsyncRouter, number: int) -> str:
         async with router.writer() as conn:
             await conn.execute("INSERT INTO pgroute_orders VALUES (%s)", (number,))
     except pgroute.CommitUnknown:
-        return "unknown"  # look before writing it again: it may be there
+        return "unknown"  # check before writing it again: it may be there
     except psycopg.OperationalError:
         return "failed"  # nothing was committed: writing it again is safe
     return "placed"

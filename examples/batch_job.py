@@ -33,7 +33,7 @@ def reprice(conn: psycopg.Connection[Any], chunk: Chunk) -> None:
 
 
 def work(dsn: str, progress: bool | Callable[[BatchProgress], object]) -> BatchReport:
-    """Do the job, or what is left of it."""
+    """Run the job, or the rest of it."""
     with Router(dsn) as router:
         items = Keyset("SELECT id FROM pgroute_item", key="id", fetch=False)
         job = BatchJob(router, JOB, items, chunk_size=1000, workers=WORKERS)
@@ -41,13 +41,13 @@ def work(dsn: str, progress: bool | Callable[[BatchProgress], object]) -> BatchR
 
 
 class Tenths:
-    """Shows progress in lines, one for each tenth of the rows: two processes share the screen here, and bars do not."""
+    """Shows progress in lines, one for each tenth of the rows: bars of two processes cannot share a terminal."""
 
     def __init__(self) -> None:
         self._shown = -1
 
     def __call__(self, now: BatchProgress) -> None:
-        """Print a line if there is something new."""
+        """Print a line after each further tenth."""
         tenth = 10 * now.rows // (now.rows_total or now.rows or 1)
         if tenth > self._shown:
             self._shown = tenth
@@ -58,7 +58,7 @@ class Tenths:
 
 
 def set_up(dsn: str, rows: int) -> None:
-    """Make the table, and the tables that jobs need."""
+    """Create the table, and the tables for batch jobs."""
 
     def make(conn: psycopg.Connection[Any]) -> None:
         conn.execute(
@@ -75,13 +75,13 @@ def set_up(dsn: str, rows: int) -> None:
 
 
 def count(conn: psycopg.Connection[Any]) -> list[tuple[int, int]]:
-    """Return how many rows were repriced how often."""
+    """Return the number of rows by how often they were repriced."""
     statement = "SELECT repriced, count(*) FROM pgroute_item GROUP BY repriced ORDER BY repriced"
     return conn.execute(statement).fetchall()
 
 
 def check(dsn: str, rows: int) -> int:
-    """Say what was found, and return the exit status."""
+    """Print the result, and return the exit status."""
     with Router(dsn) as router:
         found = router.run(count, read_only=True)
     for times, number in found:
@@ -134,7 +134,7 @@ def trouble(cluster: LocalCluster, rows: int) -> None:
 
 
 def main() -> int:
-    """Do what the arguments say and return the exit status."""
+    """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("dsn", nargs="?", metavar="DSN")
     parser.add_argument("--rows", type=int, default=1_000_000, help="(default: 1000000)")

@@ -1,4 +1,4 @@
-"""A web application with FastAPI that goes on through the death of its primary: `python examples/fastapi_app.py [DSN]`.
+"""A web application with FastAPI that survives the loss of its primary: `python examples/fastapi_app.py [DSN]`.
 
 Without a DSN it starts a throw-away cluster on this machine, whose primary a request may kill. In the database of a DSN
 it makes the table pgroute_web_order and the schema pgroute, which stay.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 PATIENCE = 3.0
-"""Seconds in which a request must have a session, or have written: less than its client is going to wait."""
+"""Seconds for a request to get a session, or to write; shorter than the timeout of its client."""
 
 USAGE = """\
 to try in another terminal:
@@ -124,7 +124,7 @@ async def health(router: RouterOfProcess) -> JSONResponse:
 
 
 def describe(topology: pgroute.Topology) -> dict[str, Any]:
-    """Return what the health check tells: hosts and reasons. No password is part of a topology."""
+    """Return the hosts and their states for the health check. A topology contains no password."""
     reasons = [f"{host.key} is {host.state.value}: {host.reason}" for host in topology.hosts if host.reason]
     if not topology.writable:
         reasons.insert(0, topology.why_not_writable)
@@ -139,9 +139,9 @@ def describe(topology: pgroute.Topology) -> dict[str, Any]:
 
 
 async def commit_unknown(request: Request, error: Exception) -> JSONResponse:
-    """Answer when nobody knows."""
+    """Answer when the outcome is unknown."""
     # The answer to COMMIT was lost, and PATIENCE was over before the router found out. The same request with the same
-    # key settles it; without a key one would have to look first.
+    # key settles it; without a key the client would have to check first.
     logger.warning("%s %s: %s", request.method, request.url.path, error)
     told = "it is not known whether this was done: send the same request again"
     return JSONResponse({"error": told}, 503, {"Retry-After": "1"})
@@ -149,8 +149,8 @@ async def commit_unknown(request: Request, error: Exception) -> JSONResponse:
 
 async def not_done(request: Request, error: Exception) -> JSONResponse:
     """Answer when nothing was written."""
-    # AcquireTimeout: no session within PATIENCE, for want of a primary or of a free connection. SessionLost and
-    # psycopg's own errors: the connection was lost before COMMIT. Why is for the log.
+    # AcquireTimeout: no session within PATIENCE, without a primary or a free connection. SessionLost and
+    # psycopg's own errors: the connection was lost before COMMIT. The log has the reason.
     logger.warning("%s %s: %s", request.method, request.url.path, error)
     told = "this was not done: send the same request again"
     return JSONResponse({"error": told}, 503, {"Retry-After": "1"})
@@ -158,7 +158,7 @@ async def not_done(request: Request, error: Exception) -> JSONResponse:
 
 @demo.post("/kill-primary")
 async def kill_primary(request: Request) -> JSONResponse:
-    """Do to the throw-away cluster what a crash does to a real one."""
+    """Kill the primary of the throw-away cluster."""
 
     def kill() -> str:
         node = cluster.primary
@@ -175,7 +175,7 @@ async def kill_primary(request: Request) -> JSONResponse:
 
 @demo.post("/promote")
 async def promote(request: Request) -> JSONResponse:
-    """Do what a cluster manager does then: promote a standby, and bring the dead back as one."""
+    """Act as a cluster manager: promote a standby, and make the old primary a standby."""
 
     def take_over() -> str:
         new = cluster.promote()
@@ -231,7 +231,7 @@ def serve(dsn: str, port: int, cluster: LocalCluster | None = None) -> None:
 
 
 def main() -> None:
-    """Do what the arguments say."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("dsn", nargs="?", metavar="DSN")
     parser.add_argument("--port", type=int, default=8000, help="(default: 8000)")

@@ -1,4 +1,4 @@
-"""A web application with Flask that goes on through the death of its primary: `python examples/flask_app.py [DSN]`.
+"""A web application with Flask that survives the loss of its primary: `python examples/flask_app.py [DSN]`.
 
 Without a DSN it starts a throw-away cluster on this machine, whose primary a request may kill. In the database of a DSN
 it makes the table pgroute_web_order and the schema pgroute, which stay.
@@ -24,7 +24,7 @@ AnswerWithHeaders = tuple[dict[str, Any], int, dict[str, str]]
 
 HOST = "127.0.0.1"
 PATIENCE = 3.0
-"""Seconds in which a request must have a session, or have written: less than its client is going to wait."""
+"""Seconds for a request to get a session, or to write; shorter than the timeout of its client."""
 
 USAGE = """\
 to try in another terminal:
@@ -57,7 +57,7 @@ def insert_order(conn: psycopg.Connection[Any], item: str) -> dict[str, Any]:
 
 
 def describe(topology: pgroute.Topology) -> dict[str, Any]:
-    """Return what the health check tells: hosts and reasons. No password is part of a topology."""
+    """Return the hosts and their states for the health check. A topology contains no password."""
     reasons = [f"{host.key} is {host.state.value}: {host.reason}" for host in topology.hosts if host.reason]
     if not topology.writable:
         reasons.insert(0, topology.why_not_writable)
@@ -119,15 +119,15 @@ def make_app(router: pgroute.Router) -> Flask:
     @app.errorhandler(pgroute.CommitUnknown)
     def commit_unknown(error: pgroute.CommitUnknown) -> AnswerWithHeaders:
         # The answer to COMMIT was lost, and PATIENCE was over before the router found out. The same request with the
-        # same key settles it; without a key one would have to look first.
+        # same key settles it; without a key the client would have to check first.
         app.logger.warning("%s %s: %s", request.method, request.path, error)
         told = "it is not known whether this was done: send the same request again"
         return {"error": told}, 503, {"Retry-After": "1"}
 
     @app.errorhandler(psycopg.OperationalError)
     def not_done(error: psycopg.OperationalError) -> AnswerWithHeaders:
-        # AcquireTimeout: no session within PATIENCE, for want of a primary or of a free connection. SessionLost and
-        # psycopg's own errors: the connection was lost before COMMIT. Nothing was written. Why is for the log.
+        # AcquireTimeout: no session within PATIENCE, without a primary or a free connection. SessionLost and
+        # psycopg's own errors: the connection was lost before COMMIT. Nothing was written. The log has the reason.
         app.logger.warning("%s %s: %s", request.method, request.path, error)
         return {"error": "this was not done: send the same request again"}, 503, {"Retry-After": "1"}
 
@@ -135,7 +135,7 @@ def make_app(router: pgroute.Router) -> Flask:
 
 
 def add_demo(app: Flask, cluster: LocalCluster) -> None:
-    """Let requests do to the throw-away cluster what a crash and a cluster manager do to a real one."""
+    """Add requests that kill the primary of the throw-away cluster and promote a standby."""
     operator = threading.Lock()  # two promotions at a time would make two primaries
 
     @app.post("/demo/kill-primary")
@@ -189,13 +189,13 @@ def serve(dsn: str, port: int, cluster: LocalCluster | None = None) -> None:
 
 
 def main() -> None:
-    """Do what the arguments say."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("dsn", nargs="?", metavar="DSN")
     parser.add_argument("--port", type=int, default=8000, help="(default: 8000)")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    # It warns of each connection that a crash has ended.
+    # psycopg warns about each connection that the crash has ended.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)

@@ -25,7 +25,7 @@ def brew(conn: psycopg.Connection[Any], name: str) -> int:
 def main(dsn: str, cluster: LocalCluster | None = None) -> None:
     """Write, read, and show what the router knows."""
     with Router(dsn) as router:
-        router.wait(timeout=3.0)  # no need to, but a mistake in the DSN is told soon
+        router.wait(timeout=3.0)  # optional: reports a mistake in the DSN early
 
         with router.writer() as conn:  # a plain psycopg connection, in a transaction that commits at the end
             conn.execute("CREATE TEMPORARY TABLE tea (name text) ON COMMIT DROP")
@@ -45,10 +45,10 @@ def main(dsn: str, cluster: LocalCluster | None = None) -> None:
 
         if cluster is not None:
             cluster.primary.kill()
-            cluster.promote()  # what a cluster manager does
+            cluster.promote()  # normally done by a cluster manager
             print("the primary was killed, a standby was promoted")
 
-        # A transaction as a function can be run again, if it meets with a failover or a deadlock.
+        # A transaction in a function can be retried after a failover or a deadlock.
         print(f"run() wrote to the primary, port {router.run(brew, 'oolong')}")
         print(router.topology)
 
@@ -56,7 +56,7 @@ def main(dsn: str, cluster: LocalCluster | None = None) -> None:
 if __name__ == "__main__":
     logging.getLogger("pgroute").setLevel(
         logging.ERROR
-    )  # it logs the loss of the primary, which is meant here
+    )  # hide the expected log message about the lost primary
     try:
         if len(sys.argv) > 1:
             main(sys.argv[1])

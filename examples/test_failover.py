@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def set_up(router: Router) -> None:
-    """Make the tables. No constraint keeps an order from being there twice: that is what is tested."""
+    """Create the tables, without a unique constraint: the tests look for duplicates."""
     router.install()
     with router.writer() as conn:
         conn.execute("CREATE TABLE orders (name text NOT NULL)")
@@ -50,7 +50,7 @@ def list_orders(router: Router) -> list[str]:
 
 
 class Clients:
-    """Threads that place orders until the block ends, and raise there what one of them met with.
+    """Threads that place orders until the block ends, which then raises the first error of a thread.
 
     `acknowledged`: the orders of which a client was told that they are placed.
     """
@@ -96,7 +96,7 @@ def found(cluster: LocalCluster) -> Counter[str]:
 
 @pytest.fixture(scope="session")
 def pgroute_cluster_options() -> dict[str, Any]:
-    """Have commits wait for a standby: without that, a crash may take orders along that were acknowledged."""
+    """Make commits wait for a standby: otherwise a crash may lose acknowledged orders."""
     return {"synchronous": True}
 
 
@@ -115,11 +115,11 @@ def router(proxies: list[FaultProxy]) -> Iterator[Router]:
 
 
 def test_orders_survive_a_crash_of_the_primary(router: Router, pgroute_cluster: LocalCluster) -> None:
-    """No client gets an error; each acknowledged order is there, once."""
+    """No client gets an error; each acknowledged order is there exactly once."""
     with Clients(router) as clients:
         clients.wait_for_more()
         pgroute_cluster.primary.kill()
-        pgroute_cluster.promote()  # what a cluster manager does
+        pgroute_cluster.promote()  # normally done by a cluster manager
         clients.wait_for_more()
     assert found(pgroute_cluster) == Counter(clients.acknowledged)
 
@@ -127,10 +127,10 @@ def test_orders_survive_a_crash_of_the_primary(router: Router, pgroute_cluster: 
 def test_orders_survive_a_primary_that_is_cut_off(
     router: Router, pgroute_cluster: LocalCluster, proxies: list[FaultProxy]
 ) -> None:
-    """As a crash, but the old primary goes on, and no connection to it ever ends."""
+    """Like a crash, but the old primary keeps running, and connections to it stay open."""
     with Clients(router) as clients:
         clients.wait_for_more()
-        proxies[0].deaf()
+        proxies[0].blackhole()
         new = pgroute_cluster.promote()
         clients.wait_for_more()
     assert found(pgroute_cluster) == Counter(clients.acknowledged)
@@ -141,7 +141,7 @@ def test_an_order_whose_acknowledgement_is_lost_is_placed_once(
     router: Router, pgroute_cluster: LocalCluster, proxies: list[FaultProxy]
 ) -> None:
     """The server commits, but its answer never arrives: the application finds out."""
-    lost = proxies[0].when(b"COMMIT", do="reset")
+    lost = proxies[0].when(b"COMMIT", action="reset")
     place_order(router, "tea")
     assert lost.hits == 1
     assert found(pgroute_cluster) == {"tea": 1}

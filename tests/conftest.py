@@ -19,7 +19,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgroute.testing import InitdbCache, LocalCluster, Node, available_versions
+from pgroute.testing import LocalCluster, Node, available_versions
 
 MEMORY = "/dev/shm"
 """Where the clusters' files are if there is plenty of it: on some disks a cluster takes ten seconds to make."""
@@ -71,25 +71,25 @@ def temporary() -> Iterator[Path]:
 
 
 @pytest.fixture(params=EACH_VERSION, ids=lambda major: f"pg{major}")
-def cluster(request: pytest.FixtureRequest, pgroute_initdb_cache: InitdbCache) -> Iterator[LocalCluster]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
     """A fresh primary with two standbys of each version, which the test may break as it likes."""
-    with LocalCluster(version=request.param, cache=pgroute_initdb_cache) as cluster:
+    with LocalCluster(version=request.param) as cluster:
         yield cluster
         assert_no_backends(cluster)
 
 
 @pytest.fixture
-def any_cluster(pgroute_initdb_cache: InitdbCache) -> Iterator[LocalCluster]:
+def any_cluster() -> Iterator[LocalCluster]:
     """A fresh primary with two standbys of the newest version, to break where the version does not matter."""
-    with LocalCluster(cache=pgroute_initdb_cache) as cluster:
+    with LocalCluster() as cluster:
         yield cluster
         assert_no_backends(cluster)
 
 
 @pytest.fixture
-def synchronous_cluster(pgroute_initdb_cache: InitdbCache) -> Iterator[LocalCluster]:
+def synchronous_cluster() -> Iterator[LocalCluster]:
     """A fresh primary whose commits wait for one of its two standbys, to break."""
-    with LocalCluster(synchronous=True, cache=pgroute_initdb_cache) as cluster:
+    with LocalCluster(synchronous=True) as cluster:
         yield cluster
         assert_no_backends(cluster)
 

@@ -1,4 +1,4 @@
-"""The application: writers that try again at once after any error, the same for all who are compared."""
+"""The application, the same for all contenders: writers that retry at once after any error."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Application:
         return all(len(mine) > BURST for mine in self.writes)
 
     def still(self):
-        """Have the writers end after what they are doing; the pools stay."""
+        """Stop the writers after their current write; the pools stay."""
         self._still.set()
 
     def close(self, timeout):

@@ -1,4 +1,4 @@
-"""Who is compared, with which settings, and where each setting is recommended.
+"""The contenders, their settings, and the source that recommends each setting.
 
 All have pools of the same sizes. A session is asked for with PATIENCE seconds, but for hasql's own default.
 """
@@ -46,7 +46,7 @@ HASQL_ACQUIRE = 0.25
 
 @dataclass(frozen=True)
 class Sessions:
-    """What an application asks: context managers that yield a connection."""
+    """The interface for the application: context managers that yield a connection."""
 
     writer: Callable[[], Any]
     reader: Callable[[], Any] | None = None

@@ -52,7 +52,7 @@ def logins(nodes):
 
 
 def heats(scenario, names, writers):
-    """Return who goes through a failover together; a freeze is long, and only some recover from it at once."""
+    """Return the contenders that share a failover; a freeze is long, and only some recover from it at once."""
     if writers == 1 or scenario == "freeze":
         return [names]
     groups = [[n for n in names if n in together] for together in GROUPS]
@@ -60,7 +60,7 @@ def heats(scenario, names, writers):
 
 
 def trial(cluster, field, scenario, *, names, writers, delay, bound):
-    """Return what each contender did in one failover, by name."""
+    """Return the results of one failover, by contender."""
     reading = scenario == "switchover"
     started = field.ask("start", cluster.dsn, writers, reading, timeout=60.0, names=names)
     old = cluster.primary

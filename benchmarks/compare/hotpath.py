@@ -1,4 +1,4 @@
-"""Where the time of a session goes: its SQL, what psycopg_pool adds, what pgroute adds, with one worker."""
+"""The time of a session with one worker, divided into its SQL, the share of psycopg_pool and that of pgroute."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def timed_async(work, count):
 
 
 def works(conn, opened):
-    """Return what is timed with threads, by name."""
+    """Return the functions to time with threads, by name."""
 
     def bare():
         conn.execute("SELECT 1")
@@ -64,7 +64,7 @@ def works(conn, opened):
 
 
 def works_async(conn, opened):
-    """Return what is timed with asyncio, by name."""
+    """Return the functions to time with asyncio, by name."""
 
     async def bare():
         await conn.execute("SELECT 1")

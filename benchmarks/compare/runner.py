@@ -1,4 +1,4 @@
-"""What the process of one contender does in a failover: starts the application, watches it recover, closes it."""
+"""The process of one contender in a failover: starts the application, watches it recover, closes it."""
 
 from __future__ import annotations
 

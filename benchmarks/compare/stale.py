@@ -1,4 +1,4 @@
-"""A thousand idle connections, the server restarts, then a thousand callers ask once: who fails, who waits how long."""
+"""A thousand idle connections, a server restart, then a thousand callers: how many fail, and how long they wait."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def wait_until_full(node):
 
 
 def run(_scenario, names, args, deadline):
-    """Yield one result: what became of the callers, by round and contender."""
+    """Yield the results of the callers, by round and contender."""
     rounds = []
     settings = {"max_connections": str(POOLS * (EACH + 5) + 50)}
     with LocalCluster(standbys=0, settings=settings) as cluster:

@@ -25,7 +25,7 @@ PATIENCE = float(os.environ.get("PATIENCE", "60"))
 """Seconds for which a request waits for a primary: longer than the cluster takes to make another one."""
 
 START = 180.0
-"""Seconds for which the start waits for a primary: a cluster that is new makes its first."""
+"""Seconds for which the start waits for a primary: a new cluster has to elect its first."""
 
 RETRY_AFTER = 2
 
@@ -123,7 +123,7 @@ async def health(request: Request) -> JSONResponse:
 
 @app.exception_handler(psycopg.OperationalError)
 async def unavailable(request: Request, error: Exception) -> JSONResponse:
-    """Ask the client to come back: no host in PATIENCE, or a session was lost that nobody could run again."""
+    """Ask the client to retry: no host within PATIENCE, or a lost session that could not be retried."""
     logger.warning("%s %s: %s", request.method, request.url.path, error)
     # After CommitUnknown the order may be there. With the same Idempotency-Key, sending it again is right either way.
     unknown = isinstance(error, pgroute.CommitUnknown)

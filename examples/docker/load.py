@@ -49,7 +49,7 @@ class Load:
         self.latencies: list[float] = []
         self.reads = 0
         self.stop = threading.Event()
-        self._name = secrets.token_hex(4)  # keys are for ever: those of another run are other keys
+        self._name = secrets.token_hex(4)  # keys are permanent, so each run needs its own
         self._url = urlsplit(url)
         self._pause = pause
         self._lock = threading.Lock()
@@ -92,7 +92,7 @@ class Load:
             return second, sorted(self._waiting.values())
 
     def _request(self, method: str, path: str, item: str = "") -> dict[str, Any] | None:
-        """Return the answer; an error is counted, and None."""
+        """Return the answer; count an error and return None."""
         headers = {"Content-Type": "application/json", "Idempotency-Key": item} if item else {}
         body = json.dumps({"item": item}) if item else None
         connection = http.client.HTTPConnection(self._url.hostname or "", self._url.port, timeout=TIMEOUT)
@@ -158,7 +158,7 @@ def follow_input(load: Load) -> None:
 
 
 def main() -> int:
-    """Do what the arguments say and return the exit status: 1 if there were errors."""
+    """Run the command line and return the exit status: 1 if there were errors."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("url", metavar="URL")
     parser.add_argument("--writers", type=int, default=8, help="(default: 8)")

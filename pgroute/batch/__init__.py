@@ -1,4 +1,4 @@
-"""Batch jobs that can be interrupted and run again: work in chunks, each applied once, through failover."""
+"""Batch jobs that can be interrupted and run again: they work in chunks, each applied once despite failovers."""
 
 from pgroute.batch._async.job import AsyncBatchJob
 from pgroute.batch._sync.job import BatchJob

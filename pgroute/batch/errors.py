@@ -1,4 +1,4 @@
-"""What ends a batch job that cannot go on."""
+"""The error of a batch job that cannot continue."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pgroute.errors import RouteError
 
 
 class BatchError(RouteError):
-    """A batch job cannot go on as it is: it was reset, its source changed, or another session holds a chunk.
+    """A batch job cannot continue: it was reset, its source changed, or another session holds a chunk.
 
-    What was applied stays so, and is known as applied.
+    Applied chunks stay applied, and the database records them as applied.
     """

@@ -1,4 +1,4 @@
-"""The values of a batch job: its chunks, and what is told of its course."""
+"""The values of a batch job: its chunks, its progress and its report."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class KeyRange(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One chunk of a job, for the body.
+    """One chunk of a job, as it is given to the body.
 
     Attributes:
         number: from 0, in the order of the source.
-        rows: its items, or its rows as the connection's row_factory gives them; empty with ``Keyset(fetch=False)``. The
-            list is made anew for each attempt; items are the same objects.
+        rows: its items, or its rows in the form of the connection's row_factory; empty with ``Keyset(fetch=False)``.
+            Each attempt gets a new list, with the same items in it.
     """
 
     number: int
@@ -36,18 +36,18 @@ class Chunk:
 
     @property
     def after(self) -> Any:
-        """The key that all of its keys are above, None for the first chunk, and for items.
+        """The exclusive lower bound of its keys; None for the first chunk, and for items.
 
-        A plain value where the key was given as one name, a tuple where it was given as several.
+        A plain value if the key was given as one name, a tuple if it was given as several.
 
         Raises:
-            psycopg.DataError: psycopg has no value for it, such as a timestamp of infinity; `where` has no such limit.
+            psycopg.DataError: psycopg cannot represent the key, such as an infinite timestamp; use `where`.
         """
         return None if self.keys is None else self.keys.after
 
     @property
     def upto(self) -> Any:
-        """The key that all of its keys are at or below, as `after`; None for items."""
+        """The inclusive upper bound of its keys, in the form of `after`; None for items."""
         return None if self.keys is None else self.keys.upto
 
     @property
@@ -58,24 +58,24 @@ class Chunk:
 
             conn.execute(sql.SQL("UPDATE item SET price = price * 1.1 WHERE price > 0 AND {}").format(chunk.where))
 
-        It compares the columns of these names in the statement that it stands in.
+        The key names refer to columns of the statement that contains the condition.
         """
         return None if self.keys is None else self.keys.where
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchReport:
-    """How a job ended.
+    """The result of a run.
 
     Attributes:
         job: its name.
-        rows: rows in the chunks that were applied, by all runs; for a Keyset, as they were counted at the job's start.
-        chunks: chunks that were applied, by all runs.
-        skipped: chunks that were none of this run's work: done by earlier runs, or by other copies of the job.
-        rejected: chunks that were set aside, by all runs.
+        rows: rows in applied chunks, of all runs; for a Keyset, as counted when the job was first run.
+        chunks: applied chunks, of all runs.
+        skipped: chunks done by earlier runs or by other copies of the job.
+        rejected: chunks set aside, of all runs.
         retries: attempts of this run beyond the first one of each chunk.
-        seconds: how long this run took, in seconds.
-        finished: every chunk was applied or set aside, as the database itself says.
+        seconds: the duration of this run, in seconds.
+        finished: True if the database records every chunk as applied or set aside.
     """
 
     job: str
@@ -90,21 +90,21 @@ class BatchReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchProgress:
-    """How far a job has come, as this run knows it.
+    """The progress of a job, as this run knows it.
 
     Attributes:
         job: its name.
-        rows: rows in chunks that were applied or set aside.
-        rows_total: rows in all; None: not known yet.
-        chunks: chunks that were applied or set aside.
-        chunks_total: chunks in all; None: not known yet.
-        rejected: chunks that this run has set aside.
+        rows: rows in chunks applied or set aside.
+        rows_total: all rows of the job; None: not known yet.
+        chunks: chunks applied or set aside.
+        chunks_total: all chunks of the job; None: not known yet.
+        rejected: chunks set aside by this run.
         retries: attempts of this run beyond the first one of each chunk.
-        seconds: how long this run has taken, in seconds.
+        seconds: seconds since this run began.
         rate: rows per second, of this run.
         eta: seconds to the end at this rate; None: not known.
-        primary: the host that is the primary now; None: there is none.
-        finished: the job is finished.
+        primary: the current primary; None: there is none.
+        finished: True once the job is finished.
     """
 
     job: str

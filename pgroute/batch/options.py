@@ -1,4 +1,4 @@
-"""What a job is asked for, validated, and which errors set a chunk aside."""
+"""Validates the options of a job, and decides which errors set a chunk aside."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 _MOST_ROWS = 2**31 - 1
 
 _RERUN = frozenset({"40001", "40P01", "25006"})
-# Connection exceptions, insufficient resources, the operator's shutdowns, system errors: none is about a chunk.
-_NOT_OF_THE_DATA = ("08", "53", "57P", "58")
-# A lock or a statement that took too long: somebody else's doing, perhaps.
-_UNCLEAR = frozenset({"55P03", "57014"})
+# Connection exceptions, insufficient resources, operator intervention, system errors: not caused by the data.
+_SERVER_STATE = ("08", "53", "57P", "58")
+# A lock or statement timeout: another session may have caused it.
+_TIMEOUTS = frozenset({"55P03", "57014"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
-    """A job as it was asked for; see BatchJob."""
+    """The validated options of a job; see BatchJob."""
 
     name: str
     source: Source
@@ -44,12 +44,10 @@ class JobOptions:
 def check_job(
     name: Any, source: Any, *, chunk_size: Any, workers: Any, most_workers: int, on_error: Any, retry: Any
 ) -> JobOptions:
-    """Validate what a job was given.
-
-    It takes *most_workers*, the connections that the writer pool may have, along with what BatchJob takes.
+    """Validate the arguments of BatchJob; *most_workers* is the maximum size of the writer pool.
 
     Raises:
-        ConfigError: a value is not usable.
+        ConfigError: a value is invalid.
     """
     check_name("job", name)
     check_source(source)
@@ -75,58 +73,59 @@ def check_progress(progress: object) -> None:
     good = progress is None or isinstance(progress, bool) or callable(progress)
     if not good or inspect.iscoroutinefunction(progress):
         raise ConfigError(
-            "progress", progress, "expected True, None or a callable that is no coroutine function"
+            "progress", progress, "expected True, None or a plain callable, not a coroutine function"
         )
 
 
 def check_encoding(codec: str) -> None:
-    """Raise ConfigError for a client encoding in which a key may arrive as another one."""
+    """Raise ConfigError for a client encoding that may change a key on the way."""
     if codec.startswith("shift_jis"):
         accepted = (
-            "expected another for a Keyset, such as UTF8: in this one a yen sign is sent as a backslash"
+            "expected another encoding for a Keyset, such as UTF8: this one sends a yen sign as a backslash"
         )
         raise ConfigError("client_encoding", codec, accepted)
 
 
 def check_columns(keyset: Keyset, columns: Sequence[str]) -> None:
-    """Raise ConfigError unless each key is one column of the query."""
+    """Raise ConfigError unless each key names exactly one column of the query."""
     for name in keyset.keys:
         count = columns.count(name)
         if count != 1:
-            which = "no such column" if count == 0 else f"{count} columns of that name"
+            found = "no column" if count == 0 else f"{count} columns"
             shown = printable(", ".join(columns))
-            raise ConfigError("key", keyset.key, f"the query gives {which}: {name!r} (it gives: {shown})")
+            raise ConfigError("key", keyset.key, f"the query has {found} named {name!r} (columns: {shown})")
 
 
 def check_same(options: JobOptions, types: Sequence[str], stored_source: str, stored_size: int) -> None:
-    """Raise ConfigError if a job of this name was begun with another source or another chunk_size."""
-    advice = "give this one another name, or have the other forgotten: pgroute batch reset DSN JOB"
+    """Raise ConfigError if a job of this name was started with another source or chunk_size."""
+    advice = "choose another name, or reset the existing job: pgroute batch reset DSN JOB"
     if stored_size != options.chunk_size:
         raise ConfigError(
             "chunk_size",
             options.chunk_size,
-            f"the job {options.name!r} was begun with chunk_size={stored_size}; {advice}",
+            f"the job {options.name!r} was started with chunk_size={stored_size}; {advice}",
         )
     given = signature(options.source, types)
     if stored_source != given:
         raise ConfigError(
             "source",
             given,
-            f"the job {options.name!r} was begun with the source {printable(stored_source)!r}; {advice}",
+            f"the job {options.name!r} was started with the source {printable(stored_source)!r}; {advice}",
         )
 
 
-def poisonous(exc: BaseException) -> bool:
-    """Whether an error, raised where the connection stayed intact, is the chunk's own: it would come again.
+def belongs_to_chunk(exc: BaseException) -> bool:
+    """Whether a chunk itself causes an error, so that another attempt would fail in the same way.
 
-    Not those of the router, those that are run again, or those that tell of the server's state.
+    The connection must still be intact. Errors of the router, errors that are retried, and errors about the server's
+    state are not the chunk's.
     """
     seen: BaseException | None = exc
     while seen is not None:
         if not isinstance(seen, Exception) or isinstance(seen, (RouteError, ConfigError, MemoryError)):
             return False
         state = (seen.sqlstate or "") if isinstance(seen, psycopg.Error) else ""
-        if state in _RERUN or state in _UNCLEAR or state.startswith(_NOT_OF_THE_DATA):
+        if state in _RERUN or state in _TIMEOUTS or state.startswith(_SERVER_STATE):
             return False
-        seen = seen.__cause__  # a body may have put its own error in place of the server's
+        seen = seen.__cause__  # the body may have wrapped the server's error in its own
     return True

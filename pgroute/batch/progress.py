@@ -1,4 +1,4 @@
-"""The count of what a run has done, and the three ways to show it: rich bars, plain lines, a callable."""
+"""The progress of a run, and three ways to show it: a rich bar, plain lines, a callable."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Display(Protocol):
-        """Something that shows a run's progress."""
+        """Shows the progress of a run."""
 
-        def start(self, tally: ProgressTracker) -> None: ...
-        def update(self, tally: ProgressTracker) -> None: ...
-        def stop(self, tally: ProgressTracker) -> None: ...
+        def start(self, tracker: ProgressTracker) -> None: ...
+        def update(self, tracker: ProgressTracker) -> None: ...
+        def stop(self, tracker: ProgressTracker) -> None: ...
 
 
 _LINES_EVERY = 5.0
 
 
 class ProgressTracker:
-    """What a run has done so far; its methods may be called from any thread.
+    """Counts the work of a run; its methods may be called from any thread.
 
     Args:
         job: the job's name.
-        primary: gives the primary's name now.
+        primary: returns the name of the current primary, None if there is none.
     """
 
     def __init__(self, job: str, primary: Callable[[], str | None]) -> None:
         self.job = job
-        self.begun = time.monotonic()
-        self.mine = 0
+        self.started = time.monotonic()
+        self.own_chunks = 0
         self.rejected = 0
         self.retries = 0
         self.rows_total: int | None = None
@@ -48,38 +48,38 @@ class ProgressTracker:
         self._rows = self._chunks = self._own_rows = 0
         self._lock = threading.Lock()
 
-    def found(self, *, chunks: int, rows: int) -> None:
-        """Count what others have done."""
+    def add_found(self, *, chunks: int, rows: int) -> None:
+        """Count chunks that earlier runs or other copies of the job have done."""
         with self._lock:
             self._chunks += chunks
             self._rows += rows
 
-    def settle(self, *, chunks: int, rows: int) -> None:
-        """Take what the database says in the end: copies of the job have done what this run has not seen."""
+    def set_final(self, *, chunks: int, rows: int) -> None:
+        """Replace the counts by those of the database, which include the chunks of other copies of the job."""
         with self._lock:
             self._chunks, self._rows = chunks, rows
 
-    def done(self, rows: int, *, rejected: bool) -> None:
-        """Count a chunk of this run's own."""
+    def add_own(self, rows: int, *, rejected: bool) -> None:
+        """Count a chunk that this run has applied or set aside."""
         with self._lock:
-            self.mine += 1
+            self.own_chunks += 1
             self.rejected += rejected
             self._own_rows += rows
             self._chunks += 1
             self._rows += rows
 
-    def retried(self, count: int) -> None:
-        """Count attempts that followed others."""
+    def add_retries(self, count: int) -> None:
+        """Count attempts beyond the first one of a chunk."""
         with self._lock:
             self.retries += count
 
     @property
     def seconds(self) -> float:
-        """Since the run began."""
-        return time.monotonic() - self.begun
+        """Seconds since the run began."""
+        return time.monotonic() - self.started
 
-    def now(self) -> BatchProgress:
-        """Return all of it at this moment."""
+    def snapshot(self) -> BatchProgress:
+        """Return the progress at this moment."""
         with self._lock:
             seconds = self.seconds
             rate = self._own_rows / seconds if seconds > 0 else 0.0
@@ -101,7 +101,7 @@ class ProgressTracker:
 
 
 def as_line(now: BatchProgress) -> str:
-    """Return the progress in one line."""
+    """Return the progress as one line of text."""
     parts = [f"{now.rows} rows"]
     if now.rows_total is not None:
         percent = 100 * min(now.rows, now.rows_total) // now.rows_total if now.rows_total else 100
@@ -116,7 +116,7 @@ def as_line(now: BatchProgress) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as a person reads them: 42 s, 3:07 or 1:02:03."""
+    """Return seconds in a readable form: 42 s, 3:07 or 1:02:03."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -126,7 +126,7 @@ def duration(seconds: float) -> str:
 
 
 def display(progress: bool | Callable[[BatchProgress], object] | None) -> Display:
-    """Return what shows the progress as `run()` was asked to."""
+    """Return the display for the `progress` argument of `run()`."""
     if callable(progress):
         return _Callback(progress)
     if not progress:
@@ -140,9 +140,9 @@ def display(progress: bool | Callable[[BatchProgress], object] | None) -> Displa
 
 
 class _Nothing:
-    def start(self, tally: ProgressTracker) -> None: ...
-    def update(self, tally: ProgressTracker) -> None: ...
-    def stop(self, tally: ProgressTracker) -> None: ...
+    def start(self, tracker: ProgressTracker) -> None: ...
+    def update(self, tracker: ProgressTracker) -> None: ...
+    def stop(self, tracker: ProgressTracker) -> None: ...
 
 
 class _Callback:
@@ -150,80 +150,80 @@ class _Callback:
         self._fn = fn
         self._lock = threading.Lock()
 
-    def start(self, tally: ProgressTracker) -> None:
-        self.update(tally)
+    def start(self, tracker: ProgressTracker) -> None:
+        self.update(tracker)
 
-    def update(self, tally: ProgressTracker) -> None:
+    def update(self, tracker: ProgressTracker) -> None:
         with self._lock:
-            self._fn(tally.now())
+            self._fn(tracker.snapshot())
 
-    def stop(self, tally: ProgressTracker) -> None:
-        if tally.finished:
-            self.update(tally)
+    def stop(self, tracker: ProgressTracker) -> None:
+        if tracker.finished:
+            self.update(tracker)
 
 
 class _Lines:
-    """A line every few seconds, also while nothing goes on: from a thread of its own."""
+    """Writes a line every few seconds from a thread of its own, so also while the job waits."""
 
     def __init__(self) -> None:
         self._stop = Signal()
         self._thread: threading.Thread | None = None
 
-    def start(self, tally: ProgressTracker) -> None:
+    def start(self, tracker: ProgressTracker) -> None:
         self._thread = threading.Thread(
-            target=self._write, args=(tally,), name="pgroute-progress", daemon=True
+            target=self._write, args=(tracker,), name="pgroute-progress", daemon=True
         )
         self._thread.start()
 
-    def _write(self, tally: ProgressTracker) -> None:
+    def _write(self, tracker: ProgressTracker) -> None:
         while not self._stop.wait(_LINES_EVERY):
-            _print(tally)
+            _print(tracker)
 
-    def update(self, tally: ProgressTracker) -> None: ...
+    def update(self, tracker: ProgressTracker) -> None: ...
 
-    def stop(self, tally: ProgressTracker) -> None:
+    def stop(self, tracker: ProgressTracker) -> None:
         self._stop.give()
         if self._thread is not None:
             self._thread.join()
-        _print(tally)
+        _print(tracker)
 
 
-def _print(tally: ProgressTracker) -> None:
-    # Nobody who reads is no reason to end a job.
+def _print(tracker: ProgressTracker) -> None:
+    # A closed stderr must not end the job.
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        sys.stderr.write(as_line(tally.now()) + "\n")
+        sys.stderr.write(as_line(tracker.snapshot()) + "\n")
         sys.stderr.flush()
 
 
 class _Bar:
-    """A bar that is redrawn by a thread of rich's, also while nothing goes on."""
+    """A bar that a thread of rich redraws, also while the job waits."""
 
     def __init__(self, console: Any) -> None:
         self._console = console
 
-    def start(self, tally: ProgressTracker) -> None:
+    def start(self, tracker: ProgressTracker) -> None:
         from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
         from rich.text import Text
 
-        class Told(ProgressColumn):
+        class Figures(ProgressColumn):
             max_refresh = 0.1
 
             def render(self, task: Any) -> Text:
-                return Text(as_line(tally.now()).removeprefix(f"{printable(tally.job)}: "))
+                return Text(as_line(tracker.snapshot()).removeprefix(f"{printable(tracker.job)}: "))
 
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
-            Told(),
+            Figures(),
             console=self._console,
         )
-        self._task = self._progress.add_task(printable(tally.job), total=tally.rows_total)
+        self._task = self._progress.add_task(printable(tracker.job), total=tracker.rows_total)
         self._progress.start()
 
-    def update(self, tally: ProgressTracker) -> None:
-        now = tally.now()
+    def update(self, tracker: ProgressTracker) -> None:
+        now = tracker.snapshot()
         self._progress.update(self._task, completed=now.rows, total=now.rows_total)
 
-    def stop(self, tally: ProgressTracker) -> None:
-        self.update(tally)
+    def stop(self, tracker: ProgressTracker) -> None:
+        self.update(tracker)
         self._progress.stop()

@@ -1,4 +1,4 @@
-"""Where the rows of a job come from: items of an iterable, or a query in the order of its keys."""
+"""The source of a job: items of an iterable, or the rows of a query in key order."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ ITEMS = "items"
 
 @dataclass(frozen=True, slots=True)
 class Keyset:
-    """The rows of a query, cut into chunks by their keys when the job is first run.
+    """The rows of a query, divided into chunks by their keys when the job is first run.
 
-    The upper bound is fixed then: rows inserted later with a higher key are not part of the job. Those within the
-    bounds are, if they are committed before their chunk is applied.
+    That run fixes the upper bound: rows inserted later with a higher key are not part of the job. Rows inserted later
+    within the bounds are part of it if they are committed before their chunk is applied.
 
     Args:
-        query: a SELECT that gives the key columns among others, with psycopg's placeholders if it has *params*.
-        key: the name of a column of the result, or several: what the chunks are cut by. Never NULL; an index on it
-            makes the chunks quick. Rows of equal keys stay in one chunk.
-        params: for the query, a sequence or a mapping; the job knows them again by their ``repr()``.
-        fetch: False: the body gets no rows, it works by `Chunk.where`, or `Chunk.after` and `Chunk.upto`.
+        query: a SELECT whose result includes the key columns, with psycopg's placeholders if it has *params*.
+        key: the name of one result column, or of several, that divides the rows into chunks. It must never be NULL; an
+            index on it makes the chunks fast. Rows with equal keys stay in one chunk.
+        params: parameters of the query, a sequence or a mapping; the job recognizes them by their ``repr()``.
+        fetch: False gives the body no rows: it works with `Chunk.where`, or with `Chunk.after` and `Chunk.upto`.
 
     Raises:
-        ConfigError: an argument is of the wrong kind.
+        ConfigError: an argument has the wrong type.
     """
 
     query: str
@@ -44,7 +44,7 @@ class Keyset:
         names: object = (self.key,) if isinstance(self.key, str) else self.key
         good = isinstance(names, Sequence) and all(isinstance(name, str) and name for name in names)
         if not good or not names or len(set(self.keys)) < len(self.keys):
-            raise ConfigError("key", self.key, "expected the name of a column, or several different ones")
+            raise ConfigError("key", self.key, "expected a column name, or several different ones")
         params: object = self.params
         if isinstance(params, (str, bytes)) or not isinstance(params, (Sequence, Mapping, type(None))):
             raise ConfigError("params", type(params).__name__, "expected a sequence, a mapping or None")
@@ -61,12 +61,12 @@ class Keyset:
 Source = Keyset | Iterable[Any] | Callable[[], Iterable[Any]]
 
 
-_ACCEPTED = "expected a Keyset, an iterable, or a function without arguments that gives a fresh iterator"
+_ACCEPTED = "expected a Keyset, an iterable, or a function without arguments that returns a new iterator"
 _TEXTS = (str, bytes, bytearray, memoryview)
 
 
 def check_source(source: object) -> None:
-    """Raise ConfigError for what can be seen to be no source."""
+    """Raise ConfigError if the source is recognizably invalid."""
     if isinstance(source, _TEXTS):
         raise ConfigError("source", source, f"{_ACCEPTED}; not a {type(source).__name__}")
     if not (isinstance(source, (Keyset, Iterable)) or callable(source)) or isinstance(source, type):
@@ -78,45 +78,43 @@ def check_source(source: object) -> None:
 
 def _check_order(source: object, items: object) -> None:
     if isinstance(items, AbstractSet) and not isinstance(items, (KeysView, ItemsView)):
-        text = (
-            "expected items in an order that is the same in each run, which a set has not: give sorted(...)"
-        )
+        text = "expected items in the same order in each run, which a set does not guarantee: use sorted(...)"
         raise ConfigError("source", source, text)
 
 
-def fresh(source: Any) -> Iterable[Any]:
-    """Return what gives the items from their start."""
+def fresh_items(source: Any) -> Iterable[Any]:
+    """Return an iterable over the items from their start."""
     if isinstance(source, Iterable):
         return source
     items = source()
     if not isinstance(items, Iterable) or isinstance(items, _TEXTS):
         raise ConfigError(
-            "source", source, f"expected it to give an iterator; it gave a {type(items).__name__}"
+            "source", source, f"expected it to return an iterator, not a {type(items).__name__}"
         )
     _check_order(source, items)
     return items
 
 
-def one_shot(source: Any) -> bool:
-    """Whether the items can be read but once."""
+def is_one_shot(source: Any) -> bool:
+    """Whether the items can be read only once."""
     return isinstance(source, Iterable) and iter(source) is source
 
 
 def signature(source: object, types: Sequence[str] = ()) -> str:
-    """Return the text by which a job knows its source again; it shows no parameter.
+    """Return the text by which a job recognizes its source; it shows no parameter.
 
     Args:
         source: a Keyset, or anything else for items.
-        types: those of the key columns.
+        types: the types of the key columns.
     """
     if not isinstance(source, Keyset):
         return ITEMS
     params = source.params
-    told = (
+    named = (
         sorted((name, repr(value)) for name, value in params.items()) if isinstance(params, Mapping) else None
     )
-    if told is None and params is not None:
-        told = [("", repr(value)) for value in params]
-    text = repr((source.query, source.keys, told))
+    if named is None and params is not None:
+        named = [("", repr(value)) for value in params]
+    text = repr((source.query, source.keys, named))
     columns = ", ".join(f"{name} {kind}" for name, kind in zip(source.keys, types, strict=True))
     return f"keyset:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()} by {columns}"

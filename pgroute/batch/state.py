@@ -1,4 +1,4 @@
-"""What a run knows of its job's rows, and how often it tidies them up."""
+"""The state of a job as a run knows it: its rows, its plan, the outcome of its chunks, its errors."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from pgroute.batch.errors import BatchError
 
 COMPACT_CHUNKS = 100
 COMPACT_SECONDS = 2.0
-BLOCK = 64
-"""Chunks of items that are planned at once."""
-AHEAD = 256
-"""Open chunks of a Keyset that are looked up at once."""
-STEPS = 128
-"""Chunks of a Keyset that are cut at once."""
+ITEMS_BATCH = 64
+"""Number of item chunks planned in one transaction."""
+LOOKUP_BATCH = 256
+"""Number of open Keyset chunks read in one query."""
+PLAN_BATCH = 128
+"""Number of Keyset chunks planned in one round trip."""
 
 
 Row = tuple[bytes | None, ...]
 
 
 def number(value: bytes | None) -> int:
-    """Return a value that is never NULL."""
+    """Return the integer of a column that is never NULL."""
     assert value is not None
     return int(value)
 
 
 class Job(NamedTuple):
-    """A job's row, under lock or as it was seen; the columns of SEE_JOB."""
+    """A job's row; its fields are the columns of READ_JOB."""
 
-    begun: int
+    started: int
     planned: int
     complete: bool
     watermark: int
@@ -40,25 +40,25 @@ class Job(NamedTuple):
 
     @classmethod
     def read(cls, row: Row) -> Job:
-        """Return what the first columns of a row say."""
-        begun, planned, complete, watermark, rows_total = row[:5]
+        """Return the job of a row that begins with those columns."""
+        started, planned, complete, watermark, rows_total = row[:5]
         total = None if rows_total is None else int(rows_total)
-        return cls(number(begun), number(planned), complete == b"t", number(watermark), total)
+        return cls(number(started), number(planned), complete == b"t", number(watermark), total)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """How far a job is.
+class JobStatus:
+    """The progress of a job, as recorded in the database.
 
     Attributes:
-        planned: chunks that are planned.
-        watermark: chunks below it are done.
-        chunks_done: those done, above the watermark too.
+        planned: number of planned chunks.
+        watermark: all chunks below this number are done.
+        chunks_done: number of done chunks, above the watermark too.
         rows_done: rows in done chunks.
-        rows_total: rows in all; None: not known yet.
+        rows_total: all rows of the job; None: not known yet.
         rejected: done chunks that were set aside.
-        rejected_rows: rows in those.
-        finished: all of it is done.
+        rejected_rows: rows in chunks that were set aside.
+        finished: True if all chunks are done.
     """
 
     planned: int
@@ -70,77 +70,94 @@ class Standing:
     rejected_rows: int
     finished: bool
 
+    @classmethod
+    def read(cls, job: Row, done: Row | None, rejected: Row | None, *, finished: bool) -> JobStatus:
+        """Return the status of a job's planned, watermark, rows_total and rows_done, and the counts of its chunks."""
+        planned, watermark, rows_total, rows_done = job
+        chunks_above, rows_above = done or (b"0", b"0")
+        rejected_chunks, rejected_rows = rejected or (b"0", b"0")
+        return cls(
+            planned=number(planned),
+            watermark=number(watermark),
+            chunks_done=number(watermark) + number(chunks_above),
+            rows_done=number(rows_done) + number(rows_above),
+            rows_total=None if rows_total is None else int(rows_total),
+            rejected=number(rejected_chunks),
+            rejected_rows=number(rejected_rows),
+            finished=finished,
+        )
+
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """A chunk to do: its number, and its items (None for a Keyset)."""
+class PendingChunk:
+    """A chunk that is not done: its number, and its items (None for a Keyset)."""
 
     number: int
     items: list[Any] | None = None
 
 
 class Partitioner:
-    """Where the rows of a Keyset are cut, as they are walked through in the order of their keys.
+    """Divides the rows of a Keyset into chunks while a cursor walks through them in key order.
 
     Attributes:
-        rows: counted so far; after the end, all.
-        count: of chunks, so far.
-        ended: there are no more rows.
-        beyond: rows after the last cut, whose last key has to be looked up.
+        rows: rows counted so far.
+        count: chunks planned so far.
+        ended: True once the cursor has reached the end.
+        remainder: rows after the last planned chunk, whose last key has to be read.
     """
 
     def __init__(self) -> None:
         self.rows = 0
         self.count = 0
         self.ended = False
-        self.beyond = 0
+        self.remainder = 0
         self._after: list[str] | None = None
-        self._cut_at = 0
+        self._chunk_start = 0
         self._new: list[dict[str, object]] = []
 
-    def moved(self, rows: int) -> None:
-        """Take note of so many rows that were passed over."""
+    def skip(self, rows: int) -> None:
+        """Count rows that the cursor has moved over."""
         self.rows += rows
 
-    def fetched(self, key: list[str] | None) -> None:
-        """Cut after the row of a key; None: there was none left."""
+    def end_chunk(self, key: list[str] | None) -> None:
+        """End a chunk with the row of this key; None: there was no row left."""
         if key is None:
             self.ended = True
-            self.beyond = self.rows - self._cut_at
+            self.remainder = self.rows - self._chunk_start
         else:
             self.rows += 1
-            self._cut(key)
+            self._add(key)
 
-    def last(self, key: list[str] | None) -> None:
-        """Cut after the very last row."""
+    def end_last_chunk(self, key: list[str] | None) -> None:
+        """End a chunk with the last row of all; None: there are no rows."""
         if key is not None:
-            self._cut(key)
+            self._add(key)
 
     def take(self) -> list[dict[str, object]]:
-        """Return the chunks that are new since the last time, the columns of PLAN_KEYS."""
+        """Return the chunks planned since the last call, with the columns of PLAN_KEYS."""
         new, self._new = self._new, []
         return new
 
-    def _cut(self, key: list[str]) -> None:
-        rows, self._cut_at = self.rows - self._cut_at, self.rows
+    def _add(self, key: list[str]) -> None:
+        rows, self._chunk_start = self.rows - self._chunk_start, self.rows
         self._new.append({"chunk": self.count, "after": self._after, "upto": key, "row_count": rows})
         self._after = key
         self.count += 1
 
 
 class Outcome(enum.Enum):
-    """What became of a chunk in a transaction that was committed."""
+    """The result of a committed transaction for one chunk."""
 
     APPLIED = "applied"
     REJECTED = "rejected"
-    FOUND = "found"
-    """Somebody else has done it."""
-    UNPLANNED = "unplanned"
-    """Its row is not there: a failover has undone the plan."""
+    ALREADY_DONE = "already done"
+    """An earlier run or another copy of the job has done it."""
+    PLAN_LOST = "plan lost"
+    """Its row is missing: a failover has undone the plan."""
 
 
-class Cadence:
-    """Says when to compact: every so many chunks, or seconds."""
+class CompactionSchedule:
+    """Tells when to compact: every COMPACT_CHUNKS chunks or COMPACT_SECONDS seconds."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -148,7 +165,7 @@ class Cadence:
         self._last = time.monotonic()
 
     def due(self) -> bool:
-        """Count a chunk, and return whether it is time; to one caller only."""
+        """Count a chunk; return True to one caller once compaction is due."""
         with self._lock:
             self._chunks += 1
             now = time.monotonic()
@@ -158,34 +175,34 @@ class Cadence:
             return True
 
 
-def chunk_is(number: int, job: Job, *, present: bool, done: bool) -> Outcome | None:
-    """Return what it means that a chunk could not be claimed; None: its row is missing without a reason."""
+def unclaimed_outcome(number: int, job: Job, *, present: bool, done: bool) -> Outcome | None:
+    """Return why a chunk could not be claimed; None: its row is missing without a reason."""
     if done or (not present and number < job.watermark):
-        return Outcome.FOUND
+        return Outcome.ALREADY_DONE
     if present or number >= job.planned:
-        return Outcome.UNPLANNED
+        return Outcome.PLAN_LOST
     return None
 
 
-def gone(name: str) -> BatchError:
-    """Return the error for a job whose row is not the one that it was begun with."""
+def job_gone(name: str) -> BatchError:
+    """Return the error for a job whose row was removed or replaced."""
     return BatchError(
-        f"the job {name!r} is not there any more as it was begun: it was reset, or a failover to a server that "
-        "lacked its beginning has undone it; run it again to begin anew"
+        f"the job {name!r} no longer exists in the database: it was reset, or a failover lost the transaction that "
+        "created it; run it again to start from the beginning"
     )
 
 
-def held(name: str, what: str, seconds: float) -> BatchError:
-    """Return the error for a lock that was not given up in time."""
+def lock_not_released(name: str, what: str, seconds: float) -> BatchError:
+    """Return the error for a lock that was not released in time."""
     return BatchError(
-        f"another session holds {what} of the job {name!r}, and has not ended within {seconds:.1f} s: another copy "
-        "of the job, or what is left of one; run it again later"
+        f"another session holds {what} of the job {name!r} and did not release it within {seconds:.1f} s: another copy "
+        "of the job, or the session of a copy that has died; run the job again later"
     )
 
 
-def misread(name: str, problem: str) -> BatchError:
-    """Return the error for items that are not those of the earlier runs."""
+def source_changed(name: str, problem: str) -> BatchError:
+    """Return the error for items that differ from those of an earlier run."""
     return BatchError(
-        f"the source of the job {name!r} is not what it was in an earlier run: {problem}; it has to give the same "
-        "items in the same order in each run"
+        f"the source of the job {name!r} has changed since an earlier run: {problem}; it must give the same items in "
+        "the same order in each run"
     )

@@ -1,4 +1,4 @@
-"""The command line: reads the arguments, runs one command, turns what it raises into a line and an exit status."""
+"""The command line: parses the arguments, runs one command, and turns its errors into a message and an exit status."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line *argv* (default: the process's own) and return the exit status."""
+    """Run the command line *argv* (default: that of the process) and return the exit status."""
     args = make_parser().parse_args(argv)
     try:
-        # A command is imported when it is run, so that --help is quick and needs no rich.
+        # Commands are imported when they run, so that --help is fast and does not need rich.
         status: int = importlib.import_module(f"pgroute.cli.{args.command}").run(args)
         sys.stdout.flush()
     except (CommandError, ConfigError, NotInTime) as exc:
         print(f"pgroute {args.command}: {exc}", file=sys.stderr)
         return 1 if isinstance(exc, NotInTime) else 2
     except BrokenPipeError:
-        # Whoever reads has enough (`pgroute watch | head`); the interpreter's own flush must not fail again.
+        # The reader has closed the pipe (`pgroute watch | head`); the interpreter's own flush must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:

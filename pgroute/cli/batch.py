@@ -1,4 +1,4 @@
-"""`pgroute batch`: the jobs that a database knows, how far they are, and how to have one forgotten."""
+"""`pgroute batch`: lists the jobs of a database, shows one, or resets it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pgroute import AcquireTimeout, Router
 from pgroute._sync.schema_check import check_trust
 from pgroute.cli.errors import CommandError
 from pgroute.cli.parser import names
-from pgroute.cli.terminal import open_console, print_table, silence_libraries
+from pgroute.cli.terminal import as_text, open_console, print_table, silence_libraries
 from pgroute.core.faults.classify import one_line
 from pgroute.core.printable import printable
 from pgroute.core.sql.schema import BATCH
@@ -31,14 +31,14 @@ Row = dict[str, Any]
 
 _MOST_REJECTS = 20
 _MOST_ERROR = 8192
-"""Characters of a chunk's error in JSON."""
+"""Maximum length of a chunk's error in JSON."""
 _MOST_CELL = 600
-"""Characters in a cell of a table: enough for any name that a job can have."""
+"""Maximum length of a table cell; the longest job name fits."""
 _WIDE = 100
 _WHOLE = ("state", "chunks", "rows", "chunk", "sqlstate", "started", "finished", "at")
-"""The columns whose values are not to be folded."""
+"""The columns whose values are not folded."""
 
-# Chunks that were set aside are counted apart. Times are for people, and in JSON, so the server writes them.
+# Rejected chunks are counted apart. The server formats the times: Python cannot represent all of them.
 _TIME = """pg_catalog.to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')"""
 _JOBS = f"""
 SELECT job, source, chunk_size, CASE WHEN finished_at IS NULL THEN 'open' ELSE 'finished' END AS state,
@@ -76,11 +76,9 @@ def run(args: argparse.Namespace) -> int:
                 return _show(router, args.job, console)
             return _reset(router, args.job, args.timeout, sure=args.yes)
         except AcquireTimeout as exc:
-            raise CommandError(f"no primary can be asked:\n{exc}") from None
+            raise CommandError(f"no primary is available:\n{exc}") from None
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
-            raise CommandError(
-                "this database has no tables of pgroute's: run `pgroute install DSN`"
-            ) from None
+            raise CommandError("this database has no tables of pgroute: run `pgroute install DSN`") from None
         except psycopg.Error as exc:
             raise CommandError(printable(str(exc))) from None
 
@@ -123,7 +121,7 @@ def _reset(router: Router[Any], name: str, timeout: float, *, sure: bool) -> int
     job = _find(router, name)
     if not sure:
         done = f"{job['chunks_done']} chunks ({job['rows_done']} rows) are done"
-        print(f"{name!r} is {job['state']}, {done}. Forget that, so that they are done again?", end=" ")
+        print(f"{name!r} is {job['state']}, {done}. Reset it, so that they are done again?", end=" ")
         print("[y/N] ", end="", flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             print("nothing was changed")
@@ -132,11 +130,11 @@ def _reset(router: Router[Any], name: str, timeout: float, *, sure: bool) -> int
         deleted = router.run(_delete, router._engine.plan.schema, name, timeout)
     except psycopg.errors.LockNotAvailable:
         raise CommandError(
-            f"a chunk of {name!r} is being worked on, and was not ended within {timeout:g} s"
+            f"a chunk of {name!r} is still being processed after {timeout:g} s: stop the job, or try again later"
         ) from None
     if not deleted:
-        raise CommandError(f"no job {name!r} any more")
-    print(f"{name!r} is forgotten")
+        raise CommandError(f"the job {name!r} was removed in the meantime")
+    print(f"{name!r} was reset")
     return 0
 
 
@@ -150,7 +148,14 @@ def _find(router: Router[Any], name: str) -> Row:
 def _ask(conn: psycopg.Connection[Any], schema: Schema, statement: str, job: str | None) -> list[Row]:
     check_trust(conn, schema, BATCH)
     with conn.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(_of_schema(statement, schema), {"job": job}).fetchall()
+        rows = cursor.execute(_of_schema(statement, schema), {"job": job}).fetchall()
+    return [{name: _decoded(value) for name, value in row.items()} for row in rows]
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_decoded(item) for item in value]
+    return as_text(value) if isinstance(value, bytes) else value
 
 
 def _delete(conn: psycopg.Connection[Any], schema: Schema, job: str, timeout: float) -> int:
@@ -164,7 +169,7 @@ def _of_schema(statement: str, schema: Schema) -> bytes:
 
 
 def _short(job: Row) -> Row:
-    """Return a job as a row of the table."""
+    """Return the table row of a job."""
     return {
         "job": job["job"],
         "state": job["state"],
@@ -177,7 +182,7 @@ def _short(job: Row) -> Row:
 
 
 def _narrow(row: Row) -> Row:
-    """Return a row of the table with what 80 columns have room for: the state says that a job is finished."""
+    """Return a table row for 80 columns, without the end time; the state says whether a job is finished."""
     return {name: value for name, value in row.items() if name != "finished"}
 
 
@@ -186,7 +191,7 @@ def _of(done: int, total: int | None) -> str:
 
 
 def _short_reject(reject: Row) -> Row:
-    """Return a chunk that was set aside as a row of the table."""
+    """Return the table row of a rejected chunk."""
     after, upto = (", ".join(reject[name] or ()) or "-" for name in ("after", "upto"))
     error = one_line(reject["error"])
     return {**reject, "after": after, "upto": upto, "sqlstate": reject["sqlstate"] or "-", "error": error}

@@ -1,4 +1,4 @@
-"""`pgroute completion`: a script that completes the commands and options in a shell."""
+"""`pgroute completion`: prints a script with which a shell completes commands and options."""
 
 from __future__ import annotations
 

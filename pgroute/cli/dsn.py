@@ -1,4 +1,4 @@
-"""`pgroute dsn`: the conninfo of the one host that holds a role now."""
+"""`pgroute dsn`: the conninfo of the host that currently serves a role."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find(args: argparse.Namespace) -> HostKey:
-    """Return the host that a session for the command's role was had at.
+    """Return the host of a session for the command's role.
 
     Raises:
-        NotInTime: none could be had within the time.
-        ConfigError: the DSN cannot be used.
+        NotInTime: no session could be opened within the timeout.
+        ConfigError: the DSN is invalid.
     """
     with Router(args.dsn, acquire_timeout=args.timeout, **names(args)) as router:
         try:
@@ -50,7 +50,7 @@ def find(args: argparse.Namespace) -> HostKey:
 def single_host(dsn: str, key: HostKey, *, passwords: bool) -> str:
     """Return the DSN as a keyword string for one of its hosts.
 
-    What libpq would find in the environment is in it too, so that it means the same in another environment.
+    It includes the PG* environment variables, so that it means the same in another environment.
     """
     parsed = parse_dsn(dsn)
     given = {name: value for name, value in parsed.params.items() if passwords or not libpq.is_secret(name)}

@@ -1,11 +1,11 @@
-"""What ends a command with one line on stderr."""
+"""The errors that end a command with a message on stderr."""
 
 from __future__ import annotations
 
 
 class CommandError(Exception):
-    """The command cannot do its work; the text says why, and what to do."""
+    """The command failed; the message says why, and what to do."""
 
 
 class NotInTime(Exception):
-    """What was waited for did not come about; the text says what is missing."""
+    """The timeout is over; the message says what is missing."""

@@ -1,4 +1,4 @@
-"""A topology as a table for people: one row for each host."""
+"""The table of a topology: one row for each host."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ STYLES = {
     HostState.STARTING: "yellow",
 }
 
-
-_ENDLESS = 10_000
-_WORTH_A_TIME = 65_536
-"""Bytes of lag from which on its age is shown."""
+_DROPPED = ("reason", "rtt", "from", "address", "timeline", "lag", "state", "role")
+"""The columns that a narrow terminal loses, the first ones first. The host column stays, folded if need be."""
+_HOST_WIDTH = 24
+"""Columns are dropped before the host column gets narrower than this."""
+_GAP = 2
+_LAG_WITH_AGE = 65_536
+"""Bytes of lag from which on its age is shown: the record of a checkpoint is no delay."""
 
 
 def show_hosts(console: Console, topology: Topology) -> None:
@@ -42,50 +45,55 @@ def show_hosts(console: Console, topology: Topology) -> None:
 def lay_out(
     console: Console, topology: Topology, names: Mapping[str, str] | None = None
 ) -> tuple[Table, list[Text]]:
-    """Return the table, with the reasons in a column if the screen is wide enough, else in lines of their own below it.
+    """Return the table, and the reasons as lines of their own if the terminal is too narrow for their column.
 
     Args:
-        console: where it is to be shown.
+        console: the console that shows it.
         topology: the hosts.
-        names: what hosts are called, by their addresses; the port stands behind.
+        names: short names of hosts, by their addresses; the port follows the name.
     """
-    from rich.text import Text
-
-    table = _table(topology, names, reasons=True)
-    # Measured without the screen's limit, within which everything fits, cut.
-    if console.measure(table, options=console.options.update(width=_ENDLESS)).maximum <= console.width:
-        return table, []
-    reasons = [
-        Text(f"{_name(host, names)}: {host.reason}", style=STYLES.get(host.state, "red"))
-        for host in topology.hosts
-        if host.reason
-    ]
-    return _table(topology, names, reasons=False), reasons
-
-
-def _table(topology: Topology, names: Mapping[str, str] | None, *, reasons: bool) -> Table:
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("host", overflow="fold")
-    # Where names are: which address is meant, and where a host that is not in the DSN came from.
-    addresses = any(h.address and h.address not in str(h.key) and not h.key.is_socket for h in topology.hosts)
-    origins = any(h.origin for h in topology.hosts)
-    for name in (
-        *(["address"] if addresses else []), "role", "state", "timeline", "lag", "rtt", *(["from"] if origins else []),
-    ):  # fmt: skip
-        table.add_column(name, no_wrap=True)
-    if reasons:
-        table.add_column("reason", no_wrap=True)
-    for host in topology.hosts:
-        state = Text(host.state.value, style=STYLES.get(host.state, "red"))
-        cells: list[str | Text] = [
-            _name(host, names), *([host.address or "-"] if addresses else []), role_cell(host), state,
-            _timeline_cell(host), _lag_cell(host), _rtt_cell(host), *([host.origin or "DSN"] if origins else []),
-        ]  # fmt: skip
-        table.add_row(*cells, *([host.reason] if reasons else []))
-    return table
+    columns = _columns(topology, names)
+    widths = {name: max(map(cell_len, (name, *map(str, cells)))) for name, cells in columns.items()}
+    for name in _DROPPED:
+        room = console.width - sum(widths[other] + _GAP for other in columns if other != "host")
+        # The reasons have another place, so they go before the host column is folded.
+        if room >= (widths["host"] if name == "reason" else min(widths["host"], _HOST_WIDTH)):
+            break
+        columns.pop(name, None)
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for name in columns:
+        table.add_column(name, no_wrap=name != "host", overflow="fold")
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*cells)
+    reasons = [
+        Text(f"{_name(host, names)}: {host.reason}", style=STYLES.get(host.state, "red"))
+        for host in topology.hosts
+        if host.reason and "reason" not in columns
+    ]
+    return table, reasons
+
+
+def _columns(topology: Topology, names: Mapping[str, str] | None) -> dict[str, list[str | Text]]:
+    """Return the cells of each column, by its title."""
+    from rich.text import Text
+
+    hosts = topology.hosts
+    columns: dict[str, list[str | Text]] = {"host": [_name(h, names) for h in hosts]}
+    if any(h.address and h.address not in str(h.key) and not h.key.is_socket for h in hosts):
+        columns["address"] = [h.address or "-" for h in hosts]
+    columns["role"] = [role_cell(h) for h in hosts]
+    columns["state"] = [Text(h.state.value, style=STYLES.get(h.state, "red")) for h in hosts]
+    columns["timeline"] = [_timeline_cell(h) for h in hosts]
+    columns["lag"] = [_lag_cell(h) for h in hosts]
+    columns["rtt"] = [_rtt_cell(h) for h in hosts]
+    if any(h.origin for h in hosts):
+        columns["from"] = [h.origin or "DSN" for h in hosts]
+    columns["reason"] = [h.reason or "" for h in hosts]
+    return columns
 
 
 def _name(host: HostInfo, names: Mapping[str, str] | None) -> str:
@@ -94,7 +102,7 @@ def _name(host: HostInfo, names: Mapping[str, str] | None) -> str:
 
 
 def role_cell(host: HostInfo) -> str:
-    """Return the role in words, "-" while it is not known."""
+    """Return the role, "-" while it is unknown."""
     if host.role is None:
         return "-"
     read_only = host.read_only and host.role is HostRole.PRIMARY
@@ -104,7 +112,7 @@ def role_cell(host: HostInfo) -> str:
 def _timeline_cell(host: HostInfo) -> str:
     if host.timeline is None:
         return "-"
-    # PostgreSQL tells a standby's timeline late (at a restartpoint), so it is on this one or a later one.
+    # A standby reports its timeline late (at a restartpoint), so it may be on a later one.
     return f">={host.timeline}" if host.role is HostRole.STANDBY else str(host.timeline)
 
 
@@ -117,9 +125,8 @@ def _lag_cell(host: HostInfo) -> str:
             break
         size, unit = size / 1024, larger
     text = f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-    # A few bytes are no delay: a checkpoint's record is on its way.
-    shown = host.lag_seconds and host.lag_bytes >= _WORTH_A_TIME
-    return f"{text}, {host.lag_seconds:.1f} s" if shown else text
+    with_age = host.lag_seconds and host.lag_bytes >= _LAG_WITH_AGE
+    return f"{text}, {host.lag_seconds:.1f} s" if with_age else text
 
 
 def _rtt_cell(host: HostInfo) -> str:

@@ -1,4 +1,4 @@
-"""`pgroute install`: create the schema in which exactly-once transactions and batch jobs keep account."""
+"""`pgroute install`: creates the schema with the tables for exactly-once transactions and batch jobs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import psycopg
 from pgroute import AcquireTimeout, Router
 from pgroute.cli.errors import CommandError
 from pgroute.cli.parser import names
-from pgroute.cli.terminal import silence_libraries
+from pgroute.cli.terminal import as_text, silence_libraries
 from pgroute.core.printable import printable
 from pgroute.core.sql.schema import check_schema, definition, rights
 
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     if args.sql:
         check_schema(args.schema, args.schema_owner)
-        # Not in a schema that is there: whoever runs this would take it as it is.
+        # Fails if the schema exists: it may belong to another role.
         print(definition(args.schema).replace(" IF NOT EXISTS", ""))
         print(rights(_ROLE, args.schema), end="")
         return 0
@@ -34,18 +34,18 @@ def run(args: argparse.Namespace) -> int:
             router.install()
             where = router.run(_where, read_only=True)
         except AcquireTimeout as exc:
-            raise CommandError(f"no primary can be written to:\n{exc}") from None
+            raise CommandError(f"no primary is available:\n{exc}") from None
         except psycopg.errors.InsufficientPrivilege as exc:
-            text = "a database administrator can run what `pgroute install --sql` prints"
+            text = "a database administrator can run the output of `pgroute install --sql`"
             raise CommandError(f"{printable(str(exc))}\n{text}") from None
         except psycopg.Error as exc:
             raise CommandError(printable(str(exc))) from None
-    print(f"The schema {args.schema} is in place in {where}.\nA role needs, to use it:\n")
+    print(f"The schema {args.schema} exists in {where}.\nA role needs these grants to use it:\n")
     print(rights(_ROLE, args.schema), end="")
     return 0
 
 
-def _where(conn: psycopg.Connection[tuple[str]]) -> str:
+def _where(conn: psycopg.Connection[tuple[str | bytes]]) -> str:
     row = conn.execute("SELECT pg_catalog.quote_ident(pg_catalog.current_database())").fetchone()
     assert row is not None
-    return f"database {printable(row[0])} at {conn.info.host}:{conn.info.port}"
+    return f"database {printable(as_text(row[0]))} at {conn.info.host}:{conn.info.port}"

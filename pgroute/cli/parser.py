@@ -1,16 +1,16 @@
-"""The arguments of every command."""
+"""The commands with their arguments."""
 
 from __future__ import annotations
 
 import argparse
 import math
-import re
 import textwrap
-from typing import Any, NoReturn
+from typing import Any
 
 import pgroute
 from pgroute.core.sql.schema import DEFAULT
 
+from .arguments import PICTURES, Parser, count, picture, seconds
 from .texts import (
     BATCH_HELP,
     COMPLETION_HELP,
@@ -23,43 +23,11 @@ from .texts import (
     WATCH_HELP,
 )
 
-FAULTS = ("crash", "freeze", "switchover", "split-brain", "replica-loss")
-PICTURES = (".svg", ".png", ".pdf")
+FAULTS = ("crash", "freeze", "switchover", "split-brain", "standby-loss")
 SHELLS = ("bash", "zsh", "tcsh")
 
 
 _COLUMNS = 78
-_QUOTED = re.compile(r"(?s)(['\"]).*\1")
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors repeat no DSN, since it may hold a password.
-
-    Attributes:
-        first: what stands before the DSN, for who began with that.
-    """
-
-    first = ""
-
-    def error(self, message: str) -> NoReturn:
-        """Print what is wrong, and exit with status 2."""
-        dsn = any(map(_like_a_dsn, message.split()))
-        if dsn and self.first and "invalid choice" in message:
-            super().error(f"expected a command before the DSN, as in `{self.prog} {self.first} DSN`")
-        if dsn:
-            message = _QUOTED.sub("***", message)  # with what stands behind a blank in it
-        hidden = _not_an_option if message.startswith("unrecognized arguments: ") else _like_a_dsn
-        head, colon, words = message.partition(": ")
-        super().error(head + colon + " ".join("***" if hidden(word) else word for word in words.split()))
-
-
-def _not_an_option(word: str) -> bool:
-    # What stands behind an option that there is not, or is part of it, may be a password: `--password x`, `-Wx`.
-    return not word.startswith("-") or "=" in word or (len(word) > 2 and not word.startswith("--"))
-
-
-def _like_a_dsn(word: str) -> bool:
-    return "://" in word or "=" in word.lstrip("-'\"")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -72,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.first = "status"
+    parser.example_command = "status"
     parser.add_argument("--version", action="version", version=f"pgroute {pgroute.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     _add_demo(commands)
@@ -118,25 +86,25 @@ def _add_names(parser: argparse.ArgumentParser) -> None:
         "--resolver",
         choices=("system", "dns"),
         default="system",
-        help="what names are looked up with (default: system)",
+        help="look names up by the system or over DNS (default: system)",
     )
     parser.add_argument(
         "--addresses",
         choices=("one-host", "expand"),
         default="one-host",
-        help="expand: each address of a name is a host of its own (default: one-host)",
+        help="expand: treat each address of a name as a host (default: one-host)",
     )
     parser.add_argument(
         "--srv-domain",
         action="append",
         dest="srv_domains",
         metavar="DOMAIN",
-        help="SRV records may lead below this domain too; may be repeated",
+        help="accept SRV targets below this domain too; repeatable",
     )
 
 
 def names(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what the arguments say about names, as a router takes it."""
+    """Return the arguments about names as options of a router."""
     return {name: getattr(args, name) for name in ("resolver", "addresses", "srv_domains")}
 
 
@@ -155,12 +123,12 @@ def _add_schema(parser: argparse.ArgumentParser) -> None:
         "--schema",
         default=DEFAULT,
         metavar="NAME",
-        help=f"the schema, as it is, without quotes (default: {DEFAULT})",
+        help=f"the schema name, without quotes (default: {DEFAULT})",
     )
     parser.add_argument(
         "--schema-owner",
         metavar="ROLE",
-        help="trust this role too with the schema (docs/transactions.md)",
+        help="also trust this owner of the schema (docs/transactions.md)",
     )
 
 
@@ -169,7 +137,7 @@ def _add_role(parser: argparse.ArgumentParser) -> None:
         "--role",
         choices=("writer", "reader"),
         default="writer",
-        help="writer: the primary; reader: a standby, the primary if there is none (default: writer)",
+        help="writer: the primary; reader: a standby, or the primary without one (default: writer)",
     )
 
 
@@ -177,14 +145,16 @@ def _add_status(commands: argparse._SubParsersAction[Parser]) -> None:
     status = _add(
         commands,
         "status",
-        "say what every host of a DSN is, and where writers and readers would go",
-        "Ask every host of a DSN once, and say what it is and where writers and readers would go.",
+        "show the state of every host, and where writers and readers go",
+        "Ask every host of a DSN once. Show the state of each, and where writers and readers go.",
         STATUS_HELP,
     )
     _add_dsn_argument(status)
     _add_names(status)
     status.add_argument("--json", action="store_true", help="print a JSON object (keys: docs/cli.md)")
-    status.add_argument("--watch", action="store_true", help="go on, and tell it again when it changes")
+    status.add_argument(
+        "--watch", action="store_true", help="keep running, and print each change of the status"
+    )
     _add_timeout(status, 5)
 
 
@@ -207,16 +177,14 @@ def _add_dsn(commands: argparse._SubParsersAction[Parser]) -> None:
     dsn = _add(
         commands,
         "dsn",
-        "print the conninfo of the one host that holds a role now",
-        "Print a libpq keyword string for the one host that holds a role now, with all else as in the DSN.",
+        "print the conninfo of the host that currently serves a role",
+        "Print a libpq keyword string for the host that currently serves a role, with all other parameters of the DSN.",
         DSN_HELP,
     )
     _add_dsn_argument(dsn)
     _add_names(dsn)
     _add_role(dsn)
-    dsn.add_argument(
-        "--with-password", action="store_true", help="print passwords too, where the DSN has them"
-    )
+    dsn.add_argument("--with-password", action="store_true", help="include the passwords of the DSN")
     _add_timeout(dsn, 10)
 
 
@@ -224,14 +192,14 @@ def _add_wait(commands: argparse._SubParsersAction[Parser]) -> None:
     wait = _add(
         commands,
         "wait",
-        "return once a role can be served",
-        "Return once a session for a role can be had: for scripts that deploy or test.",
+        "wait until a role can be served",
+        "Wait until a session for a role can be opened, for scripts that deploy or test.",
         WAIT_HELP,
     )
     _add_dsn_argument(wait)
     _add_names(wait)
     _add_role(wait)
-    wait.add_argument("--quiet", action="store_true", help="print nothing when it comes about")
+    wait.add_argument("--quiet", action="store_true", help="print nothing on success")
     _add_timeout(wait, 60)
 
 
@@ -240,12 +208,12 @@ def _add_install(commands: argparse._SubParsersAction[Parser]) -> None:
         commands,
         "install",
         "create the tables for exactly-once transactions and batch jobs",
-        "Create the schema, with the tables for run(once=) and batch jobs, on the primary. What is there stays "
-        "as it is.",
+        "Create the schema with the tables for run(once=) and batch jobs on the primary. Existing tables are "
+        "left unchanged.",
         INSTALL_HELP,
     )
     _add_dsn_argument(install)
-    install.add_argument("--sql", action="store_true", help="print the SQL and contact nobody")
+    install.add_argument("--sql", action="store_true", help="print the SQL without connecting")
     _add_schema(install)
     _add_names(install)
     _add_timeout(install, 10)
@@ -255,23 +223,23 @@ def _add_batch(commands: argparse._SubParsersAction[Parser]) -> None:
     batch = _add(
         commands,
         "batch",
-        "list batch jobs, show how far one is, or have it forgotten",
-        "Ask the primary of a DSN for the batch jobs that it knows (pgroute.batch).",
+        "list batch jobs, show the progress of one, or reset it",
+        "Show or reset the batch jobs (pgroute.batch) recorded in a database.",
         BATCH_HELP,
     )
-    batch.first = "list"
+    batch.example_command = "list"
     actions = batch.add_subparsers(dest="action", metavar="action", required=True)
     for name, text in (
         ("list", "list all jobs"),
-        ("show", "show how far a job is, and its chunks that were set aside"),
-        ("reset", "forget what a job has done, so that it begins anew when it is run again"),
+        ("show", "show the progress of a job, and its rejected chunks"),
+        ("reset", "delete the record of a job, so that its next run starts over"),
     ):
         action = _add(actions, name, text, f"{text[0].upper()}{text[1:]}.", BATCH_HELP)
         action.add_argument("dsn", metavar="DSN", help="libpq URI or keyword string")
         if name != "list":
             action.add_argument("job", metavar="JOB", help="the job's name")
         if name == "reset":
-            action.add_argument("--yes", action="store_true", help="do not ask")
+            action.add_argument("--yes", action="store_true", help="do not ask for confirmation")
         else:
             action.add_argument("--json", action="store_true", help="print JSON (keys: docs/cli.md)")
         _add_schema(action)
@@ -283,68 +251,39 @@ def _add_demo(commands: argparse._SubParsersAction[Parser]) -> None:
     demo = _add(
         commands,
         "demo",
-        "break a throw-away cluster under load, and count the rows",
+        "break a throw-away cluster under load, and check every row",
         "Start a primary and two synchronous standbys on this machine, write and read through a router, cause a fault, "
-        "mend it, and look for every row that was acknowledged.",
+        "repair it, and check that every acknowledged row is there.",
         DEMO_HELP,
     )
     demo.add_argument(
-        "--fault", choices=FAULTS, default="crash", metavar="FAULT", help="what happens (default: crash)"
+        "--fault",
+        choices=FAULTS,
+        default="crash",
+        metavar="FAULT",
+        help="the fault, see below (default: crash)",
     )
     demo.add_argument(
         "--duration", type=seconds(3), default=12.0, metavar="S", help="seconds of load (default: 12)"
     )
-    demo.add_argument("--writers", type=count(1), default=4, metavar="N", help="writers (default: 4)")
-    demo.add_argument("--readers", type=count(0), default=4, metavar="N", help="readers (default: 4)")
+    demo.add_argument(
+        "--writers", type=count(1), default=4, metavar="N", help="number of writers (default: 4)"
+    )
+    demo.add_argument(
+        "--readers", type=count(0), default=4, metavar="N", help="number of readers (default: 4)"
+    )
     demo.add_argument(
         "--async",
         dest="asynchronous",
         action="store_true",
-        help="tasks on an AsyncRouter, not threads on a Router",
+        help="use tasks on an AsyncRouter instead of threads on a Router",
     )
     demo.add_argument(
         "--plot",
         type=picture,
         metavar="FILE",
-        help=f"draw what happened: {', '.join(PICTURES)} (needs the extra `plot`)",
+        help=f"draw the run: {', '.join(PICTURES)} (needs the extra `plot`)",
     )
     demo.add_argument(
         "--pg-version", metavar="V", help="PostgreSQL to run: 16, 16.14 (default: the newest found)"
     )
-
-
-class seconds:  # noqa: N801  (argparse shows the name of a type)
-    """Reads a number of seconds."""
-
-    def __init__(self, least: float) -> None:
-        self._least = least
-
-    def __call__(self, text: str) -> float:
-        """Return the number, or raise what argparse shows."""
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not self._least <= value <= 1e6:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds of at least {self._least:g}")
-        return value
-
-
-class count:  # noqa: N801
-    """Reads a number of threads or tasks."""
-
-    def __init__(self, least: int) -> None:
-        self._least = least
-
-    def __call__(self, text: str) -> int:
-        """Return the number, or raise what argparse shows."""
-        if not text.isdecimal() or not self._least <= int(text) <= 200:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {self._least} to 200")
-        return int(text)
-
-
-def picture(text: str) -> str:
-    """Return a file name if its ending is that of a picture which can be drawn, or raise what argparse shows."""
-    if not text.lower().endswith(PICTURES):
-        raise argparse.ArgumentTypeError(f"{text!r} does not end in one of {', '.join(PICTURES)}")
-    return text

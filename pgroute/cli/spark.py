@@ -1,4 +1,4 @@
-"""Numbers over time as a line of blocks, and the counts behind it."""
+"""Counts over time, and their drawing as a line of blocks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ ASCII = " .:-=+*%#"
 
 
 class Histogram:
-    """How many moments fall into each slot of time; moments are taken from lists that only grow.
+    """Counts moments per slot of time, from lists that only grow.
 
     Args:
-        start: when the first slot begins, monotonic seconds.
-        step: seconds in a slot.
+        start: the begin of the first slot, in time.monotonic() seconds.
+        step: the length of a slot in seconds.
     """
 
     def __init__(self, start: float, step: float) -> None:
@@ -26,7 +26,7 @@ class Histogram:
         self._taken = 0
 
     def update(self, moments: Sequence[float]) -> None:
-        """Take in what was added to the list since the last time; what is before the start counts for nothing."""
+        """Count the moments added to the list since the last call; moments before the start are ignored."""
         end = len(moments)
         for index in range(self._taken, end):
             slot = int((moments[index] - self.start) // self.step)
@@ -38,10 +38,10 @@ class Histogram:
         self._taken = end
 
     def columns(self, width: int, until: float, *, now: float | None = None) -> list[float]:
-        """Return counts per slot for each of *width* columns from the start to *until*; those to come are left out.
+        """Return the count per slot for each of *width* columns from the start to *until*, without future columns.
 
-        A column of several slots has their mean; one of a part of a slot has that slot's count. The slot that *now* is
-        in is not full yet, and left out too.
+        A column of several slots has their mean; a column within a slot has the count of that slot. The current slot,
+        which contains *now*, is incomplete and left out.
         """
         span = max(until - self.start, self.step)
         slots = span / self.step
@@ -60,7 +60,7 @@ class Histogram:
 
 
 def sparkline(values: Sequence[float], *, most: float | None = None, blocks: str = BLOCKS) -> str:
-    """Return one character for each value, the highest for *most* (default: the largest); anything above 0 is seen."""
+    """Return one character per value, scaled to *most* (default: the largest); values above 0 are always visible."""
     top = max(values, default=0.0) if most is None else most
     if top <= 0:
         return blocks[0] * len(values)

@@ -1,4 +1,4 @@
-"""`pgroute status`: what every host of a DSN is now, and where writers and readers would go."""
+"""`pgroute status`: the state of every host of a DSN, and where writers and readers go."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ VERDICTS = {0: "ok", 1: "degraded", 2: "unusable"}
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """What a topology means for an application.
+    """The meaning of a topology for an application.
 
     Attributes:
         writers: the hosts that `writer()` chooses from.
         readers: the hosts that `reader()` chooses from.
-        troubled: listed hosts that are not up. A second name of a host that is up is no trouble.
+        troubled: listed hosts that are not up, except second names of hosts that are up.
         status: the exit status.
     """
 
@@ -42,7 +42,7 @@ class Assessment:
 
 
 def assess(topology: Topology) -> Assessment:
-    """Judge a topology by the router's own candidates."""
+    """Assess a topology by the candidates of the router."""
     writers = _chosen(topology, SessionAttrs.READ_WRITE)
     readers = _chosen(topology, SessionAttrs.PREFER_STANDBY)
     troubled = tuple(h for h in topology.hosts if h.state not in _FINE)
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     silence_libraries()
     console = None if args.json else open_console()
-    # Two probes must fit in, so that a host that hangs is told from one that nobody has asked.
+    # Two probes must fit into the timeout, so that a host that hangs can be told from one not yet asked.
     probe = ProbeOptions(timeout=min(ProbeOptions().timeout, args.timeout / 2))
     with Router(args.dsn, probe=probe, **names(args)) as router:
         topology = observe(router, args.timeout)
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def observe(router: Router, timeout: float) -> Topology:
-    """Return the topology once every host was heard and no conflict is being asked about again, or after *timeout*."""
+    """Return the topology once every host was probed and no conflict is being probed again, or after *timeout*."""
     deadline = time.monotonic() + timeout
     while True:
         topology = router.topology
@@ -86,11 +86,11 @@ def observe(router: Router, timeout: float) -> Topology:
 
 
 def _follow(router: Router, topology: Topology, console: Console | None) -> NoReturn:
-    """Tell the status now and after each change of it, for ever."""
-    told: object = None
+    """Print the status now and after each change, for ever."""
+    printed: object = None
     while True:
-        if (essence := _essence(topology)) != told:
-            told, assessment = essence, assess(topology)
+        if (essence := _essence(topology)) != printed:
+            printed, assessment = essence, assess(topology)
             now = datetime.now().astimezone().isoformat(timespec="milliseconds")
             if console is None:
                 print(json.dumps({"at": now, **as_json(topology, assessment)}), flush=True)
@@ -103,7 +103,7 @@ def _follow(router: Router, topology: Topology, console: Console | None) -> NoRe
 
 
 def _essence(topology: Topology) -> object:
-    """Return what a new line is told for; lag and round-trip times change all the time."""
+    """Return the part of a topology whose change is printed: without lag and round-trip times."""
     hosts = tuple((h.key, h.role, h.state, h.reason, h.read_only, h.usable) for h in topology.hosts)
     return (
         hosts,
@@ -113,7 +113,7 @@ def _essence(topology: Topology) -> object:
 
 
 def as_json(topology: Topology, assessment: Assessment) -> dict[str, Any]:
-    """Return what --json prints; the keys are a promise, told in docs/cli.md."""
+    """Return the output of --json; its keys are documented in docs/cli.md and stay."""
     return {
         "verdict": VERDICTS[assessment.status],
         "writable": bool(assessment.writers),
@@ -143,7 +143,7 @@ def _host_json(h: HostInfo) -> dict[str, Any]:
         "lag_seconds": h.lag_seconds,
         "rtt_seconds": h.rtt,
         "server_version": h.server_version or None,
-        # 64 bits, more than a JSON number holds in many languages.
+        # 64 bits do not fit a JSON number in many languages.
         "system_id": None if h.system_id is None else str(h.system_id),
     }
 
@@ -165,7 +165,7 @@ def _because(assessment: Assessment) -> str:
         return ": writable and readable, every host is up"
     if assessment.status == 2:
         return ": neither writable nor readable"
-    told = [f"{h.key} is {h.state.value}" for h in assessment.troubled]
-    told += [] if assessment.writers else ["not writable"]
-    told += [] if assessment.readers else ["not readable"]
-    return ": " + ", ".join(told)
+    problems = [f"{h.key} is {h.state.value}" for h in assessment.troubled]
+    problems += [] if assessment.writers else ["not writable"]
+    problems += [] if assessment.readers else ["not readable"]
+    return ": " + ", ".join(problems)

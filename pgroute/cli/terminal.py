@@ -1,4 +1,4 @@
-"""The screen or the pipe that a command writes to, and the quiet of the libraries meanwhile."""
+"""The terminal or pipe that a command writes to, and the log output of libraries, which is suppressed."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _ENDLESS = 10_000
-"""The width of a pipe: nothing is wrapped or cut there."""
+"""The width of a pipe: lines are not wrapped or cut."""
 
 
 def open_console() -> Console:
-    """Return the console for stdout: colours on a terminal, plain whole lines in a pipe.
+    """Return the console for stdout: with colours on a terminal, plain whole lines in a pipe.
 
     Raises:
         CommandError: rich is not installed.
@@ -42,8 +42,13 @@ def open_console() -> Console:
     return console
 
 
+def as_text(value: str | bytes) -> str:
+    """Return text of the server as str: psycopg gives bytes if the database has no encoding (SQL_ASCII)."""
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+
+
 def print_table(console: Console, table: Table) -> None:
-    """Print a table; in a pipe without the blanks that fill up its last column."""
+    """Print a table; in a pipe without trailing blanks."""
     if console.is_terminal:
         console.print(table)
         return
@@ -55,9 +60,9 @@ def print_table(console: Console, table: Table) -> None:
 
 @contextlib.contextmanager
 def quit_key() -> Iterator[Callable[[float], bool]]:
-    """Give a function that waits for so many seconds, and returns whether q was pressed; at once if it is.
+    """Give a function that waits for a number of seconds, and returns True as soon as q is pressed.
 
-    Without a terminal to read from, or in the background, it only waits. Ctrl-C remains what it is.
+    Without a terminal to read from, or in the background, it only waits. Ctrl-C works as usual.
     """
     if sys.stdin is None or not sys.stdin.isatty() or _in_background():
         yield _only_wait
@@ -68,7 +73,7 @@ def quit_key() -> Iterator[Callable[[float], bool]]:
     def wait(seconds: float) -> bool:
         ready, _, _ = select.select([keyboard], [], [], seconds)
         pressed = os.read(keyboard, 1024) if ready else b""
-        if ready and not pressed:  # the other end of it is closed
+        if ready and not pressed:  # end of file
             time.sleep(seconds)
         return b"q" in pressed.lower()
 
@@ -83,7 +88,7 @@ def _in_background() -> bool:
     try:
         return os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp()
     except OSError:
-        return False  # no terminal that controls this process, and would stop it
+        return False  # no controlling terminal
 
 
 def _only_wait(seconds: float) -> bool:
@@ -92,7 +97,7 @@ def _only_wait(seconds: float) -> bool:
 
 
 def silence_libraries() -> None:
-    """Keep warnings of the pools and the router off the terminal: what they say, the command shows in its own way."""
+    """Keep log messages of the pools and the router off the terminal: the command shows their content itself."""
     for name in ("pgroute", "psycopg"):
         logger = logging.getLogger(name)
         if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):

@@ -1,4 +1,4 @@
-"""What the help of each command says below its options."""
+"""The help texts below the options of each command."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ A DSN is a libpq URI or keyword string with any number of hosts:
   postgresql://app@db1,db2,db3/shop
   "host=db1,db2,db3 dbname=shop user=app"
 
-Without one the PG* environment counts, as for psql. Other users of the
-machine can read a command line: keep the password in PGPASSWORD or in
-~/.pgpass. No command prints a password unless it is asked to.
+Without a DSN the PG* environment variables apply, as in psql. Other users
+of the machine can read a command line: keep the password in PGPASSWORD or in
+~/.pgpass. No command prints a password, except `dsn --with-password`.
 
 first steps:
   pgroute demo              kill the primary of a throw-away cluster under load
   pgroute status DSN        ask your own hosts
-  pgroute watch DSN         keep an eye on them
+  pgroute watch DSN         watch them
   pgroute COMMAND --help    more about a command, with examples
 """
 STATUS_HELP = """\
@@ -30,16 +30,16 @@ examples:
     jq -r '.hosts[] | select(.role == "primary").host'
   pgroute status "$DSN" --watch --json >> topology.jsonl
 
-With --watch it is told again whenever a role, a state, a reason or the
-verdict changes, until Ctrl-C (exit status 130).
+With --watch the status is printed again whenever a role, a state, a reason
+or the verdict changes, until Ctrl-C (exit status 130).
 """
 WATCH_HELP = """\
-The hosts with their roles, states, timelines and lag, where writers and
-readers go now, and each change with its time. On a terminal a full-screen
-view, which q ends; in a pipe one line for each change, until Ctrl-C.
+Shows the hosts with their roles, states, timelines and lag, where writers
+and readers go now, and each change with its time. On a terminal this is a
+full-screen view that q ends; in a pipe, one line for each change until Ctrl-C.
 
 exit status:
-  0  q was pressed, or the time given by --duration is over
+  0  q was pressed, or --duration is over
   2  the DSN cannot be used
   130  Ctrl-C was pressed
 
@@ -49,7 +49,7 @@ examples:
 """
 DSN_HELP = """\
 exit status:
-  0  printed; a session for that role was had there
+  0  the conninfo is printed; a session for the role was opened there
   1  no host can serve the role within the time
   2  the DSN cannot be used
 
@@ -58,14 +58,14 @@ examples:
   conninfo=$(pgroute dsn "$DSN" --role reader) &&
     pg_dump "$conninfo" > shop.sql
 
-In scripts use the second form: after a failure, psql "" would go to your
-default server. The password is left out, so it must come from PGPASSWORD or
-~/.pgpass; --with-password puts it in, for programs that know neither.
+In scripts use the second form: after a failure, psql "" would connect to
+your default server. The password is left out and must come from PGPASSWORD
+or ~/.pgpass; --with-password includes it, for programs that read neither.
 """
 WAIT_HELP = """\
 exit status:
-  0  a session for that role could be had
-  1  not within the time; the text says what each host is
+  0  a session for the role was opened
+  1  not within the time; the message shows the state of each host
   2  the DSN cannot be used
 
 examples:
@@ -74,26 +74,25 @@ examples:
 """
 INSTALL_HELP = """\
 exit status:
-  0  the schema is in place; the rights that a role needs to use it are printed
-  2  it is not: no primary, no right to create a schema, or the DSN cannot be
-     used
+  0  the schema exists; the grants that a role needs are printed
+  2  failed: no primary, no right to create a schema, or the DSN cannot be used
 
-Run it once for each database, as a role that may create schemas there. With
---sql a database administrator can do it. Whoever may use the tables can read
-and forge the results in them: with --schema an application has its own.
+Run it once for each database, as a role that may create schemas there, or
+have a database administrator run the output of --sql. A role that may use the
+tables can read and forge their results: --schema gives an application its own.
 """
 BATCH_HELP = """\
 exit status:
-  0  done; of show: the job is finished, and no chunk was set aside
-  1  of show: it is not finished, or chunks were set aside;
-     of reset: not confirmed, nothing was changed
-  2  no such job, no tables of pgroute's, no primary, or the DSN cannot be used
+  0  done; show: the job is finished, without rejected chunks
+  1  show: the job is not finished, or has rejected chunks
+     reset: not confirmed, nothing was changed
+  2  no such job, no tables of pgroute, no primary, or the DSN cannot be used
 
 examples:
   pgroute batch list postgresql://app@db1,db2,db3/shop
   pgroute batch show "$DSN" nightly
 
-With '' for a DSN the PG* environment counts, as for psql.
+With '' as the DSN the PG* environment variables apply, as in psql.
 """
 COMPLETION_HELP = """\
 examples:
@@ -106,21 +105,20 @@ examples:
 """
 DEMO_HELP = """\
 faults:
-  crash         SIGKILL to the primary; a second later a standby is promoted
-  freeze        the primary stops answering, its connections stay open;
-                it comes back as a stale primary
-  switchover    the primary is shut down cleanly, a standby promoted at once
-  split-brain   the primary dies and both standbys are promoted: two
-                primaries, between which nothing decides
-  replica-loss  a standby dies; writes go on, reads move
+  crash         SIGKILL to the primary; a standby is promoted a second later
+  freeze        the primary stops answering while its connections stay open;
+                it returns as a stale primary
+  switchover    the primary is shut down cleanly; a standby is promoted at once
+  split-brain   the primary dies and both standbys are promoted: there are two
+                primaries on the same timeline
+  standby-loss  a standby dies; writes continue, reads move
 
 exit status:
-  0  every acknowledged row was found, once, and no row that nobody can
-     account for
-  1  rows are missing, doubled or unaccounted for, or no write went through
-     after the fault
-  2  the cluster could not be started (no PostgreSQL server programs?) or be
-     repaired, or the picture not be written
+  0  every acknowledged row was found exactly once, and no unexpected row
+  1  rows are missing, duplicated or unexpected, or no write succeeded after
+     the fault
+  2  the cluster could not be started or repaired (are the PostgreSQL server
+     programs installed?), or the picture could not be written
 
 examples:
   pgroute demo

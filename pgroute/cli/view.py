@@ -1,4 +1,4 @@
-"""The live view of a cluster that fills a terminal: hosts, lines of numbers over time, and what happened last."""
+"""The full-screen view of a cluster: hosts, lines of numbers over time, and the latest events."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Line(NamedTuple):
     """A line of numbers over time.
 
     Attributes:
-        label: what they are.
-        values: one for each column, the width being the argument.
-        figure: what stands behind the line.
-        style: of the line.
+        label: the text before the line.
+        values: returns one value per column; the argument is the number of columns.
+        figure: the text after the line.
+        style: the style of the line.
     """
 
     label: str
@@ -40,17 +40,17 @@ class Line(NamedTuple):
 
 
 class View:
-    """What is shown; set its attributes and print it again.
+    """The content of the screen; set its attributes and print it again.
 
     Args:
-        topology: gives what is known of the hosts now.
-        names: what hosts are called beside their addresses.
+        topology: returns the current topology.
+        names: short names of hosts, by their addresses.
 
     Attributes:
-        title: gives the first line.
-        lines: the numbers over time.
-        verdict: the line below the hosts, with its style.
-        log: what happened, the last one at the end: when, what, in which style.
+        title: returns the first line.
+        lines: returns the numbers over time.
+        verdict: returns the line below the hosts, and its style.
+        log: the events, the latest at the end: time, text, style.
     """
 
     def __init__(self, topology: Callable[[], Topology], names: dict[str, str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""`pgroute wait`: return once a role can be served."""
+"""`pgroute wait`: waits until a role can be served."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pgroute watch`: the hosts of a DSN as they change, until q or Ctrl-C."""
+"""`pgroute watch`: shows the hosts of a DSN as they change, until q or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 POLL = 0.05
 TICK = 1.0
-"""Seconds after which the view is drawn again though nothing changed: the time in its title goes on."""
+"""Seconds after which the view is drawn again without a change, for the time in its title."""
 
 EVENT_STYLES = {
     EventKind.PRIMARY_CHANGED: "green",
@@ -76,7 +76,7 @@ def _full_screen(console: Console, router: Router, deadline: float) -> None:
 
             each_change(router, deadline, draw, tick=TICK, ended=ended)
     finally:
-        # What happened stays, when the view is gone with the terminal's other screen.
+        # The events stay on the terminal after the full-screen view has ended.
         for moment, text, style in view.log:
             console.print(f"{moment}  {text}", style=style)
 
@@ -109,14 +109,14 @@ def each_change(
     tick: float = float("inf"),
     ended: Callable[[float], object] = time.sleep,
 ) -> None:
-    """Call *tell* with the topology at once, when it has changed, and each *tick* seconds, until the deadline.
+    """Call *tell* with the topology now, after each change, and every *tick* seconds, until the deadline.
 
     Args:
-        router: whose topology.
-        deadline: monotonic seconds.
-        tell: what to call.
-        tick: seconds.
-        ended: waits for so many seconds, and returns whether to end now.
+        router: the router that knows the topology.
+        deadline: in time.monotonic() seconds.
+        tell: the function to call.
+        tick: seconds between calls without a change.
+        ended: waits for a number of seconds, and returns True to end now.
     """
     last: Topology | None = None
     told_at = 0.0
@@ -130,7 +130,7 @@ def each_change(
 
 
 def verdict_line(topology: Topology) -> tuple[str, str]:
-    """Return where sessions go now, and a style for that."""
+    """Return a line that says where sessions go, and its style."""
     found = assess(topology)
     if not topology.initial_scan_done:
         return "asking the hosts", "dim"
@@ -138,7 +138,7 @@ def verdict_line(topology: Topology) -> tuple[str, str]:
 
 
 def where(found: Assessment) -> str:
-    """Return where writers and readers go, in words."""
+    """Return where writers and readers go."""
     parts = []
     for name, hosts in (("writers", found.writers), ("readers", found.readers)):
         parts.append(f"{name} to {', '.join(str(h.key) for h in hosts) or 'nowhere'}")

@@ -8,21 +8,19 @@ if TYPE_CHECKING:
     from .binaries import ServerBinaries, available_versions, find_server
     from .cluster import LocalCluster
     from .errors import ClusterError, ClusterTimeout, ServerNotFound
-    from .flow import Trap
-    from .initdb import InitdbCache
     from .node import Node
     from .proxy import FaultProxy
+    from .trigger import Trigger
 
 __all__ = [
     "ClusterError",
     "ClusterTimeout",
     "FaultProxy",
-    "InitdbCache",
     "LocalCluster",
     "Node",
     "ServerBinaries",
     "ServerNotFound",
-    "Trap",
+    "Trigger",
     "available_versions",
     "find_server",
 ]
@@ -31,12 +29,11 @@ _HOMES = {
     "ClusterError": "errors",
     "ClusterTimeout": "errors",
     "FaultProxy": "proxy",
-    "InitdbCache": "initdb",
     "LocalCluster": "cluster",
     "Node": "node",
     "ServerBinaries": "binaries",
     "ServerNotFound": "errors",
-    "Trap": "flow",
+    "Trigger": "trigger",
     "available_versions": "binaries",
     "find_server": "binaries",
 }

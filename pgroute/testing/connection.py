@@ -1,68 +1,91 @@
-"""One proxied connection: a client, its server, and what happens to both."""
+"""One proxied connection: a client, its server, and the faults between them."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import selectors
 import socket
 import struct
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .flow import READ_SIZE, End, Flow
+from .flow import End
+from .selector_thread import READ, WRITE, drain
 
 if TYPE_CHECKING:
-    from .flow import Deed, Trap
-    from .relay import Relay
+    from collections.abc import Callable, Iterable
 
-READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+    from .flow import Flow
+    from .selector_thread import SelectorThread
+    from .trigger import Action, Trigger
+
 RST_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Connection:
-    """A client, its server and the two directions between them."""
+    """A client, its server and the two directions between them.
 
-    def __init__(self, relay: Relay, client: socket.socket) -> None:
-        self._relay = relay
+    Args:
+        thread: waits for its sockets and timers.
+        client: the accepted socket.
+        addresses: of the server; the first that answers is used.
+        flows: the two directions, by name.
+        on_connected: called when the server has accepted.
+        on_end: called when both sockets are about to be closed.
+
+    Attributes:
+        flows: as given.
+        open: False once it has ended; several events of one turn may concern it.
+    """
+
+    def __init__(
+        self,
+        thread: SelectorThread,
+        client: socket.socket,
+        addresses: Iterable[tuple[socket.AddressFamily, Any]],
+        flows: dict[str, Flow],
+        *,
+        on_connected: Callable[[], None],
+        on_end: Callable[[Connection], None],
+    ) -> None:
+        self.flows = flows
+        self.open = True
+        self._thread = thread
         self._client = _prepare(client)
         self._server: socket.socket | None = None
         self._linked = self._failed = False
-        self._addresses = iter(relay.addresses)
+        self._addresses = iter(addresses)
         self._masks: dict[socket.socket, int] = {}
         self._timer: float | None = None
-        self.flows = {name: Flow(name, relay.totals, flow) for name, flow in relay.template.items()}
-        self._up, self._down = self.flows["to_server"], self.flows["to_client"]
+        self._on_connected = on_connected
+        self._on_end = on_end
+        self._up, self._down = flows["to_server"], flows["to_client"]
         self._up.source = self._down.sink = self._client
 
-    @property
-    def open(self) -> bool:
-        """Whether it has not ended; several events of one turn may concern it."""
-        return self in self._relay.connections
-
     def pump(self) -> None:
-        """Move on as far as possible, then wait for sockets and times."""
+        """Pass on all that can be passed on, then wait for sockets and timers."""
         now = time.monotonic()
-        # A deaf network does not carry the connection request either.
+        # A blackhole swallows the connection request too.
         if self._server is None and not self._failed and self._up.conditions.mode == "forward":
             self._connect(now)
         for flow in self.flows.values():
             while (step := flow.flush(now)) is not None:
-                self._obey(step, flow)
+                self._carry_out(step, flow)
                 if not self.open:
                     return
         self._wait(now)
 
     def end(self, *, reset_client: bool, reset_server: bool) -> None:
         """Close both sockets, with RST or with FIN."""
-        self._relay.connections.remove(self)
+        self.open = False
+        self._on_end(self)
         for flow in self.flows.values():
             flow.abandon()
         for link, reset in ((self._client, reset_client), (self._server, reset_server)):
             if link is None:
                 continue
-            self._listen_to(link, 0)
+            self._watch(link, 0)
             if reset:
                 with contextlib.suppress(OSError):  # macOS, when the peer has reset it
                     link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST_ON_CLOSE)
@@ -70,34 +93,34 @@ class Connection:
                 drain(link)
             link.close()
 
-    def leave(self) -> None:
-        """Close both sockets in this process alone: a forked child."""
+    def close_sockets(self) -> None:
+        """Close both sockets in this process alone, a forked child."""
         for link in (self._client, self._server):
             if link is not None:
                 link.close()
 
-    def hit(self, deed: Deed) -> None:
+    def hit(self, action: Action) -> None:
         """Apply a fault to this connection alone."""
-        match deed:
+        match action:
             case "reset" | "disconnect":
-                self.end(reset_client=deed == "reset", reset_server=deed == "reset")
+                self.end(reset_client=action == "reset", reset_server=action == "reset")
             case mode:
                 for flow in self.flows.values():
                     flow.conditions = replace(flow.conditions, mode=mode)
 
-    def _obey(self, step: End | tuple[Trap, ...], flow: Flow) -> None:
+    def _carry_out(self, step: End | tuple[Trigger, ...], flow: Flow) -> None:
         back = self._down if flow is self._up else self._up
         if step is End.RESET:
             self.end(reset_client=True, reset_server=True)
         elif isinstance(step, tuple):
-            for trap in step:
-                trap.hit()  # first, for whoever looks on seeing the fault
-                if trap.do == "reset":
+            for trigger in step:
+                trigger.record_hit()  # first: a test that sees the fault may look at the count at once
+                if trigger.action == "reset":
                     # An RST behind the last bytes could make the server's kernel forget them.
                     self.end(reset_client=True, reset_server=flow is self._down)
                 else:
-                    self.hit(trap.do)
-                trap.in_force()
+                    self.hit(trigger.action)
+                trigger.set_in_force()
         else:
             flow.abandon()
             if step is End.LOST:
@@ -109,7 +132,7 @@ class Connection:
                 self.end(reset_client=step is End.LOST, reset_server=step is End.LOST)
 
     def _connect(self, now: float) -> None:
-        """Turn to the next address that does not refuse at once."""
+        """Connect to the next address that does not refuse at once."""
         for family, address in self._addresses:
             with contextlib.suppress(OSError):  # no descriptor is left, or no IPv6 here
                 server = _prepare(socket.socket(family, socket.SOCK_STREAM))
@@ -122,13 +145,13 @@ class Connection:
 
     def _connected(self, server: socket.socket) -> None:
         if server.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self._listen_to(server, 0)
+            self._watch(server, 0)
             server.close()
             self._server = None
             return
         self._linked = True
         self._up.sink = self._down.source = server
-        self._relay.connected += 1
+        self._on_connected()
 
     def _ready(self, link: socket.socket, events: int) -> None:
         if not self.open:
@@ -141,20 +164,19 @@ class Connection:
         self.pump()
 
     def _wait(self, now: float) -> None:
-        self._listen_to(self._client, _mask(self._up.readable(now), self._down.blocked))
+        self._watch(self._client, _mask(self._up.readable(now), self._down.blocked))
         if self._server is not None:
             if self._linked:
-                self._listen_to(self._server, _mask(self._down.readable(now), self._up.blocked))
+                self._watch(self._server, _mask(self._down.readable(now), self._up.blocked))
             else:
-                self._listen_to(self._server, WRITE)
+                self._watch(self._server, WRITE)
         for flow in self.flows.values():
-            when = flow.wakes(now)
+            when = flow.next_wakeup(now)
             if when is not None and (self._timer is None or when < self._timer):
                 self._timer = when
-                self._relay.call_at(when, self.ring)
+                self._thread.call_at(when, self._on_timer)
 
-    def ring(self, when: float) -> None:
-        """Go on at a time that was waited for."""
+    def _on_timer(self, when: float) -> None:
         if not self.open or when != self._timer:
             return
         self._timer = None
@@ -163,17 +185,17 @@ class Connection:
             flow.read(now)
         self.pump()
 
-    def _listen_to(self, link: socket.socket, mask: int) -> None:
+    def _watch(self, link: socket.socket, mask: int) -> None:
         before = self._masks.get(link, 0)
         if mask == before:
             return
         self._masks[link] = mask
         if not mask:
-            self._relay.selector.unregister(link)
+            self._thread.selector.unregister(link)
         elif not before:
-            self._relay.selector.register(link, mask, lambda events: self._ready(link, events))
+            self._thread.selector.register(link, mask, lambda events: self._ready(link, events))
         else:
-            self._relay.selector.modify(link, mask, lambda events: self._ready(link, events))
+            self._thread.selector.modify(link, mask, lambda events: self._ready(link, events))
 
 
 def _prepare(link: socket.socket) -> socket.socket:
@@ -185,11 +207,3 @@ def _prepare(link: socket.socket) -> socket.socket:
 
 def _mask(read: bool, write: bool) -> int:
     return (READ if read else 0) | (WRITE if write else 0)
-
-
-def drain(link: socket.socket) -> None:
-    """Read what is there: the kernel answers the close of a socket with unread bytes by RST instead of FIN."""
-    with contextlib.suppress(OSError):
-        for _ in range(64):  # a sender may be as quick as we are
-            if not link.recv(READ_SIZE):
-                return

@@ -1,15 +1,15 @@
-"""What can go wrong with a local test cluster, as exceptions."""
+"""The errors of a local test cluster."""
 
 from __future__ import annotations
 
 
 class ServerNotFound(LookupError):
-    """No PostgreSQL server of the wanted version is installed where we look."""
+    """No PostgreSQL server of the requested version was found."""
 
 
 class ClusterError(RuntimeError):
-    """A server or one of its tools failed; the text carries the tail of the server's log."""
+    """A server or one of its programs failed; the message has the end of the server's log."""
 
 
 class ClusterTimeout(ClusterError, TimeoutError):
-    """A server did not reach the awaited state in time."""
+    """A server did not reach a state in time."""

@@ -1,7 +1,7 @@
-"""Files in folders of the servers' user, opened so that none of that user's links leads root elsewhere.
+"""Safe access, also as root, to files in folders of the servers' user: no link is followed.
 
-A server runs whatever SQL its superuser sends, programs too (COPY TO PROGRAM), so its folder holds what others put
-there. Each function takes a folder whose parent is ours alone, and the name of a file below it.
+A server executes any SQL of its superuser, including programs (COPY TO PROGRAM), so its folder may hold anything. Each
+function takes a folder, whose parent must belong to the current user, and the name of a file below it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-NEVER = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # the last: a FIFO must not hold us up
+NEVER = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # the last: a FIFO must not block
 
 
 @contextlib.contextmanager
@@ -28,7 +28,7 @@ def opened(folder: Path, name: str, flags: int) -> Iterator[FileIO]:
 
     Raises:
         FileNotFoundError: there is none.
-        ClusterError: it, or a folder on the way, is a link, a file of two names (so a hard link) or no file.
+        ClusterError: it is a symbolic or hard link or not a regular file, or a folder on the way is a link.
     """
     modes = {os.O_RDONLY: "rb", os.O_WRONLY: "wb", os.O_RDWR: "r+b"}
     with FileIO(_open(folder, name, flags), modes[flags & os.O_ACCMODE]) as file:
@@ -38,35 +38,36 @@ def opened(folder: Path, name: str, flags: int) -> Iterator[FileIO]:
         yield file
 
 
-def read(folder: Path, name: str) -> bytes:
-    """Return the content of a file."""
-    with opened(folder, name, os.O_RDONLY) as file:
-        return file.read()
-
-
 def read_text(folder: Path, name: str) -> str:
     """Return the content of a file as text."""
-    return read(folder, name).decode(errors="replace")
+    with opened(folder, name, os.O_RDONLY) as file:
+        return file.read().decode(errors="replace")
 
 
 def write(folder: Path, name: str, content: str | bytes) -> None:
-    """Give a file that is there another content."""
+    """Replace the content of an existing file."""
     with opened(folder, name, os.O_WRONLY) as file:
         file.truncate()
         _put(file, content)
 
 
 def append(folder: Path, name: str, text: str) -> None:
-    """Add to a file that is there."""
+    """Append to an existing file."""
     with opened(folder, name, os.O_WRONLY | os.O_APPEND) as file:
         _put(file, text)
 
 
 def create(folder: Path, name: str, owner: tuple[int, int] | None, content: str = "") -> None:
-    """Make a file that only its owner may read: a user and a group, None for us.
+    """Create a file that only its owner may read.
+
+    Args:
+        folder: the folder.
+        name: of the file.
+        owner: a uid and a gid; None: those of the process.
+        content: of the file.
 
     Raises:
-        FileExistsError: there is one of that name.
+        FileExistsError: the file exists.
     """
     with opened(folder, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
         if owner is not None:
@@ -93,11 +94,11 @@ def _open(folder: Path, name: str, flags: int) -> int:
         finally:
             os.close(at)
     except OSError as error:
-        # What a link and a folder get from open(), and from O_DIRECTORY; FreeBSD says EMLINK.
+        # The errors for links, folders and FIFOs; FreeBSD reports a link as EMLINK.
         if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENOTDIR, errno.EISDIR, errno.ENXIO):
             raise _refused(folder, name) from error
         raise
 
 
 def _refused(folder: Path, name: str) -> ClusterError:
-    return ClusterError(f"{folder / name} is a link, or no file: it is left alone")
+    return ClusterError(f"{folder / name} is a link, or no file: it was not opened")

@@ -1,4 +1,4 @@
-"""One node of a local cluster: a server that is promoted, follows a primary and rejoins it."""
+"""One node of a local cluster: a server that can be promoted, follow a primary and rejoin it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import shutil
 from typing import TYPE_CHECKING
 
 from . import files
+from .environment import conninfo
 from .errors import ClusterError
 from .server import USER, Server, quoted
-from .surroundings import conninfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,19 +24,19 @@ _WAL_FILE = re.compile(r"[0-9A-F]{24}")
 
 
 class Node(Server):
-    """A server of a `LocalCluster`, which makes them.
+    """A server of a `LocalCluster`.
 
-    Every method that waits raises ClusterTimeout in the end, and ClusterError when the server dies meanwhile,
-    both with the tail of the server's log.
+    Every method that waits raises ClusterTimeout after its timeout, and ClusterError if the server dies; both messages
+    have the end of the server's log.
 
     Attributes:
-        name: "node1", "node2", ...: also its cluster_name, and the application_name of its replication.
+        name: "node1", "node2", ...: also its cluster_name and the application_name of its replication.
         host: 127.0.0.1.
-        port: its TCP port, the same through all restarts.
-        dbname: the cluster's.
-        passfile: the file with the password, which only the servers' user may read (and root).
-        data_dir: the folder of its data.
-        log_path: the file of its log.
+        port: its TCP port, which stays the same after restarts.
+        dbname: the database of the cluster.
+        passfile: the password file, readable by the servers' user and root only.
+        data_dir: its data directory.
+        log_path: its log file.
     """
 
     def __init__(
@@ -53,23 +53,23 @@ class Node(Server):
         self._find_primary = find_primary
 
     @property
-    def _is_set_to_follow(self) -> bool:
-        """Whether its files say that it is a standby: PostgreSQL removes that one before a promotion ends recovery."""
+    def has_standby_signal(self) -> bool:
+        """Whether standby.signal exists: PostgreSQL removes it before a promotion ends recovery."""
         return (self.data_dir / STANDBY_SIGNAL).exists()
 
     def promote(self, *, wait: bool = True, timeout: float = 30.0) -> None:
-        """Make this standby a primary. `LocalCluster.promote` does more.
+        """Make this standby a primary. `LocalCluster.promote` also re-points the other standbys.
 
         Args:
-            wait: return when it accepts writes.
-            timeout: seconds for that.
+            wait: True returns once it accepts writes.
+            timeout: seconds to wait.
         """
         self.execute("SELECT pg_catalog.pg_promote(false)", timeout=timeout)
         if wait:
             self._wait_true("NOT pg_is_in_recovery()", timeout, "leave recovery")
 
     def pause_replay(self, *, timeout: float = 30.0) -> None:
-        """Stop applying WAL on this standby (it still receives it); return when replay has stopped.
+        """Pause WAL replay on this standby, which still receives WAL; return once replay has stopped.
 
         Args:
             timeout: seconds.
@@ -82,16 +82,16 @@ class Node(Server):
         self._wait_true(state, timeout, "pause replay")
 
     def resume_replay(self) -> None:
-        """Go on applying WAL on this standby."""
+        """Resume WAL replay on this standby."""
         self.execute("SELECT pg_wal_replay_resume()")
 
     def follow(self, primary: Node, *, wait: bool = True, timeout: float = 30.0) -> None:
-        """Point this running standby at a primary.
+        """Make this running standby stream from a primary.
 
         Args:
-            primary: which one.
-            wait: return when it streams from there.
-            timeout: seconds for that.
+            primary: the primary to follow.
+            wait: True returns once it streams from there.
+            timeout: seconds to wait.
         """
         self.execute(f"ALTER SYSTEM SET primary_conninfo TO {quoted(self._source(primary))}")
         self.execute("SELECT pg_reload_conf()")
@@ -99,13 +99,12 @@ class Node(Server):
             self.wait_streaming(primary, timeout=timeout)
 
     def wait_streaming(self, primary: Node, *, timeout: float = 30.0) -> None:
-        """Return when this standby receives WAL from a primary as it comes.
+        """Return once this standby streams WAL from a primary.
 
-        A standby with paused replay is not waited for: PostgreSQL connects it to a new source only once it
-        goes on.
+        A standby with paused replay is not waited for: PostgreSQL connects to a new source only after it resumes.
 
         Args:
-            primary: which one.
+            primary: the primary to stream from.
             timeout: seconds.
         """
         sender = f"(sender_host, sender_port) = ('{primary.host}', {primary.port})"
@@ -114,15 +113,15 @@ class Node(Server):
             f"pg_is_wal_replay_paused() OR EXISTS (SELECT {receiver})", timeout, f"stream from {primary.name}"
         )
 
-    def _wait_following(self, primary: Node, *, timeout: float = 30.0) -> bool:
-        """Return when this standby, pointed at a primary just promoted, streams from there: True; False if it never
-        will, having more of the old primary's WAL than the new one had.
+    def wait_following(self, primary: Node, *, timeout: float = 30.0) -> bool:
+        """Wait until this standby streams from a newly promoted primary; return False if it never will.
 
-        An old primary that is still at work goes on sending until then, so nothing that was known before the promotion
-        tells. A standby with paused replay is not waited for, as in `wait_streaming`.
+        It never will if it has received more WAL of the old primary than the new one had. A running old primary keeps
+        sending WAL, so this cannot be known before the promotion. A standby with paused replay is not waited for, as in
+        `wait_streaming`.
 
         Args:
-            primary: which one.
+            primary: the promoted node.
             timeout: seconds.
         """
         [(current,)] = primary.execute("SELECT pg_walfile_name(pg_current_wal_lsn())")
@@ -131,7 +130,7 @@ class Node(Server):
         timeline = int(current[:8], 16)
         sender = f"(sender_host, sender_port, received_tli) = ('{primary.host}', {primary.port}, {timeline})"
         streams = f"EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming' AND {sender})"
-        # Each position alone, as one may stay behind: WAL can be received and not applied, or found in a file.
+        # Either position may be behind: WAL can be received but not replayed, or replayed from a file.
         ahead = f"greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) > '{fork}'"
         self._wait_true(
             f"pg_is_wal_replay_paused() OR {streams} OR {ahead}", timeout, f"stream from {primary.name}"
@@ -140,13 +139,13 @@ class Node(Server):
         return bool(follows)
 
     def rejoin(self, primary: Node | None = None, *, timeout: float = 60.0) -> None:
-        """Become a standby of a primary, from whatever state this server is in.
+        """Become a standby of a primary, from any state of this server.
 
-        Stops it if it runs (a frozen one is killed), takes back what the primary does not have with pg_rewind,
-        or copies all with pg_basebackup if that is not possible, starts it and returns when it streams.
+        Stops the server (kills it if frozen), rewinds it with pg_rewind, or copies the primary with pg_basebackup if
+        that fails, starts it, and returns once it streams.
 
         Args:
-            primary: which one; None: the cluster's current one.
+            primary: the primary to follow; None: the current one of the cluster.
             timeout: seconds for each step.
         """
         primary = self._find_primary() if primary is None else primary
@@ -156,12 +155,12 @@ class Node(Server):
             self.kill()
         self.stop(timeout=timeout)
         self._end()
-        # Before PostgreSQL 16 pg_rewind believes the control file, which has an old timeline until then.
+        # Before PostgreSQL 16 pg_rewind reads the timeline from the control file, which a checkpoint updates.
         primary.execute("CHECKPOINT", timeout=timeout)
         try:
             if self._is_rival(primary):
-                raise ClusterError("both were promoted to the same timeline, which pg_rewind does not see")
-            options = ["--no-sync", "--source-server", primary._tool_conninfo]
+                raise ClusterError("both were promoted to the same timeline, which pg_rewind does not detect")
+            options = ["--no-sync", "--source-server", primary.tool_conninfo]
             self._sandbox.run("pg_rewind", "-D", self.data_dir, *options, timeout=timeout)
             self.configure_standby(primary)
             self.start(timeout=timeout)
@@ -170,7 +169,7 @@ class Node(Server):
             if not primary.running:
                 raise
             with self.log_path.open("a") as log:
-                log.write(f"pgroute: copying {primary.name} afresh, because: {error}\n")
+                log.write(f"pgroute: copying {primary.name} with pg_basebackup, because: {error}\n")
             self._copy_from(primary, timeout=timeout)
 
     def configure_standby(self, primary: Node) -> None:
@@ -185,8 +184,8 @@ class Node(Server):
         )
 
     def _is_rival(self, primary: Node) -> bool:
-        """Whether this stopped server was a primary, and on the timeline of the other one."""
-        if self._is_set_to_follow:
+        """Whether this stopped server was a primary on the same timeline as the other one."""
+        if self.has_standby_signal:
             return False
         [(current,)] = primary.execute("SELECT pg_walfile_name(pg_current_wal_lsn())")
         names = (path.name for path in (self.data_dir / "pg_wal").iterdir())
@@ -198,7 +197,7 @@ class Node(Server):
         shutil.rmtree(self.data_dir)
         self._sandbox.make_folder(self.data_dir)
         options = ["--checkpoint=fast", "--no-sync", "--wal-method=stream"]
-        source = ["-d", primary._tool_conninfo]
+        source = ["-d", primary.tool_conninfo]
         self._sandbox.run("pg_basebackup", "-D", self.data_dir, *options, *source, timeout=timeout)
         self.configure_standby(primary)
         self.start(timeout=timeout)

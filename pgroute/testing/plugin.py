@@ -8,7 +8,6 @@ from pytest_pgroute import (
     pgroute_cluster,
     pgroute_cluster_factory,
     pgroute_cluster_options,
-    pgroute_initdb_cache,
     pgroute_proxy_factory,
     pgroute_shared_cluster,
 )
@@ -19,7 +18,6 @@ __all__ = [
     "pgroute_cluster",
     "pgroute_cluster_factory",
     "pgroute_cluster_options",
-    "pgroute_initdb_cache",
     "pgroute_proxy_factory",
     "pgroute_shared_cluster",
 ]

@@ -1,4 +1,4 @@
-"""Find free TCP ports on the loopback address and keep them for us."""
+"""Finds free TCP ports on the loopback address and reserves them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ _given: set[tuple[str, int]] = set()
 
 
 class Port:
-    """A free port. On Linux it stays ours until `release()`, even while no server listens there.
+    """A free port. On Linux it is reserved until `release()`, even while no server listens there.
 
-    The holding socket is bound but does not listen: connections are refused as usual, no other program is
-    given the port, and a client that knocks on it in a loop cannot be given it as its own source port and so
-    meet itself.
+    The reserving socket is bound but does not listen: connections are refused as usual, and the kernel gives the port
+    to no other program. A client that retries in a loop cannot get it as its own source port and connect to itself.
     """
 
     def __init__(self, host: str = HOST, number: int = 0) -> None:
@@ -47,17 +46,17 @@ class Port:
             holder.close()
 
     def release(self) -> None:
-        """Give the port back; harmless when repeated."""
+        """Release the port. Idempotent."""
         with contextlib.suppress(OSError):
             self._holder.close()
         _given.discard(self._name)
 
 
 def same_port(hosts: Sequence[str]) -> list[Port]:
-    """Return one port that is free on each of these addresses, held on all.
+    """Return a port with the same free number on each of these addresses.
 
     Raises:
-        OSError: one of them is no address of this machine.
+        OSError: one of them is not an address of this machine.
     """
     while True:
         ports = [Port(hosts[0])]

@@ -1,7 +1,7 @@
-"""Find, signal and end the server processes below a folder; as a script, end them for an owner that is gone.
+"""Finds, signals and ends the server processes below a folder.
 
-Run as `python processes.py FOLDER BINDIR` it ends the servers and removes the folder; `watchdog.py` does that. It must
-not import anything outside the standard library.
+`watchdog.py` runs it as the script `python processes.py FOLDER BINDIR`, which ends the servers and removes the folder.
+It must not import anything outside the standard library.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ IPC_RMID = 0
 def members(folder: Path, bindir: Path) -> list[int]:
     """Return the pids of live server processes of `bindir` that work below `folder` (resolved paths).
 
-    Each PostgreSQL process stays in its data directory all its life, orphans too. Zombies are not listed.
+    The working directory of a PostgreSQL process is its data directory, also if it is an orphan. Zombies are left out.
     """
     if not _PROC:
         return _descendants(folder)
-    names = os.listdir("/proc")  # noqa: PTH208  (hundreds, nearly all of them somebody else's: paths take three times as long)
+    names = os.listdir("/proc")  # noqa: PTH208  (with hundreds of entries, Path objects take three times as long)
     return [int(name) for name in names if name.isdigit() and _belongs(name, folder, bindir)]
 
 
@@ -41,9 +41,7 @@ def send(sig: signal.Signals, folder: Path, bindir: Path) -> list[int]:
 
 
 def freeze(folder: Path, bindir: Path, *, timeout: float = 5.0) -> None:
-    """Send SIGSTOP to all members, again until each is seen stopped. Raises TimeoutError after `timeout`
-    seconds.
-    """
+    """Send SIGSTOP to all members until each one is stopped; raise TimeoutError after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not all(_stopped(pid) for pid in send(signal.SIGSTOP, folder, bindir)):
         if time.monotonic() > deadline:
@@ -52,7 +50,7 @@ def freeze(folder: Path, bindir: Path, *, timeout: float = 5.0) -> None:
 
 
 def end(folder: Path, bindir: Path, *, timeout: float = 10.0) -> None:
-    """SIGKILL all members until none is left (stopped ones too), then remove what the kernel keeps of them.
+    """SIGKILL all members, also stopped ones, until none is left; then remove their shared memory.
 
     Raises TimeoutError after `timeout` seconds.
     """
@@ -82,7 +80,7 @@ def _send_one(pid: int, sig: signal.Signals, folder: Path, bindir: Path) -> None
         os.kill(pid, sig)
         return
     try:
-        # With the handle open the pid cannot be reused, so what we look at is what we hit.
+        # While the handle is open the pid cannot be reused, so the checked process is the one that gets the signal.
         if _belongs(pid, folder, bindir):
             signal.pidfd_send_signal(handle, sig)
     finally:
@@ -99,9 +97,7 @@ def _stopped(pid: int) -> bool:
 
 
 def _descendants(folder: Path) -> list[int]:
-    """The same list for systems without /proc: the postmasters of the lock files and all processes below
-    them.
-    """
+    """Return the members on a system without /proc: the postmasters of the lock files and their descendants."""
     command = ["ps", "-A", "-o", "pid=,ppid=,stat=,command="]
     listing = subprocess.run(command, capture_output=True, text=True, check=True)
     fields = [line.split(None, 3) for line in listing.stdout.splitlines()]
@@ -116,9 +112,7 @@ def _descendants(folder: Path) -> list[int]:
 
 
 def _remove_segment(lock: Path) -> None:
-    """Remove the System V shared memory segment that a killed server leaves, named in line 7 of its lock
-    file.
-    """
+    """Remove the System V shared memory segment of a killed server, which line 7 of its lock file names."""
     try:
         text, found = _read(lock)
         key, shmid = map(int, text.split("\n")[6].split())
@@ -128,15 +122,15 @@ def _remove_segment(lock: Path) -> None:
     names = table[0].split()
     for line in table[1:]:
         row = {name: int(value) for name, value in zip(names, line.split(), strict=False)}
-        # The file's owner can have written anything there: of other users nothing is removed.
+        # The owner of the file may have written anything there, so only segments of that owner are removed.
         same_key = (row["key"] - key) % 2**32 == 0  # one is printed signed, the other not
-        # Whoever is still attached is dead, and the kernel about to take its memory apart: the segment goes with it.
+        # Attached processes are dead already; the segment goes with the last of them.
         if same_key and row["shmid"] == shmid and row["cuid"] == found.st_uid and found.st_nlink <= 1:
             ctypes.CDLL(None).shmctl(shmid, IPC_RMID, None)
 
 
 def _read(lock: Path) -> tuple[str, os.stat_result]:
-    """Return a lock file's content and what it is, following no link and waiting for no pipe (as `files.py`)."""
+    """Return the content and status of a lock file, without following a link or blocking on a pipe (as `files.py`)."""
     with open(lock, opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
         return file.read(4096), os.fstat(file.fileno())
 

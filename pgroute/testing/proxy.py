@@ -1,16 +1,28 @@
-"""A TCP proxy in front of a server, which does to connections what networks and dying hosts do."""
+"""A TCP proxy in front of a server that injects the faults of networks and dying hosts."""
 
 from __future__ import annotations
 
 import socket
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .errors import ClusterError
-from .flow import Deed, Trap
 from .password import for_uri
 from .ports import HOST
+from .proxy_arguments import (
+    LONGEST_DELAY,
+    MAX_RATE,
+    Affected,
+    Direction,
+    Directions,
+    check_choice,
+    check_count,
+    check_number,
+    check_pattern,
+    parse_target,
+)
 from .relay import Relay
+from .trigger import Action, Trigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -19,38 +31,22 @@ if TYPE_CHECKING:
     from typing import Self
 
     from .flow import Flow
-
-Direction = Literal["to_server", "to_client"]
-Directions = Literal["to_server", "to_client", "both"]
-Which = Literal["existing", "new", "all"]
-Ending = Literal["reset", "disconnect"]
-
-LONGEST = 86400  # seconds
-QUICKEST = 10**12  # bytes per second
-
-
-class Endpoint(Protocol):
-    """What a proxy can stand in front of: a `Node`, another proxy."""
-
-    @property
-    def host(self) -> str: ...
-    @property
-    def port(self) -> int: ...
+    from .proxy_arguments import Endpoint
 
 
 class FaultProxy:
     """A proxy on 127.0.0.1 in front of a server, as a context manager or with start() and stop().
 
-    A new proxy passes everything on. Faults add up and last until `mend()`; each method returns when its
-    fault is in force. `which` says whose fault it is: that of the connections that exist, of those made from
-    now on, or of all. `direction` is "to_server", "to_client" or "both".
+    A new proxy passes everything on. Faults add up and last until `clear_faults()`; each method returns once its
+    fault is in force. `connections` selects the connections that a fault affects: "existing" ones, "new" ones made
+    from now on, or "all". `direction` is "to_server", "to_client" or "both".
 
-    The port stays the same from start() to stop(). A client whose target cannot be reached is reset. TLS
-    passes through as bytes. Methods may be called from any thread, and from a coroutine: they block for less
-    than a millisecond. A forked child may connect to the proxy, which stays with its parent.
+    The port stays the same from start() to stop(). If the target cannot be reached, the client's connection is reset.
+    TLS passes through as bytes. Methods may be called from any thread and from a coroutine: they block for less than a
+    millisecond. A forked child may connect to the proxy, which its parent keeps running.
 
-    All methods and counters but stop() raise ClusterError when the proxy is not started, and ValueError for an
-    argument that makes no sense.
+    All methods and counters except stop() raise ClusterError if the proxy is not started, and ValueError for an
+    invalid argument.
 
     Args:
         target: a `Node`, another proxy, or (host, port).
@@ -60,11 +56,11 @@ class FaultProxy:
         host: 127.0.0.1.
 
     Raises:
-        ValueError: the target is something else.
+        ValueError: the target is none of these.
     """
 
     def __init__(self, target: Endpoint | tuple[str, int]) -> None:
-        self._host, self._port = _address(target)
+        self._host, self._port = parse_target(target)
         self.target = target
         self.host: str = HOST
         self._relay: Relay | None = None
@@ -84,12 +80,12 @@ class FaultProxy:
 
     @staticmethod
     def dsn(proxies: Iterable[FaultProxy], *, user: str = "postgres", dbname: str = "postgres") -> str:
-        """Return a libpq URI that lists the proxies, with the file of the first known password of what is behind them.
+        """Return a libpq URI that lists the proxies, with the password file of the first `Node` behind them.
 
         Args:
-            proxies: in this order.
-            user: the role in it.
-            dbname: the database in it.
+            proxies: the hosts, in this order.
+            user: the role to log in as.
+            dbname: the database.
         """
         proxies = tuple(proxies)
         hosts = ",".join(f"{proxy.host}:{proxy.port}" for proxy in proxies)
@@ -98,7 +94,7 @@ class FaultProxy:
 
     @property
     def passfile(self) -> Path | None:
-        """The file with the password of the `Node` that is behind it, None if something else is."""
+        """The password file of the `Node` behind the proxy; None for any other target."""
         passfile: Path | None = getattr(self.target, "passfile", None)
         return passfile
 
@@ -109,34 +105,34 @@ class FaultProxy:
 
     @property
     def attempts(self) -> int:
-        """How many connections have reached the proxy since its start; the kernel refuses without telling."""
+        """Connections accepted since the start; connections that `refuse()` turns away are not counted."""
         return self._count(lambda relay: relay.attempts)
 
     @property
     def connected(self) -> int:
-        """How many of the attempts have been connected with the target."""
+        """Accepted connections for which the target has accepted too."""
         return self._count(lambda relay: relay.connected)
 
     @property
     def connections(self) -> int:
-        """How many connections are open now."""
+        """Connections that are open now."""
         return self._count(lambda relay: len(relay.connections))
 
     @property
     def bytes_to_server(self) -> int:
-        """How many bytes have been passed on to the target since the start."""
+        """Bytes passed on to the target since the start."""
         return self._count(lambda relay: relay.totals["to_server"])
 
     @property
     def bytes_to_client(self) -> int:
-        """How many bytes have been passed on to clients since the start."""
+        """Bytes passed on to clients since the start."""
         return self._count(lambda relay: relay.totals["to_client"])
 
     def start(self) -> None:
         """Listen.
 
         Raises:
-            ClusterError: it does already, or the target's name is not known.
+            ClusterError: the proxy is started already, or the target's name cannot be resolved.
         """
         if self._relay is not None:
             raise ClusterError("the proxy is started already")
@@ -148,22 +144,22 @@ class FaultProxy:
         self._relay = Relay(f"pgroute-proxy-{self._host}:{self._port}", addresses)
 
     def stop(self) -> None:
-        """Reset all connections and leave nothing behind. Idempotent."""
+        """Reset all connections and release the port. Idempotent."""
         relay, self._relay = self._relay, None
         if relay is not None:
             relay.close()
 
-    def mend(self) -> None:
-        """End all faults and take back all traps: what was held is passed on, what was lost stays lost."""
-        self._running.call(self._running.mend)
+    def clear_faults(self) -> None:
+        """End all faults and disarm all triggers: held bytes are passed on, discarded bytes stay lost."""
+        self._running.call(self._running.clear_faults)
 
     def refuse(self, *, existing: Literal["keep", "reset", "disconnect"] = "keep") -> None:
-        """Refuse new connections (ECONNREFUSED), as a host without a server does.
+        """Refuse new connections (ECONNREFUSED), like a host without a server.
 
         Args:
-            existing: what becomes of those that exist: "keep", "reset" or "disconnect".
+            existing: what happens to existing connections: "keep", "reset" or "disconnect".
         """
-        _check("existing", existing, ("keep", "reset", "disconnect"))
+        check_choice("existing", existing, ("keep", "reset", "disconnect"))
         relay = self._running
 
         def act() -> None:
@@ -174,126 +170,137 @@ class FaultProxy:
         relay.call(act)
 
     def hang(self) -> None:
-        """Leave new connection attempts without an answer, as an unreachable host does: connect() hangs.
+        """Leave new connection attempts unanswered, like an unreachable host: connect() hangs.
 
-        After `mend()` they succeed when the client's kernel tries again, 1, 3, 7, ... s after its first
-        attempt. A single connection may still be made, and hangs then. Only on Linux: elsewhere any number.
+        After `clear_faults()` they succeed when the client's kernel tries again, 1, 3, 7, ... s after its first
+        attempt. On Linux one connection may still be made, and then hangs; on other systems any number may.
         """
         self._running.call(self._running.plug)
 
-    def reset(self, which: Which = "existing") -> None:
-        """Reset connections (RST, "connection reset by peer"): at once, and new ones when they come.
+    def reset(self, connections: Affected = "existing") -> None:
+        """Reset connections (RST, "connection reset by peer"): existing ones now, new ones when they are accepted.
 
         Args:
-            which: "existing", "new" or "all".
+            connections: "existing", "new" or "all".
         """
-        self._end("reset", which)
+        self._end("reset", connections)
 
-    def disconnect(self, which: Which = "existing") -> None:
-        """Close connections cleanly (FIN, "server closed the connection"): at once, new ones when they come.
+    def disconnect(self, connections: Affected = "existing") -> None:
+        """Close connections cleanly (FIN, "server closed the connection"): existing ones now, new ones when accepted.
 
         Args:
-            which: "existing", "new" or "all".
+            connections: "existing", "new" or "all".
         """
-        self._end("disconnect", which)
+        self._end("disconnect", connections)
 
-    def deaf(self, direction: Directions = "both", which: Which = "all") -> None:
-        """Pass nothing on, and read nothing either: senders block once the kernel's buffers are full.
+    def blackhole(self, direction: Directions = "both", connections: Affected = "all") -> None:
+        """Pass nothing on and read nothing: senders block once the kernel's buffers are full.
 
-        Nothing is lost: bytes, ends of streams and requests for a connection go on with `mend()`.
-
-        Args:
-            direction: "to_server", "to_client" or "both".
-            which: "existing", "new" or "all".
-        """
-        self._change(direction, which, mode="deaf")
-
-    def discard(self, direction: Directions = "both", which: Which = "all") -> None:
-        """Lose everything, while senders go on. A connection that lost bytes would go on with a hole after
-        `mend()`: call `reset()`, or `refuse(existing="reset")`, before it.
+        Nothing is lost: bytes, ends of streams and connection requests continue after `clear_faults()`.
 
         Args:
             direction: "to_server", "to_client" or "both".
-            which: "existing", "new" or "all".
+            connections: "existing", "new" or "all".
         """
-        self._change(direction, which, mode="discard")
+        self._change(direction, connections, mode="blackhole")
+
+    def discard(self, direction: Directions = "both", connections: Affected = "all") -> None:
+        """Read and discard everything, so that senders continue.
+
+        After `clear_faults()` a connection that lost bytes would continue with a gap: call `reset()`, or
+        `refuse(existing="reset")`, first.
+
+        Args:
+            direction: "to_server", "to_client" or "both".
+            connections: "existing", "new" or "all".
+        """
+        self._change(direction, connections, mode="discard")
 
     def delay(
-        self, seconds: float, direction: Directions = "both", which: Which = "all", *, jitter: float = 0.0
+        self,
+        seconds: float,
+        direction: Directions = "both",
+        connections: Affected = "all",
+        *,
+        jitter: float = 0.0,
     ) -> None:
-        """Pass everything on later; the order stays.
+        """Delay everything; the order stays.
 
-        At most 256 KiB are under way in a direction, so a long delay limits the throughput too.
-
-        Args:
-            seconds: how much later, in seconds.
-            direction: "to_server", "to_client" or "both".
-            which: "existing", "new" or "all".
-            jitter: seconds more or less, at most so many.
-        """
-        _check_number("seconds", seconds, 0, LONGEST)
-        _check_number("jitter", jitter, 0, seconds)
-        self._change(direction, which, delay=seconds, jitter=jitter)
-
-    def throttle(self, bytes_per_second: float, direction: Directions = "both", which: Which = "all") -> None:
-        """Pass on no more than so much on each connection and in each direction.
+        At most 256 KiB are held in a direction, so a long delay limits the throughput too.
 
         Args:
-            bytes_per_second: bytes per second.
+            seconds: the delay in seconds.
             direction: "to_server", "to_client" or "both".
-            which: "existing", "new" or "all".
+            connections: "existing", "new" or "all".
+            jitter: the delay varies randomly by up to this many seconds either way.
         """
-        _check_number("bytes_per_second", bytes_per_second, 1, QUICKEST)
-        self._change(direction, which, rate=bytes_per_second)
+        check_number("seconds", seconds, 0, LONGEST_DELAY)
+        check_number("jitter", jitter, 0, seconds)
+        self._change(direction, connections, delay=seconds, jitter=jitter)
+
+    def throttle(
+        self, bytes_per_second: float, direction: Directions = "both", connections: Affected = "all"
+    ) -> None:
+        """Limit the throughput of each connection in each direction.
+
+        Args:
+            bytes_per_second: the limit in bytes per second.
+            direction: "to_server", "to_client" or "both".
+            connections: "existing", "new" or "all".
+        """
+        check_number("bytes_per_second", bytes_per_second, 1, MAX_RATE)
+        self._change(direction, connections, rate=bytes_per_second)
 
     def cut_after(
         self,
         count: int,
         direction: Direction,
-        do: Deed = "reset",
+        action: Action = "reset",
         *,
-        which: Which = "all",
+        connections: Affected = "all",
         times: int | None = 1,
-    ) -> Trap:
-        """Break a connection once so many further bytes of it have been passed on; return the trap that does.
+    ) -> Trigger:
+        """Break a connection once it has passed on `count` further bytes; return the trigger.
 
-        It hits the connection alone, in both directions.
+        The fault affects that connection only, in both directions.
 
         Args:
             count: bytes.
             direction: "to_server" or "to_client".
-            do: the fault: "reset", "disconnect", "deaf" or "discard".
-            which: "existing", "new" or "all".
-            times: how many connections it hits; None: all.
+            action: the fault: "reset", "disconnect", "blackhole" or "discard".
+            connections: "existing", "new" or "all".
+            times: the number of connections to hit; None: all.
         """
-        _check_count("count", count)
-        return self._set(direction, which, do, times, count=count)
+        check_count("count", count)
+        return self._set(direction, connections, action, times, count=count)
 
     def when(
         self,
         pattern: bytes,
         direction: Direction = "to_server",
-        do: Deed = "reset",
+        action: Action = "reset",
         *,
         after_forwarding: bool = True,
-        which: Which = "all",
+        connections: Affected = "all",
         times: int | None = 1,
-    ) -> Trap:
-        """Break a connection once a pattern comes along on it, in one piece or several; return the trap that does.
+    ) -> Trigger:
+        """Break a connection once a pattern appears in it, in one piece or several; return the trigger.
 
-        It hits the connection alone, in both directions.
+        The fault affects that connection only, in both directions.
 
         Args:
             pattern: the bytes to look for.
             direction: "to_server" or "to_client".
-            do: the fault: "reset", "disconnect", "deaf" or "discard".
-            after_forwarding: the pattern is passed on first, with what came together with it: the rest of its
-                message. Otherwise nothing of it is that has not yet gone, and the receiver never sees it whole.
-            which: "existing", "new" or "all".
-            times: how many connections it hits; None: all.
+            action: the fault: "reset", "disconnect", "blackhole" or "discard".
+            after_forwarding: True passes the pattern on first, with the rest of the message that arrived with it.
+                False stops in front of the pattern, so that the receiver never sees it whole.
+            connections: "existing", "new" or "all".
+            times: the number of connections to hit; None: all.
         """
-        _check_pattern(pattern)
-        return self._set(direction, which, do, times, pattern=pattern, forwards=after_forwarding)
+        check_pattern(pattern)
+        return self._set(
+            direction, connections, action, times, pattern=pattern, after_forwarding=after_forwarding
+        )
 
     @property
     def _running(self) -> Relay:
@@ -302,73 +309,47 @@ class FaultProxy:
         return self._relay
 
     def _count(self, count: Callable[[Relay], int]) -> int:
-        """Ask the thread, so that all that a client or server has seen before is counted."""
+        """Ask the thread, so that everything that a client or server has seen is counted."""
         relay = self._running
         return relay.call(lambda: count(relay))
 
-    def _end(self, ending: Ending, which: Which) -> None:
-        _check("which", which, get_args(Which))
+    def _end(self, action: Literal["reset", "disconnect"], connections: Affected) -> None:
+        check_choice("connections", connections, get_args(Affected))
         relay = self._running
 
         def act() -> None:
-            if which != "new":
-                relay.hit_all(ending)
-            if which != "existing":
-                relay.welcome = ending
+            if connections != "new":
+                relay.hit_all(action)
+            if connections != "existing":
+                relay.on_accept = action
 
         relay.call(act)
 
-    def _change(self, direction: Directions, which: Which, **changes: Any) -> None:
+    def _change(self, direction: Directions, connections: Affected, **changes: Any) -> None:
         """Change conditions; `changes` are fields of `Conditions`."""
-        _check("direction", direction, get_args(Directions))
+        check_choice("direction", direction, get_args(Directions))
 
         def change(flow: Flow) -> None:
             flow.conditions = replace(flow.conditions, **changes)
 
         names = get_args(Direction) if direction == "both" else (direction,)
-        relay, whose = self._running, _whose(which)
-        relay.call(lambda: relay.change(change, names, **whose))
+        relay, affected = self._running, _affected(connections)
+        relay.call(lambda: relay.change(change, names, **affected))
 
-    def _set(self, direction: Direction, which: Which, do: Deed, times: int | None, **moment: Any) -> Trap:
-        """Set a trap; `moment` is when it springs, in arguments of `Trap`."""
-        _check("direction", direction, get_args(Direction))
-        _check("do", do, get_args(Deed))
+    def _set(
+        self, direction: Direction, connections: Affected, action: Action, times: int | None, **place: Any
+    ) -> Trigger:
+        """Set a trigger; `place` holds further arguments of `Trigger`."""
+        check_choice("direction", direction, get_args(Direction))
+        check_choice("action", action, get_args(Action))
         if times is not None:
-            _check_count("times", times)
-        trap = Trap(do, times=times, **moment)
-        relay, whose = self._running, _whose(which)
-        relay.call(lambda: relay.set(trap, direction, **whose))
-        return trap
+            check_count("times", times)
+        trigger = Trigger(action, times=times, **place)
+        relay, affected = self._running, _affected(connections)
+        relay.call(lambda: relay.set_trigger(trigger, direction, **affected))
+        return trigger
 
 
-def _address(target: object) -> tuple[str, int]:
-    pair = target if isinstance(target, tuple) else (getattr(target, "host", 0), getattr(target, "port", 0))
-    match pair:
-        case (str(host), int(port)) if 0 < port < 65536:
-            return host, port
-    raise ValueError(f"target must be a Node or (host, port from 1 to 65535), not {target!r}")
-
-
-def _whose(which: Which) -> dict[str, bool]:
-    _check("which", which, get_args(Which))
-    return {"existing": which != "new", "new": which != "existing"}
-
-
-def _check(name: str, value: object, accepted: tuple[str, ...]) -> None:
-    if value not in accepted:
-        raise ValueError(f"{name} must be one of {', '.join(accepted)}, not {value!r}")
-
-
-def _check_number(name: str, value: object, least: float, most: float) -> None:
-    if not (isinstance(value, int | float) and least <= value <= most):
-        raise ValueError(f"{name} must be a number from {least} to {most}, not {value!r}")
-
-
-def _check_count(name: str, value: object) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, not {value!r}")
-
-
-def _check_pattern(value: object) -> None:
-    if not isinstance(value, bytes) or not value:
-        raise ValueError(f"pattern must be bytes, at least one, not {value!r}")
+def _affected(connections: Affected) -> dict[str, bool]:
+    check_choice("connections", connections, get_args(Affected))
+    return {"existing": connections != "new", "new": connections != "existing"}

@@ -1,6 +1,4 @@
-"""Run one SQL statement in a session of its own and never wait longer than told, not even for a frozen
-server.
-"""
+"""Runs one SQL statement in a session of its own with a timeout that holds for frozen servers too."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
-from .surroundings import connection_parameters, no_service, printing_statements
+from .environment import connection_parameters, no_service, printing_statements
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,11 +22,12 @@ def run_query(
 ) -> list[tuple[Any, ...]]:
     """Return the rows of `sql`, run with autocommit ([] if it has none).
 
-    `target` says where: parameters of libpq, to which neither the environment nor the role's defaults add anything.
+    `target` holds the connection parameters; neither the environment nor role defaults change them.
 
-    Raises psycopg's errors, and TimeoutError when there is no answer within `timeout` seconds (a connection
-    attempt alone may take psycopg's minimum of 2): then the session is cut off, and the statement may or may
-    not be done.
+    Raises:
+        psycopg.Error: the server's error.
+        TimeoutError: no answer within `timeout` seconds (connecting alone may take psycopg's minimum of 2 s). The
+            session was cut off, and the statement may have been executed.
     """
     import psycopg
 
@@ -43,7 +42,7 @@ def run_query(
 
             def cut_off() -> None:
                 expired.set()
-                with contextlib.suppress(OSError):  # it was closed by an interrupt meanwhile
+                with contextlib.suppress(OSError):  # an interrupt has closed it
                     link.shutdown(socket.SHUT_RDWR)
 
             timer = threading.Timer(timeout, cut_off)

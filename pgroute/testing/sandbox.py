@@ -1,6 +1,4 @@
-"""A temporary folder in which server programs run as the right user, and which takes them along when it
-goes.
-"""
+"""A temporary folder whose server programs run as the right user, and end when the folder is removed."""
 
 from __future__ import annotations
 
@@ -15,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import files, processes, watchdog
 from .account import EXECUTE, copy_server, reachable, server_account, temporary_root
+from .environment import program_environment
 from .errors import ClusterError, ClusterTimeout
-from .surroundings import program_environment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,14 +27,13 @@ SOCKETS = "sockets"
 
 
 class Sandbox:
-    """The folder, its processes and ports. `close()` ends and removes everything; so does the death of this
-    process.
+    """The folder with its processes and ports. `close()` removes everything; so does the death of this process.
 
-    As root, the folder is root's and the folders in it are the servers' user's: no link of that user's is in the way of
-    what root does in it (for what root does in theirs see `files.py`).
+    Under root the folder belongs to root and the folders in it to the servers' user, who can therefore place no link
+    where root works (`files.py` covers root's work in that user's folders).
 
-    A small watchdog process waits at a pipe whose other end only we hold, so SIGTERM and SIGKILL leave
-    nothing either. A forked child inherits the object but never cleans up: the servers are its parent's.
+    A watchdog process waits at a pipe that only this process holds open, so that SIGTERM and SIGKILL leave nothing
+    behind. A forked child inherits the object but never cleans up: the servers belong to its parent.
     """
 
     def __init__(self, server: ServerBinaries) -> None:
@@ -48,9 +45,7 @@ class Sandbox:
         self.bindir = server.bindir
         self.folder = Path(tempfile.mkdtemp(prefix="pgroute-", dir=temporary_root(self._account)))
         try:
-            if (
-                self._account is not None
-            ):  # it may pass, and make or rename nothing here: what root finds is root's
+            if self._account is not None:  # the servers' user may enter this folder, but not change it
                 os.chown(self.folder, -1, self._account.gid)
                 self.folder.chmod(0o710)
             self.make_folder(self.folder / SOCKETS)
@@ -68,20 +63,21 @@ class Sandbox:
 
     @property
     def owner(self) -> tuple[int, int] | None:
-        """The servers' user and group, None if they are ours."""
+        """The uid and gid of the servers; None: those of this process."""
         return None if self._account is None else (self._account.uid, self._account.gid)
 
     @property
     def socket_folder(self) -> Path | None:
-        """Where servers put their Unix sockets; None when the path is too long for one."""
+        """The folder for Unix sockets; None if its path is too long."""
         folder = self.folder / SOCKETS
         return folder if len(os.fsencode(folder)) <= SOCKET_PATH_LIMIT else None
 
     def run(self, tool: str, *args: str | Path, stdin: str = "", timeout: float = 60.0) -> str:
-        """Run a program (of the server, or of the system by its absolute path) to its end and return its
-        output.
+        """Run a program of the server, or any program by its absolute path, and return its output.
 
-        Raises ClusterError with that output if it fails, ClusterTimeout after `timeout` seconds.
+        Raises:
+            ClusterError: it failed; the message has its output.
+            ClusterTimeout: it did not end within `timeout` seconds.
         """
         command = [str(self.bindir / tool), *map(str, args)]
         try:
@@ -104,9 +100,7 @@ class Sandbox:
         return str(done.stdout)
 
     def spawn(self, tool: str, args: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-        """Start a server program that stays, its output appended to `log`, out of reach of the terminal's
-        Ctrl-C.
-        """
+        """Start a long-running server program, appending its output to `log`; Ctrl-C does not reach it."""
         self._children = [child for child in self._children if child.poll() is None]
         with open(log, "ab", opener=_private) as output:
             child = subprocess.Popen(
@@ -120,25 +114,23 @@ class Sandbox:
         return child
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder in ours, which belongs to the servers' user alone."""
+        """Create a subfolder for the servers' user alone."""
         path.mkdir(mode=0o700)
         if self.owner is not None:
             os.chown(path, *self.owner, follow_symlinks=False)
 
     def copy(self, source: Path, target: Path, *, timeout: float) -> None:
-        """Make a folder in ours that holds what another folder of the servers' user holds."""
+        """Create a subfolder as a copy of another one."""
         self.make_folder(target)
         self.run("/bin/cp", "-Rp", f"{source}/.", target, timeout=timeout)
 
     def make_file(self, name: str, content: str) -> Path:
-        """Make a file in our folder that only the servers' user (and root) may read."""
+        """Create a file in the folder that only the servers' user and root may read."""
         files.create(self.folder, name, self.owner, content)
         return self.folder / name
 
     def close(self) -> None:
-        """End all processes, remove the folder, give the ports back. Idempotent; nothing happens in a forked
-        child.
-        """
+        """End all processes, remove the folder and release the ports. Idempotent; does nothing in a forked child."""
         if os.getpid() != self._owner:
             return
         try:

@@ -1,4 +1,4 @@
-"""One PostgreSQL server on this machine: start, stop, crash, freeze and ask it."""
+"""One PostgreSQL server on this machine: start, stop, crash, freeze and query it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import files, processes
+from .environment import conninfo, program_conninfo
 from .errors import ClusterError, ClusterTimeout
 from .password import parameters
 from .ports import HOST, Port
 from .query import run_query
-from .surroundings import conninfo, program_conninfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": sig
 
 
 class Server:
-    """A server in a folder of its own, primary or standby as its files say; `Node` documents the attributes."""
+    """A server in a folder of its own; `Node` documents the attributes."""
 
     port: int
 
@@ -60,7 +60,7 @@ class Server:
 
     @property
     def conninfo(self) -> str:
-        """A conninfo for this server alone, as superuser, with the file of the password."""
+        """A conninfo for this server as superuser, with the password file."""
         options = parameters(self.passfile)
         return conninfo(host=self.host, port=self.port, user=USER, dbname=self.dbname, **options)
 
@@ -76,18 +76,18 @@ class Server:
         }
 
     @property
-    def _tool_conninfo(self) -> str:
-        """A conninfo for the server's programs, which run without our environment."""
+    def tool_conninfo(self) -> str:
+        """A conninfo for PostgreSQL's programs, which run without the environment of this process."""
         return program_conninfo(self._target)
 
     @property
     def socket_dir(self) -> Path | None:
-        """The directory of the server's Unix socket; None when its path would be too long, or the ports are one."""
+        """The directory of the server's Unix socket; None if its path is too long, or if the nodes share a port."""
         return None if self._shares_port else self._sandbox.socket_folder
 
     @property
     def pid(self) -> int | None:
-        """The postmaster's process id; None when it does not run."""
+        """The postmaster's process id; None if it is not running."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     @property
@@ -101,18 +101,18 @@ class Server:
         return self._frozen and self.running
 
     def log(self) -> str:
-        """Return all that the server has written to its log."""
+        """Return the server's log."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def start(self, *, wait: bool = True, timeout: float = 30.0) -> None:
-        """Start the server as what its files say it is: an old primary comes back as a primary.
+        """Start the server in the role of its files: an old primary starts as a primary.
 
         Args:
-            wait: return when it accepts connections.
-            timeout: seconds for that.
+            wait: True returns once it accepts connections.
+            timeout: seconds to wait.
 
         Raises:
-            ClusterError: it runs already, or does not start.
+            ClusterError: it is already running, or does not start.
         """
         if self.running:
             raise ClusterError(f"{self.name} runs already")
@@ -132,7 +132,7 @@ class Server:
             self.wait_ready(timeout=timeout)
 
     def wait_ready(self, *, timeout: float = 30.0) -> None:
-        """Return when the server accepts connections.
+        """Return once the server accepts connections.
 
         Args:
             timeout: seconds.
@@ -140,16 +140,16 @@ class Server:
         self._wait(self._ready, timeout, "accept connections")
 
     def stop(self, mode: Literal["smart", "fast", "immediate"] = "fast", *, timeout: float = 30.0) -> None:
-        """Shut down and wait for the end; nothing happens when the server is stopped already.
+        """Shut the server down and wait for its end; does nothing if it is stopped.
 
         Args:
-            mode: "smart" waits for clients to go, "fast" ends their sessions, "immediate" crashes: the next start
-                recovers.
+            mode: "smart" waits for clients to disconnect, "fast" ends their sessions, "immediate" exits without a
+                checkpoint, so that the next start recovers.
             timeout: seconds.
 
         Raises:
-            ValueError: another mode.
-            ClusterError: it is frozen, and would not notice.
+            ValueError: an unknown mode.
+            ClusterError: it is frozen and cannot react.
         """
         if mode not in STOP_SIGNALS:
             raise ValueError(f"mode must be one of {', '.join(STOP_SIGNALS)}, not {mode!r}")
@@ -167,20 +167,17 @@ class Server:
             self._end()
 
     def kill(self) -> None:
-        """SIGKILL the postmaster and all its children, frozen or not: a crash of the machine. The files
-        stay.
-        """
+        """SIGKILL the postmaster and all its children, frozen or not, like a crash of the machine; the files stay."""
         self._end()
 
     def freeze(self, *, postmaster_only: bool = False) -> None:
-        """SIGSTOP the server: it answers nothing, while the kernel keeps its connections and accepts new ones
-        for it.
+        """SIGSTOP the server: it stops answering, while the kernel keeps its connections and accepts new ones.
 
         Args:
-            postmaster_only: the sessions there are go on, and new ones hang.
+            postmaster_only: True freezes new connections only; existing sessions continue.
 
         Raises:
-            ClusterError: it does not run.
+            ClusterError: it is not running.
         """
         if self._process is None or not self.running:
             raise ClusterError(f"{self.name} does not run")
@@ -190,7 +187,7 @@ class Server:
             processes.freeze(self.data_dir, self._sandbox.bindir)
 
     def thaw(self) -> None:
-        """Let a frozen server go on; nothing happens to another."""
+        """Resume a frozen server; does nothing if it is not frozen."""
         if self.running:
             processes.send(signal.SIGCONT, self.data_dir, self._sandbox.bindir)
         self._frozen = False
@@ -198,17 +195,17 @@ class Server:
     def execute(
         self, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None, *, timeout: float = 30.0
     ) -> list[tuple[Any, ...]]:
-        """Run one statement in a session of its own with autocommit, and return the rows ([] if it has none).
+        """Run one statement with autocommit in a new session; return its rows ([] if it has none).
 
         Args:
             sql: the statement.
-            params: for it, as in psycopg.
+            params: its parameters, as in psycopg.
             timeout: seconds for the answer.
 
         Raises:
             psycopg.Error: the server's error.
-            ClusterError: the server does not run or is frozen.
-            ClusterTimeout: the answer took longer; the session is cut off, so the statement may or may not be done.
+            ClusterError: the server is not running or is frozen.
+            ClusterTimeout: no answer in time; the session was cut off, and the statement may have been executed.
         """
         if not self.running or self.frozen:
             raise ClusterError(
@@ -220,7 +217,7 @@ class Server:
             raise ClusterTimeout(self._failure(f"gave {error}")) from error
 
     def take_port(self) -> None:
-        """Reserve a port for this server, a new one if it has one. Only before anybody knows the old one."""
+        """Reserve a port for this server, or replace the one it has, which nobody may know yet."""
         self._keep(Port())
 
     def _keep(self, port: Port) -> None:
@@ -228,7 +225,7 @@ class Server:
         self.port = port.number
 
     def _end(self) -> None:
-        """Make sure that no process of this server is left."""
+        """End every process of this server."""
         processes.end(self.data_dir, self._sandbox.bindir)
         if self._process is not None:
             if self._process.poll() is None:
@@ -237,9 +234,7 @@ class Server:
         self._process, self._frozen = None, False
 
     def _ready(self) -> bool:
-        """Whether the lock file of this very process says so (line 8; "standby" is one with hot_standby
-        off).
-        """
+        """Whether line 8 of this process's lock file says so ("standby": hot_standby is off)."""
         try:
             lines = files.read_text(self.data_dir, "postmaster.pid").splitlines()
         except FileNotFoundError:
@@ -272,6 +267,6 @@ class Server:
 
 
 def quoted(value: str) -> str:
-    """Return a value as configuration files and ALTER SYSTEM take it."""
+    """Return a value quoted for configuration files and ALTER SYSTEM."""
     escaped = value.replace("\\", "\\\\").replace("'", "''")
     return f"'{escaped}'"

@@ -1,7 +1,7 @@
-"""Waits for the process that started it to die, in whatever way, and then clears away its servers and files.
+"""Waits until the process that started it dies, and then removes that process's servers and files.
 
-Run as `python watchdog.py FOLDER BINDIR`, beside each cluster: so it imports next to nothing while it waits, and
-becomes `processes.py` when it is needed. The death is told by the end of the pipe that is its standard input.
+It runs as `python watchdog.py FOLDER BINDIR` beside each cluster, so it imports very little while it waits, and
+executes `processes.py` in the end. It notices the death by the end of file on its standard input, a pipe.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def _watch(folder: str, bindir: str) -> None:
     for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(sig, signal.SIG_IGN)
     owner = os.getppid()
-    # A forked child of the owner may hold the pipe open, so its end alone is not enough.
+    # A forked child of the owner may hold the pipe open, so the parent's pid is checked too.
     while not select.select([0], [], [], 0.5)[0] and os.getppid() == owner:
         pass
     program = f"{os.path.dirname(__file__)}/processes.py"  # noqa: PTH120  (pathlib takes longer than all the rest)

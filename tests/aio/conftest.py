@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from pgroute.testing import FaultProxy, InitdbCache, LocalCluster, Node
+from pgroute.testing import FaultProxy, LocalCluster, Node
 from tests.aio.counting import clear, set_up
 
 
 @pytest.fixture(scope="session")
-def lasting_cluster(pgroute_initdb_cache: InitdbCache) -> Iterator[LocalCluster]:
+def lasting_cluster() -> Iterator[LocalCluster]:
     """Give the cluster itself; tests ask for `mended`."""
-    with LocalCluster(cache=pgroute_initdb_cache) as cluster:
+    with LocalCluster() as cluster:
         yield cluster
 
 

@@ -408,7 +408,7 @@ async def test_a_job_that_is_reset_while_it_runs_says_so(ground: Ground, kind: s
         await conn.execute("INSERT INTO seen VALUES (%s)", (chunk.number,))
 
     async with AsyncRouter(ground.dsn) as router, AsyncBackground() as background:
-        with pytest.raises(BatchError, match="the job 'j' is not there any more as it was begun"):
+        with pytest.raises(BatchError, match="the job 'j' no longer exists in the database"):
             await AsyncBatchJob(router, "j", source_of(kind), chunk_size=2).run(note)
         await resets[0].result()
     assert ground.rows() == {"batch_job": 0, "batch_chunk": 0, "batch_reject": 0}
@@ -426,7 +426,7 @@ async def test_a_job_that_is_reset_and_begun_anew_while_it_runs_says_so(ground: 
             )
 
     async with AsyncRouter(ground.dsn) as router:
-        with pytest.raises(BatchError, match="the job 'j' is not there any more as it was begun"):
+        with pytest.raises(BatchError, match="the job 'j' no longer exists in the database"):
             await AsyncBatchJob(router, "j", source_of(kind), chunk_size=2).run(nothing, renew)
 
 
@@ -437,7 +437,7 @@ async def test_a_job_that_is_reset_and_begun_anew_while_it_runs_says_so(ground: 
         (94, "it gives fewer than the 95 items"),
         (96, "it gives more than the 95 items"),
         (101, "it gives more than the 95 items"),
-        (0, "it ends after 0 items, and 30 of them are done"),
+        (0, "it ends after 0 items, but 30 are done"),
     ],
 )
 async def test_items_of_another_number_are_refused(ground: Ground, count: int, problem: str) -> None:
@@ -454,7 +454,7 @@ async def test_items_of_another_number_are_refused(ground: Ground, count: int, p
             ground.execute(
                 "UPDATE pgroute.batch_job SET watermark = 3; DELETE FROM pgroute.batch_chunk WHERE chunk < 3"
             )
-        with pytest.raises(BatchError, match=f"is not what it was in an earlier run: {problem}"):
+        with pytest.raises(BatchError, match=f"has changed since an earlier run: {problem}"):
             await AsyncBatchJob(router, "j", range(count), chunk_size=10).run(Body())
         assert set(ground.seen()) <= set(range(90))
         with pytest.raises(ZeroDivisionError):
@@ -465,7 +465,7 @@ async def test_items_that_end_before_chunks_that_are_done_are_refused(ground: Gr
     async with AsyncRouter(ground.dsn) as router:
         with pytest.raises(ZeroDivisionError):
             await AsyncBatchJob(router, "j", range(95), chunk_size=10).run(Body(3))
-        with pytest.raises(BatchError, match="it ends after 15 items, and more of them are done"):
+        with pytest.raises(BatchError, match="it ends after 15 items, but more are done"):
             await AsyncBatchJob(router, "j", range(15), chunk_size=10).run(Body())
         await AsyncBatchJob(router, "j", range(95), chunk_size=10).run(Body())
     assert ground.seen() == [*range(95)]
@@ -512,7 +512,7 @@ async def test_an_undone_chunk_of_items_that_cannot_be_read_again_is_told(ground
         await Body()(conn, chunk)
 
     async with AsyncRouter(ground.dsn) as router:
-        with pytest.raises(BatchError, match="run the job again from the start of its items"):
+        with pytest.raises(BatchError, match="run the job again with a new iterator"):
             await AsyncBatchJob(router, "j", iter(range(1000)), chunk_size=100).run(undo)
         report = await AsyncBatchJob(router, "j", iter(range(1000)), chunk_size=100).run(Body())
     assert (report.rows, report.skipped) == (1000, 9)

@@ -424,7 +424,7 @@ async def test_a_statement_is_cancelled_also_where_its_answer_is_not_waited_for(
                 proxy.delay(0.25)  # what the probe has measured says nothing of it
                 await conn.execute("SELECT pg_sleep(60)")
         assert conn.closed
-        proxy.mend()
+        proxy.clear_faults()
         sleeping = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
         await async_eventually(lambda: not primary.execute(sleeping, [pid]))
 

@@ -35,7 +35,7 @@ def slow(proxied: Proxied) -> None:
 
 
 def lose_acknowledgements(proxied: Proxied) -> None:
-    proxied.proxies[0].when(b"COMMIT", do="deaf", times=None)
+    proxied.proxies[0].when(b"COMMIT", action="blackhole", times=None)
 
 
 FAULTS: dict[str, Callable[[Proxied], None]] = {
@@ -43,7 +43,7 @@ FAULTS: dict[str, Callable[[Proxied], None]] = {
     "crash of a standby": lambda proxied: proxied.cluster.nodes[1].kill(),
     "frozen primary": lambda proxied: proxied.cluster.nodes[0].freeze(),
     "frozen postmaster": lambda proxied: proxied.cluster.nodes[0].freeze(postmaster_only=True),
-    "all deaf": all_proxies("deaf"),
+    "all deaf": all_proxies("blackhole"),
     "all deaf to new connections": all_proxies("hang"),
     "all refusing": all_proxies("refuse", existing="reset"),
     "all slow": slow,

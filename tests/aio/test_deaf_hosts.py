@@ -33,8 +33,10 @@ pytestmark = pytest.mark.cluster  # async-only
 
 DEAF: dict[str, Callable[[FaultProxy], object]] = {
     "before the connect": lambda proxy: proxy.hang(),
-    "after the connect": lambda proxy: proxy.deaf(which="new"),
-    "during the login": lambda proxy: proxy.cut_after(5, "to_client", "deaf", which="new", times=None),
+    "after the connect": lambda proxy: proxy.blackhole(connections="new"),
+    "during the login": lambda proxy: proxy.cut_after(
+        5, "to_client", "blackhole", connections="new", times=None
+    ),
 }
 """Ways for a host to be deaf to new connections."""
 
@@ -58,7 +60,7 @@ async def test_a_router_opens_although_the_primary_is_deaf(proxied: Proxied, mom
             await write_nothing(router, 1.0)
         assert time.monotonic() - begun < within(1.5)
         assert proxy.attempts <= 5 * (time.monotonic() - begun) + 10
-        proxy.mend()
+        proxy.clear_faults()
         proxy.reset()
         await router.wait()
 
@@ -82,7 +84,7 @@ async def test_a_host_deaf_to_new_connections_serves_on_the_old_ones(proxied: Pr
         for _ in range(20):
             await write_nothing(router)
         assert state(router, proxy) in (HostState.UP, HostState.BUSY)
-        proxy.mend()
+        proxy.clear_faults()
         proxy.reset("existing")
         async with router.writer(), router.writer():
             pass
@@ -116,7 +118,7 @@ async def test_a_session_on_a_deaf_primary_is_released_by_the_promotion(breakabl
     ):
         worker = background.start(stuck, router, "writer", begun)
         await async_eventually(begun.is_set)
-        breakable.proxies[0].deaf()
+        breakable.proxies[0].blackhole()
         new: Node = await async_call(cluster.promote, cluster.nodes[1], repoint=False)
         promoted_at = time.monotonic()
         await router.wait()
@@ -140,7 +142,7 @@ async def test_a_session_on_a_deaf_standby_is_aborted_after_abort_after(proxied:
         worker = background.start(stuck, router, "reader", begun)
         await async_eventually(begun.is_set)
         deaf_at = time.monotonic()
-        proxied.proxy(cluster.nodes[1]).deaf()
+        proxied.proxy(cluster.nodes[1]).blackhole()
         assert 1.0 <= await worker.result() - deaf_at < within(3.0)
         assert (await read(router)).port == cluster.nodes[2].port
 
@@ -149,19 +151,19 @@ async def test_a_session_on_a_deaf_standby_is_aborted_after_abort_after(proxied:
 
 
 @pytest.mark.parametrize("forwarded", [True, False], ids=["committed", "not-committed"])
-@pytest.mark.parametrize("do", ["reset", "disconnect"])
+@pytest.mark.parametrize("action", ["reset", "disconnect"])
 async def test_a_connection_lost_after_commit_was_sent_is_commit_unknown(
-    proxied: Proxied, do: Literal["reset", "disconnect"], forwarded: bool
+    proxied: Proxied, action: Literal["reset", "disconnect"], forwarded: bool
 ) -> None:
     make_table(proxied.cluster)
     node = proxied.cluster.nodes[0]
     async with AsyncRouter(proxied.dsn) as router:
-        trap = proxied.proxies[0].when(b"COMMIT", do=do, after_forwarding=forwarded)
+        trigger = proxied.proxies[0].when(b"COMMIT", action=action, after_forwarding=forwarded)
         with pytest.raises(CommitUnknown) as caught:
             await write(router, 1)
         assert caught.value.may_have_committed
         assert not caught.value.rerun_safe
-        assert trap.hits == 1
+        assert trigger.hits == 1
         await write(router, 2)
         assert await async_call(committed, node, 1 if forwarded else None)
 
@@ -181,10 +183,10 @@ async def test_a_commit_unanswered_by_a_deaf_primary_is_unknown_after_the_promot
     cluster: LocalCluster = breakable.cluster
     await async_call(make_table, cluster)
     async with AsyncRouter(breakable.dsn) as router, AsyncBackground() as background:
-        trap = breakable.proxies[0].when(b"COMMIT", do="deaf")
+        trigger = breakable.proxies[0].when(b"COMMIT", action="blackhole")
         writer = background.start(write, router, 1)
-        await async_call(trap.wait)
-        breakable.proxies[0].deaf()
+        await async_call(trigger.wait)
+        breakable.proxies[0].blackhole()
         await async_call(cluster.catch_up)
         new: Node = await async_call(cluster.promote, cluster.nodes[1], repoint=False)
         promoted_at = time.monotonic()
@@ -210,7 +212,7 @@ async def test_an_only_primary_with_slow_probes_goes_on_serving(proxied: Proxied
         await async_eventually(lambda: state(router, proxy) is HostState.SUSPECT)
         slow_at = time.monotonic()
         await async_eventually(lambda: len(account.since(slow_at)) >= 2)
-        proxy.mend()
+        proxy.clear_faults()
         await async_eventually(lambda: state(router, proxy) is HostState.UP)
         stop.set()
     assert account.errors == []
@@ -228,6 +230,6 @@ async def test_an_only_primary_too_slow_for_any_probe_loses_no_session_in_flight
             silent_since = router.topology.hosts[0].silent_since or 0.0
             await async_eventually(lambda: time.monotonic() - silent_since > 1.0)
             await conn.execute("INSERT INTO written VALUES (2)")
-        proxy.mend()
+        proxy.clear_faults()
         await write(router, 3)
     assert await numbers(proxied.cluster.nodes[0]) == [1, 2, 3]

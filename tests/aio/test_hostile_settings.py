@@ -14,7 +14,7 @@ from psycopg.types.string import StrDumper
 from pgroute import AsyncRouter, CommitUnknown, HostState, PoolOptions
 from pgroute.batch import AsyncBatchJob, Chunk, Keyset
 from pgroute.core.model.roles import HostRole
-from pgroute.testing import InitdbCache, LocalCluster, Node
+from pgroute.testing import LocalCluster, Node
 from tests.aio.counting import waiting
 from tests.aio.workload import QUICK, key, primary, state
 from tests.support import AsyncBackground, async_call, async_eventually, dsn_with
@@ -138,10 +138,10 @@ def dsn(cluster: LocalCluster, user: str, database: str = "postgres") -> str:
 
 
 @pytest.fixture(scope="module")
-def hostile(pgroute_initdb_cache: InitdbCache) -> Iterator[LocalCluster]:
+def hostile() -> Iterator[LocalCluster]:
     """Give a primary and a standby with a role for each setting, and databases of three encodings."""
     settings = {"max_connections": "400"}
-    with LocalCluster(1, cache=pgroute_initdb_cache, settings=settings) as cluster:
+    with LocalCluster(1, settings=settings) as cluster:
         execute = cluster.primary.execute
         roles = ROLES + "".join(_role_with(number, *setting) for number, setting in enumerate(SETTINGS))
         execute(roles.replace("{password}", cluster.password))

@@ -96,7 +96,7 @@ async def test_a_crash_and_promotion_applies_it_once(trio: Proxied, moment: Any)
             await async_eventually(crashed.is_set, 30.0)
         return value
 
-    trap = trio.proxies[0].when(b"COMMIT\0", "to_client", "deaf", after_forwarding=False)
+    trigger = trio.proxies[0].when(b"COMMIT\0", "to_client", "blackhole", after_forwarding=False)
     async with AsyncRouter(trio.dsn) as router, AsyncBackground() as background:
         await router.wait()
         if moment in FATES:
@@ -105,7 +105,7 @@ async def test_a_crash_and_promotion_applies_it_once(trio: Proxied, moment: Any)
         if moment in FATES:
             await async_eventually(lambda: waiting(old, "SyncRep"))
         else:
-            await async_eventually(lambda: trap.hits if moment == "after COMMIT" else increment.runs)
+            await async_eventually(lambda: trigger.hits if moment == "after COMMIT" else increment.runs)
         new = await async_call(crash_and_promote, cluster)
         crashed.set()
         assert await worker.result() == 1
@@ -118,12 +118,12 @@ async def test_a_commit_that_a_frozen_primary_gets_to_see_too_late_is_applied_on
 ) -> None:
     cluster, increment = trio.cluster, Increment()
     old, proxy = cluster.nodes[0], trio.proxies[0]
-    trap = proxy.when(b"COMMIT", do="deaf", after_forwarding=False)
+    trigger = proxy.when(b"COMMIT", action="blackhole", after_forwarding=False)
     async with AsyncRouter(trio.dsn) as router, AsyncBackground() as background:
         worker = background.start(call_once, router, increment)
-        await async_call(trap.wait)
+        await async_call(trigger.wait)
         await async_call(old.freeze)
-        proxy.mend()
+        proxy.clear_faults()
         new = await async_call(cluster.promote)
         assert await worker.result() == 1
         await async_call(old.thaw)

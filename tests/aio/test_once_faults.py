@@ -89,10 +89,10 @@ async def test_interrupted_in_the_wait_for_the_standby_without_another_try_it_is
 
 async def test_terminated_after_commit_it_is_not_run_again(pair: Proxied) -> None:
     node, increment = pair.cluster.nodes[0], Increment()
-    trap = pair.proxies[0].when(b"COMMIT\0", "to_client", "deaf", after_forwarding=False)
+    trigger = pair.proxies[0].when(b"COMMIT\0", "to_client", "blackhole", after_forwarding=False)
     async with AsyncRouter(pair.dsn) as router, AsyncBackground() as background:
         worker = background.start(call_once, router, increment)
-        await async_call(trap.wait)
+        await async_call(trigger.wait)
         await async_call(terminate, node, increment.pids[0])
         pair.proxies[0].reset()
         assert await worker.result() == 1
@@ -103,16 +103,16 @@ async def test_terminated_after_commit_it_is_not_run_again(pair: Proxied) -> Non
 # The network.
 
 
-@pytest.mark.parametrize("do", ["reset", "disconnect"])
+@pytest.mark.parametrize("action", ["reset", "disconnect"])
 @pytest.mark.parametrize("moment", AT_COMMIT)
 async def test_cut_off_at_commit_again_and_again_it_is_applied_once(
-    pair: Proxied, moment: str, do: Literal["reset", "disconnect"]
+    pair: Proxied, moment: str, action: Literal["reset", "disconnect"]
 ) -> None:
     node, increment = pair.cluster.nodes[0], Increment()
-    trap = pair.proxies[0].when(**AT_COMMIT[moment], do=do, times=3)
+    trigger = pair.proxies[0].when(**AT_COMMIT[moment], action=action, times=3)
     async with AsyncRouter(pair.dsn) as router:
         assert await call_once(router, increment) == 1
-        assert trap.hits == 3
+        assert trigger.hits == 3
         assert await call_once(router, increment) == 1
     assert increment.runs == (4 if moment == "before the server has it" else 1)
     assert await counted(node) == (1, 1)
@@ -123,7 +123,7 @@ async def test_cut_off_at_commit_without_another_try_a_later_call_finds_out(
     pair: Proxied, moment: str
 ) -> None:
     node, increment = pair.cluster.nodes[0], Increment()
-    pair.proxies[0].when(**AT_COMMIT[moment], do="reset")
+    pair.proxies[0].when(**AT_COMMIT[moment], action="reset")
     async with AsyncRouter(pair.dsn) as router:
         with pytest.raises(CommitUnknown) as caught:
             await call_once(router, increment, None, NEVER_AGAIN)
@@ -139,15 +139,15 @@ async def test_cut_off_at_commit_without_another_try_a_later_call_finds_out(
 async def test_with_the_host_away_afterwards_it_is_unknown_until_the_host_is_back(pair: Proxied) -> None:
     node, increment = pair.cluster.nodes[0], Increment()
     proxy = pair.proxies[0]
-    trap = proxy.when(b"COMMIT\0", "to_client", "deaf", after_forwarding=False)
+    trigger = proxy.when(b"COMMIT\0", "to_client", "blackhole", after_forwarding=False)
     async with AsyncRouter(pair.dsn) as router, AsyncBackground() as background:
         worker = background.start(call_once, router, increment, 1.0)
-        await async_call(trap.wait)
+        await async_call(trigger.wait)
         proxy.refuse(existing="reset")
         with pytest.raises(CommitUnknown, match="lost during COMMIT") as caught:
             await worker.result()
         assert any("the last error: NoHostAvailable" in note for note in caught.value.__notes__)
-        proxy.mend()
+        proxy.clear_faults()
         assert await call_once(router, increment) == 1
     assert increment.runs == 1
     assert await counted(node) == (1, 1)
@@ -159,7 +159,7 @@ async def test_a_connection_reset_before_or_after_the_body_is_a_lost_session(
 ) -> None:
     node, increment = pair.cluster.nodes[0], Increment()
     async with AsyncRouter(pair.dsn) as router:
-        pair.proxies[0].when(statement, do="reset", after_forwarding=False)
+        pair.proxies[0].when(statement, action="reset", after_forwarding=False)
         with pytest.raises(SessionLost, match="nothing was committed") as caught:
             await call_once(router, increment, retry=NEVER_AGAIN)
     assert caught.value.rerun_safe
@@ -172,12 +172,12 @@ async def test_a_predecessor_left_hanging_by_a_deaf_network_is_waited_for_until_
 ) -> None:
     node, increment = pair.cluster.nodes[0], Increment()
     proxy = pair.proxies[0]
-    trap = proxy.when(b"COMMIT", do="deaf", after_forwarding=False)
+    trigger = proxy.when(b"COMMIT", action="blackhole", after_forwarding=False)
     patience = within(1.0)  # it is to meet its predecessor before that is over
     async with AsyncRouter(pair.dsn) as router, AsyncBackground() as background:
         begun = time.monotonic()
         worker = background.start(call_once, router, increment, patience)
-        await async_call(trap.wait)
+        await async_call(trigger.wait)
         increment.cut()  # the server does not notice, and keeps the row
         await async_eventually(lambda: waiting(node, "transactionid"))
         with pytest.raises(CommitUnknown):
@@ -188,7 +188,7 @@ async def test_a_predecessor_left_hanging_by_a_deaf_network_is_waited_for_until_
         later = background.start(call_once, router, increment)
         await async_eventually(lambda: waiting(node, "transactionid"))
         if end == "committed":
-            proxy.mend()
+            proxy.clear_faults()
         else:
             await async_call(terminate, node, increment.pids[0])
         assert await later.result() == 1
@@ -199,7 +199,7 @@ async def test_a_predecessor_left_hanging_by_a_deaf_network_is_waited_for_until_
 async def test_a_predecessor_that_still_waits_for_the_standby_is_waited_for(pair: Proxied) -> None:
     (node, standby), increment = pair.cluster.nodes, Increment()
     await async_call(standby.stop)
-    pair.proxies[0].when(b"COMMIT", do="reset")
+    pair.proxies[0].when(b"COMMIT", action="reset")
     async with AsyncRouter(pair.dsn) as router, AsyncBackground() as background:
         worker = background.start(call_once, router, increment)
         await async_eventually(lambda: waiting(node, "SyncRep") and waiting(node, "transactionid"))
@@ -271,25 +271,25 @@ async def test_a_crash_and_restart_of_the_primary_applies_it_once(pair: Proxied,
     if moment == "in the wait":
         await async_call(standby.freeze)
     async with AsyncRouter(pair.dsn) as router, AsyncBackground() as background:
-        trap = pair.proxies[0].when(b"COMMIT\0", "to_client", "deaf", after_forwarding=False)
+        trigger = pair.proxies[0].when(b"COMMIT\0", "to_client", "blackhole", after_forwarding=False)
         worker = background.start(call_once, router, body)
-        await async_eventually(reached(moment, node, increment, trap))
+        await async_eventually(reached(moment, node, increment, trigger))
         await async_call(node.kill)
         crashed.set()
         pair.proxies[0].reset()
         if moment == "in the wait":
             await async_call(standby.thaw)
-        pair.proxies[0].mend()
+        pair.proxies[0].clear_faults()
         await async_call(node.start)
         assert await worker.result() == 1
     assert increment.runs == (2 if moment == "before COMMIT" else 1)
     assert await counted(node) == (1, 1)
 
 
-def reached(moment: str, node: Node, increment: Increment, trap: Any) -> Any:
+def reached(moment: str, node: Node, increment: Increment, trigger: Any) -> Any:
     """Return the condition that says that a call has come so far."""
     return {
         "before COMMIT": lambda: increment.runs,
         "in the wait": lambda: waiting(node, "SyncRep"),
-        "after COMMIT": lambda: trap.hits,
+        "after COMMIT": lambda: trigger.hits,
     }[moment]

@@ -165,11 +165,11 @@ async def test_a_key_purged_while_it_is_looked_up_is_unknown_again(pair: Proxied
     writer = PoolOptions(settings={"lock_timeout": "7s"})
     async with AsyncRouter(pair.dsn, writer=writer) as router, AsyncBackground() as background:
         assert await call_once(router, Increment()) == 1
-        trap = proxy.when(b"UPDATE pgroute.once", do="deaf", after_forwarding=False)
+        trigger = proxy.when(b"UPDATE pgroute.once", action="blackhole", after_forwarding=False)
         later = background.start(call_once, router, shows)
-        await async_call(trap.wait)
+        await async_call(trigger.wait)
         await async_call(node.execute, "DELETE FROM pgroute.once")
-        proxy.mend()
+        proxy.clear_faults()
         assert await later.result() == [2, "7s"]
     assert await counted(node) == (2, 1)
 

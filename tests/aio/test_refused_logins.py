@@ -18,7 +18,7 @@ import pytest
 from pgroute import AcquireTimeout, AsyncRouter, HostState, NoHostAvailable, PoolExhausted, ProbeOptions
 from pgroute._async.pool import connector
 from pgroute.testing import LocalCluster, Node
-from pgroute.testing.proxy import Endpoint
+from pgroute.testing.proxy_arguments import Endpoint
 from tests.aio.workload import key, read, state
 from tests.certificates import Authority
 from tests.support import AsyncBackground, async_call, async_eventually, dsn_at, dsn_with, within

@@ -218,7 +218,7 @@ async def test_the_advice_to_call_again_is_only_for_the_transaction_with_that_ke
     async with AsyncRouter(written.dsn) as inner, AsyncRouter(written.cluster.dsn) as outer:
         await outer.install()
         await inner.wait()
-        written.proxies[0].when(b"COMMIT", do="reset")
+        written.proxies[0].when(b"COMMIT", action="reset")
         with pytest.raises(CommitUnknown) as caught:
             await outer.run(lambda _: inner.run(pay), once="outer")
     assert not any("outer" in note for note in caught.value.__notes__)
@@ -232,7 +232,7 @@ async def test_an_unknown_commit_of_another_session_is_never_swallowed(written: 
 
     async with AsyncRouter(written.dsn) as inner, AsyncRouter(written.cluster.dsn) as outer:
         await inner.wait()
-        written.proxies[0].when(b"COMMIT", do="reset")
+        written.proxies[0].when(b"COMMIT", action="reset")
 
         async def body(conn: AsyncConnection) -> None:
             runs.append(1)
@@ -460,7 +460,7 @@ async def test_interrupted_in_the_pause_after_an_unknown_commit_it_says_so(
 
     async with AsyncRouter(written.dsn, retry=slow) as router:
         await router.install()
-        written.proxies[0].when(b"COMMIT", do="reset")
+        written.proxies[0].when(b"COMMIT", action="reset")
         task = asyncio.get_running_loop().create_task(router.run(pay, once=True))
         await async_eventually(lambda: "attempt 1 failed in commit" in caplog.text)
         assert numbers(written.cluster, "written") == [1]

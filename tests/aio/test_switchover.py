@@ -74,7 +74,7 @@ async def test_connections_that_never_saw_their_end_are_not_handed_out_after_a_s
         for conn in before:
             await router.putconn(conn)
         # The ends of its connections get lost on the way; new ones reach it as soon as it is back.
-        proxies[0].deaf("to_client", "existing")
+        proxies[0].blackhole("to_client", "existing")
         old, new, _ = await async_call(switch_over, any_cluster)
         leader = HostKey(new.host, proxies[any_cluster.nodes.index(new)].port)
         await async_eventually(lambda: primary(router) == leader)

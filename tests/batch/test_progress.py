@@ -62,15 +62,15 @@ def test_durations(seconds: float, text: str) -> None:
 
 
 def test_the_rate_is_that_of_this_run_and_the_rest_is_all() -> None:
-    tally = ProgressTracker("j", lambda: "db1:5432")
-    tally.rows_total, tally.chunks_total = 1000, 10
-    tally.found(chunks=5, rows=500)
-    tally.begun -= 10
-    assert tally.now().eta is None
-    tally.done(100, rejected=False)
-    tally.done(100, rejected=True)
-    tally.retried(3)
-    now = tally.now()
+    tracker = ProgressTracker("j", lambda: "db1:5432")
+    tracker.rows_total, tracker.chunks_total = 1000, 10
+    tracker.add_found(chunks=5, rows=500)
+    tracker.started -= 10
+    assert tracker.snapshot().eta is None
+    tracker.add_own(100, rejected=False)
+    tracker.add_own(100, rejected=True)
+    tracker.add_retries(3)
+    now = tracker.snapshot()
     assert (now.rows, now.chunks, now.rejected, now.retries) == (700, 7, 1, 3)
     assert now.rate == pytest.approx(20, rel=0.01)
     assert now.eta == pytest.approx(15, rel=0.01)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tests.chaos.clients import Crowd, KillWorker, Limit, LockOut, StopWorker, Terminate
 from tests.chaos.failover import Crash, Freeze, Overtake, Switchover
 from tests.chaos.faults import Fault, Terms
-from tests.chaos.network import NETWORK_FAULTS, Cut, Deaf, Refuse, Reset, Slow
+from tests.chaos.network import NETWORK_FAULTS, Blackhole, Cut, Refuse, Reset, Slow
 from tests.chaos.servers import AllDown, Flapping, Hang, NoReplica, ReadOnly, Replica, Restart
 
 FAULTS: tuple[type[Fault], ...] = (
@@ -33,7 +33,7 @@ FAULTS: tuple[type[Fault], ...] = (
     *NETWORK_FAULTS,
 )
 OVERLAYS: tuple[type[Fault], ...] = (StopWorker, Terminate, Crowd)
-NETWORK_OVERLAYS: tuple[type[Fault], ...] = (Refuse, Reset, Deaf, Slow, Cut)
+NETWORK_OVERLAYS: tuple[type[Fault], ...] = (Refuse, Reset, Blackhole, Slow, Cut)
 """Faults that may strike while another is played: none touches a server or the replication. Those of the network
 not while another of the network is played: the repair of one is the repair of both, and it could come too early.
 """

@@ -65,10 +65,10 @@ class Reset:
 
 
 @dataclass(frozen=True, slots=True)
-class Deaf:
+class Blackhole:
     """Nothing passes in one or both directions; afterwards what was held comes through, or is lost for ever."""
 
-    name: ClassVar[str] = "deaf"
+    name: ClassVar[str] = "blackhole"
     target: str
     direction: Direction
     lost: bool
@@ -84,7 +84,7 @@ class Deaf:
                 if self.lost:
                     proxy.discard(self.direction)
                 else:
-                    proxy.deaf(self.direction)
+                    proxy.blackhole(self.direction)
             stage.pause(self.seconds)
             if self.lost:
                 # No stream with a hole in it may go on, which TCP would never deliver.
@@ -93,12 +93,12 @@ class Deaf:
 
 
 @dataclass(frozen=True, slots=True)
-class Hole:
+class Unreachable:
     """New connection attempts get no answer, as from a host that is switched off; those there are go on or hang."""
 
-    name: ClassVar[str] = "hole"
+    name: ClassVar[str] = "unreachable"
     target: str
-    deaf: bool
+    blackhole: bool
     seconds: float
 
     @classmethod
@@ -109,8 +109,8 @@ class Hole:
         with stage.faulty(self.target) as proxies:
             for proxy in proxies:
                 proxy.hang()
-                if self.deaf:
-                    proxy.deaf()
+                if self.blackhole:
+                    proxy.blackhole()
             stage.pause(self.seconds)
 
 
@@ -203,13 +203,13 @@ class Partition:
     """The workers lose sight of a primary that lives, a standby is promoted, and the old one comes into sight again.
 
     Attributes:
-        deaf: its connections hang, else they are refused.
+        blackhole: its connections hang, else they are refused.
         promoted: seconds until the promotion.
         beside: seconds that both are to be seen.
     """
 
     name: ClassVar[str] = "partition"
-    deaf: bool
+    blackhole: bool
     promoted: float
     beside: float
 
@@ -220,8 +220,8 @@ class Partition:
     def play(self, stage: Stage) -> None:
         with contextlib.ExitStack() as stack:
             (proxy,) = stack.enter_context(stage.faulty("primary"))
-            if self.deaf:
-                proxy.deaf()
+            if self.blackhole:
+                proxy.blackhole()
             else:
                 proxy.refuse(existing="reset")
             old = stage.fail_over(after=self.promoted)
@@ -234,8 +234,8 @@ class Partition:
 NETWORK_FAULTS: tuple[type[Fault], ...] = (
     Refuse,
     Reset,
-    Deaf,
-    Hole,
+    Blackhole,
+    Unreachable,
     Slow,
     Cut,
     LostCommit,

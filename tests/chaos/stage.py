@@ -155,13 +155,13 @@ class Stage:
 
     @contextlib.contextmanager
     def faulty(self, target: str) -> Iterator[tuple[FaultProxy, ...]]:
-        """Give the proxies in front of the nodes that a fault names, and mend them afterwards."""
+        """Give the proxies in front of the nodes that a fault names, and clear their faults afterwards."""
         proxies = tuple(self._proxies[node] for node in self.nodes(target))
         try:
             yield proxies
         finally:
             for proxy in proxies:
-                proxy.mend()
+                proxy.clear_faults()
 
     def _look_behind(self, old: Node) -> None:
         """Read what a stopped server committed on its last timeline and its successor has not, without a network."""

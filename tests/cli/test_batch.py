@@ -117,7 +117,7 @@ def test_reset_asks_first(
     monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
     status, out, err = pgroute(capsys, "reset", ground.dsn, "half done")
     assert (status, err) == (1, "")
-    assert out.startswith("'half done' is open, 2 chunks (20 rows) are done. Forget that")
+    assert out.startswith("'half done' is open, 2 chunks (20 rows) are done. Reset it")
     assert ground.rows()["batch_job"] == 3
 
 
@@ -129,7 +129,7 @@ def test_reset_forgets_a_job_and_no_other(
     options = [way] if way == "--yes" else []
     status, out, err = pgroute(capsys, "reset", ground.dsn, "poisoned", *options)
     assert (status, err) == (0, "")
-    assert out.endswith("'poisoned' is forgotten\n")
+    assert out.endswith("'poisoned' was reset\n")
     assert ground.execute("SELECT job FROM pgroute.batch_job ORDER BY job") == [("done",), ("half done",)]
     assert ground.rows()["batch_reject"] == 0
 
@@ -166,7 +166,7 @@ def test_jobs_in_a_schema_of_any_name(ground: Ground, capsys: pytest.CaptureFixt
 def test_nobody_to_ask(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = pgroute(capsys, "list", "host=127.0.0.1 port=1", "--timeout", "0.5")
     assert (status, out) == (2, "")
-    assert err.startswith("pgroute batch: no primary can be asked:\n")
+    assert err.startswith("pgroute batch: no primary is available:\n")
 
 
 def test_a_dsn_that_cannot_be_used(capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,8 +191,42 @@ def test_reset_does_not_wait_for_ever_for_a_chunk_in_work(
         )
         status, _, err = pgroute(capsys, "reset", ground.dsn, "half done", "--yes", "--timeout", "0.3")
     assert status == 2
-    assert err == "pgroute batch: a chunk of 'half done' is being worked on, and was not ended within 0.3 s\n"
+    assert err.startswith("pgroute batch: a chunk of 'half done' is still being processed after 0.3 s: ")
     assert ground.rows()["batch_job"] == 3
+
+
+def test_jobs_of_a_database_without_an_encoding(
+    shared: LocalCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = shared.primary
+    node.execute("CREATE DATABASE raw ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C'")
+    try:
+        dsn = f"{node.conninfo} dbname=raw"
+
+        def reject(conn: Any, chunk: Chunk) -> None:
+            conn.execute("SELECT 1 / 0")
+
+        assert main(["install", dsn]) == 0
+        with Router(dsn) as router:
+            BatchJob(router, "caf\u00e9", range(3), chunk_size=10, on_error="reject").run(reject)
+        capsys.readouterr()
+        status, out, err = pgroute(capsys, "list", dsn)
+        assert (status, err) == (0, "")
+        assert out.splitlines()[1].startswith("caf\u00e9  finished  0 of 1  0 of 3  1 ")
+        status, out, err = pgroute(capsys, "show", dsn, "caf\u00e9")
+        assert (status, err) == (1, "")
+        assert out.startswith("job           caf\u00e9\nsource        items\n")
+        assert "22012" in out
+        status, out, err = pgroute(capsys, "show", dsn, "caf\u00e9", "--json")
+        assert (status, err) == (1, "")
+        told = json.loads(out)
+        assert (told["job"], told["state"], told["rejects"][0]["sqlstate"]) == (
+            "caf\u00e9",
+            "finished",
+            "22012",
+        )
+    finally:
+        node.execute("DROP DATABASE raw WITH (FORCE)")
 
 
 def test_what_others_wrote_into_the_tables_is_shown_and_not_obeyed(

@@ -76,7 +76,7 @@ def test_acknowledged_rows_are_found_and_nothing_is_left(temporary):
         "3 writers and 2 readers (threads) start on primary node1",
         "killing node1: SIGKILL to all its processes",
         f"promoting {promoted}",
-        f"{promoted} has left recovery, says a session outside the router",
+        f"{promoted} has left recovery, seen by a session outside the router",
         f"first write on {promoted} acknowledged",
         "node1 comes back as a standby (pg_rewind)",
     ]
@@ -127,7 +127,7 @@ FAULTS = {
     "split-brain": (
         "node1 killed", "both standbys promoted", "node. shut down", "first write", "node1 comes back",
     ),
-    "replica-loss": ("node3 killed", "node3 started"),
+    "standby-loss": ("node3 killed", "node3 started"),
 }  # fmt: skip
 
 
@@ -136,7 +136,7 @@ FAULTS = {
     [pytest.param(fault, marks=() if fault == "split-brain" else pytest.mark.long) for fault in FAULTS],
 )
 def test_every_fault_is_played_to_its_end(temporary, fault):
-    face = ["--async"] if fault in ("freeze", "replica-loss") else []
+    face = ["--async"] if fault in ("freeze", "standby-loss") else []
     with start(temporary, "--fault", fault, "--duration", "4", *face) as demo:
         out, err = demo.communicate(timeout=90)
     assert (demo.returncode, err) == (0, ""), out
@@ -157,10 +157,10 @@ def test_every_fault_is_played_to_its_end(temporary, fault):
     else:
         # One for each read that was under way at the standby that was killed, but no other.
         [errors] = re.findall(r"^read errors +(.*)$", out, re.MULTILINE)
-        assert sum(map(int, re.findall(r"\d+", errors))) <= (4 if fault == "replica-loss" else 0), out
+        assert sum(map(int, re.findall(r"\d+", errors))) <= (4 if fault == "standby-loss" else 0), out
     if fault == "freeze":
         assert "stale primary: on timeline 1 while timeline 2 was seen" in out
-    assert out.endswith("Every acknowledged row is there, once.\n")
+    assert out.endswith("Every acknowledged row is there exactly once.\n")
     assert leftovers(temporary) == []
 
 
@@ -249,9 +249,9 @@ def test_rows_of_unknown_fate_may_be_there_or_not():
     ("attribute", "wrong"),
     [
         ("missing", outcome([2])),
-        ("doubled", outcome([1, 2, 2])),
-        ("doubled", outcome([1, 2, 3, 3], unknown=[3])),
-        ("unaccounted", outcome([1, 2, 5])),
+        ("duplicated", outcome([1, 2, 2])),
+        ("duplicated", outcome([1, 2, 3, 3], unknown=[3])),
+        ("unexpected", outcome([1, 2, 5])),
     ],
 )
 def test_rows_that_do_not_agree_are_named(attribute, wrong):
@@ -266,7 +266,7 @@ def test_rows_that_do_not_agree_are_shown(capsys):
     assert re.search(r"^MISSING +1: id 1$", out, re.MULTILINE)
     assert re.search(r"^DOUBLED +1: id 5$", out, re.MULTILINE)
     assert re.search(r"^UNACCOUNTED FOR +1: id 5$", out, re.MULTILINE)
-    assert out.endswith("The rows do not agree with what the writers were told.\n")
+    assert out.endswith("The rows do not match the results of the writers.\n")
 
 
 def test_writes_that_never_resume_are_a_failure():

@@ -36,8 +36,11 @@ def test_help_fits_a_terminal_of_80_columns(parser, monkeypatch):
         (["status", DSN, DSN], "unrecognized arguments: ***"),
         (["batch", "lst", DSN], "invalid choice: 'lst'"),
         (["status", "db1", "--password", "s3cret", "-Ws3cret"], "unrecognized arguments: --password *** ***"),
-        (["status", "--timeout", "host=db1 password='my s3cret'"], "argument --timeout: *** is no number"),
-        (["status", "--timeout", "postgresql://app:my s3cret@db1"], "argument --timeout: *** is no number"),
+        (["status", "--timeout", "host=db1 password='my s3cret'"], "argument --timeout: *** is not a number"),
+        (
+            ["status", "--timeout", "postgresql://app:my s3cret@db1"],
+            "argument --timeout: *** is not a number",
+        ),
     ],
 )
 def test_arguments_in_the_wrong_place_are_told_without_a_password(arguments, said, capsys):

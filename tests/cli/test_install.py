@@ -67,7 +67,7 @@ def test_the_name_of_a_database_is_shown_and_not_obeyed(shared: LocalCluster) ->
 def test_an_application_has_a_schema_of_its_own(dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
     done = here(capsys, "install", dsn, "--schema", "Shop's %s")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "The schema Shop's %s is in place" in done.stdout
+    assert "The schema Shop's %s exists" in done.stdout
     assert 'GRANT SELECT, INSERT, UPDATE ON U&"Shop\'s \\+000025s".once TO your_role;' in done.stdout
     with psycopg.connect(dsn, target_session_attrs="primary", autocommit=True) as conn:
         # What it says is what there is.

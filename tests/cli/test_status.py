@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -10,8 +11,12 @@ import time
 
 import psycopg
 import pytest
+from rich.console import Console
 
+from pgroute import Router
 from pgroute.cli import main
+from pgroute.cli.hosts import lay_out
+from pgroute.cli.status import observe
 from pgroute.testing import LocalCluster
 from tests.support import dsn_at, dsn_with, within
 
@@ -253,3 +258,27 @@ def test_narrow_terminal_shows_whole_reasons(cluster):
     assert done.returncode == 2
     assert 'password authentication failed for user "nobody-here"' in done.stdout
     assert "\x1b[31m" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("width", "columns"),
+    [
+        (80, ["host", "role", "state", "timeline", "lag", "rtt"]),
+        (40, ["host", "role", "state", "lag"]),
+        (24, ["host", "role"]),
+        (12, ["host"]),
+    ],
+)
+def test_narrow_terminal_drops_other_columns_before_the_host(cluster, width, columns):
+    dsn = dsn_with(cluster.dsn, user="nobody-here")
+    with Router(dsn) as router:
+        topology = observe(router, 5.0)
+    output = io.StringIO()
+    screen = Console(width=width, file=output, force_terminal=True, color_system=None)
+    table, reasons = lay_out(screen, topology)
+    screen.print(table)
+    lines = [line.rstrip() for line in output.getvalue().splitlines()]
+    assert lines[0].split() == columns
+    hosts = [f"127.0.0.1:{node.port}" for node in cluster.nodes]
+    assert "".join(line.split("  ")[0].strip() for line in lines[1:]) == "".join(hosts)
+    assert [str(reason).partition(": ")[0] for reason in reasons] == hosts

@@ -339,7 +339,7 @@ def test_demo_on_a_terminal_shows_the_view_and_then_the_report(tmp_path_factory)
         assert re.match(r"node1 :\d+  primary  up     1 ", lines[3])
         assert [line.split()[0] for line in lines if line.endswith("/s")] == ["writes", "reads"]
         terminal.see(r"killing node1")
-        terminal.see(r"^Every acknowledged row is there, once\.")
+        terminal.see(r"^Every acknowledged row is there exactly once\.")
         assert terminal.end() == 0
     view, _, report = terminal.raw.partition(b"\x1b[?1049l")
     assert b"\x1b[?1049h" in view

@@ -80,7 +80,7 @@ AS_IT_IS = {
     "_async/pool/server_check.py": "printable since the connector",
     "_async/manager.py": "ours",
     "_async/pool/role_pool.py": "Python's, on threads",
-    "batch/_async/chunk.py": "the record of a chunk's error in the database, as it is",
+    "batch/_async/chunk_runner.py": "the record of a chunk's error in the database, as it is",
     "batch/_async/job_store.py": "Python's, on an encoding",
     "_async/transaction/once.py": "Python's, on an encoding",
     "core/config/dns_names.py": "printable since it is in Found",

@@ -85,7 +85,7 @@ class Scene:
     def repair(self) -> None:
         """Undo what was done, and wait until the cluster is whole."""
         begun = time.monotonic()
-        self.cluster.mend()
+        self.cluster.repair()
         leader = self.cluster.settle()
         timeline = self.cluster.timeline(leader)
         self.say(f"whole after {time.monotonic() - begun:.1f} s: {leader} leads, timeline {timeline}")

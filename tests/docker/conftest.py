@@ -123,14 +123,14 @@ class Clusters(Generic[C]):
 
     Args:
         start: starts one, for as long as the block.
-        mend: makes the one at hand whole again, or raises AssertionError or DockerError.
+        repair: makes the one at hand whole again, or raises AssertionError or DockerError.
     """
 
     def __init__(
-        self, start: Callable[[], contextlib.AbstractContextManager[C]], mend: Callable[[C], object]
+        self, start: Callable[[], contextlib.AbstractContextManager[C]], repair: Callable[[C], object]
     ) -> None:
         self._start = start
-        self._mend = mend
+        self._repair = repair
         self._stack = contextlib.ExitStack()
         self._cluster: C | None = None
 
@@ -138,7 +138,7 @@ class Clusters(Generic[C]):
         """Return a cluster that is whole."""
         if self._cluster is not None:
             try:
-                self._mend(self._cluster)
+                self._repair(self._cluster)
             except (AssertionError, DockerError):
                 self.close()
         if self._cluster is None:

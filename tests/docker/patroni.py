@@ -1,4 +1,4 @@
-"""A cluster under Patroni in containers: what its nodes say, what can be asked of it, how it is broken and mended."""
+"""A cluster under Patroni in containers: what its nodes say, what can be asked of it, how it is broken and repaired."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ class Patroni(Containers):
             node, "nft", "-f", "-", user="root", stdin=f"table ip {TABLE} {{}}\ndelete table ip {TABLE}\n"
         )
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Undo whatever was done to containers and networks."""
         for service in (*ETCD, *NODES):
             if (state := self.state(service)) == "paused":

@@ -1,4 +1,4 @@
-"""A primary and two replicas in containers: what an operator does with them, and how they are broken and mended."""
+"""A primary and two replicas in containers: what an operator does with them, and how they are broken and repaired."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def running(command: str) -> Iterator[Cluster]:
         yield cluster
 
 
-def mend(cluster: Cluster) -> None:
+def repair(cluster: Cluster) -> None:
     """Wait until it is whole, with synchronous replication."""
     cluster.whole()
     cluster.synchronous(on=True)

@@ -55,16 +55,16 @@ DEMOTED = "Demoting self (immediate-nolock)"
 """What Patroni logs when it finds that it is the leader no more."""
 
 
-def mend(cluster: Patroni) -> None:
+def repair(cluster: Patroni) -> None:
     """Have it whole again, and in synchronous mode."""
-    cluster.mend()
+    cluster.repair()
     assert cluster.configure(**SETTINGS)
     cluster.settle()
 
 
 @pytest.fixture(scope="module")
 def clusters(compose_command: str, images: None) -> Iterator[Clusters[Patroni]]:
-    with contextlib.closing(Clusters(lambda: running(compose_command), mend)) as clusters:
+    with contextlib.closing(Clusters(lambda: running(compose_command), repair)) as clusters:
         yield clusters
 
 

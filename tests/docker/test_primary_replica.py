@@ -14,7 +14,7 @@ from tests.chaos.journal import Outcome
 from tests.docker.conftest import Clusters
 from tests.docker.containers import until
 from tests.docker.load import UNDER_WAY, Figures, Load, judge
-from tests.docker.primary_replica import NETWORKS, NODES, Cluster, mend, running
+from tests.docker.primary_replica import NETWORKS, NODES, Cluster, repair, running
 
 PROMPT = 8.0
 """Seconds within which every writer has written again once commits are taken: TCP itself may take three of them to
@@ -28,7 +28,7 @@ TCP = "tcp_user_timeout=4000&keepalives_idle=2&keepalives_interval=1&keepalives_
 
 @pytest.fixture(scope="module")
 def clusters(compose_command: str, images: None) -> Iterator[Clusters[Cluster]]:
-    with contextlib.closing(Clusters(lambda: running(compose_command), mend)) as clusters:
+    with contextlib.closing(Clusters(lambda: running(compose_command), repair)) as clusters:
         yield clusters
 
 

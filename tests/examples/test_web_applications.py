@@ -155,13 +155,13 @@ def test_sigterm_amid_requests_loses_no_acknowledged_order(start, dsn):
 def test_a_lost_acknowledgement_is_settled_or_told(start, proxies, proxied_dsn, dsn):
     with start(proxied_dsn) as app:
         app.wait_for_health(200)
-        lost = proxies[0].when(b"COMMIT", do="reset")
+        lost = proxies[0].when(b"COMMIT", action="reset")
         reply = app.order("tea", "1")
         assert (reply.status, lost.hits) == (201, 1)
         assert orders(dsn) == {"tea": 1}
 
         order = f"/orders/{reply.body['id']}"
-        lost = proxies[0].when(b"COMMIT", do="reset")
+        lost = proxies[0].when(b"COMMIT", action="reset")
         reply = app.request("DELETE", order)
         assert (reply.status, reply.retry_after, lost.hits) == (503, "1", 1)
         assert reply.body["error"].startswith("it is not known")
@@ -180,7 +180,7 @@ def test_requests_are_told_to_come_back_while_no_host_answers(start, proxies, pr
         replies = [app.order("tea", "1"), told]
         assert (replies[0].status, replies[0].retry_after) == (503, "1")
         for proxy in proxies:
-            proxy.mend()
+            proxy.clear_faults()
         replies += [app.wait_for_health(200), app.order("tea", "1")]
         assert replies[-1].status == 201
         app.end(signal.SIGTERM)

@@ -27,7 +27,7 @@ from pgroute import (
 )
 from pgroute.batch import Keyset
 from pgroute.batch.options import check_job
-from pgroute.batch.source import fresh, signature
+from pgroute.batch.source import fresh_items, signature
 from pgroute.core.config.dns_names import Found, Mode, Question, members, questions
 from pgroute.core.config.dsn import Dsn, parse_dsn
 from pgroute.core.config.srv import Service, Targets, check_domains
@@ -234,4 +234,4 @@ def key(value: Any) -> None:
             source = Keyset(**{"query": "SELECT 1", "key": "a", name: value})
             assert signature(source, ["x"] * len(source.keys)).isprintable() or name == "key"
     with contextlib.suppress(ConfigError):
-        fresh(lambda: value)
+        fresh_items(lambda: value)

@@ -49,17 +49,17 @@ def test_a_lost_acknowledgement_of_a_chunk_is_decided_by_the_next_attempt(
         source: Any = range(1, 51) if kind == "items" else Keyset("SELECT id FROM item", "id")
         proxy = proxied.proxies[0]
         ran: list[int] = []
-        traps: list[Any] = []
+        triggers: list[Any] = []
 
         def body(conn: Connection, chunk: Chunk) -> None:
             ran.append(chunk.number)
             note(conn, chunk)
             if chunk.number in (2, 4) and ran.count(chunk.number) == 1:
-                traps.append(proxy.when(b"COMMIT", do="reset", after_forwarding=reached))
+                triggers.append(proxy.when(b"COMMIT", action="reset", after_forwarding=reached))
 
         with Router(through(proxied, ground)) as router:
             report = BatchJob(router, "j", source, chunk_size=10).run(body)
-        assert [trap.hits for trap in traps] == [1, 1]
+        assert [trigger.hits for trigger in triggers] == [1, 1]
         assert ground.seen() == [*range(1, 51)]
         assert (report.rows, report.chunks, report.skipped, report.retries) == (50, 5, 0, 2)
         assert len(ran) == (5 if reached else 7)
@@ -75,7 +75,7 @@ def test_a_lost_acknowledgement_of_the_jobs_own_transactions(proxied: Proxied, s
     with ground_of(proxied.cluster) as ground:
         proxy = proxied.proxies[0]
         armed = proxy.when(
-            pattern[step], do="discard"
+            pattern[step], action="discard"
         )  # the server does it, and what follows it never comes there
         with Router(through(proxied, ground)) as router, Background() as background:
             job = background.start(BatchJob(router, "j", range(50), chunk_size=10).run, note)

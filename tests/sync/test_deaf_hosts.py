@@ -33,8 +33,10 @@ pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 DEAF: dict[str, Callable[[FaultProxy], object]] = {
     "before the connect": lambda proxy: proxy.hang(),
-    "after the connect": lambda proxy: proxy.deaf(which="new"),
-    "during the login": lambda proxy: proxy.cut_after(5, "to_client", "deaf", which="new", times=None),
+    "after the connect": lambda proxy: proxy.blackhole(connections="new"),
+    "during the login": lambda proxy: proxy.cut_after(
+        5, "to_client", "blackhole", connections="new", times=None
+    ),
 }
 """Ways for a host to be deaf to new connections."""
 
@@ -58,7 +60,7 @@ def test_a_router_opens_although_the_primary_is_deaf(proxied: Proxied, moment: s
             write_nothing(router, 1.0)
         assert time.monotonic() - begun < within(1.5)
         assert proxy.attempts <= 5 * (time.monotonic() - begun) + 10
-        proxy.mend()
+        proxy.clear_faults()
         proxy.reset()
         router.wait()
 
@@ -82,7 +84,7 @@ def test_a_host_deaf_to_new_connections_serves_on_the_old_ones(proxied: Proxied,
         for _ in range(20):
             write_nothing(router)
         assert state(router, proxy) in (HostState.UP, HostState.BUSY)
-        proxy.mend()
+        proxy.clear_faults()
         proxy.reset("existing")
         with router.writer(), router.writer():
             pass
@@ -116,7 +118,7 @@ def test_a_session_on_a_deaf_primary_is_released_by_the_promotion(breakable: Pro
     ):
         worker = background.start(stuck, router, "writer", begun)
         eventually(begun.is_set)
-        breakable.proxies[0].deaf()
+        breakable.proxies[0].blackhole()
         new: Node = call(cluster.promote, cluster.nodes[1], repoint=False)
         promoted_at = time.monotonic()
         router.wait()
@@ -140,7 +142,7 @@ def test_a_session_on_a_deaf_standby_is_aborted_after_abort_after(proxied: Proxi
         worker = background.start(stuck, router, "reader", begun)
         eventually(begun.is_set)
         deaf_at = time.monotonic()
-        proxied.proxy(cluster.nodes[1]).deaf()
+        proxied.proxy(cluster.nodes[1]).blackhole()
         assert 1.0 <= worker.result() - deaf_at < within(3.0)
         assert (read(router)).port == cluster.nodes[2].port
 
@@ -149,19 +151,19 @@ def test_a_session_on_a_deaf_standby_is_aborted_after_abort_after(proxied: Proxi
 
 
 @pytest.mark.parametrize("forwarded", [True, False], ids=["committed", "not-committed"])
-@pytest.mark.parametrize("do", ["reset", "disconnect"])
+@pytest.mark.parametrize("action", ["reset", "disconnect"])
 def test_a_connection_lost_after_commit_was_sent_is_commit_unknown(
-    proxied: Proxied, do: Literal["reset", "disconnect"], forwarded: bool
+    proxied: Proxied, action: Literal["reset", "disconnect"], forwarded: bool
 ) -> None:
     make_table(proxied.cluster)
     node = proxied.cluster.nodes[0]
     with Router(proxied.dsn) as router:
-        trap = proxied.proxies[0].when(b"COMMIT", do=do, after_forwarding=forwarded)
+        trigger = proxied.proxies[0].when(b"COMMIT", action=action, after_forwarding=forwarded)
         with pytest.raises(CommitUnknown) as caught:
             write(router, 1)
         assert caught.value.may_have_committed
         assert not caught.value.rerun_safe
-        assert trap.hits == 1
+        assert trigger.hits == 1
         write(router, 2)
         assert call(committed, node, 1 if forwarded else None)
 
@@ -181,10 +183,10 @@ def test_a_commit_unanswered_by_a_deaf_primary_is_unknown_after_the_promotion(
     cluster: LocalCluster = breakable.cluster
     call(make_table, cluster)
     with Router(breakable.dsn) as router, Background() as background:
-        trap = breakable.proxies[0].when(b"COMMIT", do="deaf")
+        trigger = breakable.proxies[0].when(b"COMMIT", action="blackhole")
         writer = background.start(write, router, 1)
-        call(trap.wait)
-        breakable.proxies[0].deaf()
+        call(trigger.wait)
+        breakable.proxies[0].blackhole()
         call(cluster.catch_up)
         new: Node = call(cluster.promote, cluster.nodes[1], repoint=False)
         promoted_at = time.monotonic()
@@ -210,7 +212,7 @@ def test_an_only_primary_with_slow_probes_goes_on_serving(proxied: Proxied) -> N
         eventually(lambda: state(router, proxy) is HostState.SUSPECT)
         slow_at = time.monotonic()
         eventually(lambda: len(account.since(slow_at)) >= 2)
-        proxy.mend()
+        proxy.clear_faults()
         eventually(lambda: state(router, proxy) is HostState.UP)
         stop.set()
     assert account.errors == []
@@ -228,6 +230,6 @@ def test_an_only_primary_too_slow_for_any_probe_loses_no_session_in_flight(proxi
             silent_since = router.topology.hosts[0].silent_since or 0.0
             eventually(lambda: time.monotonic() - silent_since > 1.0)
             conn.execute("INSERT INTO written VALUES (2)")
-        proxy.mend()
+        proxy.clear_faults()
         write(router, 3)
     assert numbers(proxied.cluster.nodes[0]) == [1, 2, 3]

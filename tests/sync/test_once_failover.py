@@ -96,7 +96,7 @@ def test_a_crash_and_promotion_applies_it_once(trio: Proxied, moment: Any) -> No
             eventually(crashed.is_set, 30.0)
         return value
 
-    trap = trio.proxies[0].when(b"COMMIT\0", "to_client", "deaf", after_forwarding=False)
+    trigger = trio.proxies[0].when(b"COMMIT\0", "to_client", "blackhole", after_forwarding=False)
     with Router(trio.dsn) as router, Background() as background:
         router.wait()
         if moment in FATES:
@@ -105,7 +105,7 @@ def test_a_crash_and_promotion_applies_it_once(trio: Proxied, moment: Any) -> No
         if moment in FATES:
             eventually(lambda: waiting(old, "SyncRep"))
         else:
-            eventually(lambda: trap.hits if moment == "after COMMIT" else increment.runs)
+            eventually(lambda: trigger.hits if moment == "after COMMIT" else increment.runs)
         new = call(crash_and_promote, cluster)
         crashed.set()
         assert worker.result() == 1
@@ -118,12 +118,12 @@ def test_a_commit_that_a_frozen_primary_gets_to_see_too_late_is_applied_on_the_n
 ) -> None:
     cluster, increment = trio.cluster, Increment()
     old, proxy = cluster.nodes[0], trio.proxies[0]
-    trap = proxy.when(b"COMMIT", do="deaf", after_forwarding=False)
+    trigger = proxy.when(b"COMMIT", action="blackhole", after_forwarding=False)
     with Router(trio.dsn) as router, Background() as background:
         worker = background.start(call_once, router, increment)
-        call(trap.wait)
+        call(trigger.wait)
         call(old.freeze)
-        proxy.mend()
+        proxy.clear_faults()
         new = call(cluster.promote)
         assert worker.result() == 1
         call(old.thaw)

@@ -89,10 +89,10 @@ def test_interrupted_in_the_wait_for_the_standby_without_another_try_it_is_found
 
 def test_terminated_after_commit_it_is_not_run_again(pair: Proxied) -> None:
     node, increment = pair.cluster.nodes[0], Increment()
-    trap = pair.proxies[0].when(b"COMMIT\0", "to_client", "deaf", after_forwarding=False)
+    trigger = pair.proxies[0].when(b"COMMIT\0", "to_client", "blackhole", after_forwarding=False)
     with Router(pair.dsn) as router, Background() as background:
         worker = background.start(call_once, router, increment)
-        call(trap.wait)
+        call(trigger.wait)
         call(terminate, node, increment.pids[0])
         pair.proxies[0].reset()
         assert worker.result() == 1
@@ -103,16 +103,16 @@ def test_terminated_after_commit_it_is_not_run_again(pair: Proxied) -> None:
 # The network.
 
 
-@pytest.mark.parametrize("do", ["reset", "disconnect"])
+@pytest.mark.parametrize("action", ["reset", "disconnect"])
 @pytest.mark.parametrize("moment", AT_COMMIT)
 def test_cut_off_at_commit_again_and_again_it_is_applied_once(
-    pair: Proxied, moment: str, do: Literal["reset", "disconnect"]
+    pair: Proxied, moment: str, action: Literal["reset", "disconnect"]
 ) -> None:
     node, increment = pair.cluster.nodes[0], Increment()
-    trap = pair.proxies[0].when(**AT_COMMIT[moment], do=do, times=3)
+    trigger = pair.proxies[0].when(**AT_COMMIT[moment], action=action, times=3)
     with Router(pair.dsn) as router:
         assert call_once(router, increment) == 1
-        assert trap.hits == 3
+        assert trigger.hits == 3
         assert call_once(router, increment) == 1
     assert increment.runs == (4 if moment == "before the server has it" else 1)
     assert counted(node) == (1, 1)
@@ -123,7 +123,7 @@ def test_cut_off_at_commit_without_another_try_a_later_call_finds_out(
     pair: Proxied, moment: str
 ) -> None:
     node, increment = pair.cluster.nodes[0], Increment()
-    pair.proxies[0].when(**AT_COMMIT[moment], do="reset")
+    pair.proxies[0].when(**AT_COMMIT[moment], action="reset")
     with Router(pair.dsn) as router:
         with pytest.raises(CommitUnknown) as caught:
             call_once(router, increment, None, NEVER_AGAIN)
@@ -139,15 +139,15 @@ def test_cut_off_at_commit_without_another_try_a_later_call_finds_out(
 def test_with_the_host_away_afterwards_it_is_unknown_until_the_host_is_back(pair: Proxied) -> None:
     node, increment = pair.cluster.nodes[0], Increment()
     proxy = pair.proxies[0]
-    trap = proxy.when(b"COMMIT\0", "to_client", "deaf", after_forwarding=False)
+    trigger = proxy.when(b"COMMIT\0", "to_client", "blackhole", after_forwarding=False)
     with Router(pair.dsn) as router, Background() as background:
         worker = background.start(call_once, router, increment, 1.0)
-        call(trap.wait)
+        call(trigger.wait)
         proxy.refuse(existing="reset")
         with pytest.raises(CommitUnknown, match="lost during COMMIT") as caught:
             worker.result()
         assert any("the last error: NoHostAvailable" in note for note in caught.value.__notes__)
-        proxy.mend()
+        proxy.clear_faults()
         assert call_once(router, increment) == 1
     assert increment.runs == 1
     assert counted(node) == (1, 1)
@@ -159,7 +159,7 @@ def test_a_connection_reset_before_or_after_the_body_is_a_lost_session(
 ) -> None:
     node, increment = pair.cluster.nodes[0], Increment()
     with Router(pair.dsn) as router:
-        pair.proxies[0].when(statement, do="reset", after_forwarding=False)
+        pair.proxies[0].when(statement, action="reset", after_forwarding=False)
         with pytest.raises(SessionLost, match="nothing was committed") as caught:
             call_once(router, increment, retry=NEVER_AGAIN)
     assert caught.value.rerun_safe
@@ -172,12 +172,12 @@ def test_a_predecessor_left_hanging_by_a_deaf_network_is_waited_for_until_the_de
 ) -> None:
     node, increment = pair.cluster.nodes[0], Increment()
     proxy = pair.proxies[0]
-    trap = proxy.when(b"COMMIT", do="deaf", after_forwarding=False)
+    trigger = proxy.when(b"COMMIT", action="blackhole", after_forwarding=False)
     patience = within(1.0)  # it is to meet its predecessor before that is over
     with Router(pair.dsn) as router, Background() as background:
         begun = time.monotonic()
         worker = background.start(call_once, router, increment, patience)
-        call(trap.wait)
+        call(trigger.wait)
         increment.cut()  # the server does not notice, and keeps the row
         eventually(lambda: waiting(node, "transactionid"))
         with pytest.raises(CommitUnknown):
@@ -188,7 +188,7 @@ def test_a_predecessor_left_hanging_by_a_deaf_network_is_waited_for_until_the_de
         later = background.start(call_once, router, increment)
         eventually(lambda: waiting(node, "transactionid"))
         if end == "committed":
-            proxy.mend()
+            proxy.clear_faults()
         else:
             call(terminate, node, increment.pids[0])
         assert later.result() == 1
@@ -199,7 +199,7 @@ def test_a_predecessor_left_hanging_by_a_deaf_network_is_waited_for_until_the_de
 def test_a_predecessor_that_still_waits_for_the_standby_is_waited_for(pair: Proxied) -> None:
     (node, standby), increment = pair.cluster.nodes, Increment()
     call(standby.stop)
-    pair.proxies[0].when(b"COMMIT", do="reset")
+    pair.proxies[0].when(b"COMMIT", action="reset")
     with Router(pair.dsn) as router, Background() as background:
         worker = background.start(call_once, router, increment)
         eventually(lambda: waiting(node, "SyncRep") and waiting(node, "transactionid"))
@@ -271,25 +271,25 @@ def test_a_crash_and_restart_of_the_primary_applies_it_once(pair: Proxied, momen
     if moment == "in the wait":
         call(standby.freeze)
     with Router(pair.dsn) as router, Background() as background:
-        trap = pair.proxies[0].when(b"COMMIT\0", "to_client", "deaf", after_forwarding=False)
+        trigger = pair.proxies[0].when(b"COMMIT\0", "to_client", "blackhole", after_forwarding=False)
         worker = background.start(call_once, router, body)
-        eventually(reached(moment, node, increment, trap))
+        eventually(reached(moment, node, increment, trigger))
         call(node.kill)
         crashed.set()
         pair.proxies[0].reset()
         if moment == "in the wait":
             call(standby.thaw)
-        pair.proxies[0].mend()
+        pair.proxies[0].clear_faults()
         call(node.start)
         assert worker.result() == 1
     assert increment.runs == (2 if moment == "before COMMIT" else 1)
     assert counted(node) == (1, 1)
 
 
-def reached(moment: str, node: Node, increment: Increment, trap: Any) -> Any:
+def reached(moment: str, node: Node, increment: Increment, trigger: Any) -> Any:
     """Return the condition that says that a call has come so far."""
     return {
         "before COMMIT": lambda: increment.runs,
         "in the wait": lambda: waiting(node, "SyncRep"),
-        "after COMMIT": lambda: trap.hits,
+        "after COMMIT": lambda: trigger.hits,
     }[moment]

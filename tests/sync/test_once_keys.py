@@ -166,11 +166,11 @@ def test_a_key_purged_while_it_is_looked_up_is_unknown_again(pair: Proxied) -> N
     writer = PoolOptions(settings={"lock_timeout": "7s"})
     with Router(pair.dsn, writer=writer) as router, Background() as background:
         assert call_once(router, Increment()) == 1
-        trap = proxy.when(b"UPDATE pgroute.once", do="deaf", after_forwarding=False)
+        trigger = proxy.when(b"UPDATE pgroute.once", action="blackhole", after_forwarding=False)
         later = background.start(call_once, router, shows)
-        call(trap.wait)
+        call(trigger.wait)
         call(node.execute, "DELETE FROM pgroute.once")
-        proxy.mend()
+        proxy.clear_faults()
         assert later.result() == [2, "7s"]
     assert counted(node) == (2, 1)
 

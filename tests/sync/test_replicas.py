@@ -126,7 +126,7 @@ def test_a_flapping_replica_gives_new_readers_no_error_and_gets_no_storm(
         for _ in range(FLAPS):
             flapping.reset("all")  # unlike a refused attempt, one that is reset is counted
             time.sleep(0.2)
-            flapping.mend()
+            flapping.clear_faults()
             time.sleep(0.2)
 
     dsn = FaultProxy.dsn(proxies)

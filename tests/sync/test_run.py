@@ -319,7 +319,7 @@ def test_lost_during_commit_is_unknown_and_not_run_again(proxied: Any) -> None:
     body = Body("written", one_more)
     with Router(proxied.dsn) as router:
         router.wait()
-        proxied.proxies[0].when(b"COMMIT", do="reset")
+        proxied.proxies[0].when(b"COMMIT", action="reset")
         with pytest.raises(CommitUnknown) as caught:
             router.run(body)
     assert not caught.value.rerun_safe
@@ -341,7 +341,7 @@ def test_what_cannot_write_is_run_again_even_if_lost_during_commit(proxied: Any)
 
     with Router(proxied.dsn, probe=ProbeOptions(interval=0.1)) as router:
         router.wait()
-        proxied.proxies[0].when(b"COMMIT", do="reset")
+        proxied.proxies[0].when(b"COMMIT", action="reset")
         assert router.run(read, read_only=True) == 2
 
 
@@ -349,7 +349,7 @@ def test_lost_at_begin_costs_an_attempt(proxied: Any) -> None:
     proxied.cluster.primary.execute("CREATE TABLE written (number int PRIMARY KEY)")
     with Router(proxied.dsn) as router:
         router.wait()
-        lost = proxied.proxies[0].when(b"BEGIN", do="reset", after_forwarding=False)
+        lost = proxied.proxies[0].when(b"BEGIN", action="reset", after_forwarding=False)
         for attempt in router.attempts():
             with attempt as conn:
                 number = attempt.number

@@ -217,7 +217,7 @@ def test_the_advice_to_call_again_is_only_for_the_transaction_with_that_key(writ
     with Router(written.dsn) as inner, Router(written.cluster.dsn) as outer:
         outer.install()
         inner.wait()
-        written.proxies[0].when(b"COMMIT", do="reset")
+        written.proxies[0].when(b"COMMIT", action="reset")
         with pytest.raises(CommitUnknown) as caught:
             outer.run(lambda _: inner.run(pay), once="outer")
     assert not any("outer" in note for note in caught.value.__notes__)
@@ -231,7 +231,7 @@ def test_an_unknown_commit_of_another_session_is_never_swallowed(written: Proxie
 
     with Router(written.dsn) as inner, Router(written.cluster.dsn) as outer:
         inner.wait()
-        written.proxies[0].when(b"COMMIT", do="reset")
+        written.proxies[0].when(b"COMMIT", action="reset")
 
         def body(conn: Connection) -> None:
             runs.append(1)

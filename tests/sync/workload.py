@@ -14,7 +14,7 @@ from pgroute import Router, CommitUnknown, ProbeOptions, RouterClosed
 from pgroute.core.model.roles import HostKey
 from pgroute.core.topology.hosts import HostState
 from pgroute.testing import LocalCluster, Node
-from pgroute.testing.proxy import Endpoint
+from pgroute.testing.proxy_arguments import Endpoint
 from tests.support import call
 
 QUICK = ProbeOptions(interval=0.1, timeout=0.2)

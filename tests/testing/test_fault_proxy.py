@@ -21,7 +21,7 @@ from typing import Any, cast
 import psycopg
 import pytest
 
-from pgroute.testing import ClusterError, ClusterTimeout, FaultProxy, LocalCluster, Trap
+from pgroute.testing import ClusterError, ClusterTimeout, FaultProxy, LocalCluster, Trigger
 from tests.conftest import backends
 from tests.support import eventually, within
 
@@ -185,12 +185,12 @@ def test_reset_by_one_side_reaches_the_other(proxy: FaultProxy, server: Server) 
 
 def test_reset_of_a_client_reaches_a_server_that_went_on_sending(proxy: FaultProxy, server: Server) -> None:
     client, peer = server.pair(proxy)
-    proxy.deaf("to_server")
+    proxy.blackhole("to_server")
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     client.close()
     peer.sendall(b"answer")
     assert silent(peer)
-    proxy.mend()
+    proxy.clear_faults()
     assert was_reset(peer)
 
 
@@ -217,7 +217,7 @@ def test_refused_connections_leave_existing_ones_and_the_port_comes_back(
     assert refused(proxy)
     assert works(pair)
     assert works((waiting, server.accept()))
-    proxy.mend()
+    proxy.clear_faults()
     assert proxy.port == port
     assert works(server.pair(proxy))
     assert works(pair)
@@ -227,7 +227,7 @@ def test_refusing_may_end_existing_connections(proxy: FaultProxy, server: Server
     pair = server.pair(proxy)
     proxy.refuse(existing="reset")
     assert [was_reset(link) for link in pair] == [True, True]
-    proxy.mend()
+    proxy.clear_faults()
     pair = server.pair(proxy)
     proxy.refuse(existing="disconnect")
     assert [was_closed(link) for link in pair] == [True, True]
@@ -244,7 +244,7 @@ def test_hanging_connection_attempts_succeed_after_mend(proxy: FaultProxy, serve
         link.connect_ex((proxy.host, proxy.port))
         assert not select.select([], [link], [], 0.3)[1], "the connection was made"
         assert works(pair)
-        proxy.mend()
+        proxy.clear_faults()
         assert select.select([], [link], [], PATIENCE)[1]
         link.settimeout(PATIENCE)
         assert works((link, server.accept()))
@@ -254,7 +254,7 @@ def test_hanging_connection_attempts_succeed_after_mend(proxy: FaultProxy, serve
 
 def test_queue_is_long_again_after_hanging(proxy: FaultProxy) -> None:
     proxy.hang()
-    proxy.mend()
+    proxy.clear_faults()
     with contextlib.ExitStack() as stack:
         waiting = {stack.enter_context(socket.socket()) for _ in range(100)}
         started = time.monotonic()
@@ -273,7 +273,7 @@ def test_hanging_turns_into_refusing_and_back(proxy: FaultProxy, server: Server)
     proxy.hang()
     with pytest.raises(TimeoutError):
         socket.create_connection((proxy.host, proxy.port), timeout=0.3)
-    proxy.mend()
+    proxy.clear_faults()
     assert works(server.pair(proxy))
 
 
@@ -296,13 +296,13 @@ def test_ending_new_connections_leaves_existing_ones(proxy: FaultProxy, server: 
     assert (proxy.attempts, proxy.connected, proxy.connections) == (4, 1, 1)
     getattr(proxy, fault)("all")
     assert end_of(pair[0]) == fate_of_new(proxy) == fault
-    proxy.mend()
+    proxy.clear_faults()
     assert works(server.pair(proxy))
 
 
 def test_clean_end_is_clean_with_unread_bytes(proxy: FaultProxy, server: Server) -> None:
     client, _peer = server.pair(proxy)
-    proxy.deaf()
+    proxy.blackhole()
     client.sendall(b"unread")
     proxy.disconnect()
     assert was_closed(client)
@@ -310,12 +310,12 @@ def test_clean_end_is_clean_with_unread_bytes(proxy: FaultProxy, server: Server)
 
 def test_deaf_proxy_holds_everything_until_mend(proxy: FaultProxy, server: Server) -> None:
     client, peer = server.pair(proxy)
-    proxy.deaf()
+    proxy.blackhole()
     client.sendall(b"question")
     peer.sendall(b"answer")
     assert silent(peer)
     assert silent(client)
-    proxy.mend()
+    proxy.clear_faults()
     assert receive(peer, 8) == b"question"
     assert receive(client, 6) == b"answer"
 
@@ -324,39 +324,39 @@ def test_deaf_proxy_holds_everything_until_mend(proxy: FaultProxy, server: Serve
 def test_one_direction_is_deaf_and_the_other_works(proxy: FaultProxy, server: Server, direction) -> None:
     client, peer = server.pair(proxy)
     sender, receiver = (client, peer) if direction == "to_server" else (peer, client)
-    proxy.deaf(direction)
+    proxy.blackhole(direction)
     sender.sendall(b"held")
     assert passes(receiver, sender)
     assert silent(receiver)
-    proxy.mend()
+    proxy.clear_faults()
     assert receive(receiver, 4) == b"held"
 
 
 def test_deaf_proxy_hides_the_end_of_a_client(proxy: FaultProxy, server: Server) -> None:
     client, peer = server.pair(proxy)
-    proxy.deaf()
+    proxy.blackhole()
     client.sendall(b"last words")
     client.close()
     assert silent(peer)
-    proxy.mend()
+    proxy.clear_faults()
     assert receive(peer, 100) == b"last words"
 
 
 def test_deaf_to_new_connections_leaves_existing_ones(proxy: FaultProxy, server: Server) -> None:
     pair = server.pair(proxy)
-    proxy.deaf(which="new")
+    proxy.blackhole(connections="new")
     client = server.connect(proxy)
     client.sendall(b"question")
     assert silent(client)
     assert not server.has_visitor(), "the request for a connection got through"
     assert works(pair)
-    proxy.mend()
+    proxy.clear_faults()
     assert receive(server.accept(), 8) == b"question"
 
 
 def test_deaf_to_existing_connections_leaves_new_ones(proxy: FaultProxy, server: Server) -> None:
     client, peer = server.pair(proxy)
-    proxy.deaf(which="existing")
+    proxy.blackhole(connections="existing")
     assert works(server.pair(proxy))
     client.sendall(b"x")
     assert silent(peer)
@@ -365,12 +365,12 @@ def test_deaf_to_existing_connections_leaves_new_ones(proxy: FaultProxy, server:
 @pytest.mark.parametrize(
     "fault",
     [
-        lambda proxy: proxy.deaf(),
+        lambda proxy: proxy.blackhole(),
         lambda proxy: proxy.delay(3600),
         lambda proxy: proxy.throttle(1),
         lambda _: None,
     ],
-    ids=["deaf", "delayed", "throttled", "slow reader"],
+    ids=["blackhole", "delayed", "throttled", "slow reader"],
 )
 def test_sender_blocks_and_nothing_is_lost(
     proxy: FaultProxy, server: Server, fault: Callable[[FaultProxy], None]
@@ -379,7 +379,7 @@ def test_sender_blocks_and_nothing_is_lost(
     fault(proxy)
     sent = push(client)
     assert sent < FAR_TOO_MUCH
-    proxy.mend()
+    proxy.clear_faults()
     client.shutdown(socket.SHUT_WR)
     received = 0
     while chunk := peer.recv(1 << 20):
@@ -398,7 +398,7 @@ def test_discarding_loses_bytes_while_the_sender_goes_on(proxy: FaultProxy, serv
     eventually(lambda: not pending(client))
     client.close()
     assert silent(peer), "the end of the stream is a packet too"
-    proxy.mend()
+    proxy.clear_faults()
     assert was_closed(peer)
 
 
@@ -426,7 +426,7 @@ def test_discarding_replies_keeps_requests(proxy: FaultProxy, server: Server) ->
     peer.sendall(b"lost")
     assert silent(client)
     assert not pending(peer)
-    proxy.mend()
+    proxy.clear_faults()
     assert passes(peer, client)
 
 
@@ -434,11 +434,11 @@ def test_discarding_loses_what_is_delayed_and_springs_no_trap(proxy: FaultProxy,
     client, peer = server.pair(proxy)
     proxy.delay(3600)
     push(client)
-    trap = proxy.when(b"COMMIT")
+    trigger = proxy.when(b"COMMIT")
     proxy.discard()
     client.sendall(b"COMMIT")
     assert push(client) == FAR_TOO_MUCH
-    assert trap.hits == 0
+    assert trigger.hits == 0
     assert silent(client)
     assert silent(peer)
 
@@ -483,7 +483,7 @@ def test_mend_passes_on_what_is_delayed_at_once(proxy: FaultProxy, server: Serve
     proxy.delay(3600)
     client.sendall(b"one")
     assert silent(peer)
-    proxy.mend()
+    proxy.clear_faults()
     assert receive(peer, 3) == b"one"
     assert works((client, peer))
 
@@ -502,7 +502,7 @@ def test_throttle_limits_the_rate_of_its_direction(proxy: FaultProxy, server: Se
     proxy.throttle(1000, "to_client")
     assert seconds(client, peer) < 5
     peer.sendall(b"y")
-    proxy.mend()
+    proxy.clear_faults()
     assert receive(client, 1) == b"y"
     assert seconds(peer, client) < 5
 
@@ -510,7 +510,7 @@ def test_throttle_limits_the_rate_of_its_direction(proxy: FaultProxy, server: Se
 def test_faults_add_up(proxy: FaultProxy, server: Server) -> None:
     client, peer = server.pair(proxy)
     proxy.delay(0.2, "to_client")
-    proxy.deaf("to_server")
+    proxy.blackhole("to_server")
     client.sendall(b"held")
     started = time.monotonic()
     assert passes(peer, client)
@@ -519,32 +519,32 @@ def test_faults_add_up(proxy: FaultProxy, server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("do", "ended"),
-    [("reset", was_reset), ("disconnect", was_closed), ("deaf", silent), ("discard", silent)],
+    ("action", "ended"),
+    [("reset", was_reset), ("disconnect", was_closed), ("blackhole", silent), ("discard", silent)],
 )
 @pytest.mark.parametrize("direction", ["to_server", "to_client"])
 def test_stream_is_cut_at_the_byte(
-    proxy: FaultProxy, server: Server, do, ended: Callable[[socket.socket], bool], direction
+    proxy: FaultProxy, server: Server, action, ended: Callable[[socket.socket], bool], direction
 ) -> None:
     client, peer = server.pair(proxy)
     sender, receiver = (client, peer) if direction == "to_server" else (peer, client)
-    assert passes(sender, receiver), "bytes before the trap do not count"
-    trap = proxy.cut_after(7, direction, do)
+    assert passes(sender, receiver), "bytes before the trigger do not count"
+    trigger = proxy.cut_after(7, direction, action)
     sender.sendall(b"1234")
     assert receive(receiver, 4) == b"1234"
-    assert trap.hits == 0
+    assert trigger.hits == 0
     sender.sendall(b"5678")
     assert receive(receiver, 3) == b"567"
-    trap.wait()
-    assert trap.hits == 1
+    trigger.wait()
+    assert trigger.hits == 1
     assert ended(client)
-    if do != "reset":  # the server gets FIN behind what it was to receive
+    if action != "reset":  # the server gets FIN behind what it was to receive
         assert ended(peer)
     assert works(server.pair(proxy)), "it hits one connection"
-    proxy.mend()
-    if do == "deaf":
+    proxy.clear_faults()
+    if action == "blackhole":
         assert receive(receiver, 1) == b"8"
-    if do == "discard":
+    if action == "discard":
         assert works((client, peer))
 
 
@@ -564,9 +564,9 @@ def test_pattern_in_pieces_springs_the_trap(
     proxy: FaultProxy, server: Server, after_forwarding: bool
 ) -> None:
     client, peer = server.pair(proxy)
-    trap = proxy.when(b"COMMIT", after_forwarding=after_forwarding)
+    trigger = proxy.when(b"COMMIT", after_forwarding=after_forwarding)
     for piece in (b"COM COMM", b"I", b"T;"):
-        assert trap.hits == 0
+        assert trigger.hits == 0
         client.sendall(piece)
         if piece != b"T;":
             assert receive(peer, len(piece)) == piece, "what may become the pattern is not kept back"
@@ -585,7 +585,7 @@ def peer_received(peer: socket.socket) -> bytes:
 
 def test_pattern_of_other_bytes_or_direction_springs_nothing(proxy: FaultProxy, server: Server) -> None:
     client, peer = server.pair(proxy)
-    trap = proxy.when(b"COMMIT", "to_server")
+    trigger = proxy.when(b"COMMIT", "to_server")
     for sender, receiver in ((peer, client), (client, peer)):
         text = b"COMMIT" if sender is peer else b"COMMI"
         sender.sendall(text)
@@ -593,47 +593,47 @@ def test_pattern_of_other_bytes_or_direction_springs_nothing(proxy: FaultProxy, 
     client.sendall(b"t")
     assert receive(peer, 1) == b"t"
     assert works((client, peer))
-    assert trap.hits == 0
+    assert trigger.hits == 0
     with pytest.raises(ClusterTimeout, match="COMMIT"):
-        trap.wait(0.01)
+        trigger.wait(0.01)
 
 
 def test_deaf_after_a_pattern_holds_the_reply_until_mend(proxy: FaultProxy, server: Server) -> None:
     client, peer = server.pair(proxy)
-    proxy.when(b"COMMIT", do="deaf")
+    proxy.when(b"COMMIT", action="blackhole")
     client.sendall(b"COMMIT\0")
     assert receive(peer, 7) == b"COMMIT\0"
     peer.sendall(b"done")
     client.sendall(b"more")
     assert silent(client)
     assert silent(peer)
-    proxy.mend()
+    proxy.clear_faults()
     assert receive(client, 4) == b"done"
     assert receive(peer, 4) == b"more"
 
 
 def test_deaf_before_a_pattern_holds_it_until_mend(proxy: FaultProxy, server: Server) -> None:
     client, peer = server.pair(proxy)
-    trap = proxy.when(b"COMMIT", do="deaf", after_forwarding=False)
+    trigger = proxy.when(b"COMMIT", action="blackhole", after_forwarding=False)
     client.sendall(b"INSERT;COMMIT\0")
     assert receive(peer, 7) == b"INSERT;"
-    trap.wait()
+    trigger.wait()
     assert silent(peer)
-    proxy.mend()
+    proxy.clear_faults()
     assert receive(peer, 7) == b"COMMIT\0"
 
 
-def test_bytes_before_a_trap_are_delivered_although_the_receiver_is_slow(
+def test_bytes_before_a_trigger_are_delivered_although_the_receiver_is_slow(
     proxy: FaultProxy, server: Server
 ) -> None:
     client, peer = server.pair(proxy)
     sent = push(client)
-    trap = proxy.when(b"COMMIT")
+    trigger = proxy.when(b"COMMIT")
     with concurrent.futures.ThreadPoolExecutor() as pool:
         sending = pool.submit(client.sendall, b"COMMIT\0")
         assert silent(client)
         received = bytearray()
-        while not trap.hits:
+        while not trigger.hits:
             received += peer.recv(65536)
         received += peer_received(peer)
         sending.result()
@@ -642,12 +642,12 @@ def test_bytes_before_a_trap_are_delivered_although_the_receiver_is_slow(
     assert was_reset(client)
 
 
-def test_trap_hits_as_many_connections_as_told(proxy: FaultProxy, server: Server) -> None:
+def test_trigger_hits_as_many_connections_as_told(proxy: FaultProxy, server: Server) -> None:
     two, every = (
-        proxy.when(b"two", times=2, do="disconnect"),
-        proxy.when(b"every", times=None, do="disconnect"),
+        proxy.when(b"two", times=2, action="disconnect"),
+        proxy.when(b"every", times=None, action="disconnect"),
     )
-    for word, trap, expected in ((b"two", two, [True, True, False, False]), (b"every", every, [True] * 4)):
+    for word, trigger, expected in ((b"two", two, [True, True, False, False]), (b"every", every, [True] * 4)):
         hit: list[bool] = []
         for _ in range(4):
             client, peer = server.pair(proxy)
@@ -655,45 +655,45 @@ def test_trap_hits_as_many_connections_as_told(proxy: FaultProxy, server: Server
             assert receive(peer, len(word)) == word
             hit.append(was_closed(peer) if len(hit) < expected.count(True) else not silent(peer))
         assert hit == expected
-        assert trap.hits == expected.count(True)
+        assert trigger.hits == expected.count(True)
 
 
 @pytest.mark.parametrize("which", ["existing", "new"])
-def test_trap_is_set_for_the_chosen_connections(proxy: FaultProxy, server: Server, which) -> None:
+def test_trigger_is_set_for_the_chosen_connections(proxy: FaultProxy, server: Server, which) -> None:
     old = server.pair(proxy)
-    trap = proxy.cut_after(3, "to_server", which=which)
+    trigger = proxy.cut_after(3, "to_server", connections=which)
     new = server.pair(proxy)
     spared, chosen = (new, old) if which == "existing" else (old, new)
     assert works(spared)
-    assert trap.hits == 0
+    assert trigger.hits == 0
     chosen[0].sendall(b"hello")
     assert was_reset(chosen[0])
 
 
-def test_mend_takes_traps_back(proxy: FaultProxy, server: Server) -> None:
+def test_mend_takes_triggers_back(proxy: FaultProxy, server: Server) -> None:
     old = server.pair(proxy)
-    traps = proxy.when(b"hello"), proxy.cut_after(3, "to_client")
-    proxy.mend()
+    triggers = proxy.when(b"hello"), proxy.cut_after(3, "to_client")
+    proxy.clear_faults()
     assert works(old)
     assert works(server.pair(proxy))
-    assert [trap.hits for trap in traps] == [0, 0]
+    assert [trigger.hits for trigger in triggers] == [0, 0]
 
 
-def test_mend_takes_a_trap_back_that_is_under_way(proxy: FaultProxy, server: Server) -> None:
+def test_mend_takes_a_trigger_back_that_is_under_way(proxy: FaultProxy, server: Server) -> None:
     pair = client, peer = server.pair(proxy)
     proxy.delay(3600, "to_server")
-    trap = proxy.when(b"COMMIT")
+    trigger = proxy.when(b"COMMIT")
     client.sendall(b"COMMIT")
     eventually(lambda: not pending(client))
-    proxy.mend()
+    proxy.clear_faults()
     assert receive(peer, 6) == b"COMMIT"
     assert works(pair)
-    assert trap.hits == 0
+    assert trigger.hits == 0
 
 
-def test_two_traps_in_one_chunk_spring_in_their_order(proxy: FaultProxy, server: Server) -> None:
+def test_two_triggers_in_one_chunk_spring_in_their_order(proxy: FaultProxy, server: Server) -> None:
     client, peer = server.pair(proxy)
-    late, early = proxy.cut_after(8, "to_server"), proxy.cut_after(3, "to_server", "deaf")
+    late, early = proxy.cut_after(8, "to_server"), proxy.cut_after(3, "to_server", "blackhole")
     client.sendall(b"123456789")
     assert receive(peer, 3) == b"123"
     early.wait()
@@ -704,13 +704,15 @@ def test_two_traps_in_one_chunk_spring_in_their_order(proxy: FaultProxy, server:
 @pytest.mark.parametrize("swap", [False, True])
 def test_patterns_in_one_chunk_are_hit_together(proxy: FaultProxy, server: Server, swap: bool) -> None:
     client, peer = server.pair(proxy)
-    faults: list[tuple[bytes, Any]] = [(b"BEGIN", "deaf"), (b"INSERT", "reset")]
-    traps = [proxy.when(pattern, do=do) for pattern, do in (reversed(faults) if swap else faults)]
+    faults: list[tuple[bytes, Any]] = [(b"BEGIN", "blackhole"), (b"INSERT", "reset")]
+    triggers = [
+        proxy.when(pattern, action=action) for pattern, action in (reversed(faults) if swap else faults)
+    ]
     client.sendall(b"BEGIN INSERT COMMIT")
     assert was_reset(client)
     assert peer_received(peer) == b"BEGIN INSERT COMMIT"
-    assert [trap.hits for trap in traps] == [1, 1]
-    assert [trap.armed for trap in traps] == [False, False]
+    assert [trigger.hits for trigger in triggers] == [1, 1]
+    assert [trigger.armed for trigger in triggers] == [False, False]
 
 
 @pytest.mark.parametrize(
@@ -722,15 +724,15 @@ def test_patterns_in_one_chunk_are_hit_together(proxy: FaultProxy, server: Serve
     ],
     ids=["before", "same place", "nothing"],
 )
-def test_trap_behind_one_that_ends_the_connection_stays_armed(
-    proxy: FaultProxy, server: Server, cut: Callable[[FaultProxy], Trap], received: bytes
+def test_trigger_behind_one_that_ends_the_connection_stays_armed(
+    proxy: FaultProxy, server: Server, cut: Callable[[FaultProxy], Trigger], received: bytes
 ) -> None:
     client, peer = server.pair(proxy)
-    behind, first = proxy.when(b"INSERT", do="disconnect"), cut(proxy)
+    behind, first = proxy.when(b"INSERT", action="disconnect"), cut(proxy)
     client.sendall(b"BEGIN INSERT COMMIT")
     assert was_reset(client)
     assert peer_received(peer) == received
-    assert [(trap.hits, trap.armed) for trap in (first, behind)] == [(1, False), (0, True)]
+    assert [(trigger.hits, trigger.armed) for trigger in (first, behind)] == [(1, False), (0, True)]
     client, peer = server.pair(proxy)
     client.sendall(b"INSERT")
     assert was_closed(client)
@@ -739,62 +741,62 @@ def test_trap_behind_one_that_ends_the_connection_stays_armed(
 def test_pattern_before_a_cut_in_its_chunk_springs_its_trap(proxy: FaultProxy, server: Server) -> None:
     client, peer = server.pair(proxy)
     cut = proxy.cut_after(8, "to_server", "reset")
-    trap = proxy.when(b"GIN", do="deaf", after_forwarding=False)
+    trigger = proxy.when(b"GIN", action="blackhole", after_forwarding=False)
     client.sendall(b"BEGIN INSERT")
-    trap.wait()
+    trigger.wait()
     assert receive(peer, 2) == b"BE"
     assert silent(peer)
-    assert (trap.hits, cut.hits) == (1, 0)
+    assert (trigger.hits, cut.hits) == (1, 0)
 
 
 @pytest.mark.parametrize("end", ["reset", "absence", "discard"])
-def test_trap_is_armed_again_when_the_connection_that_sprang_it_is_not_hit(
+def test_trigger_is_armed_again_when_the_connection_that_sprang_it_is_not_hit(
     proxy: FaultProxy, server: Server, end: str
 ) -> None:
     client, peer = server.pair(proxy)
-    proxy.delay(3600, "to_server", which="existing")
-    trap = proxy.when(b"COMMIT")
+    proxy.delay(3600, "to_server", connections="existing")
+    trigger = proxy.when(b"COMMIT")
     client.sendall(b"COMMIT")
-    eventually(lambda: not trap.armed)
+    eventually(lambda: not trigger.armed)
     if end == "absence":
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         peer.close()
         eventually(lambda: proxy.connections == 0)
     else:
-        getattr(proxy, end)(which="existing")
-    assert (trap.hits, trap.armed) == (0, True)
+        getattr(proxy, end)(connections="existing")
+    assert (trigger.hits, trigger.armed) == (0, True)
     client, _ = server.pair(proxy)
     client.sendall(b"COMMIT")
-    trap.wait()
+    trigger.wait()
     assert was_reset(client)
-    assert (trap.hits, trap.armed) == (1, False)
+    assert (trigger.hits, trigger.armed) == (1, False)
 
 
 @pytest.mark.parametrize(
-    "set_trap",
+    "set_trigger",
     [lambda proxy: proxy.when(b"COMMIT"), lambda proxy: proxy.cut_after(3, "to_server")],
     ids=["when", "cut_after"],
 )
 def test_connection_is_watched_while_another_has_sprung_the_trap(
-    proxy: FaultProxy, server: Server, set_trap: Callable[[FaultProxy], Trap]
+    proxy: FaultProxy, server: Server, set_trigger: Callable[[FaultProxy], Trigger]
 ) -> None:
     first, first_peer = server.pair(proxy)
-    proxy.delay(3600, "to_server", which="existing")
+    proxy.delay(3600, "to_server", connections="existing")
     second, second_peer = server.pair(proxy)
-    trap = set_trap(proxy)
+    trigger = set_trigger(proxy)
     first.sendall(b"COMMIT")
-    eventually(lambda: not trap.armed)
+    eventually(lambda: not trigger.armed)
     second.sendall(b"COMM")
     assert receive(second_peer, 4) == b"COMM"
     first_peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     first_peer.close()
-    eventually(lambda: trap.armed)
+    eventually(lambda: trigger.armed)
     second.sendall(b"IT")
     assert was_reset(second)
-    assert trap.hits == 1
+    assert trigger.hits == 1
 
 
-def test_trap_behind_discarded_bytes_does_not_spring(proxy: FaultProxy, server: Server) -> None:
+def test_trigger_behind_discarded_bytes_does_not_spring(proxy: FaultProxy, server: Server) -> None:
     client, peer = server.pair(proxy)
     lossy, late = proxy.cut_after(3, "to_server", "discard"), proxy.cut_after(8, "to_server")
     client.sendall(b"123456789")
@@ -804,18 +806,18 @@ def test_trap_behind_discarded_bytes_does_not_spring(proxy: FaultProxy, server: 
     assert (late.hits, late.armed) == (0, True)
 
 
-def test_trap_is_not_armed_once_it_is_taken_back(proxy: FaultProxy, server: Server) -> None:
+def test_trigger_is_not_armed_once_it_is_taken_back(proxy: FaultProxy, server: Server) -> None:
     client, peer = server.pair(proxy)
-    traps = [proxy.when(b"x", times=None, which=which) for which in ("existing", "new", "all")]
-    assert [trap.armed for trap in traps] == [True] * 3
+    triggers = [proxy.when(b"x", times=None, connections=which) for which in ("existing", "new", "all")]
+    assert [trigger.armed for trigger in triggers] == [True] * 3
     client.close()
     peer.close()
     eventually(lambda: proxy.connections == 0)
-    proxy.mend()
-    assert [trap.armed for trap in traps] == [False] * 3
-    trap = proxy.when(b"x")
+    proxy.clear_faults()
+    assert [trigger.armed for trigger in triggers] == [False] * 3
+    trigger = proxy.when(b"x")
     proxy.stop()
-    assert not trap.armed
+    assert not trigger.armed
 
 
 def test_counts_tell_attempts_connections_and_bytes(proxy: FaultProxy, server: Server) -> None:
@@ -852,10 +854,10 @@ def test_absent_target_resets_clients_until_it_is_back(proxy: FaultProxy, server
 
 def test_deaf_proxy_hides_that_the_target_is_absent(proxy: FaultProxy, server: Server) -> None:
     server.stop_listening()
-    proxy.deaf("to_client")
+    proxy.blackhole("to_client")
     client = server.connect(proxy)
     assert silent(client)
-    proxy.mend()
+    proxy.clear_faults()
     assert was_reset(client)
 
 
@@ -910,7 +912,7 @@ def test_refusing_and_hanging_while_no_descriptor_is_left(proxy: FaultProxy, ser
         with pytest.raises(ConnectionRefusedError):
             second.connect((proxy.host, proxy.port))
         assert was_reset(first)
-    proxy.mend()
+    proxy.clear_faults()
     with no_descriptor_left(), pytest.raises(OSError, match="Too many"):
         proxy.hang()
     assert works(server.pair(proxy))
@@ -918,11 +920,11 @@ def test_refusing_and_hanging_while_no_descriptor_is_left(proxy: FaultProxy, ser
 
 def test_client_is_reset_when_no_descriptor_is_left_for_its_server(proxy: FaultProxy, server: Server) -> None:
     pair = server.pair(proxy)
-    proxy.deaf(which="new")
+    proxy.blackhole(connections="new")
     client = server.connect(proxy)
     assert proxy.connections == 2
     with no_descriptor_left():
-        proxy.mend()
+        proxy.clear_faults()
         assert was_reset(client)
     assert works(pair)
     assert works(server.pair(proxy))
@@ -932,7 +934,7 @@ def test_client_is_reset_when_no_descriptor_is_left_for_its_server(proxy: FaultP
 def test_call_is_told_that_the_thread_has_failed(
     proxy: FaultProxy, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proxy._running, "accept", lambda: 1 / 0)
+    monkeypatch.setattr(proxy._running, "before_call", lambda: 1 / 0)
     with pytest.raises(ClusterError, match="has stopped"):
         proxy.reset()
     with pytest.raises(ClusterError, match="not running"):
@@ -1044,7 +1046,7 @@ def test_faults_are_in_force_although_the_process_has_forked(proxy: FaultProxy, 
             else:
                 proxy.refuse()
                 assert refused(proxy)
-                proxy.mend()
+                proxy.clear_faults()
                 assert works(server.pair(proxy))
 
 
@@ -1054,7 +1056,7 @@ def test_listener_that_another_process_holds_refuses(proxy: FaultProxy, server: 
     with listener.dup():
         proxy.refuse()
         assert refused(proxy)
-        proxy.mend()
+        proxy.clear_faults()
         assert works(server.pair(proxy))
 
 
@@ -1064,7 +1066,7 @@ def test_forked_process_leaves_the_proxy_to_its_parent(proxy: FaultProxy, server
 
     def use() -> bool:
         with pytest.raises(ClusterError, match="not running"):
-            proxy.mend()
+            proxy.clear_faults()
         proxy.stop()
         with FaultProxy(server.address) as own:
             server.connect(own)
@@ -1074,7 +1076,7 @@ def test_forked_process_leaves_the_proxy_to_its_parent(proxy: FaultProxy, server
     assert succeeded(fork(use))
     assert time.monotonic() - started < 5.0
     assert works(pair)
-    proxy.mend()
+    proxy.clear_faults()
     server.drop_visitors()
     assert works(server.pair(proxy))
 
@@ -1122,7 +1124,7 @@ def test_stop_leaves_nothing_whatever_is_going_on(server: Server) -> None:
     push(client, 1 << 20)
     proxy.delay(3600)
     peer.sendall(b"delayed")
-    proxy.deaf(which="new")
+    proxy.blackhole(connections="new")
     waiting = server.connect(proxy)
     proxy.hang()
     proxy.stop()
@@ -1136,7 +1138,13 @@ def test_stop_leaves_nothing_whatever_is_going_on(server: Server) -> None:
 def test_stopped_proxy_refuses_says_so_and_starts_again(server: Server) -> None:
     proxy = FaultProxy(server.address)
     assert "stopped" in repr(proxy)
-    for use in (lambda: proxy.port, proxy.mend, proxy.refuse, lambda: proxy.attempts, proxy.deaf):
+    for use in (
+        lambda: proxy.port,
+        proxy.clear_faults,
+        proxy.refuse,
+        lambda: proxy.attempts,
+        proxy.blackhole,
+    ):
         with pytest.raises(ClusterError, match="not started"):
             use()
     proxy.stop()
@@ -1171,9 +1179,12 @@ def test_name_is_resolved_and_a_proxy_may_be_a_target(proxy: FaultProxy, server:
             lambda proxy: proxy.refuse(existing="drop"),
             "existing must be one of keep, reset, disconnect.*'drop'",
         ),
-        (lambda proxy: proxy.reset("old"), "which must be one of existing, new, all, not 'old'"),
-        (lambda proxy: proxy.deaf("up"), "direction must be one of to_server, to_client, both, not 'up'"),
-        (lambda proxy: proxy.deaf(which="old"), "which must be"),
+        (lambda proxy: proxy.reset("old"), "connections must be one of existing, new, all, not 'old'"),
+        (
+            lambda proxy: proxy.blackhole("up"),
+            "direction must be one of to_server, to_client, both, not 'up'",
+        ),
+        (lambda proxy: proxy.blackhole(connections="old"), "connections must be"),
         (lambda proxy: proxy.delay(-1), "seconds must be a number from 0 .*not -1"),
         (lambda proxy: proxy.delay(float("nan")), "seconds must be"),
         (lambda proxy: proxy.delay("1"), "seconds must be a number .*not '1'"),
@@ -1184,7 +1195,7 @@ def test_name_is_resolved_and_a_proxy_may_be_a_target(proxy: FaultProxy, server:
             lambda proxy: proxy.cut_after(1, "both"),
             "direction must be one of to_server, to_client, not 'both'",
         ),
-        (lambda proxy: proxy.cut_after(1, "to_server", "kill"), "do must be one of reset, .*not 'kill'"),
+        (lambda proxy: proxy.cut_after(1, "to_server", "kill"), "action must be one of reset, .*not 'kill'"),
         (lambda proxy: proxy.when(b""), "pattern must be bytes, at least one, not b''"),
         (lambda proxy: proxy.when("COMMIT"), "pattern must be"),
         (lambda proxy: proxy.when(b"x", times=0), "times must be an integer of at least 1, not 0"),
@@ -1221,7 +1232,7 @@ def test_faults_from_several_threads_under_traffic(proxy: FaultProxy, server: Se
             proxy.reset,
             proxy.disconnect,
             proxy.refuse,
-            proxy.deaf,
+            proxy.blackhole,
             proxy.discard,
             lambda: proxy.delay(0.001, jitter=0.001),
             lambda: proxy.throttle(1000),
@@ -1230,7 +1241,7 @@ def test_faults_from_several_threads_under_traffic(proxy: FaultProxy, server: Se
         ]
         for fault in faults * 20:
             fault()
-            proxy.mend()
+            proxy.clear_faults()
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         traffic = [pool.submit(echo), pool.submit(talk)]
@@ -1278,10 +1289,10 @@ def test_connection_lost_around_commit(
         for number in range(5):
             with psycopg.connect(FaultProxy.dsn([proxy])) as connection:
                 connection.execute(f"INSERT INTO {table} VALUES (%s)", [number])
-                trap = proxy.when(b"COMMIT", after_forwarding=after_forwarding)
+                trigger = proxy.when(b"COMMIT", after_forwarding=after_forwarding)
                 with pytest.raises(psycopg.OperationalError):
                     connection.commit()
-                assert trap.hits == 1
+                assert trigger.hits == 1
         rows = f"SELECT count(*) FROM {table}"
         eventually(lambda: not backends(pgroute_shared_cluster))
         assert node.execute(rows) == [(5 if after_forwarding else 0,)]
@@ -1295,7 +1306,7 @@ def test_acknowledgement_of_a_commit_is_lost(table: str, pgroute_shared_cluster:
         concurrent.futures.ThreadPoolExecutor() as pool,
     ):
         connection.execute(f"INSERT INTO {table} VALUES (1)")
-        proxy.when(b"COMMIT", do="discard")
+        proxy.when(b"COMMIT", action="discard")
         committing = pool.submit(connection.commit)
         eventually(lambda: node.execute(f"SELECT number FROM {table}") == [(1,)])
         with pytest.raises(TimeoutError):
@@ -1314,12 +1325,12 @@ def test_late_acknowledgement_of_a_commit_arrives_after_mend(
         concurrent.futures.ThreadPoolExecutor() as pool,
     ):
         connection.execute(f"INSERT INTO {table} VALUES (1)")
-        trap = proxy.when(b"COMMIT", do="deaf")
+        trigger = proxy.when(b"COMMIT", action="blackhole")
         committing = pool.submit(connection.commit)
-        trap.wait()
+        trigger.wait()
         with pytest.raises(TimeoutError):
             committing.result(SILENCE)
-        proxy.mend()
+        proxy.clear_faults()
         committing.result(PATIENCE)
 
 
@@ -1328,10 +1339,10 @@ def test_result_is_cut_in_the_middle_of_a_row(pgroute_shared_cluster: LocalClust
         FaultProxy(pgroute_shared_cluster.primary) as proxy,
         psycopg.connect(FaultProxy.dsn([proxy])) as connection,
     ):
-        trap = proxy.cut_after(5000, "to_client", "disconnect")
+        trigger = proxy.cut_after(5000, "to_client", "disconnect")
         with pytest.raises(psycopg.OperationalError):
             connection.execute("SELECT repeat('x', 10000)")
-        assert trap.hits == 1
+        assert trigger.hits == 1
 
 
 def test_restarted_node_is_reached_again() -> None:
@@ -1356,6 +1367,8 @@ async def test_faults_fit_into_a_coroutine(
             await connection.execute("SELECT 1")
 
 
-def test_trap_tells_what_it_waits_for() -> None:
-    assert repr(Trap("deaf", times=1, pattern=b"COMMIT")) == "<Trap deaf when b'COMMIT', 0 hits>"
-    assert repr(Trap("reset", times=1, count=5)) == "<Trap reset after 5 bytes, 0 hits>"
+def test_trigger_tells_what_it_waits_for() -> None:
+    assert (
+        repr(Trigger("blackhole", times=1, pattern=b"COMMIT")) == "<Trigger blackhole when b'COMMIT', 0 hits>"
+    )
+    assert repr(Trigger("reset", times=1, count=5)) == "<Trigger reset after 5 bytes, 0 hits>"

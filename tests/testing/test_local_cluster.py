@@ -26,7 +26,6 @@ import pytest
 from pgroute.testing import (
     ClusterError,
     ClusterTimeout,
-    InitdbCache,
     LocalCluster,
     ServerNotFound,
     available_versions,
@@ -99,9 +98,9 @@ def version(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def cluster(version: int, pgroute_initdb_cache: InitdbCache) -> Iterator[LocalCluster]:
+def cluster(version: int) -> Iterator[LocalCluster]:
     """A fresh cluster for a test that changes it."""
-    with LocalCluster(version=version, cache=pgroute_initdb_cache) as cluster:
+    with LocalCluster(version=version) as cluster:
         cluster.primary.execute("CREATE TABLE t (i int)")
         cluster.catch_up()
         yield cluster
@@ -656,10 +655,10 @@ ALTER DATABASE postgres SET datestyle = 'German';
 """
 
 
-def test_neither_the_environment_nor_the_roles_defaults_mislead_a_cluster(monkeypatch, pgroute_initdb_cache):
+def test_neither_the_environment_nor_the_roles_defaults_mislead_a_cluster(monkeypatch):
     for name, value in POISON.items():
         monkeypatch.setenv(name, value)
-    with LocalCluster(standbys=1, cache=pgroute_initdb_cache) as cluster:
+    with LocalCluster(standbys=1) as cluster:
         old = cluster.primary
         old.execute(HOSTILE)
         cluster.catch_up()

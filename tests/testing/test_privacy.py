@@ -15,9 +15,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute.testing import ClusterError, FaultProxy, InitdbCache, LocalCluster, Node, find_server
+from pgroute.testing import ClusterError, FaultProxy, LocalCluster, Node, find_server
 from pgroute.testing.account import server_account
-from pgroute.testing.initdb import give_identifier, wal_files
+from pgroute.testing.initdb import run_initdb
 from pgroute.testing.processes import _remove_segment
 from pgroute.testing.sandbox import Sandbox
 from tests.conftest import EACH_VERSION
@@ -28,13 +28,13 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's servers are 
 
 
 @pytest.fixture
-def stopped(pgroute_initdb_cache: InitdbCache) -> Iterator[Node]:
+def stopped() -> Iterator[Node]:
     """Give a node whose server was never started."""
     server = find_server()
     with contextlib.closing(Sandbox(server)) as sandbox:
         passfile = sandbox.make_file("passfile", "")
         node = Node("node1", sandbox, dbname="postgres", passfile=passfile, find_primary=lambda: node)
-        pgroute_initdb_cache.fill(server, sandbox, node.data_dir, 60.0)
+        run_initdb(server, sandbox, node.data_dir, 60.0)
         yield node
 
 
@@ -42,8 +42,8 @@ def stopped(pgroute_initdb_cache: InitdbCache) -> Iterator[Node]:
 
 
 @pytest.mark.parametrize("version", EACH_VERSION)
-def test_nobody_is_let_in_without_the_password(version: int, pgroute_initdb_cache: InitdbCache) -> None:
-    with LocalCluster(1, version=version, cache=pgroute_initdb_cache) as cluster:
+def test_nobody_is_let_in_without_the_password(version: int) -> None:
+    with LocalCluster(1, version=version) as cluster:
         cluster.primary.execute("CREATE ROLE app LOGIN SUPERUSER")
         cluster.catch_up()
         for node in cluster.nodes:
@@ -111,9 +111,7 @@ def test_the_environments_password_is_not_taken_for_the_clusters(
                 assert conn.pgconn.used_password
 
 
-def test_the_password_is_shown_nowhere(
-    monkeypatch: pytest.MonkeyPatch, pgroute_initdb_cache: InitdbCache
-) -> None:
+def test_the_password_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     start: Callable[..., None] = subprocess.Popen.__init__
 
@@ -123,7 +121,7 @@ def test_the_password_is_shown_nowhere(
 
     monkeypatch.setattr(subprocess.Popen, "__init__", note)
     settings = {"log_statement": "all", "log_connections": "on", "log_replication_commands": "on"}
-    with LocalCluster(1, cache=pgroute_initdb_cache, settings=settings) as cluster:
+    with LocalCluster(1, settings=settings) as cluster:
         old, new = cluster.nodes
         old.kill()
         cluster.promote()
@@ -134,7 +132,7 @@ def test_the_password_is_shown_nowhere(
         for node in cluster.nodes:
             told.append((node.data_dir / "postgresql.auto.conf").read_text())
         with pytest.raises(ClusterError) as caught:
-            old._sandbox.run("pg_rewind", "-D", old.data_dir, "--source-server", new._tool_conninfo)
+            old._sandbox.run("pg_rewind", "-D", old.data_dir, "--source-server", new.tool_conninfo)
         told.append(str(caught.value))
         assert any("pg_rewind" in text for text in told)
         assert any("pg_basebackup" in text for text in told)
@@ -222,28 +220,15 @@ def test_a_standby_is_configured_through_no_link(stopped: Node, victim: Victim, 
 @as_root
 @pytest.mark.parametrize("name", ["postgresql.conf", "pg_hba.conf"])
 def test_a_server_is_configured_through_no_link(
-    monkeypatch: pytest.MonkeyPatch, pgroute_initdb_cache: InitdbCache, victim: Victim, name: str
+    monkeypatch: pytest.MonkeyPatch, victim: Victim, name: str
 ) -> None:
-    fill = InitdbCache.fill
-
-    def fill_and_plant(self: InitdbCache, server: Any, sandbox: Any, folder: Path, timeout: float) -> None:
-        fill(self, server, sandbox, folder, timeout)
+    def make_and_plant(server: Any, sandbox: Any, folder: Path, timeout: float) -> None:
+        run_initdb(server, sandbox, folder, timeout)
         sandbox.run("/bin/ln", "-sf", victim.file, folder / name)
 
-    monkeypatch.setattr(InitdbCache, "fill", fill_and_plant)
+    monkeypatch.setattr("pgroute.testing.initdb.run_initdb", make_and_plant)
     with pytest.raises(ClusterError, match=f"{name} is a link"):
-        LocalCluster(0, cache=pgroute_initdb_cache).start()
-    assert victim.is_untouched()
-
-
-@as_root
-@pytest.mark.parametrize("name", ["global/pg_control", "global", "pg_wal", "wal"])
-def test_an_identifier_is_given_through_no_link(stopped: Node, victim: Victim, name: str) -> None:
-    if name == "wal":
-        [name] = wal_files(stopped.data_dir)
-    replace_by_link(stopped, name, victim.file if "/" in name else victim.folder)
-    with pytest.raises(ClusterError, match="is a link"):
-        give_identifier(stopped.data_dir)
+        LocalCluster(0).start()
     assert victim.is_untouched()
 
 

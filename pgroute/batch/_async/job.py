@@ -1,4 +1,4 @@
-"""A batch job: its work on a table or a list, in chunks that are applied once, by as many runs as it takes."""
+"""A batch job: work on a table or a list in chunks, each applied once, over any number of runs."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from pgroute._acompat import async_run_all
 from pgroute._async.router import AsyncRouter
 from pgroute._async.transaction.runner import check_function
-from pgroute.batch._async.chunk import AsyncChunks
-from pgroute.batch._async.feed import AsyncFeed
+from pgroute.batch._async.chunk_queue import AsyncChunkQueue
+from pgroute.batch._async.chunk_runner import AsyncChunkRunner
 from pgroute.batch._async.job_store import AsyncJobStore
 from pgroute.batch.errors import BatchError
 from pgroute.batch.model import BatchReport
 from pgroute.batch.options import check_job, check_progress
 from pgroute.batch.progress import ProgressTracker, display
-from pgroute.batch.source import Keyset, one_shot
-from pgroute.batch.state import Cadence, Outcome
+from pgroute.batch.source import Keyset, is_one_shot
+from pgroute.batch.state import CompactionSchedule, Outcome
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pgroute.batch.options import JobOptions
     from pgroute.batch.progress import Display
     from pgroute.batch.source import Source
-    from pgroute.batch.state import Standing, Work
+    from pgroute.batch.state import JobStatus, PendingChunk
     from pgroute.core.transactions.retry import RetryPolicy
 
     Body = Callable[[psycopg.AsyncConnection[Any], Chunk], Awaitable[Any]]  # async-only
@@ -37,25 +37,26 @@ if TYPE_CHECKING:
 
 
 class AsyncBatchJob:
-    """Work in chunks, each applied once: an interrupted job goes on where it was, through failover and restarts.
+    """Work in chunks, each applied once: after an interruption, a failover or a restart the job continues.
 
-    Each chunk is a transaction that marks it as done along with its work, run again where that is safe. Several copies
-    of a job may run at once, in any processes. What the body does outside of its transaction happens at each attempt.
+    Each chunk is one transaction, which applies the chunk and marks it as done; it is retried where that is safe.
+    Several copies of a job may run at once, in any processes. Side effects of the body outside its transaction happen
+    at each attempt.
 
     Args:
-        router: leads to the database, which needs the tables that `install()` makes.
-        name: what the job is known by, in that database; 1 to 512 bytes.
-        source: a Keyset, an iterable of items, or a function without arguments that gives a fresh iterator. Items are
-            read from their start in each run and have to be the same then, in the same order.
-        chunk_size: rows in a chunk.
-        workers: chunks that are worked on at once, each with a connection of its own.
-        on_error: "stop": the first chunk that fails ends the run with its error, once the others have ended their
-            current one. "reject": a chunk whose own work fails (not the connection, the server or the router) is set
-            aside in pgroute.batch_reject, and the job goes on.
-        retry: how long and how often a chunk is tried; None: the router's.
+        router: the router of the database, which needs the tables that `install()` creates.
+        name: the job's name, unique in the database; 1 to 512 bytes.
+        source: a Keyset, an iterable of items, or a function without arguments that returns a new iterator. Each run
+            reads the items from their start; they must be the same, in the same order.
+        chunk_size: number of rows in a chunk.
+        workers: number of chunks processed at once, each on a connection of its own.
+        on_error: "stop" ends the run with the error of the first chunk that fails, after the other workers have ended
+            their current chunks. "reject" records a chunk that fails by itself (not by the connection, the server or
+            the router) in pgroute.batch_reject, and the job continues.
+        retry: how long and how often a chunk is tried; None: the router's policy.
 
     Raises:
-        ConfigError: an argument is not usable. There is no I/O here.
+        ConfigError: an argument is invalid. The constructor does no I/O.
     """
 
     def __init__(
@@ -91,49 +92,50 @@ class AsyncBatchJob:
     async def run(
         self, fn: Body, progress: bool | Callable[[BatchProgress], object] | None = None
     ) -> BatchReport:
-        """Call ``fn(conn, chunk)`` for each chunk that is not done yet, each in a transaction; return once all are.
+        """Call ``fn(conn, chunk)`` in a transaction for each chunk that is not done; return once all are done.
 
         Args:
-            fn: the body. The transaction is the job's: *fn* does not commit.
-            progress: True: show it on stderr, as a bar on a terminal, else as a line every few seconds. A callable:
-                called with a BatchProgress at the start, after each chunk and at the end; an error of it ends the run.
+            fn: the body. The job commits its transaction; *fn* must not.
+            progress: True shows the progress on stderr: as a bar on a terminal, otherwise as a line every few seconds.
+                A callable is called with a BatchProgress at the start, after each chunk and at the end; an error that
+                it raises ends the run.
 
         Raises:
-            ConfigError: *fn* or the source cannot serve, the tables are missing, or a job of this name was begun with
-                another source or chunk_size; nothing was written.
-            BatchError: the job was reset meanwhile, the source has changed, or another session holds a chunk.
-            Exception: what a chunk failed with. Run the job again to go on.
+            ConfigError: *fn* or the source is invalid, the tables are missing, or a job of this name was started with
+                another source or chunk_size. Nothing was written.
+            BatchError: the job was reset, its source has changed, or another session holds a chunk.
+            Exception: the error of the chunk that failed. Run the job again to continue.
         """
         check_function("fn", fn)
         check_progress(progress)
         source = self._options.source
-        if not isinstance(source, Keyset) and one_shot(source):
+        if not isinstance(source, Keyset) and is_one_shot(source):
             if self._used:
-                text = "expected a list, or a function that gives a fresh iterator: an iterator can be run but once"
+                text = "expected a list, or a function that returns a new iterator: an iterator can be read only once"
                 raise ConfigError("source", source, text)
             self._used = True
-        tally = ProgressTracker(self._options.name, self._primary)
-        run = _AsyncRun(self._router, self._options, tally, fn)
-        standing = await run.start()
+        tracker = ProgressTracker(self._options.name, self._primary)
+        run = _AsyncRun(self._router, self._options, tracker, fn)
+        status = await run.start()
         shown = display(progress)
-        shown.start(tally)
+        shown.start(tracker)
         try:
-            if not standing.finished:
-                standing = await run.complete(standing, shown)
-            tally.rows_total, tally.chunks_total = standing.rows_total, standing.planned
-            tally.settle(chunks=standing.chunks_done, rows=standing.rows_done)
-            tally.finished = True
+            if not status.finished:
+                status = await run.complete(status, shown)
+            tracker.rows_total, tracker.chunks_total = status.rows_total, status.planned
+            tracker.set_final(chunks=status.chunks_done, rows=status.rows_done)
+            tracker.finished = True
         finally:
-            shown.stop(tally)
+            shown.stop(tracker)
         return BatchReport(
             job=self._options.name,
-            rows=standing.rows_done - standing.rejected_rows,
-            chunks=standing.planned - standing.rejected,
-            skipped=max(0, standing.planned - tally.mine),
-            rejected=standing.rejected,
-            retries=tally.retries,
-            seconds=tally.seconds,
-            finished=standing.finished,
+            rows=status.rows_done - status.rejected_rows,
+            chunks=status.planned - status.rejected,
+            skipped=max(0, status.planned - tracker.own_chunks),
+            rejected=status.rejected,
+            retries=tracker.retries,
+            seconds=tracker.seconds,
+            finished=status.finished,
         )
 
     def _primary(self) -> str | None:
@@ -145,84 +147,84 @@ class _AsyncRun:
     """One run of a job.
 
     Args:
-        router: leads to the primary.
-        options: the job.
-        tally: the count of what is done.
+        router: routes to the primary.
+        options: the options of the job.
+        tracker: counts the work of the run.
         fn: the body.
     """
 
     def __init__(
-        self, router: AsyncRouter[Any], options: JobOptions, tally: ProgressTracker, fn: Callable[..., Any]
+        self, router: AsyncRouter[Any], options: JobOptions, tracker: ProgressTracker, fn: Callable[..., Any]
     ) -> None:
         self._options = options
-        self._tally = tally
-        self._ledger = AsyncJobStore(router, options)
-        self._chunks = AsyncChunks(router, options, self._ledger, tally, fn)
-        self._cadence = Cadence()
+        self._tracker = tracker
+        self._store = AsyncJobStore(router, options)
+        self._runner = AsyncChunkRunner(router, options, self._store, tracker, fn)
+        self._compaction = CompactionSchedule()
         self._halted = False
 
-    async def start(self) -> Standing:
-        """Begin the job, or find it begun."""
-        standing = await self._ledger.start()
+    async def start(self) -> JobStatus:
+        """Create the job, or find it."""
+        status = await self._store.start()
         source: Any = self._options.source
-        tally = self._tally
-        tally.found(chunks=standing.chunks_done, rows=standing.rows_done)
-        tally.rows_total = standing.rows_total
-        if tally.rows_total is None and isinstance(source, Sized):
-            tally.rows_total = len(source)
-        if tally.rows_total is not None:
+        tracker = self._tracker
+        tracker.add_found(chunks=status.chunks_done, rows=status.rows_done)
+        tracker.rows_total = status.rows_total
+        if tracker.rows_total is None and isinstance(source, Sized):
+            tracker.rows_total = len(source)
+        if tracker.rows_total is not None:
             size = self._options.chunk_size
             keyset = isinstance(source, Keyset)
-            tally.chunks_total = standing.planned if keyset else -(-tally.rows_total // size)
-        return standing
+            tracker.chunks_total = status.planned if keyset else -(-tracker.rows_total // size)
+        return status
 
-    async def complete(self, standing: Standing, shown: Display) -> Standing:
-        """Do what is open until the database itself says that nothing is: a failover may undo what was done."""
+    async def complete(self, status: JobStatus, shown: Display) -> JobStatus:
+        """Run open chunks until the database records all as done; a failover may undo some of them."""
         source = self._options.source
         while True:
-            feed = AsyncFeed(self._ledger, self._options, standing)
+            queue = AsyncChunkQueue(self._store, self._options, status)
 
-            async def work(feed: AsyncFeed = feed) -> None:
-                await self._work(feed, shown)
+            async def work(queue: AsyncChunkQueue = queue) -> None:
+                await self._work(queue, shown)
 
             if self._options.workers == 1:
                 await work()
             else:
                 name = f"pgroute-batch-{self._options.name}"
                 await async_run_all(work, self._options.workers, self._halt, name)
-            standing = await self._ledger.finish()
-            if standing.finished:
-                return standing
-            if not isinstance(source, Keyset) and one_shot(source):
+            status = await self._store.finish()
+            if status.finished:
+                return status
+            if not isinstance(source, Keyset) and is_one_shot(source):
                 raise BatchError(
-                    f"a failover has undone chunks of the job {self._options.name!r}, and its items cannot be read "
-                    "again in this run: run the job again from the start of its items"
+                    f"a failover has undone chunks of the job {self._options.name!r}, and its iterator cannot be read "
+                    "again: run the job again with a new iterator"
                 )
 
     def _halt(self) -> None:
         self._halted = True
 
-    async def _work(self, feed: AsyncFeed, shown: Display) -> None:
+    async def _work(self, queue: AsyncChunkQueue, shown: Display) -> None:
         while not self._halted:
-            work = await feed.next()
-            if work is None:
+            pending = await queue.next()
+            if pending is None:
                 return
             try:
-                await self._one(feed, work)
+                await self._run_chunk(queue, pending)
             except Exception as exc:
-                exc.add_note(f"pgroute: in chunk {work.number} of the job {self._options.name!r}")
+                exc.add_note(f"pgroute: in chunk {pending.number} of the job {self._options.name!r}")
                 raise
-            shown.update(self._tally)
-            if self._cadence.due():
-                await self._ledger.compact()
+            shown.update(self._tracker)
+            if self._compaction.due():
+                await self._store.compact()
 
-    async def _one(self, feed: AsyncFeed, work: Work) -> None:
+    async def _run_chunk(self, queue: AsyncChunkQueue, pending: PendingChunk) -> None:
         while True:
-            outcome, rows = await self._chunks.do(work)
-            if outcome is not Outcome.UNPLANNED:
+            outcome, rows = await self._runner.run_chunk(pending)
+            if outcome is not Outcome.PLAN_LOST:
                 break
-            await feed.replan(work.number)
-        if outcome is Outcome.FOUND:
-            self._tally.found(chunks=1, rows=rows)
+            await queue.replan(pending.number)
+        if outcome is Outcome.ALREADY_DONE:
+            self._tracker.add_found(chunks=1, rows=rows)
         else:
-            self._tally.done(rows, rejected=outcome is Outcome.REJECTED)
+            self._tracker.add_own(rows, rejected=outcome is Outcome.REJECTED)

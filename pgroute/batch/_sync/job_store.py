@@ -1,5 +1,5 @@
 # Generated from pgroute/batch/_async/job_store.py by .ci/unasync.py: edit that file, not this one.
-"""A job's rows in the database: begun, planned, compacted and finished, each in a transaction that can be repeated."""
+"""A job's rows in the database: start, plan, compact and finish, each in a transaction that can be repeated."""
 
 from __future__ import annotations
 
@@ -11,10 +11,22 @@ import psycopg
 from pgroute._sync.schema_check import check_trust
 from pgroute._sync.statements import ask, encoding_of, row, rows, text
 from pgroute._sync.transaction.once import MISSING, missing
-from pgroute.batch import sql
+from pgroute.batch import keyset_sql, sql
+from pgroute.batch.keyset_sql import Key, KeysetSql, quoted
 from pgroute.batch.options import check_columns, check_encoding, check_same
 from pgroute.batch.source import Keyset, signature
-from pgroute.batch.state import AHEAD, STEPS, Job, Partitioner, Row, Standing, gone, held, misread, number
+from pgroute.batch.state import (
+    LOOKUP_BATCH,
+    PLAN_BATCH,
+    Job,
+    JobStatus,
+    Partitioner,
+    Row,
+    job_gone,
+    lock_not_released,
+    number,
+    source_changed,
+)
 from pgroute.core.sql.schema import BATCH
 from pgroute.core.transactions.once_keys import lock_timeout
 from pgroute.errors import ConfigError
@@ -37,47 +49,47 @@ class JobStore:
     """The rows of one job.
 
     Args:
-        router: leads to the primary.
-        options: the job.
+        router: routes to the primary.
+        options: the options of the job.
     """
 
     def __init__(self, router: Router[Any], options: JobOptions) -> None:
         self._router = router
         self._options = options
         self._name = options.name
-        self._begun: int | None = None
+        self._started: int | None = None
         self._schema = router._engine.plan.schema
-        self.sql: sql.KeysetSql
+        self.sql: KeysetSql
 
-    def check(self, begun: int) -> None:
-        """Raise BatchError unless a row is the one that the job was begun with."""
-        if begun != self._begun:
-            raise gone(self._name)
+    def check(self, started: int) -> None:
+        """Raise BatchError if the job's row is not the one that this run has found."""
+        if started != self._started:
+            raise job_gone(self._name)
 
     def check_trust(self, conn: Connection) -> None:
-        """Raise ConfigError if others could have code run by this session: ahead of the first use of our tables."""
+        """Raise ConfigError if another role could make this session run its code; call it before using the tables."""
         try:
             check_trust(conn, self._schema, BATCH)
         except MISSING as exc:
             raise missing("job", self._name, exc) from None
 
     def ask(self, conn: Connection, statement: bytes, **values: str | float | None) -> list[PGresult]:
-        """Run a statement on the job, which is one of its values."""
+        """Run a statement, with the job's name among its values."""
         return ask(conn, statement, schema=self._schema.sql, job=self._name, **values)
 
-    def start(self) -> Standing:
-        """Begin the job, or find it begun.
+    def start(self) -> JobStatus:
+        """Create the job, or find it.
 
         Raises:
-            ConfigError: its tables are not there, its source cannot serve, or it was begun with another one.
+            ConfigError: the tables are missing, the source is invalid, or the job was started with another source.
         """
         return self._transact(self._start, "repeatable read", "the row, or a table of the query,")
 
     def plan(self, start: int, until: int) -> tuple[Job, set[int]]:
-        """RouterConfig items up to chunk *until*; return the job, and which chunks from *start* on are open."""
+        """Plan items up to chunk *until*; return the job, and the open chunks from *start* on."""
 
         def work(conn: Connection) -> tuple[Job, set[int]]:
-            job = self._see(conn, sql.LOCK_JOB)
+            job = self._read_job(conn, sql.LOCK_JOB)
             if not job.complete and job.planned < until:
                 size = self._options.chunk_size
                 self.ask(conn, sql.PLAN_ITEMS, size=size, planned=job.planned, until=until)
@@ -86,38 +98,40 @@ class JobStore:
         return self._transact(work)
 
     def complete(self, chunks: int, rows: int) -> None:
-        """Take note of where the items end.
+        """Record where the items end.
 
         Raises:
-            BatchError: an earlier run came further.
+            BatchError: an earlier run has done more items.
         """
 
         def work(conn: Connection) -> None:
-            job = self._see(conn, sql.LOCK_JOB)
+            job = self._read_job(conn, sql.LOCK_JOB)
             if job.complete:
                 if (job.planned, job.rows_total) != (chunks, rows):
-                    raise misread(self._name, f"it gives {rows} items, and gave {job.rows_total}")
+                    raise source_changed(
+                        self._name, f"it gives {rows} items, in the earlier run it gave {job.rows_total}"
+                    )
                 return
             partial = rows - max(0, chunks - 1) * self._options.chunk_size
             given: dict[str, Any] = {"chunks": chunks, "rows": rows}
-            otherwise = row(self.ask(conn, sql.DONE_OTHERWISE, **given, partial=partial))
+            otherwise = row(self.ask(conn, sql.FIND_CONFLICT, **given, partial=partial))
             if job.watermark > chunks or otherwise is not None:
-                raise misread(self._name, f"it ends after {rows} items, and more of them are done")
+                raise source_changed(self._name, f"it ends after {rows} items, but more are done")
             self.ask(conn, sql.COMPLETE_ITEMS, **given)
 
         self._transact(work)
 
     def open_chunks(self, start: int) -> list[int]:
-        """Return open chunks of a Keyset from *start* on, the first ones."""
+        """Return the first open chunks of a Keyset from *start* on."""
 
         def work(conn: Connection) -> list[int]:
-            job = self._see(conn, sql.SEE_JOB)
-            return self._open(conn, start, job.planned, AHEAD)
+            job = self._read_job(conn, sql.READ_JOB)
+            return self._open(conn, start, job.planned, LOOKUP_BATCH)
 
         return self._transact(work)
 
     def compact(self) -> None:
-        """Delete the rows of the done chunks at the beginning, unless another copy is at it."""
+        """Delete the rows of the done chunks below the first open one, unless another copy is doing so."""
 
         def work(conn: Connection) -> None:
             if row(self.ask(conn, sql.LOCK_TO_COMPACT)) is not None:
@@ -125,21 +139,21 @@ class JobStore:
 
         self._transact(work)
 
-    def finish(self) -> Standing:
-        """Finish the job if the database says that all of it is done.
+    def finish(self) -> JobStatus:
+        """Finish the job if the database records all chunks as done.
 
-        The COMMIT of it, once the synchronous standby has confirmed it, stands for those of all chunks.
+        Once the synchronous standby has confirmed this COMMIT, it has confirmed those of all chunks too.
         """
 
-        def work(conn: Connection) -> Standing:
-            self._see(conn, sql.LOCK_JOB)
+        def work(conn: Connection) -> JobStatus:
+            self._read_job(conn, sql.LOCK_JOB)
             found = row(self.ask(conn, sql.COMPACT))
             assert found is not None
             planned, complete, watermark, rows_total, rows_done = found
             finished = complete == b"t" and watermark == planned
             if finished:
                 self.ask(conn, sql.FINISH)
-            return self._standing(conn, (planned, watermark, rows_total, rows_done), finished=finished)
+            return self._status(conn, (planned, watermark, rows_total, rows_done), finished=finished)
 
         return self._transact(work)
 
@@ -149,7 +163,7 @@ class JobStore:
         isolation: str = "read committed",
         locked: str = "the row",
     ) -> T:
-        """Run what finds out by itself whether it was committed before, or may be done again."""
+        """Run a transaction that may be repeated, or that detects by itself that it was committed."""
         request = self._router._request("writer", isolation=isolation, decidable=True)
         result: Any = None
         for attempt in self._router._attempts(request, self._options.retry, None):
@@ -157,52 +171,52 @@ class JobStore:
                 seconds = attempt.left
                 try:
                     self.check_trust(conn)
-                    ask(conn, sql.WAIT_AT_MOST, wait=lock_timeout(seconds))
+                    ask(conn, sql.SET_LOCK_TIMEOUT, wait=lock_timeout(seconds))
                     result = work(conn)
                 except psycopg.errors.LockNotAvailable as exc:
-                    raise held(self._name, locked, seconds) from exc
+                    raise lock_not_released(self._name, locked, seconds) from exc
         return result  # type: ignore[no-any-return]
 
-    def _see(self, conn: Connection, statement: bytes) -> Job:
+    def _read_job(self, conn: Connection, statement: bytes) -> Job:
         found = row(self.ask(conn, statement))
         if found is None:
-            raise gone(self._name)
+            raise job_gone(self._name)
         job = Job.read(found)
-        self.check(job.begun)
+        self.check(job.started)
         return job
 
     def _open(self, conn: Connection, start: int, until: int, most: int) -> list[int]:
         results = self.ask(conn, sql.OPEN_CHUNKS, start=start, until=until, most=most)
         return [number(chunk) for (chunk,) in rows(results)]
 
-    def _start(self, conn: Connection) -> Standing:
-        found = self._find(conn)
+    def _start(self, conn: Connection) -> JobStatus:
+        found = self._find_row(conn)
         types = self._types(conn)
         if found is None:
             self._create(conn, types)
-            found = self._find(conn)
+            found = self._find_row(conn)
             assert found is not None
-        source, chunk_size, begun, planned, _, watermark, rows_total, rows_done, finished = found
-        self._begun = number(begun)
+        source, chunk_size, started, planned, _, watermark, rows_total, rows_done, finished = found
+        self._started = number(started)
         check_same(self._options, types, text(conn, source or b""), number(chunk_size))
         if finished == b"t":
             self.ask(conn, sql.CONFIRM_JOB)
-        return self._standing(
+        return self._status(
             conn, (planned, watermark, rows_total, rows_done), finished=finished == b"t"
         )
 
-    def _find(self, conn: Connection) -> Row | None:
+    def _find_row(self, conn: Connection) -> Row | None:
         try:
             return row(self.ask(conn, sql.FIND))
         except MISSING as exc:
             raise missing("job", self._name, exc) from None
         except UnicodeEncodeError as exc:
-            accepted = f"expected a name that the connection can send ({exc})"
+            accepted = f"expected a name that the client encoding can represent ({exc})"
             raise ConfigError("job", self._name, accepted) from None
 
     @staticmethod
     def _execute(conn: Connection, query: tuple[str, Any]) -> PGresult:
-        """Run a statement with the user's query and its parameters in it, and return the result as it came."""
+        """Run a statement that contains the user's query and its parameters; return the raw result."""
         statement, params = query
         cursor = psycopg.Cursor(conn)
         cursor.execute(encode(conn, statement), params, prepare=False)
@@ -210,84 +224,83 @@ class JobStore:
         return cursor.pgresult
 
     def _types(self, conn: Connection) -> list[str]:
-        """Return the types of the key columns, and have the statements on them made."""
+        """Return the types of the key columns, and prepare the statements on them."""
         keyset = self._options.source
         if not isinstance(keyset, Keyset):
             return []
         check_encoding(encoding_of(conn))
-        result = self._execute(conn, sql.KeysetSql(keyset).describe())
+        result = self._execute(conn, KeysetSql(keyset).describe())
         names = [text(conn, result.fname(column) or b"") for column in range(result.nfields)]
         check_columns(keyset, names)
         oids = [result.ftype(names.index(name)) for name in keyset.keys]
-        ask(conn, sql.NO_PATH)
+        ask(conn, keyset_sql.CLEAR_SEARCH_PATH)
         array = f"{{{','.join(map(str, oids))}}}"
         keys = []
-        for oid, found in zip(oids, rows(ask(conn, sql.TYPES, oids=array)), strict=True):
+        for oid, found in zip(oids, rows(ask(conn, keyset_sql.KEY_TYPES, oids=array)), strict=True):
             kind, schema, name, home = (text(conn, value or b"pg_catalog") for value in found)
-            keys.append(sql.Key(kind, oid, f"{sql.quoted(schema)}.{sql.quoted(name)}", sql.quoted(home)))
-        ask(conn, sql.OLD_PATH)
+            keys.append(
+                Key(
+                    kind,
+                    oid,
+                    f"{quoted(schema)}.{quoted(name)}",
+                    quoted(home),
+                )
+            )
+        ask(conn, keyset_sql.RESTORE_SEARCH_PATH)
         raw = conn.pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII"
-        self.sql = sql.KeysetSql(keyset, keys, raw=raw)
+        self.sql = KeysetSql(keyset, keys, raw=raw)
         return [key.type for key in keys]
 
     def _create(self, conn: Connection, types: list[str]) -> None:
         source, size = self._options.source, self._options.chunk_size
         if isinstance(source, Keyset) and (self._execute(conn, self.sql.find_null())).ntuples:
-            raise ConfigError("key", source.key, "expected keys that are never NULL; the query gives some")
-        self.ask(conn, sql.CREATE, source=signature(source, types), size=size)
+            raise ConfigError(
+                "key", source.key, "expected keys that are never NULL; the query returns NULL keys"
+            )
+        self.ask(conn, sql.CREATE_JOB, source=signature(source, types), size=size)
         if isinstance(source, Keyset):
-            self._cut(conn)
+            self._plan_keyset(conn)
 
-    def _cut(self, conn: Connection) -> None:
-        """RouterConfig all chunks of a Keyset: at every so many rows in the order of the keys, and at the last.
+    def _plan_keyset(self, conn: Connection) -> None:
+        """Plan all chunks of a Keyset: one ends at every chunk_size rows in key order, and one at the last row.
 
-        Rows of equal keys are never cut apart, for a chunk is what is between two keys; where a cut falls among them,
-        its chunk has more rows than are counted for it, and the next one fewer.
+        A chunk is the range between two keys, so rows with equal keys stay together. If a chunk ends among equal keys,
+        it has more rows than are counted for it, and the next chunk has fewer.
         """
-        ask(conn, sql.PLAIN_TEXTS)
+        ask(conn, keyset_sql.PORTABLE_FORMATS)
         self._execute(conn, self.sql.declare())
-        cuts = Partitioner()
-        while not cuts.ended:
-            # Behind the end, nothing more is moved or fetched.
-            for result in ask(conn, sql.walk(self._options.chunk_size, STEPS)):
+        partitioner = Partitioner()
+        while not partitioner.ended:
+            # Past the end, MOVE and FETCH return no rows.
+            for result in ask(conn, keyset_sql.walk(self._options.chunk_size, PLAN_BATCH)):
                 if result.nfields:
-                    cuts.fetched(_texts(conn, result))
+                    partitioner.end_chunk(_texts(conn, result))
                 else:
-                    cuts.moved(result.command_tuples or 0)
-            self._plan(conn, cuts)
-        if cuts.beyond:
-            cuts.last(_texts(conn, (ask(conn, sql.LAST_KEY))[-1]))
-            self._plan(conn, cuts)
-        ask(conn, sql.CLOSE_PLAN)
-        self.ask(conn, sql.COMPLETE_KEYS, chunks=cuts.count, rows=cuts.rows)
+                    partitioner.skip(result.command_tuples or 0)
+            self._insert(conn, partitioner)
+        if partitioner.remainder:
+            partitioner.end_last_chunk(_texts(conn, (ask(conn, keyset_sql.LAST_KEY))[-1]))
+            self._insert(conn, partitioner)
+        ask(conn, keyset_sql.CLOSE_PLAN)
+        self.ask(conn, sql.COMPLETE_KEYS, chunks=partitioner.count, rows=partitioner.rows)
 
-    def _plan(self, conn: Connection, cuts: Partitioner) -> None:
-        if chunks := cuts.take():
+    def _insert(self, conn: Connection, partitioner: Partitioner) -> None:
+        if chunks := partitioner.take():
             self.ask(conn, sql.PLAN_KEYS, chunks=json.dumps(chunks, ensure_ascii=False))
 
-    def _standing(self, conn: Connection, found: Row, *, finished: bool) -> Standing:
-        planned, watermark, rows_total, rows_done = found
-        above, above_rows = row(self.ask(conn, sql.DONE)) or (b"0", b"0")
-        rejected, rejected_rows = row(self.ask(conn, sql.REJECTED)) or (b"0", b"0")
-        return Standing(
-            planned=number(planned),
-            watermark=number(watermark),
-            chunks_done=number(watermark) + number(above),
-            rows_done=number(rows_done) + number(above_rows),
-            rows_total=None if rows_total is None else int(rows_total),
-            rejected=number(rejected),
-            rejected_rows=number(rejected_rows),
-            finished=finished,
-        )
+    def _status(self, conn: Connection, found: Row, *, finished: bool) -> JobStatus:
+        done = row(self.ask(conn, sql.COUNT_DONE))
+        rejected = row(self.ask(conn, sql.COUNT_REJECTED))
+        return JobStatus.read(found, done, rejected, finished=finished)
 
 
 def encode(conn: Connection, statement: str) -> bytes:
-    """Return a statement in the connection's encoding; SQL_ASCII takes what psycopg refuses to send."""
+    """Return a statement in the connection's encoding; with SQL_ASCII, of bytes that psycopg refuses to encode."""
     return statement.encode(encoding_of(conn), "surrogateescape")
 
 
 def _texts(conn: Connection, result: PGresult) -> list[str] | None:
-    """Return the values of a row as the server wrote them, None if there is none."""
+    """Return the values of the first row as text, None if there is no row."""
     if not result.ntuples:
         return None
     return [text(conn, result.get_value(0, column) or b"") for column in range(result.nfields)]

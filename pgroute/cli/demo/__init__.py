@@ -1,9 +1,10 @@
-"""`pgroute demo`: a throw-away cluster under load suffers a fault, and every acknowledged row is looked for."""
+"""`pgroute demo`: causes a fault in a throw-away cluster under load, and checks every acknowledged row."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pgroute.cli.demo.faults import FAULTS
 from pgroute.cli.demo.report import show_outcome
 from pgroute.cli.demo.stage import Stage
 from pgroute.cli.errors import CommandError
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
 
 _SPARE = 20
-"""Connections beside those of the load: probes, replication, the demo's own."""
+"""Connections besides those of the load: probes, replication, the demo itself."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             with console.status("starting a primary and two standbys"):
                 cluster.start()
-            outcome = Stage(console, cluster, args).play()
+            outcome = Stage(console, cluster, args, FAULTS[args.fault]).play()
         finally:
             cluster.stop()
     except (ServerNotFound, ClusterError) as exc:

@@ -1,40 +1,28 @@
-"""The faults of the demo: what is broken, by what a cluster manager would answer, and how it is mended."""
+"""The faults of the demo: each breaks the cluster, reacts like a cluster manager, and repairs it."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pgroute import HostState
+from pgroute.cli.demo.stage import Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any
+    from collections.abc import Mapping
 
     from pgroute.cli.demo.stage import Stage
     from pgroute.testing import Node
 
 FAULT_AT = 0.25
-"""The share of the duration after which the fault comes."""
+"""The share of the duration before the fault."""
 
 PROMOTE_AFTER = 1.0
-"""Seconds from the fault to the promotion: a cluster manager's share, far more in real life."""
+"""Seconds from the fault to the promotion; a cluster manager takes far longer."""
 
-MEND_AFTER = 1.5
+REPAIR_AFTER = 1.5
 SPLIT_FOR = 2.5
 _GIVE_UP_AFTER = 15.0
-
-
-class Fault(NamedTuple):
-    """One of the faults.
-
-    Attributes:
-        play: causes and mends it; returns the primary at the end.
-        options: the router's, beside the sizes of its pools.
-    """
-
-    play: Callable[[Stage], Node]
-    options: Mapping[str, Any]
 
 
 def crash(stage: Stage) -> Node:
@@ -51,7 +39,7 @@ def crash(stage: Stage) -> Node:
 
 
 def freeze(stage: Stage) -> Node:
-    """Have the primary hang, and awake as what it was."""
+    """Freeze the primary; it wakes up as a stale primary."""
     old = stage.primary
     stage.pause(until=stage.share(FAULT_AT))
     with stage.witness(stage.cluster.standbys):
@@ -62,10 +50,8 @@ def freeze(stage: Stage) -> Node:
         old.freeze()
         new = _fail_over(stage, time.monotonic() + PROMOTE_AFTER)
     if _resumed(stage, new):
-        stage.pause(until=time.monotonic() + min(MEND_AFTER, stage.duration / 8))
-        stage.mark(
-            f"{old.name} thawed", f"{old.name} is thawed, and takes itself for the primary still", mark="T"
-        )
+        stage.pause(until=time.monotonic() + min(REPAIR_AFTER, stage.duration / 8))
+        stage.mark(f"{old.name} thawed", f"{old.name} is thawed, and still acts as a primary", mark="T")
         old.thaw()
         stage.wait(lambda: stage.state(old) is HostState.STALE)
         _bring_back(stage, old, new, f"{old.name} is made a standby (pg_rewind)")
@@ -94,11 +80,11 @@ def split_brain(stage: Stage) -> Node:
     stage.fault(f"{old.name} killed", f"killing {old.name}: SIGKILL to all its processes")
     old.kill()
     stage.pause(until=time.monotonic() + PROMOTE_AFTER)
-    text = f"promoting {new.name} and {rival.name} both: a split brain"
+    text = f"promoting both {new.name} and {rival.name}: a split brain"
     stage.mark("both standbys promoted", text, mark="S", style="bold red")
     new.promote(wait=False)
     rival.promote(wait=False)
-    # Neither has a standby, so neither acknowledges a write: with asynchronous replication both might.
+    # Without a standby neither acknowledges a write; with asynchronous replication both might.
     stage.wait(lambda: len(stage.topology.split_brain) > 1)
     stage.pause(until=time.monotonic() + max(SPLIT_FOR, stage.duration / 5))
     text = f"shutting {rival.name} down: the operator's decision"
@@ -111,8 +97,8 @@ def split_brain(stage: Stage) -> Node:
     return new
 
 
-def replica_loss(stage: Stage) -> Node:
-    """Kill a standby; it comes back."""
+def standby_loss(stage: Stage) -> Node:
+    """Kill a standby; it is started again."""
     primary = stage.primary
     lost = stage.cluster.standbys[-1]
     stage.pause(until=stage.share(FAULT_AT))
@@ -130,16 +116,16 @@ FAULTS: Mapping[str, Fault] = {
     "crash": Fault(crash, {}),
     "freeze": Fault(freeze, {}),
     "switchover": Fault(switchover, {}),
-    # So that the writers are told of it while it lasts.
+    # Short, so that writers see the error while the split brain lasts.
     "split-brain": Fault(split_brain, {"acquire_timeout": 1.0}),
-    "replica-loss": Fault(replica_loss, {}),
+    "standby-loss": Fault(standby_loss, {}),
 }
 
 
 def _fail_over(stage: Stage, at: float) -> Node:
-    """Promote the standby that received most, at a given time."""
+    """Promote the most advanced standby at a given time."""
     new = stage.most_advanced()
-    # Synchronous commits need a standby of the new primary: have it in place before the promotion.
+    # Synchronous commits need a standby of the new primary, so it is re-pointed before the promotion.
     for other in stage.cluster.standbys:
         if other is not new:
             other.follow(new, wait=False)
@@ -147,12 +133,12 @@ def _fail_over(stage: Stage, at: float) -> Node:
     stage.mark(f"{new.name} promoted", f"promoting {new.name}", mark="P")
     stage.cluster.promote(new, repoint=False)
     if stage.wait(lambda: stage.promoted_at is not None):
-        stage.say(f"{new.name} has left recovery, says a session outside the router")
+        stage.say(f"{new.name} has left recovery, seen by a session outside the router")
     return new
 
 
 def _resumed(stage: Stage, new: Node) -> bool:
-    """Wait for the first write to the new primary; return whether it came."""
+    """Wait for the first write to the new primary; return False after a timeout."""
 
     def first() -> float | None:
         return next((ack.at for ack in stage.account.acknowledged if ack.port == new.port), None)
@@ -165,7 +151,7 @@ def _resumed(stage: Stage, new: Node) -> bool:
 
 
 def _bring_back(stage: Stage, old: Node, new: Node, text: str) -> None:
-    stage.pause(until=time.monotonic() + min(MEND_AFTER, stage.duration / 8))
+    stage.pause(until=time.monotonic() + min(REPAIR_AFTER, stage.duration / 8))
     stage.mark(f"{old.name} comes back", text, mark="R")
     old.rejoin(new)
     stage.wait(lambda: all(host.state is HostState.UP for host in stage.topology.hosts))

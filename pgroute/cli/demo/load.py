@@ -1,4 +1,4 @@
-"""The demo's load: writers and readers on one router, and the account of what they were told."""
+"""The demo's load: writers and readers on one router, and a record of their results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pgroute import Event, Topology
 
 TABLE = "pgroute_demo"
-# No unique constraint: a row written twice must be seen, not refused.
+# No unique constraint: a row written twice must be detected, not refused.
 SETUP = f"""
 CREATE TABLE {TABLE} (id bigint NOT NULL, writer int NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
 CREATE INDEX ON {TABLE} (id);
@@ -29,7 +29,7 @@ READ = f"SELECT max(id) FROM {TABLE}"  # noqa: S608
 WRITE_PAUSE = 0.01
 READ_PAUSE = 0.005
 _FINISH = 5.0
-"""Seconds that writers and readers have to end what they are at."""
+"""Seconds that writers and readers have to finish."""
 
 
 class Acknowledged(NamedTuple):
@@ -41,15 +41,15 @@ class Acknowledged(NamedTuple):
 
 
 class Account:
-    """What the writers and readers were told.
+    """The results of the writers and readers.
 
     Attributes:
-        acknowledged: the writes that were told to be committed.
-        unknown: the ids of writes that may have been (CommitUnknown).
-        sessions: when a writer was given a session, and on which port.
-        writes, reads: when each ended well.
-        errors: when each other one ended.
-        write_errors, read_errors: those by class; such a write must not be found.
+        acknowledged: the writes whose COMMIT returned.
+        unknown: the ids of writes that may be committed (CommitUnknown).
+        sessions: the time at which a writer got a session, and its port.
+        writes, reads: the times of successful writes and reads.
+        errors: the times of errors.
+        write_errors, read_errors: errors by class; a write with such an error must not be found.
     """
 
     def __init__(self) -> None:
@@ -65,25 +65,25 @@ class Account:
         self._lock = threading.Lock()
 
     def next_row(self) -> int:
-        """Return an id that no other write has."""
+        """Return a new id."""
         return next(self._ids)
 
     def began(self, port: int) -> None:
-        """Note that a writer has a session."""
+        """Record that a writer got a session."""
         self.sessions.append((time.monotonic(), port))
 
     def wrote(self, row: int, port: int) -> None:
-        """Note a write whose COMMIT returned."""
+        """Record a write whose COMMIT returned."""
         now = time.monotonic()
         self.acknowledged.append(Acknowledged(row, now, port))
         self.writes.append(now)
 
     def has_read(self) -> None:
-        """Note a read."""
+        """Record a read."""
         self.reads.append(time.monotonic())
 
     def failed(self, exc: Exception, row: int | None = None) -> None:
-        """Note an error: of the write of *row*, else of a read."""
+        """Record an error of the write of *row*, or of a read if *row* is None."""
         with self._lock:
             self.errors.append(time.monotonic())
             if isinstance(exc, CommitUnknown) and row is not None:
@@ -93,7 +93,7 @@ class Account:
 
 
 class Load(Protocol):
-    """Writers and readers: they begin with start() and end with the block."""
+    """Writers and readers: start() starts them, leaving the block stops them."""
 
     account: Account
 
@@ -109,19 +109,19 @@ class Load(Protocol):
     def subscribe(self, fn: Callable[[Event], object]) -> None: ...
 
     def prepare(self) -> None:
-        """Make the table."""
+        """Create the table."""
 
     def start(self) -> None:
-        """Begin to write and to read."""
+        """Start the writers and readers."""
 
 
 class ThreadLoad:
     """Threads on a Router.
 
     Args:
-        dsn: where to.
-        writers, readers: how many.
-        options: the router's.
+        dsn: the DSN of the cluster.
+        writers, readers: the number of each.
+        options: options of the router.
     """
 
     def __init__(self, dsn: str, writers: int, readers: int, options: Mapping[str, Any]) -> None:
@@ -143,7 +143,7 @@ class ThreadLoad:
         until = time.monotonic() + (_FINISH if kind is None else 0.0)
         for thread in begun:
             thread.join(max(0.0, until - time.monotonic()))
-        # Those that are left wait for a host: closing the router wakes them.
+        # The remaining threads wait for a host: closing the router wakes them.
         self._router.close(timeout=0.5)
         for thread in begun:
             thread.join()
@@ -198,7 +198,7 @@ class TaskLoad:
         self._counts = writers, readers
         self._ended = False
         self._tasks: list[asyncio.Task[None]] = []
-        # Not the default loop where that is another: psycopg needs one that can watch sockets.
+        # Not the default loop, which may differ: psycopg needs one that can watch sockets.
         self._loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="pgroute-demo-loop", daemon=True)
 

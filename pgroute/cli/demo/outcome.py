@@ -1,4 +1,4 @@
-"""What a run of the demo came to: the facts, and whether the rows agree with what the writers were told."""
+"""The outcome of a demo run, and whether the rows match the results of the writers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Something that happened, for the timeline.
+    """An event on the timeline.
 
     Attributes:
-        at: monotonic seconds.
-        mark: one letter for it.
-        label: what it was, in few words.
+        at: in time.monotonic() seconds.
+        mark: its letter.
+        label: a short description.
     """
 
     at: float
@@ -30,18 +30,18 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The facts after a run.
+    """The outcome of a run. Times are in time.monotonic() seconds.
 
     Attributes:
-        fault: its name.
-        account: what writers and readers were told.
-        found: how often each id is in the table of the last primary.
-        began_at, ended_at: of the load (monotonic seconds).
-        fault_at: when the fault was caused.
-        old_port, new_port: of the primary before, and of the one at the end.
-        promoted_at: when a session of nobody's last found it in recovery, None if nothing was promoted.
-        moments: what happened, in order.
-        hosts: the router's view at the end, with the nodes' names.
+        fault: the name of the fault.
+        account: the results of the writers and readers.
+        found: the number of rows with each id, in the table of the last primary.
+        began_at, ended_at: the begin and end of the load.
+        fault_at: the time of the fault.
+        old_port, new_port: the ports of the primaries at the start and at the end.
+        promoted_at: when the promoted node was last seen in recovery; None if nothing was promoted.
+        moments: the events, in order.
+        hosts: the hosts as the router sees them at the end, with the names of the nodes.
     """
 
     fault: str
@@ -58,35 +58,35 @@ class Outcome:
 
     @property
     def moved(self) -> bool:
-        """Whether another node is the primary now."""
+        """Whether another node is the primary at the end."""
         return self.old_port != self.new_port
 
     @property
     def missing(self) -> list[int]:
-        """Ids that were acknowledged and are not there."""
+        """Ids of acknowledged rows that were not found."""
         return sorted({ack.id for ack in self.account.acknowledged} - self.found.keys())
 
     @property
-    def doubled(self) -> list[int]:
-        """Ids that are there more than once."""
+    def duplicated(self) -> list[int]:
+        """Ids that were found more than once."""
         return sorted(row for row, count in self.found.items() if count > 1)
 
     @property
-    def unaccounted(self) -> list[int]:
-        """Ids that are there though their writer was told that they are not."""
-        told = {ack.id for ack in self.account.acknowledged} | set(self.account.unknown)
-        return sorted(self.found.keys() - told)
+    def unexpected(self) -> list[int]:
+        """Ids that were found although the write failed."""
+        expected = {ack.id for ack in self.account.acknowledged} | set(self.account.unknown)
+        return sorted(self.found.keys() - expected)
 
     @property
     def last_before(self) -> float | None:
-        """When the last write to the old primary was acknowledged, None where the primary stayed."""
+        """The time of the last acknowledged write to the old primary; None if the primary stayed."""
         if not self.moved:
             return None
         return max((ack.at for ack in self.account.acknowledged if ack.port == self.old_port), default=None)
 
     @property
     def first_session(self) -> float | None:
-        """When a writer first got a session at the new primary."""
+        """The time at which a writer first got a session at the new primary."""
         return min(
             (at for at, port in self.account.sessions if port == self.new_port and at > self.fault_at),
             default=None,
@@ -94,7 +94,7 @@ class Outcome:
 
     @property
     def first_after(self) -> float | None:
-        """When the first write after the fault was acknowledged, by the new primary where there is one."""
+        """The time of the first acknowledged write after the fault, on the primary of the end."""
         return min(
             (
                 ack.at
@@ -106,12 +106,12 @@ class Outcome:
 
     @property
     def kept(self) -> bool:
-        """Whether writing went on and the rows are those that the writers were told of."""
-        wrong = self.missing or self.doubled or self.unaccounted
+        """Whether writes continued and the rows match the results of the writers."""
+        wrong = self.missing or self.duplicated or self.unexpected
         return self.first_after is not None and not wrong
 
     def longest_pause(self, moments: list[float]) -> float | None:
-        """Return the longest time between two of the moments, seconds, from the fault on; None for fewer than two."""
+        """Return the longest gap between two moments after the fault, in seconds; None for fewer than two."""
         behind = sorted(at for at in moments if at > self.fault_at)
         ahead = [at for at in moments if at <= self.fault_at]
         all_ = [*([max(ahead)] if ahead else []), *behind]

@@ -26,7 +26,7 @@ _COLOURS = {
 
 
 def check(name: str) -> None:
-    """Raise CommandError unless a picture can be drawn and written, before a cluster is started for it."""
+    """Raise CommandError unless a picture can be drawn and written; call it before starting a cluster."""
     try:
         import matplotlib as mpl
     except ModuleNotFoundError:
@@ -46,7 +46,7 @@ def check(name: str) -> None:
 
 
 def draw(outcome: Outcome, name: str) -> None:
-    """Draw it, in the format of the file's ending."""
+    """Draw the picture, in the format of the file name's ending."""
     import matplotlib.pyplot as plt
 
     with plt.rc_context(
@@ -90,7 +90,7 @@ def _fill(axes: Axes, outcome: Outcome, moments: list[float], colour: str, label
 
 
 def _label(axes: Axes, outcome: Outcome) -> None:
-    """Write what the lines are above them, each in a row of its own where two would touch."""
+    """Write the labels above the lines, in several rows where two would touch."""
     width = outcome.ended_at - outcome.began_at
     ends: list[float] = []
     for moment in outcome.moments:

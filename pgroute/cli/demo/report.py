@@ -32,7 +32,7 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
 
 
 def _show_timeline(console: Console, outcome: Outcome) -> None:
-    """Print the run as lines of blocks, with letters below for what happened."""
+    """Print the run as lines of blocks, with the letters of the events below."""
     blocks = ASCII if console.options.ascii_only else BLOCKS
     width = min(_TIMELINE_WIDTH, console.width - _TIMELINE_LABEL - 1)
     begin, end = outcome.began_at, outcome.ended_at
@@ -50,7 +50,7 @@ def _show_timeline(console: Console, outcome: Outcome) -> None:
     marks = [" "] * (width + 1)
     for moment in outcome.moments:
         column = round((moment.at - begin) / (end - begin) * width)
-        # Two that fall together stand side by side.
+        # Events of one column stand side by side.
         while 0 <= column < width and marks[column] != " ":
             column += 1
         marks[min(max(column, 0), width)] = moment.mark
@@ -86,8 +86,8 @@ def _show_figures(console: Console, outcome: Outcome) -> None:
     line("rows", f"{acknowledged} acknowledged, {acknowledged - len(outcome.missing)} of them found", "bold")
     for label, rows in (
         ("MISSING", outcome.missing),
-        ("DOUBLED", outcome.doubled),
-        ("UNACCOUNTED FOR", outcome.unaccounted),
+        ("DUPLICATED", outcome.duplicated),
+        ("UNEXPECTED", outcome.unexpected),
     ):
         if rows:
             more = ", ..." if len(rows) > _SHOWN else ""
@@ -99,20 +99,20 @@ def _show_figures(console: Console, outcome: Outcome) -> None:
 
 def _show_verdict(console: Console, outcome: Outcome) -> None:
     if outcome.kept:
-        console.print("Every acknowledged row is there, once.", style="bold green")
+        console.print("Every acknowledged row is there exactly once.", style="bold green")
     elif outcome.first_after is None:
-        console.print("No write went through after the fault.", style="bold red")
+        console.print("No write succeeded after the fault.", style="bold red")
     else:
-        console.print("The rows do not agree with what the writers were told.", style="bold red")
+        console.print("The rows do not match the results of the writers.", style="bold red")
 
 
 def span(start: float | None, end: float | None) -> str:
-    """Return the time between two moments in words, "-" where one is missing."""
+    """Return the time between two moments as text, "-" if one is missing."""
     return length(None if start is None or end is None else end - start)
 
 
 def length(seconds: float | None) -> str:
-    """Return a time in words, "-" for None."""
+    """Return a time as text, "-" for None."""
     if seconds is None:
         return "-"
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"

@@ -1,4 +1,4 @@
-"""Where the demo is seen: a view that fills the terminal and a report behind it, or plain lines in a pipe."""
+"""The output of the demo: a full-screen view and a report after it, or plain lines in a pipe."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
     from pgroute.cli.demo.load import Load
 
 _COLUMNS, _ROWS = 80, 24
-"""What the view needs; on a smaller terminal there are lines, as in a pipe."""
+"""The size that the view needs; a smaller terminal gets lines, like a pipe."""
 
 _REFRESH = 8
-"""Times a second."""
+"""Refreshes per second."""
 
 _STEP = 0.1
 _RECENT = 5
-"""Steps over which a rate is taken."""
+"""Number of steps over which a rate is computed."""
 
 
 class Screen(Protocol):
-    """What a run is told to."""
+    """The output of a run."""
 
     def tell(self, moment: str, text: str, style: str | None) -> None:
-        """Show a line of what happens; from any thread."""
+        """Show an event; may be called from any thread."""
 
 
 @contextmanager
 def open_screen(
     console: Console, load: Load, names: dict[str, str], args: argparse.Namespace, version: str
 ) -> Iterator[Screen]:
-    """Give the screen for a run."""
+    """Open the screen for a run."""
     nodes = ", ".join(f"{name} :{address.rsplit(':', 1)[1]}" for address, name in names.items())
     headline = f"PostgreSQL {version} on 127.0.0.1: {nodes}"
     if not console.is_terminal or console.width < _COLUMNS or console.height < _ROWS:
@@ -52,22 +52,22 @@ def open_screen(
 
     view = View(lambda: load.topology, names)
     full = FullScreen(view, load, args, version)
-    # It is drawn in a thread of its own: the servers' steps may take seconds.
+    # A thread of its own draws it: steps of the servers may take seconds.
     try:
         with Live(view, console=console, screen=True, refresh_per_second=_REFRESH):
             yield full
     finally:
-        # The view is gone with the terminal's other screen: what happened is told again, to stay.
+        # The full-screen view is gone: print the events again, so that they stay.
         console.print(headline, style="bold")
         for moment, text, style in full.told:
             console.print(f"{moment}  {text}", style=style)
 
 
 class Lines:
-    """A line for each thing that happens.
+    """Prints a line for each event.
 
     Args:
-        console: where to.
+        console: the console to print to.
     """
 
     def __init__(self, console: Console) -> None:
@@ -81,16 +81,16 @@ class Lines:
 
 
 class FullScreen:
-    """The view.
+    """Shows events and rates in the full-screen view.
 
     Args:
-        view: what is drawn.
-        load: where the figures come from.
-        args: the command's.
-        version: PostgreSQL's.
+        view: the view to draw.
+        load: the source of the rates.
+        args: the arguments of the command.
+        version: the version of PostgreSQL.
 
     Attributes:
-        told: all that was told.
+        told: all events.
     """
 
     def __init__(self, view: View, load: Load, args: argparse.Namespace, version: str) -> None:
@@ -125,7 +125,7 @@ class FullScreen:
         ]
 
     def _columns(self, histogram: Histogram) -> Columns:
-        # The run's length is known, so a column keeps its place; a run that takes longer is squeezed.
+        # The duration is known, so a column keeps its place; a longer run is squeezed.
         now = time.monotonic()
         return Columns(histogram, max(now, self._began + self._duration), now)
 
@@ -137,7 +137,7 @@ class FullScreen:
 
 
 class Columns:
-    """Gives a histogram's columns up to a moment, for any width."""
+    """The columns of a histogram up to a moment, for any width."""
 
     def __init__(self, histogram: Histogram, until: float, now: float) -> None:
         self._histogram = histogram

@@ -1,4 +1,4 @@
-"""One run of the demo: the cluster, the load on it, the screen, and what a fault needs to be played."""
+"""One run of the demo: the cluster, the load, the screen, and the steps that faults are made of."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import math
 import threading
 import time
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 
 from pgroute import PoolOptions
-from pgroute.cli.demo.faults import FAULTS
 from pgroute.cli.demo.load import TABLE, TaskLoad, ThreadLoad
 from pgroute.cli.demo.outcome import Moment, Outcome
 from pgroute.cli.watch import EVENT_STYLES
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from rich.console import Console
 
@@ -32,29 +31,44 @@ _POLL = 0.01
 _WITNESS_POLL = 0.002
 
 
+class Fault(NamedTuple):
+    """A fault of the demo.
+
+    Attributes:
+        play: causes and repairs it; returns the primary at the end.
+        options: options for the router, besides the sizes of its pools.
+    """
+
+    play: Callable[[Stage], Node]
+    options: Mapping[str, Any]
+
+
 class Stage:
     """One run.
 
     Args:
-        console: where it is shown.
-        cluster: what is broken; started.
-        args: the command's.
+        console: the console that shows it.
+        cluster: the cluster to break; started.
+        args: the command's arguments.
+        fault: the fault to play.
 
     Attributes:
         cluster: as given.
         primary: the primary at the start.
-        duration: of the load, in seconds.
-        promoted_at: the last moment at which the witness found a node in recovery that was promoted then.
+        duration: seconds of load.
+        promoted_at: when the witness last found the promoted node in recovery, in time.monotonic() seconds.
     """
 
-    def __init__(self, console: Console, cluster: LocalCluster, args: argparse.Namespace) -> None:
+    def __init__(
+        self, console: Console, cluster: LocalCluster, args: argparse.Namespace, fault: Fault
+    ) -> None:
         self.cluster = cluster
         self.primary = cluster.primary
         self.duration: float = args.duration
         self.promoted_at: float | None = None
         self._console = console
         self._args = args
-        self._fault = FAULTS[args.fault]
+        self._fault = fault
         self._names = {f"{node.host}:{node.port}": node.name for node in cluster.nodes}
         self._moments: list[Moment] = []
         self._fault_at = math.inf
@@ -64,16 +78,16 @@ class Stage:
 
     @property
     def topology(self) -> Topology:
-        """What the router knows of the hosts."""
+        """The topology of the router."""
         return self._load.topology
 
     @property
     def account(self) -> Account:
-        """What the writers and readers were told."""
+        """The results of the writers and readers."""
         return self._load.account
 
     def play(self) -> Outcome:
-        """Run it and return what came of it."""
+        """Play the run and return its outcome."""
         from pgroute.cli.demo.screen import open_screen
 
         args, cluster = self._args, self.cluster
@@ -114,15 +128,15 @@ class Stage:
         )
 
     def share(self, part: float) -> float:
-        """Return the moment at which so much of the duration is over."""
+        """Return the time at which a share of the duration is over."""
         return self._began + self.duration * part
 
     def state(self, node: Node) -> HostState | None:
-        """Return how the router sees a node."""
+        """Return the state of a node in the router's topology."""
         return next((h.state for h in self.topology.hosts if h.port == node.port), None)
 
     def wait(self, condition: Callable[[], bool], timeout: float = PATIENCE) -> bool:
-        """Wait for a condition; return whether it came about."""
+        """Wait for a condition; return False after the timeout."""
         deadline = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > deadline:
@@ -131,11 +145,11 @@ class Stage:
         return True
 
     def pause(self, *, until: float) -> None:
-        """Wait for a moment."""
+        """Wait until a time."""
         self.wait(lambda: time.monotonic() >= until, math.inf)
 
     def most_advanced(self) -> Node:
-        """Return the standby that received most: of the acknowledged writes, which one standby has each, it has all."""
+        """Return the standby that received most WAL: it has all acknowledged writes."""
         received = {
             node: node.execute("SELECT pg_last_wal_receive_lsn() - '0/0'::pg_lsn")[0][0]
             for node in self.cluster.standbys
@@ -144,10 +158,10 @@ class Stage:
 
     @contextmanager
     def witness(self, standbys: tuple[Node, ...]) -> Iterator[None]:
-        """Note when a promotion can be seen by a client, through sessions that no router knows of.
+        """Record when a promotion becomes visible to clients, through sessions outside the router.
 
-        The moment noted is the last one at which the node still was asked and answered that it is in recovery, so
-        what is measured from there is an upper bound.
+        The recorded time is the last one at which the node answered that it is in recovery, so durations measured from
+        there are upper bounds.
         """
         end = threading.Event()
 
@@ -175,20 +189,20 @@ class Stage:
             thread.join()
 
     def say(self, text: str, style: str | None = None, at: float | None = None) -> None:
-        """Tell what happens."""
+        """Show an event."""
         moment = (time.monotonic() if at is None else at) - self._began
         self._screen.tell(f"{moment:6.2f} s", text, style)
 
     def mark(
         self, label: str, text: str, *, mark: str, style: str | None = "bold", at: float | None = None
     ) -> None:
-        """Tell what happens, and have it in the timeline: under a letter, with a short label."""
+        """Show an event, and put it on the timeline with a letter and a short label."""
         at = time.monotonic() if at is None else at
         self._moments.append(Moment(at, mark, label))
         self.say(text, style, at)
 
     def fault(self, label: str, text: str) -> None:
-        """Tell of the fault, just before it is caused."""
+        """Announce the fault, just before causing it."""
         self.mark(label, text, mark="F", style="bold red")
         self._fault_at = self._moments[-1].at
 

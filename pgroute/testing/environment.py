@@ -1,4 +1,4 @@
-"""What the cluster's own programs and connections run with, whatever the environment and the roles' defaults say."""
+"""The environment of the cluster's programs and connections, whatever that of the process and the role defaults are."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ SETTINGS = {
     "datestyle": "ISO, MDY",
     "intervalstyle": "postgres",
 }
-"""PostgreSQL's own defaults; sent at the start of a session, they win over those of the role and the database."""
+"""PostgreSQL's defaults; as startup options they override the defaults of the role and the database."""
 
 _PRINTING = {
     "PGDATESTYLE": "SET datestyle TO 'ISO, MDY'",
     "PGTZ": "SET timezone TO 'UTC'",
     "PGGEQO": "SET geqo TO on",
 }
-"""Variables that no parameter stands for, and that win over `SETTINGS`."""
+"""Environment variables that no connection parameter covers, and that override `SETTINGS`."""
 
 _NEUTRAL = {
     "sslmode": "disable",
     "gssencmode": "disable",
     "sslcertmode": "allow",
-    # "none" for a test that has written another pg_hba.conf. An empty value would admit no method at all.
+    # "none" for tests that write another pg_hba.conf. An empty value would accept no method at all.
     "require_auth": "scram-sha-256,none",
     "min_protocol_version": "3.0",
     "max_protocol_version": "3.0",
@@ -50,16 +50,16 @@ _service = threading.Lock()
 
 
 def program_environment(home: Path) -> dict[str, str]:
-    """Return the environment of the server and its tools: nothing for libpq or about the language is left of ours."""
+    """Return the environment of the server and its programs, without variables for libpq or the locale."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
     return {**kept, "LC_ALL": "C", "TZ": "UTC", "HOME": str(home)}
 
 
 def connection_parameters(**ours: str | int) -> dict[str, str]:
-    """Return parameters for libpq that leave nothing for the environment to add.
+    """Return connection parameters that override all environment variables of libpq.
 
     Args:
-        ours: host, port, user, dbname and what else matters.
+        ours: host, port, user, dbname and other parameters to set.
     """
     from psycopg import pq
 
@@ -72,13 +72,13 @@ def connection_parameters(**ours: str | int) -> dict[str, str]:
 
 
 def program_conninfo(target: Mapping[str, str | int]) -> str:
-    """Return a conninfo for a program that has `program_environment`, whichever version its libpq has."""
+    """Return a conninfo for a program in `program_environment`, valid for any version of libpq."""
     names = ("sslmode", "gssencmode", "application_name", "options")
     return conninfo(**target, **{name: _NEUTRAL[name] for name in names})
 
 
 def conninfo(**params: str | int) -> str:
-    """Return a conninfo of parameters for libpq."""
+    """Return parameters as a conninfo."""
     from psycopg.conninfo import make_conninfo
 
     return make_conninfo("", **params)
@@ -86,7 +86,7 @@ def conninfo(**params: str | int) -> str:
 
 @contextmanager
 def no_service() -> Iterator[None]:
-    """Hide PGSERVICE while a connection is opened: no parameter keeps libpq from looking for that service."""
+    """Hide PGSERVICE while a connection is opened: no parameter makes libpq ignore it."""
     if "PGSERVICE" not in os.environ:
         yield
         return
@@ -100,5 +100,5 @@ def no_service() -> Iterator[None]:
 
 
 def printing_statements() -> list[str]:
-    """Return what has to be run first in a session of ours, because of variables that no parameter overrides."""
+    """Return statements to run at the start of a session, which undo the variables in `_PRINTING`."""
     return [statement for name, statement in _PRINTING.items() if name in os.environ]

@@ -1,0 +1,185 @@
+# Generated from pgroute/batch/_async/chunk_runner.py by .ci/unasync.py: edit that file, not this one.
+"""Runs one chunk: claims, applies and commits it in one transaction, or sets it aside."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from pgroute._sync.statements import encoding_of, row, text
+from pgroute._sync.transaction.runner import call
+from pgroute.batch import sql
+from pgroute.batch._sync.job_store import encode
+from pgroute.batch.model import Chunk
+from pgroute.batch.options import belongs_to_chunk
+from pgroute.batch.source import Keyset
+from pgroute.batch.state import Job, Outcome, job_gone, lock_not_released, number, unclaimed_outcome
+from pgroute.core.faults.classify import one_line
+from pgroute.core.transactions.once_keys import lock_timeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pgroute._sync.router import Router
+    from pgroute._sync.transaction.attempt import Attempt
+    from pgroute.batch._sync.job_store import JobStore
+    from pgroute.batch.options import JobOptions
+    from pgroute.batch.progress import ProgressTracker
+    from pgroute.batch.state import PendingChunk, Row
+
+    Connection = psycopg.Connection[Any]
+
+logger = logging.getLogger("pgroute")
+
+
+class ChunkRunner:
+    """Runs the chunks of one job.
+
+    Args:
+        router: routes to the primary.
+        options: the options of the job.
+        store: the job's rows.
+        tracker: counts retries.
+        fn: the body.
+    """
+
+    def __init__(
+        self,
+        router: Router[Any],
+        options: JobOptions,
+        store: JobStore,
+        tracker: ProgressTracker,
+        fn: Callable[..., Any],
+    ) -> None:
+        self._router = router
+        self._options = options
+        self._store = store
+        self._tracker = tracker
+        self._fn = fn
+        self._name = options.name
+        # At any isolation level a late claim finds no row, or fails with 40001.
+        self._request = router._request("writer", decidable=True)
+
+    def run_chunk(self, pending: PendingChunk) -> tuple[Outcome, int]:
+        """Run a chunk; return its outcome and its number of rows.
+
+        Raises:
+            BatchError: another session holds the chunk, or the job was reset.
+        """
+        outcome, count = Outcome.PLAN_LOST, 0
+        own = self._router._attempts(self._request, self._options.retry, None)
+        intact, before = False, 1
+        try:
+            for attempt in own:
+                intact = False
+                with attempt as conn:
+                    self._tracker.add_retries(attempt.number - before)
+                    before = attempt.number
+                    claimed = self._claim(attempt, conn, pending, self._claim_statement(pending))
+                    if claimed is None:
+                        outcome, count = self._explain_unclaimed(attempt, conn, pending)
+                        continue
+                    try:
+                        self._body(conn, self._chunk(conn, pending, claimed))
+                    except Exception:
+                        intact = attempt.whole
+                        raise
+                    outcome, count = Outcome.APPLIED, number(claimed[1])
+        except Exception as exc:
+            # An error of COMMIT, such as a deferred constraint, belongs to the chunk too.
+            intact = intact or (outcome is Outcome.APPLIED and getattr(exc, "sqlstate", None) is not None)
+            if self._options.on_error == "reject" and intact and belongs_to_chunk(exc):
+                return self._reject(pending, exc)
+            raise
+        return outcome, count
+
+    @staticmethod
+    def _claim_statement(pending: PendingChunk) -> bytes:
+        return sql.CLAIM_KEYS if pending.items is None else sql.CLAIM_ITEMS
+
+    def _claim(
+        self, attempt: Attempt[Any], conn: Connection, pending: PendingChunk, statement: bytes
+    ) -> Row | None:
+        """Mark a chunk as done in this transaction; return None if no open row was found."""
+        seconds = attempt.left
+        given: dict[str, Any] = {"chunk": pending.number, "rows": len(pending.items or ())}
+        self._store.check_trust(conn)
+        try:
+            claimed = row(self._store.ask(conn, statement, **given, wait=lock_timeout(seconds)))
+        except psycopg.errors.LockNotAvailable as exc:
+            raise lock_not_released(self._name, f"chunk {pending.number}", seconds) from exc
+        if claimed is not None:
+            attempt.decided()
+        return claimed
+
+    def _explain_unclaimed(
+        self, attempt: Attempt[Any], conn: Connection, pending: PendingChunk
+    ) -> tuple[Outcome, int]:
+        """Return the outcome of a chunk that could not be claimed, and its number of rows."""
+        found = row(self._store.ask(conn, sql.READ_CHUNK, chunk=pending.number))
+        if found is None:
+            raise job_gone(self._name)
+        job, (present, done, count) = Job.read(found), found[5:]
+        self._store.check(job.started)
+        planned = present == b"t"
+        outcome = unclaimed_outcome(pending.number, job, present=planned, done=done == b"t")
+        if outcome is None or (not planned and outcome is Outcome.PLAN_LOST and pending.items is None):
+            raise job_gone(self._name)
+        if outcome is Outcome.ALREADY_DONE and attempt._course.unknown is not None:
+            # Most likely by an earlier attempt. Without a write, COMMIT would not wait for the synchronous standby.
+            outcome = Outcome.APPLIED
+            if planned:
+                self._store.ask(conn, sql.CONFIRM_CHUNK, chunk=pending.number)
+            else:
+                self._store.ask(conn, sql.CONFIRM_JOB)
+        return outcome, int(count or 0) or len(pending.items or ())
+
+    def _chunk(self, conn: Connection, pending: PendingChunk, claimed: Row) -> Chunk:
+        if pending.items is not None:
+            return Chunk(pending.number, list(pending.items))
+        keyset = self._options.source
+        assert isinstance(keyset, Keyset)
+        after, upto = (json.loads(text(conn, value or b"null")) for value in claimed[2:])
+        rows: list[Any] = []
+        if keyset.fetch:
+            cursor = psycopg.Cursor(conn)
+            statement, params = self._store.sql.fetch(after, upto)
+            # A prepared statement would fail once a column is added to the table.
+            cursor.execute(encode(conn, statement), params, prepare=False)
+            rows = cursor.fetchall()
+        return Chunk(pending.number, rows, self._store.sql.range(conn, after, upto))
+
+    def _body(self, conn: Connection, chunk: Chunk) -> None:
+        try:
+            call(self._fn, conn, chunk)
+        except psycopg.Rollback as exc:
+            text = "the body raised psycopg.Rollback: return to apply the chunk, or raise another error to make it fail"
+            raise psycopg.ProgrammingError(text) from exc
+
+    def _reject(self, pending: PendingChunk, exc: Exception) -> tuple[Outcome, int]:
+        """Record that a chunk cannot be applied, in a transaction of its own with the same claim."""
+        outcome, count = Outcome.REJECTED, 0
+        state = exc.sqlstate if isinstance(exc, psycopg.Error) else None
+        message = f"{type(exc).__name__}: {exc}".replace("\0", "\\0")
+        statement = sql.CLAIM if pending.items is None else sql.CLAIM_ITEMS
+        for attempt in self._router._attempts(self._request, self._options.retry, None):
+            with attempt as conn:
+                claimed = self._claim(attempt, conn, pending, statement)
+                if claimed is None:
+                    outcome, count = self._explain_unclaimed(attempt, conn, pending)
+                    if outcome is Outcome.APPLIED:
+                        outcome = Outcome.REJECTED
+                    continue
+                outcome, count = Outcome.REJECTED, number(claimed[1])
+                encoding = encoding_of(conn)
+                error = message.encode(encoding, "backslashreplace").decode(encoding)
+                given: dict[str, Any] = {"state": state, "error": error}
+                self._store.ask(conn, sql.REJECT, **given, chunk=pending.number)
+        if outcome is Outcome.REJECTED:
+            logger.warning(
+                "job %r: chunk %d was set aside: %s", self._name, pending.number, one_line(message)
+            )
+        return outcome, count
