@@ -56,7 +56,6 @@ NOT_FOR_USERS = {
     "Node": "configure_standby take_port",
     "Role": "parse",
     "SessionAttrs": "parse accepts pool",
-    "Topology": "start",
     "Trap": "do pattern count forwards spring miss hit in_force disarm",
 }
 """Members of public classes that are there for the other rooms of the package."""

@@ -17,14 +17,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout
-
-if TYPE_CHECKING:
-    from pgroute.core.topology.transition import Topology
-
 
 _MOST_SHOWN = 500
 """Characters of a value in an error's text, at most."""
@@ -71,8 +67,8 @@ class RouteError(psycopg.OperationalError):
     """The router could not do what was asked, or lost a session.
 
     Attributes:
-        topology: what the router knew of the hosts at that moment; None where that says nothing, and in a copy of the
-            error in another process.
+        topology: the Topology at that moment; None where it says nothing, and in a copied or pickled
+            error.
         rerun_safe: the transaction was the router's own (`run()`, `attempts()`) and was not committed. Never True of a
             `writer()` session, in which the body may have committed something by itself.
         may_have_committed: the work may have been committed all the same.
@@ -82,12 +78,13 @@ class RouteError(psycopg.OperationalError):
         self,
         message: str,
         *,
-        topology: Topology | None = None,
+        topology: Any = None,
         rerun_safe: bool = False,
         may_have_committed: bool = False,
     ) -> None:
         super().__init__(message)
-        self.topology = topology
+        # A Topology or None. No module of the package is imported here, as all of them raise these errors.
+        self.topology: Any = topology
         self.rerun_safe = rerun_safe
         self.may_have_committed = may_have_committed
 
@@ -131,7 +128,7 @@ class CommitUnknown(RouteError):
     The transaction may be there or not: look before doing it again, or use ``run(once=KEY)``, which does.
     """
 
-    def __init__(self, message: str, *, topology: Topology | None = None) -> None:
+    def __init__(self, message: str, *, topology: Any = None) -> None:
         super().__init__(message, topology=topology, may_have_committed=True)
 
 

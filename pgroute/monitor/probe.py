@@ -13,7 +13,7 @@ from pgroute.core.faults.classify import Fault, FaultKind, connect_fault, one_li
 from pgroute.core.printable import printable
 from pgroute.core.sql.answers import Malformed, read_probe, read_shown
 from pgroute.core.sql.statements import LACKING, OWN_TERMS, WRONG_STATE, qualify
-from pgroute.core.topology.hosts import Answer
+from pgroute.core.topology.observations import Answer
 from pgroute.monitor.patience import patient
 from pgroute.runtime.receive_limit import Allowance, TooMuch, narrow
 

@@ -7,9 +7,10 @@ import logging
 import pytest
 
 from pgroute.core.faults.classify import FaultKind
+from pgroute.core.model.events import Event, EventKind
+from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostKey
-from pgroute.core.topology.events import Event, EventKind, changes
-from pgroute.core.topology.hosts import HostState
+from pgroute.core.topology.changes import changes
 from tests.core.world import A, B, C, D, World
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgroute.core.model.roles import HostRole
-from pgroute.core.topology.hosts import Answer
+from pgroute.core.topology.observations import Answer
 from pgroute.core.topology.staleness import KEPT, Trail
 from tests.core.world import A, B
 

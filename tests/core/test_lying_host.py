@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgroute.core.faults.classify import FaultKind
+from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
-from pgroute.core.topology.hosts import HostState
 from pgroute.core.topology.timelines import CLAIM_FOR, PLAUSIBLE
 from tests.core.world import OTHER, OURS, A, B, C, D, World
 

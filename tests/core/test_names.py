@@ -22,7 +22,7 @@ from pgroute.core.config.dns_names import (
 )
 from pgroute.core.config.srv import Service
 from pgroute.core.model.roles import HostKey
-from pgroute.core.topology.hosts import Listing
+from pgroute.core.topology.observations import Listing
 
 DB = HostKey("db.example", 5432)
 SRV = HostKey("_pg._tcp.example", 5432)

@@ -12,7 +12,7 @@ import pytest
 
 import pgroute
 from pgroute import Event, EventKind, HostOptions, PoolOptions, ProbeOptions, RoleStats, RouterStats, Topology
-from pgroute.core.topology.transition import Rules
+from pgroute.core.topology.snapshot import Rules
 from tests.core.world import A, B, World
 
 COPIES: list[Callable[[Any], Any]] = [

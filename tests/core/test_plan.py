@@ -11,7 +11,7 @@ from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
 from pgroute.core.config.router_config import RouterConfig, make_config
 from pgroute.core.model.roles import HostKey, Role, SessionAttrs
 from pgroute.core.model.stats import MEASURES, total
-from pgroute.core.topology.hosts import Facts
+from pgroute.core.topology.host_facts import Facts
 from pgroute.errors import ConfigError
 
 DSN = "postgresql://app:secret@a:1,b:2/shop"

@@ -10,6 +10,7 @@ import psycopg_pool
 import pytest
 
 from pgroute.core.faults.classify import FaultKind
+from pgroute.core.model.candidate import Candidate
 from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
 from pgroute.core.routing.acquisition import (
     PATIENCE,
@@ -22,8 +23,8 @@ from pgroute.core.routing.acquisition import (
     patience,
     routes,
 )
-from pgroute.core.routing.balance import Candidate, Ordered
-from pgroute.core.topology.hosts import Listing, Members
+from pgroute.core.routing.balance import Ordered
+from pgroute.core.topology.observations import Listing, Members
 from pgroute.errors import AcquireTimeout, NoHostAvailable, PoolExhausted, SplitBrainError
 from tests.core.world import A, B, C, World
 

@@ -15,11 +15,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from pgroute.core.config.options import ProbeOptions
 from pgroute.core.faults.classify import Fault, FaultKind
+from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
 from pgroute.core.schedule import connect_delay, hopeless, probe_delay
-from pgroute.core.topology.hosts import Answer, Failure, ForgetTimeline, HostState, Listing, Members
+from pgroute.core.topology.observations import Answer, Failure, ForgetTimeline, Listing, Members
+from pgroute.core.topology.snapshot import Rules
 from pgroute.core.topology.staleness import KEPT
-from pgroute.core.topology.transition import Rules, Topology, apply
+from pgroute.core.topology.transition import apply, initial_topology
 from tests.core.world import OTHER, OURS, A, B, C, D, World
 
 # Candidates.
@@ -90,7 +92,7 @@ def test_candidate_carries_what_a_policy_may_weigh():
 
 
 def test_start_knows_nothing():
-    topology = Topology.start((A, B), 5.0)
+    topology = initial_topology((A, B), 5.0)
     assert [h.state for h in topology.hosts] == [HostState.UNKNOWN] * 2
     assert [h.reason for h in topology.hosts] == ["not heard from yet"] * 2
     assert topology.primary is None
@@ -393,7 +395,7 @@ class AnyHistory(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 1000.0
-        self.topology = Topology.start((), self.now)
+        self.topology = initial_topology((), self.now)
         self.generations: dict[HostKey, int] = {}
 
     @initialize(
@@ -403,7 +405,7 @@ class AnyHistory(RuleBasedStateMachine):
         ordered=st.booleans(),
     )
     def begin(self, hosts: list[HostKey], check: bool, pinned: int | None, ordered: bool) -> None:
-        self.topology = Topology.start(tuple(hosts), self.now, Rules(check, pinned, ordered=ordered))
+        self.topology = initial_topology(tuple(hosts), self.now, Rules(check, pinned, ordered=ordered))
 
     def see(self, seen: Any) -> None:
         before = self.topology

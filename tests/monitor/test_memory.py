@@ -10,7 +10,8 @@ import pytest
 from pgroute import HostKey, ProbeOptions
 from pgroute._sync.pool.role_pool import RolePool
 from pgroute.core.config.dsn import Params
-from pgroute.core.topology.transition import Rules, Topology
+from pgroute.core.topology.snapshot import Rules
+from pgroute.core.topology.transition import initial_topology
 from pgroute.monitor.cluster_watch import ClusterWatch
 from pgroute.runtime.connect_backoff import BackedOff, ConnectBackoff, Options
 
@@ -28,7 +29,7 @@ def test_a_session_that_ends_long_after_its_host_left_is_not_remembered() -> Non
 
 def test_failures_are_forgotten_when_they_count_no_more() -> None:
     bars = ConnectBackoff()
-    gone, here = Topology.start((GONE, HERE), 0.0).hosts
+    gone, here = initial_topology((GONE, HERE), 0.0).hosts
     bars.put(gone, psycopg.OperationalError("refused"), -1.0)
     bars.put(here, psycopg.OperationalError("refused"), 9.0)
     assert bars._bars.keys() == {HERE}
@@ -40,12 +41,12 @@ def test_nothing_is_kept_of_hosts_that_are_listed_no_more() -> None:
     bars = ConnectBackoff()
     pools = RolePool(cast("Any", None), psycopg.Connection, cast("Any", None), bars)
     for number in range(1000):
-        gone, here = Topology.start((GONE._replace(port=number + 1), HERE), 0.0).hosts
+        gone, here = initial_topology((GONE._replace(port=number + 1), HERE), 0.0).hosts
         for host in (gone, here):
             bars.note_options(host, Options.LEFT_OUT)
             bars.put(host, psycopg.OperationalError("refused"), 9.0)
             bars.put(host, psycopg.OperationalError("refused"), 9.0, login=True)
-        pools.reconcile(Topology.start((HERE,), 0.0))
+        pools.reconcile(initial_topology((HERE,), 0.0))
     kept = {name: len(known) for name, known in vars(bars).items()}
     assert kept == {"_bars": 1, "_logins": 1, "_options": 1, "_last": 1, "_trying": 0}
     assert bars.options(here) is Options.LEFT_OUT

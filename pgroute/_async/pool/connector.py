@@ -15,11 +15,12 @@ from pgroute._async.pool.interrupt import guard, patience
 from pgroute._async.pool.login import AsyncLogin
 from pgroute._async.statements import ask_warily, row
 from pgroute.core.faults.classify import Fault, FaultKind, connect_fault, one_line
+from pgroute.core.model.host import HostState
 from pgroute.core.printable import printable
 from pgroute.core.schedule import CONNECT_GAP, DOUBT, REJECTED_GAP
 from pgroute.core.sql.answers import Malformed, read_check
 from pgroute.core.sql.statements import LACKING, OWN_TERMS, RESTRAINED, WRONG_STATE, qualify
-from pgroute.core.topology.hosts import Failure, HostState
+from pgroute.core.topology.observations import Failure
 from pgroute.runtime.abort_handle import AbortHandle, GivenUp, breakable, given_up
 from pgroute.runtime.connect_backoff import BackedOff, ConnectBackoff
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from pgroute._async.pool.host_pool import AsyncHostPool
     from pgroute.core.config.router_config import RoleConfig
-    from pgroute.core.topology.hosts import HostInfo
+    from pgroute.core.model.host import HostInfo
     from pgroute.monitor.cluster_watch import ClusterWatch
 
 logger = logging.getLogger("pgroute")

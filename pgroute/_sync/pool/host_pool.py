@@ -39,7 +39,7 @@ from pgroute.core.routing.lending import Close, Connect, Lending, PoolFull, Rest
 
 if TYPE_CHECKING:
     from pgroute.core.config.router_config import RoleConfig
-    from pgroute.core.topology.hosts import HostInfo
+    from pgroute.core.model.host import HostInfo
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.connect_backoff import ConnectBackoff
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pgroute.core.config.srv import ANYWHERE, Service, Targets, is_address, is_host, is_service_name
 from pgroute.core.model.roles import HostKey
 from pgroute.core.printable import printable
-from pgroute.core.topology.hosts import Listing
+from pgroute.core.topology.observations import Listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pgroute.core.config.libpq import is_secret, keywords
 from pgroute.core.config.options import PoolOptions, ProbeOptions
-from pgroute.core.transactions.retry import RetryPolicy
+from pgroute.core.config.retry_policy import RetryPolicy
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:

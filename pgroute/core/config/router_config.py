@@ -18,12 +18,12 @@ from pgroute.core.config.options import (
     check_reset,
     startup_options,
 )
+from pgroute.core.config.retry_policy import RetryPolicy, check_policy
 from pgroute.core.config.srv import Targets, check_domains
 from pgroute.core.model.roles import HostKey, Role, SessionAttrs
 from pgroute.core.routing.balance import Policy, parse_policy
 from pgroute.core.sql.schema import Schema, check_schema
-from pgroute.core.topology.transition import Rules, names_of
-from pgroute.core.transactions.retry import RetryPolicy, check_policy
+from pgroute.core.topology.snapshot import Rules, names_of
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -160,7 +160,9 @@ def make_config(
         probe=probe,
         resolver=check_resolver(resolver),
         addresses=_mode(addresses),
-        targets=check_domains(srv_domains, (parsed, watch, *(role.dsn for role in roles))),
+        targets=check_domains(
+            srv_domains, [d.params for d in (parsed, watch, *(role.dsn for role in roles))]
+        ),
         rules=Rules(
             probe.check_system_id,
             probe.system_id,

@@ -13,8 +13,6 @@ from pgroute.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pgroute.core.config.dsn import Dsn
-
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
 _HOST_NAME = re.compile(r"(?:[a-z0-9_-]+\.)*[a-z0-9_-]+", re.IGNORECASE)
 _DOMAIN = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}")
@@ -115,18 +113,18 @@ def _canonical(name: str) -> str:
         return name
 
 
-def check_domains(value: object, dsns: Iterable[Dsn]) -> Targets:
+def check_domains(value: object, params: Iterable[Mapping[str, str]]) -> Targets:
     """Return which targets a router accepts.
 
     Args:
         value: of ``srv_domains=``; None: those of the service's own domain where a name is verified, else any.
-        dsns: the DSNs of all that connects.
+        params: the libpq parameters of each kind of connection that the router makes.
 
     Raises:
         ConfigError: it is no list of domain names.
     """
     if value is None:
-        return Targets(anywhere=not any(map(_verifies_names, dsns)))
+        return Targets(anywhere=not any(map(_verifies_names, params)))
     accepted = "expected a list of domain names, such as ['db.example.net'], or ['.'] for any"
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Collection):
         raise ConfigError("srv_domains", value, accepted)
@@ -139,6 +137,6 @@ def check_domains(value: object, dsns: Iterable[Dsn]) -> Targets:
     return Targets(anywhere=False, domains=tuple(domains))
 
 
-def _verifies_names(dsn: Dsn) -> bool:
-    # libpq takes verify-full for granted with the system's roots.
-    return dsn.params.get("sslmode") == "verify-full" or dsn.params.get("sslrootcert") == "system"
+def _verifies_names(params: Mapping[str, str]) -> bool:
+    # With the system's roots libpq always verifies the name.
+    return params.get("sslmode") == "verify-full" or params.get("sslrootcert") == "system"

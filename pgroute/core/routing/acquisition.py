@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pgroute.core.faults.classify import one_line
+from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostRole, SessionAttrs
-from pgroute.core.topology.hosts import HostState
 from pgroute.errors import AcquireTimeout, NoHostAvailable, PoolExhausted, SplitBrainError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
+    from pgroute.core.model.candidate import Candidate
+    from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import HostKey
-    from pgroute.core.routing.balance import Candidate, Policy
-    from pgroute.core.topology.hosts import HostInfo
-    from pgroute.core.topology.transition import Groups, Topology
+    from pgroute.core.routing.balance import Policy
+    from pgroute.core.topology.snapshot import Groups, Topology
 
 PATIENCE = 1.0
 """Seconds after which a reader that queues at a host is routed anew."""

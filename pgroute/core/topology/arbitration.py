@@ -10,12 +10,15 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostKey, HostRole
-from pgroute.core.topology.hosts import Answer, Facts, HostState
 from pgroute.core.topology.timelines import Timelines, timeline_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from pgroute.core.topology.host_facts import Facts
+    from pgroute.core.topology.observations import Answer
 
 RELEARN_AFTER = 30.0
 """Seconds without a word from any host of the known cluster after which another one may take its place."""

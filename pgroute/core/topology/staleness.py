@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pgroute.core.model.roles import HostKey
-    from pgroute.core.topology.hosts import Answer
+    from pgroute.core.topology.observations import Answer
 
 KEPT = 100
 """Positions that are remembered: enough to tell a lag of days to about a fifth."""

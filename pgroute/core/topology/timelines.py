@@ -15,7 +15,7 @@ from pgroute.core.model.roles import HostKey, HostRole
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pgroute.core.topology.hosts import Facts
+    from pgroute.core.topology.host_facts import Facts
 
 CLAIM_FOR = 30.0
 """Seconds for which a timeline that one standby alone has told counts after that one fell silent or left."""

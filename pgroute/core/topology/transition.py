@@ -1,37 +1,28 @@
-"""The immutable snapshot of all hosts, and the one function that leads from a snapshot to the next."""
+"""The one function that leads from a snapshot to the next."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pgroute.core.model.candidate import Candidate
 from pgroute.core.model.frozen import FrozenDict
+from pgroute.core.model.host import HostInfo, HostState
 from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
-from pgroute.core.routing.balance import Candidate
-from pgroute.core.topology.arbitration import Arbitration, Memory, Verdict, arbitrate
-from pgroute.core.topology.events import Event, changes
-from pgroute.core.topology.hosts import (
-    Answer,
-    Facts,
-    Failure,
-    ForgetTimeline,
-    HostInfo,
-    HostState,
-    Listing,
-    Members,
-    Observation,
-    observe,
-    reborn,
-)
+from pgroute.core.topology.arbitration import Memory, arbitrate
+from pgroute.core.topology.changes import changes
+from pgroute.core.topology.host_facts import Facts, observe, reborn
+from pgroute.core.topology.observations import Answer, Failure, ForgetTimeline, Listing, Members
+from pgroute.core.topology.snapshot import Rules, Topology
 from pgroute.core.topology.staleness import Trail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Groups = tuple[tuple[Candidate, ...], ...]
-
-SETTLED_AFTER = 60.0
-"""Seconds after which hosts that are all standbys are taken for all that the DSN is meant to list."""
+    from pgroute.core.model.events import Event
+    from pgroute.core.topology.arbitration import Arbitration, Verdict
+    from pgroute.core.topology.observations import Observation
+    from pgroute.core.topology.snapshot import Groups
 
 _ACCEPTING = {
     (role, read_only): tuple(a for a in SessionAttrs if a.accepts(role, read_only=read_only))
@@ -40,164 +31,19 @@ _ACCEPTING = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The settings that the arbitration depends on.
+def initial_topology(hosts: tuple[HostKey, ...], now: float, rules: Rules | None = None) -> Topology:
+    """Return the snapshot of hosts none of which has been contacted yet.
 
-    Attributes:
-        check_system_id: refuse hosts of another cluster.
-        system_id: the only identifier to accept, None to learn it.
-        weights: the weights that the user gave, by host, "host:port" or address.
-        ordered: the order of the hosts is to be kept from the first session on: none is offered while one before it
-            has not been heard of yet. Each is heard of, or found silent, within the time of a probe.
+    Args:
+        hosts: the listed hosts, in the order of the DSN.
+        now: monotonic seconds.
+        rules: the settings of the arbitration.
     """
-
-    check_system_id: bool = True
-    system_id: int | None = None
-    weights: Mapping[str, float] = field(default_factory=dict)
-    ordered: bool = False
-
-    def weight(self, facts: Facts) -> float:
-        """Return a host's weight for the balancing policies: the user's, else that of its listing."""
-        if self.weights:
-            for name in names_of(facts.key):
-                if name in self.weights:
-                    return self.weights[name]
-        return facts.listing.weight
-
-
-def names_of(key: HostKey) -> tuple[str, ...]:
-    """Return what a host may be called in host_options, the most particular ahead."""
-    names = [f"{key.host}:{key.port}", f"[{key.host}]:{key.port}", key.host]
-    return (*([key.hostaddr] if key.hostaddr else []), *names)
-
-
-@dataclass(frozen=True, slots=True)
-class Topology:
-    """What the router knows of the hosts at one moment; as text, a table.
-
-    Attributes:
-        hosts: every listed host, in the order of the DSN.
-        primary: the host that is the primary, None while there is none or more than one.
-        standbys: the standbys that may serve.
-        split_brain: the hosts that claim to be primary when nothing decides between them, else empty.
-        version: grows with every snapshot.
-        at: monotonic seconds of the observation that led here.
-        primary_lost_at: monotonic seconds since when no primary answers, None while one does.
-        locked_out: every host has refused the login, and none has ever let us in.
-    """
-
-    hosts: tuple[HostInfo, ...]
-    primary: HostInfo | None
-    standbys: tuple[HostInfo, ...]
-    split_brain: frozenset[HostKey]
-    version: int
-    at: float
-    primary_lost_at: float | None
-    locked_out: bool
-    candidates: Mapping[SessionAttrs, Groups] = field(repr=False)
-    only: Mapping[SessionAttrs, Candidate] = field(repr=False)
-    urgent: frozenset[HostKey] = field(repr=False)
-    by_key: Mapping[HostKey, HostInfo] = field(repr=False, compare=False)
-    _facts: tuple[Facts, ...] = field(repr=False, compare=False)
-    _memory: Memory = field(repr=False, compare=False)
-    _rules: Rules = field(repr=False, compare=False)
-    _trail: Trail = field(repr=False, compare=False)
-
-    @classmethod
-    def start(cls, hosts: tuple[HostKey, ...], now: float, rules: Rules | None = None) -> Topology:
-        """Return the snapshot in which nothing has been heard yet."""
-        empty = cls(
-            (), None, (), frozenset(), 0, now, now, False, FrozenDict({}), FrozenDict({}), frozenset(),
-            FrozenDict({}), (), Memory(), rules or Rules(), Trail(),
-        )  # fmt: skip
-        return _build(empty, tuple(Facts(k) for k in dict.fromkeys(hosts)), Memory(), now)
-
-    def host(self, key: HostKey) -> HostInfo | None:
-        """Return one host's view, None when it is not listed.
-
-        Args:
-            key: which host.
-        """
-        return self.by_key.get(key)
-
-    def outage(self, now: float) -> float | None:
-        """Return the seconds for which there is no primary, None while nothing is out.
-
-        Nothing is where there never was one, and every host has told for a while that it is a standby: readers may
-        have a DSN of their own.
-
-        Args:
-            now: monotonic seconds.
-        """
-        if self.primary_lost_at is None:
-            return None
-        outage = now - self.primary_lost_at
-        if outage <= SETTLED_AFTER or self._memory.had_primary or not self._facts:
-            return outage
-        standbys = (f.speaking and f.answer and f.answer.role is HostRole.STANDBY for f in self._facts)
-        return None if all(standbys) else outage
-
-    @property
-    def writable(self) -> bool:
-        """Whether `writer()` would find a host now."""
-        return bool(self.candidates[SessionAttrs.READ_WRITE])
-
-    @property
-    def readable(self) -> bool:
-        """Whether `reader()` would, with its default of prefer-standby: the primary counts."""
-        return bool(self.candidates[SessionAttrs.PREFER_STANDBY])
-
-    @property
-    def why_not_writable(self) -> str:
-        """Why `writer()` would find no host, in words; empty if it would."""
-        if self.writable:
-            return ""
-        if self.split_brain:
-            return "split brain between " + " and ".join(sorted(map(str, self.split_brain)))
-        if self.primary:
-            return f"the primary {self.primary.key} is read-only"
-        return "no primary" if self.standbys else "no host can be used"
-
-    @property
-    def highest_timeline(self) -> int | None:
-        """The highest timeline that is believed: a primary below it is stale. None while none was told."""
-        return self._memory.timelines.mark
-
-    @property
-    def highest_timeline_since(self) -> float:
-        """Monotonic seconds since when that is the highest timeline seen."""
-        return self._memory.mark_since
-
-    @property
-    def initial_scan_done(self) -> bool:
-        """Whether every listed host has answered, refused or timed out at least once."""
-        return self._memory.initial_scan_done
-
-    def __str__(self) -> str:
-        head = ("host", "role", "state", "timeline", "lag", "rtt", "reason")
-        rows = [head, *(_row(h) for h in self.hosts)]
-        widths = [max(len(r[i]) for r in rows) for i in range(len(head) - 1)]
-        return "\n".join(
-            "  ".join([*(cell.ljust(w) for cell, w in zip(r, widths, strict=False)), r[-1]]).rstrip()
-            for r in rows
-        )
-
-
-def _row(h: HostInfo) -> tuple[str, ...]:
-    role = h.role.value if h.role else "-"
-    if h.role is HostRole.PRIMARY and h.read_only:
-        role = "primary (read-only)"
-    return (
-        str(h.key),
-        role,
-        h.state.value,
-        # PostgreSQL tells a standby's timeline late (at a restartpoint), so it is on this one or a later one.
-        "-" if h.timeline is None else f">={h.timeline}" if h.role is HostRole.STANDBY else str(h.timeline),
-        "-" if h.lag_bytes is None else f"{h.lag_bytes} B",
-        "-" if h.rtt is None else f"{h.rtt * 1000:.1f} ms",
-        h.reason,
-    )
+    empty = Topology(
+        (), None, (), frozenset(), 0, now, now, False, FrozenDict({}), FrozenDict({}), frozenset(),
+        FrozenDict({}), (), Memory(), rules or Rules(), Trail(),
+    )  # fmt: skip
+    return _build(empty, tuple(Facts(k) for k in dict.fromkeys(hosts)), Memory(), now)
 
 
 def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, tuple[Event, ...]]:

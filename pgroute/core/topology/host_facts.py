@@ -1,133 +1,18 @@
-"""What is known of one host: the observations that arrive, the facts they leave, the view that users read."""
+"""The facts about one host: what its observations add up to, before it is compared with the others."""
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pgroute.core.faults.classify import Fault, FaultKind
+from pgroute.core.faults.classify import FaultKind
+from pgroute.core.model.host import HostState
+from pgroute.core.topology.observations import Answer, Listing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pgroute.core.model.roles import HostKey, HostRole
-
-
-class HostState(enum.Enum):
-    """How a host stands: the last contact with it, overruled by the arbitration between hosts.
-
-    Attributes:
-        UNKNOWN: not heard from yet.
-        UP: answers.
-        SUSPECT: was up, and failed one probe; serves only if no other can.
-        DOWN: refuses connections, or failed two probes in a row.
-        STARTING: starting up or shutting down.
-        BUSY: has no connection left for us, or takes no new one; serves only after hosts that are up.
-        REJECTED: refuses the credentials, the database or TLS; serves on with the connections that were let in before.
-        STALE: an old primary, on a lower timeline than one that was seen.
-        CONFLICT: one of several primaries between which nothing decides.
-        FOREIGN: belongs to another cluster than the others, or tells no system identifier where one is pinned.
-        ALIAS: the same server as a host listed before.
-    """
-
-    UNKNOWN = "unknown"
-    UP = "up"
-    SUSPECT = "suspect"
-    DOWN = "down"
-    STARTING = "starting"
-    BUSY = "busy"
-    REJECTED = "rejected"
-    STALE = "stale"
-    CONFLICT = "conflict"
-    FOREIGN = "foreign"
-    ALIAS = "alias"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A host answered a probe.
-
-    Attributes:
-        host: which one.
-        role: primary or standby.
-        read_only: a fresh session there would be read-only by default.
-        timeline: of a primary, the one it writes; of a standby, a lower bound; None if not told.
-        lsn: bytes written (primary) or replayed (standby), None if not told.
-        replay_age: seconds since the last transaction replayed, standbys only.
-        system_id: the cluster's system identifier.
-        started_at: the postmaster's start, seconds since the epoch.
-        address: the numeric address or socket directory that answered.
-        rtt: seconds that the probe took.
-        sent_at: monotonic seconds at which it was sent.
-        fresh: it was asked on a connection opened for it.
-        server_version: as libpq gives it, 180001 for 18.1.
-        untold: why it was asked for less than all, in the server's words; empty if it was not.
-    """
-
-    host: HostKey
-    role: HostRole
-    sent_at: float
-    read_only: bool = False
-    timeline: int | None = None
-    lsn: int | None = None
-    replay_age: float | None = None
-    system_id: int | None = None
-    started_at: float | None = None
-    address: str | None = None
-    rtt: float = 0.0
-    fresh: bool = False
-    server_version: int = 0
-    untold: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A probe failed, or a pool's login was turned down; `sent_at` as in Answer, or when connecting began.
-
-    A pool's attempt that nobody answered is no Failure but a reason to probe: many of them may end at once.
-    `linked`: it was an attempt at a new connection, while the probe's open one goes on.
-    """
-
-    host: HostKey
-    fault: Fault
-    sent_at: float
-    linked: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """How a host came to be listed.
-
-    Attributes:
-        origin: the name behind it, as "SRV _postgresql._tcp.example.com"; empty for one of the DSN itself.
-        priority: hosts of the lowest are chosen as long as one of them can serve.
-        weight: its share among those of equal priority.
-        note: what is wrong with the lookup of its name, while the last good answer serves.
-        addresses: how many of one family its name has, which are taken to be those of one server.
-    """
-
-    origin: str = ""
-    priority: int = 0
-    weight: float = 1.0
-    note: str = ""
-    addresses: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Members:
-    """The list of hosts is now this one; a host without a listing is one of the DSN itself."""
-
-    hosts: tuple[HostKey, ...]
-    listings: Mapping[HostKey, Listing] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ForgetTimeline:
-    """The operator says that the highest timeline seen is no longer the truth."""
-
-
-Observation = Answer | Failure | Members | ForgetTimeline
+    from pgroute.core.model.host import HostInfo
+    from pgroute.core.model.roles import HostKey
+    from pgroute.core.topology.observations import Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +48,7 @@ class Facts:
     let_in: bool = False
     inside: bool = False
     watched: bool = True
-    listing: Listing = Listing()
+    listing: Listing = field(default_factory=Listing)
     lost: tuple[str, ...] = ()
 
     @property
@@ -300,67 +185,6 @@ def _silent(facts: Facts, seen: Failure) -> Facts:
 def _stays(facts: Facts, contact: HostState) -> bool:
     """Whether connections that were let in may still be there after a contact that went so."""
     return facts.inside and contact in _TELLING
-
-
-@dataclass(frozen=True, slots=True)
-class HostInfo:
-    """One host of a Topology, as the router sees it.
-
-    Attributes:
-        key: its HostKey; `host` and `port` are parts of it.
-        state: how it stands.
-        reason: why it is not simply up, in words; empty if it is.
-        usable: sessions may be sent there.
-        since: monotonic seconds since when it is in this state.
-        generation: grows whenever pooled connections to it must no longer be used.
-        address: numeric address or socket directory last reached; None if none was.
-        role: primary or standby; None while not known.
-        read_only: a fresh session would be read-only by default.
-        timeline: of a standby a lower bound; None if not told.
-        lag_bytes: bytes of WAL written by the primary and not replayed here, at the last probes; None if not known.
-        lag_seconds: age in seconds of the newest position of the primary, of those seen by the watch, that is replayed
-            here; 0 when the last one is. None if not known.
-        rtt: seconds the last probe took.
-        last_seen: monotonic seconds of the last word from it, None if never.
-        silent_since: monotonic seconds of the first attempt since its last word, None while it answers.
-        system_id: the cluster's system identifier; None if not told.
-        started_at: the postmaster's start, seconds since the epoch; None if not told.
-        server_version: as libpq gives it, 180001 for 18.1; 0 if not known.
-        origin: the name by which it came to be listed, empty for one of the DSN itself.
-        untold: which of timeline and system identifier it has told once and does not tell any more, and why, in words;
-            empty if there is nothing.
-    """
-
-    key: HostKey
-    state: HostState
-    reason: str
-    usable: bool
-    since: float
-    generation: int
-    address: str | None = None
-    role: HostRole | None = None
-    read_only: bool = False
-    timeline: int | None = None
-    lag_bytes: int | None = None
-    lag_seconds: float | None = None
-    rtt: float | None = None
-    last_seen: float | None = None
-    silent_since: float | None = None
-    system_id: int | None = None
-    started_at: float | None = None
-    server_version: int = 0
-    origin: str = ""
-    untold: str = ""
-
-    @property
-    def host(self) -> str:
-        """The host name, address or socket directory as given in the DSN."""
-        return self.key.host
-
-    @property
-    def port(self) -> int:
-        """The port."""
-        return self.key.port
 
 
 def replaced(was: HostInfo | Answer, seen: Answer) -> bool:
