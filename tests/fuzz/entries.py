@@ -154,8 +154,8 @@ def answers(told: list[dict[str, Any]], error: str) -> None:
         host = hosts[number % 2]
         role = HostRole.STANDBY if fields.get("standby") else HostRole.PRIMARY
         values = {name: value for name, value in fields.items() if name != "standby"}
-        untold = printable(error)
-        topology, events = apply(topology, Answer(host, role, now, untold=untold, **values), now)
+        reduced = printable(error)
+        topology, events = apply(topology, Answer(host, role, now, reduced=reduced, **values), now)
         seen = Failure(host, connect_fault(psycopg.OperationalError(error)), now)
         broken, more = apply(topology, seen, now)
         for event in (*events, *more):

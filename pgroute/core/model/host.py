@@ -65,8 +65,8 @@ class HostInfo:
         started_at: the postmaster's start, seconds since the epoch; None if not told.
         server_version: as libpq gives it, 180001 for 18.1; 0 if not known.
         origin: the name by which it came to be listed, empty for one of the DSN itself.
-        untold: which of timeline and system identifier it has told once and does not tell any more, and why, in words;
-            empty if there is nothing.
+        degraded: which of timeline and system identifier it no longer reports, and why, in words; empty if none is
+            missing.
     """
 
     key: HostKey
@@ -88,7 +88,7 @@ class HostInfo:
     started_at: float | None = None
     server_version: int = 0
     origin: str = ""
-    untold: str = ""
+    degraded: str = ""
 
     @property
     def host(self) -> str:

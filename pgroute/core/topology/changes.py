@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pgroute.core.model.events import Event, EventKind
 from pgroute.core.model.host import HostState
+from pgroute.core.model.roles import HostRole
 
 if TYPE_CHECKING:
     from pgroute.core.model.host import HostInfo
@@ -13,59 +14,60 @@ if TYPE_CHECKING:
 
 
 def changes(old: Topology, new: Topology) -> tuple[Event, ...]:
-    """Return the events that lead from one snapshot to the next, hosts first, in the order of the DSN."""
-    at = new.at
-    events: list[Event] = []
-    before = {h.key: h for h in old.hosts}
-    after = {h.key: h for h in new.hosts}
-    for key, host in before.items():
-        if key not in after:
-            events.append(Event(EventKind.HOST_REMOVED, at, key, f"{key} left", before=host))
-    for key, host in after.items():
-        was = before.get(key)
+    """Return the events that lead from one snapshot to the next: hosts first, in the order of the DSN."""
+    events = [
+        Event(EventKind.HOST_REMOVED, new.at, was.key, f"{was.key} left", before=was)
+        for was in old.hosts
+        if was.key not in new.by_key
+    ]
+    for host in new.hosts:
+        was = old.by_key.get(host.key)
         if was is None:
-            events.append(Event(EventKind.HOST_ADDED, at, key, f"{key} joined", after=host))
-            continue
-        moved = None not in (was.address, host.address) and was.address != host.address
-        untold = host.untold if host.untold != was.untold else ""
-        if untold or moved or (was.state, was.role, was.read_only) != (host.state, host.role, host.read_only):
-            kind = EventKind.HOST_CHANGED
-            if host.state is HostState.STALE and was.state is not HostState.STALE:
-                kind = EventKind.STALE_PRIMARY
-            text = f"{key} {_told(was)} -> {_told(host, why=True)}"
-            if moved:
-                text += f", from {was.address} to {host.address}"
-            if untold:
-                text += f", {untold}"
-            events.append(Event(kind, at, key, text, was, host))
-    was_split = old.split_brain
-    if new.split_brain and new.split_brain != was_split:
+            events.append(Event(EventKind.HOST_ADDED, new.at, host.key, f"{host.key} joined", after=host))
+        elif changed := _host_changed(was, host, new.at):
+            events.append(changed)
+    if new.split_brain and new.split_brain != old.split_brain:
         names = " and ".join(sorted(map(str, new.split_brain)))
-        events.append(Event(EventKind.SPLIT_BRAIN, at, None, f"split brain between {names}"))
-    old_key = old.primary.key if old.primary else None
-    new_key = new.primary.key if new.primary else None
-    if new.primary and new_key != old_key:
-        events.append(
-            Event(
-                EventKind.PRIMARY_CHANGED,
-                at,
-                new_key,
-                f"primary is {new_key}, timeline {new.primary.timeline}",
-            )
-        )
-    elif old.primary and new_key is None:
-        events.append(Event(EventKind.PRIMARY_LOST, at, old_key, f"no primary: {old_key} was the last"))
-    elif new.initial_scan_done and not old.initial_scan_done and not new.writable:
-        told = ", ".join(f"{h.key} {_told(h, why=True)}" for h in new.hosts)
-        events.append(Event(EventKind.NO_PRIMARY, at, None, f"nobody to write to: {told}"))
+        events.append(Event(EventKind.SPLIT_BRAIN, new.at, None, f"split brain between {names}"))
+    if changed := _primary_changed(old, new):
+        events.append(changed)
     return tuple(events)
 
 
-def _told(host: HostInfo, *, why: bool = False) -> str:
-    if host.role is None:
-        return f"{host.state.value} ({host.reason})" if why and host.reason else host.state.value
-    role = host.role.value
-    if host.read_only and host.role.value == "primary":
-        role = "read-only primary"
-    text = f"{role} {host.state.value}"
-    return f"{text} ({host.reason})" if why and host.reason and host.state is not HostState.UP else text
+def _host_changed(was: HostInfo, host: HostInfo, at: float) -> Event | None:
+    moved = None not in (was.address, host.address) and was.address != host.address
+    degraded = host.degraded if host.degraded != was.degraded else ""
+    same = (was.state, was.role, was.read_only) == (host.state, host.role, host.read_only)
+    if same and not moved and not degraded:
+        return None
+    text = f"{host.key} {_described(was)} -> {_described(host, why=True)}"
+    if moved:
+        text += f", from {was.address} to {host.address}"
+    if degraded:
+        text += f", {degraded}"
+    stale = host.state is HostState.STALE and was.state is not HostState.STALE
+    kind = EventKind.STALE_PRIMARY if stale else EventKind.HOST_CHANGED
+    return Event(kind, at, host.key, text, was, host)
+
+
+def _primary_changed(old: Topology, new: Topology) -> Event | None:
+    was, now = old.primary, new.primary
+    if now and (was is None or was.key != now.key):
+        text = f"primary is {now.key}, timeline {now.timeline}"
+        return Event(EventKind.PRIMARY_CHANGED, new.at, now.key, text)
+    if was and now is None:
+        return Event(EventKind.PRIMARY_LOST, new.at, was.key, f"no primary: {was.key} was the last")
+    if new.initial_scan_done and not old.initial_scan_done and not new.writable:
+        hosts = ", ".join(f"{h.key} {_described(h, why=True)}" for h in new.hosts)
+        return Event(EventKind.NO_PRIMARY, new.at, None, f"no host can be written to: {hosts}")
+    return None
+
+
+def _described(host: HostInfo, *, why: bool = False) -> str:
+    text = host.state.value
+    if host.role is not None:
+        read_only = host.read_only and host.role is HostRole.PRIMARY
+        text = f"{'read-only ' if read_only else ''}{host.role.value} {text}"
+    # A host that is up may have a remark, which changes nothing.
+    remark = host.role is not None and host.state is HostState.UP
+    return f"{text} ({host.reason})" if why and host.reason and not remark else text

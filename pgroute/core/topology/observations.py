@@ -22,7 +22,6 @@ class Answer:
         read_only: a fresh session there would be read-only by default.
         timeline: of a primary, the one it writes; of a standby, a lower bound; None if not told.
         lsn: bytes written (primary) or replayed (standby), None if not told.
-        replay_age: seconds since the last transaction replayed, standbys only.
         system_id: the cluster's system identifier.
         started_at: the postmaster's start, seconds since the epoch.
         address: the numeric address or socket directory that answered.
@@ -30,7 +29,7 @@ class Answer:
         sent_at: monotonic seconds at which it was sent.
         fresh: it was asked on a connection opened for it.
         server_version: as libpq gives it, 180001 for 18.1.
-        untold: why it was asked for less than all, in the server's words; empty if it was not.
+        reduced: why the probe asked for less than all values, in the server's words; empty if it asked for all.
     """
 
     host: HostKey
@@ -39,14 +38,13 @@ class Answer:
     read_only: bool = False
     timeline: int | None = None
     lsn: int | None = None
-    replay_age: float | None = None
     system_id: int | None = None
     started_at: float | None = None
     address: str | None = None
     rtt: float = 0.0
     fresh: bool = False
     server_version: int = 0
-    untold: str = ""
+    reduced: str = ""
 
 
 @dataclass(frozen=True, slots=True)

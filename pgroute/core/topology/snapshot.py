@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from pgroute.core.model.host import HostInfo
     from pgroute.core.topology.arbitration import Memory
     from pgroute.core.topology.host_facts import Facts
-    from pgroute.core.topology.staleness import Trail
+    from pgroute.core.topology.observations import Listing
+    from pgroute.core.topology.staleness import PositionHistory
 
 Groups = tuple[tuple[Candidate, ...], ...]
 
 SETTLED_AFTER = 60.0
-"""Seconds after which hosts that are all standbys are taken for all that the DSN is meant to list."""
+"""Seconds after which a DSN whose hosts are all standbys is taken to be meant so: no primary is waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,9 @@ class Rules:
     Attributes:
         check_system_id: refuse hosts of another cluster.
         system_id: the only identifier to accept, None to learn it.
-        weights: the weights that the user gave, by host, "host:port" or address.
-        ordered: the order of the hosts is to be kept from the first session on: none is offered while one before it
-            has not been heard of yet. Each is heard of, or found silent, within the time of a probe.
+        weights: the weights in `host_options`, by host, "host:port" or address.
+        ordered: the order of the hosts counts from the first session on: a host is not offered while one before it has
+            not been checked yet, which takes one probe timeout at most.
     """
 
     check_system_id: bool = True
@@ -39,17 +40,17 @@ class Rules:
     weights: Mapping[str, float] = field(default_factory=dict)
     ordered: bool = False
 
-    def weight(self, facts: Facts) -> float:
+    def weight(self, key: HostKey, listing: Listing) -> float:
         """Return a host's weight for the balancing policies: the user's, else that of its listing."""
         if self.weights:
-            for name in names_of(facts.key):
+            for name in names_of(key):
                 if name in self.weights:
                     return self.weights[name]
-        return facts.listing.weight
+        return listing.weight
 
 
 def names_of(key: HostKey) -> tuple[str, ...]:
-    """Return what a host may be called in host_options, the most particular ahead."""
+    """Return the names by which `host_options` may refer to a host, the most specific first."""
     names = [f"{key.host}:{key.port}", f"[{key.host}]:{key.port}", key.host]
     return (*([key.hostaddr] if key.hostaddr else []), *names)
 
@@ -60,13 +61,13 @@ class Topology:
 
     Attributes:
         hosts: every listed host, in the order of the DSN.
-        primary: the host that is the primary, None while there is none or more than one.
+        primary: the primary, None while there is none or more than one.
         standbys: the standbys that may serve.
-        split_brain: the hosts that claim to be primary when nothing decides between them, else empty.
+        split_brain: the hosts that claim to be the primary while nothing decides between them; else empty.
         version: grows with every snapshot.
         at: monotonic seconds of the observation that led here.
         primary_lost_at: monotonic seconds since when no primary answers, None while one does.
-        locked_out: every host has refused the login, and none has ever let us in.
+        locked_out: every host refuses the login, and none has ever accepted it.
     """
 
     hosts: tuple[HostInfo, ...]
@@ -84,21 +85,21 @@ class Topology:
     _facts: tuple[Facts, ...] = field(repr=False, compare=False)
     _memory: Memory = field(repr=False, compare=False)
     _rules: Rules = field(repr=False, compare=False)
-    _trail: Trail = field(repr=False, compare=False)
+    _positions: PositionHistory = field(repr=False, compare=False)
 
     def host(self, key: HostKey) -> HostInfo | None:
-        """Return one host's view, None when it is not listed.
+        """Return one host, None if it is not listed.
 
         Args:
-            key: which host.
+            key: the host.
         """
         return self.by_key.get(key)
 
     def outage(self, now: float) -> float | None:
-        """Return the seconds for which there is no primary, None while nothing is out.
+        """Return the seconds for which there has been no primary, None if that is no outage.
 
-        Nothing is where there never was one, and every host has told for a while that it is a standby: readers may
-        have a DSN of their own.
+        It is none while there is a primary. Nor is it one if there never was a primary and all hosts have reported for
+        a minute that they are standbys: readers may have a DSN of their own.
 
         Args:
             now: monotonic seconds.
@@ -108,7 +109,7 @@ class Topology:
         outage = now - self.primary_lost_at
         if outage <= SETTLED_AFTER or self._memory.had_primary or not self._facts:
             return outage
-        standbys = (f.speaking and f.answer and f.answer.role is HostRole.STANDBY for f in self._facts)
+        standbys = (f.reporting and f.role is HostRole.STANDBY for f in self._facts)
         return None if all(standbys) else outage
 
     @property
@@ -118,7 +119,7 @@ class Topology:
 
     @property
     def readable(self) -> bool:
-        """Whether `reader()` would, with its default of prefer-standby: the primary counts."""
+        """Whether `reader()` would find a host now, with its default of prefer-standby."""
         return bool(self.candidates[SessionAttrs.PREFER_STANDBY])
 
     @property
@@ -134,13 +135,13 @@ class Topology:
 
     @property
     def highest_timeline(self) -> int | None:
-        """The highest timeline that is believed: a primary below it is stale. None while none was told."""
-        return self._memory.timelines.mark
+        """The highest timeline that is believed: a primary below it is stale. None while none was reported."""
+        return self._memory.timelines.highest
 
     @property
     def highest_timeline_since(self) -> float:
-        """Monotonic seconds since when that is the highest timeline seen."""
-        return self._memory.mark_since
+        """Monotonic seconds since when `highest_timeline` has its value."""
+        return self._memory.highest_since
 
     @property
     def initial_scan_done(self) -> bool:
@@ -165,7 +166,7 @@ def _row(h: HostInfo) -> tuple[str, ...]:
         str(h.key),
         role,
         h.state.value,
-        # PostgreSQL tells a standby's timeline late (at a restartpoint), so it is on this one or a later one.
+        # A standby reports its timeline late (at a restartpoint), so it is on this one or a later one.
         "-" if h.timeline is None else f">={h.timeline}" if h.role is HostRole.STANDBY else str(h.timeline),
         "-" if h.lag_bytes is None else f"{h.lag_bytes} B",
         "-" if h.rtt is None else f"{h.rtt * 1000:.1f} ms",

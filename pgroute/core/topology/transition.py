@@ -1,4 +1,4 @@
-"""The one function that leads from a snapshot to the next."""
+"""The one function that leads from a snapshot to the next: observation, facts, arbitration, snapshot."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pgroute.core.topology.changes import changes
 from pgroute.core.topology.host_facts import Facts, observe, reborn
 from pgroute.core.topology.observations import Answer, Failure, ForgetTimeline, Listing, Members
 from pgroute.core.topology.snapshot import Rules, Topology
-from pgroute.core.topology.staleness import Trail
+from pgroute.core.topology.staleness import PositionHistory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +32,7 @@ _ACCEPTING = {
 
 
 def initial_topology(hosts: tuple[HostKey, ...], now: float, rules: Rules | None = None) -> Topology:
-    """Return the snapshot of hosts none of which has been contacted yet.
+    """Return the snapshot of hosts that have not been contacted yet.
 
     Args:
         hosts: the listed hosts, in the order of the DSN.
@@ -41,7 +41,7 @@ def initial_topology(hosts: tuple[HostKey, ...], now: float, rules: Rules | None
     """
     empty = Topology(
         (), None, (), frozenset(), 0, now, now, False, FrozenDict({}), FrozenDict({}), frozenset(),
-        FrozenDict({}), (), Memory(), rules or Rules(), Trail(),
+        FrozenDict({}), (), Memory(), rules or Rules(), PositionHistory(),
     )  # fmt: skip
     return _build(empty, tuple(Facts(k) for k in dict.fromkeys(hosts)), Memory(), now)
 
@@ -49,7 +49,7 @@ def initial_topology(hosts: tuple[HostKey, ...], now: float, rules: Rules | None
 def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, tuple[Event, ...]]:
     """Return the snapshot after one more observation, and what changed.
 
-    What is known already, and what is told of a host that is not listed (any more), changes nothing.
+    An observation that brings nothing new, or is about a host that is not listed, changes nothing.
 
     Args:
         topology: the snapshot before.
@@ -70,7 +70,7 @@ def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, 
                 for key in dict.fromkeys(seen.hosts)
             )
             if topology.primary is None and any(f.key not in known for f in facts):
-                # Those that join may be what the first round is there for: a primary above one that answers first.
+                # A host that joins may be the primary with the higher timeline, so all are checked again.
                 memory = replace(memory, initial_scan_done=False)
         case ForgetTimeline():
             memory = replace(memory, timelines=memory.timelines.forget())
@@ -84,37 +84,30 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
     rules = old._rules
     outcome = arbitrate(facts, memory, now, check_system_id=rules.check_system_id, pinned=rules.system_id)
     head = next((f.answer for f in facts if f.key == outcome.primary), None)
-    trail = old._trail if head is None else old._trail.follow(head)
+    positions = old._positions if head is None else old._positions.add(head)
     hosts = tuple(
-        _view(
+        _host_info(
             f,
             outcome.verdicts[f.key],
             old.by_key.get(f.key),
             now,
-            head=head,
-            trail=trail,
-            born=old.version,
-            note=f.listing.note or f.loss or _hint(f, outcome.primary),
+            lag=_lag(f.answer, head, positions, now),
+            first_generation=old.version,
+            note=f.listing.note or f.degraded or _hint(f, outcome.primary),
         )
         for f in facts
     )
     by_key = {h.key: h for h in hosts}
-    primary = by_key[outcome.primary] if outcome.primary else None
-    rivals = outcome.memory.rivals
-    confirmed = rivals if not outcome.urgent & rivals else old.split_brain & rivals
-    lost_at = None
-    if not any(f.key == outcome.primary and f.speaking for f in facts):
-        lost_at = now if old.primary_lost_at is None else old.primary_lost_at
     candidates = _candidates(facts, hosts, outcome, rules)
     return Topology(
         hosts=hosts,
-        primary=primary,
+        primary=by_key[outcome.primary] if outcome.primary else None,
         standbys=tuple(h for h in hosts if h.usable and h.role is HostRole.STANDBY),
-        split_brain=confirmed if len(confirmed) > 1 else frozenset(),
+        split_brain=_split_brain(old, outcome),
         version=old.version + 1,
         at=now,
-        primary_lost_at=lost_at,
-        locked_out=bool(facts) and all(f.standing is HostState.REJECTED and not f.let_in for f in facts),
+        primary_lost_at=_primary_lost_at(old, facts, outcome, now),
+        locked_out=bool(facts) and all(f.state is HostState.REJECTED and not f.login_accepted for f in facts),
         candidates=candidates,
         only=FrozenDict(
             {attrs: groups[0][0] for attrs, groups in candidates.items() if groups and len(groups[0]) == 1}
@@ -124,69 +117,101 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
         _facts=facts,
         _memory=outcome.memory,
         _rules=rules,
-        _trail=trail,
+        _positions=positions,
     )
 
 
-def _view(
+def _split_brain(old: Topology, outcome: Arbitration) -> frozenset[HostKey]:
+    """Return the rivals once every one of them was probed again; until then those that were confirmed before."""
+    rivals = outcome.memory.rivals
+    confirmed = old.split_brain & rivals if outcome.urgent & rivals else rivals
+    return confirmed if len(confirmed) > 1 else frozenset()
+
+
+def _primary_lost_at(
+    old: Topology, facts: tuple[Facts, ...], outcome: Arbitration, now: float
+) -> float | None:
+    if any(f.key == outcome.primary and f.reporting for f in facts):
+        return None
+    return now if old.primary_lost_at is None else old.primary_lost_at
+
+
+def _lag(
+    answer: Answer | None, head: Answer | None, positions: PositionHistory, now: float
+) -> tuple[int | None, float | None]:
+    """Return how far a standby is behind the primary, in bytes and in seconds; None where it is not known."""
+    if answer is None or answer.role is not HostRole.STANDBY or answer.lsn is None:
+        return None, None
+    if head is None or head.lsn is None:
+        return None, None
+    return max(0, head.lsn - answer.lsn), positions.lag_seconds(answer, now)
+
+
+def _host_info(
     f: Facts,
     verdict: Verdict,
     was: HostInfo | None,
     now: float,
     *,
-    head: Answer | None,
-    trail: Trail,
-    born: int,
+    lag: tuple[int | None, float | None],
+    first_generation: int,
     note: str,
 ) -> HostInfo:
-    a = f.answer
-    # A host that left and came back must not meet pools of its former life.
-    generation = was.generation if was else born
-    since = now
+    """Return the view of one host.
+
+    Args:
+        f: its facts.
+        verdict: the verdict on it.
+        was: its view before, None if it was not listed.
+        now: monotonic seconds.
+        lag: in bytes and in seconds.
+        first_generation: for a host that was not listed. It differs from any that the host may have had before, so a
+            host that left and comes back does not meet its old pools.
+        note: the reason to show if the verdict gives none.
+    """
+    generation, since = first_generation, now
     if was is not None:
-        if (
-            was.state is verdict.state
-            and was.usable == verdict.usable
-            and was.role is (a.role if a else None)
-        ):
+        generation = was.generation + _generation_ends(was, verdict, f.answer)
+        if (was.state, was.usable, was.role) == (verdict.state, verdict.usable, f.role):
             since = was.since
-        if (was.usable and not verdict.usable) or (was.usable and a is not None and reborn(was, a)):
-            generation += 1
-    if a is None:
-        return HostInfo(
-            f.key, verdict.state, verdict.reason or note, verdict.usable, since, generation,
-            last_seen=f.last_seen, silent_since=f.silent_since, origin=f.listing.origin,
-        )  # fmt: skip
-    lag = age = None
-    if a.role is HostRole.STANDBY and a.lsn is not None and head is not None and head.lsn is not None:
-        lag, age = max(0, head.lsn - a.lsn), trail.age(a, now)
-    return HostInfo(
+    info = HostInfo(
         key=f.key,
         state=verdict.state,
         reason=verdict.reason or note,
         usable=verdict.usable,
         since=since,
         generation=generation,
+        last_seen=f.last_seen,
+        silent_since=f.silent_since,
+        origin=f.listing.origin,
+        degraded=f.degraded,
+    )
+    a = f.answer
+    if a is None:
+        return info
+    return replace(
+        info,
         address=a.address,
         role=a.role,
         read_only=a.read_only,
         timeline=a.timeline,
-        lag_bytes=lag,
-        lag_seconds=age,
+        lag_bytes=lag[0],
+        lag_seconds=lag[1],
         rtt=a.rtt,
-        last_seen=f.last_seen,
-        silent_since=f.silent_since,
         system_id=a.system_id,
         started_at=a.started_at,
         server_version=a.server_version,
-        origin=f.listing.origin,
-        untold=f.loss,
     )
 
 
+def _generation_ends(was: HostInfo, verdict: Verdict, answer: Answer | None) -> bool:
+    """Return True if the pooled connections to a host must not be used any more."""
+    return was.usable and (not verdict.usable or (answer is not None and reborn(was, answer)))
+
+
 def _hint(f: Facts, primary: HostKey | None) -> str:
-    """Return what may be the reason for which no primary is found: libpq would look for it at each address."""
-    if primary is None and f.listing.addresses > 1 and f.answer and f.answer.role is HostRole.STANDBY:
+    """Return what may be the reason why there is no primary: libpq would look for it at each address of a name."""
+    if primary is None and f.listing.addresses > 1 and f.role is HostRole.STANDBY:
         return f"one of the {f.listing.addresses} addresses of its name; addresses='expand' makes each a host"
     return ""
 
@@ -194,25 +219,27 @@ def _hint(f: Facts, primary: HostKey | None) -> str:
 def _candidates(
     facts: tuple[Facts, ...], hosts: tuple[HostInfo, ...], outcome: Arbitration, rules: Rules
 ) -> Mapping[SessionAttrs, Groups]:
+    """Return the usable hosts for each of the session attributes, in groups of equally good ones, the best first."""
     ranked: dict[SessionAttrs, dict[tuple[int, bool, int], list[Candidate]]] = {
         attrs: {} for attrs in SessionAttrs
     }
-    waits_for = [
+    unchecked = [
         (f.listing.priority, order)
         for order, f in enumerate(facts)
-        if rules.ordered and not outcome.memory.begun and not f.heard
+        if rules.ordered and not outcome.memory.ever_scanned and not f.checked
     ]
-    first_unheard = min(waits_for, default=None)
+    first_unchecked = min(unchecked, default=None)
     for order, (f, h) in enumerate(zip(facts, hosts, strict=True)):
         if not h.usable or h.role is None:
             continue
-        if first_unheard is not None and (f.listing.priority, order) > first_unheard:
+        if first_unchecked is not None and (f.listing.priority, order) > first_unchecked:
             continue
-        candidate = Candidate(h.key, h.generation, h.role, order, rules.weight(f), h.rtt or 0.0, h.lag_bytes)
+        weight = rules.weight(f.key, f.listing)
+        candidate = Candidate(h.key, h.generation, h.role, order, weight, h.rtt or 0.0, h.lag_bytes)
         tier = outcome.verdicts[h.key].tier
         for attrs in _ACCEPTING[h.role, h.read_only]:
-            second = attrs is SessionAttrs.PREFER_STANDBY and h.role is HostRole.PRIMARY
-            ranked[attrs].setdefault((tier, second, f.listing.priority), []).append(candidate)
+            fallback = attrs is SessionAttrs.PREFER_STANDBY and h.role is HostRole.PRIMARY
+            ranked[attrs].setdefault((tier, fallback, f.listing.priority), []).append(candidate)
     return FrozenDict(
         {attrs: tuple(tuple(group) for _, group in sorted(ranks.items())) for attrs, ranks in ranked.items()}
     )
