@@ -166,7 +166,7 @@ def test_the_watch_may_log_in_as_another_user() -> None:
             {"autocommit": True},
             "invalid keyword argument of the probe 'autocommit': expected a libpq parameter",
         ),
-        ({"connect_timeout": 3}, "invalid connect_timeout '3': expected ProbeOptions(timeout=) in its place"),
+        ({"connect_timeout": 3}, "invalid connect_timeout '3': use ProbeOptions(timeout=) instead"),
         ({"sslmode": "never"}, "invalid sslmode 'never': expected 'disable'"),
         ({"password": b"hunter2"}, "invalid password '***': expected a str"),
         ({"user": "a\0"}, "invalid user 'a\\x00': expected no NUL character"),

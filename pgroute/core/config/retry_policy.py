@@ -1,4 +1,4 @@
-"""How long and how often a transaction that failed is run again: the user's strategies."""
+"""The policy of retries: how long and how often a failed transaction is run again."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _LIMIT = 30.0
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long and how often `run()` and `attempts()` go on; what may be run again is not a matter of policy.
+    """How long and how often `run()` and `attempts()` try again. Which failures are retried is not configurable.
 
     Args:
-        stop: a tenacity stop strategy; None: 30 seconds after the start (``stop_after_delay(30)``). No pause is begun
-            that would end after the time that it sets.
-        wait: a tenacity wait strategy; None: full jitter below 20 ms, doubled with each attempt, at most 2 s
+        stop: a tenacity stop strategy; None stops 30 seconds after the start (``stop_after_delay(30)``). No pause
+            begins that would end after the time limit of the strategy.
+        wait: a tenacity wait strategy; None waits a random time below 20 ms, doubled with each attempt, at most 2 s
             (``wait_random_exponential(multiplier=0.02, max=2)``).
 
     Raises:
-        ConfigError: a strategy is no callable.
+        ConfigError: a strategy is not callable.
     """
 
     stop: Callable[[RetryCallState], bool] | None = None
@@ -41,11 +41,11 @@ class RetryPolicy:
                 raise ConfigError(name, value, f"expected a tenacity {name} strategy ({example}) or None")
 
     def limit(self, timeout: float | None = None) -> float | None:
-        """Return the seconds after which no further attempt begins; None: nothing sets a time that can be known.
+        """Return the seconds after which no further attempt begins, None if no time limit is known.
 
         Args:
-            timeout: seconds that the call itself was given, if it was. They replace the default, but no strategy of the
-                user's.
+            timeout: seconds that the call was given, None if it was not. They replace the default of 30 seconds; beside
+                a strategy of the user's, the shorter time counts.
         """
         if self.stop is None:
             return _LIMIT if timeout is None else timeout

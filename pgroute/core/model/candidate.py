@@ -17,10 +17,10 @@ class Candidate:
         key: the host.
         generation: the generation of its pools.
         role: primary or standby.
-        order: its place in the DSN, from 0.
-        weight: from HostOptions, relative to the others.
-        rtt: seconds the last probe took.
-        lag_bytes: bytes of WAL that it is behind, of a standby, where known.
+        order: its place among the hosts, from 0.
+        weight: its share relative to the others, from `HostOptions` or an SRV record.
+        rtt: seconds that the last probe took.
+        lag_bytes: bytes of WAL that a standby is behind; None for a primary, or if not known.
     """
 
     key: HostKey

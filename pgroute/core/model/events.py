@@ -1,4 +1,4 @@
-"""What a router tells its subscribers: events, their kinds and log levels."""
+"""The events that a router delivers to its subscribers: kinds, contents, log levels."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 class EventKind(enum.Enum):
-    """The kinds of events that `Router.subscribe` delivers, and at which level they are logged.
+    """The kinds of events that `Router.subscribe` delivers, and the level at which each is logged.
 
     Attributes:
-        HOST_ADDED: a host is listed that was not. INFO.
-        HOST_REMOVED: a host is not listed any more. INFO.
-        HOST_CHANGED: its state, role, read-only default or address is another, or it no longer tells its timeline or
-            system identifier. INFO, or WARNING if it refuses logins.
-        PRIMARY_CHANGED: there is a primary where there was none, or another one. INFO.
-        PRIMARY_LOST: there is none any more. WARNING.
-        NO_PRIMARY: every host was asked for the first time, and none can be written to. WARNING.
-        SPLIT_BRAIN: several hosts claim to be the primary, and nothing decides between them. ERROR.
-        STALE_PRIMARY: an old primary was recognised as one. ERROR.
-        SESSIONS_ABORTED: sessions in flight at a host were cut. WARNING.
+        HOST_ADDED: a host joined the list. INFO.
+        HOST_REMOVED: a host left the list. INFO.
+        HOST_CHANGED: the state, role, read-only default or address of a host changed, or it no longer reports its
+            timeline or system identifier. INFO, or WARNING if it refuses logins.
+        PRIMARY_CHANGED: there is a primary, or another one. INFO.
+        PRIMARY_LOST: there is no primary any more. WARNING.
+        NO_PRIMARY: every host was checked for the first time, and none can be written to. WARNING.
+        SPLIT_BRAIN: several hosts claim to be the primary and nothing decides between them. ERROR.
+        STALE_PRIMARY: a host was recognised as an old primary. ERROR.
+        SESSIONS_ABORTED: the connections of sessions in flight were cut. WARNING.
     """
 
     HOST_ADDED = "host-added"
@@ -50,12 +50,12 @@ class Event:
     """Something changed.
 
     Attributes:
-        kind: what.
-        at: monotonic seconds.
-        host: the host concerned; for PRIMARY_CHANGED the new primary.
+        kind: what changed.
+        at: monotonic seconds of the change.
+        host: the host concerned, for PRIMARY_CHANGED the new primary; None if there are several.
         text: one line for a person.
-        before: the host's view before, where there is one.
-        after: the host's view after, where there is one.
+        before: the host before, None if there is nothing to show.
+        after: the host afterwards, None if there is nothing to show.
     """
 
     kind: EventKind
@@ -67,7 +67,7 @@ class Event:
 
     @property
     def level(self) -> int:
-        """How it is logged, one of the logging module's levels."""
+        """The level of the logging module at which it is logged."""
         if self.kind in _ERRORS:
             return logging.ERROR
         locked = self.after is not None and self.after.state is HostState.REJECTED

@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
 
 class HostState(enum.Enum):
-    """How a host stands: the last contact with it, overruled by the arbitration between hosts.
+    """The state of a host: the result of the last contact, unless the comparison with other hosts overrules it.
 
     Attributes:
-        UNKNOWN: not heard from yet.
-        UP: answers.
-        SUSPECT: was up, and failed one probe; serves only if no other can.
-        DOWN: refuses connections, or failed two probes in a row.
-        STARTING: starting up or shutting down.
-        BUSY: has no connection left for us, or takes no new one; serves only after hosts that are up.
-        REJECTED: refuses the credentials, the database or TLS; serves on with the connections that were let in before.
-        STALE: an old primary, on a lower timeline than one that was seen.
-        CONFLICT: one of several primaries between which nothing decides.
-        FOREIGN: belongs to another cluster than the others, or tells no system identifier where one is pinned.
-        ALIAS: the same server as a host listed before.
+        UNKNOWN: not contacted yet.
+        UP: it answers.
+        SUSPECT: it was up and failed one probe; it serves only if no other host can.
+        DOWN: it refuses connections, or failed two probes in a row.
+        STARTING: it is starting up or shutting down.
+        BUSY: it accepts no further connections; it serves only after hosts that are up.
+        REJECTED: it refuses the credentials, the database or TLS; connections that are already open still serve.
+        STALE: an old primary, on a lower timeline than one that was seen; it never serves.
+        CONFLICT: one of several primaries between which nothing decides; none of them serves.
+        FOREIGN: it belongs to another cluster, or reports no system identifier although one is pinned.
+        ALIAS: it is the same server as another listed host.
     """
 
     UNKNOWN = "unknown"
@@ -42,29 +42,29 @@ class HostState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class HostInfo:
-    """One host of a Topology, as the router sees it.
+    """One host of a Topology.
 
     Attributes:
-        key: its HostKey; `host` and `port` are parts of it.
-        state: how it stands.
-        reason: why it is not simply up, in words; empty if it is.
-        usable: sessions may be sent there.
-        since: monotonic seconds since when it is in this state.
-        generation: grows whenever pooled connections to it must no longer be used.
-        address: numeric address or socket directory last reached; None if none was.
-        role: primary or standby; None while not known.
+        key: the HostKey; `host` and `port` are parts of it.
+        state: its state.
+        reason: why it is in this state, or a remark, in words; empty if there is nothing to say.
+        usable: sessions may go there.
+        since: monotonic seconds at which it entered this state.
+        generation: grows whenever the pooled connections to it must not be used any more.
+        address: the numeric address or socket directory that answered last; None if none did.
+        role: primary or standby; None while it is not known.
         read_only: a fresh session would be read-only by default.
-        timeline: of a standby a lower bound; None if not told.
-        lag_bytes: bytes of WAL written by the primary and not replayed here, at the last probes; None if not known.
-        lag_seconds: age in seconds of the newest position of the primary, of those seen by the watch, that is replayed
-            here; 0 when the last one is. None if not known.
-        rtt: seconds the last probe took.
-        last_seen: monotonic seconds of the last word from it, None if never.
-        silent_since: monotonic seconds of the first attempt since its last word, None while it answers.
-        system_id: the cluster's system identifier; None if not told.
-        started_at: the postmaster's start, seconds since the epoch; None if not told.
-        server_version: as libpq gives it, 180001 for 18.1; 0 if not known.
-        origin: the name by which it came to be listed, empty for one of the DSN itself.
+        timeline: its timeline, of a standby a lower bound; None if not reported.
+        lag_bytes: bytes of WAL that the primary has written and this standby has not replayed; None if not known.
+        lag_seconds: age in seconds of the newest position of the primary that this standby has replayed, of those that
+            probes have seen; 0 if it has replayed the last one. None if not known.
+        rtt: seconds that the last probe took.
+        last_seen: monotonic seconds of its last answer or refusal; None if there was none.
+        silent_since: monotonic seconds of the first attempt since then; None while it answers.
+        system_id: the cluster's system identifier; None if not reported.
+        started_at: the start of the postmaster, seconds since the epoch; None if not reported.
+        server_version: as in libpq, 180001 for 18.1; 0 if not known.
+        origin: the name that stands for it; empty for a host of the DSN itself.
         degraded: which of timeline and system identifier it no longer reports, and why, in words; empty if none is
             missing.
     """

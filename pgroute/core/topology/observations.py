@@ -17,18 +17,18 @@ class Answer:
     """A host answered a probe.
 
     Attributes:
-        host: which one.
+        host: the host.
         role: primary or standby.
         read_only: a fresh session there would be read-only by default.
-        timeline: of a primary, the one it writes; of a standby, a lower bound; None if not told.
-        lsn: bytes written (primary) or replayed (standby), None if not told.
-        system_id: the cluster's system identifier.
-        started_at: the postmaster's start, seconds since the epoch.
+        timeline: of a primary the one it writes, of a standby a lower bound; None if not reported.
+        lsn: position in bytes, written by a primary or replayed by a standby; None if not reported.
+        system_id: the cluster's system identifier; None if not reported.
+        started_at: the start of the postmaster, seconds since the epoch; None if not reported.
         address: the numeric address or socket directory that answered.
         rtt: seconds that the probe took.
-        sent_at: monotonic seconds at which it was sent.
-        fresh: it was asked on a connection opened for it.
-        server_version: as libpq gives it, 180001 for 18.1.
+        sent_at: monotonic seconds at which the probe was sent.
+        fresh: the probe used a connection that was opened for it.
+        server_version: as in libpq, 180001 for 18.1.
         reduced: why the probe asked for less than all values, in the server's words; empty if it asked for all.
     """
 
@@ -49,10 +49,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A probe failed, or a pool's login was turned down; `sent_at` as in Answer, or when connecting began.
+    """A probe failed, or the login of a pool was refused.
 
-    A pool's attempt that nobody answered is no Failure but a reason to probe: many of them may end at once.
-    `linked`: it was an attempt at a new connection, while the probe's open one goes on.
+    A pool's attempt that nobody answered is no Failure but a reason to probe, since many of them may end at once.
+
+    Attributes:
+        host: the host.
+        fault: what went wrong.
+        sent_at: monotonic seconds at which the probe was sent or the attempt began.
+        linked: a new connection failed while the open connection of the probe goes on.
     """
 
     host: HostKey
@@ -63,14 +68,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """How a host came to be listed.
+    """Where a host of the list comes from.
 
     Attributes:
-        origin: the name behind it, as "SRV _postgresql._tcp.example.com"; empty for one of the DSN itself.
-        priority: hosts of the lowest are chosen as long as one of them can serve.
+        origin: the name that stands for it, as "SRV _postgresql._tcp.example.com"; empty for a host of the DSN itself.
+        priority: only hosts with the lowest priority are chosen while one of them can serve.
         weight: its share among those of equal priority.
-        note: what is wrong with the lookup of its name, while the last good answer serves.
-        addresses: how many of one family its name has, which are taken to be those of one server.
+        note: the error of the last lookup of its name, while the last good answer is used; empty if there is none.
+        addresses: how many addresses of one family its name has; they are taken to be those of one server.
     """
 
     origin: str = ""
@@ -82,7 +87,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """The list of hosts is now this one; a host without a listing is one of the DSN itself."""
+    """The new list of hosts; a host without a listing is one of the DSN itself."""
 
     hosts: tuple[HostKey, ...]
     listings: Mapping[HostKey, Listing] = field(default_factory=dict)
@@ -90,7 +95,7 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class ForgetTimeline:
-    """The operator says that the highest timeline seen is no longer the truth."""
+    """Accept a lower timeline, for example after restoring a backup: the operator's `forget_timeline()`."""
 
 
 Observation = Answer | Failure | Members | ForgetTimeline
