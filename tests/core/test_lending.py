@@ -247,7 +247,7 @@ def test_closing_wakes_everybody_and_lets_nobody_in() -> None:
     assert caller.woken
     with pytest.raises(PoolClosed):
         books.take()
-    assert not books.wanting
+    assert not books.needs_connection
     assert books.step(0.0) == Stop()
     books.remove(item[0])
     books.remove(item[0])

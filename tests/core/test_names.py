@@ -205,7 +205,7 @@ def test_a_failure_takes_nothing_away_and_is_repeated_after_a_while() -> None:
     assert due(bad, GAP) == GAP
     assert bad.answered(["10.0.0.1"], 1, NOW + 9).error == ""
     listed, errors = members((DB,), "one-host", {Question(DB.host): bad}.get)
-    assert [m.listing.note for m in listed] == ["SERVFAIL: the last good answer serves"]
+    assert [m.listing.note for m in listed] == ["SERVFAIL: the last good answer is used"]
     assert not errors
 
 

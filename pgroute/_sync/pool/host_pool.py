@@ -181,7 +181,7 @@ class HostPool(Generic[CT]):
         """Return what a caller in the queue is given; one that is torn out of it leaves nothing behind."""
         begun = time.monotonic()
         try:
-            if self._lending.wanting:
+            if self._lending.needs_connection:
                 self._bell.ring()
             waiter.wait(max(timeout, _LEAST_WAIT))
             with self._lock:  # in here, for this wait may be interrupted too
