@@ -1,4 +1,4 @@
-"""Which hosts may serve, decided from the facts about all of them together (DESIGN: the table of observations).
+"""Which hosts may serve, decided from the facts about all of them together.
 
 The passes are: identify the cluster, exclude what does not belong to it, find its highest timeline, elect the
 primary, give every host its verdict and its tier.
@@ -137,10 +137,7 @@ def arbitrate(
         identity = Identity(pinned) if pinned is not None else identify(hosts, identity, now, scanned=scanned)
     known = not check_system_id or identity.system_id is not None or scanned
 
-    excluded: dict[HostKey, Exclusion] = {}
-    if check_system_id:
-        excluded = foreign(hosts, identity.system_id, scanned=scanned, pinned=pinned is not None)
-    excluded.update(aliases([f for f in hosts if f.key not in excluded]))
+    excluded = _exclude(hosts, identity, check=check_system_id, pinned=pinned is not None, scanned=scanned)
     ours = [f for f in hosts if f.key not in excluded]
 
     timelines = _timelines(hosts, ours, memory, identity, now)
@@ -148,11 +145,13 @@ def arbitrate(
 
     election = _elect(ours, timelines.highest, scanned=scanned, known=known)
     rivals_since = memory.rivals_since if election.rivals == memory.rivals else now
-    unconfirmed = election.rivals & _not_asked_since(election.contenders, rivals_since)
 
-    found = _Findings(scanned, known, excluded, timelines, election, unconfirmed)
+    # A conflict is confirmed by a second probe of each rival: the first answers may be from before and after a switch.
+    unconfirmed = election.rivals & _not_asked_since(election.contenders, rivals_since)
     # The last answer of a stale primary may be from before the promotion. If it is dead, its sessions are released.
     doubtful = _not_asked_since([f for f in election.stale if f.answering], highest_since)
+
+    found = _Findings(scanned, known, excluded, timelines, election, unconfirmed)
     return Arbitration(
         replace(
             memory,
@@ -171,6 +170,17 @@ def arbitrate(
     )
 
 
+def _exclude(
+    hosts: Sequence[Facts], identity: Identity, *, check: bool, pinned: bool, scanned: bool
+) -> dict[HostKey, Exclusion]:
+    """Return the hosts that do not count: those of another cluster, and second names of a server.
+
+    Another cluster has other data. A server with two names would look like two primaries, or get twice its share.
+    """
+    excluded = foreign(hosts, identity.system_id, scanned=scanned, pinned=pinned) if check else {}
+    return excluded | aliases([f for f in hosts if f.key not in excluded])
+
+
 def _timelines(
     hosts: Sequence[Facts], ours: Sequence[Facts], memory: Memory, identity: Identity, now: float
 ) -> Timelines:
@@ -182,11 +192,12 @@ def _timelines(
 
 
 def _elect(ours: Sequence[Facts], highest: int | None, *, scanned: bool, known: bool) -> _Election:
-    """Return which primary is the primary.
+    """Elect the primary among the hosts that report to be one.
 
     A promotion always makes a higher timeline, so a primary on a lower one is the past. Before the cluster is known,
     the higher timeline may be that of another cluster. Before every host was checked, the first to answer may be the
-    old primary. Between two primaries on the highest timeline, or on unknown ones, no choice is safe.
+    old primary. Between two primaries on the highest timeline, or on unknown ones, either choice may lose the other's
+    writes.
     """
     primaries = [f for f in ours if f.role is HostRole.PRIMARY]
     stale = [f for f in primaries if known and _below(f, highest)]
