@@ -9,13 +9,14 @@ from pgroute._sync.session import Session
 from pgroute._sync.transaction.attempt import Attempt
 from pgroute._sync.transaction.attempts import Attempts
 from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
+from pgroute.core.config.retry_policy import RetryPolicy
+from pgroute.core.model.candidate import Candidate
+from pgroute.core.model.events import Event, EventKind
+from pgroute.core.model.host import HostInfo, HostState
 from pgroute.core.model.roles import HostKey, HostRole, Role, SessionAttrs
 from pgroute.core.model.stats import RoleStats, RouterStats
-from pgroute.core.routing.balance import Candidate, Policy
-from pgroute.core.topology.events import Event, EventKind
-from pgroute.core.topology.hosts import HostInfo, HostState
-from pgroute.core.topology.transition import Topology
-from pgroute.core.transactions.retry import RetryPolicy
+from pgroute.core.routing.balance import Policy
+from pgroute.core.topology.snapshot import Topology
 from pgroute.errors import (
     AcquireTimeout,
     CommitUnknown,

@@ -1,4 +1,4 @@
-"""The exceptions of pgroute, all of them psycopg errors too.
+"""The exceptions of pgroute; all of them are psycopg errors too. This module imports no other one of the package.
 
 psycopg.ProgrammingError + ValueError
 └── ConfigError              a parameter is wrong; nothing was contacted
@@ -6,10 +6,10 @@ psycopg.OperationalError
 └── RouteError
     ├── AcquireTimeout       (psycopg_pool.PoolTimeout) no session within the deadline
     │   ├── NoHostAvailable  no host can serve the role
-    │   ├── PoolExhausted    a host serves the role, all its connections are in use
+    │   ├── PoolExhausted    a host serves the role, but all its connections are in use
     │   └── SplitBrainError  two hosts claim to be the primary
-    ├── SessionLost          the connection died before COMMIT was sent
-    ├── CommitUnknown        it died, or stopped short of synchronous replication, during COMMIT
+    ├── SessionLost          the connection was lost before COMMIT was sent
+    ├── CommitUnknown        it was lost, or replication not confirmed, during COMMIT
     └── RouterClosed         (psycopg_pool.PoolClosed) closed, never opened, or forked
 """
 
@@ -17,22 +17,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout
 
-if TYPE_CHECKING:
-    from pgroute.core.topology.transition import Topology
-
-
 _MOST_SHOWN = 500
-"""Characters of a value in an error's text, at most."""
+"""The most characters of a value that the text of an error shows."""
 _PASSWORD = re.compile(r"(?i)(passw(or)?d|secret|scram_(client|server)_key)['\"]?\s*[=:]")
 
 
 def holds_password(value: object) -> bool:
-    """Return whether a value may have a password in it: in a mapping, a keyword string, a URI with a login."""
+    """Return True if a value may hold a password: a mapping, a keyword string, a URI with a login."""
     if not isinstance(value, (str, bytes, list, tuple, Mapping)):
         return False
     text = value if isinstance(value, str) else repr(value)
@@ -42,17 +38,17 @@ def holds_password(value: object) -> bool:
 
 
 class ConfigError(psycopg.ProgrammingError, ValueError):
-    """A parameter has a value that pgroute cannot use; nothing was contacted, or nothing was written.
+    """A parameter has an invalid value. No host was contacted, or nothing was written.
 
     Attributes:
-        parameter: the name of the parameter as the caller knows it.
-        value: what was given; ``"***"`` where it is a secret, or may hold one.
-        accepted: what is accepted, in words.
+        parameter: the name of the parameter.
+        value: the value; ``"***"`` if it is, or may hold, a secret.
+        accepted: which values are accepted, in words.
     """
 
     def __init__(self, parameter: str, value: object, accepted: str, *, secret: bool = False) -> None:
         if secret or holds_password(value):
-            # An empty text is everywhere; a service's name is repeated by libpq.
+            # libpq repeats the name of a service. An empty text would match everywhere.
             accepted = accepted.replace(value, "***") if isinstance(value, str) and value else accepted
             value = "***"
         super().__init__(parameter, value, accepted)  # type: ignore[arg-type]  # psycopg names only the first
@@ -68,70 +64,71 @@ class ConfigError(psycopg.ProgrammingError, ValueError):
 
 
 class RouteError(psycopg.OperationalError):
-    """The router could not do what was asked, or lost a session.
+    """The router could not provide a session, or lost one.
 
     Attributes:
-        topology: what the router knew of the hosts at that moment; None where that says nothing, and in a copy of the
-            error in another process.
-        rerun_safe: the transaction was the router's own (`run()`, `attempts()`) and was not committed. Never True of a
-            `writer()` session, in which the body may have committed something by itself.
-        may_have_committed: the work may have been committed all the same.
+        topology: the Topology at that moment; None where it says nothing, and in a copied or pickled
+            error.
+        rerun_safe: the transaction was the router's own (`run()`, `attempts()`) and was not committed. Never True for a
+            `writer()` session, whose body may have committed something itself.
+        may_have_committed: the work may have been committed nevertheless.
     """
 
     def __init__(
         self,
         message: str,
         *,
-        topology: Topology | None = None,
+        topology: Any = None,
         rerun_safe: bool = False,
         may_have_committed: bool = False,
     ) -> None:
         super().__init__(message)
-        self.topology = topology
+        # A Topology or None. No module of the package is imported here, as all of them raise these errors.
+        self.topology: Any = topology
         self.rerun_safe = rerun_safe
         self.may_have_committed = may_have_committed
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        # Between processes and in copies the text stands for the topology, which belongs to this process.
+        # The topology belongs to this process. In a copy, and in another process, the text stands for it.
         reduced = super().__reduce__()
         assert isinstance(reduced, tuple)
         return (*reduced[:2], {**reduced[2], "topology": None})
 
 
 class AcquireTimeout(RouteError, PoolTimeout):
-    """No session could be had within the deadline. Nothing was sent: what it was for can be tried again."""
+    """No session was available within the deadline. Nothing was sent, so trying again is safe."""
 
 
 class NoHostAvailable(AcquireTimeout):
-    """No host could serve the role; the text names every host, its state, the reason and its age."""
+    """No host could serve the role. The text names every host with its state, the age of that and the reason."""
 
 
 class PoolExhausted(AcquireTimeout):
     """A host serves the role, but its pool had no free connection within the deadline, or its queue was full.
 
-    The text tells how many of its connections are in use and how many callers wait.
+    The text says how many of its connections are in use and how many callers wait.
     """
 
 
 class SplitBrainError(AcquireTimeout):
-    """Two hosts claim to be the primary and neither can be preferred; the text names both."""
+    """Two hosts claim to be the primary and nothing decides between them. The text names both."""
 
 
 class SessionLost(RouteError):
-    """The connection died before COMMIT was sent, or in a transaction that could not write.
+    """The connection was lost before COMMIT was sent, or in a transaction that could not write.
 
-    Nothing of the transaction was committed. `may_have_committed` is true where a writer's session found its connection
-    broken at its end, and its body had raised nothing: what that body committed by itself may be there, nothing else.
+    Nothing of the transaction was committed. `may_have_committed` is True if a writer session whose body raised nothing
+    found its connection broken at the end: work that the body committed itself may be there, nothing else.
     """
 
 
 class CommitUnknown(RouteError):
-    """The connection was lost, or replication not confirmed, while a COMMIT was on its way.
+    """The connection was lost during COMMIT, or synchronous replication was not confirmed.
 
-    The transaction may be there or not: look before doing it again, or use ``run(once=KEY)``, which does.
+    The transaction may be committed or not. Check before you repeat it, or use ``run(once=KEY)``, which does.
     """
 
-    def __init__(self, message: str, *, topology: Topology | None = None) -> None:
+    def __init__(self, message: str, *, topology: Any = None) -> None:
         super().__init__(message, topology=topology, may_have_committed=True)
 
 

@@ -84,7 +84,6 @@ class Told:
     wal_file: Value = b"000000010000000000000001"
     standby_timeline: Value = None
     lsn: Value = b"0/1000000"
-    replay_age: Value = None
     system_id: Value = b"%d" % SYSTEM_ID
     started_at: Value = b"%d" % START
     defaults: Value = None

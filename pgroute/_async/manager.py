@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
     from pgroute._async.router import AsyncRouter
     from pgroute.core.config.router_config import RouterConfig
-    from pgroute.core.routing.balance import Candidate
-    from pgroute.core.topology.events import Event
-    from pgroute.core.topology.transition import Topology
+    from pgroute.core.model.candidate import Candidate
+    from pgroute.core.model.events import Event
+    from pgroute.core.topology.snapshot import Topology
 
 _NEW, _OPEN, _CLOSING, _CLOSED = "new", "open", "closing", "closed"
 _END_TIMEOUT = 2.0

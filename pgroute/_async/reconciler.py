@@ -10,16 +10,16 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from pgroute._acompat import AsyncWorker, async_join_all, async_spawn
+from pgroute.core.model.events import Event, EventKind
 from pgroute.core.routing.acquisition import routes
 from pgroute.core.schedule import forsaken, hopeless
-from pgroute.core.topology.events import Event, EventKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgroute._async.manager import AsyncSessionManager
     from pgroute.core.model.roles import HostKey
-    from pgroute.core.topology.transition import Topology
+    from pgroute.core.topology.snapshot import Topology
 
 P = ParamSpec("P")
 R = TypeVar("R")

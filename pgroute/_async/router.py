@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
     from dns.resolver import BaseResolver
 
+    from pgroute.core.config.retry_policy import RetryPolicy
+    from pgroute.core.model.events import Event
     from pgroute.core.model.stats import RouterStats
     from pgroute.core.routing.balance import Policy
-    from pgroute.core.topology.events import Event
-    from pgroute.core.topology.transition import Topology
-    from pgroute.core.transactions.retry import RetryPolicy
+    from pgroute.core.topology.snapshot import Topology
 
 
 class AsyncRouter(AsyncRunner[CT], AsyncFace):

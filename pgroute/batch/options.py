@@ -10,15 +10,15 @@ import psycopg
 
 from pgroute.batch.source import Keyset, check_source, signature
 from pgroute.core.config.options import check_integer, check_name
+from pgroute.core.config.retry_policy import check_policy
 from pgroute.core.printable import printable
-from pgroute.core.transactions.retry import check_policy
 from pgroute.errors import ConfigError, RouteError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pgroute.batch.source import Source
-    from pgroute.core.transactions.retry import RetryPolicy
+    from pgroute.core.config.retry_policy import RetryPolicy
 
 _MOST_ROWS = 2**31 - 1
 

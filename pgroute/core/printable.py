@@ -1,22 +1,22 @@
-"""Texts of others, as one line that a log and a terminal show and do not obey."""
+"""Makes texts from servers and name servers safe to log and to print: one line without control characters."""
 
 from __future__ import annotations
 
 MOST = 1000
-"""Characters of a text, at most: more than any server's own message, and little beside a page of them."""
+"""The most characters of a text: longer than any message of a server, and far less than a screen."""
 
 _CUT = "..."
 
 
 def printable(text: str | bytes, most: int = MOST) -> str:
-    r"""Return what a server, a name server or a table says, as one line without characters that do something.
+    r"""Return a text as one line of printable characters.
 
-    White space of any kind is a blank. What cannot be seen (control characters, those that turn the direction of
-    writing, lone surrogates) stands there as Python writes it: ``\x1b``, ``\u202e``. Doing it twice changes nothing.
+    White space becomes a blank. Invisible characters (control characters, those that change the writing direction, lone
+    surrogates) are escaped as in Python: ``\x1b``, ``\u202e``. The result of a result is the same.
 
     Args:
-        text: any text; bytes are taken for UTF-8.
-        most: characters, at most; the rest is left out, however long it is, and three dots stand for it.
+        text: any text; bytes are decoded as UTF-8.
+        most: the most characters; three dots replace the rest.
     """
     if isinstance(text, bytes):
         text = text[: 4 * (most + 1)].decode("utf-8", "replace")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostRole
-from pgroute.core.topology.hosts import HostState
 
 if TYPE_CHECKING:
     from random import Random
 
     from pgroute.core.config.options import ProbeOptions
+    from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import HostKey
-    from pgroute.core.topology.hosts import HostInfo
-    from pgroute.core.topology.transition import Topology
+    from pgroute.core.topology.snapshot import Topology
 
 CONNECT_GAP = 0.2
 """Seconds between two connection attempts to a host, at least."""

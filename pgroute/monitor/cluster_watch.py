@@ -17,9 +17,10 @@ from pgroute.core.config.dns_names import (
 )
 from pgroute.core.config.srv import ANYWHERE
 from pgroute.core.faults.classify import Fault, FaultKind
+from pgroute.core.model.host import HostState
 from pgroute.core.schedule import parted, release_after
-from pgroute.core.topology.hosts import Answer, Failure, ForgetTimeline, HostState, Members, Observation
-from pgroute.core.topology.transition import Rules, Topology, apply
+from pgroute.core.topology.observations import Answer, Failure, ForgetTimeline, Members, Observation
+from pgroute.core.topology.transition import apply, initial_topology
 from pgroute.monitor.patience import patient
 from pgroute.monitor.thread import Monitor
 from pgroute.monitor.vigil import Vigil
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
     from pgroute.core.config.options import ProbeOptions
     from pgroute.core.config.router_config import ResolverSpec
     from pgroute.core.config.srv import Targets
+    from pgroute.core.model.events import Event
+    from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import HostKey
-    from pgroute.core.topology.events import Event
-    from pgroute.core.topology.hosts import HostInfo
+    from pgroute.core.topology.snapshot import Rules, Topology
     from pgroute.monitor.dns_watch import Names
     from pgroute.monitor.host_watcher import HostWatcher
 
@@ -69,7 +71,7 @@ class ClusterWatch:
         targets: Targets = ANYWHERE,
     ) -> None:
         self.options = options
-        self.topology = Topology.start(entries, time.monotonic(), rules)
+        self.topology = initial_topology(entries, time.monotonic(), rules)
         self.listeners: list[Callable[[Topology, Topology, tuple[Event, ...]], None]] = []
         self.sessions_at: Callable[[HostKey, str | None], int] = lambda *_: 0
         self.abort: Callable[[HostKey, str | None, str], object] = lambda *_: None
@@ -140,7 +142,7 @@ class ClusterWatch:
         self._ended = False
         self._home = monitor
         self._names = monitor.names(self._resolver)
-        self.topology = Topology.start(self._entries, now, self.topology._rules)
+        self.topology = initial_topology(self._entries, now, self.topology._rules)
         self._follow_names()
 
     async def end(self, monitor: Monitor) -> None:

@@ -15,7 +15,7 @@ from pgroute.core.config.dsn import Params
 from pgroute.core.faults.classify import Fault, FaultKind
 from pgroute.core.printable import printable
 from pgroute.core.schedule import CONNECT_GAP, REJECTED_GAP, connect_delay, probe_delay
-from pgroute.core.topology.hosts import Answer, Failure
+from pgroute.core.topology.observations import Answer, Failure
 from pgroute.monitor.probe import ProbeConnection, ProbeFailed
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pgroute.core.config.options import ProbeOptions
     from pgroute.core.model.roles import HostKey
-    from pgroute.core.topology.transition import Topology
+    from pgroute.core.topology.snapshot import Topology
     from pgroute.monitor.dns_watch import Names
 
 RENEW_AFTER = 60.0

@@ -13,7 +13,7 @@ from pgroute.core.faults.classify import Fault, FaultKind, connect_fault, one_li
 from pgroute.core.printable import printable
 from pgroute.core.sql.answers import Malformed, read_probe, read_shown
 from pgroute.core.sql.statements import LACKING, OWN_TERMS, WRONG_STATE, qualify
-from pgroute.core.topology.hosts import Answer
+from pgroute.core.topology.observations import Answer
 from pgroute.monitor.patience import patient
 from pgroute.runtime.receive_limit import Allowance, TooMuch, narrow
 
@@ -28,14 +28,10 @@ _OF_PRIMARY = "pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())"
 _OF_STANDBY = """
        greatest((SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()),
                 (SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery()))"""
-# Times as whole microseconds: a float is printed as extra_float_digits says.
 _POSITION = """
-       CASE WHEN r.recovering THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END,
-       CASE WHEN r.recovering THEN
-         (extract(epoch FROM pg_catalog.clock_timestamp() `-` pg_catalog.pg_last_xact_replay_timestamp())
-          `*` 1000000)::bigint
-       END"""
+       CASE WHEN r.recovering THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END"""
 _SYSTEM_ID = "(SELECT system_identifier FROM pg_catalog.pg_control_system())"
+# In whole microseconds: a float is printed as extra_float_digits says.
 _START = "(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) `*` 1000000)::bigint"
 # It changes whenever a fresh session would get another default_transaction_read_only than this one has. Those of other
 # databases and of other roles are no concern of ours, and there may be thousands.
@@ -54,7 +50,7 @@ def _question(
     *,
     primary: str = "NULL",
     standby: str = "NULL",
-    position: str = "NULL, NULL",
+    position: str = "NULL",
     system_id: str = "NULL",
     start: str = "NULL",
     defaults: str = "NULL",
@@ -272,7 +268,7 @@ class ProbeConnection:
                 address=self.address,
                 fresh=fresh,
                 server_version=self._pgconn.server_version,
-                untold=self._untold,
+                reduced=self._untold,
             )
         if fresh:
             self._settings = told.defaults
@@ -285,14 +281,13 @@ class ProbeConnection:
             read_only=told.read_only,
             timeline=told.timeline,
             lsn=told.lsn,
-            replay_age=told.replay_age,
             system_id=told.system_id,
             started_at=told.started_at,
             address=self.address,
             rtt=rtt,
             fresh=fresh,
             server_version=self._pgconn.server_version,
-            untold=self._untold,
+            reduced=self._untold,
         )
 
     def _calls_for_all(self, role: HostRole, started: float | None) -> bool:

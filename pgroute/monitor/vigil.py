@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgroute.core.config.options import ProbeOptions
+    from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import HostKey
-    from pgroute.core.topology.hosts import Answer, Failure, HostInfo
-    from pgroute.core.topology.transition import Topology
+    from pgroute.core.topology.observations import Answer, Failure
+    from pgroute.core.topology.snapshot import Topology
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.monitor.host_watcher import HostWatcher
 

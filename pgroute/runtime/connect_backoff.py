@@ -11,9 +11,9 @@ import psycopg
 if TYPE_CHECKING:
     from collections.abc import Container
 
+    from pgroute.core.model.candidate import Candidate
+    from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import HostKey
-    from pgroute.core.routing.balance import Candidate
-    from pgroute.core.topology.hosts import HostInfo
 
 
 class BackedOff(psycopg.OperationalError):

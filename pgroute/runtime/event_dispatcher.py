@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pgroute.core.topology.events import Event
+    from pgroute.core.model.events import Event
 
 logger = logging.getLogger("pgroute")
 

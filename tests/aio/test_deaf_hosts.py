@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from pgroute import AsyncRouter, CommitUnknown, NoHostAvailable, PoolOptions, ProbeOptions
-from pgroute.core.topology.hosts import HostState
+from pgroute.core.model.host import HostState
 from pgroute.testing import FaultProxy, LocalCluster, Node
 from tests.aio.conftest import Proxied
 from tests.aio.workload import (

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from pgroute import AsyncRouter, ProbeOptions
-from pgroute.core.topology.hosts import HostState
+from pgroute.core.model.host import HostState
 from pgroute.testing import LocalCluster, Node
 from tests.aio.workload import QUICK, key, make_table, numbers, primary, read, state, write
 from tests.support import AsyncBackground, async_call, async_eventually, within

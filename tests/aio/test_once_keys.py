@@ -238,7 +238,7 @@ async def test_a_result_that_is_not_json_is_refused_before_commit(pair: Proxied,
         return result
 
     async with AsyncRouter(pair.dsn) as router:
-        with pytest.raises(TypeError, match=f"once={KEY!r} has to be stored.*nothing was committed"):
+        with pytest.raises(TypeError, match=f"once={KEY!r} cannot be stored.*nothing was committed"):
             await call_once(router, body)
     assert increment.runs == 1
     assert await counted(node) == (0, 0)

@@ -17,7 +17,7 @@ from pgroute import AsyncRouter, NoHostAvailable, PoolExhausted, PoolOptions, Se
 from pgroute._async.pool.lease import lease_of
 from pgroute.core.faults.classify import Fault, FaultKind
 from pgroute.core.model.roles import Role
-from pgroute.core.topology.hosts import Failure
+from pgroute.core.topology.observations import Failure
 from pgroute.testing import LocalCluster
 from tests.support import AsyncBackground, async_call, async_eventually, dsn_with
 

@@ -10,7 +10,7 @@ from pgroute.core.config.options import ProbeOptions
 from pgroute.core.faults.classify import Fault, FaultKind
 from pgroute.core.model.roles import HostKey, HostRole
 from pgroute.core.topology.departed import Departed
-from pgroute.core.topology.hosts import Answer, Failure
+from pgroute.core.topology.observations import Answer, Failure
 from tests.core.world import OTHER, OURS, A, B, World
 
 WAS, NOW = "10.0.0.1", "10.0.0.2"

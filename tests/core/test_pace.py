@@ -8,6 +8,7 @@ import pytest
 
 from pgroute.core.config.options import ProbeOptions
 from pgroute.core.faults.classify import FaultKind
+from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostKey
 from pgroute.core.schedule import (
     CONNECT_GAP,
@@ -18,7 +19,6 @@ from pgroute.core.schedule import (
     probe_delay,
     release_after,
 )
-from pgroute.core.topology.hosts import HostState
 from tests.core.world import A, B, C, D, World
 
 

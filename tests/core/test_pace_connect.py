@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from pgroute.core.config.options import ProbeOptions
+from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostKey
 from pgroute.core.schedule import CONNECT_GAP, REJECTED_GAP, connect_delay
-from pgroute.core.topology.hosts import HostState
-from pgroute.core.topology.transition import Topology
+from pgroute.core.topology.transition import initial_topology
 
 KEY = HostKey("a", 5432)
 
@@ -34,7 +34,7 @@ KEY = HostKey("a", 5432)
 def test_the_pause_between_connection_attempts(
     state: HostState, interval: float, kicked: bool, least: float, most: float
 ) -> None:
-    topology = Topology.start((KEY,), 0.0)
+    topology = initial_topology((KEY,), 0.0)
     host = replace(topology.hosts[0], state=state)
     # A primary is known: nothing else speeds the probes up.
     topology = replace(topology, by_key={KEY: host}, primary_lost_at=None)

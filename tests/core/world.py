@@ -5,18 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from pgroute.core.faults.classify import Fault, FaultKind
+from pgroute.core.model.events import Event, EventKind
+from pgroute.core.model.host import HostInfo, HostState
 from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
-from pgroute.core.topology.events import Event, EventKind
-from pgroute.core.topology.hosts import (
-    Answer,
-    Failure,
-    ForgetTimeline,
-    HostInfo,
-    HostState,
-    Members,
-    Observation,
-)
-from pgroute.core.topology.transition import Rules, Topology, apply
+from pgroute.core.topology.observations import Answer, Failure, ForgetTimeline, Members, Observation
+from pgroute.core.topology.snapshot import Rules
+from pgroute.core.topology.transition import apply, initial_topology
 
 A = HostKey("a", 5432)
 B = HostKey("b", 5432)
@@ -32,7 +26,7 @@ class World:
 
     def __init__(self, *hosts: HostKey, **rules: Any) -> None:
         self.now = 100.0
-        self.topology = Topology.start(hosts or (A, B, C), self.now, Rules(**rules))
+        self.topology = initial_topology(hosts or (A, B, C), self.now, Rules(**rules))
         self.events: list[Event] = []
 
     def see(self, seen: Observation) -> World:

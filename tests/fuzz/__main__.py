@@ -69,7 +69,6 @@ def answers(data: Any) -> None:
             "read_only": data.ConsumeBool(),
             "timeline": big(),
             "lsn": big(),
-            "replay_age": data.PickValueInList([None, data.ConsumeFloat()]),
             "system_id": big(),
             "started_at": data.PickValueInList([None, data.ConsumeFloat()]),
             "fresh": data.ConsumeBool(),

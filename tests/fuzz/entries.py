@@ -33,8 +33,8 @@ from pgroute.core.config.dsn import Dsn, parse_dsn
 from pgroute.core.config.srv import Service, Targets, check_domains
 from pgroute.core.faults.classify import connect_fault, one_line, options_refused, session_fault
 from pgroute.core.printable import printable
-from pgroute.core.topology.hosts import Answer, Failure, Members
-from pgroute.core.topology.transition import Topology, apply
+from pgroute.core.topology.observations import Answer, Failure, Members
+from pgroute.core.topology.transition import apply, initial_topology
 from pgroute.core.transactions.once_keys import as_json, check_age, check_key
 
 SECRET = "s3cr3tPW"
@@ -121,7 +121,7 @@ def records(
         Question(SERVICE.host, service=True): listed.failed(error, 1.0) if error else listed,
         Question(NAME.host): Found().answered(addresses, 1.0, 0.0, error=error),
     }
-    topology = Topology.start((SERVICE, NAME), 0.0)
+    topology = initial_topology((SERVICE, NAME), 0.0)
     modes: tuple[Mode, ...] = get_args(Mode)
     for mode in modes:
         for targets in (Targets(), Targets(anywhere=False), trusted):
@@ -147,15 +147,15 @@ def records(
 def answers(told: list[dict[str, Any]], error: str) -> None:
     """Probes' answers, of hosts that lie as they like within what a probe reads."""
     hosts = (HostKey("a", 1), HostKey("b", 1))
-    topology = Topology.start(hosts, 0.0)
+    topology = initial_topology(hosts, 0.0)
     now = 0.0
     for number, fields in enumerate(told):
         now += 0.1
         host = hosts[number % 2]
         role = HostRole.STANDBY if fields.get("standby") else HostRole.PRIMARY
         values = {name: value for name, value in fields.items() if name != "standby"}
-        untold = printable(error)
-        topology, events = apply(topology, Answer(host, role, now, untold=untold, **values), now)
+        reduced = printable(error)
+        topology, events = apply(topology, Answer(host, role, now, reduced=reduced, **values), now)
         seen = Failure(host, connect_fault(psycopg.OperationalError(error)), now)
         broken, more = apply(topology, seen, now)
         for event in (*events, *more):

@@ -36,7 +36,6 @@ ANSWERS = st.fixed_dictionaries(
         "read_only": st.booleans(),
         "timeline": st.none() | st.integers(1, 3) | BIG,
         "lsn": st.none() | BIG,
-        "replay_age": FLOATS,
         "system_id": st.none() | st.integers(1, 2) | BIG,
         "started_at": FLOATS,
         "address": st.sampled_from([None, "10.0.0.1", "::1"]),

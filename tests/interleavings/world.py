@@ -12,8 +12,8 @@ import psycopg
 from pgroute.core.faults.classify import Fault, FaultKind
 from pgroute.core.model.roles import HostKey, HostRole
 from pgroute.core.schedule import CONNECT_GAP
-from pgroute.core.topology.hosts import Answer, Failure, Observation
-from pgroute.core.topology.transition import Topology, apply
+from pgroute.core.topology.observations import Answer, Failure, Observation
+from pgroute.core.topology.transition import apply, initial_topology
 from tests.interleavings.faces import blocking
 from tests.interleavings.servers import (
     AbortHandle,
@@ -164,7 +164,7 @@ class Watch:
 
     def __init__(self, world: World, entries: Any, params: Any, options: Any, rules: Any, **_: Any) -> None:
         self.options = options
-        self.topology = Topology.start(entries, world.face.now(), rules)
+        self.topology = initial_topology(entries, world.face.now(), rules)
         self.listeners: list[Callable[..., None]] = []
         self.sessions_at: Callable[..., int] = lambda *_: 0
         self.abort: Callable[..., object] = lambda *_: None

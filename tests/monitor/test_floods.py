@@ -83,7 +83,7 @@ def names() -> Iterator[bytes]:
 
 ROW = row(Told().values())
 FLOODS = {
-    "rows": (SETTINGS + columns(9), lambda: itertools.repeat(ROW)),
+    "rows": (SETTINGS + columns(8), lambda: itertools.repeat(ROW)),
     "long rows": (SETTINGS + columns(1), lambda: itertools.repeat(row([BLOCK]))),
     "one row": (
         SETTINGS + columns(1) + message(b"D", struct.pack("!hi", 1, 2**30), length=2**30 + 10),

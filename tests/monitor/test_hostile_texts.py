@@ -75,7 +75,7 @@ def opened(dsn: str, told: Told) -> Iterator[Router]:
         yield router
         assert_harmless(str(router.topology))
         for host in router.topology.hosts:
-            assert_harmless(host.reason + "\n" + host.untold, most=2 * MOST + 1)
+            assert_harmless(host.reason + "\n" + host.degraded, most=2 * MOST + 1)
     texts = list(told.texts())
     assert texts
     for text in texts:

@@ -10,7 +10,8 @@ import pytest
 from pgroute import HostKey, ProbeOptions
 from pgroute._sync.pool.role_pool import RolePool
 from pgroute.core.config.dsn import Params
-from pgroute.core.topology.transition import Rules, Topology
+from pgroute.core.topology.snapshot import Rules
+from pgroute.core.topology.transition import initial_topology
 from pgroute.monitor.cluster_watch import ClusterWatch
 from pgroute.runtime.connect_backoff import BackedOff, ConnectBackoff, Options
 
@@ -28,7 +29,7 @@ def test_a_session_that_ends_long_after_its_host_left_is_not_remembered() -> Non
 
 def test_failures_are_forgotten_when_they_count_no_more() -> None:
     backoff = ConnectBackoff()
-    gone, here = Topology.start((GONE, HERE), 0.0).hosts
+    gone, here = initial_topology((GONE, HERE), 0.0).hosts
     backoff.record_failure(gone, psycopg.OperationalError("refused"), -1.0)
     backoff.record_failure(here, psycopg.OperationalError("refused"), 9.0)
     assert backoff._failures.keys() == {HERE}
@@ -40,12 +41,12 @@ def test_nothing_is_kept_of_hosts_that_are_listed_no_more() -> None:
     backoff = ConnectBackoff()
     pools = RolePool(cast("Any", None), psycopg.Connection, cast("Any", None), backoff)
     for number in range(1000):
-        gone, here = Topology.start((GONE._replace(port=number + 1), HERE), 0.0).hosts
+        gone, here = initial_topology((GONE._replace(port=number + 1), HERE), 0.0).hosts
         for host in (gone, here):
             backoff.note_options(host, Options.LEFT_OUT)
             backoff.record_failure(host, psycopg.OperationalError("refused"), 9.0)
             backoff.record_failure(host, psycopg.OperationalError("refused"), 9.0, login=True)
-        pools.reconcile(Topology.start((HERE,), 0.0))
+        pools.reconcile(initial_topology((HERE,), 0.0))
     kept = {name: len(known) for name, known in vars(backoff).items()}
     assert kept == {"_failures": 1, "_logins": 1, "_options": 1, "_last": 1, "_trials": 0}
     assert backoff.options(here) is Options.LEFT_OUT

@@ -463,7 +463,7 @@ def test_what_a_host_tells_no_more_is_an_event_and_a_reason(unprivileged: LocalC
         first.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
         words = "no longer tells its system identifier: permission denied for function pg_control_system"
         eventually(lambda: router.topology.hosts[0].reason == words)
-        assert router.topology.hosts[0].untold == words
+        assert router.topology.hosts[0].degraded == words
         assert words in str(router.topology)
         eventually(lambda: any(e.host and e.host.port == first.port and words in e.text for e in events))
         with router.writer() as conn:

@@ -8,9 +8,10 @@ from typing import Any
 
 from pgroute import ProbeOptions
 from pgroute.core.config.dsn import Params
+from pgroute.core.model.host import HostInfo
 from pgroute.core.model.roles import HostKey, HostRole
-from pgroute.core.topology.hosts import Answer, HostInfo
-from pgroute.core.topology.transition import Rules
+from pgroute.core.topology.observations import Answer
+from pgroute.core.topology.snapshot import Rules
 from pgroute.monitor.cluster_watch import ClusterWatch
 
 KEY = HostKey("db.test", 5432)

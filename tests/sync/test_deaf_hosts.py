@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from pgroute import Router, CommitUnknown, NoHostAvailable, PoolOptions, ProbeOptions
-from pgroute.core.topology.hosts import HostState
+from pgroute.core.model.host import HostState
 from pgroute.testing import FaultProxy, LocalCluster, Node
 from tests.sync.conftest import Proxied
 from tests.sync.workload import (

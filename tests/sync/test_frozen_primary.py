@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from pgroute import Router, ProbeOptions
-from pgroute.core.topology.hosts import HostState
+from pgroute.core.model.host import HostState
 from pgroute.testing import LocalCluster, Node
 from tests.sync.workload import QUICK, key, make_table, numbers, primary, read, state, write
 from tests.support import Background, call, eventually, within

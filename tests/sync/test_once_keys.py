@@ -239,7 +239,7 @@ def test_a_result_that_is_not_json_is_refused_before_commit(pair: Proxied, resul
         return result
 
     with Router(pair.dsn) as router:
-        with pytest.raises(TypeError, match=f"once={KEY!r} has to be stored.*nothing was committed"):
+        with pytest.raises(TypeError, match=f"once={KEY!r} cannot be stored.*nothing was committed"):
             call_once(router, body)
     assert increment.runs == 1
     assert counted(node) == (0, 0)

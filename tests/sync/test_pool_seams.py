@@ -17,7 +17,7 @@ from pgroute import Router, NoHostAvailable, PoolExhausted, PoolOptions, Session
 from pgroute._sync.pool.lease import lease_of
 from pgroute.core.faults.classify import Fault, FaultKind
 from pgroute.core.model.roles import Role
-from pgroute.core.topology.hosts import Failure
+from pgroute.core.topology.observations import Failure
 from pgroute.testing import LocalCluster
 from tests.support import Background, call, eventually, dsn_with
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import psycopg
 
 from pgroute import Router, CommitUnknown, ProbeOptions, RouterClosed
+from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostKey
-from pgroute.core.topology.hosts import HostState
 from pgroute.testing import LocalCluster, Node
 from pgroute.testing.proxy_arguments import Endpoint
 from tests.support import call

@@ -17,17 +17,18 @@ from pgroute._async.statements import ask_warily
 from pgroute._psycopg import ConnectAborted, forget_prepared, mark_pooled, watched_class
 from pgroute.core.config.options import DISCARD
 from pgroute.core.faults.classify import Fault, FaultKind, connect_fault, one_line
+from pgroute.core.model.host import HostState
 from pgroute.core.printable import printable
 from pgroute.core.schedule import CONNECT_GAP, DOUBT, REJECTED_GAP
 from pgroute.core.sql.statements import OWN_TERMS
-from pgroute.core.topology.hosts import Failure, HostState
+from pgroute.core.topology.observations import Failure
 from pgroute.runtime.abort_handle import AbortHandle
 from pgroute.runtime.connect_backoff import BackedOff, ConnectBackoff
 
 if TYPE_CHECKING:
     from pgroute._async.pool.lease import LeasingPool
     from pgroute.core.config.router_config import RoleConfig
-    from pgroute.core.topology.hosts import HostInfo
+    from pgroute.core.model.host import HostInfo
     from pgroute.monitor.cluster_watch import ClusterWatch
 
 _CHECK_TIMEOUT = 5.0

@@ -13,7 +13,7 @@ from pgroute.runtime.connect_backoff import ConnectBackoff, Options
 
 if TYPE_CHECKING:
     from pgroute.core.config.router_config import RoleConfig
-    from pgroute.core.topology.hosts import HostInfo
+    from pgroute.core.model.host import HostInfo
 
 logger = logging.getLogger("pgroute")
 

@@ -10,15 +10,15 @@ import psycopg
 from psycopg_pool import PoolClosed
 
 from pgroute._async.pool.host_pool import AsyncHostPool
+from pgroute.core.model.host import HostState
 from pgroute.core.model.stats import MEASURES, RoleStats, total
-from pgroute.core.topology.hosts import HostState
 from pgroute.runtime.connect_backoff import BackedOff
 
 if TYPE_CHECKING:
     from pgroute.core.config.router_config import RoleConfig
+    from pgroute.core.model.candidate import Candidate
     from pgroute.core.model.roles import HostKey
-    from pgroute.core.routing.balance import Candidate
-    from pgroute.core.topology.transition import Topology
+    from pgroute.core.topology.snapshot import Topology
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.connect_backoff import ConnectBackoff
 

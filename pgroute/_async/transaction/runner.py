@@ -15,13 +15,13 @@ from pgroute._async.session import note_commit
 from pgroute._async.statements import ask
 from pgroute._async.transaction.attempts import AsyncAttempts
 from pgroute._async.transaction.once import MISSING, advice, claim, keep, missing
+from pgroute.core.config.retry_policy import check_policy
 from pgroute.core.model.roles import Role
 from pgroute.core.sql.schema import ONCE
 from pgroute.core.transactions.once_keys import PURGE, check_age, check_key
 
 # sync-only: from pgroute.core.transactions.request import COROUTINE_FUNCTION, LAZY, get_request
 from pgroute.core.transactions.request import LAZY, get_request  # async-only
-from pgroute.core.transactions.retry import check_policy
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     import psycopg
 
     from pgroute._async.manager import AsyncSessionManager
+    from pgroute.core.config.retry_policy import RetryPolicy
     from pgroute.core.sql.schema import Schema
     from pgroute.core.transactions.request import Request
-    from pgroute.core.transactions.retry import RetryPolicy
 
 T = TypeVar("T")
 

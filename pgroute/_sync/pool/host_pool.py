@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from pgroute.core.config.router_config import RoleConfig
-    from pgroute.core.topology.hosts import HostInfo
+    from pgroute.core.model.host import HostInfo
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.connect_backoff import ConnectBackoff
 
@@ -179,7 +179,7 @@ class HostPool(Generic[CT]):
         """Wait in the queue for a connection; an interrupted caller passes on what it was given."""
         begun = time.monotonic()
         try:
-            if self._lending.wanting:
+            if self._lending.needs_connection:
                 self._worker.wake()
             waiter.wait(max(timeout, _LEAST_WAIT))
             with self._lock:  # inside, because this wait may be interrupted too

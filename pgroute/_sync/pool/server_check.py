@@ -12,7 +12,7 @@ from pgroute.core.sql.answers import Malformed, read_check
 from pgroute.core.sql.statements import LACKING, OWN_TERMS, RESTRAINED, WRONG_STATE, qualify
 
 if TYPE_CHECKING:
-    from pgroute.core.topology.hosts import HostInfo
+    from pgroute.core.model.host import HostInfo
 
 HEAR_WARNINGS = qualify("""
 SELECT CASE WHEN pg_catalog.current_setting('client_min_messages') `=` 'error'

@@ -15,12 +15,12 @@ from pgroute._sync.session import note_commit
 from pgroute._sync.statements import ask
 from pgroute._sync.transaction.attempts import Attempts
 from pgroute._sync.transaction.once import MISSING, advice, claim, keep, missing
+from pgroute.core.config.retry_policy import check_policy
 from pgroute.core.model.roles import Role
 from pgroute.core.sql.schema import ONCE
 from pgroute.core.transactions.once_keys import PURGE, check_age, check_key
 
 from pgroute.core.transactions.request import COROUTINE_FUNCTION, LAZY, get_request
-from pgroute.core.transactions.retry import check_policy
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     import psycopg
 
     from pgroute._sync.manager import SessionManager
+    from pgroute.core.config.retry_policy import RetryPolicy
     from pgroute.core.sql.schema import Schema
     from pgroute.core.transactions.request import Request
-    from pgroute.core.transactions.retry import RetryPolicy
 
 T = TypeVar("T")
 

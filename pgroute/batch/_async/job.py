@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pgroute.batch.progress import Display
     from pgroute.batch.source import Source
     from pgroute.batch.state import JobStatus, PendingChunk
-    from pgroute.core.transactions.retry import RetryPolicy
+    from pgroute.core.config.retry_policy import RetryPolicy
 
     Body = Callable[[psycopg.AsyncConnection[Any], Chunk], Awaitable[Any]]  # async-only
     # sync-only: Body = Callable[[psycopg.Connection[Any], Chunk], Any]

@@ -1,1 +1,1 @@
-"""From a DSN and options to what each pool and each probe connects with."""
+"""The DSN and the options of a router, validated, and the connection parameters that follow from them."""

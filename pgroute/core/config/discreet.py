@@ -1,4 +1,4 @@
-"""Refusals without the frames that hold what was refused: tools that show tracebacks show the variables in them too."""
+"""Keeps the arguments out of the traceback of a ConfigError: some tools show the variables of each frame."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ C = TypeVar("C", bound="type[Any]")
 
 
 def discreet(function: Callable[P, R]) -> Callable[P, R]:
-    """Have a function's ConfigError begin here, where nothing is known of its arguments any more.
+    """Decorate a function so that the traceback of its ConfigError begins here, without its arguments.
 
-    A password is in them, in a DSN or a mapping. The error itself names the parameter and what is accepted.
+    They may hold a password, in a DSN or a mapping. The error itself names the parameter and what is accepted.
     """
 
     @functools.wraps(function)
@@ -33,6 +33,6 @@ def discreet(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def discreetly_made(cls: C) -> C:
-    """Have a class refuse its arguments so."""
+    """Decorate a class so that `discreet` applies to its constructor."""
     cls.__init__ = discreet(cls.__init__)
     return cls

@@ -1,4 +1,4 @@
-"""From the entries of a DSN, and what their names stand for, to the hosts that there are, and when to ask again."""
+"""Turns the entries of a DSN and the results of lookups into the list of hosts, and decides when to look up again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pgroute.core.config.srv import ANYWHERE, Service, Targets, is_address, is_host, is_service_name
 from pgroute.core.model.roles import HostKey
 from pgroute.core.printable import printable
-from pgroute.core.topology.hosts import Listing
+from pgroute.core.topology.observations import Listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 Mode = Literal["one-host", "expand"]
 
 MOST_RECORDS = 64
-"""Addresses of a name, and targets of a service, at most: an answer with more is taken for a mistake, and not used."""
+"""The most addresses of a name, or targets of a service; a longer answer is taken for a mistake and not used."""
 
 GAP = 1.0
-"""Seconds between two lookups of a name, at least, whatever the hurry."""
+"""The least seconds between two lookups of a name."""
 
 RETRY_AFTER = 5.0
-"""Seconds after which a failed lookup is repeated, and between two for the sake of one host out of reach."""
+"""Seconds after which a failed lookup is repeated, and the least between two lookups for a single unreachable host."""
 
 _OUTAGE_SHARE = 0.02
 _DOUBT_SHARE = 0.1
@@ -33,11 +33,11 @@ _MOST_SPREAD = 0.5
 
 
 class Question(NamedTuple):
-    """What the resolver is asked.
+    """A question to the resolver.
 
     Attributes:
         name: the name.
-        service: for its SRV records, not for its addresses.
+        service: ask for its SRV records instead of its addresses.
     """
 
     name: str
@@ -46,13 +46,13 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is known of a name; a lookup that fails takes nothing away.
+    """What is known of a name; a failed lookup does not discard the last good answer.
 
     Attributes:
-        records: addresses as text, or Services; the last good answer, None while there was none.
-        asked_at: when it was asked last, with whatever outcome; monotonic seconds.
-        ttl: the seconds for which the last good answer holds; None: not told.
-        error: why the last lookup failed, wholly or in part; empty if it did not.
+        records: the last good answer, addresses as text or Services; None if there was none.
+        asked_at: monotonic seconds of the last lookup, successful or not.
+        ttl: seconds for which the last good answer is valid; None if the resolver does not tell.
+        error: why the last lookup failed, entirely or for one address family; empty if it did not.
     """
 
     records: tuple[str, ...] | tuple[Service, ...] | None = None
@@ -63,14 +63,14 @@ class Found:
     def answered(
         self, records: Sequence[str] | Sequence[Service], ttl: float | None, now: float, *, error: str = ""
     ) -> Found:
-        """Return what is known after an answer.
+        """Return what is known after a successful lookup.
 
         Args:
-            records: without order.
-            ttl: seconds for which it holds; None: not told.
+            records: the answer; its order does not matter.
+            ttl: seconds for which it is valid; None if the resolver does not tell.
             now: monotonic seconds.
-            error: why there are no addresses of the other family, if that is not because it has none: those that were
-                known serve on.
+            error: why the lookup of the other address family failed, empty if it did not. The known addresses of
+                that family are kept.
         """
         if error:
             family = {_is_v6(r) for r in records}
@@ -82,25 +82,25 @@ class Found:
             return self.failed(
                 f"an answer of {len(records)} records, more than the {MOST_RECORDS} accepted", now
             )
-        # In a steady order: servers rotate their answers.
+        # Name servers rotate their answers: keep the order that is known.
         unique: tuple[str, ...] | tuple[Service, ...] = tuple(dict.fromkeys(records))  # type: ignore[assignment]
         if self.records is not None and set(self.records) == set(unique):
             unique = self.records
         return Found(unique, now, ttl, printable(error))
 
     def failed(self, reason: str, now: float) -> Found:
-        """Return what is known after a lookup that failed."""
+        """Return what is known after a failed lookup."""
         return replace(self, asked_at=now, error=printable(reason))
 
     def next_at(self, *, floor: float, cap: float, hurry: float | None = None, chance: float = 0.0) -> float:
-        """Return when to ask again, monotonic seconds.
+        """Return when to look up again, in monotonic seconds.
 
         Args:
-            floor: seconds for which an answer holds at least, whatever it says.
-            cap: seconds for which it holds at most.
-            hurry: seconds from the last question to the next, where the name may stand for something else now.
-            chance: from 0 to 1, puts it off by up to a twentieth, half a second at most: the processes that share a
-                name server's cache see an answer run out in the same moment.
+            floor: seconds for which an answer is used at least, whatever its TTL.
+            cap: seconds for which it is used at most.
+            hurry: seconds between two lookups while the name may have changed, None if nothing suggests that.
+            chance: random number from 0 to 1 that delays the lookup by up to a twentieth, half a second at most. For
+                all processes that share the cache of a name server, an answer expires at the same moment.
         """
         holds = RETRY_AFTER if self.error else max(floor, min(cap, cap if self.ttl is None else self.ttl))
         if hurry is not None:
@@ -113,34 +113,34 @@ def _is_v6(record: str | Service) -> bool:
 
 
 def outage_gap(outage: float) -> float:
-    """Return the seconds between two lookups of a name while there is no primary; *outage*: for how long already."""
+    """Return the seconds between two lookups of a name after *outage* seconds without a primary."""
     return max(GAP, min(RETRY_AFTER, outage * _OUTAGE_SHARE))
 
 
 def doubt_gap(silence: float) -> float:
-    """Return the seconds between two lookups for the sake of one host out of reach; *silence*: for how long it was."""
+    """Return the seconds between two lookups for a host that has not answered for *silence* seconds."""
     return max(RETRY_AFTER, silence * _DOUBT_SHARE)
 
 
 class Member(NamedTuple):
-    """A host, and how it came to be one."""
+    """A host and where it comes from."""
 
     key: HostKey
     listing: Listing
 
 
 def is_service(key: HostKey) -> bool:
-    """Whether an entry of a DSN is the name of a service: SRV records list its hosts."""
+    """Return True if an entry of a DSN is the name of a service, whose hosts are in SRV records."""
     return not key.hostaddr and is_service_name(key.host)
 
 
 def is_name(key: HostKey) -> bool:
-    """Whether the addresses of a host have to be looked up."""
+    """Return True if the addresses of a host have to be looked up."""
     return not (key.hostaddr or key.is_socket or is_address(key.host) or is_service(key))
 
 
 def stands_for_others(key: HostKey, mode: Mode) -> bool:
-    """Whether a host is none that could be connected to, but a name of others that are not known (yet)."""
+    """Return True if an entry is no host itself, but stands for hosts that are not known yet."""
     return is_service(key) or (mode == "expand" and is_name(key))
 
 
@@ -150,15 +150,15 @@ def members(
     found: Callable[[Question], Found | None],
     targets: Targets = ANYWHERE,
 ) -> tuple[tuple[Member, ...], Mapping[HostKey, str]]:
-    """Return the hosts that the entries of a DSN stand for now, and why an entry stands for none.
+    """Return the hosts that the entries of a DSN stand for now, and the error of each entry that has one.
 
-    An entry for which there is nothing yet, or that failed, stands for itself: a host that cannot be reached.
+    An entry whose lookup failed or is not finished is listed itself, as a host that cannot be reached.
 
     Args:
-        entries: of the DSN.
-        mode: "one-host": a name is one host, whatever its addresses; "expand": each of its addresses is one.
-        found: gives what is known of a name.
-        targets: which of a service are accepted.
+        entries: the entries of the DSN.
+        mode: "one-host": a name is one host; "expand": each address of a name is a host.
+        found: returns what is known of a name.
+        targets: the targets of services that are accepted.
     """
     listed = _Listed(mode, found)
     for entry in entries:
@@ -182,7 +182,7 @@ def members(
 def questions(
     entries: Sequence[HostKey], found: Callable[[Question], Found | None], targets: Targets = ANYWHERE
 ) -> tuple[Question, ...]:
-    """Return what has to be asked for these entries, the targets of their services included."""
+    """Return the questions to the resolver for these entries, including the targets of their services."""
     asked: dict[Question, None] = {}
     for entry in entries:
         if is_service(entry):
@@ -197,7 +197,7 @@ def questions(
 
 
 def offered(name: str, known: Found | None, targets: Targets) -> list[Service]:
-    """Return the targets of a service, those of the lowest priority first, the heavier ahead of the lighter."""
+    """Return the accepted targets of a service by ascending priority and descending weight."""
     accepted = [r for r in _hosts(known) if not targets.refusal(name, r.target)]
     return sorted(accepted, key=lambda r: (r.priority, -r.weight, r.target, r.port))
 
@@ -209,14 +209,14 @@ def _hosts(known: Found | None) -> list[Service]:
 def _note(known: Found | None) -> str:
     if known is None or not known.error or known.records is None:
         return ""
-    return f"{known.error}: the last good answer serves"
+    return f"{known.error}: the last good answer is used"
 
 
 def _wrong(name: str, known: Found, offered: Sequence[Service], targets: Targets) -> str:
-    """Return what is wrong with a service's records, empty if nothing is."""
+    """Return what is wrong with the records of a service, empty if nothing is."""
     bad = [r for r in known.records or () if isinstance(r, Service) and r.target and not is_host(r)]
     if bad:
-        return f"the SRV record with the target {bad[0].target[:_SHOWN]!r} and port {bad[0].port} is none of a host"
+        return f"the SRV record with the target {bad[0].target[:_SHOWN]!r} and port {bad[0].port} is invalid"
     for service in _hosts(known):
         if refusal := targets.refusal(name, service.target):
             return refusal
@@ -226,7 +226,7 @@ def _wrong(name: str, known: Found, offered: Sequence[Service], targets: Targets
 
 
 def _weight(service: Service, all_: Sequence[Service]) -> float:
-    """Return a target's share; one of weight 0 has a very small one beside others (RFC 2782)."""
+    """Return the share of a target. Beside others, weight 0 means a very small share (RFC 2782)."""
     rivals = [r.weight for r in all_ if r.priority == service.priority and r.weight]
     if not rivals:
         return 1.0
@@ -234,7 +234,7 @@ def _weight(service: Service, all_: Sequence[Service]) -> float:
 
 
 class _Listed:
-    """Hosts as they are put together, each once."""
+    """Collects the hosts, each once."""
 
     def __init__(self, mode: Mode, found: Callable[[Question], Found | None]) -> None:
         self.hosts: dict[HostKey, Listing] = {}
@@ -245,11 +245,11 @@ class _Listed:
         self._before = 0
 
     def begin(self, entry: HostKey) -> None:
-        """Go on with the next entry of the DSN."""
+        """Continue with the next entry of the DSN."""
         self._entry, self._before = entry, len(self.hosts)
 
     def add(self, key: HostKey, listing: Listing) -> None:
-        """Add a host, or with mode "expand" those of its addresses."""
+        """Add a host, or in mode "expand" one host for each of its addresses."""
         known = self._found(Question(key.host)) if is_name(key) else None
         listing = replace(listing, note=listing.note or _note(known))
         addresses = [r for r in (known.records if known else None) or () if isinstance(r, str)]
@@ -268,12 +268,12 @@ class _Listed:
 
     def _put(self, key: HostKey, listing: Listing) -> None:
         if key not in self.hosts and len(self.hosts) - self._before >= MOST_RECORDS:
-            self.refuse(f"it stands for more than {MOST_RECORDS} hosts: the others are left out")
+            self.refuse(f"it stands for more than {MOST_RECORDS} hosts: the rest is ignored")
         else:
             self.hosts.setdefault(key, listing)
 
     def refuse(self, reason: str) -> None:
-        """Have the entry itself listed, as a host that is down for this reason."""
+        """List the entry itself, as a host that is down for this reason."""
         self.hosts.setdefault(self._entry, Listing())
         self.errors[self._entry] = reason
 

@@ -1,7 +1,7 @@
-"""Turn a multi-host DSN into host keys and single-host connection parameters, by libpq's rules.
+"""Turns a multi-host DSN into host keys and single-host connection parameters, by libpq's rules.
 
 The grammar is libpq's own (:mod:`pgroute.core.config.libpq`); the list rules are those of ``pqConnectOptions2``
-(PostgreSQL docs, "Specifying Multiple Hosts"). Apart from libpq's look at the service file this does no I/O.
+(PostgreSQL docs, "Specifying Multiple Hosts"). Only libpq does I/O here: it reads the service file.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _INTEGERS = (
     "keepalives_count",
     "tcp_user_timeout",
 )
-_TELLING = re.compile(r"(?i)(passw(or)?d|passphrase|pwd|secret|token|key)\s*=")
-"""What a secret follows in a value: a setting of the user's in ``options``, or what a misplaced quote took in."""
+_SECRET_INSIDE = re.compile(r"(?i)(passw(or)?d|passphrase|pwd|secret|token|key)\s*=")
+"""Matches a value that contains a secret: a setting in ``options``, or text that a misplaced quote included."""
 _URI = re.compile(r"postgres(ql)?://(?P<login>[^@/]*@)?(?P<hosts>[^/?]*)(?P<path>[^?]*)", re.DOTALL)
-"""As libpq reads it: a login ends at the first '@', and only before a '/'."""
+"""A URI as libpq reads it: the login ends at the first '@', which must be before any '/'."""
 _BLANK_OR_QUOTE = re.compile(r"[\s='\"]")
 _C_INTEGER = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)[ \t\n\v\f\r]*")
 _C_INT_MAX = 2**31 - 1
@@ -64,24 +64,24 @@ class Params(Mapping[str, str]):
         return f"Params({self.safe()!r})"
 
     def safe(self) -> dict[str, str]:
-        """A copy that may be shown: secrets are ``***``."""
+        """Return a copy in which secrets are ``***``."""
         return {keyword: "***" if _hidden(keyword, value) else value for keyword, value in self.items()}
 
 
 def _hidden(keyword: str, value: str) -> bool:
-    return libpq.is_secret(keyword) or _TELLING.search(value) is not None or holds_password(value)
+    return libpq.is_secret(keyword) or _SECRET_INSIDE.search(value) is not None or holds_password(value)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Dsn:
-    """A parsed DSN: where the hosts are, and with what to connect to each of them.
+    """A parsed DSN: the hosts, and the parameters for connecting to each of them.
 
     Attributes:
         hosts: the hosts in the order given, each once.
-        params: every other libpq parameter that was given in the DSN, the keyword arguments, the service or
-            the PG* environment; neither libpq's defaults nor a password of the password file.
+        params: the other libpq parameters in the DSN, the keyword arguments, the service and the PG* environment, but
+            neither libpq's defaults nor a password from the password file.
         session_attrs: ``target_session_attrs``, by default ``any``.
-        load_balance: ``load_balance_hosts``: ``"disable"``, ``"random"``, or None where it is not given.
+        load_balance: ``load_balance_hosts``: ``"disable"``, ``"random"``, or None if it is not given.
     """
 
     hosts: tuple[HostKey, ...]
@@ -92,19 +92,18 @@ class Dsn:
     def conninfo(self, key: HostKey, *, hostaddr: str | None = None, **overrides: str | int | None) -> Params:
         """Return the keyword arguments with which ``psycopg.connect`` reaches one host.
 
-        Whatever concerns several hosts is set to its neutral value, so that libpq finds none in the
-        environment. What the service file gives to a running process later is beyond reach: libpq reads
-        ``PGSERVICE`` always.
+        Parameters about several hosts are set to their neutral values, so that libpq does not take them from the
+        environment. Later changes of the service file cannot be prevented: libpq always reads ``PGSERVICE``.
 
         Args:
             key: the host.
-            hostaddr: an IP address to use for it, instead of the one in *key*.
-            **overrides: libpq parameters that win over all others; None means not given.
+            hostaddr: an IP address to use instead of the one in *key*.
+            **overrides: libpq parameters that override all others; None means not given.
         """
         conninfo = dict(self.params)
         conninfo.update(
-            # The dot at the end of an absolute name is for whoever looks it up. libpq would compare it with the names
-            # in a certificate and in the password file, which have none.
+            # The dot at the end of an absolute name matters only to the resolver. libpq would compare it with names in
+            # a certificate and in the password file, which have no dot.
             host=key.host if key.is_socket else key.host.removesuffix("."),
             hostaddr=hostaddr or key.hostaddr or "",
             port=str(key.port),
@@ -116,7 +115,7 @@ class Dsn:
         return Params(conninfo)
 
     def safe(self) -> str:
-        """The DSN as a libpq keyword string, with ``***`` for every secret."""
+        """Return the DSN as a libpq keyword string, with ``***`` for every secret."""
         lists: dict[str, str] = {"host": ",".join(key.host for key in self.hosts)}
         if any(key.hostaddr for key in self.hosts):
             lists["hostaddr"] = ",".join(key.hostaddr or "" for key in self.hosts)
@@ -136,18 +135,18 @@ class Dsn:
 
 
 def parse_dsn(dsn: str = "", *, kwargs: Mapping[str, Any] | None = None) -> Dsn:
-    """Parse a libpq connection string, merge what libpq would merge, and check all of it.
+    """Parse a libpq connection string, merge the other sources that libpq merges, and validate the result.
 
     Precedence as in libpq: *kwargs*, *dsn*, its service (``service=`` or ``PGSERVICE``), PG* environment.
 
     Args:
-        dsn: a libpq URI or keyword string with any number of hosts. Empty: the PG* environment, else libpq's
-            default socket.
-        kwargs: keyword arguments of ``psycopg.connect``; here those that are no libpq parameters are ignored.
+        dsn: a libpq URI or keyword string with any number of hosts. If empty, the PG* environment counts, or else
+            libpq's default socket.
+        kwargs: keyword arguments of ``psycopg.connect``; those that are no libpq parameters are ignored.
 
     Raises:
-        ConfigError: the DSN, the service, an environment variable or an argument cannot be used. The text
-            holds no secret, nor a part of a DSN that might be one.
+        ConfigError: the DSN, the service, an environment variable or an argument is invalid. The text contains no
+            secret, nor a part of a DSN that might be one.
     """
     if not isinstance(dsn, str):
         raise ConfigError("dsn", dsn, f"expected a str, not {type(dsn).__name__}", secret=True)
@@ -167,36 +166,36 @@ def parse_dsn(dsn: str = "", *, kwargs: Mapping[str, Any] | None = None) -> Dsn:
         raise ConfigError("load_balance_hosts", load_balance, "expected 'disable' or 'random'")
     attrs = SessionAttrs.parse(session_attrs)
     if _URI.match(params.get("dbname", "")):
-        # psycopg passes it on as a name, which the server repeats in its refusal.
-        accepted = "expected the name of a database: a URI is given as the DSN itself"
+        # psycopg would send it as the name of a database, which the server repeats in its error.
+        accepted = "expected the name of a database; pass a URI as the DSN"
         raise ConfigError("dbname", params["dbname"], accepted, secret=True)
     libpq.validate(params)
     return Dsn(hosts, Params(params), attrs, load_balance)
 
 
 def _check_secrets(dsn: str, in_dsn: Mapping[str, str]) -> None:
-    """Refuse a DSN in which a part of a password may pass for something that is shown."""
+    """Refuse a DSN in which a part of a password may be read as a value that is shown."""
     uri = _URI.match(dsn)
     if uri is not None and ("@" in uri["hosts"] or "@" in uri["path"]):
         accepted = "expected one '@', before the hosts: in a user name, a password or a database name write '@' as %40"
         raise ConfigError("dsn", dsn, f"{accepted} and '/' as %2F", secret=True)
     for keyword, value in in_dsn.items():
-        if keyword != "options" and not libpq.is_secret(keyword) and _TELLING.search(value):
-            accepted = "expected a value that holds no other parameter: is a quote missing or misplaced?"
+        if keyword != "options" and not libpq.is_secret(keyword) and _SECRET_INSIDE.search(value):
+            accepted = "expected a value that contains no other parameter: is a quote missing or misplaced?"
             raise ConfigError(keyword, value, accepted, secret=True)
 
 
 def split_kwargs(kwargs: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Tell the libpq parameters among keyword arguments of ``psycopg.connect`` from psycopg's own.
+    """Separate the libpq parameters among keyword arguments of ``psycopg.connect`` from psycopg's own.
 
     Args:
         kwargs: the arguments; as in psycopg, a libpq parameter that is None counts as not given.
 
     Returns:
-        The libpq parameters as text, and the arguments for psycopg itself.
+        The libpq parameters as text, and psycopg's own arguments.
 
     Raises:
-        ConfigError: a name is neither, belongs into the DSN, or has a value that cannot be text.
+        ConfigError: a name is neither, belongs in the DSN, or its value cannot be sent as text.
     """
     parameters: dict[str, str] = {}
     arguments: dict[str, Any] = {}
@@ -225,7 +224,7 @@ def _text(name: str, value: object) -> str:
 
 
 def _refusal(dsn: str, in_dsn: Mapping[str, str], keyword: str, value: str, accepted: str) -> ConfigError:
-    # A bare '/' in the password of a URI makes a port of its first half: hide all before the last '@'.
+    # A bare '/' in the password of a URI turns its first half into a port: hide everything before the last '@'.
     uri = dsn.startswith(("postgresql://", "postgres://"))
     _, at, tail = dsn.rpartition("@")
     return ConfigError(
@@ -236,7 +235,7 @@ def _refusal(dsn: str, in_dsn: Mapping[str, str], keyword: str, value: str, acce
 def _hosts(
     expanded: libpq.Expanded, port_list: str, refusal: Callable[[str, str, str], ConfigError]
 ) -> tuple[HostKey, ...]:
-    # As pqConnectOptions2: an empty list is no list and leaves one host, an empty element is a default.
+    # As pqConnectOptions2: an empty list means one default host, an empty element the default.
     names = expanded.hosts.split(",")
     addresses = expanded.hostaddrs.split(",")
     ports = port_list.split(",")
@@ -254,7 +253,7 @@ def _hosts(
         accepted = f"expected one port, or as many as hosts ({count}), not {len(ports)}"
         raise refusal("port", port_list, accepted)
     if count > 1 and not any(names) and not any(addresses) and len(set(ports)) == 1:
-        # Stricter than libpq, which tries its default host again and again: a template with unset variables.
+        # Stricter than libpq, which would try its default host several times: probably unset variables in a template.
         raise refusal("host", expanded.hosts or expanded.hostaddrs, "expected at least one host in the list")
 
     keys = []
@@ -270,7 +269,7 @@ def _hosts(
         port = _c_int(text or _default_port())
         if port is None or not 1 <= port <= 65535:
             raise refusal("port", text, "expected an integer from 1 to 65535")
-        # With an address alone the name stays empty, as in libpq: TLS and the password file look at it.
+        # With an address alone the name stays empty, as in libpq: it is used by TLS and the password file.
         host = name or ("" if address else expanded.default_host)
         keys.append(HostKey(host, port, address or None))
     return tuple(dict.fromkeys(keys))

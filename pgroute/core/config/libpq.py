@@ -1,12 +1,11 @@
-"""What libpq itself says about a connection string: its grammar, defaults and checks, with no connection.
+"""Uses libpq's own parser, defaults and checks for connection strings, without connecting.
 
 ``PQconnectStart`` first merges service file, PG* environment and defaults (``conninfo_add_defaults``), then
 checks the result (``pqConnectOptions2``), and only when every check has passed resolves a name or opens a
-socket. So a connection string with one value that no version accepts always ends in the checks, and
-``PQconninfo`` then shows all the merged values. Nothing is read but the service file (and what that file
-itself points to: LDAP, where libpq was built for it) and, without a user name, the system's user database.
-Nothing is printed: the password file is looked at only after the host lists match and only without a
-password, so each question below is built to stop before that, or brings a password.
+socket. So a connection string with one value that no version accepts always fails in the checks, and ``PQconninfo``
+then shows all the merged values. Only the service file is read (and LDAP, if that file points to it and libpq was
+built for it) and, without a user name, the system's user database. Nothing is printed: libpq reads the password file
+only after the host lists match and only if no password is given, so each call below fails before that or has one.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ _SECRETS = frozenset(
     {"password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret"}
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
-_POISON = "pgroute-checks-options-only"
+_INVALID = "pgroute-checks-options-only"
 
-# libpq's messages quote pieces of the string, perhaps of a password: only their meaning is passed on.
+# libpq's messages quote parts of the string, perhaps of a password: only their meaning is passed on.
 _GRAMMAR = (
     ('missing "="', "every word of a keyword string needs '=' (quote values that hold spaces)"),
     ("unterminated quoted string", "a quote is not closed"),
@@ -77,7 +76,7 @@ class Expanded(NamedTuple):
     hosts: str
     hostaddrs: str
     params: dict[str, str]
-    default_host: str  # what an empty host means: the socket directory, or localhost where libpq has none
+    default_host: str  # the meaning of an empty host: the socket directory, or localhost if libpq has none
 
 
 class _Answer(NamedTuple):
@@ -88,26 +87,26 @@ class _Answer(NamedTuple):
 
 @cache
 def keywords() -> Mapping[str, pq.ConninfoOption]:
-    """The parameters this libpq knows, by name (``PQconninfoParse`` of an empty string: nothing is read)."""
+    """Return the parameters that this libpq knows, by name (``PQconninfoParse`` of an empty string reads nothing)."""
     return {option.keyword.decode(): option for option in pq.Conninfo.parse(b"")}
 
 
 def is_secret(keyword: str) -> bool:
-    """Whether the value must never be shown (libpq's ``dispchar``, and the keys that escape it)."""
+    """Return True if the value must never be shown (libpq's ``dispchar``, and the keys that it omits)."""
     return keyword in _SECRETS or (keyword in keywords() and keywords()[keyword].dispchar == b"*")
 
 
 def parse(dsn: str) -> dict[str, str]:
-    """Return the parameters in a URI or keyword string, nothing merged.
+    """Return the parameters in a URI or keyword string, without merging other sources.
 
     Raises:
-        ConfigError: libpq's grammar refuses the string; the text quotes an unknown keyword at most.
+        ConfigError: libpq cannot parse the string. The text quotes at most an unknown keyword.
     """
     if "\0" in dsn:
         raise ConfigError("dsn", dsn, "expected no NUL character", secret=True)
-    if too_much := _not_libpqs(dsn):
+    if too_much := _foreign_scheme(dsn):
         raise ConfigError("dsn", dsn, f"drop {too_much!r}: a URI begins with postgresql://", secret=True)
-    # The error is raised outside the handler: even a suppressed context would carry libpq's text along.
+    # The error is raised outside the handler, because even a suppressed context would contain libpq's text.
     try:
         return {keyword: str(value) for keyword, value in conninfo_to_dict(dsn).items()}
     except UnicodeError:
@@ -131,8 +130,8 @@ def parse(dsn: str) -> dict[str, str]:
     )
 
 
-def _not_libpqs(dsn: str) -> str:
-    """Return what a URI of SQLAlchemy's or JDBC's has too much, empty for any other."""
+def _foreign_scheme(dsn: str) -> str:
+    """Return the part of the scheme that is SQLAlchemy's or JDBC's, empty if there is none."""
     scheme, found, _ = dsn.partition("://")
     if found and scheme.startswith("jdbc:"):
         return "jdbc:"
@@ -141,7 +140,7 @@ def _not_libpqs(dsn: str) -> str:
 
 
 def _may_show(name: str, dsn: str) -> bool:
-    # An unquoted password with a space, or a URI with a bare '/' and '?' in one, goes on as a keyword.
+    # The rest of an unquoted password with a space, or of one with '/' and '?' in a URI, is read as a keyword.
     before, after = dsn[: dsn.rfind(name)], dsn[dsn.find(name) :]
     return (
         name in dsn
@@ -152,20 +151,20 @@ def _may_show(name: str, dsn: str) -> bool:
 
 
 def expand(given: Mapping[str, str]) -> Expanded:
-    """Merge the service file and the PG* environment into *given*, which wins; libpq's own defaults stay out.
+    """Merge the service file and the PG* environment, but not libpq's defaults, into *given*, which has precedence.
 
     Raises:
-        ConfigError: the service is unknown or its definition broken, or a merged value is not UTF-8.
+        ConfigError: the service is unknown or its definition invalid, or a merged value is not UTF-8.
     """
-    # Two hosts and three addresses: the very first check. Every other value is readable afterwards.
+    # Two hosts and three addresses fail the very first check, after which every other value can be read.
     merged = _ask({**given, "host": ",", "hostaddr": ",,"})
     if merged.options["host"].val is None:
         reason = merged.message if _SERVICE.fullmatch(merged.message) else "libpq cannot read its definition"
         name = given.get("service", os.environ.get("PGSERVICE"))
         raise ConfigError("service", name, f"expected a service that the service file defines ({reason})")
-    # Now the host lists, in exchange for parameters already known; a user name saves looking the user up.
-    lists = _ask({**given, "user": "x", "password": "x", "sslmode": _POISON})
-    # Three ports for one host: checked right after the default host was filled in.
+    # Now the host lists, by an invalid sslmode; the user name avoids a lookup of the user.
+    lists = _ask({**given, "user": "x", "password": "x", "sslmode": _INVALID})
+    # Three ports for one host fail right after the default host was filled in.
     default = _ask({**given, "host": "", "hostaddr": "", "port": ",,", "user": "x"})
 
     service = "service" in given or "PGSERVICE" in os.environ
@@ -174,35 +173,35 @@ def expand(given: Mapping[str, str]) -> Expanded:
         if keyword in ("host", "hostaddr", "service") or option.val is None:
             continue
         in_environment = option.envvar is not None and option.envvar.decode() in os.environ
-        # A user name that nobody gave is the operating system's: libpq will find it again. Beside a service
-        # the two cannot be told apart, and keeping it changes nothing.
+        # A user name that was not given is the operating system's, which libpq will find again. With a service
+        # the two cannot be distinguished, and keeping it changes nothing.
         found = option.val != option.compiled and (keyword != "user" or service)
         if keyword in given or in_environment or found:
             params[keyword] = _text(option)
     if "service" in given and "PGSERVICE" in os.environ:
-        # Without this one libpq would turn to the environment's.
+        # Otherwise libpq would use the service of the environment.
         params["service"] = given["service"]
     return Expanded(_text(lists.options["host"]), _text(lists.options["hostaddr"]), params, default.host)
 
 
 def validate(params: Mapping[str, str]) -> None:
-    """Let libpq check the values of *params*; the host lists and the options about several hosts stay aside.
+    """Let libpq check the values of *params*, except for the host lists and the options about several hosts.
 
     Raises:
-        ConfigError: libpq refuses a value, or values that do not go together.
+        ConfigError: libpq refuses a value or a combination of values.
     """
-    # What is wrong on purpose is the last value checked, so every other comes first. The host is a socket
-    # directory that does not exist: should a future libpq connect before it checks, it reaches nobody.
+    # The value that is invalid on purpose is the one that libpq checks last, so that it checks all others. The host
+    # is a socket directory that does not exist, in case a future libpq connects before it checks.
     last = next(
         k for k in ("max_protocol_version", "load_balance_hosts", "target_session_attrs") if k in keywords()
     )
     nowhere = {"host": "/pgroute/nowhere", "hostaddr": "", "port": "1", "user": "x", "password": "x"}
-    asked = {**params, **nowhere, last: _POISON}
+    asked = {**params, **nowhere, last: _INVALID}
     message = _ask(asked).message
-    if _POISON in message and last in params:
-        # Both ends of the protocol range are read by one function (pqParseProtocolVersion).
+    if _INVALID in message and last in params:
+        # Both ends of the protocol range are parsed by the same function (pqParseProtocolVersion).
         message = _ask({**asked, "min_protocol_version": params[last]}).message.replace("min_", "max_")
-    if _POISON in message:
+    if _INVALID in message:
         return
     words = _WORD.findall(_SCRAM_KEY.sub(r"scram_\1_key", message))
     named = [word for word in dict.fromkeys(words) if word in _ACCEPTED and word in params]

@@ -1,4 +1,4 @@
-"""What a caller probably meant who gives a router an argument that it does not have."""
+"""Suggestions for arguments that a router does not have."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from pgroute.core.config.libpq import is_secret, keywords
 from pgroute.core.config.options import PoolOptions, ProbeOptions
-from pgroute.core.transactions.retry import RetryPolicy
+from pgroute.core.config.retry_policy import RetryPolicy
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-_IN_THE_DSN = ("host", "hostaddr", "port", "target_session_attrs", "load_balance_hosts")
-_OF_PSYCOPG = ("autocommit", "row_factory", "cursor_factory", "prepare_threshold", "context")
-_OTHERWISE = {
+_DSN_ONLY = ("host", "hostaddr", "port", "target_session_attrs", "load_balance_hosts")
+_PSYCOPG_ARGUMENTS = ("autocommit", "row_factory", "cursor_factory", "prepare_threshold", "context")
+_SYNONYMS = {
     "conninfo": "dsn",
     "url": "dsn",
     "uri": "dsn",
@@ -24,34 +24,34 @@ _OTHERWISE = {
     "policy": "balance",
     "hosts": "dsn",
 }
-"""Names of psycopg_pool and others, and what they are called here."""
+"""Names in psycopg_pool and other libraries, and the corresponding parameters of a router."""
 
 
 def refuse_unknown(unknown: Mapping[str, object], known: Iterable[str]) -> None:
-    """Raise ConfigError for the first argument that a router does not have, and say where it belongs."""
+    """Raise ConfigError for the first unknown argument, and say where it belongs."""
     for name, value in unknown.items():
         number = isinstance(value, (bool, int, float))
         belongs = _belongs(name, value)
-        # What is not known may be a misspelt password.
+        # An unknown argument may be a misspelt password.
         secret = is_secret(name) or not (number and belongs)
         raise ConfigError(name, value, belongs or _nearest(name, known), secret=secret)
 
 
 def _belongs(name: str, value: object) -> str:
     shown = repr(value) if isinstance(value, (bool, int, float)) else "..."
-    if name in _OTHERWISE:
-        return f"the router has no such parameter, did you mean {_OTHERWISE[name]}?"
+    if name in _SYNONYMS:
+        return f"the router has no such parameter, did you mean {_SYNONYMS[name]}?"
     if name in _names(PoolOptions):
         return f"each role has its own: expected writer=PoolOptions({name}={shown}), or reader="
     if name in _names(ProbeOptions):
         return f"expected probe=ProbeOptions({name}={shown})"
     if name in _names(RetryPolicy):
         return f"expected retry=RetryPolicy({name}=...)"
-    if name in _IN_THE_DSN:
+    if name in _DSN_ONLY:
         return "expected in the DSN"
     if name in keywords():
         return f"expected in the DSN, or in kwargs={{{name!r}: ...}}"
-    return f"expected kwargs={{{name!r}: {shown}}}" if name in _OF_PSYCOPG else ""
+    return f"expected kwargs={{{name!r}: {shown}}}" if name in _PSYCOPG_ARGUMENTS else ""
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""The options of a router, validated when they are made."""
+"""The options of a router, validated when they are constructed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from pgroute.errors import ConfigError
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
-
 _MOST = 1e9
-"""Seconds that a timeout may have: what the operating systems' waits can count."""
+"""The longest timeout in seconds that every operating system can wait for."""
 
 
 def check_number(
     name: str, value: object, *, low: float = 0.0, above: bool = False, none: bool = False
 ) -> None:
-    """Raise ConfigError unless *value* is a number of at least *low* (more than *low* if *above*) within reason."""
+    """Raise ConfigError unless *value* is a number of at least *low* (if *above*: more than *low*) and no huge one."""
     if value is None and none:
         return
     bound = f"a number {'above' if above else 'of at least'} {low:g}, at most {_MOST:g}"
@@ -46,7 +45,7 @@ def check_callable(name: str, value: object) -> None:
 
 
 def check_mapping(name: str, value: object) -> None:
-    """Raise ConfigError unless *value* is None or a mapping from str; its content is not shown."""
+    """Raise ConfigError unless *value* is None or a mapping with str keys. The error does not show its values."""
     if value is None:
         return
     if not isinstance(value, Mapping):
@@ -57,11 +56,11 @@ def check_mapping(name: str, value: object) -> None:
 
 
 MOST_NAME_BYTES = 512
-"""What a name may have in UTF-8 that is kept in a database: an entry of its index has to fit."""
+"""The longest name, in bytes of UTF-8, that is stored in a database: it has to fit into an index."""
 
 
 def check_name(parameter: str, value: object, also: str = "") -> None:
-    """Raise ConfigError unless *value* can name something in a database; *also* says what else is accepted."""
+    """Raise ConfigError unless *value* can be stored as a name; *also* says what else is accepted."""
     accepted = f"expected 1 to {MOST_NAME_BYTES} bytes (UTF-8, without NUL){also}"
     if not isinstance(value, str):
         raise ConfigError(parameter, value, f"{accepted}; a string, such as {parameter}={str(value)!r}")
@@ -75,7 +74,7 @@ def check_name(parameter: str, value: object, also: str = "") -> None:
 
 
 DISCARD = "discard"
-"""The reset by which a connection forgets all that a session has set."""
+"""The value of ``reset=`` that clears everything a session has set."""
 
 
 def check_reset(value: object) -> None:
@@ -84,21 +83,21 @@ def check_reset(value: object) -> None:
         raise ConfigError("reset", value, f"expected a callable, {DISCARD!r} or None")
 
 
-_TELLING = re.compile(r"(?i)passw(or)?d|passphrase|pwd|secret|token|key")
-"""What is in the name of a setting that may hold a secret."""
+_SECRET_NAME = re.compile(r"(?i)passw(or)?d|passphrase|pwd|secret|token|key")
+"""Matches the name of a setting that may hold a secret."""
 _SETTING = re.compile(r"_*[A-Za-z][A-Za-z0-9_$]*(\._*[A-Za-z][A-Za-z0-9_$]*)*")
-# The server splits the options at any white space of C's isspace(); a backslash takes the next character as it is
+# The server splits the options at white space as in C's isspace(); a backslash escapes the next character
 # (pg_split_opts).
 _SPLITTING = re.compile(r"[ \t\n\v\f\r\\]")
 _MOST_OPTION_BYTES = 8000
-"""A startup packet has at most 10,000 (MAX_STARTUP_PACKET_LENGTH)."""
+"""A startup packet has at most 10,000 bytes (MAX_STARTUP_PACKET_LENGTH)."""
 
 
 def startup_options(settings: Mapping[str, Any]) -> str:
-    """Return server settings as libpq's ``options`` wants them.
+    """Return server settings in the form of libpq's ``options``.
 
     Raises:
-        ConfigError: a name or a value cannot be sent so that it arrives as given.
+        ConfigError: a name or a value cannot be transmitted unchanged.
     """
     text = " ".join(f"-c {name}={_setting(name, value)}" for name, value in settings.items())
     if len(text.encode()) > _MOST_OPTION_BYTES:
@@ -108,11 +107,11 @@ def startup_options(settings: Mapping[str, Any]) -> str:
 
 
 def join_options(given: str | None, settings: str) -> str:
-    """Return the ``options`` of a DSN with settings after them, which win."""
+    """Return the ``options`` of a DSN followed by settings, which override them."""
     if not given:
         return settings
     if (len(given) - len(given.rstrip("\\"))) % 2:
-        given = given[:-1]  # it would take the blank that follows for a part of its value
+        given = given[:-1]  # a backslash at the end would escape the blank that follows
     return f"{given} {settings}"
 
 
@@ -130,37 +129,37 @@ def _setting(name: str, value: object) -> str:
             text = str.__str__(value)
         case _:
             accepted = "expected a str without NUL and lone surrogates, a bool or a finite number"
-            raise ConfigError(f"settings[{name!r}]", value, accepted, secret=bool(_TELLING.search(name)))
+            raise ConfigError(f"settings[{name!r}]", value, accepted, secret=bool(_SECRET_NAME.search(name)))
     return _SPLITTING.sub(r"\\\g<0>", text)
 
 
 @discreetly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolOptions:
-    """The pool of one role, per host.
+    """The pools of one role; the sizes are per host.
 
     Args:
         min_size: connections kept open to each host that serves the role; a new pool starts with one.
-        max_size: connections at most, to each host.
-        max_idle: seconds; once in each such period one connection beyond min_size is closed, if it was not needed.
-        max_lifetime: seconds after which a connection is replaced when it comes back.
-        max_waiting: callers that may queue at a host, 0 for any number; one more goes to another host, or gets
+        max_size: the most connections to each host.
+        max_idle: seconds; in each such period, one connection beyond min_size is closed if it was not needed.
+        max_lifetime: seconds after which a connection is replaced when it is returned.
+        max_waiting: callers that may queue for a host, 0 for any number; one more is sent to another host, or gets
             PoolExhausted at once.
-        read_only: sessions are read-only, on the server too; None: as the role says (readers are, writers are not).
-            True is refused for writers.
-        kwargs: for psycopg.connect, over those of the router: libpq parameters, and autocommit, prepare_threshold,
-            context, row_factory, cursor_factory.
-        settings: server settings for each session, by name (``{"statement_timeout": "5s"}``), passed as libpq's
-            options when it connects. Values are str, bool or numbers.
-        configure: called with each new connection before its first use, over the router's; a coroutine function for
-            an AsyncRouter. It must not leave a transaction open.
-        reset: called with each connection that comes back, over the router's; likewise. It takes its time from the
-            caller who returns the connection. "discard": ``DISCARD ALL``, so that nothing that a session has set (SET,
-            SET ROLE, LISTEN, temporary tables, advisory locks, prepared statements) reaches the next one; *configure*
-            is called again after it.
+        read_only: sessions are read-only, on the server too. None: readers are, writers are not. True is refused for
+            writers.
+        kwargs: for psycopg.connect, overriding those of the router: libpq parameters, and autocommit,
+            prepare_threshold, context, row_factory, cursor_factory.
+        settings: server settings for each session (``{"statement_timeout": "5s"}``), sent as libpq's options when
+            connecting. Values are str, bool or numbers.
+        configure: called with each new connection before its first use, instead of the router's; a coroutine function
+            for an AsyncRouter. It must not leave a transaction open.
+        reset: called with each connection that is returned, instead of the router's; a coroutine function for an
+            AsyncRouter. The caller who returns the connection waits for it. "discard": run ``DISCARD ALL``, so that
+            nothing that a session has set (SET, SET ROLE, LISTEN, temporary tables, advisory locks, prepared
+            statements) reaches the next one, and call *configure* again.
 
     Raises:
-        ConfigError: a value is of the wrong kind or out of range.
+        ConfigError: a value has the wrong type or is out of range.
     """
 
     min_size: int = 1
@@ -196,28 +195,28 @@ class PoolOptions:
 @discreetly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeOptions:
-    """The watch on the hosts.
+    """How the hosts are watched.
 
     Args:
-        interval: seconds between two probes of a host while a primary is known, at least 0.01.
-        timeout: seconds for one probe, or for connecting, at least 0.01; one timeout makes a host suspect, two in a row
+        interval: seconds between two probes of a host while there is a primary, at least 0.01.
+        timeout: seconds for one probe, or for connecting, at least 0.01. One timeout makes a host suspect, two in a row
             make it down.
-        abort_after: seconds without an answer after which sessions in flight at a host are aborted when another
-            serves their role (at once when a primary on a higher timeline is there); None: never.
-        abort_stale: also abort sessions in flight at an old primary that still answers.
+        abort_after: seconds without an answer after which the sessions in flight at a host are aborted if another host
+            serves their role; at once if that is a primary on a higher timeline. None: never.
+        abort_stale: also abort the sessions in flight at an old primary that still answers.
         check_system_id: refuse hosts that belong to another cluster.
-        system_id: the cluster's system identifier (``SELECT system_identifier FROM pg_control_system()``), to pin it: a
-            host that tells another one, or none, never serves. None: learned from the majority.
-        min_ttl: seconds for which what a name was found to stand for holds at least, whatever its record says; at least
+        system_id: the cluster's system identifier (``SELECT system_identifier FROM pg_control_system()``). A host that
+            reports another one, or none, never serves. None: learned from the majority.
+        min_ttl: seconds for which the result of a lookup is used at least, whatever the TTL of its record; at least
             0.1.
-        max_ttl: seconds for which it holds at most; also where the resolver tells no time ("system").
+        max_ttl: seconds for which it is used at most, also if the resolver reports no TTL ("system").
         lookup_timeout: seconds for one lookup of a name, at least 0.01.
-        kwargs: for the connections of the watch, over those of the router: libpq parameters, such as a ``user`` of its
-            own with its ``password``. Behind a pooler that user has a pool of its own, which sessions cannot fill. What
-            the watch then finds, a refused login or a read-only default of the user, is no word about the sessions'.
+        kwargs: libpq parameters for the connections of the probes, overriding those of the router, such as a ``user``
+            with its ``password``. Behind a pooler, a separate user has a separate pool, which sessions cannot exhaust.
+            If the probes log in differently, a login refused to them says nothing about that of the sessions.
 
     Raises:
-        ConfigError: a value is of the wrong kind or out of range.
+        ConfigError: a value has the wrong type or is out of range.
     """
 
     interval: float = 1.0
@@ -255,10 +254,10 @@ class ProbeOptions:
 @discreetly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostOptions:
-    """What is particular to one host.
+    """Options of a single host.
 
     Args:
-        weight: its share under balance="random", relative to the others; 0: only when no other can serve.
+        weight: its share with balance="random", relative to the other hosts; 0: only if no other host can serve.
 
     Raises:
         ConfigError: the weight is not a number of at least 0.

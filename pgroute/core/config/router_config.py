@@ -1,4 +1,4 @@
-"""From the arguments of a router to what each pool and each probe connects with."""
+"""The validated configuration of a router: the parameters of each pool and of the probes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pgroute.core.config.options import (
     check_reset,
     startup_options,
 )
+from pgroute.core.config.retry_policy import RetryPolicy, check_policy
 from pgroute.core.config.srv import Targets, check_domains
 from pgroute.core.model.roles import HostKey, Role, SessionAttrs
 from pgroute.core.routing.balance import Policy, parse_policy
 from pgroute.core.sql.schema import Schema, check_schema
-from pgroute.core.topology.transition import Rules, names_of
-from pgroute.core.transactions.retry import RetryPolicy, check_policy
+from pgroute.core.topology.snapshot import Rules, names_of
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ResolverSpec: TypeAlias = "str | BaseResolver"
 
 POOL_CONNECT_TIMEOUT = "5"
-"""Seconds for a pooled connection attempt unless the user says otherwise."""
+"""Seconds for connecting in a pool unless the user sets ``connect_timeout``."""
 
 _NAME_LENGTH = 63
 _PROBE_NAME = "pgroute-monitor"
@@ -43,14 +43,14 @@ class RoleConfig:
     """How the pools of one role connect.
 
     Attributes:
-        role: whose.
-        options: sizes and callbacks.
-        dsn: with the parameters of the role.
-        overrides: libpq parameters that win over them.
-        settings: what is added to libpq's ``options``, empty if nothing.
-        arguments: psycopg.connect's own arguments (row_factory, prepare_threshold, ...).
+        role: the role.
+        options: the sizes and callbacks.
+        dsn: the DSN with the parameters of the role.
+        overrides: libpq parameters that override them.
+        settings: the text that is added to libpq's ``options``; may be empty.
+        arguments: the arguments of psycopg.connect that are no libpq parameters (row_factory, ...).
         read_only: sessions are read-only.
-        as_probe: they log in just as the probes do, so that a refusal tells of the host.
+        as_probe: its connections log in as the probes do, so that a refused login says something about the host.
     """
 
     role: Role
@@ -63,17 +63,17 @@ class RoleConfig:
     as_probe: bool
 
     def params(self, key: HostKey) -> Params:
-        """Return the libpq parameters for a host, without its address where that is to be looked up."""
+        """Return the libpq parameters for a host, without its address if that has to be looked up."""
         return self.dsn.conninfo(key, **self.overrides)
 
 
 @dataclass(frozen=True, slots=True)
 class RouterConfig:
-    """All that a router needs to know; made without any I/O but libpq's service file.
+    """The configuration of a router, made without I/O except for libpq's service file.
 
     Attributes:
         watch: the DSN with the parameters of the probe connections.
-        same_login: both roles log in alike, so that a refusal of one tells of the other.
+        same_login: both roles log in alike, so that a login refused to one would be refused to the other.
     """
 
     dsn: Dsn
@@ -94,12 +94,12 @@ class RouterConfig:
     schema: Schema
 
     def probe_params(self, key: HostKey) -> Params:
-        """Return the libpq parameters of a host's probe connection, without its address where that is looked up."""
+        """Return the libpq parameters of a probe connection, without the address if that has to be looked up."""
         params = self.watch.conninfo(key)
         name = params.get("application_name") or params.get("fallback_application_name")
         tail = f" {_PROBE_NAME}"
         name = name[: _NAME_LENGTH - len(tail)] + tail if name else _PROBE_NAME
-        # The watcher's own timeout is shorter and finer.
+        # HostWatcher bounds each attempt itself, by a shorter timeout.
         return Params({**params, "application_name": name, "connect_timeout": "60"})
 
 
@@ -123,10 +123,10 @@ def make_config(
     reset: Any,
     srv_domains: object = None,
 ) -> RouterConfig:
-    """Validate a router's arguments; see Router for their meaning.
+    """Validate the arguments of a router; `Router` documents them.
 
     Raises:
-        ConfigError: an argument is not usable.
+        ConfigError: an argument is invalid.
     """
     for name, options in (("writer", writer), ("reader", reader)):
         if not isinstance(options, PoolOptions):
@@ -148,7 +148,7 @@ def make_config(
     policy = parse_policy(balance)
     watch = parse_dsn(dsn, kwargs={**parameters, **_probe_parameters(probe)})
     roles = [
-        _role_plan(role, dsn, watch, kwargs or {}, _with_callbacks(options, configure, reset))
+        _role_config(role, dsn, watch, kwargs or {}, _with_callbacks(options, configure, reset))
         for role, options in ((Role.WRITER, writer), (Role.READER, reader))
     ]
     return RouterConfig(
@@ -160,7 +160,9 @@ def make_config(
         probe=probe,
         resolver=check_resolver(resolver),
         addresses=_mode(addresses),
-        targets=check_domains(srv_domains, (parsed, watch, *(role.dsn for role in roles))),
+        targets=check_domains(
+            srv_domains, [d.params for d in (parsed, watch, *(role.dsn for role in roles))]
+        ),
         rules=Rules(
             probe.check_system_id,
             probe.system_id,
@@ -187,12 +189,12 @@ def _probe_parameters(probe: ProbeOptions) -> dict[str, str]:
             "keyword argument of the probe", next(iter(arguments)), "expected a libpq parameter"
         )
     if "connect_timeout" in parameters:
-        accepted = "expected ProbeOptions(timeout=) in its place"
+        accepted = "use ProbeOptions(timeout=) instead"
         raise ConfigError("connect_timeout", parameters["connect_timeout"], accepted)
     return parameters
 
 
-def _role_plan(
+def _role_config(
     role: Role, dsn: str, watch: Dsn, kwargs: Mapping[str, Any], options: PoolOptions
 ) -> RoleConfig:
     parameters, arguments = split_kwargs({**kwargs, **(options.kwargs or {})})
@@ -215,13 +217,13 @@ def _role_plan(
     return replace(made, as_probe=_has_plain_login(made) and _login(parsed) == _login(watch))
 
 
-def _has_plain_login(plan: RoleConfig) -> bool:
-    """Whether nothing of the user's but the login itself can be what a session is refused for."""
-    return not plan.options.settings and plan.options.configure is None
+def _has_plain_login(config: RoleConfig) -> bool:
+    """Return True if a session can only be refused for its login, not for settings or a callback of the user."""
+    return not config.options.settings and config.options.configure is None
 
 
 def _login(dsn: Dsn) -> dict[str, str]:
-    """Return what a server may refuse a connection for."""
+    """Return the parameters for which a server may refuse a connection."""
     names = ("application_name", "fallback_application_name", "connect_timeout")
     return {name: value for name, value in dsn.params.items() if name not in names}
 
@@ -233,7 +235,7 @@ def _mode(value: object) -> Mode:
 
 
 def check_resolver(value: object) -> ResolverSpec:
-    """Return what names are to be looked up with; ConfigError for anything else."""
+    """Return the resolver that looks names up; ConfigError if *value* is none."""
     if value in ("system", "dns"):
         return "dns" if value == "dns" else "system"
     if not isinstance(value, str):
@@ -245,7 +247,13 @@ def check_resolver(value: object) -> ResolverSpec:
 
 
 def _weights(dsn: Dsn, host_options: object, *, open_list: bool) -> dict[str, float]:
-    """Return the weights by name; *open_list*: not only the hosts of the DSN may be named."""
+    """Return the weights by name.
+
+    Args:
+        dsn: the DSN.
+        host_options: the argument of the router.
+        open_list: hosts that are not in the DSN may be named.
+    """
     if host_options is None:
         return {}
     if not isinstance(host_options, Mapping):

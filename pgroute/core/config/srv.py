@@ -1,4 +1,4 @@
-"""Services and their SRV records (RFC 2782): which targets can be hosts, and which of them may be."""
+"""Services and their SRV records (RFC 2782): which targets are valid hosts, and which are accepted."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from pgroute.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pgroute.core.config.dsn import Dsn
-
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
 _HOST_NAME = re.compile(r"(?:[a-z0-9_-]+\.)*[a-z0-9_-]+", re.IGNORECASE)
 _DOMAIN = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}")
 # psycopg's convention (psycopg/_dns.py); RFC 2782 names a service and a protocol, both with an underscore.
 _SERVICE = re.compile(r"_[^.]+\._[^.]+\..+")
 _MOST_DOMAIN = 253
-"""Characters of a name (RFC 1035, 3.1: 255 bytes with those that count)."""
+"""The most characters of a domain name (RFC 1035, 3.1: 255 bytes including the lengths of the labels)."""
 
 
 class Service(NamedTuple):
@@ -30,8 +28,8 @@ class Service(NamedTuple):
     Attributes:
         priority: the lowest is tried first.
         weight: its share among those of equal priority.
-        port: of the target; it wins over any other.
-        target: a name, without the dot at its end; empty where the service is not offered.
+        port: the port of the target; it overrides that of the DSN.
+        target: a name, without the dot at its end; empty if the service is not offered.
     """
 
     priority: int
@@ -41,12 +39,12 @@ class Service(NamedTuple):
 
 
 def is_service_name(name: str) -> bool:
-    """Whether a name is that of a service."""
+    """Return True if a name is that of a service."""
     return _SERVICE.fullmatch(name) is not None
 
 
 def is_address(text: str) -> bool:
-    """Whether a host is a numeric address, with a scope or without."""
+    """Return True for a numeric address, with or without a scope."""
     try:
         ipaddress.ip_address(text)
     except ValueError:
@@ -55,36 +53,36 @@ def is_address(text: str) -> bool:
 
 
 def is_host(service: Service) -> bool:
-    """Whether a target can be a host: libpq would take others for a socket's directory, or for several hosts."""
+    """Return True if a target can be a host. libpq would read others as a socket directory or as several hosts."""
     target = service.target
     if len(target) > _MOST_DOMAIN:
         return False
     named = _HOST_NAME.fullmatch(target) is not None and not is_service_name(target)
-    # An address may have a scope, which may be anything at all.
+    # The scope of an address may be any text.
     return bool(service.port) and (named or (is_address(target) and "%" not in target))
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """Below which domains the targets of a service may lie.
+    """The domains below which the targets of a service must be.
 
-    Where TLS verifies the name of a host, and the name comes from the DNS, whoever can forge an answer would choose the
-    name that is verified. So a target has to be a name of the domain that the user asked for, whose owner alone gets
-    certificates for it (RFC 6125, 6.2.1 and 1.8: the source domain, not the derived one).
+    If TLS verifies the name of a host and that name comes from the DNS, a forged answer could choose the name that is
+    verified. So a target must be below the domain that the user gave, for which only its owner gets certificates
+    (RFC 6125, 6.2.1 and 1.8: the source domain, not the derived one).
 
     Attributes:
-        anywhere: no name is verified, so none is refused.
-        domains: those accepted beside the service's own.
+        anywhere: no name is verified, so every target is accepted.
+        domains: the domains accepted beside that of the service.
     """
 
     anywhere: bool = True
     domains: tuple[str, ...] = ()
 
     def refusal(self, service: str, target: str) -> str:
-        """Return why a target may not be one of this service's, empty if it may.
+        """Return why a target of a service is refused, empty if it is accepted.
 
         Args:
-            service: its name, as ``_postgresql._tcp.example.com``.
+            service: the name of the service, as ``_postgresql._tcp.example.com``.
             target: a name or an address.
         """
         if self.anywhere:
@@ -94,8 +92,8 @@ class Targets:
         if (domain and _below(name, domain)) or any(_below(name, other) for other in self.domains):
             return ""
         return (
-            f"the SRV target {target} is refused: it is not below {own}, and TLS would verify the name that an answer "
-            "of the DNS gave; name the domains that you trust with srv_domains="
+            f"the SRV target {target} is refused: it is not below {own}, and TLS would verify a name that came from "
+            "the DNS; list the domains that you trust in srv_domains="
         )
 
 
@@ -107,7 +105,7 @@ def _below(name: str, domain: str) -> bool:
 
 
 def _canonical(name: str) -> str:
-    """Return a name as the DNS has it: in ASCII (IDNA 2003, as dnspython asks), without a dot at the end."""
+    """Return a name as in the DNS: in ASCII (IDNA 2003, as in dnspython), without a dot at the end."""
     name = name.removesuffix(".").lower()
     try:
         return name if name.isascii() or len(name) > _MOST_DOMAIN else name.encode("idna").decode()
@@ -115,18 +113,19 @@ def _canonical(name: str) -> str:
         return name
 
 
-def check_domains(value: object, dsns: Iterable[Dsn]) -> Targets:
-    """Return which targets a router accepts.
+def check_domains(value: object, params: Iterable[Mapping[str, str]]) -> Targets:
+    """Return the targets that a router accepts.
 
     Args:
-        value: of ``srv_domains=``; None: those of the service's own domain where a name is verified, else any.
-        dsns: the DSNs of all that connects.
+        value: the argument ``srv_domains=``. None: targets below the service's own domain if TLS verifies names, else
+            any.
+        params: the libpq parameters of each kind of connection that the router makes.
 
     Raises:
-        ConfigError: it is no list of domain names.
+        ConfigError: *value* is not a list of domain names.
     """
     if value is None:
-        return Targets(anywhere=not any(map(_verifies_names, dsns)))
+        return Targets(anywhere=not any(map(_verifies_names, params)))
     accepted = "expected a list of domain names, such as ['db.example.net'], or ['.'] for any"
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Collection):
         raise ConfigError("srv_domains", value, accepted)
@@ -134,11 +133,13 @@ def check_domains(value: object, dsns: Iterable[Dsn]) -> Targets:
     for given in value:
         name = _canonical(given) if isinstance(given, str) else " "
         if given != "." and (len(name) > _MOST_DOMAIN or not _DOMAIN.fullmatch(name) or is_address(name)):
-            raise ConfigError("srv_domains", given, f"{accepted}; what is below a domain needs no '*'")
+            raise ConfigError(
+                "srv_domains", given, f"{accepted}; a domain includes all names below it, without '*'"
+            )
         domains.append(name)
     return Targets(anywhere=False, domains=tuple(domains))
 
 
-def _verifies_names(dsn: Dsn) -> bool:
-    # libpq takes verify-full for granted with the system's roots.
-    return dsn.params.get("sslmode") == "verify-full" or dsn.params.get("sslrootcert") == "system"
+def _verifies_names(params: Mapping[str, str]) -> bool:
+    # With the system's roots libpq always verifies the name.
+    return params.get("sslmode") == "verify-full" or params.get("sslrootcert") == "system"

@@ -1,1 +1,1 @@
-"""What an error says about a host, a session and a transaction."""
+"""The meaning of an error for a host, a session and a transaction."""

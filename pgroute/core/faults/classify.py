@@ -1,4 +1,4 @@
-"""From the facts of an exception to what it says of the host and of the transaction."""
+"""Classifies exceptions: what they mean for the host and for the transaction."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class FaultKind(enum.Enum):
-    """What went wrong, in the terms the router decides by."""
+    """The kinds of faults that the router distinguishes."""
 
     TIMEOUT = "timeout"
     REFUSED = "refused"
@@ -34,16 +34,16 @@ class FaultKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """The router's reading of one exception.
+    """The meaning of one exception.
 
     Attributes:
         kind: what went wrong.
         host_suspect: the host should be probed at once.
-        fresh: the probe must use a fresh connection, since an open one cannot show it.
+        fresh: the probe must use a new connection, because an open one would not show the fault.
         rerun_safe: the transaction was certainly not committed.
         commit_unknown: it may have been committed.
-        shut: the server itself lets nobody in, for it starts or stops.
-        reason: one line for a person, free of secrets, and printable whatever was given.
+        shut: the server itself refuses everybody, because it is starting or stopping.
+        reason: one printable line for people, without secrets.
     """
 
     kind: FaultKind
@@ -58,9 +58,9 @@ class Fault:
         object.__setattr__(self, "reason", printable(self.reason))
 
 
-# psycopg gives no SQLSTATE for a failed connect, so the text has to tell, in the server's language. An unknown text
-# from the server counts as a rejection, which is the slowest to be tried again. PgBouncer repeats what its server said,
-# with or without words around it; if it did not reach the server, it has its own words for that, or none.
+# psycopg gives no SQLSTATE for a failed connection attempt, so the text decides, in the language of the server. An
+# unknown text from the server counts as a rejection, which is retried most slowly. PgBouncer repeats the message of its
+# server, with or without words around it; if it did not reach the server, it has its own words for that, or none.
 _UNREACHED = r"connect failed|cannot connect|connect timeout|server DNS lookup failed|server conn crashed\?|server down"
 _SHUT = re.compile(
     "|".join(
@@ -71,7 +71,7 @@ _SHUT = re.compile(
         )
     )
 )
-_NOBODY_BEHIND = re.compile(
+_NO_SERVER_BEHIND = re.compile(
     rf"cached error: (?:{_UNREACHED})? \(server_login_retry\)|try again later \(server_login_retry\)|\(server down\)"
     r"|pgbouncer cannot connect to server"
 )
@@ -88,18 +88,18 @@ _BUSY = re.compile(
 _REJECTED = re.compile(
     r"no password supplied|SSL|TLS|certificate|authentication|channel binding|GSS|private key|sslmode",
 )
-# The network's words, TLS or not, where the server went away in the middle.
+# Messages of the network, with TLS or without, when the server went away.
 _CUT = re.compile(r"SYSCALL error|unexpected eof|closed unexpectedly|[Cc]onnection reset|Broken pipe")
 _UNRESOLVED = re.compile(
     r"failed to resolve host|could not translate host name|Name or service not known|nodename nor servname"
 )
-# libpq prints what the server said as "SEVERITY:  text", the severity in the server's language: "ÖLÜMCÜL (FATAL)" in
-# Turkish. It has no quotes; those are around names, which may contain anything.
+# libpq prints a message of the server as "SEVERITY:  text", with the severity in the server's language: "ÖLÜMCÜL
+# (FATAL)" in Turkish. It contains no quotes, unlike names, which may contain anything.
 _SERVER_SAID = re.compile(r"(?:failed: |^)[^:\n\"']+:  (?P<text>.*)", re.DOTALL)
-# Poolers that take no ``options``: PgBouncer ("unsupported startup parameter"), RDS Proxy ("command-line options").
+# Poolers that refuse ``options``: PgBouncer ("unsupported startup parameter"), RDS Proxy ("command-line options").
 _OPTIONS = re.compile(r"startup parameter|\boptions?\b")
-# What a server says of a login names its subject, in every language. The bound keeps a text of opening quotes from
-# being read to its end for each of them.
+# A server's message about a login quotes the name, in every language. The bound keeps a text full of opening quotes
+# from being scanned to its end for each of them.
 _QUOTED = re.compile(
     r"(?<!\w)[\"'«»„\u201c\u2018][\s\u00a0\u202f]?([^\n]{0,128}?)[\s\u00a0\u202f]?[\"'«»\u201c\u201d\u2019]"
 )
@@ -111,7 +111,7 @@ _MOST_TEXT = 8192
 
 
 def one_line(text: str | bytes) -> str:
-    """Return the first line of libpq's text, printable, without the words that every such text begins with."""
+    """Return the first line of libpq's text, printable, without the words at its beginning that are always the same."""
     text = text[:_MOST_TEXT]
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
@@ -119,16 +119,16 @@ def one_line(text: str | bytes) -> str:
 
 
 def connect_fault(exc: BaseException) -> Fault:
-    """Read a failed connection attempt (psycopg: the exception's class and libpq's text)."""
+    """Classify a failed connection attempt by the class of the exception and libpq's text."""
     if isinstance(exc, (psycopg.errors.ConnectionTimeout, TimeoutError)):
         return Fault(FaultKind.TIMEOUT, host_suspect=True, rerun_safe=True, reason="connecting timed out")
     text = str(exc)[:_MOST_TEXT]
-    # The names of hosts and users are not part of what went wrong.
+    # The prefix holds names of hosts and users, which may contain any words.
     words = _PREFIX.sub("", text.strip())
     said = _SERVER_SAID.search(text)
     shut = said is not None and _SHUT.search(said["text"]) is not None
     if said:
-        if shut or _NOBODY_BEHIND.search(said["text"]):
+        if shut or _NO_SERVER_BEHIND.search(said["text"]):
             kind = FaultKind.STARTING
         elif _BUSY.search(said["text"]):
             kind = FaultKind.BUSY
@@ -143,17 +143,17 @@ def connect_fault(exc: BaseException) -> Fault:
     elif isinstance(exc, psycopg.OperationalError):
         kind = FaultKind.REFUSED
     else:
-        # Not a matter of the network: a parameter that psycopg or libpq refuses.
+        # A parameter that psycopg or libpq refuses.
         kind = FaultKind.REJECTED
     return Fault(kind, host_suspect=True, rerun_safe=True, shut=shut, reason=one_line(text))
 
 
 def options_refused(exc: psycopg.Error, *, names: Collection[str]) -> bool | None:
-    """Return whether a login was refused for the ``options`` that it carried, None if the text does not tell.
+    """Return True if a login was refused because of its ``options``, None if the text does not say.
 
     Args:
-        exc: why it failed.
-        names: of its user and database; a refusal that quotes one of them is about that.
+        exc: the error of the login.
+        names: the user and the database; a message that quotes one of them is about that.
     """
     said = _SERVER_SAID.search(str(exc)[:_MOST_TEXT])
     if said is None or connect_fault(exc).kind is not FaultKind.REJECTED:
@@ -172,13 +172,13 @@ _LOST_STATES = frozenset({"57P01", "57P02", "57P03"})
 def session_fault(
     exc: BaseException, *, closed: bool, committing: bool = False, read_write: bool = False
 ) -> Fault:
-    """Read an exception raised in a session.
+    """Classify an exception raised in a session.
 
     Args:
-        exc: what was raised.
-        closed: whether the connection is closed now (40001 and others come as ERROR or as FATAL).
-        committing: whether a COMMIT that may have written was on its way.
-        read_write: whether the session was asked for as read-write.
+        exc: the exception.
+        closed: the connection is closed now (40001 and others come as ERROR or as FATAL).
+        committing: a COMMIT of a transaction that may have written was sent.
+        read_write: the session was requested as read-write.
     """
     sqlstate = getattr(exc, "sqlstate", None) or ""
     reason = one_line(str(exc)) if isinstance(exc, psycopg.Error) else type(exc).__name__

@@ -1,8 +1,8 @@
-"""What servers say in other languages than English when they let nobody in for now (PostgreSQL's message catalogs).
+"""Messages of servers that accept no logins for now, in other languages (PostgreSQL's message catalogs).
 
-psycopg and libpq give no SQLSTATE for a failed connect, so the text has to tell. A server speaks the language of its
-lc_messages there, whatever the client asks for. Listed are the eleven languages of Debian's postgresql-15, not all
-that PostgreSQL ever had. What is not listed counts as a rejection, as any unknown text does.
+psycopg and libpq give no SQLSTATE for a failed connection attempt, so the text decides. During login a server uses the
+language of its lc_messages, whatever the client requests. These are the eleven languages of Debian's postgresql-15, not
+all that PostgreSQL ever had. A text that is not listed counts as a rejection, as any unknown text does.
 """
 
 from __future__ import annotations

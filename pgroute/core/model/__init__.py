@@ -1,1 +1,1 @@
-"""Values that everything else is about: hosts, roles, candidates, counters."""
+"""The values that everything else uses: hosts, roles, events, candidates, counters."""

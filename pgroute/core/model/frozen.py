@@ -1,4 +1,4 @@
-"""A mapping that cannot be changed, and unlike a MappingProxyType can be pickled and copied."""
+"""A mapping that cannot be changed and, unlike a MappingProxyType, can be pickled and copied."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ V = TypeVar("V")
 
 
 class FrozenDict(dict[K, V]):
-    """A dict that refuses all changes; reading is as fast as from any."""
+    """A dict that refuses all changes; reading it is as fast as reading a dict."""
 
     __slots__ = ()
 

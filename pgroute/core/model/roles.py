@@ -1,4 +1,4 @@
-"""What a host is, what a session asks for, and which of the two match."""
+"""Host names, host roles, session roles, and the session attributes that a host satisfies."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pgroute.errors import ConfigError
 
 
 class HostKey(NamedTuple):
-    """The name of a host everywhere; as text, "host:port".
+    """Identifies a host; as text, "host:port".
 
     Attributes:
-        host: the name, address or socket directory in the DSN; empty where it gives an address alone.
+        host: the name, address or socket directory in the DSN; empty if the DSN gives only an address.
         port: the port.
-        hostaddr: the IP address in the DSN, if it gives one.
+        hostaddr: the IP address in the DSN; None if it gives none.
     """
 
     host: str
@@ -38,7 +38,7 @@ class HostKey(NamedTuple):
 
 
 class HostRole(enum.Enum):
-    """What a host is: the answer of ``pg_is_in_recovery()``.
+    """The role of a host, from ``pg_is_in_recovery()``.
 
     Attributes:
         PRIMARY: it is not in recovery.
@@ -50,14 +50,14 @@ class HostRole(enum.Enum):
 
 
 class Role(enum.Enum):
-    """What a session is for; each role has its own pools.
+    """The purpose of a session; each role has its own pools.
 
     Attributes:
         WRITER: reading and writing, on the primary.
-        READER: reading, on a standby if there is one.
+        READER: reading only, on a standby if there is one.
     """
 
-    # The hash of enum.Enum is a Python function, which is slow on the way of each session.
+    # The hash of enum.Enum is a Python function, too slow for a lookup in each session.
     __hash__ = object.__hash__
 
     WRITER = "writer"
@@ -96,7 +96,7 @@ class SessionAttrs(enum.Enum):
 
     @classmethod
     def parse(cls, value: object, parameter: str = "target_session_attrs") -> SessionAttrs:
-        """Return the member whose value is exactly *value*; the case counts, as in libpq.
+        """Return the member with this value; case matters, as in libpq.
 
         Raises:
             ConfigError: *value* is not one of the six.
@@ -110,12 +110,12 @@ class SessionAttrs(enum.Enum):
         raise ConfigError(parameter, value, "expected one of " + ", ".join(repr(m.value) for m in cls))
 
     def accepts(self, role: HostRole, *, read_only: bool) -> bool:
-        """Whether a host of that role may serve such a session.
+        """Return True if a host may serve such a session.
 
-        ``prefer-standby`` accepts every host: its preference is an order, not a filter.
+        ``prefer-standby`` accepts every host, because its preference is an order and not a filter.
 
         Args:
-            role: what the host is.
+            role: the role of the host.
             read_only: a new session there would be read-only by default.
         """
         match self:

@@ -1,4 +1,4 @@
-"""The counters of the pools as values."""
+"""The counters of the pools."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pgroute.core.model.roles import HostKey
 
 MEASURES = frozenset({"pool_min", "pool_max", "pool_size", "pool_available", "requests_waiting"})
-"""Keys that tell of this moment; all others count from the opening of the router."""
+"""The keys that describe this moment; all others count since the router was opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class RoleStats:
     """The pools of one role.
 
     Attributes:
-        totals: all hosts together, pools closed meanwhile included; psycopg_pool's keys.
-        hosts: the pool now open to each host; psycopg_pool's keys, `in_use` and `generation`.
+        totals: the sums over all hosts, including pools that are closed by now, under the keys of psycopg_pool.
+        hosts: the open pool of each host, under the keys of psycopg_pool, `in_use` and `generation`.
     """
 
     totals: Mapping[str, int]
@@ -30,12 +30,12 @@ class RoleStats:
 
 @dataclass(frozen=True, slots=True)
 class RouterStats:
-    """What `Router.stats()` returns.
+    """The result of `Router.stats()`.
 
     Attributes:
-        writer: the writers' pools.
-        reader: the readers' pools.
-        events_dropped: events that slow subscribers did not get.
+        writer: the pools of writers.
+        reader: the pools of readers.
+        events_dropped: events that were not delivered because subscribers are too slow.
     """
 
     writer: RoleStats
@@ -44,7 +44,7 @@ class RouterStats:
 
 
 def total(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Add up pools' statistics key by key."""
+    """Return the sums of several pools' counters, key by key."""
     counter: Counter[str] = Counter()
     for part in parts:
         counter.update(part)

@@ -1,1 +1,1 @@
-"""Which host a session goes to, and who is served by a pool."""
+"""Which host a session goes to, and which caller gets a connection of its pool."""

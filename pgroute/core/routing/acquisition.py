@@ -1,4 +1,4 @@
-"""The step machine of an acquire: which host to try now, or until when to wait, or why to give up."""
+"""The step machine of an acquisition: which host to try next, how long to wait, or with which error to give up."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pgroute.core.faults.classify import one_line
+from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostRole, SessionAttrs
-from pgroute.core.topology.hosts import HostState
 from pgroute.errors import AcquireTimeout, NoHostAvailable, PoolExhausted, SplitBrainError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
+    from pgroute.core.model.candidate import Candidate
+    from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import HostKey
-    from pgroute.core.routing.balance import Candidate, Policy
-    from pgroute.core.topology.hosts import HostInfo
-    from pgroute.core.topology.transition import Groups, Topology
+    from pgroute.core.routing.balance import Policy
+    from pgroute.core.topology.snapshot import Groups, Topology
 
 PATIENCE = 1.0
-"""Seconds after which a reader that queues at a host is routed anew."""
+"""Seconds after which a reader that queues for a connection to one host is routed again."""
 
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.5
-_CLOSED_DOORS = frozenset({HostState.REJECTED, HostState.BUSY})
+_REFUSING = frozenset({HostState.REJECTED, HostState.BUSY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,14 @@ Step = Try | Wait | GiveUp
 
 
 def patience(attrs: SessionAttrs, left: float) -> float:
-    """Return the seconds to queue at a host, of those left to the deadline.
+    """Return the seconds to queue for a connection to one host.
 
-    For a writer there is no other host to go to, and leaving the queue would only lose the place in it: when its
-    host loses the role, the closing of the pool wakes it.
+    A writer stays until its deadline: no other host could serve it, and if its host loses the role, the pool is closed,
+    which wakes it.
+
+    Args:
+        attrs: what the host must be.
+        left: seconds to the deadline.
     """
     if attrs is SessionAttrs.READ_WRITE or attrs is SessionAttrs.PRIMARY:
         return max(0.0, left)
@@ -64,14 +69,14 @@ def patience(attrs: SessionAttrs, left: float) -> float:
 
 
 def routes(topology: Topology) -> list[tuple[HostKey, int, bool]]:
-    """Return what decides which pools may live: callers and pools need not hear of a snapshot where it is the same."""
+    """Return what decides where sessions go and which pools stay. While it is the same, no waiter has to be woken."""
     return [(h.key, h.generation, h.usable) for h in topology.hosts]
 
 
 def first_choice(
     topology: Topology, attrs: SessionAttrs, policy: Policy, rng: Random, load: Callable[[HostKey], int]
 ) -> Candidate | None:
-    """Return the host to try first, None when there is none. Where `topology.only` has one, there is no choice."""
+    """Return the host to try first, None if no host can serve. `topology.only` has it where there is no choice."""
     groups = topology.candidates[attrs]
     if not groups:
         return None
@@ -79,7 +84,7 @@ def first_choice(
 
 
 class Acquisition:
-    """One caller's way to a session when its first choice had none at once; it ends with the session or the error.
+    """The steps of one caller whose first choice had no free connection, up to the session or the error.
 
     Args:
         attrs: what the host must be.
@@ -91,8 +96,8 @@ class Acquisition:
     """
 
     __slots__ = (
-        "_attrs", "_begun_late", "_causes", "_deadline", "_exhausted", "_hurt", "_pause", "_policy", "_refused",
-        "_rest", "_rng", "_role", "_short", "_timeout", "_tried",
+        "_attrs", "_backoff", "_causes", "_deadline", "_exhausted", "_immediate", "_in_use", "_pause", "_policy",
+        "_refused", "_retry_at", "_rng", "_role", "_timeout", "_tried",
     )  # fmt: skip
 
     def __init__(
@@ -108,43 +113,43 @@ class Acquisition:
         self._causes: dict[HostKey, Exception] = {}
         self._exhausted: dict[HostKey, str] = {}
         self._refused: set[HostKey] = set()
-        self._short: dict[HostKey, int] = {}
+        self._in_use: dict[HostKey, int] = {}
         self._pause = _FIRST_PAUSE
-        self._hurt = False
-        self._rest: float | None = None
-        self._begun_late: bool | None = None
+        self._backoff = False
+        self._retry_at: float | None = None
+        self._immediate: bool | None = None
 
     def step(self, topology: Topology, now: float, load: Callable[[HostKey], int]) -> Step:
         """Return what to do next.
 
-        A machine that begins when its deadline has passed still tries each host once, without waiting: a timeout of
-        0 means "what is ready now".
+        If the deadline has passed at the first step, each host is still tried once without waiting: a timeout of 0
+        means "what is ready now".
         """
         groups = topology.candidates[self._attrs]
         late = now >= self._deadline
-        if self._begun_late is None:
-            self._begun_late = late
-        if late and not self._begun_late:
+        if self._immediate is None:
+            self._immediate = late
+        if late and not self._immediate:
             return GiveUp(self._error(topology, now))
         if chosen := self._untried(groups, load):
             return self._try(chosen, now)
         if late:
             return GiveUp(self._error(topology, now))
         if not groups:
-            # Waiting does not help against a wrong password; a host that let us in before may do so again.
+            # Waiting does not help against a wrong password. A host that accepted it once may do so again.
             return GiveUp(self._error(topology, now)) if topology.locked_out else Wait(self._deadline)
         if all(c.key in self._refused for group in groups for c in group):
             return GiveUp(self._error(topology, now))
-        # Every host was tried: another round, at once where the callers' queues have taken their time already.
-        if self._hurt:
-            # Not before the pause is over, however often the topology changes: what serves anew was untried above.
-            if self._rest is None:
-                self._rest = now + self._pause
+        # Every host was tried: try all again, after a pause unless the time was spent in their queues.
+        if self._backoff:
+            # Changes of the topology do not shorten the pause: a host that serves again was untried above.
+            if self._retry_at is None:
+                self._retry_at = now + self._pause
                 self._pause = min(self._pause * 2, _LONGEST_PAUSE)
-            if now < self._rest:
-                return Wait(min(self._deadline, self._rest))
-            self._hurt = False
-            self._rest = None
+            if now < self._retry_at:
+                return Wait(min(self._deadline, self._retry_at))
+            self._backoff = False
+            self._retry_at = None
         self._tried.clear()
         return self._try(self._policy.pick(groups[0], load, self._rng), now)
 
@@ -161,67 +166,69 @@ class Acquisition:
         return None
 
     def exhausted(self, candidate: Candidate, detail: str, *, refused: bool = False) -> None:
-        """Report that the pool there had nothing to give in the time allowed.
+        """Report that no connection of a pool became free in the time allowed.
 
         Args:
-            candidate: what was tried.
-            detail: its sizes and users, for the error text.
-            refused: it did not even let the caller queue (max_waiting).
+            candidate: the host.
+            detail: the sizes and users of its pool, for the error text.
+            refused: its queue was full (max_waiting).
         """
         self._tried.add((candidate.key, candidate.generation))
         self._exhausted[candidate.key] = detail
         if refused:
-            self._hurt = True
+            self._backoff = True
             self._refused.add(candidate.key)
         else:
             self._refused.discard(candidate.key)
 
     def failed(self, candidate: Candidate, cause: Exception, *, in_use: int = 0) -> None:
-        """Report that the host could not be used after all: its pool was closed, or connecting failed.
+        """Report that a pool was closed, or that connecting failed.
 
         Args:
-            candidate: what was tried.
-            cause: why, for the error text.
-            in_use: sessions that its pool has in use.
+            candidate: the host.
+            cause: the error, for the error text.
+            in_use: the connections of its pool that are in use.
         """
         self._tried.add((candidate.key, candidate.generation))
-        self._short[candidate.key] = in_use
-        self._hurt = True
+        self._in_use[candidate.key] = in_use
+        self._backoff = True
         self._causes[candidate.key] = cause
         self._exhausted.pop(candidate.key, None)
 
     def _error(self, topology: Topology, now: float) -> AcquireTimeout:
-        waited = f"no {self._role} session ({self._attrs.value})"
-        if now >= self._deadline:
-            waited += f" within {self._timeout:.3g} s"
-        # Only a host that still serves can be exhausted.
         serving = {c.key for group in topology.candidates[self._attrs] for c in group}
-        full = {k: text for k, text in self._exhausted.items() if k in serving}
-        for h in topology.hosts:
-            if h.key in serving and h.state in _CLOSED_DOORS:
-                if h.key in full:
-                    full[h.key] += f", and new ones are refused: {h.reason}"
-                elif in_use := self._short.get(h.key):
-                    full[h.key] = (
-                        f"all of its {in_use} connections are in use, and new ones are refused: {h.reason}"
-                    )
         cls: type[AcquireTimeout] = NoHostAvailable
-        if full:
+        why = ""
+        if full := self._full_pools(topology, serving):
             cls = PoolExhausted
-            waited += ": " + "; ".join(f"{k}: {text}" for k, text in full.items())
+            why = ": " + "; ".join(f"{key}: {text}" for key, text in full.items())
         elif topology.split_brain and not serving:
             cls = SplitBrainError
             names = " and ".join(str(h.key) for h in topology.hosts if h.key in topology.split_brain)
-            waited += f": split brain, {names} both claim to be the primary"
+            why = f": split brain, {names} both claim to be the primary"
         elif topology.locked_out:
-            waited += ": no host lets us in"
-        lines = [waited, *(self._line(h, now) for h in topology.hosts)]
-        error = cls("\n".join(lines), topology=topology)
+            why = ": every host refuses the login"
+        within = f" within {self._timeout:.3g} s" if now >= self._deadline else ""
+        summary = f"no {self._role} session ({self._attrs.value}){within}{why}"
+        error = cls("\n".join([summary, *(self._line(h, now) for h in topology.hosts)]), topology=topology)
         for key, cause in self._causes.items():
             error.add_note(f"{key}: {cause}")
         if self._causes:
             error.__cause__ = next(reversed(self._causes.values()))
         return error
+
+    def _full_pools(self, topology: Topology, serving: set[HostKey]) -> dict[HostKey, str]:
+        """Return the pools that had no free connection, of hosts that still serve, and the state of each."""
+        full = {key: text for key, text in self._exhausted.items() if key in serving}
+        for h in topology.hosts:
+            if h.key in serving and h.state in _REFUSING:
+                if h.key in full:
+                    full[h.key] += f", and new ones are refused: {h.reason}"
+                elif in_use := self._in_use.get(h.key):
+                    full[h.key] = (
+                        f"all of its {in_use} connections are in use, and new ones are refused: {h.reason}"
+                    )
+        return full
 
     def _line(self, h: HostInfo, now: float) -> str:
         role = f"{h.role.value}, " if h.role else ""
@@ -231,7 +238,7 @@ class Acquisition:
         if h.last_seen is None and h.state is HostState.DOWN:
             line += ", never answered"
         elif h.usable and h.state is HostState.REJECTED:
-            line += ", sessions on open connections alone"
+            line += ", only open connections are used"
         if h.reason:
             line += f": {h.reason}"
         elif h.key in self._causes:

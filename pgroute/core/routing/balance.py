@@ -1,8 +1,7 @@
-"""Balancing policies: which of several equally good hosts a session goes to."""
+"""Balancing policies: they choose among hosts that are equally good for a session."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from pgroute.errors import ConfigError
@@ -11,37 +10,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from pgroute.core.model.roles import HostKey, HostRole
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A host that may serve a session, as a policy sees it.
-
-    Attributes:
-        key: the host.
-        generation: the generation of its pools.
-        role: primary or standby.
-        order: its place in the DSN, from 0.
-        weight: from HostOptions, relative to the others.
-        rtt: seconds the last probe took.
-        lag_bytes: bytes of WAL that it is behind, of a standby, where known.
-    """
-
-    key: HostKey
-    generation: int
-    role: HostRole
-    order: int = 0
-    weight: float = 1.0
-    rtt: float = 0.0
-    lag_bytes: int | None = None
+    from pgroute.core.model.candidate import Candidate
+    from pgroute.core.model.roles import HostKey
 
 
 class Policy(Protocol):
-    """A balancing policy: any object with this method, without state or with its own lock.
+    """A balancing policy: any object with this method. If it has state, it needs a lock of its own.
 
-    One with an attribute ``ordered = True`` is not shown a host while one before it in the DSN, which it might prefer,
-    has not been heard of yet: right after opening, for as long as a probe takes.
+    A policy with an attribute ``ordered = True`` is offered a host only once all hosts before it in the DSN have been
+    checked, which after opening takes as long as a probe.
     """
 
     def pick(
@@ -51,31 +28,31 @@ class Policy(Protocol):
 
         Args:
             candidates: the hosts that are equally good, at least one, in the order of the DSN.
-            load: gives the number of sessions in use at a host, of this router and role.
-            rng: where chance is to come from.
+            load: returns the number of sessions in use at a host, of this router and role.
+            rng: the source of randomness.
         """
         ...
 
 
 class Ordered:
-    """The first in the order of the DSN, as libpq's ``load_balance_hosts=disable``."""
+    """Takes the first host in the order of the DSN, as libpq with ``load_balance_hosts=disable``."""
 
     ordered = True
 
     def pick(
         self, candidates: tuple[Candidate, ...], load: Callable[[HostKey], int], rng: Random
     ) -> Candidate:
-        """Return the first."""
+        """Return the first candidate."""
         return candidates[0]
 
 
 class Uniform:
-    """Any of them, in proportion to their weights, as libpq's ``load_balance_hosts=random``."""
+    """Takes a random host in proportion to the weights, as libpq with ``load_balance_hosts=random``."""
 
     def pick(
         self, candidates: tuple[Candidate, ...], load: Callable[[HostKey], int], rng: Random
     ) -> Candidate:
-        """Return one at random; a host of weight 0 only when all have weight 0."""
+        """Return a random candidate; one of weight 0 only if all have weight 0."""
         if len(candidates) == 1:
             return candidates[0]
         total = sum(c.weight for c in candidates)
@@ -93,7 +70,7 @@ _POLICIES: dict[str, type[Policy]] = {"ordered": Ordered, "random": Uniform}
 
 
 def parse_policy(value: object) -> Policy:
-    """Return the policy named *value*, or *value* itself when it has a ``pick`` method.
+    """Return the policy named *value*, or *value* itself if it has a ``pick`` method.
 
     Raises:
         ConfigError: it is neither.

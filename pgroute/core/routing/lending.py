@@ -1,4 +1,4 @@
-"""Who is lent a connection of a pool, who waits for one, when one is opened or closed; the time is an argument."""
+"""The state of one pool: which connections are lent, which callers wait, when a connection is opened or closed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _LONGEST_PAUSE = 1.0
 
 
 class Lease(Protocol):
-    """What a pool keeps of one connection for as long as that exists.
+    """What a pool keeps for each of its connections.
 
     Attributes:
-        expires_at: monotonic seconds from which on the connection is not lent any more.
+        expires_at: monotonic seconds after which the connection is not lent any more.
     """
 
     expires_at: float
@@ -32,37 +32,37 @@ class Waiter(Protocol):
     """A caller in the queue.
 
     Attributes:
-        item: the lease and the connection that it was given; None until then.
-        since: monotonic seconds at which it began to wait, here or elsewhere.
+        item: the lease and the connection that it got; None until then.
+        since: monotonic seconds at which it began to wait, for this pool or another.
     """
 
     item: tuple[Any, Any] | None
     since: float
 
     def wake(self) -> None:
-        """Have the caller look whether it was given something, or the pool was closed."""
+        """Wake the caller, because it got a connection or the pool was closed."""
         ...
 
 
 class PoolFull(PoolTimeout):
-    """Every connection that a pool may have was in use until the caller's time was over."""
+    """All connections that a pool may have were in use until the timeout of the caller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """Open a connection, and tell the outcome by `joined` or `failed`."""
+    """Open a connection, and report the result by `joined` or `failed`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Close(Generic[L, C]):
-    """Close these connections, which nobody has and nobody will get."""
+    """Close these connections, which are in no use any more."""
 
     items: list[tuple[L, C]]
 
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """Nothing is to be done for *seconds* (None: until something changes)."""
+    """Do nothing for *seconds* (None: until something changes)."""
 
     seconds: float | None
 
@@ -73,24 +73,24 @@ class Stop:
 
 
 class Lending(Generic[L, C]):
-    """The books of one pool. Its owner calls each method under one lock, and does the I/O outside of it.
+    """The state of one pool. Its owner calls each method under one lock, and does the I/O outside of the lock.
 
-    A connection in use is known by its lease alone, so that one that its user has lost can be collected, and is then
-    reported by `remove`. Each line leaves the books in order: an interrupt between two of them loses nothing.
+    Of a connection in use only the lease is kept, so that a connection that its user dropped can be garbage-collected;
+    `remove` is called then. The state is valid after each line, so an interrupt between two lines loses nothing.
 
     Args:
-        min_size: connections to keep; a new pool begins with one.
-        max_size: connections at most.
-        max_waiting: callers in the queue at most; 0: any number.
-        max_idle: seconds; in each such period one connection above min_size that was not needed is closed.
+        min_size: connections to keep open; a new pool begins with one.
+        max_size: the most connections.
+        max_waiting: the most callers in the queue; 0 for any number.
+        max_idle: seconds; in each such period one connection beyond min_size is closed if it was not needed.
         now: monotonic seconds.
 
     Attributes:
-        leases: of all connections, idle or in use.
-        idle: the connections that nobody uses.
-        waiting: the callers in the queue, who waits longest comes first: one that comes from another queue, or whose
-            connection was dead, has not lost its turn.
-        closed: nobody is lent a connection any more.
+        leases: those of all connections, idle or in use.
+        idle: the connections that are not in use.
+        waiting: the callers in the queue, the longest wait first. A caller that comes from another queue, or that got
+            a dead connection, keeps its time.
+        closed: no connection is lent any more.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Lending(Generic[L, C]):
         self._max_waiting = max_waiting
         self._max_idle = max_idle
         self._connecting = False
-        self._founded = False
+        self._connected_once = False
         self._pause = _FIRST_PAUSE
         self._retry_at = now
         self._shrink_at = now + max_idle
@@ -113,16 +113,16 @@ class Lending(Generic[L, C]):
 
     @property
     def in_use(self) -> int:
-        """The connections that are lent."""
+        """The number of connections that are lent."""
         return len(self.leases) - len(self.idle)
 
     @property
     def size(self) -> int:
-        """The connections that there are, and the one that is being opened."""
+        """The number of connections, including the one that is being opened."""
         return len(self.leases) + self._connecting
 
     def take(self) -> tuple[L, C] | None:
-        """Lend an idle connection; None: there is none.
+        """Lend an idle connection, None if there is none.
 
         Raises:
             PoolClosed: the pool is closed.
@@ -135,26 +135,26 @@ class Lending(Generic[L, C]):
         return self.idle.popleft()
 
     def queue(self, waiter: Waiter) -> None:
-        """Let a caller wait for the next connection.
+        """Put a caller into the queue.
 
         Raises:
             TooManyRequests: the queue is full.
         """
         if self._max_waiting and len(self.waiting) >= self._max_waiting:
-            raise TooManyRequests(f"{len(self.waiting)} callers wait already")
+            raise TooManyRequests(f"{len(self.waiting)} callers are waiting already")
         place = len(self.waiting)
         while place and self.waiting[place - 1].since > waiter.since:
             place -= 1
         self.waiting.insert(place, waiter)
 
     def leave(self, waiter: Waiter) -> None:
-        """Take a caller out of the queue, who may have been given a connection meanwhile."""
+        """Take a caller out of the queue; it may have got a connection in the meantime."""
         if waiter in self.waiting:
             self.waiting.remove(waiter)
 
     def offer(self, item: tuple[L, C]) -> None:
-        """Give a connection to the first caller in the queue, or have it idle; `offered` tells if that was done."""
-        self._dismiss_served()
+        """Give a connection to the first caller in the queue, or make it idle."""
+        self._drop_served()
         if not self.waiting:
             self.idle.append(item)
             return
@@ -162,26 +162,26 @@ class Lending(Generic[L, C]):
         self.waiting[0].wake()
 
     def offered(self, item: tuple[L, C]) -> bool:
-        """Return whether an interrupted `offer` has passed the connection on; called under the same lock."""
+        """Return True if an interrupted `offer` did its work; called under the same lock."""
         done = any(idle is item for idle in self.idle) or any(w.item is item for w in self.waiting)
-        self._dismiss_served()
+        self._drop_served()
         return done
 
-    def _dismiss_served(self) -> None:
+    def _drop_served(self) -> None:
         while self.waiting and self.waiting[0].item is not None:
             self.waiting[0].wake()
             self.waiting.popleft()
 
     def joined(self, item: tuple[L, C]) -> None:
-        """Take in a connection that was opened."""
+        """Add a connection that was opened."""
         self._connecting = False
-        self._founded = True
+        self._connected_once = True
         self._pause = _FIRST_PAUSE
         self.leases[item[0]] = None
         self.offer(item)
 
     def failed(self, now: float) -> None:
-        """Take note that one could not be opened: the next attempt follows after a pause that grows."""
+        """Report that a connection could not be opened: the next attempt follows after a growing pause."""
         self._connecting = False
         self._retry_at = now + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
@@ -191,7 +191,7 @@ class Lending(Generic[L, C]):
         self.leases.pop(lease, None)
 
     def close(self) -> list[tuple[L, C]]:
-        """Let nobody in any more, wake everybody who waits, and return what was idle, to be closed."""
+        """Close the pool: wake all waiting callers, and return the idle connections, which are to be closed."""
         self.closed = True
         while self.waiting:
             self.waiting[0].wake()
@@ -203,30 +203,30 @@ class Lending(Generic[L, C]):
         return items
 
     @property
-    def wanting(self) -> bool:
-        """Whether a connection is to be opened as soon as that may be."""
+    def needs_connection(self) -> bool:
+        """True if another connection is needed."""
         if self.closed or self._connecting or len(self.leases) >= self._max_size:
             return False
-        if not self._founded:
+        if not self._connected_once:
             return not self.leases and bool(self._min_size or self.waiting)
         return bool(self.waiting) or len(self.leases) < self._min_size
 
     def step(self, now: float) -> Connect | Close[L, C] | Rest | Stop:
-        """Return what is to be done now to keep the pool as it should be; an interrupted step is completed here."""
+        """Return what to do now. If an earlier step was interrupted, this completes it."""
         if self.closed:
             items = self.close()
             return Close(items) if items else Stop()
-        self._dismiss_served()
+        self._drop_served()
         while self.waiting and self.idle:
             self.offer(self.idle.popleft())
-        self._dismiss_served()
+        self._drop_served()
         surplus = self._surplus(now)
         if surplus:
             for item in surplus:
                 self.idle.remove(item)
                 self.remove(item[0])
             return Close(surplus)
-        if self.wanting:
+        if self.needs_connection:
             if now >= self._retry_at:
                 self._connecting = True
                 return Connect()

@@ -1,4 +1,4 @@
-"""What a server answers to a probe or a check, read strictly: a value that cannot be one is no answer."""
+"""Reads the answers to probes and checks strictly: an impossible value makes the whole answer a failure."""
 
 from __future__ import annotations
 
@@ -19,39 +19,44 @@ _INTEGER = re.compile(r"-?[0-9]{1,19}")
 _BIGINT = (-(2**63), 2**63 - 1)
 _TIMELINE = (1, 2**31 - 1)
 _MICROSECONDS = (0, 253_402_300_800_000_000)
-"""Of a server's start: up to the year 9999."""
+"""Of the start of a server: up to the year 9999."""
 
 
 class Malformed(ValueError):
-    """An answer that no PostgreSQL server gives; the text says what is wrong, in our words alone."""
+    """An answer that no PostgreSQL server gives; the text says what is wrong and quotes nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """The values of a whole probe, as those of an Answer; `defaults` is compared with what it was before."""
+class ProbeValues:
+    """The values of a whole probe, as in `Answer`.
+
+    Attributes:
+        defaults: the settings that a new session would get. If they change, the probe needs a new connection.
+    """
 
     role: HostRole
     read_only: bool
     timeline: int | None
     lsn: int | None
-    replay_age: float | None
     system_id: int | None
     started_at: float | None
     defaults: bytes
 
 
-def read_probe(row: Sequence[Value]) -> Told:
-    """Read the nine values of a whole probe; Malformed if one cannot be what it stands for."""
-    recovering, read_only, wal_file, standby, lsn, age, system_id, started, defaults = _columns(row, 9)
+def read_probe(row: Sequence[Value]) -> ProbeValues:
+    """Read the eight values of a whole probe.
+
+    Raises:
+        Malformed: a value is impossible.
+    """
+    recovering, read_only, wal_file, standby, lsn, system_id, started, defaults = _columns(row, 8)
     role = _role(recovering)
-    age_us = _integer("replay age", age, _BIGINT)
     start_us = _integer("start", started, _MICROSECONDS)
-    return Told(
+    return ProbeValues(
         role,
         _switch("default_transaction_read_only", read_only),
         _timeline_of_file(wal_file) if role is HostRole.PRIMARY else _integer("timeline", standby, _TIMELINE),
         _position(lsn),
-        None if age_us is None else age_us / 1e6,
         _integer("system identifier", system_id, _BIGINT),
         None if start_us is None else start_us / 1e6,
         defaults or b"",
@@ -59,7 +64,7 @@ def read_probe(row: Sequence[Value]) -> Told:
 
 
 def read_shown(row: Sequence[Value]) -> HostRole:
-    """Read the one value of ``SHOW in_hot_standby``, or for want of it ``transaction_read_only``."""
+    """Read the one value of ``SHOW in_hot_standby``, or of ``SHOW transaction_read_only``."""
     (shown,) = _columns(row, 1)
     return HostRole.STANDBY if _switch("the setting shown", shown) else HostRole.PRIMARY
 
@@ -113,7 +118,7 @@ def _timeline_of_file(value: Value) -> int | None:
 
 
 def _position(value: Value) -> int | None:
-    """Return the bytes of WAL up to a position, which PostgreSQL prints as two hexadecimal numbers."""
+    """Return a WAL position in bytes; PostgreSQL prints it as two hexadecimal numbers."""
     if value is None:
         return None
     match = _POSITION.fullmatch(_text(value))

@@ -1,4 +1,4 @@
-"""The schema in which a database remembers what was applied: its name, its definition and the rights to use it."""
+"""The schema for `once=` and batch jobs: its name, its definition and the privileges to use it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ BATCH = frozenset({"batch_job", "batch_chunk", "batch_reject"})
 TABLES = ONCE | BATCH
 
 _MOST_NAME_BYTES = 63
-"""What a server built as usual keeps of a name (NAMEDATALEN); the rest it drops with a mere NOTICE."""
+"""The longest name (NAMEDATALEN); a server cuts longer ones with a mere NOTICE."""
 
-# Two that install at once take turns.
+# Concurrent calls of install() take turns.
 LOCK = b"SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('pgroute.install'))"
 
-# Nothing here depends on the search_path, for whoever creates in a schema on it could have code run by the installer.
+# Nothing here depends on the search_path: otherwise a role that may create objects in one of its schemas could run
+# code as the installer.
 _DEFINITION = qualify("""\
 CREATE SCHEMA IF NOT EXISTS {schema};
 
@@ -84,12 +85,12 @@ GRANT DELETE ON {schema}.once TO {role};
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """Where the tables are, and whom the application trusts with them.
+    """The location of the tables, and an owner whom the application trusts.
 
     Attributes:
-        name: of the schema, as it is, without quotes.
-        owner: a role that may own it besides those that may in any case; None: no other.
-        sql: its name in a statement.
+        name: the name of the schema, without quotes.
+        owner: a role that may own it besides those that always may; None for no other role.
+        sql: the name as it is written in a statement.
     """
 
     name: str = DEFAULT
@@ -101,15 +102,15 @@ class Schema:
 
 
 def check_schema(name: object, owner: object) -> Schema:
-    """Return the schema that a router was given.
+    """Validate the name and the owner of the schema.
 
     Raises:
-        ConfigError: a name is none that PostgreSQL takes, or it is kept for PostgreSQL's own schemas.
+        ConfigError: PostgreSQL does not accept a name, or reserves it for its own schemas.
     """
     _check_identifier("schema", name)
     assert isinstance(name, str)
     if name.startswith("pg_") or name == "information_schema":
-        raise ConfigError("schema", name, "expected a name that PostgreSQL does not keep for itself")
+        raise ConfigError("schema", name, "expected a name that PostgreSQL does not reserve")
     if owner is not None:
         _check_identifier("schema_owner", owner)
         assert isinstance(owner, str)
@@ -117,7 +118,7 @@ def check_schema(name: object, owner: object) -> Schema:
 
 
 def _check_identifier(parameter: str, name: object) -> None:
-    accepted = f"expected a name as it is, without quotes: 1 to {_MOST_NAME_BYTES} bytes (UTF-8, without NUL)"
+    accepted = f"expected a name without quotes, 1 to {_MOST_NAME_BYTES} bytes (UTF-8, without NUL)"
     if not isinstance(name, str):
         raise ConfigError(parameter, name, accepted)
     try:
@@ -129,7 +130,7 @@ def _check_identifier(parameter: str, name: object) -> None:
 
 
 def identifier(name: str) -> str:
-    """Return a name for a statement in any client encoding, with placeholders or without: no per cent sign."""
+    """Return a name as it is written in a statement. It has no per cent sign and works in every client encoding."""
     if name == DEFAULT:
         return name  # for people who read the SQL
     text = name.replace('"', '""')
@@ -140,10 +141,10 @@ def identifier(name: str) -> str:
 
 
 def definition(schema: str = DEFAULT) -> str:
-    """Return the statements that create what is missing of a schema."""
+    """Return the statements that create the missing parts of a schema."""
     return _DEFINITION.format(schema=identifier(schema))
 
 
 def rights(role: str, schema: str = DEFAULT) -> str:
-    """Return the statements that give a role what it needs; *role* stands there as it is given."""
+    """Return the statements that grant a role what it needs; *role* is inserted unchanged."""
     return _RIGHTS.format(role=role, schema=identifier(schema))

@@ -1,14 +1,14 @@
-"""Whether somebody else could have code run by whoever uses the schema: what a database is asked, and the error.
+"""Checks that no other role can make users of the schema run its code: the query, and the error.
 
-The owner of a table decides what runs when it is used: triggers, rules, policies, defaults, checks. So schema and
-tables must belong to whoever could act as this session anyway, or whom the database trusts: superusers, the owner of
-the database (PostgreSQL docs, 5.10.6: no use of schemas is secure where that one is not trusted), the role that logged
-in, and roles that are members of one of these. A role that is no superuser also trusts those whose rights it has. It
-is the role that logged in which counts, to which any code can RESET ROLE.
+The owner of a table decides which code runs when the table is used: triggers, rules, policies, defaults, checks. So
+the schema and its tables must belong to a role that could act as this session anyway, or that the database trusts:
+superusers, the owner of the database (PostgreSQL docs, 5.10.6: no use of schemas is secure if that one is not trusted),
+the role that logged in, and members of these. A role that is no superuser also trusts the roles whose privileges it
+has. The role that logged in counts, because any code can RESET ROLE to it.
 
-Triggers and foreign keys can also be made by whoever has the privileges TRIGGER and REFERENCES; and what a former owner
-made stays when a table changes hands. So only such owners may have these privileges, and the tables carry nothing that
-runs but what is part of their definition.
+The privileges TRIGGER and REFERENCES allow other roles to create triggers and foreign keys, and the work of a former
+owner stays when a table changes hands. So only trusted roles may have these privileges, and the tables must have no
+code except for their definition.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 _MOST_SHOWN = 3
 
-# A row for each table that is there (its name alone), and for each objection: a table or nothing for the schema, what
-# is the matter with it, a name. Objects from 16384 on are not PostgreSQL's own (FirstNormalObjectId). An expression is
-# looked at as it is stored, for a printed one says nothing of which function of a name it calls.
+# Returns one row for each existing table (its name alone), and one for each objection: the table or NULL (the schema),
+# the objection, a name. Objects from 16384 on are not PostgreSQL's own (FirstNormalObjectId). Expressions are examined
+# as they are stored, because a printed one does not show which function of several with one name it calls.
 EXAMINE = qualify("""
 WITH me AS (
     SELECT login.oid AS login, login.rolsuper AS super, base.datdba AS owner
@@ -101,11 +101,11 @@ SELECT DISTINCT relname, 'has a default, a check or an index that is not part of
 
 
 def untrusted(schema: Schema, objections: Sequence[tuple[str, str, str]]) -> ConfigError:
-    """Return the error for a schema in which others could have code run.
+    """Return the error for a schema through which other roles could run code.
 
     Args:
-        schema: as the router has it.
-        objections: each a table, or "" for the schema itself; what is the matter with it; a name.
+        schema: the schema of the router.
+        objections: for each a table, or "" for the schema itself; the objection; a name.
     """
     told = [
         f"{f'the table {table!r}' if table else 'it'} {what}{f' {name!r}' if name else ''}"
@@ -116,8 +116,8 @@ def untrusted(schema: Schema, objections: Sequence[tuple[str, str, str]]) -> Con
     return ConfigError(
         "schema",
         schema.name,
-        f"others could have code run by this session: {'; '.join(told)}. Expected a schema and tables as install() "
-        "makes them, of a superuser, the owner of the database, this role or a member of one of these, or "
-        "schema_owner=; nothing was written. Either have it dropped and install it anew, or have what is named here "
-        "given back (ALTER ... OWNER TO, REVOKE, DROP) once you know who made it",
+        f"other roles could run code in this session: {'; '.join(told)}. Expected a schema and tables as made by "
+        "install(), owned by a superuser, the owner of the database, this role, a member of one of these, or "
+        "schema_owner=; nothing was written. Find out who made the named objects; then drop the schema and install it "
+        "again, or correct them (ALTER ... OWNER TO, REVOKE, DROP)",
     )

@@ -1,1 +1,1 @@
-"""What is known of the hosts: observations, facts, arbitration, and the snapshot they lead to."""
+"""What is known of the hosts: observations, facts, arbitration, and the snapshot that follows from them."""

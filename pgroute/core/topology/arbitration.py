@@ -1,24 +1,28 @@
-"""Which hosts may serve, decided from the facts of all of them together (DESIGN: the table of observations).
+"""Which hosts may serve, decided from the facts about all of them together.
 
-A timeline's number is not data, and an equal number is no proof of equal data: so a lower one is never written
-to while a higher one may live, and of two equal ones neither is.
+The passes are: identify the cluster, exclude what does not belong to it, find its highest timeline, elect the
+primary, give every host its verdict and its tier.
+
+The number of a timeline is not data, and equal numbers do not prove equal data. So a lower timeline is never written
+to while a higher one may live, and of two primaries on the same timeline neither is.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostKey, HostRole
-from pgroute.core.topology.hosts import Answer, Facts, HostState
-from pgroute.core.topology.timelines import Timelines, timeline_of
+from pgroute.core.topology.host_facts import UNPROVEN
+from pgroute.core.topology.identity import Identity, aliases, foreign, identify
+from pgroute.core.topology.timelines import Timelines
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-RELEARN_AFTER = 30.0
-"""Seconds without a word from any host of the known cluster after which another one may take its place."""
+    from pgroute.core.topology.host_facts import Facts
+    from pgroute.core.topology.identity import Exclusion
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,33 +30,29 @@ class Memory:
     """What must be remembered from one observation to the next.
 
     Attributes:
-        system_id: the cluster's identifier once learned (or pinned).
-        sure: more than half of the hosts have told that identifier.
-        heard_at: when a host of that cluster was last heard.
-        timelines: what was told of its timelines.
-        mark_since: since when the highest that is believed is that one.
-        initial_scan_done: every listed host has been heard of once.
+        identity: the cluster.
+        timelines: what was reported of its timelines.
+        highest_since: monotonic seconds since when the highest timeline is the one that it is.
+        initial_scan_done: every listed host was checked once. Hosts that join while there is no primary undo it.
+        ever_scanned: it was done at some time.
         rivals: primaries between which nothing decides; empty when there is no conflict.
-        rivals_since: when they were first seen together.
-        begun: every host listed at one time has been heard of, also if others have joined since.
-        had_primary: there was a primary once.
+        rivals_since: monotonic seconds at which they were first seen together.
+        had_primary: there was a primary at some time.
     """
 
-    system_id: int | None = None
-    sure: bool = False
-    heard_at: float = 0.0
+    identity: Identity = field(default_factory=Identity)
     timelines: Timelines = field(default_factory=Timelines)
-    mark_since: float = 0.0
+    highest_since: float = 0.0
     initial_scan_done: bool = False
+    ever_scanned: bool = False
     rivals: frozenset[HostKey] = frozenset()
     rivals_since: float = 0.0
-    begun: bool = False
     had_primary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The standing of one host: its state, why, whether it may serve, and how willingly (0 first)."""
+    """The result for one host: its state, why, whether it may serve, and its tier (0 is chosen first)."""
 
     state: HostState
     reason: str
@@ -62,7 +62,14 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Arbitration:
-    """The outcome for all hosts."""
+    """The result for all hosts.
+
+    Attributes:
+        memory: for the next arbitration.
+        verdicts: by host.
+        primary: the host that is the primary, None if there is none.
+        urgent: the hosts that have to be probed at once, because their next answer decides.
+    """
 
     memory: Memory
     verdicts: Mapping[HostKey, Verdict]
@@ -70,10 +77,40 @@ class Arbitration:
     urgent: frozenset[HostKey]
 
 
-_TIER = {HostState.UP: 0, HostState.BUSY: 2, HostState.SUSPECT: 4}
-_UNPROVEN = 1
-_LOCKED = 3
-"""It serves with the connections that are open, and lets no new one in."""
+@dataclass(frozen=True, slots=True)
+class _Election:
+    """The primaries of the cluster.
+
+    Attributes:
+        stale: those below the highest timeline.
+        contenders: the others that can be believed; with more than one, nothing decides between them.
+        elected: the only contender, if it may serve.
+    """
+
+    stale: Sequence[Facts]
+    contenders: Sequence[Facts]
+    elected: Facts | None
+
+    @property
+    def rivals(self) -> frozenset[HostKey]:
+        return frozenset(f.key for f in self.contenders) if len(self.contenders) > 1 else frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    """The results of all passes, from which the verdicts follow.
+
+    Attributes:
+        known: hosts of another cluster cannot be mistaken for ours any more.
+        unconfirmed: the rivals that have not been probed since they were first seen together.
+    """
+
+    scanned: bool
+    known: bool
+    excluded: Mapping[HostKey, Exclusion]
+    timelines: Timelines
+    election: _Election
+    unconfirmed: frozenset[HostKey]
 
 
 def arbitrate(
@@ -84,235 +121,162 @@ def arbitrate(
     check_system_id: bool = True,
     pinned: int | None = None,
 ) -> Arbitration:
-    """Return who may serve, and what to remember.
+    """Return which hosts may serve, and what to remember.
 
     Args:
-        hosts: the facts of every listed host, in the DSN's order.
-        memory: what the last arbitration returned.
+        hosts: the facts of every listed host, in the order of the DSN.
+        memory: that of the last arbitration.
         now: monotonic seconds.
         check_system_id: tell clusters apart by their system identifier.
         pinned: the only system identifier to accept, None to learn it.
     """
-    initial_scan_done = memory.initial_scan_done or (bool(hosts) and all(f.heard for f in hosts))
-    verdicts = {f.key: Verdict(f.standing, f.why) for f in hosts}
+    scanned = memory.initial_scan_done or (bool(hosts) and all(f.checked for f in hosts))
 
-    outsiders: dict[HostKey, Verdict] = {}
-    was = memory.system_id
+    identity = memory.identity
     if check_system_id:
-        if pinned is None:
-            memory = _identify(hosts, memory, now, initial_scan_done=initial_scan_done)
-        else:
-            memory = replace(memory, system_id=pinned)
-        outsiders = _foreign(
-            hosts, memory.system_id, initial_scan_done=initial_scan_done, pinned=pinned is not None
-        )
-    outsiders.update(_aliases([f for f in hosts if f.key not in outsiders]))
-    verdicts.update({f.key: outsiders[f.key] for f in hosts if f.key in outsiders and f.answering})
-    known = not check_system_id or memory.system_id is not None or initial_scan_done
+        identity = Identity(pinned) if pinned is not None else identify(hosts, identity, now, scanned=scanned)
+    known = not check_system_id or identity.system_id is not None or scanned
 
-    ours = [f for f in hosts if f.key not in outsiders]
-    if was == memory.system_id:
-        timelines = memory.timelines.observe(hosts, ours, now)
-    else:
-        timelines = memory.timelines.restart(ours, now, pardon=was is None)
-    mark = timelines.mark
+    excluded = _exclude(hosts, identity, check=check_system_id, pinned=pinned is not None, scanned=scanned)
+    ours = [f for f in hosts if f.key not in excluded]
 
-    primaries = [f for f in ours if _role(f) is HostRole.PRIMARY]
-    claimants = [f for f in primaries if not (known and _below(f, mark))]
-    outrun = [f for f in primaries if f not in claimants]
-    stale = any(f.speaking for f in outrun)
-    for f in outrun:
-        if f.answering:
-            verdicts[f.key] = Verdict(HostState.STALE, _why_stale(f, timelines))
+    timelines = _timelines(hosts, ours, memory, identity, now)
+    highest_since = memory.highest_since if timelines.highest == memory.timelines.highest else now
 
-    # One that missed a single probe is as much a primary as before.
-    contenders = [
-        f for f in claimants if known and f.watched and (f.speaking or f.contact is HostState.SUSPECT)
-    ]
-    if not contenders and known:
-        # A primary becomes nothing else without a restart, which ends its connections: while nobody else claims the
-        # role, those that are open may be used though no probe gets in.
-        contenders = [f for f in claimants if not f.watched and f.inside]
-    rivals = frozenset(f.key for f in contenders) if len(contenders) > 1 else frozenset()
-    since = memory.rivals_since if rivals == memory.rivals else now
-    urgent: frozenset[HostKey] = frozenset()
-    primary: Facts | None = None
-    if not initial_scan_done:
-        text = "primary not admitted before every host was asked once"
-        verdicts.update({f.key: Verdict(f.standing, text) for f in claimants if f.answering})
-    elif len(contenders) == 1 and (tier := _tier(contenders[0])) is not None:
-        primary = contenders[0]
-        verdicts[primary.key] = Verdict(primary.standing, primary.why, usable=True, tier=tier)
-    if rivals:
-        urgent = frozenset(f.key for f in contenders if f.answer and f.answer.sent_at <= since)
-        verdicts.update(_conflict(contenders, confirmed=not urgent))
+    election = _elect(ours, timelines.highest, scanned=scanned, known=known)
+    rivals_since = memory.rivals_since if election.rivals == memory.rivals else now
 
-    for f in ours:
-        if _role(f) is HostRole.STANDBY and known and (tier := _tier(f)) is not None:
-            doubt = _doubt(f, timelines, stale=stale)
-            tier = max(tier, _UNPROVEN) if doubt else tier
-            verdicts[f.key] = Verdict(f.standing, f.why or doubt, usable=True, tier=tier)
+    # A conflict is confirmed by a second probe of each rival: the first answers may be from before and after a switch.
+    unconfirmed = election.rivals & _not_asked_since(election.contenders, rivals_since)
+    # The last answer of a stale primary may be from before the promotion. If it is dead, its sessions are released.
+    doubtful = _not_asked_since([f for f in election.stale if f.answering], highest_since)
 
-    mark_since = memory.mark_since if mark == memory.timelines.mark else now
-    # What an outrun primary told before is no sign that it is alive: its sessions may have to be released.
-    urgent |= {f.key for f in outrun if f.answering and f.answer and f.answer.sent_at <= mark_since}
+    found = _Findings(scanned, known, excluded, timelines, election, unconfirmed)
     return Arbitration(
         replace(
             memory,
+            identity=identity,
             timelines=timelines,
-            mark_since=mark_since,
-            initial_scan_done=initial_scan_done,
-            rivals=rivals,
-            rivals_since=since,
-            begun=memory.begun or initial_scan_done,
-            had_primary=memory.had_primary or primary is not None,
+            highest_since=highest_since,
+            initial_scan_done=scanned,
+            ever_scanned=memory.ever_scanned or scanned,
+            rivals=election.rivals,
+            rivals_since=rivals_since,
+            had_primary=memory.had_primary or election.elected is not None,
         ),
-        verdicts,
-        primary.key if primary else None,
-        urgent,
+        {f.key: _verdict(f, found) for f in hosts},
+        election.elected.key if election.elected else None,
+        unconfirmed | doubtful,
     )
 
 
-def _tier(f: Facts) -> int | None:
-    """Return how willingly a host is used as far as that depends on itself alone, None if it is not."""
-    if f.standing is not HostState.REJECTED:
-        return _TIER.get(f.standing)
-    return max(_LOCKED, _TIER[f.contact]) if f.inside else None
+def _exclude(
+    hosts: Sequence[Facts], identity: Identity, *, check: bool, pinned: bool, scanned: bool
+) -> dict[HostKey, Exclusion]:
+    """Return the hosts that do not count: those of another cluster, and second names of a server.
 
-
-def _role(f: Facts) -> HostRole | None:
-    return f.answer.role if f.answer else None
-
-
-def _below(f: Facts, mark: int | None) -> bool:
-    timeline = timeline_of(f)
-    return timeline is not None and mark is not None and timeline < mark
-
-
-def _id(f: Facts) -> int | None:
-    return f.answer.system_id if f.answer else None
-
-
-def _votes(hosts: tuple[Facts, ...], now: float) -> Counter[int]:
-    return Counter(
-        i
-        for f in hosts
-        if (i := _id(f)) is not None and (f.answering or now - (f.last_seen or 0.0) < RELEARN_AFTER)
-    )
-
-
-def _identify(hosts: tuple[Facts, ...], memory: Memory, now: float, *, initial_scan_done: bool) -> Memory:
-    votes = _votes(hosts, now)
-    ranking = votes.most_common(2)
-    first, count = ranking[0] if ranking else (None, 0)
-    majority = count * 2 > len(hosts)
-    settled = initial_scan_done and not (len(ranking) > 1 and ranking[1][1] == count)
-    learned = memory.system_id
-    chosen = first if majority or settled else None
-    if learned is not None:
-        heard_at = max([memory.heard_at, *(f.last_seen or 0.0 for f in hosts if _id(f) == learned)])
-        gone = now - heard_at >= RELEARN_AFTER and not any(f.answering and _id(f) == learned for f in hosts)
-        # What a few hosts told while the others were down gives way to the word of most.
-        if not (gone or (majority and not memory.sure)):
-            chosen = learned
-    if chosen is None:
-        return memory
-    return replace(
-        memory,
-        system_id=chosen,
-        sure=(memory.sure and chosen == learned) or votes[chosen] * 2 > len(hosts),
-        heard_at=max([f.last_seen or 0.0 for f in hosts if _id(f) == chosen], default=0.0)
-        if chosen != learned
-        else heard_at,
-    )
-
-
-def _foreign(
-    hosts: tuple[Facts, ...], system_id: int | None, *, initial_scan_done: bool, pinned: bool
-) -> dict[HostKey, Verdict]:
-    out = {}
-    if system_id is None:
-        if initial_scan_done:
-            names = ", ".join(f"{f.key} is {_id(f)}" for f in hosts if _id(f) is not None)
-            text = f"two clusters and no majority ({names}); pin one with ProbeOptions(system_id=...)"
-            out = {f.key: Verdict(HostState.FOREIGN, text) for f in hosts if _id(f) is not None}
-        return out
-    for f in hosts:
-        if f.answer is None or _id(f) == system_id:
-            continue
-        if _id(f) is not None:
-            text = f"another cluster: system identifier {_id(f)}, expected {system_id}"
-        elif pinned:
-            text = f"tells no system identifier, expected {system_id}"
-            text += f" ({f.answer.untold})" if f.answer.untold else ""
-        else:
-            continue
-        out[f.key] = Verdict(HostState.FOREIGN, text)
-    return out
-
-
-def _aliases(hosts: list[Facts]) -> dict[HostKey, Verdict]:
-    out: dict[HostKey, Verdict] = {}
-    servers: list[Answer] = []
-    for f in sorted(hosts, key=_reluctance):
-        if f.answer is None:
-            continue
-        canonical = next((a for a in servers if _same_server(a, f.answer)), None)
-        if canonical is None:
-            servers.append(f.answer)
-        else:
-            out[f.key] = Verdict(HostState.ALIAS, f"the same server as {canonical.host}")
-    return out
-
-
-def _reluctance(f: Facts) -> int:
-    """Return by which of its names a server is not to be used: where it lets nobody in, and before that none at all."""
-    return 2 if _tier(f) is None else int(f.standing is HostState.REJECTED)
-
-
-def _same_server(a: Answer, b: Answer) -> bool:
-    """Whether the postmaster's start, told to the microsecond, or for want of it the address is the same.
-
-    Not every role may read the identifier or the start. Where it may, the start counts: proxies serve several servers
-    at one address, by name (SNI). Copies of a running machine share the start, until one of them is promoted.
+    Another cluster has other data. A server with two names would look like two primaries, or get twice its share.
     """
-    if a.role is not b.role or (a.system_id != b.system_id and None not in (a.system_id, b.system_id)):
-        return False
-    if a.role is HostRole.PRIMARY and a.timeline != b.timeline and None not in (a.timeline, b.timeline):
-        return False
-    if a.started_at is not None or b.started_at is not None:
-        return a.started_at == b.started_at
-    return a.address is not None and (a.address, a.host.port) == (b.address, b.host.port)
+    excluded = foreign(hosts, identity.system_id, scanned=scanned, pinned=pinned) if check else {}
+    return excluded | aliases([f for f in hosts if f.key not in excluded])
 
 
-def _doubt(f: Facts, timelines: Timelines, *, stale: bool) -> str:
+def _timelines(
+    hosts: Sequence[Facts], ours: Sequence[Facts], memory: Memory, identity: Identity, now: float
+) -> Timelines:
+    """Return what is known of the timelines. Those of another cluster say nothing, so a new identity starts anew."""
+    was = memory.identity.system_id
+    if was == identity.system_id:
+        return memory.timelines.observe(hosts, ours, now)
+    return memory.timelines.restart(ours, now, keep_ignored=was is None)
+
+
+def _elect(ours: Sequence[Facts], highest: int | None, *, scanned: bool, known: bool) -> _Election:
+    """Elect the primary among the hosts that report to be one.
+
+    A promotion always makes a higher timeline, so a primary on a lower one is the past. Before the cluster is known,
+    the higher timeline may be that of another cluster. Before every host was checked, the first to answer may be the
+    old primary. Between two primaries on the highest timeline, or on unknown ones, either choice may lose the other's
+    writes.
+    """
+    primaries = [f for f in ours if f.role is HostRole.PRIMARY]
+    stale = [f for f in primaries if known and _below(f, highest)]
+    claimants = [f for f in primaries if not (known and _below(f, highest))]
+    # A primary that missed one probe is still the primary.
+    contenders = [
+        f for f in claimants if known and f.observable and (f.reporting or f.probe_state is HostState.SUSPECT)
+    ]
+    if not contenders and known:
+        # A primary can change its role only by a restart, which ends its connections. So while no other host claims
+        # the role, the open ones may be used although no probe gets in.
+        contenders = [f for f in claimants if not f.observable and f.sessions_possible]
+    alone = scanned and len(contenders) == 1 and contenders[0].tier is not None
+    return _Election(stale, contenders, contenders[0] if alone else None)
+
+
+def _not_asked_since(hosts: Sequence[Facts], at: float) -> frozenset[HostKey]:
+    return frozenset(f.key for f in hosts if f.answer and f.answer.sent_at <= at)
+
+
+def _verdict(f: Facts, found: _Findings) -> Verdict:
+    """Return the verdict on one host: the first rule that applies decides.
+
+    A host that does not answer keeps its own state, which says more than what it is beside the others.
+    """
+    election = found.election
+    tier = f.tier
+    if f.key in found.excluded and f.answering:
+        return Verdict(*found.excluded[f.key])
+    if f.key in found.excluded:
+        return Verdict(f.state, f.reason)
+    if f is election.elected and tier is not None:
+        return Verdict(f.state, f.reason, usable=True, tier=tier)
+    if f.role is HostRole.PRIMARY and f.answering:
+        return _refused_primary(f, found)
+    if f.role is HostRole.STANDBY and found.known and tier is not None:
+        doubt = _doubt(f, found)
+        return Verdict(f.state, f.reason or doubt, usable=True, tier=max(tier, UNPROVEN) if doubt else tier)
+    return Verdict(f.state, f.reason)
+
+
+def _refused_primary(f: Facts, found: _Findings) -> Verdict:
+    """Return the verdict on a primary that answers and was not elected."""
+    election = found.election
+    if f in election.stale:
+        return Verdict(HostState.STALE, _why_stale(f, found.timelines))
+    if f.key in election.rivals:
+        return Verdict(HostState.CONFLICT, _why_in_conflict(f, election, confirmed=not found.unconfirmed))
+    if not found.scanned:
+        return Verdict(f.state, "primary not admitted before every host was asked once")
+    return Verdict(f.state, f.reason)
+
+
+def _below(f: Facts, highest: int | None) -> bool:
+    return f.timeline is not None and highest is not None and f.timeline < highest
+
+
+def _doubt(f: Facts, found: _Findings) -> str:
     """Return why a standby serves only after those that follow the primary, empty if it is one of them."""
-    timeline, mark = timeline_of(f), timelines.mark
-    if timelines.doubts(timeline):
-        return f"not believed: it alone tells of timeline {timeline}, far above {mark}"
-    if stale and (timeline is None or _below(f, mark)):
-        return f"may follow the stale primary: not proven to be on timeline {mark}"
+    timelines = found.timelines
+    if timelines.implausible(f.timeline):
+        return f"not believed: it alone tells of timeline {f.timeline}, far above {timelines.highest}"
+    stale = any(primary.reporting for primary in found.election.stale)
+    if stale and (f.timeline is None or _below(f, timelines.highest)):
+        return f"may follow the stale primary: not proven to be on timeline {timelines.highest}"
     return ""
 
 
 def _why_stale(f: Facts, timelines: Timelines) -> str:
-    text = f"stale primary: on timeline {timeline_of(f)} while"
-    if timelines.hearsay is not None and not _below(f, timelines.proven):
-        return f"{text} {timelines.hearsay.host}, a standby, tells of timeline {timelines.mark}, alone"
-    return f"{text} timeline {timelines.mark} was seen" + (
-        f" at {timelines.holder[0]}" if timelines.holder else ""
-    )
+    text = f"stale primary: on timeline {f.timeline} while"
+    claim = timelines.unconfirmed
+    if claim is not None and not _below(f, timelines.confirmed):
+        return f"{text} {claim.host}, a standby, tells of timeline {timelines.highest}, alone"
+    owner = timelines.timeline_owner
+    return f"{text} timeline {timelines.highest} was seen" + (f" at {owner[0]}" if owner else "")
 
 
-def _conflict(contenders: list[Facts], *, confirmed: bool) -> dict[HostKey, Verdict]:
-    out = {}
-    for f in contenders:
-        if not f.answering:
-            continue
-        others = " and ".join(str(o.key) for o in contenders if o.key != f.key)
-        where = "an unknown timeline" if timeline_of(f) is None else f"timeline {timeline_of(f)}"
-        text = f"split brain: primary on {where}, and so is {others}"
-        if not confirmed:
-            text += " (being asked again)"
-        out[f.key] = Verdict(HostState.CONFLICT, text)
-    return out
+def _why_in_conflict(f: Facts, election: _Election, *, confirmed: bool) -> str:
+    others = " and ".join(str(o.key) for o in election.contenders if o.key != f.key)
+    where = "an unknown timeline" if f.timeline is None else f"timeline {f.timeline}"
+    text = f"split brain: primary on {where}, and so is {others}"
+    return text if confirmed else f"{text} (being asked again)"

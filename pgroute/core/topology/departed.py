@@ -6,15 +6,17 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from pgroute.core.faults.classify import Fault, FaultKind
+from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostRole
 from pgroute.core.schedule import overdue
-from pgroute.core.topology.hosts import Answer, Facts, Failure, HostState, observe, replaced
+from pgroute.core.topology.host_facts import Facts, observe, replaced
+from pgroute.core.topology.observations import Answer, Failure
 
 if TYPE_CHECKING:
     from pgroute.core.config.options import ProbeOptions
+    from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import HostKey
-    from pgroute.core.topology.hosts import HostInfo
-    from pgroute.core.topology.transition import Topology
+    from pgroute.core.topology.snapshot import Topology
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""How old the newest position of the primary is that a standby has replayed, by our own clock alone."""
+"""How old a standby's data is, by the clock of this process alone."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pgroute.core.model.roles import HostKey
-    from pgroute.core.topology.hosts import Answer
+    from pgroute.core.topology.observations import Answer
 
-KEPT = 100
+MOST_SAMPLES = 100
 """Positions that are remembered: enough to tell a lag of days to about a fifth."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trail:
-    """Where a primary was, and when: what it had written by the time that a probe was sent.
+class PositionHistory:
+    """How far a primary had written by the time that a probe was sent.
 
-    The servers' clocks do not count, nor does the last transaction replayed: on an idle primary it is old, and no lag.
+    The servers' clocks play no part, nor does the time of the last transaction replayed: on an idle primary that is
+    old without being a lag.
 
     Attributes:
-        primary: whose positions these are.
-        system_id: its cluster's; positions of another one mean nothing here.
-        timeline: its timeline, None if not told; after a promotion a position may stand for other data.
-        samples: (monotonic seconds, position), rising in both.
+        primary: the host whose positions these are.
+        system_id: that of its cluster; positions of another cluster mean nothing here.
+        timeline: its timeline, None if not reported; after a promotion a position may stand for other data.
+        samples: (monotonic seconds, position), ascending in both.
     """
 
     primary: HostKey | None = None
@@ -32,8 +33,8 @@ class Trail:
     timeline: int | None = None
     samples: tuple[tuple[float, int], ...] = ()
 
-    def follow(self, answer: Answer) -> Trail:
-        """Return the trail with one more answer of the primary."""
+    def add(self, answer: Answer) -> PositionHistory:
+        """Return the history with one more answer of the primary."""
         if answer.lsn is None:
             return self
         samples = self.samples
@@ -44,12 +45,12 @@ class Trail:
         # A crash may take a primary back. Of equal positions only the latest counts.
         before = [sample for sample in samples if sample[1] < answer.lsn]
         kept = _thinned([*before, (answer.sent_at, answer.lsn)])
-        return Trail(answer.host, answer.system_id, answer.timeline, tuple(kept))
+        return PositionHistory(answer.host, answer.system_id, answer.timeline, tuple(kept))
 
-    def age(self, standby: Answer, now: float) -> float | None:
-        """Return the seconds since the newest position that a standby has replayed, 0.0 where that is the last one.
+    def lag_seconds(self, standby: Answer, now: float) -> float | None:
+        """Return the age in seconds of the newest position that a standby has replayed, 0.0 if that is the last one.
 
-        None: it has replayed none of them, or does not tell, or is on another timeline as far as it tells.
+        None if it has replayed none of them, reports no position, or reports another timeline.
         """
         if standby.lsn is None or not self.samples:
             return None
@@ -62,12 +63,12 @@ class Trail:
 
 
 def _thinned(samples: list[tuple[float, int]]) -> list[tuple[float, int]]:
-    """Return at most KEPT of them: the one goes whose loss makes the smallest difference for its age."""
-    if len(samples) > KEPT:
+    """Return at most `MOST_SAMPLES`, without the one whose loss changes its age the least."""
+    if len(samples) > MOST_SAMPLES:
         now = samples[-1][0]
-        gone = min(
+        least = min(
             range(1, len(samples) - 1),
             key=lambda i: (samples[i + 1][0] - samples[i - 1][0]) / (now - samples[i][0]),
         )
-        del samples[gone]
+        del samples[least]
     return samples

@@ -1,37 +1,28 @@
-"""The immutable snapshot of all hosts, and the one function that leads from a snapshot to the next."""
+"""The one function that leads from a snapshot to the next: observation, facts, arbitration, snapshot."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pgroute.core.model.candidate import Candidate
 from pgroute.core.model.frozen import FrozenDict
+from pgroute.core.model.host import HostInfo, HostState
 from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
-from pgroute.core.routing.balance import Candidate
-from pgroute.core.topology.arbitration import Arbitration, Memory, Verdict, arbitrate
-from pgroute.core.topology.events import Event, changes
-from pgroute.core.topology.hosts import (
-    Answer,
-    Facts,
-    Failure,
-    ForgetTimeline,
-    HostInfo,
-    HostState,
-    Listing,
-    Members,
-    Observation,
-    observe,
-    reborn,
-)
-from pgroute.core.topology.staleness import Trail
+from pgroute.core.topology.arbitration import Memory, arbitrate
+from pgroute.core.topology.changes import changes
+from pgroute.core.topology.host_facts import Facts, observe, reborn
+from pgroute.core.topology.observations import Answer, Failure, ForgetTimeline, Listing, Members
+from pgroute.core.topology.snapshot import Rules, Topology
+from pgroute.core.topology.staleness import PositionHistory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Groups = tuple[tuple[Candidate, ...], ...]
-
-SETTLED_AFTER = 60.0
-"""Seconds after which hosts that are all standbys are taken for all that the DSN is meant to list."""
+    from pgroute.core.model.events import Event
+    from pgroute.core.topology.arbitration import Arbitration, Verdict
+    from pgroute.core.topology.observations import Observation
+    from pgroute.core.topology.snapshot import Groups
 
 _ACCEPTING = {
     (role, read_only): tuple(a for a in SessionAttrs if a.accepts(role, read_only=read_only))
@@ -40,170 +31,25 @@ _ACCEPTING = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The settings that the arbitration depends on.
+def initial_topology(hosts: tuple[HostKey, ...], now: float, rules: Rules | None = None) -> Topology:
+    """Return the snapshot of hosts that have not been contacted yet.
 
-    Attributes:
-        check_system_id: refuse hosts of another cluster.
-        system_id: the only identifier to accept, None to learn it.
-        weights: the weights that the user gave, by host, "host:port" or address.
-        ordered: the order of the hosts is to be kept from the first session on: none is offered while one before it
-            has not been heard of yet. Each is heard of, or found silent, within the time of a probe.
+    Args:
+        hosts: the listed hosts, in the order of the DSN.
+        now: monotonic seconds.
+        rules: the settings of the arbitration.
     """
-
-    check_system_id: bool = True
-    system_id: int | None = None
-    weights: Mapping[str, float] = field(default_factory=dict)
-    ordered: bool = False
-
-    def weight(self, facts: Facts) -> float:
-        """Return a host's weight for the balancing policies: the user's, else that of its listing."""
-        if self.weights:
-            for name in names_of(facts.key):
-                if name in self.weights:
-                    return self.weights[name]
-        return facts.listing.weight
-
-
-def names_of(key: HostKey) -> tuple[str, ...]:
-    """Return what a host may be called in host_options, the most particular ahead."""
-    names = [f"{key.host}:{key.port}", f"[{key.host}]:{key.port}", key.host]
-    return (*([key.hostaddr] if key.hostaddr else []), *names)
-
-
-@dataclass(frozen=True, slots=True)
-class Topology:
-    """What the router knows of the hosts at one moment; as text, a table.
-
-    Attributes:
-        hosts: every listed host, in the order of the DSN.
-        primary: the host that is the primary, None while there is none or more than one.
-        standbys: the standbys that may serve.
-        split_brain: the hosts that claim to be primary when nothing decides between them, else empty.
-        version: grows with every snapshot.
-        at: monotonic seconds of the observation that led here.
-        primary_lost_at: monotonic seconds since when no primary answers, None while one does.
-        locked_out: every host has refused the login, and none has ever let us in.
-    """
-
-    hosts: tuple[HostInfo, ...]
-    primary: HostInfo | None
-    standbys: tuple[HostInfo, ...]
-    split_brain: frozenset[HostKey]
-    version: int
-    at: float
-    primary_lost_at: float | None
-    locked_out: bool
-    candidates: Mapping[SessionAttrs, Groups] = field(repr=False)
-    only: Mapping[SessionAttrs, Candidate] = field(repr=False)
-    urgent: frozenset[HostKey] = field(repr=False)
-    by_key: Mapping[HostKey, HostInfo] = field(repr=False, compare=False)
-    _facts: tuple[Facts, ...] = field(repr=False, compare=False)
-    _memory: Memory = field(repr=False, compare=False)
-    _rules: Rules = field(repr=False, compare=False)
-    _trail: Trail = field(repr=False, compare=False)
-
-    @classmethod
-    def start(cls, hosts: tuple[HostKey, ...], now: float, rules: Rules | None = None) -> Topology:
-        """Return the snapshot in which nothing has been heard yet."""
-        empty = cls(
-            (), None, (), frozenset(), 0, now, now, False, FrozenDict({}), FrozenDict({}), frozenset(),
-            FrozenDict({}), (), Memory(), rules or Rules(), Trail(),
-        )  # fmt: skip
-        return _build(empty, tuple(Facts(k) for k in dict.fromkeys(hosts)), Memory(), now)
-
-    def host(self, key: HostKey) -> HostInfo | None:
-        """Return one host's view, None when it is not listed.
-
-        Args:
-            key: which host.
-        """
-        return self.by_key.get(key)
-
-    def outage(self, now: float) -> float | None:
-        """Return the seconds for which there is no primary, None while nothing is out.
-
-        Nothing is where there never was one, and every host has told for a while that it is a standby: readers may
-        have a DSN of their own.
-
-        Args:
-            now: monotonic seconds.
-        """
-        if self.primary_lost_at is None:
-            return None
-        outage = now - self.primary_lost_at
-        if outage <= SETTLED_AFTER or self._memory.had_primary or not self._facts:
-            return outage
-        standbys = (f.speaking and f.answer and f.answer.role is HostRole.STANDBY for f in self._facts)
-        return None if all(standbys) else outage
-
-    @property
-    def writable(self) -> bool:
-        """Whether `writer()` would find a host now."""
-        return bool(self.candidates[SessionAttrs.READ_WRITE])
-
-    @property
-    def readable(self) -> bool:
-        """Whether `reader()` would, with its default of prefer-standby: the primary counts."""
-        return bool(self.candidates[SessionAttrs.PREFER_STANDBY])
-
-    @property
-    def why_not_writable(self) -> str:
-        """Why `writer()` would find no host, in words; empty if it would."""
-        if self.writable:
-            return ""
-        if self.split_brain:
-            return "split brain between " + " and ".join(sorted(map(str, self.split_brain)))
-        if self.primary:
-            return f"the primary {self.primary.key} is read-only"
-        return "no primary" if self.standbys else "no host can be used"
-
-    @property
-    def highest_timeline(self) -> int | None:
-        """The highest timeline that is believed: a primary below it is stale. None while none was told."""
-        return self._memory.timelines.mark
-
-    @property
-    def highest_timeline_since(self) -> float:
-        """Monotonic seconds since when that is the highest timeline seen."""
-        return self._memory.mark_since
-
-    @property
-    def initial_scan_done(self) -> bool:
-        """Whether every listed host has answered, refused or timed out at least once."""
-        return self._memory.initial_scan_done
-
-    def __str__(self) -> str:
-        head = ("host", "role", "state", "timeline", "lag", "rtt", "reason")
-        rows = [head, *(_row(h) for h in self.hosts)]
-        widths = [max(len(r[i]) for r in rows) for i in range(len(head) - 1)]
-        return "\n".join(
-            "  ".join([*(cell.ljust(w) for cell, w in zip(r, widths, strict=False)), r[-1]]).rstrip()
-            for r in rows
-        )
-
-
-def _row(h: HostInfo) -> tuple[str, ...]:
-    role = h.role.value if h.role else "-"
-    if h.role is HostRole.PRIMARY and h.read_only:
-        role = "primary (read-only)"
-    return (
-        str(h.key),
-        role,
-        h.state.value,
-        # PostgreSQL tells a standby's timeline late (at a restartpoint), so it is on this one or a later one.
-        "-" if h.timeline is None else f">={h.timeline}" if h.role is HostRole.STANDBY else str(h.timeline),
-        "-" if h.lag_bytes is None else f"{h.lag_bytes} B",
-        "-" if h.rtt is None else f"{h.rtt * 1000:.1f} ms",
-        h.reason,
-    )
+    empty = Topology(
+        (), None, (), frozenset(), 0, now, now, False, FrozenDict({}), FrozenDict({}), frozenset(),
+        FrozenDict({}), (), Memory(), rules or Rules(), PositionHistory(),
+    )  # fmt: skip
+    return _build(empty, tuple(Facts(k) for k in dict.fromkeys(hosts)), Memory(), now)
 
 
 def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, tuple[Event, ...]]:
     """Return the snapshot after one more observation, and what changed.
 
-    What is known already, and what is told of a host that is not listed (any more), changes nothing.
+    An observation that brings nothing new, or is about a host that is not listed, changes nothing.
 
     Args:
         topology: the snapshot before.
@@ -224,7 +70,7 @@ def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, 
                 for key in dict.fromkeys(seen.hosts)
             )
             if topology.primary is None and any(f.key not in known for f in facts):
-                # Those that join may be what the first round is there for: a primary above one that answers first.
+                # A host that joins may be the primary with the higher timeline, so all are checked again.
                 memory = replace(memory, initial_scan_done=False)
         case ForgetTimeline():
             memory = replace(memory, timelines=memory.timelines.forget())
@@ -238,37 +84,30 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
     rules = old._rules
     outcome = arbitrate(facts, memory, now, check_system_id=rules.check_system_id, pinned=rules.system_id)
     head = next((f.answer for f in facts if f.key == outcome.primary), None)
-    trail = old._trail if head is None else old._trail.follow(head)
+    positions = old._positions if head is None else old._positions.add(head)
     hosts = tuple(
-        _view(
+        _host_info(
             f,
             outcome.verdicts[f.key],
             old.by_key.get(f.key),
             now,
-            head=head,
-            trail=trail,
-            born=old.version,
-            note=f.listing.note or f.loss or _hint(f, outcome.primary),
+            lag=_lag(f.answer, head, positions, now),
+            first_generation=old.version,
+            note=f.listing.note or f.degraded or _hint(f, outcome.primary),
         )
         for f in facts
     )
     by_key = {h.key: h for h in hosts}
-    primary = by_key[outcome.primary] if outcome.primary else None
-    rivals = outcome.memory.rivals
-    confirmed = rivals if not outcome.urgent & rivals else old.split_brain & rivals
-    lost_at = None
-    if not any(f.key == outcome.primary and f.speaking for f in facts):
-        lost_at = now if old.primary_lost_at is None else old.primary_lost_at
     candidates = _candidates(facts, hosts, outcome, rules)
     return Topology(
         hosts=hosts,
-        primary=primary,
+        primary=by_key[outcome.primary] if outcome.primary else None,
         standbys=tuple(h for h in hosts if h.usable and h.role is HostRole.STANDBY),
-        split_brain=confirmed if len(confirmed) > 1 else frozenset(),
+        split_brain=_split_brain(old, outcome),
         version=old.version + 1,
         at=now,
-        primary_lost_at=lost_at,
-        locked_out=bool(facts) and all(f.standing is HostState.REJECTED and not f.let_in for f in facts),
+        primary_lost_at=_primary_lost_at(old, facts, outcome, now),
+        locked_out=bool(facts) and all(f.state is HostState.REJECTED and not f.login_accepted for f in facts),
         candidates=candidates,
         only=FrozenDict(
             {attrs: groups[0][0] for attrs, groups in candidates.items() if groups and len(groups[0]) == 1}
@@ -278,69 +117,101 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
         _facts=facts,
         _memory=outcome.memory,
         _rules=rules,
-        _trail=trail,
+        _positions=positions,
     )
 
 
-def _view(
+def _split_brain(old: Topology, outcome: Arbitration) -> frozenset[HostKey]:
+    """Return the rivals once every one of them was probed again; until then those that were confirmed before."""
+    rivals = outcome.memory.rivals
+    confirmed = old.split_brain & rivals if outcome.urgent & rivals else rivals
+    return confirmed if len(confirmed) > 1 else frozenset()
+
+
+def _primary_lost_at(
+    old: Topology, facts: tuple[Facts, ...], outcome: Arbitration, now: float
+) -> float | None:
+    if any(f.key == outcome.primary and f.reporting for f in facts):
+        return None
+    return now if old.primary_lost_at is None else old.primary_lost_at
+
+
+def _lag(
+    answer: Answer | None, head: Answer | None, positions: PositionHistory, now: float
+) -> tuple[int | None, float | None]:
+    """Return how far a standby is behind the primary, in bytes and in seconds; None where it is not known."""
+    if answer is None or answer.role is not HostRole.STANDBY or answer.lsn is None:
+        return None, None
+    if head is None or head.lsn is None:
+        return None, None
+    return max(0, head.lsn - answer.lsn), positions.lag_seconds(answer, now)
+
+
+def _host_info(
     f: Facts,
     verdict: Verdict,
     was: HostInfo | None,
     now: float,
     *,
-    head: Answer | None,
-    trail: Trail,
-    born: int,
+    lag: tuple[int | None, float | None],
+    first_generation: int,
     note: str,
 ) -> HostInfo:
-    a = f.answer
-    # A host that left and came back must not meet pools of its former life.
-    generation = was.generation if was else born
-    since = now
+    """Return the view of one host.
+
+    Args:
+        f: its facts.
+        verdict: the verdict on it.
+        was: its view before, None if it was not listed.
+        now: monotonic seconds.
+        lag: in bytes and in seconds.
+        first_generation: for a host that was not listed. It differs from any that the host may have had before, so a
+            host that left and comes back does not meet its old pools.
+        note: the reason to show if the verdict gives none.
+    """
+    generation, since = first_generation, now
     if was is not None:
-        if (
-            was.state is verdict.state
-            and was.usable == verdict.usable
-            and was.role is (a.role if a else None)
-        ):
+        generation = was.generation + _generation_ends(was, verdict, f.answer)
+        if (was.state, was.usable, was.role) == (verdict.state, verdict.usable, f.role):
             since = was.since
-        if (was.usable and not verdict.usable) or (was.usable and a is not None and reborn(was, a)):
-            generation += 1
-    if a is None:
-        return HostInfo(
-            f.key, verdict.state, verdict.reason or note, verdict.usable, since, generation,
-            last_seen=f.last_seen, silent_since=f.silent_since, origin=f.listing.origin,
-        )  # fmt: skip
-    lag = age = None
-    if a.role is HostRole.STANDBY and a.lsn is not None and head is not None and head.lsn is not None:
-        lag, age = max(0, head.lsn - a.lsn), trail.age(a, now)
-    return HostInfo(
+    info = HostInfo(
         key=f.key,
         state=verdict.state,
         reason=verdict.reason or note,
         usable=verdict.usable,
         since=since,
         generation=generation,
+        last_seen=f.last_seen,
+        silent_since=f.silent_since,
+        origin=f.listing.origin,
+        degraded=f.degraded,
+    )
+    a = f.answer
+    if a is None:
+        return info
+    return replace(
+        info,
         address=a.address,
         role=a.role,
         read_only=a.read_only,
         timeline=a.timeline,
-        lag_bytes=lag,
-        lag_seconds=age,
+        lag_bytes=lag[0],
+        lag_seconds=lag[1],
         rtt=a.rtt,
-        last_seen=f.last_seen,
-        silent_since=f.silent_since,
         system_id=a.system_id,
         started_at=a.started_at,
         server_version=a.server_version,
-        origin=f.listing.origin,
-        untold=f.loss,
     )
 
 
+def _generation_ends(was: HostInfo, verdict: Verdict, answer: Answer | None) -> bool:
+    """Return True if the pooled connections to a host must not be used any more."""
+    return was.usable and (not verdict.usable or (answer is not None and reborn(was, answer)))
+
+
 def _hint(f: Facts, primary: HostKey | None) -> str:
-    """Return what may be the reason for which no primary is found: libpq would look for it at each address."""
-    if primary is None and f.listing.addresses > 1 and f.answer and f.answer.role is HostRole.STANDBY:
+    """Return what may be the reason why there is no primary: libpq would look for it at each address of a name."""
+    if primary is None and f.listing.addresses > 1 and f.role is HostRole.STANDBY:
         return f"one of the {f.listing.addresses} addresses of its name; addresses='expand' makes each a host"
     return ""
 
@@ -348,25 +219,27 @@ def _hint(f: Facts, primary: HostKey | None) -> str:
 def _candidates(
     facts: tuple[Facts, ...], hosts: tuple[HostInfo, ...], outcome: Arbitration, rules: Rules
 ) -> Mapping[SessionAttrs, Groups]:
+    """Return the usable hosts for each of the session attributes, in groups of equally good ones, the best first."""
     ranked: dict[SessionAttrs, dict[tuple[int, bool, int], list[Candidate]]] = {
         attrs: {} for attrs in SessionAttrs
     }
-    waits_for = [
+    unchecked = [
         (f.listing.priority, order)
         for order, f in enumerate(facts)
-        if rules.ordered and not outcome.memory.begun and not f.heard
+        if rules.ordered and not outcome.memory.ever_scanned and not f.checked
     ]
-    first_unheard = min(waits_for, default=None)
+    first_unchecked = min(unchecked, default=None)
     for order, (f, h) in enumerate(zip(facts, hosts, strict=True)):
         if not h.usable or h.role is None:
             continue
-        if first_unheard is not None and (f.listing.priority, order) > first_unheard:
+        if first_unchecked is not None and (f.listing.priority, order) > first_unchecked:
             continue
-        candidate = Candidate(h.key, h.generation, h.role, order, rules.weight(f), h.rtt or 0.0, h.lag_bytes)
+        weight = rules.weight(f.key, f.listing)
+        candidate = Candidate(h.key, h.generation, h.role, order, weight, h.rtt or 0.0, h.lag_bytes)
         tier = outcome.verdicts[h.key].tier
         for attrs in _ACCEPTING[h.role, h.read_only]:
-            second = attrs is SessionAttrs.PREFER_STANDBY and h.role is HostRole.PRIMARY
-            ranked[attrs].setdefault((tier, second, f.listing.priority), []).append(candidate)
+            fallback = attrs is SessionAttrs.PREFER_STANDBY and h.role is HostRole.PRIMARY
+            ranked[attrs].setdefault((tier, fallback, f.listing.priority), []).append(candidate)
     return FrozenDict(
         {attrs: tuple(tuple(group) for _, group in sorted(ranks.items())) for attrs, ranks in ranked.items()}
     )

@@ -1,4 +1,4 @@
-"""Transactions that are applied once: their keys, and the statements on the table that remembers them."""
+"""Transactions that are applied once: their keys, and the statements on the table that stores them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pgroute.core.sql.statements import qualify
 from pgroute.errors import ConfigError
 
 UNBOUNDED_AGE = 86400.0
-"""Seconds for which keys are kept at least where no time limits the retries."""
+"""The least age in seconds at which keys may be deleted if retries have no time limit."""
 
-# Two statements in one round trip: a wait for another transaction with the same key is bounded, the body is not. What
-# the session has is put aside first. The bound has to be there before the INSERT is looked at, which locks the table;
-# where the key is found, it stays until the transaction's end.
+# Two statements in one round trip: lock_timeout bounds the wait for another transaction with the same key, but not the
+# body. The session's own value is saved first. The bound must be set before the INSERT is analysed, which locks the
+# table; if the key is found, it stays until the end of the transaction.
 _BOUND_BACK = (
     "pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('pgroute.lock_timeout'), true)"
 )
@@ -31,22 +31,22 @@ RETURNING """
     + _BOUND_BACK
 )
 
-# Not merely read: only a COMMIT that has written waits for the synchronous standby, and what an earlier transaction
-# wrote may be on this server alone. The time that is left is less than it was for CLAIM.
+# The row is rewritten and not only read: a COMMIT waits for the synchronous standby only if it has written, and what an
+# earlier transaction wrote may be on this server alone. Less time is left than for CLAIM.
 REWRITE = qualify("""
 UPDATE %(schema)s.once SET at = pg_catalog.clock_timestamp()
  WHERE key `=` %(key)s AND pg_catalog.set_config('lock_timeout', %(wait)s, true) IS NOT NULL
 RETURNING """)
 
-# Before another CLAIM, which would put aside the bound itself.
+# Needed before another CLAIM, which would save the bound itself.
 UNBIND = qualify(f"SELECT {_BOUND_BACK}")
 
-# The age of a key begins with the end of its body, which may have taken long.
+# The age of a key begins at the end of the body, which may take long.
 KEEP = qualify("""
 UPDATE %(schema)s.once SET result = %(result)s, at = pg_catalog.clock_timestamp() WHERE key `=` %(key)s
 RETURNING """)
 
-# What follows RETURNING, for a connection that can receive any text, and for another.
+# What follows RETURNING: on a connection that can receive any text, and on one that cannot.
 PLAIN_RESULT = b"result::pg_catalog.text"
 HEX_RESULT = b"pg_catalog.encode(pg_catalog.convert_to(result::pg_catalog.text, 'UTF8'), 'hex')"
 
@@ -57,10 +57,10 @@ DELETE FROM %(schema)s.once
 
 
 def check_key(once: object) -> str | None:
-    """Return the key to use for ``once=``, a fresh one for True, None for none.
+    """Return the key for ``once=``: a new one for True, None for False and None.
 
     Raises:
-        ConfigError: neither a key, nor True, False or None.
+        ConfigError: *once* is neither a key nor True, False or None.
     """
     if once is None or once is False:
         return None
@@ -72,16 +72,16 @@ def check_key(once: object) -> str | None:
 
 
 def as_json(result: object, key: str, *, escape: bool = True) -> str:
-    """Return the text under which a result is stored.
+    """Return a result as the text that is stored.
 
     Args:
-        result: what the body returned.
-        key: for the error.
-        escape: write what is not ASCII as JSON's escapes, which PostgreSQL puts into the database's encoding; it cannot
-            where that is SQL_ASCII.
+        result: the result of the body.
+        key: the key, for the error.
+        escape: escape characters that are not ASCII, which PostgreSQL converts to the encoding of the database, unless
+            that is SQL_ASCII.
 
     Raises:
-        TypeError: it is not JSON (RFC 8259 has no NaN).
+        TypeError: *result* cannot be written as JSON (RFC 8259, without NaN).
     """
     try:
         return json.dumps(result, allow_nan=False, ensure_ascii=escape)
@@ -92,36 +92,36 @@ def as_json(result: object, key: str, *, escape: bool = True) -> str:
 def not_json(result: object, key: str, why: str) -> TypeError:
     """Return the error for a result that cannot be stored."""
     return TypeError(
-        f"the result for once={key!r} has to be stored, and is no JSON that PostgreSQL takes: {why} "
+        f"the result for once={key!r} cannot be stored as PostgreSQL's JSON: {why} "
         f"(a {type(result).__name__}; nothing was committed)"
     )
 
 
 def from_json(text: str) -> Any:
-    """Return the result that was stored."""
+    """Return a stored result."""
     return json.loads(text)
 
 
 def lock_timeout(seconds: float) -> str:
-    """Return a value for PostgreSQL's lock_timeout, where 0 would mean for ever (docs, 20.11.1)."""
+    """Return a value for PostgreSQL's lock_timeout, at least 1 ms, since 0 means no limit (docs, 20.11.1)."""
     return f"{max(1, min(round(seconds * 1000), 2**31 - 1))}ms"
 
 
 def check_age(older_than: object, limit: float | None) -> float:
-    """Return the age in seconds from which on keys may be forgotten.
+    """Return the age in seconds at which keys may be deleted.
 
     Args:
         older_than: seconds, or a timedelta.
-        limit: the longest time for which a call may go on trying with its key; None: nothing limits it.
+        limit: the longest time in seconds for which a call may retry with its key, None if there is no limit.
 
     Raises:
-        ConfigError: it is less: a key could be forgotten between two attempts, and its work done twice.
+        ConfigError: the age is below *limit*. A key could be deleted between two attempts, and its work applied twice.
     """
     seconds = older_than.total_seconds() if isinstance(older_than, timedelta) else older_than
     check_number("older_than", seconds)
     assert isinstance(seconds, (int, float))
     least = UNBOUNDED_AGE if limit is None else limit
     if seconds < least:
-        why = "retries have no time limit here" if limit is None else "retries may go on for so long"
+        why = "retries have no time limit here" if limit is None else "retries may take that long"
         raise ConfigError("older_than", older_than, f"expected at least {least:g} seconds: {why}")
     return float(seconds)

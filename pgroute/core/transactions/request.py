@@ -1,4 +1,4 @@
-"""What kind of transaction `run()` and `attempts()` are asked for, validated."""
+"""The validated arguments of `run()` and `attempts()`: what kind of transaction is wanted."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from psycopg import IsolationLevel
 
 LAZY = (GeneratorType, AsyncGeneratorType, map, filter, zip)
-"""What a body returns that has not done its work yet."""
+"""The types of results whose work has not been done when the body returns."""
 
 COROUTINE_FUNCTION = "coroutine function: use AsyncRouter"
-"""What the body of a synchronous `run()` must not be."""
+"""What the body of a synchronous `run()` must not be, for the error text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What kind of transaction is asked for.
+    """The kind of transaction that is wanted.
 
     Attributes:
-        attrs: which hosts will do.
-        role: whose pools.
-        isolation, read_only, deferrable: for BEGIN; None: as the connection has it.
-        decidable: the body can find out by itself whether an earlier attempt was committed.
-        independent: and so can the body of another call, so that it may be run within one.
+        attrs: the attributes that a host must have.
+        role: the role whose pools serve it.
+        isolation, read_only, deferrable: for BEGIN; None for the setting of the connection.
+        decidable: the body itself finds out whether an earlier attempt was committed.
+        independent: so does the body of another call, so this transaction may run inside that one.
     """
 
     attrs: SessionAttrs
@@ -45,7 +45,7 @@ class Request:
 
     @property
     def read_write(self) -> bool:
-        """Whether a refusal to write says that the host is not what it was taken for."""
+        """Whether an error about writing means that the host is not the primary any more."""
         return self.attrs is SessionAttrs.READ_WRITE and not self.read_only
 
 
@@ -60,10 +60,10 @@ def make_request(
     decidable: bool = False,
     independent: bool = False,
 ) -> Request:
-    """Validate what `run()` and `attempts()` were given.
+    """Validate the arguments of `run()` and `attempts()`.
 
     Raises:
-        ConfigError: a value is not usable.
+        ConfigError: a value is invalid.
     """
     parsed = Role.parse(role)
     for name, value in (("read_only", read_only), ("deferrable", deferrable)):
@@ -73,7 +73,7 @@ def make_request(
         raise ConfigError(
             "read_only",
             read_only,
-            "reader sessions are read-only: use role='writer', or reader=PoolOptions(...)",
+            "reader sessions are read-only: use role='writer', or reader=PoolOptions(read_only=False)",
         )
     return Request(
         attrs=SessionAttrs.READ_WRITE if parsed is Role.WRITER else reader_attrs,
@@ -90,17 +90,17 @@ _known_request = lru_cache(maxsize=256, typed=True)(make_request)
 
 
 def get_request(role: object, *, timeout: object = None, **given: Any) -> Request:
-    """Do as `make_request`, without validating the same once more."""
+    """Return the result of `make_request`, cached by its arguments."""
     if timeout is not None:
         check_number("timeout", timeout)
     try:
         return _known_request(role, **given)
-    except TypeError:  # something among it has no hash
+    except TypeError:  # an argument is not hashable
         return make_request(role, **given)
 
 
 def parse_isolation(value: Any) -> IsolationLevel | None:
-    """Return the isolation level of that name (PostgreSQL docs, 13.2), any case, or psycopg's own constant."""
+    """Return the isolation level for a name in any case (PostgreSQL docs, 13.2), or for psycopg's constant."""
     if value is None or isinstance(value, psycopg.IsolationLevel):
         return value
     levels = {level.name.replace("_", " ").lower(): level for level in psycopg.IsolationLevel}

@@ -1,4 +1,4 @@
-"""Whether a transaction that failed is run again, when, and what is raised in the end; the time is an argument."""
+"""Decides whether and when a failed transaction is run again, and which error is raised in the end."""
 
 from __future__ import annotations
 
@@ -14,101 +14,42 @@ from pgroute.core.printable import printable
 from pgroute.errors import CommitUnknown, ConfigError, RouteError, SessionLost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tenacity import RetryCallState
 
-LEAST_COMMIT = 5.0
-"""Seconds that a COMMIT has, however late it is: a body that took long is to be committed all the same."""
+    from pgroute.core.config.retry_policy import RetryPolicy
 
-_LIMIT = 30.0
+LEAST_COMMIT = 5.0
+"""Seconds that a COMMIT has at least, even after a long body and close to the deadline."""
+
 _LEAST_PAUSE = 0.02
 _MOST_PAUSE = 2.0
 
 
 class Phase(enum.Enum):
-    """How far an attempt at a transaction had come."""
+    """How far an attempt came."""
 
     ACQUIRE = "acquire"
     BEGIN = "begin"
     BODY = "body"
     COMMIT = "commit"
     EXIT = "exit"
-    """After the body, before COMMIT was sent, if it was sent at all."""
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How long and how often `run()` and `attempts()` go on; what may be run again is not a matter of policy.
-
-    Args:
-        stop: a tenacity stop strategy; None: 30 seconds after the start (``stop_after_delay(30)``). No pause is begun
-            that would end after the time that it sets.
-        wait: a tenacity wait strategy; None: full jitter below 20 ms, doubled with each attempt, at most 2 s
-            (``wait_random_exponential(multiplier=0.02, max=2)``).
-
-    Raises:
-        ConfigError: a strategy is no callable.
-    """
-
-    stop: Callable[[RetryCallState], bool] | None = None
-    wait: Callable[[RetryCallState], float] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("stop", "wait"):
-            value = getattr(self, name)
-            if isinstance(value, type) or not (value is None or callable(value)):
-                example = "stop_after_delay(30)" if name == "stop" else "wait_fixed(1)"
-                raise ConfigError(name, value, f"expected a tenacity {name} strategy ({example}) or None")
-
-    def limit(self, timeout: float | None = None) -> float | None:
-        """Return the seconds after which no further attempt begins; None: nothing sets a time that can be known.
-
-        Args:
-            timeout: seconds that the call itself was given, if it was. They replace the default, but no strategy of the
-                user's.
-        """
-        if self.stop is None:
-            return _LIMIT if timeout is None else timeout
-        limits = [seconds for seconds in (timeout, _limit(self.stop)) if seconds is not None]
-        return min(limits, default=None)
-
-
-def check_policy(value: object) -> None:
-    """Raise ConfigError unless *value* is a RetryPolicy or None."""
-    if not (value is None or isinstance(value, RetryPolicy)):
-        raise ConfigError("retry", value, "expected a RetryPolicy or None")
-
-
-def _limit(stop: object) -> float | None:
-    import tenacity
-
-    match stop:
-        case tenacity.stop_after_delay() | tenacity.stop_before_delay():
-            return float(stop.max_delay)
-        case tenacity.stop_any():
-            return min((x for x in map(_limit, stop.stops) if x is not None), default=None)
-        case tenacity.stop_all():
-            limits = [x for x in map(_limit, stop.stops) if x is not None]
-            return max(limits) if limits and len(limits) == len(stop.stops) else None
-        case _:
-            return None
+    """After the body, without a COMMIT that was sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Run it again, after *pause* seconds."""
+    """Run the transaction again, after *pause* seconds."""
 
     pause: float
 
 
 @dataclass(frozen=True, slots=True)
 class Raise:
-    """Let the error out.
+    """Raise the error.
 
     Attributes:
-        reason: why.
-        failed: the policy itself is at fault.
+        reason: why the transaction is not run again.
+        failed: a strategy of the policy raised an error.
     """
 
     reason: str
@@ -116,15 +57,15 @@ class Raise:
 
 
 def body_fault(exc: BaseException, *, lost: bool, closed: bool, read_write: bool) -> Fault:
-    """Read what a body raised, in a transaction that is still its attempt's.
+    """Classify an exception of the body, in a transaction that the attempt still owns.
 
     Args:
-        exc: what was raised.
+        exc: the exception.
         lost: the connection broke.
         closed: the body closed its connection itself.
-        read_write: the session was asked for as read-write.
+        read_write: the session was requested as read-write.
     """
-    # A session of the router's own within the body, which may have committed: running the body again would repeat it.
+    # Another session of a router inside the body, which may have committed: another run would repeat its work.
     foreign = isinstance(exc, RouteError) and exc.may_have_committed
     if not isinstance(exc, psycopg.Error) or closed or foreign:
         return Fault(FaultKind.OTHER)
@@ -132,33 +73,33 @@ def body_fault(exc: BaseException, *, lost: bool, closed: bool, read_write: bool
 
 
 def end_fault(exc: psycopg.Error, phase: Phase, *, lost: bool, read_write: bool) -> Fault:
-    """Read what went wrong behind a body that raised nothing.
+    """Classify an error at the end of a transaction whose body raised nothing.
 
     Args:
-        exc: the error of the end: COMMIT's, or the router's own.
-        phase: COMMIT if that was sent, else EXIT.
-        lost: the connection was closed by it.
-        read_write: the session was asked for as read-write.
+        exc: the error of COMMIT, or the router's own.
+        phase: COMMIT if it was sent, else EXIT.
+        lost: the error closed the connection.
+        read_write: the session was requested as read-write.
     """
     if isinstance(exc, CommitUnknown):
         return Fault(FaultKind.LOST, commit_unknown=True)
     if isinstance(exc, SessionLost):
         return Fault(FaultKind.LOST, rerun_safe=True)
     if phase is Phase.EXIT:
-        return Fault(FaultKind.OTHER)  # a mistake of the body's, which it would make again
+        return Fault(FaultKind.OTHER)  # an error in the body, which would happen again
     return session_fault(exc, closed=lost, committing=True, read_write=read_write)
 
 
 def rerun_allowed(fault: Fault, phase: Phase, *, decidable: bool) -> bool:
-    """Return whether running the transaction again cannot apply it twice.
+    """Return True if the transaction can be run again without being applied twice.
 
     Args:
-        fault: what ended the attempt.
-        phase: how far it had come.
-        decidable: the next attempt can find out whether this one was committed, by a row written in it.
+        fault: the error that ended the attempt.
+        phase: how far the attempt came.
+        decidable: the next attempt can find out whether this one was committed, by a row that this one wrote.
     """
     if phase is Phase.ACQUIRE:
-        return False  # acquiring has tried again by itself, until its deadline
+        return False  # the acquisition has retried until its deadline
     return fault.rerun_safe or (decidable and fault.commit_unknown)
 
 
@@ -173,23 +114,23 @@ def decide(
     decidable: bool = False,
     error: BaseException | None = None,
 ) -> Retry | Raise:
-    """Return whether an attempt that failed is followed by another.
+    """Return whether a failed attempt is followed by another one.
 
     Args:
-        fault: what ended the attempt.
-        phase: how far it had come.
-        attempt: its number, from 1.
-        elapsed: seconds since the first attempt began.
+        fault: the error that ended the attempt.
+        phase: how far the attempt came.
+        attempt: the number of the attempt, from 1.
+        elapsed: seconds since the start of the first attempt.
         policy: the strategies.
-        timeout: seconds that the call itself was given.
+        timeout: seconds that the call was given, None if it was not.
         decidable: the next attempt can find out whether this one was committed.
-        error: what was raised, for strategies that look at it.
+        error: the exception, for strategies that use it.
     """
     if not rerun_allowed(fault, phase, decidable=decidable):
         return Raise("not to be run again")
     try:
         pause, stop = _ask(policy, _state(attempt, elapsed, error))
-    except Exception as exc:  # noqa: BLE001  (a strategy of the user's; what went wrong before must not be lost for it)
+    except Exception as exc:  # noqa: BLE001  (of a user's strategy; it must not replace the error of the transaction)
         return Raise(f"the retry policy failed: {type(exc).__name__}: {printable(str(exc))}", failed=True)
     if stop:
         return Raise("the policy says stop")
@@ -200,7 +141,7 @@ def decide(
 
 
 def _ask(policy: RetryPolicy, state: RetryCallState) -> tuple[float, bool]:
-    """Return what a policy's strategies say: the seconds to pause, and whether to stop instead."""
+    """Return the pause in seconds, and whether to stop instead, from the strategies of a policy."""
     if policy.wait is None:
         import tenacity
 
@@ -213,7 +154,7 @@ def _ask(policy: RetryPolicy, state: RetryCallState) -> tuple[float, bool]:
 
 
 def _state(attempt: int, elapsed: float, error: BaseException | None) -> RetryCallState:
-    """Return what tenacity's strategies are asked with, on a clock that begins at 0."""
+    """Return the argument of tenacity's strategies, on a clock that begins at 0."""
     import tenacity
 
     state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
@@ -226,19 +167,21 @@ def _state(attempt: int, elapsed: float, error: BaseException | None) -> RetryCa
 
 
 class RetryState:
-    """How the attempts at one transaction went so far.
+    """The history of the attempts at one transaction.
+
+    It is mutable because the loop and the attempt under way share it: each learns from the other what happened.
 
     Args:
         policy: the strategies.
         now: monotonic seconds.
-        timeout: seconds for the whole; None: as the policy says.
-        acquire_timeout: seconds that one session may be waited for where nothing else bounds it.
+        timeout: seconds for all attempts together, None for the limit of the policy.
+        acquire_timeout: seconds to wait for a session if there is no other limit.
         decidable: see `decide`.
 
     Attributes:
         attempt: the number of the attempt under way, from 1.
-        timeout: as given.
-        unknown: of this transaction's attempts the last that may have been committed, as far as that is not decided.
+        timeout: the argument.
+        unknown: the error of the last attempt that may have been committed, None once it is known that none was.
     """
 
     def __init__(
@@ -256,25 +199,25 @@ class RetryState:
         self._limit = policy.limit(timeout)
         self._patience = acquire_timeout if timeout is None else timeout
         self._decidable = decidable
-        self._before: BaseException | None = None
+        self._previous: BaseException | None = None
         self._remark = ""
         self.timeout = timeout
         self.unknown: CommitUnknown | None = None
 
     def left(self, now: float) -> float:
-        """Return the seconds that a session may be waited for now."""
+        """Return the seconds to wait for a session."""
         return min(self._patience, self.until_end(now))
 
     def until_end(self, now: float) -> float:
-        """Return the seconds until no attempt begins any more; where there is no such moment, the patience of one."""
+        """Return the seconds until no attempt begins any more; without a limit, those to wait for a session."""
         return self._patience if self._limit is None else max(0.0, self._begun + self._limit - now)
 
     def decided(self) -> None:
-        """Take note that no earlier attempt was committed."""
+        """Record that no earlier attempt was committed."""
         self.unknown = None
 
     def failed(self, error: BaseException, fault: Fault, phase: Phase, now: float) -> Retry | Raise:
-        """Take note of an attempt that failed, and return what comes next."""
+        """Record a failed attempt, and return what comes next."""
         if isinstance(error, CommitUnknown) and phase is Phase.COMMIT:
             self.unknown = error
         step = decide(
@@ -289,7 +232,7 @@ class RetryState:
         )
         if isinstance(step, Retry):
             self.attempt += 1
-            self._before = error
+            self._previous = error
             return step
         if step.failed:
             self._remark = f"; {step.reason}"
@@ -298,14 +241,14 @@ class RetryState:
         return step
 
     def interrupted(self, error: BaseException) -> None:
-        """Have what ends a pause between two attempts tell what is not known of the one before."""
+        """Add a note to an exception that ended a pause, if the attempt before may have been committed."""
         if self.unknown is not None:
-            error.add_note(f"an earlier attempt may have been committed: {_told(self.unknown)}")
+            error.add_note(f"an earlier attempt may have been committed: {_described(self.unknown)}")
 
     def final(self, error: BaseException, now: float) -> BaseException:
-        """Return what is raised for the last attempt's *error*, with a note on how it went.
+        """Return the exception to raise after the last attempt failed with *error*, with a note on all attempts.
 
-        As long as an earlier attempt may have been committed, that is what the caller has to know.
+        If an earlier attempt may have been committed, that is its CommitUnknown: the caller has to know.
         """
         raised = error
         if isinstance(error, Exception) and self.unknown is not None:
@@ -313,14 +256,14 @@ class RetryState:
         if self.attempt > 1 or (isinstance(error, psycopg.Error) and not isinstance(error, ConfigError)):
             many = "s" if self.attempt > 1 else ""
             text = f"pgroute: {self.attempt} attempt{many} in {now - self._begun:.2f} s"
-            other = error if raised is not error else self._before
+            other = error if raised is not error else self._previous
             if other is not None and other is not raised:
                 which = "the last error" if raised is not error else "the error before"
-                text += f"; {which}: {_told(other)}"
+                text += f"; {which}: {_described(other)}"
             raised.add_note(text + self._remark)
         return raised
 
 
-def _told(error: BaseException) -> str:
+def _described(error: BaseException) -> str:
     first = printable(str(error).strip().split("\n", 1)[0])
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -170,7 +170,7 @@ def test_who_waits_has_connections_opened_up_to_max_size() -> None:
 def test_a_full_queue_refuses() -> None:
     books = lending(max_waiting=1)
     books.queue(Caller())
-    with pytest.raises(TooManyRequests, match="1 callers wait"):
+    with pytest.raises(TooManyRequests, match="1 callers are waiting"):
         books.queue(Caller())
 
 
@@ -247,7 +247,7 @@ def test_closing_wakes_everybody_and_lets_nobody_in() -> None:
     assert caller.woken
     with pytest.raises(PoolClosed):
         books.take()
-    assert not books.wanting
+    assert not books.needs_connection
     assert books.step(0.0) == Stop()
     books.remove(item[0])
     books.remove(item[0])

@@ -11,23 +11,35 @@ from typing import Any
 import pytest
 
 import pgroute
-from pgroute import Event, EventKind, HostOptions, PoolOptions, ProbeOptions, RoleStats, RouterStats, Topology
-from pgroute.core.topology.transition import Rules
-from tests.core.world import A, B, World
+from pgroute import (
+    Event,
+    EventKind,
+    HostOptions,
+    PoolOptions,
+    ProbeOptions,
+    RoleStats,
+    Router,
+    RouterStats,
+    Topology,
+)
+from pgroute.core.topology.snapshot import Rules
+from tests.core.world import A, B, C, D, World
 
 COPIES: list[Callable[[Any], Any]] = [
     copy.copy,
     copy.deepcopy,
-    *(lambda value, p=p: pickle.loads(pickle.dumps(value, p)) for p in range(2, pickle.HIGHEST_PROTOCOL + 1)),  # noqa: S301
+    *(lambda value, p=p: pickle.loads(pickle.dumps(value, p)) for p in range(pickle.HIGHEST_PROTOCOL + 1)),  # noqa: S301
 ]
 
 
-def snapshot() -> Topology:
-    """Return a topology of a primary and a standby."""
-    return World(A, B).primary(A).standby(B).topology
+def world() -> World:
+    """Return a cluster with a past: a stale primary, a standby behind, a host that refuses logins, one that is down."""
+    seen = World(A, B, C, D).primary(A, lsn=9).standby(B, lsn=5).reject(C).timeout(D).timeout(D)
+    return seen.primary(B, 2, lsn=12).standby(C, 2, system_id=None, reduced="permission denied")
 
 
-TOPOLOGY = snapshot()
+WORLD = world()
+TOPOLOGY = WORLD.topology
 [HOST, *_] = TOPOLOGY.hosts
 EVENT = Event(EventKind.HOST_CHANGED, 1.0, HOST.key, "text", before=HOST, after=HOST)
 ROLE_STATS = RoleStats({"pool_size": 1}, {HOST.key: {"in_use": 1}})
@@ -40,8 +52,10 @@ VALUES = [
     TOPOLOGY.candidates,
     TOPOLOGY.by_key,
     EVENT,
+    tuple(WORLD.events),
     ROLE_STATS,
     RouterStats(ROLE_STATS, ROLE_STATS, 1),
+    Router("postgresql://127.0.0.1/").stats(),
     HostOptions(weight=2.0),
     PoolOptions(max_size=3, settings={"work_mem": "1MB"}),
     ProbeOptions(interval=2.0),

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgroute.core.faults.classify import FaultKind
+from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
-from pgroute.core.topology.hosts import HostState
 from pgroute.core.topology.timelines import CLAIM_FOR, PLAUSIBLE
 from tests.core.world import OTHER, OURS, A, B, C, D, World
 
@@ -65,7 +65,7 @@ def test_word_of_one_standby_that_takes_it_back_counts_no_more():
 
 
 def test_word_of_one_standby_that_tells_no_more_counts_for_a_while():
-    world = World().settled().standby(C, 2).standby(C, None, untold="permission denied")
+    world = World().settled().standby(C, 2).standby(C, None, reduced="permission denied")
     assert world.writers == []
     assert world.pass_time(CLAIM_FOR - 1).standby(C, None).primary(A, 1).writers == []
     assert world.pass_time(1).primary(A, 1).writers == [A]
@@ -129,7 +129,7 @@ def test_forgetting_the_timeline_is_the_way_out_after_a_primary_lied():
 @pytest.mark.parametrize("role", list(HostRole))
 def test_host_that_tells_no_identifier_never_serves_where_one_is_pinned(role):
     world = World(system_id=OURS).settled()
-    world.answer(C, role, 9, system_id=None, untold="permission denied for function pg_control_system")
+    world.answer(C, role, 9, system_id=None, reduced="permission denied for function pg_control_system")
     assert world.state(C) is HostState.FOREIGN
     assert world.reason(C) == (
         f"tells no system identifier, expected {OURS} (permission denied for function pg_control_system)"

@@ -11,7 +11,7 @@ from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
 from pgroute.core.config.router_config import RouterConfig, make_config
 from pgroute.core.model.roles import HostKey, Role, SessionAttrs
 from pgroute.core.model.stats import MEASURES, total
-from pgroute.core.topology.hosts import Facts
+from pgroute.core.topology.observations import Listing
 from pgroute.errors import ConfigError
 
 DSN = "postgresql://app:secret@a:1,b:2/shop"
@@ -166,7 +166,7 @@ def test_the_watch_may_log_in_as_another_user() -> None:
             {"autocommit": True},
             "invalid keyword argument of the probe 'autocommit': expected a libpq parameter",
         ),
-        ({"connect_timeout": 3}, "invalid connect_timeout '3': expected ProbeOptions(timeout=) in its place"),
+        ({"connect_timeout": 3}, "invalid connect_timeout '3': use ProbeOptions(timeout=) instead"),
         ({"sslmode": "never"}, "invalid sslmode 'never': expected 'disable'"),
         ({"password": b"hunter2"}, "invalid password '***': expected a str"),
         ({"user": "a\0"}, "invalid user 'a\\x00': expected no NUL character"),
@@ -202,13 +202,13 @@ def test_whose_refused_logins_tell_of_whom(given: dict[str, Any], same_login: bo
 @pytest.mark.parametrize("name", ["a", "a:1"])
 def test_weights_are_given_by_host_or_host_and_port(name: str) -> None:
     rules = plan(host_options={name: HostOptions(weight=0)}).rules
-    assert [rules.weight(Facts(key)) for key in (A, B)] == [0, 1.0]
+    assert [rules.weight(key, Listing()) for key in (A, B)] == [0, 1.0]
 
 
 def test_any_name_may_have_a_weight_where_the_hosts_are_not_known_yet() -> None:
     for dsn, given in ((DSN, {"addresses": "expand"}), ("postgresql://_pg._tcp.a/", {})):
         rules = plan(dsn, host_options={"10.0.0.1": HostOptions(weight=3)}, **given).rules
-        assert rules.weight(Facts(HostKey("a", 1, "10.0.0.1"))) == 3
+        assert rules.weight(HostKey("a", 1, "10.0.0.1"), Listing()) == 3
 
 
 def test_callbacks_of_a_role_win_over_those_of_the_router() -> None:

@@ -22,7 +22,7 @@ from pgroute.core.config.dns_names import (
 )
 from pgroute.core.config.srv import Service
 from pgroute.core.model.roles import HostKey
-from pgroute.core.topology.hosts import Listing
+from pgroute.core.topology.observations import Listing
 
 DB = HostKey("db.example", 5432)
 SRV = HostKey("_pg._tcp.example", 5432)
@@ -205,7 +205,7 @@ def test_a_failure_takes_nothing_away_and_is_repeated_after_a_while() -> None:
     assert due(bad, GAP) == GAP
     assert bad.answered(["10.0.0.1"], 1, NOW + 9).error == ""
     listed, errors = members((DB,), "one-host", {Question(DB.host): bad}.get)
-    assert [m.listing.note for m in listed] == ["SERVFAIL: the last good answer serves"]
+    assert [m.listing.note for m in listed] == ["SERVFAIL: the last good answer is used"]
     assert not errors
 
 

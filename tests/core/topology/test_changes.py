@@ -7,9 +7,10 @@ import logging
 import pytest
 
 from pgroute.core.faults.classify import FaultKind
+from pgroute.core.model.events import Event, EventKind
+from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostKey
-from pgroute.core.topology.events import Event, EventKind, changes
-from pgroute.core.topology.hosts import HostState
+from pgroute.core.topology.changes import changes
 from tests.core.world import A, B, C, D, World
 
 
@@ -148,7 +149,7 @@ def test_host_of_unknown_role():
     world = World(A).fail(A, FaultKind.REFUSED)
     assert [str(e) for e in world.events] == [
         "a:5432 unknown -> down (told refused)",
-        "nobody to write to: a:5432 down (told refused)",
+        "no host can be written to: a:5432 down (told refused)",
     ]
 
 
@@ -157,7 +158,7 @@ def test_nobody_to_write_to_is_told_once_everybody_was_asked():
     assert EventKind.NO_PRIMARY not in [e.kind for e in world.events]
     world.fail(A, FaultKind.REJECTED)
     [told] = [e for e in world.events if e.kind is EventKind.NO_PRIMARY]
-    assert str(told) == "nobody to write to: a:5432 rejected (told rejected), b:5432 standby up"
+    assert str(told) == "no host can be written to: a:5432 rejected (told rejected), b:5432 standby up"
     world.refuse(A)
     assert [e.kind for e in world.events].count(EventKind.NO_PRIMARY) == 1
 

@@ -15,11 +15,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from pgroute.core.config.options import ProbeOptions
 from pgroute.core.faults.classify import Fault, FaultKind
+from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
 from pgroute.core.schedule import connect_delay, hopeless, probe_delay
-from pgroute.core.topology.hosts import Answer, Failure, ForgetTimeline, HostState, Listing, Members
-from pgroute.core.topology.staleness import KEPT
-from pgroute.core.topology.transition import Rules, Topology, apply
+from pgroute.core.topology.observations import Answer, Failure, ForgetTimeline, Listing, Members
+from pgroute.core.topology.snapshot import Rules
+from pgroute.core.topology.staleness import MOST_SAMPLES
+from pgroute.core.topology.transition import apply, initial_topology
 from tests.core.world import OTHER, OURS, A, B, C, D, World
 
 # Candidates.
@@ -90,7 +92,7 @@ def test_candidate_carries_what_a_policy_may_weigh():
 
 
 def test_start_knows_nothing():
-    topology = Topology.start((A, B), 5.0)
+    topology = initial_topology((A, B), 5.0)
     assert [h.state for h in topology.hosts] == [HostState.UNKNOWN] * 2
     assert [h.reason for h in topology.hosts] == ["not heard from yet"] * 2
     assert topology.primary is None
@@ -393,7 +395,7 @@ class AnyHistory(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 1000.0
-        self.topology = Topology.start((), self.now)
+        self.topology = initial_topology((), self.now)
         self.generations: dict[HostKey, int] = {}
 
     @initialize(
@@ -403,7 +405,7 @@ class AnyHistory(RuleBasedStateMachine):
         ordered=st.booleans(),
     )
     def begin(self, hosts: list[HostKey], check: bool, pinned: int | None, ordered: bool) -> None:
-        self.topology = Topology.start(tuple(hosts), self.now, Rules(check, pinned, ordered=ordered))
+        self.topology = initial_topology(tuple(hosts), self.now, Rules(check, pinned, ordered=ordered))
 
     def see(self, seen: Any) -> None:
         before = self.topology
@@ -522,10 +524,10 @@ class AnyHistory(RuleBasedStateMachine):
         for facts in self.topology._facts:
             host = self.topology.by_key[facts.key]
             if host.usable and host.state is HostState.REJECTED:
-                assert facts.inside
-            assert facts.let_in or not facts.inside
-            assert facts.heard or not facts.let_in
-            assert facts.watched or facts.standing in (
+                assert facts.sessions_possible
+            assert facts.login_accepted or not facts.sessions_possible
+            assert facts.checked or not facts.login_accepted
+            assert facts.observable or facts.state in (
                 HostState.REJECTED, HostState.DOWN, HostState.STARTING
             )  # fmt: skip
 
@@ -534,16 +536,16 @@ class AnyHistory(RuleBasedStateMachine):
         topology = self.topology
         unheard = [i for i, h in enumerate(topology.hosts) if h.state is HostState.UNKNOWN]
         offered = {c.order for groups in topology.candidates.values() for g in groups for c in g}
-        if topology._rules.ordered and not topology._memory.begun and unheard:
+        if topology._rules.ordered and not topology._memory.ever_scanned and unheard:
             assert all(order < min(unheard) for order in offered)
         elif not unheard or not topology._rules.ordered:
             assert offered == {i for i, h in enumerate(topology.hosts) if h.usable}
 
     @invariant()
     def lag_is_told_of_standbys_beside_a_primary_and_by_few_positions(self) -> None:
-        trail = self.topology._trail
-        assert len(trail.samples) <= KEPT
-        assert list(trail.samples) == sorted(set(trail.samples))
+        history = self.topology._positions
+        assert len(history.samples) <= MOST_SAMPLES
+        assert list(history.samples) == sorted(set(history.samples))
         for host in self.topology.hosts:
             if host.lag_seconds is not None:
                 assert host.lag_bytes is not None
@@ -570,7 +572,7 @@ class AnyHistory(RuleBasedStateMachine):
     @invariant()
     def primary_lost_at_tells_of_a_lost_or_suspect_primary(self) -> None:
         primary = self.topology.primary
-        sound = any(primary and f.key == primary.key and f.speaking for f in self.topology._facts)
+        sound = any(primary and f.key == primary.key and f.reporting for f in self.topology._facts)
         assert not sound or (primary and primary.state is not HostState.SUSPECT)
         assert (self.topology.primary_lost_at is None) == sound
         assert self.topology.primary_lost_at is None or self.topology.primary_lost_at <= self.now

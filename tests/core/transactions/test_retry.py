@@ -10,17 +10,9 @@ import psycopg
 import pytest
 import tenacity
 
+from pgroute.core.config.retry_policy import RetryPolicy
 from pgroute.core.faults.classify import Fault, FaultKind, session_fault
-from pgroute.core.transactions.retry import (
-    Phase,
-    Raise,
-    Retry,
-    RetryPolicy,
-    RetryState,
-    body_fault,
-    decide,
-    end_fault,
-)
+from pgroute.core.transactions.retry import Phase, Raise, Retry, RetryState, body_fault, decide, end_fault
 from pgroute.errors import CommitUnknown, ConfigError, NoHostAvailable, SessionLost
 
 NOW = 1000.0

@@ -100,11 +100,11 @@ def test_what_is_no_list_of_domains_is_refused(value: Any) -> None:
     ],
 )
 def test_where_no_name_is_verified_any_target_serves(dsn: str, anywhere: bool) -> None:
-    assert check_domains(None, [parse_dsn("host=h"), parse_dsn(dsn)]).anywhere is anywhere
+    assert check_domains(None, [parse_dsn("host=h").params, parse_dsn(dsn).params]).anywhere is anywhere
 
 
 def test_domains_that_are_named_count_without_tls_too() -> None:
-    assert check_domains([], [parse_dsn("host=h")]) == OWN
+    assert check_domains([], [parse_dsn("host=h").params]) == OWN
 
 
 def test_a_target_that_is_refused_is_neither_listed_nor_looked_up_and_is_told() -> None:

@@ -7,8 +7,9 @@ from random import Random
 
 import pytest
 
+from pgroute.core.model.candidate import Candidate
 from pgroute.core.model.roles import HostKey, HostRole
-from pgroute.core.routing.balance import Candidate, Ordered, Uniform, parse_policy
+from pgroute.core.routing.balance import Ordered, Uniform, parse_policy
 from pgroute.errors import ConfigError
 from tests.core.world import A, B, C
 

@@ -10,6 +10,7 @@ import psycopg_pool
 import pytest
 
 from pgroute.core.faults.classify import FaultKind
+from pgroute.core.model.candidate import Candidate
 from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
 from pgroute.core.routing.acquisition import (
     PATIENCE,
@@ -22,8 +23,8 @@ from pgroute.core.routing.acquisition import (
     patience,
     routes,
 )
-from pgroute.core.routing.balance import Candidate, Ordered
-from pgroute.core.topology.hosts import Listing, Members
+from pgroute.core.routing.balance import Ordered
+from pgroute.core.topology.observations import Listing, Members
 from pgroute.errors import AcquireTimeout, NoHostAvailable, PoolExhausted, SplitBrainError
 from tests.core.world import A, B, C, World
 
@@ -324,7 +325,7 @@ def test_host_that_serves_on_while_it_refuses_logins_is_told_as_such():
     caller.fails()
     error = caller.gives_up()
     assert type(error) is NoHostAvailable
-    assert "  a:5432: primary, rejected for 2.0 s, sessions on open connections alone: told rejected" in str(
+    assert "  a:5432: primary, rejected for 2.0 s, only open connections are used: told rejected" in str(
         error
     )
 
@@ -339,7 +340,10 @@ def test_caller_gives_up_at_once_where_every_host_refuses_the_login_at_first_con
     world.reject(C)
     error = caller.gives_up()
     assert type(error) is NoHostAvailable
-    assert str(error).splitlines()[0] == f"no {role.pool.value} session ({role.value}): no host lets us in"
+    assert (
+        str(error).splitlines()[0]
+        == f"no {role.pool.value} session ({role.value}): every host refuses the login"
+    )
     assert str(error).count("told rejected") == 3
 
 
@@ -353,7 +357,14 @@ def test_caller_gives_up_at_once_where_every_host_refuses_the_login_at_first_con
         lambda w: w.standby(C, fresh=True).fail(C, FaultKind.STARTING).reject(A).reject(B).reject(C),
         lambda w: w.members(),
     ],
-    ids=["one is down", "one is starting", "one is full", "all let us in before", "one did", "no hosts"],
+    ids=[
+        "one is down",
+        "one is starting",
+        "one is full",
+        "all accepted logins before",
+        "one did",
+        "no hosts",
+    ],
 )
 def test_caller_waits_where_a_login_may_succeed_later(history):
     world = World()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pgroute.core.faults.classify import FaultKind
+from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostKey, SessionAttrs
-from pgroute.core.topology.hosts import HostState
 from tests.core.world import OTHER, OURS, A, B, C, D, World
 
 # First sight of a primary.

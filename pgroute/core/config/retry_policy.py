@@ -1,0 +1,74 @@
+"""The policy of retries: how long and how often a failed transaction is run again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pgroute.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tenacity import RetryCallState
+
+_LIMIT = 30.0
+"""Seconds after which no further attempt begins unless the user says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How long and how often `run()` and `attempts()` try again. Which failures are retried is not configurable.
+
+    Args:
+        stop: a tenacity stop strategy; None stops 30 seconds after the start (``stop_after_delay(30)``). No pause
+            begins that would end after the time limit of the strategy.
+        wait: a tenacity wait strategy; None waits a random time below 20 ms, doubled with each attempt, at most 2 s
+            (``wait_random_exponential(multiplier=0.02, max=2)``).
+
+    Raises:
+        ConfigError: a strategy is not callable.
+    """
+
+    stop: Callable[[RetryCallState], bool] | None = None
+    wait: Callable[[RetryCallState], float] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("stop", "wait"):
+            value = getattr(self, name)
+            if isinstance(value, type) or not (value is None or callable(value)):
+                example = "stop_after_delay(30)" if name == "stop" else "wait_fixed(1)"
+                raise ConfigError(name, value, f"expected a tenacity {name} strategy ({example}) or None")
+
+    def limit(self, timeout: float | None = None) -> float | None:
+        """Return the seconds after which no further attempt begins, None if no time limit is known.
+
+        Args:
+            timeout: seconds that the call was given, None if it was not. They replace the default of 30 seconds; beside
+                a strategy of the user's, the shorter time counts.
+        """
+        if self.stop is None:
+            return _LIMIT if timeout is None else timeout
+        limits = [seconds for seconds in (timeout, _limit(self.stop)) if seconds is not None]
+        return min(limits, default=None)
+
+
+def check_policy(value: object) -> None:
+    """Raise ConfigError unless *value* is a RetryPolicy or None."""
+    if not (value is None or isinstance(value, RetryPolicy)):
+        raise ConfigError("retry", value, "expected a RetryPolicy or None")
+
+
+def _limit(stop: object) -> float | None:
+    import tenacity
+
+    match stop:
+        case tenacity.stop_after_delay() | tenacity.stop_before_delay():
+            return float(stop.max_delay)
+        case tenacity.stop_any():
+            return min((x for x in map(_limit, stop.stops) if x is not None), default=None)
+        case tenacity.stop_all():
+            limits = [x for x in map(_limit, stop.stops) if x is not None]
+            return max(limits) if limits and len(limits) == len(stop.stops) else None
+        case _:
+            return None

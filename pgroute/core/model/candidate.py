@@ -1,0 +1,32 @@
+"""A host that may serve a session, as a balancing policy sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pgroute.core.model.roles import HostKey, HostRole
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A host that may serve a session, as a policy sees it.
+
+    Attributes:
+        key: the host.
+        generation: the generation of its pools.
+        role: primary or standby.
+        order: its place among the hosts, from 0.
+        weight: its share relative to the others, from `HostOptions` or an SRV record.
+        rtt: seconds that the last probe took.
+        lag_bytes: bytes of WAL that a standby is behind; None for a primary, or if not known.
+    """
+
+    key: HostKey
+    generation: int
+    role: HostRole
+    order: int = 0
+    weight: float = 1.0
+    rtt: float = 0.0
+    lag_bytes: int | None = None

@@ -1,0 +1,251 @@
+"""The facts about one host: what its observations add up to, before it is compared with the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from pgroute.core.faults.classify import FaultKind
+from pgroute.core.model.host import HostState
+from pgroute.core.topology.observations import Answer, Listing
+
+if TYPE_CHECKING:
+    from pgroute.core.model.host import HostInfo
+    from pgroute.core.model.roles import HostKey, HostRole
+    from pgroute.core.topology.observations import Failure
+
+BUSY_FOR = 2.5
+"""Seconds for which "too many connections" outlives answers on the open probe connection."""
+
+UNPROVEN = 1
+"""The tier of a standby that may not follow the primary; see `Facts.tier`."""
+
+_ALIVE = frozenset({HostState.UP, HostState.SUSPECT, HostState.BUSY})
+_TIERS = {HostState.UP: 0, HostState.BUSY: 2, HostState.SUSPECT: 4}
+_LOGINS_REFUSED = 3
+_REFUSALS = {
+    FaultKind.STARTING: HostState.STARTING,
+    FaultKind.BUSY: HostState.BUSY,
+    FaultKind.REJECTED: HostState.REJECTED,
+}
+"""The faults by which a host shows that it is alive, and the state that each means."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the observations of one host add up to.
+
+    Probes and logins are kept apart: a host that refuses logins may still report, on the probe connection that is
+    open, that it is a primary.
+
+    Attributes:
+        key: the host.
+        probe_state: the result of the last contact, one of the states from UNKNOWN to REJECTED.
+        probe_reason: why that is not UP, in words; empty if it is.
+        answer: the last answer to a probe.
+        last_seen: monotonic seconds of the last answer or refusal, None if there was none.
+        silent_since: monotonic seconds at which the first attempt since then was sent, None while the host answers.
+        login_state: UP, or BUSY or REJECTED while new connections fail. Only a login that succeeds ends a rejection.
+        login_reason: what the host said when it refused a connection; empty while it refuses none.
+        login_failed_at: monotonic seconds of that.
+        login_accepted: it has accepted a login at least once.
+        sessions_possible: it accepted a login and was neither down nor starting since, so connections may be open.
+        observable: the last answer came over a connection that was still open afterwards. False once that one is lost
+            and a new one is refused: the host lives, but cannot be asked for its role.
+        listing: how it came to be listed.
+        missing: the names of the values that it reported once and does not report any more.
+    """
+
+    key: HostKey
+    probe_state: HostState = HostState.UNKNOWN
+    probe_reason: str = "not heard from yet"
+    answer: Answer | None = None
+    last_seen: float | None = None
+    silent_since: float | None = None
+    login_state: HostState = HostState.UP
+    login_reason: str = ""
+    login_failed_at: float = 0.0
+    login_accepted: bool = False
+    sessions_possible: bool = False
+    observable: bool = True
+    listing: Listing = field(default_factory=Listing)
+    missing: tuple[str, ...] = ()
+
+    @property
+    def role(self) -> HostRole | None:
+        """The role that it last reported."""
+        return self.answer.role if self.answer else None
+
+    @property
+    def timeline(self) -> int | None:
+        """The timeline that it last reported."""
+        return self.answer.timeline if self.answer else None
+
+    @property
+    def system_id(self) -> int | None:
+        """The system identifier that it last reported."""
+        return self.answer.system_id if self.answer else None
+
+    @property
+    def checked(self) -> bool:
+        """Whether the host answered, refused or timed out at least once."""
+        return self.probe_state is not HostState.UNKNOWN
+
+    @property
+    def reporting(self) -> bool:
+        """Whether its last answer is still true, whether it accepts logins or not."""
+        return (
+            self.answer is not None and self.observable and self.probe_state in (HostState.UP, HostState.BUSY)
+        )
+
+    @property
+    def answering(self) -> bool:
+        """Whether it is `reporting` and does not refuse logins."""
+        return self.reporting and self.login_state is not HostState.REJECTED
+
+    @property
+    def state(self) -> HostState:
+        """Its state as far as that depends on the host alone."""
+        if self.login_state is HostState.REJECTED and self.probe_state in _ALIVE:
+            return HostState.REJECTED
+        if self.login_state is HostState.BUSY and self.probe_state is HostState.UP:
+            return HostState.BUSY
+        return self.probe_state
+
+    @property
+    def reason(self) -> str:
+        """Why it is in this state, in words; empty if it is up."""
+        if self.state is self.probe_state:
+            return self.probe_reason
+        return (
+            self.login_reason
+            if self.observable
+            else f"{self.login_reason}; its role is not watched meanwhile"
+        )
+
+    @property
+    def degraded(self) -> str:
+        """Which values it does not report any more, and why, in words; empty if none is missing."""
+        if not self.missing or self.answer is None:
+            return ""
+        why = f": {self.answer.reduced}" if self.answer.reduced else ""
+        return f"no longer tells its {' and '.join(self.missing)}{why}"
+
+    @property
+    def tier(self) -> int | None:
+        """Its preference as far as that depends on the host alone: 0 first, None if it cannot serve.
+
+        A host that refuses logins serves with the connections that are open.
+        """
+        if self.state is not HostState.REJECTED:
+            return _TIERS.get(self.state)
+        return max(_LOGINS_REFUSED, _TIERS[self.probe_state]) if self.sessions_possible else None
+
+
+def observe(facts: Facts, seen: Answer | Failure, now: float) -> Facts:
+    """Return the facts after one more observation of that host.
+
+    Args:
+        facts: those before.
+        seen: an answer or a failure.
+        now: monotonic seconds.
+    """
+    if isinstance(seen, Answer):
+        return _answered(facts, seen, now)
+    refusal = _REFUSALS.get(seen.fault.kind)
+    last = facts.answer
+    if last is not None and seen.sent_at < last.sent_at and (refusal is None or last.fresh):
+        # An attempt of a pool that took long: a probe that was sent later has been answered.
+        return facts
+    return _silent(facts, seen) if refusal is None else _refused(facts, seen, refusal, now)
+
+
+def _answered(facts: Facts, seen: Answer, now: float) -> Facts:
+    login_state, login_reason = facts.login_state, facts.login_reason
+    # The open probe connection says nothing about new ones.
+    if seen.fresh or (login_state is HostState.BUSY and seen.sent_at >= facts.login_failed_at + BUSY_FOR):
+        login_state, login_reason = HostState.UP, ""
+    accepts = login_state is not HostState.REJECTED
+    same_server = facts.answer is not None and not reborn(facts.answer, seen)
+    return replace(
+        facts,
+        probe_state=HostState.UP,
+        probe_reason="",
+        answer=seen,
+        last_seen=now,
+        silent_since=None,
+        login_state=login_state,
+        login_reason=login_reason,
+        login_accepted=facts.login_accepted or accepts,
+        sessions_possible=accepts or (facts.sessions_possible and same_server),
+        observable=True,
+        missing=_missing(facts, seen),
+    )
+
+
+def _missing(facts: Facts, seen: Answer) -> tuple[str, ...]:
+    last = facts.answer
+    if last is None or None not in (seen.timeline, seen.system_id):
+        return ()
+    values = (
+        ("timeline", last.timeline, seen.timeline),
+        ("system identifier", last.system_id, seen.system_id),
+    )
+    return tuple(
+        name
+        for name, before, after in values
+        if after is None and (before is not None or name in facts.missing)
+    )
+
+
+def _refused(facts: Facts, seen: Failure, state: HostState, now: float) -> Facts:
+    login_state, login_reason = facts.login_state, facts.login_reason
+    # "Too many connections" is said before the password is checked, so it does not end a rejection.
+    if state is HostState.REJECTED or (state is HostState.BUSY and login_state is not HostState.REJECTED):
+        login_state, login_reason = state, seen.fault.reason
+    facts = replace(
+        facts, last_seen=now, login_state=login_state, login_reason=login_reason, login_failed_at=now
+    )
+    if seen.linked and facts.probe_state in _ALIVE:
+        return facts
+    if login_state is HostState.REJECTED and state is not HostState.STARTING:
+        if facts.sessions_possible:
+            # The host is alive, and only the connection of the probe is known to be gone.
+            return replace(
+                facts, probe_state=HostState.UP, probe_reason="", silent_since=None, observable=False
+            )
+        state = HostState.REJECTED
+    return replace(
+        facts,
+        probe_state=state,
+        probe_reason=seen.fault.reason,
+        silent_since=None,
+        sessions_possible=facts.sessions_possible and state in _ALIVE,
+    )
+
+
+def _silent(facts: Facts, seen: Failure) -> Facts:
+    was_up = facts.probe_state in (HostState.UP, HostState.BUSY)
+    state = HostState.SUSPECT if was_up and seen.fault.kind is not FaultKind.REFUSED else HostState.DOWN
+    return replace(
+        facts,
+        probe_state=state,
+        probe_reason=seen.fault.reason,
+        silent_since=seen.sent_at if facts.silent_since is None else facts.silent_since,
+        sessions_possible=facts.sessions_possible and state in _ALIVE,
+    )
+
+
+def replaced(was: HostInfo | Answer, seen: Answer) -> bool:
+    """Return True if a different or restarted server answered, so that the sessions from before are dead.
+
+    Only values that both report are compared.
+    """
+    pairs = ((was.system_id, seen.system_id), (was.started_at, seen.started_at))
+    return any(None not in pair and pair[0] != pair[1] for pair in pairs)
+
+
+def reborn(was: HostInfo | Answer, seen: Answer) -> bool:
+    """Return True if connections made before must not be used any more: the server or what it is has changed."""
+    moved = None not in (was.address, seen.address) and was.address != seen.address
+    return replaced(was, seen) or moved or (was.role, was.read_only) != (seen.role, seen.read_only)
