@@ -109,7 +109,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
             raise ConfigError(
                 "connection_class", connection_class, "expected a subclass of psycopg.AsyncConnection"
             )
-        plan = make_config(
+        config = make_config(
             dsn,
             writer=PoolOptions() if writer is None else writer,
             reader=PoolOptions() if reader is None else reader,
@@ -128,14 +128,14 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
             configure=configure,
             reset=reset,
         )
-        self.name = name or ",".join(str(key) for key in plan.dsn.hosts)
-        self._engine = AsyncSessionManager(plan, connection_class, self)
+        self.name = name or ",".join(str(key) for key in config.dsn.hosts)
+        self._manager = AsyncSessionManager(config, connection_class, name=self.name, describe=self.__repr__)
 
     def __repr__(self) -> str:
-        engine: AsyncSessionManager[CT] | None = getattr(self, "_engine", None)
-        if engine is None:  # its constructor has raised, or that of a subclass has not come so far
+        manager: AsyncSessionManager[CT] | None = getattr(self, "_manager", None)
+        if manager is None:  # its constructor has raised, or that of a subclass has not come so far
             return f"<{type(self).__name__} not made>"
-        return f"<{type(self).__name__} {self.name!r} {engine.state}>"
+        return f"<{type(self).__name__} {self.name!r} {manager.lifecycle.state}>"
 
     async def open(self, wait: bool = False, timeout: float = 30.0) -> None:
         """Begin to watch the hosts; no host needs to be up.
@@ -150,7 +150,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
             RouterClosed: the router was closed; a closed router cannot be opened again.
             AcquireTimeout: with *wait*, as `writer()` would; the router stays open.
         """
-        await self._engine.open()
+        await self._manager.lifecycle.open()
         if wait:
             await self.wait(timeout=timeout)
 
@@ -166,7 +166,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
             ConfigError: the timeout is no number of seconds.
         """
         check_number("timeout", timeout)
-        await self._engine.close(timeout)
+        await self._manager.lifecycle.close(timeout)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -191,7 +191,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
             SessionLost, CommitUnknown: on leaving, the connection was lost before or during COMMIT.
             psycopg.errors.InFailedSqlTransaction: on leaving, the body hid an error of its transaction.
         """
-        return AsyncSession(self._engine, SessionAttrs.READ_WRITE, Role.WRITER, timeout)
+        return AsyncSession(self._manager, SessionAttrs.READ_WRITE, Role.WRITER, timeout)
 
     def reader(self, timeout: float | None = None) -> AsyncSession[CT]:
         """Return a context manager that yields a read-only connection, to a standby if there is one.
@@ -207,7 +207,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
             SessionLost: on leaving, the connection was lost; CommitUnknown where readers may write.
             psycopg.errors.InFailedSqlTransaction: on leaving, the body hid an error of its transaction.
         """
-        return AsyncSession(self._engine, self._engine.plan.reader_attrs, Role.READER, timeout)
+        return AsyncSession(self._manager, self._manager.config.reader_attrs, Role.READER, timeout)
 
     def connection(
         self, target_session_attrs: str | None = None, timeout: float | None = None
@@ -228,10 +228,10 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
             SessionLost, CommitUnknown: on leaving, the connection was lost before or during COMMIT.
             psycopg.errors.InFailedSqlTransaction: on leaving, the body hid an error of its transaction.
         """
-        attrs = self._engine.plan.default_attrs
+        attrs = self._manager.config.default_attrs
         if target_session_attrs is not None:
             attrs = SessionAttrs.parse(target_session_attrs)
-        return AsyncSession(self._engine, attrs, attrs.pool, timeout)
+        return AsyncSession(self._manager, attrs, attrs.pool, timeout)
 
     async def getconn(self, role: Literal["writer", "reader"] | Role, *, timeout: float | None = None) -> CT:
         """Return a connection that must go back through `putconn`; the context managers do both.
@@ -245,8 +245,8 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
             RouterClosed: the router is not open.
         """
         parsed = Role.parse(role)
-        attrs = SessionAttrs.READ_WRITE if parsed is Role.WRITER else self._engine.plan.reader_attrs
-        return await self._engine.acquire(attrs, parsed, timeout)
+        attrs = SessionAttrs.READ_WRITE if parsed is Role.WRITER else self._manager.config.reader_attrs
+        return (await self._manager.acquire(attrs, parsed, timeout)).conn
 
     async def putconn(self, conn: CT) -> None:
         """Take back a connection from `getconn`; a transaction still open is rolled back.
@@ -257,7 +257,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
         Raises:
             ValueError: it is not a connection taken from this router, or it is a session's, whose end returns it.
         """
-        await self._engine.release(conn)
+        await self._manager.take_back(conn)
 
     async def wait(self, role: Literal["writer", "reader"] | Role = "writer", timeout: float = 30.0) -> None:
         """Return once a session of that role could be had. A wait that fails does not close the router.
@@ -275,15 +275,15 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
     @property
     def topology(self) -> Topology:
         """What is known of the hosts now, as an immutable snapshot."""
-        return self._engine.topology
+        return self._manager.topology
 
     def get_stats(self) -> dict[str, dict[str, int]]:
         """Return each role's totals over all hosts, under psycopg_pool's keys, by "writer" and "reader"."""
-        return {role.value: dict(pool.stats().totals) for role, pool in self._engine.pools.items()}
+        return {role.value: dict(pool.stats().totals) for role, pool in self._manager.pools.items()}
 
     def stats(self) -> RouterStats:
         """Return the counters by role and host."""
-        return self._engine.stats()
+        return self._manager.stats()
 
     def subscribe(self, fn: Callable[[Event], object]) -> Callable[[], None]:
         """Have *fn* called with each Event, in order, in a thread of its own; return the function that ends that.
@@ -300,7 +300,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
         given: object = fn
         if not callable(given) or inspect.iscoroutinefunction(given):
             raise ConfigError("fn", fn, "expected a callable that is no coroutine function")
-        return self._engine.subscribe(fn)
+        return self._manager.subscribe(fn)
 
     def forget_timeline(self) -> None:
         """Declare the highest timeline seen void, so that a primary on a lower one is accepted.
@@ -311,5 +311,10 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
         Raises:
             RouterClosed: the router is not open.
         """
-        self._engine.check_usable()
-        self._engine.watch.forget_timeline()
+        self._manager.lifecycle.check_open()
+        self._manager.watch.forget_timeline()
+
+
+def manager_of(router: AsyncRouter[CT]) -> AsyncSessionManager[CT]:
+    """Return what is behind a router, for what is built on routers: batch and the command line."""
+    return router._manager

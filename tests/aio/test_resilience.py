@@ -316,11 +316,11 @@ async def test_writers_leave_a_pool_that_connects_to_a_frozen_host_at_once(pgrou
             if now.primary is not None and now.primary.key == key(new):
                 shown.append(time.monotonic())
 
-        router._engine.watch.listeners.append(listen)
+        router._manager.watch.listeners.append(listen)
         await async_call(old.freeze)
         try:
             writers = [background.start(served, router) for _ in range(3)]
-            await async_eventually(lambda: router._engine.pools[Role.WRITER].pool(key(old)))
+            await async_eventually(lambda: router._manager.pools[Role.WRITER].pool(key(old)))
             await async_call(new.promote)
             ends = [await writer.result() for writer in writers]
         finally:

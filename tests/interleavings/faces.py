@@ -20,7 +20,7 @@ from tests.interleavings.loop import ShuffledLoop
 from tests.interleavings.shims import Chance, Time
 from tests.interleavings.threads import Crew, Scheduler, SimThread
 
-MODULES = ("connector", "engine", "hostpool", "pools", "router")
+MODULES = ("pool.connector", "pool.host_pool", "router")
 
 
 def drive(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -74,7 +74,9 @@ class Face(Protocol):
 
 
 def _modules(package: str) -> SimpleNamespace:
-    return SimpleNamespace(**{name: importlib.import_module(f"{package}.{name}") for name in MODULES})
+    return SimpleNamespace(
+        **{name.rpartition(".")[2]: importlib.import_module(f"{package}.{name}") for name in MODULES}
+    )
 
 
 class AsyncFace:

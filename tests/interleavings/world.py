@@ -133,7 +133,7 @@ class World:
         face, world = self.face, self
         package, prefix = face.package, face.prefix
         connector = Connector if prefix else SyncConnector
-        real = getattr(face.modules.hostpool, f"{prefix}HostPool")
+        real = getattr(face.modules.host_pool, f"{prefix}HostPool")
 
         class HostPool(real):  # type: ignore[valid-type,misc]
             """As it is, and known to the history."""
@@ -154,9 +154,9 @@ class World:
             return world.watch
 
         return {
-            (f"{package}.engine", "ClusterWatch"): watch,
-            (f"{package}.hostpool", f"{prefix}Connector"): lambda *a, **k: connector(world, *a, **k),
-            (f"{package}.pools", f"{prefix}HostPool"): HostPool,
+            (f"{package}.manager", "ClusterWatch"): watch,
+            (f"{package}.pool.host_pool", f"{prefix}Connector"): lambda *a, **k: connector(world, *a, **k),
+            (f"{package}.pool.role_pool", f"{prefix}HostPool"): HostPool,
         }
 
 

@@ -282,11 +282,11 @@ def test_writers_leave_a_pool_that_connects_to_a_frozen_host_at_once(pgroute_clu
             if now.primary is not None and now.primary.key == key(new):
                 shown.append(time.monotonic())
 
-        router._engine.watch.listeners.append(listen)
+        router._manager.watch.listeners.append(listen)
         call(old.freeze)
         try:
             writers = [background.start(served, router) for _ in range(3)]
-            eventually(lambda: router._engine.pools[Role.WRITER].pool(key(old)))
+            eventually(lambda: router._manager.pools[Role.WRITER].pool(key(old)))
             call(new.promote)
             ends = [writer.result() for writer in writers]
         finally:

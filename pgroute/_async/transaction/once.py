@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute._async.schema_check import check_trust, trusted
-from pgroute._async.session import _lost_early
 from pgroute._async.statements import ask, row, text
 from pgroute.core.faults.classify import one_line
 from pgroute.core.sql.schema import ONCE
@@ -29,7 +28,7 @@ from pgroute.errors import CommitUnknown, ConfigError
 
 if TYPE_CHECKING:
     from pgroute._async.statements import Row
-    from pgroute._async.transaction.attempt import AsyncAttempt
+    from pgroute._async.transaction.attempt import AsyncTransaction
 
 _GRACE = 0.5
 """Seconds by which the server's own bound on a wait is ahead of ours: its word says more."""
@@ -52,19 +51,20 @@ class Found:
         self.result = result
 
 
-async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], key: str) -> Found | None:
+async def claim(transaction: AsyncTransaction[Any], key: str) -> Found | None:
     """Write the row of a key; return what is found if it is there already, having rewritten it.
 
     Raises:
         CommitUnknown: another transaction with this key has not ended in time.
         ConfigError: there is no table for it, or none to be trusted.
     """
+    conn = transaction.checkout.conn
     if not trusted(conn, ONCE):
-        await _look(attempt, conn, key)
+        await _look(transaction, key)
     begun = time.monotonic()
     try:
-        async with attempt.bounded(conn, grace=_GRACE):
-            found = await _insert_or_rewrite(attempt, conn, key)
+        async with transaction.bounded(grace=_GRACE):
+            found = await _insert_or_rewrite(transaction, key)
     except MISSING as exc:
         raise missing("once", key, exc) from None
     except UnicodeEncodeError as exc:
@@ -78,16 +78,16 @@ async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], 
         unknown = CommitUnknown(
             f"another transaction with once={key!r} had not ended after {time.monotonic() - begun:.2f} s, and may be "
             f"committed yet{why}",
-            topology=attempt._engine.topology,
+            topology=transaction.manager.topology,
         )
         unknown.add_note(advice(key))
         raise unknown from exc
     except psycopg.OperationalError as exc:
         if not conn.broken:
             raise
-        raise _lost_early(attempt._engine, conn, exc, "claiming its key") from exc
+        raise transaction.checkout.lost_early(exc, "claiming its key") from exc
     if found is None:
-        attempt.decided()
+        transaction.mark_resolved()
         return None
     if found[0] is None:
         raise psycopg.ProgrammingError(
@@ -96,28 +96,30 @@ async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], 
     return Found(_stored(conn, found[0], key))
 
 
-async def _look(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], key: str) -> None:
+async def _look(transaction: AsyncTransaction[Any], key: str) -> None:
+    conn = transaction.checkout.conn
     try:
-        async with attempt.bounded(conn):
-            await check_trust(conn, attempt._engine.plan.schema, ONCE)
+        async with transaction.bounded():
+            await check_trust(conn, transaction.manager.config.schema, ONCE)
     except MISSING as exc:
         raise missing("once", key, exc) from None
     except psycopg.OperationalError as exc:
         if not conn.broken:
             raise
-        raise _lost_early(attempt._engine, conn, exc, "looking at the schema") from exc
+        raise transaction.checkout.lost_early(exc, "looking at the schema") from exc
 
 
-async def _insert_or_rewrite(
-    attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], key: str
-) -> Row | None:
+async def _insert_or_rewrite(transaction: AsyncTransaction[Any], key: str) -> Row | None:
     """Return the row that was found, None if one was inserted."""
-    schema = attempt._engine.plan.schema.sql
+    conn, schema = transaction.checkout.conn, transaction.manager.config.schema.sql
     while True:
-        if row(await ask(conn, CLAIM, schema=schema, key=key, wait=lock_timeout(attempt.left))) is not None:
+        if (
+            row(await ask(conn, CLAIM, schema=schema, key=key, wait=lock_timeout(transaction.left)))
+            is not None
+        ):
             return None
         statement = REWRITE + _result(conn)
-        found = row(await ask(conn, statement, schema=schema, key=key, wait=lock_timeout(attempt.left)))
+        found = row(await ask(conn, statement, schema=schema, key=key, wait=lock_timeout(transaction.left)))
         if found is not None:
             return found
         await ask(conn, UNBIND)  # it was purged in between
@@ -153,18 +155,16 @@ def advice(key: str) -> str:
     return f"to find out, call again with once={key!r}"
 
 
-async def keep(
-    attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], key: str, result: object
-) -> Any:
+async def keep(transaction: AsyncTransaction[Any], key: str, result: object) -> Any:
     """Store the result of a key in its row, and return it as every later call will get it.
 
     Raises:
         TypeError: it is not JSON.
     """
-    schema = attempt._engine.plan.schema.sql
+    conn, schema = transaction.checkout.conn, transaction.manager.config.schema.sql
     stored = as_json(result, key, escape=_encodings(conn)[0] != b"SQL_ASCII")
     try:
-        async with attempt.bounded(conn, least=LEAST_COMMIT):
+        async with transaction.bounded(least=LEAST_COMMIT):
             found = row(await ask(conn, KEEP + _result(conn), schema=schema, key=key, result=stored))
     except UnicodeEncodeError as exc:
         raise not_json(result, key, f"the connection cannot send it: {exc}") from exc
@@ -175,7 +175,7 @@ async def keep(
     except psycopg.OperationalError as exc:
         if not conn.broken:
             raise
-        raise _lost_early(attempt._engine, conn, exc, "storing its result") from exc
+        raise transaction.checkout.lost_early(exc, "storing its result") from exc
     if found is None or found[0] is None:
         raise psycopg.ProgrammingError(f"the row of once={key!r} was deleted by its own transaction")
     return _stored(conn, found[0], key)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute._sync.schema_check import check_trust, trusted
-from pgroute._sync.session import _lost_early
 from pgroute._sync.statements import ask, row, text
 from pgroute.core.faults.classify import one_line
 from pgroute.core.sql.schema import ONCE
@@ -30,7 +29,7 @@ from pgroute.errors import CommitUnknown, ConfigError
 
 if TYPE_CHECKING:
     from pgroute._sync.statements import Row
-    from pgroute._sync.transaction.attempt import Attempt
+    from pgroute._sync.transaction.attempt import Transaction
 
 _GRACE = 0.5
 """Seconds by which the server's own bound on a wait is ahead of ours: its word says more."""
@@ -53,19 +52,20 @@ class Found:
         self.result = result
 
 
-def claim(attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str) -> Found | None:
+def claim(transaction: Transaction[Any], key: str) -> Found | None:
     """Write the row of a key; return what is found if it is there already, having rewritten it.
 
     Raises:
         CommitUnknown: another transaction with this key has not ended in time.
         ConfigError: there is no table for it, or none to be trusted.
     """
+    conn = transaction.checkout.conn
     if not trusted(conn, ONCE):
-        _look(attempt, conn, key)
+        _look(transaction, key)
     begun = time.monotonic()
     try:
-        with attempt.bounded(conn, grace=_GRACE):
-            found = _insert_or_rewrite(attempt, conn, key)
+        with transaction.bounded(grace=_GRACE):
+            found = _insert_or_rewrite(transaction, key)
     except MISSING as exc:
         raise missing("once", key, exc) from None
     except UnicodeEncodeError as exc:
@@ -79,16 +79,16 @@ def claim(attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str) -> Fou
         unknown = CommitUnknown(
             f"another transaction with once={key!r} had not ended after {time.monotonic() - begun:.2f} s, and may be "
             f"committed yet{why}",
-            topology=attempt._engine.topology,
+            topology=transaction.manager.topology,
         )
         unknown.add_note(advice(key))
         raise unknown from exc
     except psycopg.OperationalError as exc:
         if not conn.broken:
             raise
-        raise _lost_early(attempt._engine, conn, exc, "claiming its key") from exc
+        raise transaction.checkout.lost_early(exc, "claiming its key") from exc
     if found is None:
-        attempt.decided()
+        transaction.mark_resolved()
         return None
     if found[0] is None:
         raise psycopg.ProgrammingError(
@@ -97,28 +97,30 @@ def claim(attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str) -> Fou
     return Found(_stored(conn, found[0], key))
 
 
-def _look(attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str) -> None:
+def _look(transaction: Transaction[Any], key: str) -> None:
+    conn = transaction.checkout.conn
     try:
-        with attempt.bounded(conn):
-            check_trust(conn, attempt._engine.plan.schema, ONCE)
+        with transaction.bounded():
+            check_trust(conn, transaction.manager.config.schema, ONCE)
     except MISSING as exc:
         raise missing("once", key, exc) from None
     except psycopg.OperationalError as exc:
         if not conn.broken:
             raise
-        raise _lost_early(attempt._engine, conn, exc, "looking at the schema") from exc
+        raise transaction.checkout.lost_early(exc, "looking at the schema") from exc
 
 
-def _insert_or_rewrite(
-    attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str
-) -> Row | None:
+def _insert_or_rewrite(transaction: Transaction[Any], key: str) -> Row | None:
     """Return the row that was found, None if one was inserted."""
-    schema = attempt._engine.plan.schema.sql
+    conn, schema = transaction.checkout.conn, transaction.manager.config.schema.sql
     while True:
-        if row(ask(conn, CLAIM, schema=schema, key=key, wait=lock_timeout(attempt.left))) is not None:
+        if (
+            row(ask(conn, CLAIM, schema=schema, key=key, wait=lock_timeout(transaction.left)))
+            is not None
+        ):
             return None
         statement = REWRITE + _result(conn)
-        found = row(ask(conn, statement, schema=schema, key=key, wait=lock_timeout(attempt.left)))
+        found = row(ask(conn, statement, schema=schema, key=key, wait=lock_timeout(transaction.left)))
         if found is not None:
             return found
         ask(conn, UNBIND)  # it was purged in between
@@ -154,18 +156,16 @@ def advice(key: str) -> str:
     return f"to find out, call again with once={key!r}"
 
 
-def keep(
-    attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str, result: object
-) -> Any:
+def keep(transaction: Transaction[Any], key: str, result: object) -> Any:
     """Store the result of a key in its row, and return it as every later call will get it.
 
     Raises:
         TypeError: it is not JSON.
     """
-    schema = attempt._engine.plan.schema.sql
+    conn, schema = transaction.checkout.conn, transaction.manager.config.schema.sql
     stored = as_json(result, key, escape=_encodings(conn)[0] != b"SQL_ASCII")
     try:
-        with attempt.bounded(conn, least=LEAST_COMMIT):
+        with transaction.bounded(least=LEAST_COMMIT):
             found = row(ask(conn, KEEP + _result(conn), schema=schema, key=key, result=stored))
     except UnicodeEncodeError as exc:
         raise not_json(result, key, f"the connection cannot send it: {exc}") from exc
@@ -176,7 +176,7 @@ def keep(
     except psycopg.OperationalError as exc:
         if not conn.broken:
             raise
-        raise _lost_early(attempt._engine, conn, exc, "storing its result") from exc
+        raise transaction.checkout.lost_early(exc, "storing its result") from exc
     if found is None or found[0] is None:
         raise psycopg.ProgrammingError(f"the row of once={key!r} was deleted by its own transaction")
     return _stored(conn, found[0], key)

@@ -3,23 +3,20 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from psycopg_pool.abc import CT
 
 from pgroute._sync.schema_check import check_trust, install
-from pgroute._sync.session import note_commit
 from pgroute._sync.statements import ask
 from pgroute._sync.transaction.attempts import Attempts
-from pgroute._sync.transaction.once import MISSING, advice, claim, keep, missing
+from pgroute._sync.transaction.body import call, check_function
+from pgroute._sync.transaction.loop import run_transaction
+from pgroute._sync.transaction.once import MISSING, claim, keep, missing
 from pgroute.core.model.roles import Role
 from pgroute.core.sql.schema import ONCE
 from pgroute.core.transactions.once_keys import PURGE, check_age, check_key
-
-from pgroute.core.transactions.request import COROUTINE_FUNCTION, LAZY, get_request
 from pgroute.core.transactions.retry import check_policy
 from pgroute.errors import ConfigError
 
@@ -31,8 +28,8 @@ if TYPE_CHECKING:
     import psycopg
 
     from pgroute._sync.manager import SessionManager
+    from pgroute._sync.transaction.attempt import Transaction
     from pgroute.core.sql.schema import Schema
-    from pgroute.core.transactions.request import Request
     from pgroute.core.transactions.retry import RetryPolicy
 
 T = TypeVar("T")
@@ -41,7 +38,7 @@ T = TypeVar("T")
 class Runner(Generic[CT]):
     """The part of a router that runs whole transactions."""
 
-    _engine: SessionManager[CT]
+    _manager: SessionManager[CT]
     _longest = 0.0
 
     def run(
@@ -93,10 +90,11 @@ class Runner(Generic[CT]):
             Exception: what *fn* raised, where that is not run again.
         """
         check_function("fn", fn)
+        check_policy(retry)
         key = check_key(once)
         if key is not None and (Role.parse(role) is Role.READER or read_only):
             raise ConfigError("once", once, "expected None for a transaction that cannot write")
-        request = self._request(
+        request = self._manager.request(
             role,
             isolation=isolation,
             read_only=read_only,
@@ -107,25 +105,19 @@ class Runner(Generic[CT]):
         )
         if key is not None:
             self._note_limit(retry, timeout)
-        attempts = self._attempts(request, retry, timeout, key)
-        try:
-            for attempt in attempts:
-                result: Any = None
-                with attempt as conn:
-                    if key is not None:
-                        found = claim(attempt, conn, key)
-                        if found is not None:
-                            result = found.result
-                            continue
-                    result = call(fn, conn, *args)
-                    if key is not None:
-                        result = keep(attempt, conn, key, result)
-            return result  # type: ignore[no-any-return]
-        except BaseException as exc:
-            note_commit(exc, attempts._phase)
-            if key is not None and (exc is attempts.unknown or not isinstance(exc, Exception)):
-                exc.add_note(advice(key))
-            raise
+
+        def body(transaction: Transaction[CT], conn: CT) -> Any:
+            if key is None:
+                return call(fn, conn, *args)
+            found = claim(transaction, key)
+            if found is not None:
+                return found.result
+            return keep(transaction, key, call(fn, conn, *args))
+
+        result: Any = run_transaction(
+            self._manager, request, body, retry=retry, timeout=timeout, key=key
+        )
+        return result  # type: ignore[no-any-return]
 
     def attempts(
         self,
@@ -167,10 +159,11 @@ class Runner(Generic[CT]):
             SessionLost: it was lost before COMMIT, and there was no time for another attempt.
             psycopg.errors.InFailedSqlTransaction, psycopg.ProgrammingError: as from `run()`.
         """
-        request = self._request(
+        request = self._manager.request(
             role, isolation=isolation, read_only=read_only, deferrable=deferrable, timeout=timeout
         )
-        return self._attempts(request, retry, timeout)
+        check_policy(retry)
+        return Attempts(self._manager, request, retry, timeout)
 
     def install(self) -> None:
         """Create the router's schema with the tables of ``once=`` and of batch jobs, unless they are there.
@@ -183,7 +176,7 @@ class Runner(Generic[CT]):
             psycopg.errors.InsufficientPrivilege: the role may not create it.
             NoHostAvailable, PoolExhausted, SplitBrainError: no writer's session could be had in time.
         """
-        self.run(install, self._engine.plan.schema)
+        self.run(install, self._manager.config.schema)
 
     def purge_once_keys(self, older_than: float | timedelta) -> int:
         """Forget the keys of ``once=`` that were last used so long ago; return how many.
@@ -198,25 +191,10 @@ class Runner(Generic[CT]):
         """
         self._note_limit(None, None)
         seconds = check_age(older_than, None if self._longest == math.inf else self._longest)
-        return self.run(purge, self._engine.plan.schema, seconds)
-
-    def _request(self, role: object, **options: Any) -> Request:
-        return get_request(
-            role,
-            reader_attrs=self._engine.plan.reader_attrs,
-            reader_read_only=self._engine.plan.reader.read_only,
-            **options,
-        )
-
-    def _attempts(
-        self, request: Request, retry: RetryPolicy | None, timeout: float | None, key: str | None = None
-    ) -> Attempts[CT]:
-        check_policy(retry)
-        return Attempts(self._engine, request, retry or self._engine.plan.retry, timeout, key)
+        return self.run(purge, self._manager.config.schema, seconds)
 
     def _note_limit(self, retry: RetryPolicy | None, timeout: float | None) -> None:
-        check_policy(retry)
-        limit = (retry or self._engine.plan.retry).limit(timeout)
+        limit = (retry or self._manager.config.retry).limit(timeout)
         self._longest = max(self._longest, math.inf if limit is None else limit)
 
 
@@ -228,52 +206,3 @@ def purge(conn: psycopg.Connection[Any], schema: Schema, seconds: float) -> int:
     except MISSING as exc:
         raise missing("older_than", seconds, exc) from None
     return results[-1].command_tuples or 0
-
-
-def call(fn: Callable[..., Any], conn: psycopg.Connection[Any], *args: Any) -> Any:
-    """Call a body and return its result.
-
-    Raises:
-        ConfigError: it gave something that has not done its work yet.
-    """
-    result = fn(conn, *args)
-    if isinstance(result, LAZY) or hasattr(result, "__await__"):
-        raise _idle(fn, conn, result)
-    return result
-
-
-def check_function(parameter: str, fn: object) -> None:
-    """Raise ConfigError for what can be seen not to be a body; what it returns is looked at later."""
-    if isinstance(fn, CoroutineType):
-        fn.close()
-        name = fn.__name__
-        raise ConfigError(
-            parameter,
-            fn,
-            f"expected the function: run({name}, ...), which calls it; this is what {name}(...) returns",
-        )
-    if not callable(fn):
-        raise ConfigError(parameter, fn, "expected a function of a connection")
-    # Not inspect's functions, which take longer than the rest of run().
-    flags = getattr(getattr(fn, "__code__", None), "co_flags", 0)
-    kind = None
-    if flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
-        kind = "generator function: none of its body would run before the transaction is over"
-    if flags & inspect.CO_COROUTINE:
-        kind = COROUTINE_FUNCTION
-    if kind is not None:
-        raise ConfigError(parameter, fn, f"expected a plain function, this is a {kind}")
-
-
-def _idle(fn: object, conn: psycopg.Connection[Any], result: Any) -> ConfigError:
-    """Return the error for a body that left its work to be done later, having seen to it that it is not."""
-    what = type(result).__name__
-    if isinstance(result, (CoroutineType, GeneratorType)):
-        result.close()
-    else:
-        # Whatever goes on with the connection must not do so in somebody else's transaction.
-        conn.close()
-    accepted = f"expected a body that does its work; it returned a {what}, and was rolled back"
-    if hasattr(result, "__await__"):
-        accepted += " (coroutine functions are for the asynchronous router)"
-    return ConfigError("fn", fn, accepted)

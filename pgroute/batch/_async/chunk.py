@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
+from pgroute._async.router import manager_of
 from pgroute._async.statements import encoding_of, row, text
-from pgroute._async.transaction.runner import call
+from pgroute._async.transaction.body import call
+from pgroute._async.transaction.loop import run_transaction
 from pgroute.batch import sql
 from pgroute.batch._async.job_store import encode
 from pgroute.batch.model import Chunk
@@ -20,16 +22,19 @@ from pgroute.core.faults.classify import one_line
 from pgroute.core.transactions.once_keys import lock_timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable  # async-only
 
+    # sync-only: from collections.abc import Callable
     from pgroute._async.router import AsyncRouter
-    from pgroute._async.transaction.attempt import AsyncAttempt
+    from pgroute._async.transaction.attempt import AsyncTransaction
     from pgroute.batch._async.job_store import AsyncJobStore
     from pgroute.batch.options import JobOptions
     from pgroute.batch.progress import ProgressTracker
     from pgroute.batch.state import Row, Work
 
     Connection = psycopg.AsyncConnection[Any]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("pgroute")
 
@@ -60,7 +65,7 @@ class AsyncChunks:
         self._fn = fn
         self._name = options.name
         # Whatever the default isolation level: a claim that comes too late finds no row, or fails with 40001.
-        self._request = router._request("writer", decidable=True)
+        self._request = manager_of(router).request("writer", decidable=True)
 
     async def do(self, work: Work) -> tuple[Outcome, int]:
         """Do a chunk, and return what became of it and how many rows it has.
@@ -68,42 +73,51 @@ class AsyncChunks:
         Raises:
             BatchError: it is held by another session, or the job was reset.
         """
-        outcome, count = Outcome.UNPLANNED, 0
-        own = self._router._attempts(self._request, self._options.retry, None)
-        intact, before = False, 1
+        intact, applied, before = False, False, 1
+
+        async def body(transaction: AsyncTransaction[Any], conn: Connection) -> tuple[Outcome, int]:
+            nonlocal intact, applied, before
+            intact = applied = False
+            self._tally.retried(transaction.number - before)
+            before = transaction.number
+            claimed = await self._claim(transaction, conn, work, self._claim_statement(work))
+            if claimed is None:
+                return await self._look(transaction, conn, work)
+            try:
+                await self._body(conn, await self._chunk(conn, work, claimed))
+            except Exception:
+                intact = transaction.intact
+                raise
+            applied = True
+            return Outcome.APPLIED, number(claimed[1])
+
         try:
-            async for attempt in own:
-                intact = False
-                async with attempt as conn:
-                    self._tally.retried(attempt.number - before)
-                    before = attempt.number
-                    claimed = await self._claim(attempt, conn, work, self._claim_statement(work))
-                    if claimed is None:
-                        outcome, count = await self._look(attempt, conn, work)
-                        continue
-                    try:
-                        await self._body(conn, await self._chunk(conn, work, claimed))
-                    except Exception:
-                        intact = attempt.whole
-                        raise
-                    outcome, count = Outcome.APPLIED, number(claimed[1])
+            return await self._transact(body)
         except Exception as exc:
             # What the server says of COMMIT, a deferred constraint, is of the chunk too.
-            intact = intact or (outcome is Outcome.APPLIED and getattr(exc, "sqlstate", None) is not None)
+            intact = intact or (applied and getattr(exc, "sqlstate", None) is not None)
             if self._options.on_error == "reject" and intact and poisonous(exc):
                 return await self._set_aside(work, exc)
             raise
-        return outcome, count
+
+    async def _transact(
+        self,
+        body: Callable[[AsyncTransaction[Any], Connection], Awaitable[T]],  # async-only
+        # sync-only: body: Callable[[Transaction[Any], Connection], T],
+    ) -> T:
+        manager = manager_of(self._router)
+        result: Any = await run_transaction(manager, self._request, body, retry=self._options.retry)
+        return result  # type: ignore[no-any-return]
 
     @staticmethod
     def _claim_statement(work: Work) -> bytes:
         return sql.CLAIM_KEYS if work.items is None else sql.CLAIM_ITEMS
 
     async def _claim(
-        self, attempt: AsyncAttempt[Any], conn: Connection, work: Work, statement: bytes
+        self, transaction: AsyncTransaction[Any], conn: Connection, work: Work, statement: bytes
     ) -> Row | None:
         """Mark a chunk as done, in this transaction; return None if there is no such row to mark."""
-        seconds = attempt.left
+        seconds = transaction.left
         given: dict[str, Any] = {"chunk": work.number, "rows": len(work.items or ())}
         await self._ledger.check_trust(conn)
         try:
@@ -111,10 +125,12 @@ class AsyncChunks:
         except psycopg.errors.LockNotAvailable as exc:
             raise held(self._name, f"chunk {work.number}", seconds) from exc
         if claimed is not None:
-            attempt.decided()
+            transaction.mark_resolved()
         return claimed
 
-    async def _look(self, attempt: AsyncAttempt[Any], conn: Connection, work: Work) -> tuple[Outcome, int]:
+    async def _look(
+        self, transaction: AsyncTransaction[Any], conn: Connection, work: Work
+    ) -> tuple[Outcome, int]:
         """Find out why a chunk could not be claimed."""
         found = row(await self._ledger.ask(conn, sql.LOOK, chunk=work.number))
         if found is None:
@@ -125,7 +141,7 @@ class AsyncChunks:
         outcome = chunk_is(work.number, job, present=planned, done=done == b"t")
         if outcome is None or (not planned and outcome is Outcome.UNPLANNED and work.items is None):
             raise gone(self._name)
-        if outcome is Outcome.FOUND and attempt._course.unknown is not None:
+        if outcome is Outcome.FOUND and transaction.earlier_unknown:
             # Our own, most likely. A COMMIT that has written nothing would not wait for the synchronous standby.
             outcome = Outcome.APPLIED
             if planned:
@@ -160,23 +176,22 @@ class AsyncChunks:
 
     async def _set_aside(self, work: Work, exc: Exception) -> tuple[Outcome, int]:
         """Note a chunk that cannot be applied, in a transaction of its own, by the same claim."""
-        outcome, count = Outcome.REJECTED, 0
         state = exc.sqlstate if isinstance(exc, psycopg.Error) else None
         told = f"{type(exc).__name__}: {exc}".replace("\0", "\\0")
         statement = sql.CLAIM if work.items is None else sql.CLAIM_ITEMS
-        async for attempt in self._router._attempts(self._request, self._options.retry, None):
-            async with attempt as conn:
-                claimed = await self._claim(attempt, conn, work, statement)
-                if claimed is None:
-                    outcome, count = await self._look(attempt, conn, work)
-                    if outcome is Outcome.APPLIED:
-                        outcome = Outcome.REJECTED
-                    continue
-                outcome, count = Outcome.REJECTED, number(claimed[1])
-                encoding = encoding_of(conn)
-                error = told.encode(encoding, "backslashreplace").decode(encoding)
-                given: dict[str, Any] = {"state": state, "error": error}
-                await self._ledger.ask(conn, sql.REJECT, **given, chunk=work.number)
+
+        async def body(transaction: AsyncTransaction[Any], conn: Connection) -> tuple[Outcome, int]:
+            claimed = await self._claim(transaction, conn, work, statement)
+            if claimed is None:
+                outcome, count = await self._look(transaction, conn, work)
+                return (Outcome.REJECTED if outcome is Outcome.APPLIED else outcome), count
+            encoding = encoding_of(conn)
+            error = told.encode(encoding, "backslashreplace").decode(encoding)
+            given: dict[str, Any] = {"state": state, "error": error}
+            await self._ledger.ask(conn, sql.REJECT, **given, chunk=work.number)
+            return Outcome.REJECTED, number(claimed[1])
+
+        outcome, count = await self._transact(body)
         if outcome is Outcome.REJECTED:
             logger.warning("job %r: chunk %d is set aside: %s", self._name, work.number, one_line(told))
         return outcome, count

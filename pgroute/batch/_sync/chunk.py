@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
+from pgroute._sync.router import manager_of
 from pgroute._sync.statements import encoding_of, row, text
-from pgroute._sync.transaction.runner import call
+from pgroute._sync.transaction.body import call
+from pgroute._sync.transaction.loop import run_transaction
 from pgroute.batch import sql
 from pgroute.batch._sync.job_store import encode
 from pgroute.batch.model import Chunk
@@ -21,16 +23,18 @@ from pgroute.core.faults.classify import one_line
 from pgroute.core.transactions.once_keys import lock_timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
 
+    from collections.abc import Callable
     from pgroute._sync.router import Router
-    from pgroute._sync.transaction.attempt import Attempt
+    from pgroute._sync.transaction.attempt import Transaction
     from pgroute.batch._sync.job_store import JobStore
     from pgroute.batch.options import JobOptions
     from pgroute.batch.progress import ProgressTracker
     from pgroute.batch.state import Row, Work
 
     Connection = psycopg.Connection[Any]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("pgroute")
 
@@ -61,7 +65,7 @@ class Chunks:
         self._fn = fn
         self._name = options.name
         # Whatever the default isolation level: a claim that comes too late finds no row, or fails with 40001.
-        self._request = router._request("writer", decidable=True)
+        self._request = manager_of(router).request("writer", decidable=True)
 
     def do(self, work: Work) -> tuple[Outcome, int]:
         """Do a chunk, and return what became of it and how many rows it has.
@@ -69,42 +73,50 @@ class Chunks:
         Raises:
             BatchError: it is held by another session, or the job was reset.
         """
-        outcome, count = Outcome.UNPLANNED, 0
-        own = self._router._attempts(self._request, self._options.retry, None)
-        intact, before = False, 1
+        intact, applied, before = False, False, 1
+
+        def body(transaction: Transaction[Any], conn: Connection) -> tuple[Outcome, int]:
+            nonlocal intact, applied, before
+            intact = applied = False
+            self._tally.retried(transaction.number - before)
+            before = transaction.number
+            claimed = self._claim(transaction, conn, work, self._claim_statement(work))
+            if claimed is None:
+                return self._look(transaction, conn, work)
+            try:
+                self._body(conn, self._chunk(conn, work, claimed))
+            except Exception:
+                intact = transaction.intact
+                raise
+            applied = True
+            return Outcome.APPLIED, number(claimed[1])
+
         try:
-            for attempt in own:
-                intact = False
-                with attempt as conn:
-                    self._tally.retried(attempt.number - before)
-                    before = attempt.number
-                    claimed = self._claim(attempt, conn, work, self._claim_statement(work))
-                    if claimed is None:
-                        outcome, count = self._look(attempt, conn, work)
-                        continue
-                    try:
-                        self._body(conn, self._chunk(conn, work, claimed))
-                    except Exception:
-                        intact = attempt.whole
-                        raise
-                    outcome, count = Outcome.APPLIED, number(claimed[1])
+            return self._transact(body)
         except Exception as exc:
             # What the server says of COMMIT, a deferred constraint, is of the chunk too.
-            intact = intact or (outcome is Outcome.APPLIED and getattr(exc, "sqlstate", None) is not None)
+            intact = intact or (applied and getattr(exc, "sqlstate", None) is not None)
             if self._options.on_error == "reject" and intact and poisonous(exc):
                 return self._set_aside(work, exc)
             raise
-        return outcome, count
+
+    def _transact(
+        self,
+        body: Callable[[Transaction[Any], Connection], T],
+    ) -> T:
+        manager = manager_of(self._router)
+        result: Any = run_transaction(manager, self._request, body, retry=self._options.retry)
+        return result  # type: ignore[no-any-return]
 
     @staticmethod
     def _claim_statement(work: Work) -> bytes:
         return sql.CLAIM_KEYS if work.items is None else sql.CLAIM_ITEMS
 
     def _claim(
-        self, attempt: Attempt[Any], conn: Connection, work: Work, statement: bytes
+        self, transaction: Transaction[Any], conn: Connection, work: Work, statement: bytes
     ) -> Row | None:
         """Mark a chunk as done, in this transaction; return None if there is no such row to mark."""
-        seconds = attempt.left
+        seconds = transaction.left
         given: dict[str, Any] = {"chunk": work.number, "rows": len(work.items or ())}
         self._ledger.check_trust(conn)
         try:
@@ -112,10 +124,12 @@ class Chunks:
         except psycopg.errors.LockNotAvailable as exc:
             raise held(self._name, f"chunk {work.number}", seconds) from exc
         if claimed is not None:
-            attempt.decided()
+            transaction.mark_resolved()
         return claimed
 
-    def _look(self, attempt: Attempt[Any], conn: Connection, work: Work) -> tuple[Outcome, int]:
+    def _look(
+        self, transaction: Transaction[Any], conn: Connection, work: Work
+    ) -> tuple[Outcome, int]:
         """Find out why a chunk could not be claimed."""
         found = row(self._ledger.ask(conn, sql.LOOK, chunk=work.number))
         if found is None:
@@ -126,7 +140,7 @@ class Chunks:
         outcome = chunk_is(work.number, job, present=planned, done=done == b"t")
         if outcome is None or (not planned and outcome is Outcome.UNPLANNED and work.items is None):
             raise gone(self._name)
-        if outcome is Outcome.FOUND and attempt._course.unknown is not None:
+        if outcome is Outcome.FOUND and transaction.earlier_unknown:
             # Our own, most likely. A COMMIT that has written nothing would not wait for the synchronous standby.
             outcome = Outcome.APPLIED
             if planned:
@@ -161,23 +175,22 @@ class Chunks:
 
     def _set_aside(self, work: Work, exc: Exception) -> tuple[Outcome, int]:
         """Note a chunk that cannot be applied, in a transaction of its own, by the same claim."""
-        outcome, count = Outcome.REJECTED, 0
         state = exc.sqlstate if isinstance(exc, psycopg.Error) else None
         told = f"{type(exc).__name__}: {exc}".replace("\0", "\\0")
         statement = sql.CLAIM if work.items is None else sql.CLAIM_ITEMS
-        for attempt in self._router._attempts(self._request, self._options.retry, None):
-            with attempt as conn:
-                claimed = self._claim(attempt, conn, work, statement)
-                if claimed is None:
-                    outcome, count = self._look(attempt, conn, work)
-                    if outcome is Outcome.APPLIED:
-                        outcome = Outcome.REJECTED
-                    continue
-                outcome, count = Outcome.REJECTED, number(claimed[1])
-                encoding = encoding_of(conn)
-                error = told.encode(encoding, "backslashreplace").decode(encoding)
-                given: dict[str, Any] = {"state": state, "error": error}
-                self._ledger.ask(conn, sql.REJECT, **given, chunk=work.number)
+
+        def body(transaction: Transaction[Any], conn: Connection) -> tuple[Outcome, int]:
+            claimed = self._claim(transaction, conn, work, statement)
+            if claimed is None:
+                outcome, count = self._look(transaction, conn, work)
+                return (Outcome.REJECTED if outcome is Outcome.APPLIED else outcome), count
+            encoding = encoding_of(conn)
+            error = told.encode(encoding, "backslashreplace").decode(encoding)
+            given: dict[str, Any] = {"state": state, "error": error}
+            self._ledger.ask(conn, sql.REJECT, **given, chunk=work.number)
+            return Outcome.REJECTED, number(claimed[1])
+
+        outcome, count = self._transact(body)
         if outcome is Outcome.REJECTED:
             logger.warning("job %r: chunk %d is set aside: %s", self._name, work.number, one_line(told))
         return outcome, count
