@@ -20,7 +20,7 @@ async def call(fn: Callable[..., Any], conn: psycopg.AsyncConnection[Any], *args
     """Call a body and return its result.
 
     Raises:
-        ConfigError: it gave something that has not done its work yet.
+        ConfigError: the result is something whose work has not been done yet.
     """
     result = fn(conn, *args)
     # async-only: begin
@@ -34,7 +34,7 @@ async def call(fn: Callable[..., Any], conn: psycopg.AsyncConnection[Any], *args
 
 
 def check_function(parameter: str, fn: object) -> None:
-    """Raise ConfigError for what can be seen not to be a body; what it returns is looked at later."""
+    """Raise ConfigError if *fn* is visibly not a body. `call` checks its result."""
     if isinstance(fn, CoroutineType):
         fn.close()
         name = fn.__name__
@@ -45,7 +45,7 @@ def check_function(parameter: str, fn: object) -> None:
         )
     if not callable(fn):
         raise ConfigError(parameter, fn, "expected a function of a connection")
-    # Not inspect's functions, which take longer than the rest of run().
+    # The functions of inspect take longer than the rest of run().
     flags = getattr(getattr(fn, "__code__", None), "co_flags", 0)
     kind = None
     if flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
@@ -57,12 +57,12 @@ def check_function(parameter: str, fn: object) -> None:
 
 
 async def _idle(fn: object, conn: psycopg.AsyncConnection[Any], result: Any) -> ConfigError:
-    """Return the error for a body that left its work to be done later, having seen to it that it is not."""
+    """Prevent that work which a body has left for later is ever done, and return the error for it."""
     what = type(result).__name__
     if isinstance(result, (CoroutineType, GeneratorType)):
         result.close()
     else:
-        # Whatever goes on with the connection must not do so in somebody else's transaction.
+        # It may go on to use the connection, which must not happen in the next caller's transaction.
         await conn.close()
     accepted = f"expected a body that does its work; it returned a {what}, and was rolled back"
     # sync-only: if hasattr(result, "__await__"):

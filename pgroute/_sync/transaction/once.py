@@ -1,5 +1,5 @@
 # Generated from pgroute/_async/transaction/once.py by .ci/unasync.py: edit that file, not this one.
-"""A transaction that is applied once: the row that it writes first, by which another attempt knows it again."""
+"""A transaction that is applied once: it first writes a row with its key, by which other attempts recognize it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pgroute._sync.transaction.attempt import Transaction
 
 _GRACE = 0.5
-"""Seconds by which the server's own bound on a wait is ahead of ours: its word says more."""
+"""Seconds by which the server's limit on a wait is shorter than ours: its error says more."""
 
 MISSING = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)
 
@@ -46,18 +46,18 @@ def missing(parameter: str, value: object, exc: psycopg.Error) -> ConfigError:
 
 
 class Found:
-    """The result that a transaction with the same key has stored."""
+    """The result that an earlier transaction with the same key has stored."""
 
     def __init__(self, result: Any) -> None:
         self.result = result
 
 
 def claim(transaction: Transaction[Any], key: str) -> Found | None:
-    """Write the row of a key; return what is found if it is there already, having rewritten it.
+    """Write the row of a key. If the row exists, rewrite it and return its result.
 
     Raises:
         CommitUnknown: another transaction with this key has not ended in time.
-        ConfigError: there is no table for it, or none to be trusted.
+        ConfigError: the table is missing or cannot be trusted.
     """
     conn = transaction.checkout.conn
     if not trusted(conn, ONCE):
@@ -92,7 +92,7 @@ def claim(transaction: Transaction[Any], key: str) -> Found | None:
         return None
     if found[0] is None:
         raise psycopg.ProgrammingError(
-            f"once={key!r} was committed by a body that ended its transaction by itself: it left no result"
+            f"once={key!r} was committed by a body that ended its transaction itself, so no result is stored"
         )
     return Found(_stored(conn, found[0], key))
 
@@ -111,7 +111,7 @@ def _look(transaction: Transaction[Any], key: str) -> None:
 
 
 def _insert_or_rewrite(transaction: Transaction[Any], key: str) -> Row | None:
-    """Return the row that was found, None if one was inserted."""
+    """Return the existing row, None if one was inserted."""
     conn, schema = transaction.checkout.conn, transaction.manager.config.schema.sql
     while True:
         if (
@@ -123,7 +123,7 @@ def _insert_or_rewrite(transaction: Transaction[Any], key: str) -> Row | None:
         found = row(ask(conn, statement, schema=schema, key=key, wait=lock_timeout(transaction.left)))
         if found is not None:
             return found
-        ask(conn, UNBIND)  # it was purged in between
+        ask(conn, UNBIND)  # the row was purged in between
 
 
 def _encodings(conn: psycopg.Connection[Any]) -> tuple[bytes | None, bytes | None]:
@@ -132,16 +132,16 @@ def _encodings(conn: psycopg.Connection[Any]) -> tuple[bytes | None, bytes | Non
 
 
 def _result(conn: psycopg.Connection[Any]) -> bytes:
-    """Return the expression for a result that this connection can receive, whatever is in it."""
+    """Return an expression for the result that this connection can receive, whatever the encodings."""
     server, client = _encodings(conn)
     return PLAIN_RESULT if client in (b"UTF8", server) or server == b"SQL_ASCII" else HEX_RESULT
 
 
 def _stored(conn: psycopg.Connection[Any], value: bytes, key: str) -> Any:
-    """Return a result that was stored.
+    """Return a stored result.
 
     Raises:
-        psycopg.DataError: it was not stored by `keep`: jsonb takes deeper nesting and longer numbers than Python reads.
+        psycopg.DataError: `keep` has not stored it: jsonb allows deeper nesting and longer numbers than Python reads.
     """
     try:
         written = bytes.fromhex(value.decode()).decode() if _result(conn) is HEX_RESULT else text(conn, value)
@@ -152,15 +152,15 @@ def _stored(conn: psycopg.Connection[Any], value: bytes, key: str) -> Any:
 
 
 def advice(key: str) -> str:
-    """Return what to do about a transaction of which it is not known whether it was committed."""
+    """Return what to do if it is not known whether a transaction was committed."""
     return f"to find out, call again with once={key!r}"
 
 
 def keep(transaction: Transaction[Any], key: str, result: object) -> Any:
-    """Store the result of a key in its row, and return it as every later call will get it.
+    """Store the result in the row of the key, and return it as every later call will get it.
 
     Raises:
-        TypeError: it is not JSON.
+        TypeError: the result is not JSON.
     """
     conn, schema = transaction.checkout.conn, transaction.manager.config.schema.sql
     stored = as_json(result, key, escape=_encodings(conn)[0] != b"SQL_ASCII")
@@ -170,8 +170,8 @@ def keep(transaction: Transaction[Any], key: str, result: object) -> Any:
     except UnicodeEncodeError as exc:
         raise not_json(result, key, f"the connection cannot send it: {exc}") from exc
     except psycopg.DataError as exc:
-        # jsonb has no NUL, no lone surrogate, and no number out of numeric's range (PostgreSQL docs, 8.14), and it has
-        # what the database's encoding has.
+        # jsonb has no NUL, no lone surrogate, no number out of numeric's range (PostgreSQL docs, 8.14), and only the
+        # characters of the database's encoding.
         raise not_json(result, key, one_line(str(exc))) from exc
     except psycopg.OperationalError as exc:
         if not conn.broken:
