@@ -68,9 +68,9 @@ class Checkout(Generic[CT]):
         self._lease: Lease = conn._pgroute  # type: ignore[attr-defined]
 
     def hold(self) -> CT:
-        """Return the connection, which from now on is taken back when this object is collected.
+        """Return the connection; from now on the pool takes it back if this object is collected.
 
-        An interrupt may come after ``__enter__`` and before the body: then nothing calls ``__exit__``.
+        The reference is weak for that. An interrupt between ``__enter__`` and the body leaves nobody to release it.
         """
         self._lease.holder = weakref.ref(self, self._lease.forsaken)
         return self.conn
@@ -105,11 +105,11 @@ class Checkout(Generic[CT]):
 
     @property
     def transaction_ended(self) -> bool:
-        """Whether the transaction begun after `note_begin` has ended, by whatever statement."""
+        """Whether the transaction has ended since `note_begin`, by whatever statement."""
         return self._lease.was_idle
 
     def note_begin(self) -> None:
-        """Take note that a transaction was begun just now."""
+        """Record that a transaction has just begun."""
         self._lease.was_idle = False
 
     def kick(self, *, fresh: bool = False) -> None:
@@ -117,7 +117,7 @@ class Checkout(Generic[CT]):
         self._router.watch.kick(self.key, fresh=fresh)
 
     def within(self, seconds: float) -> Watchdog:
-        """Return a block in which the connection is cut after so many seconds."""
+        """Return a block that cuts the connection after so many seconds."""
         return Watchdog(seconds, self._lease.wire.cut)
 
     def left_to_parent(self, exc: BaseException | None) -> bool:
@@ -127,7 +127,7 @@ class Checkout(Generic[CT]):
             exc: the error that ends the session; None: there is none.
 
         Raises:
-            RouterClosed: it is one, and no error tells the caller that nothing was done.
+            RouterClosed: it is one, and no error tells the caller so.
         """
         if not self._router.inherited:
             return False
@@ -136,7 +136,7 @@ class Checkout(Generic[CT]):
         return True
 
     def end(self, *, read_write: bool, block: Block | None = None, bound: Bound = UNBOUNDED) -> None:
-        """Commit, or raise if there is nothing to commit for a reason that the caller must know.
+        """Commit. If there is nothing to commit for a reason that the caller must know, raise.
 
         Args:
             read_write: the session was asked for as read-write.
@@ -145,11 +145,11 @@ class Checkout(Generic[CT]):
 
         Raises:
             CommitUnknown: the connection was lost during COMMIT, or no synchronous standby has confirmed it.
-            SessionLost: it was lost before.
-            psycopg.Error: the server's error, or what the body left behind cannot be committed.
+            SessionLost: the connection was lost before COMMIT.
+            psycopg.Error: the server's error, or the body left something that cannot be committed.
         """
         conn = self.conn
-        # UNKNOWN if the connection is known to be lost; `alive` may find that out and change it.
+        # Read before `alive`, which may find that the connection is lost and change it.
         if (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
             self.sent, self.phase = True, COMMIT_SENT
             try:
@@ -171,7 +171,7 @@ class Checkout(Generic[CT]):
             )
 
     def _commit_failed(self, failure: BaseException) -> None:
-        """Raise what a failed COMMIT means; return if the failure itself says it."""
+        """Raise what a failed COMMIT means; return if the failure itself is to be raised."""
         conn = self.conn
         if not isinstance(failure, psycopg.Error):
             shut(conn)
@@ -233,10 +233,10 @@ class Checkout(Generic[CT]):
             )
 
     def roll_back(self, exc: BaseException, *, read_write: bool, block: Block | None = None) -> None:
-        """Roll back for an error of the body, and have the host probed if the error tells something of it.
+        """Roll back after an error of the body, and have the host probed if the error makes it suspect.
 
         Args:
-            exc: the error. If the body committed something that no standby has confirmed, a note on it says so.
+            exc: the error. It gets a note if the body committed something that no synchronous standby has confirmed.
             read_write: the session was asked for as read-write.
             block: the router's transaction(), if there is one.
         """
@@ -287,7 +287,7 @@ class Checkout(Generic[CT]):
         )
 
     def _report(self, exc: psycopg.Error, *, committing: bool = False, read_write: bool = False) -> None:
-        """Have the host probed at once if the error says something of it as it is now."""
+        """Have the host probed at once if the error makes it suspect, and not an earlier server there."""
         pool = self._lease.pool
         fault = session_fault(exc, closed=self.conn.closed, committing=committing, read_write=read_write)
         host = self.topology.host(pool.key)

@@ -1,5 +1,5 @@
 # Generated from pgroute/_async/lifecycle.py by .ci/unasync.py: edit that file, not this one.
-"""The life of a router: `open()`, `close()`, and what may be done with it in between."""
+"""Opens and closes a router, and tells whether it may be used."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class Lifecycle:
         describe: returns the router's repr, for errors.
 
     Attributes:
-        reconciler: of an open router.
+        opened: what `open()` has made, kept after the close; None before.
+        reconciler: likewise.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Lifecycle:
         self._name = name
         self._describe = describe
         self._state = _NEW
-        self._open_state: OpenState | None = None
+        self.opened: OpenState | None = None
         self.reconciler: PoolReconciler | None = None
         self._turn = Lock()
         self._busy: object = None
@@ -76,26 +77,21 @@ class Lifecycle:
     @property
     def inherited(self) -> bool:
         """Whether this is the copy in a forked child of a router that the parent has opened."""
-        return self._open_state is not None and self._open_state.inherited
+        return self.opened is not None and self.opened.inherited
 
     @property
     def state(self) -> str:
         """What may be done with the router here: "new", "open", "closing" or "closed"."""
         return _CLOSED if self.inherited else self._state
 
-    @property
-    def opened(self) -> OpenState | None:
-        """What `open()` has made, also after the close."""
-        return self._open_state
-
     def check_open(self) -> OpenState:
-        """Return what an open router's sessions need.
+        """Return the state of an open router.
 
         Raises:
             RouterClosed: the router is not open, or was opened before this process was forked.
             RouteError: it was opened in another event loop.
         """
-        opened = self._open_state
+        opened = self.opened
         if opened is not None and self._state == _OPEN and opened.here:
             return opened
         if opened is not None and opened.inherited:
@@ -107,7 +103,7 @@ class Lifecycle:
         raise RouteError(f"{self._describe()} belongs to another event loop: open one router in each loop")
 
     def open(self) -> None:
-        """Begin to watch the hosts, unless that was done before. Make here what a router needs to end well.
+        """Start to watch the hosts, unless the router is open already.
 
         Raises:
             RouterClosed: the router was closed.
@@ -132,13 +128,13 @@ class Lifecycle:
             self._watch, self._pools, self._dispatcher, opened.changes, self._probe, owner=self
         )
         try:
-            self._open_state = opened
+            self.opened = opened
             keep_time(self)
             self._dispatcher.resume()
             reconciler.start(self._name)
             self._state = _OPEN
         except BaseException:
-            self._open_state = None
+            self.opened = None
             self._watch.stop()
             reconciler.stop(_END_TIMEOUT)
             stop_keeping_time(self)
@@ -154,11 +150,11 @@ class Lifecycle:
         if self.inherited:
             return
         self._until = min(self._until, time.monotonic() + timeout)
-        if self._state == _CLOSING and self._open_state is not None:
-            self._open_state.changes.notify()  # the caller that is closing it may have more patience
+        if self._state == _CLOSING and self.opened is not None:
+            self.opened.changes.notify()  # the caller that is closing it may have a later deadline
         if self._busy == myself():
             self._close_asked = (
-                True  # a signal handler within open() or close(), which goes on when it returns
+                True  # called by a signal handler within open() or close(), which then goes on
             )
             return
         with self._turn:
@@ -174,7 +170,7 @@ class Lifecycle:
             blocking(self._dispatcher.close)
         if self._state == _CLOSED:
             return
-        opened = self._open_state
+        opened = self.opened
         assert opened is not None
         self._state, opened.closing = _CLOSING, True
         opened.changes.notify()
@@ -198,7 +194,7 @@ class Lifecycle:
                 pool.abort_all()
 
     def _end(self) -> None:
-        """Do every step, whatever becomes of the others; none does harm when it is repeated."""
+        """Do every step even if others fail; all of them may be repeated."""
         assert self.reconciler is not None
         failure: BaseException | None = None
         steps: tuple[Callable[[], Any], ...] = (
@@ -219,7 +215,7 @@ class Lifecycle:
         self._state = _CLOSED
 
     def after_fork(self) -> None:
-        """In a forked child: let a router that was not opened yet begin anew; leave any other alone."""
-        if self._open_state is None:
+        """In a forked child: make a router that was not opened yet usable; leave any other alone."""
+        if self.opened is None:
             self._turn = Lock()
             self._dispatcher.after_fork()

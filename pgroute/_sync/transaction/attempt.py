@@ -55,7 +55,7 @@ class Transaction(Generic[CT]):
 
     Attributes:
         manager, key: as given.
-        ended: it was begun, or that was tried, and is over.
+        ended: the attempt is over.
         phase: how far COMMIT came; see `Checkout`.
     """
 
@@ -94,23 +94,23 @@ class Transaction(Generic[CT]):
 
     @property
     def open(self) -> bool:
-        """Whether it was begun and is not over."""
+        """Whether the transaction was begun and has not ended."""
         return self._checkout is not None and not self.ended
 
     @property
     def checkout(self) -> Checkout[CT]:
-        """Its connection, while it has one."""
+        """The checkout of its connection, from `begin` to the end."""
         assert self._checkout is not None
         return self._checkout
 
     @property
     def intact(self) -> bool:
-        """Whether the transaction of an open one is still the one that was begun, and the connection there."""
+        """Whether the connection is open, and the body has not ended the transaction."""
         return not (self.checkout.conn.closed or self.checkout.transaction_ended)
 
     @property
     def left(self) -> float:
-        """The seconds that another transaction may be waited for."""
+        """The seconds until the time for all attempts is over, for waits for locks."""
         return self._state.until_end(time.monotonic())
 
     @property
@@ -119,17 +119,18 @@ class Transaction(Generic[CT]):
         return self._state.unknown is not None
 
     def mark_resolved(self) -> None:
-        """Take note that no earlier attempt was committed, so that the error of one is of no more concern."""
+        """Record that no earlier attempt was committed, so that its CommitUnknown is not raised any more."""
         self._state.decided()
 
     def bounded(self, *, least: float = 0.0, grace: float = 0.0) -> Bound:
-        """Return a block in which the connection is cut when the time that the call was given is over.
+        """Return a block that cuts the connection at the end of the call's timeout.
 
-        Only for a time of the call's own: the router's policy says when attempts begin, not how long they may last.
+        Without a timeout of the call's own there is no limit: the policy says when attempts begin, not how long they
+        last.
 
         Args:
-            least: seconds that the block has in any case.
-            grace: seconds beyond the time, for the server to say itself that it is over.
+            least: seconds that the block has at least.
+            grace: seconds after the timeout, in which the server itself can report it.
         """
         if self._state.timeout is None:
             return UNBOUNDED
@@ -139,8 +140,8 @@ class Transaction(Generic[CT]):
         """Take a connection and begin the transaction.
 
         Raises:
-            psycopg.ProgrammingError: this is the body of another one.
-            psycopg.Error: it cannot be begun, and no attempt follows.
+            psycopg.ProgrammingError: the call is in the body of another transaction.
+            psycopg.Error: the transaction cannot begin, and no attempt follows.
         """
         refuse_nested(self.manager, self._request, self.key)
         self._outer = surroundings.get()
@@ -169,7 +170,7 @@ class Transaction(Generic[CT]):
         except psycopg.Error as exc:
             self.ended = True
             self._state.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
-            raise self._state.final(exc, time.monotonic())  # noqa: B904  (the same one, or the one before)
+            raise self._state.final(exc, time.monotonic())  # noqa: B904  (the same error, or that of an earlier attempt)
 
     def _begin(self, checkout: Checkout[CT]) -> None:
         conn, request = checkout.conn, self._request
@@ -203,10 +204,10 @@ class Transaction(Generic[CT]):
             checkout.release()
 
     def commit(self) -> Retry | None:
-        """Commit, behind a body that raised nothing. None: it is committed.
+        """Commit, after a body that raised no error. Returns None if that succeeded.
 
         Raises:
-            psycopg.Error: it is not, or that is not known, and no attempt follows.
+            psycopg.Error: the commit failed or its outcome is unknown, and no attempt follows.
         """
         checkout = self._leave()
         if checkout.left_to_parent(None):
@@ -243,10 +244,10 @@ class Transaction(Generic[CT]):
         return None
 
     def fail(self, exc: BaseException) -> Retry | Raise | None:
-        """Roll back for the error of a body. None: the body asked for that by psycopg.Rollback; Raise: let it out.
+        """Roll back after an error of the body. Returns None for a psycopg.Rollback, Raise to raise the error.
 
         Raises:
-            psycopg.Error: the error of an attempt before this one, which says more.
+            CommitUnknown: an earlier attempt may have been committed, which says more than this error.
         """
         checkout = self._leave()
         if checkout.left_to_parent(exc):
@@ -262,7 +263,7 @@ class Transaction(Generic[CT]):
 
     def _fail(self, checkout: Checkout[CT], exc: BaseException) -> Retry | Raise | None:
         conn, read_write = checkout.conn, self._request.read_write
-        # As it is before ROLLBACK is tried, which may close it.
+        # Before ROLLBACK, which may close the connection.
         closed = conn.closed and not conn.broken
         fault = body_fault(exc, lost=conn.closed and conn.broken, closed=closed, read_write=read_write)
         if checkout.transaction_ended:
@@ -289,7 +290,7 @@ class Transaction(Generic[CT]):
         checkout.release()
 
     def _next(self, exc: BaseException, fault: Fault, phase: Phase) -> Retry | Raise:
-        """Return what follows; raise the error that says more than this one, if it is over and there is one."""
+        """Return what follows. If nothing does and an earlier error says more than this one, raise that."""
         now = time.monotonic()
         number = self._state.attempt
         step = self._state.failed(exc, fault, phase, now)

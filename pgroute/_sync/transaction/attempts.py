@@ -1,5 +1,5 @@
 # Generated from pgroute/_async/transaction/attempts.py by .ci/unasync.py: edit that file, not this one.
-"""The attempts at a transaction for a body that is a block of the caller's: what `attempts()` returns."""
+"""Adapts attempts at a transaction to a loop with the body in place: what `attempts()` returns."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ logger = logging.getLogger("pgroute")
 
 
 class _Handover:
-    """What an attempt's end leaves for the next turn of the loop, to which a ``with`` statement cannot return a value.
+    """Carries the outcome of an attempt to the loop around it: a ``with`` statement cannot return a value.
 
     Attributes:
-        retry: the attempt failed, and another follows.
+        retry: set if the attempt failed and another follows.
     """
 
     __slots__ = ("retry",)
@@ -43,8 +43,8 @@ class _Handover:
 class Attempt(Face, Generic[CT]):
     """One attempt at a transaction: a context manager that yields a connection, with its transaction begun.
 
-    The end commits. An error after which the transaction is run again is not let out: the next attempt follows. So the
-    block must not be left by return or break.
+    The end commits. If the transaction is to run again after an error, the end suppresses it, and the next attempt
+    follows. So do not leave the block by return or break.
     """
 
     __slots__ = ("_handover", "_state", "_transaction")
@@ -80,14 +80,14 @@ class Attempt(Face, Generic[CT]):
 
 
 class Attempts(LoopFace, Generic[CT]):
-    """What `attempts()` returns: an iterator over as many attempts as it takes.
+    """What `attempts()` returns: an iterator over as many attempts as are needed.
 
     Raises:
-        RuntimeError: it was gone through before, or an attempt was not entered.
+        RuntimeError: the iterator was used before, or an attempt was not entered.
     """
 
     _handover: _Handover | None = None
-    """Here, for `__del__`: an interrupt may leave an object whose constructor was not run."""
+    """A class attribute for `__del__`: an interrupt may leave an object whose constructor has not run."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class Attempts(LoopFace, Generic[CT]):
         self._transaction: Transaction[CT] | None = None
 
     def __del__(self) -> None:
-        # The caller has the result of a block that it left by return, and no other sign that nothing was committed.
+        # The caller has left the block by return or break, and has no other sign that nothing was committed.
         if self._handover is not None and self._handover.retry is not None:
             text = (
                 "the loop over attempts() was left by return or break within an attempt that failed at its "

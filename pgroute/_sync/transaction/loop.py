@@ -41,19 +41,19 @@ def run_transaction(
     timeout: float | None = None,
     key: str | None = None,
 ) -> T | None:
-    """Call a body in a transaction, and again as a whole where that is safe; return its result.
+    """Call a body in a transaction and return its result; run it again as a whole if that is safe.
 
     Args:
         manager: of the router.
         request: what kind of transaction it is.
         body: a function of the attempt and its connection.
-        retry: how long and how often; None: the router's.
-        timeout: seconds for the whole; None: as the policy says.
+        retry: the policy of retries; None: the router's.
+        timeout: seconds for all attempts; None: the limit of the policy.
         key: of ``once=``, if there is one.
 
     Raises:
-        psycopg.Error: no session could be had, or the transaction failed and is not run again.
-        BaseException: what the body raised, where that is not run again.
+        psycopg.Error: there was no session in time, or the transaction failed and is not run again.
+        BaseException: an error of the body after which it is not run again.
     """
     state = begin_attempts(manager, request, retry, timeout)
     transaction = Transaction(manager, request, state, key)
@@ -78,8 +78,8 @@ def perform(
     """Make one attempt: begin, call the body, and commit, or roll back if it raises.
 
     Raises:
-        psycopg.Error: no session could be had, or the end failed, and no attempt follows.
-        BaseException: what the body raised, if no attempt follows.
+        psycopg.Error: there was no session in time, or the commit failed, and no attempt follows.
+        BaseException: an error of the body after which no attempt follows.
     """
     try:
         conn = transaction.begin()
@@ -89,7 +89,7 @@ def perform(
         return transaction.commit() or Done(value)
     except BaseException as exc:
         if not transaction.open:
-            raise  # by begin() or commit(), which leave nothing to be done
+            raise  # begin() and commit() have released the connection
         step = transaction.fail(exc)
         if isinstance(step, Raise):
             raise
@@ -99,7 +99,7 @@ def perform(
 def begin_attempts(
     manager: SessionManager[Any], request: Request, retry: RetryPolicy | None, timeout: float | None
 ) -> RetryState:
-    """Return the state of a transaction that begins now."""
+    """Return the state of attempts that begin now."""
     return RetryState(
         retry or manager.config.retry,
         time.monotonic(),
@@ -110,7 +110,7 @@ def begin_attempts(
 
 
 def pause(manager: SessionManager[Any], state: RetryState, step: Retry) -> None:
-    """Wait until the next attempt; an interrupt tells what is not known of the one before."""
+    """Wait until the next attempt; an interrupt gets a note if the outcome of an earlier attempt is unknown."""
     try:
         manager.pause(step.pause)
     except BaseException as exc:
