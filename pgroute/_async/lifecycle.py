@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from pgroute._acompat import (
     AsyncLock,
     async_blocking,
     async_keep_time,
+    async_loop_identity,
     async_myself,
     async_stop_keeping_time,
 )
@@ -91,7 +93,12 @@ class AsyncLifecycle:
             RouteError: it was opened in another event loop.
         """
         opened = self.opened
-        if opened is not None and self._state == _OPEN and opened.here:
+        if (
+            opened is not None
+            and self._state == _OPEN
+            and opened.pid == os.getpid()
+            and opened.loop is async_loop_identity()
+        ):
             return opened
         if opened is not None and opened.inherited:
             raise opened.inherited_error()

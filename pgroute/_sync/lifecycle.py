@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from pgroute._acompat import (
     Lock,
     blocking,
     keep_time,
+    loop_identity,
     myself,
     stop_keeping_time,
 )
@@ -92,7 +94,12 @@ class Lifecycle:
             RouteError: it was opened in another event loop.
         """
         opened = self.opened
-        if opened is not None and self._state == _OPEN and opened.here:
+        if (
+            opened is not None
+            and self._state == _OPEN
+            and opened.pid == os.getpid()
+            and opened.loop is loop_identity()
+        ):
             return opened
         if opened is not None and opened.inherited:
             raise opened.inherited_error()

@@ -26,27 +26,24 @@ class OpenState:
         watch, describe: as given.
         changes: notified of whatever may end a wait for a session.
         closing: the router is being closed, or is closed: the end of a session is waited for.
+        pid: the process.
+        loop: identifies the event loop.
     """
 
-    __slots__ = ("_loop", "_pid", "changes", "closing", "describe", "watch")
+    __slots__ = ("changes", "closing", "describe", "loop", "pid", "watch")
 
     def __init__(self, watch: ClusterWatch, describe: Callable[[], str]) -> None:
         self.watch = watch
         self.describe = describe
         self.changes = Changes()
         self.closing = False
-        self._loop = loop_identity()
-        self._pid = os.getpid()
+        self.loop = loop_identity()
+        self.pid = os.getpid()
 
     @property
     def inherited(self) -> bool:
         """Whether this is the copy in a forked child, whose connections are the parent's; no hook is needed for it."""
-        return self._pid != os.getpid()
-
-    @property
-    def here(self) -> bool:
-        """Whether this is the process and the event loop in which the router was opened."""
-        return self._pid == os.getpid() and self._loop is loop_identity()
+        return self.pid != os.getpid()
 
     def inherited_error(self) -> RouterClosed:
         """Return the error for a use of the copy in a forked child."""

@@ -234,7 +234,7 @@ class AsyncTransaction(Generic[CT]):
                 read_write=read_write, block=self._block, bound=self.bounded(least=LEAST_COMMIT)
             )
         except psycopg.Error as failure:
-            phase = Phase.COMMIT if checkout.sent else Phase.EXIT
+            phase = Phase.EXIT if checkout.phase is NOTHING_SENT else Phase.COMMIT
             fault = end_fault(failure, phase, lost=False, read_write=read_write)
             step = self._next(failure, fault, phase)
             if isinstance(step, Raise):
