@@ -2,12 +2,10 @@
 
 from pgroute._async.router import AsyncRouter
 from pgroute._async.session import AsyncSession
-from pgroute._async.transaction.attempt import AsyncAttempt
-from pgroute._async.transaction.attempts import AsyncAttempts
+from pgroute._async.transaction.attempts import AsyncAttempt, AsyncAttempts
 from pgroute._sync.router import Router
 from pgroute._sync.session import Session
-from pgroute._sync.transaction.attempt import Attempt
-from pgroute._sync.transaction.attempts import Attempts
+from pgroute._sync.transaction.attempts import Attempt, Attempts
 from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
 from pgroute.core.config.retry_policy import RetryPolicy
 from pgroute.core.model.candidate import Candidate

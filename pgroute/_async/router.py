@@ -1,4 +1,4 @@
-"""The router: sessions by role, from the host that can serve it now."""
+"""The router, as its users see it."""
 
 from __future__ import annotations
 
@@ -38,43 +38,43 @@ if TYPE_CHECKING:
 class AsyncRouter(AsyncRunner[CT], AsyncFace):
     """Routes sessions to the primary or to a standby of a PostgreSQL cluster, through failover.
 
-    The constructor parses and validates, and does no I/O; `open()` or the ``with`` statement begins the watch.
+    The constructor parses and validates its arguments, without I/O. `open()` or the ``with`` statement starts to watch
+    the hosts.
 
     Args:
-        dsn: libpq URI or keyword string, with any number of hosts; PG* environment and ``service=`` count.
-        writer: the pools for writers; None: ``PoolOptions()``.
-        reader: the pools for readers; None: ``PoolOptions()``.
+        dsn: a libpq URI or keyword string with any number of hosts. The PG* environment and ``service=`` apply.
+        writer: options of the writers' pools; None: ``PoolOptions()``.
+        reader: options of the readers' pools; None: ``PoolOptions()``.
         balance: "ordered", "random", or a policy object; None: the DSN's load_balance_hosts, else "random".
-        reader_attrs: which hosts `reader()` accepts, one of the target_session_attrs.
-        host_options: per host, keyed "host", "host:port" or its address; one that the DSN does not have is a
-            ConfigError, unless names stand for hosts that are not known yet (SRV, ``addresses="expand"``).
-        probe: the watch on the hosts; None: ``ProbeOptions()``.
-        resolver: what names are looked up with: "system" (``getaddrinfo``), "dns" (as /etc/resolv.conf says), or a
-            Resolver of dnspython. SRV records are always asked of the DNS.
+        reader_attrs: the hosts that `reader()` accepts, one of the target_session_attrs.
+        host_options: options per host, keyed by "host", "host:port" or address. A key that the DSN does not have is a
+            ConfigError, unless its names stand for hosts that are not known yet (SRV, ``addresses="expand"``).
+        probe: options of the probes; None: ``ProbeOptions()``.
+        resolver: how names are looked up: "system" (``getaddrinfo``), "dns" (as /etc/resolv.conf says), or a Resolver
+            of dnspython. SRV records always come from the DNS.
         addresses: what a name with several addresses stands for. "one-host": one host, whose addresses are tried in
             order. "expand": one host for each address; hosts join and leave with the records.
-        srv_domains: below which domains the targets of SRV records may lie, beside the service's own; "." is any. None:
-            the service's own alone where sslmode=verify-full verifies the names, any where it does not.
-        retry: how long `run()` and `attempts()` go on; None: ``RetryPolicy()``.
-        acquire_timeout: seconds that a session may be waited for.
-        schema: where the tables of ``once=`` and of batch jobs are, a name as it is, without quotes. Whoever may use
-            them can read and forge the results kept there: give each application that does not trust the others one
-            of its own.
-        schema_owner: a role that may own it besides a superuser, the owner of the database, the role that logs in and
-            roles that may act as one of these; None: no other.
+        srv_domains: the domains, besides the service's own, in which targets of SRV records may lie; "." is any. None:
+            only the service's own if sslmode=verify-full verifies the names, any otherwise.
+        retry: how long `run()` and `attempts()` retry; None: ``RetryPolicy()``.
+        acquire_timeout: seconds to wait for a session.
+        schema: the schema with the tables of ``once=`` and of batch jobs, an unquoted name. Every role that may use the
+            tables can read and forge the results in them: give applications that do not trust each other a schema each.
+        schema_owner: another role that may own the schema. A superuser, the owner of the database, the role that logs
+            in, and roles that may act as one of these always may; None: no other.
         connection_class: the class of the connections.
         kwargs: for psycopg.connect: libpq parameters, and autocommit, prepare_threshold, context, row_factory,
-            cursor_factory. They win over the DSN. Hosts, target_session_attrs and load_balance_hosts belong in the DSN.
+            cursor_factory. They override the DSN. Hosts, target_session_attrs and load_balance_hosts belong in the DSN.
         configure: called with each new connection before its first use; see PoolOptions.
-        reset: called with each connection that comes back, or "discard"; see PoolOptions.
-        name: for repr and the names of threads and tasks; empty: the hosts.
-        unknown: none are taken; one is a ConfigError that says where it belongs.
+        reset: called with each connection that is returned, or "discard"; see PoolOptions.
+        name: for the repr and the names of threads and tasks; empty: the hosts.
+        unknown: no other arguments are accepted; the ConfigError says where such an option belongs.
 
     Attributes:
         name: as given.
 
     Raises:
-        ConfigError: an argument is not usable; it names the parameter, the value and what is accepted.
+        ConfigError: an argument is invalid; the error names the parameter, the value and what is accepted.
     """
 
     @discreet
@@ -109,7 +109,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
             raise ConfigError(
                 "connection_class", connection_class, "expected a subclass of psycopg.AsyncConnection"
             )
-        plan = make_config(
+        config = make_config(
             dsn,
             writer=PoolOptions() if writer is None else writer,
             reader=PoolOptions() if reader is None else reader,
@@ -128,45 +128,45 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
             configure=configure,
             reset=reset,
         )
-        self.name = name or ",".join(str(key) for key in plan.dsn.hosts)
-        self._engine = AsyncSessionManager(plan, connection_class, self)
+        self.name = name or ",".join(str(key) for key in config.dsn.hosts)
+        self._manager = AsyncSessionManager(config, connection_class, name=self.name, describe=self.__repr__)
 
     def __repr__(self) -> str:
-        engine: AsyncSessionManager[CT] | None = getattr(self, "_engine", None)
-        if engine is None:  # its constructor has raised, or that of a subclass has not come so far
+        manager: AsyncSessionManager[CT] | None = getattr(self, "_manager", None)
+        if manager is None:  # its constructor has raised, or a subclass has not called it yet
             return f"<{type(self).__name__} not made>"
-        return f"<{type(self).__name__} {self.name!r} {engine.state}>"
+        return f"<{type(self).__name__} {self.name!r} {manager.lifecycle.state}>"
 
     async def open(self, wait: bool = False, timeout: float = 30.0) -> None:
-        """Begin to watch the hosts; no host needs to be up.
+        """Start to watch the hosts; no host needs to be up.
 
-        The ``with`` statement does this. An open router may be opened again, which does nothing.
+        The ``with`` statement does this. Opening an open router does nothing.
 
         Args:
-            wait: return only when a writer's session could be had.
-            timeout: seconds for that.
+            wait: return only when a writer's session is available.
+            timeout: seconds to wait for it.
 
         Raises:
             RouterClosed: the router was closed; a closed router cannot be opened again.
-            AcquireTimeout: with *wait*, as `writer()` would; the router stays open.
+            AcquireTimeout: with *wait*, there was no writer's session in time; the router stays open.
         """
-        await self._engine.open()
+        await self._manager.lifecycle.open()
         if wait:
             await self.wait(timeout=timeout)
 
     async def close(self, timeout: float = 5.0) -> None:
-        """End the router: no new sessions; those in flight may finish until the timeout, then they are aborted.
+        """Close the router: it gives no new sessions, and aborts those in flight after the timeout.
 
         The end of the ``with`` statement does this. Closing a closed router does nothing.
 
         Args:
-            timeout: seconds that sessions in flight have.
+            timeout: seconds that sessions in flight have to end.
 
         Raises:
-            ConfigError: the timeout is no number of seconds.
+            ConfigError: the timeout is not a number of seconds.
         """
         check_number("timeout", timeout)
-        await self._engine.close(timeout)
+        await self._manager.lifecycle.close(timeout)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -180,118 +180,118 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
     def writer(self, timeout: float | None = None) -> AsyncSession[CT]:
         """Return a context manager that yields a connection to the primary, for a read-write transaction.
 
-        The end commits, or rolls back if the body raised.
+        The end commits, or rolls back if the body raised an error.
 
         Args:
-            timeout: seconds to wait for one; 0: what is ready now; None: acquire_timeout.
+            timeout: seconds to wait for a connection; 0: take only one that is ready; None: acquire_timeout.
 
         Raises:
-            NoHostAvailable, PoolExhausted, SplitBrainError: on entering, none could be had in time.
+            NoHostAvailable, PoolExhausted, SplitBrainError: on entering, there was no session in time.
             RouterClosed: on entering, the router is not open.
             SessionLost, CommitUnknown: on leaving, the connection was lost before or during COMMIT.
             psycopg.errors.InFailedSqlTransaction: on leaving, the body hid an error of its transaction.
         """
-        return AsyncSession(self._engine, SessionAttrs.READ_WRITE, Role.WRITER, timeout)
+        return AsyncSession(self._manager, SessionAttrs.READ_WRITE, Role.WRITER, timeout)
 
     def reader(self, timeout: float | None = None) -> AsyncSession[CT]:
         """Return a context manager that yields a read-only connection, to a standby if there is one.
 
-        Which hosts are accepted is the router's reader_attrs; ``PoolOptions(read_only=False)`` lets readers write.
+        The router's reader_attrs say which hosts are accepted. ``PoolOptions(read_only=False)`` lets readers write.
 
         Args:
-            timeout: seconds to wait for one; 0: what is ready now; None: acquire_timeout.
+            timeout: seconds to wait for a connection; 0: take only one that is ready; None: acquire_timeout.
 
         Raises:
-            NoHostAvailable, PoolExhausted, SplitBrainError: on entering, none could be had in time.
+            NoHostAvailable, PoolExhausted, SplitBrainError: on entering, there was no session in time.
             RouterClosed: on entering, the router is not open.
             SessionLost: on leaving, the connection was lost; CommitUnknown where readers may write.
             psycopg.errors.InFailedSqlTransaction: on leaving, the body hid an error of its transaction.
         """
-        return AsyncSession(self._engine, self._engine.plan.reader_attrs, Role.READER, timeout)
+        return AsyncSession(self._manager, self._manager.config.reader_attrs, Role.READER, timeout)
 
     def connection(
         self, target_session_attrs: str | None = None, timeout: float | None = None
     ) -> AsyncSession[CT]:
         """Return a context manager that yields a connection to a host that has these session attributes.
 
-        "any", "read-write" and "primary" take it from the writers' pools, the others from the readers'.
+        "any", "read-write" and "primary" use the writers' pools, the others the readers'.
 
         Args:
             target_session_attrs: "any", "read-write", "primary", "read-only", "standby" or "prefer-standby"; None: the
-                DSN's, "any" where it has none.
-            timeout: seconds to wait for one; 0: what is ready now; None: acquire_timeout.
+                DSN's, "any" if it has none.
+            timeout: seconds to wait for a connection; 0: take only one that is ready; None: acquire_timeout.
 
         Raises:
-            ConfigError: not one of the six.
-            NoHostAvailable, PoolExhausted, SplitBrainError: on entering, none could be had in time.
+            ConfigError: the attributes are not one of the six.
+            NoHostAvailable, PoolExhausted, SplitBrainError: on entering, there was no session in time.
             RouterClosed: on entering, the router is not open.
             SessionLost, CommitUnknown: on leaving, the connection was lost before or during COMMIT.
             psycopg.errors.InFailedSqlTransaction: on leaving, the body hid an error of its transaction.
         """
-        attrs = self._engine.plan.default_attrs
+        attrs = self._manager.config.default_attrs
         if target_session_attrs is not None:
             attrs = SessionAttrs.parse(target_session_attrs)
-        return AsyncSession(self._engine, attrs, attrs.pool, timeout)
+        return AsyncSession(self._manager, attrs, attrs.pool, timeout)
 
     async def getconn(self, role: Literal["writer", "reader"] | Role, *, timeout: float | None = None) -> CT:
-        """Return a connection that must go back through `putconn`; the context managers do both.
+        """Return a connection, which `putconn` must take back; the context managers do both.
 
         Args:
             role: "writer" or "reader".
-            timeout: seconds to wait for one; 0: what is ready now; None: acquire_timeout.
+            timeout: seconds to wait for a connection; 0: take only one that is ready; None: acquire_timeout.
 
         Raises:
-            NoHostAvailable, PoolExhausted, SplitBrainError: none could be had in time.
+            NoHostAvailable, PoolExhausted, SplitBrainError: there was no session in time.
             RouterClosed: the router is not open.
         """
         parsed = Role.parse(role)
-        attrs = SessionAttrs.READ_WRITE if parsed is Role.WRITER else self._engine.plan.reader_attrs
-        return await self._engine.acquire(attrs, parsed, timeout)
+        attrs = SessionAttrs.READ_WRITE if parsed is Role.WRITER else self._manager.config.reader_attrs
+        return (await self._manager.acquire(attrs, parsed, timeout)).conn
 
     async def putconn(self, conn: CT) -> None:
-        """Take back a connection from `getconn`; a transaction still open is rolled back.
+        """Take back a connection from `getconn`, and roll back a transaction that is still open.
 
         Args:
             conn: the connection, open or closed.
 
         Raises:
-            ValueError: it is not a connection taken from this router, or it is a session's, whose end returns it.
+            ValueError: the connection is not from this router, or belongs to a session, which returns it at its end.
         """
-        await self._engine.release(conn)
+        await self._manager.take_back(conn)
 
     async def wait(self, role: Literal["writer", "reader"] | Role = "writer", timeout: float = 30.0) -> None:
-        """Return once a session of that role could be had. A wait that fails does not close the router.
+        """Wait until a session of this role is available. A wait that fails does not close the router.
 
         Args:
             role: "writer" or "reader".
             timeout: seconds.
 
         Raises:
-            NoHostAvailable, PoolExhausted, SplitBrainError: none could be had in time.
+            NoHostAvailable, PoolExhausted, SplitBrainError: there was no session in time.
             RouterClosed: the router is not open.
         """
         await self.putconn(await self.getconn(role, timeout=timeout))
 
     @property
     def topology(self) -> Topology:
-        """What is known of the hosts now, as an immutable snapshot."""
-        return self._engine.topology
+        """The current state of all hosts, an immutable snapshot."""
+        return self._manager.topology
 
     def get_stats(self) -> dict[str, dict[str, int]]:
         """Return each role's totals over all hosts, under psycopg_pool's keys, by "writer" and "reader"."""
-        return {role.value: dict(pool.stats().totals) for role, pool in self._engine.pools.items()}
+        return {role.value: dict(pool.stats().totals) for role, pool in self._manager.pools.items()}
 
     def stats(self) -> RouterStats:
         """Return the counters by role and host."""
-        return self._engine.stats()
+        return self._manager.stats()
 
     def subscribe(self, fn: Callable[[Event], object]) -> Callable[[], None]:
-        """Have *fn* called with each Event, in order, in a thread of its own; return the function that ends that.
+        """Call *fn* with each Event, in order, in a thread of its own. Returns an unsubscribe function.
 
-        A subscriber that is slower than the events loses some: they are dropped beyond 1000 that wait.
+        At most 1000 events wait for a slow subscriber; more are dropped.
 
         Args:
-            fn: a function of one Event, never a coroutine function; what it raises is logged.
+            fn: a function of one Event, not a coroutine function. Its errors are logged.
 
         Raises:
             ConfigError: *fn* is not callable.
@@ -299,17 +299,22 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
         """
         given: object = fn
         if not callable(given) or inspect.iscoroutinefunction(given):
-            raise ConfigError("fn", fn, "expected a callable that is no coroutine function")
-        return self._engine.subscribe(fn)
+            raise ConfigError("fn", fn, "expected a callable that is not a coroutine function")
+        return self._manager.subscribe(fn)
 
     def forget_timeline(self) -> None:
-        """Declare the highest timeline seen void, so that a primary on a lower one is accepted.
+        """Accept a lower timeline, for example after restoring a backup.
 
-        For the operator who restored a backup, or decided a split brain, and knows that the other is gone, or that a
-        host lied: the reason of a stale host names who told of the higher timeline.
+        Also after you have resolved a split brain, or if a host has reported a wrong timeline. Make sure that there is
+        no primary on the higher timeline. The reason of a stale host names the host that reported that timeline.
 
         Raises:
             RouterClosed: the router is not open.
         """
-        self._engine.check_usable()
-        self._engine.watch.forget_timeline()
+        self._manager.lifecycle.check_open()
+        self._manager.watch.forget_timeline()
+
+
+def manager_of(router: AsyncRouter[CT]) -> AsyncSessionManager[CT]:
+    """Return what is behind a router, for what is built on routers: batch and the command line."""
+    return router._manager

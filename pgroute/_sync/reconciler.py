@@ -1,5 +1,5 @@
 # Generated from pgroute/_async/reconciler.py by .ci/unasync.py: edit that file, not this one.
-"""What every new snapshot means for the pools and the sessions in flight, and who is told of it."""
+"""Applies each new snapshot to the pools and the sessions in flight, and tells the events."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ from pgroute.core.routing.acquisition import routes
 from pgroute.core.schedule import forsaken, hopeless
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from pgroute._sync.manager import SessionManager
-    from pgroute.core.model.roles import HostKey
+    from pgroute._acompat import Changes
+    from pgroute._sync.pool.role_pool import RolePool
+    from pgroute.core.config.options import ProbeOptions
+    from pgroute.core.model.roles import HostKey, Role
     from pgroute.core.topology.snapshot import Topology
+    from pgroute.monitor.cluster_watch import ClusterWatch
+    from pgroute.runtime.event_dispatcher import Dispatcher
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,27 +35,47 @@ _LOG_QUEUE = 1000
 
 
 class PoolReconciler:
-    """Closes the pools of hosts that lost their role, aborts sessions that are beyond hope, wakes those who wait, and
-    tells the events to subscribers and the log. Ends the watch of a router that is gone without a close.
+    """Closes the pools of hosts that lost their role, aborts sessions that are beyond hope, wakes callers that wait for
+    a session, and tells the events to subscribers and the log. Ends the watch of a router that is gone without a close.
 
     Args:
-        engine: whose watch, pools and dispatcher these are.
+        watch: the source of the snapshots.
+        pools: by role.
+        dispatcher: of events to subscribers.
+        changes: notified of whatever may end a wait for a session.
+        probe: the options that say which sessions are aborted.
+        owner: kept alive until the end: only `close()` ends what runs here.
     """
 
-    def __init__(self, engine: SessionManager[Any]) -> None:
-        self._engine = engine
-        self._told: deque[tuple[int, str, BaseException | None]] = deque(maxlen=_LOG_QUEUE)
+    def __init__(
+        self,
+        watch: ClusterWatch,
+        pools: Mapping[Role, RolePool[Any]],
+        dispatcher: Dispatcher,
+        changes: Changes,
+        probe: ProbeOptions,
+        *,
+        owner: object,
+    ) -> None:
+        self._watch = watch
+        self._pools = pools
+        self._dispatcher = dispatcher
+        self._changes = changes
+        self._probe = probe
+        self._owner = owner
+        self._log: deque[tuple[int, str, BaseException | None]] = deque(maxlen=_LOG_QUEUE)
         self._worker: Worker | None = None
         self._ended = False
 
     def start(self, name: str) -> None:
-        """Begin, and the watch with it; the name is that of the router.
+        """Begin, and start the watch; *name* is the router's.
 
         Raises:
             RuntimeError: a thread cannot be started; `watch.stop` and `stop` undo what was begun.
         """
-        watch = self._engine.watch
-        self._worker = spawn(self._keep, f"pgroute-keeper-{name}")
+        watch = self._watch
+        self._worker = spawn(self._work, f"pgroute-reconciler-{name}")
+        # Weak, for the monitor's thread keeps the watch: a router whose loop ended without a close can be collected.
         watch.listeners = [_weakly(self.on_snapshot, watch.leave)]
         watch.sessions_at = _weakly(self.sessions_at, lambda: 0)
         watch.abort = _weakly(self.abort, lambda: None)
@@ -59,79 +83,78 @@ class PoolReconciler:
         watch.start()
 
     def stop(self, timeout: float) -> None:
-        """End, once what was told is in the log; wait for that for so many seconds."""
+        """End, and wait at most *timeout* seconds until the queued messages are in the log."""
         self._ended = True
-        self._engine.changes.notify()
+        self._changes.notify()
         if self._worker is not None:
             join_all([self._worker], timeout)
 
-    def _keep(self) -> None:
-        """Close the pools of hosts that lost their role, as soon as they do, and log what happens.
+    def _work(self) -> None:
+        """Close the pools of hosts that lost their role, as soon as they do, and write the log.
 
-        Here, for a log handler is the user's code, which the monitor's thread never calls.
+        A log handler is the user's code, so it is called here and never in the monitor's thread.
         """
-        engine = self._engine
         while True:
-            version = engine.changes.version  # first: what changes after this look ends the wait below
-            ended = self._ended  # what was told before is logged below
-            for pool in engine.pools.values():
+            version = self._changes.version  # first: a change after this line ends the wait below
+            ended = self._ended  # what was queued before is logged below
+            for pool in self._pools.values():
                 try:
-                    pool.reconcile(engine.watch.topology)
+                    pool.reconcile(self._watch.topology)
                 except Exception:
                     # A fault here must not leave the pools of a host that lost its role open.
                     with contextlib.suppress(Exception):
                         logger.exception("closing pools failed")
-            while self._told:
-                level, text, exc = self._told.popleft()
+            while self._log:
+                level, text, exc = self._log.popleft()
                 with contextlib.suppress(Exception):
                     logger.log(level, "%s", text, exc_info=exc)
             if ended:
                 return
-            engine.changes.wait(version, 60.0)
+            self._changes.wait(version, 60.0)
 
     def on_snapshot(self, old: Topology, topology: Topology, events: tuple[Event, ...]) -> None:
         """Take a new snapshot; called in the monitor's thread, as `sessions_at`, `abort` and `complain` are."""
-        if self._engine.changes.deserted:
-            self._engine.watch.leave()
+        if self._changes.deserted:
+            self._watch.leave()
             return
         doomed = [(key, old.by_key[key].address, why) for key, why in forsaken(old, topology).items()]
         doomed += [
             (key, topology.by_key[key].address, why)
-            for key, why in hopeless(topology, self._engine.plan.probe, time.monotonic()).items()
+            for key, why in hopeless(topology, self._probe, time.monotonic()).items()
         ]
         for key, address, reason in doomed:
             events = (*events, *self._abort(key, address, reason, topology.at))
         self._tell(events)
         if events or routes(old) != routes(topology):
-            self._engine.changes.notify()
+            self._changes.notify()
 
     def sessions_at(self, key: HostKey, address: str | None) -> int:
-        """Return the sessions in flight at an address."""
-        return sum(pool.in_use_at(key, address) for pool in self._engine.pools.values())
+        """Return the number of sessions in flight at an address."""
+        return sum(pool.in_use_at(key, address) for pool in self._pools.values())
 
     def abort(self, key: HostKey, address: str | None, reason: str) -> None:
-        """Cut the sessions in flight at an address."""
+        """Abort the sessions in flight at an address."""
         self._tell(self._abort(key, address, reason, time.monotonic()))
-        self._engine.changes.notify()
+        self._changes.notify()
 
     def complain(self, text: str, exc: BaseException | None) -> None:
-        """Have a fault of ours logged."""
-        self._told.append((logging.ERROR, text, exc))
-        self._engine.changes.notify()
+        """Log a fault of pgroute's own."""
+        self._log.append((logging.ERROR, text, exc))
+        self._changes.notify()
 
     def _abort(self, key: HostKey, address: str | None, reason: str, at: float) -> tuple[Event, ...]:
-        count = sum(pool.abort(key, address) for pool in self._engine.pools.values())
+        count = sum(pool.abort(key, address) for pool in self._pools.values())
         text = f"aborted {count} sessions: {reason}"
         return (Event(EventKind.SESSIONS_ABORTED, at, key, text),) if count else ()
 
     def _tell(self, events: tuple[Event, ...]) -> None:
         if events:
-            self._told.extend((event.level, event.text, None) for event in events)
-            self._engine.dispatcher.put(events)
+            self._log.extend((event.level, event.text, None) for event in events)
+            self._dispatcher.put(events)
 
 
 def _weakly(method: Callable[P, R], otherwise: Callable[[], R]) -> Callable[P, R]:
-    """Return a function that calls a method and does not keep its object alive; without it, what *otherwise* says."""
+    """Return a function that calls a method without keeping its object alive, and *otherwise* once that is gone."""
     reference = weakref.WeakMethod(method)
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -1,5 +1,5 @@
 # Generated from pgroute/_async/schema_check.py by .ci/unasync.py: edit that file, not this one.
-"""The schema as a connection finds it: created where it is missing, used only if nobody else's code can run in it."""
+"""Creates the schema if it is missing, and checks that no other role's code can run in it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 def install(conn: psycopg.Connection[Any], schema: Schema) -> None:
-    """Create what is missing of the schema.
+    """Create the missing parts of the schema.
 
     Raises:
-        ConfigError: what is there is not to be trusted.
+        ConfigError: the existing parts cannot be trusted.
     """
     ask(conn, LOCK)
-    # Without the right to create one, an existing schema would be refused too.
+    # CREATE SCHEMA IF NOT EXISTS fails without the privilege, even if the schema exists.
     if not _examine(conn, schema) >= TABLES:
         ask(conn, definition(schema.name).encode())
-        # Somebody may have come first with a part of it.
+        # Another session may have created a part meanwhile.
         _examine(conn, schema)
 
 
@@ -36,13 +36,13 @@ def trusted(conn: psycopg.Connection[Any], tables: frozenset[str]) -> bool:
 
 
 def check_trust(conn: psycopg.Connection[Any], schema: Schema, tables: frozenset[str]) -> None:
-    """Look at the schema before the first use of its tables on this connection.
+    """Check the schema before the first use of its tables on this connection.
 
-    What can be changed later can be changed by those alone who are trusted. What is missing can be made by anybody
-    until it is used, so it is not.
+    Once is enough: only trusted roles can change what exists. A missing table is an error, because any role might
+    create it before it is used.
 
     Raises:
-        ConfigError: others could have code run by this session.
+        ConfigError: another role could make this session run its code.
         psycopg.errors.UndefinedTable: a table is missing.
     """
     if not trusted(conn, tables):
@@ -52,10 +52,10 @@ def check_trust(conn: psycopg.Connection[Any], schema: Schema, tables: frozenset
 
 
 def _examine(conn: psycopg.Connection[Any], schema: Schema) -> frozenset[str]:
-    """Return which tables are there.
+    """Return the existing tables.
 
     Raises:
-        ConfigError: the schema, or one of them, is not to be trusted.
+        ConfigError: the schema or a table cannot be trusted.
     """
     found: set[str] = set()
     objections: list[tuple[str, str, str]] = []

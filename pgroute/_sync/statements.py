@@ -1,7 +1,7 @@
 # Generated from pgroute/_async/statements.py by .ci/unasync.py: edit that file, not this one.
-"""The router's own statements on a user's connection, whose adapters, row factory, cursors and encoding play no part.
+"""Runs the router's own statements on a user's connection, whatever its adapters, row factory, cursors and encoding.
 
-They go to libpq as simple queries, values as literals, and what comes back is read as the bytes that the server sent.
+They are sent through libpq as simple queries with literal values, and the results are read as bytes.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Row = tuple[bytes | None, ...]
 def ask(
     conn: psycopg.Connection[Any], statement: bytes, /, **values: str | float | bytes | None
 ) -> list[PGresult]:
-    """Run statements in one round trip and return the result of each. BEGIN is left to others.
+    """Run statements in one round trip and return the result of each. This does not send BEGIN.
 
     Args:
-        conn: the connection, whose transaction has begun unless it is in autocommit mode.
-        statement: one or several, with ``%(name)s`` where a value belongs (and ``%%`` for a per cent sign, if there are
-            any values). Names are qualified, operators and types too: the search_path is the user's.
-        values: each stands there as a literal that has no type yet; bytes as they are, the name of our schema.
+        conn: the connection, in a transaction unless it is in autocommit mode.
+        statement: one or several statements, with ``%(name)s`` as the place of a value, and ``%%`` for a per cent sign
+            if there are any values. Names, operators and types must be qualified: the search_path is the user's.
+        values: inserted as untyped literals; bytes are inserted as they are, for the name of our schema.
 
     Raises:
         psycopg.Error: the server's error, as a cursor raises it.
@@ -53,10 +53,10 @@ def ask(
 
 
 def ask_warily(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult]:
-    """Run statements as `ask` does, at a server that may be anything: what it sends is bounded.
+    """Run statements as `ask` does, but limit what an untrusted server may send.
 
     Raises:
-        psycopg.Error: the server's error, or it sent too much.
+        psycopg.Error: the server's error, or the server sent too much.
     """
     return _run(conn, bounded(query_steps(conn.pgconn, statement), conn.pgconn.socket))
 
@@ -89,12 +89,12 @@ def row(results: list[PGresult]) -> Row | None:
 
 
 def text(conn: psycopg.Connection[Any], value: bytes) -> str:
-    """Return a value as text; what is no text in the connection's encoding survives `ask` unharmed."""
+    """Return a value as text. Bytes that are invalid in the connection's encoding survive being sent by `ask`."""
     return value.decode(encoding_of(conn), "surrogateescape")
 
 
 def encoding_of(conn: psycopg.Connection[Any]) -> str:
-    """Return the codec of what the connection sends and receives; UTF-8 where the server does not care (SQL_ASCII)."""
+    """Return the codec of the connection's client_encoding; UTF-8 for SQL_ASCII, which the server does not convert."""
     encoding = conn.info.encoding
     return "utf-8" if encoding == "ascii" else encoding
 

@@ -10,6 +10,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from pgroute import AcquireTimeout, Router
+from pgroute._sync.router import manager_of
 from pgroute._sync.schema_check import check_trust
 from pgroute.cli.errors import CommandError
 from pgroute.cli.parser import names
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(router: Router[Any], console: Console | None) -> int:
-    jobs: list[Row] = router.run(_ask, router._engine.plan.schema, _JOBS, None, read_only=True)
+    jobs: list[Row] = router.run(_ask, manager_of(router).config.schema, _JOBS, None, read_only=True)
     if console is None:
         print(json.dumps(jobs, indent=2))
     elif jobs:
@@ -99,7 +100,7 @@ def _list(router: Router[Any], console: Console | None) -> int:
 
 def _show(router: Router[Any], name: str, console: Console | None) -> int:
     job = _find(router, name)
-    rejects: list[Row] = router.run(_ask, router._engine.plan.schema, _REJECTS, name, read_only=True)
+    rejects: list[Row] = router.run(_ask, manager_of(router).config.schema, _REJECTS, name, read_only=True)
     if console is None:
         whole = [{**reject, "error": printable(reject["error"], _MOST_ERROR)} for reject in rejects]
         print(json.dumps({**job, "rejects": whole}, indent=2))
@@ -127,7 +128,7 @@ def _reset(router: Router[Any], name: str, timeout: float, *, sure: bool) -> int
             print("nothing was changed")
             return 1
     try:
-        deleted = router.run(_delete, router._engine.plan.schema, name, timeout)
+        deleted = router.run(_delete, manager_of(router).config.schema, name, timeout)
     except psycopg.errors.LockNotAvailable:
         raise CommandError(
             f"a chunk of {name!r} is still being processed after {timeout:g} s: stop the job, or try again later"
@@ -139,7 +140,7 @@ def _reset(router: Router[Any], name: str, timeout: float, *, sure: bool) -> int
 
 
 def _find(router: Router[Any], name: str) -> Row:
-    jobs: list[Row] = router.run(_ask, router._engine.plan.schema, _JOBS, name, read_only=True)
+    jobs: list[Row] = router.run(_ask, manager_of(router).config.schema, _JOBS, name, read_only=True)
     if not jobs:
         raise CommandError(f"no job {name!r}: see `pgroute batch list DSN`")
     return jobs[0]

@@ -275,10 +275,10 @@ async def test_a_refused_login_is_told_for_each_host_in_time_and_rarely_tried(
     shown += [
         repr(router.stats()),
         repr(router.get_stats()),
-        repr(router._engine.plan),
+        repr(router._manager.config),
         repr(vars(router)),
-        repr(vars(router._engine)),
-        repr(vars(router._engine._keeper)),
+        repr(vars(router._manager)),
+        repr(vars(router._manager.lifecycle.reconciler)),
     ]
     await router.close()
     shown += [everything(error) for error in errors]
@@ -309,7 +309,7 @@ async def test_a_password_refused_to_a_pool_only_is_rarely_tried_and_not_shown(
         errors = [await caller.result() for caller in callers]
     counted = await async_call(attempts, guarded.primary)
     shown = [everything(error) for error in errors]
-    shown += [repr(router), repr(router._engine.plan), repr(router.topology)]
+    shown += [repr(router), repr(router._manager.config), repr(router.topology)]
     await router.close()
     shown += [record.getMessage() + repr(vars(record)) for record in caplog.records]
     assert all("password authentication failed" in everything(error) for error in errors)

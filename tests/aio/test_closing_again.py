@@ -89,17 +89,17 @@ async def test_sessions_that_are_aborted_during_the_close_are_told_in_the_log(
     await router.open(wait=True)
     conn: Any = await router.getconn("writer")
     key = router.topology.primary.key  # type: ignore[union-attr]
-    keeper = router._engine._keeper
-    assert keeper is not None
-    stop = router._engine.watch.stop
+    reconciler = router._manager.lifecycle.reconciler
+    assert reconciler is not None
+    stop = router._manager.watch.stop
 
     def abort_and_stop() -> None:
         # As the watch does at the last moment.
-        keeper.abort(key, lease_of(conn).pool.address, "too late")
+        reconciler.abort(key, lease_of(conn).pool.address, "too late")
         stop()
 
-    router._engine.watch.stop = abort_and_stop  # type: ignore[method-assign]
-    router._engine.pools[Role.WRITER].abort_all = lambda: 0  # type: ignore[method-assign]
+    router._manager.watch.stop = abort_and_stop  # type: ignore[method-assign]
+    router._manager.pools[Role.WRITER].abort_all = lambda: 0  # type: ignore[method-assign]
     await router.close(timeout=0.0)
     assert [event for event in told if event.kind is EventKind.SESSIONS_ABORTED]
     assert "aborted 1 sessions: too late" in caplog.text
@@ -128,7 +128,7 @@ async def test_a_stuck_subscriber_is_not_waited_for_for_ever(shared: LocalCluste
     router.subscribe(stick)
     await router.open(wait=True)
     event = Event(EventKind.NO_PRIMARY, 0.0, None, "made up")
-    router._engine.dispatcher.put((event,) * 2000)
+    router._manager.dispatcher.put((event,) * 2000)
     assert router.stats().events_dropped > 0
     begun = time.monotonic()
     await router.close()
@@ -179,8 +179,8 @@ async def test_a_close_that_is_cancelled_at_any_await_leaves_nothing(
         await closer
     await router.close(timeout=0.0)
     assert "closed" in repr(router)
-    assert all(pool.closed for role in router._engine.pools.values() for pool in role._retired)
-    assert not [pool for role in router._engine.pools.values() for pool in role._pools]
+    assert all(pool.closed for role in router._manager.pools.values() for pool in role._retired)
+    assert not [pool for role in router._manager.pools.values() for pool in role._pools]
     await router.putconn(conn)
     await async_eventually(lambda: ours() == [])
 
@@ -190,14 +190,14 @@ async def test_a_close_that_is_cancelled_twice_is_finished_by_the_next(
 ) -> None:
     router = AsyncRouter(shared.dsn)
     await router.open(wait=True)
-    stop, stopping, go_on = router._engine.watch.stop, threading.Event(), threading.Event()
+    stop, stopping, go_on = router._manager.watch.stop, threading.Event(), threading.Event()
 
     def slowly() -> None:
         stopping.set()
         assert go_on.wait(10)
         stop()
 
-    monkeypatch.setattr(router._engine.watch, "stop", slowly)
+    monkeypatch.setattr(router._manager.watch, "stop", slowly)
     closer = asyncio.create_task(router.close())
     await async_eventually(stopping.is_set)
     for _ in range(3):

@@ -265,7 +265,7 @@ async def test_a_router_closed_while_it_connects_to_a_frozen_host_leaves_nothing
         if phase == "check":
             await async_eventually(lambda: connected)
         else:
-            await async_eventually(lambda: router._engine.pools[Role.WRITER].pool(key(old)))
+            await async_eventually(lambda: router._manager.pools[Role.WRITER].pool(key(old)))
         begun = time.monotonic()
         await router.close()
         with pytest.raises(RouterClosed):
@@ -281,14 +281,14 @@ async def test_a_close_that_is_cancelled_leaves_nothing(
     router = AsyncRouter(shared.dsn)
     await router.open()
     await session(router)
-    stop, stopping, cancelled = router._engine.watch.stop, threading.Event(), threading.Event()
+    stop, stopping, cancelled = router._manager.watch.stop, threading.Event(), threading.Event()
 
     def slowly() -> None:
         stopping.set()
         assert cancelled.wait(10)
         stop()
 
-    monkeypatch.setattr(router._engine.watch, "stop", slowly)
+    monkeypatch.setattr(router._manager.watch, "stop", slowly)
     closer = asyncio.create_task(router.close())
     await async_eventually(stopping.is_set)
     closer.cancel()

@@ -110,7 +110,7 @@ async def test_a_router_closes(shared: LocalCluster, no_threads: NoThreads) -> N
     [
         "pgroute-monitor",
         # sync-only: "pgroute-timers",
-        # sync-only: "pgroute-keeper",
+        # sync-only: "pgroute-reconciler",
     ],
 )
 async def test_a_router_that_could_not_be_opened_may_be_opened_later(

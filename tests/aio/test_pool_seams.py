@@ -269,7 +269,7 @@ async def test_a_log_handler_that_asks_for_a_session_is_no_deadlock(shared: Loca
     logging.getLogger("pgroute").addHandler(handler)
     try:
         async with AsyncRouter(shared.dsn, writer=TWO) as router:
-            pools = router._engine.pools[Role.WRITER]
+            pools = router._manager.pools[Role.WRITER]
             conn = await router.getconn("writer")
             pool: Any = lease_of(conn).pool
             await pool.close()
@@ -278,7 +278,7 @@ async def test_a_log_handler_that_asks_for_a_session_is_no_deadlock(shared: Loca
                 pass
             del conn  # its pool has no worker any more: it is found by whoever looks for pools that are gone
             gc.collect()
-            router._engine.changes.notify()
+            router._manager.lifecycle.check_open().changes.notify()
             await async_eventually(told.is_set)
     finally:
         logging.getLogger("pgroute").removeHandler(handler)
@@ -397,12 +397,12 @@ async def test_a_caller_held_up_at_a_failover_opens_no_pool_to_the_old_primary(s
     async with AsyncRouter(shared.dsn) as router:
         await async_eventually(lambda: router.topology.primary)
         before = router.topology
-        candidate = before.candidates[router._engine.plan.default_attrs][0][0]
+        candidate = before.candidates[router._manager.config.default_attrs][0][0]
         fault = Fault(FaultKind.REFUSED, reason="gone")
-        watch = router._engine.watch
+        watch = router._manager.watch
         watch._monitor.call(watch.observe, Failure(candidate.key, fault, time.monotonic()))  # type: ignore[union-attr]
         await async_eventually(lambda: router.topology.version > before.version)
-        pools = next(iter(router._engine.pools.values()))
+        pools = next(iter(router._manager.pools.values()))
         with pytest.raises(psycopg.OperationalError, match="no longer serves"):
             await pools.open(candidate)
 

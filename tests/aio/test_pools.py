@@ -371,11 +371,11 @@ async def test_a_subscriber_that_unsubscribed_is_told_no_more(shared: LocalClust
     async with AsyncRouter(shared.dsn) as router:
         leave = router.subscribe(first.append)
         router.subscribe(second.append)
-        router._engine.dispatcher.put((an_event(1),))
+        router._manager.dispatcher.put((an_event(1),))
         await async_eventually(lambda: any(event.text == "event 1" for event in second))
         leave()
         leave()
-        router._engine.dispatcher.put((an_event(2),))
+        router._manager.dispatcher.put((an_event(2),))
         await async_eventually(lambda: any(event.text == "event 2" for event in second))
     assert any(event.text == "event 1" for event in first)
     assert not any(event.text == "event 2" for event in first)
@@ -392,7 +392,7 @@ async def test_a_subscriber_that_fails_does_not_keep_others_from_hearing(
     async with AsyncRouter(shared.dsn) as router:
         router.subscribe(fail)
         router.subscribe(heard.append)
-        router._engine.dispatcher.put((an_event(1),))
+        router._manager.dispatcher.put((an_event(1),))
         await async_eventually(lambda: any(event.text == "event 1" for event in heard))
     assert "a subscriber failed on event 1" in caplog.text
 
@@ -408,7 +408,7 @@ async def test_a_slow_subscriber_holds_nothing_up_and_misses_events(shared: Loca
     async with AsyncRouter(shared.dsn) as router:
         router.subscribe(slow)
         for number in range(1500):
-            router._engine.dispatcher.put((an_event(number),))
+            router._manager.dispatcher.put((an_event(number),))
         await pid_of(router)
         assert router.stats().events_dropped >= 499
         go_on.set()

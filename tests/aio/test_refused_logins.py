@@ -135,7 +135,7 @@ async def serve_on(router: AsyncRouter[Any], cluster: LocalCluster, fault: Fault
             await async_call(execute, cluster, fault.breaks)
             writers = [background.start(write_until, router, stop) for _ in range(3)]
             await async_eventually(lambda: state(router, cluster.nodes[0]) is HostState.REJECTED)
-            router._engine.watch.kick(primary, fresh=True)  # as once in a minute
+            router._manager.watch.kick(primary, fresh=True)  # as once in a minute
             if fault.blinds:
                 await async_call(execute, cluster, END_WATCH.format(fault.role))
                 await async_eventually(lambda: router.topology.primary_lost_at is not None)

@@ -25,7 +25,7 @@ from pgroute import (
     SessionLost,
     Topology,
 )
-from pgroute._async import session as session_module
+from pgroute._async import checkout as checkout_module
 from pgroute.runtime.connect_backoff import ConnectBackoff
 from pgroute.testing import LocalCluster, Node
 from tests import support
@@ -316,11 +316,11 @@ async def test_writers_leave_a_pool_that_connects_to_a_frozen_host_at_once(pgrou
             if now.primary is not None and now.primary.key == key(new):
                 shown.append(time.monotonic())
 
-        router._engine.watch.listeners.append(listen)
+        router._manager.watch.listeners.append(listen)
         await async_call(old.freeze)
         try:
             writers = [background.start(served, router) for _ in range(3)]
-            await async_eventually(lambda: router._engine.pools[Role.WRITER].pool(key(old)))
+            await async_eventually(lambda: router._manager.pools[Role.WRITER].pool(key(old)))
             await async_call(new.promote)
             ends = [await writer.result() for writer in writers]
         finally:
@@ -331,7 +331,7 @@ async def test_writers_leave_a_pool_that_connects_to_a_frozen_host_at_once(pgrou
 async def test_leaving_a_body_that_raised_on_a_frozen_host_is_bounded(
     mended: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "_ROLLBACK_TIMEOUT", 0.3)
+    monkeypatch.setattr(checkout_module, "_ROLLBACK_TIMEOUT", 0.3)
     node = mended.nodes[0]
     raised_at = 0.0
     async with AsyncRouter(dsn_of(node)) as router:

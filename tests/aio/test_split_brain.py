@@ -75,7 +75,7 @@ async def test_a_split_brain_goes_on_while_one_of_the_two_refuses_logins(split) 
     async with AsyncRouter(dsn_with(cluster.dsn, user="app")) as router:
         await split_seen(router)
         await async_call(third.execute, "ALTER ROLE app NOLOGIN")
-        router._engine.watch.kick(key(third), fresh=True)  # as the renewal of the probe connection does
+        router._manager.watch.kick(key(third), fresh=True)  # as the renewal of the probe connection does
         await async_eventually(lambda: state(router, third) is HostState.REJECTED)
         with pytest.raises(SplitBrainError):
             await write(router, 1, timeout=2.0)

@@ -34,12 +34,12 @@ def wait_until(condition):
 def stall(router):
     # It hits the probes in the middle of connecting.
     for host in router.topology.hosts:
-        router._engine.watch.kick(host.key, fresh=True)
+        router._manager.watch.kick(host.key, fresh=True)
     time.sleep(0.001)
     if how == "gil":
         ctypes.PyDLL(None).usleep(int(seconds * 1e6))
     elif how == "monitor":
-        router._engine.watch._monitor.call(time.sleep, seconds)
+        router._manager.watch._monitor.call(time.sleep, seconds)
         time.sleep(seconds)
     elif how == "stop":
         print("ready", flush=True)

@@ -148,7 +148,7 @@ async def test_sessions_at_an_address_that_another_server_has_now_are_released(
                 await async_eventually(entered.is_set)
                 server.zone["ro.test"] = [other.host]
                 await async_eventually(
-                    lambda: addresses(router) == [other.host] and router._engine.watch._vigils
+                    lambda: addresses(router) == [other.host] and router._manager.watch._vigils
                 )
                 await async_eventually(lambda: probes_at(old) == 1)
                 assert not session.done(), "it answers yet"
@@ -157,7 +157,7 @@ async def test_sessions_at_an_address_that_another_server_has_now_are_released(
                 with pytest.raises(psycopg.OperationalError):
                     await session.result(15)
                 await async_eventually(lambda: any("the server that was ro.test" in text for text in events))
-                await async_eventually(lambda: not router._engine.watch._vigils)
+                await async_eventually(lambda: not router._manager.watch._vigils)
 
 
 async def test_an_address_is_left_alone_once_its_last_session_has_ended(server: NameServer) -> None:
@@ -175,7 +175,7 @@ async def test_an_address_is_left_alone_once_its_last_session_has_ended(server: 
             await async_eventually(lambda: probes_at(cluster.nodes[1]) == 1)
             assert await session.result(5) == ADDRESSES[1]
             await async_eventually(lambda: sessions_at(cluster.nodes[1]) == 0)
-            assert not router._engine.watch._vigils
+            assert not router._manager.watch._vigils
 
 
 async def test_a_router_that_closes_ends_its_vigils(server: NameServer) -> None:
@@ -188,7 +188,7 @@ async def test_a_router_that_closes_ends_its_vigils(server: NameServer) -> None:
                 await async_eventually(entered.is_set)
                 server.zone["ro.test"] = [ADDRESSES[2]]
                 await async_eventually(
-                    lambda: probes_at(cluster.nodes[1]) == 1 and router._engine.watch._vigils
+                    lambda: probes_at(cluster.nodes[1]) == 1 and router._manager.watch._vigils
                 )
                 await router.close(timeout=0.1)
             with pytest.raises(psycopg.OperationalError):

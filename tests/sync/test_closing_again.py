@@ -86,17 +86,17 @@ def test_sessions_that_are_aborted_during_the_close_are_told_in_the_log(
     router.open(wait=True)
     conn: Any = router.getconn("writer")
     key = router.topology.primary.key  # type: ignore[union-attr]
-    keeper = router._engine._keeper
-    assert keeper is not None
-    stop = router._engine.watch.stop
+    reconciler = router._manager.lifecycle.reconciler
+    assert reconciler is not None
+    stop = router._manager.watch.stop
 
     def abort_and_stop() -> None:
         # As the watch does at the last moment.
-        keeper.abort(key, lease_of(conn).pool.address, "too late")
+        reconciler.abort(key, lease_of(conn).pool.address, "too late")
         stop()
 
-    router._engine.watch.stop = abort_and_stop  # type: ignore[method-assign]
-    router._engine.pools[Role.WRITER].abort_all = lambda: 0  # type: ignore[method-assign]
+    router._manager.watch.stop = abort_and_stop  # type: ignore[method-assign]
+    router._manager.pools[Role.WRITER].abort_all = lambda: 0  # type: ignore[method-assign]
     router.close(timeout=0.0)
     assert [event for event in told if event.kind is EventKind.SESSIONS_ABORTED]
     assert "aborted 1 sessions: too late" in caplog.text
@@ -125,7 +125,7 @@ def test_a_stuck_subscriber_is_not_waited_for_for_ever(shared: LocalCluster) -> 
     router.subscribe(stick)
     router.open(wait=True)
     event = Event(EventKind.NO_PRIMARY, 0.0, None, "made up")
-    router._engine.dispatcher.put((event,) * 2000)
+    router._manager.dispatcher.put((event,) * 2000)
     assert router.stats().events_dropped > 0
     begun = time.monotonic()
     router.close()

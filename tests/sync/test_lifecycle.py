@@ -262,7 +262,7 @@ def test_a_router_closed_while_it_connects_to_a_frozen_host_leaves_nothing(
         if phase == "check":
             eventually(lambda: connected)
         else:
-            eventually(lambda: router._engine.pools[Role.WRITER].pool(key(old)))
+            eventually(lambda: router._manager.pools[Role.WRITER].pool(key(old)))
         begun = time.monotonic()
         router.close()
         with pytest.raises(RouterClosed):

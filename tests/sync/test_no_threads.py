@@ -111,7 +111,7 @@ def test_a_router_closes(shared: LocalCluster, no_threads: NoThreads) -> None:
     [
         "pgroute-monitor",
         "pgroute-timers",
-        "pgroute-keeper",
+        "pgroute-reconciler",
     ],
 )
 def test_a_router_that_could_not_be_opened_may_be_opened_later(

@@ -372,11 +372,11 @@ def test_a_subscriber_that_unsubscribed_is_told_no_more(shared: LocalCluster) ->
     with Router(shared.dsn) as router:
         leave = router.subscribe(first.append)
         router.subscribe(second.append)
-        router._engine.dispatcher.put((an_event(1),))
+        router._manager.dispatcher.put((an_event(1),))
         eventually(lambda: any(event.text == "event 1" for event in second))
         leave()
         leave()
-        router._engine.dispatcher.put((an_event(2),))
+        router._manager.dispatcher.put((an_event(2),))
         eventually(lambda: any(event.text == "event 2" for event in second))
     assert any(event.text == "event 1" for event in first)
     assert not any(event.text == "event 2" for event in first)
@@ -393,7 +393,7 @@ def test_a_subscriber_that_fails_does_not_keep_others_from_hearing(
     with Router(shared.dsn) as router:
         router.subscribe(fail)
         router.subscribe(heard.append)
-        router._engine.dispatcher.put((an_event(1),))
+        router._manager.dispatcher.put((an_event(1),))
         eventually(lambda: any(event.text == "event 1" for event in heard))
     assert "a subscriber failed on event 1" in caplog.text
 
@@ -409,7 +409,7 @@ def test_a_slow_subscriber_holds_nothing_up_and_misses_events(shared: LocalClust
     with Router(shared.dsn) as router:
         router.subscribe(slow)
         for number in range(1500):
-            router._engine.dispatcher.put((an_event(number),))
+            router._manager.dispatcher.put((an_event(number),))
         pid_of(router)
         assert router.stats().events_dropped >= 499
         go_on.set()

@@ -134,7 +134,7 @@ def serve_on(router: Router[Any], cluster: LocalCluster, fault: Fault) -> list[s
             call(execute, cluster, fault.breaks)
             writers = [background.start(write_until, router, stop) for _ in range(3)]
             eventually(lambda: state(router, cluster.nodes[0]) is HostState.REJECTED)
-            router._engine.watch.kick(primary, fresh=True)  # as once in a minute
+            router._manager.watch.kick(primary, fresh=True)  # as once in a minute
             if fault.blinds:
                 call(execute, cluster, END_WATCH.format(fault.role))
                 eventually(lambda: router.topology.primary_lost_at is not None)

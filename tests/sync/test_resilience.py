@@ -25,7 +25,7 @@ from pgroute import (
     SessionLost,
     Topology,
 )
-from pgroute._sync import session as session_module
+from pgroute._sync import checkout as checkout_module
 from pgroute.runtime.connect_backoff import ConnectBackoff
 from pgroute.testing import LocalCluster, Node
 from tests import support
@@ -282,11 +282,11 @@ def test_writers_leave_a_pool_that_connects_to_a_frozen_host_at_once(pgroute_clu
             if now.primary is not None and now.primary.key == key(new):
                 shown.append(time.monotonic())
 
-        router._engine.watch.listeners.append(listen)
+        router._manager.watch.listeners.append(listen)
         call(old.freeze)
         try:
             writers = [background.start(served, router) for _ in range(3)]
-            eventually(lambda: router._engine.pools[Role.WRITER].pool(key(old)))
+            eventually(lambda: router._manager.pools[Role.WRITER].pool(key(old)))
             call(new.promote)
             ends = [writer.result() for writer in writers]
         finally:
@@ -297,7 +297,7 @@ def test_writers_leave_a_pool_that_connects_to_a_frozen_host_at_once(pgroute_clu
 def test_leaving_a_body_that_raised_on_a_frozen_host_is_bounded(
     mended: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "_ROLLBACK_TIMEOUT", 0.3)
+    monkeypatch.setattr(checkout_module, "_ROLLBACK_TIMEOUT", 0.3)
     node = mended.nodes[0]
     raised_at = 0.0
     with Router(dsn_of(node)) as router:

@@ -75,7 +75,7 @@ def test_a_split_brain_goes_on_while_one_of_the_two_refuses_logins(split) -> Non
     with Router(dsn_with(cluster.dsn, user="app")) as router:
         split_seen(router)
         call(third.execute, "ALTER ROLE app NOLOGIN")
-        router._engine.watch.kick(key(third), fresh=True)  # as the renewal of the probe connection does
+        router._manager.watch.kick(key(third), fresh=True)  # as the renewal of the probe connection does
         eventually(lambda: state(router, third) is HostState.REJECTED)
         with pytest.raises(SplitBrainError):
             write(router, 1, timeout=2.0)

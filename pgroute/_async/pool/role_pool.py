@@ -60,7 +60,7 @@ class AsyncRolePool(Generic[CT]):
             return None
         return pool
 
-    def why(self, candidate: Candidate) -> Exception | None:
+    def last_failure(self, candidate: Candidate) -> Exception | None:
         """Return why connecting to a host failed last; None: it has succeeded since, or was not tried."""
         return self._backoff.last_failure(candidate)
 

@@ -1,179 +1,178 @@
-"""One attempt at a transaction that is run again where that is safe: a session with a transaction in it."""
+"""One attempt at a transaction: begun on a connection of its own, then committed or rolled back."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
-import weakref
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
 
-from pgroute._acompat import AsyncFace, AsyncWatchdog
-from pgroute._async.pool.lease import alive, lease_of, shut
-from pgroute._async.session import (
-    COMMIT_SENT,
-    COMMITTED,
-    INTRANS,
-    NOTHING_SENT,
-    _commit_failed,
-    _end,
-    _lost_early,
-    _roll_back,
-    _tell_unconfirmed,
-    give_back,
-    note_commit,
-    refused,
-)
+from pgroute._async.checkout import NOTHING_SENT, UNBOUNDED, note_commit
+from pgroute._async.pool.lease import shut
 from pgroute.core.faults.classify import Fault, FaultKind, one_line, session_fault
-from pgroute.core.model.roles import Role
-from pgroute.core.transactions.retry import LEAST_COMMIT, Phase, Retry, body_fault, end_fault
+from pgroute.core.transactions.nesting import Surroundings, open_surroundings, refuse_nested, surroundings
+from pgroute.core.transactions.retry import (
+    LEAST_COMMIT,
+    Phase,
+    Raise,
+    Retry,
+    body_fault,
+    end_fault,
+)
 from pgroute.errors import RouteError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
+    from pgroute._async.checkout import AsyncCheckout, Block, Bound
     from pgroute._async.manager import AsyncSessionManager
-    from pgroute._async.session import Block
     from pgroute.core.transactions.request import Request
     from pgroute.core.transactions.retry import RetryState
-
-    Bound = AsyncWatchdog | contextlib.nullcontext[None]
 
 CT = TypeVar("CT", bound="psycopg.AsyncConnection[Any]")
 
 logger = logging.getLogger("pgroute")
 
-
-class _Around:
-    """An attempt, which it does not keep alive, and those around it."""
-
-    __slots__ = ("attempt", "outer")
-
-    def __init__(self, attempt: AsyncAttempt[Any], outer: _Around | None) -> None:
-        self.attempt = weakref.ref(attempt)
-        self.outer = outer
+_NO_SESSION = Fault(FaultKind.OTHER, rerun_safe=True)
+_LEAST_BOUND = 0.001
+_LET_OUT = Raise("not to be run again")
+_SPLIT = (
+    "the body ended the transaction by a COMMIT or ROLLBACK of its own: what it committed stands, the rest was rolled "
+    "back, and it is not run again"
+)
 
 
-_around: ContextVar[_Around | None] = ContextVar("_around", default=None)
-"""The attempt in whose body this code runs; a task that was started there has it too, even when that is over."""
+class AsyncTransaction(Generic[CT]):
+    """One attempt at a transaction.
 
+    `begin` comes before the body, `commit` or `fail` after it. Each returns a Retry if another attempt follows.
 
-class AsyncAttempt(AsyncFace, Generic[CT]):
-    """One attempt at a transaction: a context manager that yields a connection, with its transaction begun.
-
-    The end commits. An error after which the transaction is run again is not let out: the next attempt follows. So the
-    block must not be left by return or break.
+    Args:
+        manager: gives the connection.
+        request: what kind of transaction it is.
+        state: how the attempts so far went.
+        key: of ``once=``, if there is one.
 
     Attributes:
-        again: seconds to pause before another attempt; None: there is no need for one.
-        ended: it was entered, and left.
+        manager, key: as given.
+        ended: the attempt is over.
+        phase: how far COMMIT came; see `AsyncCheckout`.
     """
 
     __slots__ = (
         "__weakref__",
-        "_around",
         "_block",
-        "_conn",
-        "_course",
-        "_engine",
-        "_key",
-        "_phase",
+        "_checkout",
+        "_inner",
+        "_outer",
         "_request",
-        "_transaction",
-        "again",
+        "_state",
         "ended",
+        "key",
+        "manager",
+        "phase",
     )
 
     def __init__(
-        self, engine: AsyncSessionManager[CT], request: Request, course: RetryState, key: str | None = None
+        self, manager: AsyncSessionManager[CT], request: Request, state: RetryState, key: str | None = None
     ) -> None:
-        self._engine = engine
-        self._request = request
-        self._course = course
-        self._key = key
-        self._around: _Around | None = None
-        self._conn: CT | None = None
-        self._block: Block | None = None
-        self._transaction: psycopg.AsyncTransaction | None = None
-        self.again: float | None = None
+        self.manager = manager
         self.ended = False
-        self._phase = NOTHING_SENT
+        self.phase = NOTHING_SENT
+        self._request = request
+        self._state = state
+        self.key = key
+        self._checkout: AsyncCheckout[CT] | None = None
+        self._block: Block | None = None
+        self._inner: psycopg.AsyncTransaction | None = None
+        self._outer: Surroundings | None = None
 
     @property
     def number(self) -> int:
         """Which attempt this is, from 1."""
-        return self._course.attempt
+        return self._state.attempt
 
     @property
-    def whole(self) -> bool:
-        """Whether the transaction is still the one that was begun, and the connection there."""
-        conn = self._conn
-        return conn is not None and not conn.closed and not _ended_by_body(conn)
+    def open(self) -> bool:
+        """Whether the transaction was begun and has not ended."""
+        return self._checkout is not None and not self.ended
+
+    @property
+    def checkout(self) -> AsyncCheckout[CT]:
+        """The checkout of its connection, from `begin` to the end."""
+        assert self._checkout is not None
+        return self._checkout
+
+    @property
+    def intact(self) -> bool:
+        """Whether the connection is open, and the body has not ended the transaction."""
+        return not (self.checkout.conn.closed or self.checkout.transaction_ended)
 
     @property
     def left(self) -> float:
-        """The seconds that another transaction may be waited for."""
-        return self._course.until_end(time.monotonic())
+        """The seconds until the time for all attempts is over, for waits for locks."""
+        return self._state.until_end(time.monotonic())
 
-    def decided(self) -> None:
-        """Take note that no earlier attempt was committed, so that the error of one is of no more concern."""
-        self._course.decided()
+    @property
+    def earlier_unknown(self) -> bool:
+        """Whether an earlier attempt may have been committed."""
+        return self._state.unknown is not None
 
-    async def __aenter__(self) -> CT:
-        if self._conn is not None or self.ended:
-            raise RuntimeError("an attempt can be used once: take the next from the iterator")
-        _refuse_nested(self._engine, self._request, self._key)
-        self._around = _still_open(_around.get())
-        while True:
-            conn: CT | None = None
-            try:
-                conn = await self._acquired()
-                lease = lease_of(conn)
-                lease.holder = weakref.ref(self, lease.holder_lost)
-                async with self.bounded(conn):
-                    await self._begin(conn)
-                self._conn = conn
-                _around.set(_Around(self, self._around))
-                return conn
-            except BaseException as exc:
-                if conn is None:
-                    raise
-                self._conn = None
-                _around.set(self._around)
-                seconds = await self._not_begun(conn, exc)
-                if seconds is None:
-                    raise
-            await pause(self._engine, seconds)
+    def mark_resolved(self) -> None:
+        """Record that no earlier attempt was committed, so that its CommitUnknown is not raised any more."""
+        self._state.decided()
 
-    async def _acquired(self) -> CT:
-        try:
-            left = self._course.left(time.monotonic())
-            return await self._engine.acquire(self._request.attrs, self._request.role, left)
-        except psycopg.Error as exc:
-            self.ended = True
-            self._course.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
-            raise self._course.final(exc, time.monotonic())  # noqa: B904  (the same one, or the one before)
+    def bounded(self, *, least: float = 0.0, grace: float = 0.0) -> Bound:
+        """Return a block that cuts the connection at the end of the call's timeout.
 
-    def bounded(self, conn: psycopg.AsyncConnection[Any], *, least: float = 0.0, grace: float = 0.0) -> Bound:
-        """Return a block in which the connection is cut when the time that the call was given is over.
-
-        Only for a time of the call's own: the router's policy says when attempts begin, not how long they may last.
+        Without a timeout of the call's own there is no limit: the policy says when attempts begin, not how long they
+        last.
 
         Args:
-            conn: the connection.
-            least: seconds that the block has in any case.
-            grace: seconds beyond the time, for the server to say itself that it is over.
+            least: seconds that the block has at least.
+            grace: seconds after the timeout, in which the server itself can report it.
         """
-        if self._course.timeout is None:
-            return _UNBOUNDED
-        cut = lease_of(conn).abort
-        return AsyncWatchdog(max(self.left, least, _LEAST_BOUND) + grace, cut)
+        if self._state.timeout is None:
+            return UNBOUNDED
+        return self.checkout.within(max(self.left, least, _LEAST_BOUND) + grace)
 
-    async def _begin(self, conn: CT) -> None:
-        request = self._request
+    async def begin(self) -> CT | Retry:
+        """Take a connection and begin the transaction.
+
+        Raises:
+            psycopg.ProgrammingError: the call is in the body of another transaction.
+            psycopg.Error: the transaction cannot begin, and no attempt follows.
+        """
+        refuse_nested(self.manager, self._request, self.key)
+        self._outer = open_surroundings()
+        checkout: AsyncCheckout[CT] | None = None
+        try:
+            self._checkout = checkout = await self._acquire()
+            conn = checkout.hold()
+            async with self.bounded():
+                await self._begin(checkout)
+            surroundings.set(Surroundings(self, self._outer))
+            return conn
+        except BaseException as exc:
+            if checkout is None:
+                raise
+            self._checkout = None
+            surroundings.set(self._outer)
+            step = await self._not_begun(checkout, exc)
+            if isinstance(step, Raise):
+                raise
+            return step
+
+    async def _acquire(self) -> AsyncCheckout[CT]:
+        try:
+            left = self._state.left(time.monotonic())
+            return await self.manager.acquire(self._request.attrs, self._request.role, left)
+        except psycopg.Error as exc:
+            self.ended = True
+            self._state.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
+            raise self._state.final(exc, time.monotonic())  # noqa: B904  (the same error, or that of an earlier attempt)
+
+    async def _begin(self, checkout: AsyncCheckout[CT]) -> None:
+        conn, request = checkout.conn, self._request
         if request.isolation is not None:
             await conn.set_isolation_level(request.isolation)
         if request.read_only is not None:
@@ -181,178 +180,124 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
         if request.deferrable is not None:
             await conn.set_deferrable(request.deferrable)
         self._block = conn.transaction()
-        self._transaction = await self._block.__aenter__()
-        lease_of(conn).was_idle = False
+        self._inner = await self._block.__aenter__()
+        checkout.note_begin()
 
-    async def _not_begun(self, conn: CT, exc: BaseException) -> float | None:
+    async def _not_begun(self, checkout: AsyncCheckout[CT], exc: BaseException) -> Retry | Raise:
+        read_write = self._request.read_write
         try:
-            seconds = None
-            if isinstance(exc, psycopg.Error):
-                fault = session_fault(exc, closed=conn.closed, read_write=self._request.read_write)
-                await _roll_back(self._engine, conn, exc, read_write=self._request.read_write)
-                error = exc
-                if fault.kind is FaultKind.LOST:
-                    error = _lost_early(self._engine, conn, exc, "in BEGIN")
-                seconds = self._next(error, fault, Phase.BEGIN)
-                if seconds is None and error is not exc:
-                    self.ended = True
-                    raise error from exc
-            else:
-                await shut(conn)
-            if seconds is None:
+            if not isinstance(exc, psycopg.Error):
                 self.ended = True
-            return seconds
+                await shut(checkout.conn)
+                return _LET_OUT
+            fault = session_fault(exc, closed=checkout.conn.closed, read_write=read_write)
+            await checkout.roll_back(exc, read_write=read_write)
+            error = checkout.lost_early(exc, "in BEGIN") if fault.kind is FaultKind.LOST else exc
+            step = self._next(error, fault, Phase.BEGIN)
+            if isinstance(step, Raise):
+                self.ended = True
+                if error is not exc:
+                    raise error from exc
+            return step
         finally:
-            await give_back(self._engine, conn)
+            await checkout.release()
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> bool:
-        conn, self._conn = self._conn, None
-        assert conn is not None
-        self.ended = True
-        _around.set(self._around)
-        if self._engine.inherited:
-            # A forked child shares the socket with its parent, whose session goes on: nothing may be sent.
-            if exc is None:
-                self._engine.check_usable()
-            return False
+    async def commit(self) -> Retry | None:
+        """Commit, after a body that raised no error. Returns None if that succeeded.
+
+        Raises:
+            psycopg.Error: the commit failed or its outcome is unknown, and no attempt follows.
+        """
+        checkout = self._leave()
+        if checkout.left_to_parent(None):
+            return None
         try:
             try:
-                if exc is None:
-                    return await self._commit(conn)
-                return await self._fail(conn, exc)
+                return await self._commit(checkout)
             finally:
-                self._block = self._transaction = None
-                await give_back(self._engine, conn)
+                await self._release(checkout)
         except BaseException as failure:
-            note_commit(failure, self._phase)
+            note_commit(failure, checkout.phase)
             raise
 
-    async def _commit(self, conn: CT) -> bool:
-        block = self._block
-        assert block is not None
-        phase, lost = Phase.EXIT, False
+    async def _commit(self, checkout: AsyncCheckout[CT]) -> Retry | None:
+        conn, read_write = checkout.conn, self._request.read_write
         try:
-            if _ended_by_body(conn):
-                await self._refuse(conn, _SPLIT)
+            if checkout.transaction_ended:
+                await shut(conn)
+                raise psycopg.ProgrammingError(_SPLIT)
             if conn.pgconn.pipeline_status:
-                # COMMIT would only be queued here, and its failure would be nobody's.
-                await self._refuse(conn, "the body left its pipeline open: nothing was committed")
-            if (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
-                phase = Phase.COMMIT
-                self._phase = COMMIT_SENT
-                try:
-                    async with self.bounded(conn, least=LEAST_COMMIT):
-                        await block.__aexit__(None, None, None)
-                except BaseException as failure:
-                    if refused(conn, failure):
-                        self._phase = NOTHING_SENT
-                    await _commit_failed(self._engine, conn, failure)
-                    lost = conn.closed
-                    if conn.pgconn.transaction_status:
-                        await shut(conn)  # the body left another transaction() of its own open
-                    raise
-                self._phase = COMMITTED
-            else:
-                await _end(self._engine, conn, block, status=status, read_write=self._request.read_write)
-            if lease_of(conn).unconfirmed:
-                _tell_unconfirmed(self._engine, conn, None)
+                # COMMIT would only be queued here, and nobody would see its failure.
+                await shut(conn)
+                raise psycopg.ProgrammingError("the body left its pipeline open: nothing was committed")
+            await checkout.end(
+                read_write=read_write, block=self._block, bound=self.bounded(least=LEAST_COMMIT)
+            )
         except psycopg.Error as failure:
-            fault = end_fault(failure, phase, lost=lost, read_write=self._request.read_write)
-            if not self._failed(failure, fault, phase):
+            phase = Phase.EXIT if checkout.phase is NOTHING_SENT else Phase.COMMIT
+            fault = end_fault(failure, phase, lost=False, read_write=read_write)
+            step = self._next(failure, fault, phase)
+            if isinstance(step, Raise):
                 raise
-            return True
-        return False
+            return step
+        return None
 
-    @staticmethod
-    async def _refuse(conn: CT, why: str) -> None:
-        await shut(conn)
-        raise psycopg.ProgrammingError(why)
+    async def fail(self, exc: BaseException) -> Retry | Raise | None:
+        """Roll back after an error of the body. Returns None for a psycopg.Rollback, Raise to raise the error.
 
-    async def _fail(self, conn: CT, exc: BaseException) -> bool:
-        """Roll back for the body's error; return whether another attempt follows, or nothing was wrong."""
-        read_write = self._request.read_write
-        # As it is before ROLLBACK is tried, which may close it.
+        Raises:
+            CommitUnknown: an earlier attempt may have been committed, which says more than this error.
+        """
+        checkout = self._leave()
+        if checkout.left_to_parent(exc):
+            return _LET_OUT
+        try:
+            try:
+                return await self._fail(checkout, exc)
+            finally:
+                await self._release(checkout)
+        except BaseException as failure:
+            note_commit(failure, checkout.phase)
+            raise
+
+    async def _fail(self, checkout: AsyncCheckout[CT], exc: BaseException) -> Retry | Raise | None:
+        conn, read_write = checkout.conn, self._request.read_write
+        # Before ROLLBACK, which may close the connection.
         closed = conn.closed and not conn.broken
         fault = body_fault(exc, lost=conn.closed and conn.broken, closed=closed, read_write=read_write)
-        if _ended_by_body(conn):
+        if checkout.transaction_ended:
             exc.add_note("the body ended the transaction by a COMMIT or ROLLBACK of its own: not run again")
             if isinstance(exc, RouteError):
                 exc.rerun_safe = False
             await shut(conn)
-            return False
-        await _roll_back(self._engine, conn, exc, read_write=read_write, block=self._block)
-        if isinstance(exc, psycopg.Rollback) and exc.transaction in (None, self._transaction):
-            return True
-        return self._failed(exc, fault, Phase.BODY)
+            return _LET_OUT
+        await checkout.roll_back(exc, read_write=read_write, block=self._block)
+        if isinstance(exc, psycopg.Rollback) and exc.transaction in (None, self._inner):
+            return None
+        return self._next(exc, fault, Phase.BODY)
 
-    def _failed(self, exc: BaseException, fault: Fault, phase: Phase) -> bool:
-        self.again = self._next(exc, fault, phase)
-        return self.again is not None
+    def _leave(self) -> AsyncCheckout[CT]:
+        """Note that the body is over."""
+        checkout = self.checkout
+        self.ended = True
+        surroundings.set(self._outer)
+        return checkout
 
-    def _next(self, exc: BaseException, fault: Fault, phase: Phase) -> float | None:
-        """Return the seconds to pause; if it is over, None, or raise the error that says more than this one."""
+    async def _release(self, checkout: AsyncCheckout[CT]) -> None:
+        self.phase = checkout.phase
+        self._checkout = self._block = self._inner = None
+        await checkout.release()
+
+    def _next(self, exc: BaseException, fault: Fault, phase: Phase) -> Retry | Raise:
+        """Return what follows. If nothing does and an earlier error says more than this one, raise that."""
         now = time.monotonic()
-        number = self._course.attempt
-        step = self._course.failed(exc, fault, phase, now)
+        number = self._state.attempt
+        step = self._state.failed(exc, fault, phase, now)
         if isinstance(step, Retry):
             why = one_line(str(exc))
             logger.info("attempt %d failed in %s, again in %.3f s: %s", number, phase.value, step.pause, why)
-            return step.pause
-        error = self._course.final(exc, now)
+            return step
+        error = self._state.final(exc, now)
         if error is not exc:
             raise error
-        return None
-
-
-_NO_SESSION = Fault(FaultKind.OTHER, rerun_safe=True)
-_UNBOUNDED: Bound = contextlib.nullcontext()
-_LEAST_BOUND = 0.001
-_SPLIT = (
-    "the body ended the transaction by a COMMIT or ROLLBACK of its own: what it committed stands, the rest was rolled "
-    "back, and it is not run again"
-)
-
-
-def _ended_by_body(conn: psycopg.AsyncConnection[Any]) -> bool:
-    """Return whether the body has ended the transaction by a COMMIT or ROLLBACK of its own."""
-    return lease_of(conn).was_idle
-
-
-def _still_open(around: _Around | None) -> _Around | None:
-    """Return the innermost attempt that has not ended: one that an interrupt tore out of its end stays behind."""
-    while around is not None and ((attempt := around.attempt()) is None or attempt.ended):
-        around = around.outer
-    return around
-
-
-def _refuse_nested(engine: AsyncSessionManager[Any], request: Request, key: str | None) -> None:
-    """Refuse what would be committed on its own within a body that may be run again, or wait for that body itself."""
-    writes = request.role is Role.WRITER and not request.read_only
-    around = _around.get()
-    while around is not None:
-        attempt = around.attempt()
-        if attempt is not None and not attempt.ended and attempt._engine is engine:
-            if key is not None and attempt._key == key:
-                raise psycopg.ProgrammingError(
-                    f"run(once={key!r}) within its own body: it would wait for itself"
-                )
-            if writes and not request.independent:
-                raise psycopg.ProgrammingError(
-                    "run() or attempts() for a writer within the body of another: it would be committed on its own, "
-                    "and again when the outer one is run again. Use the connection that the body was given (its "
-                    "transaction() makes a savepoint), or give a key of your own: run(once=KEY)"
-                )
-        around = around.outer
-
-
-async def pause(engine: AsyncSessionManager[Any], seconds: float) -> None:
-    """Wait, unless the router is closed meanwhile."""
-    until = time.monotonic() + seconds
-    while not engine.closing and not engine.inherited:
-        version = engine.changes.version
-        left = until - time.monotonic()
-        if left <= 0:
-            return
-        await engine.changes.wait(version, left)
+        return step

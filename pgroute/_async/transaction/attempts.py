@@ -1,17 +1,18 @@
-"""The attempts at one transaction, one after the other."""
+"""Adapts attempts at a transaction to a loop with the body in place: what `attempts()` returns."""
 
 from __future__ import annotations
 
 import logging
-import time
 import warnings
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pgroute._acompat import AsyncLoopFace
-from pgroute._async.transaction.attempt import AsyncAttempt, pause
-from pgroute.core.transactions.retry import RetryState
+from pgroute._acompat import AsyncFace, AsyncLoopFace
+from pgroute._async.transaction.attempt import AsyncTransaction
+from pgroute._async.transaction.loop import begin_attempts, pause
+from pgroute.core.transactions.retry import Raise, Retry
 
 if TYPE_CHECKING:
+    from types import TracebackType
     from typing import Self
 
     import psycopg
@@ -19,52 +20,93 @@ if TYPE_CHECKING:
     from pgroute._async.manager import AsyncSessionManager
     from pgroute.core.config.retry_policy import RetryPolicy
     from pgroute.core.transactions.request import Request
-    from pgroute.errors import CommitUnknown
+    from pgroute.core.transactions.retry import RetryState
 
 CT = TypeVar("CT", bound="psycopg.AsyncConnection[Any]")
 
 logger = logging.getLogger("pgroute")
 
 
-class AsyncAttempts(AsyncLoopFace, Generic[CT]):
-    """What `attempts()` returns: an iterator over as many attempts as it takes.
+class _Handover:
+    """Carries the outcome of an attempt to the loop around it: a ``with`` statement cannot return a value.
 
-    Raises:
-        RuntimeError: it was gone through before, or an attempt was not entered.
+    Attributes:
+        retry: set if the attempt failed and another follows.
     """
 
-    _attempt: AsyncAttempt[CT] | None = None
-    """Here, for an interrupt may leave an object without the rest."""
+    __slots__ = ("retry",)
+
+    def __init__(self) -> None:
+        self.retry: Retry | None = None
+
+
+class AsyncAttempt(AsyncFace, Generic[CT]):
+    """One attempt at a transaction: a context manager that yields a connection, with its transaction begun.
+
+    The end commits. If the transaction is to run again after an error, the end suppresses it, and the next attempt
+    follows. So do not leave the block by return or break.
+    """
+
+    __slots__ = ("_handover", "_state", "_transaction")
+
+    def __init__(self, transaction: AsyncTransaction[CT], state: RetryState, handover: _Handover) -> None:
+        self._transaction = transaction
+        self._state = state
+        self._handover = handover
+
+    @property
+    def number(self) -> int:
+        """Which attempt this is, from 1."""
+        return self._transaction.number
+
+    async def __aenter__(self) -> CT:
+        transaction = self._transaction
+        if transaction.open or transaction.ended:
+            raise RuntimeError("an attempt can be used once: take the next from the iterator")
+        while isinstance(begun := await transaction.begin(), Retry):
+            await pause(transaction.manager, self._state, begun)
+        return begun
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> bool:
+        if exc is None:
+            self._handover.retry = await self._transaction.commit()
+            return self._handover.retry is not None
+        step = await self._transaction.fail(exc)
+        if isinstance(step, Retry):
+            self._handover.retry = step
+        return not isinstance(step, Raise)
+
+
+class AsyncAttempts(AsyncLoopFace, Generic[CT]):
+    """What `attempts()` returns: an iterator over as many attempts as are needed.
+
+    Raises:
+        RuntimeError: the iterator was used before, or an attempt was not entered.
+    """
+
+    _handover: _Handover | None = None
+    """A class attribute for `__del__`: an interrupt may leave an object whose constructor has not run."""
 
     def __init__(
         self,
-        engine: AsyncSessionManager[CT],
+        manager: AsyncSessionManager[CT],
         request: Request,
-        policy: RetryPolicy,
+        retry: RetryPolicy | None,
         timeout: float | None,
-        key: str | None = None,
     ) -> None:
-        self._engine = engine
+        self._manager = manager
         self._request = request
-        self._policy = policy
+        self._retry = retry
         self._timeout = timeout
-        self._key = key
-        self._course: RetryState | None = None
         self._begun = False
-
-    @property
-    def unknown(self) -> CommitUnknown | None:
-        """The error of an attempt that may have been committed, as far as that is not decided."""
-        return None if self._course is None else self._course.unknown
-
-    @property
-    def _phase(self) -> str:
-        """How far the last attempt's COMMIT came, in words for whom an interrupt reaches."""
-        return "" if self._attempt is None else self._attempt._phase
+        self._state: RetryState | None = None
+        self._transaction: AsyncTransaction[CT] | None = None
 
     def __del__(self) -> None:
-        attempt = self._attempt
-        if attempt is not None and attempt.again is not None:
+        # The caller has left the block by return or break, and has no other sign that nothing was committed.
+        if self._handover is not None and self._handover.retry is not None:
             text = (
                 "the loop over attempts() was left by return or break within an attempt that failed at its "
                 "end: NOTHING of it was committed, and no other attempt was made"
@@ -79,27 +121,15 @@ class AsyncAttempts(AsyncLoopFace, Generic[CT]):
         return self
 
     async def __anext__(self) -> AsyncAttempt[CT]:
-        before = self._attempt
-        if before is None:
-            self._course = RetryState(
-                self._policy,
-                time.monotonic(),
-                timeout=self._timeout,
-                acquire_timeout=self._engine.plan.acquire_timeout,
-                decidable=self._request.decidable,
-            )
-        elif before.again is None:
-            if not before.ended:
-                raise RuntimeError("the attempt before this one was not used: enter it in a with statement")
-            raise StopAsyncIteration
+        if self._state is None or self._handover is None:
+            self._state = begin_attempts(self._manager, self._request, self._retry, self._timeout)
+            self._handover = _Handover()
+        elif self._handover.retry is not None:
+            step, self._handover.retry = self._handover.retry, None
+            await pause(self._manager, self._state, step)
+        elif self._transaction is None or not self._transaction.ended:
+            raise RuntimeError("the attempt before this one was not used: enter it in a with statement")
         else:
-            seconds, before.again = before.again, None
-            try:
-                await pause(self._engine, seconds)
-            except BaseException as exc:
-                assert self._course is not None
-                self._course.interrupted(exc)
-                raise
-        assert self._course is not None
-        self._attempt = AsyncAttempt(self._engine, self._request, self._course, self._key)
-        return self._attempt
+            raise StopAsyncIteration
+        self._transaction = AsyncTransaction(self._manager, self._request, self._state)
+        return AsyncAttempt(self._transaction, self._state, self._handover)

@@ -1,4 +1,4 @@
-"""A transaction that is applied once: the row that it writes first, by which another attempt knows it again."""
+"""A transaction that is applied once: it first writes a row with its key, by which other attempts recognize it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute._async.schema_check import check_trust, trusted
-from pgroute._async.session import _lost_early
 from pgroute._async.statements import ask, row, text
 from pgroute.core.faults.classify import one_line
 from pgroute.core.sql.schema import ONCE
@@ -29,10 +28,10 @@ from pgroute.errors import CommitUnknown, ConfigError
 
 if TYPE_CHECKING:
     from pgroute._async.statements import Row
-    from pgroute._async.transaction.attempt import AsyncAttempt
+    from pgroute._async.transaction.attempt import AsyncTransaction
 
 _GRACE = 0.5
-"""Seconds by which the server's own bound on a wait is ahead of ours: its word says more."""
+"""Seconds by which the server's limit on a wait is shorter than ours: its error says more."""
 
 MISSING = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)
 
@@ -46,25 +45,26 @@ def missing(parameter: str, value: object, exc: psycopg.Error) -> ConfigError:
 
 
 class Found:
-    """The result that a transaction with the same key has stored."""
+    """The result that an earlier transaction with the same key has stored."""
 
     def __init__(self, result: Any) -> None:
         self.result = result
 
 
-async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], key: str) -> Found | None:
-    """Write the row of a key; return what is found if it is there already, having rewritten it.
+async def claim(transaction: AsyncTransaction[Any], key: str) -> Found | None:
+    """Write the row of a key. If the row exists, rewrite it and return its result.
 
     Raises:
         CommitUnknown: another transaction with this key has not ended in time.
-        ConfigError: there is no table for it, or none to be trusted.
+        ConfigError: the table is missing or cannot be trusted.
     """
+    conn = transaction.checkout.conn
     if not trusted(conn, ONCE):
-        await _look(attempt, conn, key)
+        await _look(transaction, key)
     begun = time.monotonic()
     try:
-        async with attempt.bounded(conn, grace=_GRACE):
-            found = await _insert_or_rewrite(attempt, conn, key)
+        async with transaction.bounded(grace=_GRACE):
+            found = await _insert_or_rewrite(transaction, key)
     except MISSING as exc:
         raise missing("once", key, exc) from None
     except UnicodeEncodeError as exc:
@@ -78,49 +78,51 @@ async def claim(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], 
         unknown = CommitUnknown(
             f"another transaction with once={key!r} had not ended after {time.monotonic() - begun:.2f} s, and may be "
             f"committed yet{why}",
-            topology=attempt._engine.topology,
+            topology=transaction.manager.topology,
         )
         unknown.add_note(advice(key))
         raise unknown from exc
     except psycopg.OperationalError as exc:
         if not conn.broken:
             raise
-        raise _lost_early(attempt._engine, conn, exc, "claiming its key") from exc
+        raise transaction.checkout.lost_early(exc, "claiming its key") from exc
     if found is None:
-        attempt.decided()
+        transaction.mark_resolved()
         return None
     if found[0] is None:
         raise psycopg.ProgrammingError(
-            f"once={key!r} was committed by a body that ended its transaction by itself: it left no result"
+            f"once={key!r} was committed by a body that ended its transaction itself, so no result is stored"
         )
     return Found(_stored(conn, found[0], key))
 
 
-async def _look(attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], key: str) -> None:
+async def _look(transaction: AsyncTransaction[Any], key: str) -> None:
+    conn = transaction.checkout.conn
     try:
-        async with attempt.bounded(conn):
-            await check_trust(conn, attempt._engine.plan.schema, ONCE)
+        async with transaction.bounded():
+            await check_trust(conn, transaction.manager.config.schema, ONCE)
     except MISSING as exc:
         raise missing("once", key, exc) from None
     except psycopg.OperationalError as exc:
         if not conn.broken:
             raise
-        raise _lost_early(attempt._engine, conn, exc, "looking at the schema") from exc
+        raise transaction.checkout.lost_early(exc, "looking at the schema") from exc
 
 
-async def _insert_or_rewrite(
-    attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], key: str
-) -> Row | None:
-    """Return the row that was found, None if one was inserted."""
-    schema = attempt._engine.plan.schema.sql
+async def _insert_or_rewrite(transaction: AsyncTransaction[Any], key: str) -> Row | None:
+    """Return the existing row, None if one was inserted."""
+    conn, schema = transaction.checkout.conn, transaction.manager.config.schema.sql
     while True:
-        if row(await ask(conn, CLAIM, schema=schema, key=key, wait=lock_timeout(attempt.left))) is not None:
+        if (
+            row(await ask(conn, CLAIM, schema=schema, key=key, wait=lock_timeout(transaction.left)))
+            is not None
+        ):
             return None
         statement = REWRITE + _result(conn)
-        found = row(await ask(conn, statement, schema=schema, key=key, wait=lock_timeout(attempt.left)))
+        found = row(await ask(conn, statement, schema=schema, key=key, wait=lock_timeout(transaction.left)))
         if found is not None:
             return found
-        await ask(conn, UNBIND)  # it was purged in between
+        await ask(conn, UNBIND)  # the row was purged in between
 
 
 def _encodings(conn: psycopg.AsyncConnection[Any]) -> tuple[bytes | None, bytes | None]:
@@ -129,16 +131,16 @@ def _encodings(conn: psycopg.AsyncConnection[Any]) -> tuple[bytes | None, bytes 
 
 
 def _result(conn: psycopg.AsyncConnection[Any]) -> bytes:
-    """Return the expression for a result that this connection can receive, whatever is in it."""
+    """Return an expression for the result that this connection can receive, whatever the encodings."""
     server, client = _encodings(conn)
     return PLAIN_RESULT if client in (b"UTF8", server) or server == b"SQL_ASCII" else HEX_RESULT
 
 
 def _stored(conn: psycopg.AsyncConnection[Any], value: bytes, key: str) -> Any:
-    """Return a result that was stored.
+    """Return a stored result.
 
     Raises:
-        psycopg.DataError: it was not stored by `keep`: jsonb takes deeper nesting and longer numbers than Python reads.
+        psycopg.DataError: `keep` has not stored it: jsonb allows deeper nesting and longer numbers than Python reads.
     """
     try:
         written = bytes.fromhex(value.decode()).decode() if _result(conn) is HEX_RESULT else text(conn, value)
@@ -149,33 +151,31 @@ def _stored(conn: psycopg.AsyncConnection[Any], value: bytes, key: str) -> Any:
 
 
 def advice(key: str) -> str:
-    """Return what to do about a transaction of which it is not known whether it was committed."""
+    """Return what to do if it is not known whether a transaction was committed."""
     return f"to find out, call again with once={key!r}"
 
 
-async def keep(
-    attempt: AsyncAttempt[Any], conn: psycopg.AsyncConnection[Any], key: str, result: object
-) -> Any:
-    """Store the result of a key in its row, and return it as every later call will get it.
+async def keep(transaction: AsyncTransaction[Any], key: str, result: object) -> Any:
+    """Store the result in the row of the key, and return it as every later call will get it.
 
     Raises:
-        TypeError: it is not JSON.
+        TypeError: the result is not JSON.
     """
-    schema = attempt._engine.plan.schema.sql
+    conn, schema = transaction.checkout.conn, transaction.manager.config.schema.sql
     stored = as_json(result, key, escape=_encodings(conn)[0] != b"SQL_ASCII")
     try:
-        async with attempt.bounded(conn, least=LEAST_COMMIT):
+        async with transaction.bounded(least=LEAST_COMMIT):
             found = row(await ask(conn, KEEP + _result(conn), schema=schema, key=key, result=stored))
     except UnicodeEncodeError as exc:
         raise not_json(result, key, f"the connection cannot send it: {exc}") from exc
     except psycopg.DataError as exc:
-        # jsonb has no NUL, no lone surrogate, and no number out of numeric's range (PostgreSQL docs, 8.14), and it has
-        # what the database's encoding has.
+        # jsonb has no NUL, no lone surrogate, no number out of numeric's range (PostgreSQL docs, 8.14), and only the
+        # characters of the database's encoding.
         raise not_json(result, key, one_line(str(exc))) from exc
     except psycopg.OperationalError as exc:
         if not conn.broken:
             raise
-        raise _lost_early(attempt._engine, conn, exc, "storing its result") from exc
+        raise transaction.checkout.lost_early(exc, "storing its result") from exc
     if found is None or found[0] is None:
         raise psycopg.ProgrammingError(f"the row of once={key!r} was deleted by its own transaction")
     return _stored(conn, found[0], key)

@@ -61,7 +61,7 @@ class RolePool(Generic[CT]):
             return None
         return pool
 
-    def why(self, candidate: Candidate) -> Exception | None:
+    def last_failure(self, candidate: Candidate) -> Exception | None:
         """Return why connecting to a host failed last; None: it has succeeded since, or was not tried."""
         return self._backoff.last_failure(candidate)
 

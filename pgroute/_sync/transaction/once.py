@@ -1,5 +1,5 @@
 # Generated from pgroute/_async/transaction/once.py by .ci/unasync.py: edit that file, not this one.
-"""A transaction that is applied once: the row that it writes first, by which another attempt knows it again."""
+"""A transaction that is applied once: it first writes a row with its key, by which other attempts recognize it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute._sync.schema_check import check_trust, trusted
-from pgroute._sync.session import _lost_early
 from pgroute._sync.statements import ask, row, text
 from pgroute.core.faults.classify import one_line
 from pgroute.core.sql.schema import ONCE
@@ -30,10 +29,10 @@ from pgroute.errors import CommitUnknown, ConfigError
 
 if TYPE_CHECKING:
     from pgroute._sync.statements import Row
-    from pgroute._sync.transaction.attempt import Attempt
+    from pgroute._sync.transaction.attempt import Transaction
 
 _GRACE = 0.5
-"""Seconds by which the server's own bound on a wait is ahead of ours: its word says more."""
+"""Seconds by which the server's limit on a wait is shorter than ours: its error says more."""
 
 MISSING = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)
 
@@ -47,25 +46,26 @@ def missing(parameter: str, value: object, exc: psycopg.Error) -> ConfigError:
 
 
 class Found:
-    """The result that a transaction with the same key has stored."""
+    """The result that an earlier transaction with the same key has stored."""
 
     def __init__(self, result: Any) -> None:
         self.result = result
 
 
-def claim(attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str) -> Found | None:
-    """Write the row of a key; return what is found if it is there already, having rewritten it.
+def claim(transaction: Transaction[Any], key: str) -> Found | None:
+    """Write the row of a key. If the row exists, rewrite it and return its result.
 
     Raises:
         CommitUnknown: another transaction with this key has not ended in time.
-        ConfigError: there is no table for it, or none to be trusted.
+        ConfigError: the table is missing or cannot be trusted.
     """
+    conn = transaction.checkout.conn
     if not trusted(conn, ONCE):
-        _look(attempt, conn, key)
+        _look(transaction, key)
     begun = time.monotonic()
     try:
-        with attempt.bounded(conn, grace=_GRACE):
-            found = _insert_or_rewrite(attempt, conn, key)
+        with transaction.bounded(grace=_GRACE):
+            found = _insert_or_rewrite(transaction, key)
     except MISSING as exc:
         raise missing("once", key, exc) from None
     except UnicodeEncodeError as exc:
@@ -79,49 +79,51 @@ def claim(attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str) -> Fou
         unknown = CommitUnknown(
             f"another transaction with once={key!r} had not ended after {time.monotonic() - begun:.2f} s, and may be "
             f"committed yet{why}",
-            topology=attempt._engine.topology,
+            topology=transaction.manager.topology,
         )
         unknown.add_note(advice(key))
         raise unknown from exc
     except psycopg.OperationalError as exc:
         if not conn.broken:
             raise
-        raise _lost_early(attempt._engine, conn, exc, "claiming its key") from exc
+        raise transaction.checkout.lost_early(exc, "claiming its key") from exc
     if found is None:
-        attempt.decided()
+        transaction.mark_resolved()
         return None
     if found[0] is None:
         raise psycopg.ProgrammingError(
-            f"once={key!r} was committed by a body that ended its transaction by itself: it left no result"
+            f"once={key!r} was committed by a body that ended its transaction itself, so no result is stored"
         )
     return Found(_stored(conn, found[0], key))
 
 
-def _look(attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str) -> None:
+def _look(transaction: Transaction[Any], key: str) -> None:
+    conn = transaction.checkout.conn
     try:
-        with attempt.bounded(conn):
-            check_trust(conn, attempt._engine.plan.schema, ONCE)
+        with transaction.bounded():
+            check_trust(conn, transaction.manager.config.schema, ONCE)
     except MISSING as exc:
         raise missing("once", key, exc) from None
     except psycopg.OperationalError as exc:
         if not conn.broken:
             raise
-        raise _lost_early(attempt._engine, conn, exc, "looking at the schema") from exc
+        raise transaction.checkout.lost_early(exc, "looking at the schema") from exc
 
 
-def _insert_or_rewrite(
-    attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str
-) -> Row | None:
-    """Return the row that was found, None if one was inserted."""
-    schema = attempt._engine.plan.schema.sql
+def _insert_or_rewrite(transaction: Transaction[Any], key: str) -> Row | None:
+    """Return the existing row, None if one was inserted."""
+    conn, schema = transaction.checkout.conn, transaction.manager.config.schema.sql
     while True:
-        if row(ask(conn, CLAIM, schema=schema, key=key, wait=lock_timeout(attempt.left))) is not None:
+        if (
+            row(ask(conn, CLAIM, schema=schema, key=key, wait=lock_timeout(transaction.left)))
+            is not None
+        ):
             return None
         statement = REWRITE + _result(conn)
-        found = row(ask(conn, statement, schema=schema, key=key, wait=lock_timeout(attempt.left)))
+        found = row(ask(conn, statement, schema=schema, key=key, wait=lock_timeout(transaction.left)))
         if found is not None:
             return found
-        ask(conn, UNBIND)  # it was purged in between
+        ask(conn, UNBIND)  # the row was purged in between
 
 
 def _encodings(conn: psycopg.Connection[Any]) -> tuple[bytes | None, bytes | None]:
@@ -130,16 +132,16 @@ def _encodings(conn: psycopg.Connection[Any]) -> tuple[bytes | None, bytes | Non
 
 
 def _result(conn: psycopg.Connection[Any]) -> bytes:
-    """Return the expression for a result that this connection can receive, whatever is in it."""
+    """Return an expression for the result that this connection can receive, whatever the encodings."""
     server, client = _encodings(conn)
     return PLAIN_RESULT if client in (b"UTF8", server) or server == b"SQL_ASCII" else HEX_RESULT
 
 
 def _stored(conn: psycopg.Connection[Any], value: bytes, key: str) -> Any:
-    """Return a result that was stored.
+    """Return a stored result.
 
     Raises:
-        psycopg.DataError: it was not stored by `keep`: jsonb takes deeper nesting and longer numbers than Python reads.
+        psycopg.DataError: `keep` has not stored it: jsonb allows deeper nesting and longer numbers than Python reads.
     """
     try:
         written = bytes.fromhex(value.decode()).decode() if _result(conn) is HEX_RESULT else text(conn, value)
@@ -150,33 +152,31 @@ def _stored(conn: psycopg.Connection[Any], value: bytes, key: str) -> Any:
 
 
 def advice(key: str) -> str:
-    """Return what to do about a transaction of which it is not known whether it was committed."""
+    """Return what to do if it is not known whether a transaction was committed."""
     return f"to find out, call again with once={key!r}"
 
 
-def keep(
-    attempt: Attempt[Any], conn: psycopg.Connection[Any], key: str, result: object
-) -> Any:
-    """Store the result of a key in its row, and return it as every later call will get it.
+def keep(transaction: Transaction[Any], key: str, result: object) -> Any:
+    """Store the result in the row of the key, and return it as every later call will get it.
 
     Raises:
-        TypeError: it is not JSON.
+        TypeError: the result is not JSON.
     """
-    schema = attempt._engine.plan.schema.sql
+    conn, schema = transaction.checkout.conn, transaction.manager.config.schema.sql
     stored = as_json(result, key, escape=_encodings(conn)[0] != b"SQL_ASCII")
     try:
-        with attempt.bounded(conn, least=LEAST_COMMIT):
+        with transaction.bounded(least=LEAST_COMMIT):
             found = row(ask(conn, KEEP + _result(conn), schema=schema, key=key, result=stored))
     except UnicodeEncodeError as exc:
         raise not_json(result, key, f"the connection cannot send it: {exc}") from exc
     except psycopg.DataError as exc:
-        # jsonb has no NUL, no lone surrogate, and no number out of numeric's range (PostgreSQL docs, 8.14), and it has
-        # what the database's encoding has.
+        # jsonb has no NUL, no lone surrogate, no number out of numeric's range (PostgreSQL docs, 8.14), and only the
+        # characters of the database's encoding.
         raise not_json(result, key, one_line(str(exc))) from exc
     except psycopg.OperationalError as exc:
         if not conn.broken:
             raise
-        raise _lost_early(attempt._engine, conn, exc, "storing its result") from exc
+        raise transaction.checkout.lost_early(exc, "storing its result") from exc
     if found is None or found[0] is None:
         raise psycopg.ProgrammingError(f"the row of once={key!r} was deleted by its own transaction")
     return _stored(conn, found[0], key)

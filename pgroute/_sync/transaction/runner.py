@@ -1,26 +1,23 @@
 # Generated from pgroute/_async/transaction/runner.py by .ci/unasync.py: edit that file, not this one.
-"""The methods of the router that own a transaction: `run`, `attempts`, and what the exactly-once kind needs."""
+"""The methods of the router that run whole transactions: `run`, `attempts`, `install`, `purge_once_keys`."""
 
 from __future__ import annotations
 
-import inspect
 import math
-from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from psycopg_pool.abc import CT
 
 from pgroute._sync.schema_check import check_trust, install
-from pgroute._sync.session import note_commit
 from pgroute._sync.statements import ask
 from pgroute._sync.transaction.attempts import Attempts
-from pgroute._sync.transaction.once import MISSING, advice, claim, keep, missing
-from pgroute.core.config.retry_policy import check_policy
+from pgroute._sync.transaction.body import call, check_function
+from pgroute._sync.transaction.loop import run_transaction
+from pgroute._sync.transaction.once import MISSING, claim, keep, missing
 from pgroute.core.model.roles import Role
 from pgroute.core.sql.schema import ONCE
 from pgroute.core.transactions.once_keys import PURGE, check_age, check_key
-
-from pgroute.core.transactions.request import COROUTINE_FUNCTION, LAZY, get_request
+from pgroute.core.config.retry_policy import check_policy
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,9 +28,9 @@ if TYPE_CHECKING:
     import psycopg
 
     from pgroute._sync.manager import SessionManager
+    from pgroute._sync.transaction.attempt import Transaction
     from pgroute.core.config.retry_policy import RetryPolicy
     from pgroute.core.sql.schema import Schema
-    from pgroute.core.transactions.request import Request
 
 T = TypeVar("T")
 
@@ -41,7 +38,7 @@ T = TypeVar("T")
 class Runner(Generic[CT]):
     """The part of a router that runs whole transactions."""
 
-    _engine: SessionManager[CT]
+    _manager: SessionManager[CT]
     _longest = 0.0
 
     def run(
@@ -57,46 +54,47 @@ class Runner(Generic[CT]):
         read_only: bool | None = None,
         deferrable: bool | None = None,
     ) -> T:
-        """Call ``fn(conn, *args)`` in a transaction, and again as a whole where that is safe; return its result.
+        """Call ``fn(conn, *args)`` in a transaction and return its result; run it again as a whole if that is safe.
 
-        It is run again for a serialization failure (40001), a deadlock (40P01), a host that turned out read-only where
-        a writer was asked for (25006), and a connection that was lost before COMMIT was sent. What *fn* does outside of
-        the transaction happens each time.
+        It is run again after a serialization failure (40001), a deadlock (40P01), an error that a writer's host is
+        read-only (25006), and the loss of the connection before COMMIT was sent. What *fn* does outside of the
+        transaction happens again in each attempt.
 
         Args:
-            fn: the body. The transaction is the router's: *fn* does not commit.
-            args: for *fn*.
+            fn: the body, a function of a connection. It must not commit: the router does.
+            args: further arguments of *fn*.
             role: "writer" or "reader".
-            timeout: seconds for the whole, waiting for sessions included, after which no attempt begins; *fn* itself is
-                not interrupted. None: as the policy says, and acquire_timeout for each session.
-            retry: how long and how often; None: the router's.
-            once: a key of 1 to 512 bytes: the transaction is applied once, however often it is tried, by this call, a
-                later one or another process, and all get the first one's result as it is stored, in JSON. True: a
-                fresh key for this call. Needs the tables that `install()` makes.
-            isolation: "read committed", "repeatable read", "serializable" or a psycopg.IsolationLevel; None: as the
-                connection has it.
-            read_only: for the transaction; None: as the connection has it.
-            deferrable: likewise.
+            timeout: seconds for all attempts, including waits for sessions. No attempt begins later; *fn* is not
+                interrupted. None: the limit of the policy, and acquire_timeout for each session.
+            retry: the policy of retries; None: the router's.
+            once: a key of 1 to 512 bytes. The transaction with this key is applied once, however often this call, a
+                later call or another process tries; all of them get the result of the first, as stored in JSON. True: a
+                new key for this call. Needs the tables that `install()` creates.
+            isolation: "read committed", "repeatable read", "serializable" or a psycopg.IsolationLevel; None: the
+                setting of the connection.
+            read_only: of the transaction; None: the setting of the connection.
+            deferrable: of the transaction; None: the setting of the connection.
 
         Raises:
-            ConfigError: an argument is not usable, *fn* gave a coroutine or a generator, or *once* lacks its table, or
-                others could have code run by it.
-            NoHostAvailable, PoolExhausted, SplitBrainError: no session could be had in time.
+            ConfigError: an argument is invalid, *fn* returned a coroutine or a generator, or the table of *once* is
+                missing or cannot be trusted.
+            NoHostAvailable, PoolExhausted, SplitBrainError: there was no session in time.
             RouterClosed: the router is not open.
-            CommitUnknown: the connection was lost during COMMIT; with *once*, it was not found out in time.
-            SessionLost: it was lost before COMMIT, and there was no time for another attempt.
-            TypeError: the result is to be stored and is not JSON; nothing was committed.
-            psycopg.DataError: the result that is stored under the key cannot be read: it is nobody's who used *once*.
+            CommitUnknown: the connection was lost during COMMIT; with *once*, the outcome was not known in time.
+            SessionLost: the connection was lost before COMMIT, and there was no time for another attempt.
+            TypeError: with *once*, the result is not JSON; nothing was committed.
+            psycopg.DataError: the stored result cannot be read: something else than *once* wrote it.
             psycopg.errors.InFailedSqlTransaction: *fn* hid an error of its transaction; nothing was committed.
-            psycopg.ProgrammingError: *fn* ended the transaction by itself, left a pipeline open or closed the
-                connection; or this is the body of another `run()` for a writer.
-            Exception: what *fn* raised, where that is not run again.
+            psycopg.ProgrammingError: *fn* ended the transaction, left a pipeline open or closed the connection; or this
+                call is in the body of another `run()` for a writer.
+            Exception: an error of *fn* after which it is not run again.
         """
         check_function("fn", fn)
+        check_policy(retry)
         key = check_key(once)
         if key is not None and (Role.parse(role) is Role.READER or read_only):
             raise ConfigError("once", once, "expected None for a transaction that cannot write")
-        request = self._request(
+        request = self._manager.request(
             role,
             isolation=isolation,
             read_only=read_only,
@@ -107,25 +105,19 @@ class Runner(Generic[CT]):
         )
         if key is not None:
             self._note_limit(retry, timeout)
-        attempts = self._attempts(request, retry, timeout, key)
-        try:
-            for attempt in attempts:
-                result: Any = None
-                with attempt as conn:
-                    if key is not None:
-                        found = claim(attempt, conn, key)
-                        if found is not None:
-                            result = found.result
-                            continue
-                    result = call(fn, conn, *args)
-                    if key is not None:
-                        result = keep(attempt, conn, key, result)
-            return result  # type: ignore[no-any-return]
-        except BaseException as exc:
-            note_commit(exc, attempts._phase)
-            if key is not None and (exc is attempts.unknown or not isinstance(exc, Exception)):
-                exc.add_note(advice(key))
-            raise
+
+        def body(transaction: Transaction[CT], conn: CT) -> Any:
+            if key is None:
+                return call(fn, conn, *args)
+            found = claim(transaction, key)
+            if found is not None:
+                return found.result
+            return keep(transaction, key, call(fn, conn, *args))
+
+        result: Any = run_transaction(
+            self._manager, request, body, retry=retry, timeout=timeout, key=key
+        )
+        return result  # type: ignore[no-any-return]
 
     def attempts(
         self,
@@ -137,7 +129,7 @@ class Runner(Generic[CT]):
         read_only: bool | None = None,
         deferrable: bool | None = None,
     ) -> Attempts[CT]:
-        """Return an iterator over attempts at a transaction: `run` for who wants to write the body in place.
+        """Return an iterator over attempts at a transaction: as `run`, with the body written in place.
 
         ::
 
@@ -145,135 +137,72 @@ class Runner(Generic[CT]):
                 with attempt as conn:
                     conn.execute(...)
 
-        Each attempt is a context manager that yields a connection with its transaction begun, and commits at the end.
-        An error after which the transaction is run again is not let out of the ``with`` statement, the next attempt
-        follows. So nothing but the ``with`` statement belongs in the loop, and it must not be left by return or break:
-        if COMMIT fails then, the next attempt is never made (this is logged as an error).
+        Each attempt is a context manager. It yields a connection with its transaction begun, and commits at the end.
+        If the transaction is to run again after an error, the ``with`` statement suppresses it, and the next attempt
+        follows. Put nothing but the ``with`` statement in the loop, and do not leave it by return or break: if COMMIT
+        fails then, the next attempt is never made, which is logged as an error.
 
         Args:
             role: "writer" or "reader".
-            timeout: seconds for the whole, waiting for sessions included, after which no attempt begins. None: as the
-                policy says, and acquire_timeout for each session.
-            retry: how long and how often; None: the router's.
+            timeout: seconds for all attempts, including waits for sessions. No attempt begins later. None: the limit of
+                the policy, and acquire_timeout for each session.
+            retry: the policy of retries; None: the router's.
             isolation: as in `run()`.
-            read_only: for the transaction; None: as the connection has it.
-            deferrable: likewise.
+            read_only: of the transaction; None: the setting of the connection.
+            deferrable: of the transaction; None: the setting of the connection.
 
         Raises:
-            ConfigError: an argument is not usable.
-            NoHostAvailable, PoolExhausted, SplitBrainError: on entering an attempt, no session could be had in time.
+            ConfigError: an argument is invalid.
+            NoHostAvailable, PoolExhausted, SplitBrainError: on entering an attempt, there was no session in time.
             RouterClosed: on entering an attempt, the router is not open.
             CommitUnknown: the connection was lost during COMMIT.
             SessionLost: it was lost before COMMIT, and there was no time for another attempt.
-            psycopg.errors.InFailedSqlTransaction, psycopg.ProgrammingError: as from `run()`.
+            psycopg.errors.InFailedSqlTransaction, psycopg.ProgrammingError: as in `run()`.
         """
-        request = self._request(
+        request = self._manager.request(
             role, isolation=isolation, read_only=read_only, deferrable=deferrable, timeout=timeout
         )
-        return self._attempts(request, retry, timeout)
+        check_policy(retry)
+        return Attempts(self._manager, request, retry, timeout)
 
     def install(self) -> None:
-        """Create the router's schema with the tables of ``once=`` and of batch jobs, unless they are there.
+        """Create the router's schema with the tables of ``once=`` and of batch jobs, unless they exist.
 
-        Needs the right to create a schema in the database, if it is not there yet. Roles that use the tables need the
-        rights that ``pgroute install`` prints. Otherwise as `run()`.
+        Creating the schema needs CREATE on the database. Roles that use the tables need the privileges that ``pgroute
+        install`` prints. This is a transaction of `run()`, and raises its errors too.
 
         Raises:
-            ConfigError: what is there is not to be trusted: others could have code run by whoever uses it.
-            psycopg.errors.InsufficientPrivilege: the role may not create it.
-            NoHostAvailable, PoolExhausted, SplitBrainError: no writer's session could be had in time.
+            ConfigError: the existing schema cannot be trusted: another role could make its users run its code.
+            psycopg.errors.InsufficientPrivilege: the role may not create the schema.
+            NoHostAvailable, PoolExhausted, SplitBrainError: there was no writer's session in time.
         """
-        self.run(install, self._engine.plan.schema)
+        self.run(install, self._manager.config.schema)
 
     def purge_once_keys(self, older_than: float | timedelta) -> int:
-        """Forget the keys of ``once=`` that were last used so long ago; return how many.
+        """Delete the keys of ``once=`` that were last used so long ago; return their number.
 
         Args:
-            older_than: seconds, or a timedelta; not less than the time for which a call of this router may go on trying
-                with its key, and a day where nothing limits that. Other processes may go on for longer.
+            older_than: seconds, or a timedelta; at least the time for which a call of this router may retry with its
+                key, or a day if nothing limits that. Other processes may retry for longer.
 
         Raises:
-            ConfigError: it is less, or the table of the keys is missing, or not to be trusted.
-            NoHostAvailable, PoolExhausted, SplitBrainError: no writer's session could be had in time.
+            ConfigError: *older_than* is too short, or the table of the keys is missing or cannot be trusted.
+            NoHostAvailable, PoolExhausted, SplitBrainError: there was no writer's session in time.
         """
         self._note_limit(None, None)
         seconds = check_age(older_than, None if self._longest == math.inf else self._longest)
-        return self.run(purge, self._engine.plan.schema, seconds)
-
-    def _request(self, role: object, **options: Any) -> Request:
-        return get_request(
-            role,
-            reader_attrs=self._engine.plan.reader_attrs,
-            reader_read_only=self._engine.plan.reader.read_only,
-            **options,
-        )
-
-    def _attempts(
-        self, request: Request, retry: RetryPolicy | None, timeout: float | None, key: str | None = None
-    ) -> Attempts[CT]:
-        check_policy(retry)
-        return Attempts(self._engine, request, retry or self._engine.plan.retry, timeout, key)
+        return self.run(purge, self._manager.config.schema, seconds)
 
     def _note_limit(self, retry: RetryPolicy | None, timeout: float | None) -> None:
-        check_policy(retry)
-        limit = (retry or self._engine.plan.retry).limit(timeout)
+        limit = (retry or self._manager.config.retry).limit(timeout)
         self._longest = max(self._longest, math.inf if limit is None else limit)
 
 
 def purge(conn: psycopg.Connection[Any], schema: Schema, seconds: float) -> int:
-    """Delete old keys and return how many."""
+    """Delete old keys and return their number."""
     try:
         check_trust(conn, schema, ONCE)
         results = ask(conn, PURGE, schema=schema.sql, seconds=seconds)
     except MISSING as exc:
         raise missing("older_than", seconds, exc) from None
     return results[-1].command_tuples or 0
-
-
-def call(fn: Callable[..., Any], conn: psycopg.Connection[Any], *args: Any) -> Any:
-    """Call a body and return its result.
-
-    Raises:
-        ConfigError: it gave something that has not done its work yet.
-    """
-    result = fn(conn, *args)
-    if isinstance(result, LAZY) or hasattr(result, "__await__"):
-        raise _idle(fn, conn, result)
-    return result
-
-
-def check_function(parameter: str, fn: object) -> None:
-    """Raise ConfigError for what can be seen not to be a body; what it returns is looked at later."""
-    if isinstance(fn, CoroutineType):
-        fn.close()
-        name = fn.__name__
-        raise ConfigError(
-            parameter,
-            fn,
-            f"expected the function: run({name}, ...), which calls it; this is what {name}(...) returns",
-        )
-    if not callable(fn):
-        raise ConfigError(parameter, fn, "expected a function of a connection")
-    # Not inspect's functions, which take longer than the rest of run().
-    flags = getattr(getattr(fn, "__code__", None), "co_flags", 0)
-    kind = None
-    if flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
-        kind = "generator function: none of its body would run before the transaction is over"
-    if flags & inspect.CO_COROUTINE:
-        kind = COROUTINE_FUNCTION
-    if kind is not None:
-        raise ConfigError(parameter, fn, f"expected a plain function, this is a {kind}")
-
-
-def _idle(fn: object, conn: psycopg.Connection[Any], result: Any) -> ConfigError:
-    """Return the error for a body that left its work to be done later, having seen to it that it is not."""
-    what = type(result).__name__
-    if isinstance(result, (CoroutineType, GeneratorType)):
-        result.close()
-    else:
-        # Whatever goes on with the connection must not do so in somebody else's transaction.
-        conn.close()
-    accepted = f"expected a body that does its work; it returned a {what}, and was rolled back"
-    if hasattr(result, "__await__"):
-        accepted += " (coroutine functions are for the asynchronous router)"
-    return ConfigError("fn", fn, accepted)

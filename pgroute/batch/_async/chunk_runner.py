@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
+from pgroute._async.router import manager_of
 from pgroute._async.statements import encoding_of, row, text
-from pgroute._async.transaction.runner import call
+from pgroute._async.transaction.body import call
+from pgroute._async.transaction.loop import run_transaction
 from pgroute.batch import sql
 from pgroute.batch._async.job_store import encode
 from pgroute.batch.model import Chunk
@@ -20,16 +22,19 @@ from pgroute.core.faults.classify import one_line
 from pgroute.core.transactions.once_keys import lock_timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable  # async-only
 
+    # sync-only: from collections.abc import Callable
     from pgroute._async.router import AsyncRouter
-    from pgroute._async.transaction.attempt import AsyncAttempt
+    from pgroute._async.transaction.attempt import AsyncTransaction
     from pgroute.batch._async.job_store import AsyncJobStore
     from pgroute.batch.options import JobOptions
     from pgroute.batch.progress import ProgressTracker
     from pgroute.batch.state import PendingChunk, Row
 
     Connection = psycopg.AsyncConnection[Any]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("pgroute")
 
@@ -60,7 +65,7 @@ class AsyncChunkRunner:
         self._fn = fn
         self._name = options.name
         # At any isolation level a late claim finds no row, or fails with 40001.
-        self._request = router._request("writer", decidable=True)
+        self._request = manager_of(router).request("writer", decidable=True)
 
     async def run_chunk(self, pending: PendingChunk) -> tuple[Outcome, int]:
         """Run a chunk; return its outcome and its number of rows.
@@ -68,42 +73,51 @@ class AsyncChunkRunner:
         Raises:
             BatchError: another session holds the chunk, or the job was reset.
         """
-        outcome, count = Outcome.PLAN_LOST, 0
-        own = self._router._attempts(self._request, self._options.retry, None)
-        intact, before = False, 1
+        intact, applied, before = False, False, 1
+
+        async def body(transaction: AsyncTransaction[Any], conn: Connection) -> tuple[Outcome, int]:
+            nonlocal intact, applied, before
+            intact = applied = False
+            self._tracker.add_retries(transaction.number - before)
+            before = transaction.number
+            claimed = await self._claim(transaction, conn, pending, self._claim_statement(pending))
+            if claimed is None:
+                return await self._explain_unclaimed(transaction, conn, pending)
+            try:
+                await self._body(conn, await self._chunk(conn, pending, claimed))
+            except Exception:
+                intact = transaction.intact
+                raise
+            applied = True
+            return Outcome.APPLIED, number(claimed[1])
+
         try:
-            async for attempt in own:
-                intact = False
-                async with attempt as conn:
-                    self._tracker.add_retries(attempt.number - before)
-                    before = attempt.number
-                    claimed = await self._claim(attempt, conn, pending, self._claim_statement(pending))
-                    if claimed is None:
-                        outcome, count = await self._explain_unclaimed(attempt, conn, pending)
-                        continue
-                    try:
-                        await self._body(conn, await self._chunk(conn, pending, claimed))
-                    except Exception:
-                        intact = attempt.whole
-                        raise
-                    outcome, count = Outcome.APPLIED, number(claimed[1])
+            return await self._transact(body)
         except Exception as exc:
             # An error of COMMIT, such as a deferred constraint, belongs to the chunk too.
-            intact = intact or (outcome is Outcome.APPLIED and getattr(exc, "sqlstate", None) is not None)
+            intact = intact or (applied and getattr(exc, "sqlstate", None) is not None)
             if self._options.on_error == "reject" and intact and belongs_to_chunk(exc):
                 return await self._reject(pending, exc)
             raise
-        return outcome, count
+
+    async def _transact(
+        self,
+        body: Callable[[AsyncTransaction[Any], Connection], Awaitable[T]],  # async-only
+        # sync-only: body: Callable[[Transaction[Any], Connection], T],
+    ) -> T:
+        manager = manager_of(self._router)
+        result: Any = await run_transaction(manager, self._request, body, retry=self._options.retry)
+        return result  # type: ignore[no-any-return]
 
     @staticmethod
     def _claim_statement(pending: PendingChunk) -> bytes:
         return sql.CLAIM_KEYS if pending.items is None else sql.CLAIM_ITEMS
 
     async def _claim(
-        self, attempt: AsyncAttempt[Any], conn: Connection, pending: PendingChunk, statement: bytes
+        self, transaction: AsyncTransaction[Any], conn: Connection, pending: PendingChunk, statement: bytes
     ) -> Row | None:
         """Mark a chunk as done in this transaction; return None if no open row was found."""
-        seconds = attempt.left
+        seconds = transaction.left
         given: dict[str, Any] = {"chunk": pending.number, "rows": len(pending.items or ())}
         await self._store.check_trust(conn)
         try:
@@ -111,11 +125,11 @@ class AsyncChunkRunner:
         except psycopg.errors.LockNotAvailable as exc:
             raise lock_not_released(self._name, f"chunk {pending.number}", seconds) from exc
         if claimed is not None:
-            attempt.decided()
+            transaction.mark_resolved()
         return claimed
 
     async def _explain_unclaimed(
-        self, attempt: AsyncAttempt[Any], conn: Connection, pending: PendingChunk
+        self, transaction: AsyncTransaction[Any], conn: Connection, pending: PendingChunk
     ) -> tuple[Outcome, int]:
         """Return the outcome of a chunk that could not be claimed, and its number of rows."""
         found = row(await self._store.ask(conn, sql.READ_CHUNK, chunk=pending.number))
@@ -127,7 +141,7 @@ class AsyncChunkRunner:
         outcome = unclaimed_outcome(pending.number, job, present=planned, done=done == b"t")
         if outcome is None or (not planned and outcome is Outcome.PLAN_LOST and pending.items is None):
             raise job_gone(self._name)
-        if outcome is Outcome.ALREADY_DONE and attempt._course.unknown is not None:
+        if outcome is Outcome.ALREADY_DONE and transaction.earlier_unknown:
             # Most likely by an earlier attempt. Without a write, COMMIT would not wait for the synchronous standby.
             outcome = Outcome.APPLIED
             if planned:
@@ -160,23 +174,22 @@ class AsyncChunkRunner:
 
     async def _reject(self, pending: PendingChunk, exc: Exception) -> tuple[Outcome, int]:
         """Record that a chunk cannot be applied, in a transaction of its own with the same claim."""
-        outcome, count = Outcome.REJECTED, 0
         state = exc.sqlstate if isinstance(exc, psycopg.Error) else None
         message = f"{type(exc).__name__}: {exc}".replace("\0", "\\0")
         statement = sql.CLAIM if pending.items is None else sql.CLAIM_ITEMS
-        async for attempt in self._router._attempts(self._request, self._options.retry, None):
-            async with attempt as conn:
-                claimed = await self._claim(attempt, conn, pending, statement)
-                if claimed is None:
-                    outcome, count = await self._explain_unclaimed(attempt, conn, pending)
-                    if outcome is Outcome.APPLIED:
-                        outcome = Outcome.REJECTED
-                    continue
-                outcome, count = Outcome.REJECTED, number(claimed[1])
-                encoding = encoding_of(conn)
-                error = message.encode(encoding, "backslashreplace").decode(encoding)
-                given: dict[str, Any] = {"state": state, "error": error}
-                await self._store.ask(conn, sql.REJECT, **given, chunk=pending.number)
+
+        async def body(transaction: AsyncTransaction[Any], conn: Connection) -> tuple[Outcome, int]:
+            claimed = await self._claim(transaction, conn, pending, statement)
+            if claimed is None:
+                outcome, count = await self._explain_unclaimed(transaction, conn, pending)
+                return (Outcome.REJECTED if outcome is Outcome.APPLIED else outcome), count
+            encoding = encoding_of(conn)
+            error = message.encode(encoding, "backslashreplace").decode(encoding)
+            given: dict[str, Any] = {"state": state, "error": error}
+            await self._store.ask(conn, sql.REJECT, **given, chunk=pending.number)
+            return Outcome.REJECTED, number(claimed[1])
+
+        outcome, count = await self._transact(body)
         if outcome is Outcome.REJECTED:
             logger.warning(
                 "job %r: chunk %d was set aside: %s", self._name, pending.number, one_line(message)

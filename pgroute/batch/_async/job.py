@@ -6,8 +6,8 @@ from collections.abc import Sized
 from typing import TYPE_CHECKING, Any, Literal
 
 from pgroute._acompat import async_run_all
-from pgroute._async.router import AsyncRouter
-from pgroute._async.transaction.runner import check_function
+from pgroute._async.router import AsyncRouter, manager_of
+from pgroute._async.transaction.body import check_function
 from pgroute.batch._async.chunk_queue import AsyncChunkQueue
 from pgroute.batch._async.chunk_runner import AsyncChunkRunner
 from pgroute.batch._async.job_store import AsyncJobStore
@@ -79,7 +79,7 @@ class AsyncBatchJob:
             source,
             chunk_size=chunk_size,
             workers=workers,
-            most_workers=router._engine.plan.writer.options.max_size,
+            most_workers=manager_of(router).config.writer.options.max_size,
             on_error=on_error,
             retry=retry,
         )

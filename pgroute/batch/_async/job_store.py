@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
+from pgroute._async.router import manager_of
 from pgroute._async.schema_check import check_trust
 from pgroute._async.statements import ask, encoding_of, row, rows, text
+from pgroute._async.transaction.loop import run_transaction
 from pgroute._async.transaction.once import MISSING, missing
 from pgroute.batch import keyset_sql, sql
 from pgroute.batch.keyset_sql import Key, KeysetSql, quoted
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     # sync-only: from collections.abc import Callable
     from pgroute._async.router import AsyncRouter
+    from pgroute._async.transaction.attempt import AsyncTransaction
     from pgroute.batch.options import JobOptions
 
     Connection = psycopg.AsyncConnection[Any]
@@ -58,7 +61,7 @@ class AsyncJobStore:
         self._options = options
         self._name = options.name
         self._started: int | None = None
-        self._schema = router._engine.plan.schema
+        self._schema = manager_of(router).config.schema
         self.sql: KeysetSql
 
     def check(self, started: int) -> None:
@@ -165,17 +168,19 @@ class AsyncJobStore:
         locked: str = "the row",
     ) -> T:
         """Run a transaction that may be repeated, or that detects by itself that it was committed."""
-        request = self._router._request("writer", isolation=isolation, decidable=True)
-        result: Any = None
-        async for attempt in self._router._attempts(request, self._options.retry, None):
-            async with attempt as conn:
-                seconds = attempt.left
-                try:
-                    await self.check_trust(conn)
-                    await ask(conn, sql.SET_LOCK_TIMEOUT, wait=lock_timeout(seconds))
-                    result = await work(conn)
-                except psycopg.errors.LockNotAvailable as exc:
-                    raise lock_not_released(self._name, locked, seconds) from exc
+        manager = manager_of(self._router)
+        request = manager.request("writer", isolation=isolation, decidable=True)
+
+        async def body(transaction: AsyncTransaction[Any], conn: Connection) -> T:
+            seconds = transaction.left
+            try:
+                await self.check_trust(conn)
+                await ask(conn, sql.SET_LOCK_TIMEOUT, wait=lock_timeout(seconds))
+                return await work(conn)
+            except psycopg.errors.LockNotAvailable as exc:
+                raise lock_not_released(self._name, locked, seconds) from exc
+
+        result: Any = await run_transaction(manager, request, body, retry=self._options.retry)
         return result  # type: ignore[no-any-return]
 
     async def _read_job(self, conn: Connection, statement: bytes) -> Job:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
+from pgroute._sync.router import manager_of
 from pgroute._sync.statements import encoding_of, row, text
-from pgroute._sync.transaction.runner import call
+from pgroute._sync.transaction.body import call
+from pgroute._sync.transaction.loop import run_transaction
 from pgroute.batch import sql
 from pgroute.batch._sync.job_store import encode
 from pgroute.batch.model import Chunk
@@ -21,16 +23,18 @@ from pgroute.core.faults.classify import one_line
 from pgroute.core.transactions.once_keys import lock_timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
 
+    from collections.abc import Callable
     from pgroute._sync.router import Router
-    from pgroute._sync.transaction.attempt import Attempt
+    from pgroute._sync.transaction.attempt import Transaction
     from pgroute.batch._sync.job_store import JobStore
     from pgroute.batch.options import JobOptions
     from pgroute.batch.progress import ProgressTracker
     from pgroute.batch.state import PendingChunk, Row
 
     Connection = psycopg.Connection[Any]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("pgroute")
 
@@ -61,7 +65,7 @@ class ChunkRunner:
         self._fn = fn
         self._name = options.name
         # At any isolation level a late claim finds no row, or fails with 40001.
-        self._request = router._request("writer", decidable=True)
+        self._request = manager_of(router).request("writer", decidable=True)
 
     def run_chunk(self, pending: PendingChunk) -> tuple[Outcome, int]:
         """Run a chunk; return its outcome and its number of rows.
@@ -69,42 +73,50 @@ class ChunkRunner:
         Raises:
             BatchError: another session holds the chunk, or the job was reset.
         """
-        outcome, count = Outcome.PLAN_LOST, 0
-        own = self._router._attempts(self._request, self._options.retry, None)
-        intact, before = False, 1
+        intact, applied, before = False, False, 1
+
+        def body(transaction: Transaction[Any], conn: Connection) -> tuple[Outcome, int]:
+            nonlocal intact, applied, before
+            intact = applied = False
+            self._tracker.add_retries(transaction.number - before)
+            before = transaction.number
+            claimed = self._claim(transaction, conn, pending, self._claim_statement(pending))
+            if claimed is None:
+                return self._explain_unclaimed(transaction, conn, pending)
+            try:
+                self._body(conn, self._chunk(conn, pending, claimed))
+            except Exception:
+                intact = transaction.intact
+                raise
+            applied = True
+            return Outcome.APPLIED, number(claimed[1])
+
         try:
-            for attempt in own:
-                intact = False
-                with attempt as conn:
-                    self._tracker.add_retries(attempt.number - before)
-                    before = attempt.number
-                    claimed = self._claim(attempt, conn, pending, self._claim_statement(pending))
-                    if claimed is None:
-                        outcome, count = self._explain_unclaimed(attempt, conn, pending)
-                        continue
-                    try:
-                        self._body(conn, self._chunk(conn, pending, claimed))
-                    except Exception:
-                        intact = attempt.whole
-                        raise
-                    outcome, count = Outcome.APPLIED, number(claimed[1])
+            return self._transact(body)
         except Exception as exc:
             # An error of COMMIT, such as a deferred constraint, belongs to the chunk too.
-            intact = intact or (outcome is Outcome.APPLIED and getattr(exc, "sqlstate", None) is not None)
+            intact = intact or (applied and getattr(exc, "sqlstate", None) is not None)
             if self._options.on_error == "reject" and intact and belongs_to_chunk(exc):
                 return self._reject(pending, exc)
             raise
-        return outcome, count
+
+    def _transact(
+        self,
+        body: Callable[[Transaction[Any], Connection], T],
+    ) -> T:
+        manager = manager_of(self._router)
+        result: Any = run_transaction(manager, self._request, body, retry=self._options.retry)
+        return result  # type: ignore[no-any-return]
 
     @staticmethod
     def _claim_statement(pending: PendingChunk) -> bytes:
         return sql.CLAIM_KEYS if pending.items is None else sql.CLAIM_ITEMS
 
     def _claim(
-        self, attempt: Attempt[Any], conn: Connection, pending: PendingChunk, statement: bytes
+        self, transaction: Transaction[Any], conn: Connection, pending: PendingChunk, statement: bytes
     ) -> Row | None:
         """Mark a chunk as done in this transaction; return None if no open row was found."""
-        seconds = attempt.left
+        seconds = transaction.left
         given: dict[str, Any] = {"chunk": pending.number, "rows": len(pending.items or ())}
         self._store.check_trust(conn)
         try:
@@ -112,11 +124,11 @@ class ChunkRunner:
         except psycopg.errors.LockNotAvailable as exc:
             raise lock_not_released(self._name, f"chunk {pending.number}", seconds) from exc
         if claimed is not None:
-            attempt.decided()
+            transaction.mark_resolved()
         return claimed
 
     def _explain_unclaimed(
-        self, attempt: Attempt[Any], conn: Connection, pending: PendingChunk
+        self, transaction: Transaction[Any], conn: Connection, pending: PendingChunk
     ) -> tuple[Outcome, int]:
         """Return the outcome of a chunk that could not be claimed, and its number of rows."""
         found = row(self._store.ask(conn, sql.READ_CHUNK, chunk=pending.number))
@@ -128,7 +140,7 @@ class ChunkRunner:
         outcome = unclaimed_outcome(pending.number, job, present=planned, done=done == b"t")
         if outcome is None or (not planned and outcome is Outcome.PLAN_LOST and pending.items is None):
             raise job_gone(self._name)
-        if outcome is Outcome.ALREADY_DONE and attempt._course.unknown is not None:
+        if outcome is Outcome.ALREADY_DONE and transaction.earlier_unknown:
             # Most likely by an earlier attempt. Without a write, COMMIT would not wait for the synchronous standby.
             outcome = Outcome.APPLIED
             if planned:
@@ -161,23 +173,22 @@ class ChunkRunner:
 
     def _reject(self, pending: PendingChunk, exc: Exception) -> tuple[Outcome, int]:
         """Record that a chunk cannot be applied, in a transaction of its own with the same claim."""
-        outcome, count = Outcome.REJECTED, 0
         state = exc.sqlstate if isinstance(exc, psycopg.Error) else None
         message = f"{type(exc).__name__}: {exc}".replace("\0", "\\0")
         statement = sql.CLAIM if pending.items is None else sql.CLAIM_ITEMS
-        for attempt in self._router._attempts(self._request, self._options.retry, None):
-            with attempt as conn:
-                claimed = self._claim(attempt, conn, pending, statement)
-                if claimed is None:
-                    outcome, count = self._explain_unclaimed(attempt, conn, pending)
-                    if outcome is Outcome.APPLIED:
-                        outcome = Outcome.REJECTED
-                    continue
-                outcome, count = Outcome.REJECTED, number(claimed[1])
-                encoding = encoding_of(conn)
-                error = message.encode(encoding, "backslashreplace").decode(encoding)
-                given: dict[str, Any] = {"state": state, "error": error}
-                self._store.ask(conn, sql.REJECT, **given, chunk=pending.number)
+
+        def body(transaction: Transaction[Any], conn: Connection) -> tuple[Outcome, int]:
+            claimed = self._claim(transaction, conn, pending, statement)
+            if claimed is None:
+                outcome, count = self._explain_unclaimed(transaction, conn, pending)
+                return (Outcome.REJECTED if outcome is Outcome.APPLIED else outcome), count
+            encoding = encoding_of(conn)
+            error = message.encode(encoding, "backslashreplace").decode(encoding)
+            given: dict[str, Any] = {"state": state, "error": error}
+            self._store.ask(conn, sql.REJECT, **given, chunk=pending.number)
+            return Outcome.REJECTED, number(claimed[1])
+
+        outcome, count = self._transact(body)
         if outcome is Outcome.REJECTED:
             logger.warning(
                 "job %r: chunk %d was set aside: %s", self._name, pending.number, one_line(message)

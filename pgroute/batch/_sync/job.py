@@ -7,8 +7,8 @@ from collections.abc import Sized
 from typing import TYPE_CHECKING, Any, Literal
 
 from pgroute._acompat import run_all
-from pgroute._sync.router import Router
-from pgroute._sync.transaction.runner import check_function
+from pgroute._sync.router import Router, manager_of
+from pgroute._sync.transaction.body import check_function
 from pgroute.batch._sync.chunk_queue import ChunkQueue
 from pgroute.batch._sync.chunk_runner import ChunkRunner
 from pgroute.batch._sync.job_store import JobStore
@@ -78,7 +78,7 @@ class BatchJob:
             source,
             chunk_size=chunk_size,
             workers=workers,
-            most_workers=router._engine.plan.writer.options.max_size,
+            most_workers=manager_of(router).config.writer.options.max_size,
             on_error=on_error,
             retry=retry,
         )

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
+from pgroute._sync.router import manager_of
 from pgroute._sync.schema_check import check_trust
 from pgroute._sync.statements import ask, encoding_of, row, rows, text
+from pgroute._sync.transaction.loop import run_transaction
 from pgroute._sync.transaction.once import MISSING, missing
 from pgroute.batch import keyset_sql, sql
 from pgroute.batch.keyset_sql import Key, KeysetSql, quoted
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     from collections.abc import Callable
     from pgroute._sync.router import Router
+    from pgroute._sync.transaction.attempt import Transaction
     from pgroute.batch.options import JobOptions
 
     Connection = psycopg.Connection[Any]
@@ -58,7 +61,7 @@ class JobStore:
         self._options = options
         self._name = options.name
         self._started: int | None = None
-        self._schema = router._engine.plan.schema
+        self._schema = manager_of(router).config.schema
         self.sql: KeysetSql
 
     def check(self, started: int) -> None:
@@ -164,17 +167,19 @@ class JobStore:
         locked: str = "the row",
     ) -> T:
         """Run a transaction that may be repeated, or that detects by itself that it was committed."""
-        request = self._router._request("writer", isolation=isolation, decidable=True)
-        result: Any = None
-        for attempt in self._router._attempts(request, self._options.retry, None):
-            with attempt as conn:
-                seconds = attempt.left
-                try:
-                    self.check_trust(conn)
-                    ask(conn, sql.SET_LOCK_TIMEOUT, wait=lock_timeout(seconds))
-                    result = work(conn)
-                except psycopg.errors.LockNotAvailable as exc:
-                    raise lock_not_released(self._name, locked, seconds) from exc
+        manager = manager_of(self._router)
+        request = manager.request("writer", isolation=isolation, decidable=True)
+
+        def body(transaction: Transaction[Any], conn: Connection) -> T:
+            seconds = transaction.left
+            try:
+                self.check_trust(conn)
+                ask(conn, sql.SET_LOCK_TIMEOUT, wait=lock_timeout(seconds))
+                return work(conn)
+            except psycopg.errors.LockNotAvailable as exc:
+                raise lock_not_released(self._name, locked, seconds) from exc
+
+        result: Any = run_transaction(manager, request, body, retry=self._options.retry)
         return result  # type: ignore[no-any-return]
 
     def _read_job(self, conn: Connection, statement: bytes) -> Job:

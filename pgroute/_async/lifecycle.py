@@ -1,0 +1,230 @@
+"""Opens and closes a router, and tells whether it may be used."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pgroute._acompat import (
+    AsyncLock,
+    async_blocking,
+    async_keep_time,
+    async_loop_identity,
+    async_myself,
+    async_stop_keeping_time,
+)
+from pgroute._async.open_state import AsyncOpenState
+from pgroute._async.reconciler import AsyncPoolReconciler
+from pgroute.errors import RouteError, RouterClosed
+from pgroute.runtime.fork import forked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pgroute._async.pool.role_pool import AsyncRolePool
+    from pgroute.core.config.options import ProbeOptions
+    from pgroute.core.model.roles import Role
+    from pgroute.monitor.cluster_watch import ClusterWatch
+    from pgroute.runtime.event_dispatcher import Dispatcher
+
+_NEW, _OPEN, _CLOSING, _CLOSED = "new", "open", "closing", "closed"
+_END_TIMEOUT = 2.0
+
+
+class AsyncLifecycle:
+    """Opens and closes the parts of a router.
+
+    Args:
+        watch: the watch on the hosts.
+        pools: by role.
+        dispatcher: of events to subscribers.
+        probe: the probe options.
+        name: the router's, for the names of threads and tasks.
+        describe: returns the router's repr, for errors.
+
+    Attributes:
+        opened: what `open()` has made, kept after the close; None before.
+        reconciler: likewise.
+    """
+
+    def __init__(
+        self,
+        watch: ClusterWatch,
+        pools: Mapping[Role, AsyncRolePool[Any]],
+        dispatcher: Dispatcher,
+        probe: ProbeOptions,
+        *,
+        name: str,
+        describe: Callable[[], str],
+    ) -> None:
+        self._watch = watch
+        self._pools = pools
+        self._dispatcher = dispatcher
+        self._probe = probe
+        self._name = name
+        self._describe = describe
+        self._state = _NEW
+        self.opened: AsyncOpenState | None = None
+        self.reconciler: AsyncPoolReconciler | None = None
+        self._turn = AsyncLock()
+        self._busy: object = None
+        self._close_asked = False
+        self._until = math.inf
+        forked.register(self)
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this is the copy in a forked child of a router that the parent has opened."""
+        return self.opened is not None and self.opened.inherited
+
+    @property
+    def state(self) -> str:
+        """What may be done with the router here: "new", "open", "closing" or "closed"."""
+        return _CLOSED if self.inherited else self._state
+
+    def check_open(self) -> AsyncOpenState:
+        """Return the state of an open router.
+
+        Raises:
+            RouterClosed: the router is not open, or was opened before this process was forked.
+            RouteError: it was opened in another event loop.
+        """
+        opened = self.opened
+        if (
+            opened is not None
+            and self._state == _OPEN
+            and opened.pid == os.getpid()
+            and opened.loop is async_loop_identity()
+        ):
+            return opened
+        if opened is not None and opened.inherited:
+            raise opened.inherited_error()
+        if self._state == _NEW:
+            # sync-only: raise RouterClosed(f"{self._describe()} was never opened: use open() or a with statement")
+            raise RouterClosed(  # async-only
+                f"{self._describe()} was never opened: use `await open()` or `async with`"  # async-only
+            )  # async-only
+        if self._state != _OPEN:
+            raise RouterClosed(f"{self._describe()} is closed", topology=self._watch.topology)
+        raise RouteError(f"{self._describe()} belongs to another event loop: open one router in each loop")
+
+    async def open(self) -> None:
+        """Start to watch the hosts, unless the router is open already.
+
+        Raises:
+            RouterClosed: the router was closed.
+            RouteError: it was opened in another event loop.
+            RuntimeError: a thread cannot be started; the router may be opened later.
+        """
+        forked.notice()
+        async with self._turn:
+            self._busy = async_myself()
+            try:
+                if self.state == _NEW:
+                    await self._begin()
+                    if self._close_asked:
+                        await self._close()
+            finally:
+                self._busy = None
+        self.check_open()
+
+    async def _begin(self) -> None:
+        opened = AsyncOpenState(self._watch, self._describe)
+        self.reconciler = reconciler = AsyncPoolReconciler(
+            self._watch, self._pools, self._dispatcher, opened.changes, self._probe, owner=self
+        )
+        try:
+            self.opened = opened
+            async_keep_time(self)
+            self._dispatcher.resume()
+            reconciler.start(self._name)
+            self._state = _OPEN
+        except BaseException:
+            self.opened = None
+            self._watch.stop()
+            await reconciler.stop(_END_TIMEOUT)
+            async_stop_keeping_time(self)
+            raise
+
+    async def close(self, timeout: float) -> None:
+        """End everything. Sessions in flight have *timeout* seconds, then they are aborted.
+
+        A second caller waits until the first is done. If closing is interrupted, sessions are aborted at once and the
+        rest is done; the next call finishes what a second interrupt leaves.
+        """
+        forked.notice()
+        if self.inherited:
+            return
+        self._until = min(self._until, time.monotonic() + timeout)
+        if self._state == _CLOSING and self.opened is not None:
+            self.opened.changes.notify()  # the caller that is closing it may have a later deadline
+        if self._busy == async_myself():
+            self._close_asked = (
+                True  # called by a signal handler within open() or close(), which then goes on
+            )
+            return
+        async with self._turn:
+            self._busy = async_myself()
+            try:
+                await self._close()
+            finally:
+                self._busy = None
+
+    async def _close(self) -> None:
+        if self._state == _NEW:
+            self._state = _CLOSED
+            await async_blocking(self._dispatcher.close)
+        if self._state == _CLOSED:
+            return
+        opened = self.opened
+        assert opened is not None
+        self._state, opened.closing = _CLOSING, True
+        opened.changes.notify()
+        try:
+            await self._finish_sessions(opened)
+        finally:
+            await self._end()
+
+    async def _finish_sessions(self, opened: AsyncOpenState) -> None:
+        try:
+            for pool in self._pools.values():
+                await pool.close()
+            while True:
+                version = opened.changes.version
+                left = self._until - time.monotonic()
+                if not sum(pool.in_use for pool in self._pools.values()) or left <= 0:
+                    return
+                await opened.changes.wait(version, left)
+        finally:
+            for pool in self._pools.values():
+                pool.abort_all()
+
+    async def _end(self) -> None:
+        """Do every step even if others fail; all of them may be repeated."""
+        assert self.reconciler is not None
+        failure: BaseException | None = None
+        steps: tuple[Callable[[], Any], ...] = (
+            *(pool.close for pool in self._pools.values()),  # again: an interrupt may have left some open
+            partial(async_blocking, self._watch.stop),
+            partial(self.reconciler.stop, _END_TIMEOUT),
+            *(partial(pool.join, _END_TIMEOUT) for pool in self._pools.values()),
+            partial(async_blocking, self._dispatcher.close),
+        )
+        for step in steps:
+            try:
+                await step()
+            except BaseException as exc:  # noqa: BLE001  (raised below)
+                failure = exc
+        async_stop_keeping_time(self)
+        if failure is not None:
+            raise failure
+        self._state = _CLOSED
+
+    def after_fork(self) -> None:
+        """In a forked child: make a router that was not opened yet usable; leave any other alone."""
+        if self.opened is None:
+            self._turn = AsyncLock()
+            self._dispatcher.after_fork()

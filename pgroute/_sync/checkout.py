@@ -1,0 +1,305 @@
+# Generated from pgroute/_async/checkout.py by .ci/unasync.py: edit that file, not this one.
+"""A connection lent for one session: how the session ends, and the one way back to the pool."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import weakref
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from pgroute._acompat import Watchdog
+from pgroute._sync.pool.lease import READ_ONLY_DEFAULT, alive, lease_of, shut
+from pgroute._psycopg import has_two_phase
+from pgroute.core.faults.classify import one_line, session_fault
+from pgroute.errors import CommitUnknown, SessionLost
+
+if TYPE_CHECKING:
+
+    from contextlib import AbstractContextManager
+    from pgroute._sync.open_state import OpenState
+    from pgroute._sync.pool.lease import Lease
+    from pgroute.core.model.roles import HostKey
+    from pgroute.core.topology.snapshot import Topology
+
+    Block = AbstractContextManager[psycopg.Transaction]
+    Bound = Watchdog | contextlib.nullcontext[None]
+
+CT = TypeVar("CT", bound="psycopg.Connection[Any]")
+
+logger = logging.getLogger("pgroute")
+
+_ROLLBACK_TIMEOUT = 5.0
+
+# How far COMMIT came. Not an enumeration, whose members cost 0.1 us each time on the way of each session.
+NOTHING_SENT, COMMIT_SENT, REFUSED, COMMITTED = "nothing sent", "sent", "refused", "committed"
+_NOTES = {
+    COMMIT_SENT: "interrupted during COMMIT: it may have been committed",
+    COMMITTED: "interrupted after COMMIT: the transaction was committed",
+}
+
+ACTIVE = TransactionStatus.ACTIVE
+INTRANS = TransactionStatus.INTRANS
+INERROR = TransactionStatus.INERROR
+UNKNOWN = TransactionStatus.UNKNOWN
+
+UNBOUNDED: Bound = contextlib.nullcontext()
+
+
+class Checkout(Generic[CT]):
+    """A connection lent for one session: end the session, or roll it back, then release the connection.
+
+    Args:
+        conn: a connection just taken from its pool.
+        router: the open router.
+
+    Attributes:
+        conn: as given.
+        phase: how far COMMIT came: NOTHING_SENT, COMMIT_SENT, REFUSED by the server, or COMMITTED.
+    """
+
+    __slots__ = ("__weakref__", "_lease", "_router", "conn", "phase")
+
+    def __init__(self, conn: CT, router: OpenState) -> None:
+        self.conn = conn
+        self.phase = NOTHING_SENT
+        self._router = router
+        self._lease: Lease = lease_of(conn)
+
+    def hold(self) -> CT:
+        """Return the connection; from now on the pool takes it back if this object is collected.
+
+        The reference is weak for that. An interrupt between ``__enter__`` and the body leaves nobody to release it.
+        """
+        self._lease.holder = weakref.ref(self, self._lease.holder_lost)
+        return self.conn
+
+    def release(self) -> None:
+        """Give the connection back to its pool, which closes it if it must not be used again."""
+        try:
+            self._lease.pool.putconn(self.conn)
+        finally:
+            if self._router.closing:
+                self._router.changes.notify()
+
+    def put_back(self) -> None:
+        """Release the connection; a transaction still open is rolled back."""
+        try:
+            if self.conn.closed:
+                self.kick()
+            elif self.conn.pgconn.transaction_status:
+                self._roll_back_quietly()
+        finally:
+            self.release()
+
+    @property
+    def key(self) -> HostKey:
+        """The host."""
+        return self._lease.pool.key
+
+    @property
+    def topology(self) -> Topology:
+        """What is known of the hosts now."""
+        return self._router.watch.topology
+
+    @property
+    def transaction_ended(self) -> bool:
+        """Whether the transaction has ended since `note_begin`, by whatever statement."""
+        return self._lease.was_idle
+
+    def note_begin(self) -> None:
+        """Record that a transaction has just begun."""
+        self._lease.was_idle = False
+
+    def kick(self, *, fresh: bool = False) -> None:
+        """Have the host probed at once, on a new connection if *fresh*."""
+        self._router.watch.kick(self.key, fresh=fresh)
+
+    def within(self, seconds: float) -> Watchdog:
+        """Return a block that cuts the connection after so many seconds."""
+        return Watchdog(seconds, self._lease.abort)
+
+    def left_to_parent(self, exc: BaseException | None) -> bool:
+        """Return whether this is a forked child, which must send nothing: its parent's session goes on.
+
+        Args:
+            exc: the error that ends the session; None: there is none.
+
+        Raises:
+            RouterClosed: it is one, and no error tells the caller so.
+        """
+        if self._router.pid == os.getpid():
+            return False
+        if exc is None:
+            raise self._router.inherited_error()
+        return True
+
+    def end(self, *, read_write: bool, block: Block | None = None, bound: Bound = UNBOUNDED) -> None:
+        """Commit. If there is nothing to commit for a reason that the caller must know, raise.
+
+        Args:
+            read_write: the session was asked for as read-write.
+            block: the router's transaction(), whose exit commits; None: commit() does.
+            bound: limits the time of the block's COMMIT.
+
+        Raises:
+            CommitUnknown: the connection was lost during COMMIT, or no synchronous standby has confirmed it.
+            SessionLost: the connection was lost before COMMIT.
+            psycopg.Error: the server's error, or the body left something that cannot be committed.
+        """
+        conn = self.conn
+        # Read before `alive`, which may find that the connection is lost and change it.
+        if (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
+            self.phase = COMMIT_SENT
+            try:
+                if block is None:
+                    conn.commit()
+                else:
+                    with bound:
+                        block.__exit__(None, None, None)
+            except BaseException as failure:
+                self._commit_failed(failure)
+                raise
+            self.phase = COMMITTED
+        else:
+            self._end_without_commit(status, block, read_write=read_write)
+        if self._lease.unconfirmed:
+            raise CommitUnknown(
+                f"{self.key} committed locally, but no synchronous standby has confirmed it",
+                topology=self.topology,
+            )
+
+    def _commit_failed(self, failure: BaseException) -> None:
+        """Raise what a failed COMMIT means; return if the failure itself is to be raised."""
+        conn = self.conn
+        if not isinstance(failure, psycopg.Error):
+            shut(conn)
+            return
+        if not conn.closed:
+            self.phase = REFUSED
+            if conn.pgconn.transaction_status:
+                shut(conn)  # the body left a transaction() of its own open
+            return
+        may_write = not conn.read_only
+        self._report(failure, committing=may_write)
+        if may_write:
+            text = f"the connection to {self.key} was lost during COMMIT: it may have been committed"
+            raise CommitUnknown(text, topology=self.topology) from failure
+        raise SessionLost(f"the connection to {self.key} was lost", topology=self.topology) from failure
+
+    def _end_without_commit(self, status: int, block: Block | None, *, read_write: bool) -> None:
+        conn = self.conn
+        if conn.closed and not conn.broken:
+            rest = (
+                "nothing was committed"
+                if block is not None
+                else "what was not committed before is rolled back"
+            )
+            raise psycopg.ProgrammingError(f"the body closed its connection: {rest}")
+        if status == INTRANS or (status == UNKNOWN and block is not None):
+            shut(conn)
+            self.kick()
+            raise SessionLost(
+                f"the connection to {self.key} was lost before COMMIT was sent: nothing of the transaction "
+                "was committed",
+                topology=self.topology,
+            )
+        if status == UNKNOWN:
+            shut(conn)
+            self.kick()
+            raise SessionLost(
+                f"the connection to {self.key} was lost within the session, and the error was not passed on: "
+                "what the body itself committed last may or may not be there, nothing else is",
+                topology=self.topology,
+                may_have_committed=not conn.read_only,
+            )
+        if status == INERROR:
+            self._roll_back_quietly(block)
+            if read_write and self._lease.read_only:
+                shut(conn)  # the error that the body hid may be that it cannot write here
+            raise psycopg.errors.InFailedSqlTransaction(
+                "the session ended with its transaction in error: it was rolled back, nothing was committed"
+            )
+        if status == ACTIVE:
+            shut(conn)
+            raise psycopg.ProgrammingError(
+                "the session ended while a command was still running: connection closed"
+            )
+        if has_two_phase(conn):
+            shut(conn)
+            raise psycopg.ProgrammingError(
+                "the session ended with a two-phase transaction prepared: tpc_commit() or tpc_rollback() it"
+            )
+
+    def roll_back(self, exc: BaseException, *, read_write: bool, block: Block | None = None) -> None:
+        """Roll back after an error of the body, and have the host probed if the error makes it suspect.
+
+        Args:
+            exc: the error. It gets a note if the body committed something that no synchronous standby has confirmed.
+            read_write: the session was asked for as read-write.
+            block: the router's transaction(), if there is one.
+        """
+        conn = self.conn
+        if isinstance(exc, psycopg.Error):
+            self._report(exc, read_write=read_write)
+        status = conn.pgconn.transaction_status
+        if status in (INTRANS, INERROR):
+            self._roll_back_quietly(block, exc)
+        elif status == ACTIVE:
+            # Waiting for the command's end could take for ever; the server rolls back when the connection goes.
+            shut(conn)
+        if (
+            read_write
+            and isinstance(exc, psycopg.errors.ReadOnlySqlTransaction)
+            and conn.pgconn.parameter_status(READ_ONLY_DEFAULT) != b"off"
+        ):
+            # Its own settings contradict its pool, whatever the host is: the next session would fail likewise.
+            shut(conn)
+        if self._lease.unconfirmed:
+            exc.add_note(f"{self.key} committed before that, and no synchronous standby has confirmed it")
+
+    def _roll_back_quietly(self, block: Block | None = None, exc: BaseException | None = None) -> None:
+        conn = self.conn
+        interrupted = exc is not None and not isinstance(exc, Exception)
+        try:
+            # The server rolls back too when the connection goes, so a frozen one need not be waited for.
+            with self.within(self._lease.patience() if interrupted else _ROLLBACK_TIMEOUT):
+                if block is None:
+                    conn.rollback()
+                else:
+                    # psycopg refuses a plain rollback() within its transaction().
+                    exc = psycopg.Rollback() if exc is None else exc
+                    block.__exit__(type(exc), exc, exc.__traceback__)
+        except psycopg.Error as failure:
+            logger.info("rolling back failed, closing the connection: %s", one_line(str(failure)))
+            shut(conn)
+        except BaseException:
+            shut(conn)
+            raise
+
+    def lost_early(self, exc: psycopg.Error, doing: str) -> SessionLost:
+        """Return the error for a connection that was lost in a statement of the router's own, before COMMIT."""
+        return SessionLost(
+            f"the connection to {self.key} was lost {doing}, nothing was committed: {one_line(str(exc))}",
+            topology=self.topology,
+            rerun_safe=True,
+        )
+
+    def _report(self, exc: psycopg.Error, *, committing: bool = False, read_write: bool = False) -> None:
+        """Have the host probed at once if the error makes it suspect, and not an earlier server there."""
+        pool = self._lease.pool
+        fault = session_fault(exc, closed=self.conn.closed, committing=committing, read_write=read_write)
+        host = self.topology.host(pool.key)
+        if fault.host_suspect and host is not None and host.generation == pool.generation:
+            self.kick(fresh=fault.fresh)
+
+
+def note_commit(exc: BaseException, phase: str) -> None:
+    """Add a note to an interrupt that tells what became of the transaction."""
+    note = _NOTES.get(phase)
+    if note and not isinstance(exc, psycopg.Error) and note not in getattr(exc, "__notes__", ()):
+        exc.add_note(note)

@@ -1,0 +1,65 @@
+# Generated from pgroute/_async/transaction/body.py by .ci/unasync.py: edit that file, not this one.
+"""What `run()` calls: a function that does its work before it returns."""
+
+from __future__ import annotations
+
+import inspect
+from types import CoroutineType, GeneratorType
+from typing import TYPE_CHECKING, Any
+
+from pgroute.core.transactions.request import COROUTINE_FUNCTION, LAZY
+from pgroute.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import psycopg
+
+
+def call(fn: Callable[..., Any], conn: psycopg.Connection[Any], *args: Any) -> Any:
+    """Call a body and return its result.
+
+    Raises:
+        ConfigError: the result is something whose work has not been done yet.
+    """
+    result = fn(conn, *args)
+    if isinstance(result, LAZY) or hasattr(result, "__await__"):
+        raise _idle(fn, conn, result)
+    return result
+
+
+def check_function(parameter: str, fn: object) -> None:
+    """Raise ConfigError if *fn* is visibly not a body. `call` checks its result."""
+    if isinstance(fn, CoroutineType):
+        fn.close()
+        name = fn.__name__
+        raise ConfigError(
+            parameter,
+            fn,
+            f"expected the function: run({name}, ...), which calls it; this is what {name}(...) returns",
+        )
+    if not callable(fn):
+        raise ConfigError(parameter, fn, "expected a function of a connection")
+    # The functions of inspect take longer than the rest of run().
+    flags = getattr(getattr(fn, "__code__", None), "co_flags", 0)
+    kind = None
+    if flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
+        kind = "generator function: none of its body would run before the transaction is over"
+    if flags & inspect.CO_COROUTINE:
+        kind = COROUTINE_FUNCTION
+    if kind is not None:
+        raise ConfigError(parameter, fn, f"expected a plain function, this is a {kind}")
+
+
+def _idle(fn: object, conn: psycopg.Connection[Any], result: Any) -> ConfigError:
+    """Prevent that work which a body has left for later is ever done, and return the error for it."""
+    what = type(result).__name__
+    if isinstance(result, (CoroutineType, GeneratorType)):
+        result.close()
+    else:
+        # It may go on to use the connection, which must not happen in the next caller's transaction.
+        conn.close()
+    accepted = f"expected a body that does its work; it returned a {what}, and was rolled back"
+    if hasattr(result, "__await__"):
+        accepted += " (coroutine functions are for the asynchronous router)"
+    return ConfigError("fn", fn, accepted)
