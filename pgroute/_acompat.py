@@ -11,8 +11,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from pgroute.runtime.timers import timers
-from pgroute.runtime.wakeup import Bell as Bell  # noqa: PLC0414  (the synchronous one of a pair)
-from pgroute.runtime.wakeup import Signal
+from pgroute.runtime.wakeup import OneShotEvent
+from pgroute.runtime.wakeup import Wakeup as Wakeup  # noqa: PLC0414  (the synchronous one of a pair)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
@@ -32,7 +32,7 @@ class Changes:
     def __init__(self) -> None:
         self.version = 0
         self._versions = itertools.count(1)
-        self._waiting: deque[Bell] = deque()
+        self._waiting: deque[Wakeup] = deque()
 
     @property
     def deserted(self) -> bool:
@@ -43,18 +43,18 @@ class Changes:
         """Wake every waiter."""
         self.version = next(self._versions)
         # Whoever joins after this look has seen the version.
-        for bell in tuple(self._waiting):
-            bell.ring()
+        for wakeup in tuple(self._waiting):
+            wakeup.set()
 
     def wait(self, seen: int, timeout: float | None) -> None:
         """Return when `version` is not *seen*, or after *timeout* seconds."""
-        bell = Bell()
-        self._waiting.append(bell)
+        wakeup = Wakeup()
+        self._waiting.append(wakeup)
         try:
             if self.version == seen:
-                bell.rest(timeout)
+                wakeup.wait(timeout)
         finally:
-            self._waiting.remove(bell)
+            self._waiting.remove(wakeup)
 
 
 class AsyncChanges:
@@ -143,20 +143,20 @@ class AsyncWaiter:
             handle.cancel()
 
 
-class AsyncBell:
-    """As Bell, for a task of the loop in which it was made."""
+class AsyncWakeup:
+    """As Wakeup, for a task of the loop in which it was made."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
 
-    def ring(self) -> None:
-        """End the rest under way, or the next one."""
+    def set(self) -> None:
+        """End the current wait, or the next one."""
         with contextlib.suppress(RuntimeError):  # the loop is closed, and the worker gone
             self._loop.call_soon_threadsafe(self._event.set)
 
-    async def rest(self, timeout: float | None) -> None:
-        """Return when it rings, or after *timeout* seconds."""
+    async def wait(self, timeout: float | None) -> None:
+        """Return when set, or after *timeout* seconds, and reset."""
         handle = None if timeout is None else self._loop.call_later(max(0.0, timeout), self._event.set)
         try:
             await self._event.wait()
@@ -273,7 +273,7 @@ class AsyncWatchdog:
 
 def keep_time(who: object) -> None:
     """Have the thread that Watchdog depends on, until `stop_keeping_time`."""
-    timers.hold(who)
+    timers.acquire(who)
 
 
 def async_keep_time(who: object) -> None:
@@ -282,7 +282,7 @@ def async_keep_time(who: object) -> None:
 
 def stop_keeping_time(who: object) -> None:
     """End that thread, unless others want it."""
-    timers.let_go(who)
+    timers.release(who)
 
 
 def async_stop_keeping_time(who: object) -> None:
@@ -370,10 +370,10 @@ def run_all(work: Callable[[], None], count: int, halt: Callable[[], None], name
     An interrupt of the wait calls *halt* too, and all are waited for before it is let out.
     """
     errors: list[BaseException] = []
-    begun: list[tuple[Signal, Worker]] = []
+    begun: list[tuple[OneShotEvent, Worker]] = []
 
     def begin(number: int) -> None:
-        ended = Signal()
+        ended = OneShotEvent()
 
         def guarded() -> None:
             try:
@@ -382,7 +382,7 @@ def run_all(work: Callable[[], None], count: int, halt: Callable[[], None], name
                 errors.append(exc)
                 halt()
             finally:
-                ended.give()
+                ended.set()
 
         begun.append((ended, spawn(guarded, f"{name}-{number}")))
 

@@ -35,7 +35,7 @@ from pgroute.core.routing.lending import PoolFull
 from pgroute.errors import RouteError, RouterClosed
 from pgroute.monitor.cluster_watch import ClusterWatch
 from pgroute.runtime.connect_backoff import ConnectBackoff
-from pgroute.runtime.event_dispatcher import Dispatcher
+from pgroute.runtime.event_dispatcher import EventDispatcher
 from pgroute.runtime.fork import forked
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class SessionManager(Generic[CT]):
             Role.WRITER: RolePool(plan.writer, connection_class, self.watch, bars),
             Role.READER: RolePool(plan.reader, connection_class, self.watch, others),
         }
-        self.dispatcher = Dispatcher()
+        self.dispatcher = EventDispatcher()
         self.closing = False
         self._state = _NEW
         self._pid = 0

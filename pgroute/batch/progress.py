@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgroute.batch.model import BatchProgress
 from pgroute.core.printable import printable
-from pgroute.runtime.wakeup import Signal
+from pgroute.runtime.wakeup import OneShotEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,7 +166,7 @@ class _Lines:
     """A line every few seconds, also while nothing goes on: from a thread of its own."""
 
     def __init__(self) -> None:
-        self._stop = Signal()
+        self._stop = OneShotEvent()
         self._thread: threading.Thread | None = None
 
     def start(self, tally: ProgressTracker) -> None:
@@ -182,7 +182,7 @@ class _Lines:
     def update(self, tally: ProgressTracker) -> None: ...
 
     def stop(self, tally: ProgressTracker) -> None:
-        self._stop.give()
+        self._stop.set()
         if self._thread is not None:
             self._thread.join()
         _print(tally)

@@ -13,7 +13,7 @@ from pgroute.core.config.dns_names import is_name
 from pgroute.monitor.dns_watch import Names
 from pgroute.monitor.host_watcher import HostWatcher
 from pgroute.runtime.fork import forked
-from pgroute.runtime.wakeup import Signal
+from pgroute.runtime.wakeup import OneShotEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,10 +45,10 @@ class Monitor:
         self._names: dict[object, Names] = {}
         self._watchers: dict[WatchKey, HostWatcher] = {}
         self._clusters: set[ClusterWatch] = set()
-        self._leaving: dict[ClusterWatch, Signal] = {}
+        self._leaving: dict[ClusterWatch, OneShotEvent] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._pid = os.getpid()
-        self._ready = Signal()
+        self._ready = OneShotEvent()
         self._unwanted = False
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="pgroute-monitor", daemon=True)
@@ -57,7 +57,7 @@ class Monitor:
             self._ready.wait()
         except BaseException:
             self._unwanted = True
-            if self._ready.given:
+            if self._ready.is_set:
                 self.call(self._loop.stop)
             raise
 
@@ -93,7 +93,7 @@ class Monitor:
         if self._stopping:
             self._thread.join(_STOP_TIMEOUT)
 
-    def release(self, cluster: ClusterWatch) -> Signal | None:
+    def release(self, cluster: ClusterWatch) -> OneShotEvent | None:
         """Begin to stop watching for *cluster*, and return what tells the end; None: there is nothing to do any more.
 
         From any thread, and never blocks for long.
@@ -104,7 +104,7 @@ class Monitor:
                 return None  # the parent's
             if cluster in self._clusters and cluster not in self._leaving and self._thread.is_alive():
                 # The loop's work, so that nobody who is interrupted can leave it half done.
-                self._leaving[cluster] = Signal()
+                self._leaving[cluster] = OneShotEvent()
                 self.call(self._begin_end, cluster)
             return self._leaving.get(cluster)
 
@@ -127,7 +127,7 @@ class Monitor:
             if self._stopping:
                 self._loop.stop()
             if leaving is not None:
-                leaving.give()
+                leaving.set()
 
     def call(self, fn: Callable[..., object], *args: Any) -> None:
         """Run *fn* in the loop soon; from any thread. After the end of the loop, or in a fork, nothing happens."""
@@ -174,7 +174,7 @@ class Monitor:
         # Made here, where no Ctrl-C can come: it would leave half a loop, which complains when it is collected.
         self._loop = loop = asyncio.SelectorEventLoop()
         loop.set_exception_handler(self._on_fault)
-        self._ready.give()
+        self._ready.set()
         if self._unwanted:
             loop.stop()
         try:
@@ -189,7 +189,7 @@ class Monitor:
         finally:
             loop.close()
             for leaving in tuple(self._leaving.values()):
-                leaving.give()
+                leaving.set()
 
     @classmethod
     def shut_down(cls) -> None:

@@ -292,7 +292,7 @@ async def test_a_pool_whose_worker_is_ended_is_replaced(shared: LocalCluster) ->
         async with router.writer() as conn:
             pool = conn._pgroute.pool  # type: ignore[attr-defined]
             pool._turn = end
-            pool._bell.ring()
+            pool._wakeup.set()
             await async_eventually(lambda: pool.closed)
         async with router.writer() as conn:
             assert conn._pgroute.pool is not pool  # type: ignore[attr-defined]

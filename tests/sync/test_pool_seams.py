@@ -250,7 +250,7 @@ def test_a_pool_whose_worker_is_ended_is_replaced(shared: LocalCluster) -> None:
         with router.writer() as conn:
             pool = conn._pgroute.pool  # type: ignore[attr-defined]
             pool._turn = end
-            pool._bell.ring()
+            pool._wakeup.set()
             eventually(lambda: pool.closed)
         with router.writer() as conn:
             assert conn._pgroute.pool is not pool  # type: ignore[attr-defined]

@@ -16,8 +16,8 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from pgroute._acompat import (
-    AsyncBell,
     AsyncWaiter,
+    AsyncWakeup,
     AsyncWorker,
     async_finished,
     async_join_all,
@@ -102,7 +102,7 @@ class AsyncHostPool(Generic[CT]):
         )
         self._pid = os.getpid()
         self._lost: deque[AsyncLease] = deque()
-        self._bell = AsyncBell()
+        self._wakeup = AsyncWakeup()
         self._worker: AsyncWorker | None = None
         self._failure: BaseException | None = None
         self._counts: dict[str, float] = dict.fromkeys(_COUNTED, 0)
@@ -181,7 +181,7 @@ class AsyncHostPool(Generic[CT]):
         begun = time.monotonic()
         try:
             if self._lending.wanting:
-                self._bell.ring()
+                self._wakeup.set()
             await waiter.wait(max(timeout, _LEAST_WAIT))
             with self._lock:  # in here, for this wait may be interrupted too
                 self._lending.leave(waiter)
@@ -287,7 +287,7 @@ class AsyncHostPool(Generic[CT]):
                 lease.taken = False
                 conn.pgconn.finish()
                 self._lost.append(lease)
-            self._bell.ring()
+            self._wakeup.set()
             raise
 
     async def _dispose(self, lease: AsyncLease, conn: CT) -> None:
@@ -299,7 +299,7 @@ class AsyncHostPool(Generic[CT]):
                 self._lending.remove(lease)
                 lease.taken = False
                 lease.watch = lease.holder = None
-            self._bell.ring()
+            self._wakeup.set()
 
     async def _work(self) -> None:
         """Open and close connections as they are wanted, until the pool is closed.
@@ -313,7 +313,7 @@ class AsyncHostPool(Generic[CT]):
                         return
                 except Exception:
                     logger.exception("the pool %s failed", self.name)
-                    await self._bell.rest(_AFTER_FAULT)
+                    await self._wakeup.wait(_AFTER_FAULT)
         # async-only: begin
         except GeneratorExit:
             raise  # the loop is gone: nothing can be awaited, nor a lock be taken
@@ -336,7 +336,7 @@ class AsyncHostPool(Generic[CT]):
                     lease.watch = None
                     await shut(conn)
             case Rest(seconds):
-                await self._bell.rest(seconds)
+                await self._wakeup.wait(seconds)
             case _:
                 return False
         return True
@@ -395,7 +395,7 @@ class AsyncHostPool(Generic[CT]):
     def _collected(self, lease: AsyncLease) -> None:
         # Called by the garbage collector, anywhere: no lock may be taken here.
         self._lost.append(lease)
-        self._bell.ring()
+        self._wakeup.set()
 
     def abort(self) -> int:
         """Cut the sockets of all sessions in flight, from any thread; return how many."""
@@ -428,7 +428,7 @@ class AsyncHostPool(Generic[CT]):
                 items = self._lending.close()
         finally:
             self._connector.give_up()
-            self._bell.ring()
+            self._wakeup.set()
         for lease, conn in items:
             lease.watch = None
             await shut(conn)
@@ -437,12 +437,12 @@ class AsyncHostPool(Generic[CT]):
     def gone(self) -> bool:
         """Whether nothing is left of a closed pool: neither sessions nor its worker."""
         self._find_lost()
-        self._bell.ring()  # whoever closed it may have been interrupted before
+        self._wakeup.set()  # whoever closed it may have been interrupted before
         return not self._lending.leases and (self._worker is None or async_finished(self._worker))
 
     async def join(self, timeout: float) -> None:
         """Wait for the worker of a closed pool to end."""
-        self._bell.ring()  # likewise
+        self._wakeup.set()  # likewise
         if self._worker is not None:
             await async_join_all([self._worker], timeout)
 

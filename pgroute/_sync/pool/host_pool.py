@@ -17,8 +17,8 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from pgroute._acompat import (
-    Bell,
     Waiter,
+    Wakeup,
     Worker,
     finished,
     join_all,
@@ -103,7 +103,7 @@ class HostPool(Generic[CT]):
         )
         self._pid = os.getpid()
         self._lost: deque[Lease] = deque()
-        self._bell = Bell()
+        self._wakeup = Wakeup()
         self._worker: Worker | None = None
         self._failure: BaseException | None = None
         self._counts: dict[str, float] = dict.fromkeys(_COUNTED, 0)
@@ -182,7 +182,7 @@ class HostPool(Generic[CT]):
         begun = time.monotonic()
         try:
             if self._lending.wanting:
-                self._bell.ring()
+                self._wakeup.set()
             waiter.wait(max(timeout, _LEAST_WAIT))
             with self._lock:  # in here, for this wait may be interrupted too
                 self._lending.leave(waiter)
@@ -288,7 +288,7 @@ class HostPool(Generic[CT]):
                 lease.taken = False
                 conn.pgconn.finish()
                 self._lost.append(lease)
-            self._bell.ring()
+            self._wakeup.set()
             raise
 
     def _dispose(self, lease: Lease, conn: CT) -> None:
@@ -300,7 +300,7 @@ class HostPool(Generic[CT]):
                 self._lending.remove(lease)
                 lease.taken = False
                 lease.watch = lease.holder = None
-            self._bell.ring()
+            self._wakeup.set()
 
     def _work(self) -> None:
         """Open and close connections as they are wanted, until the pool is closed.
@@ -314,7 +314,7 @@ class HostPool(Generic[CT]):
                         return
                 except Exception:
                     logger.exception("the pool %s failed", self.name)
-                    self._bell.rest(_AFTER_FAULT)
+                    self._wakeup.wait(_AFTER_FAULT)
         except BaseException:
             self.close()  # cancelled, or ended by the user's code: who waits goes to another pool
             raise
@@ -333,7 +333,7 @@ class HostPool(Generic[CT]):
                     lease.watch = None
                     shut(conn)
             case Rest(seconds):
-                self._bell.rest(seconds)
+                self._wakeup.wait(seconds)
             case _:
                 return False
         return True
@@ -392,7 +392,7 @@ class HostPool(Generic[CT]):
     def _collected(self, lease: Lease) -> None:
         # Called by the garbage collector, anywhere: no lock may be taken here.
         self._lost.append(lease)
-        self._bell.ring()
+        self._wakeup.set()
 
     def abort(self) -> int:
         """Cut the sockets of all sessions in flight, from any thread; return how many."""
@@ -425,7 +425,7 @@ class HostPool(Generic[CT]):
                 items = self._lending.close()
         finally:
             self._connector.give_up()
-            self._bell.ring()
+            self._wakeup.set()
         for lease, conn in items:
             lease.watch = None
             shut(conn)
@@ -434,12 +434,12 @@ class HostPool(Generic[CT]):
     def gone(self) -> bool:
         """Whether nothing is left of a closed pool: neither sessions nor its worker."""
         self._find_lost()
-        self._bell.ring()  # whoever closed it may have been interrupted before
+        self._wakeup.set()  # whoever closed it may have been interrupted before
         return not self._lending.leases and (self._worker is None or finished(self._worker))
 
     def join(self, timeout: float) -> None:
         """Wait for the worker of a closed pool to end."""
-        self._bell.ring()  # likewise
+        self._wakeup.set()  # likewise
         if self._worker is not None:
             join_all([self._worker], timeout)
 
