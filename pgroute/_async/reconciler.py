@@ -5,24 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pgroute._acompat import AsyncWorker, async_join_all, async_spawn
 from pgroute.core.routing.acquisition import routes
-from pgroute.core.schedule import forsaken, hopeless
 from pgroute.core.topology.events import Event, EventKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pgroute._async.manager import AsyncSessionManager
     from pgroute.core.model.roles import HostKey
     from pgroute.core.topology.transition import Topology
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 logger = logging.getLogger("pgroute")
 
@@ -49,13 +42,8 @@ class AsyncPoolReconciler:
         Raises:
             RuntimeError: a thread cannot be started; `watch.stop` and `stop` undo what was begun.
         """
-        watch = self._engine.watch
         self._worker = async_spawn(self._keep, f"pgroute-keeper-{name}")
-        watch.listeners = [_weakly(self.on_snapshot, watch.leave)]
-        watch.sessions_at = _weakly(self.sessions_at, lambda: 0)
-        watch.abort = _weakly(self.abort, lambda: None)
-        watch.complain = _weakly(self.complain, lambda: None)
-        watch.start()
+        self._engine.watch.start(self)
 
     async def stop(self, timeout: float) -> None:
         """End, once what was told is in the log; wait for that for so many seconds."""
@@ -89,17 +77,10 @@ class AsyncPoolReconciler:
             await engine.changes.wait(version, 60.0)
 
     def on_snapshot(self, old: Topology, topology: Topology, events: tuple[Event, ...]) -> None:
-        """Take a new snapshot; called in the monitor's thread, as `sessions_at`, `abort` and `complain` are."""
+        """Take a new snapshot; called in the monitor's thread, as `sessions_at`, `abort` and `log_error` are."""
         if self._engine.changes.deserted:
             self._engine.watch.leave()
             return
-        doomed = [(key, old.by_key[key].address, why) for key, why in forsaken(old, topology).items()]
-        doomed += [
-            (key, topology.by_key[key].address, why)
-            for key, why in hopeless(topology, self._engine.plan.probe, time.monotonic()).items()
-        ]
-        for key, address, reason in doomed:
-            events = (*events, *self._abort(key, address, reason, topology.at))
         self._tell(events)
         if events or routes(old) != routes(topology):
             self._engine.changes.notify()
@@ -110,31 +91,17 @@ class AsyncPoolReconciler:
 
     def abort(self, key: HostKey, address: str | None, reason: str) -> None:
         """Cut the sessions in flight at an address."""
-        self._tell(self._abort(key, address, reason, time.monotonic()))
+        if count := sum(pool.abort(key, address) for pool in self._engine.pools.values()):
+            text = f"aborted {count} sessions: {reason}"
+            self._tell((Event(EventKind.SESSIONS_ABORTED, time.monotonic(), key, text),))
         self._engine.changes.notify()
 
-    def complain(self, text: str, exc: BaseException | None) -> None:
-        """Have a fault of ours logged."""
+    def log_error(self, text: str, exc: BaseException | None) -> None:
+        """Have a bug in pgroute logged."""
         self._told.append((logging.ERROR, text, exc))
         self._engine.changes.notify()
-
-    def _abort(self, key: HostKey, address: str | None, reason: str, at: float) -> tuple[Event, ...]:
-        count = sum(pool.abort(key, address) for pool in self._engine.pools.values())
-        text = f"aborted {count} sessions: {reason}"
-        return (Event(EventKind.SESSIONS_ABORTED, at, key, text),) if count else ()
 
     def _tell(self, events: tuple[Event, ...]) -> None:
         if events:
             self._told.extend((event.level, event.text, None) for event in events)
             self._engine.dispatcher.put(events)
-
-
-def _weakly(method: Callable[P, R], otherwise: Callable[[], R]) -> Callable[P, R]:
-    """Return a function that calls a method and does not keep its object alive; without it, what *otherwise* says."""
-    reference = weakref.WeakMethod(method)
-
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        alive = reference()
-        return otherwise() if alive is None else alive(*args, **kwargs)
-
-    return call

@@ -29,6 +29,7 @@ class HostState(enum.Enum):
         CONFLICT: one of several primaries between which nothing decides.
         FOREIGN: belongs to another cluster than the others, or tells no system identifier where one is pinned.
         ALIAS: the same server as a host listed before.
+        DRAINING: its name has left the address where sessions are still in flight; no host of a Topology is.
     """
 
     UNKNOWN = "unknown"
@@ -42,6 +43,7 @@ class HostState(enum.Enum):
     CONFLICT = "conflict"
     FOREIGN = "foreign"
     ALIAS = "alias"
+    DRAINING = "draining"
 
 
 @dataclass(frozen=True, slots=True)
