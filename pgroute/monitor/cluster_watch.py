@@ -165,7 +165,7 @@ class ClusterWatch:
         new, events = apply(old, seen, time.monotonic())
         self.topology = new
         if isinstance(seen, Answer | Failure) and seen.host in new.by_key:
-            # After the topology: whoever finds that the host was heard reads there what it said.
+            # Set after the topology: a thread that finds the host heard reads the snapshot next.
             self._heard_at[seen.host] = max(seen.sent_at, self._heard_at.get(seen.host, 0.0))
         if new is old:
             return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pgroute.core.abort_policy import sessions_to_abort
 from pgroute.core.topology.draining import DrainingHost
+from pgroute.monitor.subscribers import RouterView
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,18 +20,8 @@ if TYPE_CHECKING:
     from pgroute.monitor.subscribers import Subscriber
 
 
-class Sessions(Protocol):
-    """A router's snapshot, and its sessions in flight. Its methods are called in the monitor's loop."""
-
-    @property
-    def topology(self) -> Topology:
-        """The router's snapshot."""
-        ...
-
-    @property
-    def options(self) -> ProbeOptions:
-        """The router's probe options."""
-        ...
+class Sessions(RouterView, Protocol):
+    """A router and its sessions in flight. Its methods are called in the monitor's loop."""
 
     def sessions_at(self, key: HostKey, address: str | None) -> int:
         """Return the number of sessions in flight at a host and address."""
@@ -38,10 +29,6 @@ class Sessions(Protocol):
 
     def abort(self, key: HostKey, address: str | None, reason: str) -> None:
         """Abort the sessions in flight at a host and address."""
-        ...
-
-    def log_error(self, text: str, exc: BaseException | None) -> None:
-        """Log a bug in pgroute."""
         ...
 
 

@@ -73,7 +73,7 @@ class Membership:
     Args:
         source: where the hosts come from.
         monitor: shares the watchers between the routers of the process.
-        owner: subscribes to the hosts, and is told which there are.
+        owner: subscribes to the hosts, and observes which there are.
 
     Attributes:
         draining: the addresses that names have left.
@@ -92,7 +92,7 @@ class Membership:
         self._ended = False
 
     async def end(self) -> None:
-        """Leave all hosts and names; returns when the connections that nobody else needs are closed."""
+        """Leave all hosts and names; returns when the connections that no other router needs are closed."""
         self._ended = True
         watchers, self._watchers = self._watchers, {}
         asked, self._questions = self._questions, ()

@@ -1,4 +1,4 @@
-"""Those who want to know about one host, and what they ask of its watcher together."""
+"""The routers that subscribe to one host, and what they require of its watcher together."""
 
 from __future__ import annotations
 
@@ -17,18 +17,26 @@ if TYPE_CHECKING:
 _RNG = random.Random()
 
 
-class Subscriber(Protocol):
-    """One router's interest in a host. Its methods are called in the monitor's loop."""
+class RouterView(Protocol):
+    """A router as the monitor's loop sees it."""
 
     @property
     def topology(self) -> Topology:
-        """The router's snapshot, on which the schedule depends."""
+        """The router's snapshot."""
         ...
 
     @property
     def options(self) -> ProbeOptions:
-        """The router's probe options, on which the schedule depends too."""
+        """The router's probe options."""
         ...
+
+    def log_error(self, text: str, exc: BaseException | None) -> None:
+        """Log a bug in pgroute, in another thread: a log handler is the user's code, which must not run here."""
+        ...
+
+
+class Subscriber(RouterView, Protocol):
+    """One router's interest in a host. Its snapshot and options set the pace of the probes."""
 
     def observe(self, seen: Answer | Failure) -> None:
         """Take an observation."""
@@ -36,10 +44,6 @@ class Subscriber(Protocol):
 
     def note(self, key: HostKey, text: str) -> None:
         """Show a remark on a host that is up; an empty text removes it."""
-        ...
-
-    def log_error(self, text: str, exc: BaseException | None) -> None:
-        """Log a bug in pgroute, in another thread: a log handler is the user's code, which must not run here."""
         ...
 
 

@@ -36,7 +36,7 @@ class Watch(Protocol):
         ...
 
     async def end(self) -> None:
-        """Leave the watchers; returns when the connections that nobody else needs are closed."""
+        """Leave the watchers; returns when the connections that no other router needs are closed."""
         ...
 
     def log_error(self, text: str, exc: BaseException | None) -> None:
