@@ -87,14 +87,17 @@ class Monitor:
         with cls._lock:
             if cls._current is None:
                 cls._current = cls()
-            monitor = cls._current
-            try:
-                monitor._watches.add(watch)
-                monitor.call(watch.begin, monitor)
-            except BaseException:
-                monitor.release(watch)
-                raise
-        return monitor
+            cls._current.add(watch)
+            return cls._current
+
+    def add(self, watch: Watch) -> None:
+        """Begin a watch; the caller has the lock."""
+        try:
+            self._watches.add(watch)
+            self.call(watch.begin, self)
+        except BaseException:
+            self.release(watch)
+            raise
 
     def detach(self, watch: Watch) -> None:
         """End a watch, and the thread if it was the last one.
@@ -212,11 +215,15 @@ class Monitor:
         forked.notice()
         with cls._lock:
             monitor, cls._current = cls._current, None
-            if monitor is None:
-                return
-            monitor._watches.clear()
-        monitor.call(monitor._loop.stop)
-        monitor._thread.join(_STOP_TIMEOUT)
+        if monitor is not None:
+            monitor.stop()
+
+    def stop(self) -> None:
+        """End the thread whatever it watches."""
+        with self._lock:
+            self._watches.clear()
+        self.call(self._loop.stop)
+        self._thread.join(_STOP_TIMEOUT)
 
     @classmethod
     def forked(cls) -> None:
