@@ -11,7 +11,7 @@ from pgroute._acompat.deadlines import (
     stop_keeping_time,
 )
 from pgroute._acompat.faces import AsyncFace, AsyncLoopFace, Face, LoopFace
-from pgroute._acompat.waiting import AsyncBell, AsyncChanges, AsyncWaiter, Changes, Waiter
+from pgroute._acompat.waiting import AsyncChanges, AsyncWaiter, AsyncWakeup, Changes, Waiter
 from pgroute._acompat.workers import (
     AsyncLock,
     AsyncWorker,
@@ -34,23 +34,23 @@ from pgroute._acompat.workers import (
     spawn,
     stray,
 )
-from pgroute.runtime.wakeup import Bell
+from pgroute.runtime.wakeup import Wakeup
 
 __all__ = [
-    "AsyncBell",
     "AsyncChanges",
     "AsyncFace",
     "AsyncLock",
     "AsyncLoopFace",
     "AsyncWaiter",
+    "AsyncWakeup",
     "AsyncWatchdog",
     "AsyncWorker",
-    "Bell",
     "Changes",
     "Face",
     "Lock",
     "LoopFace",
     "Waiter",
+    "Wakeup",
     "Watchdog",
     "Worker",
     "async_blocking",

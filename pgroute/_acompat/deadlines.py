@@ -52,7 +52,7 @@ class AsyncWatchdog:
 
 def keep_time(who: object) -> None:
     """Start the thread that Watchdog needs, for *who*, until `stop_keeping_time`."""
-    timers.hold(who)
+    timers.acquire(who)
 
 
 def async_keep_time(who: object) -> None:
@@ -61,7 +61,7 @@ def async_keep_time(who: object) -> None:
 
 def stop_keeping_time(who: object) -> None:
     """End that thread, unless others need it."""
-    timers.let_go(who)
+    timers.release(who)
 
 
 def async_stop_keeping_time(who: object) -> None:

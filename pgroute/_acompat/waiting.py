@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from typing import Any
 
-from pgroute.runtime.wakeup import Bell
+from pgroute.runtime.wakeup import Wakeup
 
 
 class Changes:
@@ -21,7 +21,7 @@ class Changes:
     def __init__(self) -> None:
         self.version = 0
         self._versions = itertools.count(1)
-        self._waiting: deque[Bell] = deque()
+        self._waiting: deque[Wakeup] = deque()
 
     @property
     def deserted(self) -> bool:
@@ -32,18 +32,18 @@ class Changes:
         """Wake every waiter."""
         self.version = next(self._versions)
         # A waiter that joins after this line sees the new version.
-        for bell in tuple(self._waiting):
-            bell.ring()
+        for wakeup in tuple(self._waiting):
+            wakeup.set()
 
     def wait(self, seen: int, timeout: float | None) -> None:
         """Return when `version` differs from *seen*, or after *timeout* seconds (None: not before)."""
-        bell = Bell()
-        self._waiting.append(bell)
+        wakeup = Wakeup()
+        self._waiting.append(wakeup)
         try:
             if self.version == seen:
-                bell.rest(timeout)
+                wakeup.wait(timeout)
         finally:
-            self._waiting.remove(bell)
+            self._waiting.remove(wakeup)
 
 
 class AsyncChanges:
@@ -132,20 +132,20 @@ class AsyncWaiter:
             handle.cancel()
 
 
-class AsyncBell:
-    """As Bell, for a task of the loop that was running when it was made."""
+class AsyncWakeup:
+    """As Wakeup, for a task of the loop that was running when it was made."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
 
-    def ring(self) -> None:
-        """End the current rest, or the next one."""
+    def set(self) -> None:
+        """End the current wait, or the next one."""
         with contextlib.suppress(RuntimeError):  # the loop is closed, and the worker gone
             self._loop.call_soon_threadsafe(self._event.set)
 
-    async def rest(self, timeout: float | None) -> None:
-        """Return when it rings, or after *timeout* seconds."""
+    async def wait(self, timeout: float | None) -> None:
+        """Return when set, or after *timeout* seconds."""
         handle = None if timeout is None else self._loop.call_later(max(0.0, timeout), self._event.set)
         try:
             await self._event.wait()

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from pgroute.runtime.wakeup import Signal
+from pgroute.runtime.wakeup import OneShotEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
@@ -126,10 +126,10 @@ def run_all(work: Callable[[], None], count: int, halt: Callable[[], None], name
     The first error, or an interrupt of the wait, calls *halt*; either is raised once all threads have ended.
     """
     errors: list[BaseException] = []
-    begun: list[tuple[Signal, Worker]] = []
+    begun: list[tuple[OneShotEvent, Worker]] = []
 
     def begin(number: int) -> None:
-        ended = Signal()
+        ended = OneShotEvent()
 
         def guarded() -> None:
             try:
@@ -138,7 +138,7 @@ def run_all(work: Callable[[], None], count: int, halt: Callable[[], None], name
                 errors.append(exc)
                 halt()
             finally:
-                ended.give()
+                ended.set()
 
         begun.append((ended, spawn(guarded, f"{name}-{number}")))
 

@@ -25,10 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pgroute._async.pool.role_pool import AsyncRolePool
-    from pgroute.core.config.options import ProbeOptions
     from pgroute.core.model.roles import Role
     from pgroute.monitor.cluster_watch import ClusterWatch
-    from pgroute.runtime.event_dispatcher import Dispatcher
+    from pgroute.runtime.event_dispatcher import EventDispatcher
 
 _NEW, _OPEN, _CLOSING, _CLOSED = "new", "open", "closing", "closed"
 _END_TIMEOUT = 2.0
@@ -41,7 +40,6 @@ class AsyncLifecycle:
         watch: the watch on the hosts.
         pools: by role.
         dispatcher: of events to subscribers.
-        probe: the probe options.
         name: the router's, for the names of threads and tasks.
         describe: returns the router's repr, for errors.
 
@@ -54,8 +52,7 @@ class AsyncLifecycle:
         self,
         watch: ClusterWatch,
         pools: Mapping[Role, AsyncRolePool[Any]],
-        dispatcher: Dispatcher,
-        probe: ProbeOptions,
+        dispatcher: EventDispatcher,
         *,
         name: str,
         describe: Callable[[], str],
@@ -63,7 +60,6 @@ class AsyncLifecycle:
         self._watch = watch
         self._pools = pools
         self._dispatcher = dispatcher
-        self._probe = probe
         self._name = name
         self._describe = describe
         self._state = _NEW
@@ -134,7 +130,7 @@ class AsyncLifecycle:
     async def _begin(self) -> None:
         opened = AsyncOpenState(self._watch, self._describe)
         self.reconciler = reconciler = AsyncPoolReconciler(
-            self._watch, self._pools, self._dispatcher, opened.changes, self._probe, owner=self
+            self._watch, self._pools, self._dispatcher, opened.changes, owner=self
         )
         try:
             self.opened = opened

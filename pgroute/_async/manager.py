@@ -24,7 +24,7 @@ from pgroute.core.routing.lending import PoolFull
 from pgroute.core.transactions.request import get_request
 from pgroute.monitor.cluster_watch import ClusterWatch
 from pgroute.runtime.connect_backoff import ConnectBackoff
-from pgroute.runtime.event_dispatcher import Dispatcher
+from pgroute.runtime.event_dispatcher import EventDispatcher
 from pgroute.runtime.fork import forked
 
 if TYPE_CHECKING:
@@ -73,10 +73,8 @@ class AsyncSessionManager(Generic[CT]):
             Role.WRITER: AsyncRolePool(config.writer, connection_class, self.watch, writers),
             Role.READER: AsyncRolePool(config.reader, connection_class, self.watch, readers),
         }
-        self.dispatcher = Dispatcher()
-        self.lifecycle = AsyncLifecycle(
-            self.watch, self.pools, self.dispatcher, config.probe, name=name, describe=describe
-        )
+        self.dispatcher = EventDispatcher()
+        self.lifecycle = AsyncLifecycle(self.watch, self.pools, self.dispatcher, name=name, describe=describe)
         self._describe = describe
         self._rng = random.Random()
 

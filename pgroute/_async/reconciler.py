@@ -5,28 +5,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pgroute._acompat import AsyncWorker, async_join_all, async_spawn
 from pgroute.core.model.events import Event, EventKind
 from pgroute.core.routing.acquisition import routes
-from pgroute.core.schedule import forsaken, hopeless
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from pgroute._acompat import AsyncChanges
     from pgroute._async.pool.role_pool import AsyncRolePool
-    from pgroute.core.config.options import ProbeOptions
     from pgroute.core.model.roles import HostKey, Role
     from pgroute.core.topology.snapshot import Topology
     from pgroute.monitor.cluster_watch import ClusterWatch
-    from pgroute.runtime.event_dispatcher import Dispatcher
-
-P = ParamSpec("P")
-R = TypeVar("R")
+    from pgroute.runtime.event_dispatcher import EventDispatcher
 
 logger = logging.getLogger("pgroute")
 
@@ -42,7 +36,6 @@ class AsyncPoolReconciler:
         pools: by role.
         dispatcher: of events to subscribers.
         changes: notified of whatever may end a wait for a session.
-        probe: the options that say which sessions are aborted.
         owner: kept alive until the end: only `close()` ends what runs here.
     """
 
@@ -50,9 +43,8 @@ class AsyncPoolReconciler:
         self,
         watch: ClusterWatch,
         pools: Mapping[Role, AsyncRolePool[Any]],
-        dispatcher: Dispatcher,
+        dispatcher: EventDispatcher,
         changes: AsyncChanges,
-        probe: ProbeOptions,
         *,
         owner: object,
     ) -> None:
@@ -60,7 +52,6 @@ class AsyncPoolReconciler:
         self._pools = pools
         self._dispatcher = dispatcher
         self._changes = changes
-        self._probe = probe
         self._owner = owner
         self._log: deque[tuple[int, str, BaseException | None]] = deque(maxlen=_LOG_QUEUE)
         self._worker: AsyncWorker | None = None
@@ -72,14 +63,8 @@ class AsyncPoolReconciler:
         Raises:
             RuntimeError: a thread cannot be started; `watch.stop` and `stop` undo what was begun.
         """
-        watch = self._watch
         self._worker = async_spawn(self._work, f"pgroute-reconciler-{name}")
-        # Weak, for the monitor's thread keeps the watch: a router whose loop ended without a close can be collected.
-        watch.listeners = [_weakly(self.on_snapshot, watch.leave)]
-        watch.sessions_at = _weakly(self.sessions_at, lambda: 0)
-        watch.abort = _weakly(self.abort, lambda: None)
-        watch.complain = _weakly(self.complain, lambda: None)
-        watch.start()
+        self._watch.start(self)
 
     async def stop(self, timeout: float) -> None:
         """End, and wait at most *timeout* seconds until the queued messages are in the log."""
@@ -112,17 +97,10 @@ class AsyncPoolReconciler:
             await self._changes.wait(version, 60.0)
 
     def on_snapshot(self, old: Topology, topology: Topology, events: tuple[Event, ...]) -> None:
-        """Take a new snapshot; called in the monitor's thread, as `sessions_at`, `abort` and `complain` are."""
+        """Take a new snapshot; called in the monitor's thread, as `sessions_at`, `abort` and `log_error` are."""
         if self._changes.deserted:
             self._watch.leave()
             return
-        doomed = [(key, old.by_key[key].address, why) for key, why in forsaken(old, topology).items()]
-        doomed += [
-            (key, topology.by_key[key].address, why)
-            for key, why in hopeless(topology, self._probe, time.monotonic()).items()
-        ]
-        for key, address, reason in doomed:
-            events = (*events, *self._abort(key, address, reason, topology.at))
         self._tell(events)
         if events or routes(old) != routes(topology):
             self._changes.notify()
@@ -133,31 +111,17 @@ class AsyncPoolReconciler:
 
     def abort(self, key: HostKey, address: str | None, reason: str) -> None:
         """Abort the sessions in flight at an address."""
-        self._tell(self._abort(key, address, reason, time.monotonic()))
+        if count := sum(pool.abort(key, address) for pool in self._pools.values()):
+            text = f"aborted {count} sessions: {reason}"
+            self._tell((Event(EventKind.SESSIONS_ABORTED, time.monotonic(), key, text),))
         self._changes.notify()
 
-    def complain(self, text: str, exc: BaseException | None) -> None:
-        """Log a fault of pgroute's own."""
+    def log_error(self, text: str, exc: BaseException | None) -> None:
+        """Log a bug in pgroute."""
         self._log.append((logging.ERROR, text, exc))
         self._changes.notify()
-
-    def _abort(self, key: HostKey, address: str | None, reason: str, at: float) -> tuple[Event, ...]:
-        count = sum(pool.abort(key, address) for pool in self._pools.values())
-        text = f"aborted {count} sessions: {reason}"
-        return (Event(EventKind.SESSIONS_ABORTED, at, key, text),) if count else ()
 
     def _tell(self, events: tuple[Event, ...]) -> None:
         if events:
             self._log.extend((event.level, event.text, None) for event in events)
             self._dispatcher.put(events)
-
-
-def _weakly(method: Callable[P, R], otherwise: Callable[[], R]) -> Callable[P, R]:
-    """Return a function that calls a method without keeping its object alive, and *otherwise* once that is gone."""
-    reference = weakref.WeakMethod(method)
-
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        alive = reference()
-        return otherwise() if alive is None else alive(*args, **kwargs)
-
-    return call

@@ -26,10 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pgroute._sync.pool.role_pool import RolePool
-    from pgroute.core.config.options import ProbeOptions
     from pgroute.core.model.roles import Role
     from pgroute.monitor.cluster_watch import ClusterWatch
-    from pgroute.runtime.event_dispatcher import Dispatcher
+    from pgroute.runtime.event_dispatcher import EventDispatcher
 
 _NEW, _OPEN, _CLOSING, _CLOSED = "new", "open", "closing", "closed"
 _END_TIMEOUT = 2.0
@@ -42,7 +41,6 @@ class Lifecycle:
         watch: the watch on the hosts.
         pools: by role.
         dispatcher: of events to subscribers.
-        probe: the probe options.
         name: the router's, for the names of threads and tasks.
         describe: returns the router's repr, for errors.
 
@@ -55,8 +53,7 @@ class Lifecycle:
         self,
         watch: ClusterWatch,
         pools: Mapping[Role, RolePool[Any]],
-        dispatcher: Dispatcher,
-        probe: ProbeOptions,
+        dispatcher: EventDispatcher,
         *,
         name: str,
         describe: Callable[[], str],
@@ -64,7 +61,6 @@ class Lifecycle:
         self._watch = watch
         self._pools = pools
         self._dispatcher = dispatcher
-        self._probe = probe
         self._name = name
         self._describe = describe
         self._state = _NEW
@@ -132,7 +128,7 @@ class Lifecycle:
     def _begin(self) -> None:
         opened = OpenState(self._watch, self._describe)
         self.reconciler = reconciler = PoolReconciler(
-            self._watch, self._pools, self._dispatcher, opened.changes, self._probe, owner=self
+            self._watch, self._pools, self._dispatcher, opened.changes, owner=self
         )
         try:
             self.opened = opened

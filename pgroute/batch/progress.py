@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgroute.batch.model import BatchProgress
 from pgroute.core.printable import printable
-from pgroute.runtime.wakeup import Signal
+from pgroute.runtime.wakeup import OneShotEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,7 +166,7 @@ class _Lines:
     """Writes a line every few seconds from a thread of its own, so also while the job waits."""
 
     def __init__(self) -> None:
-        self._stop = Signal()
+        self._stop = OneShotEvent()
         self._thread: threading.Thread | None = None
 
     def start(self, tracker: ProgressTracker) -> None:
@@ -182,7 +182,7 @@ class _Lines:
     def update(self, tracker: ProgressTracker) -> None: ...
 
     def stop(self, tracker: ProgressTracker) -> None:
-        self._stop.give()
+        self._stop.set()
         if self._thread is not None:
             self._thread.join()
         _print(tracker)

@@ -1,1 +1,1 @@
-"""The watch on the hosts: one background thread per process, shared by every router."""
+"""The monitor of the hosts: one background thread per process, shared by all routers."""

@@ -1,4 +1,4 @@
-"""The watch on names: each is asked again when its answer has run out, at once in an outage, and never in a storm."""
+"""Watches DNS names: looks each up again when its answer expires, sooner in an outage, and never in a storm."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from pgroute.core.config.dns_names import Found, Question, is_name
 from pgroute.core.faults.classify import Fault, FaultKind
-from pgroute.monitor.probe import ProbeFailed
+from pgroute.monitor.errors import ProbeFailed
 from pgroute.monitor.resolver import LookupFailed, Resolver, make_resolver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pgroute.core.config.options import ProbeOptions
     from pgroute.core.config.router_config import ResolverSpec
     from pgroute.core.model.roles import HostKey
@@ -24,30 +22,36 @@ _RNG = random.Random()
 
 
 class Reader(Protocol):
-    """Somebody who wants to know what a name stands for: the watch of one router."""
+    """One router's interest in a name. Its methods are called in the monitor's loop."""
 
-    options: ProbeOptions
+    @property
+    def options(self) -> ProbeOptions:
+        """The router's probe options."""
+        ...
 
     def renamed(self, question: Question) -> None:
-        """Look at what is known of a name: it has changed."""
+        """Take note that what is known of a name has changed."""
         ...
 
     def name_gap(self) -> float | None:
-        """Return the seconds between two lookups while there is an outage, None while there is none."""
+        """Return the seconds between two lookups during an outage, None while there is none."""
         ...
 
-    @property
-    def complain(self) -> Callable[[str, BaseException | None], None]:
-        """Have a fault of ours logged; nothing of the user's runs here, and a log handler is."""
+    def log_error(self, text: str, exc: BaseException | None) -> None:
+        """Log a bug in pgroute, in another thread: a log handler is the user's code, which must not run here."""
         ...
 
 
 class NameWatcher:
-    """Watches one name; used in the monitor's loop only.
+    """Watches one name. Used in the monitor's loop only.
 
     Args:
-        question: what is asked.
-        resolver: whom.
+        question: what is asked for.
+        resolver: answers it.
+
+    Attributes:
+        readers: the routers that want to know.
+        found: what is known of the name.
     """
 
     def __init__(self, question: Question, resolver: Resolver) -> None:
@@ -62,22 +66,22 @@ class NameWatcher:
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"pgroute-name-{question.name}")
 
     async def stop(self) -> None:
-        """End."""
+        """Stop."""
         self._task.cancel()
         await asyncio.wait({self._task})
 
     def nudge(self) -> None:
-        """Look again at when the next lookup is due."""
+        """Work out again when the next lookup is due."""
         self._changed.set()
 
     def hurry(self, gap: float) -> None:
-        """Ask again, once so many seconds have gone by since the last question."""
+        """Look the name up again, *gap* seconds after the last lookup at the earliest."""
         if self._hurry is None or gap < self._hurry:
             self._hurry = gap
             self._changed.set()
 
     async def first_answer(self, timeout: float) -> None:
-        """Return when the name was asked once, or after *timeout* seconds."""
+        """Return after the first lookup, or after *timeout* seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._answered.wait()
@@ -89,10 +93,10 @@ class NameWatcher:
             self._chance = _RNG.random()
             try:
                 found = await self._ask()
-            except Exception as exc:  # noqa: BLE001  (told, not logged)
-                # A fault of ours, or of the resolver that we were given, is a reason, and no end of the watch.
-                for reader in self.readers[:1]:  # one log is enough
-                    reader.complain(f"looking up {self.question.name} failed", exc)
+            except Exception as exc:  # noqa: BLE001  (logged by the reader)
+                # A bug in pgroute or in the given resolver counts as a failed lookup, and does not end the watch.
+                for reader in self.readers[:1]:  # one log entry is enough
+                    reader.log_error(f"looking up {self.question.name} failed", exc)
                 found = self.found.failed(
                     f"could not resolve {self.question.name!r}: {exc!r}", time.monotonic()
                 )
@@ -130,13 +134,13 @@ class NameWatcher:
             for reader in tuple(self.readers):
                 try:
                     reader.renamed(self.question)
-                except Exception as exc:  # noqa: BLE001  (told, not logged)
-                    # A fault of ours in one router must not leave a name unwatched, nor the others unaware.
-                    reader.complain(f"following {self.question.name} failed", exc)
+                except Exception as exc:  # noqa: BLE001  (logged by the reader)
+                    # A bug in one router must neither end the watch nor keep the news from the others.
+                    reader.log_error(f"following {self.question.name} failed", exc)
 
 
 class Names:
-    """All names that are looked up by one resolver; used in the monitor's loop only.
+    """All names that one resolver looks up. Used in the monitor's loop only.
 
     Args:
         spec: the resolver.
@@ -147,7 +151,7 @@ class Names:
         self._watchers: dict[Question, NameWatcher] = {}
 
     def join(self, question: Question, reader: Reader) -> None:
-        """Have a name watched for a reader; what is known already, `found` tells."""
+        """Watch a name for a reader. `found` returns what is known already."""
         watcher = self._watchers.get(question)
         if watcher is None:
             watcher = self._watchers[question] = NameWatcher(question, self._resolver)
@@ -155,7 +159,7 @@ class Names:
         watcher.nudge()
 
     async def leave(self, question: Question, reader: Reader) -> None:
-        """Watch a name no more, unless others want it."""
+        """Stop watching a name, unless another reader wants it."""
         watcher = self._watchers[question]
         watcher.readers.remove(reader)
         if not watcher.readers:
@@ -164,32 +168,32 @@ class Names:
 
     @property
     def unused(self) -> bool:
-        """Whether nobody has a name watched."""
+        """Whether no name is watched."""
         return not self._watchers
 
     def nudge(self, question: Question) -> None:
-        """Look again at when a name is to be asked: an outage has begun, or is over."""
+        """Work out again when a name is looked up next: an outage has begun, or is over."""
         if question in self._watchers:
             self._watchers[question].nudge()
 
     def found(self, question: Question) -> Found | None:
-        """Return what is known of a name, None if nobody watches it."""
+        """Return what is known of a name, None if it is not watched."""
         watcher = self._watchers.get(question)
         return None if watcher is None else watcher.found
 
     def hurry(self, question: Question, gap: float) -> None:
-        """Ask again, once so many seconds have gone by since the last question: the name may stand for others now."""
+        """Look a name up again, *gap* seconds after the last lookup at the earliest: it may have moved."""
         watcher = self._watchers.get(question)
         if watcher is not None:
             watcher.hurry(gap)
 
     async def addresses(self, key: HostKey, *, timeout: float, prefer: str | None = None) -> list[str | None]:
-        """Return the numeric addresses to connect to, in this order; None alone for a socket directory.
+        """Return the numeric addresses to connect to, in order; [None] for a socket directory.
 
         Args:
-            key: the host; its own hostaddr or numeric host needs no lookup.
+            key: the host. A hostaddr or a numeric host needs no lookup.
             timeout: seconds to wait for the first answer.
-            prefer: an address that comes first if it is among the answers.
+            prefer: the address to put first, if it is among them.
 
         Raises:
             ProbeFailed: the name has no address and never had one.

@@ -1,4 +1,4 @@
-"""How names are looked up: by the system or by DNS, never in the loop's default executor, never on a caller's path."""
+"""Looks names up, with the system's resolver or by DNS; never in the loop's default executor, never for a caller."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 
 class LookupFailed(Exception):
-    """A lookup gave nothing; the text says why."""
+    """A lookup found nothing; the text says why."""
 
 
 class Looked(NamedTuple):
-    """What a lookup gave.
+    """The result of a lookup.
 
     Attributes:
         records: addresses, or Services.
-        ttl: the seconds for which they hold; None: not known.
-        error: why one family of addresses is missing, if that is not because the name has none.
+        ttl: seconds for which they hold, None if not known.
+        error: why one family of addresses is missing; empty if it was found, or the name has none.
     """
 
     records: Sequence[str] | Sequence[Service]
@@ -43,10 +43,10 @@ class Resolver(Protocol):
     """Looks names up."""
 
     async def look_up(self, question: Question, timeout: float) -> Looked:
-        """Return what was found.
+        """Return the records of a name.
 
         Raises:
-            LookupFailed: there are none, or none within *timeout* seconds.
+            LookupFailed: nothing was found within *timeout* seconds.
         """
 
 
@@ -60,7 +60,7 @@ def make_resolver(spec: ResolverSpec) -> Resolver:
 class SystemResolver:
     """The system's resolver (``getaddrinfo``: /etc/hosts, search domains, both families); SRV records by DNS.
 
-    A lookup that hangs holds one daemon thread and nothing else: neither the loop nor the interpreter's exit.
+    A lookup that hangs blocks one daemon thread, but neither the loop nor the interpreter's exit.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class SystemResolver:
         self._dns: DnsResolver | None = None
 
     async def look_up(self, question: Question, timeout: float) -> Looked:
-        """As Resolver; the system does not tell how long an answer holds."""
+        """As Resolver. The system does not say how long an answer holds."""
         if question.service:
             if self._dns is None:
                 self._dns = DnsResolver(None)
@@ -88,13 +88,13 @@ class SystemResolver:
         future: asyncio.Future[list[str]] = loop.create_future()
         self._lookups[name] = future
 
-        def tell(addresses: list[str], error: OSError | None) -> None:
+        def finish(addresses: list[str], error: OSError | None) -> None:
             self._lookups.pop(name, None)
             if error is None:
                 future.set_result(addresses)
             else:
                 future.set_exception(error)
-                future.exception()  # nobody may be waiting any more
+                future.exception()  # mark it as retrieved: there may be no waiter left
 
         def work() -> None:
             addresses: list[str] = []
@@ -106,25 +106,25 @@ class SystemResolver:
                 error = exc
             except UnicodeError:
                 error = OSError("not a valid host name")
-            except Exception as exc:  # noqa: BLE001  (the next lookup would wait for this one for ever)
+            except Exception as exc:  # noqa: BLE001  (else the next lookup would wait for this one forever)
                 error = OSError(repr(exc))
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody wants to know
-                loop.call_soon_threadsafe(tell, addresses, error)
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(finish, addresses, error)
 
         try:
             threading.Thread(target=work, name=f"pgroute-resolve-{name}", daemon=True).start()
-        except RuntimeError as exc:  # no thread to be had now
-            tell([], OSError(str(exc)))
+        except RuntimeError as exc:  # no thread is available now
+            finish([], OSError(str(exc)))
         return future
 
 
 def _address(host: str | int, _port: object, _flow: int = 0, scope: int = 0) -> str:
-    """Return the address in a socket's name (IPv6: of four parts), with its scope if it has one."""
+    """Return the address in a socket address (for IPv6 of four parts), with its scope if it has one."""
     return f"{host}%{scope}" if scope else str(host)
 
 
 class _Answer(NamedTuple):
-    """Records of one kind; *failed*: it is not known whether there are any."""
+    """Records of one kind. `failed`: whether there are any is not known."""
 
     records: Sequence[str] | Sequence[Service] = ()
     ttl: float = 0.0
@@ -133,11 +133,11 @@ class _Answer(NamedTuple):
 
 
 class DnsResolver:
-    """DNS by dnspython, in the monitor's loop; addresses are those of the A records, then those of the AAAA records.
+    """DNS with dnspython, in the monitor's loop. Addresses are the A records, then the AAAA records.
 
     Args:
-        given: a Resolver of dnspython, of which a copy is used; None: as /etc/resolv.conf says, read at the first use
-            and whenever its servers have failed: they may be others now.
+        given: a Resolver of dnspython, which is copied. None: /etc/resolv.conf, read at the first use and again
+            whenever its servers have failed, because they may have changed.
     """
 
     def __init__(self, given: BaseResolver | None) -> None:
@@ -157,13 +157,15 @@ class DnsResolver:
         return Looked(records, min(answer.ttl for answer in good), failed)
 
     async def _ask_all(self, name: str, kinds: Sequence[str], timeout: float) -> list[_Answer]:
-        """Ask for the records of these kinds; once one is there, the others have a quarter of the time.
+        """Ask for the records of these kinds. Once one has come, the others have a quarter of the timeout.
 
-        Some networks lose every question for AAAA records.
+        Some networks drop every query for AAAA records.
         """
         tasks = [asyncio.ensure_future(self._ask(name, kind, timeout)) for kind in kinds]
         for task in tasks:
-            task.add_done_callback(lambda task: task.cancelled() or task.exception())  # one error is raised
+            task.add_done_callback(
+                lambda task: task.cancelled() or task.exception()
+            )  # only one error is raised
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             enough = any(task.result().records for task in done)
@@ -187,15 +189,15 @@ class DnsResolver:
         except (dns.exception.Timeout, TimeoutError):
             return self._failed(f"no answer in {timeout:g} s")
         except (dns.exception.DNSException, OSError, ValueError) as exc:
-            # NoNameservers: SERVFAIL, REFUSED and the like, with each server's word in many.
+            # NoNameservers: SERVFAIL, REFUSED and the like, with a long text for each server.
             return self._failed(" ".join(str(exc).split())[:200] or type(exc).__name__)
         if answer.rrset is None:
             return _Answer(error=f"it has no {kind} records")
-        # Of a chain of CNAMEs the record that holds for the shortest counts.
+        # In a chain of CNAMEs the shortest TTL counts.
         ttl = float(answer.chaining_result.minimum_ttl)
         if kind == "SRV":
             services = [
-                # Servers may tell a name in other letters each time.
+                # Servers may change the case of a name from answer to answer.
                 Service(
                     r.priority, r.weight, r.port, r.target.to_text(omit_final_dot=True).lstrip(".").lower()
                 )
@@ -208,9 +210,9 @@ class DnsResolver:
         import dns.asyncbackend
 
         resolver = copy.copy(self._python())
-        # Each server is asked twice at least: it may be dead, or a datagram lost.
+        # Each server is asked at least twice: a server may be dead, or a datagram lost.
         resolver.timeout = min(resolver.timeout, timeout / (2 * max(1, len(resolver.nameservers))))
-        # Not the default backend: that is the one of its first user in this process, which may have been trio.
+        # Not the default backend, which is the one of its first user in this process, perhaps trio.
         backend = dns.asyncbackend.get_backend("asyncio")
         async with asyncio.timeout(timeout):
             return await resolver.resolve(
@@ -229,7 +231,7 @@ class DnsResolver:
 
             self._resolver = dns.asyncresolver.Resolver(configure=self._given is None)
             if self._given is not None:
-                # Of the same base class, whose attributes are all the configuration there is.
+                # They share a base class, whose attributes are all of the configuration.
                 self._resolver.__dict__.update(vars(self._given))
             self._resolver.use_search_by_default = True
             self._resolver.cache = None

@@ -1,4 +1,4 @@
-"""The one background thread of the process and its loop; it starts with the first router and ends with the last."""
+"""The monitor's thread: one per process, with its own loop, from the first open router to the last."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import atexit
 import contextlib
 import os
 import threading
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pgroute.core.config.dns_names import is_name
 from pgroute.monitor.dns_watch import Names
 from pgroute.monitor.host_watcher import HostWatcher
 from pgroute.runtime.fork import forked
-from pgroute.runtime.wakeup import Signal
+from pgroute.runtime.wakeup import OneShotEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,18 +21,33 @@ if TYPE_CHECKING:
     from pgroute.core.config.dsn import Params
     from pgroute.core.config.router_config import ResolverSpec
     from pgroute.core.model.roles import HostKey
-    from pgroute.monitor.cluster_watch import ClusterWatch
-    from pgroute.monitor.host_watcher import Subscriber
+    from pgroute.monitor.subscribers import Subscriber
 
 _STOP_TIMEOUT = 5.0
 
 WatchKey = tuple["HostKey", "Params", int]
 
 
-class Monitor:
-    """The thread, its loop and the watchers that run in it.
+class Watch(Protocol):
+    """The watch of one router. Its methods are called in the monitor's loop."""
 
-    It never runs a user's code, so nothing an application does in its callbacks can make hosts look dead.
+    def begin(self, monitor: Monitor) -> None:
+        """Join the watchers of the hosts."""
+        ...
+
+    async def end(self) -> None:
+        """Leave the watchers; returns when the connections that no other router needs are closed."""
+        ...
+
+    def log_error(self, text: str, exc: BaseException | None) -> None:
+        """Log a bug in pgroute, in another thread: a log handler is the user's code, which must not run here."""
+        ...
+
+
+class Monitor:
+    """The thread, its loop, and the watchers that run in it.
+
+    It never runs the user's code, so no callback of an application can make hosts look dead.
     """
 
     # Reentrant: a signal handler may close a router while its thread opens another.
@@ -44,118 +59,121 @@ class Monitor:
         self._loop: asyncio.AbstractEventLoop
         self._names: dict[object, Names] = {}
         self._watchers: dict[WatchKey, HostWatcher] = {}
-        self._clusters: set[ClusterWatch] = set()
-        self._leaving: dict[ClusterWatch, Signal] = {}
-        self._ending: set[ClusterWatch] = set()
+        self._watches: set[Watch] = set()
+        self._leaving: dict[Watch, OneShotEvent] = {}
+        self._ending: set[Watch] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pid = os.getpid()
-        self._ready = Signal()
-        self._unwanted = False
+        self._ready = OneShotEvent()
+        self._abandoned = False
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="pgroute-monitor", daemon=True)
         try:
             self._thread.start()
             self._ready.wait()
         except BaseException:
-            self._unwanted = True
-            if self._ready.given:
+            self._abandoned = True
+            if self._ready.is_set:
                 self.call(self._loop.stop)
             raise
 
     @classmethod
-    def attach(cls, cluster: ClusterWatch) -> Monitor:
-        """Begin to watch the hosts of *cluster*; starts the thread if there is none.
+    def attach(cls, watch: Watch) -> Monitor:
+        """Begin a watch; starts the thread if there is none.
 
         Raises:
-            RuntimeError: it cannot be started.
+            RuntimeError: the thread cannot be started.
         """
         forked.notice()
         with cls._lock:
             if cls._current is None:
                 cls._current = cls()
-            monitor = cls._current
-            try:
-                monitor._clusters.add(cluster)
-                monitor.call(cluster.begin, monitor)
-            except BaseException:
-                monitor.release(cluster)
-                raise
-        return monitor
+            cls._current.add(watch)
+            return cls._current
 
-    def detach(self, cluster: ClusterWatch) -> None:
-        """Stop watching for *cluster*, and end the thread when it was the last.
+    def add(self, watch: Watch) -> None:
+        """Begin a watch; the caller has the lock."""
+        try:
+            self._watches.add(watch)
+            self.call(watch.begin, self)
+        except BaseException:
+            self.release(watch)
+            raise
 
-        Waits for the connections to close. Who is interrupted may call again, to wait again: the work goes on.
+    def detach(self, watch: Watch) -> None:
+        """End a watch, and the thread if it was the last one.
+
+        Waits until the connections are closed. After an interrupt the work goes on; call again to wait again.
         """
-        leaving = self.release(cluster)
+        leaving = self.release(watch)
         if leaving is None or self._thread is threading.current_thread():
             return
         leaving.wait(_STOP_TIMEOUT)
         if self._stopping:
             self._thread.join(_STOP_TIMEOUT)
 
-    def release(self, cluster: ClusterWatch) -> Signal | None:
-        """Begin to stop watching for *cluster*, and return what tells the end; None: there is nothing to do any more.
+    def release(self, watch: Watch) -> OneShotEvent | None:
+        """Begin to end a watch, from any thread and without waiting.
 
-        From any thread, and never blocks for long.
+        Returns the event that is set at its end, None if it has ended already.
         """
         forked.notice()
         with self._lock:
             if self._pid != os.getpid():
                 return None  # the parent's
-            if cluster in self._clusters and self._thread.is_alive():
-                # The loop's work, so that an interrupt cannot leave it half done. Asked for again by each caller: the
-                # one before may have been interrupted just here.
-                self._leaving.setdefault(cluster, Signal())
-                self.call(self._begin_end, cluster)
-            return self._leaving.get(cluster)
+            if watch in self._watches and self._thread.is_alive():
+                # The loop does it, so that an interrupt in this thread cannot leave it half done. Each caller asks
+                # again: an interrupt may have stopped an earlier one on the next line.
+                self._leaving.setdefault(watch, OneShotEvent())
+                self.call(self._begin_end, watch)
+            return self._leaving.get(watch)
 
-    def _begin_end(self, cluster: ClusterWatch) -> None:
-        if cluster in self._ending or cluster not in self._clusters:
+    def _begin_end(self, watch: Watch) -> None:
+        if watch in self._ending or watch not in self._watches:
             return
-        self._ending.add(cluster)
-        task = self._loop.create_task(self._end(cluster))
+        self._ending.add(watch)
+        task = self._loop.create_task(self._end(watch))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _end(self, cluster: ClusterWatch) -> None:
+    async def _end(self, watch: Watch) -> None:
         try:
-            await cluster.end(self)
+            await watch.end()
         finally:
             with self._lock:
-                self._clusters.discard(cluster)
-                self._ending.discard(cluster)
-                leaving = self._leaving.pop(cluster, None)
-                if not self._clusters:
+                self._watches.discard(watch)
+                self._ending.discard(watch)
+                leaving = self._leaving.pop(watch, None)
+                if not self._watches:
                     self._stopping = True
                     if Monitor._current is self:
                         Monitor._current = None
             if self._stopping:
                 self._loop.stop()
             if leaving is not None:
-                leaving.give()
+                leaving.set()
 
     def call(self, fn: Callable[..., object], *args: Any) -> None:
-        """Run *fn* in the loop soon; from any thread. After the end of the loop, or in a fork, nothing happens."""
+        """Run *fn* in the loop soon, from any thread. Does nothing after the end of the loop, or in a forked child."""
         if self._pid != os.getpid():
             return  # the pipe that wakes the loop is shared with the parent
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(fn, *args)
 
     def names(self, spec: ResolverSpec) -> Names:
-        """Return the names that are looked up by this resolver, for all routers that have it; in the loop."""
+        """Return the names that this resolver looks up, for all routers that share it; in the loop."""
         which = spec if isinstance(spec, str) else id(spec)
         if which not in self._names:
             self._names[which] = Names(spec)
         return self._names[which]
 
     def forget(self, names: Names) -> None:
-        """Let names go that nobody has watched any more; in the loop."""
+        """Drop the names of a resolver once none of them is watched; in the loop."""
         if names.unused:
             self._names = {which: kept for which, kept in self._names.items() if kept is not names}
 
     def join(self, key: HostKey, params: Params, names: Names, subscriber: Subscriber) -> HostWatcher:
-        """Subscribe somebody to a host, beginning to watch it if nobody does so with these parameters; in the loop."""
+        """Subscribe to a host; in the loop. Routers with the same parameters share one watcher."""
         name = (key, params, id(names) if is_name(key) else 0)
         watcher = self._watchers.get(name)
         if watcher is None:
@@ -165,23 +183,23 @@ class Monitor:
         return watcher
 
     async def leave(self, watcher: HostWatcher, subscriber: Subscriber) -> None:
-        """Unsubscribe somebody; a host that nobody watches any more is let go; in the loop only."""
-        watcher.subscribers.remove(subscriber)
+        """Unsubscribe; the last one to leave stops the watcher; in the loop."""
+        watcher.subscribers.leave(subscriber)
         if not watcher.subscribers:
             self._watchers = {name: w for name, w in self._watchers.items() if w is not watcher}
             await watcher.stop()
 
     def _on_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Have a fault of ours logged by a router: asyncio would call the user's log handlers here."""
-        for cluster in tuple(self._clusters)[:1]:
-            cluster.complain(f"in the monitor's loop: {context['message']}", context.get("exception"))
+        """Have a router log a bug in pgroute: asyncio would call the user's log handlers in this thread."""
+        for watch in tuple(self._watches)[:1]:
+            watch.log_error(f"in the monitor's loop: {context['message']}", context.get("exception"))
 
     def _main(self) -> None:
-        # Made here, where no Ctrl-C can come: it would leave half a loop, which complains when it is collected.
+        # Made in this thread, where no Ctrl-C arrives: an interrupt would leave half a loop, which warns later.
         self._loop = loop = asyncio.SelectorEventLoop()
         loop.set_exception_handler(self._on_fault)
-        self._ready.give()
-        if self._unwanted:
+        self._ready.set()
+        if self._abandoned:
             loop.stop()
         try:
             loop.run_forever()
@@ -190,28 +208,32 @@ class Monitor:
                 task.cancel()
             if tasks:
                 loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
-            # Transports close their sockets a turn of the loop after they were told to.
+            # Transports close their sockets one turn of the loop later.
             loop.run_until_complete(asyncio.sleep(0))
         finally:
             loop.close()
             for leaving in tuple(self._leaving.values()):
-                leaving.give()
+                leaving.set()
 
     @classmethod
     def shut_down(cls) -> None:
-        """End the thread whatever it watches; for the interpreter's exit."""
+        """End the thread whatever it watches; called at the interpreter's exit."""
         forked.notice()
         with cls._lock:
             monitor, cls._current = cls._current, None
-            if monitor is None:
-                return
-            monitor._clusters.clear()
-        monitor.call(monitor._loop.stop)
-        monitor._thread.join(_STOP_TIMEOUT)
+        if monitor is not None:
+            monitor.stop()
+
+    def stop(self) -> None:
+        """End the thread whatever it watches."""
+        with self._lock:
+            self._watches.clear()
+        self.call(self._loop.stop)
+        self._thread.join(_STOP_TIMEOUT)
 
     @classmethod
     def forked(cls) -> None:
-        """Leave the parent's thread alone: its loop and sockets are shared with it, so nothing here may close them."""
+        """Start over in a forked child; nothing may close the parent's loop and sockets, which both share."""
         cls._lock = threading.RLock()
         if cls._current is not None:
             cls._inherited.append(cls._current)

@@ -1,4 +1,4 @@
-"""Delivers events to subscribers from a thread of its own, so that no callback can hold up the watch."""
+"""Delivers events to subscribers in a thread of its own, so that no callback can delay the monitor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pgroute")
 
 QUEUE_SIZE = 1000
-"""Events that may wait for slow subscribers; what comes on top is dropped and counted."""
+"""How many events may wait for slow subscribers; further ones are dropped and counted."""
 
 
 class _Subscription:
@@ -24,25 +24,25 @@ class _Subscription:
         self.fn = fn
 
 
-class Dispatcher:
-    """A bounded queue of events and the thread that hands them out, in order; begins with the first subscriber."""
+class EventDispatcher:
+    """A bounded queue of events, and the thread that delivers them in order. The first subscriber starts the thread."""
 
     def __init__(self) -> None:
         self.dropped = 0
         self._subscribers: list[_Subscription] = []
-        # Not a Queue, whose lock an interrupted close() may leave to the monitor's thread.
+        # Not a Queue: an interrupted close() may leave its lock held, and the monitor's thread would wait for it.
         self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._closed = False
 
     def subscribe(self, fn: Callable[[Event], object]) -> Callable[[], None]:
-        """Have *fn* called with each event from now on; return what ends it.
+        """Call *fn* with each event from now on, and return an unsubscribe function.
 
         Raises:
             RuntimeError: the thread cannot be started.
         """
-        mine = _Subscription(fn)  # the function itself may be here more than once
+        mine = _Subscription(fn)  # one function may be subscribed more than once
         with self._lock:
             self._start()
             self._subscribers = [*self._subscribers, mine]
@@ -60,7 +60,7 @@ class Dispatcher:
             self._thread = thread
 
     def resume(self) -> None:
-        """Start the thread if those who subscribed did so before this process was forked.
+        """Start the thread if there are subscribers from before this process was forked.
 
         Raises:
             RuntimeError: it cannot be started.
@@ -70,13 +70,13 @@ class Dispatcher:
                 self._start()
 
     def after_fork(self) -> None:
-        """Begin anew in a forked child: the thread is the parent's, and the lock may be held by nobody there."""
+        """Start over in a forked child: the thread is the parent's, and another thread may have held the lock."""
         self._queue = queue.SimpleQueue()
         self._thread = None
         self._lock = threading.Lock()
 
     def put(self, events: tuple[Event, ...]) -> None:
-        """Queue events without ever blocking; called in the monitor's thread."""
+        """Queue events; never blocks. Called in the monitor's thread."""
         if self._thread is None or self._closed:
             return
         for event in events:
@@ -86,7 +86,7 @@ class Dispatcher:
                 self.dropped += 1
 
     def close(self, timeout: float = 1.0) -> None:
-        """Deliver what is queued and end the thread; may be called again, to wait again."""
+        """Deliver what is queued and end the thread, waiting at most *timeout* seconds. May be called again."""
         with self._lock:
             self._closed = True
             thread = self._thread

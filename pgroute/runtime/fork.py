@@ -1,4 +1,4 @@
-"""Which process this is: what was made before a fork belongs to the parent."""
+"""Detects that the process was forked: what was made before a fork belongs to the parent."""
 
 from __future__ import annotations
 
@@ -6,60 +6,67 @@ import atexit
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Forks:
-    """Notices, in the child, that the process was forked, and has everything begin anew there.
+class Forkable(Protocol):
+    """An object that starts over in a forked child."""
 
-    A fork by Python is noticed at once. One in C (uWSGI's default) runs no hook of Python's, so whatever begins
-    something calls `notice()` first, which compares the pid.
+    def after_fork(self) -> None:
+        """Discard what belongs to the parent; called in the child."""
 
-    In the child the routers of the parent are kept for ever: their sockets, threads and loop are the parent's, and a
-    finalizer that closed one would end the parent's session.
+
+class ForkHooks:
+    """Notices a fork in the child, and has everything start over there.
+
+    `os.register_at_fork` reports a fork made by Python at once. A fork made in C, which is uWSGI's default, runs no
+    Python hook; whatever starts a thread or a connection therefore calls `notice()` first, which compares the pid.
+
+    The child keeps the parent's objects forever: their sockets, threads and loop are the parent's, and a finalizer that
+    closed one would end the parent's session.
     """
 
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._hooks: list[Callable[[], None]] = []
-        self._engines: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._kept: list[Any] = []
+        self._objects: weakref.WeakSet[Forkable] = weakref.WeakSet()
+        self._kept: list[Forkable] = []
         os.register_at_fork(after_in_child=self._after_fork)
-        # Of a child that never used pgroute; what is registered earlier runs later, the finalizers after all.
+        # For a child that never uses pgroute. Registered first, it runs last at exit, but before any finalizer.
         atexit.register(self.notice)
 
-    def register(self, engine: Any) -> None:
-        """Have its `after_fork` called in each forked child."""
-        self._engines.add(engine)
+    def register(self, obj: Forkable) -> None:
+        """Call the object's `after_fork` in each forked child."""
+        self._objects.add(obj)
 
     def hook(self, fn: Callable[[], None]) -> None:
-        """Have *fn* called in each forked child, before anything else there."""
+        """Call *fn* in each forked child, before any `after_fork`."""
         self._hooks.append(fn)
 
     def notice(self) -> None:
-        """Compare the pid, and begin anew if it is another one."""
+        """Compare the pid, and start over if it has changed."""
         if os.getpid() == self._pid:
             return
-        with self._lock:  # threads of the child may come here together
+        with self._lock:  # several threads of the child may arrive together
             if os.getpid() != self._pid:
-                self._begin_anew()
+                self._start_over()
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
-        self._begin_anew()
+        self._start_over()
 
-    def _begin_anew(self) -> None:
-        self._kept.extend(self._engines)
-        self._engines = weakref.WeakSet()
+    def _start_over(self) -> None:
+        self._kept.extend(self._objects)
+        self._objects = weakref.WeakSet()
         for fn in self._hooks:
             fn()
-        for engine in self._kept:
-            engine.after_fork()
+        for obj in self._kept:
+            obj.after_fork()
         self._pid = os.getpid()
 
 
-forked = Forks()
+forked = ForkHooks()

@@ -1,4 +1,4 @@
-"""One thread that ends what takes too long, for all routers of the process."""
+"""One thread per process that ends what takes too long, for all routers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from pgroute.runtime.fork import forked
-from pgroute.runtime.wakeup import Bell
+from pgroute.runtime.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,143 +23,143 @@ _END_STEP = 0.05
 _MOST_NEW = 1000
 
 
-class Alarm:
-    """A function to call at a time, unless it is cancelled before."""
+class Timer:
+    """A function that is called at a set time, unless the timer is cancelled before."""
 
-    __slots__ = ("_bite", "_lock")
+    __slots__ = ("_fn", "_lock")
 
-    def __init__(self, bite: Callable[[], object]) -> None:
-        self._bite: Callable[[], object] | None = bite
+    def __init__(self, fn: Callable[[], object]) -> None:
+        self._fn: Callable[[], object] | None = fn
         self._lock = threading.Lock()
 
     @property
     def cancelled(self) -> bool:
-        """Whether there is nothing to call any more."""
-        return self._bite is None
+        """Whether the function was called, or never will be."""
+        return self._fn is None
 
     def cancel(self) -> None:
-        """Return when the function either has run to its end or never will."""
+        """Return when the function has either returned or will never be called."""
         with self._lock:
-            self._bite = None
+            self._fn = None
 
-    def ring(self) -> None:
+    def fire(self) -> None:
         """Call the function."""
         with self._lock:
-            bite, self._bite = self._bite, None
-            if bite is not None:
+            fn, self._fn = self._fn, None
+            if fn is not None:
                 with contextlib.suppress(Exception):
-                    bite()
+                    fn()
 
 
 class Timers:
-    """The alarms, and the thread that rings them, which is there while somebody holds it.
+    """The timers, and the thread that fires them. The thread runs while at least one owner has acquired it.
 
-    It is started by whoever opens a router, not by whoever is in need: no thread may be had then. An alarm is handed to
-    it by a deque, without a lock, for whoever sets one may be interrupted.
+    Opening a router starts the thread, because no thread may be available when a timer is needed. Timers are handed to
+    it through a deque, without a lock: the thread that sets one may be interrupted.
     """
 
     def __init__(self) -> None:
-        self._begin()
+        self._start_over()
 
-    def _begin(self) -> None:
+    def _start_over(self) -> None:
         # Reentrant: a signal handler may open a router while its thread opens another.
         self._lock = threading.RLock()
-        self._bell = Bell()
-        self._new: deque[tuple[float, int, Alarm]] = deque()
+        self._wakeup = Wakeup()
+        self._new: deque[tuple[float, int, Timer]] = deque()
         self._serial = itertools.count()
         self._next_at = -math.inf
         self._kept = 0
-        self._holders: set[object] = set()
+        self._owners: set[object] = set()
         self._thread: threading.Thread | None = None
 
     @property
     def pending(self) -> int:
-        """How many alarms are kept, those that were cancelled and not dropped yet included."""
+        """The number of timers kept, including cancelled ones that have not been dropped yet."""
         return len(self._new) + self._kept
 
-    def hold(self, who: object) -> None:
-        """Have the thread run until `let_go`.
+    def acquire(self, owner: object) -> None:
+        """Keep the thread running until *owner* calls `release`.
 
         Args:
-            who: whoever wants it.
+            owner: any hashable object.
 
         Raises:
-            RuntimeError: it cannot be started.
+            RuntimeError: the thread cannot be started.
         """
         forked.notice()
         with self._lock:
-            self._holders.add(who)
+            self._owners.add(owner)
             if self._thread is not None:
                 return
             self._thread = threading.Thread(target=self._main, name="pgroute-timers", daemon=True)
             try:
                 self._thread.start()
             except BaseException:
-                # One that runs already finds that it is not wanted.
+                # If it runs already, it finds that it is not wanted, and ends.
                 self._thread = None
-                self._holders.discard(who)
+                self._owners.discard(owner)
                 raise
 
-    def let_go(self, who: object) -> None:
-        """End the thread if nobody else holds it; nothing happens if this one does not."""
-        self._holders.discard(who)
+    def release(self, owner: object) -> None:
+        """End the thread unless another owner needs it; does nothing if *owner* has not acquired it."""
+        self._owners.discard(owner)
         self._end()
 
     def _end(self) -> None:
         thread = self._thread
-        if self._holders or thread is None or thread is threading.current_thread():
+        if self._owners or thread is None or thread is threading.current_thread():
             return
-        self._bell.ring()
+        self._wakeup.set()
         until = time.monotonic() + _END_TIMEOUT
-        while thread.is_alive() and not self._holders and time.monotonic() < until:
+        while thread.is_alive() and not self._owners and time.monotonic() < until:
             thread.join(_END_STEP)
 
-    def set(self, seconds: float, bite: Callable[[], object]) -> Alarm:
-        """Have *bite* called after so many seconds; nothing is, while nobody holds the thread."""
-        alarm = Alarm(bite)
+    def set(self, seconds: float, fn: Callable[[], object]) -> Timer:
+        """Call *fn* after *seconds*. Nothing is called while nobody owns the thread."""
+        timer = Timer(fn)
         if self._thread is None:
-            return alarm
+            return timer
         at = time.monotonic() + seconds
-        self._new.append((at, next(self._serial), alarm))
-        # After it was handed over: the thread says until when it rests before it looks for new ones a last time.
+        self._new.append((at, next(self._serial), timer))
+        # Only after appending: the thread sets `_next_at` before it looks for new timers a last time.
         if at < self._next_at or len(self._new) >= _MOST_NEW:
-            self._bell.ring()
-        return alarm
+            self._wakeup.set()
+        return timer
 
     def _main(self) -> None:
-        alarms: list[tuple[float, int, Alarm]] = []
+        heap: list[tuple[float, int, Timer]] = []
         while self._wanted():
             while self._new:
-                heapq.heappush(alarms, self._new.popleft())
-            while alarms and (alarms[0][2].cancelled or alarms[0][0] <= time.monotonic()):
-                heapq.heappop(alarms)[2].ring()
-            if len(alarms) >= _MOST_NEW:
-                alarms = [entry for entry in alarms if not entry[2].cancelled]
-                heapq.heapify(alarms)
-            self._kept = len(alarms)
-            self._next_at = alarms[0][0] if alarms else math.inf
+                heapq.heappush(heap, self._new.popleft())
+            while heap and (heap[0][2].cancelled or heap[0][0] <= time.monotonic()):
+                heapq.heappop(heap)[2].fire()
+            if len(heap) >= _MOST_NEW:
+                heap = [entry for entry in heap if not entry[2].cancelled]
+                heapq.heapify(heap)
+            self._kept = len(heap)
+            self._next_at = heap[0][0] if heap else math.inf
             if not self._new:
-                self._bell.rest(alarms[0][0] - time.monotonic() if alarms else None)
+                self._wakeup.wait(heap[0][0] - time.monotonic() if heap else None)
             self._next_at = -math.inf
-        self._new.extend(alarms)  # for the thread that has taken the place of this one
+        self._new.extend(heap)  # for the thread that has replaced this one
 
     def _wanted(self) -> bool:
         with self._lock:
             if self._thread is not threading.current_thread():
                 return False
-            if not self._holders:
+            if not self._owners:
                 self._thread = None
             return self._thread is not None
 
     def shut_down(self) -> None:
-        """End the thread whoever holds it; for the interpreter's exit."""
+        """End the thread whoever owns it; called at the interpreter's exit."""
         forked.notice()
-        self._holders.clear()
+        self._owners.clear()
         self._end()
 
     def forked(self) -> None:
-        """Begin anew in a forked child: the thread is the parent's, and the lock may be held by nobody there."""
-        self._begin()
+        """Start over in a forked child: the thread is the parent's, and another thread may have held the lock."""
+        self._start_over()
 
 
 timers = Timers()

@@ -1,7 +1,7 @@
-"""What threads wait for. Ctrl-C may come at any line, and must leave no lock behind that another thread waits for.
+"""Waiting between threads that Ctrl-C, which may come at any line, cannot leave locked.
 
-`threading.Condition`, and with it Event, Queue and Future, takes its lock in Python code: an interrupt just behind that
-leaves it locked for ever. A plain Lock in a ``with`` statement is taken and left between two interrupts.
+`threading.Condition`, and with it Event, Queue and Future, takes its lock in Python code: an interrupt right after that
+leaves it locked forever. Acquiring a plain Lock, also in a ``with`` statement, cannot be interrupted halfway.
 """
 
 from __future__ import annotations
@@ -10,44 +10,44 @@ import contextlib
 import threading
 
 
-class Bell:
-    """Calls a worker that rests: `ring` from any thread, and where no lock may be waited for."""
+class Wakeup:
+    """Wakes one waiting thread. `set` never blocks and may be called from any thread."""
 
-    __slots__ = ("_bolt",)
-
-    def __init__(self) -> None:
-        self._bolt = threading.Lock()
-        self._bolt.acquire()
-
-    def ring(self) -> None:
-        """End the rest under way, or the next one."""
-        with contextlib.suppress(RuntimeError):  # it rings already
-            self._bolt.release()
-
-    def rest(self, timeout: float | None) -> None:
-        """Return when it rings, or after *timeout* seconds; None: not before."""
-        self._bolt.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
-
-
-class Signal:
-    """Something happens once: `give` from any thread ends every `wait`."""
-
-    __slots__ = ("_bell", "given")
+    __slots__ = ("_lock",)
 
     def __init__(self) -> None:
-        self.given = False
-        self._bell = Bell()
+        self._lock = threading.Lock()
+        self._lock.acquire()
 
-    def give(self) -> None:
-        """Say that it has happened."""
-        self.given = True
-        self._bell.ring()
+    def set(self) -> None:
+        """End the current wait, or the next one."""
+        with contextlib.suppress(RuntimeError):  # it is set already
+            self._lock.release()
+
+    def wait(self, timeout: float | None) -> None:
+        """Return when set, or after *timeout* seconds (None: never before), and reset."""
+        self._lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+
+
+class OneShotEvent:
+    """Happens once: `set`, from any thread, ends every `wait`."""
+
+    __slots__ = ("_wakeup", "is_set")
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._wakeup = Wakeup()
+
+    def set(self) -> None:
+        """Record that the event has happened, and wake every waiter."""
+        self.is_set = True
+        self._wakeup.set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Return whether it has happened, after *timeout* seconds at the latest."""
-        if not self.given:
-            self._bell.rest(timeout)
-        happened = self.given
+        """Return whether the event has happened, after *timeout* seconds at the latest."""
+        if not self.is_set:
+            self._wakeup.wait(timeout)
+        happened = self.is_set
         if happened:
-            self._bell.ring()  # for the next one who waits
+            self._wakeup.set()  # for the next waiter
         return happened

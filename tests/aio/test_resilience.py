@@ -312,11 +312,15 @@ async def test_writers_leave_a_pool_that_connects_to_a_frozen_host_at_once(pgrou
     async with AsyncRouter(cluster.dsn) as router, AsyncBackground() as background:
         await async_eventually(lambda: all(host.usable for host in router.topology.hosts))
 
-        def listen(_before: Topology, now: Topology, _events: object) -> None:
+        listener: Any = router._manager.watch._listener()
+        on_snapshot = listener.on_snapshot
+
+        def listen(before: Topology, now: Topology, events: object) -> None:
             if now.primary is not None and now.primary.key == key(new):
                 shown.append(time.monotonic())
+            on_snapshot(before, now, events)
 
-        router._manager.watch.listeners.append(listen)
+        listener.on_snapshot = listen
         await async_call(old.freeze)
         try:
             writers = [background.start(served, router) for _ in range(3)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from random import Random
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from pgroute.core.abort_policy import sessions_to_abort
 from pgroute.core.faults.classify import Fault, FaultKind
 from pgroute.core.model.roles import HostKey, HostRole
 from pgroute.core.schedule import CONNECT_GAP
@@ -165,15 +165,13 @@ class Watch:
     def __init__(self, world: World, entries: Any, params: Any, options: Any, rules: Any, **_: Any) -> None:
         self.options = options
         self.topology = initial_topology(entries, world.face.now(), rules)
-        self.listeners: list[Callable[..., None]] = []
-        self.sessions_at: Callable[..., int] = lambda *_: 0
-        self.abort: Callable[..., object] = lambda *_: None
-        self.complain: Callable[..., object] = lambda *_: None
+        self._listener: Any = None
         self._world = world
         self._stopped = False
         self._kicked: Any = None
 
-    def start(self) -> None:
+    def start(self, listener: Any) -> None:
+        self._listener = listener
         self._kicked = self._world.face.event()
         self._world.face.spawn(self._work, "monitor")
 
@@ -230,8 +228,10 @@ class Watch:
         for event in events:
             self._world.note(event.text)
         if new is not old and not self._stopped:
-            for listener in self.listeners:
-                listener(old, new, events)
+            now = self._world.face.now()
+            self._listener.on_snapshot(old, new, events)
+            for host, reason in sessions_to_abort(new.hosts, new, self.options, now):
+                self._listener.abort(host.key, host.address, reason)
 
 
 class Connector:

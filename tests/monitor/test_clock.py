@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pgroute.monitor.patience import patient
+from pgroute.monitor.stalls import stall_aware_wait
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ async def test_a_stall_of_the_loop_is_not_held_against_the_host(
     answer = loop.create_future()
     arrival = loop.call_later(answer_after, answer.set_result, None)
     loop.call_soon(time.sleep, stall)
-    assert await patient(answer, 0.2) is in_time
+    assert await stall_aware_wait(answer, 0.2) is in_time
     assert not answer.cancelled()
     arrival.cancel()
 
@@ -41,5 +41,5 @@ async def test_a_loop_that_stalls_again_and_again_comes_to_an_end() -> None:
             loop.call_soon(stall)
 
     loop.call_soon(stall)
-    assert not await patient(loop.create_future(), 0.01)
+    assert not await stall_aware_wait(loop.create_future(), 0.01)
     ended = True

@@ -1,4 +1,4 @@
-"""The thread that ends what takes too long: one, there while somebody wants it, and never late."""
+"""The timers' thread: there is one while a router needs it, and it is never late."""
 
 from __future__ import annotations
 
@@ -15,88 +15,88 @@ def running() -> int:
     return sum(thread.name == "pgroute-timers" for thread in threading.enumerate())
 
 
-def test_there_is_one_thread_from_the_first_holder_to_the_last() -> None:
+def test_there_is_one_thread_from_the_first_owner_to_the_last() -> None:
     first, second = object(), object()
-    timers.hold(first)
-    timers.hold(second)
-    timers.hold(second)
+    timers.acquire(first)
+    timers.acquire(second)
+    timers.acquire(second)
     assert running() == 1
-    timers.let_go(second)
-    timers.let_go(second)
+    timers.release(second)
+    timers.release(second)
     assert running() == 1
-    timers.let_go(first)
+    timers.release(first)
     assert running() == 0
-    timers.let_go(first)
+    timers.release(first)
 
 
-def test_alarms_ring_in_the_order_of_their_times() -> None:
+def test_timers_fire_in_the_order_of_their_times() -> None:
     mine = Timers()
-    rung: list[int] = []
-    mine.hold(mine)
+    fired: list[int] = []
+    mine.acquire(mine)
     for number in (3, 1, 2):
-        mine.set(number / 100, partial(rung.append, number))
-    eventually(lambda: len(rung) == 3)
-    assert rung == [1, 2, 3]
-    mine.let_go(mine)
+        mine.set(number / 100, partial(fired.append, number))
+    eventually(lambda: len(fired) == 3)
+    assert fired == [1, 2, 3]
+    mine.release(mine)
 
 
-def test_an_alarm_that_fails_does_not_end_the_others() -> None:
-    mine, rung = Timers(), threading.Event()
-    mine.hold(mine)
+def test_a_timer_that_fails_does_not_end_the_others() -> None:
+    mine, fired = Timers(), threading.Event()
+    mine.acquire(mine)
     mine.set(0.0, lambda: 1 / 0)
-    mine.set(0.001, rung.set)
-    assert rung.wait(10)
-    mine.let_go(mine)
+    mine.set(0.001, fired.set)
+    assert fired.wait(10)
+    mine.release(mine)
 
 
-def test_after_the_block_a_bite_is_over_or_never_begins() -> None:
-    timers.hold(timers)
-    begun, biting = threading.Event(), threading.Event()
+def test_after_the_block_the_function_has_returned_or_is_never_called() -> None:
+    timers.acquire(timers)
+    begun, returned = threading.Event(), threading.Event()
 
-    def bite() -> None:
+    def cut() -> None:
         begun.set()
         assert leaving.wait(10)
         time.sleep(0.01)
-        biting.set()
+        returned.set()
 
     leaving = threading.Event()
-    with Watchdog(0.0, bite):
+    with Watchdog(0.0, cut):
         assert begun.wait(10)
         leaving.set()
-    assert biting.is_set(), "the block was left while the connection was being cut"
-    timers.let_go(timers)
+    assert returned.is_set(), "the block was left while the connection was being cut"
+    timers.release(timers)
 
 
-def test_blocks_that_are_left_at_the_last_moment_are_not_bitten_later() -> None:
-    timers.hold(timers)
+def test_blocks_that_are_left_at_the_last_moment_are_not_cut_later() -> None:
+    timers.acquire(timers)
     late: list[int] = []
     for number in range(300):
         over = threading.Event()
 
-        def bite(over: threading.Event = over, number: int = number) -> None:
+        def cut(over: threading.Event = over, number: int = number) -> None:
             if over.is_set():
                 late.append(number)
 
-        with Watchdog(0.0005, bite):
+        with Watchdog(0.0005, cut):
             time.sleep(0.0005)
         over.set()
-    timers.let_go(timers)
+    timers.release(timers)
     assert late == []
 
 
-def test_cancelled_alarms_do_not_pile_up() -> None:
+def test_cancelled_timers_do_not_pile_up() -> None:
     mine = Timers()
-    mine.hold(mine)
+    mine.acquire(mine)
     kept = mine.set(60.0, lambda: None)
     for _ in range(10_000):
         mine.set(30.0, lambda: None).cancel()
     eventually(lambda: mine.pending <= 2000)
     assert not kept.cancelled
-    mine.let_go(mine)
+    mine.release(mine)
 
 
 def test_a_block_without_a_router_is_not_bounded() -> None:
-    bitten = threading.Event()
-    with Watchdog(0.0, bitten.set):
-        assert not bitten.wait(0.02)
+    called = threading.Event()
+    with Watchdog(0.0, called.set):
+        assert not called.wait(0.02)
     assert running() == 0

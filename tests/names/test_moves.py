@@ -227,7 +227,9 @@ async def test_the_loss_of_the_old_address_is_noticed_at_once_though_the_new_one
                     "SELECT pid FROM pg_stat_activity WHERE application_name LIKE '%pgroute-monitor%'"
                 )
                 os.kill(pid, signal.SIGSTOP)
-                [watcher] = router._manager.watch._watchers.values()
+                membership = router._manager.watch._membership
+                assert membership is not None
+                [watcher] = membership._watchers.values()
                 await async_eventually(lambda: waits_for_an_answer(watcher))
             await async_call(old.kill)
             # Far from the 15 s that the new one may take.

@@ -163,10 +163,10 @@ class Told:
     def __init__(self, faults: int = 0) -> None:
         self.count = 0
         self.faults = faults
-        self.complaints: list[str] = []
+        self.errors: list[str] = []
 
-    def complain(self, text: str, exc: BaseException | None) -> None:
-        self.complaints.append(f"{text}: {exc}")
+    def log_error(self, text: str, exc: BaseException | None) -> None:
+        self.errors.append(f"{text}: {exc}")
 
     def renamed(self, question: Question) -> None:
         self.count += 1
@@ -188,4 +188,4 @@ async def test_a_fault_in_one_router_leaves_a_name_watched_and_the_others_told(
     server.zone["db.test"] = ["127.0.0.3"]
     await async_eventually(lambda: (faulty.count, other.count) == (2, 2))
     await watcher.stop()
-    assert faulty.complaints == ["following db.test failed: a fault of ours"]
+    assert faulty.errors == ["following db.test failed: a fault of ours"]

@@ -10,7 +10,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pgroute._acompat import AsyncBell, AsyncWorker, async_finished, async_join_all, async_spawn
+from pgroute._acompat import AsyncWakeup, AsyncWorker, async_finished, async_join_all, async_spawn
 from pgroute._async.pool.lease import contradicts, lease_of, shut
 from pgroute.core.routing.lending import Close, Connect, Rest
 
@@ -72,7 +72,7 @@ class AsyncPoolWorker(Generic[CT]):
         self._close = close
         self._pid = os.getpid()
         self._lost: deque[AsyncLease] = deque()
-        self._bell = AsyncBell()
+        self._wakeup = AsyncWakeup()
         self._worker: AsyncWorker | None = None
 
     def start(self) -> None:
@@ -85,12 +85,12 @@ class AsyncPoolWorker(Generic[CT]):
 
     def wake(self) -> None:
         """Have the worker look at the books again; from any thread, and without a lock."""
-        self._bell.ring()
+        self._wakeup.set()
 
     def lost(self, lease: AsyncLease) -> None:
         """Have the connection of a lease closed that its caller has lost; without a lock."""
         self._lost.append(lease)
-        self._bell.ring()
+        self._wakeup.set()
 
     async def _work(self) -> None:
         # A fault here must not leave callers in the queue with nobody to serve them.
@@ -101,7 +101,7 @@ class AsyncPoolWorker(Generic[CT]):
                         return
                 except Exception:
                     logger.exception("the pool %s failed", self._name)
-                    await self._bell.rest(_AFTER_FAULT)
+                    await self._wakeup.wait(_AFTER_FAULT)
         # async-only: begin
         except GeneratorExit:
             raise  # the loop is gone: nothing can be awaited, nor a lock be taken
@@ -126,7 +126,7 @@ class AsyncPoolWorker(Generic[CT]):
                     lease.connection = None
                     await shut(conn)
             case Rest(seconds):
-                await self._bell.rest(seconds)
+                await self._wakeup.wait(seconds)
             case _:
                 return False
         return True

@@ -11,7 +11,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pgroute._acompat import Bell, Worker, finished, join_all, spawn
+from pgroute._acompat import Wakeup, Worker, finished, join_all, spawn
 from pgroute._sync.pool.lease import contradicts, lease_of, shut
 from pgroute.core.routing.lending import Close, Connect, Rest
 
@@ -71,7 +71,7 @@ class PoolWorker(Generic[CT]):
         self._close = close
         self._pid = os.getpid()
         self._lost: deque[Lease] = deque()
-        self._bell = Bell()
+        self._wakeup = Wakeup()
         self._worker: Worker | None = None
 
     def start(self) -> None:
@@ -84,12 +84,12 @@ class PoolWorker(Generic[CT]):
 
     def wake(self) -> None:
         """Have the worker look at the books again; from any thread, and without a lock."""
-        self._bell.ring()
+        self._wakeup.set()
 
     def lost(self, lease: Lease) -> None:
         """Have the connection of a lease closed that its caller has lost; without a lock."""
         self._lost.append(lease)
-        self._bell.ring()
+        self._wakeup.set()
 
     def _work(self) -> None:
         # A fault here must not leave callers in the queue with nobody to serve them.
@@ -100,7 +100,7 @@ class PoolWorker(Generic[CT]):
                         return
                 except Exception:
                     logger.exception("the pool %s failed", self._name)
-                    self._bell.rest(_AFTER_FAULT)
+                    self._wakeup.wait(_AFTER_FAULT)
         except BaseException:
             (
                 self._close()
@@ -121,7 +121,7 @@ class PoolWorker(Generic[CT]):
                     lease.connection = None
                     shut(conn)
             case Rest(seconds):
-                self._bell.rest(seconds)
+                self._wakeup.wait(seconds)
             case _:
                 return False
         return True

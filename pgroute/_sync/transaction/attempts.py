@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import psycopg
 
     from pgroute._sync.manager import SessionManager
-    from pgroute.core.transactions.request import Request
     from pgroute.core.config.retry_policy import RetryPolicy
+    from pgroute.core.transactions.request import Request
     from pgroute.core.transactions.retry import RetryState
 
 CT = TypeVar("CT", bound="psycopg.Connection[Any]")

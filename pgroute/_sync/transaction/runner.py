@@ -14,10 +14,10 @@ from pgroute._sync.transaction.attempts import Attempts
 from pgroute._sync.transaction.body import call, check_function
 from pgroute._sync.transaction.loop import run_transaction
 from pgroute._sync.transaction.once import MISSING, claim, keep, missing
+from pgroute.core.config.retry_policy import check_policy
 from pgroute.core.model.roles import Role
 from pgroute.core.sql.schema import ONCE
 from pgroute.core.transactions.once_keys import PURGE, check_age, check_key
-from pgroute.core.config.retry_policy import check_policy
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:

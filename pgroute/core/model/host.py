@@ -25,6 +25,7 @@ class HostState(enum.Enum):
         CONFLICT: one of several primaries between which nothing decides; none of them serves.
         FOREIGN: it belongs to another cluster, or reports no system identifier although one is pinned.
         ALIAS: it is the same server as another listed host.
+        DRAINING: its name has left the address where sessions are still in flight. No host of a Topology is.
     """
 
     UNKNOWN = "unknown"
@@ -38,6 +39,7 @@ class HostState(enum.Enum):
     CONFLICT = "conflict"
     FOREIGN = "foreign"
     ALIAS = "alias"
+    DRAINING = "draining"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import pytest
 import pgroute
 from pgroute import AsyncRouter, ConfigError, HostOptions, PoolOptions, ProbeOptions, Router
 from pgroute.batch import BatchJob
-from pgroute.monitor import host_watcher, probe
+from pgroute.monitor import host_watcher, probe_connect
 from tests.support import eventually
 
 SECRET = "s3cr3tPW"
@@ -109,7 +109,7 @@ def test_a_fault_in_the_watch_shows_no_secret_by_its_frames(monkeypatch, caplog)
     async def fail(*_):
         raise RuntimeError("a fault of ours")
 
-    monkeypatch.setattr(probe, "_establish", fail)
+    monkeypatch.setattr(probe_connect, "_establish", fail)
     with Router(f"postgresql://u:{SECRET}@127.0.0.1:1/db"):
         eventually(lambda: caplog.records)
     error = caplog.records[0].exc_info[1]

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from pgroute.core.abort_policy import sessions_to_abort
 from pgroute.core.config.options import ProbeOptions
 from pgroute.core.faults.classify import Fault, FaultKind
 from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
-from pgroute.core.schedule import connect_delay, hopeless, probe_delay
+from pgroute.core.schedule import connect_delay, probe_delay
 from pgroute.core.topology.observations import Answer, Failure, ForgetTimeline, Listing, Members
 from pgroute.core.topology.snapshot import Rules
 from pgroute.core.topology.staleness import MOST_SAMPLES
@@ -581,7 +582,8 @@ class AnyHistory(RuleBasedStateMachine):
     def its_text_and_its_pace_can_always_be_told(self) -> None:
         assert len(str(self.topology).splitlines()) == len(self.topology.hosts) + 1
         options = ProbeOptions()
-        assert set(hopeless(self.topology, options, self.now)) <= set(self.topology.by_key)
+        aborted = sessions_to_abort(self.topology.hosts, self.topology, options, self.now)
+        assert {host.key for host, _ in aborted} <= set(self.topology.by_key)
         for key in self.topology.by_key:
             assert probe_delay(self.topology, key, options, self.now, RNG) >= 0.0
             assert connect_delay(self.topology, key, options, self.now, RNG) >= 0.2

@@ -1,4 +1,4 @@
-"""Servers whose address their name has left: whose word is heard there, and whose sessions are beyond hope."""
+"""Draining hosts, whose address their name has left: who answers there, and when their sessions are aborted."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from pgroute.core.abort_policy import sessions_to_abort
 from pgroute.core.config.options import ProbeOptions
 from pgroute.core.faults.classify import Fault, FaultKind
+from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostKey, HostRole
-from pgroute.core.topology.departed import Departed
+from pgroute.core.topology.draining import DrainingHost
 from pgroute.core.topology.observations import Answer, Failure
 from tests.core.world import OTHER, OURS, A, B, World
 
@@ -27,7 +29,7 @@ class Left:
         tell(A, address=WAS, **told)
         if not primary:
             self.world.primary(B)
-        self.server = Departed.start(self.world.host(A))
+        self.server = DrainingHost.start(self.world.host(A))
         tell(A, timeline, address=NOW, started_at=9.0)
         self.told = {"system_id": OURS, "started_at": float(ord("a"))} | told
 
@@ -35,18 +37,22 @@ class Left:
         """Have a server answer there, the one that was there unless told otherwise."""
         self.world.pass_time(0.01)
         told = {"sent_at": self.world.now - 0.005, **self.told, **told}
-        return self.see(Answer(self.server.place, role or self.role, timeline=timeline, **told))
+        return self.see(Answer(self.server.key, role or self.role, timeline=timeline, **told))
 
     def fail(self, kind: FaultKind) -> Left:
         self.world.pass_time(0.01)
-        return self.see(Failure(self.server.place, Fault(kind, reason=kind.value), self.world.now - 0.005))
+        return self.see(Failure(self.server.key, Fault(kind, reason=kind.value), self.world.now - 0.005))
 
     def see(self, seen: Answer | Failure) -> Left:
         self.server = self.server.observe(seen, self.world.now)
         return self
 
     def why(self, *, after: float = 0.0, options: ProbeOptions | None = None) -> str:
-        return self.server.hopeless(self.world.topology, options or ProbeOptions(), self.world.now + after)
+        told = sessions_to_abort(
+            [self.server.info], self.world.topology, options or ProbeOptions(), self.world.now + after
+        )
+        assert all(host == self.server.info for host, _ in told)
+        return "".join(reason for _, reason in told)
 
 
 OTHERS = [{"system_id": OTHER, "started_at": 7.0}, {"started_at": 7.0}, {"system_id": OTHER}]
@@ -125,5 +131,10 @@ def test_a_stale_primary_is_given_up_where_that_is_asked_for():
     assert Left(primary=True, timeline=2).why(options=STRICT) == "", "it has not answered since"
 
 
-def test_the_place_is_told_by_name_and_address():
-    assert Left().server.place == HostKey("a", 5432, WAS)
+def test_it_goes_by_its_name_and_address():
+    assert Left().server.key == HostKey("a", 5432, WAS)
+
+
+def test_it_is_draining_and_of_no_use():
+    info = Left().answer().server.info
+    assert (info.state, info.usable) == (HostState.DRAINING, False)

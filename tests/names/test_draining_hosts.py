@@ -1,4 +1,4 @@
-"""Sessions in flight at an address that its name has left: watched over until they end, and no longer."""
+"""Sessions in flight at an address that its name has left: it is watched until they end, and no longer."""
 
 from __future__ import annotations
 
@@ -37,6 +37,13 @@ async def sleep_at(router: AsyncRouter, role: str, seconds: float, entered: thre
         entered.set()
         await conn.execute(f"SELECT pg_sleep({seconds})")
         return str(conn.info.hostaddr)
+
+
+def draining(router: AsyncRouter) -> int:
+    """Return the number of addresses that names have left and the router still watches."""
+    membership = router._manager.watch._membership
+    assert membership is not None
+    return len(membership.draining)
 
 
 def probes_at(node: Any) -> int:
@@ -147,9 +154,7 @@ async def test_sessions_at_an_address_that_another_server_has_now_are_released(
                 session = background.start(sleep_at, router, "reader", 60, entered)
                 await async_eventually(entered.is_set)
                 server.zone["ro.test"] = [other.host]
-                await async_eventually(
-                    lambda: addresses(router) == [other.host] and router._manager.watch._vigils
-                )
+                await async_eventually(lambda: addresses(router) == [other.host] and draining(router))
                 await async_eventually(lambda: probes_at(old) == 1)
                 assert not session.done(), "it answers yet"
                 behind.append(other)
@@ -157,7 +162,7 @@ async def test_sessions_at_an_address_that_another_server_has_now_are_released(
                 with pytest.raises(psycopg.OperationalError):
                     await session.result(15)
                 await async_eventually(lambda: any("the server that was ro.test" in text for text in events))
-                await async_eventually(lambda: not router._manager.watch._vigils)
+                await async_eventually(lambda: not draining(router))
 
 
 async def test_an_address_is_left_alone_once_its_last_session_has_ended(server: NameServer) -> None:
@@ -175,10 +180,10 @@ async def test_an_address_is_left_alone_once_its_last_session_has_ended(server: 
             await async_eventually(lambda: probes_at(cluster.nodes[1]) == 1)
             assert await session.result(5) == ADDRESSES[1]
             await async_eventually(lambda: sessions_at(cluster.nodes[1]) == 0)
-            assert not router._manager.watch._vigils
+            assert not draining(router)
 
 
-async def test_a_router_that_closes_ends_its_vigils(server: NameServer) -> None:
+async def test_a_router_that_closes_stops_watching_draining_hosts(server: NameServer) -> None:
     with LocalCluster(addresses=ADDRESSES) as cluster:
         server.zone["ro.test"] = [ADDRESSES[1]]
         entered = threading.Event()
@@ -187,9 +192,7 @@ async def test_a_router_that_closes_ends_its_vigils(server: NameServer) -> None:
                 session = background.start(sleep_at, router, "reader", 60, entered)
                 await async_eventually(entered.is_set)
                 server.zone["ro.test"] = [ADDRESSES[2]]
-                await async_eventually(
-                    lambda: probes_at(cluster.nodes[1]) == 1 and router._manager.watch._vigils
-                )
+                await async_eventually(lambda: probes_at(cluster.nodes[1]) == 1 and draining(router))
                 await router.close(timeout=0.1)
             with pytest.raises(psycopg.OperationalError):
                 await session.result(5)

@@ -1,0 +1,143 @@
+"""When a host is probed and connected to next."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from pgroute.core.config.options import ProbeOptions
+from pgroute.core.faults.classify import FaultKind
+from pgroute.core.schedule import CONNECT_GAP, REJECTED_GAP, connect_delay, probe_delay
+from tests.core.world import A, B, C, World
+
+
+class Dice(Random):
+    """A Random that rolls what it is told."""
+
+    def __init__(self, roll: float = 0.5) -> None:
+        super().__init__()
+        self.roll = roll
+
+    def random(self) -> float:
+        return self.roll
+
+
+OPTIONS = ProbeOptions()
+
+
+def probe(world: World, *, outage: float = 0.0, roll: float = 0.5, options: ProbeOptions = OPTIONS) -> float:
+    return probe_delay(world.topology, B, options, world.now + outage, Dice(roll))
+
+
+def connect(world: World, *, outage: float = 0.0, roll: float = 0.5) -> float:
+    return connect_delay(world.topology, B, OPTIONS, world.now + outage, Dice(roll))
+
+
+def test_interval_while_a_primary_is_known():
+    assert probe(World().settled(), outage=100) == 1.0
+    assert probe(World().settled(), options=ProbeOptions(interval=7.5)) == 7.5
+
+
+@pytest.mark.parametrize(
+    ("outage", "delay"),
+    [(0.0, 0.02), (2.0, 0.02), (4.0, 0.04), (20.0, 0.2), (50.0, 0.5), (600.0, 0.5)],
+)
+def test_one_percent_of_the_outage_between_20_and_500_ms(outage, delay):
+    assert probe(World().settled().refuse(A), outage=outage) == pytest.approx(delay)
+
+
+def test_suspect_primary_hurries_the_probes():
+    assert probe(World().settled().timeout(A)) == pytest.approx(0.02)
+
+
+def test_outage_never_makes_the_probes_rarer():
+    world = World().settled().refuse(A)
+    assert probe(world, outage=600, options=ProbeOptions(interval=0.1)) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("roll", "delay"), [(0.0, 0.9), (0.5, 1.0), (1.0, 1.1)])
+def test_delay_is_jittered_by_a_tenth(roll, delay):
+    assert probe(World().settled(), roll=roll) == pytest.approx(delay)
+
+
+RARELY = ProbeOptions(interval=30.0)
+
+
+def all_standbys(world: World) -> World:
+    return world.standby(A).standby(B).standby(C)
+
+
+def test_hosts_that_have_long_been_standbys_all_are_asked_at_the_interval():
+    world = all_standbys(World())
+    assert probe(world, outage=59, options=RARELY) == pytest.approx(0.5, rel=0.3)
+    assert probe(world, outage=61, options=RARELY) == 30.0
+    assert all_standbys(world.pass_time(3600)).topology.outage(world.now) is None
+
+
+@pytest.mark.parametrize(
+    "world",
+    [
+        World().settled().standby(A),
+        all_standbys(World()).refuse(C),
+        all_standbys(World()).timeout(C),
+        World().standby(A).standby(B).primary(C, 1).refuse(C).members(A, B),
+        World().members(),
+    ],
+    ids=["one was the primary", "one is down", "one is silent", "the primary left", "no hosts"],
+)
+def test_lost_primary_is_looked_for_however_long_it_takes(world):
+    assert probe(world, outage=3600, options=RARELY) == 0.5
+
+
+def test_standby_that_refuses_new_logins_still_tells_that_it_is_one():
+    world = all_standbys(World()).reject(C, linked=True)
+    assert probe(world, outage=61, options=RARELY) == 30.0
+
+
+def test_rival_is_asked_at_once():
+    world = World().settled().primary(B, 1)
+    assert probe(world) == 0.0
+    assert probe(world.primary(B, 1)) > 0.0
+
+
+def test_attempts_at_a_rejecting_host_are_5_s_apart():
+    assert connect(World().settled().reject(B), roll=1.0) == REJECTED_GAP == 5.0
+
+
+@pytest.mark.parametrize(("roll", "delay"), [(0.0, 0.2), (1.0, 0.22)])
+def test_starting_host_is_tried_again_soon_even_while_a_primary_is_known(roll, delay):
+    assert connect(World().settled().fail(B, FaultKind.STARTING), roll=roll) == pytest.approx(delay)
+
+
+@pytest.mark.parametrize(("waited", "delay"), [(1.0, 0.2), (5.0, 0.5), (10.0, 1.0), (3600.0, 1.0)])
+def test_host_that_stays_starting_is_tried_ever_more_rarely_down_to_the_interval(waited, delay):
+    world = World().settled().fail(B, FaultKind.STARTING)
+    since = world.host(B).since
+    world.pass_time(waited / 2).fail(B, FaultKind.STARTING)
+    assert connect(world, outage=since + waited - world.now, roll=0.5) == pytest.approx(delay, rel=0.06)
+
+
+def test_starting_host_without_a_primary_is_tried_at_least_as_often_as_any():
+    world = World().settled().refuse(A).fail(B, FaultKind.STARTING)
+    assert connect(world, outage=600) == pytest.approx(0.5)
+
+
+def test_attempts_are_as_rare_as_probes_while_a_primary_is_known():
+    assert connect(World().settled().refuse(B)) == 1.0
+
+
+@pytest.mark.parametrize(("roll", "outage", "delay"), [(0.0, 0, 0.2), (1.0, 0, 0.22), (0.5, 600, 0.5)])
+def test_attempts_without_a_primary_are_at_least_200_ms_apart(roll, outage, delay):
+    world = World().settled().refuse(A).refuse(B)
+    assert connect(world, roll=roll, outage=outage) == pytest.approx(delay)
+    assert connect(world, roll=roll, outage=outage) >= CONNECT_GAP
+
+
+def test_attempts_at_a_rival_are_not_a_storm():
+    assert connect(World().settled().primary(B, 1)) >= CONNECT_GAP
+
+
+def test_host_that_left_the_list_is_not_hurried():
+    world = World().settled().members(A, C)
+    assert connect(world) == 1.0
