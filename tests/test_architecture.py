@@ -1,4 +1,4 @@
-"""The rooms of pgroute and the arrows between them, read from the imports."""
+"""The rooms of pgroute and the arrows between and within them, read from the imports."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,32 @@ import pytest
 import pgroute
 
 ROOT = Path(__file__).parents[1]
-# A room may import itself and every room of an earlier row. Rooms of one row do not import each other.
+# A room may import itself and every room of an earlier row. Rooms of one row do not import each other, nor do the two
+# faces. Annotations count.
+_FACE = (
+    ("statements",),
+    ("pool",),
+    ("open_state", "schema_check"),
+    ("checkout", "reconciler"),
+    ("lifecycle",),
+    ("manager",),
+    ("session", "transaction"),
+    ("router",),
+)
 ROWS = (
     ("errors",),
-    ("core",),
+    ("core", "core.model", "core.printable"),
+    ("core.faults", "core.sql"),
+    ("core.topology",),
+    ("core.routing",),
+    ("core.config",),
+    ("core.abort_policy", "core.schedule", "core.transactions"),
+    ("runtime",),
+    ("_psycopg",),
     ("monitor",),
     ("_acompat",),
     ("_async", "_sync"),
+    *(tuple(f"{face}.{room}" for face in ("_async", "_sync") for room in row) for row in _FACE),
     ("__init__",),
     ("testing", "batch", "contrib"),
     ("cli",),
@@ -29,24 +49,14 @@ ROWS = (
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
 # Decisions take the time and the observations as arguments.
 NOT_IN_CORE = {"_thread", "asyncio", "concurrent", "select", "selectors", "socket", "threading", "time"}
-
-
-def run_time_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Walk a module, leaving out what only a type checker reads."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test).split(".")[-1] == "TYPE_CHECKING":
-            for other in node.orelse:
-                yield other
-                yield from run_time_nodes(other)
-        else:
-            yield node
-            yield from run_time_nodes(node)
+# `core/__init__.py` and its like hold a docstring alone, so that nothing is a room of its own there.
+WHOLE = {"core", "_async", "_sync"}
 
 
 def imported(path: Path, package: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line, dotted name) for everything that a module of the package imports."""
+    """Yield (line, dotted name) for everything that a module of the package imports, for a type checker too."""
     parents = [package.name, *path.relative_to(package).parent.parts]
-    for node in run_time_nodes(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -56,39 +66,74 @@ def imported(path: Path, package: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
 
 
+def room_of(names: list[str]) -> str | None:
+    """Return the room of a module, given the parts of its name below the package; None: it is in no room."""
+    for length in (2, 1):
+        room = ".".join(names[:length])
+        if room in RANK and not (length == 1 and room in WHOLE and len(names) > 1):
+            return room
+    return None
+
+
 def bad_arrows(package: Path) -> list[str]:
-    """Tell every import that the order of the rooms forbids."""
+    """List every import that the order of the rooms forbids."""
     found = []
     for path in sorted(package.rglob("*.py")):
         inside = path.relative_to(package)
-        room = inside.parts[0].removesuffix(".py")
-        if room not in RANK:
+        parts = list(inside.with_suffix("").parts)
+        room = room_of(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+        if room is None:
             found.append(f"{inside}: is in no room")
             continue
         for line, name in imported(path, package):
             top, *rest = name.split(".")
-            if room == "core" and top in NOT_IN_CORE:
+            if parts[0] == "core" and top in NOT_IN_CORE:
                 found.append(f"{inside}:{line}: core imports {top}")
             if top != package.name:
                 continue
-            target = rest[0] if rest and rest[0] in RANK else "__init__"
-            if target != room and RANK[target] >= RANK[room]:
+            target = room_of(rest) or (rest[0] if rest and rest[0] in RANK else "__init__")
+            faces = {room.split(".")[0], target.split(".")[0]}
+            if target != room and (RANK[target] >= RANK[room] or faces == {"_async", "_sync"}):
                 found.append(f"{inside}:{line}: {room} imports {target}")
     return found
+
+
+def circle(package: Path) -> list[str]:
+    """Return the modules of one import circle, the first one at the end again; empty if there is none."""
+    modules = {}
+    for path in package.rglob("*.py"):
+        parts = [package.name, *path.relative_to(package).with_suffix("").parts]
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        for _, name in imported(path, package):
+            target = name
+            while target and target not in modules:
+                target = target.rpartition(".")[0]
+            if target and target != module:
+                graph.setdefault(module, set()).add(target)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as exc:
+        return list(exc.args[1])
+    return []
 
 
 @pytest.fixture
 def package(tmp_path):
     """A package whose arrows are all good, to plant a bad one in."""
     files = {
-        "__init__.py": "from ._async.router import AsyncRouter\nfrom .core import dsn",
+        "__init__.py": "from ._async.router import AsyncRouter\nfrom .core.config import dsn",
         "errors.py": "import psycopg",
         "core/__init__.py": "",
-        "core/config/dsn.py": "from pgroute.errors import A\nfrom ..errors import B\nfrom . import roles",
-        "core/model/roles.py": "import random",
+        "core/model/roles.py": "import random\nfrom pgroute.errors import A",
+        "core/config/__init__.py": "",
+        "core/config/dsn.py": "from pgroute.errors import A\nfrom ...errors import B\nfrom . import options",
+        "core/config/options.py": "from ..model import roles",
+        "runtime/fork.py": "import os, threading",
         "monitor/thread.py": "import asyncio, threading\nfrom pgroute.core.config.dsn import parse",
-        "_acompat.py": "import time",
-        "_async/router.py": "from .pools import RolePool\nfrom .. import _acompat, errors",
+        "_acompat/__init__.py": "import time",
+        "_async/router.py": "from .pool.role_pool import RolePool\nfrom .. import _acompat, errors",
         "_async/pool/role_pool.py": "",
         "_sync/router.py": "from ..monitor import thread",
         "testing/plugin.py": "from pgroute import Router\nimport pgroute",
@@ -104,48 +149,84 @@ def package(tmp_path):
 
 def test_scanner_accepts_every_arrow_of_the_design(package):
     assert bad_arrows(package) == []
+    assert circle(package) == []
 
 
 @pytest.mark.parametrize(
     ("file", "text", "arrow"),
     [
-        ("errors.py", "from pgroute.core.config.dsn import parse", "errors.py:1: errors imports core"),
-        ("core/config/dsn.py", "import pgroute.monitor.thread", "core/config/dsn.py:1: core imports monitor"),
-        ("core/config/dsn.py", "from ..monitor import thread", "core/config/dsn.py:1: core imports monitor"),
-        ("core/config/dsn.py", "from pgroute import Router", "core/config/dsn.py:1: core imports __init__"),
-        ("core/config/dsn.py", "from .. import monitor", "core/config/dsn.py:1: core imports monitor"),
-        ("core/config/dsn.py", "import pgroute", "core/config/dsn.py:1: core imports __init__"),
+        ("errors.py", "from pgroute.core.config.dsn import parse", "errors.py:1: errors imports core.config"),
         (
             "core/config/dsn.py",
-            "def f():\n    from ..monitor import x",
-            "core/config/dsn.py:2: core imports monitor",
+            "import pgroute.monitor.thread",
+            "core/config/dsn.py:1: core.config imports monitor",
+        ),
+        (
+            "core/config/dsn.py",
+            "from ...monitor import x",
+            "core/config/dsn.py:1: core.config imports monitor",
+        ),
+        (
+            "core/config/dsn.py",
+            "from pgroute import Router",
+            "core/config/dsn.py:1: core.config imports __init__",
+        ),
+        (
+            "core/config/dsn.py",
+            "from ... import monitor",
+            "core/config/dsn.py:1: core.config imports monitor",
+        ),
+        ("core/config/dsn.py", "import pgroute", "core/config/dsn.py:1: core.config imports __init__"),
+        (
+            "core/config/dsn.py",
+            "def f():\n    from ...cli import x",
+            "core/config/dsn.py:2: core.config imports cli",
         ),
         (
             "core/config/dsn.py",
             "try:\n    import time\nexcept E:\n    pass",
             "core/config/dsn.py:2: core imports time",
         ),
+        ("core/model/x.py", "from concurrent.futures import F", "core/model/x.py:1: core imports concurrent"),
         (
-            "core/config/dsn.py",
-            "from concurrent.futures import Future",
-            "core/config/dsn.py:1: core imports concurrent",
+            "core/model/x.py",
+            "from ..config.dsn import p",
+            "core/model/x.py:1: core.model imports core.config",
         ),
-        ("core/deep/x.py", "from ...cli import main", "core/deep/x.py:1: core imports cli"),
+        ("core/model/x.py", "from ...cli import main", "core/model/x.py:1: core.model imports cli"),
+        (
+            "core/routing/x.py",
+            "from ..config import dsn",
+            "core/routing/x.py:1: core.routing imports core.config",
+        ),
+        ("runtime/x.py", "from ..monitor.thread import y", "runtime/x.py:1: runtime imports monitor"),
         ("monitor/probe.py", "from .._acompat import Lock", "monitor/probe.py:1: monitor imports _acompat"),
         (
-            "_async/pool/role_pool.py",
-            "from .._sync import router",
-            "_async/pool/role_pool.py:1: _async imports _sync",
+            "_async/pool/x.py",
+            "from ..._sync import statements",
+            "_async/pool/x.py:1: _async.pool imports _sync.statements",
         ),
         (
-            "_sync/pool/role_pool.py",
-            "from pgroute._async.x import y",
-            "_sync/pool/role_pool.py:1: _sync imports _async",
+            "_async/pool/x.py",
+            "from ..router import y",
+            "_async/pool/x.py:1: _async.pool imports _async.router",
+        ),
+        (
+            "_async/session.py",
+            "from .router import y",
+            "_async/session.py:1: _async.session imports _async.router",
+        ),
+        (
+            "_sync/manager.py",
+            "from pgroute._async.router import y",
+            "_sync/manager.py:1: _sync.manager imports _async.router",
         ),
         ("__init__.py", "from .testing import plugin", "__init__.py:1: __init__ imports testing"),
         ("testing/x.py", "from pgroute.batch import y", "testing/x.py:1: testing imports batch"),
         ("testing/x.py", "from pgroute.cli import y", "testing/x.py:1: testing imports cli"),
         ("helpers.py", "", "helpers.py: is in no room"),
+        ("core/helpers.py", "", "core/helpers.py: is in no room"),
+        ("_async/helpers.py", "", "_async/helpers.py: is in no room"),
     ],
 )
 def test_scanner_names_a_planted_bad_arrow(package, file, text, arrow):
@@ -155,15 +236,30 @@ def test_scanner_names_a_planted_bad_arrow(package, file, text, arrow):
 
 
 @pytest.mark.parametrize("condition", ["TYPE_CHECKING", "typing.TYPE_CHECKING"])
-def test_scanner_leaves_out_only_what_a_type_checker_reads(package, condition):
-    text = f"if {condition}:\n    from ..monitor import thread\nelse:\n    from .. import cli\n"
+def test_scanner_counts_what_only_a_type_checker_reads(package, condition):
+    text = f"if {condition}:\n    from ...monitor import thread\n"
     (package / "core/config/dsn.py").write_text(text)
-    assert bad_arrows(package) == ["core/config/dsn.py:4: core imports cli"]
+    assert bad_arrows(package) == ["core/config/dsn.py:2: core.config imports monitor"]
+
+
+@pytest.mark.parametrize("condition", ["True", "TYPE_CHECKING"])
+def test_scanner_finds_a_planted_circle(package, condition):
+    (package / "core/config/options.py").write_text(f"if {condition}:\n    from .dsn import parse\n")
+    assert set(circle(package)) == {"pgroute.core.config.dsn", "pgroute.core.config.options"}
 
 
 def test_every_arrow_points_to_an_earlier_room():
     assert (ROOT / "pgroute/core").is_dir()
     assert bad_arrows(ROOT / "pgroute") == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circle(ROOT / "pgroute") == []
+
+
+def test_errors_import_nothing_of_the_package():
+    names = [name for _, name in imported(ROOT / "pgroute/errors.py", ROOT / "pgroute")]
+    assert [name for name in names if name.split(".")[0] == "pgroute"] == []
 
 
 def test_every_module_says_its_job():

@@ -89,6 +89,7 @@ def test_check_sees_a_missing_file(tree, capsys):
 
 
 def test_stale_generated_file_fails_the_check_and_is_deleted_by_a_run(tree, capsys):
+    (tree / "pgroute/_async/pool").mkdir()
     (tree / "pgroute/_async/pool/role_pool.py").write_text(SOURCE)
     unasync.main([], tree)
     (tree / "pgroute/_async/pool/role_pool.py").unlink()
