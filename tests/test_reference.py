@@ -38,26 +38,26 @@ def test_committed_reference_is_what_the_docstrings_give(capsys):
 
 def test_check_shows_an_edited_reference_and_a_run_mends_it(tree, capsys):
     path = tree / reference.TARGET
-    edit(path, "The pool of one role, per host.", "The pools.")
+    edit(path, "The pools of one role.", "The pools.")
     assert reference.main(["--check"], tree) == 1
     said = capsys.readouterr().err
-    assert "-The pools.\n+The pool of one role, per host." in said
+    assert "-The pools.\n+The pools of one role." in said
     assert "python .ci/reference.py" in said
     assert reference.main([], tree) == 0
     assert path.read_bytes() == (ROOT / reference.TARGET).read_bytes()
 
 
-OPTIONS, HOSTS = "core/config/options.py", "core/topology/hosts.py"
+OPTIONS, HOSTS = "core/config/options.py", "core/model/host.py"
 
 
 @pytest.mark.parametrize(
     ("file", "old", "new", "said"),
     [
-        (OPTIONS, "  max_size: conn", "  most: conn", "PoolOptions: does not describe max_size"),
-        (OPTIONS, "  max_size: conn", "  most: conn", "PoolOptions: describes most, which is not there"),
+        (OPTIONS, "  max_size: the", "  most: the", "PoolOptions: does not describe max_size"),
+        (OPTIONS, "  max_size: the", "  most: the", "PoolOptions: describes most, which is not there"),
         (OPTIONS, ": seconds after which a", ": after which a", "PoolOptions(max_lifetime): is a number of"),
-        (HOSTS, "  rtt: seconds the", "  rtt: what the", "HostInfo.rtt: is a number of what?"),
-        (HOSTS, "  UP: answers.\n", "\n", "HostState: does not describe UP"),
+        (HOSTS, "  rtt: seconds that", "  rtt: what", "HostInfo.rtt: is a number of what?"),
+        (HOSTS, "  UP: it answers.\n", "\n", "HostState: does not describe UP"),
         (
             "_sync/router.py",
             '"""Return the counters by role and host."""',
@@ -80,6 +80,6 @@ def test_what_a_docstring_lacks_fails_the_check(*, tree, capsys, file, old, new,
 
 
 def test_what_a_docstring_lacks_fails_a_run_too(tree, capsys):
-    edit(tree / "pgroute/core/model/roles.py", "        READER: reading, on", "        READERS: reading, on")
+    edit(tree / "pgroute/core/model/roles.py", "        READER: reading only", "        READERS: reading only")
     assert reference.main([], tree) == 1
     assert "Role: does not describe READER" in capsys.readouterr().err

@@ -343,7 +343,7 @@ def test_a_result_that_the_database_cannot_hold_is_refused_in_words(installed: L
         with Router(dsn(installed, "postgres", database)) as router:
             assert router.run(body, once="wide") == "日本"
     with Router(dsn(installed, "postgres", "latin")) as router:
-        with pytest.raises(TypeError, match="no JSON that PostgreSQL takes"):
+        with pytest.raises(TypeError, match="cannot be stored as PostgreSQL's JSON"):
             router.run(body, once="wide")
     for encoding in ("LATIN1", "SQL_ASCII"):
         kwargs = {"client_encoding": encoding}
