@@ -264,8 +264,8 @@ def test_rows_that_do_not_agree_are_shown(capsys):
     out = capsys.readouterr().out
     assert re.search(r"^rows +2 acknowledged, 1 of them found$", out, re.MULTILINE)
     assert re.search(r"^MISSING +1: id 1$", out, re.MULTILINE)
-    assert re.search(r"^DOUBLED +1: id 5$", out, re.MULTILINE)
-    assert re.search(r"^UNACCOUNTED FOR +1: id 5$", out, re.MULTILINE)
+    assert re.search(r"^DUPLICATED +1: id 5$", out, re.MULTILINE)
+    assert re.search(r"^UNEXPECTED +1: id 5$", out, re.MULTILINE)
     assert out.endswith("The rows do not match the results of the writers.\n")
 
 

@@ -320,7 +320,7 @@ def test_bash_completes_commands_options_and_choices():
             completed[words] = sorted(done.stdout.split())
     assert completed == {
         "pgroute w": ["wait", "watch"],
-        "pgroute demo --fault s": ["split-brain", "switchover"],
+        "pgroute demo --fault s": ["split-brain", "standby-loss", "switchover"],
         "pgroute demo --d": ["--duration"],
         "pgroute batch s": ["show"],
     }
