@@ -17,7 +17,9 @@ what to do, when a new version of psycopg changes one of these names.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 from psycopg import generators
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
     Connection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
-
-C = TypeVar("C", bound="type[psycopg.Connection[Any] | psycopg.AsyncConnection[Any]]")
 
 
 def has_two_phase(conn: Connection) -> bool:
@@ -83,7 +83,12 @@ class ConnectAborted(psycopg.OperationalError):
     """Nobody wants the connection any more."""
 
 
-def watched_class(cls: C, unwanted: Callable[[], bool]) -> C:
+unwanted: ContextVar[Callable[[], bool]] = ContextVar("unwanted", default=lambda: False)
+"""Whether nobody wants the connection that is being opened in this context any more."""
+
+
+@lru_cache(maxsize=32)
+def watched_class(cls: Any) -> Any:
     """Return a subclass of psycopg's class (or the user's) whose `connect` ends early where psycopg's would go on.
 
     It ends when the server sends far more than a login takes (`receive_limit`). libpq keeps all of that in memory: a
@@ -91,12 +96,12 @@ def watched_class(cls: C, unwanted: Callable[[], bool]) -> C:
     socket during a login. It also ends within 0.1 s of *unwanted*, because psycopg resumes this generator that often:
     without that a router that is closed leaves threads behind until connect_timeout.
 
-    The connection itself is of the class asked for. A class that watches over its subclasses is returned as it is. In
+    The connection itself is of the class asked for. One subclass serves all pools of a class, because a `connect` of
+    the user's may keep something in its class. A class that watches over its subclasses is returned as it is. In
     a version of psycopg that does not call ``_connect_gen``, the subclass changes nothing.
 
     Args:
         cls: the class of the connections.
-        unwanted: whether nobody wants the connection any more.
 
     Raises:
         ConnectAborted: by `connect`, it was no longer wanted.
@@ -113,7 +118,7 @@ def watched_class(cls: C, unwanted: Callable[[], bool]) -> C:
         allowance = Allowance()
         try:
             step = next(steps)
-            while not unwanted():
+            while not unwanted.get()():
                 ready = yield step
                 if ready:
                     allowance.count(step[0])
@@ -124,8 +129,7 @@ def watched_class(cls: C, unwanted: Callable[[], bool]) -> C:
             steps.close()
         raise ConnectAborted("the pool was closed while it connected")
 
-    watched: C = type(cls.__name__, (cls,), {"_connect_gen": classmethod(connect_gen)})  # type: ignore[assignment]
-    return watched
+    return type(cls.__name__, (cls,), {"_connect_gen": classmethod(connect_gen)})
 
 
 def query_steps(pgconn: PGconn, statement: bytes) -> Generator[Any, Any, list[PGresult]]:

@@ -15,11 +15,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
 from pgroute.testing import LocalCluster, Node, available_versions
+
+# A deadline for each example fails on a busy machine, and says nothing there.
+hypothesis.settings.register_profile("pgroute", deadline=None)
+hypothesis.settings.load_profile("pgroute")
 
 MEMORY = "/dev/shm"
 """Where the clusters' files are if there is plenty of it: on some disks a cluster takes ten seconds to make."""

@@ -27,6 +27,7 @@ from pgroute._psycopg import (
     has_two_phase,
     mark_pooled,
     query_steps,
+    unwanted,
     watched_class,
 )
 from pgroute.testing import LocalCluster
@@ -121,6 +122,16 @@ def test_close_closes_a_connection_of_a_pool(shared: LocalCluster) -> None:
     )
 
 
+@contextlib.contextmanager
+def not_wanted(answers: Iterator[bool]) -> Iterator[None]:
+    """Answer in turn whether nobody wants the connection that is being opened."""
+    token = unwanted.set(lambda: next(answers))
+    try:
+        yield
+    finally:
+        unwanted.reset(token)
+
+
 @cluster_needed
 def test_connecting_ends_when_it_is_not_wanted(shared: LocalCluster) -> None:
     told = changed(
@@ -128,10 +139,13 @@ def test_connecting_ends_when_it_is_not_wanted(shared: LocalCluster) -> None:
     )
     for wanted in (True, False):
         outcome = contextlib.nullcontext() if wanted else pytest.raises(ConnectAborted)
-        kept: bool = wanted
-        cls = watched_class(psycopg.Connection, lambda kept=kept: not kept)  # type: ignore[misc]
+        cls = watched_class(psycopg.Connection)
         try:
-            with outcome, contextlib.closing(cls.connect(shared.primary.conninfo)) as conn:
+            with (
+                not_wanted(itertools.repeat(not wanted)),
+                outcome,
+                contextlib.closing(cls.connect(shared.primary.conninfo)) as conn,
+            ):
                 assert type(conn) is psycopg.Connection
         except pytest.fail.Exception:
             pytest.fail(told)
@@ -142,18 +156,21 @@ async def test_connecting_in_a_loop_ends_when_it_is_not_wanted(shared: LocalClus
     told = changed(
         "watched_class", "connect() does not use Connection._connect_gen, so a login is not bounded"
     )
-    cls = watched_class(psycopg.AsyncConnection, lambda: True)
+    cls = watched_class(psycopg.AsyncConnection)
     try:
-        with pytest.raises(ConnectAborted):
+        with not_wanted(itertools.repeat(True)), pytest.raises(ConnectAborted):
             await cls.connect(shared.primary.conninfo)
     except pytest.fail.Exception:
         pytest.fail(told)
 
 
 def test_connecting_to_a_silent_host_asks_whether_it_is_wanted() -> None:
-    asked = itertools.count()
-    cls = watched_class(psycopg.Connection, lambda: next(asked) > 3)
-    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(psycopg.OperationalError) as caught:
+    cls = watched_class(psycopg.Connection)
+    with (
+        not_wanted(number > 3 for number in itertools.count()),
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(psycopg.OperationalError) as caught,
+    ):
         cls.connect(host="127.0.0.1", port=silent.getsockname()[1], connect_timeout=3)
     told = "connecting to a silent host does not resume the generator, so closing a router takes its time"
     assert isinstance(caught.value, ConnectAborted), changed("watched_class", told)

@@ -18,17 +18,17 @@ class Watchdog:
 
     Args:
         timeout: seconds.
-        bite: called in the timer's thread (AsyncWatchdog: in the loop).
+        fn: called in the timer's thread (AsyncWatchdog: in the loop).
     """
 
-    __slots__ = ("_alarm", "_bite", "_timeout")
+    __slots__ = ("_alarm", "_fn", "_timeout")
 
-    def __init__(self, timeout: float, bite: Callable[[], object]) -> None:
+    def __init__(self, timeout: float, fn: Callable[[], object]) -> None:
         self._timeout = timeout
-        self._bite = bite
+        self._fn = fn
 
     def __enter__(self) -> None:
-        self._alarm = timers.set(self._timeout, self._bite)
+        self._alarm = timers.set(self._timeout, self._fn)
 
     def __exit__(self, *_: object) -> None:
         self._alarm.cancel()
@@ -37,14 +37,14 @@ class Watchdog:
 class AsyncWatchdog:
     """As Watchdog, in the running loop, which needs no router for it."""
 
-    __slots__ = ("_bite", "_handle", "_timeout")
+    __slots__ = ("_fn", "_handle", "_timeout")
 
-    def __init__(self, timeout: float, bite: Callable[[], object]) -> None:
+    def __init__(self, timeout: float, fn: Callable[[], object]) -> None:
         self._timeout = timeout
-        self._bite = bite
+        self._fn = fn
 
     async def __aenter__(self) -> None:
-        self._handle = asyncio.get_running_loop().call_later(self._timeout, self._bite)
+        self._handle = asyncio.get_running_loop().call_later(self._timeout, self._fn)
 
     async def __aexit__(self, *_: object) -> None:
         self._handle.cancel()

@@ -127,7 +127,7 @@ class AsyncSessionManager(Generic[CT]):
                     failure = exc
                 except BaseException:
                     if conn is not None:  # interrupted on the last line
-                        await host_pool.putconn(conn)
+                        await AsyncCheckout(conn, router).release()
                     raise
             if acquisition is None:
                 acquisition = Acquisition(

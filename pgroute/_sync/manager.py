@@ -127,7 +127,7 @@ class SessionManager(Generic[CT]):
                     failure = exc
                 except BaseException:
                     if conn is not None:  # interrupted on the last line
-                        host_pool.putconn(conn)
+                        Checkout(conn, router).release()
                     raise
             if acquisition is None:
                 acquisition = Acquisition(

@@ -160,6 +160,28 @@ async def test_a_connection_class_that_cannot_connect_is_named(shared: LocalClus
     assert 1 <= len(calls) <= 8, "at least 200 ms apart"
 
 
+async def test_all_pools_connect_through_one_class(shared: LocalCluster) -> None:
+    class Counting(psycopg.AsyncConnection[Any]):
+        opened = 0
+
+        @classmethod
+        async def connect(cls, *args: Any, **kwargs: Any) -> Any:
+            cls.opened += 1
+            seen.append((cls, cls.opened))
+            return await super().connect(*args, **kwargs)
+
+    seen: list[tuple[type, int]] = []
+    for _ in range(2):
+        async with (
+            AsyncRouter(shared.dsn, connection_class=Counting) as router,
+            router.writer(),
+            router.reader(),
+        ):
+            pass
+    assert len({cls for cls, _ in seen}) == 1
+    assert [number for _, number in seen] == [*range(1, len(seen) + 1)]
+
+
 async def test_the_reason_is_told_also_to_who_wakes_late(
     shared: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

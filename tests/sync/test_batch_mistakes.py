@@ -223,6 +223,30 @@ def test_a_chunk_is_rejected_also_if_its_connection_is_too_old_to_be_kept(ground
     assert (report.rejected, report.finished) == (2, True)
 
 
+def test_a_fault_between_two_attempts_rejects_no_chunk(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = False
+
+    def body(conn: Connection, chunk: Chunk) -> None:
+        nonlocal failed
+        failed = True
+        raise psycopg.errors.SerializationFailure
+
+    with Router(ground.dsn) as router:
+        acquire = router._manager.acquire
+
+        def broken(*args: Any) -> Any:
+            if failed:
+                raise RuntimeError("broken")
+            return acquire(*args)
+
+        monkeypatch.setattr(router._manager, "acquire", broken)
+        with pytest.raises(RuntimeError, match="broken"):
+            BatchJob(router, "j", [1, 2], chunk_size=2, on_error="reject").run(body)
+    assert ground.rows()["batch_reject"] == 0
+
+
 def test_a_deferred_constraint_rejects_its_chunk(ground: Ground) -> None:
     ground.execute("CREATE TABLE once_only (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
 

@@ -159,6 +159,28 @@ def test_a_connection_class_that_cannot_connect_is_named(shared: LocalCluster) -
     assert 1 <= len(calls) <= 8, "at least 200 ms apart"
 
 
+def test_all_pools_connect_through_one_class(shared: LocalCluster) -> None:
+    class Counting(psycopg.Connection[Any]):
+        opened = 0
+
+        @classmethod
+        def connect(cls, *args: Any, **kwargs: Any) -> Any:
+            cls.opened += 1
+            seen.append((cls, cls.opened))
+            return super().connect(*args, **kwargs)
+
+    seen: list[tuple[type, int]] = []
+    for _ in range(2):
+        with (
+            Router(shared.dsn, connection_class=Counting) as router,
+            router.writer(),
+            router.reader(),
+        ):
+            pass
+    assert len({cls for cls, _ in seen}) == 1
+    assert [number for _, number in seen] == [*range(1, len(seen) + 1)]
+
+
 def test_the_reason_is_told_also_to_who_wakes_late(
     shared: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

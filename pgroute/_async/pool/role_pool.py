@@ -29,16 +29,16 @@ class AsyncRolePool(Generic[CT]):
     """All pools of one role.
 
     Args:
-        plan: how the role connects.
+        config: how the role connects.
         connection_class: psycopg's, or the user's subclass.
         watch: told of what is learned about the hosts.
         backoff: what keeps its pools from connecting.
     """
 
     def __init__(
-        self, plan: RoleConfig, connection_class: type[CT], watch: ClusterWatch, backoff: ConnectBackoff
+        self, config: RoleConfig, connection_class: type[CT], watch: ClusterWatch, backoff: ConnectBackoff
     ) -> None:
-        self._plan = plan
+        self._config = config
         self._class = connection_class
         self._watch = watch
         self._lock = threading.Lock()
@@ -86,9 +86,9 @@ class AsyncRolePool(Generic[CT]):
             if self._closed or host is None or not host.usable or host.generation != candidate.generation:
                 raise PoolClosed(f"{candidate.key} no longer serves as it did")
             self._backoff.check(host)
-            if host.state is HostState.REJECTED and self._plan.as_probe:
+            if host.state is HostState.REJECTED and self._config.as_probe:
                 raise BackedOff(host.reason)  # it still serves over open connections, but there are none here
-            before, pool = pool, AsyncHostPool(self._plan, host, self._class, self._watch, self._backoff)
+            before, pool = pool, AsyncHostPool(self._config, host, self._class, self._watch, self._backoff)
             failure: BaseException | None = None
             try:
                 if before is not None:

@@ -107,9 +107,8 @@ class AsyncPoolWorker(Generic[CT]):
             raise  # the loop is gone: nothing can be awaited, nor a lock be taken
         # async-only: end
         except BaseException:
-            await (
-                self._close()
-            )  # cancelled, or ended by the user's code: callers in the queue go to another pool
+            # Cancelled, or ended by the user's code: callers in the queue go to another pool.
+            await self._close()
             raise
 
     async def _turn(self) -> bool:

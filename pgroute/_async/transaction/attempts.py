@@ -47,7 +47,7 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
     follows. So do not leave the block by return or break.
     """
 
-    __slots__ = ("_handover", "_state", "_transaction")
+    __slots__ = ("__weakref__", "_handover", "_state", "_transaction")
 
     def __init__(self, transaction: AsyncTransaction[CT], state: RetryState, handover: _Handover) -> None:
         self._transaction = transaction

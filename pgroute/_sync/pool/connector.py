@@ -14,7 +14,7 @@ from pgroute._sync.pool.lease import READ_ONLY_DEFAULT, Lease, attach, shut
 from pgroute._sync.pool.login import Login
 from pgroute._sync.pool.server_check import HEAR_WARNINGS, WrongServer, check_server
 from pgroute._sync.statements import ask_warily
-from pgroute._psycopg import ConnectAborted, forget_prepared, mark_pooled, watched_class
+from pgroute._psycopg import ConnectAborted, forget_prepared, mark_pooled, unwanted, watched_class
 from pgroute.core.config.options import DISCARD
 from pgroute.core.faults.classify import Fault, FaultKind, connect_fault, one_line
 from pgroute.core.model.host import HostState
@@ -43,7 +43,7 @@ class Connector:
     """Opens and prepares the connections of a pool, of the user's class.
 
     Args:
-        plan: how the role connects.
+        config: how the role connects.
         host: the host as the topology knew it when the pool was made.
         connection_class: psycopg's, or the user's subclass.
         watch: told of failures.
@@ -53,7 +53,7 @@ class Connector:
 
     def __init__(
         self,
-        plan: RoleConfig,
+        config: RoleConfig,
         host: HostInfo,
         connection_class: type[psycopg.Connection[Any]],
         watch: ClusterWatch,
@@ -67,13 +67,13 @@ class Connector:
         self._aborted = False
         self._watch = watch
         self._backoff = backoff
-        self._configure = plan.options.configure
-        self._reset = plan.options.reset
-        self._as_probe = plan.as_probe
-        self._read_only = plan.read_only
-        watched = watched_class(connection_class, lambda: pool.closed)
-        self._login = Login(plan, host, watched, backoff)
-        self._autocommit = bool(plan.arguments.get("autocommit", False))
+        self._configure = config.options.configure
+        self._reset = config.options.reset
+        self._as_probe = config.as_probe
+        self._read_only = config.read_only
+        watched: Any = watched_class(connection_class)
+        self._login = Login(config, host, watched, backoff)
+        self._autocommit = bool(config.arguments.get("autocommit", False))
 
     def connect(self) -> Any:
         """Open and check a connection; of the user's class.
@@ -84,6 +84,7 @@ class Connector:
             psycopg.Error: it failed.
         """
         sent_at = time.monotonic()
+        unwanted.set(lambda: self._pool.closed)
         attempt = object()
         try:
             self._backoff.check(self._host)

@@ -58,7 +58,7 @@ class HostPool(Generic[CT]):
     that its caller has lost is noticed when it is collected.
 
     Args:
-        plan: how the role connects.
+        config: how the role connects.
         host: the host as the topology knows it now.
         connection_class: psycopg's, or the user's subclass.
         watch: told of what is learned about the host.
@@ -73,17 +73,17 @@ class HostPool(Generic[CT]):
 
     def __init__(
         self,
-        plan: RoleConfig,
+        config: RoleConfig,
         host: HostInfo,
         connection_class: type[CT],
         watch: ClusterWatch,
         backoff: ConnectBackoff,
     ) -> None:
-        options = plan.options
+        options = config.options
         self.key = host.key
         self.generation = host.generation
         self.address = host.address
-        self.name = f"pgroute-{plan.role.value}-{host.key}-{host.generation}"
+        self.name = f"pgroute-{config.role.value}-{host.key}-{host.generation}"
         self.watch = watch
         self._options = options
         self._lock = threading.Lock()
@@ -95,7 +95,7 @@ class HostPool(Generic[CT]):
             now=time.monotonic(),
         )
         self._counts: dict[str, float] = dict.fromkeys(_COUNTED, 0)
-        self._connector = Connector(plan, host, connection_class, watch, backoff, pool=self)
+        self._connector = Connector(config, host, connection_class, watch, backoff, pool=self)
         self._worker: PoolWorker[CT] = PoolWorker(
             self.name,
             self._lending,

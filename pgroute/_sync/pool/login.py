@@ -31,7 +31,7 @@ class Login:
       lock-out. The next attempt, when it is due, goes without the settings; if it succeeds, one with them decides.
 
     Args:
-        plan: how the role connects.
+        config: how the role connects.
         host: the host as the topology knew it when the pool was made.
         connection_class: psycopg's, or a subclass.
         backoff: the role's, which remembers what was found out.
@@ -42,7 +42,7 @@ class Login:
 
     def __init__(
         self,
-        plan: RoleConfig,
+        config: RoleConfig,
         host: HostInfo,
         connection_class: type[psycopg.Connection[Any]],
         backoff: ConnectBackoff,
@@ -51,13 +51,13 @@ class Login:
         self._host = host
         self._class = connection_class
         self._backoff = backoff
-        self._own_settings = bool(plan.options.settings)
-        self._plain: dict[str, Any] = {**plan.params(host.key), **plan.arguments, "autocommit": True}
+        self._own_settings = bool(config.options.settings)
+        self._plain: dict[str, Any] = {**config.params(host.key), **config.arguments, "autocommit": True}
         if host.address is not None and not host.key.is_socket:
             self._plain["hostaddr"] = host.address
         self._full = self._plain
-        if plan.settings:
-            self._full = {**self._plain, "options": join_options(self._plain.get("options"), plan.settings)}
+        if config.settings:
+            self._full = {**self._plain, "options": join_options(self._plain.get("options"), config.settings)}
 
     def open(self) -> psycopg.Connection[Any]:
         """Return a connection in autocommit mode.

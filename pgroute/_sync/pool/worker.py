@@ -102,9 +102,8 @@ class PoolWorker(Generic[CT]):
                     logger.exception("the pool %s failed", self._name)
                     self._wakeup.wait(_AFTER_FAULT)
         except BaseException:
-            (
-                self._close()
-            )  # cancelled, or ended by the user's code: callers in the queue go to another pool
+            # Cancelled, or ended by the user's code: callers in the queue go to another pool.
+            self._close()
             raise
 
     def _turn(self) -> bool:

@@ -48,7 +48,7 @@ class Attempt(Face, Generic[CT]):
     follows. So do not leave the block by return or break.
     """
 
-    __slots__ = ("_handover", "_state", "_transaction")
+    __slots__ = ("__weakref__", "_handover", "_state", "_transaction")
 
     def __init__(self, transaction: Transaction[CT], state: RetryState, handover: _Handover) -> None:
         self._transaction = transaction

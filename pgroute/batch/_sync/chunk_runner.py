@@ -73,11 +73,12 @@ class ChunkRunner:
         Raises:
             BatchError: another session holds the chunk, or the job was reset.
         """
-        intact, applied, before = False, False, 1
+        own: BaseException | None = None  # the body's error, if it left the transaction intact
+        applied, before = 0, 1
 
         def body(transaction: Transaction[Any], conn: Connection) -> tuple[Outcome, int]:
-            nonlocal intact, applied, before
-            intact = applied = False
+            nonlocal own, applied, before
+            own, applied = None, 0
             self._tracker.add_retries(transaction.number - before)
             before = transaction.number
             claimed = self._claim(transaction, conn, pending, self._claim_statement(pending))
@@ -85,18 +86,18 @@ class ChunkRunner:
                 return self._explain_unclaimed(transaction, conn, pending)
             try:
                 self._body(conn, self._chunk(conn, pending, claimed))
-            except Exception:
-                intact = transaction.intact
+            except Exception as exc:
+                own = exc if transaction.intact else None
                 raise
-            applied = True
+            applied = transaction.number
             return Outcome.APPLIED, number(claimed[1])
 
         try:
             return self._transact(body)
         except Exception as exc:
             # An error of COMMIT, such as a deferred constraint, belongs to the chunk too.
-            intact = intact or (applied and getattr(exc, "sqlstate", None) is not None)
-            if self._options.on_error == "reject" and intact and belongs_to_chunk(exc):
+            its_commit = applied == before and getattr(exc, "sqlstate", None) is not None
+            if self._options.on_error == "reject" and (exc is own or its_commit) and belongs_to_chunk(exc):
                 return self._reject(pending, exc)
             raise
 

@@ -2,7 +2,7 @@
 
 They are kept beside the Topology, not in it: a draining host is never a candidate, and has no part in any pass of the
 arbitration, the initial scan, the outage, or the list that users see. A member would have to be filtered out of each.
-With listed hosts it shares what its sessions need: the state machine of the observations (`hosts.observe`) and the
+With listed hosts it shares what its sessions need: the state machine of the observations (`host_facts.observe`) and the
 abort policy, which judges it as a HostInfo in the state DRAINING.
 """
 
@@ -71,7 +71,7 @@ class DrainingHost:
             state=HostState.DRAINING,
             reason="another server is there" if self.replaced else "",
             usable=False,
-            role=answer.role if answer else self.was.role,
+            role=answer.role if answer and self.facts.silent_since is None else self.was.role,
             timeline=answer.timeline if answer else self.was.timeline,
             last_seen=self.facts.last_seen if answer else None,
             silent_since=self.facts.silent_since,
