@@ -345,7 +345,7 @@ async def test_a_target_that_is_a_directory_is_no_way_around_tls(
     server.zone["_pg._tcp.test"] = [(0, 0, node.port, DNSLabel([str(node.socket_dir).encode()]))]
     dsn = "postgresql://postgres@_pg._tcp.test/postgres?sslmode=verify-full&sslrootcert=system"
     async with AsyncRouter(dsn, resolver=server.resolver, probe=FAST) as router:
-        with pytest.raises(NoHostAvailable, match="SRV record with the target '/.*is invalid"):
+        with pytest.raises(NoHostAvailable, match=r"SRV record with the target '/.*is invalid"):
             await where(router, timeout=1.0)
 
 

@@ -46,6 +46,9 @@ class HostState(enum.Enum):
 class HostInfo:
     """One host of a Topology.
 
+    `lag_seconds` is the age of the newest position that the standby has replayed, of those that probes have seen at the
+    primary. It is 0 if the standby has replayed the last one.
+
     Attributes:
         key: the HostKey; `host` and `port` are parts of it.
         state: its state.
@@ -58,8 +61,7 @@ class HostInfo:
         read_only: a fresh session would be read-only by default.
         timeline: its timeline, of a standby a lower bound; None if not reported.
         lag_bytes: bytes of WAL that the primary has written and this standby has not replayed; None if not known.
-        lag_seconds: age in seconds of the newest position of the primary that this standby has replayed, of those that
-            probes have seen; 0 if it has replayed the last one. None if not known.
+        lag_seconds: seconds; the age of the newest position of the primary that it has replayed; None if not known.
         rtt: seconds that the last probe took.
         last_seen: monotonic seconds of its last answer or refusal; None if there was none.
         silent_since: monotonic seconds of the first attempt since then; None while it answers.
