@@ -173,8 +173,8 @@ class AsyncRunner(Generic[CT]):
     async def install(self) -> None:
         """Create the router's schema with the tables of ``once=`` and of batch jobs, unless they exist.
 
-        Creating the schema needs CREATE on the database. Roles that use the tables need the privileges that ``pgroute
-        install`` prints. This is a transaction of `run()`, and raises its errors too.
+        Creating the schema needs CREATE on the database. Roles that use the tables need the privileges that
+        ``pgroute install`` prints. This is a transaction of `run()`, and raises its errors too.
 
         Raises:
             ConfigError: the existing schema cannot be trusted: another role could make its users run its code.
