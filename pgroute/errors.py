@@ -69,8 +69,7 @@ class RouteError(psycopg.OperationalError):
     The body of a `writer()` session may have committed something itself, so *rerun_safe* is False for it.
 
     Attributes:
-        topology: the Topology at that moment; None where it says nothing, and in a copied or pickled
-            error.
+        topology: the Topology at that moment; None if it does not explain the error, and in a copied or pickled error.
         rerun_safe: a transaction of `run()` or `attempts()` was not committed. Never True for `writer()`.
         may_have_committed: the work may have been committed nevertheless.
     """

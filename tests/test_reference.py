@@ -80,6 +80,8 @@ def test_what_a_docstring_lacks_fails_the_check(*, tree, capsys, file, old, new,
 
 
 def test_what_a_docstring_lacks_fails_a_run_too(tree, capsys):
-    edit(tree / "pgroute/core/model/roles.py", "        READER: reading only", "        READERS: reading only")
+    edit(
+        tree / "pgroute/core/model/roles.py", "        READER: reading only", "        READERS: reading only"
+    )
     assert reference.main([], tree) == 1
     assert "Role: does not describe READER" in capsys.readouterr().err

@@ -294,7 +294,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
         return self._manager.stats()
 
     def subscribe(self, fn: Callable[[Event], object]) -> Callable[[], None]:
-        """Call *fn* with each Event, in order, in a thread of its own. Returns an unsubscribe function.
+        """Call *fn* with each Event, in order, in its own thread. Returns an unsubscribe function.
 
         At most 1000 events wait for a slow subscriber; more are dropped.
 

@@ -176,7 +176,10 @@ def test_of_two_that_were_promoted_at_once_one_becomes_the_standby_of_the_other(
         rival.rejoin(new)
         cluster.catch_up()
         assert rival.execute("SELECT n FROM t") == [(1,)]
-        assert "copying node2 with pg_basebackup, because: both were promoted to the same timeline" in rival.log()
+        assert (
+            "copying node2 with pg_basebackup, because: both were promoted to the same timeline"
+            in rival.log()
+        )
 
 
 def test_node_rejoins_by_base_backup_when_it_cannot_be_rewound(cluster: LocalCluster) -> None:

@@ -184,7 +184,7 @@ class AsyncRunner(Generic[CT]):
         await self.run(install, self._manager.config.schema)
 
     async def purge_once_keys(self, older_than: float | timedelta) -> int:
-        """Delete the keys of ``once=`` that were last used so long ago; return their number.
+        """Delete the keys of ``once=`` that have not been used for a time; return their number.
 
         The age must be at least the time for which a call of this router may retry with its key, or a day if nothing
         limits that. Other processes may retry for longer.

@@ -182,7 +182,7 @@ class Runner(Generic[CT]):
         self.run(install, self._manager.config.schema)
 
     def purge_once_keys(self, older_than: float | timedelta) -> int:
-        """Delete the keys of ``once=`` that were last used so long ago; return their number.
+        """Delete the keys of ``once=`` that have not been used for a time; return their number.
 
         The age must be at least the time for which a call of this router may retry with its key, or a day if nothing
         limits that. Other processes may retry for longer.

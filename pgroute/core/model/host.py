@@ -21,11 +21,11 @@ class HostState(enum.Enum):
         STARTING: it is starting up or shutting down.
         BUSY: it accepts no further connections; it serves only after hosts that are up.
         REJECTED: it refuses the credentials, the database or TLS; connections that are already open still serve.
-        STALE: an old primary, on a lower timeline than one that was seen; it never serves.
+        STALE: an old primary, on a lower timeline than the highest one seen; it never serves.
         CONFLICT: one of several primaries between which nothing decides; none of them serves.
         FOREIGN: it belongs to another cluster, or reports no system identifier although one is pinned.
         ALIAS: it is the same server as another listed host.
-        DRAINING: its name has left the address where sessions are still in flight. No host of a Topology is.
+        DRAINING: its name has left the address where sessions are still in flight. No host of a Topology has this state.
     """
 
     UNKNOWN = "unknown"
