@@ -25,7 +25,7 @@ class HostState(enum.Enum):
         CONFLICT: one of several primaries between which nothing decides; none of them serves.
         FOREIGN: it belongs to another cluster, or reports no system identifier although one is pinned.
         ALIAS: it is the same server as another listed host.
-        DRAINING: its name has left the address where sessions are still in flight. No host of a Topology has this state.
+        DRAINING: its name has left the address where sessions are still in flight. A Topology has no such host.
     """
 
     UNKNOWN = "unknown"
