@@ -64,8 +64,8 @@ class Runner(Generic[CT]):
         process tries. All of them get the result of the first, as stored in JSON. This needs the tables that
         `install()` creates.
 
-        The *timeout* covers all attempts, including waits for sessions, except that a COMMIT always gets 5 seconds. No
-        attempt begins later, but *fn* is not interrupted.
+        The *timeout* covers all attempts, including waits for sessions, except that a COMMIT always gets at least 5
+        seconds. No attempt begins later, but *fn* is not interrupted.
 
         Args:
             fn: the body, a function of a connection. It must not commit: the router does.
