@@ -61,7 +61,7 @@ NOT_FOR_USERS = {
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = "docs/reference.md"
-WIDTH = 100
+WIDTH = 76
 UNIT = re.compile(r"second|relative")
 LITERAL = re.compile(r"^::\n\n((?: {4}.*\n|\n)+)", re.MULTILINE)
 
@@ -242,6 +242,8 @@ class Reference:
             text = f"{stars}{parameter.name}: {self._type(parameter.annotation)}"
             if parameter.default is not None and not stars:
                 text += f" = {_default(parameter.default)}"
+            if len(text) + 5 > WIDTH:
+                text = re.sub(r"Literal\[([^]]*)\]", r"Literal[\n        \1\n    ]", text)
             parts.append(text)
         result = f" -> {self._type(returns)}" if returns is not None else ""
         line = f"{name}({', '.join(parts)}){result}"

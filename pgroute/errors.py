@@ -66,11 +66,11 @@ class ConfigError(psycopg.ProgrammingError, ValueError):
 class RouteError(psycopg.OperationalError):
     """The router could not provide a session, or lost one.
 
+    The body of a `writer()` session may have committed something itself, so *rerun_safe* is False for it.
+
     Attributes:
-        topology: the Topology at that moment; None where it says nothing, and in a copied or pickled
-            error.
-        rerun_safe: the transaction was the router's own (`run()`, `attempts()`) and was not committed. Never True for a
-            `writer()` session, whose body may have committed something itself.
+        topology: the Topology at that moment; None if it does not explain the error, and in a copied or pickled error.
+        rerun_safe: a transaction of `run()` or `attempts()` was not committed. Never True for `writer()`.
         may_have_committed: the work may have been committed nevertheless.
     """
 

@@ -38,8 +38,20 @@ if TYPE_CHECKING:
 class Router(Runner[CT], Face):
     """Routes sessions to the primary or to a standby of a PostgreSQL cluster, through failover.
 
-    The constructor parses and validates its arguments, without I/O. `open()` or the ``with`` statement starts to watch
+    The constructor parses and validates its arguments, without I/O. `open()` or the ``with`` statement starts to probe
     the hosts.
+
+    A key of *host_options* that the DSN does not have is a ConfigError, unless the DSN has names whose hosts are not
+    known yet (SRV, ``addresses="expand"``).
+
+    With ``addresses="one-host"`` a name is one host, whose addresses are tried in order. With "expand" each address is
+    a host, and hosts join and leave with the records. SRV records always come from the DNS, whatever the *resolver*.
+
+    Every role that may use the tables in *schema* can read and forge the results in them. Give applications that do not
+    trust each other a schema each. The schema may belong to a superuser, the owner of the database, the role that logs
+    in, a role that may act as one of these, or *schema_owner*.
+
+    Hosts, target_session_attrs and load_balance_hosts belong in the DSN, not in *kwargs*.
 
     Args:
         dsn: a libpq URI or keyword string with any number of hosts. The PG* environment and ``service=`` apply.
@@ -47,24 +59,20 @@ class Router(Runner[CT], Face):
         reader: options of the readers' pools; None: ``PoolOptions()``.
         balance: "ordered", "random", or a policy object; None: the DSN's load_balance_hosts, else "random".
         reader_attrs: the hosts that `reader()` accepts, one of the target_session_attrs.
-        host_options: options per host, keyed by "host", "host:port" or address. A key that the DSN does not have is a
-            ConfigError, unless its names stand for hosts that are not known yet (SRV, ``addresses="expand"``).
+        host_options: options per host, keyed by "host", "host:port" or address.
         probe: options of the probes; None: ``ProbeOptions()``.
         resolver: how names are looked up: "system" (``getaddrinfo``), "dns" (as /etc/resolv.conf says), or a Resolver
-            of dnspython. SRV records always come from the DNS.
-        addresses: what a name with several addresses stands for. "one-host": one host, whose addresses are tried in
-            order. "expand": one host for each address; hosts join and leave with the records.
-        srv_domains: the domains, besides the service's own, in which targets of SRV records may lie; "." is any. None:
-            only the service's own if sslmode=verify-full verifies the names, any otherwise.
+            of dnspython.
+        addresses: "one-host" or "expand": what a name with several addresses means.
+        srv_domains: further domains for the targets of SRV records; "." is any. None: only the service's own domain
+            with sslmode=verify-full, otherwise any.
         retry: how long `run()` and `attempts()` retry; None: ``RetryPolicy()``.
         acquire_timeout: seconds to wait for a session.
-        schema: the schema with the tables of ``once=`` and of batch jobs, an unquoted name. Every role that may use the
-            tables can read and forge the results in them: give applications that do not trust each other a schema each.
-        schema_owner: another role that may own the schema. A superuser, the owner of the database, the role that logs
-            in, and roles that may act as one of these always may; None: no other.
+        schema: the schema with the tables of ``once=`` and of batch jobs, an unquoted name.
+        schema_owner: another role that may own the schema; None: no other.
         connection_class: the class of the connections.
         kwargs: for psycopg.connect: libpq parameters, and autocommit, prepare_threshold, context, row_factory,
-            cursor_factory. They override the DSN. Hosts, target_session_attrs and load_balance_hosts belong in the DSN.
+            cursor_factory. They override the DSN.
         configure: called with each new connection before its first use; see PoolOptions.
         reset: called with each connection that is returned, or "discard"; see PoolOptions.
         name: for the repr and the names of threads and tasks; empty: the hosts.
@@ -138,7 +146,7 @@ class Router(Runner[CT], Face):
         return f"<{type(self).__name__} {self.name!r} {manager.lifecycle.state}>"
 
     def open(self, wait: bool = False, timeout: float = 30.0) -> None:
-        """Start to watch the hosts; no host needs to be up.
+        """Start to probe the hosts; no host needs to be up.
 
         The ``with`` statement does this. Opening an open router does nothing.
 
@@ -286,7 +294,7 @@ class Router(Runner[CT], Face):
         return self._manager.stats()
 
     def subscribe(self, fn: Callable[[Event], object]) -> Callable[[], None]:
-        """Call *fn* with each Event, in order, in a thread of its own. Returns an unsubscribe function.
+        """Call *fn* with each Event, in order, in its own thread. Returns an unsubscribe function.
 
         At most 1000 events wait for a slow subscriber; more are dropped.
 

@@ -22,11 +22,11 @@ CT = TypeVar("CT", bound="psycopg.Connection[Any]")
 
 
 class Session(Face, Generic[CT]):
-    """What `writer()`, `reader()` and `connection()` return; use it once, in a ``with`` statement.
+    """A session, as `writer()`, `reader()` and `connection()` return it; use it once, in a ``with`` statement.
 
     Raises:
         RuntimeError: on entering, it is in use already.
-        ConfigError: on entering, its timeout is no number of seconds.
+        ConfigError: on entering, its timeout is not a number of seconds.
         RouteError: on entering, the router was opened in another event loop.
         psycopg.ProgrammingError: on leaving, a command was still running, or a two-phase transaction was prepared.
     """

@@ -24,10 +24,13 @@ class KeyRange(Protocol):
 class Chunk:
     """One chunk of a job, as it is given to the body.
 
+    Each attempt gets a new list of rows, with the same items in it. `after` and `upto` are plain values if the key was
+    given as one name, tuples if it was given as several. They raise ``psycopg.DataError`` if psycopg cannot represent
+    the key, such as an infinite timestamp: then use `where`.
+
     Attributes:
         number: from 0, in the order of the source.
         rows: its items, or its rows in the form of the connection's row_factory; empty with ``Keyset(fetch=False)``.
-            Each attempt gets a new list, with the same items in it.
     """
 
     number: int
@@ -36,13 +39,7 @@ class Chunk:
 
     @property
     def after(self) -> Any:
-        """The exclusive lower bound of its keys; None for the first chunk, and for items.
-
-        A plain value if the key was given as one name, a tuple if it was given as several.
-
-        Raises:
-            psycopg.DataError: psycopg cannot represent the key, such as an infinite timestamp; use `where`.
-        """
+        """The exclusive lower bound of its keys; None for the first chunk, and for items."""
         return None if self.keys is None else self.keys.after
 
     @property
@@ -56,7 +53,8 @@ class Chunk:
 
         ::
 
-            conn.execute(sql.SQL("UPDATE item SET price = price * 1.1 WHERE price > 0 AND {}").format(chunk.where))
+            update = sql.SQL("UPDATE item SET price = price * 1.1 WHERE {}")
+            conn.execute(update.format(chunk.where))
 
         The key names refer to columns of the statement that contains the condition.
         """

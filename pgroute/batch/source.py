@@ -21,10 +21,11 @@ class Keyset:
     That run fixes the upper bound: rows inserted later with a higher key are not part of the job. Rows inserted later
     within the bounds are part of it if they are committed before their chunk is applied.
 
+    Keys must not be NULL. Rows with equal keys stay in one chunk. An index on the key makes the chunks fast.
+
     Args:
         query: a SELECT whose result includes the key columns, with psycopg's placeholders if it has *params*.
-        key: the name of one result column, or of several, that divides the rows into chunks. It must never be NULL; an
-            index on it makes the chunks fast. Rows with equal keys stay in one chunk.
+        key: the name of one result column, or of several, that divides the rows into chunks.
         params: parameters of the query, a sequence or a mapping; the job recognizes them by their ``repr()``.
         fetch: False gives the body no rows: it works with `Chunk.where`, or with `Chunk.after` and `Chunk.upto`.
 

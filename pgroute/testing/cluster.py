@@ -30,7 +30,10 @@ WAL_FILE = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_cur
 class LocalCluster:
     """A primary and its streaming standbys on 127.0.0.1, as a context manager or with start() and stop().
 
-    Each cluster has a password of its own, since all users of this machine can reach its ports. `dsn`, `Node.conninfo`
+    *addresses* are loopback addresses ("127.0.0.2", "127.0.0.3", ...), one for each node. The nodes then share one
+    port, like hosts behind one name. They determine `standbys`. Linux only.
+
+    Each cluster has its own password, because all users of this machine can reach its ports. `dsn`, `Node.conninfo`
     and `FaultProxy.dsn` name a password file, which serves the superuser ``postgres`` and any role with that password:
     ``CREATE ROLE app LOGIN PASSWORD '{cluster.password}'``. Started by root, the servers run as another user.
     All processes and files are removed when the block ends, when the object is garbage collected, and when this process
@@ -42,8 +45,7 @@ class LocalCluster:
         synchronous: True makes each commit wait for one standby, whichever node is the primary.
         settings: configuration parameters of every node, which override the defaults of LocalCluster.
         dbname: the database in the DSN; it is created if it does not exist.
-        addresses: loopback addresses, one for each node ("127.0.0.2", "127.0.0.3", ...), which then share one port,
-            like hosts behind one name. They determine `standbys`. Linux only.
+        addresses: loopback addresses, one for each node, in place of *standbys*; Linux only.
         password: the superuser's password; None: a random one. Clusters that share a DSN need the same.
         timeout: seconds for each step of the start.
 

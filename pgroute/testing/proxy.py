@@ -286,14 +286,15 @@ class FaultProxy:
     ) -> Trigger:
         """Break a connection once a pattern appears in it, in one piece or several; return the trigger.
 
-        The fault affects that connection only, in both directions.
+        The fault affects that connection only, in both directions. With *after_forwarding* the proxy first forwards the
+        pattern, with the rest of the message that arrived with it. Otherwise it stops before the pattern, so that the
+        receiver never gets all of it.
 
         Args:
             pattern: the bytes to look for.
             direction: "to_server" or "to_client".
             action: the fault: "reset", "disconnect", "blackhole" or "discard".
-            after_forwarding: True passes the pattern on first, with the rest of the message that arrived with it.
-                False stops in front of the pattern, so that the receiver never sees it whole.
+            after_forwarding: whether the receiver gets the pattern before the fault.
             connections: "existing", "new" or "all".
             times: the number of connections to hit; None: all.
         """

@@ -80,7 +80,7 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
 
 
 class AsyncAttempts(AsyncLoopFace, Generic[CT]):
-    """What `attempts()` returns: an iterator over as many attempts as are needed.
+    """The iterator that `attempts()` returns, over as many attempts as are needed.
 
     Raises:
         RuntimeError: the iterator was used before, or an attempt was not entered.

@@ -81,7 +81,7 @@ class Attempt(Face, Generic[CT]):
 
 
 class Attempts(LoopFace, Generic[CT]):
-    """What `attempts()` returns: an iterator over as many attempts as are needed.
+    """The iterator that `attempts()` returns, over as many attempts as are needed.
 
     Raises:
         RuntimeError: the iterator was used before, or an attempt was not entered.

@@ -60,16 +60,20 @@ class Runner(Generic[CT]):
         read-only (25006), and the loss of the connection before COMMIT was sent. What *fn* does outside of the
         transaction happens again in each attempt.
 
+        With *once*, the transaction with this key is applied once, however often this call, a later call or another
+        process tries. All of them get the result of the first, as stored in JSON. This needs the tables that
+        `install()` creates.
+
+        The *timeout* covers all attempts, including waits for sessions, except that a COMMIT always gets at least 5
+        seconds. No attempt begins later, but *fn* is not interrupted.
+
         Args:
             fn: the body, a function of a connection. It must not commit: the router does.
             args: further arguments of *fn*.
             role: "writer" or "reader".
-            timeout: seconds for all attempts, including waits for sessions. No attempt begins later; *fn* is not
-                interrupted. None: the limit of the policy, and acquire_timeout for each session.
+            timeout: seconds for the whole call; None: the limit of the policy, and acquire_timeout for each session.
             retry: the policy of retries; None: the router's.
-            once: a key of 1 to 512 bytes. The transaction with this key is applied once, however often this call, a
-                later call or another process tries; all of them get the result of the first, as stored in JSON. True: a
-                new key for this call. Needs the tables that `install()` creates.
+            once: a key of 1 to 512 bytes, or True for a new key for this call.
             isolation: "read committed", "repeatable read", "serializable" or a psycopg.IsolationLevel; None: the
                 setting of the connection.
             read_only: of the transaction; None: the setting of the connection.
@@ -144,8 +148,7 @@ class Runner(Generic[CT]):
 
         Args:
             role: "writer" or "reader".
-            timeout: seconds for all attempts, including waits for sessions. No attempt begins later. None: the limit of
-                the policy, and acquire_timeout for each session.
+            timeout: seconds, as in `run()`; None: the limit of the policy, and acquire_timeout for each session.
             retry: the policy of retries; None: the router's.
             isolation: as in `run()`.
             read_only: of the transaction; None: the setting of the connection.
@@ -168,8 +171,8 @@ class Runner(Generic[CT]):
     def install(self) -> None:
         """Create the router's schema with the tables of ``once=`` and of batch jobs, unless they exist.
 
-        Creating the schema needs CREATE on the database. Roles that use the tables need the privileges that ``pgroute
-        install`` prints. This is a transaction of `run()`, and raises its errors too.
+        Creating the schema needs CREATE on the database. Roles that use the tables need the privileges that
+        ``pgroute install`` prints. This is a transaction of `run()`, and raises its errors too.
 
         Raises:
             ConfigError: the existing schema cannot be trusted: another role could make its users run its code.
@@ -179,11 +182,13 @@ class Runner(Generic[CT]):
         self.run(install, self._manager.config.schema)
 
     def purge_once_keys(self, older_than: float | timedelta) -> int:
-        """Delete the keys of ``once=`` that were last used so long ago; return their number.
+        """Delete the keys of ``once=`` that have not been used for a time; return their number.
+
+        The age must be at least the time for which a call of this router may retry with its key, or a day if nothing
+        limits that. Other processes may retry for longer.
 
         Args:
-            older_than: seconds, or a timedelta; at least the time for which a call of this router may retry with its
-                key, or a day if nothing limits that. Other processes may retry for longer.
+            older_than: seconds, or a timedelta.
 
         Raises:
             ConfigError: *older_than* is too short, or the table of the keys is missing or cannot be trusted.

@@ -42,16 +42,19 @@ class BatchJob:
     Several copies of a job may run at once, in any processes. Side effects of the body outside its transaction happen
     at each attempt.
 
+    Each run reads the items of an iterable from their start. They must be the same, in the same order.
+
+    With ``on_error="stop"`` the first chunk that fails ends the run with its error, after the other workers have ended
+    their current chunks. With "reject" a chunk that fails by itself (not by the connection, the server or the router)
+    is recorded in ``pgroute.batch_reject``, and the job continues.
+
     Args:
         router: the router of the database, which needs the tables that `install()` creates.
         name: the job's name, unique in the database; 1 to 512 bytes.
-        source: a Keyset, an iterable of items, or a function without arguments that returns a new iterator. Each run
-            reads the items from their start; they must be the same, in the same order.
+        source: a Keyset, an iterable of items, or a function without arguments that returns a new iterator.
         chunk_size: number of rows in a chunk.
-        workers: number of chunks processed at once, each on a connection of its own.
-        on_error: "stop" ends the run with the error of the first chunk that fails, after the other workers have ended
-            their current chunks. "reject" records a chunk that fails by itself (not by the connection, the server or
-            the router) in pgroute.batch_reject, and the job continues.
+        workers: number of chunks processed at once, each on its own connection.
+        on_error: "stop" or "reject".
         retry: how long and how often a chunk is tried; None: the router's policy.
 
     Raises:
@@ -93,11 +96,13 @@ class BatchJob:
     ) -> BatchReport:
         """Call ``fn(conn, chunk)`` in a transaction for each chunk that is not done; return once all are done.
 
+        With ``progress=True`` the progress is shown on stderr, as a bar on a terminal, otherwise as a line every few
+        seconds. A callable is called with a BatchProgress at the start, after each chunk and at the end. An error that
+        it raises ends the run.
+
         Args:
             fn: the body. The job commits its transaction; *fn* must not.
-            progress: True shows the progress on stderr: as a bar on a terminal, otherwise as a line every few seconds.
-                A callable is called with a BatchProgress at the start, after each chunk and at the end; an error that
-                it raises ends the run.
+            progress: True, or a function of a BatchProgress.
 
         Raises:
             ConfigError: *fn* or the source is invalid, the tables are missing, or a job of this name was started with

@@ -138,6 +138,11 @@ def _setting(name: str, value: object) -> str:
 class PoolOptions:
     """The pools of one role; the sizes are per host.
 
+    *configure* and *reset* replace those of the router. They are coroutine functions for an AsyncRouter. *configure*
+    must not leave a transaction open. The caller who returns a connection waits for *reset*. With ``reset="discard"``
+    each returned connection runs ``DISCARD ALL`` and then *configure* again. So nothing that a session has set (SET,
+    SET ROLE, LISTEN, temporary tables, advisory locks, prepared statements) reaches the next one.
+
     Args:
         min_size: connections kept open to each host that serves the role; a new pool starts with one.
         max_size: the most connections to each host.
@@ -151,12 +156,8 @@ class PoolOptions:
             prepare_threshold, context, row_factory, cursor_factory.
         settings: server settings for each session (``{"statement_timeout": "5s"}``), sent as libpq's options when
             connecting. Values are str, bool or numbers.
-        configure: called with each new connection before its first use, instead of the router's; a coroutine function
-            for an AsyncRouter. It must not leave a transaction open.
-        reset: called with each connection that is returned, instead of the router's; a coroutine function for an
-            AsyncRouter. The caller who returns the connection waits for it. "discard": run ``DISCARD ALL``, so that
-            nothing that a session has set (SET, SET ROLE, LISTEN, temporary tables, advisory locks, prepared
-            statements) reaches the next one, and call *configure* again.
+        configure: called with each new connection before its first use; None: the router's.
+        reset: called with each connection that is returned, or "discard"; None: the router's.
 
     Raises:
         ConfigError: a value has the wrong type or is out of range.
@@ -195,25 +196,30 @@ class PoolOptions:
 @discreetly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeOptions:
-    """How the hosts are watched.
+    """How the hosts are probed.
+
+    Sessions in flight at a silent host are aborted after *abort_after* if another host serves their role. If that is a
+    primary on a higher timeline, they are aborted about 0.2 seconds after the router has seen it.
+
+    A host that reports another *system_id*, or none, never serves. To find it, execute
+    ``SELECT system_identifier FROM pg_control_system()``.
+
+    *kwargs* may give the probes a ``user`` with its ``password``. Behind a pooler, a separate user has a separate pool,
+    which sessions cannot exhaust. But then a login refused to the probes says nothing about that of the sessions.
 
     Args:
         interval: seconds between two probes of a host while there is a primary, at least 0.01.
         timeout: seconds for one probe, or for connecting, at least 0.01. One timeout makes a host suspect, two in a row
             make it down.
-        abort_after: seconds without an answer after which the sessions in flight at a host are aborted if another host
-            serves their role; at once if that is a primary on a higher timeline. None: never.
+        abort_after: seconds without an answer after which the sessions in flight at a host are aborted; None: never.
         abort_stale: also abort the sessions in flight at an old primary that still answers.
         check_system_id: refuse hosts that belong to another cluster.
-        system_id: the cluster's system identifier (``SELECT system_identifier FROM pg_control_system()``). A host that
-            reports another one, or none, never serves. None: learned from the majority.
+        system_id: the cluster's system identifier; None: learned from the majority of the hosts.
         min_ttl: seconds for which the result of a lookup is used at least, whatever the TTL of its record; at least
             0.1.
         max_ttl: seconds for which it is used at most, also if the resolver reports no TTL ("system").
         lookup_timeout: seconds for one lookup of a name, at least 0.01.
-        kwargs: libpq parameters for the connections of the probes, overriding those of the router, such as a ``user``
-            with its ``password``. Behind a pooler, a separate user has a separate pool, which sessions cannot exhaust.
-            If the probes log in differently, a login refused to them says nothing about that of the sessions.
+        kwargs: libpq parameters for the connections of the probes, overriding those of the router.
 
     Raises:
         ConfigError: a value has the wrong type or is out of range.

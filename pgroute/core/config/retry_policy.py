@@ -20,11 +20,12 @@ _LIMIT = 30.0
 class RetryPolicy:
     """How long and how often `run()` and `attempts()` try again. Which failures are retried is not configurable.
 
+    The default stops 30 seconds after the start. It waits a random time below 20 ms, doubled with each attempt, at most
+    2 s. No pause begins that would end after the time limit of the stop strategy.
+
     Args:
-        stop: a tenacity stop strategy; None stops 30 seconds after the start (``stop_after_delay(30)``). No pause
-            begins that would end after the time limit of the strategy.
-        wait: a tenacity wait strategy; None waits a random time below 20 ms, doubled with each attempt, at most 2 s
-            (``wait_random_exponential(multiplier=0.02, max=2)``).
+        stop: a tenacity stop strategy; None: ``stop_after_delay(30)``, in seconds.
+        wait: a tenacity wait strategy; None: ``wait_random_exponential(multiplier=0.02, max=2)``, in seconds.
 
     Raises:
         ConfigError: a strategy is not callable.
@@ -43,9 +44,10 @@ class RetryPolicy:
     def limit(self, timeout: float | None = None) -> float | None:
         """Return the seconds after which no further attempt begins, None if no time limit is known.
 
+        A timeout replaces the default of 30 seconds. With a stop strategy of the user, the shorter time counts.
+
         Args:
-            timeout: seconds that the call was given, None if it was not. They replace the default of 30 seconds; beside
-                a strategy of the user's, the shorter time counts.
+            timeout: the timeout of the call in seconds; None: it has none.
         """
         if self.stop is None:
             return _LIMIT if timeout is None else timeout

@@ -20,8 +20,8 @@ class EventKind(enum.Enum):
     Attributes:
         HOST_ADDED: a host joined the list. INFO.
         HOST_REMOVED: a host left the list. INFO.
-        HOST_CHANGED: the state, role, read-only default or address of a host changed, or it no longer reports its
-            timeline or system identifier. INFO, or WARNING if it refuses logins.
+        HOST_CHANGED: the state, role, read-only default or address of a host changed, or it stopped reporting some
+            data. INFO, or WARNING if it refuses logins.
         PRIMARY_CHANGED: there is a primary, or another one. INFO.
         PRIMARY_LOST: there is no primary any more. WARNING.
         NO_PRIMARY: every host was checked for the first time, and none can be written to. WARNING.

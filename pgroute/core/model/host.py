@@ -21,11 +21,11 @@ class HostState(enum.Enum):
         STARTING: it is starting up or shutting down.
         BUSY: it accepts no further connections; it serves only after hosts that are up.
         REJECTED: it refuses the credentials, the database or TLS; connections that are already open still serve.
-        STALE: an old primary, on a lower timeline than one that was seen; it never serves.
+        STALE: an old primary, on a lower timeline than the highest one seen; it never serves.
         CONFLICT: one of several primaries between which nothing decides; none of them serves.
         FOREIGN: it belongs to another cluster, or reports no system identifier although one is pinned.
         ALIAS: it is the same server as another listed host.
-        DRAINING: its name has left the address where sessions are still in flight. No host of a Topology is.
+        DRAINING: its name has left the address where sessions are still in flight. A Topology has no such host.
     """
 
     UNKNOWN = "unknown"
@@ -46,6 +46,9 @@ class HostState(enum.Enum):
 class HostInfo:
     """One host of a Topology.
 
+    `lag_seconds` is the age of the newest position that the standby has replayed, of those that probes have seen at the
+    primary. It is 0 if the standby has replayed the last one.
+
     Attributes:
         key: the HostKey; `host` and `port` are parts of it.
         state: its state.
@@ -58,8 +61,7 @@ class HostInfo:
         read_only: a fresh session would be read-only by default.
         timeline: its timeline, of a standby a lower bound; None if not reported.
         lag_bytes: bytes of WAL that the primary has written and this standby has not replayed; None if not known.
-        lag_seconds: age in seconds of the newest position of the primary that this standby has replayed, of those that
-            probes have seen; 0 if it has replayed the last one. None if not known.
+        lag_seconds: seconds; the age of the newest position of the primary that it has replayed; None if not known.
         rtt: seconds that the last probe took.
         last_seen: monotonic seconds of its last answer or refusal; None if there was none.
         silent_since: monotonic seconds of the first attempt since then; None while it answers.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Policy(Protocol):
-    """A balancing policy: any object with this method. If it has state, it needs a lock of its own.
+    """A balancing policy: any object with this method. If it has state, it needs its own lock.
 
     A policy with an attribute ``ordered = True`` is offered a host only once all hosts before it in the DSN have been
     checked, which after opening takes as long as a probe.

@@ -135,7 +135,7 @@ class Topology:
 
     @property
     def highest_timeline(self) -> int | None:
-        """The highest timeline that is believed: a primary below it is stale. None while none was reported."""
+        """The highest timeline that is accepted: a primary below it is stale. None while none was reported."""
         return self._memory.timelines.highest
 
     @property
