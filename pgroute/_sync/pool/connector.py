@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 
@@ -71,7 +71,7 @@ class Connector:
         self._reset = config.options.reset
         self._as_probe = config.as_probe
         self._read_only = config.read_only
-        watched: Any = watched_class(connection_class)
+        watched: Any = watched_class(cast("Any", connection_class))
         self._login = Login(config, host, watched, backoff)
         self._autocommit = bool(config.arguments.get("autocommit", False))
 
