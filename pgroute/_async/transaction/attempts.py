@@ -7,6 +7,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pgroute._acompat import AsyncFace, AsyncLoopFace
+from pgroute._async.checkout import note_commit
 from pgroute._async.transaction.attempt import AsyncTransaction
 from pgroute._async.transaction.loop import begin_attempts, pause
 from pgroute.core.transactions.retry import Raise, Retry
@@ -70,13 +71,17 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool:
-        if exc is None:
-            self._handover.retry = await self._transaction.commit()
-            return self._handover.retry is not None
-        step = await self._transaction.fail(exc)
-        if isinstance(step, Retry):
-            self._handover.retry = step
-        return not isinstance(step, Raise)
+        try:
+            if exc is None:
+                self._handover.retry = await self._transaction.commit()
+                return self._handover.retry is not None
+            step = await self._transaction.fail(exc)
+            if isinstance(step, Retry):
+                self._handover.retry = step
+            return not isinstance(step, Raise)
+        except BaseException as failure:
+            note_commit(failure, self._transaction.phase)  # interrupted behind the COMMIT
+            raise
 
 
 class AsyncAttempts(AsyncLoopFace, Generic[CT]):

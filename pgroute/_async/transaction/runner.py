@@ -120,10 +120,10 @@ class AsyncRunner(Generic[CT]):
                 return found.result
             return await keep(transaction, key, await call(fn, conn, *args))
 
-        result: Any = await run_transaction(
+        # In one statement: an interrupt behind the COMMIT would not be told of it on another line.
+        return await run_transaction(  # type: ignore[return-value]
             self._manager, request, body, retry=retry, timeout=timeout, key=key
         )
-        return result  # type: ignore[no-any-return]
 
     def attempts(
         self,

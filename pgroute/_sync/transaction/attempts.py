@@ -8,6 +8,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pgroute._acompat import Face, LoopFace
+from pgroute._sync.checkout import note_commit
 from pgroute._sync.transaction.attempt import Transaction
 from pgroute._sync.transaction.loop import begin_attempts, pause
 from pgroute.core.transactions.retry import Raise, Retry
@@ -71,13 +72,17 @@ class Attempt(Face, Generic[CT]):
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool:
-        if exc is None:
-            self._handover.retry = self._transaction.commit()
-            return self._handover.retry is not None
-        step = self._transaction.fail(exc)
-        if isinstance(step, Retry):
-            self._handover.retry = step
-        return not isinstance(step, Raise)
+        try:
+            if exc is None:
+                self._handover.retry = self._transaction.commit()
+                return self._handover.retry is not None
+            step = self._transaction.fail(exc)
+            if isinstance(step, Retry):
+                self._handover.retry = step
+            return not isinstance(step, Raise)
+        except BaseException as failure:
+            note_commit(failure, self._transaction.phase)  # interrupted behind the COMMIT
+            raise
 
 
 class Attempts(LoopFace, Generic[CT]):

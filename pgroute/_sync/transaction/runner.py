@@ -118,10 +118,10 @@ class Runner(Generic[CT]):
                 return found.result
             return keep(transaction, key, call(fn, conn, *args))
 
-        result: Any = run_transaction(
+        # In one statement: an interrupt behind the COMMIT would not be told of it on another line.
+        return run_transaction(  # type: ignore[return-value]
             self._manager, request, body, retry=retry, timeout=timeout, key=key
         )
-        return result  # type: ignore[no-any-return]
 
     def attempts(
         self,
