@@ -96,8 +96,8 @@ def watched_class(cls: Any) -> Any:
     socket during a login. It also ends within 0.1 s of *unwanted*, because psycopg resumes this generator that often:
     without that a router that is closed leaves threads behind until connect_timeout.
 
-    The connection itself is of the class asked for. One subclass serves all pools of a class, because a `connect` of
-    the user's may keep something in its class. A class that watches over its subclasses is returned as it is. In
+    The connection itself is of the class asked for. One subclass serves all pools of a class, because a
+    user's `connect` may keep state in its class. A class that watches over its subclasses is returned as it is. In
     a version of psycopg that does not call ``_connect_gen``, the subclass changes nothing.
 
     Args:

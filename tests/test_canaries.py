@@ -31,6 +31,7 @@ from pgroute._psycopg import (
     watched_class,
 )
 from pgroute.testing import LocalCluster
+from tests.support import async_eventually
 
 cluster_needed = pytest.mark.cluster
 
@@ -207,7 +208,7 @@ async def test_statements_and_their_cancels_go_through_replaced_methods(shared: 
     )
     assert "wait" in called, told
     task = asyncio.create_task(conn.execute("SELECT pg_sleep(30)"))
-    await asyncio.sleep(0.1)
+    await async_eventually(lambda: conn.pgconn.transaction_status == TransactionStatus.ACTIVE)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

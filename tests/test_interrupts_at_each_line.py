@@ -312,7 +312,7 @@ def test_an_interrupt_at_any_line_costs_no_slot_and_hides_no_commit(
     name: str, which: str, request: pytest.FixtureRequest, trial: Trial
 ) -> None:
     work, options = WORKS[name]
-    # What happened to a transaction of the router's own is to be told on every line.
+    # An interrupt must say what became of the router's own transaction, on every line.
     each = lines(request, 1 if "run" in name or name == "attempts" else 5)
     line = next(each)
     going_on = True

@@ -79,7 +79,7 @@ class DrainingHosts:
 
     def _end(self, key: HostKey) -> None:
         address, watcher = self._watched.pop(key)
-        address.host = None  # it leaves in a task, and may be told more until then
+        address.host = None  # it unsubscribes in a task, and may observe more until then
         self._leave(watcher, address)
 
     def _judge(self, host: DrainingHost, now: float) -> None:

@@ -80,7 +80,7 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
                 self._handover.retry = step
             return not isinstance(step, Raise)
         except BaseException as failure:
-            note_commit(failure, self._transaction.phase)  # interrupted behind the COMMIT
+            note_commit(failure, self._transaction.phase)  # interrupted after the COMMIT
             raise
 
 

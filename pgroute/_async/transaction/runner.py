@@ -120,7 +120,7 @@ class AsyncRunner(Generic[CT]):
                 return found.result
             return await keep(transaction, key, await call(fn, conn, *args))
 
-        # In one statement: an interrupt behind the COMMIT would not be told of it on another line.
+        # One statement: on a line of its own, an interrupt after the COMMIT would carry no note.
         return await run_transaction(  # type: ignore[return-value]
             self._manager, request, body, retry=retry, timeout=timeout, key=key
         )

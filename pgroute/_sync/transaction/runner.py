@@ -118,7 +118,7 @@ class Runner(Generic[CT]):
                 return found.result
             return keep(transaction, key, call(fn, conn, *args))
 
-        # In one statement: an interrupt behind the COMMIT would not be told of it on another line.
+        # One statement: on a line of its own, an interrupt after the COMMIT would carry no note.
         return run_transaction(  # type: ignore[return-value]
             self._manager, request, body, retry=retry, timeout=timeout, key=key
         )

@@ -74,11 +74,11 @@ class AsyncChunkRunner:
             BatchError: another session holds the chunk, or the job was reset.
         """
         own: BaseException | None = None  # the body's error, if it left the transaction intact
-        applied, before = 0, 1
+        applied, before = False, 1
 
         async def body(transaction: AsyncTransaction[Any], conn: Connection) -> tuple[Outcome, int]:
             nonlocal own, applied, before
-            own, applied = None, 0
+            own, applied = None, False
             self._tracker.add_retries(transaction.number - before)
             before = transaction.number
             claimed = await self._claim(transaction, conn, pending, self._claim_statement(pending))
@@ -89,14 +89,14 @@ class AsyncChunkRunner:
             except Exception as exc:
                 own = exc if transaction.intact else None
                 raise
-            applied = transaction.number
+            applied = True
             return Outcome.APPLIED, number(claimed[1])
 
         try:
             return await self._transact(body)
         except Exception as exc:
             # An error of COMMIT, such as a deferred constraint, belongs to the chunk too.
-            its_commit = applied == before and getattr(exc, "sqlstate", None) is not None
+            its_commit = applied and getattr(exc, "sqlstate", None) is not None
             if self._options.on_error == "reject" and (exc is own or its_commit) and belongs_to_chunk(exc):
                 return await self._reject(pending, exc)
             raise
