@@ -21,6 +21,9 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pgroute.testing import LocalCluster, Node, available_versions
+from pgroute.testing.binaries import find_server
+from pgroute.testing.initdb import run_initdb
+from tests.initdb_cache import InitdbCache
 
 # A deadline for each example fails on a busy machine, and says nothing there.
 hypothesis.settings.register_profile("pgroute", deadline=None)
@@ -62,6 +65,22 @@ def pytest_configure() -> None:
         roomy = memory.f_bavail * memory.f_frsize >= 4 * 2**30 and not memory.f_flag & os.ST_NOEXEC
         if roomy and os.access(MEMORY, os.W_OK) and "TMPDIR" not in os.environ:
             os.environ["TMPDIR"] = tempfile.tempdir = MEMORY
+
+
+@pytest.fixture(scope="session", autouse=True)
+def initdb_cache() -> Iterator[None]:
+    """Most clusters of this run copy what initdb made for one before."""
+    cache = InitdbCache(find_server())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pgroute.testing.initdb.run_initdb", cache.fill)
+        yield
+    cache.close()
+
+
+@pytest.fixture
+def real_initdb(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each cluster of this test has a system identifier that no other one of this run has."""
+    monkeypatch.setattr("pgroute.testing.initdb.run_initdb", run_initdb)
 
 
 @pytest.fixture

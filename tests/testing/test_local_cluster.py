@@ -564,6 +564,7 @@ def test_binaries_the_server_user_cannot_reach_are_copied(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root chooses a user")
+@pytest.mark.usefixtures("real_initdb")
 def test_root_without_a_postgres_user_takes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [entry for entry in pwd.getpwall() if entry.pw_name != "postgres"]
     monkeypatch.setattr(pwd, "getpwall", lambda: entries)
