@@ -27,15 +27,15 @@ class Chapter(NamedTuple):
 
 
 CHAPTERS = (
-    Chapter("The router", "pgroute", "Router Session Attempts Attempt"),
+    Chapter("The router", "pgroute", "Router Session Causal Attempts Attempt"),
     Chapter("Options", "pgroute", "PoolOptions ProbeOptions HostOptions RetryPolicy"),
     Chapter(
         "Errors",
         "pgroute",
-        "ConfigError RouteError AcquireTimeout NoHostAvailable PoolExhausted SplitBrainError SessionLost CommitUnknown"
-        " RouterClosed",
+        "ConfigError RouteError AcquireTimeout NoHostAvailable PoolExhausted SplitBrainError PositionLost SessionLost"
+        " CommitUnknown RouterClosed",
     ),
-    Chapter("Hosts", "pgroute", "Topology HostInfo HostState HostRole HostKey"),
+    Chapter("Hosts", "pgroute", "Topology HostInfo HostState HostRole HostKey Position"),
     Chapter("Roles", "pgroute", "Role SessionAttrs"),
     Chapter("Events", "pgroute", "Event EventKind"),
     Chapter("Counters", "pgroute", "RouterStats RoleStats"),
@@ -231,7 +231,7 @@ class Reference:
         parts: list[str] = []
         kind: griffe.ParameterKind | None = None
         for parameter in parameters:
-            if parameter.name == "self":
+            if parameter.name in ("self", "cls"):
                 continue
             before, kind = kind, parameter.kind
             if before is only.positional_only and kind is not only.positional_only:
@@ -253,7 +253,7 @@ class Reference:
 
     def _parameters(self, path: str, parameters: Iterable[griffe.Parameter], told: Sections) -> str:
         described = {p.name.lstrip("*"): p.description for p in told.get("parameters", ())}
-        taken = {p.name: p for p in parameters if p.name != "self"}
+        taken = {p.name: p for p in parameters if p.name not in ("self", "cls")}
         self._compare(path, described, taken)
         for name, parameter in taken.items():
             self._check_unit(f"{path}({name})", self._type(parameter.annotation), described.get(name, ""))

@@ -1,8 +1,10 @@
 """A client-side router for a PostgreSQL primary and its standbys."""
 
+from pgroute._async.causal import AsyncCausal
 from pgroute._async.router import AsyncRouter
 from pgroute._async.session import AsyncSession
 from pgroute._async.transaction.attempts import AsyncAttempt, AsyncAttempts
+from pgroute._sync.causal import Causal
 from pgroute._sync.router import Router
 from pgroute._sync.session import Session
 from pgroute._sync.transaction.attempts import Attempt, Attempts
@@ -11,6 +13,7 @@ from pgroute.core.config.retry_policy import RetryPolicy
 from pgroute.core.model.candidate import Candidate
 from pgroute.core.model.events import Event, EventKind
 from pgroute.core.model.host import HostInfo, HostState
+from pgroute.core.model.position import Position
 from pgroute.core.model.roles import HostKey, HostRole, Role, SessionAttrs
 from pgroute.core.model.stats import RoleStats, RouterStats
 from pgroute.core.routing.balance import Policy
@@ -21,6 +24,7 @@ from pgroute.errors import (
     ConfigError,
     NoHostAvailable,
     PoolExhausted,
+    PositionLost,
     RouteError,
     RouterClosed,
     SessionLost,
@@ -33,11 +37,13 @@ __all__ = [
     "AcquireTimeout",
     "AsyncAttempt",
     "AsyncAttempts",
+    "AsyncCausal",
     "AsyncRouter",
     "AsyncSession",
     "Attempt",
     "Attempts",
     "Candidate",
+    "Causal",
     "CommitUnknown",
     "ConfigError",
     "Event",
@@ -51,6 +57,8 @@ __all__ = [
     "Policy",
     "PoolExhausted",
     "PoolOptions",
+    "Position",
+    "PositionLost",
     "ProbeOptions",
     "RetryPolicy",
     "Role",

@@ -2,7 +2,7 @@
 
 Private names, as they are in psycopg 3.3.9, the oldest version that pgroute accepts:
 
-- ``Connection._tpc`` and ``_num_transactions``: `has_two_phase`, `has_open_block`.
+- ``Connection._tpc`` and ``_num_transactions``: `has_two_phase`, `has_open_block`, `leave_block`.
 - ``Connection._prepared``: `forget_prepared`.
 - ``Connection._pool``: `mark_pooled`.
 - ``Connection._connect_gen``: `watched_class`.
@@ -50,6 +50,20 @@ def has_open_block(conn: Connection) -> bool:
     The server's status does not tell after a plain COMMIT within it. For commit() see `has_two_phase`.
     """
     return bool(getattr(conn, "_num_transactions", 0))
+
+
+def is_only_block(conn: Connection) -> bool:
+    """Return whether one transaction() was entered and not left; for leaving it see `leave_block`."""
+    return getattr(conn, "_num_transactions", 0) == 1
+
+
+def leave_block(conn: Connection) -> None:
+    """Make psycopg forget the transaction() that was entered: its COMMIT was sent together with a question.
+
+    Leaving it by its own exit would send a COMMIT alone, and the position after it would take another round trip. No
+    public name ends a transaction() without sending something.
+    """
+    conn._num_transactions = 0
 
 
 def forget_prepared(conn: Connection) -> None:

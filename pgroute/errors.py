@@ -8,6 +8,7 @@ psycopg.OperationalError
     │   ├── NoHostAvailable  no host can serve the role
     │   ├── PoolExhausted    a host serves the role, but all its connections are in use
     │   └── SplitBrainError  two hosts claim to be the primary
+    ├── PositionLost         a failover has lost the position that a reader must hold
     ├── SessionLost          the connection was lost before COMMIT was sent
     ├── CommitUnknown        it was lost, or replication not confirmed, during COMMIT
     └── RouterClosed         (psycopg_pool.PoolClosed) closed, never opened, or forked
@@ -112,6 +113,20 @@ class PoolExhausted(AcquireTimeout):
 
 class SplitBrainError(AcquireTimeout):
     """Two hosts claim to be the primary and nothing decides between them. The text names both."""
+
+
+class PositionLost(RouteError):
+    """The position lies beyond the fork at which a failover left its timeline, or cannot be proven not to.
+
+    What was written up to there is not all there any more, so no host can serve the session. Nothing was sent.
+
+    Attributes:
+        position: the Position.
+    """
+
+    def __init__(self, message: str, *, position: Any = None, topology: Any = None) -> None:
+        super().__init__(message, topology=topology)
+        self.position: Any = position  # a Position; see RouteError
 
 
 class SessionLost(RouteError):

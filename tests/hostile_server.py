@@ -77,7 +77,11 @@ SETTINGS = complete(b"SET") * 3
 
 @dataclasses.dataclass(frozen=True)
 class Told:
-    """What a whole probe is answered with, in its order."""
+    """What a whole probe is answered with.
+
+    Attributes:
+        lsn: what a primary has inserted and flushed, or a standby replayed.
+    """
 
     recovering: Value = b"f"
     read_only: Value = b"off"
@@ -93,7 +97,19 @@ class Told:
         return cls(b"t", wal_file=None, standby_timeline=b"%d" % timeline, **more)
 
     def values(self) -> list[Value]:
-        return [getattr(self, field.name) for field in dataclasses.fields(self)]
+        """Return the columns in their order."""
+        standby = self.recovering == b"t"
+        positions = (None, None, self.lsn, None) if standby else (self.lsn, self.lsn, None, b"200ms")
+        return [
+            self.recovering,
+            self.read_only,
+            self.wal_file,
+            self.standby_timeline,
+            *positions,
+            self.system_id,
+            self.started_at,
+            self.defaults,
+        ]
 
     def answer(self, visitor: Visitor, sql: bytes) -> None:
         """Answer the router's own questions, and any other with one row of one column."""

@@ -21,10 +21,12 @@ _FACE = (
     ("statements",),
     ("pool",),
     ("open_state", "schema_check"),
+    ("progress",),
     ("checkout", "reconciler"),
     ("lifecycle",),
     ("manager",),
     ("session", "transaction"),
+    ("causal",),
     ("router",),
 )
 ROWS = (
@@ -34,7 +36,7 @@ ROWS = (
     ("core.topology",),
     ("core.routing",),
     ("core.config",),
-    ("core.abort_policy", "core.schedule", "core.transactions"),
+    ("core.abort_policy", "core.freshness", "core.schedule", "core.transactions"),
     ("runtime",),
     ("_psycopg",),
     ("monitor",),

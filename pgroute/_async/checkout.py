@@ -13,7 +13,8 @@ from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import AsyncWatchdog
 from pgroute._async.pool.lease import READ_ONLY_DEFAULT, alive, lease_of, shut
-from pgroute._psycopg import has_two_phase
+from pgroute._async.progress import ask_progress, commit_with_progress
+from pgroute._psycopg import has_open_block, has_two_phase, is_only_block, leave_block
 from pgroute.core.faults.classify import one_line, session_fault
 from pgroute.errors import CommitUnknown, SessionLost
 
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     # sync-only: from contextlib import AbstractContextManager
     from pgroute._async.open_state import AsyncOpenState
     from pgroute._async.pool.lease import AsyncLease
+    from pgroute._async.progress import Progress
     from pgroute.core.model.roles import HostKey
     from pgroute.core.topology.snapshot import Topology
+    from pgroute.runtime.causality import Ticket
 
     # sync-only: Block = AbstractContextManager[psycopg.Transaction]
     Block = AbstractAsyncContextManager[psycopg.AsyncTransaction]  # async-only
@@ -57,16 +60,19 @@ class AsyncCheckout(Generic[CT]):
     Args:
         conn: a connection just taken from its pool.
         router: the open router.
+        ticket: takes note of how far the server was at the end; None: nobody wants to know.
 
     Attributes:
         conn: as given.
         phase: how far COMMIT came: NOTHING_SENT, COMMIT_SENT, REFUSED by the server, or COMMITTED.
     """
 
-    __slots__ = ("__weakref__", "_lease", "_router", "conn", "phase")
+    __slots__ = ("__weakref__", "_lease", "_progress", "_router", "_ticket", "conn", "phase")
 
-    def __init__(self, conn: CT, router: AsyncOpenState) -> None:
+    def __init__(self, conn: CT, router: AsyncOpenState, ticket: Ticket | None = None) -> None:
         self.conn = conn
+        self._ticket = ticket
+        self._progress: Progress | None = None
         self.phase = NOTHING_SENT
         self._router = router
         self._lease: AsyncLease = lease_of(conn)
@@ -81,6 +87,9 @@ class AsyncCheckout(Generic[CT]):
 
     async def release(self) -> None:
         """Give the connection back to its pool, which closes it if it must not be used again."""
+        if self._ticket is not None:
+            ticket, self._ticket = self._ticket, None
+            ticket.settle(self._progress, self.topology)
         try:
             await self._lease.pool.putconn(self.conn)
         finally:
@@ -157,7 +166,10 @@ class AsyncCheckout(Generic[CT]):
         if (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
             self.phase = COMMIT_SENT
             try:
-                if block is None:
+                if self._ticket is not None and self._plain_commit(block):
+                    async with bound:
+                        await self._commit_with_progress(block)
+                elif block is None:
                     await conn.commit()
                 else:
                     async with bound:
@@ -168,11 +180,44 @@ class AsyncCheckout(Generic[CT]):
             self.phase = COMMITTED
         else:
             await self._end_without_commit(status, block, read_write=read_write)
+        await self._ask_progress()
         if self._lease.unconfirmed:
             raise CommitUnknown(
                 f"{self.key} committed locally, but no synchronous standby has confirmed it",
                 topology=self.topology,
             )
+
+    def _plain_commit(self, block: Block | None) -> bool:
+        """Return whether our own COMMIT does what the connection's would; it may be refused, or the user's."""
+        conn = self.conn
+        if type(conn).commit is not psycopg.AsyncConnection.commit or has_two_phase(conn):
+            return False
+        if conn.pgconn.pipeline_status:
+            return False
+        return not has_open_block(conn) if block is None else is_only_block(conn)
+
+    async def _commit_with_progress(self, block: Block | None) -> None:
+        try:
+            self._progress = await commit_with_progress(self.conn)
+        finally:
+            if block is not None:
+                leave_block(self.conn)
+
+    async def _ask_progress(self) -> None:
+        """Ask how far the server is, if that is wanted and did not come with a COMMIT."""
+        conn = self.conn
+        if self._ticket is None or self._progress is not None:
+            return
+        if conn.closed or conn.pgconn.transaction_status or conn.pgconn.pipeline_status:
+            return
+        try:
+            async with self.within(_ROLLBACK_TIMEOUT):
+                self._progress = await ask_progress(conn)
+        except psycopg.Error as failure:
+            logger.info("the position of %s is not known: %s", self.key, one_line(str(failure)))
+        except BaseException:
+            await shut(conn)
+            raise
 
     async def _commit_failed(self, failure: BaseException) -> None:
         """Raise what a failed COMMIT means; return if the failure itself is to be raised."""
@@ -260,6 +305,7 @@ class AsyncCheckout(Generic[CT]):
         ):
             # Its own settings contradict its pool, whatever the host is: the next session would fail likewise.
             await shut(conn)
+        await self._ask_progress()
         if self._lease.unconfirmed:
             exc.add_note(f"{self.key} committed before that, and no synchronous standby has confirmed it")
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pgroute._async.checkout import AsyncCheckout
     from pgroute._async.manager import AsyncSessionManager
     from pgroute.core.model.roles import Role
+    from pgroute.core.routing.demand import Demand
+    from pgroute.runtime.causality import CausalReading
 
 CT = TypeVar("CT", bound="psycopg.AsyncConnection[Any]")
 
@@ -30,15 +32,33 @@ class AsyncSession(AsyncFace, Generic[CT]):
         psycopg.ProgrammingError: on leaving, a command was still running, or a two-phase transaction was prepared.
     """
 
-    __slots__ = ("__weakref__", "_attrs", "_checkout", "_manager", "_role", "_timeout")
+    __slots__ = (
+        "__weakref__",
+        "_attrs",
+        "_causal",
+        "_checkout",
+        "_demand",
+        "_manager",
+        "_role",
+        "_timeout",
+    )
 
     def __init__(
-        self, manager: AsyncSessionManager[CT], attrs: SessionAttrs, role: Role, timeout: float | None
+        self,
+        manager: AsyncSessionManager[CT],
+        attrs: SessionAttrs,
+        role: Role,
+        timeout: float | None,
+        *,
+        demand: Demand | None = None,
+        causal: CausalReading | None = None,
     ) -> None:
         self._manager = manager
         self._attrs = attrs
         self._role = role
         self._timeout = timeout
+        self._demand = demand
+        self._causal = causal
         self._checkout: AsyncCheckout[CT] | None = None
 
     if not TYPE_CHECKING:
@@ -61,7 +81,9 @@ class AsyncSession(AsyncFace, Generic[CT]):
             raise RuntimeError("this session is in use already; ask the router for another")
         checkout: AsyncCheckout[CT] | None = None
         try:
-            self._checkout = checkout = await self._manager.acquire(self._attrs, self._role, self._timeout)
+            self._checkout = checkout = await self._manager.acquire(
+                self._attrs, self._role, self._timeout, demand=self._demand, causal=self._causal
+            )
             return checkout.hold()
         except BaseException:
             if checkout is not None:

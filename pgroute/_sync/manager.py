@@ -16,10 +16,12 @@ from pgroute._sync.checkout import Checkout
 from pgroute._sync.lifecycle import Lifecycle
 from pgroute._sync.pool.lease import find_lease
 from pgroute._sync.pool.role_pool import RolePool
+from pgroute._sync.progress import ask_progress
 from pgroute.core.config.options import check_number
-from pgroute.core.model.roles import Role, SessionAttrs
+from pgroute.core.model.roles import HostRole, Role, SessionAttrs
 from pgroute.core.model.stats import RouterStats
 from pgroute.core.routing.acquisition import Acquisition, GiveUp, Try, first_choice, patience
+from pgroute.core.routing.demand import Proof
 from pgroute.core.routing.lending import PoolFull
 from pgroute.core.transactions.request import get_request
 from pgroute.monitor.cluster_watch import ClusterWatch
@@ -30,11 +32,17 @@ from pgroute.runtime.fork import forked
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pgroute._sync.open_state import OpenState
     from pgroute.core.config.router_config import RouterConfig
     from pgroute.core.model.candidate import Candidate
     from pgroute.core.model.events import Event
+    from pgroute.core.routing.demand import Demand
     from pgroute.core.topology.snapshot import Topology
     from pgroute.core.transactions.request import Request
+    from pgroute.runtime.causality import CausalReading, Ticket
+
+_FIRST_ASK, _SLOWEST_ASK = 0.001, 0.02
+"""Seconds between two questions to a standby that is behind; the pause doubles."""
 
 
 class SessionManager(Generic[CT]):
@@ -52,6 +60,7 @@ class SessionManager(Generic[CT]):
         pools: by role.
         dispatcher: of events to subscribers.
         lifecycle: opens and closes all of it.
+        longest_retry: seconds for which a call so far may retry with a key of ``once=``.
     """
 
     def __init__(
@@ -66,6 +75,7 @@ class SessionManager(Generic[CT]):
             resolver=config.resolver,
             mode=config.addresses,
             targets=config.targets,
+            max_lag=config.max_lag,
         )
         writers = ConnectBackoff()
         readers = writers.sharing_logins() if config.same_login else ConnectBackoff()
@@ -75,6 +85,7 @@ class SessionManager(Generic[CT]):
         }
         self.dispatcher = EventDispatcher()
         self.lifecycle = Lifecycle(self.watch, self.pools, self.dispatcher, name=name, describe=describe)
+        self.longest_retry = 0.0
         self._describe = describe
         self._rng = random.Random()
 
@@ -89,16 +100,27 @@ class SessionManager(Generic[CT]):
             self.pools[Role.WRITER].stats(), self.pools[Role.READER].stats(), self.dispatcher.dropped
         )
 
-    def acquire(self, attrs: SessionAttrs, role: Role, timeout: float | None) -> Checkout[CT]:
+    def acquire(
+        self,
+        attrs: SessionAttrs,
+        role: Role,
+        timeout: float | None,
+        *,
+        demand: Demand | None = None,
+        causal: CausalReading | None = None,
+    ) -> Checkout[CT]:
         """Take a connection to a host that has these attributes from the pools of the role.
 
         Args:
             attrs: which hosts are accepted.
             role: whose pools.
             timeout: seconds to wait for one; 0: what is ready now; None: acquire_timeout.
+            demand: what the session demands of the host's data; None: nothing.
+            causal: gives the demand, and takes note of how far the session came; None: the demand is fixed.
 
         Raises:
-            ConfigError: the timeout is no number of seconds.
+            ConfigError: the timeout is no number of seconds, or the position is one of another cluster.
+            PositionLost: a failover has lost the position.
             NoHostAvailable, PoolExhausted, SplitBrainError: none could be had in time.
             RouterClosed: the router is not open.
             RouteError: it was opened in another event loop.
@@ -108,13 +130,14 @@ class SessionManager(Generic[CT]):
             timeout = self.config.acquire_timeout
         else:
             check_number("timeout", timeout)
+        ticket: Ticket | None = None
+        if causal is not None:
+            demand, ticket = causal.begin()
         start = time.monotonic()
-        policy = self.config.policy
         pool = self.pools[role]
-        acquisition: Acquisition | None = None
-        topology = self.watch.topology
-        candidate = topology.only.get(attrs) or first_choice(topology, attrs, policy, self._rng, pool.load)
+        candidate = self._first_host(attrs, pool, demand, start)
         seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
+        acquisition = None if demand is None else self._acquisition(attrs, role, start, timeout, demand)
         while True:
             failure: Exception | None = None
             if candidate is not None:
@@ -122,32 +145,104 @@ class SessionManager(Generic[CT]):
                 try:
                     host_pool = pool.ready(candidate) or pool.open(candidate)
                     conn = host_pool.getconn(seconds, start)
-                    return Checkout(conn, router)
+                    if demand is not None and acquisition is not None:
+                        self._prove(conn, router, candidate, demand, acquisition)
+                    return Checkout(conn, router, ticket)
                 except (PoolTimeout, PoolClosed, TooManyRequests, psycopg.OperationalError) as exc:
                     failure = exc
+                    if conn is not None:
+                        Checkout(conn, router).release()
                 except BaseException:
-                    if conn is not None:  # interrupted on the last line
+                    if conn is not None:  # interrupted on one of the last lines
                         Checkout(conn, router).release()
                     raise
             if acquisition is None:
-                acquisition = Acquisition(
-                    attrs, policy, self._rng, deadline=start + timeout, timeout=timeout, role=role.value
-                )
+                acquisition = self._acquisition(attrs, role, start, timeout, demand)
             if candidate is not None and failure is not None:
                 _count_failure(acquisition, candidate, pool, failure)
-            candidate = None
-            while candidate is None:
-                self.lifecycle.check_open()
-                now = time.monotonic()
-                version = router.changes.version
-                topology = self.watch.topology
-                step = acquisition.step(topology, now, pool.load)
-                if isinstance(step, GiveUp):
-                    raise step.error
-                if isinstance(step, Try):
-                    candidate, seconds = step.candidate, step.timeout
-                else:
-                    router.changes.wait(version, max(0.0, step.until - now))
+            step = self._next_host(acquisition, router, pool)
+            candidate, seconds = step.candidate, step.timeout
+
+    def _first_host(
+        self, attrs: SessionAttrs, pool: RolePool[CT], demand: Demand | None, now: float
+    ) -> Candidate | None:
+        topology, policy = self.watch.topology, self.config.policy
+        if demand is None:
+            return topology.only.get(attrs) or first_choice(topology, attrs, policy, self._rng, pool.load)
+        self.watch.expect_freshness(demand.max_lag)
+        return first_choice(topology, attrs, policy, self._rng, pool.load, demand=demand, now=now)
+
+    def _next_host(
+        self, acquisition: Acquisition, router: OpenState, pool: RolePool[CT]
+    ) -> Try:
+        """Wait until there is a host to try, and return it.
+
+        Raises:
+            NoHostAvailable, PoolExhausted, SplitBrainError, PositionLost: there is none in time.
+            RouterClosed: the router is not open any more.
+        """
+        while True:
+            self.lifecycle.check_open()
+            now = time.monotonic()
+            version = router.changes.version
+            topology = self.watch.topology
+            step = acquisition.step(topology, now, pool.load)
+            if isinstance(step, GiveUp):
+                raise step.error
+            if isinstance(step, Try):
+                return step
+            if acquisition.is_outdated(topology):
+                for key in topology.by_key:
+                    self.watch.kick(key)
+            router.changes.wait(version, max(0.0, step.until - now))
+
+    def _acquisition(
+        self, attrs: SessionAttrs, role: Role, start: float, timeout: float, demand: Demand | None
+    ) -> Acquisition:
+        return Acquisition(
+            attrs,
+            self.config.policy,
+            self._rng,
+            deadline=start + timeout,
+            timeout=timeout,
+            role=role.value,
+            demand=demand,
+        )
+
+    def _prove(
+        self,
+        conn: CT,
+        router: OpenState,
+        candidate: Candidate,
+        demand: Demand,
+        acquisition: Acquisition,
+    ) -> None:
+        """Return if a host satisfies the demand at this moment; ask it if the last probes do not prove it.
+
+        Raises:
+            Behind: it does not.
+            psycopg.Error: the connection was lost.
+            ConfigError, PositionLost: no host can satisfy the demand.
+        """
+        now = time.monotonic()  # the wait for the connection may have been long
+        demand.check(self.topology)
+        proof = demand.proof(self.topology, candidate, now)
+        if proof is Proof.PROVEN:
+            return
+        until, pause = acquisition.ask_until(self.topology, now), _FIRST_ASK
+        while proof is Proof.ASK:
+            told = ask_progress(conn)
+            now = time.monotonic()
+            if told is not None and told.role is HostRole.STANDBY:
+                if demand.met_by(self.topology, told.timeline, told.lsn, now):
+                    return
+            elif told is not None:
+                self.watch.kick(candidate.key)  # it was promoted
+            if now >= until or told is None or router.closing:
+                break
+            time.sleep(min(pause, until - now))
+            pause = min(2 * pause, _SLOWEST_ASK)
+        raise Behind(f"{candidate.key} is not as far as demanded")
 
     def request(self, role: object, **options: Any) -> Request:
         """Validate what a transaction is asked for with; see `get_request`.
@@ -202,12 +297,18 @@ class SessionManager(Generic[CT]):
         return self.dispatcher.subscribe(fn)
 
 
+class Behind(psycopg.OperationalError):
+    """A standby was asked, and does not satisfy the demand."""
+
+
 def _count_failure(
     acquisition: Acquisition, candidate: Candidate, pool: RolePool[CT], failure: Exception
 ) -> None:
     if isinstance(failure, (PoolClosed, PoolTimeout)) and not isinstance(failure, PoolFull):
         failure = pool.last_failure(candidate) or failure
-    if isinstance(failure, TooManyRequests):
+    if isinstance(failure, Behind):
+        acquisition.behind(candidate)
+    elif isinstance(failure, TooManyRequests):
         acquisition.exhausted(candidate, str(failure), refused=True)
     elif isinstance(failure, PoolFull):
         acquisition.exhausted(candidate, str(failure))

@@ -11,13 +11,16 @@ import psycopg
 from psycopg_pool.abc import CT
 
 from pgroute._acompat import Face
+from pgroute._sync.causal import Causal
 from pgroute._sync.manager import SessionManager
 from pgroute._sync.session import Session
 from pgroute._sync.transaction.runner import Runner
+from pgroute.core.config.demand_options import DEFAULT_WAIT, make_demand
 from pgroute.core.config.discreet import discreet
 from pgroute.core.config.mistakes import refuse_unknown
 from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions, check_number
 from pgroute.core.config.router_config import make_config
+from pgroute.core.model.position import parse_position
 from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.errors import ConfigError
 
@@ -30,8 +33,10 @@ if TYPE_CHECKING:
 
     from pgroute.core.config.retry_policy import RetryPolicy
     from pgroute.core.model.events import Event
+    from pgroute.core.model.position import Position
     from pgroute.core.model.stats import RouterStats
     from pgroute.core.routing.balance import Policy
+    from pgroute.core.routing.demand import Demand
     from pgroute.core.topology.snapshot import Topology
 
 
@@ -68,6 +73,8 @@ class Router(Runner[CT], Face):
             with sslmode=verify-full, otherwise any.
         retry: how long `run()` and `attempts()` retry; None: ``RetryPolicy()``.
         acquire_timeout: seconds to wait for a session.
+        max_lag: seconds that a standby may miss at most to serve readers, at least 0.1; None: any number. Hosts are
+            probed at least three times in it.
         schema: the schema with the tables of ``once=`` and of batch jobs, an unquoted name.
         schema_owner: another role that may own the schema; None: no other.
         connection_class: the class of the connections.
@@ -101,6 +108,7 @@ class Router(Runner[CT], Face):
         srv_domains: Collection[str] | None = None,
         retry: RetryPolicy | None = None,
         acquire_timeout: float = 30.0,
+        max_lag: float | None = None,
         schema: str = "pgroute",
         schema_owner: str | None = None,
         connection_class: type[CT] = cast("type[CT]", psycopg.Connection),  # noqa: B008
@@ -130,6 +138,7 @@ class Router(Runner[CT], Face):
             srv_domains=srv_domains,
             retry=retry,
             acquire_timeout=acquire_timeout,
+            max_lag=max_lag,
             schema=schema,
             schema_owner=schema_owner,
             kwargs=kwargs,
@@ -201,21 +210,54 @@ class Router(Runner[CT], Face):
         """
         return Session(self._manager, SessionAttrs.READ_WRITE, Role.WRITER, timeout)
 
-    def reader(self, timeout: float | None = None) -> Session[CT]:
+    def reader(
+        self,
+        timeout: float | None = None,
+        *,
+        max_lag: float | None = None,
+        after: Position | str | None = None,
+        wait: float = DEFAULT_WAIT,
+    ) -> Session[CT]:
         """Return a context manager that yields a read-only connection, to a standby if there is one.
 
         The router's reader_attrs say which hosts are accepted. ``PoolOptions(read_only=False)`` lets readers write.
 
+        With *max_lag* or *after*, only a host that is proven to satisfy it is taken. The primary always does. A standby
+        does if the last probes prove it, or its own answer when it is asked. With reader_attrs="standby", there may be
+        no such host.
+
         Args:
             timeout: seconds to wait for a connection; 0: take only one that is ready; None: acquire_timeout.
+            max_lag: seconds that a standby may miss at most, at least 0.1; None: the router's.
+            after: a Position, or its text, that a standby must have replayed; None: any.
+            wait: seconds to wait for a standby to get there, before the primary is taken.
 
         Raises:
+            ConfigError: an argument is invalid; on entering, the position is one of another cluster.
+            PositionLost: on entering, a failover has lost the position.
             NoHostAvailable, PoolExhausted, SplitBrainError: on entering, there was no session in time.
             RouterClosed: on entering, the router is not open.
             SessionLost: on leaving, the connection was lost; CommitUnknown where readers may write.
             psycopg.errors.InFailedSqlTransaction: on leaving, the body hid an error of its transaction.
         """
-        return Session(self._manager, self._manager.config.reader_attrs, Role.READER, timeout)
+        config = self._manager.config
+        demand: Demand | None = None
+        if max_lag is not None or after is not None or config.max_lag is not None or wait != DEFAULT_WAIT:
+            demand = make_demand(config.max_lag, max_lag=max_lag, after=after, wait=wait)
+        return Session(self._manager, config.reader_attrs, Role.READER, timeout, demand=demand)
+
+    def causal(self, after: Position | str | None = None) -> Causal[CT]:
+        """Return an object whose sessions see what its sessions before have written and read.
+
+        Make one for each user or request; it holds no connection. It may be used by several threads and tasks.
+
+        Args:
+            after: where to begin, a Position or its text, such as the last position of the same user; None: anywhere.
+
+        Raises:
+            ConfigError: the position cannot be read.
+        """
+        return Causal(self._manager, None if after is None else parse_position(after, "after"))
 
     def connection(
         self, target_session_attrs: str | None = None, timeout: float | None = None

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pgroute._sync.checkout import Checkout
     from pgroute._sync.manager import SessionManager
     from pgroute.core.model.roles import Role
+    from pgroute.core.routing.demand import Demand
+    from pgroute.runtime.causality import CausalReading
 
 CT = TypeVar("CT", bound="psycopg.Connection[Any]")
 
@@ -31,15 +33,33 @@ class Session(Face, Generic[CT]):
         psycopg.ProgrammingError: on leaving, a command was still running, or a two-phase transaction was prepared.
     """
 
-    __slots__ = ("__weakref__", "_attrs", "_checkout", "_manager", "_role", "_timeout")
+    __slots__ = (
+        "__weakref__",
+        "_attrs",
+        "_causal",
+        "_checkout",
+        "_demand",
+        "_manager",
+        "_role",
+        "_timeout",
+    )
 
     def __init__(
-        self, manager: SessionManager[CT], attrs: SessionAttrs, role: Role, timeout: float | None
+        self,
+        manager: SessionManager[CT],
+        attrs: SessionAttrs,
+        role: Role,
+        timeout: float | None,
+        *,
+        demand: Demand | None = None,
+        causal: CausalReading | None = None,
     ) -> None:
         self._manager = manager
         self._attrs = attrs
         self._role = role
         self._timeout = timeout
+        self._demand = demand
+        self._causal = causal
         self._checkout: Checkout[CT] | None = None
 
     if not TYPE_CHECKING:
@@ -54,7 +74,9 @@ class Session(Face, Generic[CT]):
             raise RuntimeError("this session is in use already; ask the router for another")
         checkout: Checkout[CT] | None = None
         try:
-            self._checkout = checkout = self._manager.acquire(self._attrs, self._role, self._timeout)
+            self._checkout = checkout = self._manager.acquire(
+                self._attrs, self._role, self._timeout, demand=self._demand, causal=self._causal
+            )
             return checkout.hold()
         except BaseException:
             if checkout is not None:

@@ -61,18 +61,33 @@ def ask_warily(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult
     return _run(conn, bounded(query_steps(conn.pgconn, statement), conn.pgconn.socket))
 
 
+def ask_all(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult]:
+    """Run statements in one round trip and return the result of each, of a failed one too.
+
+    Raises:
+        psycopg.Error: the connection was lost.
+    """
+    with conn.lock:
+        results: list[PGresult] = conn.wait(query_steps(conn.pgconn, statement))
+    return results
+
+
 def _run(
     conn: psycopg.Connection[Any], steps: Generator[Any, Any, list[PGresult]]
 ) -> list[PGresult]:
     with conn.lock:
         results = conn.wait(steps)
     for result in results:
-        if result.status in _GOOD:
-            continue
-        if result.status == ExecStatus.FATAL_ERROR:
-            raise error_from_result(result, encoding=encoding_of(conn))
-        raise psycopg.OperationalError(f"malformed answer: {ExecStatus(result.status).name}")
+        if result.status not in _GOOD:
+            raise error_of(conn, result)
     return results
+
+
+def error_of(conn: psycopg.Connection[Any], result: PGresult) -> psycopg.Error:
+    """Return the error that a failed result stands for."""
+    if result.status == ExecStatus.FATAL_ERROR:
+        return error_from_result(result, encoding=encoding_of(conn))
+    return psycopg.OperationalError(f"malformed answer: {ExecStatus(result.status).name}")
 
 
 def rows(results: list[PGresult]) -> list[Row]:

@@ -125,8 +125,8 @@ def _lag_cell(host: HostInfo) -> str:
             break
         size, unit = size / 1024, larger
     text = f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-    with_age = host.lag_seconds and host.lag_bytes >= _LAG_WITH_AGE
-    return f"{text}, {host.lag_seconds:.1f} s" if with_age else text
+    with_age = host.staleness and host.lag_bytes >= _LAG_WITH_AGE
+    return f"{text}, {host.staleness:.1f} s" if with_age else text
 
 
 def _rtt_cell(host: HostInfo) -> str:

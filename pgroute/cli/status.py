@@ -140,7 +140,7 @@ def _host_json(h: HostInfo) -> dict[str, Any]:
         "read_only": h.read_only,
         "timeline": h.timeline,
         "lag_bytes": h.lag_bytes,
-        "lag_seconds": h.lag_seconds,
+        "staleness_seconds": h.staleness,
         "rtt_seconds": h.rtt,
         "server_version": h.server_version or None,
         # 64 bits do not fit a JSON number in many languages.

@@ -28,7 +28,7 @@ _OUTAGE_SHARE = 0.01
 _STARTING_SHARE = 0.1
 
 
-def probe_delay(topology: Topology, key: HostKey, options: ProbeOptions, now: float, rng: Random) -> float:
+def probe_delay(topology: Topology, key: HostKey, interval: float, now: float, rng: Random) -> float:
     """Return the seconds from one probe of a host on an open connection to the next.
 
     With a primary, or where none is expected: the interval. During an outage: 1 % of its length so far, between 20 ms
@@ -38,13 +38,13 @@ def probe_delay(topology: Topology, key: HostKey, options: ProbeOptions, now: fl
     Args:
         topology: tells whether there is an outage, and which hosts are urgent.
         key: the host.
-        options: give the interval.
+        interval: seconds from one probe to the next while there is no outage.
         now: monotonic seconds.
         rng: the source of the jitter.
     """
     if key in topology.urgent:
         return 0.0
-    delay = options.interval
+    delay = interval
     if (outage := topology.outage(now)) is not None:
         delay = min(delay, max(_FASTEST, min(_SLOWEST, outage * _OUTAGE_SHARE)))
     return delay * (0.9 + 0.2 * rng.random())
@@ -77,7 +77,7 @@ def connect_delay(
         return REJECTED_GAP
     if kicked and not (host is not None and host.state is HostState.BUSY):
         return CONNECT_GAP
-    delay = probe_delay(topology, key, options, now, rng)
+    delay = probe_delay(topology, key, options.interval, now, rng)
     if host is not None and host.state is HostState.STARTING:
         delay = min(delay, (now - host.since) * _STARTING_SHARE)
     return max(CONNECT_GAP * (1.0 + 0.1 * rng.random()), delay)

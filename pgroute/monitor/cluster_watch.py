@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from pgroute.core.abort_policy import release_after, sessions_to_abort, silent_departures
 from pgroute.core.config.srv import ANYWHERE
 from pgroute.core.faults.classify import Fault, FaultKind
+from pgroute.core.freshness import FreshnessNeed
 from pgroute.core.model.host import HostState
 from pgroute.core.topology.draining import departures
 from pgroute.core.topology.observations import Answer, Failure, ForgetTimeline, Members, Observation
@@ -65,6 +66,7 @@ class ClusterWatch:
         resolver: looks the names up.
         mode: what a name of several addresses stands for.
         targets: which targets of a service are accepted.
+        max_lag: the router's, in seconds; None: it has none.
 
     Attributes:
         options: as given.
@@ -81,6 +83,7 @@ class ClusterWatch:
         resolver: ResolverSpec,
         mode: Mode,
         targets: Targets = ANYWHERE,
+        max_lag: float | None = None,
     ) -> None:
         self.options = options
         self.topology = initial_topology(entries, time.monotonic(), rules)
@@ -94,6 +97,7 @@ class ClusterWatch:
         self._deadlines: set[asyncio.Task[None]] = set()
         self._kicked_at: dict[HostKey, float] = {}
         self._heard_at: dict[HostKey, float] = {}
+        self._freshness = FreshnessNeed(max_lag)
 
     def start(self, listener: Listener) -> None:
         """Start to watch.
@@ -118,6 +122,20 @@ class ClusterWatch:
         """Stop watching soon; for a router that was not closed and is gone."""
         if self._monitor is not None:
             self._monitor.release(self)
+
+    @property
+    def interval(self) -> float:
+        """The seconds between two probes, no longer than the smallest max_lag in use permits."""
+        return self._freshness.interval(self.options.interval, time.monotonic())
+
+    def expect_freshness(self, max_lag: float | None) -> None:
+        """Take note that a session has asked for a max_lag: hosts are probed often enough for it; from any thread."""
+        if (
+            max_lag is not None
+            and self._freshness.use(max_lag, time.monotonic())
+            and self._monitor is not None
+        ):
+            self._monitor.call(self._nudge)
 
     def kick(self, key: HostKey, *, fresh: bool = False) -> None:
         """Probe a host at once, on a new connection if *fresh*; from any thread."""
@@ -250,6 +268,10 @@ class ClusterWatch:
 
     def _watcher(self, key: HostKey) -> HostWatcher | None:
         return None if self._membership is None else self._membership.watcher(key)
+
+    def _nudge(self) -> None:
+        if self._membership is not None:
+            self._membership.nudge_hosts()
 
     def _kick(self, key: HostKey, fresh: bool) -> None:
         watcher = self._watcher(key)

@@ -111,6 +111,10 @@ class _Address:
     def options(self) -> ProbeOptions:
         return self._sessions.options
 
+    @property
+    def interval(self) -> float:
+        return self._sessions.options.interval
+
     def observe(self, seen: Answer | Failure) -> None:
         if self.host is not None:
             now = time.monotonic()

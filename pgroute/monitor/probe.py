@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _COPYING = frozenset({pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH})
 """libpq returns such a result again and again."""
 
+_WRITER_CYCLES = 3
+"""In at most so many times wal_writer_delay each commit is on disk (PostgreSQL docs, 28.4, asynchronous commit)."""
+
 
 class ProbeConnection:
     """A dedicated connection to one host, used by one watcher in the monitor's loop.
@@ -180,6 +183,9 @@ class ProbeConnection:
             read_only=told.read_only,
             timeline=told.timeline,
             lsn=told.lsn,
+            flushed=told.flushed,
+            replayed=told.replayed,
+            flush_delay=_WRITER_CYCLES * told.writer_delay,
             system_id=told.system_id,
             started_at=told.started_at,
         )

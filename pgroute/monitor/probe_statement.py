@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pgroute.core.sql.statements import LACKING, OWN_TERMS, WRONG_STATE, qualify
+from pgroute.core.sql.statements import LACKING, OWN_TERMS, STANDBY_TIMELINE, WRONG_STATE, qualify
 
 if TYPE_CHECKING:
     from pgroute.core.model.roles import HostRole
@@ -12,11 +12,15 @@ if TYPE_CHECKING:
 # Every name is qualified, because the search_path is the user's. A primary's timeline comes from its WAL file name: the
 # control file lags behind a promotion. A standby's timeline is a lower bound.
 _OF_PRIMARY = "pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())"
-_OF_STANDBY = """
-       greatest((SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()),
-                (SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery()))"""
+_OF_STANDBY = STANDBY_TIMELINE
+# What is inserted may stay unflushed for long, and what a COMMIT has waited for is flushed. On a primary the replay
+# position is where its recovery has ended: where it left the timeline before, if it was promoted.
 _POSITION = """
-       CASE WHEN r.recovering THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END"""
+       CASE WHEN NOT r.recovering THEN pg_catalog.pg_current_wal_insert_lsn() END,
+       CASE WHEN NOT r.recovering THEN pg_catalog.pg_current_wal_flush_lsn() END,
+       pg_catalog.pg_last_wal_replay_lsn(),
+       CASE WHEN NOT r.recovering THEN pg_catalog.current_setting('wal_writer_delay') END"""
+_NO_POSITION = "NULL, NULL, NULL, NULL"
 _SYSTEM_ID = "(SELECT system_identifier FROM pg_catalog.pg_control_system())"
 # In whole microseconds: a float is printed as extra_float_digits says.
 _START = "(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) `*` 1000000)::bigint"
@@ -37,7 +41,7 @@ def _select(
     *,
     primary: str = "NULL",
     standby: str = "NULL",
-    position: str = "NULL",
+    position: str = _NO_POSITION,
     system_id: str = "NULL",
     start: str = "NULL",
     defaults: str = "NULL",

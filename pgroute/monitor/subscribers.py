@@ -30,6 +30,11 @@ class RouterView(Protocol):
         """The router's probe options."""
         ...
 
+    @property
+    def interval(self) -> float:
+        """Seconds from one probe to the next on an open connection, while there is no outage."""
+        ...
+
     def log_error(self, text: str, exc: BaseException | None) -> None:
         """Log a bug in pgroute, in another thread: a log handler is the user's code, which must not run here."""
         ...
@@ -82,7 +87,7 @@ class Subscribers:
 
     def probe_delay(self, now: float) -> float:
         """Return the seconds from one probe to the next."""
-        return min(probe_delay(s.topology, self._key, s.options, now, _RNG) for s in self._all)
+        return min(probe_delay(s.topology, self._key, s.interval, now, _RNG) for s in self._all)
 
     def connect_delay(self, now: float, *, kicked: bool = False) -> float:
         """Return the seconds from one connection attempt to the next."""

@@ -27,7 +27,7 @@ OPTIONS = ProbeOptions()
 
 
 def probe(world: World, *, outage: float = 0.0, roll: float = 0.5, options: ProbeOptions = OPTIONS) -> float:
-    return probe_delay(world.topology, B, options, world.now + outage, Dice(roll))
+    return probe_delay(world.topology, B, options.interval, world.now + outage, Dice(roll))
 
 
 def connect(world: World, *, outage: float = 0.0, roll: float = 0.5) -> float:

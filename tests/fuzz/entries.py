@@ -171,7 +171,7 @@ def rows(values: list[bytes | None]) -> None:
     if importlib.util.find_spec("pgroute.core.sql.answers") is None:
         return
     reading: Any = importlib.import_module("pgroute.core.sql.answers")
-    for read in (reading.read_probe, reading.read_shown, reading.read_check):
+    for read in (reading.read_probe, reading.read_shown, reading.read_check, reading.read_progress):
         try:
             told = read(values)
         except reading.Malformed as exc:

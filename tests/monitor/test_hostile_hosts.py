@@ -73,10 +73,10 @@ MALFORMED = {
     **{name: told(**values) for name, values in VALUES.items()},
     **{name: told(recovering=b"t", wal_file=None, **values) for name, values in STANDBYS.items()},
     "no columns": SETTINGS + result([]),
-    "seven columns": SETTINGS + result(Told().values()[:7]),
-    "nine columns": SETTINGS + result([*Told().values(), b"1"]),
-    "no row": SETTINGS + columns(8) + complete(b"SELECT 0"),
-    "two rows": SETTINGS + columns(8) + row(Told().values()) * 2 + complete(b"SELECT 2"),
+    "ten columns": SETTINGS + result(Told().values()[:10]),
+    "twelve columns": SETTINGS + result([*Told().values(), b"1"]),
+    "no row": SETTINGS + columns(11) + complete(b"SELECT 0"),
+    "two rows": SETTINGS + columns(11) + row(Told().values()) * 2 + complete(b"SELECT 2"),
     "a second result": SETTINGS + result(Told().values()) + result(Told().values()),
     "a result ahead": result(Told().values()) + SETTINGS,
     "settings alone": SETTINGS,
@@ -84,10 +84,10 @@ MALFORMED = {
     "COPY OUT": SETTINGS + message(b"H", struct.pack("!bh", 0, 0)),
     "COPY IN": SETTINGS + message(b"G", struct.pack("!bh", 0, 0)),
     "COPY BOTH": SETTINGS + message(b"W", struct.pack("!bh", 0, 0)),
-    "a row of other columns than told": SETTINGS + columns(8) + row([b"f"]) + complete(),
+    "a row of other columns than told": SETTINGS + columns(11) + row([b"f"]) + complete(),
     "a row without columns": SETTINGS + row(Told().values()) + complete(),
     "a cell longer than its row": SETTINGS
-    + columns(8)
+    + columns(11)
     + message(b"D", struct.pack("!hi", 9, 1000))
     + complete(),
     "an error of another encoding": error(b"\xff\xff\xff\xff\xff", b"\xff\xfe"),

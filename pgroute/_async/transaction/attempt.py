@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pgroute._async.manager import AsyncSessionManager
     from pgroute.core.transactions.request import Request
     from pgroute.core.transactions.retry import RetryState
+    from pgroute.runtime.causality import CausalReading
 
 CT = TypeVar("CT", bound="psycopg.AsyncConnection[Any]")
 
@@ -51,6 +52,7 @@ class AsyncTransaction(Generic[CT]):
         request: what kind of transaction it is.
         state: how the attempts so far went.
         key: of ``once=``, if there is one.
+        causal: gives the demand, and takes note of how far the transaction came; None: there is no demand.
 
     Attributes:
         manager, key: as given.
@@ -61,6 +63,7 @@ class AsyncTransaction(Generic[CT]):
     __slots__ = (
         "__weakref__",
         "_block",
+        "_causal",
         "_checkout",
         "_inner",
         "_outer",
@@ -73,13 +76,19 @@ class AsyncTransaction(Generic[CT]):
     )
 
     def __init__(
-        self, manager: AsyncSessionManager[CT], request: Request, state: RetryState, key: str | None = None
+        self,
+        manager: AsyncSessionManager[CT],
+        request: Request,
+        state: RetryState,
+        key: str | None = None,
+        causal: CausalReading | None = None,
     ) -> None:
         self.manager = manager
         self.ended = False
         self.phase = NOTHING_SENT
         self._request = request
         self._state = state
+        self._causal = causal
         self.key = key
         self._checkout: AsyncCheckout[CT] | None = None
         self._block: Block | None = None
@@ -165,7 +174,9 @@ class AsyncTransaction(Generic[CT]):
     async def _acquire(self) -> AsyncCheckout[CT]:
         try:
             left = self._state.left(time.monotonic())
-            return await self.manager.acquire(self._request.attrs, self._request.role, left)
+            return await self.manager.acquire(
+                self._request.attrs, self._request.role, left, causal=self._causal
+            )
         except psycopg.Error as exc:
             self.ended = True
             self._state.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
@@ -179,7 +190,11 @@ class AsyncTransaction(Generic[CT]):
             await conn.set_read_only(request.read_only)
         if request.deferrable is not None:
             await conn.set_deferrable(request.deferrable)
-        self._block = conn.transaction()
+        if self._causal is None:
+            self._block = conn.transaction()
+        else:
+            # Of conn.transaction() an end by `leave_block` would leave a generator, which rolls back when collected.
+            self._block = psycopg.AsyncTransaction(conn)
         self._inner = await self._block.__aenter__()
         checkout.note_begin()
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pgroute._async.manager import AsyncSessionManager
     from pgroute.core.config.retry_policy import RetryPolicy
     from pgroute.core.transactions.request import Request
+    from pgroute.runtime.causality import CausalReading
 
 CT = TypeVar("CT", bound="psycopg.AsyncConnection[Any]")
 T = TypeVar("T")
@@ -41,6 +42,7 @@ async def run_transaction(
     retry: RetryPolicy | None = None,
     timeout: float | None = None,
     key: str | None = None,
+    causal: CausalReading | None = None,
 ) -> T | None:
     """Call a body in a transaction and return its result; run it again as a whole if that is safe.
 
@@ -51,20 +53,21 @@ async def run_transaction(
         retry: the policy of retries; None: the router's.
         timeout: seconds for all attempts; None: the limit of the policy.
         key: of ``once=``, if there is one.
+        causal: gives the demand of each attempt, and takes note of its end; None: there is no demand.
 
     Raises:
         psycopg.Error: there was no session in time, or the transaction failed and is not run again.
         BaseException: an error of the body after which it is not run again.
     """
     state = begin_attempts(manager, request, retry, timeout)
-    transaction = AsyncTransaction(manager, request, state, key)
+    transaction = AsyncTransaction(manager, request, state, key, causal)
     try:
         while True:
             outcome = await perform(transaction, body)
             if isinstance(outcome, Done):
                 return outcome.value
             await pause(manager, state, outcome)
-            transaction = AsyncTransaction(manager, request, state, key)
+            transaction = AsyncTransaction(manager, request, state, key, causal)
     except BaseException as exc:
         note_commit(exc, transaction.phase)
         if key is not None and (exc is state.unknown or not isinstance(exc, Exception)):

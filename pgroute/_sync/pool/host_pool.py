@@ -79,7 +79,7 @@ class HostPool(Generic[CT]):
         watch: ClusterWatch,
         backoff: ConnectBackoff,
     ) -> None:
-        options = config.options
+        options = config.options_at(host)
         self.key = host.key
         self.generation = host.generation
         self.address = host.address

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pgroute._sync.manager import SessionManager
     from pgroute.core.transactions.request import Request
     from pgroute.core.transactions.retry import RetryState
+    from pgroute.runtime.causality import CausalReading
 
 CT = TypeVar("CT", bound="psycopg.Connection[Any]")
 
@@ -52,6 +53,7 @@ class Transaction(Generic[CT]):
         request: what kind of transaction it is.
         state: how the attempts so far went.
         key: of ``once=``, if there is one.
+        causal: gives the demand, and takes note of how far the transaction came; None: there is no demand.
 
     Attributes:
         manager, key: as given.
@@ -62,6 +64,7 @@ class Transaction(Generic[CT]):
     __slots__ = (
         "__weakref__",
         "_block",
+        "_causal",
         "_checkout",
         "_inner",
         "_outer",
@@ -74,13 +77,19 @@ class Transaction(Generic[CT]):
     )
 
     def __init__(
-        self, manager: SessionManager[CT], request: Request, state: RetryState, key: str | None = None
+        self,
+        manager: SessionManager[CT],
+        request: Request,
+        state: RetryState,
+        key: str | None = None,
+        causal: CausalReading | None = None,
     ) -> None:
         self.manager = manager
         self.ended = False
         self.phase = NOTHING_SENT
         self._request = request
         self._state = state
+        self._causal = causal
         self.key = key
         self._checkout: Checkout[CT] | None = None
         self._block: Block | None = None
@@ -166,7 +175,9 @@ class Transaction(Generic[CT]):
     def _acquire(self) -> Checkout[CT]:
         try:
             left = self._state.left(time.monotonic())
-            return self.manager.acquire(self._request.attrs, self._request.role, left)
+            return self.manager.acquire(
+                self._request.attrs, self._request.role, left, causal=self._causal
+            )
         except psycopg.Error as exc:
             self.ended = True
             self._state.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
@@ -180,7 +191,11 @@ class Transaction(Generic[CT]):
             conn.set_read_only(request.read_only)
         if request.deferrable is not None:
             conn.set_deferrable(request.deferrable)
-        self._block = conn.transaction()
+        if self._causal is None:
+            self._block = conn.transaction()
+        else:
+            # Of conn.transaction() an end by `leave_block` would leave a generator, which rolls back when collected.
+            self._block = psycopg.Transaction(conn)
         self._inner = self._block.__enter__()
         checkout.note_begin()
 

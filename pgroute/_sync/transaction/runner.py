@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pgroute._sync.transaction.attempt import Transaction
     from pgroute.core.config.retry_policy import RetryPolicy
     from pgroute.core.sql.schema import Schema
+    from pgroute.runtime.causality import CausalReading
 
 T = TypeVar("T")
 
@@ -39,7 +40,6 @@ class Runner(Generic[CT]):
     """The part of a router that runs whole transactions."""
 
     _manager: SessionManager[CT]
-    _longest = 0.0
 
     def run(
         self,
@@ -93,34 +93,18 @@ class Runner(Generic[CT]):
                 call is in the body of another `run()` for a writer.
             Exception: an error of *fn* after which it is not run again.
         """
-        check_function("fn", fn)
-        check_policy(retry)
-        key = check_key(once)
-        if key is not None and (Role.parse(role) is Role.READER or read_only):
-            raise ConfigError("once", once, "expected None for a transaction that cannot write")
-        request = self._manager.request(
-            role,
+        # One statement: on a line of its own, an interrupt after the COMMIT would carry no note.
+        return run_function(
+            self._manager,
+            fn,
+            args,
+            role=role,
+            timeout=timeout,
+            retry=retry,
+            once=once,
             isolation=isolation,
             read_only=read_only,
             deferrable=deferrable,
-            timeout=timeout,
-            decidable=key is not None,
-            independent=key is not None and once is not True,
-        )
-        if key is not None:
-            self._note_limit(retry, timeout)
-
-        def body(transaction: Transaction[CT], conn: CT) -> Any:
-            if key is None:
-                return call(fn, conn, *args)
-            found = claim(transaction, key)
-            if found is not None:
-                return found.result
-            return keep(transaction, key, call(fn, conn, *args))
-
-        # One statement: on a line of its own, an interrupt after the COMMIT would carry no note.
-        return run_transaction(  # type: ignore[return-value]
-            self._manager, request, body, retry=retry, timeout=timeout, key=key
         )
 
     def attempts(
@@ -194,13 +178,70 @@ class Runner(Generic[CT]):
             ConfigError: *older_than* is too short, or the table of the keys is missing or cannot be trusted.
             NoHostAvailable, PoolExhausted, SplitBrainError: there was no writer's session in time.
         """
-        self._note_limit(None, None)
-        seconds = check_age(older_than, None if self._longest == math.inf else self._longest)
+        longest = _note_limit(self._manager, None, None)
+        seconds = check_age(older_than, None if longest == math.inf else longest)
         return self.run(purge, self._manager.config.schema, seconds)
 
-    def _note_limit(self, retry: RetryPolicy | None, timeout: float | None) -> None:
-        limit = (retry or self._manager.config.retry).limit(timeout)
-        self._longest = max(self._longest, math.inf if limit is None else limit)
+
+def run_function(
+    manager: SessionManager[CT],
+    fn: Callable[..., T],
+    args: tuple[Any, ...],
+    *,
+    role: Literal["writer", "reader"] | Role,
+    timeout: float | None,
+    retry: RetryPolicy | None,
+    once: str | bool | None,
+    causal: CausalReading | None = None,
+    **kind: Any,
+) -> T:
+    """Call a function in a transaction and return its result, as `Runner.run` documents.
+
+    Args:
+        manager: of the router.
+        fn: the body.
+        args: further arguments of the body.
+        role: as in `Runner.run`.
+        timeout: likewise.
+        retry: likewise.
+        once: likewise.
+        causal: gives the demand of each attempt, and takes note of its end; None: there is no demand.
+        kind: isolation, read_only and deferrable, as in `Runner.run`.
+    """
+    check_function("fn", fn)
+    check_policy(retry)
+    key = check_key(once)
+    if key is not None and (Role.parse(role) is Role.READER or kind["read_only"]):
+        raise ConfigError("once", once, "expected None for a transaction that cannot write")
+    request = manager.request(
+        role,
+        timeout=timeout,
+        decidable=key is not None,
+        independent=key is not None and once is not True,
+        **kind,
+    )
+    if key is not None:
+        _note_limit(manager, retry, timeout)
+
+    def body(transaction: Transaction[CT], conn: CT) -> Any:
+        if key is None:
+            return call(fn, conn, *args)
+        found = claim(transaction, key)
+        if found is not None:
+            return found.result
+        return keep(transaction, key, call(fn, conn, *args))
+
+    # One statement: on a line of its own, an interrupt after the COMMIT would carry no note.
+    return run_transaction(  # type: ignore[return-value]
+        manager, request, body, retry=retry, timeout=timeout, key=key, causal=causal
+    )
+
+
+def _note_limit(manager: SessionManager[Any], retry: RetryPolicy | None, timeout: float | None) -> float:
+    """Remember for how long a call may retry with its key; return the longest time so far, in seconds."""
+    limit = (retry or manager.config.retry).limit(timeout)
+    manager.longest_retry = max(manager.longest_retry, math.inf if limit is None else limit)
+    return manager.longest_retry
 
 
 def purge(conn: psycopg.Connection[Any], schema: Schema, seconds: float) -> int:

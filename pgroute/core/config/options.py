@@ -10,6 +10,7 @@ from types import MappingProxyType, NoneType
 from typing import Any, Literal
 
 from pgroute.core.config.discreet import discreetly_made
+from pgroute.core.routing.demand import LEAST_MAX_LAG
 from pgroute.errors import ConfigError
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -30,6 +31,16 @@ def check_number(
         raise ConfigError(name, value, f"expected {bound}")
     if value < low or (above and value <= low):
         raise ConfigError(name, value, f"expected {bound}")
+
+
+def check_max_lag(value: object, parameter: str = "max_lag") -> float | None:
+    """Return a max_lag in seconds, or None; ConfigError for one that is smaller than can be proved."""
+    if value is None:
+        return None
+    accepted = f"expected a number of seconds of at least {LEAST_MAX_LAG:g}, which probes can prove, or None"
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not LEAST_MAX_LAG <= value <= _MOST:
+        raise ConfigError(parameter, value, accepted)
+    return float(value)
 
 
 def check_integer(name: str, value: object, *, low: int) -> None:
@@ -146,6 +157,8 @@ class PoolOptions:
     Args:
         min_size: connections kept open to each host that serves the role; a new pool starts with one.
         max_size: the most connections to each host.
+        max_size_on_primary: the most connections of readers to the primary, where they go while no standby can serve
+            them; None: max_size. Only for readers.
         max_idle: seconds; in each such period, one connection beyond min_size is closed if it was not needed.
         max_lifetime: seconds after which a connection is replaced when it is returned.
         max_waiting: callers that may queue for a host, 0 for any number; one more is sent to another host, or gets
@@ -165,6 +178,7 @@ class PoolOptions:
 
     min_size: int = 1
     max_size: int = 10
+    max_size_on_primary: int | None = None
     max_idle: float = 600.0
     max_lifetime: float = 3600.0
     max_waiting: int = 0
@@ -181,6 +195,8 @@ class PoolOptions:
             raise ConfigError(
                 "max_size", self.max_size, f"expected at least min_size, which is {self.min_size}"
             )
+        if self.max_size_on_primary is not None:
+            check_integer("max_size_on_primary", self.max_size_on_primary, low=1)
         check_number("max_idle", self.max_idle, above=True)
         check_number("max_lifetime", self.max_lifetime, above=True)
         check_integer("max_waiting", self.max_waiting, low=0)

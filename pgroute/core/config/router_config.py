@@ -14,13 +14,14 @@ from pgroute.core.config.options import (
     ProbeOptions,
     check_callable,
     check_mapping,
+    check_max_lag,
     check_number,
     check_reset,
     startup_options,
 )
 from pgroute.core.config.retry_policy import RetryPolicy, check_policy
 from pgroute.core.config.srv import Targets, check_domains
-from pgroute.core.model.roles import HostKey, Role, SessionAttrs
+from pgroute.core.model.roles import HostKey, HostRole, Role, SessionAttrs
 from pgroute.core.routing.balance import Policy, parse_policy
 from pgroute.core.sql.schema import Schema, check_schema
 from pgroute.core.topology.snapshot import Rules, names_of
@@ -28,6 +29,8 @@ from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
     from dns.resolver import BaseResolver
+
+    from pgroute.core.model.host import HostInfo
 
 ResolverSpec: TypeAlias = "str | BaseResolver"
 
@@ -62,6 +65,13 @@ class RoleConfig:
     read_only: bool
     as_probe: bool
 
+    def options_at(self, host: HostInfo) -> PoolOptions:
+        """Return the options of the pool to a host: on the primary there may be fewer connections for readers."""
+        most = self.options.max_size_on_primary
+        if most is None or host.role is not HostRole.PRIMARY or most >= self.options.max_size:
+            return self.options
+        return replace(self.options, max_size=most, min_size=min(self.options.min_size, most))
+
     def params(self, key: HostKey) -> Params:
         """Return the libpq parameters for a host, without its address if that has to be looked up."""
         return self.dsn.conninfo(key, **self.overrides)
@@ -90,6 +100,7 @@ class RouterConfig:
     default_attrs: SessionAttrs
     reader_attrs: SessionAttrs
     acquire_timeout: float
+    max_lag: float | None
     retry: RetryPolicy
     schema: Schema
 
@@ -116,6 +127,7 @@ def make_config(
     addresses: object,
     retry: RetryPolicy | None,
     acquire_timeout: object,
+    max_lag: object = None,
     schema: object,
     schema_owner: object,
     kwargs: Mapping[str, Any] | None,
@@ -133,6 +145,9 @@ def make_config(
             raise ConfigError(name, options, "expected a PoolOptions")
     if writer.read_only:
         raise ConfigError("writer.read_only", True, "a writer cannot be read-only; use reader()")
+    if writer.max_size_on_primary is not None:
+        accepted = "expected None; it limits readers"
+        raise ConfigError("writer.max_size_on_primary", writer.max_size_on_primary, accepted)
     if not isinstance(probe, ProbeOptions):
         raise ConfigError("probe", probe, "expected a ProbeOptions")
     check_number("acquire_timeout", acquire_timeout, above=True)
@@ -173,6 +188,7 @@ def make_config(
         default_attrs=parsed.session_attrs,
         reader_attrs=SessionAttrs.parse(reader_attrs, "reader_attrs"),
         acquire_timeout=float(acquire_timeout),
+        max_lag=check_max_lag(max_lag),
         retry=retry or RetryPolicy(),
         schema=check_schema(schema, schema_owner),
     )

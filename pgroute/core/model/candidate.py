@@ -21,6 +21,8 @@ class Candidate:
         weight: its share relative to the others, from `HostOptions` or an SRV record.
         rtt: seconds that the last probe took.
         lag_bytes: bytes of WAL that a standby is behind; None for a primary, or if not known.
+        current_as_of: monotonic seconds; a standby holds everything that was committed before. None for a primary, or
+            if not known.
     """
 
     key: HostKey
@@ -30,3 +32,4 @@ class Candidate:
     weight: float = 1.0
     rtt: float = 0.0
     lag_bytes: int | None = None
+    current_as_of: float | None = None

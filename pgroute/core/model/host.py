@@ -46,8 +46,8 @@ class HostState(enum.Enum):
 class HostInfo:
     """One host of a Topology.
 
-    `lag_seconds` is the age of the newest position that the standby has replayed, of those that probes have seen at the
-    primary. It is 0 if the standby has replayed the last one.
+    The staleness of a standby is the age of the newest position of the primary that it has replayed, of those that
+    probes have seen. It is a bound: the standby misses nothing older. It grows while no primary answers.
 
     Attributes:
         key: the HostKey; `host` and `port` are parts of it.
@@ -60,8 +60,12 @@ class HostInfo:
         role: primary or standby; None while it is not known.
         read_only: a fresh session would be read-only by default.
         timeline: its timeline, of a standby a lower bound; None if not reported.
-        lag_bytes: bytes of WAL that the primary has written and this standby has not replayed; None if not known.
-        lag_seconds: seconds; the age of the newest position of the primary that it has replayed; None if not known.
+        lsn: its WAL position in bytes: inserted by a primary, replayed by a standby; None if not reported.
+        lag_bytes: bytes of WAL that the primary has on disk and this standby has not replayed; None if not known.
+        staleness: seconds; what it may be missing at most, at the time of the snapshot. 0.0 for the primary; None if
+            that cannot be known.
+        current_as_of: monotonic seconds; a standby holds everything that was committed before. None if that cannot be
+            known, and for a primary.
         rtt: seconds that the last probe took.
         last_seen: monotonic seconds of its last answer or refusal; None if there was none.
         silent_since: monotonic seconds of the first attempt since then; None while it answers.
@@ -83,8 +87,10 @@ class HostInfo:
     role: HostRole | None = None
     read_only: bool = False
     timeline: int | None = None
+    lsn: int | None = None
     lag_bytes: int | None = None
-    lag_seconds: float | None = None
+    staleness: float | None = None
+    current_as_of: float | None = None
     rtt: float | None = None
     last_seen: float | None = None
     silent_since: float | None = None

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from pgroute.core.faults.classify import one_line
 from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostRole, SessionAttrs
+from pgroute.core.routing.demand import Proof, never_primary
+from pgroute.core.topology.wal_history import Standing
 from pgroute.errors import AcquireTimeout, NoHostAvailable, PoolExhausted, SplitBrainError
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import HostKey
     from pgroute.core.routing.balance import Policy
+    from pgroute.core.routing.demand import Demand
     from pgroute.core.topology.snapshot import Groups, Topology
 
 PATIENCE = 1.0
@@ -74,10 +77,24 @@ def routes(topology: Topology) -> list[tuple[HostKey, int, bool]]:
 
 
 def first_choice(
-    topology: Topology, attrs: SessionAttrs, policy: Policy, rng: Random, load: Callable[[HostKey], int]
+    topology: Topology,
+    attrs: SessionAttrs,
+    policy: Policy,
+    rng: Random,
+    load: Callable[[HostKey], int],
+    *,
+    demand: Demand | None = None,
+    now: float = 0.0,
 ) -> Candidate | None:
-    """Return the host to try first, None if no host can serve. `topology.only` has it where there is no choice."""
+    """Return the host to try first, None if no host can serve. `topology.only` has it where there is no choice.
+
+    Raises:
+        ConfigError, PositionLost: no host can satisfy the demand; see `Demand.check`.
+    """
     groups = topology.candidates[attrs]
+    if demand is not None:
+        demand.check(topology)
+        groups = demand.arrange(groups, topology, now)
     if not groups:
         return None
     return policy.pick(groups[0], load, rng)
@@ -93,15 +110,24 @@ class Acquisition:
         deadline: monotonic seconds.
         timeout: the whole time allowed in seconds, for the error text.
         role: the pool's role, for the error text.
+        demand: what the session demands of the host's data; None: nothing.
     """
 
     __slots__ = (
-        "_attrs", "_backoff", "_causes", "_deadline", "_exhausted", "_immediate", "_in_use", "_pause", "_policy",
-        "_refused", "_retry_at", "_rng", "_role", "_timeout", "_tried",
+        "_ask_until", "_attrs", "_backoff", "_causes", "_deadline", "_demand", "_exhausted", "_immediate", "_in_use",
+        "_looked", "_pause", "_policy", "_refused", "_retry_at", "_rng", "_role", "_timeout", "_tried",
     )  # fmt: skip
 
     def __init__(
-        self, attrs: SessionAttrs, policy: Policy, rng: Random, *, deadline: float, timeout: float, role: str
+        self,
+        attrs: SessionAttrs,
+        policy: Policy,
+        rng: Random,
+        *,
+        deadline: float,
+        timeout: float,
+        role: str,
+        demand: Demand | None = None,
     ) -> None:
         self._attrs = attrs
         self._policy = policy
@@ -109,6 +135,9 @@ class Acquisition:
         self._deadline = deadline
         self._timeout = timeout
         self._role = role
+        self._demand = demand
+        self._ask_until: float | None = None
+        self._looked = False
         self._tried: set[tuple[HostKey, int]] = set()
         self._causes: dict[HostKey, Exception] = {}
         self._exhausted: dict[HostKey, str] = {}
@@ -124,8 +153,11 @@ class Acquisition:
 
         If the deadline has passed at the first step, each host is still tried once without waiting: a timeout of 0
         means "what is ready now".
+
+        Raises:
+            ConfigError, PositionLost: no host can satisfy the demand; see `Demand.check`.
         """
-        groups = topology.candidates[self._attrs]
+        groups = self._groups(topology, now)
         late = now >= self._deadline
         if self._immediate is None:
             self._immediate = late
@@ -137,21 +169,73 @@ class Acquisition:
             return GiveUp(self._error(topology, now))
         if not groups:
             # Waiting does not help against a wrong password. A host that accepted it once may do so again.
-            return GiveUp(self._error(topology, now)) if topology.locked_out else Wait(self._deadline)
+            if topology.locked_out or self._hopeless(now):
+                return GiveUp(self._error(topology, now))
+            return Wait(self._deadline if self._demand is None else min(self._deadline, now + self._grow()))
         if all(c.key in self._refused for group in groups for c in group):
             return GiveUp(self._error(topology, now))
         # Every host was tried: try all again, after a pause unless the time was spent in their queues.
         if self._backoff:
             # Changes of the topology do not shorten the pause: a host that serves again was untried above.
             if self._retry_at is None:
-                self._retry_at = now + self._pause
-                self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+                self._retry_at = now + self._grow()
             if now < self._retry_at:
                 return Wait(min(self._deadline, self._retry_at))
             self._backoff = False
             self._retry_at = None
         self._tried.clear()
         return self._try(self._policy.pick(groups[0], load, self._rng), now)
+
+    def _groups(self, topology: Topology, now: float) -> Groups:
+        groups = topology.candidates[self._attrs]
+        if self._demand is None:
+            return groups
+        self._demand.check(topology)
+        return self._demand.arrange(groups, topology, now, asking=not self._asked_enough(now))
+
+    def _asked_enough(self, now: float) -> bool:
+        """Return whether the time is over in which a standby may get to the position that is waited for."""
+        waits = self._demand is not None and self._demand.after is not None
+        return waits and self._ask_until is not None and now >= self._ask_until
+
+    def _hopeless(self, now: float) -> bool:
+        return self._asked_enough(now) and never_primary(self._attrs)
+
+    def _grow(self) -> float:
+        """Return the pause before the next look; the one after that is longer."""
+        pause, self._pause = self._pause, min(self._pause * 2, _LONGEST_PAUSE)
+        return pause
+
+    def ask_until(self, topology: Topology, now: float) -> float:
+        """Return until when the next standby may be asked for its position (monotonic seconds).
+
+        The time to wait begins with the first one, and those that may still be asked share it.
+        """
+        if self._demand is None:
+            return now
+        if self._ask_until is None:
+            wait = 0.0 if self._demand.after is None else self._demand.wait
+            self._ask_until = min(now + wait, max(now, self._deadline))
+        left = sum(
+            self._demand.proof(topology, c, now) is Proof.ASK
+            for group in topology.candidates[self._attrs]
+            for c in group
+            if (c.key, c.generation) not in self._tried
+        )
+        return now + max(0.0, self._ask_until - now) / max(1, left)
+
+    def is_outdated(self, topology: Topology) -> bool:
+        """Return True once if the position is of a timeline that the router has not seen yet: all must be probed."""
+        demand = self._demand
+        if self._looked or demand is None or demand.after is None:
+            return False
+        self._looked = topology.wal.standing(demand.after) is Standing.AHEAD
+        return self._looked
+
+    def behind(self, candidate: Candidate) -> None:
+        """Report that a standby was asked, and does not satisfy the demand."""
+        self._tried.add((candidate.key, candidate.generation))
+        self._backoff = True
 
     def _try(self, candidate: Candidate, now: float) -> Try:
         return Try(candidate, patience(self._attrs, self._deadline - now))
@@ -196,7 +280,7 @@ class Acquisition:
         self._exhausted.pop(candidate.key, None)
 
     def _error(self, topology: Topology, now: float) -> AcquireTimeout:
-        serving = {c.key for group in topology.candidates[self._attrs] for c in group}
+        serving = {c.key for group in self._groups(topology, now) for c in group}
         cls: type[AcquireTimeout] = NoHostAvailable
         why = ""
         if full := self._full_pools(topology, serving):
@@ -209,7 +293,8 @@ class Acquisition:
         elif topology.locked_out:
             why = ": every host refuses the login"
         within = f" within {self._timeout:.3g} s" if now >= self._deadline else ""
-        summary = f"no {self._role} session ({self._attrs.value}){within}{why}"
+        wanted = f"{self._attrs.value}, {self._demand}" if self._demand is not None else self._attrs.value
+        summary = f"no {self._role} session ({wanted}){within}{why}"
         error = cls("\n".join([summary, *(self._line(h, now) for h in topology.hosts)]), topology=topology)
         for key, cause in self._causes.items():
             error.add_note(f"{key}: {cause}")
@@ -239,6 +324,8 @@ class Acquisition:
             line += ", never answered"
         elif h.usable and h.state is HostState.REJECTED:
             line += ", only open connections are used"
+        if self._demand is not None and (told := self._demand.describe(h, now)):
+            line += f", {told}"
         if h.reason:
             line += f": {h.reason}"
         elif h.key in self._causes:

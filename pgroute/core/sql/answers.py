@@ -16,6 +16,10 @@ Value = bytes | None
 _POSITION = re.compile(r"([0-9A-F]{1,8})/([0-9A-F]{1,8})")
 _WAL_FILE = re.compile(r"([0-9A-F]{8})[0-9A-F]{16}")
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
+_DURATION = re.compile(r"([0-9]{1,9})(us|ms|s|min|h|d)?")
+_UNITS = {"us": 1e-6, None: 1e-3, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_PAGE = 8192
+_PAGE_HEADERS = (24, 40)
 _BIGINT = (-(2**63), 2**63 - 1)
 _TIMELINE = (1, 2**31 - 1)
 _MICROSECONDS = (0, 253_402_300_800_000_000)
@@ -31,6 +35,7 @@ class ProbeValues:
     """The values of a whole probe, as in `Answer`.
 
     Attributes:
+        writer_delay: seconds of ``wal_writer_delay``; 0.0 if not reported.
         defaults: the settings that a new session would get. If they change, the probe needs a new connection.
     """
 
@@ -38,25 +43,35 @@ class ProbeValues:
     read_only: bool
     timeline: int | None
     lsn: int | None
+    flushed: int | None
+    replayed: int | None
+    writer_delay: float
     system_id: int | None
     started_at: float | None
     defaults: bytes
 
 
 def read_probe(row: Sequence[Value]) -> ProbeValues:
-    """Read the eight values of a whole probe.
+    """Read the eleven values of a whole probe.
 
     Raises:
         Malformed: a value is impossible.
     """
-    recovering, read_only, wal_file, standby, lsn, system_id, started, defaults = _columns(row, 8)
+    (recovering, read_only, wal_file, standby, inserted, flushed, replayed, delay, *others) = _columns(
+        row, 11
+    )
+    system_id, started, defaults = others
     role = _role(recovering)
+    primary = role is HostRole.PRIMARY
     start_us = _integer("start", started, _MICROSECONDS)
     return ProbeValues(
         role,
         _switch("default_transaction_read_only", read_only),
-        _timeline_of_file(wal_file) if role is HostRole.PRIMARY else _integer("timeline", standby, _TIMELINE),
-        _position(lsn),
+        _timeline_of_file(wal_file) if primary else _integer("timeline", standby, _TIMELINE),
+        _inserted(inserted) if primary else _position(replayed),
+        _position(flushed) if primary else None,
+        _position(replayed) if primary else None,
+        _duration(delay),
         _integer("system identifier", system_id, _BIGINT),
         None if start_us is None else start_us / 1e6,
         defaults or b"",
@@ -77,6 +92,15 @@ def read_check(row: Sequence[Value]) -> tuple[HostRole, int | None, int | None]:
         _integer("system identifier", system_id, _BIGINT),
         _timeline_of_file(wal_file),
     )
+
+
+def read_progress(row: Sequence[Value]) -> tuple[HostRole, int | None, int | None]:
+    """Read how far a server is: its role, its timeline, and its position."""
+    recovering, standby, lsn, wal_file = _columns(row, 4)
+    role = _role(recovering)
+    if role is HostRole.PRIMARY:
+        return role, _timeline_of_file(wal_file), _inserted(lsn)
+    return role, _integer("timeline", standby, _TIMELINE), _position(lsn)
 
 
 def _columns(row: Sequence[Value], count: int) -> Sequence[Value]:
@@ -125,6 +149,29 @@ def _position(value: Value) -> int | None:
     if match is None:
         raise Malformed("its WAL position is none")
     return int(match[1], 16) << 32 | int(match[2], 16)
+
+
+def _inserted(value: Value) -> int | None:
+    """Return a primary's insert position; just behind the header of a page it is the end of the page before.
+
+    No record begins in a header (24 bytes, 40 in the first page of a file), so nothing is inserted there. A standby
+    tells the end of the last record that it has replayed, and would be behind for as long as nothing follows: after
+    pg_switch_wal(), say.
+    """
+    lsn = _position(value)
+    if lsn is not None and lsn % _PAGE in _PAGE_HEADERS:
+        lsn -= lsn % _PAGE
+    return lsn
+
+
+def _duration(value: Value) -> float:
+    """Return the seconds of a setting as current_setting() prints it."""
+    if value is None:
+        return 0.0
+    match = _DURATION.fullmatch(_text(value))
+    if match is None:
+        raise Malformed("its wal_writer_delay is no duration")
+    return int(match[1]) * _UNITS[match[2]]
 
 
 def _text(value: bytes) -> str:

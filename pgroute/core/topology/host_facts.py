@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from pgroute.core.faults.classify import FaultKind
 from pgroute.core.model.host import HostState
+from pgroute.core.model.roles import HostRole
 from pgroute.core.topology.observations import Answer, Listing
+from pgroute.core.topology.wal_history import Promotion
 
 if TYPE_CHECKING:
     from pgroute.core.model.host import HostInfo
-    from pgroute.core.model.roles import HostKey, HostRole
+    from pgroute.core.model.roles import HostKey
     from pgroute.core.topology.observations import Failure
 
 BUSY_FOR = 2.5
@@ -54,6 +56,7 @@ class Facts:
             and a new one is refused: the host lives, but cannot be asked for its role.
         listing: how it came to be listed.
         missing: the names of the values that it reported once and does not report any more.
+        promotion: how it became a primary, if that was seen.
     """
 
     key: HostKey
@@ -70,6 +73,7 @@ class Facts:
     observable: bool = True
     listing: Listing = field(default_factory=Listing)
     missing: tuple[str, ...] = ()
+    promotion: Promotion | None = None
 
     @property
     def role(self) -> HostRole | None:
@@ -180,7 +184,19 @@ def _answered(facts: Facts, seen: Answer, now: float) -> Facts:
         sessions_possible=accepts or (facts.sessions_possible and same_server),
         observable=True,
         missing=_missing(facts, seen),
+        promotion=_promotion(facts, seen),
     )
+
+
+def _promotion(facts: Facts, seen: Answer) -> Promotion | None:
+    last = facts.answer
+    if seen.role is HostRole.STANDBY or last is None:
+        return None
+    if seen.started_at is None or seen.started_at != last.started_at or replaced(last, seen):
+        return None
+    if last.role is HostRole.PRIMARY:
+        return facts.promotion
+    return None if seen.replayed is None else Promotion(last.timeline, seen.replayed)
 
 
 def _missing(facts: Facts, seen: Answer) -> tuple[str, ...]:

@@ -21,7 +21,10 @@ class Answer:
         role: primary or standby.
         read_only: a fresh session there would be read-only by default.
         timeline: of a primary the one it writes, of a standby a lower bound; None if not reported.
-        lsn: position in bytes, written by a primary or replayed by a standby; None if not reported.
+        lsn: position in bytes, inserted by a primary or replayed by a standby; None if not reported.
+        flushed: of a primary, the position up to which its log is on disk; None if not reported.
+        replayed: of a primary, the position at which its last recovery ended; None if it had none, or not reported.
+        flush_delay: seconds after which a commit is on disk that did not wait for that (``synchronous_commit=off``).
         system_id: the cluster's system identifier; None if not reported.
         started_at: the start of the postmaster, seconds since the epoch; None if not reported.
         address: the numeric address or socket directory that answered.
@@ -38,6 +41,9 @@ class Answer:
     read_only: bool = False
     timeline: int | None = None
     lsn: int | None = None
+    flushed: int | None = None
+    replayed: int | None = None
+    flush_delay: float = 0.0
     system_id: int | None = None
     started_at: float | None = None
     address: str | None = None

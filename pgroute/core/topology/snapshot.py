@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pgroute.core.topology.arbitration import Memory
     from pgroute.core.topology.host_facts import Facts
     from pgroute.core.topology.observations import Listing
-    from pgroute.core.topology.staleness import PositionHistory
+    from pgroute.core.topology.wal_history import WalHistory
 
 Groups = tuple[tuple[Candidate, ...], ...]
 
@@ -82,10 +82,10 @@ class Topology:
     only: Mapping[SessionAttrs, Candidate] = field(repr=False)
     urgent: frozenset[HostKey] = field(repr=False)
     by_key: Mapping[HostKey, HostInfo] = field(repr=False, compare=False)
+    wal: WalHistory = field(repr=False, compare=False)
     _facts: tuple[Facts, ...] = field(repr=False, compare=False)
     _memory: Memory = field(repr=False, compare=False)
     _rules: Rules = field(repr=False, compare=False)
-    _positions: PositionHistory = field(repr=False, compare=False)
 
     def host(self, key: HostKey) -> HostInfo | None:
         """Return one host, None if it is not listed.
@@ -142,6 +142,12 @@ class Topology:
     def highest_timeline_since(self) -> float:
         """Monotonic seconds since when `highest_timeline` has its value."""
         return self._memory.highest_since
+
+    @property
+    def system_id(self) -> int | None:
+        """The system identifier of the cluster, None while it is not known."""
+        learned = self._memory.identity.system_id
+        return self.wal.system_id if learned is None else learned
 
     @property
     def initial_scan_done(self) -> bool:

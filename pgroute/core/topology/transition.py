@@ -14,7 +14,7 @@ from pgroute.core.topology.changes import changes
 from pgroute.core.topology.host_facts import Facts, observe, reborn
 from pgroute.core.topology.observations import Answer, Failure, ForgetTimeline, Listing, Members
 from pgroute.core.topology.snapshot import Rules, Topology
-from pgroute.core.topology.staleness import PositionHistory
+from pgroute.core.topology.wal_history import WalHistory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,7 @@ def initial_topology(hosts: tuple[HostKey, ...], now: float, rules: Rules | None
     """
     empty = Topology(
         (), None, (), frozenset(), 0, now, now, False, FrozenDict({}), FrozenDict({}), frozenset(),
-        FrozenDict({}), (), Memory(), rules or Rules(), PositionHistory(),
+        FrozenDict({}), WalHistory(), (), Memory(), rules or Rules(),
     )  # fmt: skip
     return _build(empty, tuple(Facts(k) for k in dict.fromkeys(hosts)), Memory(), now)
 
@@ -83,15 +83,18 @@ def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, 
 def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) -> Topology:
     rules = old._rules
     outcome = arbitrate(facts, memory, now, check_system_id=rules.check_system_id, pinned=rules.system_id)
-    head = next((f.answer for f in facts if f.key == outcome.primary), None)
-    positions = old._positions if head is None else old._positions.add(head)
+    head = next((f for f in facts if f.key == outcome.primary and f.answer is not None), None)
+    wal = old.wal
+    if head is not None and head.answer is not None:
+        wal = wal.add(head.answer, head.promotion)
     hosts = tuple(
         _host_info(
             f,
             outcome.verdicts[f.key],
             old.by_key.get(f.key),
             now,
-            lag=_lag(f.answer, head, positions, now),
+            wal=wal,
+            head=head.answer if head else None,
             first_generation=old.version,
             note=f.listing.note or f.degraded or _hint(f, outcome.primary),
         )
@@ -114,10 +117,10 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
         ),
         urgent=outcome.urgent,
         by_key=FrozenDict(by_key),
+        wal=wal,
         _facts=facts,
         _memory=outcome.memory,
         _rules=rules,
-        _positions=positions,
     )
 
 
@@ -136,15 +139,11 @@ def _primary_lost_at(
     return now if old.primary_lost_at is None else old.primary_lost_at
 
 
-def _lag(
-    answer: Answer | None, head: Answer | None, positions: PositionHistory, now: float
-) -> tuple[int | None, float | None]:
-    """Return how far a standby is behind the primary, in bytes and in seconds; None where it is not known."""
-    if answer is None or answer.role is not HostRole.STANDBY or answer.lsn is None:
-        return None, None
-    if head is None or head.lsn is None:
-        return None, None
-    return max(0, head.lsn - answer.lsn), positions.lag_seconds(answer, now)
+def _lag_bytes(answer: Answer, head: Answer | None) -> int | None:
+    if answer.role is not HostRole.STANDBY or answer.lsn is None or head is None or head.lsn is None:
+        return None
+    written = head.lsn if head.flushed is None else min(head.lsn, head.flushed)
+    return max(0, written - answer.lsn)
 
 
 def _host_info(
@@ -153,7 +152,8 @@ def _host_info(
     was: HostInfo | None,
     now: float,
     *,
-    lag: tuple[int | None, float | None],
+    wal: WalHistory,
+    head: Answer | None,
     first_generation: int,
     note: str,
 ) -> HostInfo:
@@ -164,7 +164,8 @@ def _host_info(
         verdict: the verdict on it.
         was: its view before, None if it was not listed.
         now: monotonic seconds.
-        lag: in bytes and in seconds.
+        wal: what is known of the primary's log.
+        head: the last answer of the primary, None while there is none.
         first_generation: for a host that was not listed. It differs from any that the host may have had before, so a
             host that left and comes back does not meet its old pools.
         note: the reason to show if the verdict gives none.
@@ -189,14 +190,22 @@ def _host_info(
     a = f.answer
     if a is None:
         return info
+    as_of, staleness = None, None
+    if a.role is HostRole.STANDBY:
+        as_of = wal.as_of(a.timeline, a.lsn)
+        staleness = None if as_of is None else max(0.0, now - as_of)
+    elif a is head:
+        staleness = 0.0
     return replace(
         info,
         address=a.address,
         role=a.role,
         read_only=a.read_only,
         timeline=a.timeline,
-        lag_bytes=lag[0],
-        lag_seconds=lag[1],
+        lsn=a.lsn,
+        lag_bytes=_lag_bytes(a, head),
+        staleness=staleness,
+        current_as_of=as_of,
         rtt=a.rtt,
         system_id=a.system_id,
         started_at=a.started_at,
@@ -235,7 +244,9 @@ def _candidates(
         if first_unchecked is not None and (f.listing.priority, order) > first_unchecked:
             continue
         weight = rules.weight(f.key, f.listing)
-        candidate = Candidate(h.key, h.generation, h.role, order, weight, h.rtt or 0.0, h.lag_bytes)
+        candidate = Candidate(
+            h.key, h.generation, h.role, order, weight, h.rtt or 0.0, h.lag_bytes, h.current_as_of
+        )
         tier = outcome.verdicts[h.key].tier
         for attrs in _ACCEPTING[h.role, h.read_only]:
             fallback = attrs is SessionAttrs.PREFER_STANDBY and h.role is HostRole.PRIMARY

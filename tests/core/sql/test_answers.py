@@ -9,15 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgroute.core.model.roles import HostRole
-from pgroute.core.sql.answers import Malformed, read_check, read_probe, read_shown
+from pgroute.core.sql.answers import Malformed, read_check, read_probe, read_progress, read_shown
 
-PRIMARY = [b"f", b"on", b"0000000A0000000100000002", None, b"1/2", b"7", b"1500000", b"0:1:x=on"]
-STANDBY = [b"t", b"off", None, b"3", b"FFFFFFFF/FFFFFFFF", None, None, None]
+WAL_FILE = b"0000000A0000000100000002"
+PRIMARY = [b"f", b"on", WAL_FILE, None, b"1/2", b"1/1", b"0/5", b"200ms", b"7", b"1500000", b"0:1:x=on"]
+STANDBY = [b"t", b"off", None, b"3", None, None, b"FFFFFFFF/FFFFFFFF", None, None, None, None]
+READERS = (read_probe, read_shown, read_check, read_progress)
 
 
 def test_answer_of_a_primary():
     told = read_probe(PRIMARY)
     assert (told.role, told.read_only, told.timeline, told.lsn) == (HostRole.PRIMARY, True, 10, 2**32 + 2)
+    assert (told.flushed, told.replayed, told.writer_delay) == (2**32 + 1, 5, 0.2)
     assert (told.system_id, told.started_at) == (7, 1.5)
     assert told.defaults == b"0:1:x=on"
 
@@ -25,6 +28,7 @@ def test_answer_of_a_primary():
 def test_answer_of_a_standby_that_tells_little():
     told = read_probe(STANDBY)
     assert (told.role, told.read_only, told.timeline, told.lsn) == (HostRole.STANDBY, False, 3, 2**64 - 1)
+    assert (told.flushed, told.replayed, told.writer_delay) == (None, None, 0.0)
     assert (told.system_id, told.started_at) == (None, None)
     assert told.defaults == b""
 
@@ -34,20 +38,55 @@ def test_smallest_answers():
     assert read_shown([b"off"]) is HostRole.PRIMARY
     assert read_check([b"f", b"7", b"0000000A0000000100000002"]) == (HostRole.PRIMARY, 7, 10)
     assert read_check([b"t", None, None]) == (HostRole.STANDBY, None, None)
+    assert read_progress([b"f", None, b"0/5", WAL_FILE]) == (HostRole.PRIMARY, 10, 5)
+    assert read_progress([b"t", b"3", b"0/18", None]) == (HostRole.STANDBY, 3, 24)
 
 
-@pytest.mark.parametrize("read", [read_probe, read_shown, read_check])
+@pytest.mark.parametrize(
+    ("inserted", "lsn"),
+    [
+        (b"0/2000028", 0x2000000),
+        (b"0/2000018", 0x2000000),
+        (b"0/2002018", 0x2002000),
+        (b"0/2000030", 0x2000030),
+    ],
+)
+def test_nothing_is_inserted_in_the_header_of_a_page(inserted, lsn):
+    row = [*PRIMARY[:4], inserted, *PRIMARY[5:]]
+    assert read_probe(row).lsn == lsn
+    assert read_progress([b"f", None, inserted, WAL_FILE])[2] == lsn
+
+
+@pytest.mark.parametrize(
+    ("shown", "seconds"),
+    [(b"200ms", 0.2), (b"10s", 10.0), (b"1min", 60.0), (b"0", 0.0), (b"10us", 1e-5), (b"2h", 7200.0)],
+)
+def test_duration_is_read_in_its_unit(shown, seconds):
+    assert read_probe([*PRIMARY[:7], shown, *PRIMARY[8:]]).writer_delay == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("shown", [b"", b"ms", b"-1ms", b"1.5s", b"1 s", b"200ms ", b"1e3ms", b"9" * 40])
+def test_duration_that_is_none_is_malformed(shown):
+    with pytest.raises(Malformed, match="wal_writer_delay"):
+        read_probe([*PRIMARY[:7], shown, *PRIMARY[8:]])
+
+
+@pytest.mark.parametrize("read", READERS)
 def test_another_number_of_columns_is_malformed(read):
-    for count in (0, 2, 7, 9, 1600):
+    for count in (0, 2, 10, 12, 1600):
         with pytest.raises(Malformed, match="columns"):
             read([b"t"] * count)
 
 
-@pytest.mark.parametrize("read", [read_probe, read_shown, read_check])
+@pytest.mark.parametrize("read", READERS)
 def test_a_role_that_is_not_told_is_malformed(read):
     for value in (None, b"", b"true", b"T", b"\xff"):
         with pytest.raises(Malformed):
-            read([value, *PRIMARY[1:]][: {read_probe: 8, read_shown: 1, read_check: 3}[read]])
+            read(
+                [value, *PRIMARY[1:]][
+                    : {read_probe: 11, read_shown: 1, read_check: 3, read_progress: 4}[read]
+                ]
+            )
 
 
 PIECES = [
@@ -67,12 +106,12 @@ PIECES = [
 ]
 joined = st.lists(st.sampled_from(PIECES)).map(b"".join)
 values = st.one_of(st.none(), st.binary(max_size=30), st.sampled_from(PIECES), joined)
-rows = st.one_of(st.lists(values, max_size=12), st.tuples(st.just(b"f"), st.just(b"on"), *[values] * 6))
+rows = st.one_of(st.lists(values, max_size=14), st.tuples(st.just(b"f"), st.just(b"on"), *[values] * 9))
 
 
 @given(rows)
 def test_whatever_the_bytes_are_they_are_read_or_malformed(row):
-    for read in (read_probe, read_shown, read_check):
+    for read in READERS:
         with contextlib.suppress(Malformed):
             read(row)
     try:
@@ -91,7 +130,7 @@ def test_whatever_the_bytes_are_they_are_read_or_malformed(row):
 @pytest.mark.parametrize("piece", PIECES)
 def test_long_values_are_told_at_once_from_what_they_should_be(piece):
     long = (piece * 100_000)[:100_000]
-    for place in range(7):
+    for place in range(10):
         row = list(STANDBY if place == 3 else PRIMARY)
         row[place] = long
         with pytest.raises(Malformed):

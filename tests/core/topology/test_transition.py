@@ -21,8 +21,8 @@ from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
 from pgroute.core.schedule import connect_delay, probe_delay
 from pgroute.core.topology.observations import Answer, Failure, ForgetTimeline, Listing, Members
 from pgroute.core.topology.snapshot import Rules
-from pgroute.core.topology.staleness import MOST_SAMPLES
 from pgroute.core.topology.transition import apply, initial_topology
+from pgroute.core.topology.wal_history import MOST_SAMPLES, Fork
 from tests.core.world import OTHER, OURS, A, B, C, D, World
 
 # Candidates.
@@ -268,75 +268,96 @@ def test_at_and_version_follow_the_observations():
     assert world.topology.at == world.now
 
 
-# Lag.
+# Staleness.
 
 
 @pytest.mark.parametrize(
-    ("primary", "standby", "lag_bytes", "lag_seconds"),
+    ("primary", "standby", "lag_bytes", "known"),
     [
-        (1000, 400, 600, None),
-        (1000, 1000, 0, 0.0),
-        (1000, 1200, 0, 0.0),
-        (None, 400, None, None),
-        (1000, None, None, None),
+        (1000, 400, 600, False),
+        (1000, 1000, 0, True),
+        (1000, 1200, 0, True),
+        (None, 400, None, False),
+        (1000, None, None, False),
     ],
 )
-def test_lag_is_what_the_primary_wrote_and_the_standby_did_not_replay(
-    primary, standby, lag_bytes, lag_seconds
-):
+def test_lag_is_what_the_primary_wrote_and_the_standby_did_not_replay(primary, standby, lag_bytes, known):
     world = World(A, B).primary(A, lsn=primary).standby(B, lsn=standby)
-    assert (world.host(B).lag_bytes, world.host(B).lag_seconds) == (lag_bytes, lag_seconds)
-    assert world.host(A).lag_bytes is None
-    assert world.host(A).lag_seconds is None
+    b = world.host(B)
+    assert (b.lag_bytes, b.staleness is not None, b.current_as_of is not None) == (lag_bytes, known, known)
+    assert (world.host(A).lag_bytes, world.host(A).staleness, world.host(A).current_as_of) == (
+        None,
+        0.0,
+        None,
+    )
+    assert (world.host(A).lsn, b.lsn) == (primary, standby)
 
 
-def test_lag_in_seconds_is_the_age_of_the_newest_position_that_is_replayed():
+def test_what_is_inserted_and_not_flushed_is_no_lag_in_bytes():
+    assert World(A, B).primary(A, lsn=1000, flushed=900).standby(B, lsn=400).host(B).lag_bytes == 500
+
+
+def test_staleness_is_the_age_of_the_newest_position_that_is_replayed():
     world = World(A, B).standby(B, lsn=100)
     for lsn in range(100, 200, 10):
         world.primary(A, lsn=lsn).pass_time(0.99)
-    assert world.standby(B, lsn=190).host(B).lag_seconds == 0.0
-    for lsn, seconds in [(185, 2.0), (180, 2.0), (179, 3.0), (100, 10.0), (99, None)]:
-        lag = world.standby(B, lsn=lsn).host(B).lag_seconds
-        assert lag == (seconds and pytest.approx(seconds, abs=0.1)), lsn
+    for lsn, seconds in [(190, 1.0), (185, 2.0), (180, 2.0), (179, 3.0), (100, 10.0), (99, None)]:
+        staleness = world.standby(B, lsn=lsn).host(B).staleness
+        assert staleness == (seconds and pytest.approx(seconds, abs=0.1)), lsn
 
 
-def test_one_record_after_an_idle_hour_is_no_lag_of_an_hour():
+def test_one_record_after_an_idle_hour_is_no_staleness_of_an_hour():
     world = World(A, B)
     for _ in range(60):
         world.primary(A, lsn=100).standby(B, lsn=100).pass_time(60.0)
     world.primary(A, lsn=100).standby(B, lsn=100).pass_time(1.0).primary(A, lsn=108)
-    assert world.host(B).lag_seconds == pytest.approx(1.0, abs=0.1)
-    assert world.standby(B, lsn=108).host(B).lag_seconds == 0.0
+    assert world.host(B).staleness == pytest.approx(1.0, abs=0.1)
+    assert world.standby(B, lsn=108).host(B).staleness == pytest.approx(0.0, abs=0.1)
 
 
-def test_lag_grows_while_the_standby_stands_still():
+def test_staleness_grows_while_the_standby_stands_still():
     world = World(A, B).primary(A, lsn=100).standby(B, lsn=100)
     for seconds in range(1, 4):
         world.pass_time(1.0).primary(A, lsn=100 + seconds)
-        assert world.host(B).lag_seconds == pytest.approx(seconds, abs=0.1)
+        assert world.host(B).staleness == pytest.approx(seconds, abs=0.1)
 
 
-def test_lag_in_seconds_is_unknown_on_another_timeline():
-    world = World(A, B).primary(A, 1, lsn=100).standby(B, 1, lsn=100)
-    assert world.host(B).lag_seconds == 0.0
-    world.primary(A, 2, lsn=90)
-    assert (world.host(B).lag_bytes, world.host(B).lag_seconds) == (0, None)
-    assert world.standby(B, 2, lsn=90).host(B).lag_seconds == 0.0
-    assert world.standby(B, None, lsn=90).host(B).lag_seconds == 0.0
-    assert world.standby(B, 2, lsn=89).host(B).lag_seconds is None, (
-        "the old timeline's positions do not count"
-    )
-
-
-def test_lag_starts_anew_with_another_primary():
-    world = World(A, B, C).primary(A, None, lsn=100).standby(B, None).standby(C, None, lsn=100)
-    world.refuse(A).primary(B, None, lsn=200)
-    assert world.host(C).lag_seconds is None
-
-
-def test_lag_is_unknown_without_a_primary():
-    world = World(A, B).primary(A, lsn=1000).standby(B, lsn=400).refuse(A)
+def test_staleness_grows_while_no_primary_answers():
+    world = World(A, B).primary(A, lsn=100).standby(B, lsn=100).refuse(A)
+    as_of = world.host(B).current_as_of
+    for seconds in range(1, 4):
+        world.pass_time(1.0).standby(B, lsn=100)
+        assert world.host(B).staleness == pytest.approx(seconds, abs=0.1)
+        assert world.host(B).current_as_of == as_of
     assert world.host(B).lag_bytes is None
+    assert world.host(A).staleness is None
+
+
+def test_promotion_that_is_seen_leaves_the_old_timeline_at_the_position_of_its_recovery():
+    world = World(A, B, C).primary(A, lsn=100).standby(B, lsn=100).standby(C, lsn=100).refuse(A)
+    assert world.topology.wal.timeline == 1
+    world.pass_time(1.0).primary(B, 2, lsn=160, replayed=110)
+    assert world.topology.wal.forks == (Fork(1, 110, 110),)
+    assert world.host(C).staleness == pytest.approx(1.0, abs=0.1), (
+        "the primary's positions up to the fork still count"
+    )
+    assert world.standby(C, 2, lsn=160).host(C).staleness == pytest.approx(0.0, abs=0.1)
+    # A crash of the new primary moves on what it reports, and not the fork.
+    world.primary(B, 2, lsn=300, replayed=250)
+    assert world.topology.wal.forks == (Fork(1, 110, 110),)
+
+
+def test_restart_between_standby_and_primary_may_have_moved_the_position():
+    world = World(A, B).primary(A, lsn=100).standby(B, lsn=100).refuse(A)
+    world.primary(B, 2, lsn=160, replayed=110, started_at=99.0)
+    assert world.topology.wal.forks == (Fork(1, 0, 110),)
+
+
+def test_staleness_is_unknown_without_timelines():
+    world = World(A, B, C).primary(A, None, lsn=100).standby(B, None, lsn=100).standby(C, lsn=100)
+    assert world.host(B).staleness is None
+    assert world.host(C).staleness is None
+    assert World(A, B).primary(A, lsn=100).standby(B, None, lsn=100).host(B).staleness is None
 
 
 # Membership.
@@ -543,15 +564,16 @@ class AnyHistory(RuleBasedStateMachine):
             assert offered == {i for i, h in enumerate(topology.hosts) if h.usable}
 
     @invariant()
-    def lag_is_told_of_standbys_beside_a_primary_and_by_few_positions(self) -> None:
-        history = self.topology._positions
+    def staleness_is_told_by_few_positions_and_grows(self) -> None:
+        history = self.topology.wal
         assert len(history.samples) <= MOST_SAMPLES
         assert list(history.samples) == sorted(set(history.samples))
         for host in self.topology.hosts:
-            if host.lag_seconds is not None:
-                assert host.lag_bytes is not None
-                assert host.lag_seconds >= 0.0
-                assert host.role is HostRole.STANDBY
+            if host.role is HostRole.STANDBY:
+                assert (host.staleness is None) == (host.current_as_of is None)
+                assert host.staleness is None or host.staleness >= 0.0
+            else:
+                assert host.staleness == (0.0 if host is self.topology.primary else None)
 
     @invariant()
     def no_use_in_waiting_only_where_no_host_ever_let_us_in(self) -> None:
@@ -585,7 +607,7 @@ class AnyHistory(RuleBasedStateMachine):
         aborted = sessions_to_abort(self.topology.hosts, self.topology, options, self.now)
         assert {host.key for host, _ in aborted} <= set(self.topology.by_key)
         for key in self.topology.by_key:
-            assert probe_delay(self.topology, key, options, self.now, RNG) >= 0.0
+            assert probe_delay(self.topology, key, options.interval, self.now, RNG) >= 0.0
             assert connect_delay(self.topology, key, options, self.now, RNG) >= 0.2
 
 
