@@ -11,7 +11,7 @@ from typing import Self
 ENCRYPTION = (80877103, 80877104)
 """What a client sends to ask for TLS and for GSSAPI (PostgreSQL docs, "Message Formats")."""
 
-PRIMARY = [b"f", b"off", b"000000010000000000000001", None, b"0/1000000", b"7", b"1", None]
+PRIMARY = [b"f", b"off", b"000000010000000000000001", None, b"0/1000000", None, None, None, b"7", b"1", None]
 """What a primary answers to a probe."""
 MONITOR = b"pgroute-monitor"
 

@@ -25,6 +25,8 @@ from pgroute._psycopg import (
     forget_prepared,
     has_open_block,
     has_two_phase,
+    is_only_block,
+    leave_block,
     mark_pooled,
     query_steps,
     unwanted,
@@ -66,6 +68,31 @@ def test_a_transaction_that_was_never_left_is_seen(conn: psycopg.Connection[Any]
     assert conn.info.transaction_status is TransactionStatus.IDLE
     told = "Connection._num_transactions is gone or means something else"
     assert has_open_block(conn), changed("has_open_block", told)
+
+
+@cluster_needed
+def test_a_transaction_whose_commit_was_sent_is_left(conn: psycopg.Connection[Any]) -> None:
+    what = changed("leave_block", "Connection._num_transactions is gone or means something else")
+    assert not is_only_block(conn)
+    block = psycopg.Transaction(conn)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(block)
+        assert is_only_block(conn), what
+        with conn.transaction():
+            assert not is_only_block(conn), what
+        conn.pgconn.exec_(b"COMMIT")
+        stack.pop_all()
+    leave_block(conn)
+    assert not has_open_block(conn), what
+    conn.autocommit = False
+    conn.execute("CREATE TEMP TABLE canary (n int)")
+    conn.commit()
+    with conn.transaction():
+        conn.execute("INSERT INTO canary VALUES (1)")
+    del block, stack
+    gc.collect()
+    assert conn.execute("SELECT count(*) FROM canary").fetchone() == (1,), what
+    conn.rollback()
 
 
 def prepare(conn: psycopg.Connection[Any]) -> None:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pgroute.core.sql.statements import LACKING, OWN_TERMS, STANDBY_TIMELINE, WRONG_STATE, qualify
+from pgroute.core.sql.statements import (
+    CONTROL_FILE_TIMELINE,
+    LACKING,
+    OWN_TERMS,
+    STANDBY_TIMELINE,
+    WRONG_STATE,
+    qualify,
+)
 
 if TYPE_CHECKING:
     from pgroute.core.model.roles import HostRole
@@ -12,14 +19,16 @@ if TYPE_CHECKING:
 # Every name is qualified, because the search_path is the user's. A primary's timeline comes from its WAL file name: the
 # control file lags behind a promotion. A standby's timeline is a lower bound.
 _OF_PRIMARY = "pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())"
-_OF_STANDBY = STANDBY_TIMELINE
 # What is inserted may stay unflushed for long, and what a COMMIT has waited for is flushed. On a primary the replay
 # position is where its recovery has ended: where it left the timeline before, if it was promoted.
 _POSITION = """
        CASE WHEN NOT r.recovering THEN pg_catalog.pg_current_wal_insert_lsn() END,
        CASE WHEN NOT r.recovering THEN pg_catalog.pg_current_wal_flush_lsn() END,
-       pg_catalog.pg_last_wal_replay_lsn(),
+       {replayed},
        CASE WHEN NOT r.recovering THEN pg_catalog.current_setting('wal_writer_delay') END"""
+_REPLAYED = "pg_catalog.pg_last_wal_replay_lsn()"
+_POSITION_AND_FORK = _POSITION.format(replayed=_REPLAYED)
+_POSITION_ALONE = _POSITION.format(replayed=f"CASE WHEN r.recovering THEN {_REPLAYED} END")
 _NO_POSITION = "NULL, NULL, NULL, NULL"
 _SYSTEM_ID = "(SELECT system_identifier FROM pg_catalog.pg_control_system())"
 # In whole microseconds: a float is printed as extra_float_digits says.
@@ -62,22 +71,30 @@ SELECT r.recovering,
 _LEVELS = (
     _select(
         primary=_OF_PRIMARY,
-        standby=_OF_STANDBY,
-        position=_POSITION,
+        standby=STANDBY_TIMELINE,
+        position=_POSITION_AND_FORK,
         system_id=_SYSTEM_ID,
         start=_START,
         defaults=_DEFAULTS,
     ),
-    _select(primary=_OF_PRIMARY, position=_POSITION, start=_START, defaults=_DEFAULTS),
-    _select(primary=_OF_PRIMARY, position=_POSITION, start=_START),
+    _select(
+        primary=_OF_PRIMARY,
+        standby=CONTROL_FILE_TIMELINE,
+        position=_POSITION_ALONE,
+        system_id=_SYSTEM_ID,
+        start=_START,
+        defaults=_DEFAULTS,
+    ),
+    _select(primary=_OF_PRIMARY, position=_POSITION_ALONE, start=_START, defaults=_DEFAULTS),
+    _select(primary=_OF_PRIMARY, position=_POSITION_ALONE, start=_START),
     _select(system_id=_SYSTEM_ID, start=_START, defaults=_DEFAULTS),
     _select(start=_START),
     _select(),
     b"SHOW in_hot_standby",
     b"SHOW transaction_read_only",
 )
-_WITHOUT_WAL = 3
-_SHOWN = 6
+_WITHOUT_WAL = 4
+_SHOWN = 7
 """From this level on, the answer is a single value."""
 
 # A role's settings may have each statement explained to the client, at any length.

@@ -235,10 +235,10 @@ async def test_a_fault_between_two_attempts_rejects_no_chunk(
     async with AsyncRouter(ground.dsn) as router:
         acquire = router._manager.acquire
 
-        async def broken(*args: Any) -> Any:
+        async def broken(*args: Any, **more: Any) -> Any:
             if failed:
                 raise RuntimeError("broken")
-            return await acquire(*args)
+            return await acquire(*args, **more)
 
         monkeypatch.setattr(router._manager, "acquire", broken)
         with pytest.raises(RuntimeError, match="broken"):

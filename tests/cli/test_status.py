@@ -69,7 +69,7 @@ def test_json_has_the_documented_keys(cluster, capsys):
     assert [set(host) for host in hosts] == 2 * [
         {
             "host", "port", "address", "origin", "role", "state", "reason", "usable", "read_only", "timeline",
-            "lag_bytes", "lag_seconds", "rtt_seconds", "server_version", "system_id",
+            "lag_bytes", "staleness_seconds", "rtt_seconds", "server_version", "system_id",
         }
     ]  # fmt: skip
     assert [host["role"] for host in hosts] == ["primary", "standby"]

@@ -236,10 +236,10 @@ def test_a_fault_between_two_attempts_rejects_no_chunk(
     with Router(ground.dsn) as router:
         acquire = router._manager.acquire
 
-        def broken(*args: Any) -> Any:
+        def broken(*args: Any, **more: Any) -> Any:
             if failed:
                 raise RuntimeError("broken")
-            return acquire(*args)
+            return acquire(*args, **more)
 
         monkeypatch.setattr(router._manager, "acquire", broken)
         with pytest.raises(RuntimeError, match="broken"):

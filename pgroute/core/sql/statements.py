@@ -21,13 +21,16 @@ LACKING = frozenset({"42501", "42883", "0A000", "42P01", "42703", "42704"})
 WRONG_STATE = "55000"
 """SQLSTATE of, among others, a function that is not available in the role of the server ("recovery is in progress")."""
 
-STANDBY_TIMELINE = """
+CONTROL_FILE_TIMELINE = """
        greatest((SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()),
-                (SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery()),
-                (SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver))"""
-"""An expression for the timeline of a standby, a lower bound. The control file tells of a new timeline minutes late.
-The receiver tells at once, to roles with the rights of pg_read_all_stats: it streams a timeline only if what was
-replayed is part of that. Others read NULL there."""
+                (SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery()))"""
+"""An expression for the timeline of a standby, a lower bound: the control file tells of a new timeline minutes late."""
+
+STANDBY_TIMELINE = f"""
+       greatest({CONTROL_FILE_TIMELINE},
+                (SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver))"""  # noqa: S608  (built from constants)
+"""The same, and what the receiver tells at once to roles with the rights of pg_read_all_stats: it streams a timeline
+only if what was replayed is part of that. Others read NULL there."""
 
 
 _OPERATOR = re.compile("`([^`]+)`")
