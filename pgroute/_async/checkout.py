@@ -13,7 +13,7 @@ from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import AsyncWatchdog
 from pgroute._async.pool.lease import READ_ONLY_DEFAULT, alive, lease_of, shut
-from pgroute._async.progress import ask_progress, commit_with_progress
+from pgroute._async.progress import Question, ask_progress, commit_with_progress
 from pgroute._psycopg import has_open_block, has_two_phase, is_only_block, leave_block
 from pgroute.core.faults.classify import one_line, session_fault
 from pgroute.errors import CommitUnknown, SessionLost
@@ -166,9 +166,9 @@ class AsyncCheckout(Generic[CT]):
         if (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
             self.phase = COMMIT_SENT
             try:
-                if self._ticket is not None and self._plain_commit(block):
+                if self._ticket is not None and self._plain_commit(block) and (question := self._question()):
                     async with bound:
-                        await self._commit_with_progress(block)
+                        await self._commit_with_progress(block, question)
                 elif block is None:
                     await conn.commit()
                 else:
@@ -196,9 +196,17 @@ class AsyncCheckout(Generic[CT]):
             return False
         return not has_open_block(conn) if block is None else is_only_block(conn)
 
-    async def _commit_with_progress(self, block: Block | None) -> None:
+    def _question(self) -> Question | None:
+        """Return the question how far the host is; None: it has changed since the connection was made."""
+        topology, pool = self.topology, self._lease.pool
+        host = topology.host(pool.key)
+        if host is None or host.generation != pool.generation:
+            return None
+        return Question(topology, host)
+
+    async def _commit_with_progress(self, block: Block | None, question: Question) -> None:
         try:
-            self._progress = await commit_with_progress(self.conn)
+            self._progress = await commit_with_progress(self.conn, question)
         finally:
             if block is not None:
                 leave_block(self.conn)
@@ -210,9 +218,11 @@ class AsyncCheckout(Generic[CT]):
             return
         if conn.closed or conn.pgconn.transaction_status or conn.pgconn.pipeline_status:
             return
+        if (question := self._question()) is None:
+            return
         try:
             async with self.within(_ROLLBACK_TIMEOUT):
-                self._progress = await ask_progress(conn)
+                self._progress = await ask_progress(conn, question)
         except psycopg.Error as failure:
             logger.info("the position of %s is not known: %s", self.key, one_line(str(failure)))
         except BaseException:

@@ -17,12 +17,12 @@ from pgroute._async.checkout import AsyncCheckout
 from pgroute._async.lifecycle import AsyncLifecycle
 from pgroute._async.pool.lease import find_lease
 from pgroute._async.pool.role_pool import AsyncRolePool
-from pgroute._async.progress import ask_progress
+from pgroute._async.progress import Question, ask_progress
 from pgroute.core.config.options import check_number
-from pgroute.core.model.roles import HostRole, Role, SessionAttrs
+from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.core.model.stats import RouterStats
 from pgroute.core.routing.acquisition import Acquisition, GiveUp, Try, first_choice, patience
-from pgroute.core.routing.demand import Proof
+from pgroute.core.routing.demand import Demand, Proof
 from pgroute.core.routing.lending import PoolFull
 from pgroute.core.transactions.request import get_request
 from pgroute.monitor.cluster_watch import ClusterWatch
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from pgroute.core.config.router_config import RouterConfig
     from pgroute.core.model.candidate import Candidate
     from pgroute.core.model.events import Event
-    from pgroute.core.routing.demand import Demand
     from pgroute.core.topology.snapshot import Topology
     from pgroute.core.transactions.request import Request
     from pgroute.runtime.causality import CausalReading, Ticket
@@ -87,6 +86,7 @@ class AsyncSessionManager(Generic[CT]):
         self.dispatcher = EventDispatcher()
         self.lifecycle = AsyncLifecycle(self.watch, self.pools, self.dispatcher, name=name, describe=describe)
         self.longest_retry = 0.0
+        self._reader_demand = None if config.max_lag is None else Demand(config.max_lag)
         self._describe = describe
         self._rng = random.Random()
 
@@ -116,7 +116,7 @@ class AsyncSessionManager(Generic[CT]):
             attrs: which hosts are accepted.
             role: whose pools.
             timeout: seconds to wait for one; 0: what is ready now; None: acquire_timeout.
-            demand: what the session demands of the host's data; None: nothing.
+            demand: what the session demands of the host's data; None: the router's max_lag, for readers.
             causal: gives the demand, and takes note of how far the session came; None: the demand is fixed.
 
         Raises:
@@ -134,6 +134,8 @@ class AsyncSessionManager(Generic[CT]):
         ticket: Ticket | None = None
         if causal is not None:
             demand, ticket = causal.begin()
+        elif demand is None and role is Role.READER:
+            demand = self._reader_demand
         start = time.monotonic()
         pool = self.pools[role]
         candidate = self._first_host(attrs, pool, demand, start)
@@ -232,14 +234,18 @@ class AsyncSessionManager(Generic[CT]):
             return
         until, pause = acquisition.ask_until(self.topology, now), _FIRST_ASK
         while proof is Proof.ASK:
-            told = await ask_progress(conn)
+            topology = self.topology
+            host = topology.host(candidate.key)
+            if host is None or host.generation != candidate.generation:
+                break
+            told = await ask_progress(conn, Question(topology, host))
             now = time.monotonic()
-            if told is not None and told.role is HostRole.STANDBY:
-                if demand.met_by(self.topology, told.timeline, told.lsn, now):
-                    return
-            elif told is not None:
-                self.watch.kick(candidate.key)  # it was promoted
-            if now >= until or told is None or router.closing:
+            if told is None:
+                self.watch.kick(candidate.key)  # it may have been promoted
+                break
+            if demand.met_by(self.topology, told.timeline, told.lsn, now):
+                return
+            if now >= until or router.closing:
                 break
             await asyncio.sleep(min(pause, until - now))
             pause = min(2 * pause, _SLOWEST_ASK)

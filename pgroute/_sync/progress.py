@@ -5,27 +5,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import psycopg
-from psycopg.pq import ExecStatus
+from psycopg.pq import DiagnosticField, ExecStatus
 
 from pgroute._sync.statements import ask_all, error_of, row
+from pgroute.core.model.roles import HostRole
 from pgroute.core.sql.answers import Malformed, read_progress
-from pgroute.core.sql.statements import OWN_TERMS, RESTRAINED, STANDBY_TIMELINE, qualify
+from pgroute.core.sql.statements import OWN_TERMS, RESTRAINED, STANDBY_TIMELINE
 
 if TYPE_CHECKING:
+    import psycopg
     from psycopg.pq.abc import PGresult
 
-    from pgroute.core.model.roles import HostRole
+    from pgroute.core.model.host import HostInfo
+    from pgroute.core.topology.snapshot import Topology
 
-_PROGRESS = qualify(f"""
-SELECT r.recovering,
-       CASE WHEN r.recovering THEN {STANDBY_TIMELINE} END,
-       CASE WHEN r.recovering THEN pg_catalog.pg_last_wal_replay_lsn()
-            ELSE pg_catalog.pg_current_wal_insert_lsn() END,
-       CASE WHEN NOT r.recovering THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) END
-  FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering) r""")  # noqa: S608  (built from constants)
-
-_COMMIT_AND_PROGRESS = b"COMMIT;" + _PROGRESS
+# A statement for both roles would take the server three times as long. One that is sent to the other role fails, or
+# tells it.
+_INSERTED = "pg_catalog.pg_current_wal_insert_lsn()"
+_OF_PRIMARY = f"SELECT 'f', NULL, {_INSERTED}, pg_catalog.pg_walfile_name({_INSERTED})".encode()
+_OF_STANDBY = "SELECT pg_catalog.pg_is_in_recovery(), {timeline}, pg_catalog.pg_last_wal_replay_lsn(), NULL"
+_UNPROVEN = _OF_STANDBY.format(timeline=STANDBY_TIMELINE).encode()
+# Reading the control file takes as long as the rest, and tells nothing new of a standby that is known to follow.
+_RECEIVED = "(SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver)"
+_PROVEN = _OF_STANDBY.format(timeline=_RECEIVED).encode()
 
 
 class Progress(NamedTuple):
@@ -42,46 +44,72 @@ class Progress(NamedTuple):
     lsn: int | None
 
 
-def ask_progress(conn: psycopg.Connection[Any]) -> Progress | None:
+class Question:
+    """The question how far a host is, as far as the snapshot leaves it open.
+
+    Args:
+        topology: the snapshot.
+        host: one of its hosts.
+    """
+
+    __slots__ = ("_known", "_role", "sql")
+
+    def __init__(self, topology: Topology, host: HostInfo) -> None:
+        self._role = host.role
+        self._known: int | None = None
+        if host.role is HostRole.PRIMARY:
+            self.sql = _OF_PRIMARY
+        elif host.timeline is not None and host.timeline == topology.wal.timeline:
+            self.sql, self._known = _PROVEN, host.timeline
+        else:
+            self.sql = _UNPROVEN
+
+    def read(self, result: PGresult) -> Progress | None:
+        """Return what an answer tells; None: nothing, or the host has another role than it had."""
+        if result.status != ExecStatus.TUPLES_OK:
+            return None
+        try:
+            role, timeline, lsn = read_progress(row([result]) or ())
+        except Malformed:
+            return None
+        if role is not self._role:
+            return None
+        if self._known is not None:
+            timeline = self._known if timeline is None else max(self._known, timeline)
+        return Progress(role, timeline, lsn)
+
+
+def ask_progress(conn: psycopg.Connection[Any], question: Question) -> Progress | None:
     """Return how far the server is; None if it does not tell, or not to this role.
 
     Args:
         conn: a connection without a transaction. None is begun.
+        question: of its host.
 
     Raises:
         psycopg.Error: the connection was lost.
     """
     for terms in (b"", OWN_TERMS):
-        *_, result = ask_all(conn, terms + _PROGRESS)
-        if result.status != ExecStatus.FATAL_ERROR:
-            return _read(result)
-        sqlstate = (result.error_field(psycopg.pq.DiagnosticField.SQLSTATE) or b"").decode("ascii", "replace")
-        if sqlstate not in RESTRAINED:
+        *_, result = ask_all(conn, terms + question.sql)
+        sqlstate = result.error_field(DiagnosticField.SQLSTATE) or b""
+        if sqlstate.decode("ascii", "replace") not in RESTRAINED:
             break
     if conn.closed:
-        raise psycopg.OperationalError("the connection was lost")
-    return None
+        raise error_of(conn, result)
+    return question.read(result)
 
 
-def commit_with_progress(conn: psycopg.Connection[Any]) -> Progress | None:
+def commit_with_progress(conn: psycopg.Connection[Any], question: Question) -> Progress | None:
     """Commit, and return how far the server was then, in one round trip; None if it does not tell.
 
     Args:
         conn: a connection in a transaction.
+        question: of its host.
 
     Raises:
         psycopg.Error: the server's error to COMMIT, or the connection was lost.
     """
-    committed, *others = ask_all(conn, _COMMIT_AND_PROGRESS)
+    committed, *others = ask_all(conn, b"COMMIT;" + question.sql)
     if committed.status != ExecStatus.COMMAND_OK:
         raise error_of(conn, committed)
-    return _read(others[-1]) if others else None
-
-
-def _read(result: PGresult) -> Progress | None:
-    if result.status != ExecStatus.TUPLES_OK:
-        return None
-    try:
-        return Progress(*read_progress(row([result]) or ()))
-    except Malformed:
-        return None
+    return question.read(others[-1]) if others else None
