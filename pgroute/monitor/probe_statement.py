@@ -21,14 +21,19 @@ if TYPE_CHECKING:
 _OF_PRIMARY = "pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())"
 # What is inserted may stay unflushed for long, and what a COMMIT has waited for is flushed. On a primary the replay
 # position is where its recovery has ended: where it left the timeline before, if it was promoted.
-_POSITION = """
+_REPLAYED = "pg_catalog.pg_last_wal_replay_lsn()"
+
+
+def _positions(replayed: str) -> str:
+    return f"""
        CASE WHEN NOT r.recovering THEN pg_catalog.pg_current_wal_insert_lsn() END,
        CASE WHEN NOT r.recovering THEN pg_catalog.pg_current_wal_flush_lsn() END,
        {replayed},
        CASE WHEN NOT r.recovering THEN pg_catalog.current_setting('wal_writer_delay') END"""
-_REPLAYED = "pg_catalog.pg_last_wal_replay_lsn()"
-_POSITION_AND_FORK = _POSITION.format(replayed=_REPLAYED)
-_POSITION_ALONE = _POSITION.format(replayed=f"CASE WHEN r.recovering THEN {_REPLAYED} END")
+
+
+_POSITION_AND_FORK = _positions(_REPLAYED)
+_POSITION_ALONE = _positions(f"CASE WHEN r.recovering THEN {_REPLAYED} END")
 _NO_POSITION = "NULL, NULL, NULL, NULL"
 _SYSTEM_ID = "(SELECT system_identifier FROM pg_catalog.pg_control_system())"
 # In whole microseconds: a float is printed as extra_float_digits says.
