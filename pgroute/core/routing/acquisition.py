@@ -199,7 +199,9 @@ class Acquisition:
         return waits and self._ask_until is not None and now >= self._ask_until
 
     def _hopeless(self, now: float) -> bool:
-        return self._asked_enough(now) and never_primary(self._attrs)
+        """Return whether only the primary is left, and these attributes exclude it."""
+        only_primary = self._asked_enough(now) or (self._demand is not None and self._demand.primary)
+        return only_primary and never_primary(self._attrs)
 
     def _grow(self) -> float:
         """Return the pause before the next look; the one after that is longer."""

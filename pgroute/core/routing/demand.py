@@ -65,6 +65,8 @@ class Demand:
             raise ConfigError("after", str(self.after), accepted)
         wal = topology.wal
         standing = wal.standing(self.after)
+        if standing is Standing.AHEAD and self.after.timeline <= topology.ignored_timeline:
+            standing = Standing.LOST
         if standing is Standing.LOST or standing is Standing.UNPROVEN:
             what = "was lost" if standing is Standing.LOST else "cannot be proven to be kept"
             left = f"timeline {self.after.timeline} was left for timeline {wal.timeline}"
@@ -77,20 +79,23 @@ class Demand:
 
         Args:
             topology: the snapshot.
-            candidate: one of its hosts.
+            candidate: a host, of this snapshot or an earlier one.
             now: monotonic seconds.
         """
         wal = topology.wal
-        kept = self.after is None or wal.standing(self.after) is Standing.KEPT
-        if candidate.role is HostRole.PRIMARY:
-            return Proof.PROVEN if kept else Proof.NONE
         host = topology.by_key.get(candidate.key)
-        if self.primary or not kept or host is None:
+        if host is None or host.generation != candidate.generation:
+            return Proof.NONE
+        if self.after is not None and wal.standing(self.after) is not Standing.KEPT:
+            return Proof.NONE
+        if host.role is HostRole.PRIMARY:
+            return Proof.PROVEN
+        if self.primary:
             return Proof.NONE
         proof = Proof.PROVEN
         if self.max_lag is not None:
             oldest = now - self.max_lag
-            if candidate.current_as_of is None or candidate.current_as_of < oldest:
+            if host.current_as_of is None or host.current_as_of < oldest:
                 if not wal.samples or wal.samples[-1].at < oldest:
                     return Proof.NONE  # not even the last position of the primary would be new enough
                 proof = Proof.ASK

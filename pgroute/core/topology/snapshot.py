@@ -150,6 +150,11 @@ class Topology:
         return self.wal.system_id if learned is None else learned
 
     @property
+    def ignored_timeline(self) -> int:
+        """The highest timeline when the operator last called `forget_timeline()`, 0 if that never happened."""
+        return self._memory.timelines.ignored_timeline
+
+    @property
     def initial_scan_done(self) -> bool:
         """Whether every listed host has answered, refused or timed out at least once."""
         return self._memory.initial_scan_done
