@@ -122,7 +122,7 @@ class Sandbox:
     def copy(self, source: Path, target: Path, *, timeout: float) -> None:
         """Create a subfolder as a copy of another one."""
         self.make_folder(target)
-        self.run("/bin/cp", "-Rp", f"{source}/.", target, timeout=timeout)
+        self.run("/bin/cp", "-R", f"{source}/.", target, timeout=timeout)
 
     def make_file(self, name: str, content: str) -> Path:
         """Create a file in the folder that only the servers' user and root may read."""
