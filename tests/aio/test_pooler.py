@@ -64,7 +64,9 @@ def pooler(node: Node, settings: str = CONFIG) -> Iterator[int]:
         shutil.chown(file, owner.st_uid, owner.st_gid)
     account: dict[str, Any] = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
     assert PROGRAM is not None
-    with (node.data_dir.parent / f"{node.name}.pooler.log").open("w") as log:
+    log_path = node.data_dir.parent / f"{node.name}.pooler.log"
+    log_path.touch(0o600)
+    with log_path.open("w") as log:
         process = subprocess.Popen(
             [PROGRAM, config], stdout=log, stderr=log, **(account if not os.getuid() else {})
         )
