@@ -39,12 +39,12 @@ def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     silence_libraries()
     console = open_console()
-    with Router(args.dsn, **names(args)) as router:
-        deadline = time.monotonic() + args.duration
-        if console.is_terminal:
-            _full_screen(console, router, deadline)
-        else:
-            _plain(router, deadline)
+    router = Router(args.dsn, **names(args))
+    deadline = time.monotonic() + args.duration
+    if console.is_terminal:
+        _full_screen(console, router, deadline)
+    else:
+        _plain(router, deadline)
     return 0
 
 
@@ -67,9 +67,13 @@ def _full_screen(console: Console, router: Router, deadline: float) -> None:
         return f"pgroute watch    {hosts} hosts    {minutes}:{seconds:02d}    q ends"
 
     view.title = title
-    router.subscribe(note)
+    router.subscribe(note)  # before it is opened: the first events count too
     try:
-        with quit_key() as ended, Live(view, console=console, screen=True, auto_refresh=False) as live:
+        with (
+            router,
+            quit_key() as ended,
+            Live(view, console=console, screen=True, auto_refresh=False) as live,
+        ):
 
             def draw(_topology: Topology) -> None:
                 live.refresh()
@@ -88,7 +92,7 @@ def _plain(router: Router, deadline: float) -> None:
         with lock:
             print(f"{clock()}  {text}", flush=True)
 
-    router.subscribe(lambda event: tell(event.text))
+    router.subscribe(lambda event: tell(event.text))  # before it is opened: the first events count too
     told = ""
 
     def judge(topology: Topology) -> None:
@@ -98,7 +102,8 @@ def _plain(router: Router, deadline: float) -> None:
             tell(text)
             told = text
 
-    each_change(router, deadline, judge)
+    with router:
+        each_change(router, deadline, judge)
 
 
 def each_change(
