@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pgroute.core.model.position import Position
 from pgroute.core.model.roles import HostRole, Role
 from pgroute.core.routing.demand import Demand
+from pgroute.errors import PositionLost
 from pgroute.runtime.causality import Causality, CausalReading
 from tests.core.world import OURS, A, B, C, World
 
@@ -138,3 +139,20 @@ def test_threads_share_it(world):
     for thread in threads:
         thread.join()
     assert causality.position == at(1999)
+
+
+@pytest.mark.parametrize("kept", [90, 100])
+def test_session_on_a_timeline_that_no_probe_has_seen_hides_no_loss(world, kept):
+    causality = Causality(at(100))
+    session(causality, world, Told(PRIMARY, 150, 2), Role.WRITER)
+    assert next_demand(causality) == Demand(after=at(100), wait=0.1, primary=True)
+    demand = next_demand(causality, Role.WRITER)
+    world.refuse(A).primary(B, 2, lsn=200, replayed=kept)
+    assert demand is not None
+    if kept < 100:
+        with pytest.raises(PositionLost):
+            demand.check(world.topology)
+    else:
+        demand.check(world.topology)
+        session(causality, world, Told(PRIMARY, 210, 2), Role.WRITER)
+        assert next_demand(causality) == Demand(after=at(210, 2), wait=0.1)

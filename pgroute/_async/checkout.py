@@ -180,7 +180,8 @@ class AsyncCheckout(Generic[CT]):
             self.phase = COMMITTED
         else:
             await self._end_without_commit(status, block, read_write=read_write)
-        await self._ask_progress()
+        if self._ticket is not None:
+            await self._ask_progress(_ROLLBACK_TIMEOUT)
         if self._lease.unconfirmed:
             raise CommitUnknown(
                 f"{self.key} committed locally, but no synchronous standby has confirmed it",
@@ -194,7 +195,9 @@ class AsyncCheckout(Generic[CT]):
             return False
         if conn.pgconn.pipeline_status:
             return False
-        return not has_open_block(conn) if block is None else is_only_block(conn)
+        if block is None:
+            return not has_open_block(conn)
+        return type(block) is psycopg.AsyncTransaction and is_only_block(conn)
 
     def _question(self) -> Question | None:
         """Return the question how far the host is; None: it has changed since the connection was made."""
@@ -211,17 +214,17 @@ class AsyncCheckout(Generic[CT]):
             if block is not None:
                 leave_block(self.conn)
 
-    async def _ask_progress(self) -> None:
-        """Ask how far the server is, if that is wanted and did not come with a COMMIT."""
+    async def _ask_progress(self, seconds: float) -> None:
+        """Ask how far the server is, if that did not come with a COMMIT; it has so many seconds to answer."""
         conn = self.conn
-        if self._ticket is None or self._progress is not None:
+        if self._progress is not None:
             return
         if conn.closed or conn.pgconn.transaction_status or conn.pgconn.pipeline_status:
             return
         if (question := self._question()) is None:
             return
         try:
-            async with self.within(_ROLLBACK_TIMEOUT):
+            async with self.within(seconds):
                 self._progress = await ask_progress(conn, question)
         except psycopg.Error as failure:
             logger.info("the position of %s is not known: %s", self.key, one_line(str(failure)))
@@ -315,7 +318,9 @@ class AsyncCheckout(Generic[CT]):
         ):
             # Its own settings contradict its pool, whatever the host is: the next session would fail likewise.
             await shut(conn)
-        await self._ask_progress()
+        if self._ticket is not None:
+            interrupted = not isinstance(exc, Exception)
+            await self._ask_progress(self._lease.patience() if interrupted else _ROLLBACK_TIMEOUT)
         if self._lease.unconfirmed:
             exc.add_note(f"{self.key} committed before that, and no synchronous standby has confirmed it")
 

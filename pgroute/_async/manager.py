@@ -13,12 +13,14 @@ from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 # sync-only: from psycopg_pool.abc import CT
 from psycopg_pool.abc import ACT as CT  # async-only
 
+from pgroute._acompat import AsyncWatchdog
 from pgroute._async.checkout import AsyncCheckout
 from pgroute._async.lifecycle import AsyncLifecycle
-from pgroute._async.pool.lease import find_lease
+from pgroute._async.pool.lease import find_lease, lease_of
 from pgroute._async.pool.role_pool import AsyncRolePool
 from pgroute._async.progress import Question, ask_progress
 from pgroute.core.config.options import check_number
+from pgroute.core.faults.classify import one_line
 from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.core.model.stats import RouterStats
 from pgroute.core.routing.acquisition import Acquisition, GiveUp, Try, first_choice, patience
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgroute._async.open_state import AsyncOpenState
+    from pgroute._async.progress import Progress
     from pgroute.core.config.router_config import RouterConfig
     from pgroute.core.model.candidate import Candidate
     from pgroute.core.model.events import Event
@@ -43,6 +46,9 @@ if TYPE_CHECKING:
 
 _FIRST_ASK, _SLOWEST_ASK = 0.001, 0.02
 """Seconds between two questions to a standby that is behind; the pause doubles."""
+
+_LEAST_ANSWER = 0.2
+"""Seconds that a standby has for an answer, even with a timeout of 0: the question takes a round trip."""
 
 
 class AsyncSessionManager(Generic[CT]):
@@ -139,8 +145,11 @@ class AsyncSessionManager(Generic[CT]):
         start = time.monotonic()
         pool = self.pools[role]
         candidate = self._first_host(attrs, pool, demand, start)
-        seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
         acquisition = None if demand is None else self._acquisition(attrs, role, start, timeout, demand)
+        seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
+        seconds = (
+            acquisition.patience(self.topology, candidate, start) if acquisition and candidate else seconds
+        )
         while True:
             failure: Exception | None = None
             if candidate is not None:
@@ -224,7 +233,7 @@ class AsyncSessionManager(Generic[CT]):
 
         Raises:
             Behind: it does not.
-            psycopg.Error: the connection was lost.
+            psycopg.OperationalError: the connection was lost, or it does not answer.
             ConfigError, PositionLost: no host can satisfy the demand.
         """
         now = time.monotonic()  # the wait for the connection may have been long
@@ -238,7 +247,8 @@ class AsyncSessionManager(Generic[CT]):
             host = topology.host(candidate.key)
             if host is None or host.generation != candidate.generation:
                 break
-            told = await ask_progress(conn, Question(topology, host))
+            most = max(_LEAST_ANSWER, min(self.config.probe.timeout, acquisition.left(now)))
+            told = await self._ask(conn, Question(topology, host), most)
             now = time.monotonic()
             if told is None:
                 self.watch.kick(candidate.key)  # it may have been promoted
@@ -250,6 +260,21 @@ class AsyncSessionManager(Generic[CT]):
             await asyncio.sleep(min(pause, until - now))
             pause = min(2 * pause, _SLOWEST_ASK)
         raise Behind(f"{candidate.key} is not as far as demanded")
+
+    async def _ask(self, conn: CT, question: Question, seconds: float) -> Progress | None:
+        """Return how far a standby is. If it does not answer in time, as a frozen one, its connection is cut.
+
+        Raises:
+            psycopg.OperationalError: the connection was lost or cut.
+        """
+        lease = lease_of(conn)
+        try:
+            async with AsyncWatchdog(seconds, lease.abort):
+                return await ask_progress(conn, question)
+        except psycopg.Error as exc:
+            self.watch.kick(lease.pool.key)
+            text = f"asking for its position failed: {one_line(str(exc))}"
+            raise psycopg.OperationalError(text) from exc
 
     def request(self, role: object, **options: Any) -> Request:
         """Validate what a transaction is asked for with; see `get_request`.

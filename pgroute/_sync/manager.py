@@ -12,12 +12,14 @@ from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from psycopg_pool.abc import CT
 
+from pgroute._acompat import Watchdog
 from pgroute._sync.checkout import Checkout
 from pgroute._sync.lifecycle import Lifecycle
-from pgroute._sync.pool.lease import find_lease
+from pgroute._sync.pool.lease import find_lease, lease_of
 from pgroute._sync.pool.role_pool import RolePool
 from pgroute._sync.progress import Question, ask_progress
 from pgroute.core.config.options import check_number
+from pgroute.core.faults.classify import one_line
 from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.core.model.stats import RouterStats
 from pgroute.core.routing.acquisition import Acquisition, GiveUp, Try, first_choice, patience
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgroute._sync.open_state import OpenState
+    from pgroute._sync.progress import Progress
     from pgroute.core.config.router_config import RouterConfig
     from pgroute.core.model.candidate import Candidate
     from pgroute.core.model.events import Event
@@ -42,6 +45,9 @@ if TYPE_CHECKING:
 
 _FIRST_ASK, _SLOWEST_ASK = 0.001, 0.02
 """Seconds between two questions to a standby that is behind; the pause doubles."""
+
+_LEAST_ANSWER = 0.2
+"""Seconds that a standby has for an answer, even with a timeout of 0: the question takes a round trip."""
 
 
 class SessionManager(Generic[CT]):
@@ -138,8 +144,9 @@ class SessionManager(Generic[CT]):
         start = time.monotonic()
         pool = self.pools[role]
         candidate = self._first_host(attrs, pool, demand, start)
-        seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
         acquisition = None if demand is None else self._acquisition(attrs, role, start, timeout, demand)
+        seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
+        seconds = acquisition.patience(self.topology, candidate, start) if acquisition and candidate else seconds
         while True:
             failure: Exception | None = None
             if candidate is not None:
@@ -223,7 +230,7 @@ class SessionManager(Generic[CT]):
 
         Raises:
             Behind: it does not.
-            psycopg.Error: the connection was lost.
+            psycopg.OperationalError: the connection was lost, or it does not answer.
             ConfigError, PositionLost: no host can satisfy the demand.
         """
         now = time.monotonic()  # the wait for the connection may have been long
@@ -237,7 +244,8 @@ class SessionManager(Generic[CT]):
             host = topology.host(candidate.key)
             if host is None or host.generation != candidate.generation:
                 break
-            told = ask_progress(conn, Question(topology, host))
+            most = max(_LEAST_ANSWER, min(self.config.probe.timeout, acquisition.left(now)))
+            told = self._ask(conn, Question(topology, host), most)
             now = time.monotonic()
             if told is None:
                 self.watch.kick(candidate.key)  # it may have been promoted
@@ -249,6 +257,21 @@ class SessionManager(Generic[CT]):
             time.sleep(min(pause, until - now))
             pause = min(2 * pause, _SLOWEST_ASK)
         raise Behind(f"{candidate.key} is not as far as demanded")
+
+    def _ask(self, conn: CT, question: Question, seconds: float) -> Progress | None:
+        """Return how far a standby is. If it does not answer in time, as a frozen one, its connection is cut.
+
+        Raises:
+            psycopg.OperationalError: the connection was lost or cut.
+        """
+        lease = lease_of(conn)
+        try:
+            with Watchdog(seconds, lease.abort):
+                return ask_progress(conn, question)
+        except psycopg.Error as exc:
+            self.watch.kick(lease.pool.key)
+            text = f"asking for its position failed: {one_line(str(exc))}"
+            raise psycopg.OperationalError(text) from exc
 
     def request(self, role: object, **options: Any) -> Request:
         """Validate what a transaction is asked for with; see `get_request`.

@@ -83,7 +83,11 @@ class Causality:
                 Standing.LOST,
                 Standing.UNPROVEN,
             )
-            self._position = earlier if lost else later
+            # The session was on a timeline that no probe has seen yet, so what became of the earlier one is not known.
+            unseen = later is position and wal.standing(later) is Standing.AHEAD
+            if unseen:
+                self._doubts += 1
+            self._position = earlier if lost or unseen else later
 
 
 class CausalReading:

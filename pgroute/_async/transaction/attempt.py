@@ -190,11 +190,11 @@ class AsyncTransaction(Generic[CT]):
             await conn.set_read_only(request.read_only)
         if request.deferrable is not None:
             await conn.set_deferrable(request.deferrable)
-        if self._causal is None:
-            self._block = conn.transaction()
-        else:
+        if self._causal is not None and type(conn).transaction is psycopg.AsyncConnection.transaction:
             # Of conn.transaction() an end by `leave_block` would leave a generator, which rolls back when collected.
             self._block = psycopg.AsyncTransaction(conn)
+        else:
+            self._block = conn.transaction()
         self._inner = await self._block.__aenter__()
         checkout.note_begin()
 

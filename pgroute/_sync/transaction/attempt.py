@@ -191,11 +191,11 @@ class Transaction(Generic[CT]):
             conn.set_read_only(request.read_only)
         if request.deferrable is not None:
             conn.set_deferrable(request.deferrable)
-        if self._causal is None:
-            self._block = conn.transaction()
-        else:
+        if self._causal is not None and type(conn).transaction is psycopg.Connection.transaction:
             # Of conn.transaction() an end by `leave_block` would leave a generator, which rolls back when collected.
             self._block = psycopg.Transaction(conn)
+        else:
+            self._block = conn.transaction()
         self._inner = self._block.__enter__()
         checkout.note_begin()
 

@@ -164,7 +164,7 @@ class Acquisition:
         if late and not self._immediate:
             return GiveUp(self._error(topology, now))
         if chosen := self._untried(groups, load):
-            return self._try(chosen, now)
+            return self._try(chosen, topology, now)
         if late:
             return GiveUp(self._error(topology, now))
         if not groups:
@@ -184,7 +184,7 @@ class Acquisition:
             self._backoff = False
             self._retry_at = None
         self._tried.clear()
-        return self._try(self._policy.pick(groups[0], load, self._rng), now)
+        return self._try(self._policy.pick(groups[0], load, self._rng), topology, now)
 
     def _groups(self, topology: Topology, now: float) -> Groups:
         groups = topology.candidates[self._attrs]
@@ -211,7 +211,8 @@ class Acquisition:
     def ask_until(self, topology: Topology, now: float) -> float:
         """Return until when the next standby may be asked for its position (monotonic seconds).
 
-        The time to wait begins with the first one, and those that may still be asked share it.
+        The time to wait begins with the first one, at the latest when it is asked, and those that may still be asked
+        share it.
         """
         if self._demand is None:
             return now
@@ -228,19 +229,41 @@ class Acquisition:
 
     def is_outdated(self, topology: Topology) -> bool:
         """Return True once if the position is of a timeline that the router has not seen yet: all must be probed."""
-        demand = self._demand
-        if self._looked or demand is None or demand.after is None:
+        if self._looked or not self._is_ahead(topology):
             return False
-        self._looked = topology.wal.standing(demand.after) is Standing.AHEAD
-        return self._looked
+        self._looked = True
+        return True
+
+    def _is_ahead(self, topology: Topology) -> bool:
+        demand = self._demand
+        if demand is None or demand.after is None:
+            return False
+        return topology.wal.standing(demand.after) is Standing.AHEAD
 
     def behind(self, candidate: Candidate) -> None:
         """Report that a standby was asked, and does not satisfy the demand."""
         self._tried.add((candidate.key, candidate.generation))
         self._backoff = True
 
-    def _try(self, candidate: Candidate, now: float) -> Try:
-        return Try(candidate, patience(self._attrs, self._deadline - now))
+    def _try(self, candidate: Candidate, topology: Topology, now: float) -> Try:
+        return Try(candidate, self.patience(topology, candidate, now))
+
+    def patience(self, topology: Topology, candidate: Candidate, now: float) -> float:
+        """Return the seconds to queue for a connection to one host.
+
+        Where the primary would do, a standby that must be asked for its position is given the time to wait for that.
+        """
+        seconds = patience(self._attrs, self._deadline - now)
+        demand = self._demand
+        if demand is None or demand.after is None or never_primary(self._attrs):
+            return seconds
+        if demand.proof(topology, candidate, now) is not Proof.ASK:
+            return seconds
+        return min(seconds, max(0.0, self.ask_until(topology, now) - now))
+
+    def left(self, now: float) -> float:
+        """Return the seconds to the deadline; 0 if it has passed."""
+        return max(0.0, self._deadline - now)
 
     def _untried(self, groups: Groups, load: Callable[[HostKey], int]) -> Candidate | None:
         for group in groups:
@@ -294,6 +317,8 @@ class Acquisition:
             why = f": split brain, {names} both claim to be the primary"
         elif topology.locked_out:
             why = ": every host refuses the login"
+        elif self._is_ahead(topology):
+            why = ": no host was seen on the timeline of the position"
         within = f" within {self._timeout:.3g} s" if now >= self._deadline else ""
         wanted = f"{self._attrs.value}, {self._demand}" if self._demand is not None else self._attrs.value
         summary = f"no {self._role} session ({wanted}){within}{why}"

@@ -8,7 +8,7 @@ import pytest
 
 from pgroute.core.model.position import Position
 from pgroute.core.model.roles import HostRole, SessionAttrs
-from pgroute.core.routing.acquisition import Acquisition, GiveUp, Step, Try, Wait, first_choice
+from pgroute.core.routing.acquisition import PATIENCE, Acquisition, GiveUp, Step, Try, Wait, first_choice
 from pgroute.core.routing.balance import Ordered
 from pgroute.core.routing.demand import Demand, Proof, as_lsn
 from pgroute.core.topology.observations import Members
@@ -255,3 +255,33 @@ def test_position_of_an_unseen_timeline_has_the_hosts_probed_once():
 )
 def test_positions_are_printed_as_postgresql_does(lsn, text):
     assert as_lsn(lsn) == text
+
+
+def test_queue_at_a_standby_that_must_be_asked_ends_with_the_time_to_wait():
+    caller = Caller(cluster(c=None), PREFER, Demand(after=at(200), wait=0.1))
+    step = caller.step()
+    assert isinstance(step, Try)
+    assert step.candidate.key == B
+    assert step.timeout == pytest.approx(0.05), "two standbys share the time"
+    caller.acquisition.exhausted(step.candidate, "10 of max_size 10 connections in use")
+    caller.world.pass_time(0.1)
+    step = caller.step()
+    assert isinstance(step, Try)
+    assert step.candidate.key == A
+    assert step.timeout == PATIENCE
+
+
+@pytest.mark.parametrize(
+    ("attrs", "demand"),
+    [(STANDBY, Demand(after=at(200), wait=0.1)), (PREFER, Demand(after=at(100), wait=0.1))],
+)
+def test_queue_at_a_standby_lasts_where_no_primary_would_do_or_nothing_is_to_be_asked(attrs, demand):
+    step = Caller(cluster(), attrs, demand).step()
+    assert isinstance(step, Try)
+    assert step.timeout == PATIENCE
+
+
+def test_error_tells_that_the_timeline_of_the_position_was_not_seen():
+    step = Caller(cluster(), PREFER, Demand(after=at(1, timeline=2)), timeout=0.0).step()
+    assert isinstance(step, GiveUp)
+    assert "no host was seen on the timeline of the position" in str(step.error)
