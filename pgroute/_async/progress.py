@@ -44,7 +44,7 @@ class Progress(NamedTuple):
 
 
 class Question:
-    """The question how far a host is, as far as the snapshot leaves it open.
+    """The statement that asks a host how far it is; a standby is not asked for a timeline that the snapshot tells.
 
     Args:
         topology: the snapshot.

@@ -86,11 +86,13 @@ class Checkout(Generic[CT]):
 
     def release(self) -> None:
         """Give the connection back to its pool, which closes it if it must not be used again."""
-        if self._ticket is not None:
-            ticket, self._ticket = self._ticket, None
-            ticket.settle(self._progress, self.topology)
         try:
-            self._lease.pool.putconn(self.conn)
+            try:
+                if self._ticket is not None:
+                    ticket, self._ticket = self._ticket, None
+                    ticket.settle(self._progress, self.topology)
+            finally:  # an interrupt of the lines above must not keep the connection
+                self._lease.pool.putconn(self.conn)
         finally:
             if self._router.closing:
                 self._router.changes.notify()

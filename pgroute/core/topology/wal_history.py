@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pgroute.core.topology.observations import Answer
 
 MOST_SAMPLES = 600
-"""Positions that are remembered: each one of the last minutes, and of days enough to tell a lag to about a tenth."""
+"""How many samples are kept: all of the last minutes, and enough older ones to tell a lag of hours to about a tenth."""
 
 _MOST_FORKS = 100
 
@@ -77,7 +77,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WalHistory:
-    """The way of the primary through its write-ahead log.
+    """What the answers of the primary have told of its write-ahead log.
 
     Attributes:
         primary: the host that is the primary, None if there was none yet.

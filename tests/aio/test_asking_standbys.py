@@ -1,0 +1,110 @@
+"""Standbys are asked how far they are: frozen ones, ones that are behind, over connections of a user's class."""
+
+from __future__ import annotations
+
+import gc
+import time
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgroute import AsyncRouter, NoHostAvailable, PoolOptions
+from pgroute.testing import LocalCluster
+from tests.support import AsyncBackground, async_call, within
+
+pytestmark = pytest.mark.cluster
+
+
+async def warm_up(router: AsyncRouter[Any]) -> None:
+    """Have a connection opened to each standby."""
+    ports: set[int] = set()
+    while len(ports) < 2:
+        async with router.reader() as conn:
+            ports.add(conn.info.port)
+
+
+async def test_reader_keeps_its_timeout_while_the_standbys_that_it_asks_are_frozen(
+    mended: LocalCluster,
+) -> None:
+    _, second, third = mended.nodes
+    async with AsyncRouter(mended.dsn, reader_attrs="standby") as router:
+        await warm_up(router)
+        for node in (second, third):
+            await async_call(node.freeze)
+        causal = router.causal()
+        async with causal.writer() as conn:
+            await conn.execute("CREATE TABLE written AS SELECT 1")
+        begun = time.monotonic()
+        with pytest.raises(NoHostAvailable, match="was last seen at"):
+            async with causal.reader(timeout=0.5):
+                pass
+        assert time.monotonic() - begun < within(2.0)
+
+
+async def test_reader_goes_to_the_primary_if_the_standbys_that_it_asks_are_frozen(
+    mended: LocalCluster,
+) -> None:
+    first, second, third = mended.nodes
+    async with AsyncRouter(mended.dsn) as router:
+        await warm_up(router)
+        for node in (second, third):
+            await async_call(node.freeze)
+        causal = router.causal()
+        async with causal.writer() as conn:
+            await conn.execute("CREATE TABLE written AS SELECT 1")
+        begun = time.monotonic()
+        async with causal.reader() as conn:
+            assert conn.info.port == first.port
+        assert time.monotonic() - begun < within(5.0)
+
+
+async def test_queue_for_a_standby_that_is_behind_ends_with_the_time_to_wait(mended: LocalCluster) -> None:
+    first, second, third = mended.nodes
+    options = PoolOptions(max_size=1)
+    async with AsyncRouter(mended.dsn, reader=options) as router, AsyncBackground() as background:
+        await warm_up(router)
+        for node in (second, third):
+            node.execute("SELECT pg_wal_replay_pause()")
+        try:
+            causal = router.causal()
+            async with causal.writer() as conn:
+                await conn.execute("CREATE TABLE written AS SELECT 1")
+
+            async def read() -> tuple[int, float]:
+                begun = time.monotonic()
+                async with router.reader(after=causal.position) as conn:
+                    return conn.info.port, time.monotonic() - begun
+
+            readers = [background.start(read) for _ in range(20)]
+            served = [await reader.result() for reader in readers]
+        finally:
+            for node in (second, third):
+                node.execute("SELECT pg_wal_replay_resume()")
+        assert {port for port, _ in served} == {first.port}
+        assert max(seconds for _, seconds in served) < within(0.6)
+
+
+class Logged(psycopg.AsyncConnection[Any]):
+    """A user's class that counts its transactions."""
+
+    begun = 0
+
+    def transaction(self, *args: Any, **kwargs: Any) -> Any:
+        Logged.begun += 1
+        return super().transaction(*args, **kwargs)
+
+
+async def test_transaction_of_a_users_class_is_used_in_causal_runs_too(mended: LocalCluster) -> None:
+    async def write(conn: Logged) -> None:
+        await conn.execute("CREATE TABLE IF NOT EXISTS written AS SELECT 1")
+
+    async with AsyncRouter(mended.dsn, connection_class=Logged) as router:
+        causal = router.causal()
+        before = Logged.begun
+        await causal.run(write)
+        gc.collect()
+        assert Logged.begun == before + 1
+        assert causal.position is not None
+        async with causal.reader() as conn:
+            assert await (await conn.execute("SELECT count(*) FROM written")).fetchone() == (1,)
