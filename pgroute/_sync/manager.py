@@ -146,9 +146,8 @@ class SessionManager(Generic[CT]):
         candidate = self._first_host(attrs, pool, demand, start)
         acquisition = None if demand is None else self._acquisition(attrs, role, start, timeout, demand)
         seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
-        seconds = (
-            acquisition.patience(self.topology, candidate, start) if acquisition and candidate else seconds
-        )
+        if acquisition is not None and candidate is not None:
+            seconds = acquisition.patience(self.topology, candidate, start, pool.load)
         while True:
             failure: Exception | None = None
             if candidate is not None:

@@ -164,7 +164,7 @@ class Acquisition:
         if late and not self._immediate:
             return GiveUp(self._error(topology, now))
         if chosen := self._untried(groups, load):
-            return self._try(chosen, topology, now)
+            return Try(chosen, self.patience(topology, chosen, now, load))
         if late:
             return GiveUp(self._error(topology, now))
         if not groups:
@@ -184,7 +184,8 @@ class Acquisition:
             self._backoff = False
             self._retry_at = None
         self._tried.clear()
-        return self._try(self._policy.pick(groups[0], load, self._rng), topology, now)
+        chosen = self._policy.pick(groups[0], load, self._rng)
+        return Try(chosen, self.patience(topology, chosen, now, load))
 
     def _groups(self, topology: Topology, now: float) -> Groups:
         groups = topology.candidates[self._attrs]
@@ -245,17 +246,17 @@ class Acquisition:
         self._tried.add((candidate.key, candidate.generation))
         self._backoff = True
 
-    def _try(self, candidate: Candidate, topology: Topology, now: float) -> Try:
-        return Try(candidate, self.patience(topology, candidate, now))
-
-    def patience(self, topology: Topology, candidate: Candidate, now: float) -> float:
+    def patience(
+        self, topology: Topology, candidate: Candidate, now: float, load: Callable[[HostKey], int]
+    ) -> float:
         """Return the seconds to queue for a connection to one host.
 
-        Where the primary would do, a standby that must be asked for its position is given the time to wait for that.
+        Where the primary would do, the queue for a standby that must be asked for its position counts as waiting for
+        it. Without sessions there, its pool may have to connect first, which takes its time once.
         """
         seconds = patience(self._attrs, self._deadline - now)
         demand = self._demand
-        if demand is None or demand.after is None or never_primary(self._attrs):
+        if demand is None or demand.after is None or never_primary(self._attrs) or not load(candidate.key):
             return seconds
         if demand.proof(topology, candidate, now) is not Proof.ASK:
             return seconds

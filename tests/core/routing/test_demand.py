@@ -154,6 +154,7 @@ class Caller:
     def __init__(self, world: World, attrs: SessionAttrs, demand: Demand, timeout: float = 5.0) -> None:
         self.world = world
         self.demand = demand
+        self.in_use = 0
         self.acquisition = Acquisition(
             attrs,
             Ordered(),
@@ -165,7 +166,7 @@ class Caller:
         )
 
     def step(self) -> Step:
-        return self.acquisition.step(self.world.topology, self.world.now, lambda _: 0)
+        return self.acquisition.step(self.world.topology, self.world.now, lambda _: self.in_use)
 
     def asks(self, key) -> float:
         """The host is asked, and is behind; return the seconds for which it was asked."""
@@ -258,13 +259,20 @@ def test_positions_are_printed_as_postgresql_does(lsn, text):
 
 
 def test_queue_at_a_standby_that_must_be_asked_ends_with_the_time_to_wait():
-    caller = Caller(cluster(c=None), PREFER, Demand(after=at(200), wait=0.1))
+    caller = Caller(cluster(), PREFER, Demand(after=at(200), wait=0.1))
+    caller.in_use = 10
     step = caller.step()
     assert isinstance(step, Try)
     assert step.candidate.key == B
     assert step.timeout == pytest.approx(0.05), "two standbys share the time"
     caller.acquisition.exhausted(step.candidate, "10 of max_size 10 connections in use")
-    caller.world.pass_time(0.1)
+    caller.world.pass_time(0.05)
+    step = caller.step()
+    assert isinstance(step, Try)
+    assert step.candidate.key == C
+    assert step.timeout == pytest.approx(0.05)
+    caller.acquisition.exhausted(step.candidate, "10 of max_size 10 connections in use")
+    caller.world.pass_time(0.05)
     step = caller.step()
     assert isinstance(step, Try)
     assert step.candidate.key == A
@@ -272,11 +280,18 @@ def test_queue_at_a_standby_that_must_be_asked_ends_with_the_time_to_wait():
 
 
 @pytest.mark.parametrize(
-    ("attrs", "demand"),
-    [(STANDBY, Demand(after=at(200), wait=0.1)), (PREFER, Demand(after=at(100), wait=0.1))],
+    ("attrs", "demand", "in_use"),
+    [
+        (STANDBY, Demand(after=at(200), wait=0.1), 10),  # no primary would do
+        (PREFER, Demand(after=at(100), wait=0.1), 10),  # there is nothing to ask
+        (PREFER, Demand(max_lag=0.5), 10),
+        (PREFER, Demand(after=at(200), wait=0.1), 0),  # the pool may have to connect first
+    ],
 )
-def test_queue_at_a_standby_lasts_where_no_primary_would_do_or_nothing_is_to_be_asked(attrs, demand):
-    step = Caller(cluster(), attrs, demand).step()
+def test_queue_at_a_standby_lasts_as_long_as_any_otherwise(attrs, demand, in_use):
+    caller = Caller(cluster(), attrs, demand)
+    caller.in_use = in_use
+    step = caller.step()
     assert isinstance(step, Try)
     assert step.timeout == PATIENCE
 
