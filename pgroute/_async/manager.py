@@ -247,6 +247,8 @@ class AsyncSessionManager(Generic[CT]):
                 return
             if now >= until or router.closing:
                 break
+            if not demand.may_get_there(self.topology, told.timeline, told.lsn):
+                break
             await asyncio.sleep(min(pause, until - now))
             pause = min(2 * pause, _SLOWEST_ASK)
         raise Behind(f"{candidate.key} is not as far as demanded")

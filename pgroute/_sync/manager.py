@@ -246,6 +246,8 @@ class SessionManager(Generic[CT]):
                 return
             if now >= until or router.closing:
                 break
+            if not demand.may_get_there(self.topology, told.timeline, told.lsn):
+                break
             time.sleep(min(pause, until - now))
             pause = min(2 * pause, _SLOWEST_ASK)
         raise Behind(f"{candidate.key} is not as far as demanded")

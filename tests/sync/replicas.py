@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pgroute import Router, HostInfo, ProbeOptions
-from pgroute.testing import LocalCluster, Node
+from pgroute.testing import FaultProxy, LocalCluster, Node
 from pgroute.testing.proxy_arguments import Endpoint
 from tests import support
 from tests.sync.workload import key, make_table
@@ -45,6 +45,18 @@ def configure(node: Node, **settings: str | None) -> None:
     [(loaded,)] = node.execute("SELECT pg_conf_load_time()")
     node.execute("SELECT pg_reload_conf()")
     support.eventually(lambda: node.execute("SELECT pg_conf_load_time()")[0][0] > loaded)
+
+
+def cut_off(cluster: LocalCluster, wire: FaultProxy) -> None:
+    """Have all standbys stream through a proxy, which can then cut them off; return once they do."""
+    _, *standbys = cluster.nodes
+    source: Any = wire  # a host and a port
+    for node in standbys:
+        node.follow(source, wait=False)
+    receiver = f"pg_stat_wal_receiver WHERE status = 'streaming' AND sender_port = {wire.port}"
+    streams = f"SELECT EXISTS (SELECT FROM {receiver})"
+    for node in standbys:
+        support.eventually(lambda: node.execute(streams) == [(True,)], 30.0)  # noqa: B023
 
 
 def of(router: Router[Any], node: Endpoint) -> HostInfo:
