@@ -87,14 +87,18 @@ class AsyncCheckout(Generic[CT]):
 
     async def release(self) -> None:
         """Give the connection back to its pool, which closes it if it must not be used again."""
-        if self._ticket is not None:
-            ticket, self._ticket = self._ticket, None
-            ticket.settle(self._progress, self.topology)
+        self.settle()
         try:
             await self._lease.pool.putconn(self.conn)
         finally:
             if self._router.closing:
                 self._router.changes.notify()
+
+    def settle(self) -> None:
+        """Take note of how far the server was; once more after an interrupt, which may have come in between."""
+        if self._ticket is not None:
+            self._ticket.settle(self._progress, self.topology)
+            self._ticket = None
 
     async def put_back(self) -> None:
         """Release the connection; a transaction still open is rolled back."""

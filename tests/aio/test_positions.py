@@ -22,7 +22,7 @@ from pgroute import (
     RouteError,
 )
 from pgroute.testing import FaultProxy, LocalCluster
-from tests.aio.replicas import OFTEN, configure, cut_off, of, staleness, standbys_as_they_were
+from tests.aio.replicas import OFTEN, configure, cut_off, dsn_of, of, staleness, standbys_as_they_were
 from tests.aio.workload import make_table, primary
 from tests.support import AsyncBackground, async_call, async_eventually, dsn_with, within
 from tests.wiretap import Wiretap
@@ -45,12 +45,6 @@ def tapped(lagging: LocalCluster) -> Iterator[tuple[Wiretap, ...]]:
     """Give a tap in front of each node of that cluster."""
     with ExitStack() as stack:
         yield tuple(stack.enter_context(Wiretap(node)) for node in lagging.nodes)
-
-
-def dsn_of(taps: tuple[Wiretap, ...]) -> str:
-    """Return the DSN that leads through taps."""
-    fakes: Any = taps
-    return FaultProxy.dsn(fakes)
 
 
 async def insert(router: AsyncRouter[Any], number: int) -> Position:

@@ -59,6 +59,12 @@ def cut_off(cluster: LocalCluster, wire: FaultProxy) -> None:
         support.eventually(lambda: node.execute(streams) == [(True,)], 30.0)  # noqa: B023
 
 
+def dsn_of(hosts: Sequence[object]) -> str:
+    """Return the DSN that leads to taps, proxies and nodes."""
+    fakes: Any = hosts
+    return FaultProxy.dsn(fakes)
+
+
 def of(router: Router[Any], node: Endpoint) -> HostInfo:
     """Return what a router knows of a node."""
     host = router.topology.host(key(node))

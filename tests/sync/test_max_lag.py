@@ -12,8 +12,8 @@ import psycopg
 import pytest
 
 from pgroute import Router, ConfigError, NoHostAvailable, PoolExhausted, PoolOptions, ProbeOptions
-from pgroute.testing import FaultProxy, LocalCluster
-from tests.sync.replicas import OFTEN, configure, of, old, staleness, standbys_as_they_were
+from pgroute.testing import LocalCluster
+from tests.sync.replicas import OFTEN, configure, dsn_of, of, old, staleness, standbys_as_they_were
 from tests.sync.workload import read
 from tests.commits import Commits
 from tests.support import Background, call, eventually, within
@@ -37,12 +37,6 @@ def tapped(lagging: LocalCluster) -> Iterator[tuple[Wiretap, ...]]:
     """Give a tap in front of each node of that cluster."""
     with ExitStack() as stack:
         yield tuple(stack.enter_context(Wiretap(node)) for node in lagging.nodes)
-
-
-def dsn_of(taps: tuple[Wiretap, ...]) -> str:
-    """Return the DSN that leads through taps."""
-    fakes: Any = taps
-    return FaultProxy.dsn(fakes)
 
 
 def select(session: Any) -> int:

@@ -23,7 +23,7 @@ from pgroute import (
     RouteError,
 )
 from pgroute.testing import FaultProxy, LocalCluster
-from tests.sync.replicas import OFTEN, configure, cut_off, of, staleness, standbys_as_they_were
+from tests.sync.replicas import OFTEN, configure, cut_off, dsn_of, of, staleness, standbys_as_they_were
 from tests.sync.workload import make_table, primary
 from tests.support import Background, call, eventually, dsn_with, within
 from tests.wiretap import Wiretap
@@ -46,12 +46,6 @@ def tapped(lagging: LocalCluster) -> Iterator[tuple[Wiretap, ...]]:
     """Give a tap in front of each node of that cluster."""
     with ExitStack() as stack:
         yield tuple(stack.enter_context(Wiretap(node)) for node in lagging.nodes)
-
-
-def dsn_of(taps: tuple[Wiretap, ...]) -> str:
-    """Return the DSN that leads through taps."""
-    fakes: Any = taps
-    return FaultProxy.dsn(fakes)
 
 
 def insert(router: Router[Any], number: int) -> Position:

@@ -232,6 +232,7 @@ class AsyncTransaction(Generic[CT]):
             finally:
                 await self._release(checkout)
         except BaseException as failure:
+            checkout.settle()
             note_commit(failure, checkout.phase)
             raise
 
@@ -272,6 +273,7 @@ class AsyncTransaction(Generic[CT]):
             finally:
                 await self._release(checkout)
         except BaseException as failure:
+            checkout.settle()
             note_commit(failure, checkout.phase)
             raise
 

@@ -233,6 +233,7 @@ class Transaction(Generic[CT]):
             finally:
                 self._release(checkout)
         except BaseException as failure:
+            checkout.settle()
             note_commit(failure, checkout.phase)
             raise
 
@@ -273,6 +274,7 @@ class Transaction(Generic[CT]):
             finally:
                 self._release(checkout)
         except BaseException as failure:
+            checkout.settle()
             note_commit(failure, checkout.phase)
             raise
 
