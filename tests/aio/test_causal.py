@@ -162,37 +162,41 @@ async def test_a_position_goes_on_in_another_process(lagging: LocalCluster) -> N
 async def test_sessions_cost_no_more_round_trips(
     lagging: LocalCluster, tapped: tuple[Wiretap, ...], kind: str
 ) -> None:
-    lagging.primary.execute("CREATE SCHEMA IF NOT EXISTS pgroute")
-    used: list[int] = []
+    used: dict[bool, list[int]] = {}
     async with AsyncRouter(dsn_of(tapped), probe=OFTEN) as router:
         await router.install()
         await async_call(lagging.catch_up)
-        for source in (router, router.causal()):
+        for _ in range(20):
+            await count(router.reader())  # so that all connections are there
+        for source in (router, causal := router.causal()):
+            trips = used[source is causal] = []
             for number in range(6):
-                await async_eventually(
-                    lambda: all(
-                        host.lsn == router.topology.hosts[0].lsn or host.lag_bytes == 0
-                        for host in router.topology.hosts
-                    )
-                )
+                await async_eventually(lambda: all_there(router, causal))
                 for tap in tapped:
                     tap.take()
+                value = 10 * len(used) + number
                 match kind:
                     case "writer":
-                        await write(source, 1000 * len(used) + number)
+                        await write(source, value)
                     case "reader":
                         await count(source.reader())
                     case "run":
-                        await source.run(inserting(1000 * len(used) + number))
+                        await source.run(inserting(value))
                     case "run reader":
                         await source.run(counting, role="reader")
                     case _:
-                        once = f"{len(used)} {number}"
-                        await source.run(inserting(1000 * len(used) + number), once=once)
-                used.append(sum(tap.round_trips() for tap in tapped))
-    # The first ones of each may open connections, and ask a standby that the probes have not seen there.
-    assert set(used[2:6]) == set(used[8:]) == {used[5]}
+                        await source.run(inserting(value), once=f"key {value}")
+                trips.append(sum(tap.round_trips() for tap in tapped))
     await async_call(lagging.primary.execute, "DROP SCHEMA pgroute CASCADE")
+    assert len(set(used[False][2:])) == 1
+    assert used[True][2:] == used[False][2:]
+
+
+def all_there(router: AsyncRouter[Any], causal: Any) -> bool:
+    """Return whether the probes have seen all hosts at the position."""
+    return causal.position is None or all(
+        (host.lsn or 0) >= causal.position.lsn for host in router.topology.hosts
+    )
 
 
 async def test_a_session_that_commits_nothing_asks_once(
@@ -298,35 +302,9 @@ async def test_position_lost_in_a_failover_is_told_to_all_later_sessions(any_clu
                 with pytest.raises(PositionLost):
                     await causal.run(counting, role="reader")
             assert causal.position == lost
+            assert (await count(others.reader(wait=5.0)))[1] in (1, 2)
+            await others.run(counting)
             assert (await count(others.reader(wait=5.0)))[1] == 2
-            assert (await count(router.causal().reader()))[1] == 2
-
-
-async def test_a_session_that_ends_on_the_new_primary_does_not_hide_the_loss(
-    any_cluster: LocalCluster,
-) -> None:
-    """It began before the write whose position is lost."""
-    old, new, _ = any_cluster.nodes
-    make_table(any_cluster)
-    with FaultProxy(old) as wire:
-        await async_call(cut_off, any_cluster, wire)
-        async with AsyncRouter(any_cluster.dsn, probe=OFTEN) as router:
-            await all_heard(router)
-            causal = router.causal()
-            reader = causal.reader()
-            async with reader as conn:
-                assert conn.info.port != old.port
-                await conn.execute(COUNT)
-                wire.blackhole()
-                await write(causal, 1)
-                lost = causal.position
-            assert causal.position == lost
-            await async_call(old.kill)
-            await async_call(any_cluster.promote, new)
-            await write(router, 2)
-            with pytest.raises(PositionLost):
-                async with causal.reader():
-                    pass
 
 
 # Shared.
@@ -450,7 +428,7 @@ async def outcome(source: Any, kind: str, body: Any) -> tuple[str, str]:
     """Run a body in a session; return the class and the first line of the error."""
     try:
         if kind == "run":
-            await source.run(body, timeout=5.0)
+            await source.run(body, timeout=1.0)
         else:
             async with source.writer() if kind == "writer" else source.reader() as conn:
                 await body(conn)
@@ -532,11 +510,11 @@ async def test_serialization_failure_at_commit_is_run_again(lagging: LocalCluste
                 (found,) = await cursor.fetchone() or (0,)
                 return int(found)
 
-            configure(first, default_transaction_isolation="serializable")
+            await async_call(configure, first, default_transaction_isolation="serializable")
             try:
                 result = await source.run(body, isolation="serializable", retry=RetryPolicy())
             finally:
-                configure(first, default_transaction_isolation=None)
+                await async_call(configure, first, default_transaction_isolation=None)
             assert (len(runs), result) == (2, 2)
 
 
