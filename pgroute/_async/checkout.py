@@ -100,6 +100,10 @@ class AsyncCheckout(Generic[CT]):
             self._ticket.settle(self._progress, self.topology)
             self._ticket = None
 
+    def forget(self) -> None:
+        """Take no note of how far the server was: nobody has seen anything of this session."""
+        self._ticket = None
+
     async def put_back(self) -> None:
         """Release the connection; a transaction still open is rolled back."""
         try:

@@ -99,6 +99,10 @@ class Checkout(Generic[CT]):
             self._ticket.settle(self._progress, self.topology)
             self._ticket = None
 
+    def forget(self) -> None:
+        """Take no note of how far the server was: nobody has seen anything of this session."""
+        self._ticket = None
+
     def put_back(self) -> None:
         """Release the connection; a transaction still open is rolled back."""
         try:

@@ -257,6 +257,29 @@ async def test_reader_whose_connection_was_lost_leaves_a_doubt_too(lagging: Loca
         assert (await count(causal.reader()))[0] == first.port
 
 
+async def test_reader_that_is_run_again_goes_to_another_standby(lagging: LocalCluster) -> None:
+    """What the first attempt has read is discarded."""
+    standbys = {node.port: node for node in lagging.nodes[1:]}
+    ports: list[int] = []
+
+    async def body(conn: psycopg.AsyncConnection[Any]) -> int:
+        ports.append(conn.info.port)
+        if len(ports) == 1:
+            node = standbys[conn.info.port]
+            await async_call(node.execute, f"SELECT pg_terminate_backend({conn.info.backend_pid}, 5000)")
+        return await counting(conn)
+
+    async with AsyncRouter(lagging.dsn, probe=OFTEN, reader_attrs="standby") as router:
+        await all_heard(router)
+        causal = router.causal()
+        await write(causal, 1)
+        await async_eventually(lambda: all_there(router, causal))
+        assert await causal.run(body, role="reader") == 1
+        assert set(ports) <= set(standbys)
+        assert len(ports) == 2
+        assert (await count(causal.reader()))[0] in standbys, "no doubt is left"
+
+
 async def test_strict_readers_after_an_unknown_commit_are_told(lagging: LocalCluster) -> None:
     first = lagging.nodes[0]
     with FaultProxy(first) as front:

@@ -256,6 +256,29 @@ def test_reader_whose_connection_was_lost_leaves_a_doubt_too(lagging: LocalClust
         assert (count(causal.reader()))[0] == first.port
 
 
+def test_reader_that_is_run_again_goes_to_another_standby(lagging: LocalCluster) -> None:
+    """What the first attempt has read is discarded."""
+    standbys = {node.port: node for node in lagging.nodes[1:]}
+    ports: list[int] = []
+
+    def body(conn: psycopg.Connection[Any]) -> int:
+        ports.append(conn.info.port)
+        if len(ports) == 1:
+            node = standbys[conn.info.port]
+            call(node.execute, f"SELECT pg_terminate_backend({conn.info.backend_pid}, 5000)")
+        return counting(conn)
+
+    with Router(lagging.dsn, probe=OFTEN, reader_attrs="standby") as router:
+        all_heard(router)
+        causal = router.causal()
+        write(causal, 1)
+        eventually(lambda: all_there(router, causal))
+        assert causal.run(body, role="reader") == 1
+        assert set(ports) <= set(standbys)
+        assert len(ports) == 2
+        assert (count(causal.reader()))[0] in standbys, "no doubt is left"
+
+
 def test_strict_readers_after_an_unknown_commit_are_told(lagging: LocalCluster) -> None:
     first = lagging.nodes[0]
     with FaultProxy(first) as front:
