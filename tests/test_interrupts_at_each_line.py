@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 import pgroute
-from pgroute import PoolOptions, RouteError, Router
+from pgroute import Causal, PoolOptions, RouteError, Router
 from pgroute.testing import LocalCluster
 from tests.support import eventually
 
@@ -42,6 +42,9 @@ LEFT = object()
 """Kept by a caller who knows by itself that its work is done."""
 
 NUMBERS = itertools.count(1)
+
+CAUSAL: dict[int, Causal] = {}
+"""The causal objects by the numbers that their sessions write."""
 
 
 @functools.cache
@@ -191,6 +194,23 @@ def lending(router: Router, table: str, number: int, kept: list[Any]) -> None:
             raise
 
 
+def causal(router: Router, table: str, number: int, kept: list[Any]) -> None:
+    CAUSAL[number] = source = router.causal()
+    with source.writer() as conn:
+        kept.append(conn)
+        insert(conn, table, number)
+
+
+def causal_run(router: Router, table: str, number: int, kept: list[Any]) -> None:
+    CAUSAL[number] = source = router.causal()
+
+    def body(conn: psycopg.Connection[Any]) -> None:
+        kept.append(conn)
+        insert(conn, table, number)
+
+    source.run(body)
+
+
 def resetting(conn: psycopg.Connection[Any]) -> None:
     conn.execute("SELECT 1")
     conn.commit()
@@ -206,6 +226,8 @@ WORKS: dict[str, tuple[Work, dict[str, Any]]] = {
     "run once": (running_once, {}),
     "attempts": (attempting, {}),
     "getconn": (lending, {}),
+    "causal": (causal, {}),
+    "causal run": (causal_run, {}),
 }
 
 
@@ -277,6 +299,12 @@ class Trial:
         try:
             while len(lent) < SIZE:
                 lent.append(router.getconn("writer", timeout=PATIENCE))
+            if number is not None and number in CAUSAL:
+                position, doubtful, _ = CAUSAL[number]._causality.state()
+                found = lent[0].execute(f"SELECT FROM {self.table} WHERE number = {number}", prepare=False)
+                if found.rowcount and position is None and not doubtful:
+                    self.faults.append(f"{self.where}: committed, and the next reader need not see it")
+                lent[0].rollback()
             if number is not None and SAID not in notes:
                 found = lent[0].execute(f"SELECT FROM {self.table} WHERE number = {number}", prepare=False)
                 if found.rowcount:
@@ -313,7 +341,7 @@ def test_an_interrupt_at_any_line_costs_no_slot_and_hides_no_commit(
 ) -> None:
     work, options = WORKS[name]
     # An interrupt must say what became of the router's own transaction, on every line.
-    each = lines(request, 1 if "run" in name or name == "attempts" else 5)
+    each = lines(request, 1 if "run" in name or name in ("attempts", "causal") else 5)
     line = next(each)
     going_on = True
     while going_on:

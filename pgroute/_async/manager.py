@@ -254,7 +254,8 @@ class AsyncSessionManager(Generic[CT]):
                 break
             if demand.met_by(self.topology, told.timeline, told.lsn, now):
                 return
-            if now >= until or router.closing:
+            hopeless = not demand.may_get_there(self.topology, told.timeline, told.lsn)
+            if now >= until or hopeless or router.closing:
                 break
             await asyncio.sleep(min(pause, until - now))
             pause = min(2 * pause, _SLOWEST_ASK)

@@ -108,5 +108,6 @@ class AsyncSession(AsyncFace, Generic[CT]):
             finally:
                 await checkout.release()
         except BaseException as failure:
+            checkout.settle()
             note_commit(failure, checkout.phase)
             raise

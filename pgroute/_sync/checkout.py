@@ -88,14 +88,22 @@ class Checkout(Generic[CT]):
         """Give the connection back to its pool, which closes it if it must not be used again."""
         try:
             try:
-                if self._ticket is not None:
-                    ticket, self._ticket = self._ticket, None
-                    ticket.settle(self._progress, self.topology)
-            finally:  # an interrupt of the lines above must not keep the connection
+                self.settle()
+            finally:  # an interrupt of the line above must not keep the connection
                 self._lease.pool.putconn(self.conn)
         finally:
             if self._router.closing:
                 self._router.changes.notify()
+
+    def settle(self) -> None:
+        """Take note of how far the server was; once more after an interrupt, which may have come in between."""
+        if self._ticket is not None:
+            self._ticket.settle(self._progress, self.topology)
+            self._ticket = None
+
+    def forget(self) -> None:
+        """Take no note of how far the server was: nobody has seen anything of this session."""
+        self._ticket = None
 
     def put_back(self) -> None:
         """Release the connection; a transaction still open is rolled back."""

@@ -101,5 +101,6 @@ class Session(Face, Generic[CT]):
             finally:
                 checkout.release()
         except BaseException as failure:
+            checkout.settle()
             note_commit(failure, checkout.phase)
             raise

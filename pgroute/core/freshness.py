@@ -34,10 +34,8 @@ class FreshnessNeed:
             now: monotonic seconds.
         """
         before = self.least(now)
-        if len(self._used) >= _MOST and max_lag not in self._used:
-            # A new value for each session: the smallest one stands for all.
-            smallest = min(self._used)
-            self._used = {min(smallest, max_lag): now}
+        if max_lag not in self._used:
+            self._used = _still_needed(self._used, max_lag, now)
         self._used[max_lag] = now
         return before is None or max_lag < before
 
@@ -61,3 +59,16 @@ class FreshnessNeed:
         """
         least = self.least(now)
         return interval if least is None else min(interval, least / PROBES)
+
+
+def _still_needed(used: dict[float, float], max_lag: float, now: float) -> dict[float, float]:
+    """Return the max_lags, each with the time of its last use, that another one does not make superfluous.
+
+    Those are smaller than that one, and in use. Of too many the largest are taken for one, until the last of them is
+    out of use.
+    """
+    kept = sorted((lag, at) for lag, at in tuple(used.items()) if lag < max_lag and now - at < IN_USE_FOR)
+    few, rest = kept[: _MOST - 1], kept[_MOST - 1 :]
+    if rest:
+        few[-1] = (few[-1][0], max(at for _, at in (few[-1], *rest)))
+    return dict(few)

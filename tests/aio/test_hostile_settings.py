@@ -78,6 +78,11 @@ CREATE SCHEMA hostile; GRANT USAGE ON SCHEMA hostile TO PUBLIC;
 CREATE FUNCTION hostile.pg_is_in_recovery() RETURNS boolean LANGUAGE sql AS 'SELECT NOT pg_catalog.pg_is_in_recovery()';
 CREATE FUNCTION hostile.pg_walfile_name(pg_lsn) RETURNS text LANGUAGE sql AS $$SELECT '000000090000000000000001'$$;
 CREATE FUNCTION hostile.pg_current_wal_lsn() RETURNS pg_lsn LANGUAGE sql AS $$SELECT '0/0'::pg_lsn$$;
+CREATE FUNCTION hostile.pg_current_wal_insert_lsn() RETURNS pg_lsn LANGUAGE sql AS $$SELECT '0/0'::pg_lsn$$;
+CREATE FUNCTION hostile.pg_current_wal_flush_lsn() RETURNS pg_lsn LANGUAGE sql AS $$SELECT '0/0'::pg_lsn$$;
+CREATE FUNCTION hostile.pg_control_checkpoint(OUT timeline_id int) LANGUAGE sql AS 'SELECT 9';
+CREATE FUNCTION hostile.pg_control_recovery(OUT min_recovery_end_timeline int) LANGUAGE sql AS 'SELECT 9';
+CREATE VIEW hostile.pg_stat_wal_receiver AS SELECT 9 AS received_tli;
 CREATE FUNCTION hostile.pg_last_wal_replay_lsn() RETURNS pg_lsn LANGUAGE sql AS $$SELECT '0/0'::pg_lsn$$;
 CREATE FUNCTION hostile.pg_control_system(OUT system_identifier bigint) LANGUAGE sql AS 'SELECT 1::bigint';
 CREATE FUNCTION hostile.pg_postmaster_start_time() RETURNS timestamptz LANGUAGE sql AS $$SELECT 'epoch'::timestamptz$$;
@@ -222,6 +227,41 @@ async def test_every_setting_is_routed_right_and_applied_once(installed: LocalCl
         except BaseException as exc:
             exc.add_note(f"with {setting}")
             raise
+
+
+@pytest.mark.parametrize("database", DATABASES)
+async def test_every_setting_reads_what_it_has_written(hostile: LocalCluster, database: str) -> None:
+    for number, setting in enumerate(SETTINGS):
+        if setting in DATABASES[database]:
+            try:
+                async with AsyncRouter(dsn(hostile, role(number), database), probe=QUICK) as router:
+                    await check_reads(router, hostile)
+            except BaseException as exc:
+                exc.add_note(f"with {setting}")
+                raise
+
+
+async def check_reads(router: AsyncRouter[Any], cluster: LocalCluster) -> None:
+    """Fail unless the standby, held to what was written and to an age, serves and is known to have it."""
+    first, second = cluster.nodes
+    await async_eventually(lambda: all(host.lsn for host in router.topology.hosts))
+    causal = router.causal()
+    await causal.run(Body("causal"))
+    written = causal.position
+    async with causal.writer(5.0) as conn:
+        assert conn.info.port == first.port
+        await psycopg.AsyncCursor(conn).execute("INSERT INTO public.written VALUES (2, 'causal')")
+    assert written is not None
+    assert causal.position is not None
+    assert (written.timeline, causal.position.timeline) == (1, 1)
+    assert written.lsn < causal.position.lsn
+    for reader in (
+        causal.reader(5.0, wait=5.0),
+        router.reader(5.0, after=causal.position, wait=5.0),
+        router.reader(5.0, max_lag=2.0),
+    ):
+        async with reader as conn:
+            assert conn.info.port == second.port
 
 
 async def test_the_environments_options_are_routed_right(

@@ -139,6 +139,29 @@ async def test_writers_readers_and_a_failover_through_transaction_poolers(
         assert (await write(router, 1)).port == second.port
 
 
+async def test_reads_see_writes_through_transaction_poolers(
+    shared: LocalCluster, table: str, pooled: Any
+) -> None:
+    ports = {node.port for node in shared.nodes[1:]}
+    served: set[int] = set()
+    probe = ProbeOptions(interval=0.1)
+    async with AsyncRouter(pooled(*shared.nodes), probe=probe, kwargs=UNPREPARED) as router:
+        await async_eventually(lambda: all(host.lsn for host in router.topology.hosts))
+        causal = router.causal()
+        for number in range(20):
+            async with causal.writer() as conn:
+                await conn.execute(f"INSERT INTO {table} VALUES (%s)", [number])
+            for reader in (causal.reader(wait=5.0), router.reader(after=str(causal.position), wait=5.0)):
+                async with reader as conn:
+                    cursor = await conn.execute(f"SELECT count(*), inet_server_port() FROM {table}")
+                    found, port = await cursor.fetchone() or (0, 0)
+                assert found == number + 1
+                served.add(port)
+            async with router.reader(max_lag=2.0) as conn:
+                await conn.execute("SELECT 1")
+    assert served == ports
+
+
 async def test_a_reader_at_the_primary_behind_a_pooler_cannot_write(
     shared: LocalCluster, table: str, pooled: Any
 ) -> None:

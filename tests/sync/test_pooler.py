@@ -140,6 +140,29 @@ def test_writers_readers_and_a_failover_through_transaction_poolers(
         assert (write(router, 1)).port == second.port
 
 
+def test_reads_see_writes_through_transaction_poolers(
+    shared: LocalCluster, table: str, pooled: Any
+) -> None:
+    ports = {node.port for node in shared.nodes[1:]}
+    served: set[int] = set()
+    probe = ProbeOptions(interval=0.1)
+    with Router(pooled(*shared.nodes), probe=probe, kwargs=UNPREPARED) as router:
+        eventually(lambda: all(host.lsn for host in router.topology.hosts))
+        causal = router.causal()
+        for number in range(20):
+            with causal.writer() as conn:
+                conn.execute(f"INSERT INTO {table} VALUES (%s)", [number])
+            for reader in (causal.reader(wait=5.0), router.reader(after=str(causal.position), wait=5.0)):
+                with reader as conn:
+                    cursor = conn.execute(f"SELECT count(*), inet_server_port() FROM {table}")
+                    found, port = cursor.fetchone() or (0, 0)
+                assert found == number + 1
+                served.add(port)
+            with router.reader(max_lag=2.0) as conn:
+                conn.execute("SELECT 1")
+    assert served == ports
+
+
 def test_a_reader_at_the_primary_behind_a_pooler_cannot_write(
     shared: LocalCluster, table: str, pooled: Any
 ) -> None:

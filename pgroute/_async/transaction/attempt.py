@@ -11,6 +11,7 @@ import psycopg
 from pgroute._async.checkout import NOTHING_SENT, UNBOUNDED, note_commit
 from pgroute._async.pool.lease import shut
 from pgroute.core.faults.classify import Fault, FaultKind, one_line, session_fault
+from pgroute.core.model.roles import Role
 from pgroute.core.transactions.nesting import Surroundings, open_surroundings, refuse_nested, surroundings
 from pgroute.core.transactions.retry import (
     LEAST_COMMIT,
@@ -215,6 +216,7 @@ class AsyncTransaction(Generic[CT]):
                     raise error from exc
             return step
         finally:
+            checkout.forget()
             await checkout.release()
 
     async def commit(self) -> Retry | None:
@@ -232,6 +234,7 @@ class AsyncTransaction(Generic[CT]):
             finally:
                 await self._release(checkout)
         except BaseException as failure:
+            checkout.settle()
             note_commit(failure, checkout.phase)
             raise
 
@@ -254,6 +257,7 @@ class AsyncTransaction(Generic[CT]):
             step = self._next(failure, fault, phase)
             if isinstance(step, Raise):
                 raise
+            self._discard_reads(checkout)
             return step
         return None
 
@@ -272,6 +276,7 @@ class AsyncTransaction(Generic[CT]):
             finally:
                 await self._release(checkout)
         except BaseException as failure:
+            checkout.settle()
             note_commit(failure, checkout.phase)
             raise
 
@@ -289,7 +294,15 @@ class AsyncTransaction(Generic[CT]):
         await checkout.roll_back(exc, read_write=read_write, block=self._block)
         if isinstance(exc, psycopg.Rollback) and exc.transaction in (None, self._inner):
             return None
-        return self._next(exc, fault, Phase.BODY)
+        step = self._next(exc, fault, Phase.BODY)
+        if isinstance(step, Retry):
+            self._discard_reads(checkout)
+        return step
+
+    def _discard_reads(self, checkout: AsyncCheckout[CT]) -> None:
+        """Another attempt follows, so what a reader has read does not count. A writer's goes to the primary anyway."""
+        if self._request.role is Role.READER:
+            checkout.forget()
 
     def _leave(self) -> AsyncCheckout[CT]:
         """Note that the body is over."""

@@ -12,6 +12,7 @@ import psycopg
 from pgroute._sync.checkout import NOTHING_SENT, UNBOUNDED, note_commit
 from pgroute._sync.pool.lease import shut
 from pgroute.core.faults.classify import Fault, FaultKind, one_line, session_fault
+from pgroute.core.model.roles import Role
 from pgroute.core.transactions.nesting import Surroundings, open_surroundings, refuse_nested, surroundings
 from pgroute.core.transactions.retry import (
     LEAST_COMMIT,
@@ -216,6 +217,7 @@ class Transaction(Generic[CT]):
                     raise error from exc
             return step
         finally:
+            checkout.forget()
             checkout.release()
 
     def commit(self) -> Retry | None:
@@ -233,6 +235,7 @@ class Transaction(Generic[CT]):
             finally:
                 self._release(checkout)
         except BaseException as failure:
+            checkout.settle()
             note_commit(failure, checkout.phase)
             raise
 
@@ -255,6 +258,7 @@ class Transaction(Generic[CT]):
             step = self._next(failure, fault, phase)
             if isinstance(step, Raise):
                 raise
+            self._discard_reads(checkout)
             return step
         return None
 
@@ -273,6 +277,7 @@ class Transaction(Generic[CT]):
             finally:
                 self._release(checkout)
         except BaseException as failure:
+            checkout.settle()
             note_commit(failure, checkout.phase)
             raise
 
@@ -290,7 +295,15 @@ class Transaction(Generic[CT]):
         checkout.roll_back(exc, read_write=read_write, block=self._block)
         if isinstance(exc, psycopg.Rollback) and exc.transaction in (None, self._inner):
             return None
-        return self._next(exc, fault, Phase.BODY)
+        step = self._next(exc, fault, Phase.BODY)
+        if isinstance(step, Retry):
+            self._discard_reads(checkout)
+        return step
+
+    def _discard_reads(self, checkout: Checkout[CT]) -> None:
+        """Another attempt follows, so what a reader has read does not count. A writer's goes to the primary anyway."""
+        if self._request.role is Role.READER:
+            checkout.forget()
 
     def _leave(self) -> Checkout[CT]:
         """Note that the body is over."""

@@ -112,6 +112,15 @@ class Demand:
                 return False
         return self.after is None or wal.holds(self.after, timeline, lsn)
 
+    @staticmethod
+    def may_get_there(topology: Topology, timeline: int | None, lsn: int | None) -> bool:
+        """Return whether a standby that has just told its timeline and position may satisfy the demand soon.
+
+        One that is beyond the fork at which its timeline was left either is on the lost end of that timeline, or
+        cannot tell yet that it follows the current one, and roles without rights learn that minutes late.
+        """
+        return lsn is not None and topology.wal.reached(timeline, lsn) == lsn
+
     def arrange(self, groups: Groups, topology: Topology, now: float, *, asking: bool = True) -> Groups:
         """Return the groups of the hosts that satisfy the demand, and then of those that may, before any primary.
 

@@ -82,6 +82,23 @@ def test_standby_is_judged_by_what_it_tells_itself():
 
 
 @pytest.mark.parametrize(
+    ("timeline", "lsn", "waited_for"),
+    [
+        (2, 199, True),
+        (2, 900, True),
+        (1, 150, True),  # up to the fork
+        (1, 151, False),  # on the lost end, or it cannot tell that it follows
+        (1, None, False),
+        (None, 151, False),
+        (3, 151, False),
+    ],
+)
+def test_standby_that_cannot_tell_its_timeline_is_not_waited_for(timeline, lsn, waited_for):
+    world = World(A, B).primary(A, lsn=150).standby(B, lsn=150).refuse(A).primary(B, 2, lsn=200, replayed=150)
+    assert Demand.may_get_there(world.topology, timeline, lsn) is waited_for
+
+
+@pytest.mark.parametrize(
     ("b", "c", "order"),
     [
         (200, 200, [[B, C], [A]]),
