@@ -127,10 +127,7 @@ class AsyncSessionManager(Generic[CT]):
             RouteError: it was opened in another event loop.
         """
         router = self.lifecycle.check_open()
-        if timeout is None:
-            timeout = self.config.acquire_timeout
-        else:
-            check_number("timeout", timeout)
+        timeout = self._seconds(timeout)
         ticket: Ticket | None = None
         if causal is not None:
             demand, ticket = causal.begin()
@@ -138,6 +135,10 @@ class AsyncSessionManager(Generic[CT]):
             demand = self._reader_demand
         start = time.monotonic()
         pool = self.pools[role]
+        told = self.config.acquired
+        tried_at = start
+        if pool.aside:
+            await pool.try_again(self.watch.topology)
         candidate = self._first_host(attrs, pool, demand, start)
         seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
         acquisition = None if demand is None else self._acquisition(attrs, role, start, timeout, demand)
@@ -148,6 +149,8 @@ class AsyncSessionManager(Generic[CT]):
                 try:
                     host_pool = pool.ready(candidate) or await pool.open(candidate)
                     conn = await host_pool.getconn(seconds, start)
+                    if told is not None:
+                        told(candidate, time.monotonic() - tried_at)
                     if demand is not None and acquisition is not None:
                         await self._prove(conn, router, candidate, demand, acquisition)
                     return AsyncCheckout(conn, router, ticket)
@@ -164,16 +167,19 @@ class AsyncSessionManager(Generic[CT]):
             if candidate is not None and failure is not None:
                 _count_failure(acquisition, candidate, pool, failure)
             step = await self._next_host(acquisition, router, pool)
-            candidate, seconds = step.candidate, step.timeout
+            candidate, seconds, tried_at = step.candidate, step.timeout, time.monotonic()
 
     def _first_host(
         self, attrs: SessionAttrs, pool: AsyncRolePool[CT], demand: Demand | None, now: float
     ) -> Candidate | None:
         topology, policy = self.watch.topology, self.config.policy
-        if demand is None:
-            return topology.only.get(attrs) or first_choice(topology, attrs, policy, self._rng, pool.load)
-        self.watch.expect_freshness(demand.max_lag)
-        return first_choice(topology, attrs, policy, self._rng, pool.load, demand=demand, now=now)
+        if demand is not None:
+            self.watch.expect_freshness(demand.max_lag)
+        elif not pool.aside and (only := topology.only.get(attrs)) is not None:
+            return only
+        return first_choice(
+            topology, attrs, policy, self._rng, pool.load, demand=demand, now=now, arrange=pool.arrange
+        )
 
     async def _next_host(
         self, acquisition: Acquisition, router: AsyncOpenState, pool: AsyncRolePool[CT]
@@ -210,6 +216,7 @@ class AsyncSessionManager(Generic[CT]):
             timeout=timeout,
             role=role.value,
             demand=demand,
+            arrange=self.pools[role].arrange,
         )
 
     async def _prove(
@@ -250,6 +257,12 @@ class AsyncSessionManager(Generic[CT]):
             await asyncio.sleep(min(pause, until - now))
             pause = min(2 * pause, _SLOWEST_ASK)
         raise Behind(f"{candidate.key} is not as far as demanded")
+
+    def _seconds(self, timeout: float | None) -> float:
+        if timeout is None:
+            return self.config.acquire_timeout
+        check_number("timeout", timeout)
+        return timeout
 
     def request(self, role: object, **options: Any) -> Request:
         """Validate what a transaction is asked for with; see `get_request`.
@@ -321,3 +334,4 @@ def _count_failure(
         acquisition.exhausted(candidate, str(failure))
     else:
         acquisition.failed(candidate, failure, in_use=pool.load(candidate.key))
+        pool.set_aside(candidate)

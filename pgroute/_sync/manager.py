@@ -126,10 +126,7 @@ class SessionManager(Generic[CT]):
             RouteError: it was opened in another event loop.
         """
         router = self.lifecycle.check_open()
-        if timeout is None:
-            timeout = self.config.acquire_timeout
-        else:
-            check_number("timeout", timeout)
+        timeout = self._seconds(timeout)
         ticket: Ticket | None = None
         if causal is not None:
             demand, ticket = causal.begin()
@@ -137,6 +134,10 @@ class SessionManager(Generic[CT]):
             demand = self._reader_demand
         start = time.monotonic()
         pool = self.pools[role]
+        told = self.config.acquired
+        tried_at = start
+        if pool.aside:
+            pool.try_again(self.watch.topology)
         candidate = self._first_host(attrs, pool, demand, start)
         seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
         acquisition = None if demand is None else self._acquisition(attrs, role, start, timeout, demand)
@@ -147,6 +148,8 @@ class SessionManager(Generic[CT]):
                 try:
                     host_pool = pool.ready(candidate) or pool.open(candidate)
                     conn = host_pool.getconn(seconds, start)
+                    if told is not None:
+                        told(candidate, time.monotonic() - tried_at)
                     if demand is not None and acquisition is not None:
                         self._prove(conn, router, candidate, demand, acquisition)
                     return Checkout(conn, router, ticket)
@@ -163,16 +166,19 @@ class SessionManager(Generic[CT]):
             if candidate is not None and failure is not None:
                 _count_failure(acquisition, candidate, pool, failure)
             step = self._next_host(acquisition, router, pool)
-            candidate, seconds = step.candidate, step.timeout
+            candidate, seconds, tried_at = step.candidate, step.timeout, time.monotonic()
 
     def _first_host(
         self, attrs: SessionAttrs, pool: RolePool[CT], demand: Demand | None, now: float
     ) -> Candidate | None:
         topology, policy = self.watch.topology, self.config.policy
-        if demand is None:
-            return topology.only.get(attrs) or first_choice(topology, attrs, policy, self._rng, pool.load)
-        self.watch.expect_freshness(demand.max_lag)
-        return first_choice(topology, attrs, policy, self._rng, pool.load, demand=demand, now=now)
+        if demand is not None:
+            self.watch.expect_freshness(demand.max_lag)
+        elif not pool.aside and (only := topology.only.get(attrs)) is not None:
+            return only
+        return first_choice(
+            topology, attrs, policy, self._rng, pool.load, demand=demand, now=now, arrange=pool.arrange
+        )
 
     def _next_host(
         self, acquisition: Acquisition, router: OpenState, pool: RolePool[CT]
@@ -209,6 +215,7 @@ class SessionManager(Generic[CT]):
             timeout=timeout,
             role=role.value,
             demand=demand,
+            arrange=self.pools[role].arrange,
         )
 
     def _prove(
@@ -249,6 +256,12 @@ class SessionManager(Generic[CT]):
             time.sleep(min(pause, until - now))
             pause = min(2 * pause, _SLOWEST_ASK)
         raise Behind(f"{candidate.key} is not as far as demanded")
+
+    def _seconds(self, timeout: float | None) -> float:
+        if timeout is None:
+            return self.config.acquire_timeout
+        check_number("timeout", timeout)
+        return timeout
 
     def request(self, role: object, **options: Any) -> Request:
         """Validate what a transaction is asked for with; see `get_request`.
@@ -320,3 +333,4 @@ def _count_failure(
         acquisition.exhausted(candidate, str(failure))
     else:
         acquisition.failed(candidate, failure, in_use=pool.load(candidate.key))
+        pool.set_aside(candidate)
