@@ -174,13 +174,15 @@ def main():
         proxies = [stack.enter_context(FaultProxy(node)) for node in cluster.nodes]
         found = {"machine": machine(), "versions": versions(cluster.server)}
         print(listed(found["machine"]), listed(found["versions"]), sep="\n")
-        for name in args.only or CONTENDERS:
-            print(f"{name} ...", flush=True)
-            measured[name] = asyncio.run(contend(CONTENDERS[name], cluster, proxies, args.seconds))
-    result = {"scenario": "balance", **found, "seconds": args.seconds, "contenders": measured}
-    show("balance", *balance_rows(result))
-    if args.json:
-        store(args.json, result)
+        try:
+            for name in args.only or CONTENDERS:
+                print(f"{name} ...", flush=True)
+                measured[name] = asyncio.run(contend(CONTENDERS[name], cluster, proxies, args.seconds))
+        finally:
+            result = {"scenario": "balance", **found, "seconds": args.seconds, "contenders": measured}
+            show("balance", *balance_rows(result))
+            if args.json:
+                store(args.json, result)
 
 
 if __name__ == "__main__":

@@ -280,7 +280,7 @@ class HostOptions:
 
     Args:
         weight: its share of the sessions, relative to the other hosts, with any balance but "ordered"; 0: only if no
-            other host can serve.
+            other host can serve. It replaces the weight of an SRV record.
         zone: where it is, such as a region or a data centre; see ``Router(zone=)``.
 
     Raises:
