@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Policy(Protocol):
     """A balancing policy: any object with this method. All threads of a router share it, so state needs care.
 
-    A policy may have a method ``acquired(candidate, seconds)``. It is called each time a session has its connection, with
-    the host, and the seconds from the choice of that host until then. Like `pick`, it is called on the way of each
+    A policy may have a method ``acquired(candidate, seconds)``. It is called each time a session has its connection,
+    with the host, and the seconds from the choice of that host until then. Like `pick`, it is called on the way of each
     session, so it must be quick and must not raise.
 
     A policy with an attribute ``ordered = True`` is offered a host only once all hosts before it in the DSN have been
