@@ -20,7 +20,7 @@ from pgroute._sync.progress import Question, ask_progress
 from pgroute.core.config.options import check_number
 from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.core.model.stats import RouterStats
-from pgroute.core.routing.acquisition import Acquisition, GiveUp, Try, first_choice, patience
+from pgroute.core.routing.acquisition import PATIENCE, Acquisition, GiveUp, Try, first_choice, patience
 from pgroute.core.routing.demand import Demand, Proof
 from pgroute.core.routing.lending import PoolFull
 from pgroute.core.transactions.request import get_request
@@ -164,7 +164,7 @@ class SessionManager(Generic[CT]):
             if acquisition is None:
                 acquisition = self._acquisition(attrs, role, start, timeout, demand)
             if candidate is not None and failure is not None:
-                _count_failure(acquisition, candidate, pool, failure)
+                _count_failure(acquisition, candidate, pool, failure, seconds)
             step = self._next_host(acquisition, router, pool)
             candidate, seconds, tried_at = step.candidate, step.timeout, time.monotonic()
 
@@ -321,7 +321,7 @@ class Behind(psycopg.OperationalError):
 
 
 def _count_failure(
-    acquisition: Acquisition, candidate: Candidate, pool: RolePool[CT], failure: Exception
+    acquisition: Acquisition, candidate: Candidate, pool: RolePool[CT], failure: Exception, waited: float
 ) -> None:
     if isinstance(failure, (PoolClosed, PoolTimeout)) and not isinstance(failure, PoolFull):
         failure = pool.last_failure(candidate) or failure
@@ -333,4 +333,6 @@ def _count_failure(
         acquisition.exhausted(candidate, str(failure))
     else:
         acquisition.failed(candidate, failure, in_use=pool.load(candidate.key))
-        pool.set_aside(candidate)
+        hasty = isinstance(failure, PoolTimeout) and waited < PATIENCE
+        if not (hasty or isinstance(failure, PoolClosed)):
+            pool.set_aside(candidate)

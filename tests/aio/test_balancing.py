@@ -10,7 +10,17 @@ from typing import Any
 
 import pytest
 
-from pgroute import AsyncRouter, Candidate, HostKey, HostOptions, HostState, NoHostAvailable, PoolOptions
+from pgroute import (
+    AsyncRouter,
+    Candidate,
+    HostKey,
+    HostOptions,
+    HostState,
+    NoHostAvailable,
+    PoolOptions,
+    Role,
+)
+from pgroute._async.router import manager_of
 from pgroute.testing import LocalCluster, Node
 from tests.aio.conftest import Proxied
 from tests.aio.workload import key, state
@@ -199,6 +209,14 @@ async def test_replica_where_connecting_hangs_costs_one_session_a_second_and_no_
             waits.append(time.monotonic() - begun)
     assert set(ports) == {proxied.proxy(proxied.cluster.nodes[2]).port}
     assert sum(wait > 0.5 for wait in waits) <= 1
+
+
+async def test_caller_in_a_hurry_says_nothing_about_the_host(shared: LocalCluster) -> None:
+    async with AsyncRouter(shared.dsn, reader=PoolOptions(min_size=0)) as router:
+        await all_known(router)
+        with pytest.raises(NoHostAvailable, match="no reader session"):
+            await router.getconn("reader", timeout=0)
+        assert not manager_of(router).pools[Role.READER].aside
 
 
 async def test_only_replica_is_never_set_aside(mended: LocalCluster) -> None:

@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 
-from pgroute import Router, Candidate, HostKey, HostOptions, HostState, NoHostAvailable, PoolOptions
+from pgroute import (
+    Router,
+    Candidate,
+    HostKey,
+    HostOptions,
+    HostState,
+    NoHostAvailable,
+    PoolOptions,
+    Role,
+)
+from pgroute._sync.router import manager_of
 from pgroute.testing import LocalCluster, Node
 from tests.sync.conftest import Proxied
 from tests.sync.workload import key, state
@@ -199,6 +209,14 @@ def test_replica_where_connecting_hangs_costs_one_session_a_second_and_no_other(
             waits.append(time.monotonic() - begun)
     assert set(ports) == {proxied.proxy(proxied.cluster.nodes[2]).port}
     assert sum(wait > 0.5 for wait in waits) <= 1
+
+
+def test_caller_in_a_hurry_says_nothing_about_the_host(shared: LocalCluster) -> None:
+    with Router(shared.dsn, reader=PoolOptions(min_size=0)) as router:
+        all_known(router)
+        with pytest.raises(NoHostAvailable, match="no reader session"):
+            router.getconn("reader", timeout=0)
+        assert not manager_of(router).pools[Role.READER].aside
 
 
 def test_only_replica_is_never_set_aside(mended: LocalCluster) -> None:
