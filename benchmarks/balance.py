@@ -15,6 +15,7 @@ import collections
 import contextlib
 import functools
 import json
+import logging
 import random
 import statistics
 import time
@@ -141,6 +142,7 @@ async def contend(opened, cluster, proxies, seconds):
         await asyncio.sleep(1.5)  # all replicas are found, and the pools grow
         found["equal"] = await load.measure(seconds, ports)
         proxy.delay((SLOWER - 1) * found["equal"]["p50"] / 2)
+        found["slowing"] = await load.measure(3.0, ports)
         found["slow"] = await load.measure(seconds, ports)
         proxy.clear_faults()
         await asyncio.sleep(1.0)
@@ -168,6 +170,10 @@ def main():
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement (default 4)")
     parser.add_argument("--json", type=Path, help="write all that was measured to this file")
     args = parser.parse_args()
+    for logger in ("hasql", "psycopg.pool"):
+        logging.getLogger(logger).setLevel(
+            logging.CRITICAL
+        )  # they report each attempt to reach the dead replica
     measured = {}
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(LocalCluster(standbys=3))

@@ -130,7 +130,7 @@ def balance_rows(result):
     header = ["policy", "equal: p50, p99", "shares"]
     header += [
         "one slow: p50, p99",
-        "its share",
+        "its share first, then",
         "one killed: p99, slowest",
         "errors",
         "back: share",
@@ -145,7 +145,7 @@ def balance_rows(result):
                 _pair(equal["p50"], equal["p99"]),
                 " ".join(f"{share:.0%}" for share in equal["shares"]),
                 _pair(slow["p50"], slow["p99"]),
-                f"{slow['shares'][-1]:.1%}",
+                f"{phases['slowing']['shares'][-1]:.1%}, {slow['shares'][-1]:.1%}",
                 _pair(down["p99"], down["most"]),
                 str(sum(down["errors"].values())),
                 f"{phases['returning']['shares'][-1]:.1%}",

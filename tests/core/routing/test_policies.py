@@ -322,6 +322,12 @@ def test_adaptive_learns_anew_of_a_host_that_restarted() -> None:
     assert set(turns(policy, hosts(1, 1, generation=1), 60, rng)) == {0, 1}
 
 
+def test_adaptive_does_not_hold_a_slow_first_probe_against_a_host_that_has_just_started() -> None:
+    policy, rng = Adaptive(), Random(1)
+    turns(policy, hosts(1, 1, rtts=[0.001, 0.05]), 10, rng)
+    assert set(turns(policy, hosts(1, 1, rtts=[0.001, 0.0011]), 60, rng)) == {0, 1}
+
+
 def test_adaptive_forgets_hosts_that_left_for_good() -> None:
     policy, rng = Adaptive(), Random(1)
     turns(policy, hosts(*[1.0] * 60), 2, rng)
