@@ -125,6 +125,40 @@ def stale_rows(result):
     return header, rows
 
 
+def balance_rows(result):
+    """Return header and rows for the balancing policies; the shares are those of the replica that suffers."""
+    header = ["policy", "equal: p50, p99", "shares"]
+    header += [
+        "one slow: p50, p99",
+        "its share first, then",
+        "one killed: p99, slowest",
+        "errors",
+        "back: share",
+        "10 s later",
+    ]
+    rows = []
+    for name, phases in result["contenders"].items():
+        equal, slow, down = phases["equal"], phases["slow"], phases["down"]
+        rows.append(
+            [
+                name,
+                _pair(equal["p50"], equal["p99"]),
+                " ".join(f"{share:.0%}" for share in equal["shares"]),
+                _pair(slow["p50"], slow["p99"]),
+                f"{phases['slowing']['shares'][-1]:.1%}, {slow['shares'][-1]:.1%}",
+                _pair(down["p99"], down["most"]),
+                str(sum(down["errors"].values())),
+                f"{phases['returning']['shares'][-1]:.1%}",
+                f"{phases['returned']['shares'][-1]:.1%}",
+            ]
+        )
+    return header, rows
+
+
+def _pair(one, two):
+    return f"{one * 1000:.1f}, {two * 1000:.1f} ms"
+
+
 def tables(results):
     """Yield title, header and rows of every table for a list of results."""
     steady = [r for r in results if r["scenario"] == "steady"]
@@ -136,6 +170,8 @@ def tables(results):
     for result in results:
         if result["scenario"] == "stale":
             yield "stale", f"restart under {result['connections']} idle connections", *stale_rows(result)
+        elif result["scenario"] == "balance":
+            yield "balance", "sessions and replicas by policy", *balance_rows(result)
         elif result.get("trials"):
             writers = result["writers"]
             title = f"{result['scenario']}, {writers} writer{'s' if writers > 1 else ''}"

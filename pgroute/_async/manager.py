@@ -23,7 +23,7 @@ from pgroute.core.config.options import check_number
 from pgroute.core.faults.classify import one_line
 from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.core.model.stats import RouterStats
-from pgroute.core.routing.acquisition import Acquisition, GiveUp, Try, first_choice, patience
+from pgroute.core.routing.acquisition import PATIENCE, Acquisition, GiveUp, Try, first_choice, patience
 from pgroute.core.routing.demand import Demand, Proof
 from pgroute.core.routing.lending import PoolFull
 from pgroute.core.transactions.request import get_request
@@ -133,10 +133,7 @@ class AsyncSessionManager(Generic[CT]):
             RouteError: it was opened in another event loop.
         """
         router = self.lifecycle.check_open()
-        if timeout is None:
-            timeout = self.config.acquire_timeout
-        else:
-            check_number("timeout", timeout)
+        timeout = self._seconds(timeout)
         ticket: Ticket | None = None
         if causal is not None:
             demand, ticket = causal.begin()
@@ -144,10 +141,13 @@ class AsyncSessionManager(Generic[CT]):
             demand = self._reader_demand
         start = time.monotonic()
         pool = self.pools[role]
-        candidate = self._first_host(attrs, pool, demand, start)
+        told = self.config.acquired
+        tried_at = start
+        candidate = await self._first_host(attrs, pool, demand, start)
         acquisition = None if demand is None else self._acquisition(attrs, role, start, timeout, demand)
-        seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
-        if acquisition is not None and candidate is not None:
+        if acquisition is None or candidate is None:
+            seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
+        else:
             seconds = acquisition.patience(self.topology, candidate, start, pool.load)
         while True:
             failure: Exception | None = None
@@ -156,6 +156,8 @@ class AsyncSessionManager(Generic[CT]):
                 try:
                     host_pool = pool.ready(candidate) or await pool.open(candidate)
                     conn = await host_pool.getconn(seconds, start)
+                    if told is not None:
+                        told(candidate, time.monotonic() - tried_at)
                     if demand is not None and acquisition is not None:
                         await self._prove(conn, router, candidate, demand, acquisition)
                     return AsyncCheckout(conn, router, ticket)
@@ -170,18 +172,23 @@ class AsyncSessionManager(Generic[CT]):
             if acquisition is None:
                 acquisition = self._acquisition(attrs, role, start, timeout, demand)
             if candidate is not None and failure is not None:
-                _count_failure(acquisition, candidate, pool, failure)
+                _count_failure(acquisition, candidate, pool, failure, seconds)
             step = await self._next_host(acquisition, router, pool)
-            candidate, seconds = step.candidate, step.timeout
+            candidate, seconds, tried_at = step.candidate, step.timeout, time.monotonic()
 
-    def _first_host(
+    async def _first_host(
         self, attrs: SessionAttrs, pool: AsyncRolePool[CT], demand: Demand | None, now: float
     ) -> Candidate | None:
+        if pool.aside:
+            await pool.try_again(self.watch.topology)
         topology, policy = self.watch.topology, self.config.policy
-        if demand is None:
-            return topology.only.get(attrs) or first_choice(topology, attrs, policy, self._rng, pool.load)
-        self.watch.expect_freshness(demand.max_lag)
-        return first_choice(topology, attrs, policy, self._rng, pool.load, demand=demand, now=now)
+        if demand is not None:
+            self.watch.expect_freshness(demand.max_lag)
+        elif not pool.aside and (only := topology.only.get(attrs)) is not None:
+            return only
+        return first_choice(
+            topology, attrs, policy, self._rng, pool.load, demand=demand, now=now, arrange=pool.arrange
+        )
 
     async def _next_host(
         self, acquisition: Acquisition, router: AsyncOpenState, pool: AsyncRolePool[CT]
@@ -218,6 +225,7 @@ class AsyncSessionManager(Generic[CT]):
             timeout=timeout,
             role=role.value,
             demand=demand,
+            arrange=self.pools[role].arrange,
         )
 
     async def _prove(
@@ -275,6 +283,12 @@ class AsyncSessionManager(Generic[CT]):
             self.watch.kick(lease.pool.key)
             text = f"asking for its position failed: {one_line(str(exc))}"
             raise psycopg.OperationalError(text) from exc
+
+    def _seconds(self, timeout: float | None) -> float:
+        if timeout is None:
+            return self.config.acquire_timeout
+        check_number("timeout", timeout)
+        return timeout
 
     def request(self, role: object, **options: Any) -> Request:
         """Validate what a transaction is asked for with; see `get_request`.
@@ -334,7 +348,7 @@ class Behind(psycopg.OperationalError):
 
 
 def _count_failure(
-    acquisition: Acquisition, candidate: Candidate, pool: AsyncRolePool[CT], failure: Exception
+    acquisition: Acquisition, candidate: Candidate, pool: AsyncRolePool[CT], failure: Exception, waited: float
 ) -> None:
     if isinstance(failure, (PoolClosed, PoolTimeout)) and not isinstance(failure, PoolFull):
         failure = pool.last_failure(candidate) or failure
@@ -346,3 +360,6 @@ def _count_failure(
         acquisition.exhausted(candidate, str(failure))
     else:
         acquisition.failed(candidate, failure, in_use=pool.load(candidate.key))
+        hasty = isinstance(failure, PoolTimeout) and waited < PATIENCE
+        if not (hasty or isinstance(failure, PoolClosed)):
+            pool.set_aside(candidate)

@@ -62,7 +62,10 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
         dsn: a libpq URI or keyword string with any number of hosts. The PG* environment and ``service=`` apply.
         writer: options of the writers' pools; None: ``PoolOptions()``.
         reader: options of the readers' pools; None: ``PoolOptions()``.
-        balance: "ordered", "random", or a policy object; None: the DSN's load_balance_hosts, else "random".
+        balance: "random", "ordered", "round-robin", "least-busy", "adaptive", or a policy object; None: the DSN's
+            load_balance_hosts, else "random".
+        zone: where this process is. Of equally good hosts, those of this zone come first, and the others serve when
+            these are down or full. One of the zones in *host_options*; empty: zones do not matter.
         reader_attrs: the hosts that `reader()` accepts, one of the target_session_attrs.
         host_options: options per host, keyed by "host", "host:port" or address.
         probe: options of the probes; None: ``ProbeOptions()``.
@@ -102,6 +105,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
         balance: str | Policy | None = None,
         reader_attrs: str = "prefer-standby",
         host_options: Mapping[str, HostOptions] | None = None,
+        zone: str = "",
         probe: ProbeOptions | None = None,
         resolver: str | BaseResolver = "system",
         addresses: Literal["one-host", "expand"] = "one-host",
@@ -132,6 +136,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncFace):
             balance=balance,
             reader_attrs=reader_attrs,
             host_options=host_options,
+            zone=zone,
             probe=ProbeOptions() if probe is None else probe,
             resolver=resolver,
             addresses=addresses,

@@ -22,7 +22,7 @@ from pgroute.core.config.options import check_number
 from pgroute.core.faults.classify import one_line
 from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.core.model.stats import RouterStats
-from pgroute.core.routing.acquisition import Acquisition, GiveUp, Try, first_choice, patience
+from pgroute.core.routing.acquisition import PATIENCE, Acquisition, GiveUp, Try, first_choice, patience
 from pgroute.core.routing.demand import Demand, Proof
 from pgroute.core.routing.lending import PoolFull
 from pgroute.core.transactions.request import get_request
@@ -132,10 +132,7 @@ class SessionManager(Generic[CT]):
             RouteError: it was opened in another event loop.
         """
         router = self.lifecycle.check_open()
-        if timeout is None:
-            timeout = self.config.acquire_timeout
-        else:
-            check_number("timeout", timeout)
+        timeout = self._seconds(timeout)
         ticket: Ticket | None = None
         if causal is not None:
             demand, ticket = causal.begin()
@@ -143,10 +140,13 @@ class SessionManager(Generic[CT]):
             demand = self._reader_demand
         start = time.monotonic()
         pool = self.pools[role]
+        told = self.config.acquired
+        tried_at = start
         candidate = self._first_host(attrs, pool, demand, start)
         acquisition = None if demand is None else self._acquisition(attrs, role, start, timeout, demand)
-        seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
-        if acquisition is not None and candidate is not None:
+        if acquisition is None or candidate is None:
+            seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
+        else:
             seconds = acquisition.patience(self.topology, candidate, start, pool.load)
         while True:
             failure: Exception | None = None
@@ -155,6 +155,8 @@ class SessionManager(Generic[CT]):
                 try:
                     host_pool = pool.ready(candidate) or pool.open(candidate)
                     conn = host_pool.getconn(seconds, start)
+                    if told is not None:
+                        told(candidate, time.monotonic() - tried_at)
                     if demand is not None and acquisition is not None:
                         self._prove(conn, router, candidate, demand, acquisition)
                     return Checkout(conn, router, ticket)
@@ -169,18 +171,23 @@ class SessionManager(Generic[CT]):
             if acquisition is None:
                 acquisition = self._acquisition(attrs, role, start, timeout, demand)
             if candidate is not None and failure is not None:
-                _count_failure(acquisition, candidate, pool, failure)
+                _count_failure(acquisition, candidate, pool, failure, seconds)
             step = self._next_host(acquisition, router, pool)
-            candidate, seconds = step.candidate, step.timeout
+            candidate, seconds, tried_at = step.candidate, step.timeout, time.monotonic()
 
     def _first_host(
         self, attrs: SessionAttrs, pool: RolePool[CT], demand: Demand | None, now: float
     ) -> Candidate | None:
+        if pool.aside:
+            pool.try_again(self.watch.topology)
         topology, policy = self.watch.topology, self.config.policy
-        if demand is None:
-            return topology.only.get(attrs) or first_choice(topology, attrs, policy, self._rng, pool.load)
-        self.watch.expect_freshness(demand.max_lag)
-        return first_choice(topology, attrs, policy, self._rng, pool.load, demand=demand, now=now)
+        if demand is not None:
+            self.watch.expect_freshness(demand.max_lag)
+        elif not pool.aside and (only := topology.only.get(attrs)) is not None:
+            return only
+        return first_choice(
+            topology, attrs, policy, self._rng, pool.load, demand=demand, now=now, arrange=pool.arrange
+        )
 
     def _next_host(
         self, acquisition: Acquisition, router: OpenState, pool: RolePool[CT]
@@ -217,6 +224,7 @@ class SessionManager(Generic[CT]):
             timeout=timeout,
             role=role.value,
             demand=demand,
+            arrange=self.pools[role].arrange,
         )
 
     def _prove(
@@ -274,6 +282,12 @@ class SessionManager(Generic[CT]):
             self.watch.kick(lease.pool.key)
             text = f"asking for its position failed: {one_line(str(exc))}"
             raise psycopg.OperationalError(text) from exc
+
+    def _seconds(self, timeout: float | None) -> float:
+        if timeout is None:
+            return self.config.acquire_timeout
+        check_number("timeout", timeout)
+        return timeout
 
     def request(self, role: object, **options: Any) -> Request:
         """Validate what a transaction is asked for with; see `get_request`.
@@ -333,7 +347,7 @@ class Behind(psycopg.OperationalError):
 
 
 def _count_failure(
-    acquisition: Acquisition, candidate: Candidate, pool: RolePool[CT], failure: Exception
+    acquisition: Acquisition, candidate: Candidate, pool: RolePool[CT], failure: Exception, waited: float
 ) -> None:
     if isinstance(failure, (PoolClosed, PoolTimeout)) and not isinstance(failure, PoolFull):
         failure = pool.last_failure(candidate) or failure
@@ -345,3 +359,6 @@ def _count_failure(
         acquisition.exhausted(candidate, str(failure))
     else:
         acquisition.failed(candidate, failure, in_use=pool.load(candidate.key))
+        hasty = isinstance(failure, PoolTimeout) and waited < PATIENCE
+        if not (hasty or isinstance(failure, PoolClosed)):
+            pool.set_aside(candidate)

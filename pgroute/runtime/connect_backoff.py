@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from pgroute.core.routing.set_aside import SetAside
+
 if TYPE_CHECKING:
     from collections.abc import Container
 
@@ -38,9 +40,13 @@ class ConnectBackoff:
     """The last failure to connect to each host, and until when it blocks further attempts; from any thread.
 
     What was learned of one generation of a host says nothing about the next: a new primary is connected to at once.
+
+    Attributes:
+        aside: the hosts that are offered last meanwhile.
     """
 
     def __init__(self) -> None:
+        self.aside = SetAside()
         self._failures: dict[HostKey, tuple[int, float, str]] = {}
         self._logins: dict[HostKey, tuple[int, float, str]] = {}
         self._options: dict[HostKey, tuple[int, Options]] = {}
@@ -65,6 +71,7 @@ class ConnectBackoff:
 
     def retain(self, listed: Container[HostKey]) -> None:
         """Forget all other hosts: one that comes back is of another generation."""
+        self.aside.retain(listed)
         for known in (self._failures, self._logins, self._options, self._last):
             for key in tuple(known):
                 if key not in listed:
@@ -90,7 +97,8 @@ class ConnectBackoff:
         self._last[host.key] = (host.generation, str(failure))
 
     def record_success(self, host: HostInfo) -> None:
-        """Forget the text of the last failure."""
+        """Forget the text of the last failure, and offer the host as before."""
+        self.aside.succeeded(host.key)
         self._last.pop(host.key, None)
 
     def last_failure(self, host: HostInfo | Candidate) -> BackedOff | None:

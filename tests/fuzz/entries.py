@@ -185,10 +185,11 @@ OPTIONS: dict[type[Any], tuple[str, ...]] = {
                   "configure", "reset"),
     ProbeOptions: ("interval", "timeout", "abort_after", "abort_stale", "check_system_id", "system_id", "min_ttl",
                    "max_ttl", "lookup_timeout", "kwargs"),
-    HostOptions: ("weight",),
+    HostOptions: ("weight", "zone"),
     RetryPolicy: ("stop", "wait"),
     Router: ("writer", "reader", "balance", "reader_attrs", "host_options", "probe", "resolver", "addresses", "retry",
-             "acquire_timeout", "connection_class", "kwargs", "configure", "reset", "srv_domains", "unknown"),
+             "acquire_timeout", "connection_class", "kwargs", "configure", "reset", "srv_domains", "zone",
+             "unknown"),
 }  # fmt: skip
 
 

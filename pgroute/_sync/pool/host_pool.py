@@ -124,6 +124,17 @@ class HostPool(Generic[CT]):
         """Sessions in flight."""
         return self._lending.in_use
 
+    @property
+    def idle(self) -> bool:
+        """Whether a connection is ready to be lent."""
+        return bool(self._lending.idle)
+
+    def try_connection(self) -> None:
+        """Have one more connection opened, unless the pool is full, to find out whether it can be."""
+        with self._lock:
+            self._lending.wanted = True
+        self._worker.wake()
+
     def getconn(self, timeout: float, since: float) -> CT:
         """Return a connection whose socket shows no sign of a lost server.
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -18,8 +19,9 @@ from pgroute.runtime.connect_backoff import BackedOff
 if TYPE_CHECKING:
     from pgroute.core.config.router_config import RoleConfig
     from pgroute.core.model.candidate import Candidate
+    from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import HostKey
-    from pgroute.core.topology.snapshot import Topology
+    from pgroute.core.topology.snapshot import Groups, Topology
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.connect_backoff import ConnectBackoff
 
@@ -34,6 +36,9 @@ class RolePool(Generic[CT]):
         connection_class: psycopg's, or the user's subclass.
         watch: told of what is learned about the hosts.
         backoff: what keeps its pools from connecting.
+
+    Attributes:
+        aside: not empty while connecting to a host fails; see `arrange` and `try_again`.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class RolePool(Generic[CT]):
         self._watch = watch
         self._lock = threading.Lock()
         self._backoff = backoff
+        self.aside = backoff.aside.hosts
         self._pools: dict[HostKey, HostPool[CT]] = {}
         self._retired: list[HostPool[CT]] = []
         self._past: dict[str, int] = {}
@@ -69,7 +75,25 @@ class RolePool(Generic[CT]):
         """Return the pool now open to a host."""
         return self._pools.get(key)
 
-    def open(self, candidate: Candidate) -> HostPool[CT]:
+    def arrange(self, groups: Groups) -> Groups:
+        """Return the groups with the hosts at the end to which no connection can be opened, and none is idle."""
+        return self._backoff.aside.behind(groups, self._has_idle) if self.aside else groups
+
+    def _has_idle(self, key: HostKey) -> bool:
+        pool = self._pools.get(key)
+        return pool is not None and pool.idle
+
+    def set_aside(self, candidate: Candidate) -> None:
+        """Offer a host after all others until a connection to it has been opened."""
+        self._backoff.aside.failed(candidate, time.monotonic())
+
+    def try_again(self, topology: Topology) -> None:
+        """Have connections opened to the hosts that are set aside, where it is time to; nobody waits for them."""
+        for host in self._backoff.aside.due(topology.by_key, time.monotonic()):
+            with contextlib.suppress(PoolClosed, psycopg.OperationalError):
+                (self.open(host)).try_connection()
+
+    def open(self, candidate: Candidate | HostInfo) -> HostPool[CT]:
         """Return the pool to that host, and open it if there is none of this generation.
 
         Raises:

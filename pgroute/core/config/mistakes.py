@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from pgroute.core.config.libpq import is_secret, keywords
-from pgroute.core.config.options import PoolOptions, ProbeOptions
+from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
 from pgroute.core.config.retry_policy import RetryPolicy
 from pgroute.errors import ConfigError
 
@@ -45,6 +45,8 @@ def _belongs(name: str, value: object) -> str:
         return f"each role has its own: expected writer=PoolOptions({name}={shown}), or reader="
     if name in _names(ProbeOptions):
         return f"expected probe=ProbeOptions({name}={shown})"
+    if name in _names(HostOptions):
+        return f"each host has its own: expected host_options={{'host': HostOptions({name}={shown})}}"
     if name in _names(RetryPolicy):
         return f"expected retry=RetryPolicy({name}=...)"
     if name in _DSN_ONLY:
@@ -59,5 +61,5 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return "the router has no such parameter" + (f", did you mean {near[0]}?" if near else "")
 
 
-def _names(cls: type[PoolOptions | ProbeOptions | RetryPolicy]) -> list[str]:
+def _names(cls: type[HostOptions | PoolOptions | ProbeOptions | RetryPolicy]) -> list[str]:
     return [field.name for field in fields(cls)]

@@ -279,13 +279,18 @@ class HostOptions:
     """Options of a single host.
 
     Args:
-        weight: its share with balance="random", relative to the other hosts; 0: only if no other host can serve.
+        weight: its share of the sessions, relative to the other hosts, with any balance but "ordered"; 0: only if no
+            other host can serve. It replaces the weight of an SRV record.
+        zone: where it is, such as a region or a data centre; see ``Router(zone=)``.
 
     Raises:
-        ConfigError: the weight is not a number of at least 0.
+        ConfigError: the weight is not a number of at least 0, or the zone is no str.
     """
 
     weight: float = 1.0
+    zone: str = ""
 
     def __post_init__(self) -> None:
         check_number("weight", self.weight)
+        if not isinstance(self.zone, str):
+            raise ConfigError("zone", self.zone, "expected a str")

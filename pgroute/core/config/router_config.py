@@ -22,14 +22,17 @@ from pgroute.core.config.options import (
 from pgroute.core.config.retry_policy import RetryPolicy, check_policy
 from pgroute.core.config.srv import Targets, check_domains
 from pgroute.core.model.roles import HostKey, HostRole, Role, SessionAttrs
-from pgroute.core.routing.balance import Policy, parse_policy
+from pgroute.core.routing.balance import Policy, listener_of, parse_policy
 from pgroute.core.sql.schema import Schema, check_schema
 from pgroute.core.topology.snapshot import Rules, names_of
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dns.resolver import BaseResolver
 
+    from pgroute.core.model.candidate import Candidate
     from pgroute.core.model.host import HostInfo
 
 ResolverSpec: TypeAlias = "str | BaseResolver"
@@ -84,6 +87,7 @@ class RouterConfig:
     Attributes:
         watch: the DSN with the parameters of the probe connections.
         same_login: both roles log in alike, so that a login refused to one would be refused to the other.
+        acquired: the policy's method that is told of sessions; None: it has none.
     """
 
     dsn: Dsn
@@ -97,6 +101,7 @@ class RouterConfig:
     targets: Targets
     rules: Rules
     policy: Policy
+    acquired: Callable[[Candidate, float], object] | None
     default_attrs: SessionAttrs
     reader_attrs: SessionAttrs
     acquire_timeout: float
@@ -134,6 +139,7 @@ def make_config(
     configure: Any,
     reset: Any,
     srv_domains: object = None,
+    zone: object = "",
 ) -> RouterConfig:
     """Validate the arguments of a router; `Router` documents them.
 
@@ -162,6 +168,8 @@ def make_config(
         balance = "ordered" if parsed.load_balance == "disable" else "random"
     policy = parse_policy(balance)
     watch = parse_dsn(dsn, kwargs={**parameters, **_probe_parameters(probe)})
+    hosts = _host_options(parsed, host_options, open_list=addresses == "expand")
+    zones = {name: options.zone for name, options in hosts.items()}
     roles = [
         _role_config(role, dsn, watch, kwargs or {}, _with_callbacks(options, configure, reset))
         for role, options in ((Role.WRITER, writer), (Role.READER, reader))
@@ -181,10 +189,13 @@ def make_config(
         rules=Rules(
             probe.check_system_id,
             probe.system_id,
-            _weights(parsed, host_options, open_list=addresses == "expand"),
+            {name: options.weight for name, options in hosts.items()},
             ordered=bool(getattr(policy, "ordered", False)),
+            zones=zones,
+            zone=_own_zone(zone, zones),
         ),
         policy=policy,
+        acquired=listener_of(policy),
         default_attrs=parsed.session_attrs,
         reader_attrs=SessionAttrs.parse(reader_attrs, "reader_attrs"),
         acquire_timeout=float(acquire_timeout),
@@ -262,8 +273,24 @@ def check_resolver(value: object) -> ResolverSpec:
     raise ConfigError("resolver", value, "expected 'system', 'dns', or a Resolver of dnspython")
 
 
-def _weights(dsn: Dsn, host_options: object, *, open_list: bool) -> dict[str, float]:
-    """Return the weights by name.
+def _own_zone(zone: object, zones: Mapping[str, str]) -> str:
+    """Return the zone of the router.
+
+    Args:
+        zone: the argument of the router.
+        zones: those of the hosts, by name.
+    """
+    if not isinstance(zone, str):
+        raise ConfigError("zone", zone, "expected a str")
+    known = sorted({z for z in zones.values() if z})
+    if zone and zone not in known:
+        listed = ", ".join(map(repr, known)) or "none"
+        raise ConfigError("zone", zone, f"expected one of the zones of the hosts in host_options ({listed})")
+    return zone
+
+
+def _host_options(dsn: Dsn, host_options: object, *, open_list: bool) -> dict[str, HostOptions]:
+    """Return the options by name.
 
     Args:
         dsn: the DSN.
@@ -277,12 +304,12 @@ def _weights(dsn: Dsn, host_options: object, *, open_list: bool) -> dict[str, fl
             "host_options", host_options, "expected a mapping from 'host' or 'host:port' to HostOptions"
         )
     open_list = open_list or any(map(is_service, dsn.hosts))
-    weights: dict[str, float] = {}
+    found: dict[str, HostOptions] = {}
     for name, options in host_options.items():
         if not isinstance(options, HostOptions):
             raise ConfigError(f"host_options[{name!r}]", options, "expected a HostOptions")
         if not isinstance(name, str) or not (open_list or any(name in names_of(key) for key in dsn.hosts)):
             listed = ", ".join(str(k) for k in dsn.hosts)
             raise ConfigError("host_options", name, f"expected one of the hosts of the DSN ({listed})")
-        weights[name] = options.weight
-    return weights
+        found[name] = options
+    return found

@@ -18,11 +18,13 @@ class Candidate:
         generation: the generation of its pools.
         role: primary or standby.
         order: its place among the hosts, from 0.
-        weight: its share relative to the others, from `HostOptions` or an SRV record.
+        weight: its share relative to the others, from `HostOptions` or an SRV record; less while it warms up.
         rtt: seconds that the last probe took.
         lag_bytes: bytes of WAL that a standby is behind; None for a primary, or if not known.
         current_as_of: monotonic seconds; a standby holds everything that was committed before. None for a primary, or
             if not known.
+        zone: where it is, from `HostOptions`.
+        returned_at: monotonic seconds at which it came back, from when on it warms up; None: it was never away.
     """
 
     key: HostKey
@@ -33,3 +35,5 @@ class Candidate:
     rtt: float = 0.0
     lag_bytes: int | None = None
     current_as_of: float | None = None
+    zone: str = ""
+    returned_at: float | None = None

@@ -75,6 +75,9 @@ class HostInfo:
         origin: the name that stands for it; empty for a host of the DSN itself.
         degraded: which of timeline and system identifier it no longer reports, and why, in words; empty if none is
             missing.
+        zone: where it is, from `HostOptions`; empty if that does not say.
+        returned_at: monotonic seconds at which it became usable again, or was first seen after a restart; None: it has
+            been usable since the router was opened, or is not usable.
     """
 
     key: HostKey
@@ -99,6 +102,8 @@ class HostInfo:
     server_version: int = 0
     origin: str = ""
     degraded: str = ""
+    zone: str = ""
+    returned_at: float | None = None
 
     @property
     def host(self) -> str:

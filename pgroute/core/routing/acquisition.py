@@ -9,6 +9,7 @@ from pgroute.core.faults.classify import one_line
 from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostRole, SessionAttrs
 from pgroute.core.routing.demand import Proof, never_primary
+from pgroute.core.routing.warm_up import choose
 from pgroute.core.topology.wal_history import Standing
 from pgroute.errors import AcquireTimeout, NoHostAvailable, PoolExhausted, SplitBrainError
 
@@ -76,6 +77,11 @@ def routes(topology: Topology) -> list[tuple[HostKey, int, bool]]:
     return [(h.key, h.generation, h.usable) for h in topology.hosts]
 
 
+def as_they_are(groups: Groups) -> Groups:
+    """Return the groups as the topology has them."""
+    return groups
+
+
 def first_choice(
     topology: Topology,
     attrs: SessionAttrs,
@@ -85,8 +91,19 @@ def first_choice(
     *,
     demand: Demand | None = None,
     now: float = 0.0,
+    arrange: Callable[[Groups], Groups] = as_they_are,
 ) -> Candidate | None:
     """Return the host to try first, None if no host can serve. `topology.only` has it where there is no choice.
+
+    Args:
+        topology: the snapshot.
+        attrs: what the host must be.
+        policy: chooses among equally good hosts.
+        rng: for the policy.
+        load: returns the sessions in use at a host.
+        demand: what the session demands of the host's data; None: nothing.
+        now: monotonic seconds.
+        arrange: puts hosts behind the others to which no connection can be opened.
 
     Raises:
         ConfigError, PositionLost: no host can satisfy the demand; see `Demand.check`.
@@ -95,9 +112,10 @@ def first_choice(
     if demand is not None:
         demand.check(topology)
         groups = demand.arrange(groups, topology, now)
+    groups = arrange(groups)
     if not groups:
         return None
-    return policy.pick(groups[0], load, rng)
+    return choose(policy, groups[0], load, rng, last_return=topology.last_return, now=now)
 
 
 class Acquisition:
@@ -111,11 +129,12 @@ class Acquisition:
         timeout: the whole time allowed in seconds, for the error text.
         role: the pool's role, for the error text.
         demand: what the session demands of the host's data; None: nothing.
+        arrange: puts hosts behind the others to which no connection can be opened.
     """
 
     __slots__ = (
-        "_ask_until", "_attrs", "_backoff", "_causes", "_deadline", "_demand", "_exhausted", "_immediate", "_in_use",
-        "_looked", "_pause", "_policy", "_refused", "_retry_at", "_rng", "_role", "_timeout", "_tried",
+        "_arrange", "_ask_until", "_attrs", "_backoff", "_causes", "_deadline", "_demand", "_exhausted", "_immediate",
+        "_in_use", "_looked", "_pause", "_policy", "_refused", "_retry_at", "_rng", "_role", "_timeout", "_tried",
     )  # fmt: skip
 
     def __init__(
@@ -128,7 +147,9 @@ class Acquisition:
         timeout: float,
         role: str,
         demand: Demand | None = None,
+        arrange: Callable[[Groups], Groups] = as_they_are,
     ) -> None:
+        self._arrange = arrange
         self._attrs = attrs
         self._policy = policy
         self._rng = rng
@@ -163,7 +184,7 @@ class Acquisition:
             self._immediate = late
         if late and not self._immediate:
             return GiveUp(self._error(topology, now))
-        if chosen := self._untried(groups, load):
+        if chosen := self._untried(topology, groups, load, now):
             return Try(chosen, self.patience(topology, chosen, now, load))
         if late:
             return GiveUp(self._error(topology, now))
@@ -184,15 +205,15 @@ class Acquisition:
             self._backoff = False
             self._retry_at = None
         self._tried.clear()
-        chosen = self._policy.pick(groups[0], load, self._rng)
+        chosen = self._choose(topology, groups[0], load, now)
         return Try(chosen, self.patience(topology, chosen, now, load))
 
     def _groups(self, topology: Topology, now: float) -> Groups:
         groups = topology.candidates[self._attrs]
-        if self._demand is None:
-            return groups
-        self._demand.check(topology)
-        return self._demand.arrange(groups, topology, now, asking=not self._asked_enough(now))
+        if self._demand is not None:
+            self._demand.check(topology)
+            groups = self._demand.arrange(groups, topology, now, asking=not self._asked_enough(now))
+        return self._arrange(groups)
 
     def _asked_enough(self, now: float) -> bool:
         """Return whether the time is over in which a standby may get to the position that is waited for."""
@@ -266,13 +287,20 @@ class Acquisition:
         """Return the seconds to the deadline; 0 if it has passed."""
         return max(0.0, self._deadline - now)
 
-    def _untried(self, groups: Groups, load: Callable[[HostKey], int]) -> Candidate | None:
+    def _choose(
+        self, topology: Topology, group: tuple[Candidate, ...], load: Callable[[HostKey], int], now: float
+    ) -> Candidate:
+        return choose(self._policy, group, load, self._rng, last_return=topology.last_return, now=now)
+
+    def _untried(
+        self, topology: Topology, groups: Groups, load: Callable[[HostKey], int], now: float
+    ) -> Candidate | None:
         for group in groups:
             left = group
             if self._tried:
                 left = tuple(c for c in group if (c.key, c.generation) not in self._tried)
             if left:
-                return self._policy.pick(left, load, self._rng)
+                return self._choose(topology, left, load, now)
         return None
 
     def exhausted(self, candidate: Candidate, detail: str, *, refused: bool = False) -> None:

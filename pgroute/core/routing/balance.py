@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from pgroute.core.routing.adaptive import Adaptive
+from pgroute.core.routing.least_busy import LeastBusy
+from pgroute.core.routing.round_robin import RoundRobin
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,7 +18,11 @@ if TYPE_CHECKING:
 
 
 class Policy(Protocol):
-    """A balancing policy: any object with this method. If it has state, it needs its own lock.
+    """A balancing policy: any object with this method. All threads of a router share it, so state needs care.
+
+    A policy may have a method ``acquired(candidate, seconds)``. It is called each time a session has its connection,
+    with the host, and the seconds from the choice of that host until then. Like `pick`, it is called on the way of each
+    session, so it must be quick and must not raise.
 
     A policy with an attribute ``ordered = True`` is offered a host only once all hosts before it in the DSN have been
     checked, which after opening takes as long as a probe.
@@ -66,7 +73,13 @@ class Uniform:
         return next(c for c in reversed(candidates) if c.weight)
 
 
-_POLICIES: dict[str, type[Policy]] = {"ordered": Ordered, "random": Uniform}
+_POLICIES: dict[str, type[Policy]] = {
+    "adaptive": Adaptive,
+    "least-busy": LeastBusy,
+    "ordered": Ordered,
+    "random": Uniform,
+    "round-robin": RoundRobin,
+}
 
 
 def parse_policy(value: object) -> Policy:
@@ -82,3 +95,17 @@ def parse_policy(value: object) -> Policy:
         return value  # type: ignore[return-value]  # has the one method of the protocol
     names = ", ".join(repr(n) for n in sorted(_POLICIES))
     raise ConfigError("balance", value, f"expected one of {names}, or an object with a pick() method")
+
+
+def listener_of(policy: Policy) -> Callable[[Candidate, float], object] | None:
+    """Return the policy's ``acquired`` method, None if it has none.
+
+    Raises:
+        ConfigError: it has such an attribute, which cannot be called.
+    """
+    acquired = getattr(policy, "acquired", None)
+    if acquired is None or callable(acquired):
+        return acquired
+    raise ConfigError(
+        "balance.acquired", acquired, "expected a method of (candidate, seconds), or no such attribute"
+    )

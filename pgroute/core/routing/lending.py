@@ -91,6 +91,7 @@ class Lending(Generic[L, C]):
         waiting: the callers in the queue, the longest wait first. A caller that comes from another queue, or that got
             a dead connection, keeps its time.
         closed: no connection is lent any more.
+        wanted: one more connection is to be opened, whether anybody needs it or not, to find out whether that works.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Lending(Generic[L, C]):
         self.idle: deque[tuple[L, C]] = deque()
         self.waiting: deque[Waiter] = deque()
         self.closed = False
+        self.wanted = False
         self._min_size = min_size
         self._max_size = max_size
         self._max_waiting = max_waiting
@@ -174,7 +176,7 @@ class Lending(Generic[L, C]):
 
     def joined(self, item: tuple[L, C]) -> None:
         """Add a connection that was opened."""
-        self._connecting = False
+        self._connecting = self.wanted = False
         self._connected_once = True
         self._pause = _FIRST_PAUSE
         self.leases[item[0]] = None
@@ -182,7 +184,7 @@ class Lending(Generic[L, C]):
 
     def failed(self, now: float) -> None:
         """Report that a connection could not be opened: the next attempt follows after a growing pause."""
-        self._connecting = False
+        self._connecting = self.wanted = False
         self._retry_at = now + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
@@ -207,6 +209,8 @@ class Lending(Generic[L, C]):
         """True if another connection is needed."""
         if self.closed or self._connecting or len(self.leases) >= self._max_size:
             return False
+        if self.wanted:
+            return True
         if not self._connected_once:
             return not self.leases and bool(self._min_size or self.waiting)
         return bool(self.waiting) or len(self.leases) < self._min_size

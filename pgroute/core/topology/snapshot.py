@@ -31,6 +31,8 @@ class Rules:
         check_system_id: refuse hosts of another cluster.
         system_id: the only identifier to accept, None to learn it.
         weights: the weights in `host_options`, by host, "host:port" or address.
+        zones: the zones in `host_options`, likewise.
+        zone: the router's own zone, whose hosts come first; empty: none does.
         ordered: the order of the hosts counts from the first session on: a host is not offered while one before it has
             not been checked yet, which takes one probe timeout at most.
     """
@@ -39,6 +41,8 @@ class Rules:
     system_id: int | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     ordered: bool = False
+    zones: Mapping[str, str] = field(default_factory=dict)
+    zone: str = ""
 
     def weight(self, key: HostKey, listing: Listing) -> float:
         """Return a host's weight for the balancing policies: the user's, else that of its listing."""
@@ -47,6 +51,16 @@ class Rules:
                 if name in self.weights:
                     return self.weights[name]
         return listing.weight
+
+    def zone_of(self, key: HostKey) -> str:
+        """Return a host's zone, empty if `host_options` does not say."""
+        return (
+            next((self.zones[name] for name in names_of(key) if name in self.zones), "") if self.zones else ""
+        )
+
+    def away(self, zone: str) -> bool:
+        """Return whether a host of that zone comes after those of the router's own."""
+        return bool(self.zone) and zone != self.zone
 
 
 def names_of(key: HostKey) -> tuple[str, ...]:
@@ -86,6 +100,7 @@ class Topology:
     _facts: tuple[Facts, ...] = field(repr=False, compare=False)
     _memory: Memory = field(repr=False, compare=False)
     _rules: Rules = field(repr=False, compare=False)
+    last_return: float = field(default=float("-inf"), repr=False, compare=False)
 
     def host(self, key: HostKey) -> HostInfo | None:
         """Return one host, None if it is not listed.
@@ -160,8 +175,9 @@ class Topology:
         return self._memory.initial_scan_done
 
     def __str__(self) -> str:
-        head = ("host", "role", "state", "timeline", "lag", "rtt", "reason")
-        rows = [head, *(_row(h) for h in self.hosts)]
+        zoned = any(h.zone for h in self.hosts)
+        head = ("host", *(["zone"] if zoned else []), "role", "state", "timeline", "lag", "rtt", "reason")
+        rows = [head, *(_row(h, zoned=zoned) for h in self.hosts)]
         widths = [max(len(r[i]) for r in rows) for i in range(len(head) - 1)]
         return "\n".join(
             "  ".join([*(cell.ljust(w) for cell, w in zip(r, widths, strict=False)), r[-1]]).rstrip()
@@ -169,12 +185,13 @@ class Topology:
         )
 
 
-def _row(h: HostInfo) -> tuple[str, ...]:
+def _row(h: HostInfo, *, zoned: bool) -> tuple[str, ...]:
     role = h.role.value if h.role else "-"
     if h.role is HostRole.PRIMARY and h.read_only:
         role = "primary (read-only)"
     return (
         str(h.key),
+        *([h.zone or "-"] if zoned else []),
         role,
         h.state.value,
         # A standby reports its timeline late (at a restartpoint), so it is on this one or a later one.

@@ -11,7 +11,7 @@ from pgroute.core.model.host import HostInfo, HostState
 from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
 from pgroute.core.topology.arbitration import Memory, arbitrate
 from pgroute.core.topology.changes import changes
-from pgroute.core.topology.host_facts import Facts, observe, reborn
+from pgroute.core.topology.host_facts import Facts, observe, reborn, replaced
 from pgroute.core.topology.observations import Answer, Failure, ForgetTimeline, Listing, Members
 from pgroute.core.topology.snapshot import Rules, Topology
 from pgroute.core.topology.wal_history import WalHistory
@@ -97,6 +97,8 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
             head=head.answer if head else None,
             first_generation=old.version,
             note=f.listing.note or f.degraded or _hint(f, outcome.primary),
+            zone=rules.zone_of(f.key),
+            starting=not old._memory.ever_scanned,
         )
         for f in facts
     )
@@ -121,6 +123,7 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
         _facts=facts,
         _memory=outcome.memory,
         _rules=rules,
+        last_return=max((h.returned_at for h in hosts if h.returned_at is not None), default=float("-inf")),
     )
 
 
@@ -156,6 +159,8 @@ def _host_info(
     head: Answer | None,
     first_generation: int,
     note: str,
+    zone: str,
+    starting: bool,
 ) -> HostInfo:
     """Return the view of one host.
 
@@ -169,6 +174,8 @@ def _host_info(
         first_generation: for a host that was not listed. It differs from any that the host may have had before, so a
             host that left and comes back does not meet its old pools.
         note: the reason to show if the verdict gives none.
+        zone: where it is.
+        starting: not all hosts were checked yet. Those that are found usable now have not come back.
     """
     generation, since = first_generation, now
     if was is not None:
@@ -186,6 +193,8 @@ def _host_info(
         silent_since=f.silent_since,
         origin=f.listing.origin,
         degraded=f.degraded,
+        zone=zone,
+        returned_at=None if starting else _returned_at(was, verdict, f.answer, now),
     )
     a = f.answer
     if a is None:
@@ -213,6 +222,15 @@ def _host_info(
     )
 
 
+def _returned_at(was: HostInfo | None, verdict: Verdict, answer: Answer | None, now: float) -> float | None:
+    """Return when a host came back: it was not usable before, or has restarted, so its caches are empty."""
+    if not verdict.usable:
+        return None
+    if was is None or not was.usable or (answer is not None and replaced(was, answer)):
+        return now
+    return was.returned_at
+
+
 def _generation_ends(was: HostInfo, verdict: Verdict, answer: Answer | None) -> bool:
     """Return True if the pooled connections to a host must not be used any more."""
     return was.usable and (not verdict.usable or (answer is not None and reborn(was, answer)))
@@ -229,11 +247,11 @@ def _candidates(
     facts: tuple[Facts, ...], hosts: tuple[HostInfo, ...], outcome: Arbitration, rules: Rules
 ) -> Mapping[SessionAttrs, Groups]:
     """Return the usable hosts for each of the session attributes, in groups of equally good ones, the best first."""
-    ranked: dict[SessionAttrs, dict[tuple[int, bool, int], list[Candidate]]] = {
+    ranked: dict[SessionAttrs, dict[tuple[int, bool, int, bool], list[Candidate]]] = {
         attrs: {} for attrs in SessionAttrs
     }
     unchecked = [
-        (f.listing.priority, order)
+        (f.listing.priority, rules.away(rules.zone_of(f.key)), order)
         for order, f in enumerate(facts)
         if rules.ordered and not outcome.memory.ever_scanned and not f.checked
     ]
@@ -241,16 +259,18 @@ def _candidates(
     for order, (f, h) in enumerate(zip(facts, hosts, strict=True)):
         if not h.usable or h.role is None:
             continue
-        if first_unchecked is not None and (f.listing.priority, order) > first_unchecked:
+        away = rules.away(h.zone)
+        if first_unchecked is not None and (f.listing.priority, away, order) > first_unchecked:
             continue
         weight = rules.weight(f.key, f.listing)
         candidate = Candidate(
-            h.key, h.generation, h.role, order, weight, h.rtt or 0.0, h.lag_bytes, h.current_as_of
-        )
+            h.key, h.generation, h.role, order, weight, h.rtt or 0.0, h.lag_bytes, h.current_as_of,
+            h.zone, h.returned_at,
+        )  # fmt: skip
         tier = outcome.verdicts[h.key].tier
         for attrs in _ACCEPTING[h.role, h.read_only]:
             fallback = attrs is SessionAttrs.PREFER_STANDBY and h.role is HostRole.PRIMARY
-            ranked[attrs].setdefault((tier, fallback, f.listing.priority), []).append(candidate)
+            ranked[attrs].setdefault((tier, fallback, f.listing.priority, away), []).append(candidate)
     return FrozenDict(
         {attrs: tuple(tuple(group) for _, group in sorted(ranks.items())) for attrs, ranks in ranked.items()}
     )

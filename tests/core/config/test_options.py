@@ -51,6 +51,7 @@ BAD: list[tuple[type, str, Any, str]] = [
     *((ProbeOptions, "kwargs", bad, "a mapping or None") for bad in ["user=x", 5, [("user", "x")]]),
     (ProbeOptions, "kwargs", {1: "x"}, "str keys"),
     *((HostOptions, "weight", bad, "of at least 0") for bad in [*NUMBERS, -0.1]),
+    *((HostOptions, "zone", bad, "a str") for bad in (None, 1, b"a", ["a"])),
 ]
 
 

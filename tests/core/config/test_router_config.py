@@ -226,3 +226,26 @@ def test_a_resolver_of_dnspython_is_taken_as_it_is() -> None:
     resolver = dns.resolver.Resolver(configure=False)
     assert plan(resolver=resolver).resolver is resolver
     assert plan(resolver="dns").resolver == "dns"
+
+
+def test_zone_of_the_router_is_one_of_its_hosts() -> None:
+    rules = plan(host_options={"a": HostOptions(zone="east"), "b": HostOptions()}, zone="east").rules
+    assert (rules.zone, rules.zone_of(A), rules.zone_of(B)) == ("east", "east", "")
+    assert (rules.away("east"), rules.away("west"), rules.away("")) == (False, True, True)
+
+
+@pytest.mark.parametrize(
+    ("zone", "options", "said"),
+    [
+        ("north", {"a": "east", "b": "west"}, r"invalid zone 'north'.*host_options \('east', 'west'\)"),
+        ("north", {"a": ""}, r"invalid zone 'north'.*host_options \(none\)"),
+        ("east", None, r"invalid zone 'east'.*host_options \(none\)"),
+        (5, {"a": "east"}, "invalid zone 5: expected a str"),
+        (None, {"a": "east"}, "invalid zone None: expected a str"),
+    ],
+)
+def test_zone_of_no_host_is_refused(zone: object, options: dict[str, str] | None, said: str) -> None:
+    made = None if options is None else {name: HostOptions(zone=z) for name, z in options.items()}
+    with pytest.raises(ConfigError, match=said) as caught:
+        plan(host_options=made, zone=zone)
+    assert caught.value.parameter == "zone"

@@ -76,15 +76,15 @@ class Caller:
 def test_first_choice_is_of_the_first_group():
     world = World().settled()
     choose: Any = (SessionAttrs.PREFER_STANDBY, Ordered(), Random(1), idle)
-    chosen = first_choice(world.topology, *choose)
+    chosen = first_choice(world.topology, *choose, now=world.now)
     assert chosen is not None
     assert chosen.key == B
     world.refuse(B)
-    chosen = first_choice(world.topology, *choose)
+    chosen = first_choice(world.topology, *choose, now=world.now)
     assert chosen is not None
     assert chosen.key == C
     world.refuse(A).refuse(C)
-    assert first_choice(world.topology, *choose) is None
+    assert first_choice(world.topology, *choose, now=world.now) is None
 
 
 def test_first_choice_lets_the_policy_see_the_load():
@@ -95,7 +95,7 @@ def test_first_choice_lets_the_policy_see_the_load():
     topology = World().settled().topology
     loads = {B: 5, C: 2}
     args = (LeastUsed(), Random(1), loads.__getitem__)
-    chosen = first_choice(topology, SessionAttrs.STANDBY, *args)
+    chosen = first_choice(topology, SessionAttrs.STANDBY, *args, now=100.0)
     assert chosen is not None
     assert chosen.key == C
     way = Acquisition(SessionAttrs.STANDBY, *args[:2], deadline=999.0, timeout=1.0, role="reader")
@@ -411,7 +411,7 @@ def test_first_session_in_order_waits_for_an_earlier_host(attrs):
     world = World(ordered=True).standby(C)
     caller = Caller(world, attrs)
     world.standby(B)
-    assert first_choice(world.topology, attrs, Ordered(), Random(1), idle) is None
+    assert first_choice(world.topology, attrs, Ordered(), Random(1), idle, now=world.now) is None
     assert world.topology.only.get(attrs) is None
     assert caller.waits() > 0
     world.standby(A)

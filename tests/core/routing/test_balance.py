@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from random import Random
+from typing import Any
 
 import pytest
 
 from pgroute.core.model.candidate import Candidate
 from pgroute.core.model.roles import HostKey, HostRole
-from pgroute.core.routing.balance import Ordered, Uniform, parse_policy
+from pgroute.core.routing.adaptive import Adaptive
+from pgroute.core.routing.balance import Ordered, Uniform, listener_of, parse_policy
+from pgroute.core.routing.least_busy import LeastBusy
+from pgroute.core.routing.round_robin import RoundRobin
 from pgroute.errors import ConfigError
 from tests.core.world import A, B, C
 
@@ -80,6 +84,27 @@ def test_rounding_at_the_end_of_the_scale_never_picks_a_host_of_weight_zero():
 def test_policies_by_name():
     assert isinstance(parse_policy("ordered"), Ordered)
     assert isinstance(parse_policy("random"), Uniform)
+    assert isinstance(parse_policy("round-robin"), RoundRobin)
+    assert isinstance(parse_policy("least-busy"), LeastBusy)
+    assert isinstance(parse_policy("adaptive"), Adaptive)
+
+
+@pytest.mark.parametrize("name", ["random", "round-robin", "least-busy", "adaptive"])
+def test_each_router_has_a_policy_of_its_own(name):
+    assert parse_policy(name) is not parse_policy(name)
+
+
+def test_policy_that_wants_to_hear_of_sessions_is_found_out_once():
+    adaptive = Adaptive()
+    assert listener_of(adaptive) == adaptive.acquired
+    assert listener_of(Ordered()) is None
+
+
+def test_listener_that_cannot_be_called_is_refused():
+    policy: Any = Ordered()
+    policy.acquired = 5
+    with pytest.raises(ConfigError, match=r"balance.acquired.*5.*a method of \(candidate, seconds\)"):
+        listener_of(policy)
 
 
 def test_object_with_pick_is_a_policy():
@@ -90,7 +115,8 @@ def test_object_with_pick_is_a_policy():
 @pytest.mark.parametrize("bad", ["Random", "", None, 5, Ordered, ["random"]])
 def test_anything_else_is_no_policy(bad):
     with pytest.raises(
-        ConfigError, match=r"balance.*'ordered', 'random', or an object with a pick\(\)"
+        ConfigError,
+        match=r"balance.*'adaptive', 'least-busy', 'ordered', 'random', 'round-robin', or an object with a pick\(\)",
     ) as caught:
         parse_policy(bad)
     assert caught.value.parameter == "balance"

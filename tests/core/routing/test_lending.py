@@ -79,6 +79,31 @@ def test_nothing_is_opened_unasked_with_min_size_0() -> None:
     assert books.step(0.0) == Connect()
 
 
+@pytest.mark.parametrize("min_size", [0, 1])
+def test_one_more_connection_is_opened_if_it_is_wanted(min_size: int) -> None:
+    """To find out whether it can be: whether anybody waits or not, and no further one after it."""
+    books = lending(min_size=min_size)
+    for size in (1, 2):
+        books.wanted = True
+        opened(books)
+        assert books.step(0.0) == Rest(60.0)
+        assert books.size == size
+
+
+def test_a_connection_that_was_wanted_and_fails_is_not_tried_again_unasked() -> None:
+    books = lending(min_size=0)
+    books.wanted = True
+    assert books.step(0.0) == Connect()
+    books.failed(0.0)
+    assert books.step(5.0) == Rest(55.0)
+
+
+def test_a_full_pool_opens_none_that_is_wanted() -> None:
+    books, _ = filled(2, max_size=2)
+    books.wanted = True
+    assert books.step(0.0) == Rest(60.0)
+
+
 def test_an_idle_connection_is_lent_the_longest_idle_first() -> None:
     books, items = filled(2)
     assert books.take() is items[0]
