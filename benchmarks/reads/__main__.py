@@ -13,9 +13,9 @@ from pathlib import Path
 from benchmarks.versions import listed, machine, versions
 from pgroute.testing import find_server
 
-from . import failover, pairs, staleness
+from . import cost, failover, pairs, staleness
 
-PARTS = {"staleness": staleness.run, "pairs": pairs.run, "failover": failover.run}
+PARTS = {"staleness": staleness.run, "pairs": pairs.run, "failover": failover.run, "cost": cost.run}
 
 
 def parse():
@@ -29,6 +29,9 @@ def parse():
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--limit", type=float, default=300)
+    parser.add_argument("--cost-rounds", type=int, default=30)
+    parser.add_argument("--sessions", type=int, default=400)
+    parser.add_argument("--pin", type=int)
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 

@@ -19,6 +19,8 @@ TABLE = "CREATE TABLE written (worker int, number int, PRIMARY KEY (worker, numb
 WRITE = "INSERT INTO written VALUES (%s, %s)"
 READ = "SELECT count(*) FROM written WHERE worker = %s AND number BETWEEN %s AND %s"
 WORKERS = 4
+WRITES = 5
+"""Before each read."""
 CUT = (0.05, 0.3)
 """Seconds for which the primary goes on without its standbys."""
 HISTORY = 300
@@ -54,11 +56,12 @@ def work(router, worker, number, stop):
     unknown = set()
     worker.first = number + 1
     while not stop.is_set():
-        number += 1
         try:
-            with causal.writer(1.0) as conn:
-                conn.execute(WRITE, [worker.index, number])
-            worker.written.append((number, causal.position))
+            for _ in range(WRITES):
+                number += 1
+                with causal.writer(1.0) as conn:
+                    conn.execute(WRITE, [worker.index, number])
+                worker.written.append((number, causal.position))
             with causal.reader(1.0) as conn:
                 row = conn.execute(READ, [worker.index, worker.first, number]).fetchone()
             expected = number - worker.first + 1 - len(unknown)
