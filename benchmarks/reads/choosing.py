@@ -69,14 +69,14 @@ def works(size):
     }
     chosen = {
         name: lambda demand=demand: first_choice(
-            topology, reader, policy, rng, lambda key: 0, demand=demand, now=now
+            topology, reader, policy, rng, lambda _: 0, demand=demand, now=now
         )
         for name, demand in found.items()
     }
     return {**chosen, "a probe's answer, to the next snapshot": lambda: apply(topology, answer, 101.001)}
 
 
-def choosing(args, rounds=15, count=400):
+def choosing(rounds=15, count=400):
     """Return the median microseconds of each choice, by the number of hosts."""
     todo = {size: works(size) for size in SIZES}
     rows = []

@@ -15,9 +15,11 @@ import pgroute
 from pgroute.testing import FaultProxy, LocalCluster
 
 from .choosing import choosing
-from .turns import UNCOUNTED, Relay
+from .turns import Relay
 
 POOL = {"min_size": 10, "max_size": 10}
+PLAIN = {"prepare_threshold": None}
+"""Preparing a statement would take a round trip more, once."""
 SELECT = "SELECT 1"
 INSERT = "INSERT INTO written (number) VALUES (1)"
 KINDS = {
@@ -106,7 +108,7 @@ async def async_round(router, position, kind, count, workers):
     return (time.perf_counter() - start) / count
 
 
-def turn(index):
+def order(index):
     """Return the kinds in the order of this round: it changes, so that a drift of the machine hits all alike."""
     kinds = list(KINDS)
     at = index * 3 % len(kinds)
@@ -119,19 +121,20 @@ def proven(topology, position):
     return len(standbys) == 2 and all((host.lsn or 0) >= position.lsn for host in standbys)
 
 
-def run_sync(cluster, args, workers):
+def run_sync(cluster, args, workers, deadline):
     pool = pgroute.PoolOptions(**POOL)
     with pgroute.Router(cluster.dsn, writer=pool, reader=pool) as router:
         position = written(router)
         for kind in KINDS:
             sync_round(router, position, kind, args.sessions, workers)
-        return [
-            {kind: sync_round(router, position, kind, args.sessions, workers) for kind in turn(i)}
-            for i in range(args.cost_rounds)
-        ]
+        rounds = []
+        while len(rounds) < args.rounds and (len(rounds) < 2 or time.monotonic() < deadline):
+            turn = order(len(rounds))
+            rounds.append({kind: sync_round(router, position, kind, args.sessions, workers) for kind in turn})
+        return rounds
 
 
-async def run_async(cluster, args, workers):
+async def run_async(cluster, args, workers, deadline):
     pool = pgroute.PoolOptions(**POOL)
     async with pgroute.AsyncRouter(cluster.dsn, writer=pool, reader=pool) as router:
         position = await asyncio.to_thread(written_by, cluster)
@@ -142,10 +145,13 @@ async def run_async(cluster, args, workers):
             await asyncio.sleep(0.01)
         for kind in KINDS:
             await async_round(router, position, kind, args.sessions, workers)
-        return [
-            {kind: await async_round(router, position, kind, args.sessions, workers) for kind in turn(i)}
-            for i in range(args.cost_rounds)
-        ]
+        rounds = []
+        while len(rounds) < args.rounds and (len(rounds) < 2 or time.monotonic() < deadline):
+            turn = order(len(rounds))
+            rounds.append(
+                {kind: await async_round(router, position, kind, args.sessions, workers) for kind in turn}
+            )
+        return rounds
 
 
 def written(router):
@@ -173,6 +179,7 @@ def compare(face, workers, rounds):
         row = {
             "face": face,
             "workers": workers,
+            "rounds": len(rounds),
             "kind": kind,
             "over": plain,
             "us": statistics.median(r[kind] for r in rounds) * 1e6,
@@ -186,14 +193,14 @@ def compare(face, workers, rounds):
 
 def counted(cluster):
     """Return the round trips of a session by kind, counted at relays in front of the nodes."""
-    primary, *others = cluster.nodes
+    primary = cluster.primary
     probe = pgroute.ProbeOptions(interval=0.2, kwargs={"application_name": "uncounted"})
     one = pgroute.PoolOptions(min_size=1, max_size=1)
     with contextlib.ExitStack() as stack:
         relays = [stack.enter_context(Relay(node)) for node in cluster.nodes]
         dsn = FaultProxy.dsn(relays)
         router = stack.enter_context(
-            pgroute.Router(dsn, probe=probe, writer=one, reader=one, balance="ordered")
+            pgroute.Router(dsn, probe=probe, writer=one, reader=one, balance="ordered", kwargs=PLAIN)
         )
         position = written(router)
 
@@ -201,7 +208,8 @@ def counted(cluster):
             return sum(sum(tuple(relay.turns.values())) for relay in relays)
 
         def count(work):
-            work()  # connections are opened
+            for _ in range(3):
+                work()  # connections are opened
             before = turns()
             for _ in range(5):
                 work()
@@ -226,7 +234,7 @@ def counted(cluster):
 
         rows = []
         conninfo = psycopg.conninfo.make_conninfo(primary.conninfo, host=relays[0].host, port=relays[0].port)
-        with psycopg.connect(conninfo, autocommit=True) as conn:
+        with psycopg.connect(conninfo, autocommit=True, **PLAIN) as conn:
             rows.append(("one query on a connection of psycopg", count(lambda: direct(conn))))
         kinds = sessions(router, position)
         for kind, make in kinds.items():
@@ -252,13 +260,15 @@ def asked(cluster):
     with contextlib.ExitStack() as stack:
         relays = [stack.enter_context(Relay(node)) for node in cluster.nodes]
         router = stack.enter_context(
-            pgroute.Router(FaultProxy.dsn(relays), probe=probe, writer=one, reader=one, balance="ordered")
+            pgroute.Router(
+                FaultProxy.dsn(relays), probe=probe, writer=one, reader=one, balance="ordered", kwargs=PLAIN
+            )
         )
         for role in ("writer", "reader"):
             router.wait(role)
         for behind, kind in (
             (False, "reader(after=), asked once"),
-            (True, "reader(after=, wait=0), two standbys behind, then the primary"),
+            (True, "reader(after=, wait=0), standbys behind: one is asked, then the primary"),
         ):
             found = []
             for _ in range(4):
@@ -281,27 +291,22 @@ def asked(cluster):
     return rows
 
 
-def run(args):
+def run(args, deadline):
     """Return the rows of the ratios, the round trips, and the choice among few and many hosts."""
     rows = []
     with LocalCluster(standbys=2, settings={"max_connections": "100"}) as cluster:
         cluster.primary.execute("CREATE TABLE written (id bigserial PRIMARY KEY, number int)")
         cluster.catch_up()
         turns = counted(cluster)
-        for row in turns:
-            print(row, flush=True)
-        hosts = choosing(args)
-        for row in hosts:
-            print(row, flush=True)
+        hosts = choosing()
         if args.pin is not None:
             os.sched_setaffinity(0, {args.pin})  # after the servers were started, which stay free
         for workers in (1, 8):
             for face in ("sync", "async"):
                 if face == "sync":
-                    rounds = run_sync(cluster, args, workers)
+                    rounds = run_sync(cluster, args, workers, deadline)
                 else:
-                    rounds = asyncio.run(run_async(cluster, args, workers))
-                for row in compare(face, workers, rounds):
-                    rows.append(row)
-                    print(row, flush=True)
+                    rounds = asyncio.run(run_async(cluster, args, workers, deadline))
+                rows += compare(face, workers, rounds)
+                print(f"  {face}, {workers}: {len(rounds)} rounds", flush=True)
     return {"rows": rows, "turns": turns, "hosts": hosts}

@@ -88,7 +88,9 @@ def stream_through(standby, proxy):
         raise ValueError("no port in primary_conninfo")
     standby.execute(f"ALTER SYSTEM SET primary_conninfo TO '{through.replace(chr(39), chr(39) * 2)}'")
     standby.execute("SELECT pg_reload_conf()")
-    streams = f"SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming' AND sender_port = {proxy.port}"
+    streams = (
+        f"SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming' AND sender_port = {proxy.port}"
+    )
     until = time.monotonic() + 20
     while standby.execute(streams) != [(1,)]:
         if time.monotonic() > until:
@@ -182,21 +184,20 @@ def one_round(cluster, rng, rounds, tally):
     cluster.catch_up()
 
 
-def run(args):
+def run(args, deadline):
     """Return a row for each kind of router, and what the users saw."""
     rng = random.Random(args.seed)
     rounds = []
     tally = collections.defaultdict(collections.Counter)
-    end = time.monotonic() + args.limit
-    while len(rounds) < args.rounds and time.monotonic() < end:
+    while len(rounds) < args.crashes and time.monotonic() < deadline:
         with LocalCluster(standbys=2) as cluster:
             cluster.primary.execute(TABLE)
             cluster.catch_up()
-            for _ in range(min(10, args.rounds - len(rounds))):
-                if time.monotonic() > end:
+            for _ in range(min(10, args.crashes - len(rounds))):
+                if time.monotonic() > deadline:
                     break
                 one_round(cluster, rng, rounds, tally)
-                print(f"{len(rounds)} {rounds[-1]}", flush=True)
+            print(f"  {len(rounds)} crashes", flush=True)
     keys = ("positions", "lost", "told", "silent", "served", "false_alarms", "proven_lost", "unproven")
     rows = [{"asked": name, **{key: found[key] for key in keys}} for name, found in tally.items()]
     return {"rows": rows, "rounds": rounds}

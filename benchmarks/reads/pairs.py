@@ -31,16 +31,19 @@ WAYS = (
 
 @dataclass
 class Worker:
-    """One user: the reads of a thread."""
+    """One user: the reads of a thread, of a row of its own."""
 
+    index: int
     stale: int = 0
     on_standby: int = 0
     acquires: list[float] = field(default_factory=list)
     error: Exception | None = None
 
 
-def work(router, primary, index, count, think, wait, worker):
+def work(router, primary, count, worker, way):
     """Write and read so many pairs."""
+    _, think, wait = way
+    index = worker.index
     try:
         causal = None if wait is None else router.causal()
         for number in range(1, count + 1):
@@ -58,8 +61,9 @@ def work(router, primary, index, count, think, wait, worker):
         worker.error = exc
 
 
-def measure(cluster, args, delay, think, wait):
+def measure(cluster, args, way):
     """Return the row of one way."""
+    delay, think, wait = way
     primary, *others = cluster.nodes
     for node in others:
         node.execute(f"ALTER SYSTEM SET recovery_min_apply_delay = '{delay * 1e3:.0f}ms'")
@@ -76,10 +80,9 @@ def measure(cluster, args, delay, think, wait):
         for role in ("writer", "reader"):
             router.wait(role)
         share = -(-args.pairs // args.threads)
-        workers = [Worker() for _ in range(args.threads)]
+        workers = [Worker(index) for index in range(args.threads)]
         threads = [
-            threading.Thread(target=work, args=(router, primary, index, share, think, wait, worker))
-            for index, worker in enumerate(workers)
+            threading.Thread(target=work, args=(router, primary, share, worker, way)) for worker in workers
         ]
         start = time.monotonic()
         for thread in threads:
@@ -105,7 +108,7 @@ def measure(cluster, args, delay, think, wait):
     }
 
 
-def run(args):
+def run(args, deadline):
     """Return the rows."""
     rows = []
     # As many connections to each host for writers as for readers, and those of the standbys and probes.
@@ -115,6 +118,8 @@ def run(args):
             f"{TABLE}; INSERT INTO pair SELECT i, 0 FROM generate_series(0, {args.threads - 1}) i"
         )
         for way in WAYS:
-            rows.append(measure(cluster, args, *way))
-            print(rows[-1], flush=True)
+            if time.monotonic() > deadline:
+                break
+            rows.append(measure(cluster, args, way))
+            print(f"  {way}: {rows[-1]['pairs_per_second']:.0f} pairs per second", flush=True)
     return {"rows": rows}

@@ -79,7 +79,9 @@ class Trace:
     def settled_after(self, event):
         """Return the seconds from an event until the staleness is at most the bound above the truth for good."""
         bound = 2 * self.interval + TOLERANCE
-        late = [at for at, true, found in self.moments if at > event and (found is None or found - true > bound)]
+        late = [
+            at for at, true, found in self.moments if at > event and (found is None or found - true > bound)
+        ]
         return max(late, default=event) - event
 
     def thinned(self, start, step=0.1):
@@ -159,7 +161,7 @@ def idle(cluster, args):
     results = {}
 
     def follow(node):
-        results[node] = watch(routers, node, lambda now: 0.0, end)
+        results[node] = watch(routers, node, lambda _: 0.0, end)
 
     with contextlib.ExitStack() as stack:
         routers = {i: open_router(stack, cluster, i) for i in INTERVALS}
@@ -253,7 +255,7 @@ def killed(cluster, args):
     return rows, picture, [reader.summary(gone[0]) for reader in readers]
 
 
-def run(args):
+def run(args, _deadline):
     """Return the rows, the pictures, and the readers that were refused."""
     with LocalCluster(standbys=2) as cluster:
         cluster.primary.execute(TABLE)
