@@ -52,6 +52,7 @@ TITLES = {
     "freeze": "Primary frozen",
     "switchover": "Switchover",
 }
+INTERVAL_LINES = (("#1f6f8b", 2.0), ("#d0782a", 1.6))
 HEADING = {"x": 0.01, "ha": "left", "fontsize": 12, "fontweight": "bold"}
 TICKS = [0.001, 0.01, 0.1, 1.0, 10.0]
 
@@ -178,6 +179,44 @@ def stale(result):
     return figure
 
 
+def staleness(pictures):
+    """The truth, and what is measured with two probe intervals: replay paused, and the primary killed."""
+    scenes = (
+        ("pause", "Replay paused under a steady writer", "truth", "what the standby misses"),
+        ("kill", "Primary killed", "truth", "time without a primary"),
+    )
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.3), sharey=True, width_ratios=(1.5, 1))
+    for panel, (name, title, key, label) in zip(axes, scenes, strict=True):
+        picture = pictures[name]
+        for trace, (shade, width) in zip(picture["traces"], INTERVAL_LINES, strict=True):
+            text = f"measured, probes every {clock(trace['interval'])}"
+            panel.plot(trace["at"], trace["measured"], color=shade, linewidth=width, label=text)
+        trace = picture["traces"][0]
+        panel.plot(
+            trace["at"], trace[key], color="#222222", linewidth=1.3, linestyle=(0, (4, 2)), label=label
+        )
+        for event in ("paused", "resumed", "killed"):
+            if event in picture:
+                panel.axvline(picture[event], color="#999999", linewidth=1, linestyle=":")
+                panel.annotate(
+                    event,
+                    (picture[event], 1),
+                    (3, -9),
+                    xycoords=("data", "axes fraction"),
+                    textcoords="offset points",
+                    fontsize=8.5,
+                )
+        panel.set_title(title)
+        panel.set_xlabel("seconds", fontsize=9)
+        panel.set_xlim(0, trace["at"][-1])
+        panel.set_ylim(bottom=0)
+        panel.margins(y=0.12)
+        panel.grid(axis="y")
+        panel.legend(fontsize=8.5, frameon=False, loc="upper left", bbox_to_anchor=(0, 0.93))
+    axes[0].set_ylabel("seconds of staleness")
+    return figure
+
+
 def figures(results):
     """Yield the name and the figure of each scenario that was measured."""
     found = {r["scenario"]: [s for s in results if s["scenario"] == r["scenario"]] for r in results}
@@ -202,7 +241,11 @@ def main():
     mpl.rcParams["savefig.pad_inches"] = 0.15
     mpl.rcParams["savefig.bbox"] = "tight"
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures(json.loads(args.json.read_text())["results"]):
+    measured = json.loads(args.json.read_text())
+    drawn = list(figures(measured.get("results", [])))
+    if found := measured.get("reads", {}).get("staleness"):
+        drawn.append(("staleness", staleness(found["pictures"])))
+    for name, figure in drawn:
         path = args.out / f"{name}.{args.format}"
         figure.savefig(path, dpi=110, metadata={"Date": None} if args.format == "svg" else None)
         print(path)

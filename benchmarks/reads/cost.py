@@ -179,9 +179,9 @@ def compare(face, workers, rounds):
         row = {
             "face": face,
             "workers": workers,
-            "rounds": len(rounds),
             "kind": kind,
             "over": plain,
+            "times": [r[kind] for r in rounds],
             "us": statistics.median(r[kind] for r in rounds) * 1e6,
         }
         if plain is not None:
