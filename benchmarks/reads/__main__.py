@@ -32,8 +32,8 @@ def parse():
     )
     parser.add_argument("--threads", type=int, default=32, help="that write and read (default 32)")
     parser.add_argument("--crashes", type=int, default=60, help="of an asynchronous primary (default 60)")
-    parser.add_argument("--rounds", type=int, default=30, help="of each kind of session (default 30)")
-    parser.add_argument("--sessions", type=int, default=400, help="in each of these rounds (default 400)")
+    parser.add_argument("--rounds", type=int, default=120, help="of each kind of session (default 120)")
+    parser.add_argument("--sessions", type=int, default=96, help="in each of these rounds (default 96)")
     parser.add_argument("--pin", type=int, metavar="CPU", help="keep the sessions on one processor (Linux)")
     parser.add_argument(
         "--limit", type=float, default=330.0, help="seconds for a part's rounds (default 330)"
