@@ -112,7 +112,11 @@ def run(args, deadline):
     """Return the rows."""
     rows = []
     # As many connections to each host for writers as for readers, and those of the standbys and probes.
-    settings = {"max_connections": str(2 * args.threads + 30)}
+    settings = {
+        "max_connections": str(2 * args.threads + 30),
+        # Replay that is late for half a minute would end readers in its way at once.
+        "max_standby_streaming_delay": "-1",
+    }
     with LocalCluster(standbys=2, settings=settings) as cluster:
         cluster.primary.execute(
             f"{TABLE}; INSERT INTO pair SELECT i, 0 FROM generate_series(0, {args.threads - 1}) i"
