@@ -180,40 +180,43 @@ def stale(result):
 
 
 def staleness(pictures):
-    """The truth, and what is measured with two probe intervals: replay paused, and the primary killed."""
+    """The truth and what is measured with two probe intervals, and how far apart they are."""
     scenes = (
-        ("pause", "Replay paused under a steady writer", "truth", "what the standby misses"),
-        ("kill", "Primary killed", "truth", "time without a primary"),
+        ("pause", "Replay paused under a steady writer", "what the standby misses"),
+        ("kill", "Primary killed", "time without a primary"),
     )
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.3), sharey=True, width_ratios=(1.5, 1))
-    for panel, (name, title, key, label) in zip(axes, scenes, strict=True):
+    figure, axes = plt.subplots(
+        2, 2, figsize=(9.6, 4.6), sharex="col", sharey="row", width_ratios=(1.5, 1), height_ratios=(1.6, 1)
+    )
+    for (upper, lower), (name, title, label) in zip(axes.T, scenes, strict=True):
         picture = pictures[name]
         for trace, (shade, width) in zip(picture["traces"], INTERVAL_LINES, strict=True):
             text = f"measured, probes every {clock(trace['interval'])}"
-            panel.plot(trace["at"], trace["measured"], color=shade, linewidth=width, label=text)
+            upper.plot(trace["at"], trace["measured"], color=shade, linewidth=width, label=text)
+            pairs = zip(trace["truth"], trace["measured"], strict=True)
+            lower.plot(trace["at"], [found - true for true, found in pairs], color=shade, linewidth=width)
+            lower.axhline(2 * trace["interval"] + 0.1, color=shade, linewidth=1.2, linestyle=":")
         trace = picture["traces"][0]
-        panel.plot(
-            trace["at"], trace[key], color="#222222", linewidth=1.3, linestyle=(0, (4, 2)), label=label
+        upper.plot(
+            trace["at"], trace["truth"], color="#222222", linewidth=1.3, linestyle=(0, (4, 2)), label=label
         )
         for event in ("paused", "resumed", "killed"):
             if event in picture:
-                panel.axvline(picture[event], color="#999999", linewidth=1, linestyle=":")
-                panel.annotate(
-                    event,
-                    (picture[event], 1),
-                    (3, -9),
-                    xycoords=("data", "axes fraction"),
-                    textcoords="offset points",
-                    fontsize=8.5,
-                )
-        panel.set_title(title)
-        panel.set_xlabel("seconds", fontsize=9)
-        panel.set_xlim(0, trace["at"][-1])
-        panel.set_ylim(bottom=0)
-        panel.margins(y=0.12)
-        panel.grid(axis="y")
-        panel.legend(fontsize=8.5, frameon=False, loc="upper left", bbox_to_anchor=(0, 0.93))
-    axes[0].set_ylabel("seconds of staleness")
+                for panel in (upper, lower):
+                    panel.axvline(picture[event], color="#999999", linewidth=1, linestyle=":")
+                place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+                upper.annotate(event, (picture[event], 1), (3, -7), fontsize=8.5, **place)
+        upper.set_title(title)
+        upper.set_xlim(0, trace["at"][-1])
+        upper.set_ylim(0, 23)
+        upper.legend(fontsize=8.5, frameon=False, loc="upper left", bbox_to_anchor=(0, 0.93))
+        lower.set_ylim(0, 2.6)
+        lower.set_xlabel("seconds", fontsize=9)
+        for panel in (upper, lower):
+            panel.grid(axis="y")
+            panel.xaxis.set_major_locator(mpl.ticker.MultipleLocator(5))
+    axes[0][0].set_ylabel("staleness, s", fontsize=9)
+    axes[1][0].set_ylabel("above the truth, s\n(dotted: the bound)", fontsize=9)
     return figure
 
 
