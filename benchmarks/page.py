@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from benchmarks.compare.summary import brief, tables
+from benchmarks.reads import summary as reads
 from benchmarks.versions import listed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +32,7 @@ def parts(measured):
     found = {
         "machine": f"{listed(measured['machine'])}; {listed(measured['versions'])}; seed {measured['seed']}.\n"
     }
-    for key, title, header, rows in tables(measured["results"]):
+    for key, title, header, rows in (*tables(measured["results"]), *reads.tables(measured.get("reads", {}))):
         found[key] = f"{title[0].upper()}{title[1:]}:\n\n{markdown(header, rows)}"
     found["brief"] = markdown(*brief(measured["results"]))
     return found

@@ -52,6 +52,7 @@ TITLES = {
     "freeze": "Primary frozen",
     "switchover": "Switchover",
 }
+INTERVAL_LINES = (("#1f6f8b", 2.0), ("#d0782a", 1.6))
 HEADING = {"x": 0.01, "ha": "left", "fontsize": 12, "fontweight": "bold"}
 TICKS = [0.001, 0.01, 0.1, 1.0, 10.0]
 
@@ -178,6 +179,47 @@ def stale(result):
     return figure
 
 
+def staleness(pictures):
+    """The truth and what is measured with two probe intervals, and how far apart they are."""
+    scenes = (
+        ("pause", "Replay paused under a steady writer", "what the standby misses"),
+        ("kill", "Primary killed", "time without a primary"),
+    )
+    figure, axes = plt.subplots(
+        2, 2, figsize=(9.6, 4.6), sharex="col", sharey="row", width_ratios=(1.5, 1), height_ratios=(1.6, 1)
+    )
+    for (upper, lower), (name, title, label) in zip(axes.T, scenes, strict=True):
+        picture = pictures[name]
+        for trace, (shade, width) in zip(picture["traces"], INTERVAL_LINES, strict=True):
+            text = f"measured, probes every {clock(trace['interval'])}"
+            upper.plot(trace["at"], trace["measured"], color=shade, linewidth=width, label=text)
+            pairs = zip(trace["truth"], trace["measured"], strict=True)
+            lower.plot(trace["at"], [found - true for true, found in pairs], color=shade, linewidth=width)
+            lower.axhline(2 * trace["interval"] + 0.1, color=shade, linewidth=1.2, linestyle=":")
+        trace = picture["traces"][0]
+        upper.plot(
+            trace["at"], trace["truth"], color="#222222", linewidth=1.3, linestyle=(0, (4, 2)), label=label
+        )
+        for event in ("paused", "resumed", "killed"):
+            if event in picture:
+                for panel in (upper, lower):
+                    panel.axvline(picture[event], color="#999999", linewidth=1, linestyle=":")
+                place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+                upper.annotate(event, (picture[event], 1), (3, -7), fontsize=8.5, **place)
+        upper.set_title(title)
+        upper.set_xlim(0, trace["at"][-1])
+        upper.set_ylim(0, 23)
+        upper.legend(fontsize=8.5, frameon=False, loc="upper left", bbox_to_anchor=(0, 0.93))
+        lower.set_ylim(0, 2.6)
+        lower.set_xlabel("seconds", fontsize=9)
+        for panel in (upper, lower):
+            panel.grid(axis="y")
+            panel.xaxis.set_major_locator(mpl.ticker.MultipleLocator(5))
+    axes[0][0].set_ylabel("staleness, s", fontsize=9)
+    axes[1][0].set_ylabel("above the truth, s\n(dotted: the bound)", fontsize=9)
+    return figure
+
+
 def figures(results):
     """Yield the name and the figure of each scenario that was measured."""
     found = {r["scenario"]: [s for s in results if s["scenario"] == r["scenario"]] for r in results}
@@ -202,7 +244,11 @@ def main():
     mpl.rcParams["savefig.pad_inches"] = 0.15
     mpl.rcParams["savefig.bbox"] = "tight"
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures(json.loads(args.json.read_text())["results"]):
+    measured = json.loads(args.json.read_text())
+    drawn = list(figures(measured.get("results", [])))
+    if found := measured.get("reads", {}).get("staleness"):
+        drawn.append(("staleness", staleness(found["pictures"])))
+    for name, figure in drawn:
         path = args.out / f"{name}.{args.format}"
         figure.savefig(path, dpi=110, metadata={"Date": None} if args.format == "svg" else None)
         print(path)

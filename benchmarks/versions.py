@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 from pathlib import Path
 
 import psycopg
@@ -59,3 +60,16 @@ def finish(args, rows, cluster=None):
     print(listed(found))
     if args.json:
         args.json.write_text(json.dumps({"versions": found, "rows": rows}, indent=1) + "\n")
+
+
+def readable(found):
+    """Return it as JSON: times to the nanosecond, each innermost list in a line."""
+    rounded = json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 9))
+    text = json.dumps(rounded, indent=1)
+    return re.sub(r"\[[^][{}]*\]", lambda match: " ".join(match[0].split()), text) + "\n"
+
+
+def store(path, found):
+    """Write what was found to a file, beside what other benchmarks have written there."""
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(readable(kept | found))

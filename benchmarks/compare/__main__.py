@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import signal
 import sys
 import time
 from pathlib import Path
 
-from benchmarks.versions import listed, machine, versions
+from benchmarks.versions import listed, machine, store, versions
 from pgroute.testing import find_server
 
 from . import failover, hotpath, stale, steady, summary, table
@@ -45,13 +43,6 @@ def parse():
     return args
 
 
-def readable(found):
-    """Return it as JSON: times to the nanosecond, each innermost list in a line."""
-    rounded = json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 9))
-    text = json.dumps(rounded, indent=1)
-    return re.sub(r"\[[^][{}]*\]", lambda match: " ".join(match[0].split()), text) + "\n"
-
-
 def main():
     args = parse()
     # As Ctrl-C, so that servers and processes are ended.
@@ -70,7 +61,7 @@ def main():
         for _, title, header, rows in summary.tables(results):
             table.show(title, header, rows)
         if args.json:
-            args.json.write_text(readable({**head, "took": took, "results": results}))
+            store(args.json, {**head, "took": took, "results": results})
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ _INSERTED = "pg_catalog.pg_current_wal_insert_lsn()"
 _OF_PRIMARY = f"SELECT 'f', NULL, {_INSERTED}, pg_catalog.pg_walfile_name({_INSERTED})".encode()
 _OF_STANDBY = "SELECT pg_catalog.pg_is_in_recovery(), {timeline}, pg_catalog.pg_last_wal_replay_lsn(), NULL"
 _UNPROVEN = _OF_STANDBY.format(timeline=STANDBY_TIMELINE).encode()
-# Reading the control file takes as long as the rest, and tells nothing new of a standby that is known to follow.
-_RECEIVED = "(SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver)"
+# Reading the control file takes as long as the rest, and tells nothing new of a standby that is known to follow. The
+# function behind pg_stat_wal_receiver is planned in half the time.
+_RECEIVED = "(pg_catalog.pg_stat_get_wal_receiver()).received_tli"
 _PROVEN = _OF_STANDBY.format(timeline=_RECEIVED).encode()
 
 

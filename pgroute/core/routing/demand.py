@@ -133,14 +133,21 @@ class Demand:
         arranged: list[tuple[Candidate, ...]] = []
         ask: list[tuple[Candidate, ...]] = []
         for group in groups:
-            proofs = [(candidate, self.proof(topology, candidate, now)) for candidate in group]
-            if any(candidate.role is HostRole.PRIMARY for candidate in group):
+            proven: list[Candidate] = []
+            left: list[Candidate] = []
+            for candidate in group:
+                proof = self.proof(topology, candidate, now)
+                if proof is Proof.PROVEN:
+                    proven.append(candidate)
+                elif asking and proof is Proof.ASK:
+                    left.append(candidate)
+            if ask and any(candidate.role is HostRole.PRIMARY for candidate in group):
                 arranged += ask
                 ask = []
-            if proven := tuple(candidate for candidate, proof in proofs if proof is Proof.PROVEN):
-                arranged.append(proven)
-            if asking and (left := tuple(candidate for candidate, proof in proofs if proof is Proof.ASK)):
-                ask.append(left)
+            if proven:
+                arranged.append(tuple(proven))
+            if left:
+                ask.append(tuple(left))
         return (*arranged, *ask)
 
     def describe(self, host: HostInfo, now: float) -> str:

@@ -45,6 +45,8 @@ class Facts:
         probe_state: the result of the last contact, one of the states from UNKNOWN to REJECTED.
         probe_reason: why that is not UP, in words; empty if it is.
         answer: the last answer to a probe.
+        reached_timeline: the highest timeline that it told in this run of its postmaster. A standby never goes back to
+            a lower one, but tells of it again while it does not stream: its control file is minutes late.
         last_seen: monotonic seconds of the last answer or refusal, None if there was none.
         silent_since: monotonic seconds at which the first attempt since then was sent, None while the host answers.
         login_state: UP, or BUSY or REJECTED while new connections fail. Only a login that succeeds ends a rejection.
@@ -63,6 +65,7 @@ class Facts:
     probe_state: HostState = HostState.UNKNOWN
     probe_reason: str = "not heard from yet"
     answer: Answer | None = None
+    reached_timeline: int | None = None
     last_seen: float | None = None
     silent_since: float | None = None
     login_state: HostState = HostState.UP
@@ -176,6 +179,7 @@ def _answered(facts: Facts, seen: Answer, now: float) -> Facts:
         probe_state=HostState.UP,
         probe_reason="",
         answer=seen,
+        reached_timeline=_reached_timeline(facts, seen),
         last_seen=now,
         silent_since=None,
         login_state=login_state,
@@ -188,15 +192,27 @@ def _answered(facts: Facts, seen: Answer, now: float) -> Facts:
     )
 
 
+def _reached_timeline(facts: Facts, seen: Answer) -> int | None:
+    known, told = facts.reached_timeline, seen.timeline
+    if seen.role is HostRole.PRIMARY or known is None or told is None or not _same_run(facts.answer, seen):
+        return told
+    return max(known, told)
+
+
 def _promotion(facts: Facts, seen: Answer) -> Promotion | None:
     last = facts.answer
-    if seen.role is HostRole.STANDBY or last is None:
-        return None
-    if seen.started_at is None or seen.started_at != last.started_at or replaced(last, seen):
+    if seen.role is HostRole.STANDBY or last is None or not _same_run(last, seen):
         return None
     if last.role is HostRole.PRIMARY:
         return facts.promotion
-    return None if seen.replayed is None else Promotion(last.timeline, seen.replayed)
+    return None if seen.replayed is None else Promotion(facts.reached_timeline, seen.replayed)
+
+
+def _same_run(last: Answer | None, seen: Answer) -> bool:
+    """Return whether both answers are surely from one run of one postmaster."""
+    if last is None or seen.started_at is None:
+        return False
+    return seen.started_at == last.started_at and not replaced(last, seen)
 
 
 def _missing(facts: Facts, seen: Answer) -> tuple[str, ...]:

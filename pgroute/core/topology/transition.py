@@ -201,7 +201,7 @@ def _host_info(
         return info
     as_of, staleness = None, None
     if a.role is HostRole.STANDBY:
-        as_of = wal.as_of(a.timeline, a.lsn)
+        as_of = wal.as_of(f.reached_timeline, a.lsn)
         staleness = None if as_of is None else max(0.0, now - as_of)
     elif a is head:
         staleness = 0.0
@@ -210,7 +210,7 @@ def _host_info(
         address=a.address,
         role=a.role,
         read_only=a.read_only,
-        timeline=a.timeline,
+        timeline=f.reached_timeline,
         lsn=a.lsn,
         lag_bytes=_lag_bytes(a, head),
         staleness=staleness,

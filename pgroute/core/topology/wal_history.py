@@ -187,6 +187,8 @@ class WalHistory:
             timeline: the standby's, a lower bound of the one it is on.
             lsn: the last position that it has replayed.
         """
+        if position.timeline == timeline == self.timeline:
+            return lsn is not None and lsn >= position.lsn
         if self.standing(position) is not Standing.KEPT:
             return False
         reached = self.reached(timeline, lsn)

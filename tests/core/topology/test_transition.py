@@ -347,6 +347,23 @@ def test_promotion_that_is_seen_leaves_the_old_timeline_at_the_position_of_its_r
     assert world.topology.wal.forks == (Fork(1, 110, 110),)
 
 
+def test_standby_without_a_receiver_is_still_on_the_timeline_that_it_told_before():
+    # Its control file tells of the second failover's timeline minutes late, and its receiver ends with the primary.
+    world = World(A, B, C).primary(A, 2, lsn=100).standby(B, 2, lsn=100).standby(C, 2, lsn=100).refuse(A)
+    world.pass_time(1.0).standby(B, 1, lsn=110).standby(C, 1, lsn=100)
+    assert world.host(C).timeline == 2
+    assert world.host(C).staleness == pytest.approx(1.0, abs=0.1)
+    world.primary(B, 3, lsn=160, replayed=110)
+    assert world.topology.wal.forks == (Fork(2, 110, 110),)
+    assert world.host(C).staleness == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("more", [{"started_at": 99.0}, {"started_at": None}])
+def test_standby_that_was_restarted_may_be_on_a_lower_timeline(more):
+    world = World(A, B).primary(A, 2, lsn=100).standby(B, 2, lsn=100).standby(B, 1, lsn=100, **more)
+    assert (world.host(B).timeline, world.host(B).staleness) == (1, None)
+
+
 def test_restart_between_standby_and_primary_may_have_moved_the_position():
     world = World(A, B).primary(A, lsn=100).standby(B, lsn=100).refuse(A)
     world.primary(B, 2, lsn=160, replayed=110, started_at=99.0)
