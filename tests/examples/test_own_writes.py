@@ -53,13 +53,15 @@ def dsn(shared):
     shared.primary.execute(f"DROP DATABASE {database} WITH (FORCE)")
 
 
-def test_a_user_of_late_standbys_sees_his_note_and_others_do_not_yet(start, temporary):
-    with start() as app:
+def test_a_user_sees_his_note_and_others_see_what_a_late_standby_has(start, any_cluster):
+    with start(any_cluster.dsn) as app:
         app.wait_for("/notes", 200)
+        any_cluster.catch_up()
+        for node in any_cluster.standbys:
+            node.pause_replay()
         user = User(app)
         written = user.write("tea")
         assert written.status == 201
-        # The standbys are two seconds late: the primary has it, and they do not.
         assert user.read().body == {"notes": ["tea"], "read_from": written.body["written_to"]}
         other = User(app).read().body
         assert other["notes"] == []
@@ -70,7 +72,19 @@ def test_a_user_of_late_standbys_sees_his_note_and_others_do_not_yet(start, temp
             assert told["notes"] == ["tea"]
             return bool(told["read_from"] != written.body["written_to"])
 
+        for node in any_cluster.standbys:
+            node.resume_replay()
         eventually(from_a_standby)
+        app.end(signal.SIGTERM)
+        assert "Traceback" not in app.output
+
+
+def test_a_cluster_of_its_own_is_gone_at_the_end(start, temporary):
+    with start() as app:
+        app.wait_for("/notes", 200)
+        user = User(app)
+        assert user.write("tea").status == 201
+        assert user.read().body["notes"] == ["tea"]
         app.end(signal.SIGTERM)
         assert "Traceback" not in app.output
     assert leftovers(temporary) == []
