@@ -87,8 +87,8 @@ def test_a_program_runs_as_printed(page, program, tmp_path):
             assert plain(done.stdout) == plain(block.text)
 
 
-def test_the_pages_for_new_users_have_programs_that_run():
-    assert {page.name for page, _ in PROGRAMS} == {"getting-started.md", "testing.md"}
+def test_these_pages_have_programs_that_run():
+    assert {page.name for page, _ in PROGRAMS} == {"getting-started.md", "reads.md", "testing.md"}
 
 
 @each_page

@@ -22,6 +22,7 @@ from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions, 
 from pgroute.core.config.router_config import make_config
 from pgroute.core.model.position import parse_position
 from pgroute.core.model.roles import Role, SessionAttrs
+from pgroute.core.routing.demand import check_cluster
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -260,9 +261,13 @@ class Router(Runner[CT], Face):
             after: where to begin, a Position or its text, such as the last position of the same user; None: anywhere.
 
         Raises:
-            ConfigError: the position cannot be read.
+            ConfigError: the position cannot be read, or is one of another cluster. While no host was heard from, the
+                latter is raised on entering its first session.
         """
-        return Causal(self._manager, None if after is None else parse_position(after, "after"))
+        position = None if after is None else parse_position(after, "after")
+        if position is not None:
+            check_cluster(position, self.topology.system_id)
+        return Causal(self._manager, position)
 
     def connection(
         self, target_session_attrs: str | None = None, timeout: float | None = None

@@ -24,12 +24,13 @@ class Reply(NamedTuple):
     status: int
     body: Any
     retry_after: str | None
+    set_cookie: str | None
 
 
 class Application:
     """`python examples/NAME [ARGUMENT]...` on a free port, with temporary files in *folder* and its output in *log*."""
 
-    def __init__(self, name: str, folder: Path, log: Path, *arguments: str) -> None:
+    def __init__(self, name: str, folder: Path, log: Path, *arguments: str, secret: str = "") -> None:
         self._port = Port()
         self._log = log
         self._temporary = folder
@@ -47,7 +48,7 @@ class Application:
                 cwd=ROOT,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "TMPDIR": str(folder)},
+                env={**os.environ, "TMPDIR": str(folder), "SECRET_KEY": secret},
                 start_new_session=True,
             )
 
@@ -70,11 +71,20 @@ class Application:
         [passfile] = self._temporary.glob("pgroute-*/passfile")
         return f"postgresql://postgres@{hosts}/postgres?password=&passfile={passfile}"
 
-    def request(self, method: str, path: str, body: object = None, key: str | None = None) -> Reply:
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        key: str | None = None,
+        cookie: str | None = None,
+    ) -> Reply:
         """Send a request on a connection of its own. OSError, HTTPException: there was no answer."""
         headers = {} if body is None else {"Content-Type": "application/json"}
         if key is not None:
             headers["Idempotency-Key"] = key
+        if cookie is not None:
+            headers["Cookie"] = cookie
         connection = http.client.HTTPConnection(HOST, self._port.number, timeout=30)
         try:
             connection.request(method, path, None if body is None else json.dumps(body), headers)
@@ -82,25 +92,30 @@ class Application:
             text = response.read()
         finally:
             connection.close()
-        if text and response.headers.get_content_type() == "application/json":
-            return Reply(response.status, json.loads(text), response.headers["Retry-After"])
-        return Reply(response.status, text, response.headers["Retry-After"])
+        told = (
+            json.loads(text) if text and response.headers.get_content_type() == "application/json" else text
+        )
+        return Reply(response.status, told, response.headers["Retry-After"], response.headers["Set-Cookie"])
 
     def order(self, item: str, key: str) -> Reply:
         return self.request("POST", "/orders", {"item": item}, key)
 
     def wait_for_health(self, status: int) -> Any:
         """Return what the health endpoint tells once it does so with this status."""
+        return self.wait_for("/health", status)
 
-        def health() -> Reply | None:
+    def wait_for(self, path: str, status: int) -> Any:
+        """Return what is answered to GET once that has this status."""
+
+        def answer() -> Reply | None:
             assert self.process.poll() is None, self.output
             try:
-                reply = self.request("GET", "/health")
+                reply = self.request("GET", path)
             except ConnectionRefusedError:  # not there yet
                 return None
             return reply if reply.status == status else None
 
-        return eventually(health, 30).body
+        return eventually(answer, 30).body
 
     def end(self, number: signal.Signals) -> None:
         """Send a signal as the terminal does, to all that run in the foreground, and see the application end well."""

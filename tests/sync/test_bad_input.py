@@ -20,6 +20,7 @@ from pgroute import (
     HostState,
     NoHostAvailable,
     PoolOptions,
+    Position,
     ProbeOptions,
 )
 from pgroute.testing import LocalCluster, Node
@@ -186,6 +187,17 @@ def test_the_refusal_of_an_attribute_lists_the_six(value: Any) -> None:
 
 
 # Logins that are refused.
+
+
+def test_a_position_of_another_cluster_is_refused_before_any_session(shared: LocalCluster) -> None:
+    foreign = Position(1, 1, 1)
+    with Router(shared.dsn) as router:
+        router.wait()
+        for after in (foreign, str(foreign)):
+            with pytest.raises(
+                ConfigError, match=r"^invalid after '1-1-1': expected a position of this cluster"
+            ):
+                router.causal(after=after)
 
 
 def everything(error: BaseException) -> str:

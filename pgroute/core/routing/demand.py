@@ -59,10 +59,7 @@ class Demand:
         """
         if self.after is None:
             return
-        known = topology.system_id
-        if known is not None and known != self.after.system_id:
-            accepted = f"expected a position of this cluster, whose system identifier is {known}"
-            raise ConfigError("after", str(self.after), accepted)
+        check_cluster(self.after, topology.system_id)
         wal = topology.wal
         standing = wal.standing(self.after)
         if standing is Standing.AHEAD and self.after.timeline <= topology.ignored_timeline:
@@ -172,6 +169,13 @@ class Demand:
         if self.primary:
             parts.append("on the primary, since the outcome of an earlier session is not known")
         return ", ".join(parts)
+
+
+def check_cluster(position: Position, known: int | None) -> None:
+    """Raise ConfigError for a position of another cluster than the known one; None: none is known yet."""
+    if known is not None and known != position.system_id:
+        accepted = f"expected a position of this cluster, whose system identifier is {known}"
+        raise ConfigError("after", str(position), accepted)
 
 
 def never_primary(attrs: SessionAttrs) -> bool:
