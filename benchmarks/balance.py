@@ -17,7 +17,9 @@ import functools
 import json
 import logging
 import random
+import signal
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -174,6 +176,8 @@ def main():
         logging.getLogger(logger).setLevel(
             logging.CRITICAL
         )  # they report each attempt to reach the dead replica
+    # As Ctrl-C, so that servers are ended, and what was measured is kept.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     measured = {}
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(LocalCluster(standbys=3))
