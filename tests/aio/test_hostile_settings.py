@@ -83,6 +83,7 @@ CREATE FUNCTION hostile.pg_current_wal_flush_lsn() RETURNS pg_lsn LANGUAGE sql A
 CREATE FUNCTION hostile.pg_control_checkpoint(OUT timeline_id int) LANGUAGE sql AS 'SELECT 9';
 CREATE FUNCTION hostile.pg_control_recovery(OUT min_recovery_end_timeline int) LANGUAGE sql AS 'SELECT 9';
 CREATE VIEW hostile.pg_stat_wal_receiver AS SELECT 9 AS received_tli;
+CREATE FUNCTION hostile.pg_stat_get_wal_receiver(OUT received_tli int) LANGUAGE sql AS 'SELECT 9';
 CREATE FUNCTION hostile.pg_last_wal_replay_lsn() RETURNS pg_lsn LANGUAGE sql AS $$SELECT '0/0'::pg_lsn$$;
 CREATE FUNCTION hostile.pg_control_system(OUT system_identifier bigint) LANGUAGE sql AS 'SELECT 1::bigint';
 CREATE FUNCTION hostile.pg_postmaster_start_time() RETURNS timestamptz LANGUAGE sql AS $$SELECT 'epoch'::timestamptz$$;
