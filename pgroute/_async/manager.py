@@ -254,7 +254,8 @@ class AsyncSessionManager(Generic[CT]):
             host = topology.host(candidate.key)
             if host is None or host.generation != candidate.generation:
                 break
-            most = max(_LEAST_ANSWER, min(self.config.probe.timeout, acquisition.left(now)))
+            # The rest of the time is for the next host.
+            most = max(_LEAST_ANSWER, min(self.config.probe.timeout, acquisition.left(now) / 2))
             told = await self._ask(conn, Question(topology, host), most)
             now = time.monotonic()
             if told is None:

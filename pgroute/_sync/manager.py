@@ -253,7 +253,8 @@ class SessionManager(Generic[CT]):
             host = topology.host(candidate.key)
             if host is None or host.generation != candidate.generation:
                 break
-            most = max(_LEAST_ANSWER, min(self.config.probe.timeout, acquisition.left(now)))
+            # The rest of the time is for the next host.
+            most = max(_LEAST_ANSWER, min(self.config.probe.timeout, acquisition.left(now) / 2))
             told = self._ask(conn, Question(topology, host), most)
             now = time.monotonic()
             if told is None:

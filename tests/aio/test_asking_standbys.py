@@ -59,6 +59,19 @@ async def test_reader_goes_to_the_primary_if_the_standbys_that_it_asks_are_froze
         assert time.monotonic() - begun < within(5.0)
 
 
+async def test_frozen_standbys_leave_a_reader_in_a_hurry_time_for_the_primary(mended: LocalCluster) -> None:
+    first, second, third = mended.nodes
+    async with AsyncRouter(mended.dsn) as router:
+        await warm_up(router)
+        for node in (second, third):
+            await async_call(node.freeze)
+        causal = router.causal()
+        async with causal.writer() as conn:
+            await conn.execute("CREATE TABLE written AS SELECT 1")
+        async with causal.reader(timeout=2.0) as conn:
+            assert conn.info.port == first.port
+
+
 async def test_queue_for_a_standby_that_is_behind_ends_with_the_time_to_wait(mended: LocalCluster) -> None:
     first, second, third = mended.nodes
     options = PoolOptions(max_size=1)

@@ -60,6 +60,19 @@ def test_reader_goes_to_the_primary_if_the_standbys_that_it_asks_are_frozen(
         assert time.monotonic() - begun < within(5.0)
 
 
+def test_frozen_standbys_leave_a_reader_in_a_hurry_time_for_the_primary(mended: LocalCluster) -> None:
+    first, second, third = mended.nodes
+    with Router(mended.dsn) as router:
+        warm_up(router)
+        for node in (second, third):
+            call(node.freeze)
+        causal = router.causal()
+        with causal.writer() as conn:
+            conn.execute("CREATE TABLE written AS SELECT 1")
+        with causal.reader(timeout=2.0) as conn:
+            assert conn.info.port == first.port
+
+
 def test_queue_for_a_standby_that_is_behind_ends_with_the_time_to_wait(mended: LocalCluster) -> None:
     first, second, third = mended.nodes
     options = PoolOptions(max_size=1)
