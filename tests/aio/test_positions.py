@@ -71,8 +71,9 @@ async def test_position_that_the_probes_have_seen_replayed_costs_no_round_trip(
     async with AsyncRouter(dsn_of(tapped), probe=OFTEN) as router:
         after = await insert(router, 1)
         await async_eventually(lambda: all((of(router, tap).lsn or 0) >= after.lsn for tap in tapped[1:]))
-        for _ in range(10):
-            await find(router.reader(after=after), 1)
+        warm: set[int] = set()
+        while warm != standbys:  # so that no connection is opened any more
+            warm.add((await find(router.reader(after=after), 1))[0])
         for tap in tapped:
             tap.take()
         for given in (after, str(after)):
@@ -213,20 +214,37 @@ async def test_position_of_another_cluster_is_refused(lagging: LocalCluster) -> 
     async with AsyncRouter(lagging.dsn, probe=OFTEN) as router:
         after = await insert(router, 1)
         foreign = Position(after.system_id + 1, after.timeline, after.lsn)
-        for session in (
-            router.reader(after=foreign),
-            router.reader(after=str(foreign)),
-            router.causal(foreign).reader(),
-            router.causal(foreign).writer(),
+        for make in (
+            lambda: router.reader(after=foreign),
+            lambda: router.reader(after=str(foreign)),
+            lambda: router.causal(foreign).reader(),
+            lambda: router.causal(foreign).writer(),
         ):
             with pytest.raises(ConfigError, match="after") as caught:
-                async with session:
+                async with make():
                     pass
             assert str(foreign) in str(caught.value)
             assert str(after.system_id) in str(caught.value)
         with pytest.raises(ConfigError, match="after"):
             await router.causal(foreign).run(select_one)
         assert (await find(router.reader(after=after), 1))[1]
+
+
+async def test_position_of_another_cluster_is_refused_as_soon_as_the_cluster_is_known(
+    lagging: LocalCluster,
+) -> None:
+    foreign = Position(1, 1, 1)
+    router = AsyncRouter(lagging.dsn, probe=OFTEN)
+    causal = router.causal(foreign)
+    for number, session in enumerate((causal.reader(), causal.writer(), router.reader(after=foreign))):
+        if number == 0:
+            await router.open()
+        with pytest.raises(ConfigError, match="after"):
+            async with session:
+                pass
+    with pytest.raises(ConfigError, match="after"):
+        await causal.run(select_one)
+    await router.close()
 
 
 async def select_one(conn: psycopg.AsyncConnection[Any]) -> None:

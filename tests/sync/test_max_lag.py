@@ -46,9 +46,16 @@ def select(session: Any) -> int:
         return int(conn.info.port)
 
 
+def all_known(router: Router[Any]) -> None:
+    """Wait until all ages are known: a standby that falls behind before the first probe is of unknown age."""
+    eventually(lambda: len(router.topology.standbys) == 2)
+    eventually(lambda: all(host.staleness is not None for host in router.topology.standbys))
+
+
 def test_replica_that_lags_is_left_out(lagging: LocalCluster) -> None:
     first, paused, other = lagging.nodes
     with Router(lagging.dsn, probe=OFTEN) as router:
+        all_known(router)
         assert {(read(router)).port for _ in range(20)} == {paused.port, other.port}
         with Commits(first):
             call(paused.pause_replay)
@@ -73,6 +80,7 @@ def test_the_routers_max_lag_holds_for_readers_of_all_kinds(lagging: LocalCluste
         return conn.info.port
 
     with Router(lagging.dsn, probe=OFTEN, max_lag=0.4) as router:
+        all_known(router)
         with Commits(first):
             for node in standbys:
                 call(node.pause_replay)
@@ -98,10 +106,12 @@ def test_writers_need_no_fresh_standby(lagging: LocalCluster) -> None:
 
 
 def test_proven_replicas_cost_no_round_trip(lagging: LocalCluster, tapped: tuple[Wiretap, ...]) -> None:
-    with Router(dsn_of(tapped), probe=OFTEN) as router:
+    unprepared = {"prepare_threshold": None}  # preparing a statement takes a round trip
+    with Router(dsn_of(tapped), probe=OFTEN, kwargs=unprepared) as router:
         standbys = tapped[1:]
-        for _ in range(20):
-            select(router.reader(max_lag=10))
+        warm: set[int] = set()
+        while warm != {tap.port for tap in standbys}:  # so that no connection is opened any more
+            warm.add(select(router.reader(max_lag=10)))
         for tap in tapped:
             tap.take()
         for _ in range(20):
@@ -163,6 +173,7 @@ def test_strict_reader_waits_for_the_first_probes_that_are_frequent_enough(
 def test_strict_readers_are_told_how_old_each_replica_is(lagging: LocalCluster) -> None:
     first, *standbys = lagging.nodes
     with Router(lagging.dsn, probe=OFTEN, reader_attrs="standby") as router:
+        all_known(router)
         with Commits(first):
             for node in standbys:
                 call(node.pause_replay)
@@ -188,6 +199,7 @@ def test_a_replica_that_catches_up_serves_the_waiting_reader(lagging: LocalClust
         Router(lagging.dsn, probe=OFTEN, reader_attrs="standby") as router,
         Background() as background,
     ):
+        all_known(router)
         with Commits(first):
             for node in (standby, other):
                 call(node.pause_replay)
@@ -238,6 +250,7 @@ def test_readers_that_spill_over_are_limited_and_standbys_take_them_back(
         Router(lagging.dsn, probe=OFTEN, reader=options) as router,
         Background() as background,
     ):
+        all_known(router)
         with Commits(first):
             for node in standbys:
                 call(node.pause_replay)

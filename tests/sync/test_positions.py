@@ -72,8 +72,9 @@ def test_position_that_the_probes_have_seen_replayed_costs_no_round_trip(
     with Router(dsn_of(tapped), probe=OFTEN) as router:
         after = insert(router, 1)
         eventually(lambda: all((of(router, tap).lsn or 0) >= after.lsn for tap in tapped[1:]))
-        for _ in range(10):
-            find(router.reader(after=after), 1)
+        warm: set[int] = set()
+        while warm != standbys:  # so that no connection is opened any more
+            warm.add((find(router.reader(after=after), 1))[0])
         for tap in tapped:
             tap.take()
         for given in (after, str(after)):
@@ -214,20 +215,37 @@ def test_position_of_another_cluster_is_refused(lagging: LocalCluster) -> None:
     with Router(lagging.dsn, probe=OFTEN) as router:
         after = insert(router, 1)
         foreign = Position(after.system_id + 1, after.timeline, after.lsn)
-        for session in (
-            router.reader(after=foreign),
-            router.reader(after=str(foreign)),
-            router.causal(foreign).reader(),
-            router.causal(foreign).writer(),
+        for make in (
+            lambda: router.reader(after=foreign),
+            lambda: router.reader(after=str(foreign)),
+            lambda: router.causal(foreign).reader(),
+            lambda: router.causal(foreign).writer(),
         ):
             with pytest.raises(ConfigError, match="after") as caught:
-                with session:
+                with make():
                     pass
             assert str(foreign) in str(caught.value)
             assert str(after.system_id) in str(caught.value)
         with pytest.raises(ConfigError, match="after"):
             router.causal(foreign).run(select_one)
         assert (find(router.reader(after=after), 1))[1]
+
+
+def test_position_of_another_cluster_is_refused_as_soon_as_the_cluster_is_known(
+    lagging: LocalCluster,
+) -> None:
+    foreign = Position(1, 1, 1)
+    router = Router(lagging.dsn, probe=OFTEN)
+    causal = router.causal(foreign)
+    for number, session in enumerate((causal.reader(), causal.writer(), router.reader(after=foreign))):
+        if number == 0:
+            router.open()
+        with pytest.raises(ConfigError, match="after"):
+            with session:
+                pass
+    with pytest.raises(ConfigError, match="after"):
+        causal.run(select_one)
+    router.close()
 
 
 def select_one(conn: psycopg.Connection[Any]) -> None:
