@@ -99,7 +99,9 @@ class AsyncCheckout(Generic[CT]):
     def settle(self) -> None:
         """Take note of how far the server was; once more after an interrupt, which may have come in between."""
         if self._ticket is not None:
-            self._ticket.settle(self._progress, self.topology)
+            topology, server = self.topology, self._lease.pool.host
+            ours = server.system_id in (None, topology.system_id)  # another cluster may have taken its place
+            self._ticket.settle(self._progress if ours else None, topology)
             self._ticket = None
 
     def forget(self) -> None:
