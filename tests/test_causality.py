@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import itertools
 import threading
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgroute._sync.checkout import Checkout
+from pgroute._sync.progress import Progress
 from pgroute.core.model.position import Position
 from pgroute.core.model.roles import HostRole, Role
 from pgroute.core.routing.demand import Demand
 from pgroute.errors import PositionLost
 from pgroute.runtime.causality import Causality, CausalReading
-from tests.core.world import OURS, A, B, C, World
+from tests.core.world import OTHER, OURS, A, B, C, World
 
 PRIMARY, STANDBY = HostRole.PRIMARY, HostRole.STANDBY
 
@@ -156,3 +160,22 @@ def test_session_on_a_timeline_that_no_probe_has_seen_hides_no_loss(world, kept)
         demand.check(world.topology)
         session(causality, world, Told(PRIMARY, 210, 2), Role.WRITER)
         assert next_demand(causality) == Demand(after=at(210, 2), wait=0.1)
+
+
+@pytest.mark.parametrize(
+    ("system_id", "position"),
+    [(OURS, at(70)), (None, at(70)), (OTHER, None)],
+    ids=["ours", "unknown", "other"],
+)
+def test_position_told_by_a_server_of_another_cluster_is_not_taken_for_one_of_ours(
+    world, system_id, position
+):
+    causality = Causality(None)
+    _, ticket = CausalReading(causality, Role.WRITER, max_lag=None, wait=0.1).begin()
+    lease = SimpleNamespace(pool=SimpleNamespace(host=SimpleNamespace(system_id=system_id)))
+    checkout: Checkout[Any] = Checkout(
+        cast("Any", SimpleNamespace(pgroute_lease=lease)), cast("Any", SimpleNamespace(watch=world)), ticket
+    )
+    checkout._progress = Progress(PRIMARY, 1, 70)
+    checkout.settle()
+    assert causality.position == position

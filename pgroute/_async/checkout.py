@@ -99,7 +99,9 @@ class AsyncCheckout(Generic[CT]):
     def settle(self) -> None:
         """Take note of how far the server was; once more after an interrupt, which may have come in between."""
         if self._ticket is not None:
-            self._ticket.settle(self._progress, self.topology)
+            topology, server = self.topology, self._lease.pool.host
+            ours = server.system_id in (None, topology.system_id)  # another cluster may have taken its place
+            self._ticket.settle(self._progress if ours else None, topology)
             self._ticket = None
 
     def forget(self) -> None:
@@ -176,9 +178,9 @@ class AsyncCheckout(Generic[CT]):
         if (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
             self.phase = COMMIT_SENT
             try:
-                if self._ticket is not None and self._plain_commit(block) and (question := self._question()):
+                if self._ticket is not None and self._plain_commit(block):
                     async with bound:
-                        await self._commit_with_progress(block, question)
+                        await self._commit_with_progress(block)
                 elif block is None:
                     await conn.commit()
                 else:
@@ -209,17 +211,18 @@ class AsyncCheckout(Generic[CT]):
             return not has_open_block(conn)
         return type(block) is psycopg.AsyncTransaction and is_only_block(conn)
 
-    def _question(self) -> Question | None:
-        """Return the question how far the host is; None: it has changed since the connection was made."""
+    def _question(self) -> Question:
+        """Return the question how far the server is, which is as it was when the connection was made.
+
+        Its host may have been given up meanwhile, for a new primary: what is committed here then must be told as lost.
+        """
         topology, pool = self.topology, self._lease.pool
         host = topology.host(pool.key)
-        if host is None or host.generation != pool.generation:
-            return None
-        return Question(topology, host)
+        return Question(topology, pool.host if host is None or host.generation != pool.generation else host)
 
-    async def _commit_with_progress(self, block: Block | None, question: Question) -> None:
+    async def _commit_with_progress(self, block: Block | None) -> None:
         try:
-            self._progress = await commit_with_progress(self.conn, question)
+            self._progress = await commit_with_progress(self.conn, self._question())
         finally:
             if block is not None:
                 leave_block(self.conn)
@@ -231,11 +234,9 @@ class AsyncCheckout(Generic[CT]):
             return
         if conn.closed or conn.pgconn.transaction_status or conn.pgconn.pipeline_status:
             return
-        if (question := self._question()) is None:
-            return
         try:
             async with self.within(seconds):
-                self._progress = await ask_progress(conn, question)
+                self._progress = await ask_progress(conn, self._question())
         except psycopg.Error as failure:
             logger.info("the position of %s is not known: %s", self.key, one_line(str(failure)))
         except BaseException:

@@ -9,9 +9,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute import AsyncRouter, NoHostAvailable, PoolOptions
+from pgroute import AsyncRouter, HostState, NoHostAvailable, PoolOptions, PositionLost
 from pgroute.testing import LocalCluster
-from tests.support import AsyncBackground, async_call, within
+from tests.aio.workload import QUICK, state
+from tests.support import AsyncBackground, async_call, async_eventually, within
 
 pytestmark = pytest.mark.cluster
 
@@ -96,6 +97,22 @@ async def test_queue_for_a_standby_that_is_behind_ends_with_the_time_to_wait(men
                 node.execute("SELECT pg_wal_replay_resume()")
         assert {port for port, _ in served} == {first.port}
         assert max(seconds for _, seconds in served) < within(0.6)
+
+
+async def test_commit_on_an_old_primary_that_was_given_up_is_told_as_lost(any_cluster: LocalCluster) -> None:
+    old, new, _ = any_cluster.nodes
+    async with AsyncRouter(any_cluster.dsn, probe=QUICK) as router:
+        async with router.writer() as conn:
+            await conn.execute("CREATE TABLE written (i int)")
+        causal = router.causal()
+        async with causal.writer() as conn:
+            assert conn.info.port == old.port
+            await async_call(new.promote)
+            await async_eventually(lambda: state(router, old) is HostState.STALE)
+            await conn.execute("INSERT INTO written VALUES (1)")
+        with pytest.raises(PositionLost, match="was lost"):
+            async with causal.reader():
+                pass
 
 
 class Logged(psycopg.AsyncConnection[Any]):

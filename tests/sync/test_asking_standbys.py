@@ -10,9 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute import Router, NoHostAvailable, PoolOptions
+from pgroute import Router, HostState, NoHostAvailable, PoolOptions, PositionLost
 from pgroute.testing import LocalCluster
-from tests.support import Background, call, within
+from tests.sync.workload import QUICK, state
+from tests.support import Background, call, eventually, within
 
 pytestmark = pytest.mark.cluster
 
@@ -97,6 +98,22 @@ def test_queue_for_a_standby_that_is_behind_ends_with_the_time_to_wait(mended: L
                 node.execute("SELECT pg_wal_replay_resume()")
         assert {port for port, _ in served} == {first.port}
         assert max(seconds for _, seconds in served) < within(0.6)
+
+
+def test_commit_on_an_old_primary_that_was_given_up_is_told_as_lost(any_cluster: LocalCluster) -> None:
+    old, new, _ = any_cluster.nodes
+    with Router(any_cluster.dsn, probe=QUICK) as router:
+        with router.writer() as conn:
+            conn.execute("CREATE TABLE written (i int)")
+        causal = router.causal()
+        with causal.writer() as conn:
+            assert conn.info.port == old.port
+            call(new.promote)
+            eventually(lambda: state(router, old) is HostState.STALE)
+            conn.execute("INSERT INTO written VALUES (1)")
+        with pytest.raises(PositionLost, match="was lost"):
+            with causal.reader():
+                pass
 
 
 class Logged(psycopg.Connection[Any]):

@@ -67,6 +67,7 @@ class AsyncHostPool(Generic[CT]):
         key: of the host.
         generation: of the host.
         address: of the host, as the topology knew it.
+        host: as given.
         watch: as given.
     """
 
@@ -82,6 +83,7 @@ class AsyncHostPool(Generic[CT]):
         self.key = host.key
         self.generation = host.generation
         self.address = host.address
+        self.host = host
         self.name = f"pgroute-{config.role.value}-{host.key}-{host.generation}"
         self.watch = watch
         self._options = options

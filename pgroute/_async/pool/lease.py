@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable
 
+    from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import HostKey
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.abort_handle import AbortHandle
@@ -48,12 +49,14 @@ class LeasingPool(Protocol):
         key: of its host.
         generation: of that host.
         address: of that host, when the pool was made.
+        host: that host, when the pool was made.
         watch: of its router.
     """
 
     key: HostKey
     generation: int
     address: str | None
+    host: HostInfo
     watch: ClusterWatch
 
     @property
