@@ -187,7 +187,15 @@ class AsyncSessionManager(Generic[CT]):
         elif not pool.aside and (only := topology.only.get(attrs)) is not None:
             return only
         return first_choice(
-            topology, attrs, policy, self._rng, pool.load, demand=demand, now=now, arrange=pool.arrange
+            topology,
+            attrs,
+            policy,
+            self._rng,
+            pool.load,
+            demand=demand,
+            now=now,
+            replayed=self.watch.replayed,
+            arrange=pool.arrange,
         )
 
     async def _next_host(
@@ -225,6 +233,7 @@ class AsyncSessionManager(Generic[CT]):
             timeout=timeout,
             role=role.value,
             demand=demand,
+            replayed=self.watch.replayed,
             arrange=self.pools[role].arrange,
         )
 
@@ -245,7 +254,7 @@ class AsyncSessionManager(Generic[CT]):
         """
         now = time.monotonic()  # the wait for the connection may have been long
         demand.check(self.topology)
-        proof = demand.proof(self.topology, candidate, now)
+        proof = demand.proof(self.topology, candidate, now, self.watch.replayed)
         if proof is Proof.PROVEN:
             return
         until, pause = acquisition.ask_until(self.topology, now), _FIRST_ASK
@@ -261,6 +270,7 @@ class AsyncSessionManager(Generic[CT]):
             if told is None:
                 self.watch.kick(candidate.key)  # it may have been promoted
                 break
+            self.watch.replayed.note(candidate.key, candidate.generation, told.timeline, told.lsn)
             if demand.met_by(self.topology, told.timeline, told.lsn, now):
                 return
             hopeless = not demand.may_get_there(self.topology, told.timeline, told.lsn)

@@ -17,6 +17,7 @@ from pgroute._sync.pool.lease import READ_ONLY_DEFAULT, alive, lease_of, shut
 from pgroute._sync.progress import Question, ask_progress, commit_with_progress
 from pgroute._psycopg import has_open_block, has_two_phase, is_only_block, leave_block
 from pgroute.core.faults.classify import one_line, session_fault
+from pgroute.core.model.roles import HostRole
 from pgroute.errors import CommitUnknown, SessionLost
 
 if TYPE_CHECKING:
@@ -100,7 +101,11 @@ class Checkout(Generic[CT]):
         if self._ticket is not None:
             topology, server = self.topology, self._lease.pool.host
             ours = server.system_id in (None, topology.system_id)  # another cluster may have taken its place
-            self._ticket.settle(self._progress if ours else None, topology)
+            told = self._progress if ours else None
+            if told is not None and told.role is HostRole.STANDBY:
+                pool = self._lease.pool
+                self._router.watch.replayed.note(pool.key, pool.generation, told.timeline, told.lsn)
+            self._ticket.settle(told, topology)
             self._ticket = None
 
     def forget(self) -> None:

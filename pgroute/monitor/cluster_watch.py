@@ -13,6 +13,7 @@ from pgroute.core.config.srv import ANYWHERE
 from pgroute.core.faults.classify import Fault, FaultKind
 from pgroute.core.freshness import FreshnessNeed
 from pgroute.core.model.host import HostState
+from pgroute.core.routing.replayed import Replayed
 from pgroute.core.topology.draining import departures
 from pgroute.core.topology.observations import Answer, Failure, ForgetTimeline, Members, Observation
 from pgroute.core.topology.transition import apply, initial_topology
@@ -71,6 +72,7 @@ class ClusterWatch:
     Attributes:
         options: as given.
         topology: the current snapshot; may be read from any thread.
+        replayed: what standbys have told in sessions since they were probed.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class ClusterWatch:
         self._kicked_at: dict[HostKey, float] = {}
         self._heard_at: dict[HostKey, float] = {}
         self._freshness = FreshnessNeed(max_lag)
+        self.replayed = Replayed()
 
     def start(self, listener: Listener) -> None:
         """Start to watch.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pgroute.core.model.roles import HostKey
     from pgroute.core.routing.balance import Policy
     from pgroute.core.routing.demand import Demand
+    from pgroute.core.routing.replayed import Replayed
     from pgroute.core.topology.snapshot import Groups, Topology
 
 PATIENCE = 1.0
@@ -91,6 +92,7 @@ def first_choice(
     *,
     demand: Demand | None = None,
     now: float = 0.0,
+    replayed: Replayed | None = None,
     arrange: Callable[[Groups], Groups] = as_they_are,
 ) -> Candidate | None:
     """Return the host to try first, None if no host can serve. `topology.only` has it where there is no choice.
@@ -103,6 +105,7 @@ def first_choice(
         load: returns the sessions in use at a host.
         demand: what the session demands of the host's data; None: nothing.
         now: monotonic seconds.
+        replayed: what standbys have told in sessions; None: nothing.
         arrange: puts hosts behind the others to which no connection can be opened.
 
     Raises:
@@ -111,7 +114,7 @@ def first_choice(
     groups = topology.candidates[attrs]
     if demand is not None:
         demand.check(topology)
-        groups = demand.arrange(groups, topology, now)
+        groups = demand.arrange(groups, topology, now, replayed=replayed)
     groups = arrange(groups)
     if not groups:
         return None
@@ -129,12 +132,14 @@ class Acquisition:
         timeout: the whole time allowed in seconds, for the error text.
         role: the pool's role, for the error text.
         demand: what the session demands of the host's data; None: nothing.
+        replayed: what standbys have told in sessions; None: nothing.
         arrange: puts hosts behind the others to which no connection can be opened.
     """
 
     __slots__ = (
         "_arrange", "_ask_until", "_attrs", "_backoff", "_causes", "_deadline", "_demand", "_exhausted", "_immediate",
-        "_in_use", "_looked", "_pause", "_policy", "_refused", "_retry_at", "_rng", "_role", "_timeout", "_tried",
+        "_in_use", "_looked", "_pause", "_policy", "_refused", "_replayed", "_retry_at", "_rng", "_role", "_timeout",
+        "_tried",
     )  # fmt: skip
 
     def __init__(
@@ -147,6 +152,7 @@ class Acquisition:
         timeout: float,
         role: str,
         demand: Demand | None = None,
+        replayed: Replayed | None = None,
         arrange: Callable[[Groups], Groups] = as_they_are,
     ) -> None:
         self._arrange = arrange
@@ -157,6 +163,7 @@ class Acquisition:
         self._timeout = timeout
         self._role = role
         self._demand = demand
+        self._replayed = replayed
         self._ask_until: float | None = None
         self._looked = False
         self._tried: set[tuple[HostKey, int]] = set()
@@ -212,7 +219,8 @@ class Acquisition:
         groups = topology.candidates[self._attrs]
         if self._demand is not None:
             self._demand.check(topology)
-            groups = self._demand.arrange(groups, topology, now, asking=not self._asked_enough(now))
+            asking = not self._asked_enough(now)
+            groups = self._demand.arrange(groups, topology, now, asking=asking, replayed=self._replayed)
         return self._arrange(groups)
 
     def _asked_enough(self, now: float) -> bool:
@@ -242,7 +250,7 @@ class Acquisition:
             wait = 0.0 if self._demand.after is None else self._demand.wait
             self._ask_until = min(now + wait, max(now, self._deadline))
         left = sum(
-            self._demand.proof(topology, c, now) is Proof.ASK
+            self._demand.proof(topology, c, now, self._replayed) is Proof.ASK
             for group in topology.candidates[self._attrs]
             for c in group
             if (c.key, c.generation) not in self._tried
@@ -279,7 +287,7 @@ class Acquisition:
         demand = self._demand
         if demand is None or demand.after is None or never_primary(self._attrs) or not load(candidate.key):
             return seconds
-        if demand.proof(topology, candidate, now) is not Proof.ASK:
+        if demand.proof(topology, candidate, now, self._replayed) is not Proof.ASK:
             return seconds
         return min(seconds, max(0.0, self.ask_until(topology, now) - now))
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pgroute.core.model.candidate import Candidate
     from pgroute.core.model.host import HostInfo
     from pgroute.core.model.position import Position
+    from pgroute.core.routing.replayed import Replayed
     from pgroute.core.topology.snapshot import Groups, Topology
 
 LEAST_MAX_LAG = 0.1
@@ -71,13 +72,16 @@ class Demand:
                 f"position {self.after} {what}: {left}", position=self.after, topology=topology
             )
 
-    def proof(self, topology: Topology, candidate: Candidate, now: float) -> Proof:
-        """Return whether a host satisfies the demand, as far as the snapshot tells.
+    def proof(
+        self, topology: Topology, candidate: Candidate, now: float, replayed: Replayed | None = None
+    ) -> Proof:
+        """Return whether a host satisfies the demand, as far as the snapshot and what standbys have told tell.
 
         Args:
             topology: the snapshot.
             candidate: a host, of this snapshot or an earlier one.
             now: monotonic seconds.
+            replayed: what standbys have told in sessions; None: nothing.
         """
         wal = topology.wal
         host = topology.by_key.get(candidate.key)
@@ -96,7 +100,11 @@ class Demand:
                 if not wal.samples or wal.samples[-1].at < oldest:
                     return Proof.NONE  # not even the last position of the primary would be new enough
                 proof = Proof.ASK
-        if self.after is not None and not wal.holds(self.after, host.timeline, host.lsn):
+        if (
+            self.after is not None
+            and not wal.holds(self.after, host.timeline, host.lsn)
+            and (replayed is None or not replayed.holds(wal, self.after, candidate))
+        ):
             proof = Proof.ASK
         return proof
 
@@ -118,7 +126,15 @@ class Demand:
         """
         return lsn is not None and topology.wal.reached(timeline, lsn) == lsn
 
-    def arrange(self, groups: Groups, topology: Topology, now: float, *, asking: bool = True) -> Groups:
+    def arrange(
+        self,
+        groups: Groups,
+        topology: Topology,
+        now: float,
+        *,
+        asking: bool = True,
+        replayed: Replayed | None = None,
+    ) -> Groups:
         """Return the groups of the hosts that satisfy the demand, and then of those that may, before any primary.
 
         Args:
@@ -126,6 +142,7 @@ class Demand:
             topology: the snapshot that they are from.
             now: monotonic seconds.
             asking: hosts may still be asked.
+            replayed: what standbys have told in sessions; None: nothing.
         """
         arranged: list[tuple[Candidate, ...]] = []
         ask: list[tuple[Candidate, ...]] = []
@@ -133,7 +150,7 @@ class Demand:
             proven: list[Candidate] = []
             left: list[Candidate] = []
             for candidate in group:
-                proof = self.proof(topology, candidate, now)
+                proof = self.proof(topology, candidate, now, replayed)
                 if proof is Proof.PROVEN:
                     proven.append(candidate)
                 elif asking and proof is Proof.ASK:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from pgroute.core.model.roles import HostRole, SessionAttrs
 from pgroute.core.routing.acquisition import PATIENCE, Acquisition, GiveUp, Step, Try, Wait, first_choice
 from pgroute.core.routing.balance import Ordered
 from pgroute.core.routing.demand import Demand, Proof, as_lsn
+from pgroute.core.routing.replayed import Replayed
 from pgroute.core.topology.observations import Members
 from pgroute.errors import ConfigError, NoHostAvailable, PositionLost
 from tests.core.world import OTHER, OURS, A, B, C, World
@@ -317,3 +319,31 @@ def test_error_tells_that_the_timeline_of_the_position_was_not_seen():
     step = Caller(cluster(), PREFER, Demand(after=at(1, timeline=2)), timeout=0.0).step()
     assert isinstance(step, GiveUp)
     assert "no host was seen on the timeline of the position" in str(step.error)
+
+
+# What standbys have told in sessions.
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ([(1, 200)], "proven"),
+        ([(1, 199)], "ask"),
+        ([(1, 200), (1, 150)], "proven"),
+        ([(2, 200)], "ask"),
+        ([(None, 200)], "ask"),
+        ([(1, None)], "ask"),
+    ],
+)
+def test_standby_that_has_told_to_be_there_need_not_be_asked_again(told, expected):
+    world = cluster(b=100)
+    [candidate] = [c for g in world.topology.candidates[STANDBY] for c in g if c.key == B]
+    replayed = Replayed()
+    for timeline, lsn in told:
+        replayed.note(B, candidate.generation, timeline, lsn)
+    demand = Demand(after=at(200))
+    assert demand.proof(world.topology, candidate, world.now, replayed).value == expected
+    other = replace(candidate, generation=candidate.generation + 1)
+    assert not replayed.holds(world.topology.wal, at(200), other), "it has restarted since"
+    groups = demand.arrange(world.topology.candidates[STANDBY], world.topology, world.now, replayed=replayed)
+    assert [len(group) for group in groups] == ([1, 1] if expected == "proven" else [2])
