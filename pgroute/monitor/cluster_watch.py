@@ -193,6 +193,7 @@ class ClusterWatch:
         if new is old:
             return
         if isinstance(seen, Members):
+            self.replayed.retain(new.by_key)
             for times in (self._kicked_at, self._heard_at):
                 for key in tuple(times):
                     if key not in new.by_key:

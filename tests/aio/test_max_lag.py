@@ -222,7 +222,8 @@ async def test_probes_come_often_while_a_max_lag_is_in_use(lagging: LocalCluster
                 await asyncio.sleep(0.002)
             return len(seen) - 1
 
-        assert await probes(0.5) == 0
+        while await probes(0.5):
+            pass  # those of the beginning
         await select(router.reader(max_lag=0.3))
         assert 4 <= await probes(1.0) <= 12
 

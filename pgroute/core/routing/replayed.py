@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from pgroute.core.model.candidate import Candidate
     from pgroute.core.model.position import Position
     from pgroute.core.model.roles import HostKey
@@ -41,6 +43,12 @@ class Replayed:
         known = self._told.get(key)
         if known is None or known < told:
             self._told[key] = told
+
+    def retain(self, listed: Container[HostKey]) -> None:
+        """Forget all other hosts."""
+        for key in tuple(self._told):
+            if key not in listed:
+                self._told.pop(key, None)
 
     def holds(self, wal: WalHistory, position: Position, candidate: Candidate) -> bool:
         """Return True if a standby has told that it holds a position.

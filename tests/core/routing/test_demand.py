@@ -347,3 +347,14 @@ def test_standby_that_has_told_to_be_there_need_not_be_asked_again(told, expecte
     assert not replayed.holds(world.topology.wal, at(200), other), "it has restarted since"
     groups = demand.arrange(world.topology.candidates[STANDBY], world.topology, world.now, replayed=replayed)
     assert [len(group) for group in groups] == ([1, 1] if expected == "proven" else [2])
+
+
+def test_nothing_is_kept_of_standbys_that_left():
+    replayed = Replayed()
+    world = cluster()
+    for key in (B, C):
+        replayed.note(key, 0, 1, 200)
+    replayed.retain({C})
+    candidates = {c.key: replace(c, generation=0) for g in world.topology.candidates[STANDBY] for c in g}
+    assert not replayed.holds(world.topology.wal, at(200), candidates[B])
+    assert replayed.holds(world.topology.wal, at(200), candidates[C])
