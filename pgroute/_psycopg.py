@@ -2,7 +2,7 @@
 
 Private names, as they are in psycopg 3.3.9, the oldest version that pgroute accepts:
 
-- ``Connection._tpc`` and ``_num_transactions``: `has_two_phase`, `has_open_block`, `leave_block`.
+- ``Connection._tpc`` and ``_num_transactions``: `has_two_phase`, `has_open_block`, `enter_block`.
 - ``Connection._prepared``: `forget_prepared`.
 - ``Connection._pool``: `mark_pooled`.
 - ``Connection._connect_gen``: `watched_class`.
@@ -52,17 +52,23 @@ def has_open_block(conn: Connection) -> bool:
     return bool(getattr(conn, "_num_transactions", 0))
 
 
+def enter_block(conn: Connection) -> None:
+    """Make psycopg treat a transaction that we have begun as a transaction() of its own.
+
+    So commit() and rollback() are refused within it, and a transaction() is a savepoint. A transaction() of psycopg's
+    sends BEGIN and COMMIT alone, each a round trip; ours go together with other statements. No public name begins or
+    ends one without sending something.
+    """
+    conn._num_transactions = 1
+
+
 def is_only_block(conn: Connection) -> bool:
-    """Return whether one transaction() was entered and not left; for leaving it see `leave_block`."""
+    """Return whether no transaction() was entered and not left since `enter_block`."""
     return getattr(conn, "_num_transactions", 0) == 1
 
 
 def leave_block(conn: Connection) -> None:
-    """Make psycopg forget the transaction() that was entered: its COMMIT was sent together with a question.
-
-    Leaving it by its own exit would send a COMMIT alone, and the position after it would take another round trip. No
-    public name ends a transaction() without sending something.
-    """
+    """Undo `enter_block`, and make psycopg forget what was entered within."""
     conn._num_transactions = 0
 
 

@@ -22,6 +22,7 @@ _FACE = (
     ("pool",),
     ("open_state", "schema_check"),
     ("progress",),
+    ("commit",),
     ("checkout", "reconciler"),
     ("lifecycle",),
     ("manager",),

@@ -1,4 +1,4 @@
-"""Asks a server how far it is in the write-ahead log, alone or together with a COMMIT."""
+"""Asks a server how far it is in the write-ahead log."""
 
 from __future__ import annotations
 
@@ -97,19 +97,3 @@ async def ask_progress(conn: psycopg.AsyncConnection[Any], question: Question) -
     if conn.closed:
         raise error_of(conn, result)
     return question.read(result)
-
-
-async def commit_with_progress(conn: psycopg.AsyncConnection[Any], question: Question) -> Progress | None:
-    """Commit, and return how far the server was then, in one round trip; None if it does not tell.
-
-    Args:
-        conn: a connection in a transaction.
-        question: of its host.
-
-    Raises:
-        psycopg.Error: the server's error to COMMIT, or the connection was lost.
-    """
-    committed, *others = await ask_all(conn, b"COMMIT;" + question.sql)
-    if committed.status != ExecStatus.COMMAND_OK:
-        raise error_of(conn, committed)
-    return question.read(others[-1]) if others else None

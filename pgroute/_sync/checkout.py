@@ -13,8 +13,10 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import Watchdog
+from pgroute._sync.commit import commit
 from pgroute._sync.pool.lease import READ_ONLY_DEFAULT, alive, lease_of, shut
-from pgroute._sync.progress import Question, ask_progress, commit_with_progress
+from pgroute._sync.progress import Question, ask_progress
+from pgroute._sync.statements import ask
 from pgroute._psycopg import has_open_block, has_two_phase, is_only_block, leave_block
 from pgroute.core.faults.classify import one_line, session_fault
 from pgroute.core.model.roles import HostRole
@@ -23,6 +25,8 @@ from pgroute.errors import CommitUnknown, SessionLost
 if TYPE_CHECKING:
 
     from contextlib import AbstractContextManager
+    from psycopg.pq.abc import PGresult
+
     from pgroute._sync.open_state import OpenState
     from pgroute._sync.pool.lease import Lease
     from pgroute._sync.progress import Progress
@@ -164,38 +168,55 @@ class Checkout(Generic[CT]):
             raise self._router.inherited_error()
         return True
 
-    def end(self, *, read_write: bool, block: Block | None = None, bound: Bound = UNBOUNDED) -> None:
+    def end(
+        self,
+        *,
+        read_write: bool,
+        own: bool = False,
+        block: Block | None = None,
+        may_write: bool = True,
+        last: bytes = b"",
+        bound: Bound = UNBOUNDED,
+    ) -> PGresult | None:
         """Commit. If there is nothing to commit for a reason that the caller must know, raise.
 
         Args:
             read_write: the session was asked for as read-write.
-            block: the router's transaction(), whose exit commits; None: commit() does.
-            bound: limits the time of the block's COMMIT.
+            own: the transaction was begun by the router, and entered by `enter_block`.
+            block: the transaction() of a class of the user's, whose exit commits; None: there is none.
+            may_write: the transaction was not begun as read-only.
+            last: a statement to run before COMMIT, in the same round trip. Its result is returned.
+            bound: limits the time of the COMMIT.
 
         Raises:
             CommitUnknown: the connection was lost during COMMIT, or no synchronous standby has confirmed it.
             SessionLost: the connection was lost before COMMIT.
             psycopg.Error: the server's error, or the body left something that cannot be committed.
         """
-        conn = self.conn
+        conn, result = self.conn, None
         # Read before `alive`, which may find that the connection is lost and change it.
         if (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
+            question = self._question()
             self.phase = COMMIT_SENT
             try:
-                if self._ticket is not None and self._plain_commit(block):
+                if block is not None:
                     with bound:
-                        self._commit_with_progress(block)
-                elif block is None:
-                    conn.commit()
-                else:
-                    with bound:
+                        result = (ask(conn, last))[-1] if last else None
                         block.__exit__(None, None, None)
+                elif own:
+                    with bound:
+                        result = self._commit_own(last, question)
+                elif question is not None and self._plain():
+                    self._progress = (commit(conn, question=question)).progress
+                else:
+                    conn.commit()
             except BaseException as failure:
-                self._commit_failed(failure)
+                may_write = may_write and not conn.read_only
+                self._commit_failed(failure, own=own, block=block, may_write=may_write)
                 raise
             self.phase = COMMITTED
         else:
-            self._end_without_commit(status, block, read_write=read_write)
+            self._end_without_commit(status, own=own, block=block, read_write=read_write)
         if self._ticket is not None:
             self._ask_progress(_ROLLBACK_TIMEOUT)
         if self._lease.unconfirmed:
@@ -203,33 +224,35 @@ class Checkout(Generic[CT]):
                 f"{self.key} committed locally, but no synchronous standby has confirmed it",
                 topology=self.topology,
             )
+        return result
 
-    def _plain_commit(self, block: Block | None) -> bool:
-        """Return whether our own COMMIT does what the connection's would; it may be refused, or the user's."""
+    def _commit_own(self, last: bytes, question: Question | None) -> PGresult | None:
         conn = self.conn
-        if type(conn).commit is not psycopg.Connection.commit or has_two_phase(conn):
-            return False
-        if conn.pgconn.pipeline_status:
-            return False
-        if block is None:
-            return not has_open_block(conn)
-        return type(block) is psycopg.Transaction and is_only_block(conn)
+        if not is_only_block(conn):
+            raise psycopg.ProgrammingError(
+                "the body left a transaction() of its own open: nothing was committed"
+            )
+        done = commit(conn, last=last, question=question)
+        leave_block(conn)
+        self._progress = done.progress
+        return done.last
 
-    def _question(self) -> Question:
-        """Return the question how far the server is, which is as it was when the connection was made.
+    def _plain(self) -> bool:
+        """Return whether our COMMIT does what the connection's commit() would; that may refuse, or be the user's."""
+        conn = self.conn
+        theirs = type(conn).commit is not psycopg.Connection.commit
+        return not (theirs or has_two_phase(conn) or conn.pgconn.pipeline_status or has_open_block(conn))
+
+    def _question(self) -> Question | None:
+        """Return the question how far the server is, None if nobody asks. It is as when the connection was made.
 
         Its host may have been given up meanwhile, for a new primary: what is committed here then must be told as lost.
         """
+        if self._ticket is None:
+            return None
         topology, pool = self.topology, self._lease.pool
         host = topology.host(pool.key)
         return Question(topology, pool.host if host is None or host.generation != pool.generation else host)
-
-    def _commit_with_progress(self, block: Block | None) -> None:
-        try:
-            self._progress = commit_with_progress(self.conn, self._question())
-        finally:
-            if block is not None:
-                leave_block(self.conn)
 
     def _ask_progress(self, seconds: float) -> None:
         """Ask how far the server is, if that did not come with a COMMIT; it has so many seconds to answer."""
@@ -238,16 +261,20 @@ class Checkout(Generic[CT]):
             return
         if conn.closed or conn.pgconn.transaction_status or conn.pgconn.pipeline_status:
             return
+        if (question := self._question()) is None:
+            return
         try:
             with self.within(seconds):
-                self._progress = ask_progress(conn, self._question())
+                self._progress = ask_progress(conn, question)
         except psycopg.Error as failure:
             logger.info("the position of %s is not known: %s", self.key, one_line(str(failure)))
         except BaseException:
             shut(conn)
             raise
 
-    def _commit_failed(self, failure: BaseException) -> None:
+    def _commit_failed(
+        self, failure: BaseException, *, own: bool, block: Block | None, may_write: bool
+    ) -> None:
         """Raise what a failed COMMIT means; return if the failure itself is to be raised."""
         conn = self.conn
         if not isinstance(failure, psycopg.Error):
@@ -255,26 +282,27 @@ class Checkout(Generic[CT]):
             return
         if not conn.closed:
             self.phase = REFUSED
-            if conn.pgconn.transaction_status:
+            if conn.pgconn.transaction_status == INERROR:
+                self._roll_back_quietly(own=own, block=block)  # the statement before it was refused
+            elif conn.pgconn.transaction_status:
                 shut(conn)  # the body left a transaction() of its own open
+            elif own:
+                leave_block(conn)
             return
-        may_write = not conn.read_only
         self._report(failure, committing=may_write)
         if may_write:
             text = f"the connection to {self.key} was lost during COMMIT: it may have been committed"
             raise CommitUnknown(text, topology=self.topology) from failure
         raise SessionLost(f"the connection to {self.key} was lost", topology=self.topology) from failure
 
-    def _end_without_commit(self, status: int, block: Block | None, *, read_write: bool) -> None:
-        conn = self.conn
+    def _end_without_commit(
+        self, status: int, *, own: bool, block: Block | None, read_write: bool
+    ) -> None:
+        conn, whole = self.conn, own or block is not None
         if conn.closed and not conn.broken:
-            rest = (
-                "nothing was committed"
-                if block is not None
-                else "what was not committed before is rolled back"
-            )
+            rest = "nothing was committed" if whole else "what was not committed before is rolled back"
             raise psycopg.ProgrammingError(f"the body closed its connection: {rest}")
-        if status == INTRANS or (status == UNKNOWN and block is not None):
+        if status == INTRANS or (status == UNKNOWN and whole):
             shut(conn)
             self.kick()
             raise SessionLost(
@@ -292,7 +320,7 @@ class Checkout(Generic[CT]):
                 may_have_committed=not conn.read_only,
             )
         if status == INERROR:
-            self._roll_back_quietly(block)
+            self._roll_back_quietly(own=own, block=block)
             if read_write and self._lease.read_only:
                 shut(conn)  # the error that the body hid may be that it cannot write here
             raise psycopg.errors.InFailedSqlTransaction(
@@ -309,20 +337,23 @@ class Checkout(Generic[CT]):
                 "the session ended with a two-phase transaction prepared: tpc_commit() or tpc_rollback() it"
             )
 
-    def roll_back(self, exc: BaseException, *, read_write: bool, block: Block | None = None) -> None:
+    def roll_back(
+        self, exc: BaseException, *, read_write: bool, own: bool = False, block: Block | None = None
+    ) -> None:
         """Roll back after an error of the body, and have the host probed if the error makes it suspect.
 
         Args:
             exc: the error. It gets a note if the body committed something that no synchronous standby has confirmed.
             read_write: the session was asked for as read-write.
-            block: the router's transaction(), if there is one.
+            own: the transaction was begun by the router, and entered by `enter_block`.
+            block: the transaction() of a class of the user's; None: there is none.
         """
         conn = self.conn
         if isinstance(exc, psycopg.Error):
             self._report(exc, read_write=read_write)
         status = conn.pgconn.transaction_status
         if status in (INTRANS, INERROR):
-            self._roll_back_quietly(block, exc)
+            self._roll_back_quietly(exc, own=own, block=block)
         elif status == ACTIVE:
             # Waiting for the command's end could take for ever; the server rolls back when the connection goes.
             shut(conn)
@@ -339,16 +370,21 @@ class Checkout(Generic[CT]):
         if self._lease.unconfirmed:
             exc.add_note(f"{self.key} committed before that, and no synchronous standby has confirmed it")
 
-    def _roll_back_quietly(self, block: Block | None = None, exc: BaseException | None = None) -> None:
+    def _roll_back_quietly(
+        self, exc: BaseException | None = None, *, own: bool = False, block: Block | None = None
+    ) -> None:
         conn = self.conn
         interrupted = exc is not None and not isinstance(exc, Exception)
+        if own and is_only_block(conn):
+            # psycopg refuses rollback() within a transaction(). One of the body's that was not left may come back: then
+            # this fails, and the connection is closed.
+            leave_block(conn)
         try:
             # The server rolls back too when the connection goes, so a frozen one need not be waited for.
             with self.within(self._lease.patience() if interrupted else _ROLLBACK_TIMEOUT):
                 if block is None:
                     conn.rollback()
                 else:
-                    # psycopg refuses a plain rollback() within its transaction().
                     exc = psycopg.Rollback() if exc is None else exc
                     block.__exit__(type(exc), exc, exc.__traceback__)
         except psycopg.Error as failure:

@@ -1,5 +1,5 @@
 # Generated from pgroute/_async/progress.py by .ci/unasync.py: edit that file, not this one.
-"""Asks a server how far it is in the write-ahead log, alone or together with a COMMIT."""
+"""Asks a server how far it is in the write-ahead log."""
 
 from __future__ import annotations
 
@@ -98,19 +98,3 @@ def ask_progress(conn: psycopg.Connection[Any], question: Question) -> Progress 
     if conn.closed:
         raise error_of(conn, result)
     return question.read(result)
-
-
-def commit_with_progress(conn: psycopg.Connection[Any], question: Question) -> Progress | None:
-    """Commit, and return how far the server was then, in one round trip; None if it does not tell.
-
-    Args:
-        conn: a connection in a transaction.
-        question: of its host.
-
-    Raises:
-        psycopg.Error: the server's error to COMMIT, or the connection was lost.
-    """
-    committed, *others = ask_all(conn, b"COMMIT;" + question.sql)
-    if committed.status != ExecStatus.COMMAND_OK:
-        raise error_of(conn, committed)
-    return question.read(others[-1]) if others else None

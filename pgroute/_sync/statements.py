@@ -45,11 +45,20 @@ def ask(
     if pgconn.pipeline_status:
         conn.close()
         raise psycopg.ProgrammingError("the body left its pipeline open: nothing was committed")
-    if values:
-        statement = statement % {
-            name.encode(): _literal(pgconn, value, conn) for name, value in values.items()
-        }
-    return _run(conn, query_steps(pgconn, statement))
+    return _run(conn, query_steps(pgconn, filled(conn, statement, **values)))
+
+
+def filled(
+    conn: psycopg.Connection[Any], statement: bytes, /, **values: str | float | bytes | None
+) -> bytes:
+    """Return a statement with its values, as for `ask`.
+
+    Raises:
+        UnicodeEncodeError: the connection's encoding cannot express a value.
+    """
+    if not values:
+        return statement
+    return statement % {name.encode(): _literal(conn.pgconn, value, conn) for name, value in values.items()}
 
 
 def ask_warily(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult]:

@@ -308,7 +308,7 @@ async def test_a_transaction_of_the_body_left_open_is_an_error(shared: LocalClus
 
     body = Body(table, leave_open)
     async with AsyncRouter(shared.dsn) as router:
-        with pytest.raises(psycopg.ProgrammingError, match="nesting"):
+        with pytest.raises(psycopg.ProgrammingError, match=r"transaction\(\) of its own open"):
             await router.run(body)
         await router.wait(timeout=5.0)
     assert numbers(shared, table) == []

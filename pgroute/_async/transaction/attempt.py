@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import psycopg
 
-from pgroute._async.checkout import NOTHING_SENT, UNBOUNDED, note_commit
+from pgroute._async.checkout import NOTHING_SENT, REFUSED, UNBOUNDED, note_commit
 from pgroute._async.pool.lease import shut
+from pgroute._async.statements import ask
+from pgroute._psycopg import enter_block, is_only_block, leave_block
 from pgroute.core.faults.classify import Fault, FaultKind, one_line, session_fault
 from pgroute.core.model.roles import Role
+from pgroute.core.transactions.begin import begin_statement
 from pgroute.core.transactions.nesting import Surroundings, open_surroundings, refuse_nested, surroundings
 from pgroute.core.transactions.retry import (
     LEAST_COMMIT,
@@ -24,6 +27,8 @@ from pgroute.core.transactions.retry import (
 from pgroute.errors import RouteError
 
 if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
+
     from pgroute._async.checkout import AsyncCheckout, Block, Bound
     from pgroute._async.manager import AsyncSessionManager
     from pgroute.core.transactions.request import Request
@@ -43,6 +48,24 @@ _SPLIT = (
 )
 
 
+class Final(Protocol):
+    """A statement that is sent together with COMMIT.
+
+    Attributes:
+        statement: of one result.
+    """
+
+    statement: bytes
+
+    def read(self, result: PGresult) -> None:
+        """Take the result, after the COMMIT."""
+        ...
+
+    def refused(self, failure: psycopg.Error) -> None:
+        """Raise what an error means that came from the statement or from COMMIT; return if nothing else."""
+        ...
+
+
 class AsyncTransaction(Generic[CT]):
     """One attempt at a transaction.
 
@@ -58,6 +81,7 @@ class AsyncTransaction(Generic[CT]):
     Attributes:
         manager, key: as given.
         ended: the attempt is over.
+        final: a statement to send together with COMMIT, None if there is none.
         phase: how far COMMIT came; see `AsyncCheckout`.
     """
 
@@ -66,11 +90,12 @@ class AsyncTransaction(Generic[CT]):
         "_block",
         "_causal",
         "_checkout",
-        "_inner",
         "_outer",
+        "_pending",
         "_request",
         "_state",
         "ended",
+        "final",
         "key",
         "manager",
         "phase",
@@ -93,7 +118,8 @@ class AsyncTransaction(Generic[CT]):
         self.key = key
         self._checkout: AsyncCheckout[CT] | None = None
         self._block: Block | None = None
-        self._inner: psycopg.AsyncTransaction | None = None
+        self._pending = b""
+        self.final: Final | None = None
         self._outer: Surroundings | None = None
 
     @property
@@ -185,19 +211,46 @@ class AsyncTransaction(Generic[CT]):
 
     async def _begin(self, checkout: AsyncCheckout[CT]) -> None:
         conn, request = checkout.conn, self._request
+        if type(conn).transaction is not psycopg.AsyncConnection.transaction:
+            await self._begin_theirs(conn)
+            checkout.note_begin()
+            return
+        checkout.note_begin()
+        enter_block(conn)
+        self._pending = begin_statement(
+            conn.isolation_level if request.isolation is None else request.isolation,
+            conn.read_only if request.read_only is None else request.read_only,
+            conn.deferrable if request.deferrable is None else request.deferrable,
+        )
+        if self.key is None:
+            await self.ask(b"")
+
+    async def _begin_theirs(self, conn: CT) -> None:
+        """Begin by the transaction() of a class of the user's, which may do more than psycopg's."""
+        request = self._request
         if request.isolation is not None:
             await conn.set_isolation_level(request.isolation)
         if request.read_only is not None:
             await conn.set_read_only(request.read_only)
         if request.deferrable is not None:
             await conn.set_deferrable(request.deferrable)
-        if self._causal is not None and type(conn).transaction is psycopg.AsyncConnection.transaction:
-            # Of conn.transaction() an end by `leave_block` would leave a generator, which rolls back when collected.
-            self._block = psycopg.AsyncTransaction(conn)
-        else:
-            self._block = conn.transaction()
-        self._inner = await self._block.__aenter__()
-        checkout.note_begin()
+        self._block = conn.transaction()
+        await self._block.__aenter__()
+
+    async def ask(self, statement: bytes, /, **values: str | float | bytes | None) -> list[PGresult]:
+        """Run statements as `pgroute._async.statements.ask` does; BEGIN goes along with the first ones.
+
+        Raises:
+            psycopg.Error: the server's error, or the connection was lost.
+        """
+        checkout, pending = self.checkout, self._pending
+        self._pending = b""
+        if not pending:
+            return await ask(checkout.conn, statement, **values)
+        try:
+            return await ask(checkout.conn, pending + statement, **values)
+        finally:
+            checkout.note_begin()  # if BEGIN was refused, no body has ended the transaction
 
     async def _not_begun(self, checkout: AsyncCheckout[CT], exc: BaseException) -> Retry | Raise:
         read_write = self._request.read_write
@@ -207,7 +260,7 @@ class AsyncTransaction(Generic[CT]):
                 await shut(checkout.conn)
                 return _LET_OUT
             fault = session_fault(exc, closed=checkout.conn.closed, read_write=read_write)
-            await checkout.roll_back(exc, read_write=read_write)
+            await checkout.roll_back(exc, read_write=read_write, own=True)
             error = checkout.lost_early(exc, "in BEGIN") if fault.kind is FaultKind.LOST else exc
             step = self._next(error, fault, Phase.BEGIN)
             if isinstance(step, Raise):
@@ -216,6 +269,7 @@ class AsyncTransaction(Generic[CT]):
                     raise error from exc
             return step
         finally:
+            _leave_block(checkout.conn)
             checkout.forget()
             await checkout.release()
 
@@ -248,10 +302,19 @@ class AsyncTransaction(Generic[CT]):
                 # COMMIT would only be queued here, and nobody would see its failure.
                 await shut(conn)
                 raise psycopg.ProgrammingError("the body left its pipeline open: nothing was committed")
-            await checkout.end(
-                read_write=read_write, block=self._block, bound=self.bounded(least=LEAST_COMMIT)
+            result = await checkout.end(
+                read_write=read_write,
+                own=self._block is None,
+                block=self._block,
+                may_write=not self._request.read_only,
+                last=b"" if self.final is None else self.final.statement,
+                bound=self.bounded(least=LEAST_COMMIT),
             )
+            if self.final is not None and result is not None:
+                self.final.read(result)
         except psycopg.Error as failure:
+            if self.final is not None and checkout.phase is REFUSED:
+                self.final.refused(failure)
             phase = Phase.EXIT if checkout.phase is NOTHING_SENT else Phase.COMMIT
             fault = end_fault(failure, phase, lost=False, read_write=read_write)
             step = self._next(failure, fault, phase)
@@ -291,8 +354,8 @@ class AsyncTransaction(Generic[CT]):
                 exc.rerun_safe = False
             await shut(conn)
             return _LET_OUT
-        await checkout.roll_back(exc, read_write=read_write, block=self._block)
-        if isinstance(exc, psycopg.Rollback) and exc.transaction in (None, self._inner):
+        await checkout.roll_back(exc, read_write=read_write, own=self._block is None, block=self._block)
+        if isinstance(exc, psycopg.Rollback) and exc.transaction is None:
             return None
         step = self._next(exc, fault, Phase.BODY)
         if isinstance(step, Retry):
@@ -313,7 +376,9 @@ class AsyncTransaction(Generic[CT]):
 
     async def _release(self, checkout: AsyncCheckout[CT]) -> None:
         self.phase = checkout.phase
-        self._checkout = self._block = self._inner = None
+        if self._block is None:
+            _leave_block(checkout.conn)
+        self._checkout = self._block = None
         await checkout.release()
 
     def _next(self, exc: BaseException, fault: Fault, phase: Phase) -> Retry | Raise:
@@ -329,3 +394,9 @@ class AsyncTransaction(Generic[CT]):
         if error is not exc:
             raise error
         return step
+
+
+def _leave_block(conn: psycopg.AsyncConnection[Any]) -> None:
+    """End what `enter_block` began. If the body has left a transaction() open, the pool closes the connection."""
+    if is_only_block(conn):
+        leave_block(conn)

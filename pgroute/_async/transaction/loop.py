@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pgroute._async.checkout import note_commit
 from pgroute._async.transaction.attempt import AsyncTransaction
-from pgroute._async.transaction.once import advice
+from pgroute._async.transaction.once import Keep, advice
 from pgroute.core.transactions.retry import Raise, Retry, RetryState
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ async def run_transaction(
         while True:
             outcome = await perform(transaction, body)
             if isinstance(outcome, Done):
-                return outcome.value
+                return outcome.value.stored if isinstance(outcome.value, Keep) else outcome.value
             await pause(manager, state, outcome)
             transaction = AsyncTransaction(manager, request, state, key, causal)
     except BaseException as exc:

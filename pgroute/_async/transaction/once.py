@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute._async.schema_check import check_trust, trusted
-from pgroute._async.statements import ask, row, text
+from pgroute._async.statements import ask, filled, row, text
 from pgroute.core.faults.classify import one_line
 from pgroute.core.sql.schema import ONCE
 from pgroute.core.transactions.once_keys import (
@@ -23,10 +23,11 @@ from pgroute.core.transactions.once_keys import (
     lock_timeout,
     not_json,
 )
-from pgroute.core.transactions.retry import LEAST_COMMIT
 from pgroute.errors import CommitUnknown, ConfigError
 
 if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
+
     from pgroute._async.statements import Row
     from pgroute._async.transaction.attempt import AsyncTransaction
 
@@ -100,6 +101,7 @@ async def _look(transaction: AsyncTransaction[Any], key: str) -> None:
     conn = transaction.checkout.conn
     try:
         async with transaction.bounded():
+            await transaction.ask(b"")  # BEGIN
             await check_trust(conn, transaction.manager.config.schema, ONCE)
     except MISSING as exc:
         raise missing("once", key, exc) from None
@@ -114,7 +116,7 @@ async def _insert_or_rewrite(transaction: AsyncTransaction[Any], key: str) -> Ro
     conn, schema = transaction.checkout.conn, transaction.manager.config.schema.sql
     while True:
         if (
-            row(await ask(conn, CLAIM, schema=schema, key=key, wait=lock_timeout(transaction.left)))
+            row(await transaction.ask(CLAIM, schema=schema, key=key, wait=lock_timeout(transaction.left)))
             is not None
         ):
             return None
@@ -155,27 +157,55 @@ def advice(key: str) -> str:
     return f"to find out, call again with once={key!r}"
 
 
-async def keep(transaction: AsyncTransaction[Any], key: str, result: object) -> Any:
-    """Store the result in the row of the key, and return it as every later call will get it.
+class Keep:
+    """Stores the result in the row of the key, together with COMMIT.
+
+    Args:
+        transaction: of the body.
+        key: of ``once=``.
+        result: of the body.
+
+    Attributes:
+        statement: of one result.
+        stored: the result as every later call will get it, after the COMMIT.
 
     Raises:
         TypeError: the result is not JSON.
     """
-    conn, schema = transaction.checkout.conn, transaction.manager.config.schema.sql
-    stored = as_json(result, key, escape=_encodings(conn)[0] != b"SQL_ASCII")
-    try:
-        async with transaction.bounded(least=LEAST_COMMIT):
-            found = row(await ask(conn, KEEP + _result(conn), schema=schema, key=key, result=stored))
-    except UnicodeEncodeError as exc:
-        raise not_json(result, key, f"the connection cannot send it: {exc}") from exc
-    except psycopg.DataError as exc:
-        # jsonb has no NUL, no lone surrogate, no number out of numeric's range (PostgreSQL docs, 8.14), and only the
-        # characters of the database's encoding.
-        raise not_json(result, key, one_line(str(exc))) from exc
-    except psycopg.OperationalError as exc:
-        if not conn.broken:
-            raise
-        raise transaction.checkout.lost_early(exc, "storing its result") from exc
-    if found is None or found[0] is None:
-        raise psycopg.ProgrammingError(f"the row of once={key!r} was deleted by its own transaction")
-    return _stored(conn, found[0], key)
+
+    def __init__(self, transaction: AsyncTransaction[Any], key: str, result: object) -> None:
+        self._conn = conn = transaction.checkout.conn
+        self._key = key
+        self._result = result
+        self.stored: Any = None
+        stored = as_json(result, key, escape=_encodings(conn)[0] != b"SQL_ASCII")
+        schema = transaction.manager.config.schema.sql
+        try:
+            self.statement = filled(
+                conn, KEEP % {b"result": _result(conn)}, schema=schema, key=key, result=stored
+            )
+        except UnicodeEncodeError as exc:
+            raise not_json(result, key, f"the connection cannot send it: {exc}") from exc
+
+    def read(self, result: PGresult) -> None:
+        """Take the stored result."""
+        found = row([result])
+        assert found is not None
+        assert found[0] is not None
+        self.stored = _stored(self._conn, found[0], self._key)
+
+    def refused(self, failure: psycopg.Error) -> None:
+        """Raise what an error means that came from storing the result.
+
+        Raises:
+            psycopg.ProgrammingError: the row is gone.
+            TypeError: PostgreSQL cannot store the result.
+        """
+        if isinstance(failure, psycopg.errors.DivisionByZero):
+            raise psycopg.ProgrammingError(
+                f"the row of once={self._key!r} was deleted by its own transaction"
+            ) from failure
+        if isinstance(failure, psycopg.DataError):
+            # jsonb has no NUL, no lone surrogate, no number out of numeric's range (PostgreSQL docs, 8.14), and only
+            # the characters of the database's encoding.
+            raise not_json(self._result, self._key, one_line(str(failure))) from failure

@@ -13,7 +13,7 @@ from pgroute._async.statements import ask
 from pgroute._async.transaction.attempts import AsyncAttempts
 from pgroute._async.transaction.body import call, check_function
 from pgroute._async.transaction.loop import run_transaction
-from pgroute._async.transaction.once import MISSING, claim, keep, missing
+from pgroute._async.transaction.once import MISSING, Keep, claim, missing
 from pgroute.core.config.retry_policy import check_policy
 from pgroute.core.model.roles import Role
 from pgroute.core.sql.schema import ONCE
@@ -232,7 +232,8 @@ async def run_function(
         found = await claim(transaction, key)
         if found is not None:
             return found.result
-        return await keep(transaction, key, await call(fn, conn, *args))
+        transaction.final = Keep(transaction, key, await call(fn, conn, *args))
+        return transaction.final
 
     # One statement: on a line of its own, an interrupt after the COMMIT would carry no note.
     return await run_transaction(  # type: ignore[return-value]

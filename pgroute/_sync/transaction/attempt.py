@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import psycopg
 
-from pgroute._sync.checkout import NOTHING_SENT, UNBOUNDED, note_commit
+from pgroute._sync.checkout import NOTHING_SENT, REFUSED, UNBOUNDED, note_commit
 from pgroute._sync.pool.lease import shut
+from pgroute._sync.statements import ask
+from pgroute._psycopg import enter_block, is_only_block, leave_block
 from pgroute.core.faults.classify import Fault, FaultKind, one_line, session_fault
 from pgroute.core.model.roles import Role
+from pgroute.core.transactions.begin import begin_statement
 from pgroute.core.transactions.nesting import Surroundings, open_surroundings, refuse_nested, surroundings
 from pgroute.core.transactions.retry import (
     LEAST_COMMIT,
@@ -25,6 +28,8 @@ from pgroute.core.transactions.retry import (
 from pgroute.errors import RouteError
 
 if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
+
     from pgroute._sync.checkout import Checkout, Block, Bound
     from pgroute._sync.manager import SessionManager
     from pgroute.core.transactions.request import Request
@@ -44,6 +49,24 @@ _SPLIT = (
 )
 
 
+class Final(Protocol):
+    """A statement that is sent together with COMMIT.
+
+    Attributes:
+        statement: of one result.
+    """
+
+    statement: bytes
+
+    def read(self, result: PGresult) -> None:
+        """Take the result, after the COMMIT."""
+        ...
+
+    def refused(self, failure: psycopg.Error) -> None:
+        """Raise what an error means that came from the statement or from COMMIT; return if nothing else."""
+        ...
+
+
 class Transaction(Generic[CT]):
     """One attempt at a transaction.
 
@@ -59,6 +82,7 @@ class Transaction(Generic[CT]):
     Attributes:
         manager, key: as given.
         ended: the attempt is over.
+        final: a statement to send together with COMMIT, None if there is none.
         phase: how far COMMIT came; see `Checkout`.
     """
 
@@ -67,11 +91,12 @@ class Transaction(Generic[CT]):
         "_block",
         "_causal",
         "_checkout",
-        "_inner",
         "_outer",
+        "_pending",
         "_request",
         "_state",
         "ended",
+        "final",
         "key",
         "manager",
         "phase",
@@ -94,7 +119,8 @@ class Transaction(Generic[CT]):
         self.key = key
         self._checkout: Checkout[CT] | None = None
         self._block: Block | None = None
-        self._inner: psycopg.Transaction | None = None
+        self._pending = b""
+        self.final: Final | None = None
         self._outer: Surroundings | None = None
 
     @property
@@ -186,19 +212,46 @@ class Transaction(Generic[CT]):
 
     def _begin(self, checkout: Checkout[CT]) -> None:
         conn, request = checkout.conn, self._request
+        if type(conn).transaction is not psycopg.Connection.transaction:
+            self._begin_theirs(conn)
+            checkout.note_begin()
+            return
+        checkout.note_begin()
+        enter_block(conn)
+        self._pending = begin_statement(
+            conn.isolation_level if request.isolation is None else request.isolation,
+            conn.read_only if request.read_only is None else request.read_only,
+            conn.deferrable if request.deferrable is None else request.deferrable,
+        )
+        if self.key is None:
+            self.ask(b"")
+
+    def _begin_theirs(self, conn: CT) -> None:
+        """Begin by the transaction() of a class of the user's, which may do more than psycopg's."""
+        request = self._request
         if request.isolation is not None:
             conn.set_isolation_level(request.isolation)
         if request.read_only is not None:
             conn.set_read_only(request.read_only)
         if request.deferrable is not None:
             conn.set_deferrable(request.deferrable)
-        if self._causal is not None and type(conn).transaction is psycopg.Connection.transaction:
-            # Of conn.transaction() an end by `leave_block` would leave a generator, which rolls back when collected.
-            self._block = psycopg.Transaction(conn)
-        else:
-            self._block = conn.transaction()
-        self._inner = self._block.__enter__()
-        checkout.note_begin()
+        self._block = conn.transaction()
+        self._block.__enter__()
+
+    def ask(self, statement: bytes, /, **values: str | float | bytes | None) -> list[PGresult]:
+        """Run statements as `pgroute._sync.statements.ask` does; BEGIN goes along with the first ones.
+
+        Raises:
+            psycopg.Error: the server's error, or the connection was lost.
+        """
+        checkout, pending = self.checkout, self._pending
+        self._pending = b""
+        if not pending:
+            return ask(checkout.conn, statement, **values)
+        try:
+            return ask(checkout.conn, pending + statement, **values)
+        finally:
+            checkout.note_begin()  # if BEGIN was refused, no body has ended the transaction
 
     def _not_begun(self, checkout: Checkout[CT], exc: BaseException) -> Retry | Raise:
         read_write = self._request.read_write
@@ -208,7 +261,7 @@ class Transaction(Generic[CT]):
                 shut(checkout.conn)
                 return _LET_OUT
             fault = session_fault(exc, closed=checkout.conn.closed, read_write=read_write)
-            checkout.roll_back(exc, read_write=read_write)
+            checkout.roll_back(exc, read_write=read_write, own=True)
             error = checkout.lost_early(exc, "in BEGIN") if fault.kind is FaultKind.LOST else exc
             step = self._next(error, fault, Phase.BEGIN)
             if isinstance(step, Raise):
@@ -217,6 +270,7 @@ class Transaction(Generic[CT]):
                     raise error from exc
             return step
         finally:
+            _leave_block(checkout.conn)
             checkout.forget()
             checkout.release()
 
@@ -249,10 +303,19 @@ class Transaction(Generic[CT]):
                 # COMMIT would only be queued here, and nobody would see its failure.
                 shut(conn)
                 raise psycopg.ProgrammingError("the body left its pipeline open: nothing was committed")
-            checkout.end(
-                read_write=read_write, block=self._block, bound=self.bounded(least=LEAST_COMMIT)
+            result = checkout.end(
+                read_write=read_write,
+                own=self._block is None,
+                block=self._block,
+                may_write=not self._request.read_only,
+                last=b"" if self.final is None else self.final.statement,
+                bound=self.bounded(least=LEAST_COMMIT),
             )
+            if self.final is not None and result is not None:
+                self.final.read(result)
         except psycopg.Error as failure:
+            if self.final is not None and checkout.phase is REFUSED:
+                self.final.refused(failure)
             phase = Phase.EXIT if checkout.phase is NOTHING_SENT else Phase.COMMIT
             fault = end_fault(failure, phase, lost=False, read_write=read_write)
             step = self._next(failure, fault, phase)
@@ -292,8 +355,8 @@ class Transaction(Generic[CT]):
                 exc.rerun_safe = False
             shut(conn)
             return _LET_OUT
-        checkout.roll_back(exc, read_write=read_write, block=self._block)
-        if isinstance(exc, psycopg.Rollback) and exc.transaction in (None, self._inner):
+        checkout.roll_back(exc, read_write=read_write, own=self._block is None, block=self._block)
+        if isinstance(exc, psycopg.Rollback) and exc.transaction is None:
             return None
         step = self._next(exc, fault, Phase.BODY)
         if isinstance(step, Retry):
@@ -314,7 +377,9 @@ class Transaction(Generic[CT]):
 
     def _release(self, checkout: Checkout[CT]) -> None:
         self.phase = checkout.phase
-        self._checkout = self._block = self._inner = None
+        if self._block is None:
+            _leave_block(checkout.conn)
+        self._checkout = self._block = None
         checkout.release()
 
     def _next(self, exc: BaseException, fault: Fault, phase: Phase) -> Retry | Raise:
@@ -330,3 +395,9 @@ class Transaction(Generic[CT]):
         if error is not exc:
             raise error
         return step
+
+
+def _leave_block(conn: psycopg.Connection[Any]) -> None:
+    """End what `enter_block` began. If the body has left a transaction() open, the pool closes the connection."""
+    if is_only_block(conn):
+        leave_block(conn)

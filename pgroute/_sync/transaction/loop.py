@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pgroute._sync.checkout import note_commit
 from pgroute._sync.transaction.attempt import Transaction
-from pgroute._sync.transaction.once import advice
+from pgroute._sync.transaction.once import Keep, advice
 from pgroute.core.transactions.retry import Raise, Retry, RetryState
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def run_transaction(
         while True:
             outcome = perform(transaction, body)
             if isinstance(outcome, Done):
-                return outcome.value
+                return outcome.value.stored if isinstance(outcome.value, Keep) else outcome.value
             pause(manager, state, outcome)
             transaction = Transaction(manager, request, state, key, causal)
     except BaseException as exc:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute._sync.schema_check import check_trust, trusted
-from pgroute._sync.statements import ask, row, text
+from pgroute._sync.statements import ask, filled, row, text
 from pgroute.core.faults.classify import one_line
 from pgroute.core.sql.schema import ONCE
 from pgroute.core.transactions.once_keys import (
@@ -24,10 +24,11 @@ from pgroute.core.transactions.once_keys import (
     lock_timeout,
     not_json,
 )
-from pgroute.core.transactions.retry import LEAST_COMMIT
 from pgroute.errors import CommitUnknown, ConfigError
 
 if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
+
     from pgroute._sync.statements import Row
     from pgroute._sync.transaction.attempt import Transaction
 
@@ -101,6 +102,7 @@ def _look(transaction: Transaction[Any], key: str) -> None:
     conn = transaction.checkout.conn
     try:
         with transaction.bounded():
+            transaction.ask(b"")  # BEGIN
             check_trust(conn, transaction.manager.config.schema, ONCE)
     except MISSING as exc:
         raise missing("once", key, exc) from None
@@ -115,7 +117,7 @@ def _insert_or_rewrite(transaction: Transaction[Any], key: str) -> Row | None:
     conn, schema = transaction.checkout.conn, transaction.manager.config.schema.sql
     while True:
         if (
-            row(ask(conn, CLAIM, schema=schema, key=key, wait=lock_timeout(transaction.left)))
+            row(transaction.ask(CLAIM, schema=schema, key=key, wait=lock_timeout(transaction.left)))
             is not None
         ):
             return None
@@ -156,27 +158,55 @@ def advice(key: str) -> str:
     return f"to find out, call again with once={key!r}"
 
 
-def keep(transaction: Transaction[Any], key: str, result: object) -> Any:
-    """Store the result in the row of the key, and return it as every later call will get it.
+class Keep:
+    """Stores the result in the row of the key, together with COMMIT.
+
+    Args:
+        transaction: of the body.
+        key: of ``once=``.
+        result: of the body.
+
+    Attributes:
+        statement: of one result.
+        stored: the result as every later call will get it, after the COMMIT.
 
     Raises:
         TypeError: the result is not JSON.
     """
-    conn, schema = transaction.checkout.conn, transaction.manager.config.schema.sql
-    stored = as_json(result, key, escape=_encodings(conn)[0] != b"SQL_ASCII")
-    try:
-        with transaction.bounded(least=LEAST_COMMIT):
-            found = row(ask(conn, KEEP + _result(conn), schema=schema, key=key, result=stored))
-    except UnicodeEncodeError as exc:
-        raise not_json(result, key, f"the connection cannot send it: {exc}") from exc
-    except psycopg.DataError as exc:
-        # jsonb has no NUL, no lone surrogate, no number out of numeric's range (PostgreSQL docs, 8.14), and only the
-        # characters of the database's encoding.
-        raise not_json(result, key, one_line(str(exc))) from exc
-    except psycopg.OperationalError as exc:
-        if not conn.broken:
-            raise
-        raise transaction.checkout.lost_early(exc, "storing its result") from exc
-    if found is None or found[0] is None:
-        raise psycopg.ProgrammingError(f"the row of once={key!r} was deleted by its own transaction")
-    return _stored(conn, found[0], key)
+
+    def __init__(self, transaction: Transaction[Any], key: str, result: object) -> None:
+        self._conn = conn = transaction.checkout.conn
+        self._key = key
+        self._result = result
+        self.stored: Any = None
+        stored = as_json(result, key, escape=_encodings(conn)[0] != b"SQL_ASCII")
+        schema = transaction.manager.config.schema.sql
+        try:
+            self.statement = filled(
+                conn, KEEP % {b"result": _result(conn)}, schema=schema, key=key, result=stored
+            )
+        except UnicodeEncodeError as exc:
+            raise not_json(result, key, f"the connection cannot send it: {exc}") from exc
+
+    def read(self, result: PGresult) -> None:
+        """Take the stored result."""
+        found = row([result])
+        assert found is not None
+        assert found[0] is not None
+        self.stored = _stored(self._conn, found[0], self._key)
+
+    def refused(self, failure: psycopg.Error) -> None:
+        """Raise what an error means that came from storing the result.
+
+        Raises:
+            psycopg.ProgrammingError: the row is gone.
+            TypeError: PostgreSQL cannot store the result.
+        """
+        if isinstance(failure, psycopg.errors.DivisionByZero):
+            raise psycopg.ProgrammingError(
+                f"the row of once={self._key!r} was deleted by its own transaction"
+            ) from failure
+        if isinstance(failure, psycopg.DataError):
+            # jsonb has no NUL, no lone surrogate, no number out of numeric's range (PostgreSQL docs, 8.14), and only
+            # the characters of the database's encoding.
+            raise not_json(self._result, self._key, one_line(str(failure))) from failure

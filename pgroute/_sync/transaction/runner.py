@@ -13,7 +13,7 @@ from pgroute._sync.statements import ask
 from pgroute._sync.transaction.attempts import Attempts
 from pgroute._sync.transaction.body import call, check_function
 from pgroute._sync.transaction.loop import run_transaction
-from pgroute._sync.transaction.once import MISSING, claim, keep, missing
+from pgroute._sync.transaction.once import MISSING, Keep, claim, missing
 from pgroute.core.config.retry_policy import check_policy
 from pgroute.core.model.roles import Role
 from pgroute.core.sql.schema import ONCE
@@ -229,7 +229,8 @@ def run_function(
         found = claim(transaction, key)
         if found is not None:
             return found.result
-        return keep(transaction, key, call(fn, conn, *args))
+        transaction.final = Keep(transaction, key, call(fn, conn, *args))
+        return transaction.final
 
     # One statement: on a line of its own, an interrupt after the COMMIT would carry no note.
     return run_transaction(  # type: ignore[return-value]

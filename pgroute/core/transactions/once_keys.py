@@ -41,10 +41,14 @@ RETURNING """)
 # Needed before another CLAIM, which would save the bound itself.
 UNBIND = qualify(f"SELECT {_BOUND_BACK}")
 
-# The age of a key begins at the end of the body, which may take long.
+# The age of a key begins at the end of the body, which may take long. The statement goes together with COMMIT: it must
+# fail if there is no row: by a division by zero.
 KEEP = qualify("""
-UPDATE %(schema)s.once SET result = %(result)s, at = pg_catalog.clock_timestamp() WHERE key `=` %(key)s
-RETURNING """)
+WITH kept AS (
+    UPDATE %%(schema)s.once SET result = %%(result)s, at = pg_catalog.clock_timestamp() WHERE key `=` %%(key)s
+    RETURNING %(result)s AS stored
+)
+SELECT (SELECT stored FROM kept), pg_catalog.int8div(1, (SELECT pg_catalog.count(stored) FROM kept))""")
 
 # What follows RETURNING: on a connection that can receive any text, and on one that cannot.
 PLAIN_RESULT = b"result::pg_catalog.text"
