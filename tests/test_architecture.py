@@ -27,7 +27,7 @@ _FACE = (
     ("lifecycle",),
     ("manager",),
     ("session", "transaction"),
-    ("causal",),
+    ("causal", "direct"),
     ("router",),
 )
 ROWS = (
