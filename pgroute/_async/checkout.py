@@ -217,19 +217,14 @@ class AsyncCheckout(Generic[CT]):
                 raise
             self.phase = COMMITTED
         else:
-<<<<<<< HEAD
             await self._end_without_commit(status, own=own, block=block, read_write=read_write)
         if self._ticket is not None:
             await self._ask_progress(_ROLLBACK_TIMEOUT)
-=======
-            await self._end_without_commit(status, own=own, read_write=read_write)
-        await self._ask_progress()
         self.check_confirmed()
         return result
 
     def check_confirmed(self) -> None:
         """Raise CommitUnknown if no synchronous standby has confirmed what was committed."""
->>>>>>> c95eb72 (Direct queries: one statement in one round trip)
         if self._lease.unconfirmed:
             raise CommitUnknown(
                 f"{self.key} committed locally, but no synchronous standby has confirmed it",

@@ -255,11 +255,12 @@ class AsyncDirect(Generic[CT]):
     async def _ended(self, checkout: AsyncCheckout[CT], request: Request, exc: BaseException) -> None:
         """Tell in a note what an error that is not the server's has left behind."""
         done = checkout.transaction_ended
-        if self._may_write(request):
-            if done:
-                exc.add_note(_COMMITTED)
-            elif not isinstance(exc, Exception):
-                exc.add_note(_UNKNOWN)
+        if not self._may_write(request):
+            pass
+        elif not isinstance(exc, Exception):
+            exc.add_note(_UNKNOWN)  # it may have ended before it could be cancelled
+        elif done:
+            exc.add_note(_COMMITTED)  # as of a row factory
         if not done:
             await shut(checkout.conn)
 
