@@ -69,6 +69,9 @@ def from_config(
         near = difflib.get_close_matches(str(kind), KINDS, n=1)
         guess = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError("kind", kind, f"expected one of {', '.join(KINDS)}, or None{guess}")
+    given: object = name
+    if not (given is None or isinstance(given, str)):
+        raise ConfigError("name", name, "expected the name of a router in the file, or None")
     file = find_file(path)
     # Threads that ask for the same file wait for the first one.
     return shared.find_or_make((file, name, kind), lambda: _read(file, name, kind))

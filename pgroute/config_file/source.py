@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import stat
-import tomllib
 from typing import TYPE_CHECKING, Any, cast
 
 from pgroute.errors import ConfigError
@@ -73,6 +72,8 @@ def _read(file: Path, most: int) -> str:
 
 
 def _toml(text: str) -> tuple[dict[str, Any], str]:
+    import tomllib
+
     try:
         return tomllib.loads(text), ""
     except tomllib.TOMLDecodeError as exc:

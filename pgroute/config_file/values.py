@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -92,7 +91,7 @@ def resolve(place: Place, value: object, option: Option) -> object:
     if option.reference and ":" in text:
         return _object(place, text)
     if not option.text and not option.reference:
-        return _number(place, text, option) if given or text == "none" else text
+        return _number(place, text, option) if given or (option.none and text == "none") else text
     return text
 
 
@@ -130,6 +129,8 @@ def _from_elsewhere(place: Place, source: Mapping[object, object]) -> str:
 
 def _number(place: Place, text: str, option: Option) -> object:
     """Return what a text from a variable means for an option that is not a text, by the rules of TOML."""
+    import tomllib
+
     if text == "none" and option.none:
         return None
     try:
