@@ -55,7 +55,7 @@ def test_variables_are_replaced_once(text, expanded):
     ],
 )
 def test_a_malformed_or_unset_variable_is_refused(text, reason):
-    with pytest.raises(ValueError, match="^") as caught:
+    with pytest.raises(ValueError) as caught:
         expand(text, VARIABLES)
     assert reason in str(caught.value)
     assert "s3cret" not in str(caught.value)
