@@ -11,6 +11,7 @@ from pgroute.errors import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
+SUFFIXES = (".toml", ".yaml", ".yml")
 _MOST = 1_000_000
 """Bytes of a configuration file; it is no place for data."""
 _MOST_SECRET = 65_536
@@ -24,7 +25,7 @@ def read_tables(file: Path) -> dict[str, Any]:
         ConfigError: it cannot be read, or is not TOML or YAML. The error shows nothing of its content.
     """
     kind = file.suffix.lower()
-    if kind not in (".toml", ".yaml", ".yml"):
+    if kind not in SUFFIXES:
         raise ConfigError(
             "configuration", str(file), "expected a file name that ends in .toml, .yaml or .yml"
         )
