@@ -14,6 +14,8 @@ import pytest
 
 from pgroute import AsyncRouter, ConfigError, Router, from_config
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
 FILE = "[routers.a]\ndsn = 'host=127.0.0.1 port=1'\n"
 
 
