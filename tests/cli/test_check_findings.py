@@ -25,7 +25,9 @@ PLAN = Plan(
     tcp_user_timeout=0,
     abort_after=10.0,
 )
-HOST = HostInfo(HostKey("db1", 5432), HostState.UP, "", True, 0.0, 1, role=HostRole.PRIMARY, address="10.0.0.1")
+HOST = HostInfo(
+    HostKey("db1", 5432), HostState.UP, "", True, 0.0, 1, role=HostRole.PRIMARY, address="10.0.0.1"
+)
 SETTINGS = {
     "max_connections": "100",
     "superuser_reserved_connections": "3",
@@ -78,7 +80,12 @@ def test_a_healthy_host_gives_no_warning():
         ({"failure": "did not answer within 5 s"}, "reach", FAIL, "did not answer"),
         ({"server": "172.18.0.2:5432"}, "reach", OK, "forwarded to 172.18.0.2:5432"),
         ({"pooled": True}, "pooler", NOTE, "max_connections is that of the server behind it"),
-        ({"lacking": ["pg_catalog.pg_control_system()"]}, "rights", WARN, "another cluster cannot be recognised"),
+        (
+            {"lacking": ["pg_catalog.pg_control_system()"]},
+            "rights",
+            WARN,
+            "another cluster cannot be recognised",
+        ),
         ({"lacking": ["pg_catalog.pg_walfile_name(pg_lsn)"]}, "rights", WARN, "a stale primary cannot be"),
         ({"lacking": ["pg_catalog.pg_control_recovery()"]}, "rights", WARN, "the lag is not exact"),
         ({"reads_stats": False}, "rights", NOTE, "GRANT pg_read_all_stats"),
@@ -120,7 +127,13 @@ def test_what_a_host_says_is_judged(changes, check, result, part):
         ({"tcp_keepalives_idle": "2h"}, False, "keepalives", NOTE, "now 7200 s"),
         ({"tcp_keepalives_idle": "0"}, False, "keepalives", NOTE, "for hours"),
         ({"tcp_keepalives_idle": "5min"}, False, "keepalives", OK, "after 300 s"),
-        ({"tcp_keepalives_idle": "2h", "client_connection_check_interval": "10s"}, False, "keepalives", OK, ""),
+        (
+            {"tcp_keepalives_idle": "2h", "client_connection_check_interval": "10s"},
+            False,
+            "keepalives",
+            OK,
+            "",
+        ),
     ],
 )
 def test_the_settings_of_a_host_are_judged(changes, standby, check, result, part):
