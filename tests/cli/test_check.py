@@ -19,7 +19,7 @@ from tests.support import dsn_at, dsn_with, password_of
 
 CHECKS = {
     "findings": {"writer", "reader", "version"},
-    "primary": {"reach", "rights", "tls", "connections", "replication", "clock"},
+    "primary": {"reach", "rights", "tls", "connections", "hot_standby", "replication", "clock"},
 }
 
 
@@ -111,7 +111,7 @@ def test_a_plain_role_misses_the_timeline_of_a_standby_only(shared: LocalCluster
         status, told = check_json(capsys, dsn)
     assert status == 0
     [(result, text)] = set(found(told, "rights"))
-    assert (result, text.partition(":")[0]) == ("note", "plain may not read pg_stat_wal_receiver")
+    assert (result, text.partition(",")[0]) == ("note", "plain cannot read pg_stat_wal_receiver")
 
 
 def test_missing_rights_are_told_with_what_they_cost(any_cluster: LocalCluster, capsys):
@@ -193,6 +193,12 @@ def test_a_pooler_in_between_is_noticed(shared: LocalCluster, capsys):
     assert "a pooler is in between" in text
 
 
+@pytest.fixture
+def secret_in_environment(monkeypatch):
+    """The variable PGROUTE_TEST_SECRET."""
+    monkeypatch.setenv("PGROUTE_TEST_SECRET", "hunter2")
+
+
 @pytest.mark.parametrize("suffix", ["toml", "yaml"])
 def test_a_configuration_file_is_audited(shared: LocalCluster, tmp_path, capsys, suffix):
     hosts = ",".join(f"{node.host}:{node.port}" for node in shared.nodes)
@@ -228,9 +234,8 @@ def test_a_configuration_file_is_audited(shared: LocalCluster, tmp_path, capsys,
         (0o644, "kwargs = {password = '${PGROUTE_TEST_SECRET}'}", ("ok", "holds no password")),
     ],
 )
-def test_a_password_in_a_file_that_others_read_is_a_warning(
-    secret_in_environment, tmp_path, capsys, mode, where, judged
-):
+@pytest.mark.usefixtures("secret_in_environment")
+def test_a_password_in_a_file_that_others_read_is_a_warning(tmp_path, capsys, mode, where, judged):
     result, part = judged
     file = tmp_path / "x.toml"
     file.write_text("[routers.a]\n" + where + ("" if "dsn" in where else "\ndsn = 'host=127.0.0.1 port=1'"))

@@ -33,6 +33,7 @@ srv_domains = ["a.example", "${PGROUTE_HOST:-b}.example"]
 acquire_timeout = 7
 max_lag = 2.5
 schema = "shop"
+zone = "b"
 
 [routers.shop.kwargs]
 password = { from_file = "password" }
@@ -63,6 +64,7 @@ wait_random_exponential = { multiplier = 0.1, max = 1 }
 
 [routers.shop.host_options."db2:5433"]
 weight = 0
+zone = "b"
 
 [routers.logs]
 dsn = "host=logs"
@@ -82,6 +84,7 @@ routers:
     acquire_timeout: 7
     max_lag: 2.5
     schema: shop
+    zone: b
     kwargs:
       password: {from_file: password}
       application_name: shop
@@ -103,7 +106,7 @@ routers:
       stop_after_attempt: 3
       wait_random_exponential: {multiplier: 0.1, max: 1}
     host_options:
-      "db2:5433": {weight: 0}
+      "db2:5433": {weight: 0, zone: b}
   logs:
     dsn: host=logs
     kind: connection
@@ -142,6 +145,7 @@ def test_every_option_reaches_the_router(tmp_path, text, name):
         "acquire_timeout": 7,
         "max_lag": 2.5,
         "schema": "shop",
+        "zone": "b",
         "kwargs": {
             "password": SECRET,
             "application_name": "shop",
@@ -161,7 +165,7 @@ def test_every_option_reaches_the_router(tmp_path, text, name):
             kwargs={"user": "reader", "password": SECRET},
         ),
         "probe": ProbeOptions(interval=0.5, abort_after=None),
-        "host_options": {"db2:5433": HostOptions(weight=0)},
+        "host_options": {"db2:5433": HostOptions(weight=0, zone="b")},
     }
     assert retry.limit() == 10
     assert isinstance(retry.wait, tenacity.wait_random_exponential)
@@ -284,7 +288,10 @@ def test_functions_and_classes_are_named_by_their_modules(tmp_path, monkeypatch)
         ("[routers.a]\ndsn = 'host=a port=1,2'", "invalid port of routers.a '1,2': expected one port"),
         (f"[routers.a]\ndsn = 'postgresql://a:{SECRET}@h:0/x'", "invalid port of routers.a"),
         ("[routers.a]\nacquire_timeout = 0", "routers.a.acquire_timeout 0: expected a number above 0"),
-        ("[routers.a]\nbalance = 'fair'", "routers.a.balance 'fair': expected one of 'ordered', 'random'"),
+        (
+            "[routers.a]\nbalance = 'fair'",
+            "routers.a.balance 'fair': expected one of 'adaptive', 'least-busy'",
+        ),
         ("[routers.a]\nbalance = 'no_such_module:X'", "cannot be imported: ModuleNotFoundError"),
         ("[routers.a]\nbalance = 'os:no_such'", "cannot be imported: AttributeError"),
         ("[routers.a]\nconfigure = 'os;x:y'", "expected 'module:name' of a Python object"),

@@ -61,13 +61,13 @@ _ASK_LIMITS = """
 SELECT rolname::text, rolconnlimit FROM pg_catalog.pg_roles
  WHERE rolname OPERATOR(pg_catalog.=) ANY (%s) AND rolconnlimit OPERATOR(pg_catalog.>=) 0"""
 _ASK_DATABASE = """
-SELECT datconnlimit, (SELECT sum(numbackends) FROM pg_catalog.pg_stat_database)::int FROM pg_catalog.pg_database
+SELECT datconnlimit, (SELECT pg_catalog.sum(numbackends) FROM pg_catalog.pg_stat_database)::int FROM pg_catalog.pg_database
  WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database()"""
 _ASK_TLS = """
 SELECT version::text FROM pg_catalog.pg_stat_ssl
  WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"""
 _ASK_SYNCHRONOUS = """
-SELECT count(*)::int FROM pg_catalog.pg_stat_replication
+SELECT pg_catalog.count(*)::int FROM pg_catalog.pg_stat_replication
  WHERE sync_state OPERATOR(pg_catalog.=) ANY (ARRAY['sync', 'quorum'])"""
 
 

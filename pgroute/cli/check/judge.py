@@ -223,8 +223,8 @@ def _about_rights(host: HostInfo, answers: Answers) -> Iterator[Finding]:
     elif host.degraded:
         yield Finding("rights", Result.WARN, host.degraded)
     elif answers.reads_stats is False:
-        text = f"{answers.user} may not read pg_stat_wal_receiver: GRANT pg_read_all_stats TO it, and a standby's"
-        yield Finding("rights", Result.NOTE, f"{text} timeline is known at once after a failover")
+        text = "cannot read pg_stat_wal_receiver, which tells a standby's timeline at once after a failover"
+        yield Finding("rights", Result.NOTE, f"{answers.user} {text}: GRANT pg_read_all_stats")
     elif answers.reads_stats:
         yield Finding("rights", Result.OK, f"{answers.user} may ask for everything that the probes can use")
 
@@ -265,9 +265,12 @@ def _about_connections(plan: Plan, answers: Answers) -> Iterator[Finding]:
 
 
 def _about_hot_standby(answers: Answers) -> Iterator[Finding]:
-    if answers.settings.get("hot_standby") == "off":
-        text = "off: as a standby this host refuses readers, and its state is not known"
-        yield Finding("hot_standby", Result.WARN, text)
+    match answers.settings.get("hot_standby"):
+        case "on":
+            yield Finding("hot_standby", Result.OK, "on")
+        case "off":
+            text = "off: as a standby this host refuses readers, and its state is not known"
+            yield Finding("hot_standby", Result.WARN, text)
 
 
 def _about_replication(answers: Answers) -> Finding:
