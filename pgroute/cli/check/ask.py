@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pgroute import HostInfo, HostKey, Topology
     from pgroute.core.config.router_config import RouterConfig
 
-_ASKED = frozenset({HostState.UP, HostState.ALIAS, HostState.SUSPECT, HostState.BUSY, HostState.STALE})
+_NO_LOGIN = frozenset({HostState.UNKNOWN, HostState.DOWN, HostState.STARTING, HostState.REJECTED})
+"""The states in which the router knows already why a login fails."""
 
 FUNCTIONS = (
     "pg_catalog.pg_current_wal_lsn()",
@@ -61,7 +62,8 @@ _ASK_LIMITS = """
 SELECT rolname::text, rolconnlimit FROM pg_catalog.pg_roles
  WHERE rolname OPERATOR(pg_catalog.=) ANY (%s) AND rolconnlimit OPERATOR(pg_catalog.>=) 0"""
 _ASK_DATABASE = """
-SELECT datconnlimit, (SELECT pg_catalog.sum(numbackends) FROM pg_catalog.pg_stat_database)::int FROM pg_catalog.pg_database
+SELECT datconnlimit, (SELECT pg_catalog.sum(numbackends) FROM pg_catalog.pg_stat_database)::int
+  FROM pg_catalog.pg_database
  WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database()"""
 _ASK_TLS = """
 SELECT version::text FROM pg_catalog.pg_stat_ssl
@@ -123,7 +125,7 @@ def ask_all(
     answers = {host.key: Answers() for host in topology.hosts}
     threads = []
     for host in topology.hosts:
-        if host.state in _ASKED:
+        if host.state not in _NO_LOGIN:
             answers[host.key].failure = f"did not answer within {timeout:g} s"
             # Daemons: a frozen server would keep the command from ending.
             arguments = (config, host, [*users], timeout, answers[host.key])

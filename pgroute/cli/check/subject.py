@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pgroute.cli.check.judge import Finding, Result
 from pgroute.cli.errors import CommandError
 from pgroute.cli.parser import names
-from pgroute.config_file.entry import find_file
+from pgroute.config_file.making import find_file
 from pgroute.config_file.source import SUFFIXES
 from pgroute.config_file.tables import Named, read_router
 from pgroute.core.config.libpq import is_secret, parse
