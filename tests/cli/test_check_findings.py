@@ -127,6 +127,8 @@ def test_what_a_host_says_is_judged(changes, check, result, part):
         ({"tcp_keepalives_idle": "7200"}, False, "keepalives", NOTE, "now 7200 s"),
         ({"tcp_keepalives_idle": "2h"}, False, "keepalives", NOTE, "now 7200 s"),
         ({"tcp_keepalives_idle": "0"}, False, "keepalives", NOTE, "for hours"),
+        ({"tcp_keepalives_idle": "nonsense"}, False, "keepalives", NOTE, "now 0 s"),
+        ({"max_connections": "many"}, False, "connections", FAIL, "may open 28"),
         ({"tcp_keepalives_idle": "5min"}, False, "keepalives", OK, "after 300 s"),
         (
             {"tcp_keepalives_idle": "2h", "client_connection_check_interval": "10s"},

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute import HostState
-from pgroute.cli.terminal import as_text
+from pgroute.cli.terminal import as_text as _decoded
 from pgroute.core.printable import printable
 
 if TYPE_CHECKING:
@@ -144,6 +144,8 @@ def _ask(config: RouterConfig, host: HostInfo, users: list[str], timeout: float,
         _connect_and_ask(config, host, users, timeout, answers)
     except psycopg.Error as exc:
         answers.failure = printable(str(exc))
+    except (AssertionError, TypeError, ValueError) as exc:
+        answers.failure = f"answered strangely: {printable(repr(exc))}"
     else:
         answers.failure = ""
 
@@ -197,6 +199,11 @@ def _ask_clock(conn: psycopg.Connection[Any], answers: Answers) -> None:
         error = (received - sent) / 2
         if answers.offset is None or error < answers.offset_error:
             answers.offset, answers.offset_error = there - (sent + error), error
+
+
+def as_text(value: str | bytes) -> str:
+    """Return text of the server, which may hold anything, as one printable line."""
+    return printable(_decoded(value))
 
 
 def _row(conn: psycopg.Connection[Any], query: str) -> tuple[Any, ...]:

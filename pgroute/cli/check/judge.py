@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -20,6 +21,8 @@ _SKEW = 1.0
 """Seconds between two clocks that are worth a warning."""
 _LONG = 600
 """Seconds after which a dead client is noticed late."""
+_UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
+_DURATION = re.compile(r"([0-9]+)(ms|s|min|h|d|)")
 _PASSING = (HostState.SUSPECT, HostState.BUSY, HostState.STARTING)
 _VERIFYING = ("verify-ca", "verify-full")
 _LACKS = {
@@ -318,14 +321,14 @@ def _about_clock(answers: Answers) -> Iterator[Finding]:
 
 
 def _number(answers: Answers, name: str) -> int:
-    return int(answers.settings.get(name, "0"))
+    text = answers.settings.get(name, "")
+    return int(text) if text.isdecimal() else 0
 
 
 def _seconds(text: str) -> float:
-    """Return a setting in seconds, such as "7200", "30s" or "2min"."""
-    units = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
-    digits = text.rstrip("abcdefghijklmnopqrstuvwxyz")
-    return float(digits or 0) * units[text.removeprefix(digits)]
+    """Return a setting in seconds, such as "7200", "30s" or "2min"; 0 for what is none."""
+    found = _DURATION.fullmatch(text)
+    return 0.0 if found is None else int(found[1]) * _UNITS[found[2]]
 
 
 def _version(number: int) -> str:
