@@ -120,7 +120,7 @@ def test_the_script_runs(shared: LocalCluster, tmp_path, capsys):
         check=False,
     )
     assert lost.returncode == 1
-    assert lost.stderr.startswith("invalid dsn")
+    assert lost.stderr.startswith("invalid routers.main.dsn '***'")
 
 
 @contextmanager

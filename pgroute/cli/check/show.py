@@ -22,19 +22,19 @@ _NAMES = {Result.FAIL: "failure", Result.WARN: "warning", Result.NOTE: "note"}
 def show(
     console: Console, about_all: Sequence[Finding], about_each: Sequence[tuple[HostInfo, list[Finding]]]
 ) -> None:
-    """Print the findings and their number."""
+    """Print the findings, those that all hosts share once, and their number."""
     common = [
         finding
         for finding in (about_each[0][1] if len(about_each) > 1 else ())
         if all(finding in found for _, found in about_each)
     ]
-    _section(console, "the cluster", about_all)
-    if common:
-        _section(console, f"all {len(about_each)} hosts", common)
+    sections = [("the cluster", list(about_all)), (f"all {len(about_each)} hosts", common)]
     for host, found in about_each:
         title = f"{host.key}  {role_cell(host) if host.role else host.state.value}"
-        _section(console, title, [finding for finding in found if finding not in common])
-    console.print(_summary([*about_all, *(finding for _, found in about_each for finding in found)]))
+        sections.append((title, [finding for finding in found if finding not in common]))
+    for title, findings in sections:
+        _section(console, title, findings)
+    console.print(_summary(finding for _, findings in sections for finding in findings))
 
 
 def _section(console: Console, title: str, findings: Sequence[Finding]) -> None:
