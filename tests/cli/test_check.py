@@ -195,8 +195,9 @@ def test_a_pooler_in_between_is_noticed(shared: LocalCluster, capsys):
 
 @pytest.fixture
 def secret_in_environment(monkeypatch):
-    """The variable PGROUTE_TEST_SECRET."""
+    """Variables with a password, alone and in a DSN."""
     monkeypatch.setenv("PGROUTE_TEST_SECRET", "hunter2")
+    monkeypatch.setenv("PGROUTE_TEST_DSN", "postgresql://app:hunter2@127.0.0.1:1/shop")
 
 
 @pytest.mark.parametrize("suffix", ["toml", "yaml"])
@@ -232,6 +233,7 @@ def test_a_configuration_file_is_audited(shared: LocalCluster, tmp_path, capsys,
         (0o640, "kwargs = {password = 'hunter2'}", ("warn", "(mode 640)")),
         (0o600, "writer = {kwargs = {password = 'hunter2'}}", ("ok", "only its owner may read it")),
         (0o644, "kwargs = {password = '${PGROUTE_TEST_SECRET}'}", ("ok", "holds no password")),
+        (0o644, "dsn = '${PGROUTE_TEST_DSN}'", ("ok", "holds no password")),
     ],
 )
 @pytest.mark.usefixtures("secret_in_environment")
