@@ -29,6 +29,7 @@ class Chapter(NamedTuple):
 CHAPTERS = (
     Chapter("The router", "pgroute", "Router Session Causal Attempts Attempt"),
     Chapter("Options", "pgroute", "PoolOptions ProbeOptions HostOptions RetryPolicy"),
+    Chapter("Configuration files", "pgroute", "from_config"),
     Chapter(
         "Errors",
         "pgroute",

@@ -8,6 +8,7 @@ from pgroute._sync.causal import Causal
 from pgroute._sync.router import Router
 from pgroute._sync.session import Session
 from pgroute._sync.transaction.attempts import Attempt, Attempts
+from pgroute.config_file.entry import from_config
 from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
 from pgroute.core.config.retry_policy import RetryPolicy
 from pgroute.core.model.candidate import Candidate
@@ -72,6 +73,7 @@ __all__ = [
     "SessionLost",
     "SplitBrainError",
     "Topology",
+    "from_config",
 ]
 
 for _name in __all__:

@@ -88,7 +88,12 @@ def test_a_program_runs_as_printed(page, program, tmp_path):
 
 
 def test_these_pages_have_programs_that_run():
-    assert {page.name for page, _ in PROGRAMS} == {"getting-started.md", "reads.md", "testing.md"}
+    assert {page.name for page, _ in PROGRAMS} == {
+        "configuration.md",
+        "getting-started.md",
+        "reads.md",
+        "testing.md",
+    }
 
 
 @each_page

@@ -63,15 +63,16 @@ class seconds:  # noqa: N801  (argparse shows the name of the type)
 
 
 class count:  # noqa: N801
-    """Reads a number of threads or tasks."""
+    """Reads a number of threads, tasks or processes."""
 
-    def __init__(self, least: int) -> None:
+    def __init__(self, least: int, most: int = 200) -> None:
         self._least = least
+        self._most = most
 
     def __call__(self, text: str) -> int:
         """Return the number, or raise the error that argparse shows."""
-        if not text.isdecimal() or not self._least <= int(text) <= 200:
-            raise argparse.ArgumentTypeError(f"{text!r} is not an integer from {self._least} to 200")
+        if not (text.isdecimal() and len(text) < 10 and self._least <= int(text) <= self._most):
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer from {self._least} to {self._most}")
         return int(text)
 
 

@@ -13,10 +13,12 @@ from pgroute.core.sql.schema import DEFAULT
 from .arguments import PICTURES, Parser, count, picture, seconds
 from .texts import (
     BATCH_HELP,
+    CHECK_HELP,
     COMPLETION_HELP,
     DEMO_HELP,
     DSN_HELP,
     EPILOG,
+    INIT_HELP,
     INSTALL_HELP,
     STATUS_HELP,
     WAIT_HELP,
@@ -25,6 +27,7 @@ from .texts import (
 
 FAULTS = ("crash", "freeze", "switchover", "split-brain", "standby-loss")
 SHELLS = ("bash", "zsh", "tcsh")
+TEMPLATES = ("script", "flask", "fastapi", "django")
 
 
 _COLUMNS = 78
@@ -48,6 +51,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_watch(commands)
     _add_dsn(commands)
     _add_wait(commands)
+    _add_check(commands)
+    _add_init(commands)
     _add_install(commands)
     _add_batch(commands)
     completion = _add(
@@ -201,6 +206,47 @@ def _add_wait(commands: argparse._SubParsersAction[Parser]) -> None:
     _add_role(wait)
     wait.add_argument("--quiet", action="store_true", help="print nothing on success")
     _add_timeout(wait, 60)
+
+
+def _add_check(commands: argparse._SubParsersAction[Parser]) -> None:
+    check = _add(
+        commands,
+        "check",
+        "audit every host for what a failover or a rush would bring to light",
+        "Log in at every host of a DSN or configuration file, and compare what it says with what a router needs.",
+        CHECK_HELP,
+    )
+    check.add_argument(
+        "dsn",
+        nargs="?",
+        default="",
+        metavar="DSN|FILE",
+        help="libpq URI, keyword string, or a configuration file",
+    )
+    check.add_argument("--router", metavar="NAME", help="the router in the file (default: the file's)")
+    check.add_argument(
+        "--processes",
+        type=count(1, 100_000),
+        default=1,
+        metavar="N",
+        help="processes that have such a router (default: 1)",
+    )
+    check.add_argument("--json", action="store_true", help="print a JSON object (keys: docs/cli.md)")
+    _add_names(check)
+    _add_timeout(check, 5)
+
+
+def _add_init(commands: argparse._SubParsersAction[Parser]) -> None:
+    init = _add(
+        commands,
+        "init",
+        "write a configuration and a program to start from",
+        "Write pgroute.toml, with comments, and a program that runs with it.",
+        INIT_HELP,
+    )
+    init.add_argument("template", choices=TEMPLATES, help="what the program is")
+    init.add_argument("--dir", default=".", metavar="DIR", help="the folder to write to (default: this one)")
+    init.add_argument("--force", action="store_true", help="replace files that exist")
 
 
 def _add_install(commands: argparse._SubParsersAction[Parser]) -> None:

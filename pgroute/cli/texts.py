@@ -72,6 +72,38 @@ examples:
   pgroute wait "$DSN" --timeout 120 && ./migrate
   pgroute wait "$DSN" --role reader --quiet || exit 1
 """
+CHECK_HELP = """\
+exit status:
+  0  nothing, or only notes
+  1  warnings
+  2  failures; or the DSN or the file cannot be used
+
+results:
+  fail  does not work now, or not with all pools full
+  warn  will hurt in a failover, or is not safe
+  note  a choice to know of
+
+examples:
+  pgroute check postgresql://app@db1,db2,db3/shop
+  pgroute check pgroute.toml --router shop --processes 24
+  pgroute check "$DSN" --json | jq '.hosts[].findings[]'
+
+It changes nothing. The functions of a file (configure, reset) are not called.
+"""
+INIT_HELP = """\
+exit status:
+  0  the files are written
+  2  a file exists and --force was not given, or it cannot be written
+
+templates:
+  script   a program that writes once and reads
+  flask    a web application with Flask
+  fastapi  a web application with FastAPI
+  django   a module for a Django project
+
+examples:
+  pgroute init fastapi --dir shop
+"""
 INSTALL_HELP = """\
 exit status:
   0  the schema exists; the grants that a role needs are printed

@@ -191,6 +191,7 @@ class ClusterWatch:
             # Set after the topology: a thread that finds the host heard reads the snapshot next.
             self._heard_at[seen.host] = max(seen.sent_at, self._heard_at.get(seen.host, 0.0))
         if new is old:
+            self._publish(old, old, ())  # to a listener that may be gone
             return
         if isinstance(seen, Members):
             self.replayed.retain(new.by_key)

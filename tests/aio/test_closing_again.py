@@ -163,6 +163,26 @@ async def test_a_router_that_is_not_closed_is_not_watched_for_when_its_loop_has_
     gc.collect()
 
 
+@pytest.mark.parametrize("kept", [True, False])
+async def test_nor_when_its_hosts_go_on_refusing_and_nothing_changes(kept: bool) -> None:
+    routers: list[AsyncRouter[Any]] = []
+
+    async def leave_open() -> None:
+        router = AsyncRouter("host=127.0.0.1 port=1", probe=QUICK)
+        await router.open()
+        await async_eventually(lambda: router.topology.initial_scan_done)
+        await asyncio.sleep(0.2)  # several probes, of which the later ones change nothing
+        if kept:
+            routers.append(router)
+
+    await asyncio.to_thread(asyncio.run, leave_open())
+    gc.collect()
+    await async_eventually(lambda: Monitor._current is None)
+    await async_eventually(lambda: ours() == [])
+    routers.clear()
+    gc.collect()
+
+
 @pytest.mark.parametrize("awaits", range(6))
 async def test_a_close_that_is_cancelled_at_any_await_leaves_nothing(
     shared: LocalCluster, awaits: int

@@ -56,7 +56,9 @@ class Asked(Exception):
     """A router was asked for, with these arguments."""
 
 
-@pytest.mark.parametrize("command", ["status", "watch", "dsn", "wait", "install", "batch list", "batch show"])
+@pytest.mark.parametrize(
+    "command", ["status", "watch", "dsn", "wait", "install", "check", "batch list", "batch show"]
+)
 def test_every_command_lets_srv_records_lead_elsewhere(command, monkeypatch):
     def ask(*_, **options):
         raise Asked(options)

@@ -104,6 +104,11 @@ _MOST_OPTION_BYTES = 8000
 """A startup packet has at most 10,000 bytes (MAX_STARTUP_PACKET_LENGTH)."""
 
 
+def is_secret_setting(name: str) -> bool:
+    """Return True if the value of a server setting may be a secret, by its name."""
+    return _SECRET_NAME.search(name) is not None
+
+
 def startup_options(settings: Mapping[str, Any]) -> str:
     """Return server settings in the form of libpq's ``options``.
 
@@ -140,7 +145,7 @@ def _setting(name: str, value: object) -> str:
             text = str.__str__(value)
         case _:
             accepted = "expected a str without NUL and lone surrogates, a bool or a finite number"
-            raise ConfigError(f"settings[{name!r}]", value, accepted, secret=bool(_SECRET_NAME.search(name)))
+            raise ConfigError(f"settings[{name!r}]", value, accepted, secret=is_secret_setting(name))
     return _SPLITTING.sub(r"\\\g<0>", text)
 
 

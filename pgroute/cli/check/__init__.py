@@ -1,0 +1,80 @@
+"""`pgroute check`: audits every host, for what a failover or a rush would bring to light."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pgroute import AcquireTimeout, Router
+from pgroute._sync.router import manager_of
+from pgroute.cli.check.ask import ask_all
+from pgroute.cli.check.judge import Finding, Plan, cluster_findings, host_findings, status_of
+from pgroute.cli.check.subject import Subject, find_subject
+from pgroute.cli.status import observe
+from pgroute.cli.terminal import open_console, silence_libraries
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pgroute import HostInfo
+
+VERDICTS = {0: "ok", 1: "warnings", 2: "failures"}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
+    silence_libraries()
+    console = None if args.json else open_console()
+    subject = find_subject(args)
+    with Router(**subject.arguments, acquire_timeout=args.timeout) as router:
+        config = manager_of(router).config
+        topology = observe(router, args.timeout)
+        plan = Plan.of(config, args.processes)
+        answers = ask_all(config, topology, plan.users, args.timeout)
+        refused = {role: _refusal(router, role, args.timeout) for role in ("writer", "reader")}
+    about_all = [*subject.findings, *cluster_findings(topology, refused, answers, plan)]
+    about_each = [(host, host_findings(host, answers[host.key], plan)) for host in topology.hosts]
+    status = status_of([*about_all, *(finding for _, found in about_each for finding in found)])
+    if console is None:
+        print(json.dumps(_as_json(subject, plan, about_all, about_each, VERDICTS[status]), indent=2))
+    else:
+        from pgroute.cli.check.show import show
+
+        show(console, about_all, about_each)
+    return status
+
+
+def _refusal(router: Router[Any], role: str, timeout: float) -> str:
+    """Return why there is no session for a role, empty if there is one."""
+    try:
+        router.wait(role, timeout=timeout)  # type: ignore[arg-type]  # one of the two
+    except AcquireTimeout as exc:
+        return str(exc)
+    return ""
+
+
+def _as_json(
+    subject: Subject,
+    plan: Plan,
+    about_all: list[Finding],
+    about_each: list[tuple[HostInfo, list[Finding]]],
+    verdict: str,
+) -> dict[str, Any]:
+    """Return the output of --json; its keys are documented in docs/cli.md and stay."""
+    return {
+        "verdict": verdict,
+        "router": subject.name,
+        "processes": plan.processes,
+        "findings": [finding.as_json() for finding in about_all],
+        "hosts": [
+            {
+                "host": host.host,
+                "port": host.port,
+                "address": host.address,
+                "role": host.role.value if host.role else None,
+                "state": host.state.value,
+                "findings": [finding.as_json() for finding in found],
+            }
+            for host, found in about_each
+        ],
+    }

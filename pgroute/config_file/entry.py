@@ -1,0 +1,63 @@
+"""`from_config`: a router from a configuration file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from pgroute.core.config.discreet import discreet
+
+if TYPE_CHECKING:
+    import os
+
+    from psycopg import AsyncConnection, Connection
+    from psycopg.rows import TupleRow
+
+    from pgroute._async.router import AsyncRouter
+    from pgroute._sync.router import Router
+
+
+@overload
+def from_config(
+    path: str | os.PathLike[str], name: str | None = None, *, kind: Literal["connection", "pool"]
+) -> Router[Connection[TupleRow]]: ...
+
+
+@overload
+def from_config(
+    path: str | os.PathLike[str], name: str | None = None, *, kind: Literal["async_connection", "async_pool"]
+) -> AsyncRouter[AsyncConnection[TupleRow]]: ...
+
+
+# A union would have to be narrowed before each use.
+@overload
+def from_config(path: str | os.PathLike[str], name: str | None = None, *, kind: str | None = None) -> Any: ...
+
+
+@discreet
+def from_config(
+    path: str | os.PathLike[str], name: str | None = None, *, kind: str | None = None
+) -> Router[Connection[TupleRow]] | AsyncRouter[AsyncConnection[TupleRow]]:
+    """Return the router that a configuration file describes, TOML or YAML. docs/configuration.md has its keys.
+
+    Each kind is used alike. "pool" is a Router, "async_pool" an AsyncRouter. "connection" and "async_connection" are
+    the same with at most one connection for each role and host, opened when it is needed and closed when it was idle
+    for max_idle: for a script.
+
+    Within a process the same file, name and kind give the same router, to every thread, until it is closed. The file is
+    not read again meanwhile. A forked child gets a router of its own, and each event loop an AsyncRouter of its own.
+
+    The router is not open yet: `open()` it once, or use the ``with`` statement around the program. Opening an open
+    router does nothing.
+
+    Args:
+        path: the file; its name ends in .toml, .yaml or .yml.
+        name: the router's name in the file; None: the file's default, or its only one.
+        kind: "connection", "pool", "async_connection" or "async_pool"; None: the file's, "pool" if it has none.
+
+    Raises:
+        ConfigError: the file cannot be used; the error names it and the key, and shows no secret.
+    """
+    # Imported when first used, to keep `import pgroute` quick.
+    from pgroute.config_file.making import shared_router
+
+    return shared_router(path, name, kind)

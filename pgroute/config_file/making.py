@@ -1,0 +1,80 @@
+"""Makes the routers of configuration files."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pgroute._async.router import AsyncRouter
+from pgroute._sync.router import Router
+from pgroute.config_file.place import construct
+from pgroute.config_file.shared import shared
+from pgroute.config_file.tables import KINDS, Named, read_router
+from pgroute.core.config.options import PoolOptions
+from pgroute.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+
+def shared_router(
+    path: str | os.PathLike[str], name: str | None, kind: str | None
+) -> Router[Any] | AsyncRouter[Any]:
+    """Return the router that a file describes, the one that this process has already if there is one.
+
+    Raises:
+        ConfigError: an argument is invalid, or the file cannot be used.
+    """
+    if kind is not None and kind not in KINDS:
+        near = difflib.get_close_matches(str(kind), KINDS, n=1)
+        guess = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError("kind", kind, f"expected one of {', '.join(KINDS)}, or None{guess}")
+    given: object = name
+    if not (given is None or isinstance(given, str)):
+        raise ConfigError("name", name, "expected the name of a router in the file, or None")
+    file = find_file(path)
+    # Threads that ask for the same file wait for the first one.
+    return shared.find_or_make((file, name, kind), lambda: _read(file, name, kind))
+
+
+def _read(
+    file: Path, name: str | None, kind: str | None
+) -> tuple[Hashable, Callable[[], Router[Any] | AsyncRouter[Any]]]:
+    named = read_router(file, name)
+    return (file, named.name, kind or named.kind), lambda: make_router(named, kind)
+
+
+def find_file(path: str | os.PathLike[str]) -> Path:
+    """Return the file that a path leads to now.
+
+    Raises:
+        ConfigError: it is no path.
+    """
+    try:
+        return Path(os.path.realpath(os.fspath(path)))
+    except (TypeError, ValueError, AttributeError):
+        pass
+    raise ConfigError("path", path, "expected the path of a file")
+
+
+def make_router(named: Named, kind: str | None) -> Router[Any] | AsyncRouter[Any]:
+    """Make a router of a file.
+
+    Raises:
+        ConfigError: its arguments are invalid.
+    """
+    kind = kind or named.kind
+    arguments = {**named.arguments, "name": named.name}
+    if kind.endswith("connection"):
+        for role in ("writer", "reader"):
+            arguments[role] = _one_connection(arguments.get(role) or PoolOptions())
+    cls: Any = AsyncRouter if kind.startswith("async_") else Router
+    made: Router[Any] | AsyncRouter[Any] = construct(named.place, cls, arguments)
+    return made
+
+
+def _one_connection(options: PoolOptions) -> PoolOptions:
+    return replace(options, min_size=0, max_size=1, max_size_on_primary=None)

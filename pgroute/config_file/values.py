@@ -1,0 +1,157 @@
+"""The values of a configuration file: variables, secrets from elsewhere, and references to Python objects."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pgroute.config_file.place import Place, check_keys, type_name
+from pgroute.config_file.source import read_secret
+from pgroute.core.config.variables import expand
+from pgroute.errors import ConfigError
+
+_SOURCES = ("from_env", "from_file")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What may be written for an option.
+
+    Attributes:
+        text: it accepts a text as such.
+        none: it accepts None.
+        reference: it accepts a Python object, written as "module:name".
+        many: it is a list.
+        secret: its value is a secret.
+    """
+
+    text: bool = True
+    none: bool = False
+    reference: bool = False
+    many: bool = False
+    secret: bool = False
+
+
+class _Noting(Mapping[str, str]):
+    """The environment, which notes what was taken from it."""
+
+    def __init__(self, noted: list[str]) -> None:
+        self._noted = noted
+
+    def __getitem__(self, name: str) -> str:
+        value = os.environ[name]
+        self._noted.append(value)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(os.environ)
+
+    def __len__(self) -> int:
+        return len(os.environ)
+
+
+def option_of(annotation: str) -> Option:
+    """Return what the annotation of a parameter allows."""
+    words = set(re.findall(r"\w+", annotation))
+    return Option(
+        text=bool(words & {"str", "Literal"}),
+        none="None" in words,
+        reference=bool(words & {"Callable", "type", "Policy", "BaseResolver"}),
+        many="Collection" in words,
+    )
+
+
+def resolve(place: Place, value: object, option: Option) -> object:
+    """Return the value of an option for Python.
+
+    Raises:
+        ConfigError: a variable, a file or a reference is not there, or the value is not one that a file may hold.
+    """
+    if option.many and isinstance(value, list):
+        one = Option(text=option.text)
+        return [resolve(place.below(str(number)), each, one) for number, each in enumerate(value, 1)]
+    if value is None:
+        if not option.none:
+            raise place.error(None, "expected a value")
+        return None
+    if isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, dict):
+        text, given = _from_elsewhere(place, value), True
+        place.hidden.append(text)
+    elif isinstance(value, str):
+        text, given = _expanded(place, value, secret=option.secret), "${" in value
+    else:
+        raise place.error(value, f"expected a text, a number, true or false, not {type_name(value)}")
+    if option.reference and ":" in text:
+        return _object(place, text)
+    if not option.text and not option.reference:
+        return _number(place, text, option) if given or (option.none and text == "none") else text
+    return text
+
+
+def _expanded(place: Place, text: str, *, secret: bool) -> str:
+    try:
+        return expand(text, _Noting(place.hidden), secret=secret)
+    except ValueError as exc:
+        reason = str(exc)
+    raise place.error(None, reason, secret=True)
+
+
+def _from_elsewhere(place: Place, source: Mapping[object, object]) -> str:
+    names = [str(name) for name in source]
+    if not set(names) & set(_SOURCES) and any(name not in _SOURCES for name in names):
+        check_keys(place, names, _SOURCES)
+    if len(names) != 1 or names[0] not in _SOURCES:
+        raise place.error(None, 'expected either {from_env = "NAME"} or {from_file = "PATH"}', secret=True)
+    [name] = names
+    where = source[name]
+    if not isinstance(where, str) or not where:
+        raise place.below(name).error(where, "expected a text", secret=True)
+    if name == "from_env":
+        if text := os.environ.get(where, ""):
+            return text
+        # What is no name may be the secret itself.
+        strange = _NAME.fullmatch(where) is None
+        raise place.below(name).error(where, "the environment variable is not set, or empty", secret=strange)
+    path = place.file.parent / _expanded(place.below(name), where, secret=False)
+    try:
+        return read_secret(path)
+    except ConfigError as exc:
+        refused, accepted = exc.value, exc.accepted
+    raise place.below(name).error(refused, accepted)
+
+
+def _number(place: Place, text: str, option: Option) -> object:
+    """Return what a text from a variable means for an option that is not a text, by the rules of TOML."""
+    import tomllib
+
+    if text == "none" and option.none:
+        return None
+    try:
+        value: object = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = None
+    if isinstance(value, (bool, int, float)):
+        return value
+    raise place.error(text, "expected a number, true or false from the variable or file")
+
+
+def _object(place: Place, text: str) -> object:
+    if not _REFERENCE.fullmatch(text):
+        raise place.error(text, "expected 'module:name' of a Python object")
+    module, _, path = text.partition(":")
+    try:
+        found: object = importlib.import_module(module)
+        for name in path.split("."):
+            found = getattr(found, name)
+    except Exception as exc:  # noqa: BLE001  (whatever the module raises, told with the file and the key)
+        reason = f"{type(exc).__name__}: {exc}"
+    else:
+        return found
+    raise place.error(text, f"cannot be imported: {reason}")

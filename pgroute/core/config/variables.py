@@ -1,0 +1,56 @@
+"""Replaces ``${NAME}`` and ``${NAME:-default}`` in a text by variables."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pgroute.errors import holds_password
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_REFERENCE = re.compile(r"\$\$\{|\$\{(?P<inside>[^}]*)\}|\$\{", re.DOTALL)
+_INSIDE = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-.*)?", re.DOTALL)
+_ESCAPE = "$${"
+
+
+def expand(text: str, variables: Mapping[str, str], *, secret: bool = False) -> str:
+    """Return the text with its variables replaced; what comes from a variable is not expanded again.
+
+    As in a shell, ``:-`` gives the value of a variable that is not set or empty. ``$${`` gives ``${``.
+
+    Args:
+        text: the text.
+        variables: their values by name.
+        secret: the text is a secret, so no default is accepted.
+
+    Raises:
+        ValueError: a reference is malformed or its variable is not set. The message shows no value.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        if match[0] == _ESCAPE:
+            return "${"
+        if match["inside"] is None:
+            raise ValueError("a '${' without '}' (write '$${' for the characters themselves)")
+        return _value(match["inside"], variables, secret=secret)
+
+    return _REFERENCE.sub(value, text)
+
+
+def _value(inside: str, variables: Mapping[str, str], *, secret: bool) -> str:
+    parts = _INSIDE.fullmatch(inside)
+    if parts is None:
+        raise ValueError("expected ${NAME} or ${NAME:-default}, the name of letters, digits and '_'")
+    name, default = parts["name"], parts["default"]
+    if default is None:
+        if name not in variables:
+            raise ValueError(f"the environment variable {name} is not set")
+        return variables[name]
+    default = default.removeprefix(":-")
+    if "${" in default:
+        raise ValueError(f"the default of {name} holds another variable, which is not expanded")
+    if secret or holds_password(default):
+        raise ValueError(f"a secret has no default: write ${{{name}}}, and set the variable")
+    return variables.get(name) or default

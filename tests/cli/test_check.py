@@ -1,0 +1,288 @@
+"""`pgroute check` on real clusters: what it finds, how it shows that, and what it ends with."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from pgroute import HostInfo, HostKey, HostRole, HostState
+from pgroute.cli import main
+from pgroute.cli.check.judge import Finding, Result
+from pgroute.cli.check.show import show
+from pgroute.testing import LocalCluster
+from tests.aio.test_pooler import PROGRAM, pooler
+from tests.support import dsn_at, dsn_with, password_of
+
+CHECKS = {
+    "findings": {"writer", "reader", "version"},
+    "primary": {"reach", "rights", "tls", "connections", "hot_standby", "replication", "clock"},
+}
+
+
+def check(capsys, *args):
+    """Run the command and return its exit status and output."""
+    status = main(["check", *args])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def check_json(capsys, *args):
+    status, out, err = check(capsys, *args, "--json")
+    assert err == ""
+    return status, json.loads(out)
+
+
+def found(told, name):
+    """Return the findings of one check at all hosts, as result and text."""
+    return [
+        (f["result"], f["text"]) for host in told["hosts"] for f in host["findings"] if f["check"] == name
+    ]
+
+
+@contextlib.contextmanager
+def role(cluster, name, options="", grants=""):
+    """Make a role that may log in, and give the DSN of the cluster for it."""
+    password = password_of(cluster)
+    cluster.primary.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{password}' {options}")
+    if grants:
+        cluster.primary.execute(grants)
+    cluster.catch_up()
+    try:
+        yield dsn_with(cluster.dsn, user=name)
+    finally:
+        cluster.primary.execute(f"DROP OWNED BY {name}")
+        cluster.primary.execute(f"DROP ROLE {name}")
+
+
+def test_a_healthy_cluster_passes(shared: LocalCluster, capsys):
+    status, told = check_json(capsys, shared.dsn)
+    assert status == 0, told
+    assert (told["verdict"], told["router"], told["processes"]) == ("ok", None, 1)
+    assert {f["check"] for f in told["findings"]} == CHECKS["findings"]
+    primary, *standbys = told["hosts"]
+    assert {f["check"] for f in primary["findings"]} == CHECKS["primary"]
+    assert [host["role"] for host in told["hosts"]] == ["primary", "standby", "standby"]
+    assert {(f["result"]) for host in told["hosts"] for f in host["findings"]} <= {"ok", "note"}
+    primaries, standbys = (
+        f"127.0.0.1:{shared.primary.port}",
+        [f"127.0.0.1:{n.port}" for n in shared.nodes[1:]],
+    )
+    assert {f["text"] for f in told["findings"]} >= {
+        f"sessions go to {primaries}",
+        f"sessions go to {', '.join(standbys)}",
+    }
+
+
+def test_the_screen_says_what_all_hosts_have_in_common_once(shared: LocalCluster, capsys):
+    status, out, _ = check(capsys, shared.dsn)
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0] == "the cluster"
+    assert "all 3 hosts" in lines
+    assert out.count("the connection does not leave this machine") == 1
+    assert f"127.0.0.1:{shared.primary.port}  primary" in lines
+    assert lines[-1].endswith(("note", "notes"))
+
+
+def test_pools_times_processes_are_compared_with_max_connections(shared: LocalCluster, capsys):
+    status, told = check_json(capsys, shared.dsn, "--processes", "1000")
+    assert status == 2
+    assert told["processes"] == 1000
+    [(result, text)] = set(found(told, "connections"))
+    assert result == "fail"
+    assert text.startswith("1000 processes may open 21000 (10000 writer + 10000 reader + 1000 probe) of ")
+
+
+def test_a_role_with_a_limit_and_a_database_with_one(shared: LocalCluster, capsys):
+    with role(shared, "few", "CONNECTION LIMIT 20") as dsn:
+        status, told = check_json(capsys, dsn)
+    assert status == 2
+    assert ("fail", "1 process may open 21 as few, whose CONNECTION LIMIT is 20") in found(
+        told, "connections"
+    )
+
+
+def test_a_plain_role_misses_the_timeline_of_a_standby_only(shared: LocalCluster, capsys):
+    with role(shared, "plain") as dsn:
+        status, told = check_json(capsys, dsn)
+    assert status == 0
+    [(result, text)] = set(found(told, "rights"))
+    assert (result, text.partition(",")[0]) == ("note", "plain cannot read pg_stat_wal_receiver")
+
+
+def test_missing_rights_are_told_with_what_they_cost(any_cluster: LocalCluster, capsys):
+    for function in ("pg_control_system()", "pg_walfile_name(pg_lsn)"):
+        any_cluster.primary.execute(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
+    with role(any_cluster, "plain") as dsn:
+        status, told = check_json(capsys, dsn)
+    assert status == 1
+    for result, text in found(told, "rights"):
+        assert result == "warn"
+        assert text.startswith("plain may not execute pg_walfile_name, pg_control_system: ")
+        assert "hosts of another cluster cannot be recognised" in text
+
+
+def test_replication_and_hot_standby(any_cluster: LocalCluster, capsys):
+    primary, _, other = any_cluster.nodes
+    status, told = check_json(capsys, any_cluster.dsn)
+    assert found(told, "replication")[0][1] == "asynchronous: a failover may lose acknowledged transactions"
+    primary.execute("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (nobody)'")
+    primary.execute("SELECT pg_reload_conf()")
+    other.stop()
+    deadline = 50
+    while found(told, "replication")[0][0] != "fail" and (deadline := deadline - 1):
+        status, told = check_json(capsys, any_cluster.dsn, "--timeout", "1")
+    assert status == 2
+    assert found(told, "replication")[0] == (
+        "fail",
+        "no synchronous standby is attached, so that COMMIT waits (ANY 1 (nobody))",
+    )
+    assert found(told, "reach")[2][0] == "fail"
+    primary.execute("ALTER SYSTEM RESET synchronous_standby_names")
+    primary.execute("SELECT pg_reload_conf()")
+
+
+def test_without_a_standby_readers_are_a_warning(capsys):
+    with LocalCluster(standbys=0) as cluster:
+        status, told = check_json(capsys, cluster.dsn)
+    assert status == 1
+    [reader] = [f for f in told["findings"] if f["check"] == "reader"]
+    assert reader["result"] == "warn"
+    assert "there is no standby" in reader["text"]
+
+
+def test_a_frozen_host_does_not_hold_it_up(any_cluster: LocalCluster, capsys):
+    standby = any_cluster.nodes[2]
+    standby.freeze()
+    try:
+        status, told = check_json(capsys, any_cluster.dsn, "--timeout", "1")
+    finally:
+        standby.thaw()
+    assert status == 2
+    [finding] = told["hosts"][2]["findings"]
+    assert (finding["check"], finding["result"]) in {("reach", "fail"), ("reach", "warn")}
+    assert [f["result"] for f in told["hosts"][0]["findings"] if f["check"] == "reach"] == ["ok"]
+
+
+def test_nobody_there(capsys):
+    status, told = check_json(capsys, "postgresql://app:hunter2@127.0.0.1:1/x", "--timeout", "0.5")
+    assert status == 2
+    assert found(told, "reach") == [("fail", "Connection refused")]
+    assert "hunter2" not in json.dumps(told)
+
+
+def test_a_wrong_password_is_told_and_not_shown(shared: LocalCluster, capsys):
+    hosts = f"127.0.0.1:{shared.primary.port}"
+    dsn = f"postgresql://postgres:hunter2@{hosts}/postgres"
+    status, out, err = check(capsys, dsn, "--timeout", "1")
+    assert status == 2
+    assert "password authentication failed" in out
+    assert "hunter2" not in out + err
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="the pgbouncer program is not installed")
+def test_a_pooler_in_between_is_noticed(shared: LocalCluster, capsys):
+    with pooler(shared.primary) as port:
+        _, told = check_json(capsys, dsn_at(f"127.0.0.1:{port}", shared))
+    [(result, text)] = found(told, "pooler")
+    assert result == "note"
+    assert "a pooler is in between" in text
+
+
+@pytest.fixture
+def secret_in_environment(monkeypatch):
+    """Variables with a password, alone and in a DSN."""
+    monkeypatch.setenv("PGROUTE_TEST_SECRET", "hunter2")
+    monkeypatch.setenv("PGROUTE_TEST_DSN", "postgresql://app:hunter2@127.0.0.1:1/shop")
+
+
+@pytest.mark.parametrize("suffix", ["toml", "yaml"])
+def test_a_configuration_file_is_audited(shared: LocalCluster, tmp_path, capsys, suffix):
+    hosts = ",".join(f"{node.host}:{node.port}" for node in shared.nodes)
+    dsn = f"postgresql://postgres@{hosts}/postgres"
+    texts = {
+        "toml": f"[routers.a]\ndsn = '{dsn}'\nkind = 'async_pool'\nconfigure = 'no_such_module_here:x'\n",
+        "yaml": f"routers:\n  a:\n    dsn: {dsn}\n    kind: async_connection\n",
+    }
+    file = tmp_path / f"shop.{suffix}"
+    file.write_text(
+        texts[suffix].replace("configure = 'no_such_module_here:x'\n", "configure = 'os:abort'\n")
+    )
+    (tmp_path / "password").write_text(password_of(shared))
+    with file.open("a") as opened:
+        opened.write(
+            "[routers.a.kwargs]\npassword = {from_file = 'password'}\n[routers.a.writer]\nmax_size = 30\n"
+            if suffix == "toml"
+            else "    kwargs: {password: {from_file: password}}\n    writer: {max_size: 30}\n"
+        )
+    status, told = check_json(capsys, str(file), "--router", "a", "--processes", "2")
+    assert status in (0, 2)
+    assert told["router"] == "a"
+    assert "2 processes may open 82 (60 writer + 20 reader + 2 probe)" in found(told, "connections")[0][1]
+    assert ("ok", f"{file} holds no password") in [(f["result"], f["text"]) for f in told["findings"]]
+
+
+@pytest.mark.parametrize(
+    ("mode", "where", "judged"),
+    [
+        (0o644, "dsn = 'host=127.0.0.1 port=1 password=hunter2'", ("warn", "others may read it (mode 644)")),
+        (0o640, "kwargs = {password = 'hunter2'}", ("warn", "(mode 640)")),
+        (0o600, "writer = {kwargs = {password = 'hunter2'}}", ("ok", "only its owner may read it")),
+        (0o644, "kwargs = {password = '${PGROUTE_TEST_SECRET}'}", ("ok", "holds no password")),
+        (0o644, "dsn = '${PGROUTE_TEST_DSN}'", ("ok", "holds no password")),
+    ],
+)
+@pytest.mark.usefixtures("secret_in_environment")
+def test_a_password_in_a_file_that_others_read_is_a_warning(tmp_path, capsys, mode, where, judged):
+    result, part = judged
+    file = tmp_path / "x.toml"
+    file.write_text("[routers.a]\n" + where + ("" if "dsn" in where else "\ndsn = 'host=127.0.0.1 port=1'"))
+    file.chmod(mode)
+    _, told = check_json(capsys, str(file), "--timeout", "0.2")
+    [finding] = [f for f in told["findings"] if f["check"] == "file"]
+    assert (finding["result"], part in finding["text"]) == (result, True), finding
+    assert "hunter2" not in json.dumps(told)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nowhere.toml"], "cannot be read: No such file or directory"),
+        (["host=h", "--router", "a"], "--router is for a configuration file"),
+        (["x.toml", "--resolver", "dns"], "are for a DSN: a file has its own"),
+        (["x.toml", "--router", "b"], "invalid name 'b': expected one of a"),
+        (["no dsn"], "invalid dsn"),
+    ],
+)
+def test_what_cannot_be_audited_is_told_in_one_line(tmp_path, monkeypatch, capsys, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.toml").write_text("[routers.a]\n")
+    status, out, err = check(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert told in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("processes", ["0", "-1", "x", "1e3", "100001"])
+def test_what_is_no_number_of_processes_ends_with_usage(capsys, processes):
+    with pytest.raises(SystemExit):
+        main(["check", "--processes", processes])
+    assert "is not an integer from 1 to 100000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [40, 60, 100])
+def test_every_line_fits_the_terminal(width):
+    long = "a-very-long-host-name.of-a-cluster.in-some-region.example.com"
+    host = HostInfo(HostKey(long, 5432), HostState.UP, "", True, 0.0, 1, role=HostRole.PRIMARY)
+    findings = [Finding("connections", Result.FAIL, "word " * 30), Finding("tls", Result.OK, "x" * 150)]
+    output = io.StringIO()
+    screen = Console(width=width, file=output, force_terminal=True, color_system=None, markup=False)
+    show(screen, findings, [(host, findings)])
+    lines = output.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "".join(lines).count("word") == 60
+    assert lines[-1] == "2 failures"
