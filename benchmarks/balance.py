@@ -26,11 +26,10 @@ from pathlib import Path
 import psycopg
 
 import pgroute
-from benchmarks.compare.__main__ import readable
 from benchmarks.compare.summary import balance_rows
 from benchmarks.compare.table import show
 from benchmarks.failover import percentile
-from benchmarks.versions import listed, machine, versions
+from benchmarks.versions import listed, machine, readable, versions
 from pgroute.core.routing.warm_up import WARM_UP
 from pgroute.testing import FaultProxy, LocalCluster
 

@@ -6,6 +6,7 @@ import re
 import stat
 from typing import TYPE_CHECKING, Any, cast
 
+from pgroute.core.printable import printable
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _toml(text: str) -> tuple[dict[str, Any], str]:
     try:
         return tomllib.loads(text), ""
     except tomllib.TOMLDecodeError as exc:
-        return {}, f"expected TOML: {_QUOTED.sub('...', str(exc))}"
+        return {}, f"expected TOML: {_QUOTED.sub('...', printable(str(exc)))}"
     except RecursionError:
         return {}, "expected TOML: too many brackets within each other"
 

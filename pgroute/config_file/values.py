@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pgroute.config_file.place import Place, check_keys, type_name
 from pgroute.config_file.source import read_secret
 from pgroute.core.config.variables import expand
+from pgroute.core.printable import printable
 from pgroute.errors import ConfigError
 
 _SOURCES = ("from_env", "from_file")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_WORDS = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class _Noting(Mapping[str, str]):
 
 def option_of(annotation: str) -> Option:
     """Return what the annotation of a parameter allows."""
-    words = set(re.findall(r"\w+", annotation))
+    words = set(_WORDS.findall(annotation))
     return Option(
         text=bool(words & {"str", "Literal"}),
         none="None" in words,
@@ -99,7 +101,7 @@ def _expanded(place: Place, text: str, *, secret: bool) -> str:
     try:
         return expand(text, _Noting(place.hidden), secret=secret)
     except ValueError as exc:
-        reason = str(exc)
+        reason = printable(str(exc))
     raise place.error(None, reason, secret=True)
 
 
@@ -143,7 +145,7 @@ def _number(place: Place, text: str, option: Option) -> object:
 
 
 def _object(place: Place, text: str) -> object:
-    if not _REFERENCE.fullmatch(text):
+    if not _OBJECT.fullmatch(text):
         raise place.error(text, "expected 'module:name' of a Python object")
     module, _, path = text.partition(":")
     try:
@@ -151,7 +153,7 @@ def _object(place: Place, text: str) -> object:
         for name in path.split("."):
             found = getattr(found, name)
     except Exception as exc:  # noqa: BLE001  (whatever the module raises, told with the file and the key)
-        reason = f"{type(exc).__name__}: {exc}"
+        reason = f"{type(exc).__name__}: {printable(str(exc))}"
     else:
         return found
     raise place.error(text, f"cannot be imported: {reason}")

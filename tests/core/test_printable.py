@@ -96,6 +96,7 @@ AS_IT_IS = {
     "cli/dsn.py": "ours",
     "cli/batch.py": "ours, in lines",
     "cli/install.py": "ours, in lines",
+    "cli/check/__init__.py": "ours, in lines",
     "cli/demo/__init__.py": "of a cluster of our own",
 }
 """Where the text of an exception is used as it is, and why that is right."""
