@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio  # async-only
+import itertools
+from contextlib import ExitStack
 from typing import Any
 
 import psycopg
@@ -21,7 +23,9 @@ from pgroute import (
 )
 from pgroute.testing import LocalCluster
 from tests.aio.conftest import Proxied
+from tests.aio.replicas import dsn_of
 from tests.support import AsyncBackground, async_call, async_eventually
+from tests.wiretap import Wiretap
 
 pytestmark = pytest.mark.cluster
 
@@ -160,6 +164,48 @@ async def test_deadlocks_and_serialization_failures_are_run_again(shared: LocalC
         for handle in [background.start(count, router) for _ in range(4)]:
             await handle.result()
     assert numbers(shared, table) == [80]
+
+
+# Round trips.
+
+
+async def _writer(router: AsyncRouter[Any]) -> None:
+    async with router.writer() as conn:
+        await conn.execute("SELECT 1")
+
+
+async def _body(conn: psycopg.AsyncConnection[Any]) -> None:
+    await conn.execute("SELECT 1")
+
+
+KEYS = itertools.count()
+TRIPS: dict[str, tuple[int, Any]] = {
+    "execute": (1, lambda router: router.execute("SELECT 1")),
+    "execute with values": (1, lambda router: router.execute("SELECT %s", [1])),
+    "fetchval": (1, lambda router: router.fetchval("SELECT 1")),
+    "execute with a key": (3, lambda router: router.execute("SELECT 1", once=f"key {next(KEYS)}")),
+    "writer": (3, _writer),
+    "run": (3, lambda router: router.run(_body)),
+    "run with a key": (3, lambda router: router.run(_body, once=f"key {next(KEYS)}")),
+    "causal run": (3, lambda router: router.causal().run(_body)),
+    "causal run with a key": (3, lambda router: router.causal().run(_body, once=f"key {next(KEYS)}")),
+}
+
+
+@pytest.mark.parametrize("kind", TRIPS)
+async def test_round_trips_are_a_contract(pair: Proxied, kind: str) -> None:
+    trips, call = TRIPS[kind]
+    with ExitStack() as stack:
+        taps = [stack.enter_context(Wiretap(node)) for node in pair.cluster.nodes]
+        dsn = dsn_of(tuple(taps))
+        options = PoolOptions(max_size=1)
+        unprepared = {"prepare_threshold": None}  # preparing a statement takes a round trip
+        async with AsyncRouter(dsn, writer=options, reader=options, kwargs=unprepared) as router:
+            await call(router)  # opens connections, and looks at the tables of the keys once
+            for tap in taps:
+                tap.take()
+            await call(router)
+            assert sum(tap.round_trips() for tap in taps) == trips
 
 
 # Lost connections.
