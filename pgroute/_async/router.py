@@ -237,7 +237,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncDirect[CT], AsyncFace):
             timeout: seconds to wait for a connection; 0: take only one that is ready; None: acquire_timeout.
             max_lag: seconds that a standby may miss at most, at least 0.1; None: the router's.
             after: a Position, or its text, that a standby must have replayed; None: any.
-            wait: seconds to wait for a standby to get there, before the primary is taken.
+            wait: seconds to wait for a standby to get there, before the primary is taken; less than the timeout.
 
         Raises:
             ConfigError: an argument is invalid; on entering, the position is one of another cluster.
@@ -275,7 +275,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncDirect[CT], AsyncFace):
     ) -> AsyncSession[CT]:
         """Return a context manager that yields a connection to a host that has these session attributes.
 
-        "any", "read-write" and "primary" use the writers' pools, the others the readers'.
+        "any", "read-write" and "primary" use the writers' pools, the others the readers' and the router's max_lag.
 
         Args:
             target_session_attrs: "any", "read-write", "primary", "read-only", "standby" or "prefer-standby"; None: the

@@ -77,7 +77,8 @@ class Causal(Generic[CT]):
         Args:
             timeout: seconds to wait for a connection; 0: take only one that is ready; None: acquire_timeout.
             max_lag: seconds that a standby may miss at most, at least 0.1; None: the router's.
-            wait: seconds to wait for a standby to replay the position, before the primary is taken.
+            wait: seconds to wait for a standby to replay the position, before the primary is taken; less than the
+                timeout.
 
         Raises:
             ConfigError: an argument is invalid; on entering, the position is one of another cluster.

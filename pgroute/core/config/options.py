@@ -163,7 +163,7 @@ class PoolOptions:
         min_size: connections kept open to each host that serves the role; a new pool starts with one.
         max_size: the most connections to each host.
         max_size_on_primary: the most connections of readers to the primary, where they go while no standby can serve
-            them; None: max_size. Only for readers.
+            them; None, or more than that: max_size. Only for readers.
         max_idle: seconds; in each such period, one connection beyond min_size is closed if it was not needed.
         max_lifetime: seconds after which a connection is replaced when it is returned.
         max_waiting: callers that may queue for a host, 0 for any number; one more is sent to another host, or gets

@@ -62,8 +62,8 @@ class HostInfo:
         timeline: its timeline, of a standby a lower bound; None if not reported.
         lsn: its WAL position in bytes: inserted by a primary, replayed by a standby; None if not reported.
         lag_bytes: bytes of WAL that the primary has on disk and this standby has not replayed; None if not known.
-        staleness: seconds; what it may be missing at most, at the time of the snapshot. 0.0 for the primary; None if
-            that cannot be known.
+        staleness: seconds; what it may be missing at most, at the time of the snapshot (for now, subtract
+            current_as_of from ``time.monotonic()``). 0.0 for the primary; None if that cannot be known.
         current_as_of: monotonic seconds; a standby holds everything that was committed before. None if that cannot be
             known, and for a primary.
         rtt: seconds that the last probe took.
