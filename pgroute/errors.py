@@ -38,6 +38,19 @@ def holds_password(value: object) -> bool:
     return bool(scheme and at and ":" in login) or _PASSWORD.search(text) is not None
 
 
+def _masked(text: str, value: str) -> str:
+    """Return a text with "***" in place of a value, wherever that is no part of a longer word."""
+    found = []
+    end = 0
+    while (at := text.find(value, end)) >= 0:
+        after = at + len(value)
+        inside = value[0].isalnum() and text[at - 1 : at].isalnum()
+        inside = inside or (value[-1].isalnum() and text[after : after + 1].isalnum())
+        found.append(text[end:at] + (value if inside else "***"))
+        end = after
+    return "".join([*found, text[end:]])
+
+
 class ConfigError(psycopg.ProgrammingError, ValueError):
     """A parameter has an invalid value. No host was contacted, or nothing was written.
 
@@ -49,8 +62,9 @@ class ConfigError(psycopg.ProgrammingError, ValueError):
 
     def __init__(self, parameter: str, value: object, accepted: str, *, secret: bool = False) -> None:
         if secret or holds_password(value):
-            # libpq repeats the name of a service. An empty text would match everywhere.
-            accepted = accepted.replace(value, "***") if isinstance(value, str) and value else accepted
+            # libpq repeats the name of a service. A short value is also a part of other words.
+            if isinstance(value, str) and value:
+                accepted = _masked(accepted, value)
             value = "***"
         super().__init__(parameter, value, accepted)  # type: ignore[arg-type]  # psycopg names only the first
         self.parameter = parameter

@@ -237,7 +237,7 @@ class Router(Runner[CT], Direct[CT], Face):
             timeout: seconds to wait for a connection; 0: take only one that is ready; None: acquire_timeout.
             max_lag: seconds that a standby may miss at most, at least 0.1; None: the router's.
             after: a Position, or its text, that a standby must have replayed; None: any.
-            wait: seconds to wait for a standby to get there, before the primary is taken; less than the timeout.
+            wait: seconds to wait for a standby to get there, at most half of the time left; then the primary is taken.
 
         Raises:
             ConfigError: an argument is invalid; on entering, the position is one of another cluster.

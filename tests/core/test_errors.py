@@ -100,3 +100,18 @@ def test_config_error_keeps_a_secret():
     assert str(error) == "invalid password '***': expected another"
     for text in (repr(error), repr(error.args), repr(vars(error)), repr(pickle.dumps(error))):
         assert "hunter2" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "accepted", "shown"),
+    [
+        ("a", "the router has no such parameter", "the router has no such parameter"),
+        ("a", "not a 'a', or a", "not *** '***', or ***"),
+        ("s3cret!", "service s3cret! is unknown", "service *** is unknown"),
+        ("s3cret", "in xs3cret and s3crets, as s3cret", "in xs3cret and s3crets, as ***"),
+        ("!", "a!b", "a***b"),
+    ],
+)
+def test_a_secret_is_hidden_in_what_is_accepted_and_words_stay_whole(value, accepted, shown):
+    error = ConfigError("zones", value, accepted, secret=True)
+    assert str(error) == f"invalid zones '***': {shown}"

@@ -80,6 +80,7 @@ class AsyncHostPool(Generic[CT]):
         backoff: ConnectBackoff,
     ) -> None:
         options = config.options_at(host)
+        self._limit = "max_size" if options is config.options else "max_size_on_primary"
         self.key = host.key
         self.generation = host.generation
         self.address = host.address
@@ -324,7 +325,7 @@ class AsyncHostPool(Generic[CT]):
 
     def _sizes(self) -> str:
         return (
-            f"{self._lending.in_use} of max_size {self._options.max_size} connections in use, "
+            f"{self._lending.in_use} of {self._limit} {self._options.max_size} connections in use, "
             f"{len(self._lending.waiting)} waiting"
         )
 

@@ -75,7 +75,8 @@ class AsyncBatchJob:
     ) -> None:
         given: object = router
         if not isinstance(given, AsyncRouter):
-            raise ConfigError("router", router, "expected an AsyncRouter")
+            # sync-only: raise ConfigError("router", router, "expected a Router")
+            raise ConfigError("router", router, "expected an AsyncRouter")  # async-only
         self._router = router
         self._options = check_job(
             name,

@@ -74,7 +74,7 @@ class BatchJob:
     ) -> None:
         given: object = router
         if not isinstance(given, Router):
-            raise ConfigError("router", router, "expected an Router")
+            raise ConfigError("router", router, "expected a Router")
         self._router = router
         self._options = check_job(
             name,

@@ -37,7 +37,7 @@ def check_max_lag(value: object, parameter: str = "max_lag") -> float | None:
     """Return a max_lag in seconds, or None; ConfigError for one that is smaller than can be proved."""
     if value is None:
         return None
-    accepted = f"expected a number of seconds of at least {LEAST_MAX_LAG:g}, which probes can prove, or None"
+    accepted = f"expected a number of seconds from {LEAST_MAX_LAG:g} to {_MOST:g}, or None"
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not LEAST_MAX_LAG <= value <= _MOST:
         raise ConfigError(parameter, value, accepted)
     return float(value)
@@ -163,7 +163,7 @@ class PoolOptions:
         min_size: connections kept open to each host that serves the role; a new pool starts with one.
         max_size: the most connections to each host.
         max_size_on_primary: the most connections of readers to the primary, where they go while no standby can serve
-            them; None, or more than that: max_size. Only for readers.
+            them; None: max_size. Only for readers.
         max_idle: seconds; in each such period, one connection beyond min_size is closed if it was not needed.
         max_lifetime: seconds after which a connection is replaced when it is returned.
         max_waiting: callers that may queue for a host, 0 for any number; one more is sent to another host, or gets
@@ -202,6 +202,9 @@ class PoolOptions:
             )
         if self.max_size_on_primary is not None:
             check_integer("max_size_on_primary", self.max_size_on_primary, low=1)
+            if self.max_size_on_primary > self.max_size:
+                accepted = f"expected at most max_size, which is {self.max_size}, or None"
+                raise ConfigError("max_size_on_primary", self.max_size_on_primary, accepted)
         check_number("max_idle", self.max_idle, above=True)
         check_number("max_lifetime", self.max_lifetime, above=True)
         check_integer("max_waiting", self.max_waiting, low=0)

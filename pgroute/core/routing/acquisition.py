@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 PATIENCE = 1.0
 """Seconds after which a reader that queues for a connection to one host is routed again."""
 
+_STANDBYS_SHARE = 0.5
+"""The share of the time left in which standbys may get to a position, before the primary is tried."""
+
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.5
 _REFUSING = frozenset({HostState.REJECTED, HostState.BUSY})
@@ -248,7 +251,9 @@ class Acquisition:
             return now
         if self._ask_until is None:
             wait = 0.0 if self._demand.after is None else self._demand.wait
-            self._ask_until = min(now + wait, max(now, self._deadline))
+            left = self.left(now)
+            # Part of the time is the primary's, where that would do.
+            self._ask_until = now + min(wait, left if never_primary(self._attrs) else left * _STANDBYS_SHARE)
         left = sum(
             self._demand.proof(topology, c, now, self._replayed) is Proof.ASK
             for group in topology.candidates[self._attrs]
@@ -359,7 +364,9 @@ class Acquisition:
         within = f" within {self._timeout:.3g} s" if now >= self._deadline else ""
         wanted = f"{self._attrs.value}, {self._demand}" if self._demand is not None else self._attrs.value
         summary = f"no {self._role} session ({wanted}){within}{why}"
-        error = cls("\n".join([summary, *(self._line(h, now) for h in topology.hosts)]), topology=topology)
+        error = cls(
+            "\n".join([summary, *(self._line(h, topology, now) for h in topology.hosts)]), topology=topology
+        )
         for key, cause in self._causes.items():
             error.add_note(f"{key}: {cause}")
         if self._causes:
@@ -379,7 +386,7 @@ class Acquisition:
                     )
         return full
 
-    def _line(self, h: HostInfo, now: float) -> str:
+    def _line(self, h: HostInfo, topology: Topology, now: float) -> str:
         role = f"{h.role.value}, " if h.role else ""
         if h.read_only and h.role is HostRole.PRIMARY:
             role = "read-only primary, "
@@ -388,7 +395,7 @@ class Acquisition:
             line += ", never answered"
         elif h.usable and h.state is HostState.REJECTED:
             line += ", only open connections are used"
-        if self._demand is not None and (told := self._demand.describe(h, now)):
+        if self._demand is not None and (told := self._demand.describe(h, topology, now)):
             line += f", {told}"
         if h.reason:
             line += f": {h.reason}"

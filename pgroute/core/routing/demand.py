@@ -164,9 +164,13 @@ class Demand:
                 ask.append(tuple(left))
         return (*arranged, *ask)
 
-    def describe(self, host: HostInfo, now: float) -> str:
+    def describe(self, host: HostInfo, topology: Topology, now: float) -> str:
         """Return what an error tells of a standby in view of the demand."""
         parts = []
+        wal = topology.wal
+        known = host.role is HostRole.STANDBY and None not in (host.lsn, host.timeline, wal.timeline)
+        if known and wal.reached(host.timeline, host.lsn) != host.lsn:
+            parts.append(f"not proven to be on timeline {wal.timeline}")
         if self.max_lag is not None and host.role is HostRole.STANDBY:
             if host.current_as_of is None:
                 parts.append("staleness unknown")

@@ -358,3 +358,18 @@ def test_nothing_is_kept_of_standbys_that_left():
     candidates = {c.key: replace(c, generation=0) for g in world.topology.candidates[STANDBY] for c in g}
     assert not replayed.holds(world.topology.wal, at(200), candidates[B])
     assert replayed.holds(world.topology.wal, at(200), candidates[C])
+
+
+@pytest.mark.parametrize(("attrs", "seconds"), [(PREFER, 0.5), (STANDBY, 1.0)])
+def test_waiting_for_standbys_leaves_time_for_the_primary_where_that_would_do(attrs, seconds):
+    caller = Caller(cluster(c=None), attrs, Demand(after=at(200), wait=5.0), timeout=1.0)
+    waited = [caller.asks(B), caller.asks(C)]
+    assert sum(waited) == pytest.approx(seconds)
+
+
+def test_error_tells_who_is_not_proven_to_follow():
+    caller = Caller(promoted(), STANDBY, Demand(max_lag=1.0), timeout=0.0)
+    caller.world.standby(C, 1, lsn=400).pass_time(5.0)
+    step = caller.step()
+    assert isinstance(step, GiveUp)
+    assert "not proven to be on timeline 2" in str(step.error)
