@@ -69,6 +69,9 @@ async def open_hasql(dsn, *, policy):
         yield manager.acquire_replica
 
 
+LONGEST = 90.0
+"""Seconds for one contender."""
+
 CONTENDERS = {
     f"pgroute {name}": functools.partial(open_pgroute, balance=name)
     for name in ("random", "ordered", "round-robin", "least-busy", "adaptive")
@@ -156,6 +159,12 @@ async def contend(opened, cluster, proxies, seconds):
     return found
 
 
+async def one(opened, cluster, proxies, seconds):
+    """Return the measures of one contender. Raises TimeoutError if it hangs."""
+    async with asyncio.timeout(LONGEST):
+        return await contend(opened, cluster, proxies, seconds)
+
+
 def store(path, result):
     """Write the result, among those of benchmarks/compare if the file has them."""
     kept = {}
@@ -186,7 +195,10 @@ def main():
         try:
             for name in args.only or CONTENDERS:
                 print(f"{name} ...", flush=True)
-                measured[name] = asyncio.run(contend(CONTENDERS[name], cluster, proxies, args.seconds))
+                try:
+                    measured[name] = asyncio.run(one(CONTENDERS[name], cluster, proxies, args.seconds))
+                except TimeoutError:
+                    print(f"{name}: no result in {LONGEST:g} s")
         finally:
             result = {"scenario": "balance", **found, "seconds": args.seconds, "contenders": measured}
             show("balance", *balance_rows(result))
