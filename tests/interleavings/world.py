@@ -11,6 +11,7 @@ import psycopg
 from pgroute.core.abort_policy import sessions_to_abort
 from pgroute.core.faults.classify import Fault, FaultKind
 from pgroute.core.model.roles import HostKey, HostRole
+from pgroute.core.routing.replayed import Replayed
 from pgroute.core.schedule import CONNECT_GAP
 from pgroute.core.topology.observations import Answer, Failure, Observation
 from pgroute.core.topology.transition import apply, initial_topology
@@ -165,6 +166,7 @@ class Watch:
     def __init__(self, world: World, entries: Any, params: Any, options: Any, rules: Any, **_: Any) -> None:
         self.options = options
         self.topology = initial_topology(entries, world.face.now(), rules)
+        self.replayed = Replayed()
         self._listener: Any = None
         self._world = world
         self._stopped = False

@@ -48,25 +48,25 @@ SETTINGS = (
 )
 
 _ASK_IDENTITY = """
-SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), current_user::text,
+SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), current_user::pg_catalog.text,
        pg_catalog.host(pg_catalog.inet_server_addr()), pg_catalog.inet_server_port()"""
-_ASK_TIME = "SELECT extract(epoch FROM pg_catalog.clock_timestamp())::float8"
+_ASK_TIME = "SELECT extract(epoch FROM pg_catalog.clock_timestamp())::double precision"
 _ASK_SETTINGS = """
-SELECT name::text, pg_catalog.current_setting(name)::text
+SELECT name::pg_catalog.text, pg_catalog.current_setting(name)::pg_catalog.text
   FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) ANY (%s)"""
 _ASK_RIGHTS = """
-SELECT f::text FROM pg_catalog.unnest(%s::text[]) f
+SELECT f::pg_catalog.text FROM pg_catalog.unnest(%s::pg_catalog.text[]) f
  WHERE NOT coalesce(pg_catalog.has_function_privilege(pg_catalog.to_regprocedure(f), 'EXECUTE'), false)"""
 _ASK_STATS = "SELECT pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')"
 _ASK_LIMITS = """
-SELECT rolname::text, rolconnlimit FROM pg_catalog.pg_roles
+SELECT rolname::pg_catalog.text, rolconnlimit FROM pg_catalog.pg_roles
  WHERE rolname OPERATOR(pg_catalog.=) ANY (%s) AND rolconnlimit OPERATOR(pg_catalog.>=) 0"""
 _ASK_DATABASE = """
 SELECT datconnlimit, (SELECT pg_catalog.sum(numbackends) FROM pg_catalog.pg_stat_database)::int
   FROM pg_catalog.pg_database
  WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database()"""
 _ASK_TLS = """
-SELECT version::text FROM pg_catalog.pg_stat_ssl
+SELECT version::pg_catalog.text FROM pg_catalog.pg_stat_ssl
  WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"""
 _ASK_SYNCHRONOUS = """
 SELECT pg_catalog.count(*)::int FROM pg_catalog.pg_stat_replication
