@@ -17,6 +17,7 @@ from pgroute import (
     CommitUnknown,
     PoolOptions,
     PositionLost,
+    RouteError,
     SessionLost,
 )
 from pgroute.testing import FaultProxy, LocalCluster, Node
@@ -95,7 +96,8 @@ async def all_heard(router: AsyncRouter[Any]) -> None:
 async def test_reads_see_writes_though_replay_is_delayed(lagging: LocalCluster, wait: float) -> None:
     first, *standbys = lagging.nodes
     for node in standbys:
-        await async_call(configure, node, recovery_min_apply_delay="200ms")
+        delay = "200ms" if wait > 0.2 else "10s"
+        await async_call(configure, node, recovery_min_apply_delay=delay)
     ports: list[int] = []
     async with AsyncRouter(lagging.dsn, probe=OFTEN) as router:
         await all_heard(router)
@@ -457,6 +459,8 @@ async def outcome(source: Any, kind: str, body: Any) -> tuple[str, str]:
             async with source.writer() if kind == "writer" else source.reader() as conn:
                 await body(conn)
     except (psycopg.Error, psycopg.Rollback) as error:
+        if isinstance(error, psycopg.OperationalError) and not isinstance(error, RouteError):
+            return "lost", ""  # whether what the server said last is read is a matter of luck
         line = re.sub(r"after \d attempts.*", "", str(error).partition("\n")[0])
         return type(error).__name__, line
     return "", ""
