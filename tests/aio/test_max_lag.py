@@ -258,7 +258,7 @@ async def test_readers_that_spill_over_are_limited_and_standbys_take_them_back(
             await async_eventually(lambda: old(router, standbys, 0.5))
             work = [background.start(hold, router, 0.5, ports, lambda: bool(released)) for _ in range(8)]
             await async_eventually(lambda: ports)
-            with pytest.raises(PoolExhausted, match="1 of max_size 1 connections in use"):
+            with pytest.raises(PoolExhausted, match="1 of max_size_on_primary 1 connections in use"):
                 async with router.reader(0.3, max_lag=0.5):
                     pass
             assert ports == [first.port]

@@ -269,6 +269,7 @@ async def test_replica_cut_off_from_the_primary_is_as_old_as_what_it_misses(lagg
         async with AsyncRouter(lagging.dsn, probe=OFTEN) as router:
             with Commits(first) as commits:
                 await async_eventually(lambda: staleness(router, standby) < within(ALLOWED))
+                await async_eventually(lambda: seen(standby))
                 wire.blackhole()
                 await async_eventually(lambda: staleness(router, standby) > 0.5 + within(ALLOWED))
                 missing = max(await async_call(seen, standby)) + 1

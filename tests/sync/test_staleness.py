@@ -270,6 +270,7 @@ def test_replica_cut_off_from_the_primary_is_as_old_as_what_it_misses(lagging: L
         with Router(lagging.dsn, probe=OFTEN) as router:
             with Commits(first) as commits:
                 eventually(lambda: staleness(router, standby) < within(ALLOWED))
+                eventually(lambda: seen(standby))
                 wire.blackhole()
                 eventually(lambda: staleness(router, standby) > 0.5 + within(ALLOWED))
                 missing = max(call(seen, standby)) + 1
