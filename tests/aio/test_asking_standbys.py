@@ -14,7 +14,8 @@ from pgroute.testing import LocalCluster
 from tests.aio.workload import QUICK, state
 from tests.support import AsyncBackground, async_call, async_eventually, within
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 async def warm_up(router: AsyncRouter[Any]) -> None:

@@ -19,7 +19,8 @@ from tests.commits import Commits
 from tests.support import AsyncBackground, async_call, async_eventually, within
 from tests.wiretap import Wiretap
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 SELDOM = ProbeOptions(interval=30.0)
 PROGRESS = b"pg_last_wal_replay_lsn"

@@ -27,7 +27,8 @@ from tests.aio.workload import make_table, primary
 from tests.support import AsyncBackground, async_call, async_eventually, dsn_with, within
 from tests.wiretap import Wiretap
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 SELDOM = ProbeOptions(interval=30.0)
 PROGRESS = b"pg_last_wal_replay_lsn"

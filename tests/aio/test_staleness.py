@@ -27,7 +27,8 @@ from tests.aio.workload import make_table, state
 from tests.commits import Commits, seen
 from tests.support import async_call, async_eventually, dsn_with, within
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 @pytest.fixture

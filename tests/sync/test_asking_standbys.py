@@ -15,7 +15,7 @@ from pgroute.testing import LocalCluster
 from tests.sync.workload import QUICK, state
 from tests.support import Background, call, eventually, within
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 def warm_up(router: Router[Any]) -> None:

@@ -19,7 +19,7 @@ from tests.commits import Commits
 from tests.support import Background, call, eventually, within
 from tests.wiretap import Wiretap
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 SELDOM = ProbeOptions(interval=30.0)
 PROGRESS = b"pg_last_wal_replay_lsn"

@@ -28,7 +28,7 @@ from tests.sync.workload import make_table, primary
 from tests.support import Background, call, eventually, dsn_with, within
 from tests.wiretap import Wiretap
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 SELDOM = ProbeOptions(interval=30.0)
 PROGRESS = b"pg_last_wal_replay_lsn"

@@ -28,7 +28,7 @@ from tests.sync.workload import make_table, state
 from tests.commits import Commits, seen
 from tests.support import call, eventually, dsn_with, within
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 @pytest.fixture
