@@ -56,6 +56,7 @@ NOT_FOR_USERS = {
     "Node": "configure_standby has_standby_signal take_port tool_conninfo wait_following",
     "Role": "parse",
     "SessionAttrs": "parse accepts pool",
+    "Topology": "known_standby_at",
     "Trigger": "action pattern count after_forwarding reserve give_back record_hit set_in_force disarm",
 }
 """Members of public classes for internal use."""

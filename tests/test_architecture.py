@@ -20,14 +20,14 @@ ROOT = Path(__file__).parents[1]
 _FACE = (
     ("statements",),
     ("pool",),
-    ("open_state", "schema_check"),
+    ("listening", "open_state", "schema_check"),
     ("progress",),
     ("commit",),
     ("checkout", "reconciler"),
     ("lifecycle",),
     ("manager",),
     ("session", "transaction"),
-    ("causal", "direct"),
+    ("causal", "direct", "listener"),
     ("router",),
 )
 ROWS = (
@@ -37,7 +37,7 @@ ROWS = (
     ("core.topology",),
     ("core.routing",),
     ("core.config",),
-    ("core.abort_policy", "core.freshness", "core.schedule", "core.transactions"),
+    ("core.abort_policy", "core.freshness", "core.listening", "core.schedule", "core.transactions"),
     ("runtime",),
     ("_psycopg",),
     ("monitor",),

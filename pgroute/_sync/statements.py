@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from psycopg.pq.abc import PGconn, PGresult
 
+    from pgroute.runtime.receive_limit import Allowance
+
 _GOOD = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 
 Row = tuple[bytes | None, ...]
@@ -61,13 +63,20 @@ def filled(
     return statement % {name.encode(): _literal(conn.pgconn, value, conn) for name, value in values.items()}
 
 
-def ask_warily(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult]:
+def ask_warily(
+    conn: psycopg.Connection[Any], statement: bytes, allowance: Allowance | None = None
+) -> list[PGresult]:
     """Run statements as `ask` does, but limit what an untrusted server may send.
+
+    Args:
+        conn: the connection.
+        statement: one or several statements.
+        allowance: what the server may still send; None: as much as any answer.
 
     Raises:
         psycopg.Error: the server's error, or the server sent too much.
     """
-    return _run(conn, bounded(query_steps(conn.pgconn, statement), conn.pgconn.socket))
+    return _run(conn, bounded(query_steps(conn.pgconn, statement), conn.pgconn.socket, allowance))
 
 
 def ask_all(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult]:

@@ -72,13 +72,20 @@ def narrow(fd: int) -> None:
         link.detach()
 
 
-def bounded(steps: Generator[object, object, T], fd: int) -> Generator[object, object, T]:
+def bounded(
+    steps: Generator[object, object, T], fd: int, allowance: Allowance | None = None
+) -> Generator[object, object, T]:
     """Run psycopg's steps towards a result, and stop when the server sends too much.
+
+    Args:
+        steps: what is run.
+        fd: the socket.
+        allowance: what it may still send; None: as much as any answer.
 
     Raises:
         TooMuch: it did.
     """
-    allowance = Allowance()
+    allowance = allowance or Allowance()
     try:
         step = next(steps)
         while True:
