@@ -214,8 +214,10 @@ class AsyncListeningHub:
             while await self._go_on(bell):
                 try:
                     await self._turn(bell)
-                except Exception:
+                except Exception as exc:
+                    # A fault here must not leave listeners without a word.
                     logger.exception("listening failed")
+                    await self._end_link(f"listening failed: {one_line(str(exc))}")
                     await bell.wait(None, _LONGEST_PAUSE)
         except OSError as exc:  # no descriptor for the bell
             self._running = False
@@ -282,8 +284,7 @@ class AsyncListeningHub:
         match step:
             case Resume(channels):
                 await link.ask(listen(channels))
-                if link.pooled:
-                    await link.ask()
+                await link.check_pooler()
                 self._resume(link.key, channels)
             case Join():
                 await self._join(link, step)
@@ -341,9 +342,7 @@ class AsyncListeningHub:
     async def _lose(self, link: AsyncListeningLink, exc: psycopg.Error, bell: AsyncDoorbell) -> None:
         told = link.closed
         reason = link.reason if told else f"the connection to {link.key} was lost: {one_line(str(exc))}"
-        with self._lock:
-            self._subscriptions.lost(reason, link.proven_at)
-        await self._end_link()
+        await self._end_link(reason)
         self.failure = exc
         if isinstance(exc, Pooled):
             logger.warning("%s", exc)
@@ -369,7 +368,9 @@ class AsyncListeningHub:
         pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
         await bell.wait(None, pause)
 
-    async def _end_link(self) -> None:
+    async def _end_link(self, reason: str = "") -> None:
         link, self._link = self._link, None
         if link is not None:
+            with self._lock:
+                self._subscriptions.lost(reason, link.proven_at)
             await link.close()

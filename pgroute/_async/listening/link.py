@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ _AS_THEY_ARE = b"SET client_encoding TO 'SQL_ASCII'"
 
 
 class Pooled(psycopg.NotSupportedError):
-    """A pooler gives the statements of one client to several server sessions."""
+    """A pooler in between lends its server sessions for a transaction only."""
 
 
 class AsyncListeningLink:
@@ -58,6 +59,7 @@ class AsyncListeningLink:
         closed: it was told to end.
         reason: why it was told so, in words.
         made_at: monotonic seconds.
+        server_pid: the server process that has answered; None: none yet.
         proven_at: monotonic seconds; whatever was committed before was received.
     """
 
@@ -79,11 +81,12 @@ class AsyncListeningLink:
         self.reason = ""
         self.made_at = self.proven_at = time.monotonic()
         self._connector = AsyncConnector(config, host, connection_class, watch, backoff, pool=self)
+        self._made_of = (config, host, connection_class, watch, backoff)
         self._on_notification = on_notification
         self._conn: psycopg.AsyncConnection[Any] | None = None
         self._allowance = Allowance()
         self._asking = False
-        self._server_pid: bytes | None = None
+        self.server_pid: bytes | None = None
 
     async def putconn(self, conn: Any) -> None:
         """Do nothing: the connection is never lent."""
@@ -107,11 +110,29 @@ class AsyncListeningLink:
         """Whether the connection is at its end."""
         return self.closed or self._conn is None or bool(self._conn.closed)
 
-    @property
-    def pooled(self) -> bool:
-        """Whether there is a pooler in between: the server's process is not the one that the login named."""
+    async def check_pooler(self) -> None:
+        """Find out whether a pooler in between lends the server session to others; to be called after `ask`.
+
+        A pooler names a process of its own making at the login. One that lends sessions for a transaction gives the one
+        used last to whoever comes next.
+
+        Raises:
+            Pooled: it does.
+            psycopg.Error: the connection was lost.
+        """
         assert self._conn is not None
-        return self._server_pid != b"%d" % self._conn.pgconn.backend_pid
+        if self.server_pid == b"%d" % self._conn.pgconn.backend_pid:
+            return
+        twin = AsyncListeningLink(*self._made_of, on_notification=lambda _: None)
+        try:
+            with contextlib.suppress(psycopg.Error):
+                await twin.open()
+                await twin.ask()
+        finally:
+            await twin.close()
+        if twin.server_pid == self.server_pid:
+            raise self._pooled()
+        await self.ask()
 
     async def ask(self, statements: bytes = b"") -> None:
         """Run statements in one transaction, and prove that everything was received that was committed before.
@@ -127,14 +148,17 @@ class AsyncListeningLink:
         """
         sent_at = time.monotonic()
         found = row(await self._ask(OWN_TERMS + statements + _WHO)) or (None,)
-        if self._server_pid is None:
-            self._server_pid = found[0]
-        elif self._server_pid != found[0]:
-            raise Pooled(
-                f"{self.key} is a pooler that gives each transaction to another server session: LISTEN needs one "
-                "of its own (pool_mode = session)"
-            )
+        if self.server_pid is None:
+            self.server_pid = found[0]
+        elif self.server_pid != found[0]:
+            raise self._pooled()
         self.proven_at = sent_at
+
+    def _pooled(self) -> Pooled:
+        return Pooled(
+            f"{self.key} is a pooler that lends a server session for one transaction: LISTEN needs one for itself "
+            "(pool_mode = session)"
+        )
 
     async def _ask(self, statements: bytes) -> Any:
         assert self._conn is not None

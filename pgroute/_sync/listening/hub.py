@@ -215,8 +215,10 @@ class ListeningHub:
             while self._go_on(bell):
                 try:
                     self._turn(bell)
-                except Exception:
+                except Exception as exc:
+                    # A fault here must not leave listeners without a word.
                     logger.exception("listening failed")
+                    self._end_link(f"listening failed: {one_line(str(exc))}")
                     bell.wait(None, _LONGEST_PAUSE)
         except OSError as exc:  # no descriptor for the bell
             self._running = False
@@ -283,8 +285,7 @@ class ListeningHub:
         match step:
             case Resume(channels):
                 link.ask(listen(channels))
-                if link.pooled:
-                    link.ask()
+                link.check_pooler()
                 self._resume(link.key, channels)
             case Join():
                 self._join(link, step)
@@ -342,9 +343,7 @@ class ListeningHub:
     def _lose(self, link: ListeningLink, exc: psycopg.Error, bell: Doorbell) -> None:
         told = link.closed
         reason = link.reason if told else f"the connection to {link.key} was lost: {one_line(str(exc))}"
-        with self._lock:
-            self._subscriptions.lost(reason, link.proven_at)
-        self._end_link()
+        self._end_link(reason)
         self.failure = exc
         if isinstance(exc, Pooled):
             logger.warning("%s", exc)
@@ -370,7 +369,9 @@ class ListeningHub:
         pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
         bell.wait(None, pause)
 
-    def _end_link(self) -> None:
+    def _end_link(self, reason: str = "") -> None:
         link, self._link = self._link, None
         if link is not None:
+            with self._lock:
+                self._subscriptions.lost(reason, link.proven_at)
             link.close()
