@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute._acompat import AsyncFace
+from pgroute._async.listening.hub import AsyncSubscriber
 from pgroute.core.config.options import check_integer, check_number
 from pgroute.core.listening import check_channels, primary_to_listen_at
 from pgroute.core.model.roles import Role
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from pgroute._async.listening.hub import AsyncSubscriber
     from pgroute._async.manager import AsyncSessionManager
     from pgroute._async.open_state import AsyncOpenState
     from pgroute.core.model.notifications import Gap, Notification
@@ -67,8 +67,9 @@ class AsyncListener(AsyncFace):
             raise RuntimeError("this listener is in use already; ask the router for another")
         self._router = self._manager.lifecycle.check_open()
         try:
-            self._subscriber = self._manager.listening.add(self._channels, self._limit)
-            await self._join(self._subscriber)
+            self._subscriber = subscriber = AsyncSubscriber(self._channels, self._limit)
+            self._manager.listening.add(subscriber)
+            await self._join(subscriber)
         except BaseException:
             self._leave()
             raise
@@ -97,7 +98,11 @@ class AsyncListener(AsyncFace):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self._leave()
+        try:
+            self._leave()
+        except BaseException:
+            self._leave()  # an interrupt may have come halfway
+            raise
 
     def _leave(self) -> None:
         self._ended = True

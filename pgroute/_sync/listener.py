@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute._acompat import Face
+from pgroute._sync.listening.hub import Subscriber
 from pgroute.core.config.options import check_integer, check_number
 from pgroute.core.listening import check_channels, primary_to_listen_at
 from pgroute.core.model.roles import Role
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from pgroute._sync.listening.hub import Subscriber
     from pgroute._sync.manager import SessionManager
     from pgroute._sync.open_state import OpenState
     from pgroute.core.model.notifications import Gap, Notification
@@ -68,8 +68,9 @@ class Listener(Face):
             raise RuntimeError("this listener is in use already; ask the router for another")
         self._router = self._manager.lifecycle.check_open()
         try:
-            self._subscriber = self._manager.listening.add(self._channels, self._limit)
-            self._join(self._subscriber)
+            self._subscriber = subscriber = Subscriber(self._channels, self._limit)
+            self._manager.listening.add(subscriber)
+            self._join(subscriber)
         except BaseException:
             self._leave()
             raise
@@ -98,7 +99,11 @@ class Listener(Face):
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self._leave()
+        try:
+            self._leave()
+        except BaseException:
+            self._leave()  # an interrupt may have come halfway
+            raise
 
     def _leave(self) -> None:
         self._ended = True

@@ -221,6 +221,11 @@ class Subscriptions(Generic[S]):
         return not self.joining and not self._members
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing is kept of any listener."""
+        return self.empty and not self._receivers
+
+    @property
     def everyone(self) -> tuple[S, ...]:
         """All listeners."""
         return (*self._members, *self.joining)

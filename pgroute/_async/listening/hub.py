@@ -121,13 +121,17 @@ class AsyncListeningHub:
         """Whether the router is closed: no listener receives anything any more."""
         return self._closed
 
-    def add(self, channels: tuple[str, ...], limit: int) -> AsyncSubscriber:
-        """Add a listener and return it; `has_joined` tells when it receives.
+    @property
+    def idle(self) -> bool:
+        """Whether there is no worker and no listener."""
+        return not self._running and self._subscriptions.idle
+
+    def add(self, subscriber: AsyncSubscriber) -> None:
+        """Add a listener; `has_joined` tells when it receives.
 
         Raises:
             psycopg.OperationalError: a thread cannot be started.
         """
-        subscriber = AsyncSubscriber(channels, limit)
         with self._lock:
             self._subscriptions.add(subscriber)
             running = self._running
@@ -136,14 +140,9 @@ class AsyncListeningHub:
                 self._pid = os.getpid()
                 self._workers = [worker for worker in self._workers if not async_finished(worker)]
                 self._workers.append(async_spawn(self._work, self._name))
-        except (RuntimeError, OSError) as exc:
-            self.remove(subscriber)
+        except RuntimeError as exc:
             raise psycopg.OperationalError(f"cannot listen: {exc}") from None
-        except BaseException:
-            self.remove(subscriber)
-            raise
         self._ring()
-        return subscriber
 
     def remove(self, subscriber: AsyncSubscriber) -> None:
         """Forget a listener."""

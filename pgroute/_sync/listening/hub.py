@@ -122,13 +122,17 @@ class ListeningHub:
         """Whether the router is closed: no listener receives anything any more."""
         return self._closed
 
-    def add(self, channels: tuple[str, ...], limit: int) -> Subscriber:
-        """Add a listener and return it; `has_joined` tells when it receives.
+    @property
+    def idle(self) -> bool:
+        """Whether there is no worker and no listener."""
+        return not self._running and self._subscriptions.idle
+
+    def add(self, subscriber: Subscriber) -> None:
+        """Add a listener; `has_joined` tells when it receives.
 
         Raises:
             psycopg.OperationalError: a thread cannot be started.
         """
-        subscriber = Subscriber(channels, limit)
         with self._lock:
             self._subscriptions.add(subscriber)
             running = self._running
@@ -137,14 +141,9 @@ class ListeningHub:
                 self._pid = os.getpid()
                 self._workers = [worker for worker in self._workers if not finished(worker)]
                 self._workers.append(spawn(self._work, self._name))
-        except (RuntimeError, OSError) as exc:
-            self.remove(subscriber)
+        except RuntimeError as exc:
             raise psycopg.OperationalError(f"cannot listen: {exc}") from None
-        except BaseException:
-            self.remove(subscriber)
-            raise
         self._ring()
-        return subscriber
 
     def remove(self, subscriber: Subscriber) -> None:
         """Forget a listener."""
