@@ -28,6 +28,7 @@ class Chapter(NamedTuple):
 
 CHAPTERS = (
     Chapter("The router", "pgroute", "Router Session Causal Attempts Attempt"),
+    Chapter("Notifications", "pgroute", "Listener Notification Gap"),
     Chapter("Options", "pgroute", "PoolOptions ProbeOptions HostOptions RetryPolicy"),
     Chapter("Configuration files", "pgroute", "from_config"),
     Chapter(
@@ -75,10 +76,10 @@ HEAD = """\
 Every public name with its signature. `CT` is the class of the connections: `psycopg.Connection` or
 `psycopg.AsyncConnection`, unless `connection_class` says otherwise. `T` is what a function of yours returns.
 
-`AsyncRouter`, `AsyncSession`, `AsyncAttempts`, `AsyncAttempt` and `AsyncBatchJob` have the members of `Router`,
-`Session`, `Attempts`, `Attempt` and `BatchJob`. A method that is marked *awaited* is a coroutine there. Routers,
-sessions and attempts are entered with `async with`, attempts come from an `async for`, and the bodies of `run()` and of
-batch jobs, `configure` and `reset` are coroutine functions.
+`AsyncRouter`, `AsyncSession`, `AsyncAttempts`, `AsyncAttempt`, `AsyncListener` and `AsyncBatchJob` have the members of
+`Router`, `Session`, `Attempts`, `Attempt`, `Listener` and `BatchJob`. A method that is marked *awaited* is a coroutine
+there. Routers, sessions, attempts and listeners are entered with `async with`, attempts and notifications come from an
+`async for`, and the bodies of `run()` and of batch jobs, `configure` and `reset` are coroutine functions.
 """
 
 

@@ -240,6 +240,7 @@ class Trial:
         self.shared = shared
         self.table = table
         self.faults: list[str] = []
+        self.kept: list[Any] = []
         self.tried = 0
         self.where = ""
 
@@ -254,7 +255,7 @@ class Trial:
     ) -> bool:
         """Return whether the work was interrupted at that line; false: it has no more lines."""
         number = next(NUMBERS)
-        kept: list[Any] = []
+        self.kept = kept = list[Any]()
         interrupter = InterruptAt(line)
         try:
             with interrupter:
@@ -458,7 +459,12 @@ def test_an_interrupt_at_any_line_of_listening_leaves_no_listener(
     def listening(router: Router, table: str, number: int, kept: list[Any]) -> None:
         with router.listen("a", "b") as events:
             router.execute("NOTIFY a")
-            events.next(PATIENCE)
+            try:
+                assert next(events) == Notification("a", "", ANY)
+            except KeyboardInterrupt:
+                # It is still there, unless it was interrupted here.
+                kept.append(events.next(PATIENCE))
+                raise
 
     with Router(trial.shared.dsn, writer=PoolOptions(max_size=SIZE)) as router:
         router.wait()
@@ -467,6 +473,8 @@ def test_an_interrupt_at_any_line_of_listening_leaves_no_listener(
             if not trial.interrupt(router, listening, line, truth=False) or trial.faults:
                 break
             eventually(lambda: hub.idle)
+            if "listener.py" in trial.where and "__next__" in trial.where:
+                assert trial.kept == [Notification("a", "", ANY)], trial.where
             with router.listen("a") as events:
                 router.execute("NOTIFY a, 'again'")
                 assert events.next(PATIENCE) == Notification("a", "again", ANY), trial.where

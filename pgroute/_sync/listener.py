@@ -71,10 +71,10 @@ class Listener(Face):
             self._subscriber = subscriber = Subscriber(self._channels, self._limit)
             self._manager.listening.add(subscriber)
             self._join(subscriber)
+            return self
         except BaseException:
             self._leave()
             raise
-        return self
 
     def _join(self, subscriber: Subscriber) -> None:
         manager, hub = self._manager, self._manager.listening
@@ -116,10 +116,15 @@ class Listener(Face):
         return self
 
     def __next__(self) -> Notification | Gap:
-        item = self.next()
-        if item is None:
-            raise StopIteration
-        return item
+        taken: list[Notification | Gap] = []
+        try:
+            self._take(None, taken)
+            if not taken:
+                raise StopIteration
+            return taken[0]
+        except BaseException:
+            self._put_back(taken)
+            raise
 
     @property
     def closed(self) -> bool:
@@ -138,6 +143,16 @@ class Listener(Face):
             RouterClosed: the process was forked, and this is the child's copy.
         """
         check_number("timeout", timeout, none=True)
+        taken: list[Notification | Gap] = []
+        try:
+            self._take(timeout, taken)
+            return taken[0] if taken else None
+        except BaseException:
+            self._put_back(taken)
+            raise
+
+    def _take(self, timeout: float | None, taken: list[Notification | Gap]) -> None:
+        """Move the next item, if there is one in time, to a list, where an interrupt cannot lose it."""
         subscriber, router = self._subscriber, self._router
         if subscriber is None or router is None:
             raise RuntimeError("enter the listener first: `with router.listen(...) as events`")
@@ -148,9 +163,12 @@ class Listener(Face):
                 raise router.inherited_error()
             version = subscriber.changes.version
             closed = self.closed  # first: what has come before is handed out
-            if (item := hub.take(subscriber)) is not None:
-                return item
+            hub.take(subscriber, taken)
             left = None if until is None else until - time.monotonic()
-            if closed or (left is not None and left <= 0):
-                return None
+            if taken or closed or (left is not None and left <= 0):
+                return
             subscriber.changes.wait(version, left)
+
+    def _put_back(self, taken: list[Notification | Gap]) -> None:
+        if self._subscriber is not None and taken:
+            self._manager.listening.put_back(self._subscriber, taken)

@@ -143,18 +143,22 @@ class Mailbox:
         else:
             self._items.append(Gap(reason, since))
 
-    def take(self) -> Notification | Gap | None:
-        """Return and remove what came first; None if nothing waits."""
+    def take(self, taken: list[Notification | Gap]) -> None:
+        """Move what came first, if anything waits, to a list; an interrupt leaves it in one place at least."""
         if self._items:
-            item = self._items.popleft()
-            self._waiting -= isinstance(item, Notification)
-            return item
-        if self._full_since is None:
-            return None
-        dropped, since = self._dropped, self._full_since
-        self._full_since, self._dropped = None, 0
-        text = f"the listener was slow: {self._limit} notifications waited, and {dropped} more were dropped"
-        return Gap(text, since, dropped)
+            taken.append(self._items[0])
+            self._items.popleft()
+            self._waiting -= isinstance(taken[0], Notification)
+        elif self._full_since is not None:
+            text = f"the listener was slow: {self._limit} notifications waited, and {self._dropped} more were dropped"
+            taken.append(Gap(text, self._full_since, self._dropped))
+            self._full_since, self._dropped = None, 0
+
+    def put_back(self, taken: list[Notification | Gap]) -> None:
+        """Undo a `take`, which may have been interrupted halfway."""
+        if taken and not (self._items and self._items[0] is taken[0]):
+            self._items.appendleft(taken[0])
+        self._waiting = sum(isinstance(item, Notification) for item in self._items)
 
 
 class Subscriber(Protocol):

@@ -162,16 +162,15 @@ class ListeningHub:
                 raise subscriber.failure
             return self._subscriptions.has_joined(subscriber)
 
-    def take(self, subscriber: Subscriber) -> Notification | Gap | None:
-        """Return what came first for a listener; None: nothing waits."""
-        try:
-            with self._lock:
-                return subscriber.mailbox.take()
-        except BaseException:
-            # It may have been taken already.
-            with self._lock:
-                subscriber.mailbox.add_gap("the listener was interrupted", time.monotonic())
-            raise
+    def take(self, subscriber: Subscriber, taken: list[Notification | Gap]) -> None:
+        """Move what came first for a listener, if anything waits, to a list."""
+        with self._lock:
+            subscriber.mailbox.take(taken)
+
+    def put_back(self, subscriber: Subscriber, taken: list[Notification | Gap]) -> None:
+        """Undo a `take` whose caller was interrupted."""
+        with self._lock:
+            subscriber.mailbox.put_back(taken)
 
     def on_snapshot(self, old: Topology, topology: Topology) -> None:
         """Leave a host that is not the primary any more; called in the monitor's thread."""
