@@ -21,6 +21,7 @@ from pgroute import (
     Notification,
     RouterClosed,
 )
+from pgroute._async.router import manager_of
 from pgroute.testing import LocalCluster, Node
 from tests.aio.conftest import Proxied
 from tests.aio.test_pooler import CONFIG, PROGRAM, pooler
@@ -432,6 +433,29 @@ async def test_a_primary_that_a_promotion_has_overtaken_is_left_though_it_answer
         assert str(old.port) in gap.reason
         assert "stale" in gap.reason
         await async_call(notify, old, "a", "of the old one")
+        await async_call(notify, new, "a", "after")
+        assert await payloads(events, 1) == ["after"]
+
+
+async def test_the_gap_reaches_back_to_the_promotion_that_nobody_could_see(breakable: Proxied) -> None:
+    old, new, other = breakable.cluster.nodes
+    async with AsyncRouter(breakable.dsn, probe=QUICK) as router, router.listen("a") as events:
+        await async_eventually(lambda: len(router.topology.standbys) == 2)
+        for node in (new, other):
+            breakable.proxy(node).blackhole("to_client")
+        await async_eventually(lambda: not router.topology.standbys)
+        await async_call(new.promote)
+        await async_call(notify, new, "a", "lost")
+        sent_at = time.monotonic()
+        link = manager_of(router).listening._link
+        assert link is not None
+        # The old primary goes on, and its connection is known to be alive.
+        await async_eventually(lambda: link.proven_at > sent_at)
+        assert await events.next(0) is None
+        breakable.proxy(new).clear_faults()
+        gap = await next_gap(events)
+        assert gap.since < sent_at
+        assert str(breakable.proxy(old).port) in gap.reason
         await async_call(notify, new, "a", "after")
         assert await payloads(events, 1) == ["after"]
 

@@ -20,6 +20,7 @@ from pgroute import (
     Notification,
     RouterClosed,
 )
+from pgroute._sync.router import manager_of
 from pgroute.testing import LocalCluster, Node
 from tests.sync.conftest import Proxied
 from tests.sync.test_pooler import CONFIG, PROGRAM, pooler
@@ -405,6 +406,29 @@ def test_a_primary_that_a_promotion_has_overtaken_is_left_though_it_answers(
         assert str(old.port) in gap.reason
         assert "stale" in gap.reason
         call(notify, old, "a", "of the old one")
+        call(notify, new, "a", "after")
+        assert payloads(events, 1) == ["after"]
+
+
+def test_the_gap_reaches_back_to_the_promotion_that_nobody_could_see(breakable: Proxied) -> None:
+    old, new, other = breakable.cluster.nodes
+    with Router(breakable.dsn, probe=QUICK) as router, router.listen("a") as events:
+        eventually(lambda: len(router.topology.standbys) == 2)
+        for node in (new, other):
+            breakable.proxy(node).blackhole("to_client")
+        eventually(lambda: not router.topology.standbys)
+        call(new.promote)
+        call(notify, new, "a", "lost")
+        sent_at = time.monotonic()
+        link = manager_of(router).listening._link
+        assert link is not None
+        # The old primary goes on, and its connection is known to be alive.
+        eventually(lambda: link.proven_at > sent_at)
+        assert events.next(0) is None
+        breakable.proxy(new).clear_faults()
+        gap = next_gap(events)
+        assert gap.since < sent_at
+        assert str(breakable.proxy(old).port) in gap.reason
         call(notify, new, "a", "after")
         assert payloads(events, 1) == ["after"]
 

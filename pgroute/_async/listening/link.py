@@ -86,6 +86,7 @@ class AsyncListeningLink:
         self._conn: psycopg.AsyncConnection[Any] | None = None
         self._allowance = Allowance()
         self._asking = False
+        self._twin: AsyncListeningLink | None = None
         self.server_pid: bytes | None = None
 
     async def putconn(self, conn: Any) -> None:
@@ -123,12 +124,14 @@ class AsyncListeningLink:
         assert self._conn is not None
         if self.server_pid == b"%d" % self._conn.pgconn.backend_pid:
             return
-        twin = AsyncListeningLink(*self._made_of, on_notification=lambda _: None)
+        self._twin = twin = AsyncListeningLink(*self._made_of, on_notification=lambda _: None)
         try:
             with contextlib.suppress(psycopg.Error):
+                self._check()
                 await twin.open()
                 await twin.ask()
         finally:
+            self._twin = None
             await twin.close()
         if twin.server_pid == self.server_pid:
             raise self._pooled()
@@ -226,6 +229,8 @@ class AsyncListeningLink:
         conn = self._conn
         if self._asking and conn is not None:
             lease_of(conn).abort()
+        if (twin := self._twin) is not None:
+            twin.leave(reason)
 
     async def close(self) -> None:
         """Close the connection."""

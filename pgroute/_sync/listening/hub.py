@@ -266,9 +266,7 @@ class ListeningHub:
             self._config.writer, host, self._class, self._watch, self._backoff, on_notification=self._deliver
         )
         if self._closed or why_leave(self._watch.topology, link.key, link.generation):
-            link.leave(
-                f"{link.key} is no longer the primary"
-            )  # it has changed before others could know the link
+            link.leave("changed since")  # before anybody could tell the link
         try:
             link.open()
         except psycopg.Error as exc:
@@ -317,7 +315,7 @@ class ListeningHub:
         try:
             link.ask(listen(step.channels))
         except psycopg.Error as exc:
-            if link.lost or isinstance(exc, Pooled):
+            if link.lost or exc.sqlstate is None or isinstance(exc, Pooled):
                 raise
             subscriber.failure = exc
             with self._lock:
@@ -342,9 +340,10 @@ class ListeningHub:
         told = link.closed
         reason = link.reason if told else f"the connection to {link.key} was lost: {one_line(str(exc))}"
         self._end_link(reason)
-        self.failure = exc
+        before, self.failure = self.failure, exc
         if isinstance(exc, Pooled):
-            logger.warning("%s", exc)
+            if not isinstance(before, Pooled):
+                logger.warning("%s", exc)
             self._fail(exc)
         elif not told:
             logger.info("%s", reason)

@@ -87,6 +87,7 @@ class ListeningLink:
         self._conn: psycopg.Connection[Any] | None = None
         self._allowance = Allowance()
         self._asking = False
+        self._twin: ListeningLink | None = None
         self.server_pid: bytes | None = None
 
     def putconn(self, conn: Any) -> None:
@@ -124,12 +125,14 @@ class ListeningLink:
         assert self._conn is not None
         if self.server_pid == b"%d" % self._conn.pgconn.backend_pid:
             return
-        twin = ListeningLink(*self._made_of, on_notification=lambda _: None)
+        self._twin = twin = ListeningLink(*self._made_of, on_notification=lambda _: None)
         try:
             with contextlib.suppress(psycopg.Error):
+                self._check()
                 twin.open()
                 twin.ask()
         finally:
+            self._twin = None
             twin.close()
         if twin.server_pid == self.server_pid:
             raise self._pooled()
@@ -227,6 +230,8 @@ class ListeningLink:
         conn = self._conn
         if self._asking and conn is not None:
             lease_of(conn).abort()
+        if (twin := self._twin) is not None:
+            twin.leave(reason)
 
     def close(self) -> None:
         """Close the connection."""
