@@ -133,7 +133,7 @@ class AsyncListeningLink:
         finally:
             self._twin = None
             await twin.close()
-        if twin.server_pid == self.server_pid:
+        if twin.server_pid is not None and twin.server_pid == self.server_pid:
             raise self._pooled()
         await self.ask()
 

@@ -134,7 +134,7 @@ class ListeningLink:
         finally:
             self._twin = None
             twin.close()
-        if twin.server_pid == self.server_pid:
+        if twin.server_pid is not None and twin.server_pid == self.server_pid:
             raise self._pooled()
         self.ask()
 
