@@ -52,6 +52,7 @@ class AsyncListeningLink:
         on_notification: called with each.
 
     Attributes:
+        host: as given.
         key: of the host.
         generation: of the host.
         address: of the host, as the topology knew it.
@@ -73,6 +74,7 @@ class AsyncListeningLink:
         *,
         on_notification: Callable[[Notification], None],
     ) -> None:
+        self.host = host
         self.key = host.key
         self.generation = host.generation
         self.address = host.address
