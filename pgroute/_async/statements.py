@@ -15,7 +15,7 @@ from pgroute._psycopg import query_steps
 from pgroute.runtime.receive_limit import bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from psycopg.pq.abc import PGconn, PGresult
 
@@ -63,7 +63,10 @@ def filled(
 
 
 async def ask_warily(
-    conn: psycopg.AsyncConnection[Any], statement: bytes, allowance: Allowance | None = None
+    conn: psycopg.AsyncConnection[Any],
+    statement: bytes,
+    allowance: Allowance | None = None,
+    meanwhile: Callable[[], object] | None = None,
 ) -> list[PGresult]:
     """Run statements as `ask` does, but limit what an untrusted server may send.
 
@@ -71,11 +74,13 @@ async def ask_warily(
         conn: the connection.
         statement: one or several statements.
         allowance: what the server may still send; None: as much as any answer.
+        meanwhile: called whenever something has arrived; None: nothing is.
 
     Raises:
         psycopg.Error: the server's error, or the server sent too much.
     """
-    return await _run(conn, bounded(query_steps(conn.pgconn, statement), conn.pgconn.socket, allowance))
+    steps = query_steps(conn.pgconn, statement)
+    return await _run(conn, bounded(steps, conn.pgconn.socket, allowance, meanwhile))
 
 
 async def ask_all(conn: psycopg.AsyncConnection[Any], statement: bytes) -> list[PGresult]:

@@ -230,6 +230,19 @@ async def test_a_slow_listener_is_told_how_much_it_has_missed(shared: LocalClust
         assert await payloads(quick, 1) == ["after"]
 
 
+async def test_a_flood_is_received_though_the_server_answers_nothing_meanwhile(shared: LocalCluster) -> None:
+    count = 20_000
+    async with (
+        AsyncRouter(shared.dsn, probe=QUICK) as router,
+        router.listen("a", max_waiting=count) as events,
+        AsyncBackground() as background,
+    ):
+        sql = f"SELECT pg_notify('a', n || repeat('x', 1000)) FROM generate_series(1, {count}) n"
+        sender = background.start(partial(async_call, shared.nodes[0].execute), sql)
+        assert all(isinstance(event, Notification) for event in await received(events, count))
+        await sender.result()
+
+
 async def test_a_connection_that_is_killed_is_a_gap(shared: LocalCluster) -> None:
     node = shared.nodes[0]
     async with AsyncRouter(shared.dsn) as router, router.listen("a", "b") as events:

@@ -229,6 +229,19 @@ def test_a_slow_listener_is_told_how_much_it_has_missed(shared: LocalCluster) ->
         assert payloads(quick, 1) == ["after"]
 
 
+def test_a_flood_is_received_though_the_server_answers_nothing_meanwhile(shared: LocalCluster) -> None:
+    count = 20_000
+    with (
+        Router(shared.dsn, probe=QUICK) as router,
+        router.listen("a", max_waiting=count) as events,
+        Background() as background,
+    ):
+        sql = f"SELECT pg_notify('a', n || repeat('x', 1000)) FROM generate_series(1, {count}) n"
+        sender = background.start(partial(call, shared.nodes[0].execute), sql)
+        assert all(isinstance(event, Notification) for event in received(events, count))
+        sender.result()
+
+
 def test_a_connection_that_is_killed_is_a_gap(shared: LocalCluster) -> None:
     node = shared.nodes[0]
     with Router(shared.dsn) as router, router.listen("a", "b") as events:

@@ -171,8 +171,14 @@ class AsyncListeningLink:
         self._asking = True  # first: whoever closes looks at it afterwards
         try:
             self._check()
-            async with AsyncWatchdog(_ANSWER_TIMEOUT, lease.abort):
-                results = await ask_warily(self._conn, statements, self._allowance)
+            async with AsyncWatchdog(_ANSWER_TIMEOUT, lease.abort) as watchdog:
+
+                def meanwhile() -> None:
+                    # Before it reads the statement, the server may tell of any number of notifications.
+                    if self._take():
+                        watchdog.extend()
+
+                results = await ask_warily(self._conn, statements, self._allowance, meanwhile)
             self._take()
             self._allowance.answered(0)
             return results

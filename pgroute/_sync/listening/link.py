@@ -172,8 +172,14 @@ class ListeningLink:
         self._asking = True  # first: whoever closes looks at it afterwards
         try:
             self._check()
-            with Watchdog(_ANSWER_TIMEOUT, lease.abort):
-                results = ask_warily(self._conn, statements, self._allowance)
+            with Watchdog(_ANSWER_TIMEOUT, lease.abort) as watchdog:
+
+                def meanwhile() -> None:
+                    # Before it reads the statement, the server may tell of any number of notifications.
+                    if self._take():
+                        watchdog.extend()
+
+                results = ask_warily(self._conn, statements, self._allowance, meanwhile)
             self._take()
             self._allowance.answered(0)
             return results
