@@ -340,12 +340,13 @@ class ListeningHub:
         told = link.closed
         reason = link.reason if told else f"the connection to {link.key} was lost: {one_line(str(exc))}"
         self._end_link(reason)
-        before, self.failure = self.failure, exc
         if isinstance(exc, Pooled):
-            if not isinstance(before, Pooled):
+            if not isinstance(self.failure, Pooled):
                 logger.warning("%s", exc)
+            self.failure = exc
             self._fail(exc)
         elif not told:
+            self.failure = psycopg.OperationalError(reason)
             logger.info("%s", reason)
             self._watch.kick(link.key)
         if time.monotonic() - link.made_at >= _LONGEST_PAUSE:
