@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute._acompat import AsyncFace
-from pgroute._async.listening.hub import AsyncSubscriber
+from pgroute._async.listening.subscriber import AsyncSubscriber
 from pgroute.core.config.options import check_integer, check_number
 from pgroute.core.listening import check_channels, primary_to_listen_at
 from pgroute.core.model.roles import Role

@@ -15,7 +15,6 @@ from pgroute.core.faults.classify import FaultKind
 from pgroute.core.listening import (
     Drop,
     Join,
-    Mailbox,
     Promotions,
     Resume,
     Subscriptions,
@@ -25,6 +24,7 @@ from pgroute.core.listening import (
     unlisten,
     why_leave,
 )
+from pgroute.core.mailbox import Mailbox
 from pgroute.core.model.roles import HostKey
 from tests.core.world import A, B, C, D, World
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute._acompat import (
-    AsyncChanges,
     AsyncDoorbell,
     AsyncWorker,
     async_finished,
@@ -24,7 +23,6 @@ from pgroute.core.faults.classify import one_line
 from pgroute.core.listening import (
     Drop,
     Join,
-    Mailbox,
     Promotions,
     Resume,
     Subscriptions,
@@ -35,6 +33,7 @@ from pgroute.core.listening import (
 )
 
 if TYPE_CHECKING:
+    from pgroute._async.listening.subscriber import AsyncSubscriber
     from pgroute.core.config.router_config import RouterConfig
     from pgroute.core.model.host import HostInfo
     from pgroute.core.model.notifications import Gap, Notification
@@ -47,29 +46,6 @@ logger = logging.getLogger("pgroute")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
 """Seconds between attempts to connect to the same server."""
-
-
-class AsyncSubscriber:
-    """One listener.
-
-    Args:
-        channels: to which it listens.
-        limit: the most notifications that wait for it.
-
-    Attributes:
-        channels: as given.
-        mailbox: what waits for it; used under the hub's lock.
-        changes: notified when there is something for it.
-        failure: why it cannot listen; None: it can, or will.
-    """
-
-    __slots__ = ("changes", "channels", "failure", "mailbox")
-
-    def __init__(self, channels: tuple[str, ...], limit: int) -> None:
-        self.channels = channels
-        self.mailbox = Mailbox(limit)
-        self.changes = AsyncChanges()
-        self.failure: psycopg.Error | None = None
 
 
 class AsyncListeningHub:

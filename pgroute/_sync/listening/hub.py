@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute._acompat import (
-    Changes,
     Doorbell,
     Worker,
     finished,
@@ -25,7 +24,6 @@ from pgroute.core.faults.classify import one_line
 from pgroute.core.listening import (
     Drop,
     Join,
-    Mailbox,
     Promotions,
     Resume,
     Subscriptions,
@@ -36,6 +34,7 @@ from pgroute.core.listening import (
 )
 
 if TYPE_CHECKING:
+    from pgroute._sync.listening.subscriber import Subscriber
     from pgroute.core.config.router_config import RouterConfig
     from pgroute.core.model.host import HostInfo
     from pgroute.core.model.notifications import Gap, Notification
@@ -48,29 +47,6 @@ logger = logging.getLogger("pgroute")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
 """Seconds between attempts to connect to the same server."""
-
-
-class Subscriber:
-    """One listener.
-
-    Args:
-        channels: to which it listens.
-        limit: the most notifications that wait for it.
-
-    Attributes:
-        channels: as given.
-        mailbox: what waits for it; used under the hub's lock.
-        changes: notified when there is something for it.
-        failure: why it cannot listen; None: it can, or will.
-    """
-
-    __slots__ = ("changes", "channels", "failure", "mailbox")
-
-    def __init__(self, channels: tuple[str, ...], limit: int) -> None:
-        self.channels = channels
-        self.mailbox = Mailbox(limit)
-        self.changes = Changes()
-        self.failure: psycopg.Error | None = None
 
 
 class ListeningHub:
