@@ -33,7 +33,7 @@ _FACE = (
 ROWS = (
     ("errors",),
     ("core", "core.model", "core.printable"),
-    ("core.faults", "core.sql"),
+    ("core.faults", "core.mailbox", "core.sql"),
     ("core.topology",),
     ("core.routing",),
     ("core.config",),
@@ -41,7 +41,6 @@ ROWS = (
         "core.abort_policy",
         "core.freshness",
         "core.listening",
-        "core.mailbox",
         "core.schedule",
         "core.transactions",
     ),
