@@ -28,6 +28,7 @@ class Chapter(NamedTuple):
 
 CHAPTERS = (
     Chapter("The router", "pgroute", "Router Session Causal Attempts Attempt"),
+    Chapter("Notifications", "pgroute", "Listener Notification Gap"),
     Chapter("Options", "pgroute", "PoolOptions ProbeOptions HostOptions RetryPolicy"),
     Chapter("Configuration files", "pgroute", "from_config"),
     Chapter(
@@ -56,6 +57,7 @@ NOT_FOR_USERS = {
     "Node": "configure_standby has_standby_signal take_port tool_conninfo wait_following",
     "Role": "parse",
     "SessionAttrs": "parse accepts pool",
+    "Topology": "known_standby_at",
     "Trigger": "action pattern count after_forwarding reserve give_back record_hit set_in_force disarm",
 }
 """Members of public classes for internal use."""
@@ -74,10 +76,10 @@ HEAD = """\
 Every public name with its signature. `CT` is the class of the connections: `psycopg.Connection` or
 `psycopg.AsyncConnection`, unless `connection_class` says otherwise. `T` is what a function of yours returns.
 
-`AsyncRouter`, `AsyncSession`, `AsyncAttempts`, `AsyncAttempt` and `AsyncBatchJob` have the members of `Router`,
-`Session`, `Attempts`, `Attempt` and `BatchJob`. A method that is marked *awaited* is a coroutine there. Routers,
-sessions and attempts are entered with `async with`, attempts come from an `async for`, and the bodies of `run()` and of
-batch jobs, `configure` and `reset` are coroutine functions.
+`AsyncRouter`, `AsyncSession`, `AsyncAttempts`, `AsyncAttempt`, `AsyncListener` and `AsyncBatchJob` have the members of
+`Router`, `Session`, `Attempts`, `Attempt`, `Listener` and `BatchJob`. A method that is marked *awaited* is a coroutine
+there. Routers, sessions, attempts and listeners are entered with `async with`, attempts and notifications come from an
+`async for`, and the bodies of `run()` and of batch jobs, `configure` and `reset` are coroutine functions.
 """
 
 

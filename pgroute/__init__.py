@@ -1,10 +1,12 @@
 """A client-side router for a PostgreSQL primary and its standbys."""
 
 from pgroute._async.causal import AsyncCausal
+from pgroute._async.listener import AsyncListener
 from pgroute._async.router import AsyncRouter
 from pgroute._async.session import AsyncSession
 from pgroute._async.transaction.attempts import AsyncAttempt, AsyncAttempts
 from pgroute._sync.causal import Causal
+from pgroute._sync.listener import Listener
 from pgroute._sync.router import Router
 from pgroute._sync.session import Session
 from pgroute._sync.transaction.attempts import Attempt, Attempts
@@ -14,6 +16,7 @@ from pgroute.core.config.retry_policy import RetryPolicy
 from pgroute.core.model.candidate import Candidate
 from pgroute.core.model.events import Event, EventKind
 from pgroute.core.model.host import HostInfo, HostState
+from pgroute.core.model.notifications import Gap, Notification
 from pgroute.core.model.position import Position
 from pgroute.core.model.roles import HostKey, HostRole, Role, SessionAttrs
 from pgroute.core.model.stats import RoleStats, RouterStats
@@ -39,6 +42,7 @@ __all__ = [
     "AsyncAttempt",
     "AsyncAttempts",
     "AsyncCausal",
+    "AsyncListener",
     "AsyncRouter",
     "AsyncSession",
     "Attempt",
@@ -49,12 +53,15 @@ __all__ = [
     "ConfigError",
     "Event",
     "EventKind",
+    "Gap",
     "HostInfo",
     "HostKey",
     "HostOptions",
     "HostRole",
     "HostState",
+    "Listener",
     "NoHostAvailable",
+    "Notification",
     "Policy",
     "PoolExhausted",
     "PoolOptions",

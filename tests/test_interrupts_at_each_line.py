@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Self
+from unittest.mock import ANY
 
 import psycopg
 import pytest
 
 import pgroute
-from pgroute import Causal, PoolOptions, RouteError, Router
+from pgroute import Causal, Notification, PoolOptions, RouteError, Router
+from pgroute._sync.router import manager_of
 from pgroute.testing import LocalCluster
 from tests.support import eventually
 
@@ -238,6 +240,7 @@ class Trial:
         self.shared = shared
         self.table = table
         self.faults: list[str] = []
+        self.kept: list[Any] = []
         self.tried = 0
         self.where = ""
 
@@ -252,7 +255,7 @@ class Trial:
     ) -> bool:
         """Return whether the work was interrupted at that line; false: it has no more lines."""
         number = next(NUMBERS)
-        kept: list[Any] = []
+        self.kept = kept = list[Any]()
         interrupter = InterruptAt(line)
         try:
             with interrupter:
@@ -447,6 +450,34 @@ def test_an_interrupt_at_any_line_of_close_lets_the_next_close_finish(
         if not interrupter.where:
             break
         trial.tried += 1
+
+
+@EVERY
+def test_an_interrupt_at_any_line_of_listening_leaves_no_listener(
+    which: str, request: pytest.FixtureRequest, trial: Trial
+) -> None:
+    def listening(router: Router, table: str, number: int, kept: list[Any]) -> None:
+        with router.listen("a", "b") as events:
+            router.execute("NOTIFY a")
+            try:
+                assert next(events) == Notification("a", "", ANY)
+            except KeyboardInterrupt:
+                # It is still there, unless it was interrupted here.
+                kept.append(events.next(PATIENCE))
+                raise
+
+    with Router(trial.shared.dsn, writer=PoolOptions(max_size=SIZE)) as router:
+        router.wait()
+        hub = manager_of(router).listening
+        for line in lines(request, 4):
+            if not trial.interrupt(router, listening, line, truth=False) or trial.faults:
+                break
+            eventually(lambda: hub.idle)
+            if "listener.py" in trial.where and "__next__" in trial.where:
+                assert trial.kept == [Notification("a", "", ANY)], trial.where
+            with router.listen("a") as events:
+                router.execute("NOTIFY a, 'again'")
+                assert events.next(PATIENCE) == Notification("a", "again", ANY), trial.where
 
 
 # Python throws away what is raised in a __del__ or the callback of a weak reference.

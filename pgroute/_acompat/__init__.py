@@ -11,7 +11,15 @@ from pgroute._acompat.deadlines import (
     stop_keeping_time,
 )
 from pgroute._acompat.faces import AsyncFace, AsyncLoopFace, Face, LoopFace
-from pgroute._acompat.waiting import AsyncChanges, AsyncWaiter, AsyncWakeup, Changes, Waiter
+from pgroute._acompat.waiting import (
+    AsyncChanges,
+    AsyncDoorbell,
+    AsyncWaiter,
+    AsyncWakeup,
+    Changes,
+    Doorbell,
+    Waiter,
+)
 from pgroute._acompat.workers import (
     AsyncLock,
     AsyncWorker,
@@ -38,6 +46,7 @@ from pgroute.runtime.wakeup import Wakeup
 
 __all__ = [
     "AsyncChanges",
+    "AsyncDoorbell",
     "AsyncFace",
     "AsyncLock",
     "AsyncLoopFace",
@@ -46,6 +55,7 @@ __all__ = [
     "AsyncWatchdog",
     "AsyncWorker",
     "Changes",
+    "Doorbell",
     "Face",
     "Lock",
     "LoopFace",

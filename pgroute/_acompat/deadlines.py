@@ -9,6 +9,7 @@ from pgroute.runtime.timers import timers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Self
 
 
 class Watchdog:
@@ -27,7 +28,13 @@ class Watchdog:
         self._timeout = timeout
         self._fn = fn
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
+        self._alarm = timers.set(self._timeout, self._fn)
+        return self
+
+    def extend(self) -> None:
+        """Begin the time again, within the block."""
+        self._alarm.cancel()
         self._alarm = timers.set(self._timeout, self._fn)
 
     def __exit__(self, *_: object) -> None:
@@ -43,7 +50,13 @@ class AsyncWatchdog:
         self._timeout = timeout
         self._fn = fn
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Self:
+        self._handle = asyncio.get_running_loop().call_later(self._timeout, self._fn)
+        return self
+
+    def extend(self) -> None:
+        """Begin the time again, within the block."""
+        self._handle.cancel()
         self._handle = asyncio.get_running_loop().call_later(self._timeout, self._fn)
 
     async def __aexit__(self, *_: object) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import select
+import socket
 import threading
 from collections import deque
 from typing import Any
@@ -153,3 +155,64 @@ class AsyncWakeup:
             if handle is not None:
                 handle.cancel()
         self._event.clear()
+
+
+class Doorbell:
+    """Wakes one thread that waits for a socket, too; `ring` from any thread ends its wait, or the next one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside, self._outside = socket.socketpair()
+        self._inside.setblocking(False)
+        self._outside.setblocking(False)
+
+    def ring(self) -> None:
+        """End the wait; does nothing once it is closed."""
+        with self._lock, contextlib.suppress(OSError):  # full, so it rings already; or closed
+            self._outside.send(b"!")
+
+    def wait(self, fd: int | None, timeout: float | None) -> None:
+        """Return when rung, when there is something to read, or after *timeout* seconds (None: not before)."""
+        poll = select.poll()
+        poll.register(self._inside, select.POLLIN)
+        if fd is not None:
+            poll.register(fd, select.POLLIN)
+        poll.poll(None if timeout is None else max(0.0, 1000.0 * timeout))
+        with contextlib.suppress(BlockingIOError):
+            self._inside.recv(4096)
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        with self._lock:
+            self._inside.close()
+            self._outside.close()
+
+
+class AsyncDoorbell:
+    """As Doorbell, for a task of the loop that was running when it was made."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    def ring(self) -> None:
+        """End the wait, or the next one; from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the worker gone
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    async def wait(self, fd: int | None, timeout: float | None) -> None:
+        """Return when rung, when there is something to read, or after *timeout* seconds (None: not before)."""
+        handle = None if timeout is None else self._loop.call_later(max(0.0, timeout), self._event.set)
+        try:
+            if fd is not None:
+                self._loop.add_reader(fd, self._event.set)
+            await self._event.wait()
+        finally:
+            if handle is not None:
+                handle.cancel()
+            if fd is not None:
+                self._loop.remove_reader(fd)
+        self._event.clear()
+
+    def close(self) -> None:
+        """Do nothing: it has no descriptors."""

@@ -24,6 +24,7 @@ from pgroute.runtime.fork import forked
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pgroute._async.listening.hub import AsyncListeningHub
     from pgroute._async.pool.role_pool import AsyncRolePool
     from pgroute.core.model.roles import Role
     from pgroute.monitor.cluster_watch import ClusterWatch
@@ -40,6 +41,7 @@ class AsyncLifecycle:
         watch: the watch on the hosts.
         pools: by role.
         dispatcher: of events to subscribers.
+        listening: the listeners.
         name: the router's, for the names of threads and tasks.
         describe: returns the router's repr, for errors.
 
@@ -53,6 +55,7 @@ class AsyncLifecycle:
         watch: ClusterWatch,
         pools: Mapping[Role, AsyncRolePool[Any]],
         dispatcher: EventDispatcher,
+        listening: AsyncListeningHub,
         *,
         name: str,
         describe: Callable[[], str],
@@ -60,6 +63,7 @@ class AsyncLifecycle:
         self._watch = watch
         self._pools = pools
         self._dispatcher = dispatcher
+        self._listening = listening
         self._name = name
         self._describe = describe
         self._state = _NEW
@@ -130,7 +134,7 @@ class AsyncLifecycle:
     async def _begin(self) -> None:
         opened = AsyncOpenState(self._watch, self._describe)
         self.reconciler = reconciler = AsyncPoolReconciler(
-            self._watch, self._pools, self._dispatcher, opened.changes, owner=self
+            self._watch, self._pools, self._dispatcher, self._listening, opened.changes, owner=self
         )
         try:
             self.opened = opened
@@ -186,6 +190,7 @@ class AsyncLifecycle:
 
     async def _finish_sessions(self, opened: AsyncOpenState) -> None:
         try:
+            self._listening.close()
             for pool in self._pools.values():
                 await pool.close()
             while True:
@@ -204,6 +209,7 @@ class AsyncLifecycle:
         failure: BaseException | None = None
         steps: tuple[Callable[[], Any], ...] = (
             *(pool.close for pool in self._pools.values()),  # again: an interrupt may have left some open
+            partial(self._listening.join, _END_TIMEOUT),
             partial(async_blocking, self._watch.stop),
             partial(self.reconciler.stop, _END_TIMEOUT),
             *(partial(pool.join, _END_TIMEOUT) for pool in self._pools.values()),

@@ -16,6 +16,7 @@ from psycopg_pool.abc import ACT as CT  # async-only
 from pgroute._acompat import AsyncWatchdog
 from pgroute._async.checkout import AsyncCheckout
 from pgroute._async.lifecycle import AsyncLifecycle
+from pgroute._async.listening.hub import AsyncListeningHub
 from pgroute._async.pool.lease import find_lease, lease_of
 from pgroute._async.pool.role_pool import AsyncRolePool
 from pgroute._async.progress import Question, ask_progress
@@ -65,6 +66,7 @@ class AsyncSessionManager(Generic[CT]):
         watch: on the hosts.
         pools: by role.
         dispatcher: of events to subscribers.
+        listening: the listeners, and the connection that they share.
         lifecycle: opens and closes all of it.
         longest_retry: seconds for which a call so far may retry with a key of ``once=``.
     """
@@ -90,7 +92,10 @@ class AsyncSessionManager(Generic[CT]):
             Role.READER: AsyncRolePool(config.reader, connection_class, self.watch, readers),
         }
         self.dispatcher = EventDispatcher()
-        self.lifecycle = AsyncLifecycle(self.watch, self.pools, self.dispatcher, name=name, describe=describe)
+        self.listening = AsyncListeningHub(config, connection_class, self.watch, writers, name=name)
+        self.lifecycle = AsyncLifecycle(
+            self.watch, self.pools, self.dispatcher, self.listening, name=name, describe=describe
+        )
         self.longest_retry = 0.0
         self._reader_demand = None if config.max_lag is None else Demand(config.max_lag)
         self._describe = describe
@@ -235,6 +240,17 @@ class AsyncSessionManager(Generic[CT]):
             demand=demand,
             replayed=self.watch.replayed,
             arrange=self.pools[role].arrange,
+        )
+
+    def listeners_acquisition(self, start: float, timeout: float) -> Acquisition:
+        """Return what tells how long a listener waits for the primary, and with which error it gives up."""
+        return Acquisition(
+            SessionAttrs.PRIMARY,
+            self.config.policy,
+            self._rng,
+            deadline=start + timeout,
+            timeout=timeout,
+            role="listener",
         )
 
     async def _prove(

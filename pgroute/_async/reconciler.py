@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pgroute._acompat import AsyncChanges
+    from pgroute._async.listening.hub import AsyncListeningHub
     from pgroute._async.pool.role_pool import AsyncRolePool
     from pgroute.core.model.roles import HostKey, Role
     from pgroute.core.topology.snapshot import Topology
@@ -35,6 +36,7 @@ class AsyncPoolReconciler:
         watch: the source of the snapshots.
         pools: by role.
         dispatcher: of events to subscribers.
+        listening: the listeners, whose connection leaves a host that lost its role.
         changes: notified of whatever may end a wait for a session.
         owner: kept alive until the end: only `close()` ends what runs here.
     """
@@ -44,6 +46,7 @@ class AsyncPoolReconciler:
         watch: ClusterWatch,
         pools: Mapping[Role, AsyncRolePool[Any]],
         dispatcher: EventDispatcher,
+        listening: AsyncListeningHub,
         changes: AsyncChanges,
         *,
         owner: object,
@@ -51,6 +54,7 @@ class AsyncPoolReconciler:
         self._watch = watch
         self._pools = pools
         self._dispatcher = dispatcher
+        self._listening = listening
         self._changes = changes
         self._owner = owner
         self._log: deque[tuple[int, str, BaseException | None]] = deque(maxlen=_LOG_QUEUE)
@@ -104,6 +108,7 @@ class AsyncPoolReconciler:
         self._tell(events)
         if events or routes(old) != routes(topology):
             self._changes.notify()
+            self._listening.on_snapshot(old, topology)
 
     def sessions_at(self, key: HostKey, address: str | None) -> int:
         """Return the number of sessions in flight at an address."""

@@ -13,6 +13,7 @@ from psycopg_pool.abc import ACT as CT  # async-only
 from pgroute._acompat import AsyncFace
 from pgroute._async.causal import AsyncCausal
 from pgroute._async.direct import AsyncDirect
+from pgroute._async.listener import DEFAULT_LIMIT, AsyncListener
 from pgroute._async.manager import AsyncSessionManager
 from pgroute._async.session import AsyncSession
 from pgroute._async.transaction.runner import AsyncRunner
@@ -362,6 +363,29 @@ class AsyncRouter(AsyncRunner[CT], AsyncDirect[CT], AsyncFace):
         if not callable(given) or inspect.iscoroutinefunction(given):
             raise ConfigError("fn", fn, "expected a callable that is not a coroutine function")
         return self._manager.subscribe(fn)
+
+    def listen(
+        self, *channels: str, timeout: float | None = None, max_waiting: int = DEFAULT_LIMIT
+    ) -> AsyncListener:
+        """Return a context manager that yields an iterator of Notification and Gap, from the primary.
+
+        All listeners of a router share one connection, beside the pools. It goes with the primary. After a failover the
+        listener receives again, and is given a Gap that covers what may be missing. The writers' *configure* is called
+        with this connection too.
+
+        Args:
+            channels: their names, of at most 63 bytes, as LISTEN takes them in double quotes: case matters.
+            timeout: seconds to wait on entering for the primary; None: acquire_timeout.
+            max_waiting: how many notifications may wait for the listener. When there are more, they are dropped until
+                it has taken these, and a Gap counts them.
+
+        Raises:
+            ConfigError: an argument is invalid.
+            NoHostAvailable, SplitBrainError: on entering, it could not listen in time.
+            RouterClosed: on entering, the router is not open.
+            psycopg.NotSupportedError: on entering, a pooler is in between that lends connections for a transaction.
+        """
+        return AsyncListener(self._manager, channels, timeout=timeout, limit=max_waiting)
 
     def forget_timeline(self) -> None:
         """Accept a lower timeline, for example after restoring a backup.

@@ -25,6 +25,7 @@ from pgroute.runtime.fork import forked
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pgroute._sync.listening.hub import ListeningHub
     from pgroute._sync.pool.role_pool import RolePool
     from pgroute.core.model.roles import Role
     from pgroute.monitor.cluster_watch import ClusterWatch
@@ -41,6 +42,7 @@ class Lifecycle:
         watch: the watch on the hosts.
         pools: by role.
         dispatcher: of events to subscribers.
+        listening: the listeners.
         name: the router's, for the names of threads and tasks.
         describe: returns the router's repr, for errors.
 
@@ -54,6 +56,7 @@ class Lifecycle:
         watch: ClusterWatch,
         pools: Mapping[Role, RolePool[Any]],
         dispatcher: EventDispatcher,
+        listening: ListeningHub,
         *,
         name: str,
         describe: Callable[[], str],
@@ -61,6 +64,7 @@ class Lifecycle:
         self._watch = watch
         self._pools = pools
         self._dispatcher = dispatcher
+        self._listening = listening
         self._name = name
         self._describe = describe
         self._state = _NEW
@@ -128,7 +132,7 @@ class Lifecycle:
     def _begin(self) -> None:
         opened = OpenState(self._watch, self._describe)
         self.reconciler = reconciler = PoolReconciler(
-            self._watch, self._pools, self._dispatcher, opened.changes, owner=self
+            self._watch, self._pools, self._dispatcher, self._listening, opened.changes, owner=self
         )
         try:
             self.opened = opened
@@ -184,6 +188,7 @@ class Lifecycle:
 
     def _finish_sessions(self, opened: OpenState) -> None:
         try:
+            self._listening.close()
             for pool in self._pools.values():
                 pool.close()
             while True:
@@ -202,6 +207,7 @@ class Lifecycle:
         failure: BaseException | None = None
         steps: tuple[Callable[[], Any], ...] = (
             *(pool.close for pool in self._pools.values()),  # again: an interrupt may have left some open
+            partial(self._listening.join, _END_TIMEOUT),
             partial(blocking, self._watch.stop),
             partial(self.reconciler.stop, _END_TIMEOUT),
             *(partial(pool.join, _END_TIMEOUT) for pool in self._pools.values()),

@@ -15,6 +15,7 @@ from psycopg_pool.abc import CT
 from pgroute._acompat import Watchdog
 from pgroute._sync.checkout import Checkout
 from pgroute._sync.lifecycle import Lifecycle
+from pgroute._sync.listening.hub import ListeningHub
 from pgroute._sync.pool.lease import find_lease, lease_of
 from pgroute._sync.pool.role_pool import RolePool
 from pgroute._sync.progress import Question, ask_progress
@@ -64,6 +65,7 @@ class SessionManager(Generic[CT]):
         watch: on the hosts.
         pools: by role.
         dispatcher: of events to subscribers.
+        listening: the listeners, and the connection that they share.
         lifecycle: opens and closes all of it.
         longest_retry: seconds for which a call so far may retry with a key of ``once=``.
     """
@@ -89,7 +91,10 @@ class SessionManager(Generic[CT]):
             Role.READER: RolePool(config.reader, connection_class, self.watch, readers),
         }
         self.dispatcher = EventDispatcher()
-        self.lifecycle = Lifecycle(self.watch, self.pools, self.dispatcher, name=name, describe=describe)
+        self.listening = ListeningHub(config, connection_class, self.watch, writers, name=name)
+        self.lifecycle = Lifecycle(
+            self.watch, self.pools, self.dispatcher, self.listening, name=name, describe=describe
+        )
         self.longest_retry = 0.0
         self._reader_demand = None if config.max_lag is None else Demand(config.max_lag)
         self._describe = describe
@@ -234,6 +239,17 @@ class SessionManager(Generic[CT]):
             demand=demand,
             replayed=self.watch.replayed,
             arrange=self.pools[role].arrange,
+        )
+
+    def listeners_acquisition(self, start: float, timeout: float) -> Acquisition:
+        """Return what tells how long a listener waits for the primary, and with which error it gives up."""
+        return Acquisition(
+            SessionAttrs.PRIMARY,
+            self.config.policy,
+            self._rng,
+            deadline=start + timeout,
+            timeout=timeout,
+            role="listener",
         )
 
     def _prove(

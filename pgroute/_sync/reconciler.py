@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pgroute._acompat import Changes
+    from pgroute._sync.listening.hub import ListeningHub
     from pgroute._sync.pool.role_pool import RolePool
     from pgroute.core.model.roles import HostKey, Role
     from pgroute.core.topology.snapshot import Topology
@@ -36,6 +37,7 @@ class PoolReconciler:
         watch: the source of the snapshots.
         pools: by role.
         dispatcher: of events to subscribers.
+        listening: the listeners, whose connection leaves a host that lost its role.
         changes: notified of whatever may end a wait for a session.
         owner: kept alive until the end: only `close()` ends what runs here.
     """
@@ -45,6 +47,7 @@ class PoolReconciler:
         watch: ClusterWatch,
         pools: Mapping[Role, RolePool[Any]],
         dispatcher: EventDispatcher,
+        listening: ListeningHub,
         changes: Changes,
         *,
         owner: object,
@@ -52,6 +55,7 @@ class PoolReconciler:
         self._watch = watch
         self._pools = pools
         self._dispatcher = dispatcher
+        self._listening = listening
         self._changes = changes
         self._owner = owner
         self._log: deque[tuple[int, str, BaseException | None]] = deque(maxlen=_LOG_QUEUE)
@@ -105,6 +109,7 @@ class PoolReconciler:
         self._tell(events)
         if events or routes(old) != routes(topology):
             self._changes.notify()
+            self._listening.on_snapshot(old, topology)
 
     def sessions_at(self, key: HostKey, address: str | None) -> int:
         """Return the number of sessions in flight at an address."""

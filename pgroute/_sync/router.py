@@ -13,6 +13,7 @@ from psycopg_pool.abc import CT
 from pgroute._acompat import Face
 from pgroute._sync.causal import Causal
 from pgroute._sync.direct import Direct
+from pgroute._sync.listener import DEFAULT_LIMIT, Listener
 from pgroute._sync.manager import SessionManager
 from pgroute._sync.session import Session
 from pgroute._sync.transaction.runner import Runner
@@ -362,6 +363,29 @@ class Router(Runner[CT], Direct[CT], Face):
         if not callable(given) or inspect.iscoroutinefunction(given):
             raise ConfigError("fn", fn, "expected a callable that is not a coroutine function")
         return self._manager.subscribe(fn)
+
+    def listen(
+        self, *channels: str, timeout: float | None = None, max_waiting: int = DEFAULT_LIMIT
+    ) -> Listener:
+        """Return a context manager that yields an iterator of Notification and Gap, from the primary.
+
+        All listeners of a router share one connection, beside the pools. It goes with the primary. After a failover the
+        listener receives again, and is given a Gap that covers what may be missing. The writers' *configure* is called
+        with this connection too.
+
+        Args:
+            channels: their names, of at most 63 bytes, as LISTEN takes them in double quotes: case matters.
+            timeout: seconds to wait on entering for the primary; None: acquire_timeout.
+            max_waiting: how many notifications may wait for the listener. When there are more, they are dropped until
+                it has taken these, and a Gap counts them.
+
+        Raises:
+            ConfigError: an argument is invalid.
+            NoHostAvailable, SplitBrainError: on entering, it could not listen in time.
+            RouterClosed: on entering, the router is not open.
+            psycopg.NotSupportedError: on entering, a pooler is in between that lends connections for a transaction.
+        """
+        return Listener(self._manager, channels, timeout=timeout, limit=max_waiting)
 
     def forget_timeline(self) -> None:
         """Accept a lower timeline, for example after restoring a backup.

@@ -16,9 +16,11 @@ from pgroute._psycopg import query_steps
 from pgroute.runtime.receive_limit import bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from psycopg.pq.abc import PGconn, PGresult
+
+    from pgroute.runtime.receive_limit import Allowance
 
 _GOOD = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 
@@ -61,13 +63,25 @@ def filled(
     return statement % {name.encode(): _literal(conn.pgconn, value, conn) for name, value in values.items()}
 
 
-def ask_warily(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult]:
+def ask_warily(
+    conn: psycopg.Connection[Any],
+    statement: bytes,
+    allowance: Allowance | None = None,
+    meanwhile: Callable[[], object] | None = None,
+) -> list[PGresult]:
     """Run statements as `ask` does, but limit what an untrusted server may send.
+
+    Args:
+        conn: the connection.
+        statement: one or several statements.
+        allowance: what the server may still send; None: as much as any answer.
+        meanwhile: called whenever something has arrived; None: nothing is.
 
     Raises:
         psycopg.Error: the server's error, or the server sent too much.
     """
-    return _run(conn, bounded(query_steps(conn.pgconn, statement), conn.pgconn.socket))
+    steps = query_steps(conn.pgconn, statement)
+    return _run(conn, bounded(steps, conn.pgconn.socket, allowance, meanwhile))
 
 
 def ask_all(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import psycopg
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
 MOST = 64 * 1024
 """Bytes that a login may take, or the answer to one of the router's own queries. Servers send a few hundred."""
@@ -72,17 +72,30 @@ def narrow(fd: int) -> None:
         link.detach()
 
 
-def bounded(steps: Generator[object, object, T], fd: int) -> Generator[object, object, T]:
+def bounded(
+    steps: Generator[object, object, T],
+    fd: int,
+    allowance: Allowance | None = None,
+    meanwhile: Callable[[], object] | None = None,
+) -> Generator[object, object, T]:
     """Run psycopg's steps towards a result, and stop when the server sends too much.
+
+    Args:
+        steps: what is run.
+        fd: the socket.
+        allowance: what it may still send; None: as much as any answer.
+        meanwhile: called whenever something has arrived; None: nothing is.
 
     Raises:
         TooMuch: it did.
     """
-    allowance = Allowance()
+    allowance = allowance or Allowance()
     try:
         step = next(steps)
         while True:
             ready = yield step
+            if meanwhile is not None:
+                meanwhile()
             allowance.count(fd)
             step = steps.send(ready)
     except StopIteration as end:

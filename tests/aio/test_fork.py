@@ -214,3 +214,29 @@ async def test_a_router_not_yet_opened_may_be_opened_in_the_child(shared: LocalC
             await pid_of(later, "writer")
         """,
     )
+
+
+async def test_the_child_is_told_so_by_a_listener_which_goes_on_in_the_parent(shared: LocalCluster) -> None:
+    await run(
+        shared,
+        """
+        async with router.listen("forks") as events:
+            async def use():
+                for attempt in (events.next, events.__anext__, router.listen("other").__aenter__):
+                    try:
+                        await attempt()
+                    except pgroute.RouterClosed as error:
+                        assert "make a router in the child, after the fork" in str(error)
+                    else:
+                        raise AssertionError(attempt)
+                await events.__aexit__(None, None, None)
+                await router.close()
+                gc.collect()
+
+            fork(use, use)
+            with psycopg.connect(sys.argv[2], autocommit=True) as conn:
+                conn.execute("NOTIFY forks, 'hello'")
+            event = await events.next(10.0)
+            assert event.payload == "hello", event
+        """,
+    )

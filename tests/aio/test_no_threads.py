@@ -197,3 +197,17 @@ async def test_a_real_limit_on_processes(shared: LocalCluster) -> None:
     if "no limit" in done.stdout:
         pytest.skip("this system has no limit on the processes of a user")
     assert (done.stderr, done.stdout, done.returncode) == ("", "", 0)
+
+
+async def test_a_listener_is_told_that_there_is_no_thread(
+    shared: LocalCluster, no_threads: NoThreads
+) -> None:
+    async with AsyncRouter(shared.dsn, writer=ONE) as router:
+        await router.wait()
+        with no_threads:
+            async with router.listen("a") as events:  # async-only
+                assert await events.next(0) is None  # async-only
+            # sync-only: with pytest.raises(psycopg.OperationalError, match="cannot listen: can't start new"):
+            # sync-only:     router.listen("a").__enter__()
+        async with router.listen("a") as events:
+            assert await events.next(0) is None

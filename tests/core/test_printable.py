@@ -78,6 +78,7 @@ AS_IT_IS = {
     "_async/pool/connector.py": "classified by what it says; then printable",
     "_async/pool/host_pool.py": "psycopg_pool's words on its queue, and ours",
     "_async/pool/server_check.py": "printable since the connector",
+    "_async/listening/hub.py": "ours, and Python's on threads and descriptors",
     "_async/manager.py": "ours",
     "_async/pool/role_pool.py": "Python's, on threads",
     "batch/_async/chunk_runner.py": "the record of a chunk's error in the database, as it is",

@@ -27,6 +27,7 @@ from tests.hostile_server import (
     notice,
     notification,
     parameter,
+    result,
     row,
 )
 from tests.support import within
@@ -50,7 +51,12 @@ def peak():
 def borrow(role):
     while not errors:
         try:
-            with router.connection(role, timeout=seconds): pass
+            if role == "listen":
+                with router.listen("a", timeout=seconds) as events:
+                    while not errors:
+                        if event := events.next(0.1): errors.add(event.reason)
+            else:
+                with router.connection(role, timeout=seconds): pass
         except Exception as exc: errors.add(type(exc).__name__ + ": " + str(exc)[:200])
 
 errors = set()
@@ -193,6 +199,23 @@ def test_flood_that_answers_the_check_of_a_new_session_takes_no_memory() -> None
         (Told().answer if visitor.is_probe else lambda v, _: flood("rows")(v))(visitor, sql)
 
     told = flooded({"rows": HostileServer(answer)}, role="primary")
+    assert told["grown"] < MOST
+    [error] = told["errors"]
+    assert "it sent more than 64 kB" in error
+
+
+@pytest.mark.parametrize("name", ["notices", "settings"])
+def test_floods_of_a_listener_take_no_memory(name: str) -> None:
+    def answer(visitor: Visitor, sql: bytes) -> None:
+        if b"pg_backend_pid" in sql:
+            visitor.send(result([b"1"]))
+        else:
+            Told().answer(visitor, sql)
+        if b"LISTEN" in sql:
+            visitor.send(READY)
+            flood(name)(visitor)
+
+    told = flooded({name: HostileServer(answer)}, role="listen")
     assert told["grown"] < MOST
     [error] = told["errors"]
     assert "it sent more than 64 kB" in error

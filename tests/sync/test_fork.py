@@ -211,3 +211,29 @@ def test_a_router_not_yet_opened_may_be_opened_in_the_child(shared: LocalCluster
             pid_of(later, "writer")
         """,
     )
+
+
+def test_the_child_is_told_so_by_a_listener_which_goes_on_in_the_parent(shared: LocalCluster) -> None:
+    run(
+        shared,
+        """
+        with router.listen("forks") as events:
+            def use():
+                for attempt in (events.next, events.__next__, router.listen("other").__enter__):
+                    try:
+                        attempt()
+                    except pgroute.RouterClosed as error:
+                        assert "make a router in the child, after the fork" in str(error)
+                    else:
+                        raise AssertionError(attempt)
+                events.__exit__(None, None, None)
+                router.close()
+                gc.collect()
+
+            fork(use, use)
+            with psycopg.connect(sys.argv[2], autocommit=True) as conn:
+                conn.execute("NOTIFY forks, 'hello'")
+            event = events.next(10.0)
+            assert event.payload == "hello", event
+        """,
+    )

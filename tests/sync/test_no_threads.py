@@ -197,3 +197,15 @@ def test_a_real_limit_on_processes(shared: LocalCluster) -> None:
     if "no limit" in done.stdout:
         pytest.skip("this system has no limit on the processes of a user")
     assert (done.stderr, done.stdout, done.returncode) == ("", "", 0)
+
+
+def test_a_listener_is_told_that_there_is_no_thread(
+    shared: LocalCluster, no_threads: NoThreads
+) -> None:
+    with Router(shared.dsn, writer=ONE) as router:
+        router.wait()
+        with no_threads:
+            with pytest.raises(psycopg.OperationalError, match="cannot listen: can't start new"):
+                router.listen("a").__enter__()
+        with router.listen("a") as events:
+            assert events.next(0) is None

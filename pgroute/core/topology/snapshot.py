@@ -110,6 +110,13 @@ class Topology:
         """
         return self.by_key.get(key)
 
+    def known_standby_at(self, key: HostKey) -> float | None:
+        """Return when the probe was sent that a host has answered last, if it was a standby then; otherwise None."""
+        for facts in self._facts:
+            if facts.key == key and facts.answer is not None and facts.answer.role is HostRole.STANDBY:
+                return facts.answer.sent_at
+        return None
+
     def outage(self, now: float) -> float | None:
         """Return the seconds for which there has been no primary, None if that is no outage.
 

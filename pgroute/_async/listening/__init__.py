@@ -1,0 +1,1 @@
+"""The connection on which a router listens, and the thread or task that keeps it."""
