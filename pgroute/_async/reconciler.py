@@ -102,7 +102,7 @@ class AsyncPoolReconciler:
             self._watch.leave()
             return
         self._tell(events)
-        if events or routes(old) != routes(topology):
+        if events or routes(old) != routes(topology) or old.drained != topology.drained:
             self._changes.notify()
 
     def sessions_at(self, key: HostKey, address: str | None) -> int:
