@@ -35,7 +35,7 @@ class SetupFailed(Exception):
     """
 
     def __init__(self, failure: Exception) -> None:
-        super().__init__(str(failure))
+        super().__init__(failure)
         self.failure = failure
 
 

@@ -26,9 +26,8 @@ def find_hosts(host: object, known: Iterable[HostKey]) -> frozenset[HostKey]:
     if isinstance(host, HostKey):
         found = frozenset({host} & set(known))
     else:
-        found = frozenset(
-            key for key in known if isinstance(host, str) and host in (*names_of(key), str(key))
-        )
+        named = host if isinstance(host, str) else ""  # one that has only an address has an empty name
+        found = frozenset(key for key in known if named and named in (*names_of(key), str(key)))
     if not found:
         listed = ", ".join(map(str, known))
         raise ConfigError("host", host, f"expected a HostKey, 'host:port' or 'host' of one of {listed}")

@@ -203,7 +203,6 @@ class Lending(Generic[L, C]):
     def resize(self, min_size: int, max_size: int) -> None:
         """Change the sizes. Idle connections beyond *max_size* are closed, those in use when they come back."""
         self.min_size, self.max_size = min_size, max_size
-        self._missing = 0
         while self.idle and len(self.leases) > max_size:
             self._retire()
 
@@ -226,7 +225,6 @@ class Lending(Generic[L, C]):
     def _retire(self) -> None:
         """Take the longest idle connection out; the worker closes it at the next step."""
         item = self.idle.popleft()
-        self._unused = min(self._unused, len(self.idle))
         self.remove(item[0])
         self._retired.append(item)
 
@@ -236,10 +234,7 @@ class Lending(Generic[L, C]):
         self._connecting = self.wanted = False
         self._connected_once = True
         self._pause = _FIRST_PAUSE
-        if self.closed or len(self.leases) >= self.max_size:
-            return False
-        if outdated:
-            self._missing = max(self._missing, 1)
+        if self.closed or outdated or len(self.leases) >= self.max_size:
             return False
         self._missing = max(0, self._missing - 1)
         self.leases[item[0]] = None
