@@ -189,6 +189,7 @@ async def test_expired_connections_are_replaced_idle_ones_at_once(shared: LocalC
 
 async def test_one_role_expires_alone(shared: LocalCluster) -> None:
     async with AsyncRouter(shared.dsn, reader=PoolOptions(), reader_attrs="any", balance="ordered") as router:
+        await all_known(router)
         async with router.reader() as conn:
             reads = conn.info.backend_pid
         writes = await pid_of(router)

@@ -105,6 +105,7 @@ class History(Nemesis):
         self.crowded = world.chance(0.5)
         world.careless = world.chance(0.25)
         self._options = {role: self._pool_options() for role in ("writer", "reader")}
+        self.most = {role: options.max_size for role, options in self._options.items()}
         cls = getattr(face.modules.router, f"{face.prefix}Router")
         hosts = ",".join(key.host for key in world.servers)
         self.router = cls(
@@ -185,7 +186,7 @@ class History(Nemesis):
         face, world = self.face, self.world
         for role in ("writer", "reader"):
             hosts = max(1, len(world.servers) - 1) if role == "reader" else 1
-            wanted = hosts * self._options[role].max_size
+            wanted = hosts * self.most[role]
             had: list[Any] = []
             failures: list[str] = []
 

@@ -190,6 +190,7 @@ def test_expired_connections_are_replaced_idle_ones_at_once(shared: LocalCluster
 
 def test_one_role_expires_alone(shared: LocalCluster) -> None:
     with Router(shared.dsn, reader=PoolOptions(), reader_attrs="any", balance="ordered") as router:
+        all_known(router)
         with router.reader() as conn:
             reads = conn.info.backend_pid
         writes = pid_of(router)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 SETUP_ATTEMPTS = 3
 """The connections with which setup may fail in one checkout."""
 
-_LEAST_TIME = 1.0
+_LEAST_TIME = 0.2
+"""Seconds that setup has, even with a timeout of 0: its statements take round trips."""
 _ENDED = "setup left a transaction open, or closed the connection: commit or roll back, and leave it open"
 
 

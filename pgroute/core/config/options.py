@@ -162,7 +162,7 @@ class PoolOptions:
     *setup* is called with a connection at each checkout, before the body. It is for what this session alone needs, such
     as a tenant's setting, and takes the round trips of its statements. It must not leave a transaction open. If it
     raises, that connection is closed and another is tried. After three the caller gets the error. It has the time that
-    the caller has for a session, at least a second. psycopg attributes that it sets are reset when the session ends.
+    the caller has for a session, at least 0.2 s. psycopg attributes that it sets are reset when the session ends.
 
     Args:
         min_size: connections kept open to each host that serves the role; a new pool starts with one.
