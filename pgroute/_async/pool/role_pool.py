@@ -76,7 +76,7 @@ class AsyncRolePool(Generic[CT]):
             options = resized(self._config.options, min_size, max_size)
             self._config = replace(self._config, options=options)
             for pool in self._pools.values():
-                pool.resize(self._config.options_at(pool.host))
+                pool.resize(self._config)
 
     def expire(self) -> None:
         """Replace all connections: those in use when they come back."""

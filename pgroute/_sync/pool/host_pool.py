@@ -84,7 +84,7 @@ class HostPool(Generic[CT]):
         backoff: ConnectBackoff,
     ) -> None:
         options = config.options_at(host)
-        self._limit = "max_size" if options is config.options else "max_size_on_primary"
+        self._limit = _limit(config, options)
         self.host = host
         self.key = host.key
         self.generation = host.generation
@@ -148,10 +148,11 @@ class HostPool(Generic[CT]):
         """The most connections that it may have."""
         return self._lending.max_size
 
-    def resize(self, options: PoolOptions) -> None:
+    def resize(self, config: RoleConfig) -> None:
         """Take over the sizes; connections beyond max_size are closed, those in use when they come back."""
+        options = config.options_at(self.host)
         with self._lock:
-            self._options = options
+            self._limit = _limit(config, options)
             self._lending.resize(options.min_size, options.max_size)
         self._worker.wake()
 
@@ -407,3 +408,8 @@ class HostPool(Generic[CT]):
         """Wait for the worker of a closed pool to end."""
         self._worker.wake()  # as above
         self._worker.join(timeout)
+
+
+def _limit(config: RoleConfig, options: PoolOptions) -> str:
+    """Return the name of the option that limits the connections of a pool with these options."""
+    return "max_size" if options is config.options else "max_size_on_primary"
