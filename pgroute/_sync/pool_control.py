@@ -117,7 +117,7 @@ class PoolControl(Generic[CT]):
         """Change the sizes of a role's pools, at each host, while they are in use.
 
         Connections beyond *max_size* are closed, those in use when they are returned. Callers who wait get the
-        connections that a larger *max_size* permits. `max_size_on_primary` goes on to apply.
+        connections that a larger *max_size* permits. *max_size_on_primary* goes on to apply.
 
         Args:
             role: "writer" or "reader".

@@ -133,9 +133,13 @@ async def test_readers_on_the_primary_keep_their_own_limit(shared: LocalCluster)
     options = PoolOptions(min_size=0, max_size=4, max_size_on_primary=2)
     async with AsyncRouter(shared.primary.conninfo, reader=options) as router:
         await port_of(router)
-        for size, most in ((8, 2), (1, 1), (4, 2)):
+        for size in (8, 2, 4):
             await router.resize("reader", max_size=size)
-            assert measures(router, "reader")["pool_max"] == most
+            assert measures(router, "reader")["pool_max"] == 2
+        with pytest.raises(ConfigError, match="at least max_size_on_primary, which is 2") as caught:
+            await router.resize("reader", max_size=1)
+        assert caught.value.parameter == "max_size"
+        assert measures(router, "reader")["pool_max"] == 2
 
 
 @pytest.mark.parametrize(

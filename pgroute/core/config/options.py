@@ -241,6 +241,13 @@ def resized(options: PoolOptions, min_size: object, max_size: object) -> PoolOpt
         check_integer("min_size", min_size, low=0)
         if max_size is None and min_size > options.max_size:  # type: ignore[operator]
             raise ConfigError("min_size", min_size, f"expected at most max_size, which is {options.max_size}")
+    least = options.max_size_on_primary
+    if max_size is not None:
+        check_integer("max_size", max_size, low=1)
+        if least is not None and max_size < least:  # type: ignore[operator]
+            raise ConfigError(
+                "max_size", max_size, f"expected at least max_size_on_primary, which is {least}"
+            )
     changes: dict[str, Any] = {"min_size": min_size, "max_size": max_size}
     return replace(options, **{name: value for name, value in changes.items() if value is not None})
 
