@@ -62,7 +62,7 @@ OPTIONS, HOSTS = "core/config/options.py", "core/model/host.py"
             "_sync/pool_control.py",
             '"""Return the counters by role and host."""',
             "",
-            "Router.stats: has no docstring",
+            "PoolControl.stats: has no docstring",
         ),
         (
             "__init__.py",
