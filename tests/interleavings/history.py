@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 
 from pgroute.runtime.timers import Timers, timers
-from tests.interleavings.clients import ACQUIRE_TIMEOUT
+from tests.interleavings.clients import ACQUIRE_TIMEOUT, Boom
 from tests.interleavings.faces import AsyncFace, SyncFace
 from tests.interleavings.loop import Stuck
 from tests.interleavings.nemesis import Nemesis
@@ -196,7 +196,7 @@ class History(Nemesis):
                     try:
                         had.append(await face.call(self.router.getconn, role, timeout=3.0))
                         return
-                    except psycopg.Error as exc:
+                    except (psycopg.Error, Boom) as exc:
                         failures.append(f"{type(exc).__name__}: {exc}")
                     await face.sleep(0.05)  # the queue may be full
 
