@@ -23,10 +23,11 @@ _FACE = (
     ("listening", "open_state", "schema_check"),
     ("progress",),
     ("commit",),
-    ("checkout", "reconciler"),
+    ("checkout", "keyed", "reconciler"),
     ("lifecycle",),
     ("manager",),
-    ("session", "transaction"),
+    ("pool_tasks",),
+    ("pool_control", "session", "transaction"),
     ("causal", "direct", "listener"),
     ("router",),
 )

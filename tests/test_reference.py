@@ -59,10 +59,10 @@ OPTIONS, HOSTS = "core/config/options.py", "core/model/host.py"
         (HOSTS, "  rtt: seconds that", "  rtt: what", "HostInfo.rtt: is a number of what?"),
         (HOSTS, "  UP: it answers.\n", "\n", "HostState: does not describe UP"),
         (
-            "_sync/router.py",
+            "_sync/pool_control.py",
             '"""Return the counters by role and host."""',
             "",
-            "Router.stats: has no docstring",
+            "PoolControl.stats: has no docstring",
         ),
         (
             "__init__.py",

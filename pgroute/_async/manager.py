@@ -15,10 +15,12 @@ from psycopg_pool.abc import ACT as CT  # async-only
 
 from pgroute._acompat import AsyncWatchdog
 from pgroute._async.checkout import AsyncCheckout
+from pgroute._async.keyed import AsyncKeyedConnections
 from pgroute._async.lifecycle import AsyncLifecycle
 from pgroute._async.listening.hub import AsyncListeningHub
 from pgroute._async.pool.lease import find_lease, lease_of
 from pgroute._async.pool.role_pool import AsyncRolePool
+from pgroute._async.pool.setup import SetupFailed
 from pgroute._async.progress import Question, ask_progress
 from pgroute.core.config.options import check_number
 from pgroute.core.faults.classify import one_line
@@ -68,6 +70,7 @@ class AsyncSessionManager(Generic[CT]):
         dispatcher: of events to subscribers.
         listening: the listeners, and the connection that they share.
         lifecycle: opens and closes all of it.
+        keyed: the connections of `getconn(key=)`.
         longest_retry: seconds for which a call so far may retry with a key of ``once=``.
     """
 
@@ -98,6 +101,7 @@ class AsyncSessionManager(Generic[CT]):
         )
         self.longest_retry = 0.0
         self._reader_demand = None if config.max_lag is None else Demand(config.max_lag)
+        self.keyed: AsyncKeyedConnections[CT] = AsyncKeyedConnections()
         self._describe = describe
         self._rng = random.Random()
 
@@ -134,11 +138,12 @@ class AsyncSessionManager(Generic[CT]):
             ConfigError: the timeout is no number of seconds, or the position is one of another cluster.
             PositionLost: a failover has lost the position.
             NoHostAvailable, PoolExhausted, SplitBrainError: none could be had in time.
+            Exception: the error of the user's setup, if the server is not at fault.
             RouterClosed: the router is not open.
             RouteError: it was opened in another event loop.
         """
         router = self.lifecycle.check_open()
-        timeout = self._seconds(timeout)
+        timeout = self.seconds(timeout)
         ticket: Ticket | None = None
         if causal is not None:
             demand, ticket = causal.begin()
@@ -149,7 +154,7 @@ class AsyncSessionManager(Generic[CT]):
         told = self.config.acquired
         tried_at = start
         candidate = await self._first_host(attrs, pool, demand, start)
-        acquisition = None if demand is None else self._acquisition(attrs, role, start, timeout, demand)
+        acquisition = None if demand is None else self.acquisition(attrs, role, start, timeout, demand)
         if acquisition is None or candidate is None:
             seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
         else:
@@ -166,7 +171,13 @@ class AsyncSessionManager(Generic[CT]):
                     if demand is not None and acquisition is not None:
                         await self._prove(conn, router, candidate, demand, acquisition)
                     return AsyncCheckout(conn, router, ticket)
-                except (PoolTimeout, PoolClosed, TooManyRequests, psycopg.OperationalError) as exc:
+                except (
+                    PoolTimeout,
+                    PoolClosed,
+                    TooManyRequests,
+                    psycopg.OperationalError,
+                    SetupFailed,
+                ) as exc:
                     failure = exc
                     if conn is not None:
                         await AsyncCheckout(conn, router).release()
@@ -175,7 +186,7 @@ class AsyncSessionManager(Generic[CT]):
                         await AsyncCheckout(conn, router).release()
                     raise
             if acquisition is None:
-                acquisition = self._acquisition(attrs, role, start, timeout, demand)
+                acquisition = self.acquisition(attrs, role, start, timeout, demand)
             if candidate is not None and failure is not None:
                 _count_failure(acquisition, candidate, pool, failure, seconds)
             step = await self._next_host(acquisition, router, pool)
@@ -227,9 +238,10 @@ class AsyncSessionManager(Generic[CT]):
                     self.watch.kick(key)
             await router.changes.wait(version, max(0.0, step.until - now))
 
-    def _acquisition(
+    def acquisition(
         self, attrs: SessionAttrs, role: Role, start: float, timeout: float, demand: Demand | None
     ) -> Acquisition:
+        """Return the steps of a caller who began at *start* (monotonic seconds)."""
         return Acquisition(
             attrs,
             self.config.policy,
@@ -311,7 +323,12 @@ class AsyncSessionManager(Generic[CT]):
             text = f"asking for its position failed: {one_line(str(exc))}"
             raise psycopg.OperationalError(text) from exc
 
-    def _seconds(self, timeout: float | None) -> float:
+    def seconds(self, timeout: float | None) -> float:
+        """Return the timeout of a caller in seconds; None: acquire_timeout.
+
+        Raises:
+            ConfigError: it is no number of seconds.
+        """
         if timeout is None:
             return self.config.acquire_timeout
         check_number("timeout", timeout)
@@ -330,6 +347,14 @@ class AsyncSessionManager(Generic[CT]):
             **options,
         )
 
+    async def take(self, role: Role, timeout: float | None) -> CT:
+        """Take a connection of a role that `take_back` will be given."""
+        return (await self.acquire(self.attrs_of(role), role, timeout)).conn
+
+    def attrs_of(self, role: Role) -> SessionAttrs:
+        """Return which hosts serve a role."""
+        return SessionAttrs.READ_WRITE if role is Role.WRITER else self.config.reader_attrs
+
     async def take_back(self, conn: CT) -> None:
         """Release a connection that `getconn` has lent; a transaction still open is rolled back.
 
@@ -344,6 +369,7 @@ class AsyncSessionManager(Generic[CT]):
             raise ValueError(f"not a connection taken from {self._describe()}: {conn!r}")
         if lease.holder is not None:
             raise ValueError(f"a session has this connection, and returns it at its end: {conn!r}")
+        self.keyed.drop(conn)
         await AsyncCheckout(conn, router).put_back()
 
     async def pause(self, seconds: float) -> None:
@@ -377,6 +403,9 @@ class Behind(psycopg.OperationalError):
 def _count_failure(
     acquisition: Acquisition, candidate: Candidate, pool: AsyncRolePool[CT], failure: Exception, waited: float
 ) -> None:
+    if isinstance(failure, SetupFailed):
+        failure.failure.add_note(f"setup failed with each connection that was tried, at {candidate.key}")
+        raise failure.failure
     if isinstance(failure, (PoolClosed, PoolTimeout)) and not isinstance(failure, PoolFull):
         failure = pool.last_failure(candidate) or failure
     if isinstance(failure, Behind):

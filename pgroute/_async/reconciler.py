@@ -106,7 +106,7 @@ class AsyncPoolReconciler:
             self._watch.leave()
             return
         self._tell(events)
-        if events or routes(old) != routes(topology):
+        if events or routes(old) != routes(topology) or old.drained != topology.drained:
             self._changes.notify()
             self._listening.on_snapshot(old, topology)
 

@@ -15,6 +15,7 @@ from pgroute._async.causal import AsyncCausal
 from pgroute._async.direct import AsyncDirect
 from pgroute._async.listener import DEFAULT_LIMIT, AsyncListener
 from pgroute._async.manager import AsyncSessionManager
+from pgroute._async.pool_control import AsyncPoolControl
 from pgroute._async.session import AsyncSession
 from pgroute._async.transaction.runner import AsyncRunner
 from pgroute.core.config.demand_options import DEFAULT_WAIT, make_demand
@@ -37,13 +38,12 @@ if TYPE_CHECKING:
     from pgroute.core.config.retry_policy import RetryPolicy
     from pgroute.core.model.events import Event
     from pgroute.core.model.position import Position
-    from pgroute.core.model.stats import RouterStats
     from pgroute.core.routing.balance import Policy
     from pgroute.core.routing.demand import Demand
     from pgroute.core.topology.snapshot import Topology
 
 
-class AsyncRouter(AsyncRunner[CT], AsyncDirect[CT], AsyncFace):
+class AsyncRouter(AsyncRunner[CT], AsyncDirect[CT], AsyncPoolControl[CT], AsyncFace):
     """Routes sessions to the primary or to a standby of a PostgreSQL cluster, through failover.
 
     The constructor parses and validates its arguments, without I/O. `open()` or the ``with`` statement starts to probe
@@ -185,7 +185,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncDirect[CT], AsyncFace):
         The end of the ``with`` statement does this. Closing a closed router does nothing.
 
         Args:
-            timeout: seconds that sessions in flight have to end.
+            timeout: seconds that sessions in flight have to end; 0: they are aborted at once.
 
         Raises:
             ConfigError: the timeout is not a number of seconds.
@@ -295,57 +295,10 @@ class AsyncRouter(AsyncRunner[CT], AsyncDirect[CT], AsyncFace):
             attrs = SessionAttrs.parse(target_session_attrs)
         return AsyncSession(self._manager, attrs, attrs.pool, timeout)
 
-    async def getconn(self, role: Literal["writer", "reader"] | Role, *, timeout: float | None = None) -> CT:
-        """Return a connection, which `putconn` must take back; the context managers do both.
-
-        Args:
-            role: "writer" or "reader".
-            timeout: seconds to wait for a connection; 0: take only one that is ready; None: acquire_timeout.
-
-        Raises:
-            NoHostAvailable, PoolExhausted, SplitBrainError: there was no session in time.
-            RouterClosed: the router is not open.
-        """
-        parsed = Role.parse(role)
-        attrs = SessionAttrs.READ_WRITE if parsed is Role.WRITER else self._manager.config.reader_attrs
-        return (await self._manager.acquire(attrs, parsed, timeout)).conn
-
-    async def putconn(self, conn: CT) -> None:
-        """Take back a connection from `getconn`, and roll back a transaction that is still open.
-
-        Args:
-            conn: the connection, open or closed.
-
-        Raises:
-            ValueError: the connection is not from this router, or belongs to a session, which returns it at its end.
-        """
-        await self._manager.take_back(conn)
-
-    async def wait(self, role: Literal["writer", "reader"] | Role = "writer", timeout: float = 30.0) -> None:
-        """Wait until a session of this role is available. A wait that fails does not close the router.
-
-        Args:
-            role: "writer" or "reader".
-            timeout: seconds.
-
-        Raises:
-            NoHostAvailable, PoolExhausted, SplitBrainError: there was no session in time.
-            RouterClosed: the router is not open.
-        """
-        await self.putconn(await self.getconn(role, timeout=timeout))
-
     @property
     def topology(self) -> Topology:
         """The current state of all hosts, an immutable snapshot."""
         return self._manager.topology
-
-    def get_stats(self) -> dict[str, dict[str, int]]:
-        """Return each role's totals over all hosts, under psycopg_pool's keys, by "writer" and "reader"."""
-        return {role.value: dict(pool.stats().totals) for role, pool in self._manager.pools.items()}
-
-    def stats(self) -> RouterStats:
-        """Return the counters by role and host."""
-        return self._manager.stats()
 
     def subscribe(self, fn: Callable[[Event], object]) -> Callable[[], None]:
         """Call *fn* with each Event, in order, in its own thread. Returns an unsubscribe function.

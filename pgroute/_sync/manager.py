@@ -14,10 +14,12 @@ from psycopg_pool.abc import CT
 
 from pgroute._acompat import Watchdog
 from pgroute._sync.checkout import Checkout
+from pgroute._sync.keyed import KeyedConnections
 from pgroute._sync.lifecycle import Lifecycle
 from pgroute._sync.listening.hub import ListeningHub
 from pgroute._sync.pool.lease import find_lease, lease_of
 from pgroute._sync.pool.role_pool import RolePool
+from pgroute._sync.pool.setup import SetupFailed
 from pgroute._sync.progress import Question, ask_progress
 from pgroute.core.config.options import check_number
 from pgroute.core.faults.classify import one_line
@@ -67,6 +69,7 @@ class SessionManager(Generic[CT]):
         dispatcher: of events to subscribers.
         listening: the listeners, and the connection that they share.
         lifecycle: opens and closes all of it.
+        keyed: the connections of `getconn(key=)`.
         longest_retry: seconds for which a call so far may retry with a key of ``once=``.
     """
 
@@ -97,6 +100,7 @@ class SessionManager(Generic[CT]):
         )
         self.longest_retry = 0.0
         self._reader_demand = None if config.max_lag is None else Demand(config.max_lag)
+        self.keyed: KeyedConnections[CT] = KeyedConnections()
         self._describe = describe
         self._rng = random.Random()
 
@@ -133,11 +137,12 @@ class SessionManager(Generic[CT]):
             ConfigError: the timeout is no number of seconds, or the position is one of another cluster.
             PositionLost: a failover has lost the position.
             NoHostAvailable, PoolExhausted, SplitBrainError: none could be had in time.
+            Exception: the error of the user's setup, if the server is not at fault.
             RouterClosed: the router is not open.
             RouteError: it was opened in another event loop.
         """
         router = self.lifecycle.check_open()
-        timeout = self._seconds(timeout)
+        timeout = self.seconds(timeout)
         ticket: Ticket | None = None
         if causal is not None:
             demand, ticket = causal.begin()
@@ -148,7 +153,7 @@ class SessionManager(Generic[CT]):
         told = self.config.acquired
         tried_at = start
         candidate = self._first_host(attrs, pool, demand, start)
-        acquisition = None if demand is None else self._acquisition(attrs, role, start, timeout, demand)
+        acquisition = None if demand is None else self.acquisition(attrs, role, start, timeout, demand)
         if acquisition is None or candidate is None:
             seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
         else:
@@ -165,7 +170,13 @@ class SessionManager(Generic[CT]):
                     if demand is not None and acquisition is not None:
                         self._prove(conn, router, candidate, demand, acquisition)
                     return Checkout(conn, router, ticket)
-                except (PoolTimeout, PoolClosed, TooManyRequests, psycopg.OperationalError) as exc:
+                except (
+                    PoolTimeout,
+                    PoolClosed,
+                    TooManyRequests,
+                    psycopg.OperationalError,
+                    SetupFailed,
+                ) as exc:
                     failure = exc
                     if conn is not None:
                         Checkout(conn, router).release()
@@ -174,7 +185,7 @@ class SessionManager(Generic[CT]):
                         Checkout(conn, router).release()
                     raise
             if acquisition is None:
-                acquisition = self._acquisition(attrs, role, start, timeout, demand)
+                acquisition = self.acquisition(attrs, role, start, timeout, demand)
             if candidate is not None and failure is not None:
                 _count_failure(acquisition, candidate, pool, failure, seconds)
             step = self._next_host(acquisition, router, pool)
@@ -226,9 +237,10 @@ class SessionManager(Generic[CT]):
                     self.watch.kick(key)
             router.changes.wait(version, max(0.0, step.until - now))
 
-    def _acquisition(
+    def acquisition(
         self, attrs: SessionAttrs, role: Role, start: float, timeout: float, demand: Demand | None
     ) -> Acquisition:
+        """Return the steps of a caller who began at *start* (monotonic seconds)."""
         return Acquisition(
             attrs,
             self.config.policy,
@@ -310,7 +322,12 @@ class SessionManager(Generic[CT]):
             text = f"asking for its position failed: {one_line(str(exc))}"
             raise psycopg.OperationalError(text) from exc
 
-    def _seconds(self, timeout: float | None) -> float:
+    def seconds(self, timeout: float | None) -> float:
+        """Return the timeout of a caller in seconds; None: acquire_timeout.
+
+        Raises:
+            ConfigError: it is no number of seconds.
+        """
         if timeout is None:
             return self.config.acquire_timeout
         check_number("timeout", timeout)
@@ -329,6 +346,14 @@ class SessionManager(Generic[CT]):
             **options,
         )
 
+    def take(self, role: Role, timeout: float | None) -> CT:
+        """Take a connection of a role that `take_back` will be given."""
+        return (self.acquire(self.attrs_of(role), role, timeout)).conn
+
+    def attrs_of(self, role: Role) -> SessionAttrs:
+        """Return which hosts serve a role."""
+        return SessionAttrs.READ_WRITE if role is Role.WRITER else self.config.reader_attrs
+
     def take_back(self, conn: CT) -> None:
         """Release a connection that `getconn` has lent; a transaction still open is rolled back.
 
@@ -343,6 +368,7 @@ class SessionManager(Generic[CT]):
             raise ValueError(f"not a connection taken from {self._describe()}: {conn!r}")
         if lease.holder is not None:
             raise ValueError(f"a session has this connection, and returns it at its end: {conn!r}")
+        self.keyed.drop(conn)
         Checkout(conn, router).put_back()
 
     def pause(self, seconds: float) -> None:
@@ -376,6 +402,9 @@ class Behind(psycopg.OperationalError):
 def _count_failure(
     acquisition: Acquisition, candidate: Candidate, pool: RolePool[CT], failure: Exception, waited: float
 ) -> None:
+    if isinstance(failure, SetupFailed):
+        failure.failure.add_note(f"setup failed with each connection that was tried, at {candidate.key}")
+        raise failure.failure
     if isinstance(failure, (PoolClosed, PoolTimeout)) and not isinstance(failure, PoolFull):
         failure = pool.last_failure(candidate) or failure
     if isinstance(failure, Behind):

@@ -107,7 +107,7 @@ class PoolReconciler:
             self._watch.leave()
             return
         self._tell(events)
-        if events or routes(old) != routes(topology):
+        if events or routes(old) != routes(topology) or old.drained != topology.drained:
             self._changes.notify()
             self._listening.on_snapshot(old, topology)
 

@@ -20,6 +20,7 @@ STYLES = {
     HostState.ALIAS: "dim",
     HostState.SUSPECT: "yellow",
     HostState.BUSY: "yellow",
+    HostState.DRAINED: "yellow",
     HostState.STARTING: "yellow",
 }
 

@@ -15,7 +15,15 @@ from pgroute.core.freshness import FreshnessNeed
 from pgroute.core.model.host import HostState
 from pgroute.core.routing.replayed import Replayed
 from pgroute.core.topology.draining import departures
-from pgroute.core.topology.observations import Answer, Failure, ForgetTimeline, Members, Observation
+from pgroute.core.topology.observations import (
+    Answer,
+    Drain,
+    Failure,
+    ForgetTimeline,
+    Members,
+    Observation,
+    Readmit,
+)
 from pgroute.core.topology.transition import apply, initial_topology
 from pgroute.monitor.membership import HostSource, Membership
 from pgroute.monitor.stalls import stall_aware_wait
@@ -160,6 +168,16 @@ class ClusterWatch:
         """Accept a lower timeline, for example after restoring a backup; from any thread."""
         if self._monitor is not None:
             self._monitor.call(self.observe, ForgetTimeline())
+
+    def drain(self, hosts: frozenset[HostKey]) -> None:
+        """Give hosts no new sessions, whether they are listed or not; from any thread."""
+        if self._monitor is not None:
+            self._monitor.call(self.observe, Drain(hosts))
+
+    def readmit(self, hosts: frozenset[HostKey]) -> None:
+        """Give hosts new sessions again; from any thread."""
+        if self._monitor is not None:
+            self._monitor.call(self.observe, Readmit(hosts))
 
     # In the monitor's loop.
 

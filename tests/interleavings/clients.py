@@ -30,12 +30,14 @@ class Clients:
 
     Attributes:
         router: theirs.
+        most: the max_size of each role.
         crowded: many want one connection, and are torn out just when it comes back.
         calm: there are no more faults.
         moved_at: when somebody had, or did not get, or gave back a connection last.
     """
 
     router: Any
+    most: dict[str, int]
     crowded = False
     calm = False
 
@@ -68,7 +70,17 @@ class Clients:
             max_idle=rng.choice((600.0, 0.2)),
             max_lifetime=rng.choice((3600.0, 3600.0, 0.3)),
             reset=reset,
+            setup=self.face.callback(self._setup) if rng.random() < 0.2 else None,
+            max_uses=rng.choice((None, None, None, 1, 3)),
         )
+
+    async def _setup(self, conn: Any) -> None:
+        await self.world.nap()
+        if self.world.chance(0.1):
+            raise Boom("setup")
+        await self.face.call(conn.execute, "read")
+        if self.world.chance(0.95):
+            await self.face.call(conn.rollback)
 
     async def _reset(self, conn: Any) -> None:
         await self.world.nap()

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 
 from pgroute.runtime.timers import Timers, timers
-from tests.interleavings.clients import ACQUIRE_TIMEOUT
+from tests.interleavings.clients import ACQUIRE_TIMEOUT, Boom
 from tests.interleavings.faces import AsyncFace, SyncFace
 from tests.interleavings.loop import Stuck
 from tests.interleavings.nemesis import Nemesis
@@ -105,6 +105,7 @@ class History(Nemesis):
         self.crowded = world.chance(0.5)
         world.careless = world.chance(0.25)
         self._options = {role: self._pool_options() for role in ("writer", "reader")}
+        self.most = {role: options.max_size for role, options in self._options.items()}
         cls = getattr(face.modules.router, f"{face.prefix}Router")
         hosts = ",".join(key.host for key in world.servers)
         self.router = cls(
@@ -185,7 +186,7 @@ class History(Nemesis):
         face, world = self.face, self.world
         for role in ("writer", "reader"):
             hosts = max(1, len(world.servers) - 1) if role == "reader" else 1
-            wanted = hosts * self._options[role].max_size
+            wanted = hosts * self.most[role]
             had: list[Any] = []
             failures: list[str] = []
 
@@ -195,7 +196,7 @@ class History(Nemesis):
                     try:
                         had.append(await face.call(self.router.getconn, role, timeout=3.0))
                         return
-                    except psycopg.Error as exc:
+                    except (psycopg.Error, Boom) as exc:
                         failures.append(f"{type(exc).__name__}: {exc}")
                     await face.sleep(0.05)  # the queue may be full
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from pgroute.core.model.roles import HostRole
+from pgroute.errors import RouteError
 from tests.interleavings.clients import Clients
 from tests.interleavings.servers import Server
 
@@ -21,7 +24,9 @@ class Nemesis(Clients):
             await self.face.sleep(rng.choice((0.0, rng.random() * 0.05, rng.random() * 0.5)))
             kind = rng.random()
             server = rng.choice(list(world.servers.values()))
-            if kind < 0.35:
+            if kind < 0.1:
+                await self._operate()
+            elif kind < 0.35:
                 self._tear(list(self._clients))
             elif kind < 0.5:
                 if links := server.links:
@@ -43,6 +48,19 @@ class Nemesis(Clients):
                 server.thaw()
             else:
                 await self._fail_over()
+
+    async def _operate(self) -> None:
+        """Change the pools in use."""
+        rng, role = self.rng, self.rng.choice(("writer", "reader"))
+        with contextlib.suppress(RouteError):  # closed meanwhile
+            if rng.random() < 0.5:
+                most = rng.randint(1, 3)
+                self.world.note(f"resizes the {role}s to {most}")
+                self.most[role] = most
+                await self.face.call(self.router.resize, role, min_size=rng.randint(0, most), max_size=most)
+            else:
+                self.world.note(f"expires the {role}s")
+                await self.face.call(self.router.expire, role)
 
     async def _restart(self, server: Server) -> None:
         self.world.note(f"restarts {server.key.host}")

@@ -58,6 +58,7 @@ class World:
         self.pools: list[Any] = []
         self.watch: Watch | None = None
         self._mixed: dict[int, float] = {}
+        self._most: dict[int, int] = {}
         keys = [HostKey("abc"[i], 5432) for i in range(hosts)]
         self.servers = {
             key: Server(key, HostRole.STANDBY if i else HostRole.PRIMARY) for i, key in enumerate(keys)
@@ -116,7 +117,10 @@ class World:
                     self._broken_books(pool, "connections are idle while somebody waits")
                 continue
             self._mixed.pop(id(pool), None)
-            if len(lending.leases) > pool._options.max_size or lending.in_use < 0:
+            # A pool that was made smaller loses what is above its new size when it comes back, and opens no more.
+            before = self._most.get(id(pool), 0)
+            self._most[id(pool)] = most = max(lending.max_size, min(before, len(lending.leases)))
+            if len(lending.leases) > max(most, before) or lending.in_use < 0:
                 self._broken_books(pool, "more connections than max_size, or more idle ones than there are")
 
     def _broken_books(self, pool: Any, why: str) -> None:

@@ -90,6 +90,7 @@ class AsyncLease:
         unconfirmed: a COMMIT returned without the synchronous standby's acknowledgement.
         taken: a caller has the connection.
         taken_at: monotonic seconds of the checkout.
+        uses: the sessions that had the connection.
         trusted: tables of pgroute's that were found to run nobody else's code.
         was_idle: after a statement there was no transaction; set to False before, to learn that.
         expires_at: monotonic seconds from which on it is not lent any more.
@@ -111,6 +112,7 @@ class AsyncLease:
         "taken_at",
         "trusted",
         "unconfirmed",
+        "uses",
         "was_idle",
     )
 
@@ -126,6 +128,7 @@ class AsyncLease:
         self.unconfirmed = False
         self.taken = False
         self.taken_at = 0.0
+        self.uses = 0
         self.trusted: frozenset[str] = frozenset()
         self.was_idle = False
         self.expires_at = math.inf

@@ -5,17 +5,23 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
 from psycopg_pool import PoolClosed
 
 from pgroute._async.pool.host_pool import AsyncHostPool
+from pgroute.core.config.options import resized
 from pgroute.core.model.host import HostState
-from pgroute.core.model.stats import MEASURES, RoleStats, total
+from pgroute.core.model.stats import MEASURES, RoleStats, since, total
+from pgroute.core.routing.shares import shares
 from pgroute.runtime.connect_backoff import BackedOff
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pgroute.core.config.options import PoolOptions
     from pgroute.core.config.router_config import RoleConfig
     from pgroute.core.model.candidate import Candidate
     from pgroute.core.model.host import HostInfo
@@ -52,7 +58,31 @@ class AsyncRolePool(Generic[CT]):
         self._pools: dict[HostKey, AsyncHostPool[CT]] = {}
         self._retired: list[AsyncHostPool[CT]] = []
         self._past: dict[str, int] = {}
+        self._popped: Mapping[str, int] = {}
         self._closed = False
+
+    @property
+    def options(self) -> PoolOptions:
+        """The options of the role, with the sizes as they are now."""
+        return self._config.options
+
+    def resize(self, min_size: object, max_size: object) -> None:
+        """Change the sizes of all pools, open or to come; None leaves one as it is.
+
+        Raises:
+            ConfigError: a size is not valid.
+        """
+        with self._lock:
+            options = resized(self._config.options, min_size, max_size)
+            self._config = replace(self._config, options=options)
+            for pool in self._pools.values():
+                pool.resize(self._config)
+
+    def expire(self) -> None:
+        """Replace all connections: those in use when they come back."""
+        with self._lock:
+            for pool in self._pools.values():
+                pool.expire()
 
     def load(self, key: HostKey) -> int:
         """Return the sessions in use at a host."""
@@ -196,6 +226,25 @@ class AsyncRolePool(Generic[CT]):
                 for key, stats in now.items()
             },
         )
+
+    def pop_stats(self) -> dict[str, int]:
+        """Return the totals, with the counts since the last call."""
+        with self._lock:
+            totals = self.stats().totals
+            before, self._popped = self._popped, totals
+        return since(totals, before)
+
+    async def fill(self, group: tuple[Candidate, ...], count: int) -> int:
+        """Have *count* connections opened to these hosts, and return how many there are."""
+        pools = []
+        for candidate in group:
+            with contextlib.suppress(PoolClosed, psycopg.OperationalError):
+                pools.append(self.ready(candidate) or await self.open(candidate))
+        opened = [pool.opened for pool in pools]
+        if sum(opened) < count:
+            for pool, share in zip(pools, shares(count, [pool.max_size for pool in pools]), strict=True):
+                pool.fill(share)
+        return sum(opened)
 
     async def close(self) -> None:
         """Close every pool: waiters are woken, idle connections closed."""

@@ -14,6 +14,7 @@ from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 from pgroute._acompat import Waiter
 from pgroute._sync.pool.connector import Connector
 from pgroute._sync.pool.lease import Lease, alive, attributes, contradicts, lease_of, restore, shut
+from pgroute._sync.pool.setup import SETUP_ATTEMPTS, set_up
 from pgroute._sync.pool.worker import PoolWorker
 from pgroute._psycopg import has_open_block, has_two_phase
 from pgroute.core.faults.classify import one_line
@@ -22,6 +23,7 @@ from pgroute.core.routing.lending import Lending, PoolFull
 if TYPE_CHECKING:
     import psycopg
 
+    from pgroute.core.config.options import PoolOptions
     from pgroute.core.config.router_config import RoleConfig
     from pgroute.core.model.host import HostInfo
     from pgroute.monitor.cluster_watch import ClusterWatch
@@ -65,6 +67,7 @@ class HostPool(Generic[CT]):
         backoff: the role's.
 
     Attributes:
+        host: as given.
         key: of the host.
         generation: of the host.
         address: of the host, as the topology knew it.
@@ -81,7 +84,8 @@ class HostPool(Generic[CT]):
         backoff: ConnectBackoff,
     ) -> None:
         options = config.options_at(host)
-        self._limit = "max_size" if options is config.options else "max_size_on_primary"
+        self._limit = _limit(config, options)
+        self.host = host
         self.key = host.key
         self.generation = host.generation
         self.address = host.address
@@ -89,12 +93,14 @@ class HostPool(Generic[CT]):
         self.name = f"pgroute-{config.role.value}-{host.key}-{host.generation}"
         self.watch = watch
         self._options = options
+        self._setup = options.setup
         self._lock = threading.Lock()
         self._lending: Lending[Lease, CT] = Lending(
             min_size=options.min_size,
             max_size=options.max_size,
             max_waiting=options.max_waiting,
             max_idle=options.max_idle,
+            max_uses=options.max_uses,
             now=time.monotonic(),
         )
         self._counts: dict[str, float] = dict.fromkeys(_COUNTED, 0)
@@ -132,6 +138,36 @@ class HostPool(Generic[CT]):
         """Whether a connection is ready to be lent."""
         return bool(self._lending.idle)
 
+    @property
+    def opened(self) -> int:
+        """The connections that are open, in use or not."""
+        return len(self._lending.leases)
+
+    @property
+    def max_size(self) -> int:
+        """The most connections that it may have."""
+        return self._lending.max_size
+
+    def resize(self, config: RoleConfig) -> None:
+        """Take over the sizes; connections beyond max_size are closed, those in use when they come back."""
+        options = config.options_at(self.host)
+        with self._lock:
+            self._limit = _limit(config, options)
+            self._lending.resize(options.min_size, options.max_size)
+        self._worker.wake()
+
+    def expire(self) -> None:
+        """Replace all connections: those in use when they come back."""
+        with self._lock:
+            self._lending.expire()
+        self._worker.wake()
+
+    def fill(self, size: int) -> None:
+        """Have connections opened until there are *size*, or max_size."""
+        with self._lock:
+            self._lending.fill(size)
+        self._worker.wake()
+
     def try_connection(self) -> None:
         """Have one more connection opened, unless the pool is full, to find out whether it can be."""
         with self._lock:
@@ -149,8 +185,10 @@ class HostPool(Generic[CT]):
             PoolFull: all were in use until then.
             PoolTimeout: none could be opened until then.
             PoolClosed, TooManyRequests: as psycopg_pool.
+            SetupFailed: the user's setup failed with several connections.
         """
         until = 0.0
+        failures = 0
         self._counts["requests_num"] += 1
         item: tuple[Lease, CT] | None = None
         try:
@@ -169,7 +207,17 @@ class HostPool(Generic[CT]):
                     lease.taken = True
                     lease.taken_at = time.monotonic()
                     lease.unconfirmed = False
-                    return conn
+                    lease.uses += 1
+                    if self._setup is None:
+                        return conn
+                    until = until or time.monotonic() + timeout
+                    failure = set_up(self._setup, lease, conn, until - time.monotonic())
+                    if failure is None:
+                        return conn
+                    self._note_setup(lease)
+                    failures += not lease.doomed
+                    if failures >= SETUP_ATTEMPTS or time.monotonic() >= until:
+                        raise failure
                 until = until or time.monotonic() + timeout
                 self._dispose(lease, conn)
                 item = None
@@ -215,11 +263,18 @@ class HostPool(Generic[CT]):
     def _no_connection(self, waited: float) -> Exception:
         if self.closed:
             return PoolClosed("the pool is closed")
-        if self._lending.in_use >= self._options.max_size:
+        if self._lending.in_use >= self._lending.max_size:
             return PoolFull(self._sizes())
         why = f": {one_line(str(self._worker.failure))}" if self._worker.failure is not None else ""
         others = f" ({self._sizes()})" if self._lending.in_use else ""
         return PoolTimeout(f"no connection could be opened in {waited:.3g} s{others}{why}")
+
+    def _note_setup(self, lease: Lease) -> None:
+        """Take note of a failed setup."""
+        self._counts["requests_errors"] += 1
+        if lease.doomed:
+            self._counts["connections_lost"] += 1
+            self.watch.kick(self.key)
 
     def _usable(self, lease: Lease, conn: CT) -> bool:
         """Return whether an idle connection may be lent."""
@@ -272,7 +327,7 @@ class HostPool(Generic[CT]):
             status = conn.pgconn.transaction_status
             keep = status == _IDLE and not (lease.doomed or contradicts(conn))
             with self._lock:
-                if keep and not self.closed and time.monotonic() < lease.expires_at:
+                if keep and self._lending.keeps(lease, time.monotonic()):
                     lease.taken = False
                     lease.holder = None
                     self._lending.offer(item)
@@ -316,8 +371,8 @@ class HostPool(Generic[CT]):
         """Return the statistics, under the keys of psycopg_pool."""
         lending = self._lending
         measures = {
-            "pool_min": self._options.min_size,
-            "pool_max": self._options.max_size,
+            "pool_min": lending.min_size,
+            "pool_max": lending.max_size,
             "pool_size": lending.size,
             "pool_available": len(lending.idle),
             "requests_waiting": len(lending.waiting),
@@ -326,7 +381,7 @@ class HostPool(Generic[CT]):
 
     def _sizes(self) -> str:
         return (
-            f"{self._lending.in_use} of {self._limit} {self._options.max_size} connections in use, "
+            f"{self._lending.in_use} of {self._limit} {self._lending.max_size} connections in use, "
             f"{len(self._lending.waiting)} waiting"
         )
 
@@ -353,3 +408,8 @@ class HostPool(Generic[CT]):
         """Wait for the worker of a closed pool to end."""
         self._worker.wake()  # as above
         self._worker.join(timeout)
+
+
+def _limit(config: RoleConfig, options: PoolOptions) -> str:
+    """Return the name of the option that limits the connections of a pool with these options."""
+    return "max_size" if options is config.options else "max_size_on_primary"

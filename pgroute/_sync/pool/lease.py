@@ -91,6 +91,7 @@ class Lease:
         unconfirmed: a COMMIT returned without the synchronous standby's acknowledgement.
         taken: a caller has the connection.
         taken_at: monotonic seconds of the checkout.
+        uses: the sessions that had the connection.
         trusted: tables of pgroute's that were found to run nobody else's code.
         was_idle: after a statement there was no transaction; set to False before, to learn that.
         expires_at: monotonic seconds from which on it is not lent any more.
@@ -112,6 +113,7 @@ class Lease:
         "taken_at",
         "trusted",
         "unconfirmed",
+        "uses",
         "was_idle",
     )
 
@@ -127,6 +129,7 @@ class Lease:
         self.unconfirmed = False
         self.taken = False
         self.taken_at = 0.0
+        self.uses = 0
         self.trusted: frozenset[str] = frozenset()
         self.was_idle = False
         self.expires_at = math.inf

@@ -165,11 +165,10 @@ class PoolWorker(Generic[CT]):
         lease.connection = weakref.ref(conn, lambda _: lease.pool.lease_lost(lease))
         with self._lock:
             # One that contradicts its pool is lent to a caller who waits already, and never idle.
-            wanted = not self._lending.closed and (bool(self._lending.waiting) or not contradicts(conn))
-            if wanted:
-                self._lending.joined((lease, conn))
-            else:
+            fit = bool(self._lending.waiting) or not contradicts(conn)
+            if not fit:
                 self._lending.failed(now)
+            wanted = fit and self._lending.joined((lease, conn))
         if not wanted:
             lease.connection = None
             shut(conn)

@@ -18,6 +18,7 @@ from pgroute.batch.options import check_job, check_progress
 from pgroute.batch.progress import ProgressTracker, display
 from pgroute.batch.source import Keyset, is_one_shot
 from pgroute.batch.state import CompactionSchedule, Outcome
+from pgroute.core.model.roles import Role
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class BatchJob:
             source,
             chunk_size=chunk_size,
             workers=workers,
-            most_workers=manager_of(router).config.writer.options.max_size,
+            most_workers=manager_of(router).pools[Role.WRITER].options.max_size,
             on_error=on_error,
             retry=retry,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType, NoneType
 from typing import Any, Literal
 
@@ -159,6 +159,11 @@ class PoolOptions:
     each returned connection runs ``DISCARD ALL`` and then *configure* again. So nothing that a session has set (SET,
     SET ROLE, LISTEN, temporary tables, advisory locks, prepared statements) reaches the next one.
 
+    *setup* is called with a connection at each checkout, before the body. It is for what this session alone needs, such
+    as a tenant's setting, and takes the round trips of its statements. It must not leave a transaction open. If it
+    raises, that connection is closed and another is tried. After three the caller gets the error. It has the time that
+    the caller has for a session, at least 0.2 s. psycopg attributes that it sets are reset when the session ends.
+
     Args:
         min_size: connections kept open to each host that serves the role; a new pool starts with one.
         max_size: the most connections to each host.
@@ -166,6 +171,7 @@ class PoolOptions:
             them; None: max_size. Only for readers.
         max_idle: seconds; in each such period, one connection beyond min_size is closed if it was not needed.
         max_lifetime: seconds after which a connection is replaced when it is returned.
+        max_uses: sessions after which a connection is replaced when it is returned; None: any number.
         max_waiting: callers that may queue for a host, 0 for any number; one more is sent to another host, or gets
             PoolExhausted at once.
         read_only: sessions are read-only, on the server too. None: readers are, writers are not. True is refused for
@@ -176,6 +182,7 @@ class PoolOptions:
             connecting. Values are str, bool or numbers.
         configure: called with each new connection before its first use; None: the router's.
         reset: called with each connection that is returned, or "discard"; None: the router's.
+        setup: called with a connection at each checkout; None: nothing is.
 
     Raises:
         ConfigError: a value has the wrong type or is out of range.
@@ -192,6 +199,8 @@ class PoolOptions:
     settings: Mapping[str, Any] | None = field(default=None, repr=False)
     configure: Callable[[Any], Any] | None = None
     reset: Callable[[Any], Any] | Literal["discard"] | None = None
+    setup: Callable[[Any], Any] | None = None
+    max_uses: int | None = None
 
     def __post_init__(self) -> None:
         check_integer("min_size", self.min_size, low=0)
@@ -215,6 +224,32 @@ class PoolOptions:
         startup_options(self.settings or _EMPTY)
         check_callable("configure", self.configure)
         check_reset(self.reset)
+        check_callable("setup", self.setup)
+        if self.max_uses is not None:
+            check_integer("max_uses", self.max_uses, low=1)
+
+
+def resized(options: PoolOptions, min_size: object, max_size: object) -> PoolOptions:
+    """Return the options with another size; None leaves one as it is.
+
+    Raises:
+        ConfigError: a size is no whole number or out of range, or both are None.
+    """
+    if min_size is None and max_size is None:
+        raise ConfigError("min_size", None, "expected min_size, max_size or both")
+    if min_size is not None:
+        check_integer("min_size", min_size, low=0)
+        if max_size is None and min_size > options.max_size:  # type: ignore[operator]
+            raise ConfigError("min_size", min_size, f"expected at most max_size, which is {options.max_size}")
+    least = options.max_size_on_primary
+    if max_size is not None:
+        check_integer("max_size", max_size, low=1)
+        if least is not None and max_size < least:  # type: ignore[operator]
+            raise ConfigError(
+                "max_size", max_size, f"expected at least max_size_on_primary, which is {least}"
+            )
+    changes: dict[str, Any] = {"min_size": min_size, "max_size": max_size}
+    return replace(options, **{name: value for name, value in changes.items() if value is not None})
 
 
 @discreetly_made

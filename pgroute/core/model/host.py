@@ -25,6 +25,7 @@ class HostState(enum.Enum):
         CONFLICT: one of several primaries between which nothing decides; none of them serves.
         FOREIGN: it belongs to another cluster, or reports no system identifier although one is pinned.
         ALIAS: it is the same server as another listed host.
+        DRAINED: it answers, and the operator has drained it; it gets no new sessions until it is readmitted.
         DRAINING: its name has left the address where sessions are still in flight. A Topology has no such host.
     """
 
@@ -39,6 +40,7 @@ class HostState(enum.Enum):
     CONFLICT = "conflict"
     FOREIGN = "foreign"
     ALIAS = "alias"
+    DRAINED = "drained"
     DRAINING = "draining"
 
 
@@ -78,6 +80,7 @@ class HostInfo:
         zone: where it is, from `HostOptions`; empty if that does not say.
         returned_at: monotonic seconds at which it became usable again, or was first seen after a restart; None: it has
             been usable since the router was opened, or is not usable.
+        drained: the operator has drained it, whatever its state.
     """
 
     key: HostKey
@@ -104,6 +107,7 @@ class HostInfo:
     degraded: str = ""
     zone: str = ""
     returned_at: float | None = None
+    drained: bool = False
 
     @property
     def host(self) -> str:

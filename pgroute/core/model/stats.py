@@ -43,6 +43,12 @@ class RouterStats:
     events_dropped: int = 0
 
 
+def since(counts: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
+    """Return the counts without those of an earlier moment; what describes this moment is left as it is."""
+    left = {key: n if key in MEASURES else n - before.get(key, 0) for key, n in counts.items()}
+    return {key: n for key, n in left.items() if n or key in MEASURES}
+
+
 def total(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     """Return the sums of several pools' counters, key by key."""
     counter: Counter[str] = Counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -17,9 +18,11 @@ class Lease(Protocol):
 
     Attributes:
         expires_at: monotonic seconds after which the connection is not lent any more.
+        uses: the sessions that had it.
     """
 
     expires_at: float
+    uses: int
 
     def __hash__(self) -> int: ...
 
@@ -83,9 +86,12 @@ class Lending(Generic[L, C]):
         max_size: the most connections.
         max_waiting: the most callers in the queue; 0 for any number.
         max_idle: seconds; in each such period one connection beyond min_size is closed if it was not needed.
+        max_uses: the sessions after which a connection is replaced; None: any number.
         now: monotonic seconds.
 
     Attributes:
+        min_size: as given, or as `resize` says.
+        max_size: likewise.
         leases: those of all connections, idle or in use.
         idle: the connections that are not in use.
         waiting: the callers in the queue, the longest wait first. A caller that comes from another queue, or that got
@@ -95,17 +101,28 @@ class Lending(Generic[L, C]):
     """
 
     def __init__(
-        self, *, min_size: int, max_size: int, max_waiting: int, max_idle: float, now: float
+        self,
+        *,
+        min_size: int,
+        max_size: int,
+        max_waiting: int,
+        max_idle: float,
+        max_uses: int | None = None,
+        now: float,
     ) -> None:
         self.leases: dict[L, None] = {}
         self.idle: deque[tuple[L, C]] = deque()
         self.waiting: deque[Waiter] = deque()
         self.closed = False
         self.wanted = False
-        self._min_size = min_size
-        self._max_size = max_size
+        self.min_size = min_size
+        self.max_size = max_size
         self._max_waiting = max_waiting
         self._max_idle = max_idle
+        self._max_uses = math.inf if max_uses is None else max_uses
+        self._retired: deque[tuple[L, C]] = deque()
+        self._missing = 0
+        self._outdated = False
         self._connecting = False
         self._connected_once = False
         self._pause = _FIRST_PAUSE
@@ -174,17 +191,62 @@ class Lending(Generic[L, C]):
             self.waiting[0].wake()
             self.waiting.popleft()
 
-    def joined(self, item: tuple[L, C]) -> None:
-        """Add a connection that was opened."""
+    def keeps(self, lease: L, now: float) -> bool:
+        """Return whether a connection that comes back may be lent again. If not, it is to be closed and removed."""
+        if self.closed or len(self.leases) > self.max_size:
+            return False
+        if lease.uses >= self._max_uses or lease.expires_at == -math.inf:
+            self._missing += 1
+            return False
+        return now < lease.expires_at
+
+    def resize(self, min_size: int, max_size: int) -> None:
+        """Change the sizes. Idle connections beyond *max_size* are closed, those in use when they come back."""
+        self.min_size, self.max_size = min_size, max_size
+        while self.idle and len(self.leases) > max_size:
+            self._retire()
+
+    def expire(self) -> None:
+        """Lend none of the present connections any more: those in use are replaced when they come back.
+
+        So is the one that is being opened: its login may have been sent before what made the caller ask for this.
+        """
+        self._outdated = self._connecting
+        for lease in tuple(self.leases):
+            lease.expires_at = -math.inf
+        while self.idle:
+            self._missing += 1
+            self._retire()
+
+    def fill(self, size: int) -> None:
+        """Have connections opened until there are *size*, or max_size, whether anybody needs them or not."""
+        self._missing = max(self._missing, size - len(self.leases))
+
+    def _retire(self) -> None:
+        """Take the longest idle connection out; the worker closes it at the next step."""
+        item = self.idle.popleft()
+        self.remove(item[0])
+        self._retired.append(item)
+
+    def joined(self, item: tuple[L, C]) -> bool:
+        """Add a connection that was opened. False: it is not wanted any more, and is to be closed."""
+        outdated, self._outdated = self._outdated, False
         self._connecting = self.wanted = False
         self._connected_once = True
         self._pause = _FIRST_PAUSE
+        if self.closed or outdated or len(self.leases) >= self.max_size:
+            return False
+        self._missing = max(0, self._missing - 1)
         self.leases[item[0]] = None
+        if len(self.leases) >= self.max_size:
+            self._missing = 0
         self.offer(item)
+        return True
 
     def failed(self, now: float) -> None:
         """Report that a connection could not be opened: the next attempt follows after a growing pause."""
-        self._connecting = self.wanted = False
+        self._connecting = self.wanted = self._outdated = False
+        self._missing = 0
         self._retry_at = now + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
@@ -198,7 +260,8 @@ class Lending(Generic[L, C]):
         while self.waiting:
             self.waiting[0].wake()
             self.waiting.popleft()
-        items = list(self.idle)
+        items = [*self._retired, *self.idle]
+        self._retired.clear()
         self.idle.clear()
         for lease, _ in items:
             self.remove(lease)
@@ -207,19 +270,23 @@ class Lending(Generic[L, C]):
     @property
     def needs_connection(self) -> bool:
         """True if another connection is needed."""
-        if self.closed or self._connecting or len(self.leases) >= self._max_size:
+        if self.closed or self._connecting or len(self.leases) >= self.max_size:
             return False
         if self.wanted:
             return True
         if not self._connected_once:
-            return not self.leases and bool(self._min_size or self.waiting)
-        return bool(self.waiting) or len(self.leases) < self._min_size
+            return not self.leases and bool(self.min_size or self.waiting or self._missing)
+        return bool(self.waiting) or len(self.leases) < self.min_size or self._missing > 0
 
     def step(self, now: float) -> Connect | Close[L, C] | Rest | Stop:
         """Return what to do now. If an earlier step was interrupted, this completes it."""
         if self.closed:
             items = self.close()
             return Close(items) if items else Stop()
+        if self._retired:
+            retired = list(self._retired)
+            self._retired.clear()
+            return Close(retired)
         self._drop_served()
         while self.waiting and self.idle:
             self.offer(self.idle.popleft())
@@ -242,7 +309,7 @@ class Lending(Generic[L, C]):
         expired = [item for item in self.idle if item[0].expires_at <= now]
         if expired or now < self._shrink_at:
             return expired
-        unneeded = self._unused > 0 and len(self.leases) > self._min_size
+        unneeded = self._unused > 0 and len(self.leases) > self.min_size
         self._shrink_at = now + self._max_idle
         self._unused = len(self.idle) - unneeded
         return [self.idle[0]] if unneeded and self.idle else []

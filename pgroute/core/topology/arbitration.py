@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from pgroute.core.topology.identity import Exclusion
 
 
+_BY_OPERATOR = "drained by the operator, gets no new sessions"
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """What must be remembered from one observation to the next.
@@ -38,6 +41,7 @@ class Memory:
         rivals: primaries between which nothing decides; empty when there is no conflict.
         rivals_since: monotonic seconds at which they were first seen together.
         had_primary: there was a primary at some time.
+        drained: the hosts that the operator has drained, listed or not.
     """
 
     identity: Identity = field(default_factory=Identity)
@@ -48,6 +52,7 @@ class Memory:
     rivals: frozenset[HostKey] = frozenset()
     rivals_since: float = 0.0
     had_primary: bool = False
+    drained: frozenset[HostKey] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,10 @@ def arbitrate(
             rivals_since=rivals_since,
             had_primary=memory.had_primary or election.elected is not None,
         ),
-        {f.key: _verdict(f, found) for f in hosts},
+        {
+            f.key: _drained(_verdict(f, found)) if f.key in memory.drained else _verdict(f, found)
+            for f in hosts
+        },
         election.elected.key if election.elected else None,
         unconfirmed | doubtful,
     )
@@ -237,6 +245,14 @@ def _verdict(f: Facts, found: _Findings) -> Verdict:
         doubt = _doubt(f, found)
         return Verdict(f.state, f.reason or doubt, usable=True, tier=max(tier, UNPROVEN) if doubt else tier)
     return Verdict(f.state, f.reason)
+
+
+def _drained(verdict: Verdict) -> Verdict:
+    """Return the verdict on a host that the operator has drained. Why it could not serve anyway comes first."""
+    if verdict.usable and verdict.state is HostState.UP:
+        return Verdict(HostState.DRAINED, _BY_OPERATOR)
+    reason = f"{verdict.reason}; {_BY_OPERATOR}" if verdict.reason else _BY_OPERATOR
+    return Verdict(verdict.state, reason)
 
 
 def _refused_primary(f: Facts, found: _Findings) -> Verdict:

@@ -37,7 +37,12 @@ def changes(old: Topology, new: Topology) -> tuple[Event, ...]:
 def _host_changed(was: HostInfo, host: HostInfo, at: float) -> Event | None:
     moved = None not in (was.address, host.address) and was.address != host.address
     degraded = host.degraded if host.degraded != was.degraded else ""
-    same = (was.state, was.role, was.read_only) == (host.state, host.role, host.read_only)
+    same = (was.state, was.role, was.read_only, was.drained) == (
+        host.state,
+        host.role,
+        host.read_only,
+        host.drained,
+    )
     if same and not moved and not degraded:
         return None
     text = f"{host.key} {_described(was)} -> {_described(host, why=True)}"

@@ -104,4 +104,18 @@ class ForgetTimeline:
     """Accept a lower timeline, for example after restoring a backup: the operator's `forget_timeline()`."""
 
 
-Observation = Answer | Failure | Members | ForgetTimeline
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Give these hosts no new sessions: the operator's `drain()`."""
+
+    hosts: frozenset[HostKey]
+
+
+@dataclass(frozen=True, slots=True)
+class Readmit:
+    """Give these hosts new sessions again: the operator's `readmit()`."""
+
+    hosts: frozenset[HostKey]
+
+
+Observation = Answer | Failure | Members | ForgetTimeline | Drain | Readmit

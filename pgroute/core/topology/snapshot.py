@@ -151,6 +151,8 @@ class Topology:
             return ""
         if self.split_brain:
             return "split brain between " + " and ".join(sorted(map(str, self.split_brain)))
+        if self.primary and self.primary.drained:
+            return f"the primary {self.primary.key} is drained"
         if self.primary:
             return f"the primary {self.primary.key} is read-only"
         return "no primary" if self.standbys else "no host can be used"
@@ -175,6 +177,11 @@ class Topology:
     def ignored_timeline(self) -> int:
         """The highest timeline when the operator last called `forget_timeline()`, 0 if that never happened."""
         return self._memory.timelines.ignored_timeline
+
+    @property
+    def drained(self) -> frozenset[HostKey]:
+        """The hosts that the operator has drained, listed or not."""
+        return self._memory.drained
 
     @property
     def initial_scan_done(self) -> bool:

@@ -12,7 +12,15 @@ from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
 from pgroute.core.topology.arbitration import Memory, arbitrate
 from pgroute.core.topology.changes import changes
 from pgroute.core.topology.host_facts import Facts, observe, reborn, replaced
-from pgroute.core.topology.observations import Answer, Failure, ForgetTimeline, Listing, Members
+from pgroute.core.topology.observations import (
+    Answer,
+    Drain,
+    Failure,
+    ForgetTimeline,
+    Listing,
+    Members,
+    Readmit,
+)
 from pgroute.core.topology.snapshot import Rules, Topology
 from pgroute.core.topology.wal_history import WalHistory
 
@@ -53,7 +61,7 @@ def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, 
 
     Args:
         topology: the snapshot before.
-        seen: an answer, a failure, a new list of hosts, or the operator's override.
+        seen: an answer, a failure, a new list of hosts, or what the operator asks for.
         now: monotonic seconds.
     """
     facts = topology._facts
@@ -74,6 +82,10 @@ def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, 
                 memory = replace(memory, initial_scan_done=False)
         case ForgetTimeline():
             memory = replace(memory, timelines=memory.timelines.forget())
+        case Drain() if not seen.hosts <= memory.drained:
+            memory = replace(memory, drained=memory.drained | seen.hosts)
+        case Readmit() if seen.hosts & memory.drained:
+            memory = replace(memory, drained=memory.drained - seen.hosts)
     if facts == topology._facts and memory is topology._memory:
         return topology, ()
     new = _build(topology, facts, memory, now)
@@ -99,6 +111,7 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
             note=f.listing.note or f.degraded or _hint(f, outcome.primary),
             zone=rules.zone_of(f.key),
             starting=not old._memory.ever_scanned,
+            drained=f.key in memory.drained,
         )
         for f in facts
     )
@@ -161,6 +174,7 @@ def _host_info(
     note: str,
     zone: str,
     starting: bool,
+    drained: bool,
 ) -> HostInfo:
     """Return the view of one host.
 
@@ -176,6 +190,7 @@ def _host_info(
         note: the reason to show if the verdict gives none.
         zone: where it is.
         starting: not all hosts were checked yet. Those that are found usable now have not come back.
+        drained: the operator has drained it.
     """
     generation, since = first_generation, now
     if was is not None:
@@ -195,6 +210,7 @@ def _host_info(
         degraded=f.degraded,
         zone=zone,
         returned_at=None if starting else _returned_at(was, verdict, f.answer, now),
+        drained=drained,
     )
     a = f.answer
     if a is None:

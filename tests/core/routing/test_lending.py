@@ -17,6 +17,7 @@ from pgroute.core.routing.lending import Close, Connect, Lending, PoolFull, Rest
 class Lease:
     def __init__(self, expires_at: float = math.inf) -> None:
         self.expires_at = expires_at
+        self.uses = 0
 
 
 class Caller:
@@ -35,9 +36,20 @@ Item = tuple[Lease, str]
 
 
 def lending(
-    min_size: int = 1, max_size: int = 4, max_waiting: int = 0, max_idle: float = 60.0
+    min_size: int = 1,
+    max_size: int = 4,
+    max_waiting: int = 0,
+    max_idle: float = 60.0,
+    max_uses: int | None = None,
 ) -> Lending[Lease, str]:
-    return Lending(min_size=min_size, max_size=max_size, max_waiting=max_waiting, max_idle=max_idle, now=0.0)
+    return Lending(
+        min_size=min_size,
+        max_size=max_size,
+        max_waiting=max_waiting,
+        max_idle=max_idle,
+        max_uses=max_uses,
+        now=0.0,
+    )
 
 
 def opened(books: Lending[Lease, str], now: float = 0.0, expires_at: float = math.inf) -> Item:
@@ -304,13 +316,193 @@ def test_an_interrupted_hand_over_is_completed_by_the_next_step() -> None:
     assert caller.item is item
 
 
+def returned(books: Lending[Lease, str], item: Item, now: float = 0.0) -> bool:
+    """Give a connection back, as its pool does; return whether it is kept."""
+    item[0].uses += 1
+    if books.keeps(item[0], now):
+        books.offer(item)
+        return True
+    books.remove(item[0])
+    return False
+
+
+def drained_steps(books: Lending[Lease, str], now: float = 0.0) -> list[Item]:
+    """Open and close until there is nothing left to do; return what was closed."""
+    closed: list[Item] = []
+    for _ in range(20):
+        match books.step(now):
+            case Connect():
+                books.joined((Lease(), "new"))
+            case Close(items):
+                closed += items
+            case _:
+                return closed
+    raise AssertionError("it never rests")
+
+
+# Other sizes.
+
+
+def test_a_larger_pool_serves_who_waits_already() -> None:
+    books, (item,) = filled(1, max_size=1)
+    assert books.take() is item
+    callers = [Caller(), Caller(), Caller()]
+    for caller in callers:
+        books.queue(caller)
+    assert books.step(0.0) == Rest(60.0)
+    books.resize(1, 3)
+    new = [opened(books), opened(books)]
+    assert [caller.item for caller in callers] == [*new, None]
+    assert books.step(0.0) == Rest(60.0)
+
+
+def test_a_larger_min_size_is_opened() -> None:
+    books, _ = filled(1)
+    books.resize(3, 4)
+    assert drained_steps(books) == []
+    assert len(books.idle) == 3
+
+
+def test_a_smaller_pool_closes_what_is_idle_at_once_and_what_is_in_use_when_it_comes_back() -> None:
+    books, items = filled(4, max_size=4)
+    for _ in range(3):
+        books.take()
+    books.resize(1, 2)
+    assert books.take() is None
+    assert books.step(0.0) == Close([items[3]])
+    assert books.step(0.0) == Rest(60.0)
+    assert [returned(books, item) for item in items[:3]] == [False, True, True]
+    assert books.size == 2
+
+
+def test_who_waits_at_a_pool_that_gets_smaller_is_served_by_those_that_stay() -> None:
+    books, items = filled(3, max_size=3)
+    for _ in items:
+        books.take()
+    books.queue(caller := Caller())
+    books.resize(1, 1)
+    assert [returned(books, item) for item in items] == [False, False, True]
+    assert caller.item is items[2]
+
+
+def test_a_connection_that_is_opened_while_the_pool_gets_smaller_is_not_added() -> None:
+    books, _ = filled(1, max_size=2)
+    books.take()
+    books.queue(Caller())
+    assert books.step(0.0) == Connect()
+    books.resize(1, 1)
+    assert not books.joined((Lease(), "late"))
+    assert books.size == 1
+
+
+# Replacement.
+
+
+def test_expiry_closes_what_is_idle_at_once_and_opens_as_many() -> None:
+    books, items = filled(3)
+    books.resize(1, 4)  # min_size is not why they are replaced
+    assert books.take() is items[0]
+    books.expire()
+    assert books.take() is None
+    assert books.step(0.0) == Close(items[1:])
+    assert drained_steps(books) == []
+    assert len(books.idle) == 2
+    assert not returned(books, items[0])
+    assert drained_steps(books) == []
+    assert len(books.idle) == 3
+    assert not {item[0] for item in items} & set(books.leases)
+
+
+def test_who_waits_gets_the_first_replacement() -> None:
+    books, (item,) = filled(1, max_size=1)
+    books.take()
+    books.queue(caller := Caller())
+    books.expire()
+    assert caller.item is None
+    assert not returned(books, item)
+    assert caller.item is None
+    assert opened(books) is caller.item
+
+
+def test_a_login_from_before_the_expiry_is_not_added_and_another_follows() -> None:
+    books, _ = filled(1)
+    books.take()
+    books.queue(caller := Caller())
+    assert books.step(0.0) == Connect()
+    books.expire()
+    assert not books.joined((Lease(), "of before"))
+    assert caller.item is None
+    assert opened(books) is caller.item
+
+
+def test_a_failed_login_after_the_expiry_says_nothing_about_the_next() -> None:
+    books, (item,) = filled(1)
+    books.take()
+    books.queue(caller := Caller())
+    assert books.step(0.0) == Connect()
+    books.expire()
+    books.failed(0.0)
+    assert books.step(0.2) == Connect()
+    books.joined(new := (Lease(), "new"))
+    assert caller.item is new
+    assert not returned(books, item)
+
+
+def test_expiry_opens_no_more_than_max_size() -> None:
+    books, items = filled(2, max_size=2)
+    books.expire()
+    books.expire()
+    assert drained_steps(books) == items
+    assert len(books.idle) == 2
+
+
+def test_a_connection_is_replaced_after_max_uses() -> None:
+    books = lending(max_size=1, max_uses=2)
+    item = opened(books)
+    books.take()
+    assert returned(books, item)
+    books.take()
+    assert not returned(books, item)
+    assert opened(books) is not item
+    assert books.step(0.0) == Rest(60.0)
+
+
+def test_filling_opens_so_many_and_no_more_than_max_size() -> None:
+    books = lending(min_size=0, max_size=3)
+    books.fill(2)
+    assert drained_steps(books) == []
+    assert len(books.idle) == 2
+    books.fill(9)
+    assert drained_steps(books) == []
+    assert len(books.idle) == 3
+    books.remove(books.idle.popleft()[0])
+    assert books.step(0.0) == Rest(60.0)
+
+
+def test_filling_ends_when_a_connection_cannot_be_opened() -> None:
+    books = lending(min_size=0)
+    books.fill(2)
+    assert books.step(0.0) == Connect()
+    books.failed(0.0)
+    assert books.step(1.0) == Rest(59.0)
+
+
+def test_closing_hands_out_what_was_to_be_replaced() -> None:
+    books, items = filled(2)
+    books.expire()
+    assert books.close() == items
+    assert books.step(0.0) == Stop()
+
+
 class Books(RuleBasedStateMachine):
     """Any history of a pool: nobody is forgotten, nothing is in two places."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.books = lending(min_size=1, max_size=3, max_waiting=3, max_idle=5.0)
+        self.books = lending(min_size=1, max_size=3, max_waiting=3, max_idle=5.0, max_uses=4)
+        self.most = 3
+        self.expired: set[Lease] = set()
         self.lent: list[Item] = []
         self.callers: list[Caller] = []
         self.connecting = 0
@@ -328,8 +520,7 @@ class Books(RuleBasedStateMachine):
     def someone_asks(self) -> None:
         item = self.books.take()
         if item is not None:
-            assert item not in self.lent
-            self.lent.append(item)
+            self.lend(item)
             return
         caller = Caller()
         try:
@@ -343,10 +534,39 @@ class Books(RuleBasedStateMachine):
     @rule(data=st.data(), good=st.booleans())
     def someone_returns(self, data: st.DataObject, good: bool) -> None:
         item = self.lent.pop(data.draw(st.integers(0, len(self.lent) - 1)))
-        if good and not self.books.closed:
+        if good:
+            self.give_back(item)
+        else:
+            self.books.remove(item[0])
+
+    def lend(self, item: Item) -> None:
+        assert item not in self.lent
+        assert item[0] not in self.expired
+        assert item[0].uses < 4
+        item[0].uses += 1
+        self.lent.append(item)
+
+    def give_back(self, item: Item) -> None:
+        if self.books.keeps(item[0], self.now):
+            assert item[0] not in self.expired
             self.books.offer(item)
         else:
             self.books.remove(item[0])
+
+    @rule(sizes=st.sampled_from([(0, 1), (1, 1), (1, 2), (2, 3), (0, 5), (5, 5)]))
+    def it_is_resized(self, sizes: tuple[int, int]) -> None:
+        self.most = max(sizes[1], self.books.size)  # nothing is opened above it any more
+        self.books.resize(*sizes)
+
+    @rule()
+    def all_expire(self) -> None:
+        # One that was handed to a caller who has not gone on yet was lent before.
+        self.expired |= set(self.books.leases) - {c.item[0] for c in self.callers if c.item is not None}
+        self.books.expire()
+
+    @rule(size=st.integers(0, 6))
+    def it_is_filled(self, size: int) -> None:
+        self.books.fill(size)
 
     @precondition(lambda self: self.callers)
     @rule(data=st.data())
@@ -355,14 +575,13 @@ class Books(RuleBasedStateMachine):
         caller = self.callers.pop(data.draw(st.integers(0, len(self.callers) - 1)))
         self.books.leave(caller)
         if caller.item is not None:
-            assert caller.item not in self.lent
-            self.lent.append(caller.item)
+            self.lend(caller.item)
 
     @precondition(lambda self: self.connecting)
     @rule(lifetime=st.sampled_from([2.0, 100.0]), good=st.booleans())
     def connecting_ends(self, lifetime: float, good: bool) -> None:
         self.connecting -= 1
-        if good and not self.books.closed:
+        if good:
             self.books.joined((Lease(self.now + lifetime), "connection"))
         else:
             self.books.failed(self.now)
@@ -382,7 +601,7 @@ class Books(RuleBasedStateMachine):
                 waiting = [c for c in self.callers if c.item is None]
                 if waiting and not self.books.closed:
                     assert not self.books.idle
-                    full = len(self.books.leases) >= 3
+                    full = len(self.books.leases) >= self.books.max_size
                     assert full or self.connecting or (seconds is not None and seconds <= 1.0)
             case Stop():
                 assert self.books.closed
@@ -403,7 +622,8 @@ class Books(RuleBasedStateMachine):
 
     @invariant()
     def there_are_never_too_many(self) -> None:
-        assert self.books.size <= 3
+        self.most = max(self.books.max_size, min(self.most, self.books.size))
+        assert self.books.size <= self.most
         assert self.connecting <= 1
 
     @invariant()
@@ -420,24 +640,18 @@ class Books(RuleBasedStateMachine):
                 self.connecting_succeeds()
             self.worker_looks()
             while self.lent:
-                item = self.lent.pop()
-                if self.books.closed:
-                    self.books.remove(item[0])
-                else:
-                    self.books.offer(item)
+                self.give_back(self.lent.pop())
             for caller in [c for c in self.callers if c.woken]:
                 self.callers.remove(caller)
                 self.books.leave(caller)
                 if caller.item is not None:
-                    self.lent.append(caller.item)
+                    self.lend(caller.item)
         assert not self.callers
+        assert self.books.closed or self.books.size <= self.books.max_size
 
     def connecting_succeeds(self) -> None:
         self.connecting -= 1
-        if self.books.closed:
-            self.books.failed(self.now)
-        else:
-            self.books.joined((Lease(), "connection"))
+        self.books.joined((Lease(), "connection"))
 
 
 Books.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

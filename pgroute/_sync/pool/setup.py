@@ -1,0 +1,68 @@
+# Generated from pgroute/_async/pool/setup.py by .ci/unasync.py: edit that file, not this one.
+"""Calls the user's setup with a connection that is about to be lent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from pgroute._acompat import Watchdog
+from pgroute._sync.pool.lease import shut
+from pgroute.core.faults.classify import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pgroute._sync.pool.lease import Lease
+
+SETUP_ATTEMPTS = 3
+"""The connections with which setup may fail in one checkout."""
+
+_LEAST_TIME = 0.2
+"""Seconds that setup has, even with a timeout of 0: its statements take round trips."""
+_ENDED = "setup left a transaction open, or closed the connection: commit or roll back, and leave it open"
+
+
+class SetupFailed(Exception):
+    """The user's setup failed, and the server is not at fault.
+
+    Args:
+        failure: what it raised.
+
+    Attributes:
+        failure: as given.
+    """
+
+    def __init__(self, failure: Exception) -> None:
+        super().__init__(failure)
+        self.failure = failure
+
+
+def set_up(
+    setup: Callable[[Any], Any], lease: Lease, conn: psycopg.Connection[Any], seconds: float
+) -> SetupFailed | psycopg.OperationalError | None:
+    """Call the user's setup; return why the connection must not be lent, None if it may be.
+
+    If the connection was lost, its lease is doomed then. It is cut after *seconds*: its server may be frozen.
+    """
+    failure: Exception | None = None
+    try:
+        with Watchdog(max(_LEAST_TIME, seconds), lease.abort):
+            done = setup(conn)
+        if hasattr(done, "__await__"):
+            done.close()
+            raise TypeError("setup is a coroutine function, which is for an Router")
+    except Exception as exc:  # noqa: BLE001  (returned)
+        failure = exc
+    except BaseException:
+        shut(conn)
+        raise
+    if conn.broken or lease.doomed:
+        lease.doomed = True
+        why = "" if failure is None else f": {one_line(str(failure))}"
+        return psycopg.OperationalError(f"the connection was lost in setup{why}")
+    if failure is None and conn.pgconn.transaction_status != TransactionStatus.IDLE:
+        failure = psycopg.ProgrammingError(_ENDED)
+    return None if failure is None else SetupFailed(failure)
