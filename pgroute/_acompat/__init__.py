@@ -11,7 +11,15 @@ from pgroute._acompat.deadlines import (
     stop_keeping_time,
 )
 from pgroute._acompat.faces import AsyncFace, AsyncLoopFace, Face, LoopFace
-from pgroute._acompat.waiting import AsyncChanges, AsyncWaiter, AsyncWakeup, Changes, Waiter
+from pgroute._acompat.waiting import (
+    AsyncChanges,
+    AsyncWaiter,
+    AsyncWakeup,
+    Changes,
+    Waiter,
+    async_wait_for_call,
+    wait_for_call,
+)
 from pgroute._acompat.workers import (
     AsyncLock,
     AsyncWorker,
@@ -63,6 +71,7 @@ __all__ = [
     "async_spawn",
     "async_stop_keeping_time",
     "async_stray",
+    "async_wait_for_call",
     "blocking",
     "finished",
     "join_all",
@@ -73,4 +82,5 @@ __all__ = [
     "spawn",
     "stop_keeping_time",
     "stray",
+    "wait_for_call",
 ]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pgroute._async.pool.role_pool import AsyncRolePool
     from pgroute.core.model.roles import Role
     from pgroute.monitor.cluster_watch import ClusterWatch
+    from pgroute.runtime.credentials import CredentialSource
     from pgroute.runtime.event_dispatcher import EventDispatcher
 
 _NEW, _OPEN, _CLOSING, _CLOSED = "new", "open", "closing", "closed"
@@ -40,6 +41,7 @@ class AsyncLifecycle:
         watch: the watch on the hosts.
         pools: by role.
         dispatcher: of events to subscribers.
+        source: calls the user's credentials function; None: there is none.
         name: the router's, for the names of threads and tasks.
         describe: returns the router's repr, for errors.
 
@@ -53,6 +55,7 @@ class AsyncLifecycle:
         watch: ClusterWatch,
         pools: Mapping[Role, AsyncRolePool[Any]],
         dispatcher: EventDispatcher,
+        source: CredentialSource | None = None,
         *,
         name: str,
         describe: Callable[[], str],
@@ -60,6 +63,7 @@ class AsyncLifecycle:
         self._watch = watch
         self._pools = pools
         self._dispatcher = dispatcher
+        self._source = source
         self._name = name
         self._describe = describe
         self._state = _NEW
@@ -135,6 +139,8 @@ class AsyncLifecycle:
         try:
             self.opened = opened
             async_keep_time(self)
+            if self._source is not None:
+                self._source.open(opened.loop)
             self._dispatcher.resume()
             reconciler.start(self._name)
             self._state = _OPEN
@@ -202,6 +208,8 @@ class AsyncLifecycle:
         """Do every step even if others fail; all of them may be repeated."""
         assert self.reconciler is not None
         failure: BaseException | None = None
+        if self._source is not None:
+            self._source.close()
         steps: tuple[Callable[[], Any], ...] = (
             *(pool.close for pool in self._pools.values()),  # again: an interrupt may have left some open
             partial(async_blocking, self._watch.stop),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pgroute._sync.pool.role_pool import RolePool
     from pgroute.core.model.roles import Role
     from pgroute.monitor.cluster_watch import ClusterWatch
+    from pgroute.runtime.credentials import CredentialSource
     from pgroute.runtime.event_dispatcher import EventDispatcher
 
 _NEW, _OPEN, _CLOSING, _CLOSED = "new", "open", "closing", "closed"
@@ -41,6 +42,7 @@ class Lifecycle:
         watch: the watch on the hosts.
         pools: by role.
         dispatcher: of events to subscribers.
+        source: calls the user's credentials function; None: there is none.
         name: the router's, for the names of threads and tasks.
         describe: returns the router's repr, for errors.
 
@@ -54,6 +56,7 @@ class Lifecycle:
         watch: ClusterWatch,
         pools: Mapping[Role, RolePool[Any]],
         dispatcher: EventDispatcher,
+        source: CredentialSource | None = None,
         *,
         name: str,
         describe: Callable[[], str],
@@ -61,6 +64,7 @@ class Lifecycle:
         self._watch = watch
         self._pools = pools
         self._dispatcher = dispatcher
+        self._source = source
         self._name = name
         self._describe = describe
         self._state = _NEW
@@ -133,6 +137,8 @@ class Lifecycle:
         try:
             self.opened = opened
             keep_time(self)
+            if self._source is not None:
+                self._source.open(opened.loop)
             self._dispatcher.resume()
             reconciler.start(self._name)
             self._state = _OPEN
@@ -200,6 +206,8 @@ class Lifecycle:
         """Do every step even if others fail; all of them may be repeated."""
         assert self.reconciler is not None
         failure: BaseException | None = None
+        if self._source is not None:
+            self._source.close()
         steps: tuple[Callable[[], Any], ...] = (
             *(pool.close for pool in self._pools.values()),  # again: an interrupt may have left some open
             partial(blocking, self._watch.stop),
