@@ -98,6 +98,7 @@ def test_a_late_answer_is_for_the_next_attempt_and_for_no_other(gate: Gate) -> N
 def test_a_call_that_hangs_is_made_again_beside_it(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     source = CredentialSource(gate)
     first = source.ask(REQUEST)
+    eventually(lambda: gate.asked)
     monkeypatch.setattr(credentials, "HANGS", 0.0)
     second = source.ask(REQUEST)
     assert second is not first
