@@ -208,9 +208,8 @@ class AsyncLifecycle:
         """Do every step even if others fail; all of them may be repeated."""
         assert self.reconciler is not None
         failure: BaseException | None = None
-        if self._source is not None:
-            self._source.close()
         steps: tuple[Callable[[], Any], ...] = (
+            *(partial(async_blocking, source.close) for source in (self._source,) if source is not None),
             *(pool.close for pool in self._pools.values()),  # again: an interrupt may have left some open
             partial(async_blocking, self._watch.stop),
             partial(self.reconciler.stop, _END_TIMEOUT),

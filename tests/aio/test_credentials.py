@@ -164,7 +164,8 @@ async def test_a_password_is_rotated_under_load(roles: LocalCluster, wrap: Any) 
         f"{sum(served)} sessions, 0 failed; logins of writers {logins(router)}; refused at each host {refused}"
     )
     assert min(served) > 20
-    assert vault.asked_by("writer", refused=True) >= 1, "the old password was refused, and the new one taken"
+    afresh = sum(vault.asked_by(role, refused=True) for role in ("writer", "reader", "probe"))
+    assert afresh >= 5, "the old password was refused, and the new one taken"
     assert max(refused) <= 30, "at most one login of each of three kinds is refused in one rotation"
 
 

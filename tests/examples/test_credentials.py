@@ -85,7 +85,7 @@ class Vault:
     def __init__(self, user, password, ttl=3600):
         self.data = {"username": user, "password": password, "ttl": ttl}
         self.status = 200
-        self.asked = []
+        self.asked: list[dict[str, object]] = []
         vault = self
 
         class Handler(BaseHTTPRequestHandler):
