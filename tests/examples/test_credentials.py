@@ -58,7 +58,7 @@ class Signer:
     """Stands in for boto3's client."""
 
     def __init__(self):
-        self.asked: list[dict[str, object]] = []
+        self.asked: list[object] = []
 
     def generate_db_auth_token(self, **asked):
         self.asked.append(asked)
@@ -85,7 +85,7 @@ class Vault:
     def __init__(self, user, password, ttl=3600):
         self.data = {"username": user, "password": password, "ttl": ttl}
         self.status = 200
-        self.asked: list[dict[str, object]] = []
+        self.asked: list[object] = []
         vault = self
 
         class Handler(BaseHTTPRequestHandler):
