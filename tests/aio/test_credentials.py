@@ -41,6 +41,8 @@ pytestmark = pytest.mark.cluster
 
 SECRET = "s3cret-hunter2"
 WRONG = "wr0ng-hunter3"
+ALMOST_A_GAP = 4.5
+"""Seconds: a host that has refused a login is tried again after five."""
 ROLES = ("tea", "coffee", "cocoa")
 FACES = pytest.mark.parametrize("wrap", [as_function, as_coroutine], ids=["function", "coroutine"])
 
@@ -123,11 +125,13 @@ def opened_since(router: AsyncRouter[Any], before: int) -> bool:
     return logins(router) > before + 3
 
 
-async def work(router: AsyncRouter[Any], role: Any, stop: threading.Event) -> int:
-    """Have sessions, one after the other, and return how many; the first that fails raises."""
-    served = 0
+async def work(router: AsyncRouter[Any], role: Any, stop: threading.Event) -> tuple[int, float]:
+    """Have sessions, one after the other; return how many and the longest wait. The first that fails raises."""
+    served, longest = 0, 0.0
     while not stop.is_set():
+        asked_at = time.monotonic()
         conn = await router.getconn(role, timeout=20)
+        longest = max(longest, time.monotonic() - asked_at)
         try:
             await conn.execute("SELECT 1")
             await conn.commit()
@@ -135,7 +139,7 @@ async def work(router: AsyncRouter[Any], role: Any, stop: threading.Event) -> in
             await router.putconn(conn)
         served += 1
         await asyncio.sleep(0.001)
-    return served
+    return served, longest
 
 
 @FACES
@@ -158,12 +162,15 @@ async def test_a_password_is_rotated_under_load(roles: LocalCluster, wrap: Any) 
                 await async_eventually(partial(opened_since, router, logins(router)))
         finally:
             stop.set()
-        served = [await handle.result() for handle in working]
+        done = [await handle.result() for handle in working]
+    served = [count for count, _ in done]
+    longest = max(seconds for _, seconds in done)
     refused = [refusals(node, "tea") for node in roles.nodes]
     print(
-        f"{sum(served)} sessions, 0 failed; logins of writers {logins(router)}; refused at each host {refused}"
+        f"{sum(served)} sessions, 0 failed; logins of writers {logins(router)}; refused {refused}; longest wait {longest:.3f} s"
     )
     assert min(served) > 20
+    assert longest < ALMOST_A_GAP, "nobody waits until the host is tried again"
     afresh = sum(vault.asked_by(role, refused=True) for role in ("writer", "reader", "probe"))
     assert afresh >= 5, "the old password was refused, and the new one taken"
     assert max(refused) <= 30, "at most one login of each of three kinds is refused in one rotation"
@@ -176,7 +183,7 @@ async def test_a_wrong_password_once_costs_one_login_and_no_wait(roles: LocalClu
     begun_at = time.monotonic()
     async with AsyncRouter(one_host(roles), credentials=wrap(vault)) as router:
         await router.wait()
-        assert time.monotonic() - begun_at < within(3.0), "not after REJECTED_GAP"
+        assert time.monotonic() - begun_at < ALMOST_A_GAP
         assert vault.asked_by("probe", refused=True) == 1
         host = router.topology.hosts[0]
         assert host.state is HostState.UP
@@ -257,7 +264,7 @@ async def test_a_token_that_expires_is_issued_again(roles: LocalCluster) -> None
             await async_eventually(lambda: len(issued) >= 4, 30)
         finally:
             stop.set()
-        served = [await handle.result() for handle in working]
+        served = [(await handle.result())[0] for handle in working]
     print(f"{len(issued)} tokens, {sum(served)} sessions, 0 failed")
     assert min(served) > 20
 
@@ -336,6 +343,7 @@ async def test_what_goes_wrong_is_a_reason(
             repr(router.stats()),
         ]
     assert text in str(caught.value)
+    assert "within 0.5 s" in str(caught.value), "not given up at once, as when all hosts refuse the login"
     assert text in host.reason
     assert host.state is HostState.REJECTED
     assert SECRET not in " ".join([*told, caplog.text, repr(events)])
@@ -367,11 +375,13 @@ async def test_it_recovers_soon_after_the_function_does(roles: LocalCluster) -> 
         return vault(request)
 
     async with AsyncRouter(dsn(roles), credentials=function) as router:
-        await async_eventually(lambda: all(h.state is HostState.REJECTED for h in router.topology.hosts))
-        fails = False
-        begun_at = time.monotonic()
-        await router.wait()
-        assert time.monotonic() - begun_at < within(3.0), "not after REJECTED_GAP"
+        async with AsyncBackground() as background:
+            await async_eventually(lambda: all(h.state is HostState.REJECTED for h in router.topology.hosts))
+            waiting = background.start(router.wait)
+            fails = False
+            begun_at = time.monotonic()
+            await waiting.result()
+        assert time.monotonic() - begun_at < ALMOST_A_GAP
 
 
 async def test_a_function_that_hangs_is_a_reason_and_closing_does_not_wait_for_it(
