@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pgroute.core.model.candidate import Candidate
 from pgroute.core.model.frozen import FrozenDict
-from pgroute.core.model.host import HostInfo, HostState
+from pgroute.core.model.host import HostInfo
 from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
 from pgroute.core.topology.arbitration import Memory, arbitrate
 from pgroute.core.topology.changes import changes
