@@ -29,7 +29,7 @@ class Chapter(NamedTuple):
 CHAPTERS = (
     Chapter("The router", "pgroute", "Router Session Causal Attempts Attempt"),
     Chapter("Notifications", "pgroute", "Listener Notification Gap"),
-    Chapter("Options", "pgroute", "PoolOptions ProbeOptions HostOptions RetryPolicy"),
+    Chapter("Options", "pgroute", "PoolOptions ProbeOptions HostOptions RetryPolicy CredentialRequest"),
     Chapter("Configuration files", "pgroute", "from_config"),
     Chapter(
         "Errors",

@@ -11,6 +11,7 @@ from pgroute._sync.router import Router
 from pgroute._sync.session import Session
 from pgroute._sync.transaction.attempts import Attempt, Attempts
 from pgroute.config_file.entry import from_config
+from pgroute.core.config.credentials import CredentialRequest
 from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
 from pgroute.core.config.retry_policy import RetryPolicy
 from pgroute.core.model.candidate import Candidate
@@ -51,6 +52,7 @@ __all__ = [
     "Causal",
     "CommitUnknown",
     "ConfigError",
+    "CredentialRequest",
     "Event",
     "EventKind",
     "Gap",

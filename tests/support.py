@@ -144,5 +144,25 @@ class AsyncBackground:
         return AsyncHandle(task)
 
 
+def as_function(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function as it is; see `as_coroutine`."""
+    return fn
+
+
+def as_coroutine(fn: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    """Return a coroutine function that does the same, in the tests of both faces."""
+
+    async def function(*args: Any) -> Any:
+        await asyncio.sleep(0)
+        return fn(*args)
+
+    return function
+
+
+async def hang(*_: object) -> Any:
+    """Never return, as a coroutine function in the tests of both faces."""
+    await asyncio.Event().wait()
+
+
 async def coroutine_function(*_: object) -> None:
     """Do nothing, as a coroutine function in the tests of both faces."""

@@ -19,6 +19,8 @@ from pgroute._acompat.waiting import (
     Changes,
     Doorbell,
     Waiter,
+    async_wait_for_call,
+    wait_for_call,
 )
 from pgroute._acompat.workers import (
     AsyncLock,
@@ -73,6 +75,7 @@ __all__ = [
     "async_spawn",
     "async_stop_keeping_time",
     "async_stray",
+    "async_wait_for_call",
     "blocking",
     "finished",
     "join_all",
@@ -83,4 +86,5 @@ __all__ = [
     "spawn",
     "stop_keeping_time",
     "stray",
+    "wait_for_call",
 ]

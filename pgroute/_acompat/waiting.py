@@ -8,10 +8,20 @@ import itertools
 import select
 import socket
 import threading
+import time
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pgroute.runtime.credentials import end_in_loop
 from pgroute.runtime.wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pgroute.runtime.credentials import CredentialCall
+
+_STEP = 0.05
+"""Seconds after which a wait notices that nobody wants its outcome any more."""
 
 
 class Changes:
@@ -216,3 +226,21 @@ class AsyncDoorbell:
 
     def close(self) -> None:
         """Do nothing: it has no descriptors."""
+
+
+def wait_for_call(call: CredentialCall, timeout: float, unwanted: Callable[[], bool]) -> bool:
+    """Return whether a call has ended, after *timeout* seconds at the latest, or soon after it became *unwanted*."""
+    until = time.monotonic() + timeout
+    while not call.wait(max(0.0, min(_STEP, until - time.monotonic()))):
+        if unwanted() or time.monotonic() >= until:
+            return False
+    return True
+
+
+async def async_wait_for_call(call: CredentialCall, timeout: float, unwanted: Callable[[], bool]) -> bool:
+    """As `wait_for_call`."""
+    ended, until = end_in_loop(call), time.monotonic() + timeout
+    while True:
+        await asyncio.wait({ended}, timeout=max(0.0, min(_STEP, until - time.monotonic())))
+        if call.done or unwanted() or time.monotonic() >= until:
+            return call.done

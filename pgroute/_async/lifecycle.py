@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pgroute._async.pool.role_pool import AsyncRolePool
     from pgroute.core.model.roles import Role
     from pgroute.monitor.cluster_watch import ClusterWatch
+    from pgroute.runtime.credentials import CredentialSource
     from pgroute.runtime.event_dispatcher import EventDispatcher
 
 _NEW, _OPEN, _CLOSING, _CLOSED = "new", "open", "closing", "closed"
@@ -42,6 +43,7 @@ class AsyncLifecycle:
         pools: by role.
         dispatcher: of events to subscribers.
         listening: the listeners.
+        source: calls the user's credentials function; None: there is none.
         name: the router's, for the names of threads and tasks.
         describe: returns the router's repr, for errors.
 
@@ -56,6 +58,7 @@ class AsyncLifecycle:
         pools: Mapping[Role, AsyncRolePool[Any]],
         dispatcher: EventDispatcher,
         listening: AsyncListeningHub,
+        source: CredentialSource | None = None,
         *,
         name: str,
         describe: Callable[[], str],
@@ -64,6 +67,7 @@ class AsyncLifecycle:
         self._pools = pools
         self._dispatcher = dispatcher
         self._listening = listening
+        self._source = source
         self._name = name
         self._describe = describe
         self._state = _NEW
@@ -139,6 +143,8 @@ class AsyncLifecycle:
         try:
             self.opened = opened
             async_keep_time(self)
+            if self._source is not None:
+                self._source.open(opened.loop)
             self._dispatcher.resume()
             reconciler.start(self._name)
             self._state = _OPEN
@@ -208,6 +214,7 @@ class AsyncLifecycle:
         assert self.reconciler is not None
         failure: BaseException | None = None
         steps: tuple[Callable[[], Any], ...] = (
+            *(partial(async_blocking, source.close) for source in (self._source,) if source is not None),
             *(pool.close for pool in self._pools.values()),  # again: an interrupt may have left some open
             partial(self._listening.join, _END_TIMEOUT),
             partial(async_blocking, self._watch.stop),

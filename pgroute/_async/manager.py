@@ -32,6 +32,7 @@ from pgroute.core.routing.lending import PoolFull
 from pgroute.core.transactions.request import get_request
 from pgroute.monitor.cluster_watch import ClusterWatch
 from pgroute.runtime.connect_backoff import ConnectBackoff
+from pgroute.runtime.credentials import CredentialSource
 from pgroute.runtime.event_dispatcher import EventDispatcher
 from pgroute.runtime.fork import forked
 
@@ -78,6 +79,7 @@ class AsyncSessionManager(Generic[CT]):
         self, config: RouterConfig, connection_class: type[CT], *, name: str, describe: Callable[[], str]
     ) -> None:
         self.config = config
+        source = None if config.credentials is None else CredentialSource(config.credentials)
         self.watch = ClusterWatch(
             config.dsn.hosts,
             config.probe_params,
@@ -87,17 +89,18 @@ class AsyncSessionManager(Generic[CT]):
             mode=config.addresses,
             targets=config.targets,
             max_lag=config.max_lag,
+            source=source,
         )
         writers = ConnectBackoff()
         readers = writers.sharing_logins() if config.same_login else ConnectBackoff()
         self.pools = {
-            Role.WRITER: AsyncRolePool(config.writer, connection_class, self.watch, writers),
-            Role.READER: AsyncRolePool(config.reader, connection_class, self.watch, readers),
+            Role.WRITER: AsyncRolePool(config.writer, connection_class, self.watch, writers, source=source),
+            Role.READER: AsyncRolePool(config.reader, connection_class, self.watch, readers, source=source),
         }
         self.dispatcher = EventDispatcher()
-        self.listening = AsyncListeningHub(config, connection_class, self.watch, writers, name=name)
+        self.listening = AsyncListeningHub(config, connection_class, self.watch, writers, source, name=name)
         self.lifecycle = AsyncLifecycle(
-            self.watch, self.pools, self.dispatcher, self.listening, name=name, describe=describe
+            self.watch, self.pools, self.dispatcher, self.listening, source, name=name, describe=describe
         )
         self.longest_retry = 0.0
         self._reader_demand = None if config.max_lag is None else Demand(config.max_lag)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pgroute._sync.pool.role_pool import RolePool
     from pgroute.core.model.roles import Role
     from pgroute.monitor.cluster_watch import ClusterWatch
+    from pgroute.runtime.credentials import CredentialSource
     from pgroute.runtime.event_dispatcher import EventDispatcher
 
 _NEW, _OPEN, _CLOSING, _CLOSED = "new", "open", "closing", "closed"
@@ -43,6 +44,7 @@ class Lifecycle:
         pools: by role.
         dispatcher: of events to subscribers.
         listening: the listeners.
+        source: calls the user's credentials function; None: there is none.
         name: the router's, for the names of threads and tasks.
         describe: returns the router's repr, for errors.
 
@@ -57,6 +59,7 @@ class Lifecycle:
         pools: Mapping[Role, RolePool[Any]],
         dispatcher: EventDispatcher,
         listening: ListeningHub,
+        source: CredentialSource | None = None,
         *,
         name: str,
         describe: Callable[[], str],
@@ -65,6 +68,7 @@ class Lifecycle:
         self._pools = pools
         self._dispatcher = dispatcher
         self._listening = listening
+        self._source = source
         self._name = name
         self._describe = describe
         self._state = _NEW
@@ -137,6 +141,8 @@ class Lifecycle:
         try:
             self.opened = opened
             keep_time(self)
+            if self._source is not None:
+                self._source.open(opened.loop)
             self._dispatcher.resume()
             reconciler.start(self._name)
             self._state = _OPEN
@@ -206,6 +212,7 @@ class Lifecycle:
         assert self.reconciler is not None
         failure: BaseException | None = None
         steps: tuple[Callable[[], Any], ...] = (
+            *(partial(blocking, source.close) for source in (self._source,) if source is not None),
             *(pool.close for pool in self._pools.values()),  # again: an interrupt may have left some open
             partial(self._listening.join, _END_TIMEOUT),
             partial(blocking, self._watch.stop),

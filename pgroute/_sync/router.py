@@ -29,12 +29,13 @@ from pgroute.core.routing.demand import check_cluster
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping
     from types import TracebackType
     from typing import Self
 
     from dns.resolver import BaseResolver
 
+    from pgroute.core.config.credentials import CredentialRequest
     from pgroute.core.config.retry_policy import RetryPolicy
     from pgroute.core.model.events import Event
     from pgroute.core.model.position import Position
@@ -88,6 +89,10 @@ class Router(Runner[CT], Direct[CT], PoolControl[CT], Face):
             cursor_factory. They override the DSN.
         configure: called with each new connection before its first use; see PoolOptions.
         reset: called with each connection that is returned, or "discard"; see PoolOptions.
+        credentials: called with a CredentialRequest before each new connection of a pool or a probe; returns a mapping
+            of libpq parameters, such as user and password, that override all others. None: they do not change. A
+            function runs in a thread of its own; a coroutine runs in the loop of an Router, or else in one of
+            its own. It must answer within ``ProbeOptions(timeout=)`` for a probe, connect_timeout for a pool.
         name: for the repr and the names of threads and tasks; empty: the hosts.
         unknown: no other arguments are accepted; the ConfigError says where such an option belongs.
 
@@ -122,6 +127,8 @@ class Router(Runner[CT], Direct[CT], PoolControl[CT], Face):
         kwargs: Mapping[str, Any] | None = None,
         configure: Callable[[CT], Any] | None = None,
         reset: Callable[[CT], Any] | Literal["discard"] | None = None,
+        credentials: Callable[[CredentialRequest], Mapping[str, str] | Awaitable[Mapping[str, str]]]
+        | None = None,
         name: str = "",
         **unknown: Never,
     ) -> None:
@@ -152,6 +159,7 @@ class Router(Runner[CT], Direct[CT], PoolControl[CT], Face):
             kwargs=kwargs,
             configure=configure,
             reset=reset,
+            credentials=credentials,
         )
         self.name = name or ",".join(str(key) for key in config.dsn.hosts)
         self._manager = SessionManager(config, connection_class, name=self.name, describe=self.__repr__)

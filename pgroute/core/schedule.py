@@ -19,6 +19,9 @@ CONNECT_GAP = 0.2
 REJECTED_GAP = 5.0
 """Seconds between two attempts at a host that refused the credentials, at least: more often may lock the account."""
 
+CREDENTIALS_GAP = 1.0
+"""Seconds between two attempts at a host for which the credentials function gave nothing, at least."""
+
 DOUBT = 0.5
 """Seconds that a pool which lost connections waits for the probe to find out why, at most."""
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pgroute.core.model.roles import HostKey
     from pgroute.core.topology.snapshot import Rules, Topology
     from pgroute.monitor.host_watcher import HostWatcher
+    from pgroute.runtime.credentials import CredentialSource
 
 
 class Listener(Protocol):
@@ -76,6 +77,7 @@ class ClusterWatch:
         mode: what a name of several addresses stands for.
         targets: which targets of a service are accepted.
         max_lag: the router's, in seconds; None: it has none.
+        source: calls the router's credentials function; None: it has none.
 
     Attributes:
         options: as given.
@@ -94,10 +96,11 @@ class ClusterWatch:
         mode: Mode,
         targets: Targets = ANYWHERE,
         max_lag: float | None = None,
+        source: CredentialSource | None = None,
     ) -> None:
         self.options = options
         self.topology = initial_topology(entries, time.monotonic(), rules)
-        self._source = HostSource(entries, params, resolver, mode, targets)
+        self._source = HostSource(entries, params, resolver, mode, targets, source)
         self._rules = rules
         self._listener: Callable[[], Listener | None] = lambda: None
         # One state for each side: the router's threads reach the loop through `_monitor`, from start() to stop();

@@ -13,10 +13,11 @@ from pgroute.monitor.errors import ProbeFailed
 from pgroute.monitor.probe import ProbeConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Sequence
 
     from pgroute.core.model.roles import HostKey
     from pgroute.monitor.dns_watch import Names
+    from pgroute.monitor.probe_login import ProbeLogin
 
 
 class Dialer:
@@ -24,19 +25,20 @@ class Dialer:
 
     Args:
         key: the host.
-        params: the connection parameters, without hostaddr where the name is to be resolved.
+        login: gives the connection parameters, without hostaddr where the name is to be resolved.
         names: give the addresses.
 
     Attributes:
         preferred: the address to try first, None until one was tried.
+        login: as given.
     """
 
-    def __init__(self, key: HostKey, params: Mapping[str, str], names: Names) -> None:
+    def __init__(self, key: HostKey, login: ProbeLogin, names: Names) -> None:
         self.preferred: str | None = None
+        self.login = login
         self._key = key
-        self._params = params
         self._names = names
-        self._conninfo: tuple[str | None, bytes] | None = None
+        self._conninfo: tuple[str | None, Params, bytes] | None = None
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -50,13 +52,41 @@ class Dialer:
         After an address that does not answer, the next call starts with the one that follows it.
 
         Raises:
-            ProbeFailed: the name has no address, or no connection could be opened.
+            ProbeFailed: the name has no address, there are no credentials, or no connection could be opened.
         """
         addresses = await self._names.addresses(self._key, timeout=timeout, prefer=self.preferred)
+
+        async def open_with(params: Params) -> ProbeConnection:
+            return await self._open_first(addresses, params, timeout=timeout, on_loss=on_loss)
+
+        return await self.login.log_in(open_with, timeout)
+
+    async def open(
+        self, address: str | None, *, timeout: float, on_loss: Callable[[], None]
+    ) -> ProbeConnection:
+        """Connect to this address.
+
+        Raises:
+            ProbeFailed: there are no credentials, or the connection could not be opened.
+        """
+
+        async def open_with(params: Params) -> ProbeConnection:
+            return await self._open(address, params, timeout=timeout, on_loss=on_loss)
+
+        return await self.login.log_in(open_with, timeout)
+
+    async def _open_first(
+        self,
+        addresses: Sequence[str | None],
+        params: Params,
+        *,
+        timeout: float,
+        on_loss: Callable[[], None],
+    ) -> ProbeConnection:
         for at, address in enumerate(addresses, 1):
             self.preferred = address
             try:
-                return await self.open(address, timeout=timeout, on_loss=on_loss)
+                return await self._open(address, params, timeout=timeout, on_loss=on_loss)
             except ProbeFailed as exc:
                 kind = exc.fault.kind
                 if kind is FaultKind.TIMEOUT:
@@ -65,21 +95,16 @@ class Dialer:
                     raise
         raise AssertionError("a resolved name has an address")
 
-    async def open(
-        self, address: str | None, *, timeout: float, on_loss: Callable[[], None]
+    async def _open(
+        self, address: str | None, params: Params, *, timeout: float, on_loss: Callable[[], None]
     ) -> ProbeConnection:
-        """Connect to this address.
-
-        Raises:
-            ProbeFailed: the connection could not be opened.
-        """
-        if self._conninfo is None or self._conninfo[0] != address:
+        if self._conninfo is None or self._conninfo[:2] != (address, params):
             # Cached: making it costs libpq more than a refused connection does.
-            params = self._params if address is None else Params({**self._params, "hostaddr": address})
-            self._conninfo = address, make_conninfo("", **params).encode()
+            whole = params if address is None else Params({**params, "hostaddr": address})
+            self._conninfo = address, params, make_conninfo("", **whole).encode()
         return await ProbeConnection.connect(
             self._key,
-            self._conninfo[1],
+            self._conninfo[2],
             address=address or self._key.host,
             timeout=timeout,
             on_loss=on_loss,

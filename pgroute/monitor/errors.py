@@ -30,3 +30,10 @@ class ProbeFailed(Exception):
     def timed_out(cls, reason: str) -> Self:
         """Return the error for a host that did not answer in time."""
         return cls(Fault(FaultKind.TIMEOUT, host_suspect=True, reason=reason))
+
+
+class NoCredentials(ProbeFailed):
+    """The user's credentials function gave none: nothing was learned about the host."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(Fault(FaultKind.NO_CREDENTIALS, host_suspect=True, reason=reason))

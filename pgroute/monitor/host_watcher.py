@@ -8,11 +8,12 @@ import time
 from typing import TYPE_CHECKING
 
 from pgroute.core.faults.classify import Fault, FaultKind
-from pgroute.core.schedule import CONNECT_GAP
+from pgroute.core.schedule import CONNECT_GAP, CREDENTIALS_GAP
 from pgroute.core.topology.observations import Failure
 from pgroute.monitor.address_move import AddressMove
 from pgroute.monitor.dialer import Dialer
-from pgroute.monitor.errors import ProbeFailed
+from pgroute.monitor.errors import NoCredentials, ProbeFailed
+from pgroute.monitor.probe_login import ProbeLogin
 from pgroute.monitor.subscribers import Subscribers
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pgroute.monitor.dns_watch import Names
     from pgroute.monitor.probe import ProbeConnection
     from pgroute.monitor.subscribers import Subscriber
+    from pgroute.runtime.credentials import CredentialSource
 
 RENEW_AFTER = 60.0
 """Seconds after which the probe connection is replaced: an open one says little about new ones."""
@@ -37,15 +39,23 @@ class HostWatcher:
         key: the host.
         params: the connection parameters, without hostaddr where the name is to be resolved.
         names: give the addresses.
+        source: calls the credentials function of the router; None: it has none.
 
     Attributes:
         subscribers: the routers.
     """
 
-    def __init__(self, key: HostKey, params: Mapping[str, str], names: Names) -> None:
+    def __init__(
+        self,
+        key: HostKey,
+        params: Mapping[str, str],
+        names: Names,
+        source: CredentialSource | None = None,
+    ) -> None:
         self.subscribers = Subscribers(key)
         self._key = key
-        self._dialer = Dialer(key, params, names)
+        self._login = ProbeLogin(key, params, source)
+        self._dialer = Dialer(key, self._login, names)
         self._conn: ProbeConnection | None = None
         self._move = AddressMove(
             key,
@@ -59,6 +69,8 @@ class HostWatcher:
         self._kicked = True
         self._fresh = False
         self._connected_at = -math.inf
+        self._had_no_credentials = False
+        self._noted = ""
         self._asked_at = 0.0
         self._task: asyncio.Task[None] | None = None
 
@@ -93,6 +105,7 @@ class HostWatcher:
     def refused(self) -> None:
         """Count a pool's refused login as a connection attempt, and keep trying new connections until one succeeds."""
         self._connected_at = time.monotonic()
+        self._had_no_credentials = False
         self._fresh = True
         self._changed.set()
 
@@ -136,6 +149,7 @@ class HostWatcher:
             await self._ask()
         except ProbeFailed as exc:
             fault = exc.fault
+            self._had_no_credentials = isinstance(exc, NoCredentials)
         else:
             return
         self._failed(fault)
@@ -160,15 +174,24 @@ class HostWatcher:
             return now, False
         # What calls for a new connection is not served by a probe on the open one.
         hurry = self._kicked or self._fresh
-        connect_at = self._connected_at + self.subscribers.connect_delay(now, kicked=hurry)
+        delay = self.subscribers.connect_delay(now, kicked=hurry)
+        connect_at = self._connected_at + (CREDENTIALS_GAP if self._had_no_credentials else delay)
         if self._conn is None or self._conn.lost is not None:
             return connect_at, True
         ask = self.subscribers.probe_delay(now)
         ask_at = self._asked_at + (_KICK_GAP if self._kicked else max(ask, _KICK_GAP))
         renew = self._fresh or now - self._conn.opened_at > RENEW_AFTER
-        if renew and connect_at <= ask_at:
+        if renew and connect_at <= ask_at and self._has_credentials():
             return connect_at, True
         return ask_at, False
+
+    def _has_credentials(self) -> bool:
+        """Return whether a new connection can be opened at once; otherwise say what it waits for, if that is long."""
+        ready = self._login.ready(self.subscribers.timeout, self.nudge)
+        if self._noted != self._login.trouble:
+            self._noted = self._login.trouble
+            self.subscribers.note(self._noted)
+        return ready
 
     @property
     def _breach(self) -> Fault | None:
@@ -178,6 +201,7 @@ class HostWatcher:
 
     async def _connect(self) -> None:
         self._connected_at = time.monotonic()
+        self._had_no_credentials = False
         timeout = self.subscribers.timeout
         if self._conn is not None and self._move.targets:
             # The old address still serves, though the name has left it.

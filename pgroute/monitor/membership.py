@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pgroute.monitor.host_watcher import HostWatcher
     from pgroute.monitor.subscribers import Subscriber
     from pgroute.monitor.thread import Monitor
+    from pgroute.runtime.credentials import CredentialSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class HostSource:
         resolver: looks the names up.
         mode: what a name of several addresses stands for.
         targets: which targets of a service are accepted.
+        credentials: calls the credentials function of the router; None: it has none.
     """
 
     entries: tuple[HostKey, ...]
@@ -53,6 +55,7 @@ class HostSource:
     resolver: ResolverSpec
     mode: Mode
     targets: Targets = ANYWHERE
+    credentials: CredentialSource | None = None
 
 
 class Owner(draining.Sessions, Protocol):
@@ -196,7 +199,8 @@ class Membership:
         self._owner.log_error(text, exc)
 
     def _join(self, key: HostKey, subscriber: Subscriber) -> HostWatcher:
-        return self._monitor.join(key, self._source.params(key), self._names, subscriber)
+        params = self._source.params(key)
+        return self._monitor.join(key, params, self._names, subscriber, self._source.credentials)
 
     def _leave(self, watcher: HostWatcher, subscriber: Subscriber) -> None:
         self._finish(self._monitor.leave(watcher, subscriber))

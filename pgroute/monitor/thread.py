@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from pgroute.core.config.router_config import ResolverSpec
     from pgroute.core.model.roles import HostKey
     from pgroute.monitor.subscribers import Subscriber
+    from pgroute.runtime.credentials import CredentialSource
 
 _STOP_TIMEOUT = 5.0
 
-WatchKey = tuple["HostKey", "Params", int]
+WatchKey = tuple["HostKey", "Params", int, "CredentialSource | None"]
 
 
 class Watch(Protocol):
@@ -172,12 +173,23 @@ class Monitor:
         if names.unused:
             self._names = {which: kept for which, kept in self._names.items() if kept is not names}
 
-    def join(self, key: HostKey, params: Params, names: Names, subscriber: Subscriber) -> HostWatcher:
-        """Subscribe to a host; in the loop. Routers with the same parameters share one watcher."""
-        name = (key, params, id(names) if is_name(key) else 0)
+    def join(
+        self,
+        key: HostKey,
+        params: Params,
+        names: Names,
+        subscriber: Subscriber,
+        source: CredentialSource | None = None,
+    ) -> HostWatcher:
+        """Subscribe to a host; in the loop.
+
+        Routers with the same parameters share one watcher, but not one that logs in as a credentials function of
+        another router says.
+        """
+        name = (key, params, id(names) if is_name(key) else 0, source)
         watcher = self._watchers.get(name)
         if watcher is None:
-            watcher = self._watchers[name] = HostWatcher(key, params, names)
+            watcher = self._watchers[name] = HostWatcher(key, params, names, source)
             watcher.start()
         watcher.join(subscriber)
         return watcher

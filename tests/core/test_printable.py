@@ -76,6 +76,7 @@ CAUGHT = {"exc", "failure", "error", "cause", "_failure"}
 CLEANED = {"one_line", "printable", "_told"}
 AS_IT_IS = {
     "_async/pool/connector.py": "classified by what it says; then printable",
+    "_async/pool/login.py": "classified by what it says; ours on credentials",
     "_async/pool/host_pool.py": "psycopg_pool's words on its queue, and ours",
     "_async/pool/server_check.py": "printable since the connector",
     "_async/listening/hub.py": "ours, and Python's on threads and descriptors",
@@ -91,6 +92,8 @@ AS_IT_IS = {
     "core/config/libpq.py": "only its meaning is passed on",
     "core/routing/acquisition.py": "the causes, printable since they were made",
     "runtime/connect_backoff.py": "printable since the connector",
+    "runtime/credentials.py": "ours; one line of the user's",
+    "monitor/probe_login.py": "printable since runtime/credentials.py",
     "monitor/dns_watch.py": "becomes an error of Found",
     "monitor/resolver.py": "becomes an error of Found",
     "cli/__init__.py": "ours",

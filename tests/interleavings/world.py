@@ -142,8 +142,8 @@ class World:
         class HostPool(real):  # type: ignore[valid-type,misc]
             """As it is, and known to the history."""
 
-            def __init__(self, *args: Any) -> None:
-                super().__init__(*args)
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
                 world.pools.append(self)
 
             def lease_lost(self, lease: Any) -> None:
@@ -253,6 +253,7 @@ class Connector:
         backoff: Any,
         *,
         pool: Any,
+        source: Any,
     ) -> None:
         self._backoff = backoff
         self._world = world

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pgroute.core.topology.snapshot import Topology
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.connect_backoff import ConnectBackoff
+    from pgroute.runtime.credentials import CredentialSource
 
 logger = logging.getLogger("pgroute")
 
@@ -58,6 +59,7 @@ class AsyncListeningHub:
         connection_class: psycopg's, or the user's subclass.
         watch: on the hosts.
         backoff: the writers'.
+        source: calls the user's credentials function; None: there is none.
         name: the router's, for the name of the thread or task.
 
     Attributes:
@@ -70,6 +72,7 @@ class AsyncListeningHub:
         connection_class: type[psycopg.AsyncConnection[Any]],
         watch: ClusterWatch,
         backoff: ConnectBackoff,
+        source: CredentialSource | None,
         *,
         name: str,
     ) -> None:
@@ -78,6 +81,7 @@ class AsyncListeningHub:
         self._class = connection_class
         self._watch = watch
         self._backoff = backoff
+        self._source = source
         self._name = f"pgroute-listener-{name}"
         self._lock = threading.Lock()
         self._subscriptions: Subscriptions[AsyncSubscriber] = Subscriptions()
@@ -238,7 +242,13 @@ class AsyncListeningHub:
     async def _connect(self, host: HostInfo, bell: AsyncDoorbell) -> None:
         self._early = []
         self._link = link = AsyncListeningLink(
-            self._config.writer, host, self._class, self._watch, self._backoff, on_notification=self._deliver
+            self._config.writer,
+            host,
+            self._class,
+            self._watch,
+            self._backoff,
+            source=self._source,
+            on_notification=self._deliver,
         )
         if self._closed or why_leave(self._watch.topology, link.key, link.generation):
             link.leave("changed since")  # before anybody could tell the link

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pgroute.core.model.host import HostInfo
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.connect_backoff import ConnectBackoff
+    from pgroute.runtime.credentials import CredentialSource
 
 _ANSWER_TIMEOUT = 5.0
 _MOST_READS = 100
@@ -49,6 +50,7 @@ class AsyncListeningLink:
         connection_class: psycopg's, or the user's subclass.
         watch: told of what is learned about the host.
         backoff: the writers'.
+        source: calls the user's credentials function; None: there is none.
         on_notification: called with each.
 
     Attributes:
@@ -72,6 +74,7 @@ class AsyncListeningLink:
         watch: ClusterWatch,
         backoff: ConnectBackoff,
         *,
+        source: CredentialSource | None,
         on_notification: Callable[[Notification], None],
     ) -> None:
         self.host = host
@@ -82,8 +85,11 @@ class AsyncListeningLink:
         self.closed = False
         self.reason = ""
         self.made_at = self.proven_at = time.monotonic()
-        self._connector = AsyncConnector(config, host, connection_class, watch, backoff, pool=self)
+        self._connector = AsyncConnector(
+            config, host, connection_class, watch, backoff, pool=self, source=source
+        )
         self._made_of = (config, host, connection_class, watch, backoff)
+        self._source = source
         self._on_notification = on_notification
         self._conn: psycopg.AsyncConnection[Any] | None = None
         self._allowance = Allowance()
@@ -126,7 +132,9 @@ class AsyncListeningLink:
         assert self._conn is not None
         if self.server_pid == b"%d" % self._conn.pgconn.backend_pid:
             return
-        self._twin = twin = AsyncListeningLink(*self._made_of, on_notification=lambda _: None)
+        self._twin = twin = AsyncListeningLink(
+            *self._made_of, source=self._source, on_notification=lambda _: None
+        )
         try:
             with contextlib.suppress(psycopg.Error):
                 self._check()

@@ -11,7 +11,7 @@ import psycopg
 from pgroute._acompat import AsyncWatchdog, async_stray
 from pgroute._async.pool.interrupt import guard
 from pgroute._async.pool.lease import READ_ONLY_DEFAULT, AsyncLease, attach, shut
-from pgroute._async.pool.login import AsyncLogin
+from pgroute._async.pool.login import AsyncLogin, NoCredentials
 from pgroute._async.pool.server_check import HEAR_WARNINGS, WrongServer, check_server
 from pgroute._async.statements import ask_warily
 from pgroute._psycopg import ConnectAborted, forget_prepared, mark_pooled, unwanted, watched_class
@@ -19,7 +19,7 @@ from pgroute.core.config.options import DISCARD
 from pgroute.core.faults.classify import Fault, FaultKind, connect_fault, one_line
 from pgroute.core.model.host import HostState
 from pgroute.core.printable import printable
-from pgroute.core.schedule import CONNECT_GAP, DOUBT, REJECTED_GAP
+from pgroute.core.schedule import CONNECT_GAP, CREDENTIALS_GAP, DOUBT, REJECTED_GAP
 from pgroute.core.sql.statements import OWN_TERMS
 from pgroute.core.topology.observations import Failure
 from pgroute.runtime.abort_handle import AbortHandle
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pgroute.core.config.router_config import RoleConfig
     from pgroute.core.model.host import HostInfo
     from pgroute.monitor.cluster_watch import ClusterWatch
+    from pgroute.runtime.credentials import CredentialSource
 
 _CHECK_TIMEOUT = 5.0
 _PROBE_STEP = 0.002
@@ -49,6 +50,7 @@ class AsyncConnector:
         watch: told of failures.
         backoff: the role's.
         pool: the pool that the connections belong to; no attempt goes on when it is closed.
+        source: calls the user's credentials function; None: there is none.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class AsyncConnector:
         backoff: ConnectBackoff,
         *,
         pool: LeasingPool,
+        source: CredentialSource | None,
     ) -> None:
         self._pool = pool
         self._host = host
@@ -72,7 +75,7 @@ class AsyncConnector:
         self._as_probe = config.as_probe
         self._read_only = config.read_only
         watched: Any = watched_class(cast("Any", connection_class))
-        self._login = AsyncLogin(config, host, watched, backoff)
+        self._login = AsyncLogin(config, host, watched, backoff, source)
         self._autocommit = bool(config.arguments.get("autocommit", False))
 
     async def connect(self) -> Any:
@@ -128,6 +131,9 @@ class AsyncConnector:
     def _failed(self, exc: psycopg.Error, fault: Fault, sent_at: float) -> None:
         if isinstance(exc, ConfigureFailed):
             self._backoff.record_failure(self._host, exc, CONNECT_GAP)
+            return
+        if isinstance(exc, NoCredentials):
+            self._backoff.record_failure(self._host, exc, CREDENTIALS_GAP)
             return
         rejected = fault.kind is FaultKind.REJECTED
         login = rejected and not self._login.undecided

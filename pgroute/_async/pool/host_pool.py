@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pgroute.core.model.host import HostInfo
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.connect_backoff import ConnectBackoff
+    from pgroute.runtime.credentials import CredentialSource
 
 CT = TypeVar("CT", bound="psycopg.AsyncConnection[Any]")
 
@@ -64,6 +65,7 @@ class AsyncHostPool(Generic[CT]):
         connection_class: psycopg's, or the user's subclass.
         watch: told of what is learned about the host.
         backoff: the role's.
+        source: calls the user's credentials function; None: there is none.
 
     Attributes:
         host: as given.
@@ -81,6 +83,8 @@ class AsyncHostPool(Generic[CT]):
         connection_class: type[CT],
         watch: ClusterWatch,
         backoff: ConnectBackoff,
+        *,
+        source: CredentialSource | None = None,
     ) -> None:
         options = config.options_at(host)
         self._limit = _limit(config, options)
@@ -103,7 +107,9 @@ class AsyncHostPool(Generic[CT]):
             now=time.monotonic(),
         )
         self._counts: dict[str, float] = dict.fromkeys(_COUNTED, 0)
-        self._connector = AsyncConnector(config, host, connection_class, watch, backoff, pool=self)
+        self._connector = AsyncConnector(
+            config, host, connection_class, watch, backoff, pool=self, source=source
+        )
         self._worker: AsyncPoolWorker[CT] = AsyncPoolWorker(
             self.name,
             self._lending,

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pgroute.core.topology.snapshot import Topology
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.connect_backoff import ConnectBackoff
+    from pgroute.runtime.credentials import CredentialSource
 
 logger = logging.getLogger("pgroute")
 
@@ -59,6 +60,7 @@ class ListeningHub:
         connection_class: psycopg's, or the user's subclass.
         watch: on the hosts.
         backoff: the writers'.
+        source: calls the user's credentials function; None: there is none.
         name: the router's, for the name of the thread or task.
 
     Attributes:
@@ -71,6 +73,7 @@ class ListeningHub:
         connection_class: type[psycopg.Connection[Any]],
         watch: ClusterWatch,
         backoff: ConnectBackoff,
+        source: CredentialSource | None,
         *,
         name: str,
     ) -> None:
@@ -79,6 +82,7 @@ class ListeningHub:
         self._class = connection_class
         self._watch = watch
         self._backoff = backoff
+        self._source = source
         self._name = f"pgroute-listener-{name}"
         self._lock = threading.Lock()
         self._subscriptions: Subscriptions[Subscriber] = Subscriptions()
@@ -239,7 +243,13 @@ class ListeningHub:
     def _connect(self, host: HostInfo, bell: Doorbell) -> None:
         self._early = []
         self._link = link = ListeningLink(
-            self._config.writer, host, self._class, self._watch, self._backoff, on_notification=self._deliver
+            self._config.writer,
+            host,
+            self._class,
+            self._watch,
+            self._backoff,
+            source=self._source,
+            on_notification=self._deliver,
         )
         if self._closed or why_leave(self._watch.topology, link.key, link.generation):
             link.leave("changed since")  # before anybody could tell the link

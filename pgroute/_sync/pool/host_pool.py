@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pgroute.core.model.host import HostInfo
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.connect_backoff import ConnectBackoff
+    from pgroute.runtime.credentials import CredentialSource
 
 CT = TypeVar("CT", bound="psycopg.Connection[Any]")
 
@@ -65,6 +66,7 @@ class HostPool(Generic[CT]):
         connection_class: psycopg's, or the user's subclass.
         watch: told of what is learned about the host.
         backoff: the role's.
+        source: calls the user's credentials function; None: there is none.
 
     Attributes:
         host: as given.
@@ -82,6 +84,8 @@ class HostPool(Generic[CT]):
         connection_class: type[CT],
         watch: ClusterWatch,
         backoff: ConnectBackoff,
+        *,
+        source: CredentialSource | None = None,
     ) -> None:
         options = config.options_at(host)
         self._limit = _limit(config, options)
@@ -104,7 +108,9 @@ class HostPool(Generic[CT]):
             now=time.monotonic(),
         )
         self._counts: dict[str, float] = dict.fromkeys(_COUNTED, 0)
-        self._connector = Connector(config, host, connection_class, watch, backoff, pool=self)
+        self._connector = Connector(
+            config, host, connection_class, watch, backoff, pool=self, source=source
+        )
         self._worker: PoolWorker[CT] = PoolWorker(
             self.name,
             self._lending,

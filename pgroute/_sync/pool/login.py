@@ -4,19 +4,34 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from pgroute._acompat import wait_for_call
+from pgroute._psycopg import ConnectAborted, unwanted
+from pgroute.core.config.credentials import login_of, request_for, with_credentials
 from pgroute.core.config.options import join_options
-from pgroute.core.faults.classify import options_refused
+from pgroute.core.config.router_config import POOL_CONNECT_TIMEOUT
+from pgroute.core.faults.classify import FaultKind, connect_fault, one_line, options_refused
 from pgroute.runtime.connect_backoff import ConnectBackoff, Options
+from pgroute.runtime.credentials import CredentialsFailed, late, reason
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pgroute.core.config.credentials import CredentialRequest
+    from pgroute.core.config.dsn import Params
     from pgroute.core.config.router_config import RoleConfig
     from pgroute.core.model.host import HostInfo
+    from pgroute.runtime.credentials import CredentialSource
 
 logger = logging.getLogger("pgroute")
+
+
+class NoCredentials(psycopg.OperationalError):
+    """The user's credentials function gave none, which says nothing about the server."""
 
 
 class Login:
@@ -30,11 +45,15 @@ class Login:
     - Any other: there is no second login now, because it might be refused for the same cause and count towards a
       lock-out. The next attempt, when it is due, goes without the settings; if it succeeds, one with them decides.
 
+    With a credentials function, a login that is refused for itself is followed by one more if the function, asked
+    afresh, gives other credentials. While logins go on to be refused, each attempt is made with fresh ones, once.
+
     Args:
         config: how the role connects.
         host: the host as the topology knew it when the pool was made.
         connection_class: psycopg's, or a subclass.
         backoff: the role's, which remembers what was found out.
+        source: calls the user's credentials function; None: there is none.
 
     Attributes:
         undecided: the last refusal may have been for the settings alone, so it says nothing about the host.
@@ -46,39 +65,104 @@ class Login:
         host: HostInfo,
         connection_class: type[psycopg.Connection[Any]],
         backoff: ConnectBackoff,
+        source: CredentialSource | None,
     ) -> None:
         self.undecided = False
+        self._config = config
         self._host = host
         self._class = connection_class
         self._backoff = backoff
+        self._source = source
         self._own_settings = bool(config.options.settings)
-        self._plain: dict[str, Any] = {**config.params(host.key), **config.arguments, "autocommit": True}
+        self._params = config.params(host.key)
+        self._arguments: dict[str, Any] = {**config.arguments, "autocommit": True}
         if host.address is not None and not host.key.is_socket:
-            self._plain["hostaddr"] = host.address
-        self._full = self._plain
-        if config.settings:
-            self._full = {**self._plain, "options": join_options(self._plain.get("options"), config.settings)}
+            self._arguments["hostaddr"] = host.address
 
     def open(self) -> psycopg.Connection[Any]:
         """Return a connection in autocommit mode.
 
         Raises:
+            NoCredentials: the credentials function gave none.
             psycopg.Error: as psycopg's connect.
         """
         self.undecided = False
+        source = self._source
+        if source is None:
+            return self._open(self._params)
+        request = source.first(request_for(self._host.key, self._config.role.value))
+        given = self._ask(source, request)
+        try:
+            return self._try(source, request, given)
+        except psycopg.Error as exc:
+            if request.refused or not self._refused(exc):
+                raise
+            refusal = str(exc)
+        try:
+            afresh = self._ask(source, replace(request, refused=True))
+        except NoCredentials as exc:
+            refusal = f"{one_line(refusal)}; asked afresh: {exc}"
+            afresh = given
+        if afresh == given:
+            raise psycopg.OperationalError(refusal)
+        return self._try(source, request, afresh)
+
+    def _ask(self, source: CredentialSource, request: CredentialRequest) -> Params:
+        seconds = float(self._params.get("connect_timeout", 0))
+        seconds = seconds if seconds > 0 else float(POOL_CONNECT_TIMEOUT)
+        call = source.ask(request)
+        done = wait_for_call(call, seconds, unwanted.get())
+        if unwanted.get()():
+            raise ConnectAborted("the pool was closed while it connected")
+        if not done:
+            call.missed = True
+            raise NoCredentials(reason(late(seconds)))
+        try:
+            return call.result()
+        except CredentialsFailed as exc:
+            failure = str(exc)
+        raise NoCredentials(reason(failure))
+
+    def _try(
+        self, source: CredentialSource, request: CredentialRequest, given: Params
+    ) -> psycopg.Connection[Any]:
+        """Log in with these credentials, unless the host has refused them to another a moment ago."""
+        params = with_credentials(self._params, given)
+        login = login_of(params)
+        text = source.refusal(request, login)
+        if text is not None:
+            source.note_refusal(request, None, text)
+            raise psycopg.OperationalError(text)
+        try:
+            conn = self._open(params)
+        except psycopg.Error as exc:
+            if self._refused(exc):
+                source.note_refusal(request, login if self._config.plain else None, str(exc))
+            raise
+        source.note_success(request)
+        return conn
+
+    def _refused(self, exc: psycopg.Error) -> bool:
+        return not self.undecided and connect_fault(exc).kind is FaultKind.REJECTED
+
+    def _open(self, params: Mapping[str, str]) -> psycopg.Connection[Any]:
+        self.undecided = False
+        plain = full = {**params, **self._arguments}
+        if self._config.settings:
+            full = {**plain, "options": join_options(plain.get("options"), self._config.settings)}
         known = self._backoff.options(self._host)
-        if self._full is self._plain or known is Options.LEFT_OUT:
-            return self._connect(self._plain)
+        if full is plain or known is Options.LEFT_OUT:
+            return self._connect(plain)
         without = None
         if known is Options.DOUBTED:
             self._backoff.note_options(self._host, Options.SENT)
-            without = self._connect(self._plain)
+            without = self._connect(plain)
         try:
-            conn = self._connect(self._full)
+            conn = self._connect(full)
         except BaseException as exc:
             if self._refuses_settings(exc, let_in_without=without is not None):
                 if without is None:
-                    without = self._connect(self._plain)
+                    without = self._connect(plain)
                 self._leave_out()  # only now: the text alone may mean something else
                 return without
             if without is not None:

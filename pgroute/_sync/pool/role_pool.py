@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pgroute.core.topology.snapshot import Groups, Topology
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.connect_backoff import ConnectBackoff
+    from pgroute.runtime.credentials import CredentialSource
 
 CT = TypeVar("CT", bound="psycopg.Connection[Any]")
 
@@ -42,19 +43,27 @@ class RolePool(Generic[CT]):
         connection_class: psycopg's, or the user's subclass.
         watch: told of what is learned about the hosts.
         backoff: what keeps its pools from connecting.
+        source: calls the user's credentials function; None: there is none.
 
     Attributes:
         aside: not empty while connecting to a host fails; see `arrange` and `try_again`.
     """
 
     def __init__(
-        self, config: RoleConfig, connection_class: type[CT], watch: ClusterWatch, backoff: ConnectBackoff
+        self,
+        config: RoleConfig,
+        connection_class: type[CT],
+        watch: ClusterWatch,
+        backoff: ConnectBackoff,
+        *,
+        source: CredentialSource | None = None,
     ) -> None:
         self._config = config
         self._class = connection_class
         self._watch = watch
         self._lock = threading.Lock()
         self._backoff = backoff
+        self._source = source
         self.aside = backoff.aside.hosts
         self._pools: dict[HostKey, HostPool[CT]] = {}
         self._retired: list[HostPool[CT]] = []
@@ -143,7 +152,10 @@ class RolePool(Generic[CT]):
             self._backoff.check(host)
             if host.state is HostState.REJECTED and self._config.as_probe:
                 raise BackedOff(host.reason)  # it still serves over open connections, but there are none here
-            before, pool = pool, HostPool(self._config, host, self._class, self._watch, self._backoff)
+            before = pool
+            pool = HostPool(
+                self._config, host, self._class, self._watch, self._backoff, source=self._source
+            )
             failure: BaseException | None = None
             try:
                 if before is not None:

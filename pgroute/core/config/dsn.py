@@ -69,7 +69,12 @@ class Params(Mapping[str, str]):
 
 
 def _hidden(keyword: str, value: str) -> bool:
-    return libpq.is_secret(keyword) or _SECRET_INSIDE.search(value) is not None or holds_password(value)
+    return libpq.is_secret(keyword) or may_hold_secret(value)
+
+
+def may_hold_secret(text: str) -> bool:
+    """Return True if a text seems to contain a secret, by the words around it."""
+    return _SECRET_INSIDE.search(text) is not None or holds_password(text)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from pgroute.core.config.credentials import Credentials, check_credentials
 from pgroute.core.config.dns_names import Mode, is_service
 from pgroute.core.config.dsn import Dsn, Params, parse_dsn, split_kwargs
 from pgroute.core.config.options import (
@@ -56,7 +57,9 @@ class RoleConfig:
         settings: the text that is added to libpq's ``options``; may be empty.
         arguments: the arguments of psycopg.connect that are no libpq parameters (row_factory, ...).
         read_only: sessions are read-only.
-        as_probe: its connections log in as the probes do, so that a refused login says something about the host.
+        as_probe: its connections log in as the probes do, so that a refused login says something about the host. Not
+            known where a credentials function decides.
+        plain: a session can only be refused for its login, not for settings or a callback of the user.
     """
 
     role: Role
@@ -67,6 +70,7 @@ class RoleConfig:
     arguments: Mapping[str, Any] = field(repr=False)
     read_only: bool
     as_probe: bool
+    plain: bool
 
     def options_at(self, host: HostInfo) -> PoolOptions:
         """Return the options of the pool to a host: on the primary there may be fewer connections for readers."""
@@ -86,13 +90,16 @@ class RouterConfig:
 
     Attributes:
         watch: the DSN with the parameters of the probe connections.
-        same_login: both roles log in alike, so that a login refused to one would be refused to the other.
+        same_login: both roles log in alike, so that a login refused to one would be refused to the other. Not known
+            where a credentials function decides.
+        credentials: the user's function; None: there is none.
         acquired: the policy's method that is told of sessions; None: it has none.
     """
 
     dsn: Dsn
     watch: Dsn
     same_login: bool
+    credentials: Credentials | None = field(repr=False)
     writer: RoleConfig
     reader: RoleConfig
     probe: ProbeOptions
@@ -138,6 +145,7 @@ def make_config(
     kwargs: Mapping[str, Any] | None,
     configure: Any,
     reset: Any,
+    credentials: Any = None,
     srv_domains: object = None,
     zone: object = "",
 ) -> RouterConfig:
@@ -162,6 +170,7 @@ def make_config(
     check_mapping("kwargs", kwargs)
     check_callable("configure", configure)
     check_reset(reset)
+    check_credentials(credentials)
     parameters, _ = split_kwargs(kwargs or {})
     parsed = parse_dsn(dsn, kwargs=parameters)
     if balance is None:
@@ -171,13 +180,23 @@ def make_config(
     hosts = _host_options(parsed, host_options, open_list=addresses == "expand")
     zones = {name: options.zone for name, options in hosts.items()}
     roles = [
-        _role_config(role, dsn, watch, kwargs or {}, _with_callbacks(options, configure, reset))
+        _role_config(
+            role,
+            dsn,
+            watch,
+            kwargs or {},
+            _with_callbacks(options, configure, reset),
+            fixed=credentials is None,
+        )
         for role, options in ((Role.WRITER, writer), (Role.READER, reader))
     ]
     return RouterConfig(
         dsn=parsed,
         watch=watch,
-        same_login=all(map(_has_plain_login, roles)) and _login(roles[0].dsn) == _login(roles[1].dsn),
+        same_login=credentials is None
+        and all(role.plain for role in roles)
+        and _login(roles[0].dsn) == _login(roles[1].dsn),
+        credentials=credentials,
         writer=roles[0],
         reader=roles[1],
         probe=probe,
@@ -222,8 +241,9 @@ def _probe_parameters(probe: ProbeOptions) -> dict[str, str]:
 
 
 def _role_config(
-    role: Role, dsn: str, watch: Dsn, kwargs: Mapping[str, Any], options: PoolOptions
+    role: Role, dsn: str, watch: Dsn, kwargs: Mapping[str, Any], options: PoolOptions, *, fixed: bool
 ) -> RoleConfig:
+    """Return how a role connects; *fixed*: no function decides with which credentials."""
     parameters, arguments = split_kwargs({**kwargs, **(options.kwargs or {})})
     parsed = parse_dsn(dsn, kwargs=parameters)
     read_only = role is Role.READER if options.read_only is None else options.read_only
@@ -231,7 +251,8 @@ def _role_config(
     if read_only:
         settings["default_transaction_read_only"] = "on"
     overrides = {} if "connect_timeout" in parsed.params else {"connect_timeout": POOL_CONNECT_TIMEOUT}
-    made = RoleConfig(
+    plain = not options.settings and options.configure is None
+    return RoleConfig(
         role=role,
         options=options,
         dsn=parsed,
@@ -239,14 +260,9 @@ def _role_config(
         settings=startup_options(settings),
         arguments=arguments,
         read_only=read_only,
-        as_probe=False,
+        as_probe=fixed and plain and _login(parsed) == _login(watch),
+        plain=plain,
     )
-    return replace(made, as_probe=_has_plain_login(made) and _login(parsed) == _login(watch))
-
-
-def _has_plain_login(config: RoleConfig) -> bool:
-    """Return True if a session can only be refused for its login, not for settings or a callback of the user."""
-    return not config.options.settings and config.options.configure is None
 
 
 def _login(dsn: Dsn) -> dict[str, str]:

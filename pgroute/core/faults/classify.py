@@ -25,6 +25,7 @@ class FaultKind(enum.Enum):
     STARTING = "starting"
     BUSY = "busy"
     REJECTED = "rejected"
+    NO_CREDENTIALS = "no credentials"
     LOST = "lost"
     READ_ONLY = "read-only"
     SERIALIZATION = "serialization"

@@ -29,8 +29,12 @@ _REFUSALS = {
     FaultKind.STARTING: HostState.STARTING,
     FaultKind.BUSY: HostState.BUSY,
     FaultKind.REJECTED: HostState.REJECTED,
+    FaultKind.NO_CREDENTIALS: HostState.REJECTED,
 }
-"""The faults by which a host shows that it is alive, and the state that each means."""
+"""The faults by which a host shows that it is alive, and the state that each means.
+
+Without credentials nothing was asked of the host; as after a refused login, open connections go on.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class Facts:
         login_state: UP, or BUSY or REJECTED while new connections fail. Only a login that succeeds ends a rejection.
         login_reason: what the host said when it refused a connection; empty while it refuses none.
         login_failed_at: monotonic seconds of that.
+        login_tried: the last new connection was not given up for want of credentials.
         login_accepted: it has accepted a login at least once.
         sessions_possible: it accepted a login and was neither down nor starting since, so connections may be open.
         observable: the last answer came over a connection that was still open afterwards. False once that one is lost
@@ -71,6 +76,7 @@ class Facts:
     login_state: HostState = HostState.UP
     login_reason: str = ""
     login_failed_at: float = 0.0
+    login_tried: bool = True
     login_accepted: bool = False
     sessions_possible: bool = False
     observable: bool = True
@@ -129,6 +135,11 @@ class Facts:
             if self.observable
             else f"{self.login_reason}; its role is not watched meanwhile"
         )
+
+    @property
+    def locked_out(self) -> bool:
+        """Whether it has refused every login so far."""
+        return self.state is HostState.REJECTED and self.login_tried and not self.login_accepted
 
     @property
     def degraded(self) -> str:
@@ -235,8 +246,14 @@ def _refused(facts: Facts, seen: Failure, state: HostState, now: float) -> Facts
     # "Too many connections" is said before the password is checked, so it does not end a rejection.
     if state is HostState.REJECTED or (state is HostState.BUSY and login_state is not HostState.REJECTED):
         login_state, login_reason = state, seen.fault.reason
+    tried = seen.fault.kind is not FaultKind.NO_CREDENTIALS
     facts = replace(
-        facts, last_seen=now, login_state=login_state, login_reason=login_reason, login_failed_at=now
+        facts,
+        last_seen=now if tried else facts.last_seen,
+        login_state=login_state,
+        login_reason=login_reason,
+        login_failed_at=now,
+        login_tried=tried,
     )
     if seen.linked and facts.probe_state in _ALIVE:
         return facts

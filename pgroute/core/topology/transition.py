@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pgroute.core.model.candidate import Candidate
 from pgroute.core.model.frozen import FrozenDict
-from pgroute.core.model.host import HostInfo, HostState
+from pgroute.core.model.host import HostInfo
 from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
 from pgroute.core.topology.arbitration import Memory, arbitrate
 from pgroute.core.topology.changes import changes
@@ -125,7 +125,7 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
         version=old.version + 1,
         at=now,
         primary_lost_at=_primary_lost_at(old, facts, outcome, now),
-        locked_out=bool(facts) and all(f.state is HostState.REJECTED and not f.login_accepted for f in facts),
+        locked_out=bool(facts) and all(f.locked_out for f in facts),
         candidates=candidates,
         only=FrozenDict(
             {attrs: groups[0][0] for attrs, groups in candidates.items() if groups and len(groups[0]) == 1}

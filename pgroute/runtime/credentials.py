@@ -1,0 +1,342 @@
+"""Calls a router's credentials function in threads of its own, and remembers which logins were refused."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import inspect
+import threading
+import time
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pgroute.core.config.credentials import BadCredentials, read_credentials
+from pgroute.core.config.dsn import may_hold_secret
+from pgroute.core.faults.classify import one_line
+from pgroute.core.schedule import REJECTED_GAP
+from pgroute.runtime.wakeup import OneShotEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pgroute.core.config.credentials import CredentialRequest, Credentials
+    from pgroute.core.config.dsn import Params
+
+MOST_THREADS = 16
+"""The most calls of the function at a time; further ones wait for their turn."""
+
+HANGS = 10.0
+"""Seconds after which a call counts as hanging: the function is called again beside it."""
+
+_STANDING = 300.0
+"""Seconds after which a refusal is forgotten if no other login followed."""
+
+_STEP = 1.0
+
+
+class CredentialsFailed(Exception):
+    """The function gave no credentials. The text says why, without a value of its."""
+
+
+class CredentialCall:
+    """One call of the function, which several may wait for.
+
+    Args:
+        request: what is asked for.
+
+    Attributes:
+        request: as given.
+        begun_at: monotonic seconds.
+        missed: it took too long for those who waited.
+    """
+
+    def __init__(self, request: CredentialRequest) -> None:
+        self.request = request
+        self.begun_at = time.monotonic()
+        self.missed = False
+        self._lock = threading.Lock()
+        self._done = OneShotEvent()
+        self._answer: Params | None = None
+        self._failure = ""
+        self._tell: list[Callable[[], object]] = []
+        self._cancel: Callable[[], object] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._done.is_set
+
+    @property
+    def answered(self) -> bool:
+        """Whether it has given credentials."""
+        return self._answer is not None
+
+    def wait(self, timeout: float) -> bool:
+        """Return whether it has ended, after *timeout* seconds at the latest."""
+        return self._done.wait(timeout)
+
+    def on_done(self, fn: Callable[[], object]) -> None:
+        """Have *fn* called at the end, in any thread; at once if it has ended already."""
+        with self._lock:
+            if not self.done:
+                self._tell.append(fn)
+                return
+        fn()
+
+    def on_cancel(self, fn: Callable[[], object]) -> None:
+        """Have *fn* called if the call is given up; at once if it was."""
+        with self._lock:
+            self._cancel = fn
+            given_up = self.done
+        if given_up:
+            fn()
+
+    def end(self, answer: Params | None, failure: str = "") -> None:
+        """Set the outcome, unless there is one."""
+        with self._lock:
+            if self.done:
+                return
+            self._answer, self._failure = answer, failure
+            self._done.set()
+            tell, self._tell = self._tell, []
+        for fn in tell:
+            fn()
+
+    def give_up(self, why: str) -> None:
+        """End it without an answer. A coroutine is cancelled; a function goes on in its thread."""
+        self.end(None, why)
+        if self._cancel is not None:
+            self._cancel()
+
+    def result(self) -> Params:
+        """Return the credentials.
+
+        Raises:
+            CredentialsFailed: there are none.
+        """
+        if self._answer is None:
+            raise CredentialsFailed(self._failure)
+        return self._answer
+
+
+class CredentialSource:
+    """The credentials function of one router.
+
+    A call that takes too long for the connection that needs it goes on, and the next attempt takes its answer instead
+    of making another. Otherwise no answer is kept: how long it is good for is known to the function alone. Threads
+    exist only while the function runs.
+
+    Args:
+        fn: the user's function.
+    """
+
+    def __init__(self, fn: Credentials) -> None:
+        self._fn = fn
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.Lock()
+        self._calls: dict[CredentialRequest, CredentialCall] = {}
+        self._waiting: deque[CredentialCall] = deque()
+        self._threads = 0
+        self._closed = False
+        self._refusals: dict[tuple[str, int, Params], tuple[float, str]] = {}
+        self._standing: dict[CredentialRequest, float] = {}
+
+    def open(self, loop: object) -> None:
+        """Begin to serve a router.
+
+        Args:
+            loop: the application's, in which coroutines run: what they use is often bound to it. None: there is none,
+                and each coroutine runs in a loop of its own.
+        """
+        self._loop = loop if isinstance(loop, asyncio.AbstractEventLoop) else None
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        with self._lock:
+            self._closed = True
+            calls = tuple(self._calls.values())
+            self._calls = {}
+            self._waiting.clear()
+        for call in calls:
+            call.give_up("the router was closed")
+
+    def ask(self, request: CredentialRequest) -> CredentialCall:
+        """Have the function called; from any thread.
+
+        Returns:
+            The call; the one before for the same request if it is under way, or has ended after all who waited left.
+        """
+        hanging: CredentialCall | None = None
+        with self._lock:
+            call = self._calls.get(request)
+            if call is not None:
+                if call.done:
+                    del self._calls[request]  # an answer is used once
+                young = time.monotonic() - call.begun_at < HANGS
+                if young and (call.missed or not call.done):
+                    return call
+                hanging = call
+            call = CredentialCall(request)
+            if self._closed:
+                call.end(None, "the router was closed")
+                return call
+            self._calls[request] = call
+            self._waiting.append(call)
+            failure = self._start_thread()
+            if failure:
+                self._waiting.remove(call)
+                del self._calls[request]
+        if hanging is not None:
+            hanging.give_up("did not return")
+        if failure:
+            call.end(None, failure)
+        return call
+
+    def _start_thread(self) -> str:
+        if self._threads >= MOST_THREADS:
+            return ""
+        self._threads += 1
+        try:
+            threading.Thread(target=self._work, name="pgroute-credentials", daemon=True).start()
+        except RuntimeError as exc:
+            self._threads -= 1
+            return "" if self._threads else f"could not be called: {exc}"
+        return ""
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._threads -= 1
+                    return
+                call = self._waiting.popleft()
+            if not call.done:
+                call.end(*self._call(call))
+            with self._lock:
+                # One that was missed is for the next attempt, unless that came just now.
+                if self._calls.get(call.request) is call and not (call.missed and call.answered):
+                    del self._calls[call.request]
+
+    def _call(self, call: CredentialCall) -> tuple[Params | None, str]:
+        try:
+            returned = self._fn(call.request)
+            if inspect.isawaitable(returned):
+                returned = self._outcome(call, returned)
+            return read_credentials(returned), ""
+        except (BadCredentials, CredentialsFailed) as exc:
+            return None, str(exc)
+        except BaseException as exc:  # noqa: BLE001  (of the user's function: this thread is for nothing else)
+            return None, _told(exc)
+
+    def _outcome(self, call: CredentialCall, awaitable: Awaitable[Any]) -> Any:
+        if self._loop is None:
+            return asyncio.run(_cancellable(call, awaitable))
+        waiting = _awaited(awaitable)
+        try:
+            future = asyncio.run_coroutine_threadsafe(waiting, self._loop)
+        except BaseException:
+            waiting.close()
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()
+            raise
+        call.on_cancel(future.cancel)
+        while True:
+            try:
+                return future.result(_STEP)
+            except concurrent.futures.TimeoutError:
+                if future.done() or self._loop.is_closed():
+                    raise
+
+    # What was refused. Each step is one operation of a dictionary, so no lock is needed.
+
+    def first(self, request: CredentialRequest) -> CredentialRequest:
+        """Return the request for a login; *refused* if the last one of this kind was refused."""
+        at = self._standing.get(request)
+        stands = at is not None and time.monotonic() - at < _STANDING
+        return replace(request, refused=True) if stands else request
+
+    def refusal(self, request: CredentialRequest, login: Params) -> str | None:
+        """Return the text with which a host has refused this login a moment ago, whoever tried it."""
+        at, text = self._refusals.get((request.host, request.port, login), (0.0, ""))
+        return text if text and time.monotonic() - at < REJECTED_GAP else None
+
+    def note_refusal(self, request: CredentialRequest, login: Params | None, text: str) -> None:
+        """Take note that a login was refused.
+
+        Args:
+            request: whose login.
+            login: its parameters; None: others with the same ones may be let in.
+            text: of the host.
+        """
+        now = time.monotonic()
+        for refused, (at, _) in tuple(self._refusals.items()):
+            if now - at > REJECTED_GAP:
+                self._refusals.pop(refused, None)
+        for before, at in tuple(self._standing.items()):
+            if now - at > _STANDING:
+                self._standing.pop(before, None)
+        self._standing[replace(request, refused=False)] = now
+        if login is not None:
+            self._refusals[request.host, request.port, login] = (now, text)
+
+    def note_success(self, request: CredentialRequest) -> None:
+        """Take note that a login was accepted."""
+        self._standing.pop(replace(request, refused=False), None)
+
+
+def late(seconds: float) -> str:
+    """Return the reason of an attempt for which the function was too slow."""
+    return f"gave no answer within {seconds:g} s"
+
+
+def reason(failure: str) -> str:
+    """Return the text for users of a failure of the function."""
+    return f"no credentials: the function of credentials= {failure}"
+
+
+def end_in_loop(call: CredentialCall) -> asyncio.Future[None]:
+    """Return a future of the running loop that is done once the call has ended."""
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+
+    def end() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    def tell() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(end)
+
+    call.on_done(tell)
+    return ended
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    try:
+        return await awaitable
+    except SystemExit as exc:  # which would end the application's loop
+        raise CredentialsFailed(_told(exc)) from None
+
+
+async def _cancellable(call: CredentialCall, awaitable: Awaitable[Any]) -> Any:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def cancel() -> None:
+        with contextlib.suppress(RuntimeError):  # it has ended
+            loop.call_soon_threadsafe(task.cancel)
+
+    call.on_cancel(cancel)
+    return await _awaited(awaitable)
+
+
+def _told(exc: BaseException) -> str:
+    """Return what the function raised: the text too, unless it seems to contain a secret."""
+    name = type(exc).__name__
+    try:
+        text = str(exc)
+    except Exception:  # noqa: BLE001  (the user's)
+        text = ""
+    return f"raised {name}" if not text or may_hold_secret(text) else f"raised {name}: {one_line(text)}"
