@@ -268,7 +268,12 @@ def backends(cluster: LocalCluster, execute: Execute = Node.execute) -> list[str
     found = []
     for node in cluster.nodes:
         if node.running and not node.frozen:
-            found += [f"{node.name}: {text}{_kernel_state(text)}" for (text,) in execute(node, BACKENDS)]
+            try:
+                rows = execute(node, BACKENDS)
+            except UnicodeDecodeError:  # of a statement in a database with another encoding
+                found.append(f"{node.name}: a session whose statement is not UTF-8")
+                continue
+            found += [f"{node.name}: {text}{_kernel_state(text)}" for (text,) in rows]
     return found
 
 
