@@ -26,7 +26,8 @@ from tests.aio.workload import make_table
 from tests.support import AsyncBackground, async_call, async_eventually
 from tests.wiretap import Wiretap
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 PROGRESS = b"pg_last_wal_replay_lsn"
 COUNT = "SELECT count(*) FROM written"

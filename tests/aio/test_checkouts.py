@@ -19,7 +19,8 @@ from tests.support import (
     within,
 )
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 NOTICED = {"client_connection_check_interval": "100ms"}

@@ -27,7 +27,8 @@ from pgroute.testing import LocalCluster, Node
 from tests.aio.workload import key, state
 from tests.support import AsyncBackground, async_call, async_eventually, within
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 QUICK = ProbeOptions(interval=0.05)
 EMPTY = PoolOptions(min_size=0, max_size=1)

@@ -25,7 +25,7 @@ from tests.sync.workload import make_table
 from tests.support import Background, call, eventually
 from tests.wiretap import Wiretap
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 PROGRESS = b"pg_last_wal_replay_lsn"
 COUNT = "SELECT count(*) FROM written"

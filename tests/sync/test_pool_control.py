@@ -28,7 +28,7 @@ from pgroute.testing import LocalCluster, Node
 from tests.sync.workload import key, state
 from tests.support import Background, call, eventually, within
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 QUICK = ProbeOptions(interval=0.05)
 EMPTY = PoolOptions(min_size=0, max_size=1)
