@@ -13,6 +13,7 @@ from psycopg.rows import tuple_row
 from psycopg_pool.abc import ACT as CT  # async-only
 
 from pgroute._async.pool.lease import shut
+from pgroute._async.transaction.attempt import acquire
 from pgroute._async.transaction.loop import begin_attempts, pause
 from pgroute._async.transaction.runner import run_function
 from pgroute.core.config.options import check_integer
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     Params = Sequence[Any] | Mapping[str, Any] | None
 
-_NO_SESSION = Fault(FaultKind.OTHER, rerun_safe=True)
 _IDLE = TransactionStatus.IDLE
 _COMMITTED = "the statement was committed"
 _UNKNOWN = "interrupted during the statement: it may have been committed"
@@ -206,9 +206,11 @@ class AsyncDirect(Generic[CT]):
         if row is None:
             return None
         if column >= len(row):
-            raise ConfigError(
+            error = ConfigError(
                 "column", column, f"expected a number below {len(row)}, the columns of the result"
             )
+            error.add_note("the statement was executed")
+            raise error
         return row[column]
 
     async def _run(
@@ -224,12 +226,7 @@ class AsyncDirect(Generic[CT]):
         request = manager.request(role, timeout=timeout)
         state = begin_attempts(manager, request, None, timeout)
         while True:
-            try:
-                left = state.left(time.monotonic())
-                checkout = await manager.acquire(request.attrs, request.role, left)
-            except psycopg.Error as exc:
-                state.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
-                raise state.final(exc, time.monotonic())  # noqa: B904  (the same error, or that of an earlier attempt)
+            checkout = await acquire(manager, request, state)
             try:
                 checkout.hold()
                 conn = checkout.conn

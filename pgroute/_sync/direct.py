@@ -13,6 +13,7 @@ from psycopg.rows import tuple_row
 from psycopg_pool.abc import CT
 
 from pgroute._sync.pool.lease import shut
+from pgroute._sync.transaction.attempt import acquire
 from pgroute._sync.transaction.loop import begin_attempts, pause
 from pgroute._sync.transaction.runner import run_function
 from pgroute.core.config.options import check_integer
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     Params = Sequence[Any] | Mapping[str, Any] | None
 
-_NO_SESSION = Fault(FaultKind.OTHER, rerun_safe=True)
 _IDLE = TransactionStatus.IDLE
 _COMMITTED = "the statement was committed"
 _UNKNOWN = "interrupted during the statement: it may have been committed"
@@ -205,9 +205,11 @@ class Direct(Generic[CT]):
         if row is None:
             return None
         if column >= len(row):
-            raise ConfigError(
+            error = ConfigError(
                 "column", column, f"expected a number below {len(row)}, the columns of the result"
             )
+            error.add_note("the statement was executed")
+            raise error
         return row[column]
 
     def _run(
@@ -222,12 +224,7 @@ class Direct(Generic[CT]):
         request = manager.request(role, timeout=timeout)
         state = begin_attempts(manager, request, None, timeout)
         while True:
-            try:
-                left = state.left(time.monotonic())
-                checkout = manager.acquire(request.attrs, request.role, left)
-            except psycopg.Error as exc:
-                state.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
-                raise state.final(exc, time.monotonic())  # noqa: B904  (the same error, or that of an earlier attempt)
+            checkout = acquire(manager, request, state)
             try:
                 checkout.hold()
                 conn = checkout.conn

@@ -125,8 +125,9 @@ async def test_bad_arguments_are_refused(shared: LocalCluster) -> None:
             await router.execute("SELECT 1", role="both")  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="invalid timeout -1"):
             await router.fetch("SELECT 1", timeout=-1)
-        with pytest.raises(ConfigError, match="invalid column 1: expected a number below 1"):
+        with pytest.raises(ConfigError, match="invalid column 1: expected a number below 1") as caught:
             await router.fetchval("SELECT 1", column=1)
+        assert caught.value.__notes__ == ["the statement was executed"]
         with pytest.raises(ConfigError, match="invalid column -1"):
             await router.fetchval("SELECT 1", column=-1)
         with pytest.raises(ConfigError, match="invalid once"):

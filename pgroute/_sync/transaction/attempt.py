@@ -201,14 +201,10 @@ class Transaction(Generic[CT]):
 
     def _acquire(self) -> Checkout[CT]:
         try:
-            left = self._state.left(time.monotonic())
-            return self.manager.acquire(
-                self._request.attrs, self._request.role, left, causal=self._causal
-            )
-        except psycopg.Error as exc:
+            return acquire(self.manager, self._request, self._state, causal=self._causal)
+        except psycopg.Error:
             self.ended = True
-            self._state.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
-            raise self._state.final(exc, time.monotonic())  # noqa: B904  (the same error, or that of an earlier attempt)
+            raise
 
     def _begin(self, checkout: Checkout[CT]) -> None:
         conn, request = checkout.conn, self._request
@@ -395,6 +391,32 @@ class Transaction(Generic[CT]):
         if error is not exc:
             raise error
         return step
+
+
+def acquire(
+    manager: SessionManager[CT],
+    request: Request,
+    state: RetryState,
+    *,
+    causal: CausalReading | None = None,
+) -> Checkout[CT]:
+    """Take a connection for one attempt.
+
+    Args:
+        manager: of the router.
+        request: what kind of transaction it is.
+        state: how the attempts so far went.
+        causal: gives the demand, and takes note of how far the transaction came; None: there is no demand.
+
+    Raises:
+        psycopg.Error: there was none in time; that of an earlier attempt, if it says more.
+    """
+    try:
+        left = state.left(time.monotonic())
+        return manager.acquire(request.attrs, request.role, left, causal=causal)
+    except psycopg.Error as exc:
+        state.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
+        raise state.final(exc, time.monotonic())  # noqa: B904  (the same error, or that of an earlier attempt)
 
 
 def _leave_block(conn: psycopg.Connection[Any]) -> None:
