@@ -2,7 +2,8 @@
 
 Private names, as they are in psycopg 3.3.9, the oldest version that pgroute accepts:
 
-- ``Connection._tpc`` and ``_num_transactions``: `has_two_phase`, `has_open_block`, `enter_block`.
+- ``Connection._tpc`` and ``_num_transactions``: `has_two_phase`, `has_open_block`, `enter_block`, `is_only_block`,
+  `leave_block`.
 - ``Connection._prepared``: `forget_prepared`.
 - ``Connection._pool``: `mark_pooled`.
 - ``Connection._connect_gen``: `watched_class`.
@@ -68,7 +69,7 @@ def is_only_block(conn: Connection) -> bool:
 
 
 def leave_block(conn: Connection) -> None:
-    """Undo `enter_block`, and make psycopg forget what was entered within."""
+    """Undo `enter_block`."""
     conn._num_transactions = 0
 
 

@@ -22,6 +22,7 @@ from psycopg.pq import TransactionStatus
 import pgroute
 from pgroute._psycopg import (
     ConnectAborted,
+    enter_block,
     forget_prepared,
     has_open_block,
     has_two_phase,
@@ -71,27 +72,28 @@ def test_a_transaction_that_was_never_left_is_seen(conn: psycopg.Connection[Any]
 
 
 @cluster_needed
-def test_a_transaction_whose_commit_was_sent_is_left(conn: psycopg.Connection[Any]) -> None:
-    what = changed("leave_block", "Connection._num_transactions is gone or means something else")
+def test_a_transaction_of_ours_is_one_of_psycopgs(conn: psycopg.Connection[Any]) -> None:
+    what = changed("enter_block", "Connection._num_transactions is gone or means something else")
+    conn.execute("CREATE TEMP TABLE canary (n int)")
+    conn.autocommit = False
     assert not is_only_block(conn)
-    block = psycopg.Transaction(conn)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(block)
-        assert is_only_block(conn), what
-        with conn.transaction():
-            assert not is_only_block(conn), what
-        conn.pgconn.exec_(b"COMMIT")
-        stack.pop_all()
+    conn.pgconn.exec_(b"BEGIN")
+    enter_block(conn)
+    assert is_only_block(conn), what
+    for refused in (conn.commit, conn.rollback):
+        with pytest.raises(psycopg.ProgrammingError):
+            refused()
+    conn.execute("INSERT INTO canary VALUES (1)")
+    with conn.transaction(force_rollback=True) as inner:
+        assert inner.savepoint_name, what
+        assert not is_only_block(conn), what
+        conn.execute("INSERT INTO canary VALUES (2)")
+    conn.pgconn.exec_(b"COMMIT")
     leave_block(conn)
     assert not has_open_block(conn), what
-    conn.autocommit = False
-    conn.execute("CREATE TEMP TABLE canary (n int)")
-    conn.commit()
     with conn.transaction():
-        conn.execute("INSERT INTO canary VALUES (1)")
-    del block, stack
-    gc.collect()
-    assert conn.execute("SELECT count(*) FROM canary").fetchone() == (1,), what
+        conn.execute("INSERT INTO canary VALUES (3)")
+    assert conn.execute("SELECT n FROM canary ORDER BY n").fetchall() == [(1,), (3,)], what
     conn.rollback()
 
 

@@ -306,11 +306,11 @@ async def _execute(
     conn: psycopg.AsyncConnection[Any], query: Query, params: Params, row_factory: Any = None
 ) -> psycopg.AsyncCursor[Any]:
     cursor = conn.cursor(row_factory=conn.row_factory if row_factory is None else row_factory)
-    if params is None and not _is_single(query):
-        # psycopg would send several statements as they are. In a pipeline it uses the protocol in which the server
-        # refuses that.
+    if not _is_single(query):
+        # Without values, psycopg would send several statements as they are. In a pipeline it uses the protocol in which
+        # the server refuses that.
         async with conn.pipeline():
-            await cursor.execute(query)
+            await cursor.execute(query, params)
     else:
         await cursor.execute(query, params)
     return cursor

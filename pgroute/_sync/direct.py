@@ -304,11 +304,11 @@ def _execute(
     conn: psycopg.Connection[Any], query: Query, params: Params, row_factory: Any = None
 ) -> psycopg.Cursor[Any]:
     cursor = conn.cursor(row_factory=conn.row_factory if row_factory is None else row_factory)
-    if params is None and not _is_single(query):
-        # psycopg would send several statements as they are. In a pipeline it uses the protocol in which the server
-        # refuses that.
+    if not _is_single(query):
+        # Without values, psycopg would send several statements as they are. In a pipeline it uses the protocol in which
+        # the server refuses that.
         with conn.pipeline():
-            cursor.execute(query)
+            cursor.execute(query, params)
     else:
         cursor.execute(query, params)
     return cursor

@@ -104,7 +104,9 @@ def test_several_statements_are_refused(shared: LocalCluster, table: str, query:
         for call in (router.execute, router.fetch, router.fetchrow, router.fetchval):
             with pytest.raises(psycopg.errors.SyntaxError, match="multiple commands"):
                 call(query.format(table, table), role="writer")
-        assert router.execute("SELECT 1") == "SELECT 1"
+            with pytest.raises(psycopg.errors.SyntaxError, match="multiple commands"):
+                call(query.format(table, table), (), role="writer")
+        assert router.execute("SELECT %s, ';'", [1]) == "SELECT 1"
     assert numbers(shared, table) == []
 
 

@@ -26,7 +26,7 @@ FUNCTIONS = (
     "pg_catalog.pg_current_wal_lsn()",
     "pg_catalog.pg_current_wal_insert_lsn()",
     "pg_catalog.pg_current_wal_flush_lsn()",
-    "pg_catalog.pg_walfile_name(pg_lsn)",
+    "pg_catalog.pg_walfile_name(pg_catalog.pg_lsn)",
     "pg_catalog.pg_last_wal_replay_lsn()",
     "pg_catalog.pg_control_system()",
     "pg_catalog.pg_control_checkpoint()",

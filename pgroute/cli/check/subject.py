@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # Functions of the user are for the kind of router that the file is for, and are not called here.
-_FUNCTIONS = ("configure", "reset")
+_FUNCTIONS = ("configure", "reset", "setup")
 _LEFT_OUT = (*_FUNCTIONS, "connection_class", "acquire_timeout")
 
 
