@@ -402,6 +402,7 @@ async def test_a_cancelled_task_leaves_nothing_and_loses_nothing(shared: LocalCl
                     async with asyncio.timeout(0.001):
                         got.append(await events.next())
         assert [item.payload for item in got] == [str(n) for n in range(50)]
+    async with AsyncRouter(shared.dsn) as router:
         for pause in (0.0, 0.0005, 0.002, 0.01):
 
             async def enter() -> None:
@@ -413,7 +414,7 @@ async def test_a_cancelled_task_leaves_nothing_and_loses_nothing(shared: LocalCl
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-    await async_eventually(lambda: not listening(shared.nodes[0]))
+        await async_eventually(lambda: not listening(shared.nodes[0]))
 
 
 # async-only: end
