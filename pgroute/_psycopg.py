@@ -9,8 +9,12 @@ Private names, as they are in psycopg 3.3.9, the oldest version that pgroute acc
 - ``Connection._connect_gen``: `watched_class`.
 
 Public names that the documentation does not list: ``psycopg.generators.execute`` (`query_steps`); ``Connection.lock``,
-``Connection.wait`` and ``psycopg.errors.error_from_result`` (`_async/statements.py`). Public methods replaced on one
+``Connection.wait`` and ``psycopg.errors.error_from_result`` (`_async/statements.py`); ``Copy.formatter`` with its
+``write_row``, ``end``, ``parse_row`` and ``transformer`` (`_async/copying/rows.py`). Public methods replaced on one
 connection, because its class is the user's: ``wait`` and ``cancel_safe`` (`_async/pool/interrupt.py`).
+
+The steps of COPY are made of libpq's functions. psycopg's own only wait until they can write: a server that sends many
+notices during a COPY FROM waits for them to be read, and then neither side goes on (libpq docs, PQflush).
 
 psycopg_pool contributes exception classes and type variables, all public. ``tests/test_canaries.py`` fails, and says
 what to do, when a new version of psycopg changes one of these names.
@@ -24,12 +28,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 from psycopg import generators
+from psycopg.waiting import READY_R, WAIT_R, WAIT_RW
 
 from pgroute.runtime.receive_limit import Allowance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from psycopg.abc import Buffer
     from psycopg.pq.abc import PGconn, PGresult
 
     Connection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
@@ -161,3 +167,54 @@ def query_steps(pgconn: PGconn, statement: bytes) -> Generator[Any, Any, list[PG
     pgconn.send_query(statement)
     received: list[PGresult] = yield from generators.execute(pgconn)
     return received
+
+
+def flush_steps(pgconn: PGconn) -> Generator[Any, Any, bool]:
+    """Send what COPY FROM has put, for ``conn.wait``; return whether something arrived meanwhile."""
+    arrived = False
+    while pgconn.flush():
+        ready = yield WAIT_RW
+        if ready and ready & READY_R:
+            pgconn.consume_input()
+            arrived = True
+    return arrived
+
+
+def end_steps(pgconn: PGconn, refusal: bytes | None = None) -> Generator[Any, Any, list[PGresult]]:
+    """End COPY FROM, for ``conn.wait``; return libpq's results.
+
+    Args:
+        pgconn: in COPY FROM.
+        refusal: why nothing of it is to be kept; None: all is.
+    """
+    while pgconn.put_copy_end(refusal) == 0:
+        yield from flush_steps(pgconn)
+    received: list[PGresult] = yield from generators.execute(pgconn)
+    return received
+
+
+def receive_steps(pgconn: PGconn, most: int) -> Generator[Any, Any, tuple[list[Buffer], list[PGresult]]]:
+    """Receive of COPY TO, for ``conn.wait``: return what has arrived, an item for each row; in the end libpq's results.
+
+    Args:
+        pgconn: in COPY TO.
+        most: bytes after which no further row is taken.
+    """
+    rows: list[Buffer] = []
+    size, looked = 0, False
+    while size < most:
+        count, data = pgconn.get_copy_data(1)
+        if count > 0:
+            rows.append(data)
+            size, looked = size + count, False
+        elif count < 0:
+            received: list[PGresult] = yield from generators.execute(pgconn)
+            return rows, received
+        elif not looked:
+            pgconn.consume_input()
+            looked = True
+        elif rows:
+            break
+        elif (yield WAIT_R):
+            looked = False
+    return rows, []

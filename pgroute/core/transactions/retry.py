@@ -216,8 +216,18 @@ class RetryState:
         """Record that no earlier attempt was committed."""
         self.unknown = None
 
-    def failed(self, error: BaseException, fault: Fault, phase: Phase, now: float) -> Retry | Raise:
-        """Record a failed attempt, and return what comes next."""
+    def failed(
+        self, error: BaseException, fault: Fault, phase: Phase, now: float, *, refusal: str = ""
+    ) -> Retry | Raise:
+        """Record a failed attempt, and return what comes next.
+
+        Args:
+            error: the error.
+            fault: what it means.
+            phase: how far the attempt came.
+            now: monotonic seconds.
+            refusal: why the work cannot be done again, even if that is safe; empty: it can.
+        """
         if isinstance(error, CommitUnknown) and phase is Phase.COMMIT:
             self.unknown = error
         step = decide(
@@ -230,6 +240,9 @@ class RetryState:
             decidable=self._decidable,
             error=error,
         )
+        if isinstance(step, Retry) and refusal:
+            step = Raise(refusal)
+            self._remark = f"; not run again: {refusal}"
         if isinstance(step, Retry):
             self.attempt += 1
             self._previous = error
