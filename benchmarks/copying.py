@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime
+import datetime as dt
 import io
 import os
 import statistics
@@ -27,7 +27,7 @@ WAYS = ("rows in", "file in", "file out", "rows out")
 
 
 def make_rows(count):
-    at = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
+    at = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
     return [(i, f"name {i}", i / 7, at) for i in range(count)]
 
 

@@ -193,23 +193,27 @@ def end_steps(pgconn: PGconn, refusal: bytes | None = None) -> Generator[Any, An
     return received
 
 
-def receive_steps(pgconn: PGconn, most: int) -> Generator[Any, Any, tuple[list[Buffer], list[PGresult]]]:
-    """Receive of COPY TO, for ``conn.wait``: return what has arrived, an item for each row; in the end libpq's results.
+def receive_steps(
+    pgconn: PGconn, most: int, take: Callable[[Buffer], object]
+) -> Generator[Any, Any, tuple[int, int, list[PGresult]]]:
+    """Receive of COPY TO what has arrived, for ``conn.wait``; return the numbers of rows and bytes, and the results.
+
+    There are results, those of libpq, in the end alone.
 
     Args:
         pgconn: in COPY TO.
         most: bytes after which no further row is taken.
+        take: called with each row.
     """
-    rows: list[Buffer] = []
-    size, looked = 0, False
+    rows, size, looked = 0, 0, False
     while size < most:
         count, data = pgconn.get_copy_data(1)
         if count > 0:
-            rows.append(data)
-            size, looked = size + count, False
+            take(data)
+            rows, size, looked = rows + 1, size + count, False
         elif count < 0:
             received: list[PGresult] = yield from generators.execute(pgconn)
-            return rows, received
+            return rows, size, received
         elif not looked:
             pgconn.consume_input()
             looked = True
@@ -217,4 +221,4 @@ def receive_steps(pgconn: PGconn, most: int) -> Generator[Any, Any, tuple[list[B
             break
         elif (yield WAIT_R):
             looked = False
-    return rows, []
+    return rows, size, []

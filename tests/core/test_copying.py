@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from pgroute.core.copying import (
 from pgroute.errors import ConfigError
 
 
-async def async_rows() -> AsyncIterator[tuple[int]]:
+async def async_rows() -> AsyncGenerator[tuple[int], None]:
     yield (1,)
 
 
@@ -66,7 +66,7 @@ SOURCES: list[tuple[Any, Kind]] = [
     ((row for row in [(1,)]), Kind.ITEMS),
     ({}.items(), Kind.ITEMS),
     (map(tuple, "ab"), Kind.ITEMS),
-    (lambda: [], Kind.FUNCTION),
+    (list, Kind.FUNCTION),
     (partial(list, ()), Kind.FUNCTION),
     (async_rows, Kind.FUNCTION),
     (coroutine_function, Kind.FUNCTION),
@@ -82,7 +82,7 @@ def test_kind_of_a_source(source: Any, kind: Kind, asynchronous: bool) -> None:
 async def test_asynchronous_source_is_for_an_asynchronous_router() -> None:
     rows = async_rows()
     assert source_kind(rows, asynchronous=True) is Kind.ASYNC_ITEMS
-    with pytest.raises(ConfigError, match="invalid source 'async_generator'.*is for AsyncRouter"):
+    with pytest.raises(ConfigError, match=r"invalid source 'async_generator'.*is for AsyncRouter"):
         source_kind(rows, asynchronous=False)
     await rows.aclose()
 
@@ -134,9 +134,17 @@ def test_what_is_no_target_is_refused(target: Any) -> None:
 
 
 def test_containers_last_and_iterators_do_not() -> None:
-    for lasting in ([], (), {1}, {}.items(), range(3), deque[int](), OwnContainer()):
+    containers: list[Any] = [[], (), {1}, {}.items(), range(3), deque(), OwnContainer()]
+    for lasting in containers:
         assert is_lasting(lasting), lasting
-    for passing in (iter([]), (x for x in ""), map(str, []), zip((), strict=False), enumerate([])):
+    iterators: list[Iterable[Any]] = [
+        iter([]),
+        (x for x in ""),
+        map(str, []),
+        zip((), strict=False),
+        enumerate([]),
+    ]
+    for passing in iterators:
         assert not is_lasting(passing), passing
 
 
@@ -153,9 +161,13 @@ def test_row_is_a_sequence(row: Any) -> None:
     assert check_row(row, 1) is type(row)
 
 
-@pytest.mark.parametrize("row", [{"a": 1}, "ab", b"ab", bytearray(), 5, None, {1}, object(), iter([])], ids=repr)
+@pytest.mark.parametrize(
+    "row", [{"a": 1}, "ab", b"ab", bytearray(), 5, None, {1}, object(), iter([])], ids=repr
+)
 def test_what_is_no_row_is_refused_without_being_shown(row: Any) -> None:
-    with pytest.raises(ConfigError, match=rf"^invalid source '{type(row).__name__} as row 7': expected rows that"):
+    with pytest.raises(
+        ConfigError, match=rf"^invalid source '{type(row).__name__} as row 7': expected rows that"
+    ):
         check_row(row, 7)
 
 
@@ -179,9 +191,9 @@ def test_options_that_do_not_go_with_rows() -> None:
 
 def test_options_that_do_not_go_with_text() -> None:
     check_text_options("source", {"format": "csv", "encoding": None})
-    with pytest.raises(ConfigError, match="invalid format 'binary'.*text file as target"):
+    with pytest.raises(ConfigError, match=r"invalid format 'binary'.*text file as target"):
         check_text_options("target", {"format": "binary"})
-    with pytest.raises(ConfigError, match="invalid encoding 'UTF8'.*text file as source"):
+    with pytest.raises(ConfigError, match=r"invalid encoding 'UTF8'.*text file as source"):
         check_text_options("source", {"encoding": "UTF8"})
 
 

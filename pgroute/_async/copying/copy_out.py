@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from pgroute._async.checkout import AsyncCheckout
 
-_TRAILER = b"\xff\xff"
-"""The last message of the binary format, which is no row (PostgreSQL docs, COPY, "File Trailer")."""
-
 
 class AsyncExtract:
     """What is copied out: a table or a query, with the options of COPY.
@@ -61,8 +58,9 @@ class AsyncExtract:
 
     def _check_query(self) -> None:
         source = self._source
-        if not isinstance(source, (str, bytes, sql.SQL, sql.Composed)) or not source:
-            shown = type(source).__name__ if source else source
+        blank = isinstance(source, (str, bytes)) and not source.strip()
+        if blank or not isinstance(source, (str, bytes, sql.SQL, sql.Composed)):
+            shown = source if blank else type(source).__name__
             raise ConfigError(
                 "query_or_table", shown, "expected a query, or a table as its name, tuple or Identifier"
             )
@@ -155,16 +153,17 @@ class AsyncCopyOut:
         return rows
 
     async def _receive(self, wire: AsyncWire) -> int:
-        seen, told = -1 if self._extract.header else 0, 0
+        rows, told = -1 if self._extract.header else 0, 0
         while True:
-            received, total = await wire.receive()
-            if received:
-                seen += len(received) - (self._extract.binary and received[-1] == _TRAILER)
-                await self.target.write(b"".join(received))
+            data = bytearray()
+            items, total = await wire.receive(data.extend)
+            if data:
+                rows += items
+                await self.target.write(bytes(data))
             end = total is not None
             if self._progress is not None and (end or wire.bytes - told >= BLOCK):
                 told = wire.bytes
-                self._progress(CopyProgress(told, max(0, seen), self._attempt))
+                self._progress(CopyProgress(told, total if end else max(0, rows), self._attempt))
             if total is not None:
                 return total
 

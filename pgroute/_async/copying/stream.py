@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_FEW = 16 * 1024
+"""Bytes of rows that are loaded at once. The garbage collector goes through more of them again and again."""
+
 
 class AsyncCopyStream(AsyncFace, Generic[T]):
     """An iterator over what is copied out, as `copy_rows()` and `copy_chunks()` return it.
@@ -91,13 +94,14 @@ class AsyncCopyStream(AsyncFace, Generic[T]):
 
     async def __anext__(self) -> T:
         reading = self._reading
-        while not reading.ready:
+        ready = reading.ready
+        while not ready:
             if self._checkout is None:
                 raise RuntimeError("iterate over it within its `with` statement")
             if reading.finished:
                 raise StopAsyncIteration
             await self._receive(self._checkout)
-        item: T = reading.ready.popleft()
+        item: T = ready.popleft()
         return item
 
     async def _receive(self, checkout: AsyncCheckout[Any]) -> None:
@@ -154,14 +158,16 @@ class _AsyncReading:
     async def receive(self) -> None:
         """Take what has arrived, or wait for something."""
         assert self._wire is not None
-        received, total = await self._wire.receive()
         if self._load is None:
-            if received:
-                self.ready.append(b"".join(received))
+            data = bytearray()
+            _, total = await self._wire.receive(data.extend)
+            if data:
+                self.ready.append(bytes(data))
         else:
-            load = self._load
+            received: list[Buffer] = []
+            _, total = await self._wire.receive(received.append, most=_FEW)
             try:
-                self.ready.extend(row for row in map(load, received) if row is not None)
+                self.ready.extend(row for row in map(self._load, received) if row is not None)
             except BaseException as exc:
                 self._foreign = exc
                 raise

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
     from pgroute._sync.checkout import Checkout
 
-_TRAILER = b"\xff\xff"
-"""The last message of the binary format, which is no row (PostgreSQL docs, COPY, "File Trailer")."""
-
 
 class Extract:
     """What is copied out: a table or a query, with the options of COPY.
@@ -62,8 +59,9 @@ class Extract:
 
     def _check_query(self) -> None:
         source = self._source
-        if not isinstance(source, (str, bytes, sql.SQL, sql.Composed)) or not source:
-            shown = type(source).__name__ if source else source
+        blank = isinstance(source, (str, bytes)) and not source.strip()
+        if blank or not isinstance(source, (str, bytes, sql.SQL, sql.Composed)):
+            shown = source if blank else type(source).__name__
             raise ConfigError(
                 "query_or_table", shown, "expected a query, or a table as its name, tuple or Identifier"
             )
@@ -156,16 +154,17 @@ class CopyOut:
         return rows
 
     def _receive(self, wire: Wire) -> int:
-        seen, told = -1 if self._extract.header else 0, 0
+        rows, told = -1 if self._extract.header else 0, 0
         while True:
-            received, total = wire.receive()
-            if received:
-                seen += len(received) - (self._extract.binary and received[-1] == _TRAILER)
-                self.target.write(b"".join(received))
+            data = bytearray()
+            items, total = wire.receive(data.extend)
+            if data:
+                rows += items
+                self.target.write(bytes(data))
             end = total is not None
             if self._progress is not None and (end or wire.bytes - told >= BLOCK):
                 told = wire.bytes
-                self._progress(CopyProgress(told, max(0, seen), self._attempt))
+                self._progress(CopyProgress(told, total if end else max(0, rows), self._attempt))
             if total is not None:
                 return total
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_FEW = 16 * 1024
+"""Bytes of rows that are loaded at once. The garbage collector goes through more of them again and again."""
+
 
 class CopyStream(Face, Generic[T]):
     """An iterator over what is copied out, as `copy_rows()` and `copy_chunks()` return it.
@@ -92,13 +95,14 @@ class CopyStream(Face, Generic[T]):
 
     def __next__(self) -> T:
         reading = self._reading
-        while not reading.ready:
+        ready = reading.ready
+        while not ready:
             if self._checkout is None:
                 raise RuntimeError("iterate over it within its `with` statement")
             if reading.finished:
                 raise StopIteration
             self._receive(self._checkout)
-        item: T = reading.ready.popleft()
+        item: T = ready.popleft()
         return item
 
     def _receive(self, checkout: Checkout[Any]) -> None:
@@ -155,14 +159,16 @@ class _Reading:
     def receive(self) -> None:
         """Take what has arrived, or wait for something."""
         assert self._wire is not None
-        received, total = self._wire.receive()
         if self._load is None:
-            if received:
-                self.ready.append(b"".join(received))
+            data = bytearray()
+            _, total = self._wire.receive(data.extend)
+            if data:
+                self.ready.append(bytes(data))
         else:
-            load = self._load
+            received: list[Buffer] = []
+            _, total = self._wire.receive(received.append, most=_FEW)
             try:
-                self.ready.extend(row for row in map(load, received) if row is not None)
+                self.ready.extend(row for row in map(self._load, received) if row is not None)
             except BaseException as exc:
                 self._foreign = exc
                 raise

@@ -20,7 +20,7 @@ from pgroute._psycopg import end_steps, flush_steps, query_steps, receive_steps
 from pgroute.core.copying import BLOCK
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from psycopg.abc import Buffer
     from psycopg.pq.abc import PGconn, PGresult
@@ -161,18 +161,22 @@ class Wire:
             results = self._wait(end_steps(self._pgconn, reason.encode()))
         self._check(results, ExecStatus.COMMAND_OK)
 
-    def receive(self) -> tuple[list[Buffer], int | None]:
-        """Return what has arrived of COPY TO, an item for each row, and in the end the number of rows.
+    def receive(self, take: Callable[[Buffer], object], *, most: int = BLOCK) -> tuple[int, int | None]:
+        """Receive what has arrived of COPY TO; return the number of items, and in the end the number of rows.
+
+        Args:
+            take: called with each item: a row, a header or a trailer.
+            most: bytes after which no further item is taken.
 
         Raises:
             psycopg.Error: the server's error, or the connection was lost.
         """
-        received, results = self._wait(receive_steps(self._pgconn, BLOCK))
-        self.bytes += sum(map(len, received))
+        items, size, results = self._wait(receive_steps(self._pgconn, most, take))
+        self.bytes += size
         if not results:
-            return received, None
+            return items, None
         self._check(results, ExecStatus.COMMAND_OK)
-        return received, results[0].command_tuples or 0
+        return items, results[0].command_tuples or 0
 
     def close(self, exc: BaseException | None) -> None:
         """Leave the connection so that it can go on, or closed; nothing that was sent without an end is kept.

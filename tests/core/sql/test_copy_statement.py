@@ -97,9 +97,9 @@ IN = {
     "reject_limit": (3, "REJECT_LIMIT 3"),
     "log_verbosity": ("verbose", "LOG_VERBOSITY verbose"),
 }
-OUT = {name: IN[name] for name in ("format", "delimiter", "null", "header", "quote", "escape", "encoding")} | {
-    "force_quote": (("a",), 'FORCE_QUOTE ("a")')
-}
+OUT = {
+    name: IN[name] for name in ("format", "delimiter", "null", "header", "quote", "escape", "encoding")
+} | {"force_quote": (("a",), 'FORCE_QUOTE ("a")')}
 
 
 @pytest.mark.parametrize("name", IN)
@@ -120,7 +120,7 @@ def test_several_options_are_joined() -> None:
     assert copy_in("t", None, given) == "COPY \"t\" FROM STDIN WITH (FORMAT csv, NULL '', HEADER match)"
 
 
-BAD = {
+BAD: dict[str, list[Any]] = {
     "format": ["CSV", "json", 1, b"csv", []],
     "delimiter": ["", ",,", 5, b",", "\0"],
     "null": [5, b"", "\0", True],
@@ -145,12 +145,12 @@ def test_invalid_option_is_refused(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("columns", ["a", [], [""], [1], {"a": 1}, 5, ["a\0"], ("a", None)], ids=repr)
 def test_invalid_columns_are_refused(columns: Any) -> None:
-    with pytest.raises(ConfigError, match="^invalid columns .*expected a sequence of names of columns"):
+    with pytest.raises(ConfigError, match=r"^invalid columns .*expected a sequence of names of columns"):
         copy_in("t", columns, {})
 
 
 def test_unknown_option_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="invalid delimeter ',': .*did you mean delimiter"):
+    with pytest.raises(ConfigError, match=r"invalid delimeter ',': .*did you mean delimiter"):
         copy_in("t", None, {"delimeter": ","})
     with pytest.raises(ConfigError, match="did you mean force_null"):
         copy_in("t", None, {"force_nul": True})
