@@ -142,6 +142,7 @@ class AsyncWire:
         Raises:
             psycopg.Error: the server's error, or the connection was lost.
         """
+        await self._flush()  # a connection that was lost by now has certainly committed nothing
         self.ending = True
         results = await self._wait(end_steps(self._pgconn))
         self._check(results, ExecStatus.COMMAND_OK)

@@ -143,6 +143,7 @@ class Wire:
         Raises:
             psycopg.Error: the server's error, or the connection was lost.
         """
+        self._flush()  # a connection that was lost by now has certainly committed nothing
         self.ending = True
         results = self._wait(end_steps(self._pgconn))
         self._check(results, ExecStatus.COMMAND_OK)
