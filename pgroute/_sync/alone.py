@@ -29,7 +29,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 NOTHING, UNKNOWN, COMMITTED = "nothing", "unknown", "committed"
-"""What was committed, if the statement ended now. Not an enumeration, as in `checkout`."""
+"""What a statement has committed. Not an enumeration, as in `checkout`."""
 
 _IDLE = TransactionStatus.IDLE
 
@@ -75,13 +75,14 @@ class Alone(Generic[CT]):
         timeout: seconds for the whole call; None: the limit of the policy, and acquire_timeout for each session.
     """
 
-    __slots__ = ("_manager", "_may_write", "_request", "_state")
+    __slots__ = ("_checkout", "_manager", "_may_write", "_request", "_state")
 
     def __init__(self, manager: SessionManager[CT], request: Request, timeout: float | None) -> None:
         self._manager = manager
         self._request = request
         self._state: RetryState = begin_attempts(manager, request, None, timeout)
         self._may_write = request.role is Role.WRITER or not manager.config.reader.read_only
+        self._checkout: Checkout[CT] | None = None
 
     def run(self, work: Work[T]) -> T:
         """Run a statement and return its result.
@@ -91,46 +92,63 @@ class Alone(Generic[CT]):
             psycopg.Error: the server's error.
             BaseException: what the work raises otherwise.
         """
-        manager, state = self._manager, self._state
-        while True:
-            checkout = acquire(manager, self._request, state)
-            kept = False
-            try:
-                checkout.hold()
-                checkout.conn.set_autocommit(True)
-                checkout.note_begin()
-                value = work.run(checkout)
-                kept = work.keeps_session
-                if not kept:
-                    check_end(checkout)
-                return value
-            except psycopg.Error as exc:
-                kept = False
-                step = self.failed(checkout, work, exc)
-                if isinstance(step, Raise):
-                    raise
-            except BaseException as exc:
-                kept = False
-                self._ended(checkout, work, exc)
+        try:
+            while True:
+                outcome = self._perform(work)
+                if not isinstance(outcome, Retry):
+                    return outcome
+                pause(self._manager, self._state, outcome)
+        except BaseException as exc:
+            if not isinstance(exc, Exception) and self._outcome(work) is not NOTHING:
+                # It may have ended before it could be cancelled.
+                exc.add_note(f"interrupted during the {work.name}: it may have been committed")
+            raise
+
+    def _outcome(self, work: Work[Any]) -> str:
+        """Return what the attempt under way, or the last one, has committed."""
+        checkout = self._checkout
+        if checkout is None or not self._may_write:
+            return NOTHING
+        return work.outcome(ended=checkout.transaction_ended)
+
+    def _perform(self, work: Work[T]) -> T | Retry:
+        """Make one attempt."""
+        checkout = acquire(self._manager, self._request, self._state)
+        kept = False
+        try:
+            checkout.hold()
+            checkout.conn.set_autocommit(True)
+            checkout.note_begin()
+            self._checkout = checkout
+            value = work.run(checkout)
+            kept = work.keeps_session
+            if not kept:
+                check_end(checkout)
+            return value
+        except psycopg.Error as exc:
+            kept = checkout.left_to_parent(exc)
+            if kept:
                 raise
-            finally:
-                if not kept:
-                    checkout.release()
-            pause(manager, state, step)
+            step = self.failed(checkout, work, exc)
+            if isinstance(step, Raise):
+                raise
+            self._checkout = None
+            return step
+        except BaseException as exc:
+            kept = checkout.left_to_parent(exc)
+            if not kept:
+                self._ended(checkout, work, exc)
+            raise
+        finally:
+            if not kept:
+                checkout.release()
 
     def _ended(self, checkout: Checkout[CT], work: Work[Any], exc: BaseException) -> None:
         """Tell in a note what an error that is not the server's has left behind."""
-        ended = checkout.transaction_ended
-        outcome = work.outcome(ended=ended) if self._may_write else NOTHING
-        if outcome is NOTHING:
-            pass
-        elif not isinstance(exc, Exception):
-            # It may have ended before it could be cancelled.
-            exc.add_note(f"interrupted during the {work.name}: it may have been committed")
-        elif outcome is COMMITTED:
+        if isinstance(exc, Exception) and self._outcome(work) is COMMITTED:
             exc.add_note(f"the {work.name} was committed")  # as of a row factory
         idle = checkout.conn.pgconn.transaction_status == _IDLE
-        if not ended and not (idle and isinstance(exc, Exception)):
+        if not checkout.transaction_ended and not (idle and isinstance(exc, Exception)):
             shut(checkout.conn)
 
     def failed(
@@ -142,7 +160,7 @@ class Alone(Generic[CT]):
             return Raise("it is not an error of this connection")
         conn, error, request = checkout.conn, exc, self._request
         lost = conn.closed
-        unknown = lost and self._may_write and work.outcome(ended=False) is UNKNOWN
+        unknown = lost and self._outcome(work) is not NOTHING
         if isinstance(exc, RouteError):
             fault = Fault(FaultKind.LOST, commit_unknown=isinstance(exc, CommitUnknown))
         else:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import array
 import contextlib
 import fcntl
+import os
 import termios
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -63,6 +64,7 @@ class Wire:
         self._unflushed = 0
         self._notices = 0
         self._inward = False
+        self._pid = os.getpid()
         self._doubt: tuple[int, float] | None = None
         self._watchful = conn.info.server_version >= _SAFE_VERSION
 
@@ -185,6 +187,8 @@ class Wire:
         Args:
             exc: the error that ends the copy; None: it has come to its end.
         """
+        if self._pid != os.getpid():
+            return  # a forked child: the connection is its parent's
         failure = self.failure
         try:
             if self._inward:
