@@ -9,6 +9,7 @@ import psycopg
 from flask import jsonify, request
 
 from pgroute.contrib.web.answers import answer_to
+from pgroute.core.printable import printable
 
 if TYPE_CHECKING:
     from flask import Flask, Response
@@ -29,6 +30,6 @@ def add_error_handlers(app: Flask) -> None:
 
 
 def _answer(error: psycopg.OperationalError) -> tuple[Response, int, dict[str, str]]:
-    logger.warning("%s %s: %s", request.method, request.path, error)
+    logger.warning("%s %s: %s", request.method, request.path, printable(str(error)))
     status, detail, headers = answer_to(error)
     return jsonify(detail=detail), status, headers

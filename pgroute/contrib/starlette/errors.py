@@ -9,6 +9,7 @@ import psycopg
 from starlette.responses import JSONResponse
 
 from pgroute.contrib.web.answers import answer_to
+from pgroute.core.printable import printable
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -30,6 +31,6 @@ def add_error_handlers(app: Starlette) -> None:
 
 
 async def _answer(request: Request, error: Exception) -> JSONResponse:
-    logger.warning("%s %s: %s", request.method, request.url.path, error)
+    logger.warning("%s %s: %s", request.method, request.url.path, printable(str(error)))
     status, detail, headers = answer_to(error)
     return JSONResponse({"detail": detail}, status, headers)
