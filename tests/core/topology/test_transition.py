@@ -633,7 +633,7 @@ TestAnyHistory = AnyHistory.TestCase
 
 
 @pytest.mark.long
-class TestManyHistories(AnyHistory.TestCase):
+class TestManyHistories(AnyHistory.TestCase):  # type: ignore[valid-type,misc]
     settings = settings(max_examples=1500, stateful_step_count=40, deadline=None)
 
 
