@@ -83,7 +83,7 @@ with router.writer() as conn:
 print("done")
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=10, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == "done\n"
     assert done.stderr == ""
