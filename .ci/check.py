@@ -68,6 +68,11 @@ def images() -> Iterator[Callable[[], object]]:
                 os.killpg(process.pid, signal.SIGTERM)
 
 
+def collection() -> Task:
+    """Return the task that imports all test files: otherwise each worker would compile them all for itself."""
+    return Task("collection", [["-m", "pytest", "-qq", "--collect-only", *pytest_options()]])
+
+
 def end_tidily(*_: object) -> None:
     """Leave, once, by way of every finally: servers and containers have to be cleared away."""
     for sig in ENDS:
@@ -106,7 +111,7 @@ def run(arguments: list[str]) -> list[Task]:
         mypy, others = static(site)
         if wait_for_images is None:
             return runner.run(others, mypy) or runner.run([Task("pytest", [[".ci/covered.py", *chosen]])])
-        if failed := runner.run(others, mypy):
+        if failed := runner.run([*others, collection()], mypy):
             return failed
         return runner.run(*tests(marks, wait_for_images))
 

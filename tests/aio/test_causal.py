@@ -118,7 +118,7 @@ async def test_reads_see_writes_though_replay_is_delayed(lagging: LocalCluster, 
 async def test_stale_reads_are_seen_without_it(lagging: LocalCluster) -> None:
     """So that the test before this one could fail."""
     for node in lagging.nodes[1:]:
-        await async_call(configure, node, recovery_min_apply_delay="200ms")
+        await async_call(configure, node, recovery_min_apply_delay="10s")
     async with AsyncRouter(lagging.dsn, probe=OFTEN) as router:
         await all_heard(router)
         await write(router, 1)

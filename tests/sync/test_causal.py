@@ -116,7 +116,7 @@ def test_reads_see_writes_though_replay_is_delayed(lagging: LocalCluster, wait: 
 def test_stale_reads_are_seen_without_it(lagging: LocalCluster) -> None:
     """So that the test before this one could fail."""
     for node in lagging.nodes[1:]:
-        call(configure, node, recovery_min_apply_delay="200ms")
+        call(configure, node, recovery_min_apply_delay="10s")
     with Router(lagging.dsn, probe=OFTEN) as router:
         all_heard(router)
         write(router, 1)
