@@ -44,7 +44,8 @@ def _read(
     file: Path, name: str | None, kind: str | None
 ) -> tuple[Hashable, Callable[[], Router[Any] | AsyncRouter[Any]]]:
     named = read_router(file, name)
-    return (file, named.name, kind or named.kind), lambda: make_router(named, kind)
+    kind = kind or named.kind
+    return (file, named.name, kind), lambda: make_router(named, kind)
 
 
 def find_file(path: str | os.PathLike[str]) -> Path:
@@ -60,13 +61,12 @@ def find_file(path: str | os.PathLike[str]) -> Path:
     raise ConfigError("path", path, "expected the path of a file")
 
 
-def make_router(named: Named, kind: str | None) -> Router[Any] | AsyncRouter[Any]:
-    """Make a router of a file.
+def make_router(named: Named, kind: str) -> Router[Any] | AsyncRouter[Any]:
+    """Make a router of a file, of one of the kinds.
 
     Raises:
         ConfigError: its arguments are invalid.
     """
-    kind = kind or named.kind
     arguments = {**named.arguments, "name": named.name}
     if kind.endswith("connection"):
         for role in ("writer", "reader"):

@@ -385,7 +385,7 @@ class Transaction(Generic[CT]):
         step = self._state.failed(exc, fault, phase, now)
         if isinstance(step, Retry):
             why = one_line(str(exc))
-            logger.info("attempt %d failed in %s, again in %.3f s: %s", number, phase.value, step.pause, why)
+            logger.debug("attempt %d failed in %s, again in %.3f s: %s", number, phase.value, step.pause, why)
             return step
         error = self._state.final(exc, now)
         if error is not exc:

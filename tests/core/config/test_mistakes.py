@@ -30,6 +30,7 @@ SECRET = "s3cret"
         ("passwrod", SECRET, "the router has no such parameter"),
         ("sslmode", "require", "kwargs={'sslmode': ...}"),
         ("host", "db1", "expected in the DSN"),
+        ("service", "shop", "expected in the DSN"),
         ("autocommit", True, "kwargs={'autocommit': True}"),
         ("row_factory", dict, "kwargs={'row_factory': ...}"),
         ("wrter", None, "did you mean writer?"),
