@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _DSN_ONLY = ("host", "hostaddr", "port", "target_session_attrs", "load_balance_hosts")
-_PSYCOPG_ARGUMENTS = ("autocommit", "row_factory", "cursor_factory", "prepare_threshold", "context")
+_PSYCOPG_ARGUMENTS = ("autocommit", "cursor_factory", "prepare_threshold", "context")
 _SYNONYMS = {
     "conninfo": "dsn",
     "url": "dsn",
