@@ -24,6 +24,7 @@ SUBSTITUTIONS = [
     (r"__a(enter|exit|iter|next)__", r"__\1__"),
     (r"StopAsyncIteration", "StopIteration"),
     # The standard library.
+    (r"\b(?:Awaitable\[|Coroutine\[Any, Any, )(T|CT|None)\]", r"\1"),
     (r"import asyncio", "import time"),
     (r"asyncio\.sleep", "time.sleep"),
     # Ours and psycopg's: AsyncRouter, AsyncConnectionPool, AsyncIterator, _AsyncSession, ...

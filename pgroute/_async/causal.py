@@ -98,8 +98,7 @@ class AsyncCausal(Generic[CT]):
 
     async def run(
         self,
-        fn: Callable[[CT, *Ts], Awaitable[T]],  # async-only
-        # sync-only: fn: Callable[[CT, *Ts], T],
+        fn: Callable[[CT, *Ts], Awaitable[T]],
         /,
         *args: *Ts,
         role: Literal["writer", "reader"] | Role = "writer",

@@ -17,6 +17,7 @@ from pgroute._async.listener import DEFAULT_LIMIT, AsyncListener
 from pgroute._async.manager import AsyncSessionManager
 from pgroute._async.pool_control import AsyncPoolControl
 from pgroute._async.session import AsyncSession
+from pgroute._async.transaction.decorator import AsyncDecorating
 from pgroute._async.transaction.runner import AsyncRunner
 from pgroute.core.config.demand_options import DEFAULT_WAIT, make_demand
 from pgroute.core.config.discreet import discreet
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from pgroute.core.topology.snapshot import Topology
 
 
-class AsyncRouter(AsyncRunner[CT], AsyncDirect[CT], AsyncPoolControl[CT], AsyncFace):
+class AsyncRouter(AsyncRunner[CT], AsyncDecorating[CT], AsyncDirect[CT], AsyncPoolControl[CT], AsyncFace):
     """Routes sessions to the primary or to a standby of a PostgreSQL cluster, through failover.
 
     The constructor parses and validates its arguments, without I/O. `open()` or the ``with`` statement starts to probe

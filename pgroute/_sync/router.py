@@ -17,6 +17,7 @@ from pgroute._sync.listener import DEFAULT_LIMIT, Listener
 from pgroute._sync.manager import SessionManager
 from pgroute._sync.pool_control import PoolControl
 from pgroute._sync.session import Session
+from pgroute._sync.transaction.decorator import Decorating
 from pgroute._sync.transaction.runner import Runner
 from pgroute.core.config.demand_options import DEFAULT_WAIT, make_demand
 from pgroute.core.config.discreet import discreet
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from pgroute.core.topology.snapshot import Topology
 
 
-class Router(Runner[CT], Direct[CT], PoolControl[CT], Face):
+class Router(Runner[CT], Decorating[CT], Direct[CT], PoolControl[CT], Face):
     """Routes sessions to the primary or to a standby of a PostgreSQL cluster, through failover.
 
     The constructor parses and validates its arguments, without I/O. `open()` or the ``with`` statement starts to probe

@@ -45,8 +45,7 @@ class AsyncRunner(Generic[CT]):
 
     async def run(
         self,
-        fn: Callable[[CT, *Ts], Awaitable[T]],  # async-only
-        # sync-only: fn: Callable[[CT, *Ts], T],
+        fn: Callable[[CT, *Ts], Awaitable[T]],
         /,
         *args: *Ts,
         role: Literal["writer", "reader"] | Role = "writer",
@@ -188,8 +187,7 @@ class AsyncRunner(Generic[CT]):
 
 async def run_function(
     manager: AsyncSessionManager[CT],
-    fn: Callable[..., Awaitable[T]],  # async-only
-    # sync-only: fn: Callable[..., T],
+    fn: Callable[..., Awaitable[T]],
     args: tuple[Any, ...],
     *,
     role: Literal["writer", "reader"] | Role,
