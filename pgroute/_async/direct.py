@@ -268,8 +268,7 @@ class AsyncDirect(Generic[CT_co]):
 
     async def _run(
         self,
-        work: Callable[[psycopg.AsyncConnection[Any], Query, Params, Any], Awaitable[Any]],  # async-only
-        # sync-only: work: Callable[[psycopg.Connection[Any], Query, Params, Any], Any],
+        work: Callable[[psycopg.AsyncConnection[Any], Query, Params, Any], Awaitable[Any]],
         query: Query,
         params: Params,
         role: object,

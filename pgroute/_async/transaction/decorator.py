@@ -130,24 +130,24 @@ class AsyncDecorating(Generic[CT]):
 
         ::
 
-            @router.transaction(once=lambda source, target, amount, order: order)
+            @router.transaction(once=lambda order: f"order {order}")
             async def transfer(conn, source, target, amount, order):
                 ...
 
-            await transfer(7, 8, 100, order="order 4711")
+            await transfer(7, 8, 100, order=4711)
 
         The connection is the first argument of the function; of a method it is the second, behind ``self`` or ``cls``.
         All other arguments, by position or by name, come from the call.
 
-        With *once*, each call needs a key of its own. A function of the same arguments makes it, without a connection.
-        A default counts as given. A key that is a string is for a function without other arguments.
+        With *once*, each call needs its key. A function makes it from the arguments of the call that it names, or from
+        all if it takes ``**kwargs``. A string is for a function without other arguments.
 
         Args:
             fn: the function, for a decorator without parentheses.
             role: as in `run()`, like all that follow.
             timeout: seconds for the whole call; None: the limit of the policy, and acquire_timeout for each session.
             retry: the policy of retries; None: the router's.
-            once: a function that returns the key of a call, a key, or True for a new key for each call.
+            once: a function that returns the key of a call, a key, or True for a new key in each call.
             isolation: of the transaction; None: the setting of the connection.
             read_only: of the transaction; None: the setting of the connection.
             deferrable: of the transaction; None: the setting of the connection.

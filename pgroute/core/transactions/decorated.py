@@ -12,7 +12,7 @@ from pgroute.core.transactions.once_keys import check_key
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     Once = str | bool | Callable[..., str] | None
 
@@ -32,13 +32,13 @@ class Decorated:
 
     Args:
         fn: the function. Its first parameter is the connection, in a method the one behind ``self`` or ``cls``.
-        once: a key, True, None, or a function of the arguments of a call that returns its key.
+        once: a key, True, None, or a function that returns the key of a call. It is given the arguments that it names.
 
     Raises:
         ConfigError: *fn* has no place for a connection, or *once* does not fit it.
     """
 
-    __slots__ = ("_before", "_fn", "_once", "_signature")
+    __slots__ = ("_asked", "_before", "_fn", "_once", "_signature")
 
     def __init__(self, fn: Callable[..., Any], once: Once) -> None:
         self._fn = fn
@@ -49,7 +49,9 @@ class Decorated:
         """The number of arguments before the connection."""
         self._signature = None if full is None else self._without_connection(full)
         if self._signature is not None:
-            _check_once(once, self._signature)
+            self._asked = _asked_for(once, self._signature.parameters)
+        elif callable(once):
+            raise ConfigError("once", once, "expected no function: the parameters of fn are not known")
 
     def _without_connection(self, full: inspect.Signature) -> inspect.Signature:
         parameters = list(full.parameters.values())
@@ -87,16 +89,16 @@ class Decorated:
             TypeError: the arguments do not fit the function.
             ConfigError: the user's function did not return a key.
         """
-        once = self._once
+        once, signature = self._once, self._signature
         if not callable(once):
             return once
-        if self._signature is None:
-            key: object = once(*args, **kwargs)
-        else:
-            # However an argument was given, the key is the same.
-            bound = self._signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            key = once(*bound.args, **bound.kwargs)
+        assert signature is not None
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        given = (
+            bound.arguments if self._asked is None else {name: bound.arguments[name] for name in self._asked}
+        )
+        key: object = once(**given)
         check_name("once", key, ", from the function")
         assert isinstance(key, str)
         return key
@@ -141,22 +143,33 @@ def check_once_option(once: object, *, writes: bool) -> None:
         raise ConfigError("once", once, "expected None for a transaction that cannot write")
 
 
-def _check_once(once: Once, signature: inspect.Signature) -> None:
-    names = ", ".join(map(str, signature.replace(return_annotation=inspect.Signature.empty).parameters))
-    if isinstance(once, str) and names:
-        accepted = f"expected a function, such as lambda {names}: ...: with one key for all calls, only one is applied"
+def _asked_for(once: Once, known: Iterable[str]) -> list[str] | None:
+    """Return which parameters of a decorated function ``once=`` asks for; None: for all.
+
+    Raises:
+        ConfigError: it asks for another, or is one key for calls that may differ.
+    """
+    known = list(known)
+    names = ", ".join(known)
+    if isinstance(once, str) and known:
+        accepted = f"expected a function of ({names}), or of some of them: with one key only one call is ever applied"
         raise ConfigError("once", once, accepted)
-    asked = _signature_of(once) if callable(once) else None
+    if not callable(once):
+        return []
+    asked = _signature_of(once)
     if asked is None:
-        return
-    parameters = signature.parameters.values()
-    try:
-        asked.bind(
-            *(p.name for p in parameters if p.kind in _POSITIONAL),
-            **{p.name: p.name for p in parameters if p.kind not in (*_POSITIONAL, *_VARIABLE)},
-        )
-    except TypeError as exc:
-        raise ConfigError("once", once, f"expected a function of ({names}): {exc}") from None
+        return None
+    parameters = asked.parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    named = [parameter for parameter in parameters if parameter.kind not in _VARIABLE]
+    for parameter in named:
+        if parameter.kind is parameter.POSITIONAL_ONLY or (
+            parameter.name not in known and parameter.default is parameter.empty
+        ):
+            accepted = f"expected a function of ({names}), or of some of them, not of {parameter.name}"
+            raise ConfigError("once", once, accepted)
+    return [parameter.name for parameter in named if parameter.name in known]
 
 
 def _signature_of(fn: Callable[..., Any]) -> inspect.Signature | None:
