@@ -53,6 +53,11 @@ class Causal(Generic[CT]):
         """
         return self._causality.position
 
+    @property
+    def lost(self) -> bool:
+        """Whether a session was refused with PositionLost. All further ones are: begin a new causal object."""
+        return self._causality.lost
+
     def writer(self, timeout: float | None = None) -> Session[CT]:
         """Return a context manager as `Router.writer()` does.
 

@@ -315,6 +315,7 @@ async def test_position_lost_in_a_failover_is_told_to_all_later_sessions(any_clu
             wire.blackhole()
             await write(causal, 2)
             lost = causal.position
+            assert not causal.lost
             await async_call(old.kill)
             await async_call(any_cluster.promote, new)
             await write(router, 3)
@@ -328,10 +329,16 @@ async def test_position_lost_in_a_failover_is_told_to_all_later_sessions(any_clu
                     await causal.run(inserting(4))
                 with pytest.raises(PositionLost):
                     await causal.run(counting, role="reader")
+                assert causal.lost
             assert causal.position == lost
             assert (await count(others.reader(wait=5.0)))[1] in (1, 2)
             await others.run(counting)
             assert (await count(others.reader(wait=5.0)))[1] == 2
+            assert not others.lost
+            again = router.causal(after=lost)
+            with pytest.raises(PositionLost):
+                await again.run(counting)
+            assert again.lost
 
 
 # Shared.

@@ -313,6 +313,7 @@ def test_position_lost_in_a_failover_is_told_to_all_later_sessions(any_cluster: 
             wire.blackhole()
             write(causal, 2)
             lost = causal.position
+            assert not causal.lost
             call(old.kill)
             call(any_cluster.promote, new)
             write(router, 3)
@@ -326,10 +327,16 @@ def test_position_lost_in_a_failover_is_told_to_all_later_sessions(any_cluster: 
                     causal.run(inserting(4))
                 with pytest.raises(PositionLost):
                     causal.run(counting, role="reader")
+                assert causal.lost
             assert causal.position == lost
             assert (count(others.reader(wait=5.0)))[1] in (1, 2)
             others.run(counting)
             assert (count(others.reader(wait=5.0)))[1] == 2
+            assert not others.lost
+            again = router.causal(after=lost)
+            with pytest.raises(PositionLost):
+                again.run(counting)
+            assert again.lost
 
 
 # Shared.

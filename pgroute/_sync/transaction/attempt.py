@@ -25,7 +25,7 @@ from pgroute.core.transactions.retry import (
     body_fault,
     end_fault,
 )
-from pgroute.errors import RouteError
+from pgroute.errors import PositionLost, RouteError
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -415,6 +415,8 @@ def acquire(
         left = state.left(time.monotonic())
         return manager.acquire(request.attrs, request.role, left, causal=causal)
     except psycopg.Error as exc:
+        if causal is not None and isinstance(exc, PositionLost):
+            causal.note_lost()
         state.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
         raise state.final(exc, time.monotonic())  # noqa: B904  (the same error, or that of an earlier attempt)
 
