@@ -258,7 +258,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncDecorating[CT], AsyncDirect[CT], AsyncPo
             reset=reset,
             credentials=credentials,
         )
-        self.name = name or ",".join(str(key) for key in config.dsn.hosts)
+        self.name: str = name or ",".join(str(key) for key in config.dsn.hosts)
         self._manager = AsyncSessionManager(config, made_by, name=self.name, describe=self.__repr__)
 
     def __repr__(self) -> str:

@@ -258,7 +258,7 @@ class Router(Runner[CT], Decorating[CT], Direct[CT], PoolControl[CT], Face):
             reset=reset,
             credentials=credentials,
         )
-        self.name = name or ",".join(str(key) for key in config.dsn.hosts)
+        self.name: str = name or ",".join(str(key) for key in config.dsn.hosts)
         self._manager = SessionManager(config, made_by, name=self.name, describe=self.__repr__)
 
     def __repr__(self) -> str:

@@ -91,4 +91,4 @@ def _is_for(entry: _Entry, loop: object) -> bool:
     return belongs is None or loop is None or belongs is loop
 
 
-shared = SharedRouters()
+shared: SharedRouters = SharedRouters()
