@@ -38,6 +38,7 @@ def static(site: str) -> tuple[list[Task], list[Task]]:
             Task("ruff check", [["-m", "ruff", "check", "."]]),
             Task("ruff format", [["-m", "ruff", "format", "--check", "."]]),
             Task("generated", [[".ci/unasync.py", "--check"], [".ci/reference.py", "--check"]]),
+            Task("pyright", [[".ci/typed.py"]]),
             Task("docs", [["-m", "mkdocs", "build", "--strict", "--site-dir", site]]),
         ],
     )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, TypeVarTuple
 
 from psycopg_pool.abc import CT
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pgroute.core.model.position import Position
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Causal(Generic[CT]):
@@ -101,9 +102,9 @@ class Causal(Generic[CT]):
 
     def run(
         self,
-        fn: Callable[..., T],
+        fn: Callable[[CT, *Ts], T],
         /,
-        *args: Any,
+        *args: *Ts,
         role: Literal["writer", "reader"] | Role = "writer",
         timeout: float | None = None,
         retry: RetryPolicy | None = None,

@@ -74,10 +74,10 @@ class Checkout(Generic[CT]):
     __slots__ = ("__weakref__", "_lease", "_progress", "_router", "_ticket", "conn", "phase")
 
     def __init__(self, conn: CT, router: OpenState, ticket: Ticket | None = None) -> None:
-        self.conn = conn
+        self.conn: CT = conn
         self._ticket = ticket
         self._progress: Progress | None = None
-        self.phase = NOTHING_SENT
+        self.phase: str = NOTHING_SENT
         self._router = router
         self._lease: Lease = lease_of(conn)
 

@@ -52,7 +52,7 @@ class Causality:
         # Sessions whose position is not known. A session on the primary, begun later, has seen what they did.
         self._doubts = 0
         self._settled = 0
-        self.lost = False
+        self.lost: bool = False
 
     @property
     def position(self) -> Position | None:

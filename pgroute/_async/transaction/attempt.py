@@ -109,13 +109,13 @@ class AsyncTransaction(Generic[CT]):
         key: str | None = None,
         causal: CausalReading | None = None,
     ) -> None:
-        self.manager = manager
-        self.ended = False
-        self.phase = NOTHING_SENT
+        self.manager: AsyncSessionManager[CT] = manager
+        self.ended: bool = False
+        self.phase: str = NOTHING_SENT
         self._request = request
         self._state = state
         self._causal = causal
-        self.key = key
+        self.key: str | None = key
         self._checkout: AsyncCheckout[CT] | None = None
         self._block: Block | None = None
         self._pending = b""

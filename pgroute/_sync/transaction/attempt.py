@@ -110,13 +110,13 @@ class Transaction(Generic[CT]):
         key: str | None = None,
         causal: CausalReading | None = None,
     ) -> None:
-        self.manager = manager
-        self.ended = False
-        self.phase = NOTHING_SENT
+        self.manager: SessionManager[CT] = manager
+        self.ended: bool = False
+        self.phase: str = NOTHING_SENT
         self._request = request
         self._state = state
         self._causal = causal
-        self.key = key
+        self.key: str | None = key
         self._checkout: Checkout[CT] | None = None
         self._block: Block | None = None
         self._pending = b""

@@ -14,7 +14,7 @@ from pgroute.core.printable import printable
 if TYPE_CHECKING:
     from flask import Flask, Response
 
-logger = logging.getLogger("pgroute")
+logger: logging.Logger = logging.getLogger("pgroute")
 
 
 def add_error_handlers(app: Flask) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
 
-logger = logging.getLogger("pgroute")
+logger: logging.Logger = logging.getLogger("pgroute")
 
 
 def add_error_handlers(app: Starlette) -> None:
