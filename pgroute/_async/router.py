@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from pgroute.core.topology.snapshot import Topology
 
 
-class AsyncRouter(AsyncRunner[CT], AsyncDecorating[CT], AsyncDirect[CT], AsyncPoolControl[CT], AsyncFace):
+class AsyncRouter(AsyncDecorating[CT], AsyncRunner[CT], AsyncDirect[CT], AsyncPoolControl[CT], AsyncFace):
     """Routes sessions to the primary or to a standby of a PostgreSQL cluster, through failover.
 
     The constructor parses and validates its arguments, without I/O. `open()` or the ``with`` statement starts to probe

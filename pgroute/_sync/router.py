@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from pgroute.core.topology.snapshot import Topology
 
 
-class Router(Runner[CT], Decorating[CT], Direct[CT], PoolControl[CT], Face):
+class Router(Decorating[CT], Runner[CT], Direct[CT], PoolControl[CT], Face):
     """Routes sessions to the primary or to a standby of a PostgreSQL cluster, through failover.
 
     The constructor parses and validates its arguments, without I/O. `open()` or the ``with`` statement starts to probe
