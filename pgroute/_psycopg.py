@@ -2,7 +2,7 @@
 
 Private names, as they are in psycopg 3.3.9, the oldest version that pgroute accepts:
 
-- ``Connection._tpc`` and ``_num_transactions``: `has_two_phase`, `has_open_block`, `enter_block`, `is_only_block`,
+- ``Connection._tpc`` and ``_num_transactions``: `has_two_phase`, `has_unfinished`, `enter_block`, `is_only_block`,
   `leave_block`.
 - ``Connection._prepared``: `forget_prepared`.
 - ``Connection._pool``: `mark_pooled`.
@@ -45,12 +45,12 @@ def has_two_phase(conn: Connection) -> bool:
     return bool(getattr(conn, "_tpc", None))
 
 
-def has_open_block(conn: Connection) -> bool:
-    """Return whether a transaction() was entered and not left.
+def has_unfinished(conn: Connection) -> bool:
+    """Return whether a transaction() was entered and not left, or `has_two_phase`.
 
-    The server's status does not tell after a plain COMMIT within it. For commit() see `has_two_phase`.
+    After a plain COMMIT within a transaction() the server reports no transaction. For commit() see `has_two_phase`.
     """
-    return bool(getattr(conn, "_num_transactions", 0))
+    return bool(getattr(conn, "_tpc", None) or getattr(conn, "_num_transactions", 0))
 
 
 def enter_block(conn: Connection) -> None:
@@ -69,8 +69,9 @@ def is_only_block(conn: Connection) -> bool:
 
 
 def leave_block(conn: Connection) -> None:
-    """Undo `enter_block`."""
-    conn._num_transactions = 0
+    """Undo `enter_block`, unless a transaction() was entered since and not left."""
+    if getattr(conn, "_num_transactions", 0) == 1:
+        conn._num_transactions = 0
 
 
 def forget_prepared(conn: Connection) -> None:

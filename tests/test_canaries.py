@@ -24,8 +24,8 @@ from pgroute._psycopg import (
     ConnectAborted,
     enter_block,
     forget_prepared,
-    has_open_block,
     has_two_phase,
+    has_unfinished,
     is_only_block,
     leave_block,
     mark_pooled,
@@ -52,23 +52,24 @@ def conn(shared: LocalCluster) -> Iterator[psycopg.Connection[Any]]:
 
 @cluster_needed
 def test_a_two_phase_transaction_is_seen(conn: psycopg.Connection[Any]) -> None:
-    assert not has_two_phase(conn)
-    conn.autocommit = False
-    conn.tpc_begin(conn.xid(1, "canary", "canary"))
-    assert has_two_phase(conn), changed("has_two_phase", "Connection._tpc is gone or means something else")
-    conn.tpc_rollback()
-    assert not has_two_phase(conn)
+    for function in (has_two_phase, has_unfinished):
+        conn.autocommit = False
+        assert not function(conn)
+        conn.tpc_begin(conn.xid(1, "canary", "canary"))
+        assert function(conn), changed(function.__name__, "Connection._tpc is gone or means something else")
+        conn.tpc_rollback()
+        assert not function(conn)
 
 
 @cluster_needed
 def test_a_transaction_that_was_never_left_is_seen(conn: psycopg.Connection[Any]) -> None:
-    assert not has_open_block(conn)
+    assert not has_unfinished(conn)
     block = conn.transaction()
     block.__enter__()
     conn.execute("COMMIT")
     assert conn.info.transaction_status is TransactionStatus.IDLE
     told = "Connection._num_transactions is gone or means something else"
-    assert has_open_block(conn), changed("has_open_block", told)
+    assert has_unfinished(conn), changed("has_unfinished", told)
 
 
 @cluster_needed
@@ -90,7 +91,7 @@ def test_a_transaction_of_ours_is_one_of_psycopgs(conn: psycopg.Connection[Any])
         conn.execute("INSERT INTO canary VALUES (2)")
     conn.pgconn.exec_(b"COMMIT")
     leave_block(conn)
-    assert not has_open_block(conn), what
+    assert not has_unfinished(conn), what
     with conn.transaction():
         conn.execute("INSERT INTO canary VALUES (3)")
     assert conn.execute("SELECT n FROM canary ORDER BY n").fetchall() == [(1,), (3,)], what

@@ -15,6 +15,7 @@ from psycopg_pool.abc import ACT as CT  # async-only
 
 from pgroute._acompat import AsyncWatchdog
 from pgroute._async.checkout import AsyncCheckout
+from pgroute._async.ending import put_back
 from pgroute._async.keyed import AsyncKeyedConnections
 from pgroute._async.lifecycle import AsyncLifecycle
 from pgroute._async.listening.hub import AsyncListeningHub
@@ -123,7 +124,7 @@ class AsyncSessionManager(Generic[CT]):
         self,
         attrs: SessionAttrs,
         role: Role,
-        timeout: float | None,
+        timeout: float,
         *,
         demand: Demand | None = None,
         causal: CausalReading | None = None,
@@ -133,12 +134,12 @@ class AsyncSessionManager(Generic[CT]):
         Args:
             attrs: which hosts are accepted.
             role: whose pools.
-            timeout: seconds to wait for one; 0: what is ready now; None: acquire_timeout.
+            timeout: seconds to wait for one, from `seconds`; 0: what is ready now.
             demand: what the session demands of the host's data; None: the router's max_lag, for readers.
             causal: gives the demand, and takes note of how far the session came; None: the demand is fixed.
 
         Raises:
-            ConfigError: the timeout is no number of seconds, or the position is one of another cluster.
+            ConfigError: the position is one of another cluster.
             PositionLost: a failover has lost the position.
             NoHostAvailable, PoolExhausted, SplitBrainError: none could be had in time.
             Exception: the error of the user's setup, if the server is not at fault.
@@ -146,7 +147,6 @@ class AsyncSessionManager(Generic[CT]):
             RouteError: it was opened in another event loop.
         """
         router = self.lifecycle.check_open()
-        timeout = self.seconds(timeout)
         ticket: Ticket | None = None
         if causal is not None:
             demand, ticket = causal.begin()
@@ -352,7 +352,7 @@ class AsyncSessionManager(Generic[CT]):
 
     async def take(self, role: Role, timeout: float | None) -> CT:
         """Take a connection of a role that `take_back` will be given."""
-        return (await self.acquire(self.attrs_of(role), role, timeout)).conn
+        return (await self.acquire(self.attrs_of(role), role, self.seconds(timeout))).conn
 
     def attrs_of(self, role: Role) -> SessionAttrs:
         """Return which hosts serve a role."""
@@ -373,7 +373,7 @@ class AsyncSessionManager(Generic[CT]):
         if lease.holder is not None:
             raise ValueError(f"a session has this connection, and returns it at its end: {conn!r}")
         self.keyed.drop(conn)
-        await AsyncCheckout(conn, router).put_back()
+        await put_back(AsyncCheckout(conn, router))
 
     async def pause(self, seconds: float) -> None:
         """Wait, unless the router is closed meanwhile."""

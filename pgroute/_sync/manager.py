@@ -14,6 +14,7 @@ from psycopg_pool.abc import CT
 
 from pgroute._acompat import Watchdog
 from pgroute._sync.checkout import Checkout
+from pgroute._sync.ending import put_back
 from pgroute._sync.keyed import KeyedConnections
 from pgroute._sync.lifecycle import Lifecycle
 from pgroute._sync.listening.hub import ListeningHub
@@ -122,7 +123,7 @@ class SessionManager(Generic[CT]):
         self,
         attrs: SessionAttrs,
         role: Role,
-        timeout: float | None,
+        timeout: float,
         *,
         demand: Demand | None = None,
         causal: CausalReading | None = None,
@@ -132,12 +133,12 @@ class SessionManager(Generic[CT]):
         Args:
             attrs: which hosts are accepted.
             role: whose pools.
-            timeout: seconds to wait for one; 0: what is ready now; None: acquire_timeout.
+            timeout: seconds to wait for one, from `seconds`; 0: what is ready now.
             demand: what the session demands of the host's data; None: the router's max_lag, for readers.
             causal: gives the demand, and takes note of how far the session came; None: the demand is fixed.
 
         Raises:
-            ConfigError: the timeout is no number of seconds, or the position is one of another cluster.
+            ConfigError: the position is one of another cluster.
             PositionLost: a failover has lost the position.
             NoHostAvailable, PoolExhausted, SplitBrainError: none could be had in time.
             Exception: the error of the user's setup, if the server is not at fault.
@@ -145,7 +146,6 @@ class SessionManager(Generic[CT]):
             RouteError: it was opened in another event loop.
         """
         router = self.lifecycle.check_open()
-        timeout = self.seconds(timeout)
         ticket: Ticket | None = None
         if causal is not None:
             demand, ticket = causal.begin()
@@ -351,7 +351,7 @@ class SessionManager(Generic[CT]):
 
     def take(self, role: Role, timeout: float | None) -> CT:
         """Take a connection of a role that `take_back` will be given."""
-        return (self.acquire(self.attrs_of(role), role, timeout)).conn
+        return (self.acquire(self.attrs_of(role), role, self.seconds(timeout))).conn
 
     def attrs_of(self, role: Role) -> SessionAttrs:
         """Return which hosts serve a role."""
@@ -372,7 +372,7 @@ class SessionManager(Generic[CT]):
         if lease.holder is not None:
             raise ValueError(f"a session has this connection, and returns it at its end: {conn!r}")
         self.keyed.drop(conn)
-        Checkout(conn, router).put_back()
+        put_back(Checkout(conn, router))
 
     def pause(self, seconds: float) -> None:
         """Wait, unless the router is closed meanwhile."""

@@ -18,7 +18,7 @@ from pgroute.runtime.receive_limit import bounded
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from psycopg.pq.abc import PGconn, PGresult
+    from psycopg.pq.abc import PGresult
 
     from pgroute.runtime.receive_limit import Allowance
 
@@ -47,7 +47,7 @@ def ask(
     if pgconn.pipeline_status:
         conn.close()
         raise psycopg.ProgrammingError("the body left its pipeline open: nothing was committed")
-    return _run(conn, query_steps(pgconn, filled(conn, statement, **values)))
+    return run_steps(conn, query_steps(pgconn, filled(conn, statement, **values)))
 
 
 def filled(
@@ -60,7 +60,7 @@ def filled(
     """
     if not values:
         return statement
-    return statement % {name.encode(): _literal(conn.pgconn, value, conn) for name, value in values.items()}
+    return statement % {name.encode(): _sql(conn, value) for name, value in values.items()}
 
 
 def ask_warily(
@@ -81,7 +81,7 @@ def ask_warily(
         psycopg.Error: the server's error, or the server sent too much.
     """
     steps = query_steps(conn.pgconn, statement)
-    return _run(conn, bounded(steps, conn.pgconn.socket, allowance, meanwhile))
+    return run_steps(conn, bounded(steps, conn.pgconn.socket, allowance, meanwhile))
 
 
 def ask_all(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult]:
@@ -95,9 +95,18 @@ def ask_all(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult]:
     return results
 
 
-def _run(
+def run_steps(
     conn: psycopg.Connection[Any], steps: Generator[Any, Any, list[PGresult]]
 ) -> list[PGresult]:
+    """Run statements and return the result of each.
+
+    Args:
+        conn: the connection, not in pipeline mode.
+        steps: of `query_steps`.
+
+    Raises:
+        psycopg.Error: the server's error, as a cursor raises it.
+    """
     with conn.lock:
         results = conn.wait(steps)
     for result in results:
@@ -137,11 +146,21 @@ def encoding_of(conn: psycopg.Connection[Any]) -> str:
     return "utf-8" if encoding == "ascii" else encoding
 
 
-def _literal(pgconn: PGconn, value: str | float | bytes | None, conn: psycopg.Connection[Any]) -> bytes:
+def literal(conn: psycopg.Connection[Any], value: str) -> bytes:
+    """Return a text as it is written in a statement.
+
+    ASCII is sent as it is: each encoding of PostgreSQL's contains it (docs, 23.3.1), not each codec of Python's.
+
+    Raises:
+        UnicodeEncodeError: the connection's encoding cannot express it.
+    """
+    data = value.encode() if value.isascii() else value.encode(encoding_of(conn), "surrogateescape")
+    return Escaping(conn.pgconn).escape_literal(data)
+
+
+def _sql(conn: psycopg.Connection[Any], value: str | float | bytes | None) -> bytes:
+    if isinstance(value, str):
+        return literal(conn, value)
     if value is None:
         return b"NULL"
-    if isinstance(value, bytes):
-        return value
-    if not isinstance(value, str):
-        return str(value).encode()
-    return Escaping(pgconn).escape_literal(value.encode(encoding_of(conn), "surrogateescape"))
+    return value if isinstance(value, bytes) else str(value).encode()
