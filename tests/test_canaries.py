@@ -26,7 +26,6 @@ from pgroute._psycopg import (
     forget_prepared,
     has_two_phase,
     has_unfinished,
-    is_only_block,
     leave_block,
     mark_pooled,
     query_steps,
@@ -77,21 +76,20 @@ def test_a_transaction_of_ours_is_one_of_psycopgs(conn: psycopg.Connection[Any])
     what = changed("enter_block", "Connection._num_transactions is gone or means something else")
     conn.execute("CREATE TEMP TABLE canary (n int)")
     conn.autocommit = False
-    assert not is_only_block(conn)
     conn.pgconn.exec_(b"BEGIN")
     enter_block(conn)
-    assert is_only_block(conn), what
     for refused in (conn.commit, conn.rollback):
         with pytest.raises(psycopg.ProgrammingError):
             refused()
     conn.execute("INSERT INTO canary VALUES (1)")
     with conn.transaction(force_rollback=True) as inner:
         assert inner.savepoint_name, what
-        assert not is_only_block(conn), what
+        assert not leave_block(conn), what
         conn.execute("INSERT INTO canary VALUES (2)")
     conn.pgconn.exec_(b"COMMIT")
-    leave_block(conn)
+    assert leave_block(conn), what
     assert not has_unfinished(conn), what
+    assert leave_block(conn)
     with conn.transaction():
         conn.execute("INSERT INTO canary VALUES (3)")
     assert conn.execute("SELECT n FROM canary ORDER BY n").fetchall() == [(1,), (3,)], what

@@ -8,7 +8,7 @@ import psycopg
 from psycopg.pq import ExecStatus
 
 from pgroute._async.statements import ask, error_of
-from pgroute._psycopg import has_unfinished, is_only_block, leave_block, query_steps
+from pgroute._psycopg import has_unfinished, leave_block, query_steps
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager  # async-only
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     Committed = tuple[PGresult | None, Progress | None]
 
 _GOOD = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
-_NOTHING: Committed = (None, None)
 
 
 class Begun(Protocol):
@@ -71,9 +70,9 @@ class ByPsycopg:
             or has_unfinished(conn)
             or conn.pgconn.pipeline_status
         ):
-            return await _commit(conn, last, question)
+            return await BY_ROUTER.commit(conn, last, question)
         await conn.commit()
-        return _NOTHING
+        return None, None
 
     async def roll_back(self, conn: Connection, exc: BaseException | None) -> None:
         """Roll back."""
@@ -81,7 +80,7 @@ class ByPsycopg:
 
 
 class ByRouter:
-    """Begun by the router's own BEGIN, and entered by `enter_block`, which is left when the connection is released."""
+    """Begun by the router's own BEGIN, and entered by `enter_block`."""
 
     whole = True
 
@@ -91,11 +90,21 @@ class ByRouter:
         Raises:
             psycopg.ProgrammingError: the body left a transaction() of its own open.
         """
-        if not is_only_block(conn):
+        if not leave_block(conn):
             raise psycopg.ProgrammingError(
                 "the body left a transaction() of its own open: nothing was committed"
             )
-        return await _commit(conn, last, question)
+        statement = b"%b;COMMIT" % last if last else b"COMMIT"
+        if question is not None:
+            statement = b"%b;%b" % (statement, question.sql)
+        async with conn.lock:
+            results: list[PGresult] = await conn.wait(query_steps(conn.pgconn, statement))
+        needed = 2 if last else 1
+        for result in results[:needed]:
+            if result.status not in _GOOD:
+                raise error_of(conn, result)
+        told = question.read(results[needed]) if question is not None and len(results) > needed else None
+        return (results[0] if last else None), told
 
     async def roll_back(self, conn: Connection, exc: BaseException | None) -> None:
         """Roll back. If the body has left a transaction() of its own open, psycopg refuses that."""
@@ -128,17 +137,3 @@ class ByClass:
 
 
 BY_PSYCOPG, BY_ROUTER = ByPsycopg(), ByRouter()
-
-
-async def _commit(conn: Connection, last: bytes, question: Question | None) -> Committed:
-    statement = b"%b;COMMIT" % last if last else b"COMMIT"
-    if question is not None:
-        statement = b"%b;%b" % (statement, question.sql)
-    async with conn.lock:
-        results: list[PGresult] = await conn.wait(query_steps(conn.pgconn, statement))
-    needed = 2 if last else 1
-    for result in results[:needed]:
-        if result.status not in _GOOD:
-            raise error_of(conn, result)
-    progress = question.read(results[needed]) if question is not None and len(results) > needed else None
-    return (results[0] if last else None), progress

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio  # async-only
 import random
 import time
-from typing import TYPE_CHECKING, Any, Generic
+from functools import partial
+from typing import TYPE_CHECKING, Generic
 
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from pgroute.core.model.candidate import Candidate
     from pgroute.core.model.events import Event
     from pgroute.core.topology.snapshot import Topology
-    from pgroute.core.transactions.request import Request
     from pgroute.runtime.causality import CausalReading, Ticket
 
 _FIRST_ASK, _SLOWEST_ASK = 0.001, 0.02
@@ -74,6 +74,7 @@ class AsyncSessionManager(Generic[CT]):
         lifecycle: opens and closes all of it.
         keyed: the connections of `getconn(key=)`.
         longest_retry: seconds for which a call so far may retry with a key of ``once=``.
+        request: validates the arguments of a transaction; see `get_request`.
     """
 
     def __init__(
@@ -104,6 +105,9 @@ class AsyncSessionManager(Generic[CT]):
             self.watch, self.pools, self.dispatcher, self.listening, source, name=name, describe=describe
         )
         self.longest_retry = 0.0
+        self.request = partial(
+            get_request, reader_attrs=config.reader_attrs, reader_read_only=config.reader.read_only
+        )
         self._reader_demand = None if config.max_lag is None else Demand(config.max_lag)
         self.keyed: AsyncKeyedConnections[CT] = AsyncKeyedConnections()
         self._describe = describe
@@ -336,19 +340,6 @@ class AsyncSessionManager(Generic[CT]):
             return self.config.acquire_timeout
         check_number("timeout", timeout)
         return timeout
-
-    def request(self, role: object, **options: Any) -> Request:
-        """Validate what a transaction is asked for with; see `get_request`.
-
-        Raises:
-            ConfigError: a value is not usable.
-        """
-        return get_request(
-            role,
-            reader_attrs=self.config.reader_attrs,
-            reader_read_only=self.config.reader.read_only,
-            **options,
-        )
 
     async def take(self, role: Role, timeout: float | None) -> CT:
         """Take a connection of a role that `take_back` will be given."""

@@ -15,7 +15,7 @@ from pgroute._psycopg import query_steps
 from pgroute.runtime.receive_limit import bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
     from psycopg.pq.abc import PGresult
 
@@ -42,11 +42,21 @@ async def ask(
         psycopg.ProgrammingError: the connection is in pipeline mode.
         UnicodeEncodeError: the connection's encoding cannot express a value.
     """
-    pgconn = conn.pgconn
-    if pgconn.pipeline_status:
+    if conn.pgconn.pipeline_status:
         await conn.close()
         raise psycopg.ProgrammingError("the body left its pipeline open: nothing was committed")
-    return await run_steps(conn, query_steps(pgconn, filled(conn, statement, **values)))
+    return await send(conn, filled(conn, statement, **values))
+
+
+async def send(conn: psycopg.AsyncConnection[Any], statement: bytes) -> list[PGresult]:
+    """Run statements as `ask` does, on a connection that is certainly not in pipeline mode.
+
+    Raises:
+        psycopg.Error: the server's error, as a cursor raises it.
+    """
+    async with conn.lock:
+        results: list[PGresult] = await conn.wait(query_steps(conn.pgconn, statement))
+    return _checked(conn, results)
 
 
 def filled(
@@ -79,8 +89,11 @@ async def ask_warily(
     Raises:
         psycopg.Error: the server's error, or the server sent too much.
     """
-    steps = query_steps(conn.pgconn, statement)
-    return await run_steps(conn, bounded(steps, conn.pgconn.socket, allowance, meanwhile))
+    async with conn.lock:
+        steps: Any = query_steps(conn.pgconn, statement)
+        steps = bounded(steps, conn.pgconn.socket, allowance, meanwhile)
+        results: list[PGresult] = await conn.wait(steps)
+    return _checked(conn, results)
 
 
 async def ask_all(conn: psycopg.AsyncConnection[Any], statement: bytes) -> list[PGresult]:
@@ -94,20 +107,7 @@ async def ask_all(conn: psycopg.AsyncConnection[Any], statement: bytes) -> list[
     return results
 
 
-async def run_steps(
-    conn: psycopg.AsyncConnection[Any], steps: Generator[Any, Any, list[PGresult]]
-) -> list[PGresult]:
-    """Run statements and return the result of each.
-
-    Args:
-        conn: the connection, not in pipeline mode.
-        steps: of `query_steps`.
-
-    Raises:
-        psycopg.Error: the server's error, as a cursor raises it.
-    """
-    async with conn.lock:
-        results = await conn.wait(steps)
+def _checked(conn: psycopg.AsyncConnection[Any], results: list[PGresult]) -> list[PGresult]:
     for result in results:
         if result.status not in _GOOD:
             raise error_of(conn, result)

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import random
 import time
-from typing import TYPE_CHECKING, Any, Generic
+from functools import partial
+from typing import TYPE_CHECKING, Generic
 
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from pgroute.core.model.candidate import Candidate
     from pgroute.core.model.events import Event
     from pgroute.core.topology.snapshot import Topology
-    from pgroute.core.transactions.request import Request
     from pgroute.runtime.causality import CausalReading, Ticket
 
 _FIRST_ASK, _SLOWEST_ASK = 0.001, 0.02
@@ -73,6 +73,7 @@ class SessionManager(Generic[CT]):
         lifecycle: opens and closes all of it.
         keyed: the connections of `getconn(key=)`.
         longest_retry: seconds for which a call so far may retry with a key of ``once=``.
+        request: validates the arguments of a transaction; see `get_request`.
     """
 
     def __init__(
@@ -103,6 +104,9 @@ class SessionManager(Generic[CT]):
             self.watch, self.pools, self.dispatcher, self.listening, source, name=name, describe=describe
         )
         self.longest_retry = 0.0
+        self.request = partial(
+            get_request, reader_attrs=config.reader_attrs, reader_read_only=config.reader.read_only
+        )
         self._reader_demand = None if config.max_lag is None else Demand(config.max_lag)
         self.keyed: KeyedConnections[CT] = KeyedConnections()
         self._describe = describe
@@ -335,19 +339,6 @@ class SessionManager(Generic[CT]):
             return self.config.acquire_timeout
         check_number("timeout", timeout)
         return timeout
-
-    def request(self, role: object, **options: Any) -> Request:
-        """Validate what a transaction is asked for with; see `get_request`.
-
-        Raises:
-            ConfigError: a value is not usable.
-        """
-        return get_request(
-            role,
-            reader_attrs=self.config.reader_attrs,
-            reader_read_only=self.config.reader.read_only,
-            **options,
-        )
 
     def take(self, role: Role, timeout: float | None) -> CT:
         """Take a connection of a role that `take_back` will be given."""

@@ -16,7 +16,7 @@ from pgroute._psycopg import query_steps
 from pgroute.runtime.receive_limit import bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
     from psycopg.pq.abc import PGresult
 
@@ -43,11 +43,21 @@ def ask(
         psycopg.ProgrammingError: the connection is in pipeline mode.
         UnicodeEncodeError: the connection's encoding cannot express a value.
     """
-    pgconn = conn.pgconn
-    if pgconn.pipeline_status:
+    if conn.pgconn.pipeline_status:
         conn.close()
         raise psycopg.ProgrammingError("the body left its pipeline open: nothing was committed")
-    return run_steps(conn, query_steps(pgconn, filled(conn, statement, **values)))
+    return send(conn, filled(conn, statement, **values))
+
+
+def send(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult]:
+    """Run statements as `ask` does, on a connection that is certainly not in pipeline mode.
+
+    Raises:
+        psycopg.Error: the server's error, as a cursor raises it.
+    """
+    with conn.lock:
+        results: list[PGresult] = conn.wait(query_steps(conn.pgconn, statement))
+    return _checked(conn, results)
 
 
 def filled(
@@ -80,8 +90,11 @@ def ask_warily(
     Raises:
         psycopg.Error: the server's error, or the server sent too much.
     """
-    steps = query_steps(conn.pgconn, statement)
-    return run_steps(conn, bounded(steps, conn.pgconn.socket, allowance, meanwhile))
+    with conn.lock:
+        steps: Any = query_steps(conn.pgconn, statement)
+        steps = bounded(steps, conn.pgconn.socket, allowance, meanwhile)
+        results: list[PGresult] = conn.wait(steps)
+    return _checked(conn, results)
 
 
 def ask_all(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult]:
@@ -95,20 +108,7 @@ def ask_all(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult]:
     return results
 
 
-def run_steps(
-    conn: psycopg.Connection[Any], steps: Generator[Any, Any, list[PGresult]]
-) -> list[PGresult]:
-    """Run statements and return the result of each.
-
-    Args:
-        conn: the connection, not in pipeline mode.
-        steps: of `query_steps`.
-
-    Raises:
-        psycopg.Error: the server's error, as a cursor raises it.
-    """
-    with conn.lock:
-        results = conn.wait(steps)
+def _checked(conn: psycopg.Connection[Any], results: list[PGresult]) -> list[PGresult]:
     for result in results:
         if result.status not in _GOOD:
             raise error_of(conn, result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -16,7 +17,7 @@ from pgroute._async.transaction.under_way import AsyncUnderWay
 from pgroute._psycopg import leave_block
 from pgroute.core.faults.classify import Fault, FaultKind, one_line, session_fault
 from pgroute.core.model.roles import Role
-from pgroute.core.transactions.nesting import Surroundings, open_surroundings, refuse_nested, surroundings
+from pgroute.core.transactions.nesting import open_surroundings, refuse_nested, surroundings
 from pgroute.core.transactions.retry import LEAST_COMMIT, Phase, Raise, Retry, body_fault, end_fault
 from pgroute.errors import RouteError
 
@@ -67,7 +68,7 @@ class AsyncTransaction(AsyncUnderWay[CT]):
             else:
                 async with self.bounded():
                     await self._begin(checkout)
-            surroundings.set(Surroundings(self, self._outer))
+            surroundings.set((weakref.ref(self), self._outer))
             return conn
         except BaseException as exc:
             if checkout is None:
@@ -109,14 +110,18 @@ class AsyncTransaction(AsyncUnderWay[CT]):
         Raises:
             psycopg.Error: the commit failed or its outcome is unknown, and no attempt follows.
         """
-        checkout = self._leave()
+        checkout = self._checkout
+        assert checkout is not None
+        self.ended = True
+        surroundings.set(self._outer)
         if checkout.left_to_parent(None):
             return None
         try:
             try:
                 return await self._commit(checkout)
             finally:
-                await self._release(checkout)
+                self.phase, self._checkout = checkout.phase, None
+                await checkout.release()
         except BaseException as failure:
             checkout.settle()
             note_commit(failure, checkout.phase)
@@ -160,14 +165,17 @@ class AsyncTransaction(AsyncUnderWay[CT]):
         Raises:
             CommitUnknown: an earlier attempt may have been committed, which says more than this error.
         """
-        checkout = self._leave()
+        checkout = self.checkout
+        self.ended = True
+        surroundings.set(self._outer)
         if checkout.left_to_parent(exc):
             return _LET_OUT
         try:
             try:
                 return await self._fail(checkout, exc)
             finally:
-                await self._release(checkout)
+                self.phase, self._checkout = checkout.phase, None
+                await checkout.release()
         except BaseException as failure:
             checkout.settle()
             note_commit(failure, checkout.phase)
@@ -196,20 +204,6 @@ class AsyncTransaction(AsyncUnderWay[CT]):
         """Another attempt follows, so what a reader has read does not count. A writer's goes to the primary anyway."""
         if self._request.role is Role.READER:
             checkout.forget()
-
-    def _leave(self) -> AsyncCheckout[CT]:
-        """Note that the body is over."""
-        checkout = self.checkout
-        self.ended = True
-        surroundings.set(self._outer)
-        return checkout
-
-    async def _release(self, checkout: AsyncCheckout[CT]) -> None:
-        self.phase = checkout.phase
-        if self._begun is BY_ROUTER:
-            leave_block(checkout.conn)
-        self._checkout = None
-        await checkout.release()
 
     def _next(self, exc: BaseException, fault: Fault, phase: Phase) -> Retry | Raise:
         """Return what follows. If nothing does and an earlier error says more than this one, raise that."""

@@ -51,7 +51,14 @@ async def run_transaction(
         psycopg.Error: there was no session in time, or the transaction failed and is not run again.
         BaseException: an error of the body after which it is not run again.
     """
-    state = begin_attempts(manager, request, retry, timeout)
+    config = manager.config
+    state = RetryState(
+        retry or config.retry,
+        time.monotonic(),
+        timeout=timeout,
+        acquire_timeout=config.acquire_timeout,
+        decidable=request.decidable,
+    )
     transaction = AsyncTransaction(manager, request, state, key, causal)
     try:
         while True:

@@ -167,7 +167,7 @@ class Claim:
         """Return the existing row, None if one was inserted."""
         transaction, conn, lease = self._transaction, self._checkout.conn, self._checkout.lease
         self._written = literal(conn, self._key)
-        *_, shown, _, inserted, _ = await self._send(self._statements.claim)
+        *_, shown, _, inserted, _ = await transaction.send(self._bounded(self._statements.claim))
         before = shown.get_value(0, 0) or b""
         if before != lease.lock_timeout:
             if not before.isalnum():
@@ -176,21 +176,21 @@ class Claim:
             if inserted.command_tuples:
                 await transaction.send(b"SET LOCAL lock_timeout = '%b'" % before)
         while not inserted.command_tuples:
-            if (found := row(await self._send(self._statements.rewrite, result=_result(conn)))) is not None:
+            statement = self._bounded(self._statements.rewrite, _result(conn))
+            if (found := row(await transaction.send(statement))) is not None:
                 return found
             # The row was purged in between.
-            *_, inserted, _ = await self._send(self._statements.claim_again)
+            *_, inserted, _ = await transaction.send(self._bounded(self._statements.claim_again))
         return None
 
-    async def _send(self, statement: bytes, *, result: bytes = b"") -> list[PGresult]:
-        transaction = self._transaction
-        values = {
+    def _bounded(self, statement: bytes, result: bytes = b"") -> bytes:
+        """Return a statement that waits for another transaction no longer than until the deadline."""
+        return statement % {
             b"key": self._written,
-            b"wait": lock_timeout(transaction.left).encode(),
+            b"wait": lock_timeout(self._transaction.left).encode(),
             b"before": self._checkout.lease.lock_timeout,
             b"result": result,
         }
-        return await transaction.send(statement % values)
 
     def _undecided(self, exc: psycopg.Error, waited: float) -> CommitUnknown:
         why = ""

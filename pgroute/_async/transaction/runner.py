@@ -11,7 +11,7 @@ from psycopg_pool.abc import ACT as CT  # async-only
 from pgroute._async.schema_check import check_trust, install
 from pgroute._async.statements import ask
 from pgroute._async.transaction.attempts import AsyncAttempts
-from pgroute._async.transaction.body import call, check_function
+from pgroute._async.transaction.body import body_of, check_function
 from pgroute._async.transaction.loop import run_transaction
 from pgroute._async.transaction.once import MISSING, Claim, missing
 from pgroute.core.config.retry_policy import check_policy
@@ -228,18 +228,29 @@ async def run_function(
         if retry is not None or timeout is not None:
             _note_limit(manager, retry, timeout)
 
-    async def body(transaction: AsyncTransaction[CT], conn: CT) -> Any:
-        if key is None:
-            return await call(fn, conn, *args)
+    work = body_of(fn, args)
+    body: Callable[[AsyncTransaction[CT], CT], Awaitable[Any]] = work  # async-only
+    # sync-only: body: Callable[[Transaction[CT], CT], Any] = work
+
+    async def keyed(transaction: AsyncTransaction[CT], conn: CT) -> Claim:
+        assert key is not None
         claim = Claim(transaction, key)
         if not await claim.found():
-            claim.keep(await call(fn, conn, *args))
+            claim.keep(await work(transaction, conn))
             transaction.final = claim
         return claim
 
+    if key is not None:
+        body = keyed
     # One statement: on a line of its own, an interrupt after the COMMIT would carry no note.
     return await run_transaction(  # type: ignore[return-value]
-        manager, request, body, retry=retry, timeout=timeout, key=key, causal=causal
+        manager,
+        request,
+        body,
+        retry=retry,
+        timeout=timeout,
+        key=key,
+        causal=causal,
     )
 
 

@@ -9,8 +9,8 @@ import psycopg
 
 from pgroute._async.checkout import NOTHING_SENT
 from pgroute._async.commit import BY_ROUTER, ByClass
-from pgroute._async.statements import run_steps
-from pgroute._psycopg import enter_block, query_steps
+from pgroute._async.statements import send
+from pgroute._psycopg import enter_block
 from pgroute.core.transactions.begin import begin_statement
 
 if TYPE_CHECKING:
@@ -178,9 +178,8 @@ class AsyncUnderWay(Generic[CT]):
         checkout, pending = self._checkout, self._pending
         assert checkout is not None
         self._pending = b""
-        conn = checkout.conn
         try:
-            return await run_steps(conn, query_steps(conn.pgconn, pending + statement))
+            return await send(checkout.conn, pending + statement)
         finally:
             if pending:
                 checkout.lease.was_idle = False  # if BEGIN was refused, no body has ended the transaction

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -17,7 +18,7 @@ from pgroute._sync.transaction.under_way import UnderWay
 from pgroute._psycopg import leave_block
 from pgroute.core.faults.classify import Fault, FaultKind, one_line, session_fault
 from pgroute.core.model.roles import Role
-from pgroute.core.transactions.nesting import Surroundings, open_surroundings, refuse_nested, surroundings
+from pgroute.core.transactions.nesting import open_surroundings, refuse_nested, surroundings
 from pgroute.core.transactions.retry import LEAST_COMMIT, Phase, Raise, Retry, body_fault, end_fault
 from pgroute.errors import RouteError
 
@@ -68,7 +69,7 @@ class Transaction(UnderWay[CT]):
             else:
                 with self.bounded():
                     self._begin(checkout)
-            surroundings.set(Surroundings(self, self._outer))
+            surroundings.set((weakref.ref(self), self._outer))
             return conn
         except BaseException as exc:
             if checkout is None:
@@ -110,14 +111,18 @@ class Transaction(UnderWay[CT]):
         Raises:
             psycopg.Error: the commit failed or its outcome is unknown, and no attempt follows.
         """
-        checkout = self._leave()
+        checkout = self._checkout
+        assert checkout is not None
+        self.ended = True
+        surroundings.set(self._outer)
         if checkout.left_to_parent(None):
             return None
         try:
             try:
                 return self._commit(checkout)
             finally:
-                self._release(checkout)
+                self.phase, self._checkout = checkout.phase, None
+                checkout.release()
         except BaseException as failure:
             checkout.settle()
             note_commit(failure, checkout.phase)
@@ -161,14 +166,17 @@ class Transaction(UnderWay[CT]):
         Raises:
             CommitUnknown: an earlier attempt may have been committed, which says more than this error.
         """
-        checkout = self._leave()
+        checkout = self.checkout
+        self.ended = True
+        surroundings.set(self._outer)
         if checkout.left_to_parent(exc):
             return _LET_OUT
         try:
             try:
                 return self._fail(checkout, exc)
             finally:
-                self._release(checkout)
+                self.phase, self._checkout = checkout.phase, None
+                checkout.release()
         except BaseException as failure:
             checkout.settle()
             note_commit(failure, checkout.phase)
@@ -197,20 +205,6 @@ class Transaction(UnderWay[CT]):
         """Another attempt follows, so what a reader has read does not count. A writer's goes to the primary anyway."""
         if self._request.role is Role.READER:
             checkout.forget()
-
-    def _leave(self) -> Checkout[CT]:
-        """Note that the body is over."""
-        checkout = self.checkout
-        self.ended = True
-        surroundings.set(self._outer)
-        return checkout
-
-    def _release(self, checkout: Checkout[CT]) -> None:
-        self.phase = checkout.phase
-        if self._begun is BY_ROUTER:
-            leave_block(checkout.conn)
-        self._checkout = None
-        checkout.release()
 
     def _next(self, exc: BaseException, fault: Fault, phase: Phase) -> Retry | Raise:
         """Return what follows. If nothing does and an earlier error says more than this one, raise that."""

@@ -11,7 +11,7 @@ from psycopg_pool.abc import CT
 from pgroute._sync.schema_check import check_trust, install
 from pgroute._sync.statements import ask
 from pgroute._sync.transaction.attempts import Attempts
-from pgroute._sync.transaction.body import call, check_function
+from pgroute._sync.transaction.body import body_of, check_function
 from pgroute._sync.transaction.loop import run_transaction
 from pgroute._sync.transaction.once import MISSING, Claim, missing
 from pgroute.core.config.retry_policy import check_policy
@@ -225,18 +225,28 @@ def run_function(
         if retry is not None or timeout is not None:
             _note_limit(manager, retry, timeout)
 
-    def body(transaction: Transaction[CT], conn: CT) -> Any:
-        if key is None:
-            return call(fn, conn, *args)
+    work = body_of(fn, args)
+    body: Callable[[Transaction[CT], CT], Any] = work
+
+    def keyed(transaction: Transaction[CT], conn: CT) -> Claim:
+        assert key is not None
         claim = Claim(transaction, key)
         if not claim.found():
-            claim.keep(call(fn, conn, *args))
+            claim.keep(work(transaction, conn))
             transaction.final = claim
         return claim
 
+    if key is not None:
+        body = keyed
     # One statement: on a line of its own, an interrupt after the COMMIT would carry no note.
     return run_transaction(  # type: ignore[return-value]
-        manager, request, body, retry=retry, timeout=timeout, key=key, causal=causal
+        manager,
+        request,
+        body,
+        retry=retry,
+        timeout=timeout,
+        key=key,
+        causal=causal,
     )
 
 

@@ -10,8 +10,8 @@ import psycopg
 
 from pgroute._sync.checkout import NOTHING_SENT
 from pgroute._sync.commit import BY_ROUTER, ByClass
-from pgroute._sync.statements import run_steps
-from pgroute._psycopg import enter_block, query_steps
+from pgroute._sync.statements import send
+from pgroute._psycopg import enter_block
 from pgroute.core.transactions.begin import begin_statement
 
 if TYPE_CHECKING:
@@ -179,9 +179,8 @@ class UnderWay(Generic[CT]):
         checkout, pending = self._checkout, self._pending
         assert checkout is not None
         self._pending = b""
-        conn = checkout.conn
         try:
-            return run_steps(conn, query_steps(conn.pgconn, pending + statement))
+            return send(checkout.conn, pending + statement)
         finally:
             if pending:
                 checkout.lease.was_idle = False  # if BEGIN was refused, no body has ended the transaction
