@@ -49,10 +49,12 @@ class AsyncCheckout(Generic[CT]):
     __slots__ = ("__weakref__", "_router", "conn", "lease", "note", "phase")
 
     def __init__(self, conn: CT, router: AsyncOpenState, ticket: Ticket | None = None) -> None:
-        self.conn = conn
+        self.conn: CT = conn
         self.lease: AsyncLease = lease_of(conn)
-        self.note = None if ticket is None else AsyncPositionNote(ticket, self.lease, router.watch)
-        self.phase = NOTHING_SENT
+        self.note: AsyncPositionNote | None = None
+        if ticket is not None:
+            self.note = AsyncPositionNote(ticket, self.lease, router.watch)
+        self.phase: str = NOTHING_SENT
         self._router = router
 
     def hold(self) -> CT:

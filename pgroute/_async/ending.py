@@ -123,7 +123,10 @@ async def put_back(checkout: AsyncCheckout[Any]) -> None:
     try:
         if checkout.conn.closed:
             checkout.kick()
-        elif checkout.conn.pgconn.transaction_status:
+        elif status := checkout.conn.pgconn.transaction_status:
+            if alive(checkout.conn):
+                text = "a connection to %s was put back within a transaction (%s): rolling back"
+                logger.warning(text, checkout.key, TransactionStatus(status).name)
             await _roll_back_quietly(checkout, BY_PSYCOPG)
     finally:
         await checkout.release()
@@ -204,7 +207,7 @@ async def _roll_back_quietly(
         async with checkout.within(checkout.lease.patience() if interrupted else _ROLLBACK_TIMEOUT):
             await begun.roll_back(conn, exc)
     except psycopg.Error as failure:
-        logger.info("rolling back failed, closing the connection: %s", one_line(str(failure)))
+        logger.debug("rolling back failed, closing the connection: %s", one_line(str(failure)))
         await shut(conn)
     except BaseException:
         await shut(conn)

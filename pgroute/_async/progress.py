@@ -148,7 +148,7 @@ class AsyncPositionNote:
                 self.told = await ask_progress(conn, self.question())
         except psycopg.Error as failure:
             why = one_line(str(failure))
-            logger.info("the position of %s is not known: %s", self._lease.pool.key, why)
+            logger.debug("the position of %s is not known: %s", self._lease.pool.key, why)
         except BaseException:
             await shut(conn)
             raise

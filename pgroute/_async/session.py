@@ -8,6 +8,7 @@ from pgroute._acompat import AsyncFace
 from pgroute._async.checkout import note_commit
 from pgroute._async.ending import end, roll_back
 from pgroute.core.model.roles import SessionAttrs
+from pgroute.errors import PositionLost
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -90,7 +91,9 @@ class AsyncSession(AsyncFace, Generic[CT]):
                 causal=self._causal,
             )
             return checkout.hold()
-        except BaseException:
+        except BaseException as exc:
+            if self._causal is not None and isinstance(exc, PositionLost):
+                self._causal.note_lost()
             if checkout is not None:
                 self._checkout = None
                 await checkout.release()

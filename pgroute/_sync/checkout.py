@@ -50,10 +50,12 @@ class Checkout(Generic[CT]):
     __slots__ = ("__weakref__", "_router", "conn", "lease", "note", "phase")
 
     def __init__(self, conn: CT, router: OpenState, ticket: Ticket | None = None) -> None:
-        self.conn = conn
+        self.conn: CT = conn
         self.lease: Lease = lease_of(conn)
-        self.note = None if ticket is None else PositionNote(ticket, self.lease, router.watch)
-        self.phase = NOTHING_SENT
+        self.note: PositionNote | None = None
+        if ticket is not None:
+            self.note = PositionNote(ticket, self.lease, router.watch)
+        self.phase: str = NOTHING_SENT
         self._router = router
 
     def hold(self) -> CT:

@@ -124,7 +124,10 @@ def put_back(checkout: Checkout[Any]) -> None:
     try:
         if checkout.conn.closed:
             checkout.kick()
-        elif checkout.conn.pgconn.transaction_status:
+        elif status := checkout.conn.pgconn.transaction_status:
+            if alive(checkout.conn):
+                text = "a connection to %s was put back within a transaction (%s): rolling back"
+                logger.warning(text, checkout.key, TransactionStatus(status).name)
             _roll_back_quietly(checkout, BY_PSYCOPG)
     finally:
         checkout.release()
@@ -205,7 +208,7 @@ def _roll_back_quietly(
         with checkout.within(checkout.lease.patience() if interrupted else _ROLLBACK_TIMEOUT):
             begun.roll_back(conn, exc)
     except psycopg.Error as failure:
-        logger.info("rolling back failed, closing the connection: %s", one_line(str(failure)))
+        logger.debug("rolling back failed, closing the connection: %s", one_line(str(failure)))
         shut(conn)
     except BaseException:
         shut(conn)

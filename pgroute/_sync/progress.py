@@ -149,7 +149,7 @@ class PositionNote:
                 self.told = ask_progress(conn, self.question())
         except psycopg.Error as failure:
             why = one_line(str(failure))
-            logger.info("the position of %s is not known: %s", self._lease.pool.key, why)
+            logger.debug("the position of %s is not known: %s", self._lease.pool.key, why)
         except BaseException:
             shut(conn)
             raise

@@ -9,6 +9,7 @@ from pgroute._acompat import Face
 from pgroute._sync.checkout import note_commit
 from pgroute._sync.ending import end, roll_back
 from pgroute.core.model.roles import SessionAttrs
+from pgroute.errors import PositionLost
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -83,7 +84,9 @@ class Session(Face, Generic[CT]):
                 causal=self._causal,
             )
             return checkout.hold()
-        except BaseException:
+        except BaseException as exc:
+            if self._causal is not None and isinstance(exc, PositionLost):
+                self._causal.note_lost()
             if checkout is not None:
                 self._checkout = None
                 checkout.release()

@@ -19,7 +19,7 @@ from pgroute.core.faults.classify import Fault, FaultKind, one_line, session_fau
 from pgroute.core.model.roles import Role
 from pgroute.core.transactions.nesting import open_surroundings, refuse_nested, surroundings
 from pgroute.core.transactions.retry import LEAST_COMMIT, Phase, Raise, Retry, body_fault, end_fault
-from pgroute.errors import RouteError
+from pgroute.errors import PositionLost, RouteError
 
 if TYPE_CHECKING:
     from pgroute._async.checkout import AsyncCheckout
@@ -74,6 +74,8 @@ class AsyncTransaction(AsyncUnderWay[CT]):
             if checkout is None:
                 if isinstance(exc, psycopg.Error):
                     self.ended = True
+                    if self._causal is not None and isinstance(exc, PositionLost):
+                        self._causal.note_lost()
                     raise state.without_session(exc, time.monotonic())  # noqa: B904  (most often the same error)
                 raise
             self._checkout = None
@@ -212,7 +214,7 @@ class AsyncTransaction(AsyncUnderWay[CT]):
         step = self._state.failed(exc, fault, phase, now)
         if isinstance(step, Retry):
             why = one_line(str(exc))
-            logger.info("attempt %d failed in %s, again in %.3f s: %s", number, phase.value, step.pause, why)
+            logger.debug("attempt %d failed in %s, again in %.3f s: %s", number, phase.value, step.pause, why)
             return step
         error = self._state.final(exc, now)
         if error is not exc:

@@ -92,12 +92,12 @@ class UnderWay(Generic[CT]):
         key: str | None = None,
         causal: CausalReading | None = None,
     ) -> None:
-        self.manager = manager
-        self.key = key
-        self.timeout = state.timeout
-        self.ended = False
+        self.manager: SessionManager[CT] = manager
+        self.key: str | None = key
+        self.timeout: float | None = state.timeout
+        self.ended: bool = False
         self.final: Final | None = None
-        self.phase = NOTHING_SENT
+        self.phase: str = NOTHING_SENT
         self._request = request
         self._state = state
         self._causal = causal
