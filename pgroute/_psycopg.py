@@ -2,8 +2,7 @@
 
 Private names, as they are in psycopg 3.3.9, the oldest version that pgroute accepts:
 
-- ``Connection._tpc`` and ``_num_transactions``: `has_two_phase`, `has_open_block`, `enter_block`, `is_only_block`,
-  `leave_block`.
+- ``Connection._tpc`` and ``_num_transactions``: `has_two_phase`, `has_unfinished`, `enter_block`, `leave_block`.
 - ``Connection._prepared``: `forget_prepared`.
 - ``Connection._pool``: `mark_pooled`.
 - ``Connection._connect_gen``: `watched_class`.
@@ -47,12 +46,12 @@ def has_two_phase(conn: Connection) -> bool:
     return bool(getattr(conn, "_tpc", None))
 
 
-def has_open_block(conn: Connection) -> bool:
-    """Return whether a transaction() was entered and not left.
+def has_unfinished(conn: Connection) -> bool:
+    """Return whether a transaction() was entered and not left, or `has_two_phase`.
 
-    The server's status does not tell after a plain COMMIT within it. For commit() see `has_two_phase`.
+    After a plain COMMIT within a transaction() the server reports no transaction. For commit() see `has_two_phase`.
     """
-    return bool(getattr(conn, "_num_transactions", 0))
+    return bool(getattr(conn, "_tpc", None) or getattr(conn, "_num_transactions", 0))
 
 
 def enter_block(conn: Connection) -> None:
@@ -65,14 +64,12 @@ def enter_block(conn: Connection) -> None:
     conn._num_transactions = 1
 
 
-def is_only_block(conn: Connection) -> bool:
-    """Return whether no transaction() was entered and not left since `enter_block`."""
-    return getattr(conn, "_num_transactions", 0) == 1
-
-
-def leave_block(conn: Connection) -> None:
-    """Undo `enter_block`."""
-    conn._num_transactions = 0
+def leave_block(conn: Connection) -> bool:
+    """Undo `enter_block`, if it was called; return False if a transaction() was entered since and not left."""
+    left = getattr(conn, "_num_transactions", 0) <= 1
+    if left:
+        conn._num_transactions = 0
+    return left
 
 
 def forget_prepared(conn: Connection) -> None:
@@ -184,10 +181,11 @@ def watched_class(cls: Any) -> Any:
 
 
 def query_steps(pgconn: PGconn, statement: bytes) -> Generator[Any, Any, list[PGresult]]:
-    """Send statements in one round trip, for ``conn.wait``; return libpq's result of each.
+    """Send statements in one round trip; return the steps that receive libpq's result of each, for ``conn.wait``.
 
-    A cursor would use the user's adapters, row factory and prepared statements, and cannot be told to stop reading.
+    To be called under the lock of the connection. A cursor would use the user's adapters, row factory and prepared
+    statements, and cannot be told to stop reading.
     """
     pgconn.send_query(statement)
-    received: list[PGresult] = yield from generators.execute(pgconn)
-    return received
+    steps: Generator[Any, Any, list[PGresult]] = generators.execute(pgconn)
+    return steps

@@ -9,6 +9,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
+from pgroute._async.ending import roll_back
 from pgroute._async.pool.lease import shut
 from pgroute._async.transaction.attempt import acquire
 from pgroute._async.transaction.loop import begin_attempts, pause
@@ -327,7 +328,7 @@ class AsyncDirect(Generic[CT_co]):
             fault = session_fault(
                 exc, closed=lost, committing=lost and self._may_write(request), read_write=request.read_write
             )
-            await checkout.roll_back(exc, read_write=request.read_write)
+            await roll_back(checkout, exc, read_write=request.read_write)
             if lost and self._may_write(request):
                 error = CommitUnknown(
                     f"the connection to {checkout.key} was lost during the statement: it may have been committed",

@@ -10,6 +10,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
+from pgroute._sync.ending import roll_back
 from pgroute._sync.pool.lease import shut
 from pgroute._sync.transaction.attempt import acquire
 from pgroute._sync.transaction.loop import begin_attempts, pause
@@ -327,7 +328,7 @@ class Direct(Generic[CT_co]):
             fault = session_fault(
                 exc, closed=lost, committing=lost and self._may_write(request), read_write=request.read_write
             )
-            checkout.roll_back(exc, read_write=request.read_write)
+            roll_back(checkout, exc, read_write=request.read_write)
             if lost and self._may_write(request):
                 error = CommitUnknown(
                     f"the connection to {checkout.key} was lost during the statement: it may have been committed",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 LEAST_COMMIT = 5.0
 """Seconds that a COMMIT has at least, even after a long body and close to the deadline."""
 
+_NO_SESSION = Fault(FaultKind.OTHER, rerun_safe=True)
 _LEAST_PAUSE = 0.02
 _MOST_PAUSE = 2.0
 
@@ -206,15 +207,13 @@ class RetryState:
 
     def left(self, now: float) -> float:
         """Return the seconds to wait for a session."""
-        return min(self._patience, self.until_end(now))
+        if self._limit is None:
+            return self._patience
+        return min(self._patience, max(0.0, self._begun + self._limit - now))
 
     def until_end(self, now: float) -> float:
         """Return the seconds until no attempt begins any more; without a limit, those to wait for a session."""
         return self._patience if self._limit is None else max(0.0, self._begun + self._limit - now)
-
-    def decided(self) -> None:
-        """Record that no earlier attempt was committed."""
-        self.unknown = None
 
     def failed(self, error: BaseException, fault: Fault, phase: Phase, now: float) -> Retry | Raise:
         """Record a failed attempt, and return what comes next."""
@@ -239,6 +238,11 @@ class RetryState:
         if phase is not Phase.BODY and isinstance(error, RouteError) and self.unknown is None:
             error.rerun_safe = not error.may_have_committed
         return step
+
+    def without_session(self, error: psycopg.Error, now: float) -> BaseException:
+        """Record that an attempt got no session; return the exception to raise, as `final` does."""
+        self.failed(error, _NO_SESSION, Phase.ACQUIRE, now)
+        return self.final(error, now)
 
     def interrupted(self, error: BaseException) -> None:
         """Add a note to an exception that ended a pause, if the attempt before may have been committed."""
