@@ -29,7 +29,8 @@ _FACE = (
     ("manager",),
     ("pool_tasks",),
     ("pool_control", "session", "transaction"),
-    ("causal", "direct", "listener"),
+    ("alone",),
+    ("causal", "copying", "direct", "listener"),
     ("router",),
 )
 ROWS = (
@@ -41,6 +42,7 @@ ROWS = (
     ("core.config",),
     (
         "core.abort_policy",
+        "core.copying",
         "core.freshness",
         "core.listening",
         "core.schedule",
