@@ -12,6 +12,7 @@ from psycopg_pool.abc import ACT as CT  # async-only
 
 from pgroute._acompat import AsyncFace
 from pgroute._async.causal import AsyncCausal
+from pgroute._async.copying.api import AsyncCopying
 from pgroute._async.direct import AsyncDirect
 from pgroute._async.listener import DEFAULT_LIMIT, AsyncListener
 from pgroute._async.manager import AsyncSessionManager
@@ -46,7 +47,9 @@ if TYPE_CHECKING:
     from pgroute.core.topology.snapshot import Topology
 
 
-class AsyncRouter(AsyncDecorating[CT], AsyncRunner[CT], AsyncDirect[CT], AsyncPoolControl[CT], AsyncFace):
+class AsyncRouter(
+    AsyncDecorating[CT], AsyncRunner[CT], AsyncDirect[CT], AsyncCopying[CT], AsyncPoolControl[CT], AsyncFace
+):
     """Routes sessions to the primary or to a standby of a PostgreSQL cluster, through failover.
 
     The constructor parses and validates its arguments, without I/O. `open()` or the ``with`` statement starts to probe

@@ -12,6 +12,7 @@ from psycopg_pool.abc import CT
 
 from pgroute._acompat import Face
 from pgroute._sync.causal import Causal
+from pgroute._sync.copying.api import Copying
 from pgroute._sync.direct import Direct
 from pgroute._sync.listener import DEFAULT_LIMIT, Listener
 from pgroute._sync.manager import SessionManager
@@ -46,7 +47,9 @@ if TYPE_CHECKING:
     from pgroute.core.topology.snapshot import Topology
 
 
-class Router(Decorating[CT], Runner[CT], Direct[CT], PoolControl[CT], Face):
+class Router(
+    Decorating[CT], Runner[CT], Direct[CT], Copying[CT], PoolControl[CT], Face
+):
     """Routes sessions to the primary or to a standby of a PostgreSQL cluster, through failover.
 
     The constructor parses and validates its arguments, without I/O. `open()` or the ``with`` statement starts to probe
