@@ -1,0 +1,1 @@
+"""Integrations with frameworks, a package each. pgroute itself imports none of them."""

@@ -1,0 +1,26 @@
+"""What the backend can do: what Django's own can."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db.backends.postgresql.features import DatabaseFeatures as PostgresFeatures
+from django.utils.functional import cached_property
+
+_HEALTH = "backends.base.test_base.ConnectionHealthChecksTests"
+
+
+class DatabaseFeatures(PostgresFeatures):  # type: ignore[misc]  # Django has no annotations
+    """The features of Django's own backend."""
+
+    @cached_property
+    def django_test_skips(self) -> dict[str, set[str]]:
+        """Tests of Django's that do not apply, by reason."""
+        skips: dict[str, Any] = dict(super().django_test_skips)
+        skips["Connections are kept in pools, not from request to request (CONN_MAX_AGE)."] = {
+            f"{_HEALTH}.test_health_checks_enabled",
+            f"{_HEALTH}.test_health_checks_enabled_errors_occurred",
+            f"{_HEALTH}.test_health_checks_disabled",
+            f"{_HEALTH}.test_set_autocommit_health_checks_enabled",
+        }
+        return skips
