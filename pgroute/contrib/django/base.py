@@ -20,7 +20,7 @@ from pgroute.contrib.django.features import DatabaseFeatures
 from pgroute.contrib.django.loan import Loan, lend
 from pgroute.contrib.django.options import Parameters, make_spec, read_options
 from pgroute.contrib.django.positions import current
-from pgroute.contrib.django.routers import close_router, router_for
+from pgroute.contrib.django.routers import close_routers, router_for
 from pgroute.core.model.roles import Role
 from pgroute.errors import ConfigError, PositionLost
 
@@ -38,7 +38,6 @@ class DatabaseWrapper(PostgresWrapper):  # type: ignore[misc]  # Django has no a
         loan: the connection that it has; None: none.
     """
 
-    display_name = "PostgreSQL (pgroute)"
     client_class = DatabaseClient
     creation_class = DatabaseCreation
     features_class = DatabaseFeatures
@@ -171,16 +170,12 @@ class DatabaseWrapper(PostgresWrapper):  # type: ignore[misc]  # Django has no a
     def close(self) -> None:
         """Give the connection back to its pool."""
         super().close()
-        if self.alias == NO_DB_ALIAS:
-            self.close_pool()
+        if self.alias == NO_DB_ALIAS and self._router is not None:
+            close_routers(self.spec)
 
     def close_pool(self) -> None:
-        """Close the router: nobody may be connected to a database that is copied or dropped."""
-        if self._read is not None:
-            router = self._router
-            if router is not None and is_open(router):
-                close_router(router)
-            self._router = None
+        """Close the routers to this database: nobody may be connected to one that is copied or dropped."""
+        close_routers(self.spec)
 
     def ensure_timezone(self) -> bool:
         """Give the connection the time zone of the settings, which tests change; return whether it had another."""

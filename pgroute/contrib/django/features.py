@@ -7,6 +7,7 @@ from typing import Any
 from django.db.backends.postgresql.features import DatabaseFeatures as PostgresFeatures
 from django.utils.functional import cached_property
 
+_POOL = "backends.postgresql.tests.Tests"
 _HEALTH = "backends.base.test_base.ConnectionHealthChecksTests"
 
 
@@ -22,5 +23,12 @@ class DatabaseFeatures(PostgresFeatures):  # type: ignore[misc]  # Django has no
             f"{_HEALTH}.test_health_checks_enabled_errors_occurred",
             f"{_HEALTH}.test_health_checks_disabled",
             f"{_HEALTH}.test_set_autocommit_health_checks_enabled",
+        }
+        skips["Django's own pool is refused."] = {
+            f"{_POOL}.test_connect_pool",
+            f"{_POOL}.test_connect_pool_set_to_true",
+            f"{_POOL}.test_connect_pool_with_timezone",
+            f"{_POOL}.test_pooling_health_checks",
+            f"{_POOL}.test_pooling_not_support_persistent_connections",
         }
         return skips

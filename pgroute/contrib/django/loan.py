@@ -73,8 +73,8 @@ class Loan(Checkout[Any]):
 
     @property
     def usable(self) -> bool:
-        """Whether the connection is fit for more, as far as is known here, without a round trip."""
-        return not (self.refused or self.conn.closed) and alive(self.conn)
+        """Whether the connection would take a statement, as far as is known here, without a round trip."""
+        return not self.lost and self.conn.pgconn.transaction_status != INERROR and alive(self.conn)
 
     @property
     def lost(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -151,8 +152,13 @@ class RouterSpec:
     assume_role: str | None
     session: Mapping[str, Any] = field(compare=False)
 
+    @property
+    def database(self) -> tuple[str, ...]:
+        """Which database of which servers it leads to."""
+        return tuple(str(self.parameters.get(name, "")) for name in ("host", "hostaddr", "port", "service", "dbname"))
+
     def __hash__(self) -> int:
-        return hash((self.parameters.get("host"), str(self.parameters.get("port")), self.parameters.get("dbname")))
+        return hash(self.database)
 
     def make(self) -> Router[Any]:
         """Return a new router, not open yet.
@@ -184,24 +190,37 @@ def make_spec(parameters: Mapping[str, Any], options: AliasOptions) -> RouterSpe
 
 
 def _assuming(role: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a router whose connections assume a role before all else.
+    """Return the arguments of a router whose sessions find a role assumed.
 
-    Once for each connection. It is not seen from outside, so that it would have to be said at each checkout.
+    It is assumed once for each connection, without a round trip for each session. Where returned connections are reset,
+    which may undo it, it is assumed in each session.
     """
-
-    def with_role(then: Callable[[Any], Any] | None) -> Callable[[psycopg.Connection[Any]], None]:
-        def configure(conn: psycopg.Connection[Any]) -> None:
-            conn.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
-            if not conn.autocommit:
-                conn.commit()
-            if then is not None:
-                then(conn)
-
-        return configure
-
-    found: dict[str, Any] = {"configure": with_role(options.get("configure"))}
+    statement = sql.SQL("SET ROLE {}").format(sql.Identifier(role))
+    found = {}
     for name in ("writer", "reader"):
         pool = options.get(name)
-        if isinstance(pool, PoolOptions) and pool.configure is not None:
-            found[name] = replace(pool, configure=with_role(pool.configure))
+        if pool is None:
+            pool = PoolOptions()
+        if isinstance(pool, PoolOptions):  # the router refuses anything else
+            once = pool.reset is None and options.get("reset") is None
+            found[name] = replace(pool, setup=_setup(statement, pool.setup, once=once))
     return found
+
+
+def _setup(
+    statement: sql.Composed, then: Callable[[Any], Any] | None, *, once: bool
+) -> Callable[[psycopg.Connection[Any]], None]:
+    done: weakref.WeakSet[psycopg.Connection[Any]] = weakref.WeakSet()
+
+    def setup(conn: psycopg.Connection[Any]) -> None:
+        if conn not in done:
+            autocommit = conn.autocommit
+            conn.autocommit = True
+            conn.execute(statement)
+            conn.autocommit = autocommit
+            if once:
+                done.add(conn)
+        if then is not None:
+            then(conn)
+
+    return setup

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pgroute.contrib.django.options import RouterSpec
 
 _shared = SharedRouters()
-_open: dict[Router[Any], int] = {}
+_open: dict[Router[Any], tuple[RouterSpec, int]] = {}
 
 
 def router_for(spec: RouterSpec) -> Router[Any]:
@@ -26,23 +26,29 @@ def router_for(spec: RouterSpec) -> Router[Any]:
     """
     router: Router[Any] = _shared.find_or_make(spec, lambda: (spec, spec.make))  # type: ignore[assignment]
     if router not in _open:
-        _open[router] = os.getpid()
+        _open[router] = (spec, os.getpid())
         router.open()
     return router
 
 
-def close_router(router: Router[Any]) -> None:
-    """Close a router at once, with the sessions that aliases still have of it. The next session makes another."""
-    _open.pop(router, None)
-    router.close(timeout=0)
+def close_routers(spec: RouterSpec) -> None:
+    """Close all routers of this process that lead to the same database, at once, with the sessions in use.
+
+    The next session makes another router.
+    """
+    for router, (other, pid) in [*_open.items()]:
+        if pid == os.getpid() and other.database == spec.database:
+            _open.pop(router, None)
+            router.close(timeout=0)
 
 
 @atexit.register
 def close_all() -> None:
     """Close all routers that this process has opened."""
-    for router, pid in [*_open.items()]:
+    for router, (_, pid) in [*_open.items()]:
         if pid == os.getpid():
-            close_router(router)
+            _open.pop(router, None)
+            router.close(timeout=0)
 
 
 def get_router(alias: str = "default") -> Router[Any]:
