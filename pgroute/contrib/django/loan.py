@@ -13,7 +13,7 @@ from pgroute._sync.pool.lease import READ_ONLY_DEFAULT, alive, shut
 from pgroute._sync.router import manager_of
 from pgroute.core.config.demand_options import DEFAULT_WAIT
 from pgroute.core.model.roles import Role
-from pgroute.errors import CommitUnknown
+from pgroute.errors import CommitUnknown, SessionLost
 from pgroute.runtime.causality import CausalReading
 
 if TYPE_CHECKING:
@@ -106,6 +106,13 @@ class Loan(Checkout[Any]):
             psycopg.Error: the server's error.
         """
         self.left_to_parent(None)
+        if self.conn.closed:
+            self.kick()
+            raise SessionLost(
+                f"the connection to {self.key} was lost before COMMIT was sent: nothing of the transaction was "
+                "committed",
+                topology=self.topology,
+            )
         if self.conn.pgconn.transaction_status != INTRANS:
             self.conn.commit()
             return

@@ -39,11 +39,11 @@ class ReadReplicaRouter:
         """Return the alias for a query that reads."""
         if self._foreign(hints):
             return None
-        reader = self._reader()
-        # In tests, the alias for reading mirrors the writer.
-        if reader is None or not reading(connections.settings[reader]) or connections[self.writer].connection:
+        writer, reader = connections[self.writer], self._reader()
+        if writer.connection is not None or writer.in_atomic_block:
             return self.writer
-        return reader
+        # In tests, the alias for reading mirrors the writer.
+        return self.writer if reader is None or not reading(connections.settings[reader]) else reader
 
     def db_for_write(self, model: type[Any], **hints: Any) -> str | None:
         """Return the alias for a query that writes."""
