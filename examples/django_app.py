@@ -14,7 +14,6 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 from psycopg.conninfo import conninfo_to_dict
 
@@ -40,7 +39,12 @@ DEMO_USAGE = """\
 def set_up(dsn: str) -> None:
     """Load the project, with its database where the DSN leads, and make its tables."""
     told = conninfo_to_dict(dsn)
-    for variable, name in (("DB_HOST", "host"), ("DB_PORT", "port"), ("DB_NAME", "dbname"), ("DB_USER", "user")):
+    for variable, name in (
+        ("DB_HOST", "host"),
+        ("DB_PORT", "port"),
+        ("DB_NAME", "dbname"),
+        ("DB_USER", "user"),
+    ):
         os.environ[variable] = str(told.get(name, ""))
     for variable, name in (("PGPASSWORD", "password"), ("PGPASSFILE", "passfile")):
         if told.get(name):
@@ -92,12 +96,12 @@ def serve(dsn: str, port: int, cluster: LocalCluster | None = None) -> None:
 
     from pgroute.contrib.django import get_router
 
-    class Handler(WSGIRequestHandler):  # type: ignore[misc]  # Django has no annotations
+    class Handler(WSGIRequestHandler):
         """No waiting for silent clients: so that the server can end."""
 
         timeout = 3.0
 
-    class Server(ThreadedWSGIServer):  # type: ignore[misc]
+    class Server(ThreadedWSGIServer):
         """A thread for each request; closing it waits for those that are being answered."""
 
         daemon_threads = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import models
 
 
-class Order(models.Model):  # type: ignore[misc]  # Django has no annotations
+class Order(models.Model):
     """An order. However often its client sends the key, there is one order."""
 
     id = models.BigAutoField(primary_key=True)

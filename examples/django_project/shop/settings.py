@@ -1,4 +1,4 @@
-"""The settings; DB_HOST, DB_PORT, DB_NAME and DB_USER say where the database is, PGPASSFILE or PGPASSWORD the password."""
+"""The settings: DB_HOST, DB_PORT, DB_NAME and DB_USER say where the database is, and PGPASSFILE has the password."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from django.test import TestCase, TransactionTestCase
 from shop.models import Order
 
 
-class OrderTests(TestCase):  # type: ignore[misc]  # Django has no annotations
+class OrderTests(TestCase):
     """Each test in a transaction that is rolled back."""
 
     def test_an_order_is_placed_once_for_each_key(self) -> None:
@@ -17,7 +17,9 @@ class OrderTests(TestCase):  # type: ignore[misc]  # Django has no annotations
                 "/orders", {"item": "tea"}, content_type="application/json", headers={"Idempotency-Key": "1"}
             )
             self.assertEqual(reply.status_code, 201)
-        self.assertEqual(self.client.get("/orders").json()["orders"], [{"id": reply.json()["id"], "item": "tea"}])
+        self.assertEqual(
+            self.client.get("/orders").json()["orders"], [{"id": reply.json()["id"], "item": "tea"}]
+        )
 
     def test_a_key_of_another_item_is_refused(self) -> None:
         """The key names one order."""
@@ -28,7 +30,7 @@ class OrderTests(TestCase):  # type: ignore[misc]  # Django has no annotations
         self.assertEqual(reply.status_code, 422)
 
 
-class CommittedTests(TransactionTestCase):  # type: ignore[misc]
+class CommittedTests(TransactionTestCase):
     """Each test with commits of its own."""
 
     def test_what_is_committed_is_read(self) -> None:

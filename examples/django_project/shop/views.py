@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from django.db import Error, connections, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -12,6 +12,9 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 import pgroute
 from pgroute.contrib.django import get_router
 from shop.models import Order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 logger = logging.getLogger("shop")
 
@@ -37,7 +40,9 @@ class ErrorMiddleware:
         logger.warning("%s %s: %s", request.method, request.path, error)
         if isinstance(error, pgroute.PositionLost):
             # A failover has lost what the user has written or seen. The next request begins anew.
-            return JsonResponse({"error": "your last change may be lost: look, then send this again"}, status=409)
+            return JsonResponse(
+                {"error": "your last change may be lost: look, then send this again"}, status=409
+            )
         told = "this was not done: send the same request again"
         if isinstance(error, pgroute.CommitUnknown):
             # The answer to COMMIT was lost. The same request settles it: its key is unique.

@@ -31,13 +31,14 @@ if TYPE_CHECKING:
 _SETTINGS = ("NAME", "HOST", "PORT", "USER", "PASSWORD", "OPTIONS", "CONN_MAX_AGE", "TIME_ZONE")
 
 
-class DatabaseWrapper(PostgresWrapper):  # type: ignore[misc]  # Django has no annotations
+class DatabaseWrapper(PostgresWrapper):
     """A thread's connection: taken from a pool of the router when it is needed, given back when Django closes it.
 
     Attributes:
         loan: the connection that it has; None: none.
     """
 
+    connection: psycopg.Connection[Any] | None
     client_class = DatabaseClient
     creation_class = DatabaseCreation
     features_class = DatabaseFeatures
@@ -117,7 +118,7 @@ class DatabaseWrapper(PostgresWrapper):  # type: ignore[misc]  # Django has no a
         assert self._params is not None
         return self._params
 
-    @async_unsafe  # type: ignore[untyped-decorator]
+    @async_unsafe
     def get_new_connection(self, conn_params: Parameters) -> psycopg.Connection[Any]:
         """Return a connection from a pool of the router."""
         assert self._options is not None
@@ -185,7 +186,7 @@ class DatabaseWrapper(PostgresWrapper):  # type: ignore[misc]  # Django has no a
         # The router does so, once for each connection.
         return False
 
-    @async_unsafe  # type: ignore[untyped-decorator]
+    @async_unsafe
     def ensure_connection(self) -> None:
         """Take a connection if there is none; also in place of one that was lost, once an error has told so."""
         loan = self.loan
@@ -226,7 +227,7 @@ class DatabaseWrapper(PostgresWrapper):  # type: ignore[misc]  # Django has no a
             with debug_transaction(self, "ROLLBACK"), self.wrap_database_errors:
                 self.loan.roll_back_transaction()
 
-    @async_unsafe  # type: ignore[untyped-decorator]
+    @async_unsafe
     def create_cursor(self, name: str | None = None) -> Any:
         """Return a cursor of psycopg's, which ends when the connection is given back."""
         cursor = super().create_cursor(name)

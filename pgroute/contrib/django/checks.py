@@ -30,7 +30,7 @@ def check_settings(app_configs: object = None, **kwargs: object) -> list[CheckMe
     found: list[CheckMessage] = []
     for alias, each in ours.items():
         try:
-            specs[alias] = connections[alias].spec  # type: ignore[attr-defined]
+            specs[alias] = connections[alias].spec
             specs[alias].make()
         except (ImproperlyConfigured, ConfigError) as exc:
             text = str(exc) if isinstance(exc, ImproperlyConfigured) else f"DATABASES[{alias!r}]: {exc}"

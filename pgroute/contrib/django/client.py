@@ -9,7 +9,7 @@ from django.db.backends.postgresql.client import DatabaseClient as PostgresClien
 _ATTRS = {"reader": "prefer-standby"}
 
 
-class DatabaseClient(PostgresClient):  # type: ignore[misc]  # Django has no annotations
+class DatabaseClient(PostgresClient):
     """Starts psql."""
 
     @classmethod

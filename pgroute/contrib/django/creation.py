@@ -7,7 +7,7 @@ from typing import Any
 from django.db.backends.postgresql.creation import DatabaseCreation as PostgresCreation
 
 
-class DatabaseCreation(PostgresCreation):  # type: ignore[misc]  # Django has no annotations
+class DatabaseCreation(PostgresCreation):
     """Makes, copies and drops test databases."""
 
     def set_as_test_mirror(self, primary_settings_dict: dict[str, Any]) -> None:

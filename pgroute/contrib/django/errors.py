@@ -74,7 +74,7 @@ def as_django(exc: errors.RouteError) -> RouteError:
     return made
 
 
-class ErrorWrapper(DatabaseErrorWrapper):  # type: ignore[misc]  # Django has no annotations
+class ErrorWrapper(DatabaseErrorWrapper):
     """Raises errors of the driver as Django's, and has the session take note of them.
 
     Django enters it around each call of the driver.

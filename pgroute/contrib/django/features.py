@@ -11,7 +11,7 @@ _POOL = "backends.postgresql.tests.Tests"
 _HEALTH = "backends.base.test_base.ConnectionHealthChecksTests"
 
 
-class DatabaseFeatures(PostgresFeatures):  # type: ignore[misc]  # Django has no annotations
+class DatabaseFeatures(PostgresFeatures):
     """The features of Django's own backend."""
 
     @cached_property

@@ -68,7 +68,8 @@ class Loan(Checkout[Any]):
         """Return the error for a statement whose commit is not confirmed; it is told once."""
         self._lease.unconfirmed = False
         return CommitUnknown(
-            f"{self.key} committed locally, but no synchronous standby has confirmed it", topology=self.topology
+            f"{self.key} committed locally, but no synchronous standby has confirmed it",
+            topology=self.topology,
         )
 
     @property

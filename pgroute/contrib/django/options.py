@@ -95,10 +95,14 @@ def read_options(options: object) -> AliasOptions:
             role = Role.parse(value)
         elif name == "pool":
             if value:
-                accepted = "the router has pools: expected 'writer' and 'reader' with options such as max_size"
+                accepted = (
+                    "the router has pools: expected 'writer' and 'reader' with options such as max_size"
+                )
                 raise ConfigError(name, value, accepted, secret=True)
         elif name in _ELSEWHERE:
-            raise ConfigError(name, value, _ELSEWHERE[name], secret=is_secret(name) or name in ("dsn", "kwargs"))
+            raise ConfigError(
+                name, value, _ELSEWHERE[name], secret=is_secret(name) or name in ("dsn", "kwargs")
+            )
         elif name in ROUTER_OPTIONS:
             router[name] = _option(name, value)
         elif name in _OF_DJANGO or name in PSYCOPG_ARGUMENTS or name in keywords():
@@ -117,7 +121,9 @@ def _option(name: str, value: object) -> object:
         return _made(name, _OPTION_CLASSES[name], value)
     if name == "host_options":
         return {
-            host: _made(f"host_options[{host!r}]", HostOptions, given) if isinstance(given, Mapping) else given
+            host: _made(f"host_options[{host!r}]", HostOptions, given)
+            if isinstance(given, Mapping)
+            else given
             for host, given in value.items()
         }
     return value
@@ -155,7 +161,9 @@ class RouterSpec:
     @property
     def database(self) -> tuple[str, ...]:
         """Which database of which servers it leads to."""
-        return tuple(str(self.parameters.get(name, "")) for name in ("host", "hostaddr", "port", "service", "dbname"))
+        return tuple(
+            str(self.parameters.get(name, "")) for name in ("host", "hostaddr", "port", "service", "dbname")
+        )
 
     def __hash__(self) -> int:
         return hash(self.database)

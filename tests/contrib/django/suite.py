@@ -24,12 +24,52 @@ from pgroute.testing import LocalCluster, available_versions
 ROOT = Path(__file__).parents[3]
 ENGINES = {"pgroute": "pgroute.contrib.django", "django": "django.db.backends.postgresql"}
 APPS = (
-    "aggregation annotations async atomic_migrations backends basic bulk_create cache check_framework constraints "
-    "custom_managers dbshell defer delete delete_regress expressions fixtures get_or_create handlers indexes inspectdb "
-    "introspection lookup many_to_many many_to_one migrations model_fields multiple_database postgres_tests "
-    "prefetch_related queries raw_query save_delete_hooks schema select_for_update serializers servers sessions_tests "
-    "signals test_runner test_utils timezones transaction_hooks transactions update"
-).split()
+    "aggregation",
+    "annotations",
+    "async",
+    "atomic_migrations",
+    "backends",
+    "basic",
+    "bulk_create",
+    "cache",
+    "check_framework",
+    "constraints",
+    "custom_managers",
+    "dbshell",
+    "defer",
+    "delete",
+    "delete_regress",
+    "expressions",
+    "fixtures",
+    "get_or_create",
+    "handlers",
+    "indexes",
+    "inspectdb",
+    "introspection",
+    "lookup",
+    "many_to_many",
+    "many_to_one",
+    "migrations",
+    "model_fields",
+    "multiple_database",
+    "postgres_tests",
+    "prefetch_related",
+    "queries",
+    "raw_query",
+    "save_delete_hooks",
+    "schema",
+    "select_for_update",
+    "serializers",
+    "servers",
+    "sessions_tests",
+    "signals",
+    "test_runner",
+    "test_utils",
+    "timezones",
+    "transaction_hooks",
+    "transactions",
+    "update",
+)
 
 
 def unpack(folder: Path, sdist: str | None) -> Path:
@@ -86,7 +126,8 @@ def main() -> int:
         tests = unpack(Path(name), args.sdist)
         apps = [app for app in args.apps if (tests / app).is_dir()]
         found = {
-            title: run(tests, engine, cluster, apps, logs / f"{title}.log") for title, engine in ENGINES.items()
+            title: run(tests, engine, cluster, apps, logs / f"{title}.log")
+            for title, engine in ENGINES.items()
         }
     ours, theirs = found["pgroute"], found["django"]
     print(f"Django {django.__version__}, {len(apps)} folders of its tests: {' '.join(apps)}")
@@ -96,7 +137,9 @@ def main() -> int:
     for test in different:
         print(f"{test}: {ours.get(test, 'not run')} / {theirs.get(test, 'not run')}")
     unexpected = [test for test in different if not ours.get(test, "").startswith("skipped")]
-    print(f"{len(different)} different, of which {len(unexpected)} were not skipped for a reason of pgroute's")
+    print(
+        f"{len(different)} different, of which {len(unexpected)} were not skipped for a reason of pgroute's"
+    )
     return 1 if unexpected else 0
 
 

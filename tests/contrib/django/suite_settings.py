@@ -60,7 +60,7 @@ class Result(unittest.TextTestResult):
             OUTCOMES[test.id()] = "failed"
 
 
-class Runner(DiscoverRunner):  # type: ignore[misc]  # Django has no annotations
+class Runner(DiscoverRunner):
     """Runs the tests, and writes their outcomes into the file that SUITE_OUTCOMES names."""
 
     def get_resultclass(self) -> type[unittest.TextTestResult]:

@@ -14,10 +14,9 @@ from django.db import InternalError, connection, connections, transaction
 from django.db.utils import IntegrityError
 
 from pgroute.contrib.django import get_router
-from pgroute.testing import FaultProxy
 from tests.contrib.django.conftest import use
 from tests.contrib.django.models import Comment, Note
-from tests.support import dsn_with, eventually, password_of
+from tests.support import dsn_at, dsn_with, eventually, password_of
 from tests.wiretap import Wiretap
 
 pytestmark = pytest.mark.cluster
@@ -98,7 +97,7 @@ def test_a_connection_closed_within_atomic_is_not_used_there_again(databases):
 
 def test_a_connection_costs_no_round_trip_beyond_its_statements(configure, dsn, shared):
     with Wiretap(shared.primary) as tap:
-        configure(dsn_with(FaultProxy.dsn([tap]), dbname="django_tests"))
+        configure(dsn_at(f"{tap.host}:{tap.port}", tap, dbname="django_tests"))
         pid()
         connection.close()
         tap.take()
@@ -160,7 +159,7 @@ def test_aliases_with_other_session_settings_share_the_pool(configure, dsn):
 
 def test_a_role_is_assumed_once_for_each_connection(configure, dsn, shared):
     with Wiretap(shared.primary) as tap:
-        configure(dsn_with(FaultProxy.dsn([tap]), dbname="django_tests"), assume_role="pg_monitor")
+        configure(dsn_at(f"{tap.host}:{tap.port}", tap, dbname="django_tests"), assume_role="pg_monitor")
         assert value("default", "SELECT current_user::text") == "pg_monitor"
         connection.close()
         tap.take()
@@ -183,7 +182,9 @@ def test_a_role_is_assumed_again_where_connections_are_reset(configure, dsn):
 
 
 def test_a_reader_that_is_written_to_says_so(databases):
-    with pytest.raises(InternalError, match=r"the alias 'reader' is for reading \(its OPTIONS say 'role': 'reader'\)"):
+    with pytest.raises(
+        InternalError, match=r"the alias 'reader' is for reading \(its OPTIONS say 'role': 'reader'\)"
+    ):
         Note.objects.using("reader").create(text="no")
     with pytest.raises(InternalError, match="for reading"), transaction.atomic("reader"):
         Note.objects.using("reader").create(text="no")
@@ -249,6 +250,11 @@ def test_a_password_is_in_no_error_nor_repr(configure, dsn, pgroute_shared_clust
     with pytest.raises(ImproperlyConfigured) as caught:
         pid()
     configure(dsn_with(dsn, password=password))
-    told = [str(caught.value), repr(connection), repr(connection.get_connection_params()), repr(connection.spec)]
+    told = [
+        str(caught.value),
+        repr(connection),
+        repr(connection.get_connection_params()),
+        repr(connection.spec),
+    ]
     assert password not in "".join(told)
     assert "did you mean acquire_timeout?" in told[0]

@@ -58,7 +58,7 @@ def manage(shared):
     """Runs `manage.py` of the example on the shared cluster, in a database of this test's own."""
     shared.primary.execute("CREATE DATABASE django_example")
     shared.catch_up()
-    told = conninfo_to_dict(shared.dsn)
+    told = {name: str(value) for name, value in conninfo_to_dict(shared.dsn).items()}
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
         "PYTHONPATH": str(ROOT),
@@ -90,7 +90,9 @@ def test_commands_work_on_the_primary(manage, shared):
     assert "System check identified no issues" in manage("check", "--database", "default")
     assert "Applying shop.0001_initial... OK" in manage("migrate")
     assert "class PgrouteWebOrder(models.Model):" in manage("inspectdb")
-    with psycopg.connect(dsn_with(shared.dsn, dbname="django_example"), target_session_attrs="primary") as conn:
+    with psycopg.connect(
+        dsn_with(shared.dsn, dbname="django_example"), target_session_attrs="primary"
+    ) as conn:
         conn.execute("INSERT INTO pgroute_web_order (key, item) VALUES ('1', 'tea')")
     manage("flush", "--noinput")
     manage("migrate", "shop", "zero", "--verbosity", "0")

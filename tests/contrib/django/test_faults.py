@@ -65,7 +65,7 @@ def test_an_idle_connection_that_was_lost_is_not_seen_by_the_next_request(proxy)
 
 def test_a_lost_acknowledgement_of_commit_is_commit_unknown(proxy):
     lost = []
-    with pytest.raises(OperationalError) as caught, transaction.atomic():  # noqa: PT012
+    with pytest.raises(OperationalError) as caught, transaction.atomic():
         transaction.on_commit(lambda: lost.append("called"))
         Note.objects.create(text="perhaps")
         trigger = proxy.when(b"COMMIT", action="reset")
@@ -83,7 +83,7 @@ def test_a_lost_acknowledgement_of_commit_is_commit_unknown(proxy):
 
 
 def test_a_connection_lost_before_commit_is_session_lost(proxy):
-    with pytest.raises(pgroute.SessionLost) as caught, transaction.atomic():  # noqa: PT012
+    with pytest.raises(pgroute.SessionLost) as caught, transaction.atomic():
         Note.objects.create(text="never")
         proxy.reset()
         eventually(lambda: not connection.is_usable())
@@ -92,7 +92,7 @@ def test_a_connection_lost_before_commit_is_session_lost(proxy):
 
 
 def test_the_error_of_a_lost_commit_does_not_wait_for_a_new_primary(proxy):
-    with pytest.raises(pgroute.CommitUnknown), transaction.atomic():  # noqa: PT012
+    with pytest.raises(pgroute.CommitUnknown), transaction.atomic():
         Note.objects.create(text="perhaps")
         proxy.when(b"COMMIT", action="reset")
         begun = time.monotonic()
@@ -113,7 +113,7 @@ def test_no_host_is_told_with_its_reasons(proxy):
     get_router()
     use_short = connection.settings_dict["OPTIONS"] | {"acquire_timeout": 0.2}
     connection.settings_dict["OPTIONS"] = use_short
-    with pytest.raises(pgroute.NoHostAvailable, match="is down|down for|no writer session") as caught:
+    with pytest.raises(pgroute.NoHostAvailable, match="no writer session") as caught:
         Note.objects.using("default").count()
     assert isinstance(caught.value, OperationalError)
     proxy.clear_faults()
@@ -150,7 +150,10 @@ def test_a_commit_that_no_standby_confirms_is_commit_unknown(configure, synchron
     standby.freeze()
     try:
         cancel_when_waiting(first)
-        with pytest.raises(pgroute.CommitUnknown, match="no synchronous standby has confirmed it"), transaction.atomic():
+        with (
+            pytest.raises(pgroute.CommitUnknown, match="no synchronous standby has confirmed it"),
+            transaction.atomic(),
+        ):
             Note.objects.create(text="local")
         cancel_when_waiting(first)
         with pytest.raises(pgroute.CommitUnknown, match="no synchronous standby has confirmed it"):
@@ -174,7 +177,11 @@ def cancel_when_waiting(node):
 def test_errors_of_pgroute_are_django_s_by_class():
     from pgroute.contrib.django.errors import as_django
 
-    for error in (pgroute.SessionLost("s", rerun_safe=True), pgroute.PoolExhausted("p"), pgroute.RouterClosed("r")):
+    for error in (
+        pgroute.SessionLost("s", rerun_safe=True),
+        pgroute.PoolExhausted("p"),
+        pgroute.RouterClosed("r"),
+    ):
         made = as_django(error)
         assert isinstance(made, (type(error), django.db.OperationalError))
         assert isinstance(made, type(error))

@@ -148,8 +148,8 @@ def test_a_forged_old_or_foreign_cookie_is_ignored(databases, shared):
     client = Client()
     written = get(client, "/write/tea")
     position = signing.loads(client.cookies[COOKIE].value, salt="pgroute.position")[0]
-    ahead = pgroute.Position.parse(position)
-    ahead = str(pgroute.Position(ahead.system_id, ahead.timeline, ahead.lsn + 2**40))
+    parsed = pgroute.Position.parse(position)
+    ahead = str(pgroute.Position(parsed.system_id, parsed.timeline, parsed.lsn + 2**40))
     foreign = str(pgroute.Position(1, 1, 1))
     for value in (
         "",

@@ -14,7 +14,13 @@ from pgroute.contrib.django.client import DatabaseClient
 from pgroute.contrib.django.options import read_options
 from tests.contrib.django.conftest import use
 
-ENTRY = {"ENGINE": "pgroute.contrib.django", "HOST": "db1,db2", "NAME": "shop", "USER": "app", "PASSWORD": "geheim"}
+ENTRY = {
+    "ENGINE": "pgroute.contrib.django",
+    "HOST": "db1,db2",
+    "NAME": "shop",
+    "USER": "app",
+    "PASSWORD": "geheim",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -44,16 +50,31 @@ def told(**options):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"acquire_timeot": 3}, "acquire_timeot '***': the router has no such parameter, did you mean acquire_timeout?"),
+        (
+            {"acquire_timeot": 3},
+            "acquire_timeot '***': the router has no such parameter, did you mean acquire_timeout?",
+        ),
         ({"rol": "reader"}, "rol '***': the router has no such parameter, did you mean role?"),
         ({"sslmod": "require"}, "sslmod '***': the router has no such parameter, did you mean sslmode?"),
         ({"role": "redaer"}, "role 'redaer': expected"),
-        ({"max_size": 4}, "max_size 4: each role has its own: expected writer=PoolOptions(max_size=4), or reader="),
-        ({"writer": {"max_sise": 4}}, "writer['max_sise'] '***': there is no such option, did you mean max_size?"),
+        (
+            {"max_size": 4},
+            "max_size 4: each role has its own: expected writer=PoolOptions(max_size=4), or reader=",
+        ),
+        (
+            {"writer": {"max_sise": 4}},
+            "writer['max_sise'] '***': there is no such option, did you mean max_size?",
+        ),
         ({"writer": {"max_size": 0}}, "max_size 0: expected"),
-        ({"pool": True}, "pool '***': the router has pools: expected 'writer' and 'reader' with options such as max_size"),
+        (
+            {"pool": True},
+            "pool '***': the router has pools: expected 'writer' and 'reader' with options such as max_size",
+        ),
         ({"pool": {"min_size": 2}}, "pool '***': the router has pools"),
-        ({"target_session_attrs": "read-write"}, "target_session_attrs 'read-write': expected 'role': 'writer' or"),
+        (
+            {"target_session_attrs": "read-write"},
+            "target_session_attrs 'read-write': expected 'role': 'writer' or",
+        ),
         ({"hosts": "db1"}, "hosts 'db1': expected in HOST, a list: 'db1,db2'"),
         ({"dsn": "postgresql://app:geheim@db1/shop"}, "dsn '***': expected as HOST"),
         ({"password": "geheim"}, "password '***': expected in PASSWORD"),
@@ -61,7 +82,10 @@ def told(**options):
         ({"autocommit": True}, "autocommit True: expected in AUTOCOMMIT"),
         ({"balance": "fair"}, "balance 'fair': expected"),
         ({"acquire_timeout": 0}, "acquire_timeout 0: expected"),
-        ({"host_options": {"db9": {"weight": 0}}}, "host_options 'db9': expected one of the hosts of the DSN"),
+        (
+            {"host_options": {"db9": {"weight": 0}}},
+            "host_options 'db9': expected one of the hosts of the DSN",
+        ),
         ({"sslmode": "sometimes"}, "sslmode"),
         ({"connect_timeout": "soon"}, "connect_timeout 'soon': expected an integer"),
     ],
@@ -130,7 +154,9 @@ def test_the_checks_tell_mistakes():
 
 
 def test_the_checks_tell_which_settings_keep_aliases_apart():
-    apart = ids(MIRRORED | {"USER": "reporter", "PASSWORD": "verschwiegen"}, OPTIONS={"max_lag": 3})["pgroute.W003"]
+    apart = ids(MIRRORED | {"USER": "reporter", "PASSWORD": "verschwiegen"}, OPTIONS={"max_lag": 3})[
+        "pgroute.W003"
+    ]
     assert apart.endswith("differ from those of 'default': max_lag, password, user.")
     assert "verschwiegen" not in apart
     assert connections["reader"].spec != connections["default"].spec
@@ -152,6 +178,8 @@ def test_the_checks_tell_that_the_middleware_comes_too_late():
 def test_psql_is_sent_to_a_host_of_the_role():
     databases(MIRRORED)
     for alias, attrs in (("default", "read-write"), ("reader", "prefer-standby")):
-        args, env = DatabaseClient.settings_to_cmd_args_env(connections[alias].settings_dict, ["-c", "SELECT 1"])
+        args, env = DatabaseClient.settings_to_cmd_args_env(
+            connections[alias].settings_dict, ["-c", "SELECT 1"]
+        )
         assert args == ["psql", "-U", "app", "-h", "db1,db2", "-c", "SELECT 1", "shop"]
         assert env == {"PGPASSWORD": "geheim", "PGTARGETSESSIONATTRS": attrs}
