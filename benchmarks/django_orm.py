@@ -109,9 +109,9 @@ def work(database):
 
 
 def switchover(names):
-    """Stop the primary under load, promote a standby, bring the old one back as its standby; for each variant."""
+    """Stop the primary under load, promote the last host, bring the first back as its standby; for each variant."""
     print(
-        f"{WRITERS} writers; the primary is stopped (fast), a standby promoted, the old primary rejoins as a standby"
+        f"{WRITERS} writers; of three hosts the first, the primary, is stopped (fast), and the last one promoted"
     )
     for name in names:
         with LocalCluster() as cluster:
@@ -137,7 +137,7 @@ def switchover(names):
             time.sleep(BEFORE)
             stopped = time.monotonic()
             first.stop("fast")
-            new = cluster.promote()
+            new = cluster.promote(cluster.nodes[-1])  # libpq goes on to the standby before it
             promoted = time.monotonic()
             first.rejoin(new)
             time.sleep(max(0.0, promoted + AFTER - time.monotonic()))

@@ -41,9 +41,9 @@ class PositionMiddleware:
 
     sync_capable = True
     async_capable = True
-    cookie_name = "pgroute_position"
-    max_age = 600
-    on_reads = True
+    cookie_name: str = "pgroute_position"
+    max_age: int = 600
+    on_reads: bool = True
 
     def __init__(self, get_response: Callable[[Any], Any]) -> None:
         self.get_response = get_response

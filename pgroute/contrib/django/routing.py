@@ -32,11 +32,16 @@ class ReadReplicaRouter:
         reader: the alias for reading; None: the first one whose OPTIONS say ``"role": "reader"``.
     """
 
-    writer = DEFAULT_DB_ALIAS
+    writer: str = DEFAULT_DB_ALIAS
     reader: str | None = None
 
     def db_for_read(self, model: type[Any], **hints: Any) -> str | None:
-        """Return the alias for a query that reads."""
+        """Return the alias for a query that reads; None: the next router decides.
+
+        Args:
+            model: whose rows are read.
+            hints: from Django, such as the instance that they belong to.
+        """
         if self._foreign(hints):
             return None
         writer, reader = connections[self.writer], self._reader()
@@ -46,16 +51,33 @@ class ReadReplicaRouter:
         return self.writer if reader is None or not reading(connections.settings[reader]) else reader
 
     def db_for_write(self, model: type[Any], **hints: Any) -> str | None:
-        """Return the alias for a query that writes."""
+        """Return the alias for a query that writes; None: the next router decides.
+
+        Args:
+            model: whose rows are written.
+            hints: as above.
+        """
         return None if self._foreign(hints) else self.writer
 
     def allow_relation(self, obj1: Any, obj2: Any, **hints: Any) -> bool | None:
-        """Return True for two instances of these aliases, which are of one database."""
+        """Return True for two instances of these aliases, which are of one database; None: the next router decides.
+
+        Args:
+            obj1: an instance.
+            obj2: another.
+            hints: from Django.
+        """
         ours = {self.writer, self._reader()}
         return True if obj1._state.db in ours and obj2._state.db in ours else None
 
     def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool | None:
-        """Return False for an alias for reading."""
+        """Return False for the alias for reading; None: the next router decides.
+
+        Args:
+            db: the alias.
+            app_label: of the application to migrate.
+            hints: from Django.
+        """
         return False if db == self._reader() and db != self.writer else None
 
     def _foreign(self, hints: Mapping[str, Any]) -> bool:

@@ -15,7 +15,8 @@ import pgroute
 from pgroute.contrib.django import PositionMiddleware, ReadReplicaRouter, get_router
 from tests.contrib.django.conftest import make_models, use
 from tests.contrib.django.models import Comment, Note
-from tests.support import eventually
+from tests.support import dsn_at, eventually
+from tests.wiretap import Wiretap
 
 pytestmark = pytest.mark.cluster
 
@@ -205,6 +206,19 @@ def test_reads_that_are_not_noted_cost_no_question(databases, late, monkeypatch)
     with late():
         get(client, "/write/tea")
         assert get(client, "/read")["notes"] == ["tea"]
+
+
+def test_a_position_comes_with_the_commit_or_costs_one_round_trip(configure, dsn, databases, shared):
+    with Wiretap(shared.primary) as tap:
+        configure(dsn_at(f"{tap.host}:{tap.port}", tap, dbname="django_tests"))
+        client = Client()
+        get(client, "/write/first")
+        tap.take()
+        get(client, "/write/tea")
+        assert tap.round_trips() == 3  # BEGIN, INSERT, COMMIT with the question
+        get(client, "/write-plain/coffee")
+        assert tap.round_trips() == 2  # INSERT, the question
+        use({})
 
 
 def test_tests_read_where_they_write(databases):
