@@ -217,6 +217,13 @@ class DatabaseWrapper(PostgresWrapper):
             return
         super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
 
+    def _set_autocommit(self, autocommit: bool) -> None:
+        # psycopg sends nothing for it, but it passes where statements are noted.
+        quiet = self.loan is not None and self.loan.quiet
+        super()._set_autocommit(autocommit)
+        if quiet and self.loan is not None:
+            self.loan.note_begin()
+
     def _commit(self) -> None:
         if self.loan is not None:
             with debug_transaction(self, "COMMIT"), self.wrap_database_errors:

@@ -73,6 +73,11 @@ class Loan(Checkout[Any]):
         )
 
     @property
+    def quiet(self) -> bool:
+        """Whether there was no statement outside of a transaction since the last commit."""
+        return not self._lease.was_idle
+
+    @property
     def usable(self) -> bool:
         """Whether the connection would take a statement, as far as is known here, without a round trip."""
         return not self.lost and self.conn.pgconn.transaction_status != INERROR and alive(self.conn)
@@ -153,7 +158,7 @@ class Loan(Checkout[Any]):
                 if conn.pgconn.transaction_status in (INTRANS, INERROR):
                     self._roll_back_quietly()
             if self._ticket is not None:
-                if self._lease.was_idle:  # after the last COMMIT there were other statements
+                if not self.quiet:
                     self._progress = None
                 self._ask_progress(_PATIENCE)
         finally:
