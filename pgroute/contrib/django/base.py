@@ -175,7 +175,7 @@ class DatabaseWrapper(PostgresWrapper):
             close_routers(self.spec)
 
     def close_pool(self) -> None:
-        """Close the routers to this database: nobody may be connected to one that is copied or dropped."""
+        """Close the routers to this database that nobody has a connection of."""
         close_routers(self.spec)
 
     def ensure_timezone(self) -> bool:
@@ -186,16 +186,18 @@ class DatabaseWrapper(PostgresWrapper):
         # The router does so, once for each connection.
         return False
 
-    @async_unsafe
-    def ensure_connection(self) -> None:
-        """Take a connection if there is none; also in place of one that was lost, once an error has told so."""
+    def close_if_health_check_failed(self) -> None:
+        """Give up a connection that was lost, once an error has told so, or that a parent process has.
+
+        Django calls it before each cursor and each change of autocommit.
+        """
         loan = self.loan
         if loan is not None and self.connection is not None:
             if loan.inherited:
                 self._leave_to_parent(loan)
             elif loan.lost and self.autocommit and not self.in_atomic_block:
                 self.close()
-        super().ensure_connection()
+        super().close_if_health_check_failed()
 
     def _leave_to_parent(self, loan: Loan) -> None:
         if self.in_atomic_block:
@@ -218,11 +220,9 @@ class DatabaseWrapper(PostgresWrapper):
         super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
 
     def _set_autocommit(self, autocommit: bool) -> None:
-        # psycopg sends nothing for it, but it passes where statements are noted.
-        quiet = self.loan is not None and self.loan.quiet
-        super()._set_autocommit(autocommit)
-        if quiet and self.loan is not None:
-            self.loan.note_begin()
+        if self.loan is not None:
+            with self.wrap_database_errors:
+                self.loan.set_autocommit(autocommit)
 
     def _commit(self) -> None:
         if self.loan is not None:

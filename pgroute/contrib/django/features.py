@@ -19,6 +19,7 @@ class DatabaseFeatures(PostgresFeatures):
         """Tests of Django's that do not apply, by reason."""
         skips: dict[str, Any] = dict(super().django_test_skips)
         skips["Connections are kept in pools, not from request to request (CONN_MAX_AGE)."] = {
+            "servers.tests.LiveServerTestCloseConnectionTest.test_closes_connections",
             f"{_HEALTH}.test_health_checks_enabled",
             f"{_HEALTH}.test_health_checks_enabled_errors_occurred",
             f"{_HEALTH}.test_health_checks_disabled",

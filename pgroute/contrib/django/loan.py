@@ -102,6 +102,13 @@ class Loan(Checkout[Any]):
         ):
             self.refused = True
 
+    def set_autocommit(self, autocommit: bool) -> None:
+        """Turn autocommit on or off; psycopg sends nothing for it, but it passes where statements are noted."""
+        quiet = self.quiet
+        self.conn.autocommit = autocommit
+        if quiet:
+            self.note_begin()
+
     def commit(self) -> None:
         """Commit; the loan goes on.
 

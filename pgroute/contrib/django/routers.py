@@ -6,6 +6,7 @@ import atexit
 import os
 from typing import TYPE_CHECKING, Any
 
+from pgroute._sync.router import manager_of
 from pgroute.config_file.shared import SharedRouters
 
 if TYPE_CHECKING:
@@ -31,13 +32,17 @@ def router_for(spec: RouterSpec) -> Router[Any]:
     return router
 
 
-def close_routers(spec: RouterSpec) -> None:
-    """Close all routers of this process that lead to the same database, at once, with the sessions in use.
+def close_routers(spec: RouterSpec, *, with_sessions: bool = False) -> None:
+    """Close the routers of this process that lead to the same database; the next session makes another one.
 
-    The next session makes another router.
+    Args:
+        spec: of one of them.
+        with_sessions: those too that have sessions in use, which are aborted.
     """
     for router, (other, pid) in [*_open.items()]:
-        if pid == os.getpid() and other.database == spec.database:
+        if pid != os.getpid() or other.database != spec.database:
+            continue
+        if with_sessions or not any(pool.in_use for pool in manager_of(router).pools.values()):
             _open.pop(router, None)
             router.close(timeout=0)
 

@@ -86,6 +86,7 @@ def manage(shared):
     shared.primary.execute("DROP DATABASE django_example WITH (FORCE)")
 
 
+@pytest.mark.long
 def test_commands_work_on_the_primary(manage, shared):
     assert "System check identified no issues" in manage("check", "--database", "default")
     assert "Applying shop.0001_initial... OK" in manage("migrate")
