@@ -37,6 +37,7 @@ CHAPTERS = (
         "ConfigError RouteError AcquireTimeout NoHostAvailable PoolExhausted SplitBrainError PositionLost SessionLost"
         " CommitUnknown RouterClosed",
     ),
+    Chapter("Django", "pgroute.contrib.django", "ReadReplicaRouter PositionMiddleware get_router"),
     Chapter("Hosts", "pgroute", "Topology HostInfo HostState HostRole HostKey Position"),
     Chapter("Roles", "pgroute", "Role SessionAttrs"),
     Chapter("Events", "pgroute", "Event EventKind"),
