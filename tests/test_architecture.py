@@ -24,6 +24,7 @@ _FACE = (
     ("progress",),
     ("commit",),
     ("checkout", "keyed", "reconciler"),
+    ("ending",),
     ("lifecycle",),
     ("manager",),
     ("pool_tasks",),

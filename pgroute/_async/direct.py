@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from psycopg.rows import tuple_row
 
-# sync-only: from psycopg_pool.abc import CT
-from psycopg_pool.abc import ACT as CT  # async-only
-
 from pgroute._async.alone import COMMITTED, UNKNOWN, AsyncAlone
 from pgroute._async.transaction.runner import run_function
-from pgroute.core.config.options import check_integer
+from pgroute.core.config.options import check_callable, check_integer
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,6 +17,7 @@ if TYPE_CHECKING:
     # sync-only: from collections.abc import Callable, Iterable, Mapping, Sequence
     import psycopg
     from psycopg.abc import QueryNoTemplate as Query
+    from psycopg.rows import AsyncRowFactory, Row
 
     from pgroute._async.checkout import AsyncCheckout
     from pgroute._async.manager import AsyncSessionManager
@@ -27,11 +25,14 @@ if TYPE_CHECKING:
 
     Params = Sequence[Any] | Mapping[str, Any] | None
 
+CT_co = TypeVar("CT_co", bound="psycopg.AsyncConnection[Any]", covariant=True)
+"""Covariant, so that a subclass of AsyncConnection[Row] tells the type of the rows too."""
 
-class AsyncDirect(Generic[CT]):
+
+class AsyncDirect(Generic[CT_co]):
     """The part of a router that runs single statements."""
 
-    _manager: AsyncSessionManager[CT]
+    _manager: AsyncSessionManager[CT_co]
 
     async def execute(
         self,
@@ -67,7 +68,7 @@ class AsyncDirect(Generic[CT]):
             return tag
 
         async def body(conn: psycopg.AsyncConnection[Any]) -> str:
-            return (await _execute(conn, query, params)).statusmessage or ""
+            return (await _execute(conn, query, params, None)).statusmessage or ""
 
         return await run_function(
             self._manager,
@@ -121,6 +122,18 @@ class AsyncDirect(Generic[CT]):
             deferrable=None,
         )
 
+    @overload
+    async def fetch(
+        self: AsyncDirect[psycopg.AsyncConnection[Row]],
+        query: Query,
+        params: Params = None,
+        *,
+        role: Literal["writer", "reader"] | Role = "reader",
+        timeout: float | None = None,
+        row_factory: None = None,
+    ) -> list[Row]: ...
+
+    @overload
     async def fetch(
         self,
         query: Query,
@@ -128,21 +141,57 @@ class AsyncDirect(Generic[CT]):
         *,
         role: Literal["writer", "reader"] | Role = "reader",
         timeout: float | None = None,
+        row_factory: AsyncRowFactory[Row],
+    ) -> list[Row]: ...
+
+    async def fetch(
+        self,
+        query: Query,
+        params: Params = None,
+        *,
+        role: Literal["writer", "reader"] | Role = "reader",
+        timeout: float | None = None,
+        row_factory: AsyncRowFactory[Any] | None = None,
     ) -> list[Any]:
-        """Execute one statement as `execute` does, and return all its rows, as the router's row_factory makes them.
+        """Execute one statement as `execute` does, and return all its rows.
 
         Args:
             query: one statement, with placeholders as in psycopg.
             params: the values of the placeholders; None: the query has none.
             role: "reader" or "writer".
             timeout: seconds for the whole call; None: the limit of the policy, and acquire_timeout for each session.
+            row_factory: makes the rows, such as ``psycopg.rows.dict_row``; None: the router's.
 
         Raises:
+            ConfigError: an argument is invalid.
             RouteError: as with `execute`.
             psycopg.Error: the server's error, and that the query has several statements, or begins a transaction.
         """
-        rows: list[Any] = await self._run(_rows, query, params, role, timeout)
+        check_callable("row_factory", row_factory)
+        rows: list[Any] = await self._run(_rows, query, params, role, timeout, row_factory=row_factory)
         return rows
+
+    @overload
+    async def fetchrow(
+        self: AsyncDirect[psycopg.AsyncConnection[Row]],
+        query: Query,
+        params: Params = None,
+        *,
+        role: Literal["writer", "reader"] | Role = "reader",
+        timeout: float | None = None,
+        row_factory: None = None,
+    ) -> Row | None: ...
+
+    @overload
+    async def fetchrow(
+        self,
+        query: Query,
+        params: Params = None,
+        *,
+        role: Literal["writer", "reader"] | Role = "reader",
+        timeout: float | None = None,
+        row_factory: AsyncRowFactory[Row],
+    ) -> Row | None: ...
 
     async def fetchrow(
         self,
@@ -151,7 +200,8 @@ class AsyncDirect(Generic[CT]):
         *,
         role: Literal["writer", "reader"] | Role = "reader",
         timeout: float | None = None,
-    ) -> Any:
+        row_factory: AsyncRowFactory[Any] | None = None,
+    ) -> Any | None:
         """Execute one statement as `execute` does, and return its first row, None if there is none.
 
         Args:
@@ -159,12 +209,15 @@ class AsyncDirect(Generic[CT]):
             params: the values of the placeholders; None: the query has none.
             role: "reader" or "writer".
             timeout: seconds for the whole call; None: the limit of the policy, and acquire_timeout for each session.
+            row_factory: makes the row, such as ``psycopg.rows.dict_row``; None: the router's.
 
         Raises:
+            ConfigError: an argument is invalid.
             RouteError: as with `execute`.
             psycopg.Error: the server's error, and that the query has several statements, or begins a transaction.
         """
-        return await self._run(_first_row, query, params, role, timeout)
+        check_callable("row_factory", row_factory)
+        return await self._run(_first_row, query, params, role, timeout, row_factory=row_factory)
 
     async def fetchval(
         self,
@@ -190,7 +243,7 @@ class AsyncDirect(Generic[CT]):
             psycopg.Error: the server's error, and that the query has several statements, or begins a transaction.
         """
         check_integer("column", column, low=0)
-        row = await self._run(_first_tuple, query, params, role, timeout)
+        row = await self._run(_first_row, query, params, role, timeout, row_factory=tuple_row)
         if row is None:
             return None
         if column >= len(row):
@@ -203,39 +256,43 @@ class AsyncDirect(Generic[CT]):
 
     async def _run(
         self,
-        work: Callable[[psycopg.AsyncConnection[Any], Query, Params], Awaitable[Any]],  # async-only
-        # sync-only: work: Callable[[psycopg.Connection[Any], Query, Params], Any],
+        work: Callable[[psycopg.AsyncConnection[Any], Query, Params, Any], Awaitable[Any]],
         query: Query,
         params: Params,
         role: object,
         timeout: float | None,
+        *,
+        row_factory: AsyncRowFactory[Any] | None = None,
     ) -> Any:
         manager = self._manager
         request = manager.request(role, timeout=timeout)
-        return await AsyncAlone(manager, request, timeout).run(_AsyncStatement(work, query, params))
+        statement = _AsyncStatement(work, query, params, row_factory)
+        return await AsyncAlone(manager, request, timeout).run(statement)
 
 
 class _AsyncStatement:
     """A statement, as `AsyncAlone` runs it."""
 
-    __slots__ = ("_params", "_query", "_work")
+    __slots__ = ("_params", "_query", "_row_factory", "_work")
 
     name = "statement"
     keeps_session = False
 
     def __init__(
         self,
-        work: Callable[[psycopg.AsyncConnection[Any], Query, Params], Awaitable[Any]],  # async-only
-        # sync-only: work: Callable[[psycopg.Connection[Any], Query, Params], Any],
+        work: Callable[[psycopg.AsyncConnection[Any], Query, Params, Any], Awaitable[Any]],  # async-only
+        # sync-only: work: Callable[[psycopg.Connection[Any], Query, Params, Any], Any],
         query: Query,
         params: Params,
+        row_factory: AsyncRowFactory[Any] | None,
     ) -> None:
         self._work = work
         self._query = query
         self._params = params
+        self._row_factory = row_factory
 
     async def run(self, checkout: AsyncCheckout[Any]) -> Any:
-        return await self._work(checkout.conn, self._query, self._params)
+        return await self._work(checkout.conn, self._query, self._params, self._row_factory)
 
     def outcome(self, *, ended: bool) -> str:
         return COMMITTED if ended else UNKNOWN
@@ -248,7 +305,7 @@ class _AsyncStatement:
 
 
 async def _execute(
-    conn: psycopg.AsyncConnection[Any], query: Query, params: Params, row_factory: Any = None
+    conn: psycopg.AsyncConnection[Any], query: Query, params: Params, row_factory: Any
 ) -> psycopg.AsyncCursor[Any]:
     cursor = conn.cursor(row_factory=conn.row_factory if row_factory is None else row_factory)
     if not _is_single(query):
@@ -266,20 +323,21 @@ def _is_single(query: Query) -> bool:
     return isinstance(query, str) and ";" not in query.rstrip("; \t\r\n")
 
 
-async def _command_tag(conn: psycopg.AsyncConnection[Any], query: Query, params: Params) -> str:
-    return (await _execute(conn, query, params)).statusmessage or ""
+async def _command_tag(
+    conn: psycopg.AsyncConnection[Any], query: Query, params: Params, row_factory: Any
+) -> str:
+    return (await _execute(conn, query, params, row_factory)).statusmessage or ""
 
 
-async def _rows(conn: psycopg.AsyncConnection[Any], query: Query, params: Params) -> list[Any]:
-    cursor = await _execute(conn, query, params)
+async def _rows(
+    conn: psycopg.AsyncConnection[Any], query: Query, params: Params, row_factory: Any
+) -> list[Any]:
+    cursor = await _execute(conn, query, params, row_factory)
     return [] if cursor.description is None else await cursor.fetchall()
 
 
-async def _first_row(conn: psycopg.AsyncConnection[Any], query: Query, params: Params) -> Any:
-    cursor = await _execute(conn, query, params)
-    return None if cursor.description is None else await cursor.fetchone()
-
-
-async def _first_tuple(conn: psycopg.AsyncConnection[Any], query: Query, params: Params) -> Any:
-    cursor = await _execute(conn, query, params, tuple_row)
+async def _first_row(
+    conn: psycopg.AsyncConnection[Any], query: Query, params: Params, row_factory: Any
+) -> Any:
+    cursor = await _execute(conn, query, params, row_factory)
     return None if cursor.description is None else await cursor.fetchone()

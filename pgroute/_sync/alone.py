@@ -11,6 +11,7 @@ from psycopg.pq import TransactionStatus
 
 from psycopg_pool.abc import CT
 
+from pgroute._sync.ending import roll_back
 from pgroute._sync.pool.lease import shut
 from pgroute._sync.transaction.attempt import acquire
 from pgroute._sync.transaction.loop import begin_attempts, pause
@@ -165,7 +166,7 @@ class Alone(Generic[CT]):
             fault = Fault(FaultKind.LOST, commit_unknown=isinstance(exc, CommitUnknown))
         else:
             fault = session_fault(exc, closed=lost, committing=unknown, read_write=request.read_write)
-            checkout.roll_back(exc, read_write=request.read_write)
+            roll_back(checkout, exc, read_write=request.read_write)
             if unknown:
                 error = CommitUnknown(
                     f"the connection to {checkout.key} was lost during the {work.name}: it may have been committed",

@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from psycopg.rows import tuple_row
 
-from psycopg_pool.abc import CT
-
 from pgroute._sync.alone import COMMITTED, UNKNOWN, Alone
 from pgroute._sync.transaction.runner import run_function
-from pgroute.core.config.options import check_integer
+from pgroute.core.config.options import check_callable, check_integer
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     import psycopg
     from psycopg.abc import QueryNoTemplate as Query
+    from psycopg.rows import RowFactory, Row
 
     from pgroute._sync.checkout import Checkout
     from pgroute._sync.manager import SessionManager
@@ -26,11 +25,14 @@ if TYPE_CHECKING:
 
     Params = Sequence[Any] | Mapping[str, Any] | None
 
+CT_co = TypeVar("CT_co", bound="psycopg.Connection[Any]", covariant=True)
+"""Covariant, so that a subclass of Connection[Row] tells the type of the rows too."""
 
-class Direct(Generic[CT]):
+
+class Direct(Generic[CT_co]):
     """The part of a router that runs single statements."""
 
-    _manager: SessionManager[CT]
+    _manager: SessionManager[CT_co]
 
     def execute(
         self,
@@ -66,7 +68,7 @@ class Direct(Generic[CT]):
             return tag
 
         def body(conn: psycopg.Connection[Any]) -> str:
-            return (_execute(conn, query, params)).statusmessage or ""
+            return (_execute(conn, query, params, None)).statusmessage or ""
 
         return run_function(
             self._manager,
@@ -120,6 +122,18 @@ class Direct(Generic[CT]):
             deferrable=None,
         )
 
+    @overload
+    def fetch(
+        self: Direct[psycopg.Connection[Row]],
+        query: Query,
+        params: Params = None,
+        *,
+        role: Literal["writer", "reader"] | Role = "reader",
+        timeout: float | None = None,
+        row_factory: None = None,
+    ) -> list[Row]: ...
+
+    @overload
     def fetch(
         self,
         query: Query,
@@ -127,21 +141,57 @@ class Direct(Generic[CT]):
         *,
         role: Literal["writer", "reader"] | Role = "reader",
         timeout: float | None = None,
+        row_factory: RowFactory[Row],
+    ) -> list[Row]: ...
+
+    def fetch(
+        self,
+        query: Query,
+        params: Params = None,
+        *,
+        role: Literal["writer", "reader"] | Role = "reader",
+        timeout: float | None = None,
+        row_factory: RowFactory[Any] | None = None,
     ) -> list[Any]:
-        """Execute one statement as `execute` does, and return all its rows, as the router's row_factory makes them.
+        """Execute one statement as `execute` does, and return all its rows.
 
         Args:
             query: one statement, with placeholders as in psycopg.
             params: the values of the placeholders; None: the query has none.
             role: "reader" or "writer".
             timeout: seconds for the whole call; None: the limit of the policy, and acquire_timeout for each session.
+            row_factory: makes the rows, such as ``psycopg.rows.dict_row``; None: the router's.
 
         Raises:
+            ConfigError: an argument is invalid.
             RouteError: as with `execute`.
             psycopg.Error: the server's error, and that the query has several statements, or begins a transaction.
         """
-        rows: list[Any] = self._run(_rows, query, params, role, timeout)
+        check_callable("row_factory", row_factory)
+        rows: list[Any] = self._run(_rows, query, params, role, timeout, row_factory=row_factory)
         return rows
+
+    @overload
+    def fetchrow(
+        self: Direct[psycopg.Connection[Row]],
+        query: Query,
+        params: Params = None,
+        *,
+        role: Literal["writer", "reader"] | Role = "reader",
+        timeout: float | None = None,
+        row_factory: None = None,
+    ) -> Row | None: ...
+
+    @overload
+    def fetchrow(
+        self,
+        query: Query,
+        params: Params = None,
+        *,
+        role: Literal["writer", "reader"] | Role = "reader",
+        timeout: float | None = None,
+        row_factory: RowFactory[Row],
+    ) -> Row | None: ...
 
     def fetchrow(
         self,
@@ -150,7 +200,8 @@ class Direct(Generic[CT]):
         *,
         role: Literal["writer", "reader"] | Role = "reader",
         timeout: float | None = None,
-    ) -> Any:
+        row_factory: RowFactory[Any] | None = None,
+    ) -> Any | None:
         """Execute one statement as `execute` does, and return its first row, None if there is none.
 
         Args:
@@ -158,12 +209,15 @@ class Direct(Generic[CT]):
             params: the values of the placeholders; None: the query has none.
             role: "reader" or "writer".
             timeout: seconds for the whole call; None: the limit of the policy, and acquire_timeout for each session.
+            row_factory: makes the row, such as ``psycopg.rows.dict_row``; None: the router's.
 
         Raises:
+            ConfigError: an argument is invalid.
             RouteError: as with `execute`.
             psycopg.Error: the server's error, and that the query has several statements, or begins a transaction.
         """
-        return self._run(_first_row, query, params, role, timeout)
+        check_callable("row_factory", row_factory)
+        return self._run(_first_row, query, params, role, timeout, row_factory=row_factory)
 
     def fetchval(
         self,
@@ -189,7 +243,7 @@ class Direct(Generic[CT]):
             psycopg.Error: the server's error, and that the query has several statements, or begins a transaction.
         """
         check_integer("column", column, low=0)
-        row = self._run(_first_tuple, query, params, role, timeout)
+        row = self._run(_first_row, query, params, role, timeout, row_factory=tuple_row)
         if row is None:
             return None
         if column >= len(row):
@@ -202,37 +256,42 @@ class Direct(Generic[CT]):
 
     def _run(
         self,
-        work: Callable[[psycopg.Connection[Any], Query, Params], Any],
+        work: Callable[[psycopg.Connection[Any], Query, Params, Any], Any],
         query: Query,
         params: Params,
         role: object,
         timeout: float | None,
+        *,
+        row_factory: RowFactory[Any] | None = None,
     ) -> Any:
         manager = self._manager
         request = manager.request(role, timeout=timeout)
-        return Alone(manager, request, timeout).run(_Statement(work, query, params))
+        statement = _Statement(work, query, params, row_factory)
+        return Alone(manager, request, timeout).run(statement)
 
 
 class _Statement:
     """A statement, as `Alone` runs it."""
 
-    __slots__ = ("_params", "_query", "_work")
+    __slots__ = ("_params", "_query", "_row_factory", "_work")
 
     name = "statement"
     keeps_session = False
 
     def __init__(
         self,
-        work: Callable[[psycopg.Connection[Any], Query, Params], Any],
+        work: Callable[[psycopg.Connection[Any], Query, Params, Any], Any],
         query: Query,
         params: Params,
+        row_factory: RowFactory[Any] | None,
     ) -> None:
         self._work = work
         self._query = query
         self._params = params
+        self._row_factory = row_factory
 
     def run(self, checkout: Checkout[Any]) -> Any:
-        return self._work(checkout.conn, self._query, self._params)
+        return self._work(checkout.conn, self._query, self._params, self._row_factory)
 
     def outcome(self, *, ended: bool) -> str:
         return COMMITTED if ended else UNKNOWN
@@ -245,7 +304,7 @@ class _Statement:
 
 
 def _execute(
-    conn: psycopg.Connection[Any], query: Query, params: Params, row_factory: Any = None
+    conn: psycopg.Connection[Any], query: Query, params: Params, row_factory: Any
 ) -> psycopg.Cursor[Any]:
     cursor = conn.cursor(row_factory=conn.row_factory if row_factory is None else row_factory)
     if not _is_single(query):
@@ -263,20 +322,21 @@ def _is_single(query: Query) -> bool:
     return isinstance(query, str) and ";" not in query.rstrip("; \t\r\n")
 
 
-def _command_tag(conn: psycopg.Connection[Any], query: Query, params: Params) -> str:
-    return (_execute(conn, query, params)).statusmessage or ""
+def _command_tag(
+    conn: psycopg.Connection[Any], query: Query, params: Params, row_factory: Any
+) -> str:
+    return (_execute(conn, query, params, row_factory)).statusmessage or ""
 
 
-def _rows(conn: psycopg.Connection[Any], query: Query, params: Params) -> list[Any]:
-    cursor = _execute(conn, query, params)
+def _rows(
+    conn: psycopg.Connection[Any], query: Query, params: Params, row_factory: Any
+) -> list[Any]:
+    cursor = _execute(conn, query, params, row_factory)
     return [] if cursor.description is None else cursor.fetchall()
 
 
-def _first_row(conn: psycopg.Connection[Any], query: Query, params: Params) -> Any:
-    cursor = _execute(conn, query, params)
-    return None if cursor.description is None else cursor.fetchone()
-
-
-def _first_tuple(conn: psycopg.Connection[Any], query: Query, params: Params) -> Any:
-    cursor = _execute(conn, query, params, tuple_row)
+def _first_row(
+    conn: psycopg.Connection[Any], query: Query, params: Params, row_factory: Any
+) -> Any:
+    cursor = _execute(conn, query, params, row_factory)
     return None if cursor.description is None else cursor.fetchone()

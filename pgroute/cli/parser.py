@@ -212,7 +212,7 @@ def _add_check(commands: argparse._SubParsersAction[Parser]) -> None:
     check = _add(
         commands,
         "check",
-        "audit every host for what a failover or a rush would bring to light",
+        "test every host for problems that show only in a failover or under load",
         "Log in at every host of a DSN or configuration file, and compare what it says with what a router needs.",
         CHECK_HELP,
     )

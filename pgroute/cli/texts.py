@@ -88,7 +88,7 @@ examples:
   pgroute check pgroute.toml --router shop --processes 24
   pgroute check "$DSN" --json | jq '.hosts[].findings[]'
 
-It changes nothing. The functions of a file (configure, reset) are not called.
+It changes nothing. Of the functions in a file only credentials is called.
 """
 INIT_HELP = """\
 exit status:

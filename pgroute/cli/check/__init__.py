@@ -1,4 +1,4 @@
-"""`pgroute check`: audits every host, for what a failover or a rush would bring to light."""
+"""`pgroute check`: tests every host for problems that show only in a failover or under load."""
 
 from __future__ import annotations
 

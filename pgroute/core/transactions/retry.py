@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 LEAST_COMMIT = 5.0
 """Seconds that a COMMIT has at least, even after a long body and close to the deadline."""
 
+_NO_SESSION = Fault(FaultKind.OTHER, rerun_safe=True)
 _LEAST_PAUSE = 0.02
 _MOST_PAUSE = 2.0
 
@@ -193,7 +194,7 @@ class RetryState:
         acquire_timeout: float,
         decidable: bool,
     ) -> None:
-        self.attempt = 1
+        self.attempt: int = 1
         self._policy = policy
         self._begun = now
         self._limit = policy.limit(timeout)
@@ -206,7 +207,9 @@ class RetryState:
 
     def left(self, now: float) -> float:
         """Return the seconds to wait for a session."""
-        return min(self._patience, self.until_end(now))
+        if self._limit is None:
+            return self._patience
+        return min(self._patience, max(0.0, self._begun + self._limit - now))
 
     def until_end(self, now: float) -> float:
         """Return the seconds until no attempt begins any more; without a limit, those to wait for a session."""
@@ -252,6 +255,11 @@ class RetryState:
         if phase is not Phase.BODY and isinstance(error, RouteError) and self.unknown is None:
             error.rerun_safe = not error.may_have_committed
         return step
+
+    def without_session(self, error: psycopg.Error, now: float) -> BaseException:
+        """Record that an attempt got no session; return the exception to raise, as `final` does."""
+        self.failed(error, _NO_SESSION, Phase.ACQUIRE, now)
+        return self.final(error, now)
 
     def interrupted(self, error: BaseException) -> None:
         """Add a note to an exception that ended a pause, if the attempt before may have been committed."""
