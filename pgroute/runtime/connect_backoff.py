@@ -46,7 +46,7 @@ class ConnectBackoff:
     """
 
     def __init__(self) -> None:
-        self.aside = SetAside()
+        self.aside: SetAside = SetAside()
         self._failures: dict[HostKey, tuple[int, float, str]] = {}
         self._logins: dict[HostKey, tuple[int, float, str]] = {}
         self._options: dict[HostKey, tuple[int, Options]] = {}

@@ -32,7 +32,7 @@ SECRET = "s3cret"
         ("host", "db1", "expected in the DSN"),
         ("service", "shop", "expected in the DSN"),
         ("autocommit", True, "kwargs={'autocommit': True}"),
-        ("row_factory", dict, "kwargs={'row_factory': ...}"),
+        ("cursor_factory", dict, "kwargs={'cursor_factory': ...}"),
         ("wrter", None, "did you mean writer?"),
         ("balancer", "ordered", "did you mean balance?"),
         ("colour", "green", "the router has no such parameter"),
