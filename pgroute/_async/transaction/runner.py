@@ -234,7 +234,7 @@ async def run_function(
     async def keyed(transaction: AsyncTransaction[CT], conn: CT) -> Claim:
         assert key is not None
         claim = Claim(transaction, key)
-        if not await claim.found():
+        if not await claim.found(transaction):
             claim.keep(await work(transaction, conn))
             transaction.final = claim
         return claim
