@@ -66,12 +66,11 @@ class Question:
     def __init__(self, topology: Topology, host: HostInfo) -> None:
         self._role = host.role
         self._known: int | None = None
+        self.sql: bytes = _UNPROVEN
         if host.role is HostRole.PRIMARY:
             self.sql = _OF_PRIMARY
         elif host.timeline is not None and host.timeline == topology.wal.timeline:
             self.sql, self._known = _PROVEN, host.timeline
-        else:
-            self.sql = _UNPROVEN
 
     def read(self, result: PGresult) -> Progress | None:
         """Return what an answer tells; None: nothing, or the host has another role than it had."""

@@ -45,6 +45,8 @@ class AsyncTransaction(AsyncUnderWay[CT]):
     """
 
     __slots__ = ()
+    ended: bool
+    phase: str
 
     async def begin(self) -> CT | Retry:
         """Take a connection and begin the transaction.

@@ -125,21 +125,21 @@ class Lease:
     def __init__(
         self, pool: LeasingPool, handle: AbortHandle, round_trip: Callable[[], float | None]
     ) -> None:
-        self.pool = pool
-        self.abort = handle.abort
+        self.pool: LeasingPool = pool
+        self.abort: Callable[[], bool] = handle.abort
         self._round_trip = round_trip
-        self.doomed = False
+        self.doomed: bool = False
         self.baseline: tuple[Any, ...] = ()
-        self.begin = b""
-        self.read_only = False
-        self.unconfirmed = False
-        self.taken = False
-        self.taken_at = 0.0
-        self.uses = 0
+        self.begin: bytes = b""
+        self.read_only: bool = False
+        self.unconfirmed: bool = False
+        self.taken: bool = False
+        self.taken_at: float = 0.0
+        self.uses: int = 0
         self.trusted: frozenset[str] = frozenset()
-        self.was_idle = False
-        self.lock_timeout = b"0"  # PostgreSQL's own
-        self.expires_at = math.inf
+        self.was_idle: bool = False
+        self.lock_timeout: bytes = b"0"  # PostgreSQL's own
+        self.expires_at: float = math.inf
         self.connection: weakref.ref[psycopg.Connection[Any]] | None = None
         self.holder: weakref.ref[Any] | None = None
 

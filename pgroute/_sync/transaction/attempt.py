@@ -46,6 +46,8 @@ class Transaction(UnderWay[CT]):
     """
 
     __slots__ = ()
+    ended: bool
+    phase: str
 
     def begin(self) -> CT | Retry:
         """Take a connection and begin the transaction.
