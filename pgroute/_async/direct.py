@@ -280,8 +280,7 @@ class _AsyncStatement:
 
     def __init__(
         self,
-        work: Callable[[psycopg.AsyncConnection[Any], Query, Params, Any], Awaitable[Any]],  # async-only
-        # sync-only: work: Callable[[psycopg.Connection[Any], Query, Params, Any], Any],
+        work: Callable[[psycopg.AsyncConnection[Any], Query, Params, Any], Awaitable[Any]],
         query: Query,
         params: Params,
         row_factory: AsyncRowFactory[Any] | None,
