@@ -54,6 +54,13 @@ def test_json_comes_back_as_it_was(value: Any) -> None:
     assert from_json(as_json(value, "k")) == value
 
 
+def test_json_is_told_and_read_as_python_writes_it() -> None:
+    text = as_json({"id": 7, "name": "ü", "paid": [None, True, 1.5]}, "k", escape=True)
+    assert text == '{"id": 7, "name": "\\u00fc", "paid": [null, true, 1.5]}'
+    assert from_json(text) == {"id": 7, "name": "ü", "paid": [None, True, 1.5]}
+    assert as_json("ü", "k", escape=False) == '"ü"'
+
+
 def loop() -> list[Any]:
     knot: list[Any] = []
     knot.append(knot)
