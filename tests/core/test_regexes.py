@@ -20,8 +20,8 @@ import pgroute
 PACKAGE = Path(pgroute.__file__).parent
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text("utf-8") for path in PACKAGE.rglob("*.py")}
 ATTRIBUTE = re.compile(r"\b(\w+)(?=\.(\w+))")
-LENGTH = 100_000
-CPU_SECONDS = 5  # for what takes milliseconds; a text read again and again takes minutes
+LENGTH = 50_000
+CPU_SECONDS = 1.0  # for what takes milliseconds; a text read again and again takes minutes
 # Texts are made of these, and of what the expression itself is made of.
 PIECES = [*" \n\ta0A_-'\":(", "\n ", "a ", "a.", '" ', ":  ", "a:", "--"]
 
