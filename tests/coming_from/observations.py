@@ -1,11 +1,10 @@
-"""What is observed of both sides for each row: what an argument does, and what a call has left behind."""
+"""What can be observed of a pool or a router from outside, the same way of both."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from tests.coming_from.sides import Side
@@ -17,38 +16,9 @@ SOON = 0.05
 """Seconds for what should fail at once."""
 
 
-@dataclass(frozen=True)
-class Observation:
-    """How a row is observed.
-
-    Attributes:
-        observe: a function of an open side, whose result must be equal on both.
-        shorter: what the test writes in place of the page's numbers, as whole words.
-        theirs: further arguments of theirs, that the observation needs.
-        ours: further arguments of ours.
-    """
-
-    observe: Observe
-    shorter: dict[str, str] = field(default_factory=dict)
-    theirs: str = ""
-    ours: str = ""
-
-
-# Of arguments.
-
-
 async def works(side: Side) -> Any:
     """A session."""
     return await side.value("SELECT 42")
-
-
-def shows(setting: str) -> Observe:
-    """Return an observation of a setting of the server's in a session."""
-
-    async def observe(side: Side) -> Any:
-        return await side.value(f"SELECT current_setting('{setting}')")
-
-    return observe
 
 
 def gives(sql: str) -> Observe:
@@ -60,10 +30,47 @@ def gives(sql: str) -> Observe:
     return observe
 
 
+def shows(setting: str) -> Observe:
+    """Return an observation of a setting of the server's in a session."""
+    return gives(f"SELECT current_setting('{setting}')")
+
+
+def attribute(name: str) -> Observe:
+    """Return an observation of an attribute of connections."""
+
+    async def observe(side: Side) -> Any:
+        conn = await side.get()
+        await side.give(conn)
+        return getattr(conn, name)
+
+    return observe
+
+
+async def named(side: Side) -> str:
+    """The name of the pool."""
+    return str(side.pool.name)
+
+
+async def of_my_class(side: Side) -> bool:
+    """Whether connections are of the user's class."""
+    conn = await side.get()
+    found = isinstance(getattr(conn, "_con", conn), side.names["Mine"])
+    await side.give(conn)
+    return found
+
+
+async def row_class(side: Side) -> str:
+    """The class of rows."""
+    conn = await side.get()
+    row = await side.row(conn, "SELECT 1 AS number")
+    await side.give(conn)
+    return type(row).__name__.removeprefix("Real").removesuffix("Row").lower()
+
+
 async def most(side: Side) -> int:
     """How many sessions there can be at once."""
-    conns = []
-    while (conn := await side.take(SOON if conns else None)) is not None:
+    conns = [await side.get()]
+    while (conn := await side.take(SOON)) is not None:
         conns.append(conn)
     for each in conns:
         await side.give(each)
@@ -81,22 +88,32 @@ async def settled(count: Callable[[], int]) -> int:
 
 async def opened(side: Side) -> int:
     """How many connections there are when nobody needs more than one."""
-    await side.give(await side.take())
+    await side.give(await side.get())
     return await settled(lambda: len(side.backends()))
 
 
+async def sizes(side: Side) -> tuple[int, int]:
+    """How many connections there are at least, and at most."""
+    return await opened(side), await most(side)
+
+
+async def fresh(side: Side) -> bool:
+    """Whether each session has a connection of its own."""
+    return bool(await side.pid() != await side.pid())
+
+
 async def replaced(side: Side) -> bool:
-    """Whether a session after a while has another connection than one before."""
-    conn = await side.take()
+    """Whether a connection is replaced that was there for a while."""
+    conn = await side.get()
     before = await side.ask(conn, "SELECT pg_backend_pid()")
     await asyncio.sleep(0.15)
     await side.give(conn)
-    return before != await side.value("SELECT pg_backend_pid()")
+    return bool(before != await side.pid())
 
 
 async def shrunk(side: Side) -> bool:
     """Whether connections are closed that were not needed for a while."""
-    conns = [await side.take() for _ in range(3)]
+    conns = [await side.get() for _ in range(3)]
     before = len(side.backends())
     for each in conns:
         await side.give(each)
@@ -104,148 +121,199 @@ async def shrunk(side: Side) -> bool:
     return before >= 3
 
 
-async def gave_up(side: Side) -> bool:
-    """Whether a session too many ends the wait in the time that is the pool's own."""
-    conn = await side.take()
-    begun = time.monotonic()
-    another = await side.take()
-    waited = time.monotonic() - begun
-    await side.give(conn)
-    return another is None and 0.05 <= waited < 5
-
-
-async def refused_in_queue(side: Side) -> bool:
-    """Whether one more caller than may wait is refused at once."""
-    conn = await side.take()
-    waiting = asyncio.create_task(side.take(10))
-    await async_eventually(lambda: side.waiting() == 1)
-    begun = time.monotonic()
-    try:
-        refused = await side.take(10) is None
-    except Exception:
-        refused = True
-    quick = time.monotonic() - begun < 5
-    await side.give(conn)
-    await side.give(await waiting)
-    return refused and quick
-
-
 async def survived(side: Side) -> Any:
     """A session after the server has ended all connections."""
-    await side.give(await side.take())
+    await side.give(await side.get())
     pids = ",".join(map(str, side.backends()))
-    side.place.execute(side.place.cluster.nodes[0], f"SELECT pg_terminate_backend(p) FROM unnest('{{{pids}}}'::int[]) p")
-    await async_eventually(lambda: not side.backends())
+    end = f"SELECT pg_terminate_backend(pid) FROM unnest('{{{pids}}}'::int[]) AS pid"
+    side.place.execute(side.place.cluster.nodes[0], end)
+    await async_eventually(lambda: not side.backends() & set(map(int, pids.split(","))))
+    await asyncio.sleep(0.01)  # for those who have to read it in the loop
     return await side.value("SELECT 42")
+
+
+async def forgotten(side: Side) -> bool:
+    """Whether what a session has set is gone in the next one, on the same connection."""
+    conn = await side.get()
+    before = await side.ask(conn, "SELECT pg_backend_pid()")
+    await side.ask(conn, "SELECT set_config('coming.from', 'there', false)")
+    await side.commit(conn)
+    await side.give(conn)
+    sql = "SELECT pg_backend_pid() || coalesce(current_setting('coming.from', true), '')"
+    return bool(await side.value(sql) == str(before))
+
+
+async def kept(side: Side) -> bool:
+    """Whether it is not."""
+    return not await forgotten(side)
 
 
 async def called(side: Side) -> list[str]:
     """Which functions were called in two sessions on one connection."""
     for _ in range(2):
-        await side.give(await side.take())
+        await side.give(await side.get())
     await settled(lambda: len(side.calls))
     return side.calls
 
 
-async def class_of(side: Side) -> bool:
-    """Whether connections are of the user's class."""
-    conn = await side.take()
+async def prepared(side: Side) -> int:
+    """How many statements the server has prepared when one was often used."""
+    conn = await side.get()
+    for _ in range(7):
+        await side.ask(conn, "SELECT 42")
+    found = await side.ask(conn, "SELECT count(*) FROM pg_prepared_statements WHERE statement = 'SELECT 42'")
     await side.give(conn)
-    return isinstance(getattr(conn, "_con", conn), side.names["Mine"])
+    return int(found)
 
 
-async def named(side: Side) -> str:
-    return str(side.pool.name)
+async def interrupted(side: Side) -> bool:
+    """Whether a statement that takes too long is ended."""
+    begun = time.monotonic()
+    try:
+        await side.value("SELECT pg_sleep(20)")
+    except Exception:  # noqa: BLE001  (of each library its own)
+        return time.monotonic() - begun < 10
+    return False
 
 
-async def fresh(side: Side) -> bool:
-    """Whether each session has a connection of its own."""
-    return await side.value("SELECT pg_backend_pid()") != await side.value("SELECT pg_backend_pid()")
+async def gave_up(side: Side) -> bool:
+    """Whether a caller waits for a connection as long as the pool says."""
+    conn = await side.get(10)
+    begun = time.monotonic()
+    another = await side.take()
+    waited = time.monotonic() - begun
+    await side.give(conn)
+    return another is None and SOON <= waited < 5
 
 
-def attribute(name: str) -> Observe:
-    """Return an observation of an attribute of connections."""
+async def refused_in_queue(side: Side) -> bool:
+    """Whether one more caller than may wait is refused at once."""
+    begun = time.monotonic()
+    try:
+        await queue_up(side)
+    except Exception:  # noqa: BLE001  (which one is another row)
+        return time.monotonic() - begun < 5
+    return False
 
-    async def observe(side: Side) -> Any:
-        conn = await side.take()
+
+# Where sessions go.
+
+
+async def port_of_reader(side: Side) -> int:
+    """The port of the server that a reader gets."""
+    conn = await side.get_reader()
+    port = await side.ask(conn, "SELECT inet_server_port()")
+    await side.give(conn)
+    return int(port)
+
+
+async def spread(side: Side) -> bool:
+    """Whether several servers serve readers."""
+    first = await port_of_reader(side)
+    for _ in range(300):
+        if await port_of_reader(side) != first:
+            return True
+    return False
+
+
+async def spread_if_held(side: Side) -> bool:
+    """Whether new connections go to several servers."""
+    conns, ports = [], set()
+    while len(ports) < 2 and len(conns) < 16:
+        conns.append(await side.get_reader())
+        ports.add(await side.ask(conns[-1], "SELECT inet_server_port()"))
+    for each in conns:
+        await side.give(each)
+    return len(ports) > 1
+
+
+async def one_if_held(side: Side) -> bool:
+    """Whether they go to one."""
+    return not await spread_if_held(side)
+
+
+async def read_standby(side: Side) -> bool:
+    """Whether readers get a standby, as soon as it is known to be fit."""
+    for _ in range(100):
+        conn = await side.get_reader()
+        standby = await side.ask(conn, "SELECT pg_is_in_recovery()")
         await side.give(conn)
-        return getattr(conn, name)
-
-    return observe
-
-
-OF_ARGUMENTS: dict[str, dict[str, Observation]] = {
-    "psycopg_pool": {
-        "conninfo=dsn": Observation(works),
-        "conninfo=lambda: dsn": Observation(works),
-        'kwargs={"autocommit": True}': Observation(attribute("autocommit")),
-        'kwargs=lambda: {"password": password}': Observation(works),
-        "connection_class=Mine": Observation(class_of),
-        "min_size=4": Observation(opened, {"4": "2"}),
-        "max_size=5": Observation(most, {"5": "2"}, theirs="min_size=1"),
-        "configure=prepare": Observation(called, theirs="min_size=1"),
-        "check=ConnectionPool.check_connection": Observation(survived, theirs="min_size=1"),
-        "check=prepare": Observation(called, theirs="min_size=1"),
-        "reset=clean": Observation(called, theirs="min_size=1"),
-        'name="shop"': Observation(named),
-        "timeout=30": Observation(gave_up, {"30": "0.1"}, theirs="min_size=1, max_size=1", ours="writer=PoolOptions(max_size=1)"),
-        "max_waiting=1": Observation(refused_in_queue, theirs="min_size=1, max_size=1"),
-        "max_lifetime=3600": Observation(replaced, {"3600": "0.1"}),
-        "max_idle=600": Observation(shrunk, {"600": "0.1"}, theirs="min_size=1, max_size=4"),
-        "num_workers=3": Observation(works),
-        "NullConnectionPool(dsn, max_size=5)": Observation(fresh),
-    },
-}
+        if standby:
+            return True
+        await asyncio.sleep(0.02)
+    return False
 
 
-# Of calls. A template stands for both sides, or there is one for each; `pid` asks for the process of a session.
-
-_STATS = "sorted({}.keys() & {{'pool_min', 'pool_max', 'pool_size', 'pool_available', 'requests_num', 'usage_ms'}})"
-
-AROUND_CALLS: dict[str, dict[str, tuple[str, ...]]] = {
-    "psycopg_pool": {
-        "pool.open(wait=True, timeout=30)": ("{}; pool.closed",),
-        "pool.wait(timeout=30)": (
-            "{}; pool.get_stats()['pool_available'] > 0",
-            "{}; router.get_stats()['writer']['pool_available'] > 0",
-        ),
-        "pool.resize(min_size=2, max_size=5)": (
-            "{}; pool.min_size, pool.max_size",
-            "{}; await pid(); [router.get_stats()['writer']['pool_' + each] for each in ('min', 'max')]",
-        ),
-        "pool.drain()": ("before = await pid(); {}; before != await pid()",),
-        "pool.get_stats()": (_STATS,),
-        "pool.pop_stats()": (_STATS,),
-        "pool.close(timeout=5)": ("{}; pool.closed",),
-    },
-}
-"""Rows that have their own pool, as they change it or give nothing to compare."""
+async def read_primary(side: Side) -> bool:
+    """Whether readers get the primary, which is all there is."""
+    conn = await side.get_reader(5)
+    standby = await side.ask(conn, "SELECT pg_is_in_recovery()")
+    await side.give(conn)
+    return not standby
 
 
-@dataclass(frozen=True)
-class Provocation:
-    """What raises an error on both sides.
-
-    Attributes:
-        theirs, ours: code.
-        their_pool, our_pool: arguments of the pools.
-    """
-
-    theirs: str
-    ours: str
-    their_pool: str = ""
-    our_pool: str = ""
+async def read_nothing(side: Side) -> bool:
+    """Whether readers get nothing from a primary."""
+    try:
+        await side.get_reader(0.2)
+    except side.in_time:
+        return True
+    return False
 
 
-_ONE = {"their_pool": "min_size=1, max_size=1", "our_pool": "writer=PoolOptions(max_size=1)"}
+async def read_both(side: Side) -> bool:
+    """Whether readers get the primary and standbys."""
+    found = set()
+    for _ in range(300):
+        conn = await side.get_reader()
+        found.add(await side.ask(conn, "SELECT pg_is_in_recovery()"))
+        await side.give(conn)
+        if len(found) == 2:
+            return True
+    return False
 
-OF_ERRORS: dict[str, dict[str, Provocation]] = {
-    "psycopg_pool": {
-        "PoolTimeout": Provocation(
-            "pool.getconn(); pool.getconn(timeout=0.05)",
-            "router.getconn('writer'); router.getconn('writer', timeout=0.05)",
-            **_ONE,
-        ),
-        "PoolClosed": Provocation("pool.close(); pool.getconn()", "router.close(); router.getconn('writer')"),
-    },
-}
+
+# Errors.
+
+
+async def exhaust(side: Side) -> None:
+    """Take one connection more than there may be."""
+    conn = await side.get(10)
+    try:
+        await side.get(SOON)
+    finally:
+        await side.give(conn)
+
+
+async def queue_up(side: Side) -> None:
+    """Wait for a connection when one more caller waits than may."""
+    conn = await side.get()
+    waiting = asyncio.create_task(side.get(10))
+    await async_eventually(lambda: side.waiting() == 1)
+    try:
+        await side.get(10)
+    finally:
+        await side.give(conn)
+        await side.give(await waiting)
+
+
+async def use_closed(side: Side) -> None:
+    """Ask a closed pool for a connection."""
+    await side.close()
+    await side.get()
+
+
+async def get_soon(side: Side) -> None:
+    """Ask for a connection that cannot be opened."""
+    await side.get(0.3)
+
+
+def fails(sql: str) -> Observe:
+    """Return what executes a statement that fails."""
+    return gives(sql)
+
+
+async def lose(side: Side) -> None:
+    """Use a connection that the server has ended."""
+    conn = await side.get()
+    await side.ask(conn, "SELECT pg_terminate_backend(pg_backend_pid())")

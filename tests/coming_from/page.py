@@ -10,7 +10,7 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "coming-from.md"
 
-KINDS = ("argument", "call", "error", "setting", "command", "elsewhere")
+KINDS = ("argument", "call", "connection", "error", "setting", "command", "elsewhere")
 """What a table's marker, a comment above it, says of its rows."""
 
 _SECTION = re.compile(r"(?m)^## (.+)$")
@@ -106,3 +106,11 @@ def read_moves() -> dict[str, dict[str, str]]:
     for which, library, code in _MOVE.findall(PAGE.read_text("utf-8")):
         moves.setdefault(library, {})[which] = inspect.cleandoc(code)
     return moves
+
+
+def read_policy() -> dict[str, object]:
+    """Return what the policy in the page defines."""
+    [code] = re.findall(r"<!-- policy: hasql -->\n```python\n((?s:.*?))```", PAGE.read_text("utf-8"))
+    names: dict[str, object] = {}
+    exec(code, names)
+    return names

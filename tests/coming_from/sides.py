@@ -1,30 +1,33 @@
-"""The two sides of a comparison: another library's pool and a router, opened and used in the same way."""
+"""Two sides of a comparison, opened and used in the same way; here: what they have in common, and a router."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib
-import importlib.util
+import dataclasses
 import inspect
 import itertools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import psycopg
+import psycopg.rows
+import yaml
 from psycopg.conninfo import make_conninfo
-from psycopg_pool import PoolTimeout
 
 import pgroute
 from pgroute.testing import LocalCluster, Node
 from tests.coming_from.snippets import evaluate
-from tests.support import dsn_with, password_of
+from tests.support import password_of
 
 SERIAL = itertools.count(1)
 
-@dataclass(frozen=True)
+CHANNEL = "jobs"
+
+
+@dataclasses.dataclass(frozen=True)
 class Place:
     """Where both sides connect to.
 
@@ -32,11 +35,27 @@ class Place:
         cluster: the servers.
         execute: runs a statement at a node, in a session that is not counted.
         folder: for files.
+        hosts: host and port of the servers to use, instead of the cluster's.
+        names: what code may use beside the names of its side.
     """
 
     cluster: LocalCluster
     execute: Callable[[Node, str], list[tuple[Any, ...]]]
     folder: Path
+    hosts: tuple[tuple[str, int], ...] = ()
+    names: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def services(self) -> Path:
+        """A service file that leads to the primary."""
+        return self.folder / "services"
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A row as an object."""
+
+    number: int
 
 
 class Side:
@@ -46,9 +65,15 @@ class Side:
         place: where to.
         cell: arguments of the pool, as the page has them, or a whole call.
         extra: further arguments.
-        names: what the cell may use.
 
     Attributes:
+        library: its name in the page.
+        constructor: makes a pool.
+        dsn: the argument that gives it the DSN.
+        always: arguments of each pool.
+        small: arguments of a pool with 1 to 4 connections.
+        is_async: whether functions are handed over as coroutine functions.
+        in_time: what is raised if there is no connection in time.
         name: the application_name of its connections.
         calls: the names of the functions that were called, of those that cells hand over.
         names: what code in cells may use.
@@ -60,65 +85,76 @@ class Side:
     dsn = "dsn=dsn"
     always = ""
     small = ""
-    module = ""
     is_async = True
+    in_time: type[Exception] | tuple[type[Exception], ...] = TimeoutError
 
-    def __init__(self, place: Place, cell: str = "", extra: str = "", **names: Any) -> None:
+    def __init__(self, place: Place, cell: str = "", extra: str = "") -> None:
         self.place = place
+        self.cell = cell
+        self.extra = extra
         self.name = f"coming-{next(SERIAL)}"
-        self._code = self._construct(cell, extra)
-        primary = place.cluster.nodes[0]
+        self.calls: list[str] = []
+        self.pool: Any = None
+        host, port = self.hosts[0]
         self.names: dict[str, Any] = {
+            "asyncio": asyncio,
             "make_conninfo": make_conninfo,
-            "host": primary.host,
-            "port": primary.port,
+            "host": host,
+            "port": port,
             "user": "postgres",
             "password": password_of(place.cluster),
             "database": "postgres",
             "passfile": str(place.cluster.passfile),
-            "dsn": self._dsn(place.cluster),
+            "services": str(place.services),
+            "dsn": self.make_dsn(),
+            "Item": Item,
+            "pid": self.pid,
             "work": self.work,
-            "asyncio": asyncio,
+            "read": self.read,
+            **{name: self._function(name) for name in ("prepare", "clean", "alert", "callback")},
             **self.classes(),
+            **place.names,
         }
-        self.calls: list[str] = []
-        self.names |= {name: self._hook(name) for name in ("prepare", "clean", "alert")} | {"pid": self.pid}
-        self.names |= names
-        self.pool: Any = None
 
-    def _hook(self, name: str) -> Callable[..., Any]:
-        def called(*_: object) -> None:
-            self.calls.append(name)
+    @property
+    def hosts(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of the servers that it is given."""
+        return self.place.hosts or ((self.place.cluster.nodes[0].host, self.place.cluster.nodes[0].port),)
 
-        async def called_async(*_: object) -> None:
-            self.calls.append(name)
-
-        return called_async if self.is_async else called
-
-    def _construct(self, cell: str, extra: str) -> str:
-        if re.match(r"[\w.]+\(", cell):
-            return cell
-        dsn = "" if re.search(r"\b(dsn|conninfo|host|hosts|service)=", cell) else self.dsn
-        return f"{self.constructor}({', '.join(filter(None, (dsn, cell, extra, self.always)))})"
-
-    def _dsn(self, cluster: LocalCluster) -> str:
-        node = cluster.nodes[0]
-        return (
-            f"postgresql://postgres:{password_of(cluster)}@{node.host}:{node.port}/postgres"
-            f"?application_name={self.name}"
-        )
+    def make_dsn(self) -> str:
+        """Return a DSN with a password in it."""
+        hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)
+        password = quote(password_of(self.place.cluster))
+        return f"postgresql://postgres:{password}@{hosts}/postgres?application_name={self.name}"
 
     def classes(self) -> dict[str, Any]:
-        """Return what the library's users import."""
-        module = importlib.import_module(self.module)
-        return {name: value for name, value in vars(module).items() if not name.startswith("_")}
+        """Return what the library's users import, and a connection class `Mine`."""
+        raise NotImplementedError
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        def function(*_: object) -> None:
+            self.calls.append(name)
+
+        async def coroutine_function(*_: object) -> None:
+            self.calls.append(name)
+
+        return coroutine_function if self.is_async else function
 
     async def __aenter__(self) -> Self:
-        self.pool = self.names["pool"] = await self.open(await evaluate(self._code, self.names))
+        self.pool = self.names["pool"] = await self.open(await self.make())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    async def make(self) -> Any:
+        """Return the pool or router that the cell describes."""
+        if re.match(r"[\w.]+\(", self.cell):
+            return await evaluate(self.cell, self.names)
+        arguments = ", ".join(filter(None, (self.cell, self.extra, self.always)))
+        if not re.search(r"\b(dsn|conninfo|hosts?)=", arguments):
+            arguments = ", ".join(filter(None, (self.dsn, arguments)))
+        return await evaluate(f"{self.constructor}({arguments})", self.names)
 
     async def open(self, pool: Any) -> Any:
         """Return the pool that was made, open."""
@@ -132,28 +168,36 @@ class Side:
         """Return a connection."""
         raise NotImplementedError
 
+    async def get_reader(self, timeout: float | None = None) -> Any:
+        """Return a connection for a reader, where that makes a difference."""
+        return await self.get(timeout)
+
     async def take(self, timeout: float | None = None) -> Any:
         """Return a connection, None if there is none in time."""
         try:
             return await self.get(timeout)
-        except self.none_in_time():
+        except self.in_time:
             return None
-
-    def none_in_time(self) -> type[Exception] | tuple[type[Exception], ...]:
-        """Return what is raised if there is no connection in time."""
-        return TimeoutError
 
     async def give(self, conn: Any) -> None:
         """Return a connection to the pool."""
         raise NotImplementedError
 
-    async def ask(self, conn: Any, sql: str) -> Any:
-        """Return the first value that a query gives."""
+    async def row(self, conn: Any, sql: str) -> Any:
+        """Return the first row that a query gives."""
         raise NotImplementedError
+
+    async def commit(self, conn: Any) -> None:
+        """Commit, if the connection is not in autocommit mode."""
+
+    async def ask(self, conn: Any, sql: str) -> Any:
+        """Return the first value of the first row that a query gives."""
+        row = await self.row(conn, sql)
+        return next(iter(row.values())) if isinstance(row, dict) else row[0]
 
     async def value(self, sql: str) -> Any:
         """Return the first value that a query gives in a session of its own."""
-        conn = await self.take()
+        conn = await self.get()
         try:
             return await self.ask(conn, sql)
         finally:
@@ -163,255 +207,132 @@ class Side:
         """Return the server process of a session."""
         return await self.value("SELECT pg_backend_pid()")
 
-    async def work(self, conn: Any) -> Any:
+    def work(self, conn: Any) -> Any:
         """What the page calls work(conn)."""
-        return await self.ask(conn, "SELECT 42")
+        return self.ask(conn, "SELECT 42")
+
+    async def read(self, listener: Any) -> Any:
+        """What the page calls read(listener): return the payload of the first message."""
+        reading = asyncio.ensure_future(anext(aiter(listener)))
+        while not reading.done():
+            self.place.execute(self.place.cluster.nodes[0], f"NOTIFY {CHANNEL}, 'work'")
+            await asyncio.wait([reading], timeout=0.05)
+        return reading.result().payload
 
     def waiting(self) -> int:
         """Return how many callers wait for a connection."""
         raise NotImplementedError
 
     def backends(self) -> set[int]:
-        """Return the server processes of its connections."""
+        """Return the server processes of its connections to the primary."""
         sql = f"SELECT pid FROM pg_stat_activity WHERE application_name = '{self.name}'"
         return {pid for (pid,) in self.place.execute(self.place.cluster.nodes[0], sql)}
 
 
 class Psycopg(Side):
-    """What the sides on psycopg 3 have in common."""
+    """What the sides on psycopg 3 have in common, sync or not."""
 
-    async def ask(self, conn: Any, sql: str) -> Any:
+    async def row(self, conn: Any, sql: str) -> Any:
         cursor = conn.execute(sql)
-        if inspect.isawaitable(cursor):
-            return (await (await cursor).fetchone())[0]
-        return cursor.fetchone()[0]
+        return await (await cursor).fetchone() if inspect.isawaitable(cursor) else cursor.fetchone()
+
+    def work(self, conn: Any) -> Any:
+        if isinstance(conn, psycopg.AsyncConnection):
+            return self.ask(conn, "SELECT 42")
+        return conn.execute("SELECT 42").fetchone()[0]
+
+    async def commit(self, conn: Any) -> None:
+        await resolved(conn.commit())
 
 
 class Ours(Psycopg):
-    """A router."""
+    """An AsyncRouter."""
 
     library = "pgroute"
     constructor = "AsyncRouter"
-    module = "pgroute"
     small = "writer=PoolOptions(max_size=4)"
+    in_time = pgroute.AcquireTimeout
+
+    @property
+    def hosts(self) -> tuple[tuple[str, int], ...]:
+        return self.place.hosts or tuple((node.host, node.port) for node in self.place.cluster.nodes)
 
     def classes(self) -> dict[str, Any]:
-        class Mine(psycopg.AsyncConnection[Any]):
-            pass
+        base: Any = psycopg.AsyncConnection if self.is_async else psycopg.Connection
+        calls = self.calls
 
-        rows = importlib.import_module("psycopg.rows")
-        return {"psycopg": psycopg, "namedtuple_row": rows.namedtuple_row, "Mine": Mine, **vars(pgroute)}
+        class Mine(base):  # type: ignore[misc]
+            @classmethod
+            def connect(cls, *args: Any, **kwargs: Any) -> Any:
+                calls.append("connect")
+                return super().connect(*args, **kwargs)
 
-    def _dsn(self, cluster: LocalCluster) -> str:
-        return dsn_with(cluster.dsn, application_name=self.name)
+        hosts, ports = (",".join(map(str, each)) for each in zip(*self.hosts, strict=True))
+        found = {**vars(psycopg.rows), **vars(pgroute), "psycopg": psycopg}
+        return {**found, "Mine": Mine, "hosts": hosts, "ports": ports}
 
     async def open(self, pool: Any) -> Any:
-        await pool.open()
+        await resolved(pool.open())
         self.names["router"] = pool
         return pool
 
     async def close(self) -> None:
-        await self.pool.close(timeout=0)
+        await resolved(self.pool.close(timeout=0))
+
+    async def get(self, timeout: float | None = None) -> Any:
+        return await self._get("writer", timeout)
+
+    async def get_reader(self, timeout: float | None = None) -> Any:
+        return await self._get("reader", timeout)
+
+    async def _get(self, role: str, timeout: float | None) -> Any:
+        if self.is_async:
+            return await self.pool.getconn(role, timeout=timeout)
+        return await asyncio.to_thread(lambda: self.pool.getconn(role, timeout=timeout))
+
+    async def give(self, conn: Any) -> None:
+        await resolved(self.pool.putconn(conn))
 
     def waiting(self) -> int:
         return int(self.pool.get_stats()["writer"]["requests_waiting"])
 
-    async def get(self, timeout: float | None = None) -> Any:
-        return await self.pool.getconn("writer", timeout=timeout)
-
-    def none_in_time(self) -> type[Exception]:
-        return pgroute.AcquireTimeout
-
-    async def give(self, conn: Any) -> None:
-        await self.pool.putconn(conn)
-
 
 class OursSync(Ours):
-    """A router of the sync face."""
+    """A Router."""
 
     constructor = "Router"
     is_async = False
 
+
+class OursFromFile(Ours):
+    """A router from a configuration file; the cell is YAML of its table."""
+
+    small = "{writer: {max_size: 4}}"
+
     def classes(self) -> dict[str, Any]:
-        class Mine(psycopg.Connection[Any]):
-            pass
+        table = {"dsn": self.make_dsn()}
+        path = self.place.folder / f"{self.name}.yaml"
+        path.write_text(yaml.safe_dump({"routers": {"shop": merged(table, self.cell, self.extra)}}))
+        return {**super().classes(), "path": str(path)}
 
-        return {**super().classes(), "Mine": Mine}
-
-    def work(self, conn: Any) -> Any:  # type: ignore[override]
-        return conn.execute("SELECT 42").fetchone()[0]
-
-    async def open(self, pool: Any) -> Any:
-        pool.open()
-        self.names["router"] = pool
-        return pool
-
-    async def close(self) -> None:
-        self.pool.close(timeout=0)
-
-    async def get(self, timeout: float | None = None) -> Any:
-        return await asyncio.to_thread(lambda: self.pool.getconn("writer", timeout=timeout))
-
-    async def give(self, conn: Any) -> None:
-        self.pool.putconn(conn)
+    async def make(self) -> Any:
+        return pgroute.from_config(self.names["path"], kind="async_pool" if self.is_async else "pool")
 
 
-class PsycopgPool(Psycopg):
-    """psycopg_pool's."""
+class OursFromFileSync(OursFromFile):
+    """Likewise, of the sync face."""
 
-    library = "psycopg_pool"
-    constructor = "ConnectionPool"
-    dsn = "conninfo=dsn"
-    always = "open=False"
-    small = "min_size=1, max_size=4"
-    module = "psycopg_pool"
     is_async = False
 
-    def classes(self) -> dict[str, Any]:
-        class Mine(psycopg.Connection[Any]):
-            pass
 
-        return {"psycopg": psycopg, "Mine": Mine, **super().classes()}
-
-    def work(self, conn: Any) -> Any:  # type: ignore[override]
-        return conn.execute("SELECT 42").fetchone()[0]
-
-    async def open(self, pool: Any) -> Any:
-        if pool.closed:
-            pool.open()
-        return pool
-
-    async def close(self) -> None:
-        self.pool.close(timeout=0.1)
-
-    def waiting(self) -> int:
-        return int(self.pool.get_stats().get("requests_waiting", 0))
-
-    async def get(self, timeout: float | None = None) -> Any:
-        return await asyncio.to_thread(self.pool.getconn, timeout)
-
-    def none_in_time(self) -> type[Exception]:
-        return PoolTimeout
-
-    async def give(self, conn: Any) -> None:
-        self.pool.putconn(conn)
+def merged(table: dict[str, Any], *texts: str) -> dict[str, Any]:
+    """Return a table with what pieces of YAML say."""
+    for text in filter(None, texts):
+        for key, value in yaml.safe_load(text).items():
+            table[key] = {**table.get(key, {}), **value} if isinstance(value, dict) else value
+    return table
 
 
-class Asyncpg(Side):
-    """asyncpg's."""
-
-    library = "asyncpg"
-    constructor = "create_pool"
-    module = "asyncpg"
-
-    def classes(self) -> dict[str, Any]:
-        asyncpg = importlib.import_module("asyncpg")
-        return {"asyncpg": asyncpg, **super().classes()}
-
-    async def open(self, pool: Any) -> Any:
-        return pool  # create_pool() was awaited
-
-    async def close(self) -> None:
-        self.pool.terminate()
-
-    async def get(self, timeout: float | None = None) -> Any:
-        return await self.pool.acquire(timeout=timeout)
-
-    async def give(self, conn: Any) -> None:
-        await self.pool.release(conn)
-
-    async def ask(self, conn: Any, sql: str) -> Any:
-        return await conn.fetchval(sql)
-
-
-class Psqlpy(Side):
-    """psqlpy's."""
-
-    library = "psqlpy"
-    constructor = "ConnectionPool"
-    module = "psqlpy"
-
-    async def close(self) -> None:
-        self.pool.close()
-
-    async def get(self, timeout: float | None = None) -> Any:
-        return await asyncio.wait_for(self.pool.connection(), timeout)
-
-    async def give(self, conn: Any) -> None:
-        conn.close()
-
-    async def ask(self, conn: Any, sql: str) -> Any:
-        return await conn.fetch_val(sql)
-
-
-class Psycopg2(Side):
-    """psycopg2's."""
-
-    library = "psycopg2"
-    constructor = "ThreadedConnectionPool"
-    module = "psycopg2.pool"
-    is_async = False
-
-    async def close(self) -> None:
-        if not self.pool.closed:
-            self.pool.closeall()
-
-    async def get(self, timeout: float | None = None) -> Any:
-        return self.pool.getconn()
-
-    def none_in_time(self) -> type[Exception]:
-        error: type[Exception] = self.names["PoolError"]
-        return error
-
-    async def give(self, conn: Any) -> None:
-        self.pool.putconn(conn)
-
-    async def ask(self, conn: Any, sql: str) -> Any:
-        with conn.cursor() as cursor:
-            cursor.execute(sql)
-            return cursor.fetchone()[0]
-
-    def work(self, conn: Any) -> Any:  # type: ignore[override]
-        with conn.cursor() as cursor:
-            cursor.execute("SELECT 42")
-            return cursor.fetchone()[0]
-
-
-class Hasql(Psycopg):
-    """hasql's, on psycopg 3."""
-
-    library = "hasql"
-    constructor = "PoolManager"
-    module = "hasql.driver.psycopg3"
-
-    def _dsn(self, cluster: LocalCluster) -> str:
-        hosts = ",".join(f"{node.host}:{node.port}" for node in cluster.nodes)
-        return (
-            f"postgresql://postgres:{password_of(cluster)}@{hosts}/postgres?application_name={self.name}"
-        )
-
-    async def open(self, pool: Any) -> Any:
-        await pool.ready()
-        return pool
-
-    async def close(self) -> None:
-        await self.pool.close()
-
-    async def get(self, timeout: float | None = None) -> Any:
-        return await self.pool.acquire_master(timeout=timeout)
-
-    def none_in_time(self) -> tuple[type[Exception], ...]:
-        return TimeoutError, PoolTimeout
-
-    async def give(self, conn: Any) -> None:
-        await self.pool.release(conn)
-
-
-THEIRS: dict[str, type[Side]] = {
-    side.library: side for side in (PsycopgPool, Asyncpg, Psqlpy, Psycopg2, Hasql)
-}
-
-
-def is_installed(library: str) -> bool:
-    """Return whether the package is there to be compared with."""
-    return importlib.util.find_spec(library) is not None
+async def resolved(value: Any) -> Any:
+    """Return a value, or what awaiting it gives."""
+    return await value if inspect.isawaitable(value) else value

@@ -81,7 +81,7 @@ async def run_code(code: str, names: dict[str, Any], *, either_face: bool = Fals
     assert isinstance(tree, ast.Module)
     space = {**names, "_note": found.append, "_resolve": _resolve, "_Entered": _Entered}
     await _resolve(eval(compile(tree, f"<{code}>", "exec", _AWAIT), space))  # noqa: S307  (our page's)
-    return [plain(value) for value in found if value is not None]
+    return [plain(value) for value in found if not (value is None or type(value).__name__.endswith("Cursor"))]
 
 
 async def evaluate(code: str, names: dict[str, Any]) -> Any:
