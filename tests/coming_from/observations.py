@@ -16,6 +16,17 @@ SOON = 0.05
 """Seconds for what should fail at once."""
 
 
+PASSIVE: set[Observe] = set()
+"""Observations that need no pool of their own."""
+
+
+def passive(observe: Observe) -> Observe:
+    """Mark an observation as one that needs no pool of its own."""
+    PASSIVE.add(observe)
+    return observe
+
+
+@passive
 async def works(side: Side) -> Any:
     """A session."""
     return await side.value("SELECT 42")
@@ -27,7 +38,7 @@ def gives(sql: str) -> Observe:
     async def observe(side: Side) -> Any:
         return await side.value(sql)
 
-    return observe
+    return passive(observe)
 
 
 def shows(setting: str) -> Observe:
@@ -43,14 +54,16 @@ def attribute(name: str) -> Observe:
         await side.give(conn)
         return getattr(conn, name)
 
-    return observe
+    return passive(observe)
 
 
+@passive
 async def named(side: Side) -> str:
     """The name of the pool."""
     return str(side.pool.name)
 
 
+@passive
 async def of_my_class(side: Side) -> bool:
     """Whether connections are of the user's class."""
     conn = await side.get()
@@ -67,34 +80,47 @@ async def row_class(side: Side) -> str:
     return type(row).__name__.removeprefix("Real").removesuffix("Row").lower()
 
 
-async def most(side: Side) -> int:
-    """How many sessions there can be at once."""
-    conns = [await side.get()]
-    while (conn := await side.take(SOON)) is not None:
-        conns.append(conn)
-    for each in conns:
-        await side.give(each)
-    return len(conns)
+def most(number: int) -> Observe:
+    """Return an observation of how many sessions there can be at once, which should be that many."""
+
+    async def observe(side: Side) -> int:
+        conns = [await side.get() for _ in range(number)]
+        while (conn := await side.take(SOON)) is not None:
+            conns.append(conn)
+        for each in conns:
+            await side.give(each)
+        return len(conns)
+
+    return observe
 
 
-async def settled(count: Callable[[], int]) -> int:
-    """Return a number that is above 0 and has not changed for a moment."""
+async def settled(count: Callable[[], int], least: int = 1) -> int:
+    """Return a number that is large enough and has not changed for a moment."""
+    await async_eventually(lambda: count() >= least)
     seen = 0
-    while seen == 0 or seen != count():
+    while seen != count():
         seen = count()
         await asyncio.sleep(0.03)
     return seen
 
 
-async def opened(side: Side) -> int:
-    """How many connections there are when nobody needs more than one."""
-    await side.give(await side.get())
-    return await settled(lambda: len(side.backends()))
+def opened(number: int) -> Observe:
+    """Return an observation of how many connections there are when nobody needs more than one."""
+
+    async def observe(side: Side) -> int:
+        await side.give(await side.get())
+        return await settled(lambda: len(side.backends()), number)
+
+    return observe
 
 
-async def sizes(side: Side) -> tuple[int, int]:
-    """How many connections there are at least, and at most."""
-    return await opened(side), await most(side)
+def sizes(least: int, greatest: int) -> Observe:
+    """Return an observation of both."""
+
+    async def observe(side: Side) -> tuple[int, int]:
+        return await opened(least)(side), await most(greatest)(side)
+
+    return observe
 
 
 async def fresh(side: Side) -> bool:
@@ -306,11 +332,6 @@ async def use_closed(side: Side) -> None:
 async def get_soon(side: Side) -> None:
     """Ask for a connection that cannot be opened."""
     await side.get(0.3)
-
-
-def fails(sql: str) -> Observe:
-    """Return what executes a statement that fails."""
-    return gives(sql)
 
 
 async def lose(side: Side) -> None:

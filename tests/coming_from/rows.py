@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tests.coming_from.observations import (
+    PASSIVE,
     Observe,
     attribute,
     called,
     exhaust,
-    fails,
     forgotten,
     fresh,
     gave_up,
@@ -52,8 +52,8 @@ class Observation:
         shorter: what the test writes in place of the page's numbers and words.
         theirs: further arguments of theirs, that the observation needs.
         ours: further arguments of ours.
-        hosts: which servers both are given: "" (each as usual), "all", "standby first", "primary", "tls", "mutual tls"
-            or "nowhere".
+        hosts: which servers both are given: "" (each as usual), "all", "standby first", "primary", "standby", "tls",
+            "mutual tls" or "nowhere".
         face: "async" or "normal" for another face of a library that has several.
     """
 
@@ -63,6 +63,11 @@ class Observation:
     ours: str = ""
     hosts: str = ""
     face: str = ""
+
+    @property
+    def shares_a_pool(self) -> bool:
+        """Whether this can be observed of a pool that has arguments of other rows too."""
+        return self.observe in PASSIVE and not (self.theirs or self.ours or self.hosts or self.face)
 
 
 _ONE = "writer=PoolOptions(max_size=1)"
@@ -76,19 +81,17 @@ OF_ARGUMENTS: dict[str, dict[str, Observation]] = {
         'kwargs={"autocommit": True}': Observation(attribute("autocommit")),
         'kwargs=lambda: {"password": password}': Observation(works),
         "connection_class=Mine": Observation(of_my_class),
-        "min_size=4": Observation(opened, {"4": "2"}),
-        "max_size=5": Observation(most, {"5": "2"}, theirs="min_size=1"),
-        "configure=prepare": Observation(called, theirs="min_size=1"),
-        "check=ConnectionPool.check_connection": Observation(survived, theirs="min_size=1"),
-        "check=prepare": Observation(called, theirs="min_size=1"),
-        "reset=clean": Observation(called, theirs="min_size=1"),
+        "min_size=4": Observation(opened(2), {"4": "2"}),
+        "max_size=5": Observation(most(2), {"5": "2"}),
+        "configure=prepare": Observation(called),
+        "check=ConnectionPool.check_connection": Observation(survived),
+        "check=prepare": Observation(called),
+        "reset=clean": Observation(called),
         'name="shop"': Observation(named),
-        "timeout=30": Observation(gave_up, {"30": "0.2"}, theirs="min_size=1, max_size=1", ours=_ONE),
-        "max_waiting=1": Observation(
-            refused_in_queue, {"max_waiting=1)": "max_size=1, max_waiting=1)"}, theirs="min_size=1, max_size=1"
-        ),
-        "max_lifetime=3600": Observation(replaced, {"3600": "0.1"}, theirs="min_size=1"),
-        "max_idle=600": Observation(shrunk, {"600": "0.1"}, theirs="min_size=1, max_size=4"),
+        "timeout=30": Observation(gave_up, {"30": "0.2"}, theirs="max_size=1", ours=_ONE),
+        "max_waiting=1": Observation(refused_in_queue, theirs="max_size=1", ours=_ONE),
+        "max_lifetime=3600": Observation(replaced, {"3600": "0.1"}),
+        "max_idle=600": Observation(shrunk, {"600": "0.1"}),
         "num_workers=3": Observation(works),
         "NullConnectionPool(dsn, max_size=5, open=False)": Observation(fresh),
     },
@@ -97,29 +100,29 @@ OF_ARGUMENTS: dict[str, dict[str, Observation]] = {
         "host=host, port=port, user=user, password=password, database=database": Observation(works),
         "passfile=passfile": Observation(works),
         'dsn="postgresql://", service="shop", servicefile=services': Observation(works),
-        "init_size=3": Observation(opened, theirs="min_size=1"),
-        "min_size=4": Observation(opened, {"4": "2"}),
-        "max_size=5": Observation(most, {"5": "2"}, theirs="min_size=1"),
-        "max_queries=50000": Observation(fresh, {"50000": "1"}, theirs="min_size=1"),
-        "max_inactive_connection_lifetime=300": Observation(shrunk, {"300": "0.1"}, theirs="min_size=1"),
-        "connect=connect": Observation(called, theirs="min_size=1"),
-        "setup=prepare": Observation(called, theirs="min_size=1"),
-        "init=prepare": Observation(called, theirs="min_size=1"),
-        "reset=clean": Observation(called, theirs="min_size=1"),
-        "reset=None": Observation(forgotten, theirs="min_size=1"),
-        "connection_class=Mine": Observation(of_my_class, theirs="min_size=1"),
-        "record_class=Item": Observation(row_class, theirs="min_size=1"),
-        "timeout=5": Observation(works, theirs="min_size=1"),
-        "command_timeout=30": Observation(interrupted, {"30": "0.1", "30s": "100ms"}, theirs="min_size=1"),
-        "statement_cache_size=0": Observation(prepared, theirs="min_size=1"),
-        'ssl="require"': Observation(works, theirs="min_size=1", hosts="tls"),
-        "ssl=context": Observation(works, theirs="min_size=1", hosts="tls"),
-        "direct_tls=True": Observation(works, theirs='min_size=1, ssl="require"', hosts="tls"),
-        'server_settings={"work_mem": "8MB"}': Observation(shows("work_mem"), theirs="min_size=1"),
+        "init_size=3": Observation(opened(3)),
+        "min_size=4": Observation(opened(2), {"4": "2"}),
+        "max_size=5": Observation(most(2), {"5": "2"}),
+        "max_queries=50000": Observation(fresh, {"50000": "1"}),
+        "max_inactive_connection_lifetime=300": Observation(shrunk, {"300": "0.1"}),
+        "connect=connect": Observation(called),
+        "setup=prepare": Observation(called),
+        "init=prepare": Observation(called),
+        "reset=clean": Observation(called),
+        "reset=None": Observation(forgotten),
+        "connection_class=Mine": Observation(of_my_class),
+        "record_class=Item": Observation(row_class),
+        "timeout=5": Observation(works),
+        "command_timeout=30": Observation(interrupted, {"30": "0.1", "30s": "100ms"}),
+        "statement_cache_size=0": Observation(prepared),
+        'ssl="require"': Observation(works, hosts="tls"),
+        "ssl=context": Observation(works, hosts="tls"),
+        "direct_tls=True": Observation(works, theirs='ssl="require"', hosts="tls"),
+        'server_settings={"work_mem": "8MB"}': Observation(shows("work_mem")),
         'target_session_attrs="read-write"': Observation(
-            gives("SELECT pg_is_in_recovery()"), theirs="min_size=1", hosts="standby first"
+            gives("SELECT pg_is_in_recovery()"), hosts="standby first"
         ),
-        'krbsrvname="postgres"': Observation(works, theirs="min_size=1"),
+        'krbsrvname="postgres"': Observation(works),
     },
     "psqlpy": {
         "dsn=dsn": Observation(works),
@@ -145,7 +148,7 @@ OF_ARGUMENTS: dict[str, dict[str, Observation]] = {
         "keepalives_idle_sec=60": Observation(works),
         "keepalives_interval_sec=5": Observation(works),
         "keepalives_retries=3": Observation(works),
-        "max_db_pool_size=5": Observation(most, {"5": "2"}),
+        "max_db_pool_size=5": Observation(most(2), {"5": "2"}),
         "conn_recycling_method=ConnRecyclingMethod.Fast": Observation(kept),
         "conn_recycling_method=ConnRecyclingMethod.Verified": Observation(survived),
         "conn_recycling_method=ConnRecyclingMethod.Clean": Observation(forgotten),
@@ -153,7 +156,7 @@ OF_ARGUMENTS: dict[str, dict[str, Observation]] = {
         "ssl_mode=SslMode.VerifyCa, ca_file=ca_file": Observation(works, hosts="tls"),
     },
     "psycopg2": {
-        "minconn=2, maxconn=5": Observation(sizes, {"5": "3"}),
+        "minconn=2, maxconn=5": Observation(sizes(2, 3), {"5": "3"}),
         "minconn=1, maxconn=5, dsn=dsn": Observation(works),
         "minconn=1, maxconn=5, host=host, port=port, user=user, password=password, dbname=database": Observation(
             works
@@ -161,7 +164,7 @@ OF_ARGUMENTS: dict[str, dict[str, Observation]] = {
         'minconn=1, maxconn=5, options="-c work_mem=8MB"': Observation(shows("work_mem")),
         "minconn=1, maxconn=5, connection_factory=Mine": Observation(of_my_class),
         "minconn=1, maxconn=5, cursor_factory=RealDictCursor": Observation(row_class),
-        "SimpleConnectionPool(1, 5, dsn)": Observation(most, {"5": "2"}),
+        "SimpleConnectionPool(1, 5, dsn)": Observation(most(2), {"5": "2"}),
     },
     "hasql": {
         "dsn=dsn": Observation(works),
@@ -176,7 +179,7 @@ OF_ARGUMENTS: dict[str, dict[str, Observation]] = {
         "balancer_policy=GreedyBalancerPolicy": Observation(spread),
         "balancer_policy=RoundRobinBalancerPolicy": Observation(spread),
         "balancer_policy=RandomWeightedBalancerPolicy": Observation(read_standby),
-        'pool_factory_kwargs={"max_size": 5}': Observation(most, {"5": "2"}),
+        'pool_factory_kwargs={"max_size": 5}': Observation(most(2), {"5": "2"}),
         "staleness=StalenessPolicy(TimeStalenessChecker(timedelta(seconds=1)))": Observation(read_standby),
         "staleness=StalenessPolicy(BytesStalenessChecker(8388608))": Observation(read_standby),
     },
@@ -205,29 +208,29 @@ OF_ARGUMENTS: dict[str, dict[str, Observation]] = {
         "connection_settings: {autocommit: true}": Observation(attribute("autocommit"), face="normal"),
         "sync_settings: {work_mem: 8MB}": Observation(shows("work_mem")),
         "async_settings: {work_mem: 8MB}": Observation(shows("work_mem"), face="async"),
-        "pool_settings: {min_size: 5, max_size: 20}": Observation(sizes, {"5": "2", "20": "3"}),
+        "pool_settings: {min_size: 5, max_size: 20}": Observation(sizes(2, 3), {"5": "2", "20": "3"}),
         "async_pool_settings: {min_size: 5, max_size: 20}": Observation(
-            sizes, {"5": "2", "20": "3"}, face="async"
+            sizes(2, 3), {"5": "2", "20": "3"}, face="async"
         ),
         "pool_settings: {timeout: 30}": Observation(
             gave_up,
             {"30": "0.2"},
-            theirs="{pool_settings: {min_size: 1, max_size: 1}}",
+            theirs="{pool_settings: {max_size: 1}}",
             ours="{writer: {max_size: 1}}",
         ),
         "pool_settings: {max_idle: 300}": Observation(
-            shrunk, {"300": "0.1"}, theirs="{pool_settings: {min_size: 1, max_size: 4}}"
+            shrunk, {"300": "0.1"}
         ),
         "pool_settings: {max_lifetime: 3600}": Observation(
-            replaced, {"3600": "0.1"}, theirs="{pool_settings: {min_size: 1, max_size: 4}}"
+            replaced, {"3600": "0.1"}
         ),
         "pool_settings: {max_waiting: 1}": Observation(
             refused_in_queue,
-            theirs="{pool_settings: {min_size: 1, max_size: 1}}",
+            theirs="{pool_settings: {max_size: 1}}",
             ours="{writer: {max_size: 1}}",
         ),
         "pool_settings: {check_on_checkout: true}": Observation(
-            survived, theirs="{pool_settings: {min_size: 1, max_size: 4}}"
+            survived
         ),
         "pool_settings: {reconnect_timeout: 300, num_workers: 3}": Observation(works),
     },
@@ -280,32 +283,35 @@ one for each. `pid` asks for the server process of a session.
 
 OF_ERRORS: dict[str, dict[str, Observation]] = {
     "psycopg_pool": {
-        "PoolTimeout": Observation(exhaust, theirs="min_size=1, max_size=1", ours=_ONE),
+        "PoolTimeout": Observation(exhaust, theirs="max_size=1", ours=_ONE),
         "TooManyRequests": Observation(
             queue_up,
-            theirs="min_size=1, max_size=1, max_waiting=1",
+            theirs="max_size=1, max_waiting=1",
             ours="writer=PoolOptions(max_size=1, max_waiting=1)",
         ),
         "PoolClosed": Observation(use_closed),
     },
     "asyncpg": {
-        "TimeoutError": Observation(exhaust, theirs="min_size=1, max_size=1", ours=_ONE),
-        "InterfaceError": Observation(use_closed, theirs="min_size=1"),
+        "TimeoutError": Observation(exhaust, theirs="max_size=1", ours=_ONE),
+        "InterfaceError": Observation(use_closed),
         "UniqueViolationError": Observation(
-            fails("INSERT INTO pg_proc SELECT * FROM pg_proc LIMIT 1"), theirs="min_size=1"
+            gives("INSERT INTO pg_proc SELECT * FROM pg_proc LIMIT 1")
         ),
         "ReadOnlySQLTransactionError": Observation(
-            fails("SELECT set_config('transaction_read_only', 'on', true), lo_creat(-1)"), theirs="min_size=1"
+            gives("SELECT set_config('transaction_read_only', 'on', true), lo_creat(-1)")
         ),
-        "ConnectionDoesNotExistError": Observation(lose, theirs="min_size=1"),
+        "TargetServerAttributeNotMatched": Observation(
+            get_soon, theirs='target_session_attrs="primary"', hosts="standby"
+        ),
+        "ConnectionDoesNotExistError": Observation(lose),
     },
     "psqlpy": {
         "BaseConnectionPoolError": Observation(use_closed),
-        "DatabaseError": Observation(fails("SELECT FROM nothing")),
+        "DatabaseError": Observation(gives("SELECT FROM nothing")),
     },
     "psycopg2": {
-        "PoolError": Observation(exhaust, theirs="minconn=1, maxconn=1", ours=_ONE),
-        "psycopg2.OperationalError": Observation(get_soon, theirs="minconn=1, maxconn=1", hosts="nowhere"),
+        "PoolError": Observation(exhaust, theirs="maxconn=1", ours=_ONE),
+        "psycopg2.OperationalError": Observation(get_soon, theirs="maxconn=1", hosts="nowhere"),
     },
     "hasql": {
         "TimeoutError": Observation(exhaust, theirs='pool_factory_kwargs={"max_size": 1}', ours=_ONE),

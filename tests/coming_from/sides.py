@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -25,6 +25,9 @@ from tests.support import password_of
 SERIAL = itertools.count(1)
 
 CHANNEL = "jobs"
+
+SECRET = {"from_env", "from_file"}
+"""The keys of a mapping that stands for a value."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,16 +77,18 @@ class Side:
         small: arguments of a pool with 1 to 4 connections.
         is_async: whether functions are handed over as coroutine functions.
         in_time: what is raised if there is no connection in time.
-        name: the application_name of its connections.
+        name: the application_name of its connections; of all routers the same, so that they share probes.
         calls: the names of the functions that were called, of those that cells hand over.
         names: what code in cells may use.
+        arguments: of the pool; None: those in the cell.
         pool: the open pool, or the router.
     """
 
     library = ""
+    name = "theirs"
     constructor = ""
-    dsn = "dsn=dsn"
-    always = ""
+    dsn = "dsn"
+    always: Mapping[str, Any] = {}
     small = ""
     is_async = True
     in_time: type[Exception] | tuple[type[Exception], ...] = TimeoutError
@@ -92,9 +97,11 @@ class Side:
         self.place = place
         self.cell = cell
         self.extra = extra
-        self.name = f"coming-{next(SERIAL)}"
+        self.serial = next(SERIAL)
         self.calls: list[str] = []
         self.pool: Any = None
+        self.arguments: dict[str, Any] | None = None
+        self._before: set[int] = set()
         host, port = self.hosts[0]
         self.names: dict[str, Any] = {
             "asyncio": asyncio,
@@ -141,20 +148,33 @@ class Side:
         return coroutine_function if self.is_async else function
 
     async def __aenter__(self) -> Self:
+        self._before = self._backends()
         self.pool = self.names["pool"] = await self.open(await self.make())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    async def read_cell(self, code: str) -> dict[str, Any]:
+        """Return the arguments that a cell has."""
+        found: dict[str, Any] = await evaluate(f"dict({code})", self.names)
+        return found
+
     async def make(self) -> Any:
-        """Return the pool or router that the cell describes."""
+        """Return the pool or router with its arguments."""
         if re.match(r"[\w.]+\(", self.cell):
             return await evaluate(self.cell, self.names)
-        arguments = ", ".join(filter(None, (self.cell, self.extra, self.always)))
-        if not re.search(r"\b(dsn|conninfo|hosts?)=", arguments):
-            arguments = ", ".join(filter(None, (self.dsn, arguments)))
-        return await evaluate(f"{self.constructor}({arguments})", self.names)
+        arguments = self.arguments
+        if arguments is None:
+            arguments = {}
+            for code in self.small, self.cell, self.extra:
+                arguments = combined(arguments, await self.read_cell(code), override=True) or {}
+        return await self.construct(arguments)
+
+    async def construct(self, arguments: dict[str, Any]) -> Any:
+        """Return the pool or router with these arguments."""
+        dsn = {} if {"dsn", "conninfo", "host", "hosts"} & arguments.keys() else {self.dsn: self.names["dsn"]}
+        return await resolved(self.names[self.constructor](**dsn, **self.always, **arguments))
 
     async def open(self, pool: Any) -> Any:
         """Return the pool that was made, open."""
@@ -225,6 +245,9 @@ class Side:
 
     def backends(self) -> set[int]:
         """Return the server processes of its connections to the primary."""
+        return self._backends() - self._before
+
+    def _backends(self) -> set[int]:
         sql = f"SELECT pid FROM pg_stat_activity WHERE application_name = '{self.name}'"
         return {pid for (pid,) in self.place.execute(self.place.cluster.nodes[0], sql)}
 
@@ -249,6 +272,7 @@ class Ours(Psycopg):
     """An AsyncRouter."""
 
     library = "pgroute"
+    name = "ours"
     constructor = "AsyncRouter"
     small = "writer=PoolOptions(max_size=4)"
     in_time = pgroute.AcquireTimeout
@@ -309,14 +333,19 @@ class OursFromFile(Ours):
 
     small = "{writer: {max_size: 4}}"
 
-    def classes(self) -> dict[str, Any]:
-        table = {"dsn": self.make_dsn()}
-        path = self.place.folder / f"{self.name}.yaml"
-        path.write_text(yaml.safe_dump({"routers": {"shop": merged(table, self.cell, self.extra)}}))
-        return {**super().classes(), "path": str(path)}
+    async def read_cell(self, code: str) -> dict[str, Any]:
+        return read_yaml(code)
 
-    async def make(self) -> Any:
-        return pgroute.from_config(self.names["path"], kind="async_pool" if self.is_async else "pool")
+    async def construct(self, arguments: dict[str, Any]) -> Any:
+        return pgroute.from_config(self.write(arguments), kind="async_pool" if self.is_async else "pool")
+
+    def write(self, arguments: dict[str, Any]) -> str:
+        """Write a file for the router; return its path."""
+        path = self.place.folder / f"{self.serial}.yaml"
+        self.names["path"] = str(path)
+        table = {"dsn": self.make_dsn(), **arguments}
+        path.write_text(yaml.safe_dump({"routers": {"shop": table}}))
+        return str(path)
 
 
 class OursFromFileSync(OursFromFile):
@@ -325,14 +354,37 @@ class OursFromFileSync(OursFromFile):
     is_async = False
 
 
-def merged(table: dict[str, Any], *texts: str) -> dict[str, Any]:
-    """Return a table with what pieces of YAML say."""
-    for text in filter(None, texts):
-        for key, value in yaml.safe_load(text).items():
-            table[key] = {**table.get(key, {}), **value} if isinstance(value, dict) else value
-    return table
+def read_yaml(text: str) -> dict[str, Any]:
+    """Return a mapping."""
+    return dict(yaml.safe_load(text)) if text else {}
 
 
 async def resolved(value: Any) -> Any:
     """Return a value, or what awaiting it gives."""
     return await value if inspect.isawaitable(value) else value
+
+
+def combined(one: dict[str, Any], other: dict[str, Any], *, override: bool = False) -> dict[str, Any] | None:
+    """Return arguments that stand for both; where they contradict each other, None, or the other with *override*."""
+    found = dict(one)
+    for name, value in other.items():
+        here = found.get(name, value)
+        both: Any = None
+        if isinstance(here, dict) and isinstance(value, dict) and not SECRET & here.keys():
+            both = combined(here, value, override=override)
+        elif isinstance(here, pgroute.PoolOptions):
+            fields = combined(_given(here), _given(value), override=override)
+            both = None if fields is None else pgroute.PoolOptions(**fields)
+        elif override or here == value:
+            both = value
+        if both is None and value is not None:
+            return None
+        found[name] = both
+    return found
+
+
+def _given(options: pgroute.PoolOptions) -> dict[str, Any]:
+    """Return the options that are not the default ones."""
+    default = pgroute.PoolOptions()
+    names = [field.name for field in dataclasses.fields(options)]
+    return {name: value for name in names if (value := getattr(options, name)) != getattr(default, name)}

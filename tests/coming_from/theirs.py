@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import importlib.util
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg
 import yaml
@@ -19,7 +19,7 @@ from tests.coming_from.sides import (
     OursSync,
     Psycopg,
     Side,
-    merged,
+    read_yaml,
     resolved,
 )
 from tests.support import password_of
@@ -40,8 +40,8 @@ class PsycopgPool(Psycopg):
 
     library = "psycopg_pool"
     constructor = "ConnectionPool"
-    dsn = "conninfo=dsn"
-    always = "open=False"
+    dsn = "conninfo"
+    always: ClassVar = {"open": False}
     small = "min_size=1, max_size=4"
     is_async = False
     in_time = PoolTimeout
@@ -179,7 +179,7 @@ class Hasql(Psycopg):
 
     def classes(self) -> dict[str, Any]:
         found = public("hasql.exceptions", "hasql.staleness", "hasql.balancer_policy")
-        return {**found, **public("hasql.driver.psycopg3"), "timedelta": timedelta}
+        return {**found, **public("hasql.driver.psycopg3"), "PoolTimeout": PoolTimeout, "timedelta": timedelta}
 
     async def open(self, pool: Any) -> Any:
         await pool.ready()
@@ -209,28 +209,33 @@ class Pgmonkey(Psycopg):
 
     def classes(self) -> dict[str, Any]:
         found = public("pgmonkey")
-        host, port = self.hosts[0]
-        config = {
-            "connection_settings": {
-                "host": host,
-                "port": str(port),
-                "user": "postgres",
-                "dbname": "postgres",
-                "password": password_of(self.place.cluster),
-                "application_name": self.name,
-            }
-        }
-        path = self.place.folder / f"{self.name}.yaml"
-        path.write_text(yaml.safe_dump(merged(config, self.cell, self.extra)))
-        return {**found, "manager": found["PGConnectionManager"](), "path": str(path)}
+        return {**found, "manager": found["PGConnectionManager"]()}
 
-    async def make(self) -> Any:
-        names = self.names
-        made = await resolved(
-            names["manager"].get_database_connection(names["path"], self.kind, resolve_env=True)
-        )
+    async def read_cell(self, code: str) -> dict[str, Any]:
+        return read_yaml(code)
+
+    async def construct(self, arguments: dict[str, Any]) -> Any:
+        manager, path = self.names["manager"], self.write(arguments)
+        made = await resolved(manager.get_database_connection(path, self.kind, resolve_env=True))
         await self.wait(made)
         return made
+
+    def write(self, arguments: dict[str, Any]) -> str:
+        """Write a file; return its path."""
+        host, port = self.hosts[0]
+        settings = {
+            "host": host,
+            "port": str(port),
+            "user": "postgres",
+            "dbname": "postgres",
+            "password": password_of(self.place.cluster),
+            "application_name": self.name,
+        }
+        path = self.place.folder / f"{self.serial}.yaml"
+        self.names["path"] = str(path)
+        settings |= arguments.get("connection_settings", {})
+        path.write_text(yaml.safe_dump({**arguments, "connection_settings": settings}))
+        return str(path)
 
     async def wait(self, connection: Any) -> None:
         """Return when the pool is filled."""
