@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("binary", "cli", "plot", "testing", "examples")
+EXTRAS = ("binary", "cli", "plot", "testing", "fastapi", "flask", "examples")
 TOOLS = ("dnslib", "hypothesis", "pyte", "pytest-xdist")
 """Further packages that the tests need, by their names in the extra `dev`."""
 TESTS = (

@@ -7,6 +7,7 @@ Private names, as they are in psycopg 3.3.9, the oldest version that pgroute acc
 - ``Connection._prepared``: `forget_prepared`.
 - ``Connection._pool``: `mark_pooled`.
 - ``Connection._connect_gen``: `watched_class`.
+- ``BasePipeline._conn``, and the wording and arguments of psycopg's warnings: `worth_telling`.
 
 Public names that the documentation does not list: ``psycopg.generators.execute`` (`query_steps`); ``Connection.lock``,
 ``Connection.wait`` and ``psycopg.errors.error_from_result`` (`_async/statements.py`). Public methods replaced on one
@@ -18,6 +19,7 @@ what to do, when a new version of psycopg changes one of these names.
 
 from __future__ import annotations
 
+import logging
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
@@ -96,8 +98,36 @@ def mark_pooled(conn: Connection) -> None:
 
     Otherwise leaving ``with conn`` closes it (psycopg documentation, "with connection"), and one that is collected
     while open gives a ResourceWarning. psycopg_pool uses this attribute for it; no public name does.
+
+    From the first one on, psycopg's loggers have the filter `worth_telling`.
     """
     conn._pool = cast("Any", _POOL)
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(worth_telling)  # does nothing if it is there
+
+
+_LOGGERS = ("psycopg", "psycopg.transaction")
+
+cancelling: ContextVar[bool] = ContextVar("cancelling", default=False)
+"""Whether a statement on a pooled connection is being cancelled in this context."""
+
+
+def worth_telling(record: logging.LogRecord) -> bool:
+    """Return whether a message of psycopg's says more than the errors that callers get anyway; a filter for its logger.
+
+    A lost connection ends each pipeline, COPY and transaction() on it by an error, and psycopg warns of the next error
+    that follows from it, once for each. It also warns if a statement ends otherwise than by the cancel request. Both
+    happen wherever a host fails, and the pool replaces the connection. What concerns other connections, or one that is
+    still open, is told. psycopg looks no method up on the way to these messages that could be replaced.
+    """
+    text = str(record.msg)
+    if text.startswith("query "):
+        return not cancelling.get()
+    if not text.startswith("error ignored ") or not isinstance(record.args, tuple) or not record.args:
+        return True
+    subject = record.args[0]
+    conn = getattr(subject, "connection", None) or getattr(subject, "_conn", None) or subject
+    return not (getattr(conn, "_pool", None) is _POOL and getattr(conn, "broken", False))
 
 
 class ConnectAborted(psycopg.OperationalError):

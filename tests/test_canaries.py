@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import logging
 import socket
 import warnings
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from psycopg.pq import TransactionStatus
 import pgroute
 from pgroute._psycopg import (
     ConnectAborted,
+    cancelling,
     enter_block,
     forget_prepared,
     has_open_block,
@@ -32,6 +34,7 @@ from pgroute._psycopg import (
     query_steps,
     unwanted,
     watched_class,
+    worth_telling,
 )
 from pgroute.testing import LocalCluster
 from tests.support import async_eventually
@@ -245,12 +248,47 @@ async def test_statements_and_their_cancels_go_through_replaced_methods(shared: 
     await conn.close()
 
 
+@cluster_needed
+def test_what_follows_from_a_lost_connection_is_recognised(
+    shared: LocalCluster, conn: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    mark_pooled(conn)
+    with pytest.raises(psycopg.OperationalError), conn.pipeline():
+        shared.nodes[0].execute(f"SELECT pg_terminate_backend({conn.info.backend_pid}, 10000)")
+        conn.execute("SELECT 1")
+    what = changed(
+        "worth_telling", "BasePipeline._conn is gone, or the warnings have other words or arguments"
+    )
+    assert caplog.messages == [], what
+
+
+def record(text: str, *args: object) -> logging.LogRecord:
+    return logging.LogRecord("psycopg", logging.WARNING, __file__, 1, text, args, None)
+
+
+@cluster_needed
+def test_other_warnings_of_psycopgs_are_told(conn: psycopg.Connection[Any]) -> None:
+    ignored = record("error ignored in rollback on %s: %s", conn, "oh")
+    assert worth_telling(ignored), "a connection that is none of a pool's"
+    mark_pooled(conn)
+    assert worth_telling(ignored), "one that is open"
+    conn.pgconn.finish()
+    assert not worth_telling(ignored)
+    assert worth_telling(record("unknown PostgreSQL timezone: %r; will use UTC", "Mars"))
+    assert worth_telling(record("error ignored in something new"))
+    cancelled = record("query cancellation failed: %s", "oh")
+    assert worth_telling(cancelled)
+    token = cancelling.set(True)
+    assert not worth_telling(cancelled)
+    cancelling.reset(token)
+
+
 # Nothing else of psycopg's is touched.
 
 ROOT = Path(pgroute.__path__[0])
 DOOR = ROOT / "_psycopg.py"
 SOURCES = [Path(module.__path__[0]) for module in (psycopg, psycopg_pool)]
-USED = {"_tpc", "_num_transactions", "_prepared", "_pool", "_connect_gen"}
+USED = {"_tpc", "_num_transactions", "_prepared", "_pool", "_connect_gen", "_conn"}
 
 
 def is_private(name: str) -> bool:

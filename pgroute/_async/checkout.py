@@ -75,10 +75,10 @@ class AsyncCheckout(Generic[CT]):
     __slots__ = ("__weakref__", "_lease", "_progress", "_router", "_ticket", "conn", "phase")
 
     def __init__(self, conn: CT, router: AsyncOpenState, ticket: Ticket | None = None) -> None:
-        self.conn = conn
+        self.conn: CT = conn
         self._ticket = ticket
         self._progress: Progress | None = None
-        self.phase = NOTHING_SENT
+        self.phase: str = NOTHING_SENT
         self._router = router
         self._lease: AsyncLease = lease_of(conn)
 
@@ -122,7 +122,10 @@ class AsyncCheckout(Generic[CT]):
         try:
             if self.conn.closed:
                 self.kick()
-            elif self.conn.pgconn.transaction_status:
+            elif status := self.conn.pgconn.transaction_status:
+                if alive(self.conn):
+                    text = "a connection to %s was put back within a transaction (%s): rolling back"
+                    logger.warning(text, self.key, TransactionStatus(status).name)
                 await self._roll_back_quietly()
         finally:
             await self.release()
@@ -272,7 +275,7 @@ class AsyncCheckout(Generic[CT]):
             async with self.within(seconds):
                 self._progress = await ask_progress(conn, question)
         except psycopg.Error as failure:
-            logger.info("the position of %s is not known: %s", self.key, one_line(str(failure)))
+            logger.debug("the position of %s is not known: %s", self.key, one_line(str(failure)))
         except BaseException:
             await shut(conn)
             raise
@@ -393,7 +396,7 @@ class AsyncCheckout(Generic[CT]):
                     exc = psycopg.Rollback() if exc is None else exc
                     await block.__aexit__(type(exc), exc, exc.__traceback__)
         except psycopg.Error as failure:
-            logger.info("rolling back failed, closing the connection: %s", one_line(str(failure)))
+            logger.debug("rolling back failed, closing the connection: %s", one_line(str(failure)))
             await shut(conn)
         except BaseException:
             await shut(conn)

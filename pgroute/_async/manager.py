@@ -80,7 +80,7 @@ class AsyncSessionManager(Generic[CT]):
     ) -> None:
         self.config = config
         source = None if config.credentials is None else CredentialSource(config.credentials)
-        self.watch = ClusterWatch(
+        self.watch: ClusterWatch = ClusterWatch(
             config.dsn.hosts,
             config.probe_params,
             config.probe,
@@ -93,16 +93,18 @@ class AsyncSessionManager(Generic[CT]):
         )
         writers = ConnectBackoff()
         readers = writers.sharing_logins() if config.same_login else ConnectBackoff()
-        self.pools = {
+        self.pools: dict[Role, AsyncRolePool[CT]] = {
             Role.WRITER: AsyncRolePool(config.writer, connection_class, self.watch, writers, source=source),
             Role.READER: AsyncRolePool(config.reader, connection_class, self.watch, readers, source=source),
         }
-        self.dispatcher = EventDispatcher()
-        self.listening = AsyncListeningHub(config, connection_class, self.watch, writers, source, name=name)
-        self.lifecycle = AsyncLifecycle(
+        self.dispatcher: EventDispatcher = EventDispatcher()
+        self.listening: AsyncListeningHub = AsyncListeningHub(
+            config, connection_class, self.watch, writers, source, name=name
+        )
+        self.lifecycle: AsyncLifecycle = AsyncLifecycle(
             self.watch, self.pools, self.dispatcher, self.listening, source, name=name, describe=describe
         )
-        self.longest_retry = 0.0
+        self.longest_retry: float = 0.0
         self._reader_demand = None if config.max_lag is None else Demand(config.max_lag)
         self.keyed: AsyncKeyedConnections[CT] = AsyncKeyedConnections()
         self._describe = describe

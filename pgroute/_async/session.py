@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pgroute._acompat import AsyncFace
 from pgroute._async.checkout import note_commit
 from pgroute.core.model.roles import SessionAttrs
+from pgroute.errors import PositionLost
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -85,7 +86,9 @@ class AsyncSession(AsyncFace, Generic[CT]):
                 self._attrs, self._role, self._timeout, demand=self._demand, causal=self._causal
             )
             return checkout.hold()
-        except BaseException:
+        except BaseException as exc:
+            if self._causal is not None and isinstance(exc, PositionLost):
+                self._causal.note_lost()
             if checkout is not None:
                 self._checkout = None
                 await checkout.release()

@@ -74,10 +74,10 @@ class Checkout(Generic[CT]):
     __slots__ = ("__weakref__", "_lease", "_progress", "_router", "_ticket", "conn", "phase")
 
     def __init__(self, conn: CT, router: OpenState, ticket: Ticket | None = None) -> None:
-        self.conn = conn
+        self.conn: CT = conn
         self._ticket = ticket
         self._progress: Progress | None = None
-        self.phase = NOTHING_SENT
+        self.phase: str = NOTHING_SENT
         self._router = router
         self._lease: Lease = lease_of(conn)
 
@@ -121,7 +121,10 @@ class Checkout(Generic[CT]):
         try:
             if self.conn.closed:
                 self.kick()
-            elif self.conn.pgconn.transaction_status:
+            elif status := self.conn.pgconn.transaction_status:
+                if alive(self.conn):
+                    text = "a connection to %s was put back within a transaction (%s): rolling back"
+                    logger.warning(text, self.key, TransactionStatus(status).name)
                 self._roll_back_quietly()
         finally:
             self.release()
@@ -271,7 +274,7 @@ class Checkout(Generic[CT]):
             with self.within(seconds):
                 self._progress = ask_progress(conn, question)
         except psycopg.Error as failure:
-            logger.info("the position of %s is not known: %s", self.key, one_line(str(failure)))
+            logger.debug("the position of %s is not known: %s", self.key, one_line(str(failure)))
         except BaseException:
             shut(conn)
             raise
@@ -392,7 +395,7 @@ class Checkout(Generic[CT]):
                     exc = psycopg.Rollback() if exc is None else exc
                     block.__exit__(type(exc), exc, exc.__traceback__)
         except psycopg.Error as failure:
-            logger.info("rolling back failed, closing the connection: %s", one_line(str(failure)))
+            logger.debug("rolling back failed, closing the connection: %s", one_line(str(failure)))
             shut(conn)
         except BaseException:
             shut(conn)

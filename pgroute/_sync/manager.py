@@ -79,7 +79,7 @@ class SessionManager(Generic[CT]):
     ) -> None:
         self.config = config
         source = None if config.credentials is None else CredentialSource(config.credentials)
-        self.watch = ClusterWatch(
+        self.watch: ClusterWatch = ClusterWatch(
             config.dsn.hosts,
             config.probe_params,
             config.probe,
@@ -92,16 +92,18 @@ class SessionManager(Generic[CT]):
         )
         writers = ConnectBackoff()
         readers = writers.sharing_logins() if config.same_login else ConnectBackoff()
-        self.pools = {
+        self.pools: dict[Role, RolePool[CT]] = {
             Role.WRITER: RolePool(config.writer, connection_class, self.watch, writers, source=source),
             Role.READER: RolePool(config.reader, connection_class, self.watch, readers, source=source),
         }
-        self.dispatcher = EventDispatcher()
-        self.listening = ListeningHub(config, connection_class, self.watch, writers, source, name=name)
-        self.lifecycle = Lifecycle(
+        self.dispatcher: EventDispatcher = EventDispatcher()
+        self.listening: ListeningHub = ListeningHub(
+            config, connection_class, self.watch, writers, source, name=name
+        )
+        self.lifecycle: Lifecycle = Lifecycle(
             self.watch, self.pools, self.dispatcher, self.listening, source, name=name, describe=describe
         )
-        self.longest_retry = 0.0
+        self.longest_retry: float = 0.0
         self._reader_demand = None if config.max_lag is None else Demand(config.max_lag)
         self.keyed: KeyedConnections[CT] = KeyedConnections()
         self._describe = describe

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Literal, Never, cast
+from typing import TYPE_CHECKING, Any, Literal, Never, cast, get_origin, overload
 
 import psycopg
 
@@ -17,6 +17,7 @@ from pgroute._sync.listener import DEFAULT_LIMIT, Listener
 from pgroute._sync.manager import SessionManager
 from pgroute._sync.pool_control import PoolControl
 from pgroute._sync.session import Session
+from pgroute._sync.transaction.decorator import Decorating
 from pgroute._sync.transaction.runner import Runner
 from pgroute.core.config.demand_options import DEFAULT_WAIT, make_demand
 from pgroute.core.config.discreet import discreet
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from dns.resolver import BaseResolver
+    from psycopg.rows import RowFactory, Row
 
     from pgroute.core.config.credentials import CredentialRequest
     from pgroute.core.config.retry_policy import RetryPolicy
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from pgroute.core.topology.snapshot import Topology
 
 
-class Router(Runner[CT], Direct[CT], PoolControl[CT], Face):
+class Router(Runner[CT], Decorating[CT], Direct[CT], PoolControl[CT], Face):
     """Routes sessions to the primary or to a standby of a PostgreSQL cluster, through failover.
 
     The constructor parses and validates its arguments, without I/O. `open()` or the ``with`` statement starts to probe
@@ -84,7 +86,10 @@ class Router(Runner[CT], Direct[CT], PoolControl[CT], Face):
             probed at least three times in it.
         schema: the schema with the tables of ``once=`` and of batch jobs, an unquoted name.
         schema_owner: another role that may own the schema; None: no other.
-        connection_class: the class of the connections.
+        connection_class: the class of the connections. It may be ``MyConnection[Row]``, which tells type checkers the
+            type of the rows.
+        row_factory: makes the rows, such as ``psycopg.rows.dict_row``, and gives their type to type checkers; None:
+            that of *kwargs*, or of the connection_class.
         kwargs: for psycopg.connect: libpq parameters, and autocommit, prepare_threshold, context, row_factory,
             cursor_factory. They override the DSN.
         configure: called with each new connection before its first use; see PoolOptions.
@@ -102,6 +107,95 @@ class Router(Runner[CT], Direct[CT], PoolControl[CT], Face):
     Raises:
         ConfigError: an argument is invalid; the error names the parameter, the value and what is accepted.
     """
+
+    @overload
+    def __init__(
+        self,
+        dsn: str = "",
+        *,
+        writer: PoolOptions | None = None,
+        reader: PoolOptions | None = None,
+        balance: str | Policy | None = None,
+        reader_attrs: str = "prefer-standby",
+        host_options: Mapping[str, HostOptions] | None = None,
+        zone: str = "",
+        probe: ProbeOptions | None = None,
+        resolver: str | BaseResolver = "system",
+        addresses: Literal["one-host", "expand"] = "one-host",
+        srv_domains: Collection[str] | None = None,
+        retry: RetryPolicy | None = None,
+        acquire_timeout: float = 30.0,
+        max_lag: float | None = None,
+        schema: str = "pgroute",
+        schema_owner: str | None = None,
+        connection_class: type[CT] = ...,
+        row_factory: None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        configure: Callable[[CT], Any] | None = None,
+        reset: Callable[[CT], Any] | Literal["discard"] | None = None,
+        credentials: Callable[[CredentialRequest], Mapping[str, str] | Awaitable[Mapping[str, str]]]
+        | None = None,
+        name: str = "",
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Router[psycopg.Connection[Row]],
+        dsn: str = "",
+        *,
+        writer: PoolOptions | None = None,
+        reader: PoolOptions | None = None,
+        balance: str | Policy | None = None,
+        reader_attrs: str = "prefer-standby",
+        host_options: Mapping[str, HostOptions] | None = None,
+        zone: str = "",
+        probe: ProbeOptions | None = None,
+        resolver: str | BaseResolver = "system",
+        addresses: Literal["one-host", "expand"] = "one-host",
+        srv_domains: Collection[str] | None = None,
+        retry: RetryPolicy | None = None,
+        acquire_timeout: float = 30.0,
+        max_lag: float | None = None,
+        schema: str = "pgroute",
+        schema_owner: str | None = None,
+        row_factory: RowFactory[Row],
+        kwargs: Mapping[str, Any] | None = None,
+        configure: Callable[[psycopg.Connection[Row]], Any] | None = None,
+        reset: Callable[[psycopg.Connection[Row]], Any] | Literal["discard"] | None = None,
+        credentials: Callable[[CredentialRequest], Mapping[str, str] | Awaitable[Mapping[str, str]]]
+        | None = None,
+        name: str = "",
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        dsn: str = "",
+        *,
+        writer: PoolOptions | None = None,
+        reader: PoolOptions | None = None,
+        balance: str | Policy | None = None,
+        reader_attrs: str = "prefer-standby",
+        host_options: Mapping[str, HostOptions] | None = None,
+        zone: str = "",
+        probe: ProbeOptions | None = None,
+        resolver: str | BaseResolver = "system",
+        addresses: Literal["one-host", "expand"] = "one-host",
+        srv_domains: Collection[str] | None = None,
+        retry: RetryPolicy | None = None,
+        acquire_timeout: float = 30.0,
+        max_lag: float | None = None,
+        schema: str = "pgroute",
+        schema_owner: str | None = None,
+        connection_class: type[CT],
+        row_factory: RowFactory[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        configure: Callable[[CT], Any] | None = None,
+        reset: Callable[[CT], Any] | Literal["discard"] | None = None,
+        credentials: Callable[[CredentialRequest], Mapping[str, str] | Awaitable[Mapping[str, str]]]
+        | None = None,
+        name: str = "",
+    ) -> None: ...
 
     @discreet
     def __init__(
@@ -124,6 +218,7 @@ class Router(Runner[CT], Direct[CT], PoolControl[CT], Face):
         schema: str = "pgroute",
         schema_owner: str | None = None,
         connection_class: type[CT] = cast("type[CT]", psycopg.Connection),  # noqa: B008
+        row_factory: RowFactory[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         configure: Callable[[CT], Any] | None = None,
         reset: Callable[[CT], Any] | Literal["discard"] | None = None,
@@ -134,11 +229,12 @@ class Router(Runner[CT], Direct[CT], PoolControl[CT], Face):
     ) -> None:
         if unknown:
             refuse_unknown(unknown, inspect.signature(Router).parameters)
-        given: object = connection_class
+        given: object = get_origin(connection_class) or connection_class
         if not (isinstance(given, type) and issubclass(given, psycopg.Connection)):
             raise ConfigError(
                 "connection_class", connection_class, "expected a subclass of psycopg.Connection"
             )
+        made_by = cast("type[CT]", given)
         config = make_config(
             dsn,
             writer=PoolOptions() if writer is None else writer,
@@ -156,13 +252,14 @@ class Router(Runner[CT], Direct[CT], PoolControl[CT], Face):
             max_lag=max_lag,
             schema=schema,
             schema_owner=schema_owner,
+            row_factory=row_factory,
             kwargs=kwargs,
             configure=configure,
             reset=reset,
             credentials=credentials,
         )
-        self.name = name or ",".join(str(key) for key in config.dsn.hosts)
-        self._manager = SessionManager(config, connection_class, name=self.name, describe=self.__repr__)
+        self.name: str = name or ",".join(str(key) for key in config.dsn.hosts)
+        self._manager = SessionManager(config, made_by, name=self.name, describe=self.__repr__)
 
     def __repr__(self) -> str:
         manager: SessionManager[CT] | None = getattr(self, "_manager", None)

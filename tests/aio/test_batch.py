@@ -58,7 +58,7 @@ async def nothing(conn: AsyncConnection, chunk: Chunk) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 7000])
+@pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 2000])
 async def test_each_item_is_given_once(ground: Ground, count: int, workers: int) -> None:
     async with AsyncRouter(ground.dsn) as router:
         job = AsyncBatchJob(router, "j", range(count), chunk_size=100, workers=workers)

@@ -117,7 +117,7 @@ def test_watch_fills_a_terminal_follows_a_failover_and_gives_the_terminal_back()
             terminal.see(r"^degraded: writers to nowhere")
             terminal.see(rf"^{old.host}:{old.port}  primary  down   1 .*  Connection refused$")
             new.promote()
-            terminal.see(r"primary is .*, timeline 2$")
+            terminal.see(r"primary is .*, timeline 2, after \d+\.\d s without one$")
             terminal.see(rf"^degraded: writers to {new.host}:{new.port}; readers to {new.host}:{new.port}$")
             terminal.interrupt()
             assert terminal.end() == 130

@@ -58,7 +58,7 @@ def nothing(conn: Connection, chunk: Chunk) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 7000])
+@pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 2000])
 def test_each_item_is_given_once(ground: Ground, count: int, workers: int) -> None:
     with Router(ground.dsn) as router:
         job = BatchJob(router, "j", range(count), chunk_size=100, workers=workers)

@@ -144,7 +144,7 @@ def test_a_finished_job_is_not_reported_before_the_standby_has_it(pair: Proxied)
     ],
 )
 def test_a_job_goes_on_through_a_crash_and_a_promotion(trio: Proxied, kind: str, workers: int) -> None:
-    count = 4000
+    count = 2000
     reached = threading.Event()
     primaries: set[str | None] = set()
     with ground_of(trio.cluster) as ground:

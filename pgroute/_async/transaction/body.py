@@ -6,6 +6,8 @@ import inspect
 from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
+from pgroute.core.transactions.decorated import check_plain
+
 # sync-only: from pgroute.core.transactions.request import COROUTINE_FUNCTION, LAZY
 from pgroute.core.transactions.request import LAZY  # async-only
 from pgroute.errors import ConfigError
@@ -54,6 +56,17 @@ def check_function(parameter: str, fn: object) -> None:
     # sync-only:     kind = COROUTINE_FUNCTION
     if kind is not None:
         raise ConfigError(parameter, fn, f"expected a plain function, this is a {kind}")
+
+
+def check_decorated(fn: object) -> None:
+    """Raise ConfigError if *fn* is visibly nothing that `transaction()` can decorate."""
+    check_plain(fn)
+    check_function("fn", fn)
+    # async-only: begin
+    # What another decorator has wrapped may return a coroutine all the same.
+    if inspect.isfunction(fn) and not inspect.iscoroutinefunction(fn) and not hasattr(fn, "__wrapped__"):
+        raise ConfigError("fn", fn, "expected a coroutine function (async def)")
+    # async-only: end
 
 
 async def _idle(fn: object, conn: psycopg.AsyncConnection[Any], result: Any) -> ConfigError:

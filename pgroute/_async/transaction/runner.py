@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, TypeVarTuple
 
 # sync-only: from psycopg_pool.abc import CT
 from psycopg_pool.abc import ACT as CT  # async-only
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pgroute.runtime.causality import CausalReading
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class AsyncRunner(Generic[CT]):
@@ -44,10 +45,9 @@ class AsyncRunner(Generic[CT]):
 
     async def run(
         self,
-        fn: Callable[..., Awaitable[T]],  # async-only
-        # sync-only: fn: Callable[..., T],
+        fn: Callable[[CT, *Ts], Awaitable[T]],
         /,
-        *args: Any,
+        *args: *Ts,
         role: Literal["writer", "reader"] | Role = "writer",
         timeout: float | None = None,
         retry: RetryPolicy | None = None,
@@ -187,8 +187,7 @@ class AsyncRunner(Generic[CT]):
 
 async def run_function(
     manager: AsyncSessionManager[CT],
-    fn: Callable[..., Awaitable[T]],  # async-only
-    # sync-only: fn: Callable[..., T],
+    fn: Callable[..., Awaitable[T]],
     args: tuple[Any, ...],
     *,
     role: Literal["writer", "reader"] | Role,

@@ -25,7 +25,7 @@ from pgroute.core.transactions.retry import (
     body_fault,
     end_fault,
 )
-from pgroute.errors import RouteError
+from pgroute.errors import PositionLost, RouteError
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -110,13 +110,13 @@ class Transaction(Generic[CT]):
         key: str | None = None,
         causal: CausalReading | None = None,
     ) -> None:
-        self.manager = manager
-        self.ended = False
-        self.phase = NOTHING_SENT
+        self.manager: SessionManager[CT] = manager
+        self.ended: bool = False
+        self.phase: str = NOTHING_SENT
         self._request = request
         self._state = state
         self._causal = causal
-        self.key = key
+        self.key: str | None = key
         self._checkout: Checkout[CT] | None = None
         self._block: Block | None = None
         self._pending = b""
@@ -385,7 +385,7 @@ class Transaction(Generic[CT]):
         step = self._state.failed(exc, fault, phase, now)
         if isinstance(step, Retry):
             why = one_line(str(exc))
-            logger.info("attempt %d failed in %s, again in %.3f s: %s", number, phase.value, step.pause, why)
+            logger.debug("attempt %d failed in %s, again in %.3f s: %s", number, phase.value, step.pause, why)
             return step
         error = self._state.final(exc, now)
         if error is not exc:
@@ -415,6 +415,8 @@ def acquire(
         left = state.left(time.monotonic())
         return manager.acquire(request.attrs, request.role, left, causal=causal)
     except psycopg.Error as exc:
+        if causal is not None and isinstance(exc, PositionLost):
+            causal.note_lost()
         state.failed(exc, _NO_SESSION, Phase.ACQUIRE, time.monotonic())
         raise state.final(exc, time.monotonic())  # noqa: B904  (the same error, or that of an earlier attempt)
 

@@ -7,6 +7,8 @@ import inspect
 from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
+from pgroute.core.transactions.decorated import check_plain
+
 from pgroute.core.transactions.request import COROUTINE_FUNCTION, LAZY
 from pgroute.errors import ConfigError
 
@@ -49,6 +51,12 @@ def check_function(parameter: str, fn: object) -> None:
         kind = COROUTINE_FUNCTION
     if kind is not None:
         raise ConfigError(parameter, fn, f"expected a plain function, this is a {kind}")
+
+
+def check_decorated(fn: object) -> None:
+    """Raise ConfigError if *fn* is visibly nothing that `transaction()` can decorate."""
+    check_plain(fn)
+    check_function("fn", fn)
 
 
 def _idle(fn: object, conn: psycopg.Connection[Any], result: Any) -> ConfigError:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, TypeVarTuple
 
 from psycopg_pool.abc import CT
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pgroute.runtime.causality import CausalReading
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Runner(Generic[CT]):
@@ -43,9 +44,9 @@ class Runner(Generic[CT]):
 
     def run(
         self,
-        fn: Callable[..., T],
+        fn: Callable[[CT, *Ts], T],
         /,
-        *args: Any,
+        *args: *Ts,
         role: Literal["writer", "reader"] | Role = "writer",
         timeout: float | None = None,
         retry: RetryPolicy | None = None,

@@ -43,8 +43,8 @@ class Surroundings:
     __slots__ = ("outer", "transaction")
 
     def __init__(self, transaction: Enclosing, outer: Surroundings | None) -> None:
-        self.transaction = weakref.ref(transaction)
-        self.outer = outer
+        self.transaction: weakref.ReferenceType[Enclosing] = weakref.ref(transaction)
+        self.outer: Surroundings | None = outer
 
 
 surroundings: ContextVar[Surroundings | None] = ContextVar("surroundings", default=None)

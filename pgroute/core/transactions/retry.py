@@ -193,7 +193,7 @@ class RetryState:
         acquire_timeout: float,
         decidable: bool,
     ) -> None:
-        self.attempt = 1
+        self.attempt: int = 1
         self._policy = policy
         self._begun = now
         self._limit = policy.limit(timeout)

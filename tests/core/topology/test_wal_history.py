@@ -315,10 +315,23 @@ class Cluster:
                 assert not self.history.holds(where, timeline, lsn) or holds
 
 
-@settings(max_examples=300)
-@given(st.integers(0, 2**32), st.integers(10, 120))
-def test_no_standby_seems_to_hold_what_it_misses_through_any_failovers(seed, steps):
+def live(seed: int, steps: int) -> None:
     cluster = Cluster(random.Random(seed))
     for _ in range(steps):
         cluster.step()
         cluster.check()
+
+
+any_life = given(st.integers(0, 2**32), st.integers(10, 120))
+
+
+@any_life
+def test_no_standby_seems_to_hold_what_it_misses_through_any_failovers(seed, steps):
+    live(seed, steps)
+
+
+@pytest.mark.long
+@settings(max_examples=3000)
+@any_life
+def test_no_standby_seems_to_hold_what_it_misses_through_many_failovers(seed, steps):
+    live(seed, steps)
