@@ -69,9 +69,9 @@ async def test_a_router_that_was_never_opened_says_so(shared: LocalCluster) -> N
 
 async def test_a_closed_router_gives_no_session_and_cannot_be_opened_again(shared: LocalCluster) -> None:
     async with AsyncRouter(shared.dsn) as router:
-        assert not router.closed
+        told = [router.closed]
         await session(router)
-    assert router.closed
+    assert [*told, router.closed] == [False, True]
     for use in (session(router), router.wait(), router.open()):  # async-only
         with pytest.raises(RouterClosed, match="is closed"):  # async-only
             await use  # async-only

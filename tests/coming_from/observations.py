@@ -244,7 +244,8 @@ async def spread(side: Side) -> bool:
 
 async def spread_if_held(side: Side) -> bool:
     """Whether new connections go to several servers."""
-    conns, ports = [], set()
+    conns: list[Any] = []
+    ports: set[int] = set()
     while len(ports) < 2 and len(conns) < 16:
         conns.append(await side.get_reader())
         ports.add(await side.ask(conns[-1], "SELECT inet_server_port()"))

@@ -65,8 +65,9 @@ def _names(code: str) -> set[str]:
         match node:
             case ast.Attribute(value=ast.Name(id=owner), attr=name):
                 found.add(f"{owner}.{name}")
-            case ast.Call(func=ast.Name(id=name), keywords=keywords) | ast.Call(
-                func=ast.Attribute(attr=name), keywords=keywords
+            case (
+                ast.Call(func=ast.Name(id=name), keywords=keywords)
+                | ast.Call(func=ast.Attribute(attr=name), keywords=keywords)
             ):
                 found |= {keyword.arg for keyword in keywords if keyword.arg}
                 found |= {f"{name}({keyword.arg})" for keyword in keywords if keyword.arg}
@@ -87,7 +88,9 @@ def _row(library: str, kind: str, line: str) -> Row:
     elif match := re.fullmatch(r"`([^`]+)`", ours):
         code = match[1]
     elif ours != "none":
-        raise ValueError(f"{library}: the second cell of {line!r} is neither code, nor {NOT_NEEDED!r}, nor 'none'")
+        raise ValueError(
+            f"{library}: the second cell of {line!r} is neither code, nor {NOT_NEEDED!r}, nor 'none'"
+        )
     return Row(library, kind, tuple(_CODE.findall(theirs)), code, note)
 
 

@@ -218,20 +218,14 @@ OF_ARGUMENTS: dict[str, dict[str, Observation]] = {
             theirs="{pool_settings: {max_size: 1}}",
             ours="{writer: {max_size: 1}}",
         ),
-        "pool_settings: {max_idle: 300}": Observation(
-            shrunk, {"300": "0.1"}
-        ),
-        "pool_settings: {max_lifetime: 3600}": Observation(
-            replaced, {"3600": "0.1"}
-        ),
+        "pool_settings: {max_idle: 300}": Observation(shrunk, {"300": "0.1"}),
+        "pool_settings: {max_lifetime: 3600}": Observation(replaced, {"3600": "0.1"}),
         "pool_settings: {max_waiting: 1}": Observation(
             refused_in_queue,
             theirs="{pool_settings: {max_size: 1}}",
             ours="{writer: {max_size: 1}}",
         ),
-        "pool_settings: {check_on_checkout: true}": Observation(
-            survived
-        ),
+        "pool_settings: {check_on_checkout: true}": Observation(survived),
         "pool_settings: {reconnect_timeout: 300, num_workers: 3}": Observation(works),
     },
 }
@@ -294,9 +288,7 @@ OF_ERRORS: dict[str, dict[str, Observation]] = {
     "asyncpg": {
         "TimeoutError": Observation(exhaust, theirs="max_size=1", ours=_ONE),
         "InterfaceError": Observation(use_closed),
-        "UniqueViolationError": Observation(
-            gives("INSERT INTO pg_proc SELECT * FROM pg_proc LIMIT 1")
-        ),
+        "UniqueViolationError": Observation(gives("INSERT INTO pg_proc SELECT * FROM pg_proc LIMIT 1")),
         "ReadOnlySQLTransactionError": Observation(
             gives("SELECT set_config('transaction_read_only', 'on', true), lo_creat(-1)")
         ),

@@ -9,6 +9,7 @@ import itertools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -88,7 +89,7 @@ class Side:
     name = "theirs"
     constructor = ""
     dsn = "dsn"
-    always: Mapping[str, Any] = {}
+    always: Mapping[str, Any] = MappingProxyType({})
     small = ""
     is_async = True
     in_time: type[Exception] | tuple[type[Exception], ...] = TimeoutError
@@ -228,14 +229,15 @@ class Side:
         return await self.value("SELECT pg_backend_pid()")
 
     def work(self, conn: Any) -> Any:
-        """What the page calls work(conn)."""
+        """Use a connection: the page's `work`."""
         return self.ask(conn, "SELECT 42")
 
     async def read(self, listener: Any) -> Any:
-        """What the page calls read(listener): return the payload of the first message."""
-        reading = asyncio.ensure_future(anext(aiter(listener)))
+        """Return the payload of the first message: the page's `read`."""
+        first = anext(aiter(listener)) if hasattr(listener, "__anext__") else asyncio.to_thread(listener.next)
+        reading = asyncio.ensure_future(first)
         while not reading.done():
-            self.place.execute(self.place.cluster.nodes[0], f"NOTIFY {CHANNEL}, 'work'")
+            self.place.execute(self.place.cluster.primary, f"NOTIFY {CHANNEL}, 'work'")
             await asyncio.wait([reading], timeout=0.05)
         return reading.result().payload
 

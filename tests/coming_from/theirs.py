@@ -6,9 +6,11 @@ import asyncio
 import importlib
 import importlib.util
 from datetime import timedelta
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any
 
 import psycopg
+import pytest
 import yaml
 from psycopg_pool import PoolTimeout
 
@@ -41,7 +43,7 @@ class PsycopgPool(Psycopg):
     library = "psycopg_pool"
     constructor = "ConnectionPool"
     dsn = "conninfo"
-    always: ClassVar = {"open": False}
+    always = MappingProxyType({"open": False})
     small = "min_size=1, max_size=4"
     is_async = False
     in_time = PoolTimeout
@@ -179,7 +181,12 @@ class Hasql(Psycopg):
 
     def classes(self) -> dict[str, Any]:
         found = public("hasql.exceptions", "hasql.staleness", "hasql.balancer_policy")
-        return {**found, **public("hasql.driver.psycopg3"), "PoolTimeout": PoolTimeout, "timedelta": timedelta}
+        return {
+            **found,
+            **public("hasql.driver.psycopg3"),
+            "PoolTimeout": PoolTimeout,
+            "timedelta": timedelta,
+        }
 
     async def open(self, pool: Any) -> Any:
         await pool.ready()
@@ -310,3 +317,10 @@ OTHER_FACES: dict[tuple[str, str], tuple[type[Side], type[Side]]] = {
 def is_installed(library: str) -> bool:
     """Return whether the package is there to be compared with."""
     return importlib.util.find_spec(library) is not None
+
+
+def sides_of(library: str, face: str = "") -> tuple[type[Side], type[Side]]:
+    """Return both sides; skip the test if the package is not there."""
+    if not is_installed(library):
+        pytest.skip(f"{library} is not installed; the extra dev has it")
+    return OTHER_FACES[library, face] if face else SIDES[library]

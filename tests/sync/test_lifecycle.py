@@ -69,9 +69,9 @@ def test_a_router_that_was_never_opened_says_so(shared: LocalCluster) -> None:
 
 def test_a_closed_router_gives_no_session_and_cannot_be_opened_again(shared: LocalCluster) -> None:
     with Router(shared.dsn) as router:
-        assert not router.closed
+        told = [router.closed]
         session(router)
-    assert router.closed
+    assert [*told, router.closed] == [False, True]
     for use in (lambda: session(router), router.wait, router.open):
         with pytest.raises(RouterClosed, match="is closed"):
             use()
