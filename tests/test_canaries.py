@@ -26,9 +26,8 @@ from pgroute._psycopg import (
     cancelling,
     enter_block,
     forget_prepared,
-    has_open_block,
     has_two_phase,
-    is_only_block,
+    has_unfinished,
     leave_block,
     mark_pooled,
     query_steps,
@@ -55,23 +54,24 @@ def conn(shared: LocalCluster) -> Iterator[psycopg.Connection[Any]]:
 
 @cluster_needed
 def test_a_two_phase_transaction_is_seen(conn: psycopg.Connection[Any]) -> None:
-    assert not has_two_phase(conn)
-    conn.autocommit = False
-    conn.tpc_begin(conn.xid(1, "canary", "canary"))
-    assert has_two_phase(conn), changed("has_two_phase", "Connection._tpc is gone or means something else")
-    conn.tpc_rollback()
-    assert not has_two_phase(conn)
+    for function in (has_two_phase, has_unfinished):
+        conn.autocommit = False
+        assert not function(conn)
+        conn.tpc_begin(conn.xid(1, "canary", "canary"))
+        assert function(conn), changed(function.__name__, "Connection._tpc is gone or means something else")
+        conn.tpc_rollback()
+        assert not function(conn)
 
 
 @cluster_needed
 def test_a_transaction_that_was_never_left_is_seen(conn: psycopg.Connection[Any]) -> None:
-    assert not has_open_block(conn)
+    assert not has_unfinished(conn)
     block = conn.transaction()
     block.__enter__()
     conn.execute("COMMIT")
     assert conn.info.transaction_status is TransactionStatus.IDLE
     told = "Connection._num_transactions is gone or means something else"
-    assert has_open_block(conn), changed("has_open_block", told)
+    assert has_unfinished(conn), changed("has_unfinished", told)
 
 
 @cluster_needed
@@ -79,21 +79,20 @@ def test_a_transaction_of_ours_is_one_of_psycopgs(conn: psycopg.Connection[Any])
     what = changed("enter_block", "Connection._num_transactions is gone or means something else")
     conn.execute("CREATE TEMP TABLE canary (n int)")
     conn.autocommit = False
-    assert not is_only_block(conn)
     conn.pgconn.exec_(b"BEGIN")
     enter_block(conn)
-    assert is_only_block(conn), what
     for refused in (conn.commit, conn.rollback):
         with pytest.raises(psycopg.ProgrammingError):
             refused()
     conn.execute("INSERT INTO canary VALUES (1)")
     with conn.transaction(force_rollback=True) as inner:
         assert inner.savepoint_name, what
-        assert not is_only_block(conn), what
+        assert not leave_block(conn), what
         conn.execute("INSERT INTO canary VALUES (2)")
     conn.pgconn.exec_(b"COMMIT")
-    leave_block(conn)
-    assert not has_open_block(conn), what
+    assert leave_block(conn), what
+    assert not has_unfinished(conn), what
+    assert leave_block(conn)
     with conn.transaction():
         conn.execute("INSERT INTO canary VALUES (3)")
     assert conn.execute("SELECT n FROM canary ORDER BY n").fetchall() == [(1,), (3,)], what

@@ -15,7 +15,7 @@ from pgroute._async.pool.connector import AsyncConnector
 from pgroute._async.pool.lease import AsyncLease, alive, attributes, contradicts, lease_of, restore, shut
 from pgroute._async.pool.setup import SETUP_ATTEMPTS, set_up
 from pgroute._async.pool.worker import AsyncPoolWorker
-from pgroute._psycopg import has_open_block, has_two_phase
+from pgroute._psycopg import has_unfinished
 from pgroute.core.faults.classify import one_line
 from pgroute.core.routing.lending import Lending, PoolFull
 
@@ -304,7 +304,7 @@ class AsyncHostPool(Generic[CT]):
         lease = lease_of(conn)
         self._counts["usage_ms"] += 1000.0 * (time.monotonic() - lease.taken_at)
         try:
-            if has_two_phase(conn) or conn.pgconn.pipeline_status or has_open_block(conn):
+            if has_unfinished(conn) or conn.pgconn.pipeline_status:
                 await shut(conn)  # the next caller would be in a transaction or pipeline of this one's
             elif conn.pgconn.transaction_status == _IDLE and (
                 self._options.reset is not None or attributes(conn) != lease.baseline

@@ -13,8 +13,9 @@ from pgroute.core.transactions.request import LAZY  # async-only
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable  # async-only
 
+    # sync-only: from collections.abc import Callable
     import psycopg
 
 
@@ -24,15 +25,28 @@ async def call(fn: Callable[..., Any], conn: psycopg.AsyncConnection[Any], *args
     Raises:
         ConfigError: the result is something whose work has not been done yet.
     """
-    result = fn(conn, *args)
-    # async-only: begin
-    if not hasattr(result, "__await__"):
-        raise await _idle(fn, conn, result)
-    result = await result
-    # async-only: end
-    if isinstance(result, LAZY) or hasattr(result, "__await__"):
-        raise await _idle(fn, conn, result)
-    return result
+    return await body_of(fn, args)(None, conn)
+
+
+def body_of(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    # sync-only: ) -> Callable[[object, psycopg.Connection[Any]], Any]:
+) -> Callable[[object, psycopg.AsyncConnection[Any]], Awaitable[Any]]:  # async-only
+    """Return what calls a body with its arguments as `call` does, given a transaction and its connection."""
+
+    async def body(_: object, conn: psycopg.AsyncConnection[Any]) -> Any:
+        result = fn(conn, *args)
+        # async-only: begin
+        if not hasattr(result, "__await__"):
+            raise await _idle(fn, conn, result)
+        result = await result
+        # async-only: end
+        if isinstance(result, LAZY) or hasattr(result, "__await__"):
+            raise await _idle(fn, conn, result)
+        return result
+
+    return body
 
 
 def check_function(parameter: str, fn: object) -> None:

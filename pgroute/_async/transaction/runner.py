@@ -11,9 +11,9 @@ from psycopg_pool.abc import ACT as CT  # async-only
 from pgroute._async.schema_check import check_trust, install
 from pgroute._async.statements import ask
 from pgroute._async.transaction.attempts import AsyncAttempts
-from pgroute._async.transaction.body import call, check_function
+from pgroute._async.transaction.body import body_of, check_function
 from pgroute._async.transaction.loop import run_transaction
-from pgroute._async.transaction.once import MISSING, Keep, claim, missing
+from pgroute._async.transaction.once import MISSING, Claim, missing
 from pgroute.core.config.retry_policy import check_policy
 from pgroute.core.model.roles import Role
 from pgroute.core.sql.schema import ONCE
@@ -211,10 +211,9 @@ async def run_function(
         kind: isolation, read_only and deferrable, as in `AsyncRunner.run`.
     """
     check_function("fn", fn)
-    check_policy(retry)
-    key = check_key(once)
-    if key is not None and (Role.parse(role) is Role.READER or kind["read_only"]):
-        raise ConfigError("once", once, "expected None for a transaction that cannot write")
+    if retry is not None:
+        check_policy(retry)
+    key = None if once is None else check_key(once)
     request = manager.request(
         role,
         timeout=timeout,
@@ -223,20 +222,33 @@ async def run_function(
         **kind,
     )
     if key is not None:
-        _note_limit(manager, retry, timeout)
+        if request.role is Role.READER or request.read_only:
+            raise ConfigError("once", once, "expected None for a transaction that cannot write")
+        if retry is not None or timeout is not None:
+            _note_limit(manager, retry, timeout)
 
-    async def body(transaction: AsyncTransaction[CT], conn: CT) -> Any:
-        if key is None:
-            return await call(fn, conn, *args)
-        found = await claim(transaction, key)
-        if found is not None:
-            return found.result
-        transaction.final = Keep(transaction, key, await call(fn, conn, *args))
-        return transaction.final
+    work = body_of(fn, args)
+    body: Callable[[AsyncTransaction[CT], CT], Awaitable[Any]] = work
 
+    async def keyed(transaction: AsyncTransaction[CT], conn: CT) -> Claim:
+        assert key is not None
+        claim = Claim(transaction, key)
+        if not await claim.found(transaction):
+            claim.keep(await work(transaction, conn))
+            transaction.final = claim
+        return claim
+
+    if key is not None:
+        body = keyed
     # One statement: on a line of its own, an interrupt after the COMMIT would carry no note.
     return await run_transaction(  # type: ignore[return-value]
-        manager, request, body, retry=retry, timeout=timeout, key=key, causal=causal
+        manager,
+        request,
+        body,
+        retry=retry,
+        timeout=timeout,
+        key=key,
+        causal=causal,
     )
 
 

@@ -16,7 +16,7 @@ from pgroute._sync.pool.connector import Connector
 from pgroute._sync.pool.lease import Lease, alive, attributes, contradicts, lease_of, restore, shut
 from pgroute._sync.pool.setup import SETUP_ATTEMPTS, set_up
 from pgroute._sync.pool.worker import PoolWorker
-from pgroute._psycopg import has_open_block, has_two_phase
+from pgroute._psycopg import has_unfinished
 from pgroute.core.faults.classify import one_line
 from pgroute.core.routing.lending import Lending, PoolFull
 
@@ -305,7 +305,7 @@ class HostPool(Generic[CT]):
         lease = lease_of(conn)
         self._counts["usage_ms"] += 1000.0 * (time.monotonic() - lease.taken_at)
         try:
-            if has_two_phase(conn) or conn.pgconn.pipeline_status or has_open_block(conn):
+            if has_unfinished(conn) or conn.pgconn.pipeline_status:
                 shut(conn)  # the next caller would be in a transaction or pipeline of this one's
             elif conn.pgconn.transaction_status == _IDLE and (
                 self._options.reset is not None or attributes(conn) != lease.baseline

@@ -13,8 +13,8 @@ from pgroute.core.transactions.request import COROUTINE_FUNCTION, LAZY
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
 
+    from collections.abc import Callable
     import psycopg
 
 
@@ -24,10 +24,22 @@ def call(fn: Callable[..., Any], conn: psycopg.Connection[Any], *args: Any) -> A
     Raises:
         ConfigError: the result is something whose work has not been done yet.
     """
-    result = fn(conn, *args)
-    if isinstance(result, LAZY) or hasattr(result, "__await__"):
-        raise _idle(fn, conn, result)
-    return result
+    return body_of(fn, args)(None, conn)
+
+
+def body_of(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    ) -> Callable[[object, psycopg.Connection[Any]], Any]:
+    """Return what calls a body with its arguments as `call` does, given a transaction and its connection."""
+
+    def body(_: object, conn: psycopg.Connection[Any]) -> Any:
+        result = fn(conn, *args)
+        if isinstance(result, LAZY) or hasattr(result, "__await__"):
+            raise _idle(fn, conn, result)
+        return result
+
+    return body
 
 
 def check_function(parameter: str, fn: object) -> None:
