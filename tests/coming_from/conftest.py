@@ -28,10 +28,10 @@ NO_CONNECTIONS = pgroute.PoolOptions(min_size=0)
 
 
 @pytest.fixture(scope="module")
-def lasting(inspector: Inspector) -> Iterator[None]:
+def lasting(inspector: Inspector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A table to write to, a router with which the others share their probes, and what psqlpy never gives up."""
     inspector.execute(inspector.cluster.nodes[0], "CREATE TABLE items (number int)")
-    place = Place(inspector.cluster, inspector.execute, Path())
+    place = Place(inspector.cluster, inspector.execute, tmp_path_factory.mktemp("lasting"))
     if is_installed("psqlpy"):
         asyncio.run(listen(Psqlpy(place)))
     with pgroute.Router(OursSync(place).make_dsn(), writer=NO_CONNECTIONS, reader=NO_CONNECTIONS) as router:

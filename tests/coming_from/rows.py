@@ -41,6 +41,7 @@ from tests.coming_from.observations import (
     use_closed,
     works,
 )
+from tests.coming_from.page import read_rows
 
 
 @dataclass(frozen=True)
@@ -232,6 +233,13 @@ OF_ARGUMENTS: dict[str, dict[str, Observation]] = {
 
 _STATS = "sorted({}.keys() & {{'pool_min', 'pool_max', 'pool_size', 'pool_available', 'requests_num'}})"
 
+_COPIES = [code for row in read_rows() if row.ours for code in row.theirs if "pool.copy_" in code]
+    row.theirs[0]
+    for row in read_rows()
+    if row.library == "asyncpg" and "pool.copy_" in row.theirs[0] and row.ours
+]
+"""They return a command tag, such as "COPY 2"."""
+
 AROUND_CALLS: dict[str, dict[str, tuple[str, ...]]] = {
     "psycopg_pool": {
         "pool.open(wait=True, timeout=30)": ("{}; pool.closed",),
@@ -250,6 +258,7 @@ AROUND_CALLS: dict[str, dict[str, tuple[str, ...]]] = {
         "pool.close(timeout=5)": ("{}; pool.closed",),
     },
     "asyncpg": {
+        **dict.fromkeys(_COPIES, ("int(({}).split()[1])", "{}")),
         'await pool.executemany("INSERT INTO items VALUES ($1)", [[7], [8]])': (
             "{}; await pool.fetchval('SELECT count(*) > 1 FROM items')",
             "{}; await router.fetchval('SELECT count(*) > 1 FROM items', role='writer')",

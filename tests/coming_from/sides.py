@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import itertools
 import re
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +27,9 @@ from tests.support import password_of
 SERIAL = itertools.count(1)
 
 CHANNEL = "jobs"
+
+BINARY_SEVEN = b"PGCOPY\n\xff\r\n\0" + struct.pack("!iihiih", 0, 0, 1, 4, 7, -1)
+"""One row with the number 7, as COPY has it in its binary format."""
 
 SECRET = {"from_env", "from_file"}
 """The keys of a mapping that stands for a value."""
@@ -104,6 +108,8 @@ class Side:
         self.arguments: dict[str, Any] | None = None
         self._before: set[int] = set()
         host, port = self.hosts[0]
+        numbers = place.folder / f"{self.serial}.csv"
+        numbers.write_text("number\n1\n2\n")
         self.names: dict[str, Any] = {
             "asyncio": asyncio,
             "make_conninfo": make_conninfo,
@@ -114,6 +120,9 @@ class Side:
             "database": "postgres",
             "passfile": str(place.cluster.passfile),
             "services": str(place.services),
+            "path": str(numbers),
+            "out": str(place.folder / f"{self.serial}-out.csv"),
+            "data": BINARY_SEVEN,
             "dsn": self.make_dsn(),
             "Item": Item,
             "pid": self.pid,
