@@ -202,6 +202,9 @@ class Side:
         """Return a connection for a reader, where that makes a difference."""
         return await self.get(timeout)
 
+    async def check(self, arguments: dict[str, Any]) -> None:
+        """Check that connections have the libpq parameters among the arguments, where that can be seen."""
+
     async def take(self, timeout: float | None = None) -> Any:
         """Return a connection, None if there is none in time."""
         try:
@@ -330,6 +333,14 @@ class Ours(Psycopg):
 
     def waiting(self) -> int:
         return int(self.pool.get_stats()["writer"]["requests_waiting"])
+
+    async def check(self, arguments: dict[str, Any]) -> None:
+        conn = await self.get()
+        known = {each.keyword.decode(): each.val for each in conn.pgconn.info}
+        await self.give(conn)
+        for name, value in arguments.get("kwargs", {}).items():
+            given = isinstance(value, (str, int)) and known.get(name)
+            assert not given or given == str(value).encode(), f"{name} is {given!r}"
 
 
 class OursSync(Ours):

@@ -119,17 +119,18 @@ async def observe_together(kind: type[Side], place: Place, cells: dict[Row, str]
     while len(found) < len(cells):
         side = kind(place)
         arguments = await side.read_cell(kind.small)
-        together: list[Row] = []
+        together: dict[Row, dict[str, Any]] = {}
         for row in cells.keys() - found.keys():
             more = await side.read_cell(shorter(cells[row], observation_of(row), place))
             if (both := combined(arguments, more, override=not together)) is not None:
                 arguments = both
-                together.append(row)
+                together[row] = more
         side.arguments = arguments
         async with side:
-            for row in together:
+            for row, own in together.items():
                 try:
                     found[row] = await observation_of(row).observe(side)
+                    await side.check(own)
                 except Exception as exc:  # noqa: BLE001  (raised in the row's own test)
                     found[row] = exc
     return found
