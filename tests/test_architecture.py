@@ -29,7 +29,9 @@ _FACE = (
     ("manager",),
     ("pool_tasks",),
     ("pool_control", "session", "transaction"),
-    ("causal", "direct", "listener"),
+    ("alone",),
+    ("causal", "copying", "direct", "listener"),
+    ("observing",),
     ("router",),
 )
 ROWS = (
@@ -41,6 +43,7 @@ ROWS = (
     ("core.config",),
     (
         "core.abort_policy",
+        "core.copying",
         "core.freshness",
         "core.listening",
         "core.schedule",

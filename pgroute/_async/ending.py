@@ -100,7 +100,7 @@ async def roll_back(
         checkout.report(exc, read_write=read_write)
     status = conn.pgconn.transaction_status
     if status in (INTRANS, INERROR):
-        await _roll_back_quietly(checkout, begun, exc)
+        await roll_back_quietly(checkout, begun, exc)
     elif status == ACTIVE:
         # Waiting for the command's end could take for ever; the server rolls back when the connection goes.
         await shut(conn)
@@ -127,7 +127,7 @@ async def put_back(checkout: AsyncCheckout[Any]) -> None:
             if alive(checkout.conn):
                 text = "a connection to %s was put back within a transaction (%s): rolling back"
                 logger.warning(text, checkout.key, TransactionStatus(status).name)
-            await _roll_back_quietly(checkout, BY_PSYCOPG)
+            await roll_back_quietly(checkout, BY_PSYCOPG)
     finally:
         await checkout.release()
 
@@ -143,7 +143,7 @@ async def _commit_failed(
     if not conn.closed:
         checkout.phase = REFUSED
         if conn.pgconn.transaction_status == INERROR:
-            await _roll_back_quietly(checkout, begun)  # the statement before it was refused
+            await roll_back_quietly(checkout, begun)  # the statement before it was refused
         elif conn.pgconn.transaction_status:
             await shut(conn)  # the body left a transaction() of its own open
         return
@@ -179,7 +179,7 @@ async def _end_without_commit(
             may_have_committed=not conn.read_only,
         )
     if status == INERROR:
-        await _roll_back_quietly(checkout, begun)
+        await roll_back_quietly(checkout, begun)
         if read_write and checkout.lease.read_only:
             await shut(conn)  # the error that the body hid may be that it cannot write here
         raise psycopg.errors.InFailedSqlTransaction(
@@ -197,9 +197,16 @@ async def _end_without_commit(
         )
 
 
-async def _roll_back_quietly(
-    checkout: AsyncCheckout[Any], begun: Begun, exc: BaseException | None = None
+async def roll_back_quietly(
+    checkout: AsyncCheckout[Any], begun: Begun = BY_PSYCOPG, exc: BaseException | None = None
 ) -> None:
+    """Roll back; if that fails, the connection is closed.
+
+    Args:
+        checkout: of the session's connection.
+        begun: how its transaction was begun.
+        exc: the error of the body; None: there is none.
+    """
     conn = checkout.conn
     interrupted = exc is not None and not isinstance(exc, Exception)
     try:

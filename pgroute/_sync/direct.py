@@ -3,43 +3,30 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
-import psycopg
-from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from pgroute._sync.ending import roll_back
-from pgroute._sync.pool.lease import shut
-from pgroute._sync.transaction.attempt import acquire
-from pgroute._sync.transaction.loop import begin_attempts, pause
+from pgroute._sync.alone import COMMITTED, UNKNOWN, Alone
 from pgroute._sync.transaction.runner import run_function
 from pgroute.core.config.options import check_callable, check_integer
-from pgroute.core.faults.classify import Fault, FaultKind, session_fault
-from pgroute.core.model.roles import Role
-from pgroute.core.transactions.retry import Phase, Raise, Retry
-from pgroute.errors import CommitUnknown, ConfigError, RouteError, SessionLost
+from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
 
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    import psycopg
     from psycopg.abc import QueryNoTemplate as Query
     from psycopg.rows import RowFactory, Row
 
     from pgroute._sync.checkout import Checkout
     from pgroute._sync.manager import SessionManager
-    from pgroute.core.transactions.request import Request
-    from pgroute.core.transactions.retry import RetryState
+    from pgroute.core.model.roles import Role
 
     Params = Sequence[Any] | Mapping[str, Any] | None
 
 CT_co = TypeVar("CT_co", bound="psycopg.Connection[Any]", covariant=True)
 """Covariant, so that a subclass of Connection[Row] tells the type of the rows too."""
-
-_IDLE = TransactionStatus.IDLE
-_COMMITTED = "the statement was committed"
-_UNKNOWN = "interrupted during the statement: it may have been committed"
 
 
 class Direct(Generic[CT_co]):
@@ -279,82 +266,41 @@ class Direct(Generic[CT_co]):
     ) -> Any:
         manager = self._manager
         request = manager.request(role, timeout=timeout)
-        state = begin_attempts(manager, request, None, timeout)
-        while True:
-            checkout = acquire(manager, request, state)
-            try:
-                checkout.hold()
-                conn = checkout.conn
-                conn.set_autocommit(True)
-                checkout.note_begin()
-                value = work(conn, query, params, row_factory)
-                _check_end(checkout)
-                return value
-            except psycopg.Error as exc:
-                step = self._failed(checkout, request, state, exc)
-                if isinstance(step, Raise):
-                    raise
-            except BaseException as exc:
-                self._ended(checkout, request, exc)
-                raise
-            finally:
-                checkout.release()
-            pause(manager, state, step)
-
-    def _may_write(self, request: Request) -> bool:
-        return request.role is Role.WRITER or not self._manager.config.reader.read_only
-
-    def _ended(self, checkout: Checkout[CT_co], request: Request, exc: BaseException) -> None:
-        """Tell in a note what an error that is not the server's has left behind."""
-        done = checkout.transaction_ended
-        if not self._may_write(request):
-            pass
-        elif not isinstance(exc, Exception):
-            exc.add_note(_UNKNOWN)  # it may have ended before it could be cancelled
-        elif done:
-            exc.add_note(_COMMITTED)  # as of a row factory
-        if not done:
-            shut(checkout.conn)
-
-    def _failed(
-        self, checkout: Checkout[CT_co], request: Request, state: RetryState, exc: psycopg.Error
-    ) -> Retry | Raise:
-        """Return whether to run the statement again; raise what a lost connection means."""
-        conn, error = checkout.conn, exc
-        lost = conn.closed
-        if isinstance(exc, RouteError):
-            fault = Fault(FaultKind.LOST, commit_unknown=isinstance(exc, CommitUnknown))
-        else:
-            fault = session_fault(
-                exc, closed=lost, committing=lost and self._may_write(request), read_write=request.read_write
-            )
-            roll_back(checkout, exc, read_write=request.read_write)
-            if lost and self._may_write(request):
-                error = CommitUnknown(
-                    f"the connection to {checkout.key} was lost during the statement: it may have been committed",
-                    topology=checkout.topology,
-                )
-                fault = Fault(FaultKind.LOST, commit_unknown=True)
-            elif lost:
-                error = SessionLost(f"the connection to {checkout.key} was lost", topology=checkout.topology)
-                fault = Fault(FaultKind.LOST, rerun_safe=True)
-        step = state.failed(error, fault, Phase.COMMIT, time.monotonic())
-        if isinstance(step, Retry):
-            return step
-        final = state.final(error, time.monotonic())
-        if final is not exc:
-            raise final from exc
-        return step
+        statement = _Statement(work, query, params, row_factory)
+        return Alone(manager, request, timeout).run(statement)
 
 
-def _check_end(checkout: Checkout[Any]) -> None:
-    """Raise if the statement was not all that was to be, or is not confirmed by the synchronous standby."""
-    status = checkout.conn.pgconn.transaction_status
-    if status != _IDLE:
-        raise psycopg.ProgrammingError(
-            "the query began a transaction, which was rolled back: use writer(), reader() or run()"
-        )
-    checkout.check_confirmed()
+class _Statement:
+    """A statement, as `Alone` runs it."""
+
+    __slots__ = ("_params", "_query", "_row_factory", "_work")
+
+    name = "statement"
+    keeps_session = False
+
+    def __init__(
+        self,
+        work: Callable[[psycopg.Connection[Any], Query, Params, Any], Any],
+        query: Query,
+        params: Params,
+        row_factory: RowFactory[Any] | None,
+    ) -> None:
+        self._work = work
+        self._query = query
+        self._params = params
+        self._row_factory = row_factory
+
+    def run(self, checkout: Checkout[Any]) -> Any:
+        return self._work(checkout.conn, self._query, self._params, self._row_factory)
+
+    def outcome(self, *, ended: bool) -> str:
+        return COMMITTED if ended else UNKNOWN
+
+    def is_own(self, exc: psycopg.Error) -> bool:
+        return True
+
+    def why_not_again(self) -> str:
+        return ""
 
 
 def _execute(

@@ -101,7 +101,7 @@ def roll_back(
         checkout.report(exc, read_write=read_write)
     status = conn.pgconn.transaction_status
     if status in (INTRANS, INERROR):
-        _roll_back_quietly(checkout, begun, exc)
+        roll_back_quietly(checkout, begun, exc)
     elif status == ACTIVE:
         # Waiting for the command's end could take for ever; the server rolls back when the connection goes.
         shut(conn)
@@ -128,7 +128,7 @@ def put_back(checkout: Checkout[Any]) -> None:
             if alive(checkout.conn):
                 text = "a connection to %s was put back within a transaction (%s): rolling back"
                 logger.warning(text, checkout.key, TransactionStatus(status).name)
-            _roll_back_quietly(checkout, BY_PSYCOPG)
+            roll_back_quietly(checkout, BY_PSYCOPG)
     finally:
         checkout.release()
 
@@ -144,7 +144,7 @@ def _commit_failed(
     if not conn.closed:
         checkout.phase = REFUSED
         if conn.pgconn.transaction_status == INERROR:
-            _roll_back_quietly(checkout, begun)  # the statement before it was refused
+            roll_back_quietly(checkout, begun)  # the statement before it was refused
         elif conn.pgconn.transaction_status:
             shut(conn)  # the body left a transaction() of its own open
         return
@@ -180,7 +180,7 @@ def _end_without_commit(
             may_have_committed=not conn.read_only,
         )
     if status == INERROR:
-        _roll_back_quietly(checkout, begun)
+        roll_back_quietly(checkout, begun)
         if read_write and checkout.lease.read_only:
             shut(conn)  # the error that the body hid may be that it cannot write here
         raise psycopg.errors.InFailedSqlTransaction(
@@ -198,9 +198,16 @@ def _end_without_commit(
         )
 
 
-def _roll_back_quietly(
-    checkout: Checkout[Any], begun: Begun, exc: BaseException | None = None
+def roll_back_quietly(
+    checkout: Checkout[Any], begun: Begun = BY_PSYCOPG, exc: BaseException | None = None
 ) -> None:
+    """Roll back; if that fails, the connection is closed.
+
+    Args:
+        checkout: of the session's connection.
+        begun: how its transaction was begun.
+        exc: the error of the body; None: there is none.
+    """
     conn = checkout.conn
     interrupted = exc is not None and not isinstance(exc, Exception)
     try:

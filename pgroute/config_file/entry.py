@@ -87,9 +87,9 @@ def from_config(
 ) -> Router[Connection[Any]] | AsyncRouter[AsyncConnection[Any]]:
     """Return the router that a configuration file describes, TOML or YAML. docs/configuration.md has its keys.
 
-    Each kind is used alike. "pool" is a Router, "async_pool" an AsyncRouter. "connection" and "async_connection" are
-    the same with at most one connection for each role and host, opened when it is needed and closed when it was idle
-    for max_idle: for a script.
+    All kinds are used in the same way. "pool" gives a Router, "async_pool" an AsyncRouter. "connection" and
+    "async_connection" are for scripts. They give the same routers, with at most one connection for each role and host.
+    It is opened when it is first needed, and closed after max_idle seconds without use.
 
     Within a process the same file, name and kind give the same router, to every thread, until it is closed. The file is
     not read again meanwhile. A forked child gets a router of its own, and each event loop an AsyncRouter of its own.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, TypeVarTuple
 
 from flask import current_app, has_request_context, request
 
@@ -18,11 +18,13 @@ from pgroute.runtime.fork import forked
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import psycopg
     from flask import Flask, Response
 
     from pgroute import Session
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class _Opened:
@@ -173,7 +175,7 @@ class PGRoute:
         """
         return (self.causal if self._carries_position() else self.router).reader(timeout)
 
-    def run(self, fn: Callable[..., T], /, *args: Any, **options: Any) -> T:
+    def run(self, fn: Callable[[psycopg.Connection[Any], *Ts], T], /, *args: *Ts, **options: Any) -> T:
         """Call ``fn(conn, *args)`` in a transaction and return its result, as `Router.run()` does.
 
         Args:

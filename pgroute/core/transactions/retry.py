@@ -215,8 +215,22 @@ class RetryState:
         """Return the seconds until no attempt begins any more; without a limit, those to wait for a session."""
         return self._patience if self._limit is None else max(0.0, self._begun + self._limit - now)
 
-    def failed(self, error: BaseException, fault: Fault, phase: Phase, now: float) -> Retry | Raise:
-        """Record a failed attempt, and return what comes next."""
+    def decided(self) -> None:
+        """Record that no earlier attempt was committed."""
+        self.unknown = None
+
+    def failed(
+        self, error: BaseException, fault: Fault, phase: Phase, now: float, *, refusal: str = ""
+    ) -> Retry | Raise:
+        """Record a failed attempt, and return what comes next.
+
+        Args:
+            error: the error.
+            fault: what it means.
+            phase: how far the attempt came.
+            now: monotonic seconds.
+            refusal: why the work cannot be done again, even if that is safe; empty: it can.
+        """
         if isinstance(error, CommitUnknown) and phase is Phase.COMMIT:
             self.unknown = error
         step = decide(
@@ -229,6 +243,9 @@ class RetryState:
             decidable=self._decidable,
             error=error,
         )
+        if isinstance(step, Retry) and refusal:
+            step = Raise(refusal)
+            self._remark = f"; not run again: {refusal}"
         if isinstance(step, Retry):
             self.attempt += 1
             self._previous = error
