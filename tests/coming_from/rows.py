@@ -234,10 +234,6 @@ OF_ARGUMENTS: dict[str, dict[str, Observation]] = {
 _STATS = "sorted({}.keys() & {{'pool_min', 'pool_max', 'pool_size', 'pool_available', 'requests_num'}})"
 
 _COPIES = [code for row in read_rows() if row.ours for code in row.theirs if "pool.copy_" in code]
-    row.theirs[0]
-    for row in read_rows()
-    if row.library == "asyncpg" and "pool.copy_" in row.theirs[0] and row.ours
-]
 """They return a command tag, such as "COPY 2"."""
 
 AROUND_CALLS: dict[str, dict[str, tuple[str, ...]]] = {
