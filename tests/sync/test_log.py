@@ -22,8 +22,6 @@ pytestmark = pytest.mark.cluster
 
 Conn = psycopg.Connection[Any]
 
-TWENTY = PoolOptions(min_size=20, max_size=20)
-
 
 class Log:
     """What the loggers of all libraries tell, as "logger: text"."""
@@ -45,9 +43,9 @@ class Log:
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> Iterator[Log]:
-    caplog.set_level(logging.DEBUG)
     for name in ("psycopg", "psycopg.pool"):
         caplog.set_level(logging.INFO, name)  # records at DEBUG hold connections, and pytest keeps them
+    caplog.set_level(logging.DEBUG)
     yield Log(caplog)
     assert "hunter2" not in caplog.text
 
@@ -112,23 +110,31 @@ def settle(router: Router[Any], opened: int) -> None:
     eventually(lambda: all(host.usable for host in router.topology.hosts))
 
 
-def test_a_crash_with_twenty_sessions_at_work_is_two_warnings(
-    any_cluster: LocalCluster, log: Log
-) -> None:
+def test_a_crash_with_25_sessions_at_work_is_two_warnings(any_cluster: LocalCluster, log: Log) -> None:
     old = any_cluster.primary
+    tries: list[None] = []
+
+    def again(conn: Conn) -> None:
+        tries.append(None)
+        if len(tries) <= 5:
+            conn.execute("SELECT pg_sleep(60)")
+
     with (
-        Router(any_cluster.dsn, writer=TWENTY) as router,
+        Router(any_cluster.dsn, writer=PoolOptions(min_size=25, max_size=25)) as router,
         Background() as background,
     ):
-        settle(router, 20)
+        settle(router, 25)
         with router.reader() as conn:
             conn.execute("SELECT 1")
         load = Load(router, background)
-        eventually(lambda: len(load.begun) == 20)
+        runs = [background.start(router.run, again) for _ in range(5)]
+        eventually(lambda: len(load.begun) == 20 and len(tries) == 5)
         log.clear()
         call(old.kill)
         assert len(load.errors()) == 20
         new = call(any_cluster.promote, repoint=False)
+        for each in runs:
+            each.result()
         with router.writer() as conn:
             conn.execute("SELECT 1")
     gone, back = log.warnings
@@ -138,6 +144,7 @@ def test_a_crash_with_twenty_sessions_at_work_is_two_warnings(
     assert len(lines) == len(set(lines)), lines
     assert {line.partition(":")[0] for line in lines} == {"pgroute"}, lines
     assert len(lines) <= 2 + 2 * len(any_cluster.nodes), lines
+    assert len([line for line in log.at(logging.DEBUG) if "attempt 1 failed in body" in line]) == 5
 
 
 def test_sessions_cut_at_a_frozen_primary_are_one_warning(any_cluster: LocalCluster, log: Log) -> None:
