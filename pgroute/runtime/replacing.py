@@ -29,7 +29,7 @@ class ReplacingFile:
         self._beside = self._path.with_name(f".pgroute-{secrets.token_hex(8)}.part")
         self._mode: int | None = None
         self._file: FileIO | None = None
-        self.replaces = True
+        self.replaces: bool = True
 
     def open(self) -> None:
         """Open the file.

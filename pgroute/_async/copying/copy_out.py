@@ -42,9 +42,9 @@ class AsyncExtract:
     """
 
     def __init__(self, source: Any, params: Any, columns: object, options: dict[str, Any]) -> None:
-        self.may_write = not is_table(source)
-        self.binary = options.get("format") == "binary"
-        self.header = bool(options.get("header"))
+        self.may_write: bool = not is_table(source)
+        self.binary: bool = options.get("format") == "binary"
+        self.header: bool = bool(options.get("header"))
         self._source = source
         self._params = params
         self._columns = columns
