@@ -6,6 +6,7 @@ Private names, as they are in psycopg 3.3.9, the oldest version that pgroute acc
   `leave_block`.
 - ``Connection._prepared``: `forget_prepared`.
 - ``Connection._pool``: `mark_pooled`.
+- ``Connection._adapters``: `swap_adapters`.
 - ``Connection._connect_gen``: `watched_class`.
 
 Public names that the documentation does not list: ``psycopg.generators.execute`` (`query_steps`); ``Connection.lock``,
@@ -30,6 +31,7 @@ from pgroute.runtime.receive_limit import Allowance
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from psycopg.adapt import AdaptersMap
     from psycopg.pq.abc import PGconn, PGresult
 
     Connection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
@@ -71,6 +73,16 @@ def is_only_block(conn: Connection) -> bool:
 def leave_block(conn: Connection) -> None:
     """Undo `enter_block`."""
     conn._num_transactions = 0
+
+
+def swap_adapters(conn: Connection, adapters: AdaptersMap | None) -> AdaptersMap | None:
+    """Give a connection other adapters, and return those that it had; None: it had none of its own yet.
+
+    psycopg takes them when it connects alone (``context=``), and the pooled connection serves others too. Registering
+    each adapter on the connection could not be undone.
+    """
+    before, conn._adapters = conn._adapters, adapters
+    return before
 
 
 def forget_prepared(conn: Connection) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import weakref
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -119,12 +120,36 @@ class Checkout(Generic[CT]):
     def put_back(self) -> None:
         """Release the connection; a transaction still open is rolled back."""
         try:
-            if self.conn.closed:
-                self.kick()
-            elif self.conn.pgconn.transaction_status:
-                self._roll_back_quietly()
+            self.undo()
         finally:
             self.release()
+
+    def undo(self) -> None:
+        """Roll back what is open; another transaction may follow in the same session."""
+        conn = self.conn
+        if conn.closed:
+            self.kick()
+            return
+        if conn.pgconn.transaction_status:
+            self._progress = None
+            self._roll_back_quietly()
+        if self._ticket is not None:
+            self._ask_progress(_ROLLBACK_TIMEOUT)
+
+    def lose(self) -> None:
+        """Close the connection, and have the pool's worker take note; for the garbage collector: no lock is taken."""
+        self.forget()
+        self.conn.pgconn.finish()
+        self._lease.holder_lost(None)
+
+    def expire(self) -> None:
+        """Have the connection closed when it comes back: what its user has set must not reach another one."""
+        self._lease.expires_at = -math.inf
+
+    @property
+    def observed(self) -> bool:
+        """Whether somebody wants to know how far the server was."""
+        return self._ticket is not None
 
     @property
     def key(self) -> HostKey:
@@ -293,7 +318,7 @@ class Checkout(Generic[CT]):
             elif own:
                 leave_block(conn)
             return
-        self._report(failure, committing=may_write)
+        self.report(failure, committing=may_write)
         if may_write:
             text = f"the connection to {self.key} was lost during COMMIT: it may have been committed"
             raise CommitUnknown(text, topology=self.topology) from failure
@@ -354,7 +379,7 @@ class Checkout(Generic[CT]):
         """
         conn = self.conn
         if isinstance(exc, psycopg.Error):
-            self._report(exc, read_write=read_write)
+            self.report(exc, read_write=read_write)
         status = conn.pgconn.transaction_status
         if status in (INTRANS, INERROR):
             self._roll_back_quietly(exc, own=own, block=block)
@@ -406,8 +431,14 @@ class Checkout(Generic[CT]):
             rerun_safe=True,
         )
 
-    def _report(self, exc: psycopg.Error, *, committing: bool = False, read_write: bool = False) -> None:
-        """Have the host probed at once if the error makes it suspect, and not an earlier server there."""
+    def report(self, exc: psycopg.Error, *, committing: bool = False, read_write: bool = False) -> None:
+        """Have the host probed at once if an error makes it suspect, and not an earlier server there.
+
+        Args:
+            exc: the error.
+            committing: it is that of a COMMIT.
+            read_write: the session was asked for as read-write.
+        """
         pool = self._lease.pool
         fault = session_fault(exc, closed=self.conn.closed, committing=committing, read_write=read_write)
         host = self.topology.host(pool.key)

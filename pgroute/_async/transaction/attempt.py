@@ -82,6 +82,8 @@ class AsyncTransaction(Generic[CT]):
         manager, key: as given.
         ended: the attempt is over.
         final: a statement to send together with COMMIT, None if there is none.
+        keep: set it to True to release the connection later than at the end.
+        kept: its checkout then, from the end on.
         phase: how far COMMIT came; see `AsyncCheckout`.
     """
 
@@ -96,6 +98,8 @@ class AsyncTransaction(Generic[CT]):
         "_state",
         "ended",
         "final",
+        "keep",
+        "kept",
         "key",
         "manager",
         "phase",
@@ -120,6 +124,8 @@ class AsyncTransaction(Generic[CT]):
         self._block: Block | None = None
         self._pending = b""
         self.final: Final | None = None
+        self.keep = False
+        self.kept: AsyncCheckout[CT] | None = None
         self._outer: Surroundings | None = None
 
     @property
@@ -375,7 +381,10 @@ class AsyncTransaction(Generic[CT]):
         if self._block is None:
             _leave_block(checkout.conn)
         self._checkout = self._block = None
-        await checkout.release()
+        if self.keep:
+            self.kept = checkout
+        else:
+            await checkout.release()
 
     def _next(self, exc: BaseException, fault: Fault, phase: Phase) -> Retry | Raise:
         """Return what follows. If nothing does and an earlier error says more than this one, raise that."""

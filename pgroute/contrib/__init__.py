@@ -1,0 +1,1 @@
+"""pgroute in frameworks; each needs the extra of its name."""
