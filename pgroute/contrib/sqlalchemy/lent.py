@@ -135,16 +135,21 @@ class Lent:
             # committed.
             logger.info("a reader's transaction ended with its connection: %s", one_line(str(exc)))
 
-    def rollback(self) -> None:
-        """Roll back; a connection that cannot is closed."""
+    def rollback(self) -> bool:
+        """Roll back; a connection that cannot is closed. Returns whether psycopg may be told too.
+
+        The server rolls back when a connection goes, so unlike psycopg's this is bounded in time and raises nothing.
+        SQLAlchemy calls psycopg's for each connection that comes back, and so do those who watch it.
+        """
         if not self._ours or collecting:
-            return
+            return False
         checkout = self._checkout
         if checkout.observed and self._only_reads and checkout.conn.pgconn.transaction_status == INTRANS:
             # COMMIT does the same to a transaction that only reads, and the position comes with its answer.
             self.commit()
         else:
             self._wait(checkout.undo())
+        return not checkout.conn.closed
 
     def close(self) -> None:
         """Give the connection back."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _POOLS = ("writer", "reader")
 _OBJECTS = ("writer", "reader", "probe", "kwargs")
 """Parameters of the router that hold other options; in a URL those are written as "reader.max_size"."""
+_NO_TEXT = (*_OBJECTS, "host_options", "retry", "settings")
 _ARGUMENTS = ("autocommit", "prepare_threshold", "cursor_factory")
 """Arguments of psycopg.connect; SQLAlchemy needs the others itself."""
 _ENGINE = ("router", "role", "target_session_attrs")
@@ -160,11 +161,12 @@ def _value(name: str, value: object, annotation: str) -> object:
         return [value]
     if option.none and value == "none":
         return None
-    if option.text:
-        return value
-    if option.reference or name.rpartition(".")[2] in (*_OBJECTS, "host_options", "retry", "settings"):
+    # One that is text or an object, such as balance=, is text here.
+    if name.rpartition(".")[2] in _NO_TEXT or (option.reference and not option.text):
         accepted = f"expected an object in connect_args={{{name!r}: ...}}, a URL cannot hold one"
         raise ConfigError(name, value, accepted, secret=True)
+    if option.text:
+        return value
     try:
         found = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

@@ -28,7 +28,7 @@ class RouterPool(NullPool):
     def __init__(
         self,
         creator: Any,
-        *,
+        # Not keyword-only: SQLAlchemy looks which arguments there are.
         pool_size: object = None,
         max_overflow: object = None,
         timeout: object = None,
