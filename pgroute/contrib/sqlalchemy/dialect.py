@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
@@ -45,8 +46,6 @@ class RoutedDialect:
         super().__init__(**kwargs)
         self.owner = RouterOwner(self.router_class, self.wait)
         self._read: tuple[Mapping[str, Any], EngineOptions] | None = None
-        import weakref
-
         weakref.finalize(self, self.owner.abandon).atexit = False
 
     @staticmethod
@@ -133,6 +132,20 @@ class RoutedDialect:
         lent = of_connection(dbapi_connection)
         del dbapi_connection.pgroute_lent
         lent.terminate()
+
+    # A reader's connection may have ended without an error; what it was set to went with it.
+
+    def set_readonly(self, connection: Any, value: bool) -> None:
+        if not connection.closed:
+            super().set_readonly(connection, value)  # type: ignore[misc]
+
+    def set_deferrable(self, connection: Any, value: bool) -> None:
+        if not connection.closed:
+            super().set_deferrable(connection, value)  # type: ignore[misc]
+
+    def reset_isolation_level(self, dbapi_conn: Any) -> None:
+        if not dbapi_conn.closed:
+            super().reset_isolation_level(dbapi_conn)  # type: ignore[misc]
 
     def is_disconnect(self, e: psycopg.Error, connection: Any, cursor: Any) -> bool:
         if connection is None:

