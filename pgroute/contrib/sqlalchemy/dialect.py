@@ -14,7 +14,7 @@ from pgroute.contrib.sqlalchemy.lent import Lent
 from pgroute.contrib.sqlalchemy.options import EngineOptions, read_options
 from pgroute.contrib.sqlalchemy.owner import Held, RouterOwner
 from pgroute.contrib.sqlalchemy.pool import RouterPool, check_pool
-from pgroute.contrib.sqlalchemy.routes import chosen, connect_as, install, of_connection
+from pgroute.contrib.sqlalchemy.routes import Told, chosen, connect_as, install, of_connection, params_of
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -75,7 +75,14 @@ class RoutedDialect:
 
     def hold(self, engine: Engine) -> Held:
         """Return the router of an engine, open."""
-        return self.owner.get(self.options_of(engine))
+        return self.owner.get(self._options_of(engine))
+
+    def find(self, engine: Engine) -> Held:
+        """Return the router of an engine, which may not be open yet."""
+        return self.owner.find(self._options_of(engine))
+
+    def _options_of(self, engine: Engine) -> EngineOptions:
+        return self._options(params_of(engine)) if self._read is None else self._read[1]
 
     def _options(self, params: Mapping[str, Any]) -> EngineOptions:
         if self._read is not None and self._read[0] == params:
@@ -94,6 +101,8 @@ class RoutedDialect:
     def connect(self, *_: Any, **params: Any) -> Any:
         """Take a connection from the router."""
         route = chosen()
+        if route is not None and route.look:
+            raise Told(params)
         if route is not None and route.attempt is not None:
             return self.handed(route.attempt.conn, route.attempt)
         options = self._options(params)

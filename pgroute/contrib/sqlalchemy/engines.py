@@ -56,18 +56,17 @@ def _with(router: object, role: object, options: dict[str, Any]) -> dict[str, An
 def router_of(engine: Engine | AsyncEngine) -> Any:
     """Return the router of an engine: a Router, an AsyncRouter for an AsyncEngine.
 
-    It is there from the engine's first connection on.
+    One that the engine makes is open from the first connection on. After `dispose()` it is another.
 
     Args:
         engine: an engine of ``postgresql+pgroute``.
 
     Raises:
-        ConfigError: it is none, or has not connected yet.
+        ConfigError: it is none, or its parameters are no router's.
+        RouterClosed: it was used before this process was forked.
     """
-    held = dialect_of(engine).owner.held
-    if held is None:
-        raise ConfigError("engine", engine, "expected one that has connected: its router is made then")
-    return held.router
+    dialect = dialect_of(engine)
+    return dialect.find(engine.sync_engine if isinstance(engine, AsyncEngine) else engine).router
 
 
 def dialect_of(engine: object) -> Any:

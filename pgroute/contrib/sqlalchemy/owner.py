@@ -73,8 +73,8 @@ class RouterOwner:
         """The router; None: there is none yet."""
         return self._held
 
-    def get(self, options: EngineOptions) -> Held:
-        """Return the router, open; it is made if there is none.
+    def find(self, options: EngineOptions) -> Held:
+        """Return the router, which may not be open yet; it is made if there is none.
 
         Raises:
             ConfigError: the options are no router's.
@@ -91,6 +91,15 @@ class RouterOwner:
                 "this engine was used before the process was forked, and its connections belong to the parent: call "
                 "engine.dispose(close=False) in the child"
             )
+        return held
+
+    def get(self, options: EngineOptions) -> Held:
+        """Return the router, open.
+
+        Raises:
+            ConfigError, RouterClosed: as `find`.
+        """
+        held = self.find(options)
         if not held.opened:
             self._wait(held.router.open())
             held.opened = True

@@ -31,6 +31,18 @@ ATTEMPT = "pgroute_attempt"
 _OPTIONS = (ROLE, CAUSAL, ATTEMPT)
 
 
+class Told(Exception):
+    """What the parameters of an engine's connections are.
+
+    Attributes:
+        params: the parameters.
+    """
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.params = params
+
+
 class OwnCausal:
     """The causal object of one ORM session, made at its first connection.
 
@@ -62,11 +74,13 @@ class Route:
         role: of its session; None: the engine's.
         causal: orders its session behind others; None: nothing does.
         attempt: the attempt of `run_in_session` whose connection it is; None: it is none's.
+        look: there is to be no connection: Told is raised instead.
     """
 
     role: Role | None = None
     causal: Causal[Any] | AsyncCausal[Any] | OwnCausal | None = None
     attempt: Any = None
+    look: bool = False
 
     def reading(self, role: Role, held: Held) -> CausalReading | None:
         """Return how a session of the role is ordered behind others.
@@ -101,6 +115,15 @@ def _connect(engine: Engine, route: Route) -> PoolProxiedConnection:
         return engine.pool.connect()
     finally:
         _route.reset(token)
+
+
+def params_of(engine: Engine) -> Mapping[str, Any]:
+    """Return the parameters of an engine's connections: SQLAlchemy tells them to who connects alone."""
+    try:
+        _connect(engine, Route(look=True))
+    except Told as told:
+        return told.params
+    raise ConfigError("creator", None, "expected none: the router makes the connections of this engine")
 
 
 def install(engine: Engine, opts: Mapping[str, Any]) -> None:
