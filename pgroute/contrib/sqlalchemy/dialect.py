@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import Pool
 
     from pgroute._async.router import AsyncRouter
-    from pgroute.contrib.sqlalchemy.routes import Route
 
 _PSYCOPG_ONLY = ("context",)
 
@@ -40,7 +39,7 @@ class RoutedDialect:
     driver = "psycopg"
     supports_statement_cache = True
     poolclass = RouterPool
-    router_class: type[Router[Any]] | type[AsyncRouter[Any]]
+    router_class: type[Router[Any] | AsyncRouter[Any]]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

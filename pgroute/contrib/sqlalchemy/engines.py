@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 _URL = "postgresql+pgroute://"
 
 
-def router_engine(router: Router[Any], *, role: Literal["writer", "reader"] | Role = "writer", **options: Any) -> Engine:
+def router_engine(
+    router: Router[Any], *, role: Literal["writer", "reader"] | Role = "writer", **options: Any
+) -> Engine:
     """Return an engine whose connections come from a router.
 
     The router stays yours: open it before the first use, and close it after the last.

@@ -98,7 +98,9 @@ def read_options(given: Mapping[str, Any]) -> EngineOptions:
         elif part in parts and option in (known := _PROBE if part == "probe" else _POOL):
             parts[part][option] = _value(name, value, known[option])
         elif name in _ARGUMENTS:
-            kwargs[name] = _value(name, value, "bool | None | Callable" if name == "autocommit" else "int | None")
+            kwargs[name] = _value(
+                name, value, "bool | None | Callable" if name == "autocommit" else "int | None"
+            )
         elif name in keywords():
             params[name] = _one(name, value)
         else:
@@ -144,7 +146,9 @@ def _role(given: Mapping[str, Any]) -> tuple[Role, SessionAttrs | None]:
 def _one(name: str, value: object) -> str:
     """Return a value as the text of a connection parameter."""
     if isinstance(value, (tuple, list)):
-        raise ConfigError(name, None, "expected one value, it is given more than once", secret=is_secret(name))
+        raise ConfigError(
+            name, None, "expected one value, it is given more than once", secret=is_secret(name)
+        )
     return str(value)
 
 
@@ -180,11 +184,21 @@ def _unknown(name: str, value: object) -> ConfigError:
     near = difflib.get_close_matches(name, _known(), n=1)
     guess = f"; did you mean {near[0]}?" if near else ""
     # It may be a misspelt password.
-    secret = is_secret_setting(name) or any(map(is_secret, near)) or not isinstance(value, (str, bool, int, float))
+    secret = (
+        is_secret_setting(name) or any(map(is_secret, near)) or not isinstance(value, (str, bool, int, float))
+    )
     return ConfigError(name, value, f"an engine has no such parameter{guess}", secret=secret)
 
 
 def _known() -> Iterable[str]:
     plain = [name for name in _ROUTER if name not in _OBJECTS]
     prefixed = [f"{role}.{name}" for role in _POOLS for name in _POOL]
-    return [*_ENGINE, *plain, *_POOL, *prefixed, *(f"probe.{name}" for name in _PROBE), *_ARGUMENTS, *keywords()]
+    return [
+        *_ENGINE,
+        *plain,
+        *_POOL,
+        *prefixed,
+        *(f"probe.{name}" for name in _PROBE),
+        *_ARGUMENTS,
+        *keywords(),
+    ]

@@ -61,7 +61,7 @@ class RouterOwner:
         wait: runs what a method of that router returns.
     """
 
-    def __init__(self, cls: type[Router[Any]] | type[AsyncRouter[Any]], wait: Callable[[Any], Any]) -> None:
+    def __init__(self, cls: type[Router[Any] | AsyncRouter[Any]], wait: Callable[[Any], Any]) -> None:
         self._cls = cls
         self._wait = wait
         self._held: Held | None = None

@@ -43,7 +43,9 @@ class RouterPool(NullPool):
         }
         for name, value in given.items():
             if value is not None:
-                raise ConfigError(name, value, f"the router has the pools, expected {_INSTEAD[name].format(value=value)}")
+                raise ConfigError(
+                    name, value, f"the router has the pools, expected {_INSTEAD[name].format(value=value)}"
+                )
         super().__init__(creator, **kw)
 
     def status(self) -> str:

@@ -176,7 +176,9 @@ def connect_as(connection: Connection, opts: Mapping[str, Any]) -> None:
     """
     if _given(opts):
         name = next(name for name in opts if name in _OPTIONS)
-        raise ConfigError(name, opts[name], "expected in execution_options of the engine, not of a connection")
+        raise ConfigError(
+            name, opts[name], "expected in execution_options of the engine, not of a connection"
+        )
     if READ_ONLY not in opts or connection.in_transaction() or connection.invalidated:
         return
     role = Role.READER if opts[READ_ONLY] else Role.WRITER

@@ -51,12 +51,16 @@ class RoutingSession(Session):
         **options: Any,
     ) -> None:
         if causal is not None and after is not None:
-            raise ConfigError("after", after, "expected either after or causal, which has a position of its own")
+            raise ConfigError(
+                "after", after, "expected either after or causal, which has a position of its own"
+            )
         if options.get("binds"):
             raise ConfigError("binds", None, "expected bind, an engine of postgresql+pgroute, and no binds")
         super().__init__(bind, **options)
         self._reads_first = Role.parse(start, "start") is Role.READER
-        self._causal = OwnCausal(after) if causal is None and (self._reads_first or after is not None) else causal
+        self._causal = (
+            OwnCausal(after) if causal is None and (self._reads_first or after is not None) else causal
+        )
         self._on_writer = False
         self._engines: tuple[Any, Any] | None = None
 
@@ -72,7 +76,9 @@ class RoutingSession(Session):
         """Have the rest of the transaction run at the primary: for what writes and does not look like it."""
         self._on_writer = True
 
-    def get_bind(self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **kw: Any) -> Engine | Connection:
+    def get_bind(
+        self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **kw: Any
+    ) -> Engine | Connection:
         """Return the engine of the primary, or that of the standbys; see Session.get_bind."""
         given = super().get_bind(mapper, clause=clause, bind=bind, **kw)
         if bind is not None or not isinstance(given, Engine) or given is not self.bind:

@@ -54,7 +54,9 @@ def outcomes(report: Path) -> dict[str, str]:
     for case in ET.parse(report).iter("testcase"):  # noqa: S314  (pytest's, of this run)
         kinds = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
         name = f"{case.get('classname')}::{case.get('name')}"
-        found[name.replace("pgroute", "DRIVER").replace("psycopg", "DRIVER")] = kinds[0] if kinds else "passed"
+        found[name.replace("pgroute", "DRIVER").replace("psycopg", "DRIVER")] = (
+            kinds[0] if kinds else "passed"
+        )
     return found
 
 
@@ -66,9 +68,26 @@ def run(driver: str, sdist: Path, arguments: list[str], major: int) -> dict[str,
         host = f"{cluster.primary.host}:{cluster.primary.port}"
         url = f"postgresql+{driver}://postgres@{host}/postgres?passfile={cluster.passfile}"
         report = sdist / f"report-{driver}.xml"
-        command = [sys.executable, "-s", "-m", "pytest", "-p", "tests.contrib.sqlalchemy.suite_plugin", "-p",
-                   "no:cacheprovider", "-p", "no:asyncio", "-p", "no:pgroute", "-q", "--tb=short", "--dburi", url,
-                   f"--junitxml={report}", *(arguments or TESTS)]
+        command = [
+            sys.executable,
+            "-s",
+            "-m",
+            "pytest",
+            "-p",
+            "tests.contrib.sqlalchemy.suite_plugin",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:asyncio",
+            "-p",
+            "no:pgroute",
+            "-q",
+            "--tb=short",
+            "--dburi",
+            url,
+            f"--junitxml={report}",
+            *(arguments or TESTS),
+        ]
         paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         subprocess.run(command, cwd=sdist, check=False, env={**os.environ, "PYTHONPATH": paths})
         return outcomes(report)

@@ -141,14 +141,18 @@ async def test_an_engine_that_is_collected_closes_its_router(url):
 async def test_a_router_of_the_other_face_is_told(shared):
     with Router(shared.dsn) as router:
         engine = async_router_engine(router)  # type: ignore[arg-type]
-        with pytest.raises(exc.ProgrammingError, match="expected an AsyncRouter; create_engine\\(\\) takes a Router"):
+        with pytest.raises(
+            exc.ProgrammingError, match="expected an AsyncRouter; create_engine\\(\\) takes a Router"
+        ):
             async with engine.connect():
                 pass
 
 
 async def test_rows_are_streamed_by_a_cursor_of_the_server(engine):
     async with engine.connect() as conn:
-        result = await conn.stream(text("SELECT generate_series(1, 100)"), execution_options={"yield_per": 10})
+        result = await conn.stream(
+            text("SELECT generate_series(1, 100)"), execution_options={"yield_per": 10}
+        )
         assert sum([row async for row in result.scalars()]) == 5050
 
 
@@ -161,7 +165,9 @@ async def test_many_tasks_share_an_engine(engine):
 
 
 async def test_a_routing_session_reads_from_a_standby_until_it_writes(engine, numbers):
-    make = async_sessionmaker(engine, sync_session_class=RoutingSession, start="reader", expire_on_commit=False)
+    make = async_sessionmaker(
+        engine, sync_session_class=RoutingSession, start="reader", expire_on_commit=False
+    )
     async with make() as session:
         assert await session.scalar(STANDBY)
         session.add(Number(number=1))

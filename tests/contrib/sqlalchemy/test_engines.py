@@ -96,7 +96,9 @@ def test_an_engine_of_role_reader_reads_and_says_how_to_write(url, numbers):
     engine = create_engine(url + "&role=reader")
     with engine.connect() as conn:
         assert conn.scalar(RECOVERY)
-        with pytest.raises(exc.InternalError, match="this session is a reader's: write through an engine of role wr") as c:
+        with pytest.raises(
+            exc.InternalError, match="this session is a reader's: write through an engine of role wr"
+        ) as c:
             conn.execute(text("INSERT INTO sqlalchemy_numbers VALUES (1)"))
         assert isinstance(c.value.orig, psycopg.errors.ReadOnlySqlTransaction)
         assert not c.value.connection_invalidated
@@ -138,7 +140,10 @@ def test_the_isolation_level_of_an_engine_is_set_each_time(router):
 
 def test_types_are_sqlalchemys_in_an_engine_and_psycopgs_beside_it(router):
     engine = router_engine(
-        router, json_deserializer=lambda _: "by the engine", native_inet_types=False, json_serializer=lambda _: "7"
+        router,
+        json_deserializer=lambda _: "by the engine",
+        native_inet_types=False,
+        json_serializer=lambda _: "7",
     )
     statement = select(cast(literal({"a": 1}, JSON), JSONB), cast("127.0.0.1", INET))
     with engine.connect() as conn:

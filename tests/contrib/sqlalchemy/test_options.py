@@ -39,7 +39,10 @@ def test_hosts_are_written_in_the_style_of_sqlalchemy():
             {"writer": PoolOptions(max_size=7), "reader": PoolOptions(max_size=9)},
         ),
         ("&reader.max_uses=none", {"reader": PoolOptions(max_uses=None)}),
-        ("&probe.interval=0.5&probe.abort_stale=true", {"probe": ProbeOptions(interval=0.5, abort_stale=True)}),
+        (
+            "&probe.interval=0.5&probe.abort_stale=true",
+            {"probe": ProbeOptions(interval=0.5, abort_stale=True)},
+        ),
         ("&prepare_threshold=none", {"kwargs": {"prepare_threshold": None}}),
         ("&srv_domains=a.example&srv_domains=b.example", {"srv_domains": ("a.example", "b.example")}),
     ],
@@ -71,7 +74,11 @@ def test_the_role_is_said_by_itself_or_by_target_session_attrs(query, role, attr
         ("&rolle=reader", "rolle", "did you mean role?"),
         ("&sslmod=require", "sslmod", "'require': an engine has no such parameter; did you mean sslmode?"),
         ("&role=standby", "role", "expected 'writer' or 'reader'"),
-        ("&role=writer&target_session_attrs=standby", "role", "goes with target_session_attrs=standby: 'reader'"),
+        (
+            "&role=writer&target_session_attrs=standby",
+            "role",
+            "goes with target_session_attrs=standby: 'reader'",
+        ),
         ("&max_size=many", "max_size", "'many': expected a number, true or false"),
         ("&max_size=0", "max_size", "expected a whole number of at least 1"),
         ("&max_lag=0.001", "max_lag", "expected a number of seconds from 0.1"),
@@ -98,7 +105,10 @@ def test_a_misspelt_password_is_not_shown():
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
-        ({"pool_size": 20}, "invalid pool_size 20: the router has the pools, expected max_size=20 in the URL"),
+        (
+            {"pool_size": 20},
+            "invalid pool_size 20: the router has the pools, expected max_size=20 in the URL",
+        ),
         ({"max_overflow": 5}, "invalid max_overflow 5"),
         ({"pool_timeout": 3}, "expected acquire_timeout=3 in the URL"),
         ({"pool_use_lifo": True}, "invalid pool_use_lifo"),

@@ -85,7 +85,9 @@ def test_a_deadlock_is_run_again(maker):
             both.wait(20)
         session.get(Number, second, with_for_update=True).note = "done"
 
-    threads = [threading.Thread(target=run_in_session, args=(maker, work, *pair)) for pair in ((1, 2), (2, 1))]
+    threads = [
+        threading.Thread(target=run_in_session, args=(maker, work, *pair)) for pair in ((1, 2), (2, 1))
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -159,7 +161,9 @@ def test_a_savepoint_may_fail_within(maker):
 def test_a_lost_commit_is_commit_unknown_and_not_run_again(shared, numbers, pgroute_proxy_factory):
     proxies = [pgroute_proxy_factory(node) for node in shared.nodes]
     hosts = "&".join(f"host={proxy.host}:{proxy.port}" for proxy in proxies)
-    engine = create_engine(f"postgresql+pgroute://postgres@/{shared.dbname}?{hosts}&passfile={shared.passfile}")
+    engine = create_engine(
+        f"postgresql+pgroute://postgres@/{shared.dbname}?{hosts}&passfile={shared.passfile}"
+    )
     maker = sessionmaker(engine)
     attempts = []
 
@@ -167,7 +171,7 @@ def test_a_lost_commit_is_commit_unknown_and_not_run_again(shared, numbers, pgro
         attempts.append(1)
         add(session, 1)
         session.flush()
-        proxies[0].cut_after("COMMIT", "to_server")
+        proxies[0].when(b"COMMIT\0", "to_client", "reset", after_forwarding=False)
 
     with pytest.raises(exc.OperationalError) as caught:
         run_in_session(maker, work)
