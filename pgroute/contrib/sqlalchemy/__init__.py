@@ -1,4 +1,4 @@
-"""SQLAlchemy over a router: the dialect ``postgresql+pgroute``, sessions that begin at a standby, retried transactions."""
+"""SQLAlchemy over a router: the dialect ``postgresql+pgroute``, sessions that route, transactions that run again."""
 
 from pgroute.contrib.sqlalchemy.engines import async_router_engine, router_engine, router_of
 from pgroute.contrib.sqlalchemy.retrying import async_run_in_session, run_in_session

@@ -15,10 +15,11 @@ from pgroute.contrib.sqlalchemy.dialect import RoutedDialect
 _TAKES_DBAPI = "dbapi" in inspect.signature(AsyncAdapt_psycopg_connection.__init__).parameters
 
 
-class LentConnection(AsyncAdapt_psycopg_connection):  # type: ignore[misc]
+class LentConnection(AsyncAdapt_psycopg_connection):
     """SQLAlchemy's face of an async connection, with what the router has lent by it."""
 
     __slots__ = ("pgroute_lent",)
+    pgroute_lent: Any
 
 
 class AsyncPgrouteDialect(RoutedDialect, PGDialectAsync_psycopg):
@@ -35,7 +36,8 @@ class AsyncPgrouteDialect(RoutedDialect, PGDialectAsync_psycopg):
 
     def handed(self, conn: Any, lent: Any) -> Any:
         """Return the DBAPI connection for a connection of the router's."""
-        adapted = LentConnection(self.dbapi, conn) if _TAKES_DBAPI else LentConnection(conn)
+        make: Any = LentConnection
+        adapted = make(self.dbapi, conn) if _TAKES_DBAPI else make(conn)
         adapted.pgroute_lent = lent
         return adapted
 

@@ -20,7 +20,6 @@ from pgroute.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import psycopg
     from sqlalchemy import URL, Connection, Engine
     from sqlalchemy.pool import Pool
 
@@ -53,7 +52,7 @@ class RoutedDialect:
         return result
 
     @classmethod
-    def get_pool_class(cls, url: URL) -> type[Pool]:
+    def get_pool_class(cls, url: URL) -> type[Pool]:  # noqa: ARG003
         return cls.poolclass
 
     @classmethod
@@ -61,7 +60,6 @@ class RoutedDialect:
         check_pool(engine.pool)
         owner: RouterOwner = engine.dialect.owner  # type: ignore[attr-defined]
         event.listen(engine, "engine_disposed", lambda _: owner.retire())
-        event.listen(engine, "handle_error", explain)
         event.listen(engine.pool, "detach", _keep_apart)
 
     def create_connect_args(self, url: URL) -> tuple[list[Any], dict[str, Any]]:
@@ -129,7 +127,7 @@ class RoutedDialect:
 
     def do_rollback(self, dbapi_connection: Any) -> None:
         if of_connection(dbapi_connection).rollback():
-            super().do_rollback(dbapi_connection)  # type: ignore[misc]  # nothing is left to do; see Lent.rollback
+            super().do_rollback(dbapi_connection)  # type: ignore[misc]  # sends nothing; some watch whether it is called
 
     def do_close(self, dbapi_connection: Any) -> None:
         lent = of_connection(dbapi_connection)
@@ -155,10 +153,12 @@ class RoutedDialect:
         if not dbapi_conn.closed:
             super().reset_isolation_level(dbapi_conn)  # type: ignore[misc]
 
-    def is_disconnect(self, e: psycopg.Error, connection: Any, cursor: Any) -> bool:
+    def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
         if connection is None:
             return False
-        return bool(of_connection(connection).failed(e))
+        lent = of_connection(connection)
+        explain(e, lent)
+        return bool(lent.failed(e))
 
     def set_engine_execution_options(self, engine: Engine, opts: Mapping[str, Any]) -> None:
         super().set_engine_execution_options(engine, opts)  # type: ignore[misc]
@@ -180,7 +180,7 @@ class PgrouteDialect(RoutedDialect, PGDialect_psycopg):
     supports_statement_cache = True
 
     @classmethod
-    def get_async_dialect_cls(cls, url: URL) -> type[Any]:
+    def get_async_dialect_cls(cls, url: URL) -> type[Any]:  # noqa: ARG003
         from pgroute.contrib.sqlalchemy.async_dialect import AsyncPgrouteDialect
 
         return AsyncPgrouteDialect

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pgroute")
 notices = logging.getLogger("sqlalchemy.dialects.postgresql")
 
+IDLE = TransactionStatus.IDLE
 INTRANS = TransactionStatus.INTRANS
 
 
@@ -138,20 +139,23 @@ class Lent:
             logger.info("a reader's transaction ended with its connection: %s", one_line(str(exc)))
 
     def rollback(self) -> bool:
-        """Roll back; a connection that cannot is closed. Returns whether psycopg may be told too.
+        """Roll back; a connection that cannot is closed. Returns whether there was nothing to roll back.
 
         The server rolls back when a connection goes, so unlike psycopg's this is bounded in time and raises nothing.
-        SQLAlchemy calls psycopg's for each connection that comes back, and so do those who watch it.
         """
         if not self._ours or collecting:
             return False
         checkout = self._checkout
-        if checkout.observed and self._only_reads and checkout.conn.pgconn.transaction_status == INTRANS:
-            # COMMIT does the same to a transaction that only reads, and the position comes with its answer.
-            self.commit()
-        else:
+        status = checkout.conn.pgconn.transaction_status
+        if checkout.observed:
+            if status == INTRANS and self._only_reads:
+                # COMMIT does the same to a transaction that only reads, and the position comes with its answer.
+                self.commit()
+            else:
+                self._wait(checkout.undo())
+        elif status:
             self._wait(checkout.undo())
-        return not checkout.conn.closed
+        return status == IDLE
 
     def close(self) -> None:
         """Give the connection back."""

@@ -110,10 +110,10 @@ def read_options(given: Mapping[str, Any]) -> EngineOptions:
         other = next(name for name in given if name not in _ENGINE)
         accepted = "expected in the router that the engine was handed, whose hosts and options it uses"
         raise ConfigError(other, given[other], accepted, secret=is_secret(other))
-    for role in _POOLS:
-        if parts[role] or both:
-            _refuse_object(role, arguments, {**both, **parts[role]})
-            arguments[role] = PoolOptions(**{**both, **parts[role]})
+    for pool in _POOLS:
+        if parts[pool] or both:
+            _refuse_object(pool, arguments, {**both, **parts[pool]})
+            arguments[pool] = PoolOptions(**{**both, **parts[pool]})
     if parts["probe"]:
         _refuse_object("probe", arguments, parts["probe"])
         arguments["probe"] = ProbeOptions(**parts["probe"])

@@ -78,8 +78,8 @@ def run_in_session(
 
     Raises:
         ConfigError: an argument is invalid.
-        sqlalchemy.exc.DBAPIError: the transaction failed and is not run again; its ``orig`` is what `Router.run()` would
-            have raised: NoHostAvailable, SessionLost, CommitUnknown, or the error of a statement.
+        sqlalchemy.exc.DBAPIError: the transaction failed and is not run again; its ``orig`` is what `Router.run()`
+            would have raised: NoHostAvailable, SessionLost, CommitUnknown, or the error of a statement.
         Exception: an error of *fn* after which it is not run again.
     """
     kind = {"isolation": isolation, "read_only": read_only, "deferrable": deferrable}
@@ -122,13 +122,13 @@ async def async_run_in_session(
 
     Raises:
         ConfigError: an argument is invalid.
-        sqlalchemy.exc.DBAPIError: the transaction failed and is not run again; its ``orig`` is what `Router.run()` would
-            have raised: NoHostAvailable, SessionLost, CommitUnknown, or the error of a statement.
+        sqlalchemy.exc.DBAPIError: the transaction failed and is not run again; its ``orig`` is what `Router.run()`
+            would have raised: NoHostAvailable, SessionLost, CommitUnknown, or the error of a statement.
         Exception: an error of *fn* after which it is not run again.
     """
     kind = {"isolation": isolation, "read_only": read_only, "deferrable": deferrable}
     run = _Run(_ASYNC, maker, fn, args, role, timeout, retry, once, kind)
-    return await greenlet_spawn(run.run)  # type: ignore[no-any-return]
+    return await greenlet_spawn(run.run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ class _Run:
         ConfigError: an argument is invalid.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         face: _Face,
         maker: Any,
@@ -265,7 +265,7 @@ class _Run:
                 lent.close()
             if not transaction.open:
                 return sync_loop.Done(value)
-            if lent.rolled_back and not conn.pgconn.transaction_status == _INERROR:
+            if lent.rolled_back and conn.pgconn.transaction_status != _INERROR:
                 wait(transaction.fail(psycopg.Rollback()))
                 return sync_loop.Done(value)
             return wait(transaction.commit()) or sync_loop.Done(value)

@@ -62,7 +62,7 @@ class RoutingSession(Session):
             OwnCausal(after) if causal is None and (self._reads_first or after is not None) else causal
         )
         self._on_writer = False
-        self._engines: tuple[Any, Any] | None = None
+        self._engines: tuple[Engine, Engine] | None = None
 
     @property
     def position(self) -> Position | None:
@@ -90,15 +90,16 @@ class RoutingSession(Session):
         writer, reader = self._engines
         if self._reads_first and not self._on_writer:
             if not self._flushing and only_reads(clause):
-                return reader  # type: ignore[no-any-return]
+                return reader
             self._on_writer = True
-        return writer  # type: ignore[no-any-return]
+        return writer
 
-    def _split(self, engine: Engine) -> tuple[Engine, Engine | None]:
+    def _split(self, engine: Engine) -> tuple[Engine, Engine]:
         dialect_of(engine)
         options: dict[str, Any] = {} if self._causal is None else {CAUSAL: self._causal}
         if not self._reads_first:
-            return (engine.execution_options(**options) if options else engine), None
+            writer = engine.execution_options(**options) if options else engine
+            return writer, writer
         writer = engine.execution_options(**options, **{ROLE: Role.WRITER})
         return writer, engine.execution_options(**options, **{ROLE: Role.READER})
 

@@ -71,6 +71,7 @@ async def test_reads_are_asked_for_by_an_option(engine):
 async def test_settings_of_sqlalchemys_do_not_reach_other_users_of_the_pool(router):
     async with async_router_engine(router, isolation_level="AUTOCOMMIT").connect() as conn:
         raw = await conn.get_raw_connection()
+        assert raw.driver_connection is not None
         assert raw.driver_connection.autocommit
     async with router.writer() as conn:
         assert not conn.autocommit
@@ -108,7 +109,7 @@ async def test_a_connection_that_is_collected_is_closed(router):
     engine = async_router_engine(router)
     conn = await engine.connect()
     pid = await conn.scalar(PID)
-    with pytest.warns(exc.SAWarning, match="garbage collector"):
+    with pytest.warns(exc.SAWarning, match="garbage collector"):  # noqa: PT031
         del conn
         gc.collect()
     async with router.writer(timeout=5) as conn:
@@ -175,6 +176,7 @@ async def test_a_routing_session_reads_from_a_standby_until_it_writes(engine, nu
         assert not await session.scalar(STANDBY)
         await session.commit()
         assert (await session.scalars(select(Number.number))).all() == [1]
+    assert isinstance(session.sync_session, RoutingSession)
     position = session.sync_session.position
     async with make(after=str(position)) as session:
         assert (await session.scalars(select(Number.number))).all() == [1]

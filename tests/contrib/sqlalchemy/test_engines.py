@@ -7,6 +7,7 @@ import os
 import threading
 import warnings
 from ipaddress import IPv4Address
+from typing import Any
 
 import psycopg
 import pytest
@@ -173,7 +174,8 @@ def test_rows_are_tuples_whatever_the_router_makes_of_them(shared):
         with router_engine(router).connect() as conn:
             assert conn.execute(text("SELECT 1 AS one, 2 AS two")).one() == (1, 2)
         with router.writer() as conn:
-            assert conn.execute("SELECT 1 AS one").fetchone() == {"one": 1}
+            row: Any = conn.execute("SELECT 1 AS one").fetchone()
+            assert row == {"one": 1}
 
 
 def test_a_detached_connection_is_not_used_by_others(router):
@@ -317,7 +319,7 @@ def test_a_connection_that_is_collected_is_closed(router):
     engine = router_engine(router)
     conn = engine.connect()
     pid = conn.scalar(PID)
-    conn.me = conn  # for the collector
+    conn.me = conn  # type: ignore[attr-defined]  # for the collector
     del conn
     gc.collect()
     with router.writer(timeout=5) as conn:
@@ -371,7 +373,7 @@ def test_a_forked_child_is_told_in_a_sentence_what_to_do(url, router, owned):
         finally:
             os._exit(0)
     os.close(write)
-    with open(read) as pipe:
+    with os.fdopen(read) as pipe:
         told = pipe.read()
     os.waitpid(pid, 0)
     assert "RouterClosed" in told
@@ -393,7 +395,7 @@ def test_threads_share_an_engine(engine):
             for _ in range(5):
                 with engine.connect() as conn:
                     assert conn.scalar(text("SELECT 1")) == 1
-        except Exception as failure:
+        except Exception as failure:  # noqa: BLE001
             failures.append(failure)
 
     threads = [threading.Thread(target=work) for _ in range(8)]

@@ -7,6 +7,7 @@ from sqlalchemy import URL, create_engine, make_url
 from sqlalchemy.pool import NullPool, QueuePool
 
 from pgroute import ConfigError, PoolOptions, ProbeOptions
+from pgroute.contrib.sqlalchemy.dialect import PgrouteDialect
 from pgroute.contrib.sqlalchemy.options import read_options
 from pgroute.core.model.roles import Role, SessionAttrs
 
@@ -15,7 +16,7 @@ HOSTS = "postgresql+pgroute://app:hush-hush@/shop?host=db1:5432&host=db2:5433"
 
 def options(query=""):
     url = make_url(HOSTS + query)
-    return read_options({k: v for k, v in create_engine(url).dialect.create_connect_args(url)[1].items()})
+    return read_options(create_engine(url).dialect.create_connect_args(url)[1])
 
 
 def test_hosts_are_written_in_the_style_of_sqlalchemy():
@@ -138,4 +139,5 @@ def test_a_router_that_is_handed_over_has_all_options():
 
 def test_nothing_of_a_router_is_made_to_compile_a_statement():
     dialect = URL.create("postgresql+pgroute").get_dialect()()
+    assert isinstance(dialect, PgrouteDialect)
     assert dialect.owner.held is None

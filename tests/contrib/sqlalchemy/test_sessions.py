@@ -181,9 +181,9 @@ def test_a_causal_object_is_shared_with_sessions_of_the_router(shared, numbers):
 
 
 def test_a_causal_object_of_another_router_is_told(engine, shared):
-    with Router(shared.dsn) as other, RoutingSession(engine, causal=other.causal()) as session:
-        with pytest.raises(exc.ProgrammingError, match="expected one of this engine's router"):
-            session.execute(text("SELECT 1"))
+    told = pytest.raises(exc.ProgrammingError, match="expected one of this engine's router")
+    with Router(shared.dsn) as other, RoutingSession(engine, causal=other.causal()) as session, told:
+        session.execute(text("SELECT 1"))
 
 
 def test_a_function_that_writes_is_told_by_our_words(make):
@@ -210,14 +210,14 @@ def test_mistakes_are_told(engine, options, words):
 
 def test_an_engine_of_another_dialect_is_told():
     other = create_engine("postgresql+psycopg://")
-    with pytest.raises(ConfigError, match="invalid engine .*: expected an engine of postgresql\\+pgroute"):
+    with pytest.raises(ConfigError, match=r"invalid engine .*: expected an engine of postgresql\+pgroute"):
         RoutingSession(other).execute(STANDBY)
     with pytest.raises(ConfigError, match="expected an engine of postgresql\\+pgroute"):
         router_of(other)
 
 
 def test_an_unknown_option_of_ours_is_told(engine):
-    with pytest.raises(ConfigError, match="invalid pgroute_casual .* did you mean pgroute_causal"):
+    with pytest.raises(ConfigError, match=r"invalid pgroute_casual .* did you mean pgroute_causal"):
         engine.execution_options(pgroute_casual=1)
     with engine.connect() as conn, pytest.raises(ConfigError, match="of the engine, not of a connection"):
         conn.execution_options(pgroute_role="reader")
