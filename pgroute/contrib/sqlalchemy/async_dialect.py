@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql.psycopg import AsyncAdapt_psycopg_connection
 from sqlalchemy.util import await_only
 
 from pgroute._async.router import AsyncRouter
-from pgroute.contrib.sqlalchemy.dialect import RoutedDialect
+from pgroute.contrib.sqlalchemy.routed import RoutedDialect
 
 # SQLAlchemy 2.1 gives it the DBAPI too.
 _TAKES_DBAPI = "dbapi" in inspect.signature(AsyncAdapt_psycopg_connection.__init__).parameters

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from pgroute.contrib.sqlalchemy.dialect import RoutedDialect
+from pgroute.contrib.sqlalchemy.routed import RoutedDialect
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:

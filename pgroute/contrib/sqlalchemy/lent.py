@@ -155,7 +155,7 @@ class Lent:
                 self._wait(checkout.undo())
         elif status:
             self._wait(checkout.undo())
-        return status == IDLE
+        return bool(status == IDLE)
 
     def close(self) -> None:
         """Give the connection back."""

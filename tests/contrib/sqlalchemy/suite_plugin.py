@@ -14,7 +14,7 @@ def pytest_configure() -> None:
     ):
         registry.register(name, f"pgroute.contrib.sqlalchemy.{module}", cls)
 
-    from pgroute.contrib.sqlalchemy.dialect import RoutedDialect
+    from pgroute.contrib.sqlalchemy.routed import RoutedDialect
 
     def load_provisioning(_: type[Any]) -> None:
         # How its tests prepare a database of PostgreSQL.
