@@ -38,6 +38,7 @@ def static(site: str) -> tuple[list[Task], list[Task]]:
             Task("ruff check", [["-m", "ruff", "check", "."]]),
             Task("ruff format", [["-m", "ruff", "format", "--check", "."]]),
             Task("generated", [[".ci/unasync.py", "--check"], [".ci/reference.py", "--check"]]),
+            Task("pyright", [[".ci/typed.py"]]),
             Task("docs", [["-m", "mkdocs", "build", "--strict", "--site-dir", site]]),
         ],
     )
@@ -66,6 +67,11 @@ def images() -> Iterator[Callable[[], object]]:
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
+
+
+def collection() -> Task:
+    """Return the task that imports all test files: otherwise each worker would compile them all for itself."""
+    return Task("collection", [["-m", "pytest", "-qq", "--collect-only", *pytest_options()]])
 
 
 def end_tidily(*_: object) -> None:
@@ -106,7 +112,7 @@ def run(arguments: list[str]) -> list[Task]:
         mypy, others = static(site)
         if wait_for_images is None:
             return runner.run(others, mypy) or runner.run([Task("pytest", [[".ci/covered.py", *chosen]])])
-        if failed := runner.run(others, mypy):
+        if failed := runner.run([*others, collection()], mypy):
             return failed
         return runner.run(*tests(marks, wait_for_images))
 

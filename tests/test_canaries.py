@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import logging
 import socket
 import warnings
 from collections.abc import Iterator
@@ -24,17 +25,18 @@ from psycopg.pq import TransactionStatus
 import pgroute
 from pgroute._psycopg import (
     ConnectAborted,
+    cancelling,
     enter_block,
     forget_prepared,
-    has_open_block,
     has_two_phase,
-    is_only_block,
+    has_unfinished,
     leave_block,
     mark_pooled,
     query_steps,
     swap_adapters,
     unwanted,
     watched_class,
+    worth_telling,
 )
 from pgroute.testing import LocalCluster
 from tests.support import async_eventually
@@ -55,12 +57,13 @@ def conn(shared: LocalCluster) -> Iterator[psycopg.Connection[Any]]:
 
 @cluster_needed
 def test_a_two_phase_transaction_is_seen(conn: psycopg.Connection[Any]) -> None:
-    assert not has_two_phase(conn)
-    conn.autocommit = False
-    conn.tpc_begin(conn.xid(1, "canary", "canary"))
-    assert has_two_phase(conn), changed("has_two_phase", "Connection._tpc is gone or means something else")
-    conn.tpc_rollback()
-    assert not has_two_phase(conn)
+    for function in (has_two_phase, has_unfinished):
+        conn.autocommit = False
+        assert not function(conn)
+        conn.tpc_begin(conn.xid(1, "canary", "canary"))
+        assert function(conn), changed(function.__name__, "Connection._tpc is gone or means something else")
+        conn.tpc_rollback()
+        assert not function(conn)
 
 
 @cluster_needed
@@ -76,13 +79,13 @@ def test_a_connection_takes_other_adapters_and_gets_its_own_back(conn: psycopg.C
 
 @cluster_needed
 def test_a_transaction_that_was_never_left_is_seen(conn: psycopg.Connection[Any]) -> None:
-    assert not has_open_block(conn)
+    assert not has_unfinished(conn)
     block = conn.transaction()
     block.__enter__()
     conn.execute("COMMIT")
     assert conn.info.transaction_status is TransactionStatus.IDLE
     told = "Connection._num_transactions is gone or means something else"
-    assert has_open_block(conn), changed("has_open_block", told)
+    assert has_unfinished(conn), changed("has_unfinished", told)
 
 
 @cluster_needed
@@ -90,21 +93,20 @@ def test_a_transaction_of_ours_is_one_of_psycopgs(conn: psycopg.Connection[Any])
     what = changed("enter_block", "Connection._num_transactions is gone or means something else")
     conn.execute("CREATE TEMP TABLE canary (n int)")
     conn.autocommit = False
-    assert not is_only_block(conn)
     conn.pgconn.exec_(b"BEGIN")
     enter_block(conn)
-    assert is_only_block(conn), what
     for refused in (conn.commit, conn.rollback):
         with pytest.raises(psycopg.ProgrammingError):
             refused()
     conn.execute("INSERT INTO canary VALUES (1)")
     with conn.transaction(force_rollback=True) as inner:
         assert inner.savepoint_name, what
-        assert not is_only_block(conn), what
+        assert not leave_block(conn), what
         conn.execute("INSERT INTO canary VALUES (2)")
     conn.pgconn.exec_(b"COMMIT")
-    leave_block(conn)
-    assert not has_open_block(conn), what
+    assert leave_block(conn), what
+    assert not has_unfinished(conn), what
+    assert leave_block(conn)
     with conn.transaction():
         conn.execute("INSERT INTO canary VALUES (3)")
     assert conn.execute("SELECT n FROM canary ORDER BY n").fetchall() == [(1,), (3,)], what
@@ -259,12 +261,47 @@ async def test_statements_and_their_cancels_go_through_replaced_methods(shared: 
     await conn.close()
 
 
+@cluster_needed
+def test_what_follows_from_a_lost_connection_is_recognised(
+    shared: LocalCluster, conn: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    mark_pooled(conn)
+    with pytest.raises(psycopg.OperationalError), conn.pipeline():
+        shared.nodes[0].execute(f"SELECT pg_terminate_backend({conn.info.backend_pid}, 10000)")
+        conn.execute("SELECT 1")
+    what = changed(
+        "worth_telling", "BasePipeline._conn is gone, or the warnings have other words or arguments"
+    )
+    assert caplog.messages == [], what
+
+
+def record(text: str, *args: object) -> logging.LogRecord:
+    return logging.LogRecord("psycopg", logging.WARNING, __file__, 1, text, args, None)
+
+
+@cluster_needed
+def test_other_warnings_of_psycopgs_are_told(conn: psycopg.Connection[Any]) -> None:
+    ignored = record("error ignored in rollback on %s: %s", conn, "oh")
+    assert worth_telling(ignored), "a connection that is none of a pool's"
+    mark_pooled(conn)
+    assert worth_telling(ignored), "one that is open"
+    conn.pgconn.finish()
+    assert not worth_telling(ignored)
+    assert worth_telling(record("unknown PostgreSQL timezone: %r; will use UTC", "Mars"))
+    assert worth_telling(record("error ignored in something new"))
+    cancelled = record("query cancellation failed: %s", "oh")
+    assert worth_telling(cancelled)
+    token = cancelling.set(True)
+    assert not worth_telling(cancelled)
+    cancelling.reset(token)
+
+
 # Nothing else of psycopg's is touched.
 
 ROOT = Path(pgroute.__path__[0])
 DOOR = ROOT / "_psycopg.py"
 SOURCES = [Path(module.__path__[0]) for module in (psycopg, psycopg_pool)]
-USED = {"_tpc", "_num_transactions", "_prepared", "_pool", "_connect_gen"}
+USED = {"_tpc", "_num_transactions", "_prepared", "_pool", "_connect_gen", "_conn"}
 
 
 def is_private(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,8 @@ def spawn(fn: Callable[[], None], name: str) -> Worker:
 
 
 def async_spawn(fn: Callable[[], Coroutine[Any, Any, None]], name: str) -> AsyncWorker:
-    """Run *fn* in a task."""
-    return asyncio.get_running_loop().create_task(fn(), name=name)
+    """Run *fn* in a task, in no caller's context: the task would keep all of its values."""
+    return asyncio.get_running_loop().create_task(fn(), name=name, context=contextvars.Context())
 
 
 def join_all(workers: Iterable[Worker], timeout: float) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, TypeVarTuple
 
 from psycopg_pool.abc import CT
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pgroute.core.model.position import Position
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Causal(Generic[CT]):
@@ -51,6 +52,11 @@ class Causal(Generic[CT]):
         To go on elsewhere, hand its text to ``causal(after=)`` or ``reader(after=)`` there.
         """
         return self._causality.position
+
+    @property
+    def lost(self) -> bool:
+        """Whether a session was refused with PositionLost. All further ones are: begin a new causal object."""
+        return self._causality.lost
 
     def writer(self, timeout: float | None = None) -> Session[CT]:
         """Return a context manager as `Router.writer()` does.
@@ -96,9 +102,9 @@ class Causal(Generic[CT]):
 
     def run(
         self,
-        fn: Callable[..., T],
+        fn: Callable[[CT, *Ts], T],
         /,
-        *args: Any,
+        *args: *Ts,
         role: Literal["writer", "reader"] | Role = "writer",
         timeout: float | None = None,
         retry: RetryPolicy | None = None,

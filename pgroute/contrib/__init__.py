@@ -1,1 +1,1 @@
-"""pgroute in frameworks; each needs the extra of its name."""
+"""pgroute in frameworks; each package needs the extra of its name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import contextvars
 import os
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -159,7 +160,8 @@ class Monitor:
         if self._pid != os.getpid():
             return  # the pipe that wakes the loop is shared with the parent
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(fn, *args)
+            # In no caller's context: the tasks that begin here would keep all of its values.
+            self._loop.call_soon_threadsafe(fn, *args, context=contextvars.Context())
 
     def names(self, spec: ResolverSpec) -> Names:
         """Return the names that this resolver looks up, for all routers that share it; in the loop."""

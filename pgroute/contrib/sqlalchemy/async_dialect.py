@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy.dialects.postgresql.psycopg import AsyncAdapt_psycopg_connection, PGDialectAsync_psycopg
 from sqlalchemy.util import await_only
 
+from pgroute._async import ending
 from pgroute._async.router import AsyncRouter
 from pgroute.contrib.sqlalchemy.routed import RoutedDialect
 
@@ -26,6 +27,7 @@ class AsyncPgrouteDialect(RoutedDialect, PGDialectAsync_psycopg):
     """The dialect of `create_async_engine`."""
 
     router_class = AsyncRouter
+    ending = ending
     supports_statement_cache = True
     has_terminate = True
 

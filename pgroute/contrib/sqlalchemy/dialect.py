@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
+from pgroute._sync import ending
 from pgroute._sync.router import Router
 from pgroute.contrib.sqlalchemy.async_dialect import AsyncPgrouteDialect
 from pgroute.contrib.sqlalchemy.routed import RoutedDialect
@@ -18,6 +19,7 @@ class PgrouteDialect(RoutedDialect, PGDialect_psycopg):
     """The dialect of `create_engine`."""
 
     router_class = Router
+    ending = ending
     supports_statement_cache = True
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -83,13 +84,14 @@ class Lent:
         role: of the session.
         attrs: the hosts that it accepts.
         adapters: psycopg's adapters of the engine.
-        wait: runs what a method of the checkout returns.
+        ending: the functions that end its transactions, for threads or for asyncio.
+        wait: runs what they return.
 
     Attributes:
         role: as given.
     """
 
-    __slots__ = ("_checkout", "_dress", "_held", "_read_write", "_wait", "role")
+    __slots__ = ("_checkout", "_dress", "_ending", "_held", "_read_write", "_wait", "role")
 
     def __init__(
         self,
@@ -99,9 +101,11 @@ class Lent:
         role: Role,
         attrs: SessionAttrs,
         adapters: Any,
+        ending: Any,
         wait: Callable[[Any], Any],
     ) -> None:
         self._checkout = checkout
+        self._ending = ending
         self._held = held
         self.role = role
         self._read_write = attrs is SessionAttrs.READ_WRITE
@@ -129,14 +133,16 @@ class Lent:
         if self._checkout.left_to_parent(None):
             return
         only_reads = self._only_reads
+        self._forget_position()
         try:
-            self._wait(self._checkout.end(read_write=self._read_write))
+            self._wait(self._ending.end(self._checkout, read_write=self._read_write))
+            self._checkout.note_begin()
         except SessionLost as exc:
             if not only_reads:
                 raise
             # Nothing is lost with it. In a session that has written elsewhere, the error would say that nothing was
             # committed.
-            logger.info("a reader's transaction ended with its connection: %s", one_line(str(exc)))
+            logger.debug("a reader's transaction ended with its connection: %s", one_line(str(exc)))
 
     def rollback(self) -> bool:
         """Roll back; a connection that cannot is closed. Returns whether there was nothing to roll back.
@@ -147,15 +153,22 @@ class Lent:
             return False
         checkout = self._checkout
         status = checkout.conn.pgconn.transaction_status
-        if checkout.observed:
-            if status == INTRANS and self._only_reads:
-                # COMMIT does the same to a transaction that only reads, and the position comes with its answer.
-                self.commit()
-            else:
-                self._wait(checkout.undo())
-        elif status:
-            self._wait(checkout.undo())
+        if checkout.note is not None and status == INTRANS and self._only_reads:
+            # COMMIT does the same to a transaction that only reads, and the position comes with its answer.
+            self.commit()
+        elif checkout.note is not None or status:
+            self._forget_position()
+            self._wait(self._ending.undo(checkout))
+            checkout.note_begin()
         return bool(status == IDLE)
+
+    def _forget_position(self) -> None:
+        """Have the server asked again how far it is, if there was a statement since."""
+        note = self._checkout.note
+        if note is not None and (
+            self._checkout.transaction_ended or self._checkout.conn.pgconn.transaction_status
+        ):
+            note.told = None
 
     def close(self) -> None:
         """Give the connection back."""
@@ -166,7 +179,11 @@ class Lent:
             return
         self._dress.off()
         try:
-            self._wait(self._checkout.put_back())
+            try:
+                self._forget_position()
+                self._wait(self._ending.undo(self._checkout))
+            finally:
+                self._wait(self._checkout.release())
         finally:
             if self._held.retired:
                 self._held.finish(self._wait)
@@ -178,13 +195,16 @@ class Lent:
         self.close()
 
     def lose(self) -> None:
-        """Close the connection where nothing may be waited for."""
+        """Close the connection where nothing may be waited for, and no lock taken; the pool's worker takes note."""
         if self._ours:
-            self._checkout.lose()
+            checkout = self._checkout
+            checkout.forget()
+            checkout.conn.pgconn.finish()
+            checkout.lease.holder_lost(None)
 
     def detach(self) -> None:
         """Have the connection closed at the end, because its user keeps what it sets."""
-        self._checkout.expire()
+        self._checkout.lease.expires_at = -math.inf
 
     def failed(self, exc: psycopg.Error) -> bool:
         """Have the host probed if an error makes it suspect; return whether the session is over."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import await_only, greenlet_spawn
@@ -21,8 +20,9 @@ from pgroute._sync.transaction import body as sync_body
 from pgroute._sync.transaction import loop as sync_loop
 from pgroute._sync.transaction import once as sync_once
 from pgroute._sync.transaction.attempt import Transaction
+from pgroute._sync.transaction.runner import note_limit
 from pgroute.contrib.sqlalchemy.attempt import Again, AttemptLent
-from pgroute.contrib.sqlalchemy.engines import dialect_of
+from pgroute.contrib.sqlalchemy.engines import dialect_of, engine_of
 from pgroute.contrib.sqlalchemy.routes import ATTEMPT
 from pgroute.core.config.retry_policy import check_policy
 from pgroute.core.model.roles import Role
@@ -33,6 +33,7 @@ from pgroute.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from sqlalchemy import Engine
     from sqlalchemy.ext.asyncio import async_sessionmaker
     from sqlalchemy.orm import sessionmaker
 
@@ -193,7 +194,7 @@ class _Run:
             raise ConfigError("once", once, "expected None for a transaction that cannot write")
         self._independent = self._key is not None and once is not True
         self._kind = kind
-        self._engine = _engine_of(maker, asynchronous=face is _ASYNC)
+        self._engine = engine_of(maker, asynchronous=face is _ASYNC)
 
     def run(self) -> Any:
         """Run the transaction until it is committed or has failed for good; return the result."""
@@ -219,20 +220,21 @@ class _Run:
             independent=self._independent,
             **self._kind,
         )
+        if self._key is not None and (self._retry is not None or self._timeout is not None):
+            note_limit(manager, self._retry, self._timeout)
         state = face.loop.begin_attempts(manager, request, self._retry, self._timeout)
         transaction = face.transaction(manager, request, state, self._key)
         try:
             while True:
                 transaction.keep = True
                 try:
-                    outcome = self._attempt(transaction, dialect, request.read_write)
+                    step, value = self._attempt(transaction, dialect, request.read_write)
                 finally:
                     if transaction.kept is not None:
                         face.wait(transaction.kept.release())
-                if not isinstance(outcome, Retry):
-                    value = outcome.value
-                    return value.stored if isinstance(value, face.once.Keep) else value
-                face.wait(face.loop.pause(manager, state, outcome))
+                if step is None:
+                    return value.stored if isinstance(value, face.once.Claim) else value
+                face.wait(face.loop.pause(manager, state, step))
                 transaction = face.transaction(manager, request, state, self._key)
         except BaseException as exc:
             note_commit(exc, transaction.phase)
@@ -240,17 +242,18 @@ class _Run:
                 exc.add_note(sync_once.advice(self._key))
             raise
 
-    def _attempt(self, transaction: Any, dialect: Any, read_write: bool) -> Any:
-        """Make one attempt; return Done or Retry, as the loop of `Router.run()` does."""
+    def _attempt(self, transaction: Any, dialect: Any, read_write: bool) -> tuple[Retry | None, Any]:
+        """Make one attempt; return when another follows, None if none does, and the result."""
         wait = self._face.wait
+        claim: Any = None
         try:
             conn = wait(transaction.begin())
             if isinstance(conn, Retry):
-                return conn
+                return conn, None
             if self._key is not None:
-                found = wait(self._face.once.claim(transaction, self._key))
-                if found is not None:
-                    return wait(transaction.commit()) or sync_loop.Done(found.result)
+                claim = self._face.once.Claim(transaction, self._key)
+                if wait(claim.found(transaction)):
+                    return wait(transaction.commit()), claim
             lent = AttemptLent(
                 conn,
                 transaction,
@@ -260,26 +263,26 @@ class _Run:
                 wait=wait,
             )
             try:
-                value = self._body(transaction, lent)
+                value = self._body(transaction, lent, claim)
             finally:
                 lent.close()
             if not transaction.open:
-                return sync_loop.Done(value)
+                return None, value
             if lent.rolled_back and conn.pgconn.transaction_status != _INERROR:
                 wait(transaction.fail(psycopg.Rollback()))
-                return sync_loop.Done(value)
-            return wait(transaction.commit()) or sync_loop.Done(value)
+                return None, value
+            return wait(transaction.commit()), value
         except Again as again:
-            return again.step
+            return again.step, None
         except BaseException as exc:
             if not transaction.open:
                 raise
             step = wait(transaction.fail(_cause(exc)))
             if isinstance(step, Raise):
                 raise
-            return step or sync_loop.Done(None)
+            return step, None
 
-    def _body(self, transaction: Any, lent: AttemptLent) -> Any:
+    def _body(self, transaction: Any, lent: AttemptLent, claim: Any) -> Any:
         """Call the function in a session, which commits the attempt; return its result."""
         face = self._face
         bind = self._engine.execution_options(**{ATTEMPT: lent})
@@ -292,28 +295,12 @@ class _Run:
                 sync_session.flush()
             finally:
                 lent.in_body = False
-            if self._key is not None:
-                transaction.final = value = face.once.Keep(transaction, self._key, value)
+            if claim is not None and not lent.rolled_back:
+                claim.keep(value)
+                transaction.final = value = claim
         return value
 
 
 def _cause(exc: BaseException) -> BaseException:
     """Return the driver's error in one of SQLAlchemy's; any other as it is."""
     return exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc
-
-
-def _engine_of(maker: Any, *, asynchronous: bool) -> Engine:
-    """Return the engine of a sessionmaker.
-
-    Raises:
-        ConfigError: it has none, or not one of ``postgresql+pgroute``.
-    """
-    kw = getattr(maker, "kw", None)
-    kind = "an async_sessionmaker" if asynchronous else "a sessionmaker"
-    engine = kw.get("bind") if isinstance(kw, dict) else None
-    wanted = AsyncEngine if asynchronous else Engine
-    if not isinstance(kw, dict) or not isinstance(engine, wanted) or kw.get("binds"):
-        accepted = f"expected {kind} with bind= an engine of postgresql+pgroute, and no binds"
-        raise ConfigError("maker", maker, accepted)
-    dialect_of(engine)
-    return engine.sync_engine if isinstance(engine, AsyncEngine) else engine

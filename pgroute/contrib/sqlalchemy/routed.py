@@ -13,7 +13,7 @@ from pgroute.contrib.sqlalchemy.options import EngineOptions, read_options
 from pgroute.contrib.sqlalchemy.owner import Held, RouterOwner
 from pgroute.contrib.sqlalchemy.pool import RouterPool, check_pool
 from pgroute.contrib.sqlalchemy.routes import Told, chosen, connect_as, install, of_connection, params_of
-from pgroute.errors import ConfigError
+from pgroute.errors import ConfigError, PositionLost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,12 +32,15 @@ class RoutedDialect:
 
     Attributes:
         driver: "psycopg", by which types and extensions know what the connections are.
+        router_class: of its engines.
+        ending: the module that ends transactions of that router.
     """
 
     driver = "psycopg"
     supports_statement_cache = True
     poolclass = RouterPool
     router_class: type[Router[Any] | AsyncRouter[Any]]
+    ending: Any
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -108,9 +111,22 @@ class RoutedDialect:
             role, attrs = route.role, None
         attrs = held.manager.attrs_of(role) if attrs is None else attrs
         causal = None if route is None else route.reading(role, held)
-        checkout = self.wait(held.manager.acquire(attrs, role, None, causal=causal))
+        try:
+            checkout = self.wait(held.manager.acquire(attrs, role, held.manager.seconds(None), causal=causal))
+        except PositionLost:
+            if causal is not None:
+                causal.note_lost()
+            raise
         adapters = self._psycopg_adapters_map  # type: ignore[attr-defined]
-        lent = Lent(checkout, held, role=role, attrs=attrs, adapters=adapters, wait=self.wait)
+        lent = Lent(
+            checkout,
+            held,
+            role=role,
+            attrs=attrs,
+            adapters=adapters,
+            ending=self.ending,
+            wait=self.wait,
+        )
         return self.handed(checkout.conn, lent)
 
     def handed(self, conn: Any, lent: Any) -> Any:

@@ -239,6 +239,7 @@ def test_no_session_in_time_is_an_operational_error_that_says_why(url):
     engine.dispose()
 
 
+@pytest.mark.long
 def test_two_phase_transactions_are_prepared_and_committed():
     with LocalCluster(0, settings={"max_prepared_transactions": "2"}) as cluster:
         engine = create_engine(url_of(cluster))

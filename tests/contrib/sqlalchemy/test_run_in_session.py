@@ -19,7 +19,7 @@ pytestmark = pytest.mark.cluster
 KILL = select(func.pg_terminate_backend(func.pg_backend_pid()))
 
 
-@pytest.fixture(params=[Session, RoutingSession])
+@pytest.fixture(params=[Session, pytest.param(RoutingSession, marks=pytest.mark.long)])
 def maker(engine, numbers, request):
     return sessionmaker(engine, class_=request.param)
 

@@ -180,6 +180,19 @@ def test_a_causal_object_is_shared_with_sessions_of_the_router(shared, numbers):
             assert conn.scalars(select(Number.number)).all() == [1]
 
 
+def test_each_statement_in_autocommit_counts(shared, numbers):
+    with Router(shared.dsn) as router:
+        causal = router.causal()
+        engine = router_engine(router).execution_options(isolation_level="AUTOCOMMIT", pgroute_causal=causal)
+        with engine.connect() as conn:
+            conn.execute(insert(Number).values(number=1))
+            conn.commit()
+            conn.execute(insert(Number).values(number=2))
+            written = conn.scalar(text("SELECT pg_current_wal_insert_lsn() - '0/0'"))
+        assert causal.position is not None
+        assert causal.position.lsn >= written
+
+
 def test_a_causal_object_of_another_router_is_told(engine, shared):
     told = pytest.raises(exc.ProgrammingError, match="expected one of this engine's router")
     with Router(shared.dsn) as other, RoutingSession(engine, causal=other.causal()) as session, told:

@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, exc, select, text
 from sqlalchemy.orm import sessionmaker
 
 import pgroute
-from pgroute.contrib.sqlalchemy import run_in_session
+from pgroute.contrib.sqlalchemy import router_engine, run_in_session
 from pgroute.testing import LocalCluster
 from tests.contrib.sqlalchemy.conftest import Base, Number, url_of
 
@@ -31,6 +31,7 @@ def writes(engine) -> None:
         conn.execute(text("INSERT INTO sqlalchemy_numbers SELECT count(*) FROM sqlalchemy_numbers"))
 
 
+@pytest.mark.long
 def test_writes_follow_the_primary_where_a_stock_engine_stays_with_the_old_one():
     with LocalCluster(1) as cluster:
         stock = create_engine(url_of(cluster, driver="psycopg"), pool_pre_ping=True)
@@ -49,6 +50,7 @@ def test_writes_follow_the_primary_where_a_stock_engine_stays_with_the_old_one()
         engine.dispose()
 
 
+@pytest.mark.long
 def test_a_session_over_a_switchover_is_told_and_run_in_session_is_not():
     with LocalCluster(1) as cluster:
         engine = create_engine(url_of(cluster))
@@ -74,9 +76,22 @@ def test_a_session_over_a_switchover_is_told_and_run_in_session_is_not():
         engine.dispose()
 
 
-def test_a_host_that_becomes_read_only_ends_the_session_with_our_words(any_cluster):
-    engine = create_engine(url_of(any_cluster))
-    Base.metadata.create_all(engine)
+@pytest.mark.long
+def test_a_lost_position_is_told_to_the_causal_object():
+    with LocalCluster(1) as cluster, pgroute.Router(cluster.dsn) as router:
+        switch_over(cluster)
+        with router.writer():
+            system_id = router.topology.system_id
+        assert system_id is not None
+        causal = router.causal(pgroute.Position(system_id, 1, 2**62))
+        engine = router_engine(router).execution_options(pgroute_causal=causal)
+        with pytest.raises(exc.OperationalError) as caught:
+            engine.connect()
+        assert isinstance(caught.value.orig, pgroute.PositionLost)
+        assert causal.lost
+
+
+def test_a_host_that_becomes_read_only_ends_the_session_with_our_words(engine, numbers):
     with engine.connect() as conn:
         conn.execute(text("SET default_transaction_read_only = on"))
         conn.commit()
@@ -84,7 +99,6 @@ def test_a_host_that_becomes_read_only_ends_the_session_with_our_words(any_clust
             conn.execute(text("INSERT INTO sqlalchemy_numbers VALUES (1)"))
         assert caught.value.connection_invalidated
     writes(engine)
-    engine.dispose()
 
 
 ENV = """

@@ -89,6 +89,12 @@ def test_a_role_that_is_not_told_is_malformed(read):
             )
 
 
+@pytest.mark.parametrize("text", [b"", b"1/", b"/1", b"1", b"0x1/1", b"1/100000000", b"1/g", b"1/1 "])
+def test_a_position_that_is_none_is_malformed(text):
+    with pytest.raises(Malformed, match="its WAL position is none"):
+        read_probe([*PRIMARY[:4], text, *PRIMARY[5:]])
+
+
 PIECES = [
     b"t",
     b"f",
