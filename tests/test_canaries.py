@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import psycopg.adapt
+import psycopg.types.string
 import psycopg_pool
 import pytest
 from psycopg import generators
@@ -36,6 +38,7 @@ from pgroute._psycopg import (
     mark_pooled,
     query_steps,
     receive_steps,
+    swap_adapters,
     unwanted,
     watched_class,
     worth_telling,
@@ -66,6 +69,17 @@ def test_a_two_phase_transaction_is_seen(conn: psycopg.Connection[Any]) -> None:
         assert function(conn), changed(function.__name__, "Connection._tpc is gone or means something else")
         conn.tpc_rollback()
         assert not function(conn)
+
+
+@cluster_needed
+def test_a_connection_takes_other_adapters_and_gets_its_own_back(conn: psycopg.Connection[Any]) -> None:
+    what = changed("swap_adapters", "Connection._adapters is gone or means something else")
+    other = psycopg.adapt.AdaptersMap(psycopg.adapters)
+    other.register_loader("int4", psycopg.types.string.TextLoader)
+    before = swap_adapters(conn, other)
+    assert conn.execute("SELECT 1").fetchone() == ("1",), what
+    swap_adapters(conn, before)
+    assert conn.execute("SELECT 1").fetchone() == (1,), what
 
 
 @cluster_needed
