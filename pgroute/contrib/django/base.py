@@ -129,7 +129,7 @@ class DatabaseWrapper(PostgresWrapper):
             conn.cursor_factory = cursor_factory
         if (threshold := conn_params["prepare_threshold"]) != conn.prepare_threshold:
             conn.prepare_threshold = threshold
-        self.isolation_level = isolation or psycopg.IsolationLevel.READ_COMMITTED
+        self.isolation_level: psycopg.IsolationLevel = isolation or psycopg.IsolationLevel.READ_COMMITTED
         if isolation is not None:
             conn.isolation_level = isolation
         self.loan = loan
