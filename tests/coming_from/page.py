@@ -29,7 +29,7 @@ class Row:
         library: whose.
         kind: one of KINDS.
         theirs: the pieces of code in the first cell.
-        ours: the code in the second cell; None: there is no equal; empty: nothing is needed.
+        ours: the code in the second cell, empty if nothing is needed; None: there is nothing to run.
         note: the third cell.
     """
 
@@ -84,7 +84,7 @@ def _row(library: str, kind: str, line: str) -> Row:
     theirs, ours, note = _cells(line)
     code: str | None = None
     if ours == NOT_NEEDED:
-        code = ""
+        code = "" if kind in ("argument", "setting") else None
     elif match := re.fullmatch(r"`([^`]+)`", ours):
         code = match[1]
     elif ours != "none":

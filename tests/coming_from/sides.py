@@ -339,8 +339,9 @@ class Ours(Psycopg):
         known = {each.keyword.decode(): each.val for each in conn.pgconn.info}
         await self.give(conn)
         for name, value in arguments.get("kwargs", {}).items():
-            given = isinstance(value, (str, int)) and known.get(name)
-            assert not given or given == str(value).encode(), f"{name} is {given!r}"
+            given = known.get(name)
+            if isinstance(value, (str, int)) and given is not None and "${" not in str(value):
+                assert given == str(value).encode(), f"{name} is {given!r}"
 
 
 class OursSync(Ours):

@@ -209,7 +209,8 @@ class Pgmonkey(Psycopg):
     """A pool of pgmonkey's, which is one of psycopg_pool's; the cell is YAML of its configuration."""
 
     library = "pgmonkey"
-    small = "{pool_settings: {min_size: 1, max_size: 4}}"
+    # An asynchronous pool that is closed while it grows would leave a socket to the garbage collector.
+    small = "{pool_settings: {min_size: 1, max_size: 4}, async_pool_settings: {min_size: 1, max_size: 1}}"
     kind = "pool"
     is_async = False
     in_time = PoolTimeout
