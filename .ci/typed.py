@@ -43,7 +43,9 @@ def untold(report: dict[str, Any]) -> list[str]:
             if problem["severity"] == "error":
                 line = problem["range"]["start"]["line"] + 1 if "range" in problem else 0
                 found.append(f"{problem.get('file', '')}:{line}: {symbol['name']}: {problem['message']}")
-    return list(dict.fromkeys(found))
+    # A type is partially unknown because of another one.
+    causes = [line for line in found if "partially unknown" not in line]
+    return list(dict.fromkeys(causes or found))
 
 
 def main() -> int:

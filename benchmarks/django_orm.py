@@ -196,17 +196,23 @@ def overhead(rounds, size):
             taken = {"default": [], "stock": []}
             for number in range(2 * rounds + 2):
                 alias = ("default", "stock")[number % 2]
-                begun = time.perf_counter()
+                begun, cpu = time.perf_counter(), time.thread_time()
                 for _ in range(size):
                     if (error := request(lambda body=body, alias=alias: body(alias))) is not None:
                         raise error
                 if number >= 2:
-                    taken[alias].append((time.perf_counter() - begun) / size)
-            ratios = [stock / ours for ours, stock in zip(taken["default"], taken["stock"], strict=True)]
-            ours, stock = (1e6 * statistics.median(taken[alias]) for alias in ("default", "stock"))
-            print(
-                f"{name} in a request: {ours:.0f} us, stock {stock:.0f} us, ratio {statistics.median(ratios):.3f}"
-            )
+                    taken[alias].append(
+                        ((time.perf_counter() - begun) / size, (time.thread_time() - cpu) / size)
+                    )
+            pairs = [*zip(taken["default"], taken["stock"], strict=True)]
+            for unit, what in ((0, "time"), (1, "CPU time of the thread")):
+                ratio = statistics.median(stock[unit] / ours[unit] for ours, stock in pairs)
+                ours, stock = (
+                    1e6 * statistics.median(each[unit] for each in taken[a]) for a in ("default", "stock")
+                )
+                print(
+                    f"{name}, a request each, {what}: {ours:.0f} us, stock {stock:.0f} us, ratio {ratio:.3f}"
+                )
         connections.close_all()
         from pgroute.contrib.django.routers import close_all
 

@@ -31,6 +31,7 @@ _FACE = (
     ("pool_control", "session", "transaction"),
     ("alone",),
     ("causal", "copying", "direct", "listener"),
+    ("observing",),
     ("router",),
 )
 ROWS = (

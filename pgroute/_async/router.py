@@ -14,8 +14,8 @@ from pgroute._acompat import AsyncFace
 from pgroute._async.causal import AsyncCausal
 from pgroute._async.copying.api import AsyncCopying
 from pgroute._async.direct import AsyncDirect
-from pgroute._async.listener import DEFAULT_LIMIT, AsyncListener
 from pgroute._async.manager import AsyncSessionManager
+from pgroute._async.observing import AsyncObserving
 from pgroute._async.pool_control import AsyncPoolControl
 from pgroute._async.session import AsyncSession
 from pgroute._async.transaction.decorator import AsyncDecorating
@@ -40,15 +40,19 @@ if TYPE_CHECKING:
 
     from pgroute.core.config.credentials import CredentialRequest
     from pgroute.core.config.retry_policy import RetryPolicy
-    from pgroute.core.model.events import Event
     from pgroute.core.model.position import Position
     from pgroute.core.routing.balance import Policy
     from pgroute.core.routing.demand import Demand
-    from pgroute.core.topology.snapshot import Topology
 
 
 class AsyncRouter(
-    AsyncDecorating[CT], AsyncRunner[CT], AsyncDirect[CT], AsyncCopying[CT], AsyncPoolControl[CT], AsyncFace
+    AsyncDecorating[CT],
+    AsyncRunner[CT],
+    AsyncDirect[CT],
+    AsyncCopying[CT],
+    AsyncPoolControl[CT],
+    AsyncObserving[CT],
+    AsyncFace,
 ):
     """Routes sessions to the primary or to a standby of a PostgreSQL cluster, through failover.
 
@@ -402,63 +406,6 @@ class AsyncRouter(
         if target_session_attrs is not None:
             attrs = SessionAttrs.parse(target_session_attrs)
         return AsyncSession(self._manager, attrs, attrs.pool, timeout)
-
-    @property
-    def topology(self) -> Topology:
-        """The current state of all hosts, an immutable snapshot."""
-        return self._manager.topology
-
-    def subscribe(self, fn: Callable[[Event], object]) -> Callable[[], None]:
-        """Call *fn* with each Event, in order, in its own thread. Returns an unsubscribe function.
-
-        At most 1000 events wait for a slow subscriber; more are dropped.
-
-        Args:
-            fn: a function of one Event, not a coroutine function. Its errors are logged.
-
-        Raises:
-            ConfigError: *fn* is not callable.
-            RouterClosed: the router was opened before this process was forked.
-        """
-        given: object = fn
-        if not callable(given) or inspect.iscoroutinefunction(given):
-            raise ConfigError("fn", fn, "expected a callable that is not a coroutine function")
-        return self._manager.subscribe(fn)
-
-    def listen(
-        self, *channels: str, timeout: float | None = None, max_waiting: int = DEFAULT_LIMIT
-    ) -> AsyncListener:
-        """Return a context manager that yields an iterator of Notification and Gap, from the primary.
-
-        All listeners of a router share one connection, beside the pools. It goes with the primary. After a failover the
-        listener receives again, and is given a Gap that covers what may be missing. The writers' *configure* is called
-        with this connection too.
-
-        Args:
-            channels: their names, of at most 63 bytes, as LISTEN takes them in double quotes: case matters.
-            timeout: seconds to wait on entering for the primary; None: acquire_timeout.
-            max_waiting: how many notifications may wait for the listener. When there are more, they are dropped until
-                it has taken these, and a Gap counts them.
-
-        Raises:
-            ConfigError: an argument is invalid.
-            NoHostAvailable, SplitBrainError: on entering, it could not listen in time.
-            RouterClosed: on entering, the router is not open.
-            psycopg.NotSupportedError: on entering, a pooler is in between that lends connections for a transaction.
-        """
-        return AsyncListener(self._manager, channels, timeout=timeout, limit=max_waiting)
-
-    def forget_timeline(self) -> None:
-        """Accept a lower timeline, for example after restoring a backup.
-
-        Also after you have resolved a split brain, or if a host has reported a wrong timeline. Make sure that there is
-        no primary on the higher timeline. The reason of a stale host names the host that reported that timeline.
-
-        Raises:
-            RouterClosed: the router is not open.
-        """
-        self._manager.lifecycle.check_open()
-        self._manager.watch.forget_timeline()
 
 
 def manager_of(router: AsyncRouter[CT]) -> AsyncSessionManager[CT]:

@@ -132,6 +132,7 @@ def told(tree: ast.AST) -> Iterator[int]:
                     yield parent.lineno
 
 
+@pytest.mark.many
 def test_what_an_exception_says_is_made_printable_or_has_a_reason_not_to_be():
     found = {}
     for path in PACKAGE.rglob("*.py"):

@@ -28,8 +28,7 @@ T = TypeVar("T")
 async def run_transaction(
     manager: AsyncSessionManager[CT],
     request: Request,
-    body: Callable[[AsyncTransaction[CT], CT], Awaitable[T]],  # async-only
-    # sync-only: body: Callable[[Transaction[CT], CT], T],
+    body: Callable[[AsyncTransaction[CT], CT], Awaitable[T]],
     *,
     retry: RetryPolicy | None = None,
     timeout: float | None = None,

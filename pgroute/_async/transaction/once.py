@@ -27,6 +27,7 @@ from pgroute.errors import CommitUnknown, ConfigError
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
+    from pgroute._async.checkout import AsyncCheckout
     from pgroute._async.statements import Row
     from pgroute._async.transaction.under_way import AsyncUnderWay
 
@@ -47,6 +48,9 @@ def missing(parameter: str, value: object, exc: psycopg.Error) -> ConfigError:
 class Claim:
     """The key of a transaction: its row is written before the body, and gets the result together with COMMIT.
 
+    It does not refer to the transaction, which refers to it: in a circle, a connection that an interrupt left behind
+    would not come back before the next garbage collection.
+
     Args:
         transaction: begun, and nothing sent yet.
         key: of ``once=``.
@@ -56,23 +60,23 @@ class Claim:
         stored: the result as every later call will get it; that of the body after the COMMIT.
     """
 
-    __slots__ = (
-        "_checkout", "_key", "_result", "_statements", "_told", "_transaction", "_written", "statement", "stored",
-    )  # fmt: skip
+    __slots__ = ("_conn", "_key", "_result", "_statements", "_told", "_written", "statement", "stored")
 
     def __init__(self, transaction: AsyncUnderWay[Any], key: str) -> None:
-        self._transaction = transaction
-        self._checkout = transaction.checkout
+        self._conn = transaction.checkout.conn
         self._statements = once_statements(transaction.manager.config.schema.sql)
         self._key = key
         self._written = b""
         self._result: object = None
         self._told = False
-        self.statement = b""
+        self.statement: bytes = b""
         self.stored: Any = None
 
-    async def found(self) -> bool:
+    async def found(self, transaction: AsyncUnderWay[Any]) -> bool:
         """Write the row and return False. If there is one, rewrite it, take the result and return True.
+
+        Args:
+            transaction: as given.
 
         Raises:
             CommitUnknown: another transaction with this key has not ended in time.
@@ -80,22 +84,22 @@ class Claim:
             psycopg.ProgrammingError: the row has no result.
             psycopg.DataError: the result cannot be read.
         """
-        transaction, checkout, key = self._transaction, self._checkout, self._key
+        checkout, key = transaction.checkout, self._key
         if not checkout.lease.trusted >= ONCE:
-            await self._look()
+            await self._look(transaction)
         begun = time.monotonic()
         try:
             if transaction.timeout is None:
-                found = await self._insert_or_rewrite()
+                found = await self._insert_or_rewrite(transaction)
             else:
                 async with transaction.bounded(grace=_GRACE):
-                    found = await self._insert_or_rewrite()
+                    found = await self._insert_or_rewrite(transaction)
         except MISSING as exc:
             raise missing("once", key, exc) from None
         except UnicodeEncodeError as exc:
             raise ConfigError("once", key, f"expected a key that the connection can send ({exc})") from None
         except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as exc:
-            raise self._undecided(exc, time.monotonic() - begun) from exc
+            raise self._undecided(checkout, exc, time.monotonic() - begun) from exc
         except psycopg.OperationalError as exc:
             if not checkout.conn.broken:
                 raise
@@ -107,7 +111,7 @@ class Claim:
             raise psycopg.ProgrammingError(
                 f"once={key!r} was committed by a body that ended its transaction itself, so no result is stored"
             )
-        self.stored = _stored(checkout.conn, found[0], key)
+        self.stored = _stored(self._conn, found[0], key)
         return True
 
     def keep(self, result: object) -> None:
@@ -116,7 +120,7 @@ class Claim:
         Raises:
             TypeError: the result is not JSON.
         """
-        conn, key = self._checkout.conn, self._key
+        conn, key = self._conn, self._key
         self._result = result
         self._told = told = not kept_as_it_is(result)
         value = as_json(result, key, escape=conn.pgconn.parameter_status(b"server_encoding") != b"SQL_ASCII")
@@ -138,7 +142,7 @@ class Claim:
         found = row([result])
         assert found is not None
         assert found[0] is not None
-        self.stored = _stored(self._checkout.conn, found[0], self._key)
+        self.stored = _stored(self._conn, found[0], self._key)
 
     def refused(self, failure: psycopg.Error) -> None:
         """Raise what an error of `statement` or of COMMIT means.
@@ -151,23 +155,23 @@ class Claim:
             # the characters of the database's encoding.
             raise not_json(self._result, self._key, one_line(str(failure))) from failure
 
-    async def _look(self) -> None:
-        transaction, conn = self._transaction, self._checkout.conn
+    async def _look(self, transaction: AsyncUnderWay[Any]) -> None:
+        conn, schema = self._conn, transaction.manager.config.schema
         try:
             async with contextlib.nullcontext() if transaction.timeout is None else transaction.bounded():
-                await check_trust(conn, transaction.manager.config.schema, ONCE, transaction.send)
+                await check_trust(conn, schema, ONCE, transaction.send)
         except MISSING as exc:
             raise missing("once", self._key, exc) from None
         except psycopg.OperationalError as exc:
             if not conn.broken:
                 raise
-            raise self._checkout.lost_early(exc, "looking at the schema") from exc
+            raise transaction.checkout.lost_early(exc, "looking at the schema") from exc
 
-    async def _insert_or_rewrite(self) -> Row | None:
+    async def _insert_or_rewrite(self, transaction: AsyncUnderWay[Any]) -> Row | None:
         """Return the existing row, None if one was inserted."""
-        transaction, conn, lease = self._transaction, self._checkout.conn, self._checkout.lease
-        self._written = literal(conn, self._key)
-        *_, shown, _, inserted, _ = await transaction.send(self._bounded(self._statements.claim))
+        lease, statements = transaction.checkout.lease, self._statements
+        self._written = literal(self._conn, self._key)
+        *_, shown, _, inserted, _ = await transaction.send(self._bounded(statements.claim, transaction))
         before = shown.get_value(0, 0) or b""
         if before != lease.lock_timeout:
             if not before.isalnum():
@@ -176,30 +180,31 @@ class Claim:
             if inserted.command_tuples:
                 await transaction.send(b"SET LOCAL lock_timeout = '%b'" % before)
         while not inserted.command_tuples:
-            statement = self._bounded(self._statements.rewrite, _result(conn))
+            statement = self._bounded(statements.rewrite, transaction, _result(self._conn))
             if (found := row(await transaction.send(statement))) is not None:
                 return found
             # The row was purged in between.
-            *_, inserted, _ = await transaction.send(self._bounded(self._statements.claim_again))
+            statement = self._bounded(statements.claim_again, transaction)
+            *_, inserted, _ = await transaction.send(statement)
         return None
 
-    def _bounded(self, statement: bytes, result: bytes = b"") -> bytes:
+    def _bounded(self, statement: bytes, transaction: AsyncUnderWay[Any], result: bytes = b"") -> bytes:
         """Return a statement that waits for another transaction no longer than until the deadline."""
         return statement % {
             b"key": self._written,
-            b"wait": lock_timeout(self._transaction.left).encode(),
-            b"before": self._checkout.lease.lock_timeout,
+            b"wait": lock_timeout(transaction.left).encode(),
+            b"before": transaction.checkout.lease.lock_timeout,
             b"result": result,
         }
 
-    def _undecided(self, exc: psycopg.Error, waited: float) -> CommitUnknown:
+    def _undecided(self, checkout: AsyncCheckout[Any], exc: psycopg.Error, waited: float) -> CommitUnknown:
         why = ""
         if not isinstance(exc, psycopg.errors.LockNotAvailable):
             why = f": the wait was ended from outside ({one_line(str(exc))})"
         unknown = CommitUnknown(
             f"another transaction with once={self._key!r} had not ended after {waited:.2f} s, and may be "
             f"committed yet{why}",
-            topology=self._checkout.topology,
+            topology=checkout.topology,
         )
         unknown.add_note(advice(self._key))
         return unknown

@@ -228,13 +228,12 @@ async def run_function(
             _note_limit(manager, retry, timeout)
 
     work = body_of(fn, args)
-    body: Callable[[AsyncTransaction[CT], CT], Awaitable[Any]] = work  # async-only
-    # sync-only: body: Callable[[Transaction[CT], CT], Any] = work
+    body: Callable[[AsyncTransaction[CT], CT], Awaitable[Any]] = work
 
     async def keyed(transaction: AsyncTransaction[CT], conn: CT) -> Claim:
         assert key is not None
         claim = Claim(transaction, key)
-        if not await claim.found():
+        if not await claim.found(transaction):
             claim.keep(await work(transaction, conn))
             transaction.final = claim
         return claim

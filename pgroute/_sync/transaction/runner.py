@@ -232,7 +232,7 @@ def run_function(
     def keyed(transaction: Transaction[CT], conn: CT) -> Claim:
         assert key is not None
         claim = Claim(transaction, key)
-        if not claim.found():
+        if not claim.found(transaction):
             claim.keep(work(transaction, conn))
             transaction.final = claim
         return claim

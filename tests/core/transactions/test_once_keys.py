@@ -82,6 +82,13 @@ def test_statements_name_the_table_of_their_schema() -> None:
         assert b"%(schema)s" not in text
 
 
+def test_json_is_told_and_read_as_python_writes_it() -> None:
+    text = as_json({"id": 7, "name": "ü", "paid": [None, True, 1.5]}, "k", escape=True)
+    assert text == '{"id": 7, "name": "\\u00fc", "paid": [null, true, 1.5]}'
+    assert from_json(text) == {"id": 7, "name": "ü", "paid": [None, True, 1.5]}
+    assert as_json("ü", "k", escape=False) == '"ü"'
+
+
 def loop() -> list[Any]:
     knot: list[Any] = []
     knot.append(knot)
