@@ -29,6 +29,7 @@ class Chapter(NamedTuple):
 CHAPTERS = (
     Chapter("The router", "pgroute", "Router Session Causal Attempts Attempt"),
     Chapter("Notifications", "pgroute", "Listener Notification Gap"),
+    Chapter("COPY", "pgroute", "CopyStream CopyProgress CopyInOptions CopyOutOptions"),
     Chapter("Options", "pgroute", "PoolOptions ProbeOptions HostOptions RetryPolicy CredentialRequest"),
     Chapter("Configuration files", "pgroute", "from_config"),
     Chapter(
@@ -78,10 +79,11 @@ Every public name with its signature. `CT` is the class of the connections: `psy
 `psycopg.AsyncConnection`, unless `connection_class` says otherwise. `T` is what a function of yours returns, `Ts` are
 the types of its further arguments. Type checkers know more than stands here: see [Types](types.md).
 
-`AsyncRouter`, `AsyncSession`, `AsyncAttempts`, `AsyncAttempt`, `AsyncListener` and `AsyncBatchJob` have the members of
-`Router`, `Session`, `Attempts`, `Attempt`, `Listener` and `BatchJob`. A method that is marked *awaited* is a coroutine
-there. Routers, sessions, attempts and listeners are entered with `async with`, attempts and notifications come from an
-`async for`, and the bodies of `run()` and of batch jobs, `configure` and `reset` are coroutine functions.
+`AsyncRouter`, `AsyncSession`, `AsyncAttempts`, `AsyncAttempt`, `AsyncListener`, `AsyncCopyStream` and `AsyncBatchJob`
+have the members of `Router`, `Session`, `Attempts`, `Attempt`, `Listener`, `CopyStream` and `BatchJob`. A method
+that is marked *awaited* is a coroutine there. Routers, sessions, attempts, listeners and streams are entered with
+`async with`, attempts, notifications and what is copied come from an `async for`, and the bodies of `run()` and of
+batch jobs, `configure` and `reset` are coroutine functions.
 """
 
 

@@ -5,6 +5,7 @@ Private names, as they are in psycopg 3.3.9, the oldest version that pgroute acc
 - ``Connection._tpc`` and ``_num_transactions``: `has_two_phase`, `has_unfinished`, `enter_block`, `leave_block`.
 - ``Connection._prepared``: `forget_prepared`.
 - ``Connection._pool``: `mark_pooled`.
+- ``Connection._adapters``: `swap_adapters`.
 - ``Connection._connect_gen``: `watched_class`.
 - ``BasePipeline._conn``, and the wording and arguments of psycopg's warnings: `worth_telling`.
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from psycopg.abc import Buffer
+    from psycopg.adapt import AdaptersMap
     from psycopg.pq.abc import PGconn, PGresult
 
     Connection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
@@ -76,6 +78,16 @@ def leave_block(conn: Connection) -> bool:
     if left:
         conn._num_transactions = 0
     return left
+
+
+def swap_adapters(conn: Connection, adapters: AdaptersMap | None) -> AdaptersMap | None:
+    """Give a connection other adapters, and return those that it had; None: it had none of its own yet.
+
+    psycopg takes them when it connects alone (``context=``), and the pooled connection serves others too. Registering
+    each adapter on the connection could not be undone.
+    """
+    before, conn._adapters = conn._adapters, adapters
+    return before
 
 
 def forget_prepared(conn: Connection) -> None:

@@ -15,22 +15,30 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import psycopg.adapt
+import psycopg.types.string
 import psycopg_pool
 import pytest
+from psycopg import generators
 from psycopg.errors import error_from_result
 from psycopg.pq import TransactionStatus
+from psycopg.waiting import WAIT_W
 
 import pgroute
 from pgroute._psycopg import (
     ConnectAborted,
     cancelling,
+    end_steps,
     enter_block,
+    flush_steps,
     forget_prepared,
     has_two_phase,
     has_unfinished,
     leave_block,
     mark_pooled,
     query_steps,
+    receive_steps,
+    swap_adapters,
     unwanted,
     watched_class,
     worth_telling,
@@ -61,6 +69,17 @@ def test_a_two_phase_transaction_is_seen(conn: psycopg.Connection[Any]) -> None:
         assert function(conn), changed(function.__name__, "Connection._tpc is gone or means something else")
         conn.tpc_rollback()
         assert not function(conn)
+
+
+@cluster_needed
+def test_a_connection_takes_other_adapters_and_gets_its_own_back(conn: psycopg.Connection[Any]) -> None:
+    what = changed("swap_adapters", "Connection._adapters is gone or means something else")
+    other = psycopg.adapt.AdaptersMap(psycopg.adapters)
+    other.register_loader("int4", psycopg.types.string.TextLoader)
+    before = swap_adapters(conn, other)
+    assert conn.execute("SELECT 1").fetchone() == ("1",), what
+    swap_adapters(conn, before)
+    assert conn.execute("SELECT 1").fetchone() == (1,), what
 
 
 @cluster_needed
@@ -216,6 +235,41 @@ def test_several_statements_give_several_results(conn: psycopg.Connection[Any]) 
     assert [result.get_value(0, 0) for result in found] == [b"1", b"2"], changed("query_steps", told)
     [failed] = conn.wait(query_steps(conn.pgconn, b"SELECT 1 / 0"))
     assert isinstance(error_from_result(failed, encoding="utf-8"), psycopg.errors.DivisionByZero)
+
+
+@cluster_needed
+def test_rows_of_a_copy_are_made_and_read_without_it(conn: psycopg.Connection[Any]) -> None:
+    told = (
+        f"psycopg {psycopg.__version__}: Copy.formatter does not make and read rows any more. "
+        "Adapt _async/copying/rows.py"
+    )
+    for binary, data in ((False, b"1\ta\\tb\n"), (True, None)):
+        formatter = psycopg.Copy(psycopg.Cursor(conn), binary=binary).formatter
+        formatter.transformer.set_dumper_types([23, 25], formatter.format)
+        made = bytes(formatter.write_row((1, "a\tb"))) + bytes(formatter.end())
+        assert data in (None, made), told
+        [result] = conn.wait(query_steps(conn.pgconn, b"COPY (SELECT 1, 'a') TO STDOUT"))
+        rows: list[Any] = []
+        while not (ended := conn.wait(receive_steps(conn.pgconn, 1000, rows.append))[2]):
+            pass
+        assert ended[0].command_tuples == 1, changed("receive_steps", "the end of a COPY tells no rows")
+        reader = psycopg.Copy(psycopg.Cursor(conn), binary=binary).formatter
+        reader.transformer.set_pgresult(result)
+        reader.transformer.set_loader_types([23, 25], reader.format)
+        assert reader.parse_row(made.removesuffix(b"\xff\xff") if binary else made) == (1, "a\tb"), told
+
+
+@cluster_needed
+def test_psycopg_does_not_read_while_it_copies(conn: psycopg.Connection[Any]) -> None:
+    conn.execute("CREATE TEMP TABLE canary (x text)")
+    conn.wait(query_steps(conn.pgconn, b"COPY canary FROM STDIN"))
+    steps = generators.copy_to(conn.pgconn, b"x\n", flush=True)
+    told = "copy_to() reads notices meanwhile: flush_steps and end_steps are superfluous, use Copy.write() and finish()"
+    assert next(steps) == WAIT_W, changed("flush_steps", told)
+    steps.close()
+    conn.wait(flush_steps(conn.pgconn))
+    [done] = conn.wait(end_steps(conn.pgconn))
+    assert done.command_tuples == 1, changed("end_steps", "it does not end a COPY")
 
 
 @cluster_needed

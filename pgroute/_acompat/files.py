@@ -76,6 +76,7 @@ class AsyncDisk:
                 await self.do(fn)
         finally:
             self._calls.put(None)
+            self._thread = None  # whatever follows is done in place
 
     def _serve(self) -> None:
         while (work := self._calls.get()) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, TypeVarTuple
 
 # sync-only: from psycopg_pool.abc import CT
 from psycopg_pool.abc import ACT as CT  # async-only
@@ -152,3 +152,12 @@ class AsyncCausal(Generic[CT]):
         return CausalReading(
             self._causality, role, max_lag=None if demand is None else demand.max_lag, wait=float(wait)
         )
+
+
+def reading_of(
+    causal: AsyncCausal[Any], role: Role, manager: AsyncSessionManager[Any]
+) -> CausalReading | None:
+    """Return how a session of a causal object is acquired, for what is built on routers; None: it is another's."""
+    if causal._manager is not manager:  # noqa: SLF001
+        return None
+    return causal._reading(role, None, DEFAULT_WAIT)  # noqa: SLF001

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 from psycopg.rows import tuple_row
 
@@ -64,8 +65,8 @@ class AsyncDirect(Generic[CT_co]):
             psycopg.Error: the server's error, and that the query has several statements, or begins a transaction.
         """
         if once is None or once is False:
-            tag: str = await self._run(_command_tag, query, params, role, timeout)
-            return tag
+            # One statement: on a line of its own, an interrupt after the commit would carry no note.
+            return cast("str", await self._run(_command_tag, query, params, role, timeout))
 
         async def body(conn: psycopg.AsyncConnection[Any]) -> str:
             return (await _execute(conn, query, params, None)).statusmessage or ""
@@ -242,8 +243,9 @@ class AsyncDirect(Generic[CT_co]):
             psycopg.Error: the server's error, and that the query has several statements, or begins a transaction.
         """
         check_callable("row_factory", row_factory)
-        rows: list[Any] = await self._run(_rows, query, params, role, timeout, row_factory=row_factory)
-        return rows
+        return cast(
+            "list[Any]", await self._run(_rows, query, params, role, timeout, row_factory=row_factory)
+        )
 
     @overload
     async def fetchrow(
@@ -317,16 +319,8 @@ class AsyncDirect(Generic[CT_co]):
             psycopg.Error: the server's error, and that the query has several statements, or begins a transaction.
         """
         check_integer("column", column, low=0)
-        row = await self._run(_first_row, query, params, role, timeout, row_factory=tuple_row)
-        if row is None:
-            return None
-        if column >= len(row):
-            error = ConfigError(
-                "column", column, f"expected a number below {len(row)}, the columns of the result"
-            )
-            error.add_note("the statement was executed")
-            raise error
-        return row[column]
+        first = partial(_first_value, column)
+        return await self._run(first, query, params, role, timeout, row_factory=tuple_row)
 
     async def _run(
         self,
@@ -414,3 +408,18 @@ async def _first_row(
 ) -> Any:
     cursor = await _execute(conn, query, params, row_factory)
     return None if cursor.description is None else await cursor.fetchone()
+
+
+async def _first_value(
+    column: int, conn: psycopg.AsyncConnection[Any], query: Query, params: Params, row_factory: Any
+) -> Any:
+    row = await _first_row(conn, query, params, row_factory)
+    if row is None:
+        return None
+    if column >= len(row):
+        error = ConfigError(
+            "column", column, f"expected a number below {len(row)}, the columns of the result"
+        )
+        error.add_note("the statement was executed")
+        raise error
+    return row[column]

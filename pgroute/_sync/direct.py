@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 from psycopg.rows import tuple_row
 
@@ -64,8 +65,8 @@ class Direct(Generic[CT_co]):
             psycopg.Error: the server's error, and that the query has several statements, or begins a transaction.
         """
         if once is None or once is False:
-            tag: str = self._run(_command_tag, query, params, role, timeout)
-            return tag
+            # One statement: on a line of its own, an interrupt after the commit would carry no note.
+            return cast("str", self._run(_command_tag, query, params, role, timeout))
 
         def body(conn: psycopg.Connection[Any]) -> str:
             return (_execute(conn, query, params, None)).statusmessage or ""
@@ -242,8 +243,9 @@ class Direct(Generic[CT_co]):
             psycopg.Error: the server's error, and that the query has several statements, or begins a transaction.
         """
         check_callable("row_factory", row_factory)
-        rows: list[Any] = self._run(_rows, query, params, role, timeout, row_factory=row_factory)
-        return rows
+        return cast(
+            "list[Any]", self._run(_rows, query, params, role, timeout, row_factory=row_factory)
+        )
 
     @overload
     def fetchrow(
@@ -317,16 +319,8 @@ class Direct(Generic[CT_co]):
             psycopg.Error: the server's error, and that the query has several statements, or begins a transaction.
         """
         check_integer("column", column, low=0)
-        row = self._run(_first_row, query, params, role, timeout, row_factory=tuple_row)
-        if row is None:
-            return None
-        if column >= len(row):
-            error = ConfigError(
-                "column", column, f"expected a number below {len(row)}, the columns of the result"
-            )
-            error.add_note("the statement was executed")
-            raise error
-        return row[column]
+        first = partial(_first_value, column)
+        return self._run(first, query, params, role, timeout, row_factory=tuple_row)
 
     def _run(
         self,
@@ -414,3 +408,18 @@ def _first_row(
 ) -> Any:
     cursor = _execute(conn, query, params, row_factory)
     return None if cursor.description is None else cursor.fetchone()
+
+
+def _first_value(
+    column: int, conn: psycopg.Connection[Any], query: Query, params: Params, row_factory: Any
+) -> Any:
+    row = _first_row(conn, query, params, row_factory)
+    if row is None:
+        return None
+    if column >= len(row):
+        error = ConfigError(
+            "column", column, f"expected a number below {len(row)}, the columns of the result"
+        )
+        error.add_note("the statement was executed")
+        raise error
+    return row[column]

@@ -121,16 +121,27 @@ def roll_back(
 
 def put_back(checkout: Checkout[Any]) -> None:
     """Release a connection that somebody ends using by hand; a transaction still open is rolled back."""
+    conn = checkout.conn
     try:
-        if checkout.conn.closed:
-            checkout.kick()
-        elif status := checkout.conn.pgconn.transaction_status:
-            if alive(checkout.conn):
-                text = "a connection to %s was put back within a transaction (%s): rolling back"
-                logger.warning(text, checkout.key, TransactionStatus(status).name)
-            roll_back_quietly(checkout, BY_PSYCOPG)
+        status = conn.pgconn.transaction_status
+        if status and not conn.closed and alive(conn):
+            text = "a connection to %s was put back within a transaction (%s): rolling back"
+            logger.warning(text, checkout.key, TransactionStatus(status).name)
+        undo(checkout)
     finally:
         checkout.release()
+
+
+def undo(checkout: Checkout[Any]) -> None:
+    """Roll back what is open, if anything is; another transaction may follow in the same session."""
+    conn, note = checkout.conn, checkout.note
+    if conn.closed:
+        checkout.kick()
+        return
+    if conn.pgconn.transaction_status:
+        roll_back_quietly(checkout)
+    if note is not None:
+        note.ask(conn, _ROLLBACK_TIMEOUT)
 
 
 def _commit_failed(

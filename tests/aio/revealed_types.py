@@ -22,7 +22,15 @@ from psycopg.rows import (
     tuple_row,
 )
 
-from pgroute import AsyncAttempt, AsyncCausal, AsyncRouter, AsyncSession, PoolOptions, from_config
+from pgroute import (
+    AsyncAttempt,
+    AsyncCausal,
+    AsyncCopyStream,
+    AsyncRouter,
+    AsyncSession,
+    PoolOptions,
+    from_config,
+)
 from pgroute.batch import AsyncBatchJob, Chunk
 
 T = TypeVar("T")
@@ -263,6 +271,28 @@ async def transaction_keeps_the_type(router: AsyncRouter, dicts: AsyncRouter[Dic
     router.transaction(once=no_key)  # type: ignore[arg-type]
     router.transaction()(with_dicts)  # type: ignore[arg-type]
     router.transaction()(Item)  # type: ignore[arg-type]
+
+
+async def copies_check_their_options(router: AsyncRouter) -> None:
+    rows: list[tuple[int, str]] = []
+    assert_type(await router.copy_to_table("items", rows), int)
+    assert_type(
+        await router.copy_to_table(("shop", "items"), lambda: rows, format="csv", header="match"), int
+    )
+    assert_type(await router.copy_from("items", "items.csv", format="csv", header=True), int)
+    assert_type(router.copy_rows("items", types=["int4", 25]), AsyncCopyStream[tuple[Any, ...]])
+    assert_type(router.copy_chunks("items", delimiter="|"), AsyncCopyStream[bytes])
+    async with router.copy_chunks("items") as chunks:
+        async for chunk in chunks:
+            assert_type(chunk, bytes)
+
+    await router.copy_to_table("items", 5)  # type: ignore[arg-type]
+    await router.copy_to_table("items", rows, format="json")  # type: ignore[arg-type]
+    await router.copy_to_table("items", rows, colour="green")  # type: ignore[call-arg]
+    await router.copy_to_table("items", rows, force_quote=True)  # type: ignore[call-arg]
+    await router.copy_from("items", 5)  # type: ignore[arg-type]
+    await router.copy_from("items", "items.csv", header="match")  # type: ignore[arg-type]
+    router.copy_rows("items", format="csv")  # type: ignore[arg-type]
 
 
 async def batch_checks_the_body(router: AsyncRouter, mine: AsyncRouter[DictConnection]) -> None:

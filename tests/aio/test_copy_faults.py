@@ -231,6 +231,24 @@ async def test_copy_that_no_standby_confirms_is_unknown(pair: Proxied) -> None:
             await handle.result()
 
 
+async def test_query_whose_writes_no_standby_confirms_leaves_no_file(pair: Proxied, tmp_path: Path) -> None:
+    primary, standby = pair.cluster.nodes
+    delete = "DELETE FROM counter RETURNING value"
+    async with AsyncRouter(pair.cluster.dsn) as router, AsyncBackground() as background:
+        await router.wait()
+        await async_call(standby.freeze)
+        handle = background.start(router_copy, router, delete, tmp_path / "data")
+        [(pid, _)] = await async_eventually(lambda: waiting(primary, "SyncRep"))
+        primary.execute("SELECT pg_cancel_backend(%s)", [pid])
+        with pytest.raises(CommitUnknown, match="committed locally"):
+            await handle.result()
+    assert list(tmp_path.iterdir()) == []
+
+
+async def router_copy(router: AsyncRouter[Any], query: str, path: Path) -> int:
+    return await router.copy_from(query, path, role="writer")
+
+
 # async-only: begin
 async def test_cancelled_at_the_end_it_may_have_been_committed(pair: Proxied) -> None:
     primary, standby = pair.cluster.nodes

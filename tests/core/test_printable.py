@@ -88,6 +88,7 @@ AS_IT_IS = {
     "batch/_async/chunk_runner.py": "the record of a chunk's error in the database, as it is",
     "batch/_async/job_store.py": "Python's, on an encoding",
     "_async/transaction/once.py": "Python's, on an encoding",
+    "contrib/sqlalchemy/explain.py": "the error of a user's own statement, in the server's words",
     "core/config/dns_names.py": "printable since it is in Found",
     "core/transactions/retry.py": "printable, of several lines the first",
     "core/transactions/once_keys.py": "Python's, on JSON",

@@ -23,7 +23,15 @@ from psycopg.rows import (
     tuple_row,
 )
 
-from pgroute import Attempt, Causal, Router, Session, PoolOptions, from_config
+from pgroute import (
+    Attempt,
+    Causal,
+    CopyStream,
+    Router,
+    Session,
+    PoolOptions,
+    from_config,
+)
 from pgroute.batch import BatchJob, Chunk
 
 T = TypeVar("T")
@@ -264,6 +272,28 @@ def transaction_keeps_the_type(router: Router, dicts: Router[Dicts]) -> None:
     router.transaction(once=no_key)  # type: ignore[arg-type]
     router.transaction()(with_dicts)  # type: ignore[arg-type]
     router.transaction()(Item)  # type: ignore[arg-type]
+
+
+def copies_check_their_options(router: Router) -> None:
+    rows: list[tuple[int, str]] = []
+    assert_type(router.copy_to_table("items", rows), int)
+    assert_type(
+        router.copy_to_table(("shop", "items"), lambda: rows, format="csv", header="match"), int
+    )
+    assert_type(router.copy_from("items", "items.csv", format="csv", header=True), int)
+    assert_type(router.copy_rows("items", types=["int4", 25]), CopyStream[tuple[Any, ...]])
+    assert_type(router.copy_chunks("items", delimiter="|"), CopyStream[bytes])
+    with router.copy_chunks("items") as chunks:
+        for chunk in chunks:
+            assert_type(chunk, bytes)
+
+    router.copy_to_table("items", 5)  # type: ignore[arg-type]
+    router.copy_to_table("items", rows, format="json")  # type: ignore[arg-type]
+    router.copy_to_table("items", rows, colour="green")  # type: ignore[call-arg]
+    router.copy_to_table("items", rows, force_quote=True)  # type: ignore[call-arg]
+    router.copy_from("items", 5)  # type: ignore[arg-type]
+    router.copy_from("items", "items.csv", header="match")  # type: ignore[arg-type]
+    router.copy_rows("items", format="csv")  # type: ignore[arg-type]
 
 
 def batch_checks_the_body(router: Router, mine: Router[DictConnection]) -> None:

@@ -231,6 +231,24 @@ def test_copy_that_no_standby_confirms_is_unknown(pair: Proxied) -> None:
             handle.result()
 
 
+def test_query_whose_writes_no_standby_confirms_leaves_no_file(pair: Proxied, tmp_path: Path) -> None:
+    primary, standby = pair.cluster.nodes
+    delete = "DELETE FROM counter RETURNING value"
+    with Router(pair.cluster.dsn) as router, Background() as background:
+        router.wait()
+        call(standby.freeze)
+        handle = background.start(router_copy, router, delete, tmp_path / "data")
+        [(pid, _)] = eventually(lambda: waiting(primary, "SyncRep"))
+        primary.execute("SELECT pg_cancel_backend(%s)", [pid])
+        with pytest.raises(CommitUnknown, match="committed locally"):
+            handle.result()
+    assert list(tmp_path.iterdir()) == []
+
+
+def router_copy(router: Router[Any], query: str, path: Path) -> int:
+    return router.copy_from(query, path, role="writer")
+
+
 # Failovers.
 
 

@@ -160,25 +160,31 @@ class AsyncSource:
     async def close(self) -> None:
         """Close what was opened here, and generators."""
         try:
+            await self._close()
+        except BaseException:
+            await self._close()  # an interrupt may have come halfway
+            raise
+
+    async def _close(self) -> None:
+        try:
             await self._close_made()
         finally:
-            iterator, self._iterator = self._iterator, None
             if self._disk is not None:
-                disk, self._disk = self._disk, None
-                await disk.end(self._close_file)
-            elif isinstance(iterator, GeneratorType):
-                iterator.close()
+                await self._disk.end(self._close_file)
+                self._disk = None
+            elif isinstance(self._iterator, GeneratorType):
+                self._iterator.close()
             # async-only: begin
-            elif isinstance(iterator, AsyncGeneratorType):
-                await iterator.aclose()
+            elif isinstance(self._iterator, AsyncGeneratorType):
+                await self._iterator.aclose()
             # async-only: end
             elif self._owned and self.is_file:
                 await async_settle(self._file.close())
 
     async def _close_made(self) -> None:
         if self._made is not None:
-            made, self._made = self._made, None
-            await made.close()
+            await self._made.close()
+            self._made = None
 
     def _close_file(self) -> None:
         if self._file is not None:

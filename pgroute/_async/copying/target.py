@@ -127,4 +127,8 @@ class AsyncTarget:
     async def close(self) -> None:
         """Close what was opened here; of a path, what was not kept is gone."""
         if self._beside is not None:
-            await self._disk.end(self._beside.close)
+            try:
+                await self._disk.end(self._beside.close)
+            except BaseException:
+                await self._disk.end(self._beside.close)  # an interrupt may have come halfway
+                raise

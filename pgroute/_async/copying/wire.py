@@ -36,9 +36,6 @@ _REFUSAL_TIMEOUT = 5.0
 _DOUBT = 5.0
 """Seconds after which what has arrived during COPY FROM, and is no notice, must be an error: all of it is there."""
 
-_SAFE_VERSION = 140000
-"""From which on servers report a changed setting (the third that might arrive) only after the statement."""
-
 
 class AsyncWire:
     """COPY on one connection, once.
@@ -65,7 +62,6 @@ class AsyncWire:
         self._inward = False
         self._pid = os.getpid()
         self._doubt: tuple[int, float] | None = None
-        self._watchful = conn.info.server_version >= _SAFE_VERSION
 
     async def begin(self, statement: bytes, *, direction: ExecStatus) -> PGresult:
         """Send the statement of COPY, and return the result with which it has begun.
@@ -81,8 +77,8 @@ class AsyncWire:
         results = await self._wait(query_steps(self._pgconn, statement))
         self._check(results, direction)
         if direction == ExecStatus.COPY_IN:
-            self._inward = True
             self.conn.add_notice_handler(self._on_notice)
+            self._inward = True
         return results[0]
 
     def _check(self, results: list[PGresult], wanted: ExecStatus) -> None:
@@ -124,11 +120,13 @@ class AsyncWire:
         self._unflushed = 0
         notices = self._notices
         arrived = await self._wait(flush_steps(self._pgconn))
-        if self._watchful:
-            await self._look(notices, arrived=arrived)
+        await self._look(notices, arrived=arrived)
 
     async def _look(self, notices: int, *, arrived: bool) -> None:
-        """Stop if the server has refused the copy already. libpq tells it only at the end, which may be far."""
+        """Stop if the server has refused the copy already. libpq tells it only at the end, which may be far.
+
+        Nothing else is sent during COPY FROM: since PostgreSQL 14 changed settings are reported after the statement.
+        """
         arrived |= await self._wait(_hear(self._pgconn))
         if self._notices != notices:
             self._doubt = None

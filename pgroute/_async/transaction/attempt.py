@@ -125,7 +125,10 @@ class AsyncTransaction(AsyncUnderWay[CT]):
                 return await self._commit(checkout)
             finally:
                 self.phase, self._checkout = checkout.phase, None
-                await checkout.release()
+                if self.keep:
+                    self.kept = checkout
+                else:
+                    await checkout.release()
         except BaseException as failure:
             checkout.settle()
             note_commit(failure, checkout.phase)
@@ -179,7 +182,10 @@ class AsyncTransaction(AsyncUnderWay[CT]):
                 return await self._fail(checkout, exc)
             finally:
                 self.phase, self._checkout = checkout.phase, None
-                await checkout.release()
+                if self.keep:
+                    self.kept = checkout
+                else:
+                    await checkout.release()
         except BaseException as failure:
             checkout.settle()
             note_commit(failure, checkout.phase)

@@ -180,7 +180,7 @@ class AsyncRunner(Generic[CT]):
             ConfigError: *older_than* is too short, or the table of the keys is missing or cannot be trusted.
             NoHostAvailable, PoolExhausted, SplitBrainError: there was no writer's session in time.
         """
-        longest = _note_limit(self._manager, None, None)
+        longest = note_limit(self._manager, None, None)
         seconds = check_age(older_than, None if longest == math.inf else longest)
         return await self.run(purge, self._manager.config.schema, seconds)
 
@@ -225,7 +225,7 @@ async def run_function(
         if request.role is Role.READER or request.read_only:
             raise ConfigError("once", once, "expected None for a transaction that cannot write")
         if retry is not None or timeout is not None:
-            _note_limit(manager, retry, timeout)
+            note_limit(manager, retry, timeout)
 
     work = body_of(fn, args)
     body: Callable[[AsyncTransaction[CT], CT], Awaitable[Any]] = work
@@ -252,7 +252,7 @@ async def run_function(
     )
 
 
-def _note_limit(manager: AsyncSessionManager[Any], retry: RetryPolicy | None, timeout: float | None) -> float:
+def note_limit(manager: AsyncSessionManager[Any], retry: RetryPolicy | None, timeout: float | None) -> float:
     """Remember for how long a call may retry with its key; return the longest time so far, in seconds."""
     limit = (retry or manager.config.retry).limit(timeout)
     manager.longest_retry = max(manager.longest_retry, math.inf if limit is None else limit)

@@ -63,6 +63,8 @@ class AsyncUnderWay(Generic[CT]):
         timeout: seconds of the call for all attempts; None: it has no timeout of its own.
         ended: the attempt is over.
         final: a statement to send together with COMMIT, None if there is none.
+        keep: set it to True to release the connection later than at the end.
+        kept: its checkout then, from the end on.
         phase: how far COMMIT came; see `AsyncCheckout`.
     """
 
@@ -77,6 +79,8 @@ class AsyncUnderWay(Generic[CT]):
         "_state",
         "ended",
         "final",
+        "keep",
+        "kept",
         "key",
         "manager",
         "phase",
@@ -96,6 +100,8 @@ class AsyncUnderWay(Generic[CT]):
         self.timeout: float | None = state.timeout
         self.ended: bool = False
         self.final: Final | None = None
+        self.keep: bool = False
+        self.kept: AsyncCheckout[CT] | None = None
         self.phase: str = NOTHING_SENT
         self._request = request
         self._state = state

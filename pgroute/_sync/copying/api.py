@@ -61,8 +61,8 @@ class Copying(Generic[CT]):
             table: "table", "schema.table", a tuple of these names, or a psycopg.sql.Identifier; case matters.
             source: an iterable of rows, which are sequences of values; one of bytes as COPY reads them; a file, opened
                 in binary mode or as text; a path; or a function without arguments that returns one of these, and is
-                called for each attempt. An Router takes asynchronous iterables and files too. What you have opened
-                you close; generators are closed here.
+                called for each attempt. The asynchronous router takes asynchronous iterables and files, and coroutine
+                functions, too. What you have opened you close; generators are closed here.
             columns: the names of the columns; None: all.
             where: a condition in SQL; rows for which it is not true are left out.
             types: with rows: the types of the columns, as names or oids; needed where format="binary" and the type of a
@@ -131,7 +131,7 @@ class Copying(Generic[CT]):
             query_or_table: a query; or a table, as "table", "schema.table", a tuple of these names, or a
                 psycopg.sql.Identifier. A text is a query if it has white space, brackets, quotes, commas or asterisks.
             target: a path; a file, opened in binary mode or as text; or a function of one argument, bytes, of whole
-                rows. An Router takes coroutine functions and asynchronous files too.
+                rows. The asynchronous router takes coroutine functions and asynchronous files too.
             params: the values of the query's placeholders; None: it has none.
             columns: the names of the table's columns; None: all.
             role: "reader" or "writer".

@@ -147,21 +147,27 @@ class Source:
     def close(self) -> None:
         """Close what was opened here, and generators."""
         try:
+            self._close()
+        except BaseException:
+            self._close()  # an interrupt may have come halfway
+            raise
+
+    def _close(self) -> None:
+        try:
             self._close_made()
         finally:
-            iterator, self._iterator = self._iterator, None
             if self._disk is not None:
-                disk, self._disk = self._disk, None
-                disk.end(self._close_file)
-            elif isinstance(iterator, GeneratorType):
-                iterator.close()
+                self._disk.end(self._close_file)
+                self._disk = None
+            elif isinstance(self._iterator, GeneratorType):
+                self._iterator.close()
             elif self._owned and self.is_file:
                 settle(self._file.close())
 
     def _close_made(self) -> None:
         if self._made is not None:
-            made, self._made = self._made, None
-            made.close()
+            self._made.close()
+            self._made = None
 
     def _close_file(self) -> None:
         if self._file is not None:

@@ -128,4 +128,8 @@ class Target:
     def close(self) -> None:
         """Close what was opened here; of a path, what was not kept is gone."""
         if self._beside is not None:
-            self._disk.end(self._beside.close)
+            try:
+                self._disk.end(self._beside.close)
+            except BaseException:
+                self._disk.end(self._beside.close)  # an interrupt may have come halfway
+                raise

@@ -126,7 +126,10 @@ class Transaction(UnderWay[CT]):
                 return self._commit(checkout)
             finally:
                 self.phase, self._checkout = checkout.phase, None
-                checkout.release()
+                if self.keep:
+                    self.kept = checkout
+                else:
+                    checkout.release()
         except BaseException as failure:
             checkout.settle()
             note_commit(failure, checkout.phase)
@@ -180,7 +183,10 @@ class Transaction(UnderWay[CT]):
                 return self._fail(checkout, exc)
             finally:
                 self.phase, self._checkout = checkout.phase, None
-                checkout.release()
+                if self.keep:
+                    self.kept = checkout
+                else:
+                    checkout.release()
         except BaseException as failure:
             checkout.settle()
             note_commit(failure, checkout.phase)

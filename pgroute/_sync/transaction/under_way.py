@@ -64,6 +64,8 @@ class UnderWay(Generic[CT]):
         timeout: seconds of the call for all attempts; None: it has no timeout of its own.
         ended: the attempt is over.
         final: a statement to send together with COMMIT, None if there is none.
+        keep: set it to True to release the connection later than at the end.
+        kept: its checkout then, from the end on.
         phase: how far COMMIT came; see `Checkout`.
     """
 
@@ -78,6 +80,8 @@ class UnderWay(Generic[CT]):
         "_state",
         "ended",
         "final",
+        "keep",
+        "kept",
         "key",
         "manager",
         "phase",
@@ -97,6 +101,8 @@ class UnderWay(Generic[CT]):
         self.timeout: float | None = state.timeout
         self.ended: bool = False
         self.final: Final | None = None
+        self.keep: bool = False
+        self.kept: Checkout[CT] | None = None
         self.phase: str = NOTHING_SENT
         self._request = request
         self._state = state
