@@ -66,7 +66,7 @@ SOURCES: list[tuple[Any, Kind]] = [
     ((row for row in [(1,)]), Kind.ITEMS),
     ({}.items(), Kind.ITEMS),
     (map(tuple, "ab"), Kind.ITEMS),
-    (list, Kind.FUNCTION),
+    ([].copy, Kind.FUNCTION),
     (partial(list, ()), Kind.FUNCTION),
     (async_rows, Kind.FUNCTION),
     (coroutine_function, Kind.FUNCTION),
