@@ -47,6 +47,7 @@ class AsyncTransaction(AsyncUnderWay[CT]):
     __slots__ = ()
     ended: bool
     phase: str
+    kept: AsyncCheckout[CT] | None
 
     async def begin(self) -> CT | Retry:
         """Take a connection and begin the transaction.

@@ -48,6 +48,7 @@ class Transaction(UnderWay[CT]):
     __slots__ = ()
     ended: bool
     phase: str
+    kept: Checkout[CT] | None
 
     def begin(self) -> CT | Retry:
         """Take a connection and begin the transaction.

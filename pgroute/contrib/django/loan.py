@@ -51,8 +51,8 @@ class Loan(Checkout[Any]):
 
     def __init__(self, conn: Any, router: OpenState, role: Role, ticket: Ticket | None) -> None:
         super().__init__(conn, router, ticket)
-        self.role = role
-        self.refused = False
+        self.role: Role = role
+        self.refused: bool = False
         self._cursors: weakref.WeakSet[psycopg.Cursor[Any]] = weakref.WeakSet()
 
     @property

@@ -28,7 +28,7 @@ class Positions:
     """
 
     def __init__(self, given: Iterable[Position] = (), *, on_reads: bool = True) -> None:
-        self.given = tuple(given)
+        self.given: tuple[Position, ...] = tuple(given)
         self.lost = False
         self._on_reads = on_reads
         self._left = self.given

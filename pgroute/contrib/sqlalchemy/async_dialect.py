@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.dialects.postgresql.psycopg import AsyncAdapt_psycopg_connection, PGDialectAsync_psycopg
 from sqlalchemy.util import await_only
@@ -11,6 +11,9 @@ from sqlalchemy.util import await_only
 from pgroute._async import ending
 from pgroute._async.router import AsyncRouter
 from pgroute.contrib.sqlalchemy.routed import RoutedDialect
+
+if TYPE_CHECKING:
+    from pgroute._sync.router import Router
 
 # SQLAlchemy 2.1 gives it the DBAPI too.
 _TAKES_DBAPI = "dbapi" in inspect.signature(AsyncAdapt_psycopg_connection.__init__).parameters
@@ -26,7 +29,7 @@ class LentConnection(AsyncAdapt_psycopg_connection):
 class AsyncPgrouteDialect(RoutedDialect, PGDialectAsync_psycopg):
     """The dialect of `create_async_engine`."""
 
-    router_class = AsyncRouter
+    router_class: type[Router[Any] | AsyncRouter[Any]] = AsyncRouter
     ending = ending
     supports_statement_cache = True
     has_terminate = True

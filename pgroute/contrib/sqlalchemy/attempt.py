@@ -58,7 +58,9 @@ class AttemptLent:
     ) -> None:
         self.conn = conn
         self.role = role
-        self.in_body = self.rolled_back = self.committed = False
+        self.in_body: bool = False
+        self.rolled_back: bool = False
+        self.committed: bool = False
         self._transaction = transaction
         self._read_write = read_write
         self._wait = wait
@@ -93,7 +95,13 @@ class AttemptLent:
             self._dress.off()
             self._dress = None
 
-    terminate = lose = close
+    def terminate(self) -> None:
+        """Do as `close` does."""
+        self.close()
+
+    def lose(self) -> None:
+        """Do as `close` does."""
+        self.close()
 
     def detach(self) -> None:
         """Do nothing: the attempt has the connection."""

@@ -14,11 +14,13 @@ from pgroute.contrib.sqlalchemy.routed import RoutedDialect
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
+    from pgroute._async.router import AsyncRouter
+
 
 class PgrouteDialect(RoutedDialect, PGDialect_psycopg):
     """The dialect of `create_engine`."""
 
-    router_class = Router
+    router_class: type[Router[Any] | AsyncRouter[Any]] = Router
     ending = ending
     supports_statement_cache = True
 

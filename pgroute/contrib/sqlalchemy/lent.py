@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from pgroute.contrib.sqlalchemy.owner import Held
 
-logger = logging.getLogger("pgroute")
-notices = logging.getLogger("sqlalchemy.dialects.postgresql")
+logger: logging.Logger = logging.getLogger("pgroute")
+notices: logging.Logger = logging.getLogger("sqlalchemy.dialects.postgresql")
 
 IDLE = TransactionStatus.IDLE
 INTRANS = TransactionStatus.INTRANS
@@ -45,7 +45,7 @@ class _Collecting:
         return self._thread == threading.get_ident()
 
 
-collecting = _Collecting()
+collecting: _Collecting = _Collecting()
 
 
 def log_notice(diagnostic: psycopg.errors.Diagnostic) -> None:
@@ -107,7 +107,7 @@ class Lent:
         self._checkout = checkout
         self._ending = ending
         self._held = held
-        self.role = role
+        self.role: Role = role
         self._read_write = attrs is SessionAttrs.READ_WRITE
         self._wait = wait
         self._dress = Dress(checkout.hold(), adapters)

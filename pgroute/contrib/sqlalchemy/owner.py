@@ -38,14 +38,14 @@ class Held:
     __slots__ = ("manager", "opened", "own", "pid", "retired", "router")
 
     def __init__(self, router: Any, *, own: bool) -> None:
-        self.router = router
-        self.own = own
+        self.router: Any = router
+        self.own: bool = own
         self.manager: Any = (
             async_manager_of(router) if isinstance(router, AsyncRouter) else manager_of(router)
         )
-        self.opened = not own
-        self.retired = False
-        self.pid = os.getpid()
+        self.opened: bool = not own
+        self.retired: bool = False
+        self.pid: int = os.getpid()
 
     def finish(self, wait: Callable[[Any], Any]) -> None:
         """Close the router, unless a session is still in flight."""

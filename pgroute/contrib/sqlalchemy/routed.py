@@ -44,7 +44,7 @@ class RoutedDialect:
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.owner = RouterOwner(self.router_class, self.wait)
+        self.owner: RouterOwner = RouterOwner(self.router_class, self.wait)
         self._read: tuple[Mapping[str, Any], EngineOptions] | None = None
         weakref.finalize(self, self.owner.abandon).atexit = False
 
