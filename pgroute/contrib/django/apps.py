@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from django.apps import AppConfig
+from typing import TYPE_CHECKING
+
 from django.core.checks import register
 
 from pgroute.contrib.django.checks import check_settings
+
+if TYPE_CHECKING:
+    from pgroute.contrib.django.stand_ins import AppConfig
+else:
+    from django.apps import AppConfig
 
 
 class PgrouteConfig(AppConfig):

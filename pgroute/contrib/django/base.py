@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import NO_DB_ALIAS
-from django.db.backends.postgresql.base import DatabaseWrapper as PostgresWrapper
 from django.db.backends.utils import debug_transaction
 from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
@@ -27,6 +26,9 @@ from pgroute.errors import ConfigError, PositionLost
 if TYPE_CHECKING:
     from pgroute._sync.router import Router
     from pgroute.contrib.django.options import AliasOptions, RouterSpec
+    from pgroute.contrib.django.stand_ins import Wrapper as PostgresWrapper
+else:
+    from django.db.backends.postgresql.base import DatabaseWrapper as PostgresWrapper
 
 _SETTINGS = ("NAME", "HOST", "PORT", "USER", "PASSWORD", "OPTIONS", "CONN_MAX_AGE", "TIME_ZONE")
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from django.db.backends.postgresql.client import DatabaseClient as PostgresClient
+if TYPE_CHECKING:
+    from pgroute.contrib.django.stand_ins import Client as PostgresClient
+else:
+    from django.db.backends.postgresql.client import DatabaseClient as PostgresClient
 
 _ATTRS = {"reader": "prefer-standby"}
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from django.db.backends.postgresql.creation import DatabaseCreation as PostgresCreation
+from typing import TYPE_CHECKING, Any
 
 from pgroute.contrib.django.routers import close_routers
+
+if TYPE_CHECKING:
+    from pgroute.contrib.django.stand_ins import Creation as PostgresCreation
+else:
+    from django.db.backends.postgresql.creation import DatabaseCreation as PostgresCreation
 
 
 class DatabaseCreation(PostgresCreation):

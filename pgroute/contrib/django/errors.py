@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import django.db
 import psycopg
-from django.db.utils import DatabaseErrorWrapper
 
 from pgroute import errors
 from pgroute.core.model.roles import Role
@@ -15,9 +14,14 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pgroute.contrib.django.base import DatabaseWrapper
+    from pgroute.contrib.django.stand_ins import ErrorWrapper as DatabaseErrorWrapper
+    from pgroute.contrib.django.stand_ins import OperationalError
+else:
+    from django.db import OperationalError
+    from django.db.utils import DatabaseErrorWrapper
 
 
-class RouteError(django.db.OperationalError, errors.RouteError):
+class RouteError(OperationalError, errors.RouteError):
     """See `pgroute.RouteError`."""
 
 

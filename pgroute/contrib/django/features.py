@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from django.db.backends.postgresql.features import DatabaseFeatures as PostgresFeatures
 from django.utils.functional import cached_property
+
+if TYPE_CHECKING:
+    from pgroute.contrib.django.stand_ins import Features as PostgresFeatures
+else:
+    from django.db.backends.postgresql.features import DatabaseFeatures as PostgresFeatures
 
 _POOL = "backends.postgresql.tests.Tests"
 _HEALTH = "backends.base.test_base.ConnectionHealthChecksTests"

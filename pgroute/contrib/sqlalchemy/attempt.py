@@ -95,12 +95,12 @@ class AttemptLent:
             self._dress.off()
             self._dress = None
 
-    def lose(self) -> None:
-        """Leave the connection to the attempt."""
+    def terminate(self) -> None:
+        """Do as `close` does."""
         self.close()
 
-    def terminate(self) -> None:
-        """Leave the connection to the attempt."""
+    def lose(self) -> None:
+        """Do as `close` does."""
         self.close()
 
     def detach(self) -> None:
