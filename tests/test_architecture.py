@@ -24,14 +24,11 @@ _FACE = (
     ("progress",),
     ("commit",),
     ("checkout", "keyed", "reconciler"),
-    ("ending",),
     ("lifecycle",),
     ("manager",),
     ("pool_tasks",),
     ("pool_control", "session", "transaction"),
-    ("alone",),
-    ("causal", "copying", "direct", "listener"),
-    ("observing",),
+    ("causal", "direct", "listener"),
     ("router",),
 )
 ROWS = (
@@ -43,7 +40,6 @@ ROWS = (
     ("core.config",),
     (
         "core.abort_policy",
-        "core.copying",
         "core.freshness",
         "core.listening",
         "core.schedule",

@@ -120,7 +120,7 @@ class ProbeStatement:
     """
 
     def __init__(self) -> None:
-        self.reduced: str = ""
+        self.reduced = ""
         self._level = 0
         self._repeated = False
         self._known: tuple[HostRole, float | None] | None = None

@@ -63,7 +63,8 @@ def test_every_command_lets_srv_records_lead_elsewhere(command, monkeypatch):
     def ask(*_, **options):
         raise Asked(options)
 
-    monkeypatch.setattr("pgroute.cli.subject.Router", ask)
+    module = {"wait": "dsn"}.get(command, command.split()[0])
+    monkeypatch.setattr(f"pgroute.cli.{module}.Router", ask)
     job = ["nightly"] if command == "batch show" else []
     with pytest.raises(Asked) as caught:
         main([*command.split(), "host=h", *job, "--srv-domain", "a.example", "--srv-domain", "b.example"])

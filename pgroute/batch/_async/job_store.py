@@ -162,7 +162,8 @@ class AsyncJobStore:
 
     async def _transact(
         self,
-        work: Callable[[Connection], Awaitable[T]],
+        work: Callable[[Connection], Awaitable[T]],  # async-only
+        # sync-only: work: Callable[[Connection], T],
         isolation: str = "read committed",
         locked: str = "the row",
     ) -> T:

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sized
-from typing import TYPE_CHECKING, Any, Generic, Literal
-
-from psycopg_pool.abc import CT
+from typing import TYPE_CHECKING, Any, Literal
 
 from pgroute._acompat import run_all
 from pgroute._sync.router import Router, manager_of
@@ -26,6 +24,8 @@ from pgroute.errors import ConfigError
 if TYPE_CHECKING:
 
     from collections.abc import Callable
+    import psycopg
+
     from pgroute.batch.model import BatchProgress, Chunk
     from pgroute.batch.options import JobOptions
     from pgroute.batch.progress import Display
@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from pgroute.batch.state import JobStatus, PendingChunk
     from pgroute.core.config.retry_policy import RetryPolicy
 
+    Body = Callable[[psycopg.Connection[Any], Chunk], Any]
 
-class BatchJob(Generic[CT]):
+
+class BatchJob:
     """Work in chunks, each applied once: after an interruption, a failover or a restart the job continues.
 
     Each chunk is one transaction, which applies the chunk and marks it as done; it is retried where that is safe.
@@ -62,7 +64,7 @@ class BatchJob(Generic[CT]):
 
     def __init__(
         self,
-        router: Router[CT],
+        router: Router[Any],
         name: str,
         source: Source,
         *,
@@ -74,7 +76,7 @@ class BatchJob(Generic[CT]):
         given: object = router
         if not isinstance(given, Router):
             raise ConfigError("router", router, "expected a Router")
-        self._router: Router[CT] = router
+        self._router = router
         self._options = check_job(
             name,
             source,
@@ -91,9 +93,7 @@ class BatchJob(Generic[CT]):
         return f"<{type(self).__name__} {'not made' if options is None else repr(options.name)}>"
 
     def run(
-        self,
-        fn: Callable[[CT, Chunk], Any],
-        progress: bool | Callable[[BatchProgress], object] | None = None,
+        self, fn: Body, progress: bool | Callable[[BatchProgress], object] | None = None
     ) -> BatchReport:
         """Call ``fn(conn, chunk)`` in a transaction for each chunk that is not done; return once all are done.
 

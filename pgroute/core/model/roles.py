@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from pgroute.errors import ConfigError
 
@@ -57,9 +57,8 @@ class Role(enum.Enum):
         READER: reading only, on a standby if there is one.
     """
 
-    if not TYPE_CHECKING:
-        # The hash of enum.Enum is a Python function, too slow for a lookup in each session.
-        __hash__ = object.__hash__
+    # The hash of enum.Enum is a Python function, too slow for a lookup in each session.
+    __hash__ = object.__hash__
 
     WRITER = "writer"
     READER = "reader"
@@ -93,8 +92,7 @@ class SessionAttrs(enum.Enum):
     STANDBY = "standby"
     PREFER_STANDBY = "prefer-standby"
 
-    if not TYPE_CHECKING:
-        __hash__ = object.__hash__
+    __hash__ = object.__hash__
 
     @classmethod
     def parse(cls, value: object, parameter: str = "target_session_attrs") -> SessionAttrs:

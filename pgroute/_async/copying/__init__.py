@@ -1,1 +1,0 @@
-"""COPY from and to files, iterables and functions."""

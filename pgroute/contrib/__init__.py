@@ -1,1 +1,0 @@
-"""pgroute in frameworks; each package needs the extra of its name."""

@@ -1,1 +1,0 @@
-"""What the packages for web frameworks share."""
