@@ -9,15 +9,17 @@ import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pgroute
+from pgroute._sync.router import manager_of
 from tests.certificates import Authority
 from tests.coming_from.rows import Observation
 from tests.coming_from.sides import CHANNEL, OursSync, Place, Side
 from tests.coming_from.theirs import Psqlpy, is_installed
-from tests.conftest import Inspector
+from tests.conftest import INSPECTORS, Inspector
 from tests.support import eventually, password_of
 from tests.tlsfront import TLSFront
 
@@ -27,6 +29,20 @@ SESSIONS = (
 NO_CONNECTIONS = pgroute.PoolOptions(min_size=0)
 
 
+class Probes:
+    """The connections of a router's probes, which are renewed while tests run: no test's leak."""
+
+    def __init__(self, router: pgroute.Router[Any]) -> None:
+        monitor: Any = manager_of(router).watch._monitor
+        self._monitor = monitor
+        self._keys = set(monitor._watchers)
+
+    def descriptors(self) -> set[int]:
+        """Return those that are no test's leak."""
+        watchers = [self._monitor._watchers.get(key) for key in self._keys]
+        return {each._conn._fd for each in watchers if each is not None and each._conn is not None}
+
+
 @pytest.fixture(scope="module")
 def lasting(inspector: Inspector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A table to write to, a router with which the others share their probes, and what psqlpy never gives up."""
@@ -34,12 +50,12 @@ def lasting(inspector: Inspector, tmp_path_factory: pytest.TempPathFactory) -> I
     place = Place(inspector.cluster, inspector.execute, tmp_path_factory.mktemp("lasting"))
     if is_installed("psqlpy"):
         asyncio.run(listen(Psqlpy(place)))
-    router = pgroute.Router(OursSync(place).make_dsn(), writer=NO_CONNECTIONS, reader=NO_CONNECTIONS)
-    with pytest.MonkeyPatch.context() as patch, router:
-        # A new connection of its probes would look like a leak of the test at that moment.
-        patch.setattr("pgroute.monitor.host_watcher.RENEW_AFTER", 3600.0)
+    with pgroute.Router(OursSync(place).make_dsn(), writer=NO_CONNECTIONS, reader=NO_CONNECTIONS) as router:
         eventually(lambda: all(host.usable for host in router.topology.hosts))
+        probes = Probes(router)
+        INSPECTORS.append(probes)  # type: ignore[arg-type]  # nothing else is asked of it
         yield
+        INSPECTORS.remove(probes)  # type: ignore[arg-type]
     inspector.execute(inspector.cluster.nodes[0], "DROP TABLE items")
 
 

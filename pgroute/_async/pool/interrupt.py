@@ -89,7 +89,8 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
             async with asyncio.timeout(timeout):  # async-only
                 await cls.cancel_safe(conn, timeout=timeout)  # async-only
         except (psycopg.Error, TimeoutError) as exc:
-            why = one_line(str(exc)) if str(exc) else f"no answer in {timeout:.2f} s"
+            late = isinstance(exc, TimeoutError)
+            why = f"no answer in {timeout:.2f} s" if late else one_line(str(exc))
             logger.debug("the server did not take a cancel request, closing the connection: %s", why)
             abort()
 

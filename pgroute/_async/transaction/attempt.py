@@ -46,6 +46,7 @@ class AsyncTransaction(AsyncUnderWay[CT]):
 
     __slots__ = ()
     ended: bool
+    kept: AsyncCheckout[CT] | None
     phase: str
     kept: AsyncCheckout[CT] | None
 

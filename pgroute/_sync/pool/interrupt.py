@@ -72,7 +72,8 @@ def guard(conn: psycopg.Connection[Any], lease: Lease, suspect: Callable[[], obj
             cls.cancel_safe(conn, timeout=timeout)
             # libpq before 17 knows no timeout.
         except (psycopg.Error, TimeoutError) as exc:
-            why = one_line(str(exc)) if str(exc) else f"no answer in {timeout:.2f} s"
+            late = isinstance(exc, TimeoutError)
+            why = f"no answer in {timeout:.2f} s" if late else one_line(str(exc))
             logger.debug("the server did not take a cancel request, closing the connection: %s", why)
             abort()
 

@@ -47,6 +47,7 @@ class Transaction(UnderWay[CT]):
 
     __slots__ = ()
     ended: bool
+    kept: Checkout[CT] | None
     phase: str
     kept: Checkout[CT] | None
 

@@ -95,12 +95,12 @@ class AttemptLent:
             self._dress.off()
             self._dress = None
 
-    def terminate(self) -> None:
-        """Do as `close` does."""
+    def lose(self) -> None:
+        """Leave the connection to the attempt."""
         self.close()
 
-    def lose(self) -> None:
-        """Do as `close` does."""
+    def terminate(self) -> None:
+        """Leave the connection to the attempt."""
         self.close()
 
     def detach(self) -> None:
