@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 CORE, CONTAINERS = "tests/core", "tests/docker"
 PROGRAMS = ("tests/cli", "tests/examples", "tests/test_docs.py")
+BESIDE = ("tests/monitor", "tests/names")
+"""Folders that the lane of the programs takes over, so that both end at about the same time."""
+
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BUILD = 900
 """Seconds for which the images are waited for."""
@@ -81,24 +84,25 @@ def end_tidily(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def tests(marks: Sequence[str], wait_for_images: Callable[[], object]) -> tuple[list[Task], list[Task]]:
-    """Return the tests as two lanes that take about the same time.
+def tests(marks: Sequence[str], wait_for_images: Callable[[], object]) -> tuple[list[Task], ...]:
+    """Return the tests as lanes, of which the first two take about the same time.
 
-    Those of core run by themselves, whose coverage they alone must show; those in containers wait most of the time.
+    Those of core run by themselves, whose coverage they alone must show. Those in containers wait most of the time:
+    they begin as soon as there are images, beside all others.
     """
     options = ["-m", "pytest", *pytest_options(), *marks]
 
     def side_by_side(workers: int) -> list[str]:
         return ["-n", str(workers), "--dist", "worksteal"]
 
-    others = [f"--ignore={path}" for path in (CORE, CONTAINERS, *PROGRAMS)]
+    others = [f"--ignore={path}" for path in (CORE, CONTAINERS, *PROGRAMS, *BESIDE)]
     return (
         [Task("tests", [[*options, *others, *side_by_side(WORKERS)]])],
         [
             Task("tests of core", [[".ci/covered.py", *pytest_options(), *marks, CORE]]),
-            Task("tests in containers", [[*options, CONTAINERS]], before=wait_for_images),
-            Task("tests of programs", [[*options, *PROGRAMS, *side_by_side(WORKERS_FOR_PROGRAMS)]]),
+            Task("tests of programs", [[*options, *PROGRAMS, *BESIDE, *side_by_side(WORKERS_FOR_PROGRAMS)]]),
         ],
+        [Task("tests in containers", [[*options, CONTAINERS]], before=wait_for_images)],
     )
 
 

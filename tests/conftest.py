@@ -23,7 +23,7 @@ from psycopg.conninfo import make_conninfo
 from pgroute.testing import LocalCluster, Node, available_versions
 from pgroute.testing.binaries import find_server
 from pgroute.testing.initdb import run_initdb
-from tests.initdb_cache import InitdbCache
+from tests.initdb_cache import InitdbCache, copy
 
 # A deadline for each example fails on a busy machine, and says nothing there.
 hypothesis.settings.register_profile("pgroute", deadline=None)
@@ -69,10 +69,11 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def initdb_cache() -> Iterator[None]:
-    """Most clusters of this run copy what initdb made for one before."""
+    """Most clusters of this run copy what initdb made for one before, and share files that are only read."""
     cache = InitdbCache(find_server())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pgroute.testing.initdb.run_initdb", cache.fill)
+        patch.setattr("pgroute.testing.sandbox.Sandbox.copy", copy)
         yield
     cache.close()
 

@@ -123,6 +123,80 @@ class AsyncDirect(Generic[CT_co]):
         )
 
     @overload
+    async def fetchmany(
+        self: AsyncDirect[psycopg.AsyncConnection[Row]],
+        query: Query,
+        params_seq: Iterable[Sequence[Any] | Mapping[str, Any]],
+        *,
+        role: Literal["writer", "reader"] | Role = "reader",
+        timeout: float | None = None,
+        row_factory: None = None,
+    ) -> list[Row]: ...
+
+    @overload
+    async def fetchmany(
+        self,
+        query: Query,
+        params_seq: Iterable[Sequence[Any] | Mapping[str, Any]],
+        *,
+        role: Literal["writer", "reader"] | Role = "reader",
+        timeout: float | None = None,
+        row_factory: AsyncRowFactory[Row],
+    ) -> list[Row]: ...
+
+    async def fetchmany(
+        self,
+        query: Query,
+        params_seq: Iterable[Sequence[Any] | Mapping[str, Any]],
+        *,
+        role: Literal["writer", "reader"] | Role = "reader",
+        timeout: float | None = None,
+        row_factory: AsyncRowFactory[Any] | None = None,
+    ) -> list[Any]:
+        """Execute a statement with each set of values as `executemany` does, and return the rows of all.
+
+        For ``INSERT ... RETURNING``, give ``role="writer"``. It is not the fetchmany of cursors, which takes a number.
+
+        Args:
+            query: one statement, with placeholders as in psycopg.
+            params_seq: the values. An iterator is read to its end before the first attempt.
+            role: "reader" or "writer".
+            timeout: seconds for the whole call; None: the limit of the policy, and acquire_timeout for each session.
+            row_factory: makes the rows, such as ``psycopg.rows.dict_row``; None: the router's.
+
+        Raises:
+            ConfigError: an argument is invalid.
+            RouteError: as with `run()`.
+            psycopg.Error: the server's error; nothing was committed.
+        """
+        check_callable("row_factory", row_factory)
+        values = list(params_seq)
+
+        async def body(conn: psycopg.AsyncConnection[Any]) -> list[Any]:
+            async with conn.cursor(
+                row_factory=conn.row_factory if row_factory is None else row_factory
+            ) as cursor:
+                await cursor.executemany(query, values, returning=True)
+                rows: list[Any] = []
+                async for result in cursor.results():
+                    if result.description is not None:
+                        rows += await result.fetchall()
+                return rows
+
+        return await run_function(
+            self._manager,
+            body,
+            (),
+            role=role,
+            timeout=timeout,
+            retry=None,
+            once=None,
+            isolation=None,
+            read_only=None,
+            deferrable=None,
+        )
+
+    @overload
     async def fetch(
         self: AsyncDirect[psycopg.AsyncConnection[Row]],
         query: Query,

@@ -123,6 +123,80 @@ class Direct(Generic[CT_co]):
         )
 
     @overload
+    def fetchmany(
+        self: Direct[psycopg.Connection[Row]],
+        query: Query,
+        params_seq: Iterable[Sequence[Any] | Mapping[str, Any]],
+        *,
+        role: Literal["writer", "reader"] | Role = "reader",
+        timeout: float | None = None,
+        row_factory: None = None,
+    ) -> list[Row]: ...
+
+    @overload
+    def fetchmany(
+        self,
+        query: Query,
+        params_seq: Iterable[Sequence[Any] | Mapping[str, Any]],
+        *,
+        role: Literal["writer", "reader"] | Role = "reader",
+        timeout: float | None = None,
+        row_factory: RowFactory[Row],
+    ) -> list[Row]: ...
+
+    def fetchmany(
+        self,
+        query: Query,
+        params_seq: Iterable[Sequence[Any] | Mapping[str, Any]],
+        *,
+        role: Literal["writer", "reader"] | Role = "reader",
+        timeout: float | None = None,
+        row_factory: RowFactory[Any] | None = None,
+    ) -> list[Any]:
+        """Execute a statement with each set of values as `executemany` does, and return the rows of all.
+
+        For ``INSERT ... RETURNING``, give ``role="writer"``. It is not the fetchmany of cursors, which takes a number.
+
+        Args:
+            query: one statement, with placeholders as in psycopg.
+            params_seq: the values. An iterator is read to its end before the first attempt.
+            role: "reader" or "writer".
+            timeout: seconds for the whole call; None: the limit of the policy, and acquire_timeout for each session.
+            row_factory: makes the rows, such as ``psycopg.rows.dict_row``; None: the router's.
+
+        Raises:
+            ConfigError: an argument is invalid.
+            RouteError: as with `run()`.
+            psycopg.Error: the server's error; nothing was committed.
+        """
+        check_callable("row_factory", row_factory)
+        values = list(params_seq)
+
+        def body(conn: psycopg.Connection[Any]) -> list[Any]:
+            with conn.cursor(
+                row_factory=conn.row_factory if row_factory is None else row_factory
+            ) as cursor:
+                cursor.executemany(query, values, returning=True)
+                rows: list[Any] = []
+                for result in cursor.results():
+                    if result.description is not None:
+                        rows += result.fetchall()
+                return rows
+
+        return run_function(
+            self._manager,
+            body,
+            (),
+            role=role,
+            timeout=timeout,
+            retry=None,
+            once=None,
+            isolation=None,
+            read_only=None,
+            deferrable=None,
+        )
+
+    @overload
     def fetch(
         self: Direct[psycopg.Connection[Row]],
         query: Query,

@@ -102,6 +102,7 @@ async def rows_are_tuples_without_a_row_factory(options: PoolOptions) -> None:
     assert_type(router, AsyncRouter[Tuples])
     assert_type(await router.fetch("SELECT 1"), list[TupleRow])
     assert_type(await router.fetchrow("SELECT 1"), TupleRow | None)
+    assert_type(await router.fetchmany("SELECT %s", [[1]]), list[TupleRow])
     assert_type(await router.fetchval("SELECT 1"), Any)
     assert_type(await router.execute("SELECT 1"), str)
     assert_type(await router.getconn("writer"), Tuples)
@@ -139,6 +140,8 @@ async def row_factory_of_a_call_gives_the_type_of_its_rows(
     assert_type(await router.fetch("SELECT 1", row_factory=class_row(Item)), list[Item])
     assert_type(await router.fetchrow("SELECT 1", role="writer", row_factory=dict_row), DictRow | None)
     assert_type(await dicts.fetch("SELECT 1", row_factory=tuple_row), list[TupleRow])
+    assert_type(await dicts.fetchmany("SELECT %s", [[1]]), list[DictRow])
+    assert_type(await router.fetchmany("SELECT %s", [[1]], row_factory=class_row(Item)), list[Item])
     assert_type(await mine.fetch("SELECT 1", row_factory=tuple_row), list[TupleRow])
     assert_type(await mine.fetch("SELECT 1", row_factory=None), list[DictRow])
     await router.fetch("SELECT 1", row_factory=3)  # type: ignore[call-overload]

@@ -103,6 +103,7 @@ def rows_are_tuples_without_a_row_factory(options: PoolOptions) -> None:
     assert_type(router, Router[Tuples])
     assert_type(router.fetch("SELECT 1"), list[TupleRow])
     assert_type(router.fetchrow("SELECT 1"), TupleRow | None)
+    assert_type(router.fetchmany("SELECT %s", [[1]]), list[TupleRow])
     assert_type(router.fetchval("SELECT 1"), Any)
     assert_type(router.execute("SELECT 1"), str)
     assert_type(router.getconn("writer"), Tuples)
@@ -140,6 +141,8 @@ def row_factory_of_a_call_gives_the_type_of_its_rows(
     assert_type(router.fetch("SELECT 1", row_factory=class_row(Item)), list[Item])
     assert_type(router.fetchrow("SELECT 1", role="writer", row_factory=dict_row), DictRow | None)
     assert_type(dicts.fetch("SELECT 1", row_factory=tuple_row), list[TupleRow])
+    assert_type(dicts.fetchmany("SELECT %s", [[1]]), list[DictRow])
+    assert_type(router.fetchmany("SELECT %s", [[1]], row_factory=class_row(Item)), list[Item])
     assert_type(mine.fetch("SELECT 1", row_factory=tuple_row), list[TupleRow])
     assert_type(mine.fetch("SELECT 1", row_factory=None), list[DictRow])
     router.fetch("SELECT 1", row_factory=3)  # type: ignore[call-overload]

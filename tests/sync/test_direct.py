@@ -102,6 +102,27 @@ def test_rows_are_as_the_call_makes_them(shared: LocalCluster, table: str) -> No
         assert router.fetch("SELECT 1 AS n", role="writer") == [(1,)], "not as the call before"
 
 
+def test_fetchmany_returns_the_rows_of_all(shared: LocalCluster, table: str) -> None:
+    insert = f"INSERT INTO {table} VALUES (%s) RETURNING number"
+    with Router(shared.dsn) as router:
+        assert router.fetchmany(insert, iter([(1,), (2,)]), role="writer") == [(1,), (2,)]
+        query = f"SELECT number FROM {table} WHERE number >= %(least)s ORDER BY number"
+        rows = router.fetchmany(
+            query, [{"least": 2}, {"least": 9}, {"least": 1}], role="writer", row_factory=scalar_row
+        )
+        assert rows == [2, 1, 2]
+        assert router.fetchmany(insert, [], role="writer") == []
+        assert router.fetchmany(f"DELETE FROM {table} WHERE number = %s", [[1]], role="writer") == []
+        assert router.fetchmany("SELECT pg_is_in_recovery(), %s::int", [[1]]) == [(True, 1)]
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            router.fetchmany(insert, [(3,), (2,)], role="writer")
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            router.fetchmany(insert, [(3,)])
+        with pytest.raises(ConfigError, match="invalid row_factory 1"):
+            router.fetchmany(insert, [(3,)], row_factory=1)  # type: ignore[call-overload]
+    assert numbers(shared, table) == [2]
+
+
 def test_session_after_it_begins_its_transaction_as_ever(shared: LocalCluster, table: str) -> None:
     with Router(shared.dsn, writer=ONE_CONNECTION) as router:
         router.execute(f"INSERT INTO {table} VALUES (1)")

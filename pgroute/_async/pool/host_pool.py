@@ -38,7 +38,7 @@ _IDLE, _UNKNOWN = TransactionStatus.IDLE, TransactionStatus.UNKNOWN
 _FIT = (_IDLE, _UNKNOWN)
 
 _LEAST_WAIT = 0.001
-_COUNTED = (
+COUNTED = (
     "requests_num",
     "requests_queued",
     "requests_errors",
@@ -106,7 +106,7 @@ class AsyncHostPool(Generic[CT]):
             max_uses=options.max_uses,
             now=time.monotonic(),
         )
-        self._counts: dict[str, float] = dict.fromkeys(_COUNTED, 0)
+        self._counts: dict[str, float] = dict.fromkeys(COUNTED, 0)
         self._connector = AsyncConnector(
             config, host, connection_class, watch, backoff, pool=self, source=source
         )

@@ -165,15 +165,20 @@ class AsyncUnderWay(Generic[CT]):
             return
         lease.was_idle = False
         enter_block(conn)
-        self._pending = lease.begin
-        if not (request.plain and lease.begin):
-            self._pending = begin_statement(
+        begin = lease.begin
+        if not (request.plain and begin):
+            begin = begin_statement(
                 conn.isolation_level if request.isolation is None else request.isolation,
                 conn.read_only if request.read_only is None else request.read_only,
                 conn.deferrable if request.deferrable is None else request.deferrable,
             )
-        if self.key is None:
-            await self.send(b"")
+        if self.key is not None:
+            self._pending = begin
+            return
+        try:
+            await send(conn, begin)
+        finally:
+            lease.was_idle = False  # if BEGIN was refused, no body has ended the transaction
 
     async def send(self, statement: bytes) -> list[PGresult]:
         """Run statements in one round trip and return the result of each; BEGIN goes along with the first ones.
@@ -188,7 +193,7 @@ class AsyncUnderWay(Generic[CT]):
             return await send(checkout.conn, pending + statement)
         finally:
             if pending:
-                checkout.lease.was_idle = False  # if BEGIN was refused, no body has ended the transaction
+                checkout.lease.was_idle = False  # as in `_begin`
 
 
 async def _begin_by_class(conn: psycopg.AsyncConnection[Any], request: Request) -> ByClass:

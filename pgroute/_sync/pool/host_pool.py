@@ -39,7 +39,7 @@ _IDLE, _UNKNOWN = TransactionStatus.IDLE, TransactionStatus.UNKNOWN
 _FIT = (_IDLE, _UNKNOWN)
 
 _LEAST_WAIT = 0.001
-_COUNTED = (
+COUNTED = (
     "requests_num",
     "requests_queued",
     "requests_errors",
@@ -107,7 +107,7 @@ class HostPool(Generic[CT]):
             max_uses=options.max_uses,
             now=time.monotonic(),
         )
-        self._counts: dict[str, float] = dict.fromkeys(_COUNTED, 0)
+        self._counts: dict[str, float] = dict.fromkeys(COUNTED, 0)
         self._connector = Connector(
             config, host, connection_class, watch, backoff, pool=self, source=source
         )

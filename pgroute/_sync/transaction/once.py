@@ -49,8 +49,8 @@ def missing(parameter: str, value: object, exc: psycopg.Error) -> ConfigError:
 class Claim:
     """The key of a transaction: its row is written before the body, and gets the result together with COMMIT.
 
-    It does not refer to the transaction, which refers to it: in a circle, a connection that an interrupt has left
-    behind would not come back before the next garbage collection.
+    It does not refer to the transaction, which refers to it: in a circle, a connection that an interrupt left behind
+    would not come back before the next garbage collection.
 
     Args:
         transaction: begun, and nothing sent yet.

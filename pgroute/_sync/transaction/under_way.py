@@ -166,15 +166,20 @@ class UnderWay(Generic[CT]):
             return
         lease.was_idle = False
         enter_block(conn)
-        self._pending = lease.begin
-        if not (request.plain and lease.begin):
-            self._pending = begin_statement(
+        begin = lease.begin
+        if not (request.plain and begin):
+            begin = begin_statement(
                 conn.isolation_level if request.isolation is None else request.isolation,
                 conn.read_only if request.read_only is None else request.read_only,
                 conn.deferrable if request.deferrable is None else request.deferrable,
             )
-        if self.key is None:
-            self.send(b"")
+        if self.key is not None:
+            self._pending = begin
+            return
+        try:
+            send(conn, begin)
+        finally:
+            lease.was_idle = False  # if BEGIN was refused, no body has ended the transaction
 
     def send(self, statement: bytes) -> list[PGresult]:
         """Run statements in one round trip and return the result of each; BEGIN goes along with the first ones.
@@ -189,7 +194,7 @@ class UnderWay(Generic[CT]):
             return send(checkout.conn, pending + statement)
         finally:
             if pending:
-                checkout.lease.was_idle = False  # if BEGIN was refused, no body has ended the transaction
+                checkout.lease.was_idle = False  # as in `_begin`
 
 
 def _begin_by_class(conn: psycopg.Connection[Any], request: Request) -> ByClass:

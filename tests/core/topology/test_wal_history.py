@@ -63,6 +63,15 @@ def test_idle_primary_is_remembered_by_its_last_answer():
     assert follow(*((float(at), 5) for at in range(1000))).samples == ((999.0, 5),)
 
 
+def test_of_too_many_positions_old_ones_are_left_out_and_the_oldest_is_not():
+    history = follow(*((float(at), at) for at in range(MOST_SAMPLES + 1)))
+    assert MOST_SAMPLES / 2 < len(history.samples) <= MOST_SAMPLES
+    assert history.samples[0] == (0.0, 0)
+    assert history.samples[-100:] == tuple(
+        (float(at), at) for at in range(MOST_SAMPLES - 99, MOST_SAMPLES + 1)
+    )
+
+
 @pytest.mark.many
 def test_the_last_minutes_are_remembered_in_full():
     history = follow(*((float(at), at) for at in range(3600)))
