@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 CORE, CONTAINERS = "tests/core", "tests/docker"
 PROGRAMS = ("tests/cli", "tests/examples", "tests/test_docs.py")
+BESIDE = ("tests/monitor", "tests/names")
+"""Folders that the lane of the programs takes over, so that both end at about the same time."""
+
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BUILD = 900
 """Seconds for which the images are waited for."""
@@ -38,6 +41,7 @@ def static(site: str) -> tuple[list[Task], list[Task]]:
             Task("ruff check", [["-m", "ruff", "check", "."]]),
             Task("ruff format", [["-m", "ruff", "format", "--check", "."]]),
             Task("generated", [[".ci/unasync.py", "--check"], [".ci/reference.py", "--check"]]),
+            Task("pyright", [[".ci/typed.py"]]),
             Task("docs", [["-m", "mkdocs", "build", "--strict", "--site-dir", site]]),
         ],
     )
@@ -68,6 +72,11 @@ def images() -> Iterator[Callable[[], object]]:
                 os.killpg(process.pid, signal.SIGTERM)
 
 
+def collection() -> Task:
+    """Return the task that imports all test files: otherwise each worker would compile them all for itself."""
+    return Task("collection", [["-m", "pytest", "-qq", "--collect-only", *pytest_options()]])
+
+
 def end_tidily(*_: object) -> None:
     """Leave, once, by way of every finally: servers and containers have to be cleared away."""
     for sig in ENDS:
@@ -75,24 +84,25 @@ def end_tidily(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def tests(marks: Sequence[str], wait_for_images: Callable[[], object]) -> tuple[list[Task], list[Task]]:
-    """Return the tests as two lanes that take about the same time.
+def tests(marks: Sequence[str], wait_for_images: Callable[[], object]) -> tuple[list[Task], ...]:
+    """Return the tests as lanes, of which the first two take about the same time.
 
-    Those of core run by themselves, whose coverage they alone must show; those in containers wait most of the time.
+    Those of core run by themselves, whose coverage they alone must show. Those in containers wait most of the time:
+    they begin as soon as there are images, beside all others.
     """
     options = ["-m", "pytest", *pytest_options(), *marks]
 
     def side_by_side(workers: int) -> list[str]:
         return ["-n", str(workers), "--dist", "worksteal"]
 
-    others = [f"--ignore={path}" for path in (CORE, CONTAINERS, *PROGRAMS)]
+    others = [f"--ignore={path}" for path in (CORE, CONTAINERS, *PROGRAMS, *BESIDE)]
     return (
         [Task("tests", [[*options, *others, *side_by_side(WORKERS)]])],
         [
             Task("tests of core", [[".ci/covered.py", *pytest_options(), *marks, CORE]]),
-            Task("tests in containers", [[*options, CONTAINERS]], before=wait_for_images),
-            Task("tests of programs", [[*options, *PROGRAMS, *side_by_side(WORKERS_FOR_PROGRAMS)]]),
+            Task("tests of programs", [[*options, *PROGRAMS, *BESIDE, *side_by_side(WORKERS_FOR_PROGRAMS)]]),
         ],
+        [Task("tests in containers", [[*options, CONTAINERS]], before=wait_for_images)],
     )
 
 
@@ -106,7 +116,7 @@ def run(arguments: list[str]) -> list[Task]:
         mypy, others = static(site)
         if wait_for_images is None:
             return runner.run(others, mypy) or runner.run([Task("pytest", [[".ci/covered.py", *chosen]])])
-        if failed := runner.run(others, mypy):
+        if failed := runner.run([*others, collection()], mypy):
             return failed
         return runner.run(*tests(marks, wait_for_images))
 

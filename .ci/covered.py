@@ -1,14 +1,24 @@
-"""Runs pytest with the branch coverage of pgroute/core ahead of its last line; arguments go to pytest."""
+"""Runs pytest with the branch coverage of pgroute/core ahead of its last line; arguments go to pytest.
+
+Tests of properties run unmeasured: each tries hundreds of inputs, which measuring makes take several times as long, and
+what core does is covered by an example that can be read, or is not.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import coverage
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+UNMEASURED = ("hypothesis", "many")
+"""The marks of tests of properties: that which Hypothesis's plugin gives, and our own."""
 
 
 class CoreCoverage:
@@ -16,6 +26,17 @@ class CoreCoverage:
 
     def __init__(self, measured: coverage.Coverage) -> None:
         self.measured = measured
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None]:
+        """Measure nothing while a test of a property runs."""
+        if not any(item.get_closest_marker(mark) for mark in UNMEASURED):
+            return (yield)
+        self.measured.stop()
+        try:
+            return (yield)
+        finally:
+            self.measured.start()
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("binary", "cli", "plot", "testing", "examples")
+EXTRAS = ("binary", "cli", "plot", "testing", "fastapi", "flask", "sqlalchemy", "examples")
 TOOLS = ("dnslib", "hypothesis", "pyte", "pytest-xdist")
 """Further packages that the tests need, by their names in the extra `dev`."""
 TESTS = (
@@ -33,6 +33,8 @@ TESTS = (
     "tests/sync/test_routing.py",
     "tests/sync/test_pools.py",
     "tests/sync/test_batch.py",
+    "tests/contrib/sqlalchemy/test_sessions.py",
+    "tests/contrib/sqlalchemy/test_async.py",
     "tests/examples",
 )
 REQUIREMENT = re.compile(r"([\w-]+)(?:\[[\w,]+\])?(>=|==)([\w.]+?)(?:\.\*)?(?:,.*)?")

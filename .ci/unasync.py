@@ -24,6 +24,8 @@ SUBSTITUTIONS = [
     (r"__a(enter|exit|iter|next)__", r"__\1__"),
     (r"StopAsyncIteration", "StopIteration"),
     # The standard library.
+    (r"Awaitable\[(\w+)\]", r"\1"),
+    (r"Coroutine\[Any, Any, T\]", "T"),
     (r"import asyncio", "import time"),
     (r"asyncio\.sleep", "time.sleep"),
     # Ours and psycopg's: AsyncRouter, AsyncConnectionPool, AsyncIterator, _AsyncSession, ...

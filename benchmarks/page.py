@@ -8,10 +8,12 @@ A marker is a line ``<!-- figures: NAME -->``; all up to the next line ``<!-- en
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 from pathlib import Path
 
+from benchmarks import transactions
 from benchmarks.compare.summary import brief, tables
 from benchmarks.reads import summary as reads
 from benchmarks.versions import listed
@@ -32,7 +34,12 @@ def parts(measured):
     found = {
         "machine": f"{listed(measured['machine'])}; {listed(measured['versions'])}; seed {measured['seed']}.\n"
     }
-    for key, title, header, rows in (*tables(measured["results"]), *reads.tables(measured.get("reads", {}))):
+    parts_of = (
+        tables(measured["results"]),
+        reads.tables(measured.get("reads", {})),
+        transactions.tables(measured.get("transactions")),
+    )
+    for key, title, header, rows in itertools.chain(*parts_of):
         found[key] = f"{title[0].upper()}{title[1:]}:\n\n{markdown(header, rows)}"
     found["brief"] = markdown(*brief(measured["results"]))
     return found

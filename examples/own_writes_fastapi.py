@@ -11,31 +11,19 @@ import logging
 import os
 import secrets
 import signal
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-import psycopg
 import uvicorn
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from fastapi.responses import JSONResponse
-from itsdangerous import BadSignature, TimestampSigner
+from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel, Field
 
 import pgroute
+from pgroute.contrib.fastapi import Reader, ReadYourWrites, Writer, add_error_handlers, lifespan
 from pgroute.testing import LocalCluster
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from starlette.middleware.base import RequestResponseEndpoint
 
 HOST = "127.0.0.1"
 PATIENCE = 3.0
 """Seconds for a request to get a session."""
-
-COOKIE = "position"
-COOKIE_AGE = 600
-"""Seconds after which the cookie is worthless: longer than any standby lags that is used."""
 
 USAGE = """\
 to try in another terminal:
@@ -45,46 +33,7 @@ to try in another terminal:
   curl {url}/notes                          # for another user it may not be there yet
 """
 
-Causal = pgroute.AsyncCausal[psycopg.AsyncConnection[Any]]
-logger = logging.getLogger("notes")
 api = APIRouter()
-
-
-def begin(router: pgroute.AsyncRouter, signer: TimestampSigner, cookie: str) -> Causal:
-    """Return the sessions of one request; they go on where the user's last request has ended."""
-    try:
-        return router.causal(after=signer.unsign(cookie, max_age=COOKIE_AGE).decode())
-    except (BadSignature, pgroute.ConfigError):
-        # None, a forged or an old one, or one of another cluster.
-        return router.causal()
-
-
-def remember(response: Response, signer: TimestampSigner, causal: Causal) -> None:
-    """Hand out the cookie for the user's next request."""
-    if causal.position is None:
-        response.delete_cookie(COOKIE)
-        return
-    value = signer.sign(str(causal.position)).decode()
-    # Where the browser speaks TLS, also: secure=True.
-    response.set_cookie(COOKIE, value, max_age=COOKIE_AGE, httponly=True, samesite="lax")
-
-
-async def carry_position(request: Request, call_next: RequestResponseEndpoint) -> Response:
-    """Cookie in, cookie out."""
-    state = request.state
-    state.causal = begin(state.router, state.signer, request.cookies.get(COOKIE, ""))
-    response = await call_next(request)
-    remember(response, state.signer, state.causal)
-    return response
-
-
-def get_causal(request: Request) -> Causal:
-    """Return the sessions of this request."""
-    causal: Causal = request.state.causal
-    return causal
-
-
-CausalOfRequest = Annotated[Causal, Depends(get_causal)]
 
 
 class NewNote(BaseModel):
@@ -94,36 +43,18 @@ class NewNote(BaseModel):
 
 
 @api.post("/notes", status_code=201)
-async def write_note(note: NewNote, causal: CausalOfRequest) -> dict[str, Any]:
+async def write_note(note: NewNote, conn: Writer) -> dict[str, Any]:
     """Write a note, on the primary."""
-    async with causal.writer() as conn:
-        await conn.execute("INSERT INTO pgroute_web_note (text) VALUES (%s)", (note.text,))
-        return {"text": note.text, "written_to": conn.info.port}
+    await conn.execute("INSERT INTO pgroute_web_note (text) VALUES (%s)", (note.text,))
+    return {"text": note.text, "written_to": conn.info.port}
 
 
 @api.get("/notes")
-async def list_notes(causal: CausalOfRequest) -> dict[str, Any]:
+async def list_notes(conn: Reader) -> dict[str, Any]:
     """Return the last notes, from a standby that has those of this user, else from the primary."""
-    async with causal.reader() as conn:
-        cursor = await conn.execute("SELECT text FROM pgroute_web_note ORDER BY id DESC LIMIT 20")
-        notes = [text for (text,) in await cursor.fetchall()]
-        return {"notes": notes, "read_from": conn.info.port}
-
-
-async def position_lost(request: Request, error: Exception) -> JSONResponse:
-    """Answer when a failover has lost what the user has written or seen."""
-    # The next request begins anew: remember() deletes the cookie. This one was not done.
-    logger.warning("%s %s: %s", request.method, request.url.path, error)
-    request.state.causal = request.state.router.causal()
-    told = "your last change may be lost: look at the notes, then send this again"
-    return JSONResponse({"error": told}, 409)
-
-
-async def not_served(request: Request, error: Exception) -> JSONResponse:
-    """Answer when there was no session, or it was lost. fastapi_app.py tells more, and repeats safely."""
-    logger.warning("%s %s: %s", request.method, request.url.path, error)
-    told = "this may not be done: look at the notes, then send it again"
-    return JSONResponse({"error": told}, 503, {"Retry-After": "1"})
+    cursor = await conn.execute("SELECT text FROM pgroute_web_note ORDER BY id DESC LIMIT 20")
+    notes = [text for (text,) in await cursor.fetchall()]
+    return {"notes": notes, "read_from": conn.info.port}
 
 
 def make_app(dsn: str, secret: str) -> FastAPI:
@@ -133,17 +64,12 @@ def make_app(dsn: str, secret: str) -> FastAPI:
         dsn: of the cluster.
         secret: signs the cookie; the same in each process.
     """
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        async with pgroute.AsyncRouter(dsn, acquire_timeout=PATIENCE) as router:
-            yield {"router": router, "signer": TimestampSigner(secret, salt="position")}
-
-    app = FastAPI(title="notes", lifespan=lifespan)
+    app = FastAPI(title="notes", lifespan=lifespan(dsn, acquire_timeout=PATIENCE))
     app.include_router(api)
-    app.middleware("http")(carry_position)
-    app.add_exception_handler(pgroute.PositionLost, position_lost)
-    app.add_exception_handler(psycopg.OperationalError, not_served)
+    # This example speaks HTTP. Where the browser speaks TLS, leave out secure=False.
+    app.add_middleware(ReadYourWrites, secret_key=secret, secure=False)
+    # 409 if a failover has lost what the user has written, 503 if there was no session, or it was lost.
+    add_error_handlers(app)
     return app
 
 

@@ -1,11 +1,13 @@
 """A client-side router for a PostgreSQL primary and its standbys."""
 
 from pgroute._async.causal import AsyncCausal
+from pgroute._async.copying.stream import AsyncCopyStream
 from pgroute._async.listener import AsyncListener
 from pgroute._async.router import AsyncRouter
 from pgroute._async.session import AsyncSession
 from pgroute._async.transaction.attempts import AsyncAttempt, AsyncAttempts
 from pgroute._sync.causal import Causal
+from pgroute._sync.copying.stream import CopyStream
 from pgroute._sync.listener import Listener
 from pgroute._sync.router import Router
 from pgroute._sync.session import Session
@@ -15,6 +17,7 @@ from pgroute.core.config.credentials import CredentialRequest
 from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
 from pgroute.core.config.retry_policy import RetryPolicy
 from pgroute.core.model.candidate import Candidate
+from pgroute.core.model.copying import CopyInOptions, CopyOutOptions, CopyProgress
 from pgroute.core.model.events import Event, EventKind
 from pgroute.core.model.host import HostInfo, HostState
 from pgroute.core.model.notifications import Gap, Notification
@@ -43,6 +46,7 @@ __all__ = [
     "AsyncAttempt",
     "AsyncAttempts",
     "AsyncCausal",
+    "AsyncCopyStream",
     "AsyncListener",
     "AsyncRouter",
     "AsyncSession",
@@ -52,6 +56,10 @@ __all__ = [
     "Causal",
     "CommitUnknown",
     "ConfigError",
+    "CopyInOptions",
+    "CopyOutOptions",
+    "CopyProgress",
+    "CopyStream",
     "CredentialRequest",
     "Event",
     "EventKind",

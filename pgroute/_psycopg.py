@@ -2,15 +2,20 @@
 
 Private names, as they are in psycopg 3.3.9, the oldest version that pgroute accepts:
 
-- ``Connection._tpc`` and ``_num_transactions``: `has_two_phase`, `has_open_block`, `enter_block`, `is_only_block`,
-  `leave_block`.
+- ``Connection._tpc`` and ``_num_transactions``: `has_two_phase`, `has_unfinished`, `enter_block`, `leave_block`.
 - ``Connection._prepared``: `forget_prepared`.
 - ``Connection._pool``: `mark_pooled`.
+- ``Connection._adapters``: `swap_adapters`.
 - ``Connection._connect_gen``: `watched_class`.
+- ``BasePipeline._conn``, and the wording and arguments of psycopg's warnings: `worth_telling`.
 
 Public names that the documentation does not list: ``psycopg.generators.execute`` (`query_steps`); ``Connection.lock``,
-``Connection.wait`` and ``psycopg.errors.error_from_result`` (`_async/statements.py`). Public methods replaced on one
+``Connection.wait`` and ``psycopg.errors.error_from_result`` (`_async/statements.py`); ``Copy.formatter`` with its
+``write_row``, ``end``, ``parse_row`` and ``transformer`` (`_async/copying/rows.py`). Public methods replaced on one
 connection, because its class is the user's: ``wait`` and ``cancel_safe`` (`_async/pool/interrupt.py`).
+
+The steps of COPY are made of libpq's functions. psycopg's own only wait until they can write: a server that sends many
+notices during a COPY FROM waits for them to be read, and then neither side goes on (libpq docs, PQflush).
 
 psycopg_pool contributes exception classes and type variables, all public. ``tests/test_canaries.py`` fails, and says
 what to do, when a new version of psycopg changes one of these names.
@@ -18,18 +23,22 @@ what to do, when a new version of psycopg changes one of these names.
 
 from __future__ import annotations
 
+import logging
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 from psycopg import generators
+from psycopg.waiting import READY_R, WAIT_R, WAIT_RW
 
 from pgroute.runtime.receive_limit import Allowance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from psycopg.abc import Buffer
+    from psycopg.adapt import AdaptersMap
     from psycopg.pq.abc import PGconn, PGresult
 
     Connection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
@@ -45,12 +54,12 @@ def has_two_phase(conn: Connection) -> bool:
     return bool(getattr(conn, "_tpc", None))
 
 
-def has_open_block(conn: Connection) -> bool:
-    """Return whether a transaction() was entered and not left.
+def has_unfinished(conn: Connection) -> bool:
+    """Return whether a transaction() was entered and not left, or `has_two_phase`.
 
-    The server's status does not tell after a plain COMMIT within it. For commit() see `has_two_phase`.
+    After a plain COMMIT within a transaction() the server reports no transaction. For commit() see `has_two_phase`.
     """
-    return bool(getattr(conn, "_num_transactions", 0))
+    return bool(getattr(conn, "_tpc", None) or getattr(conn, "_num_transactions", 0))
 
 
 def enter_block(conn: Connection) -> None:
@@ -63,14 +72,22 @@ def enter_block(conn: Connection) -> None:
     conn._num_transactions = 1
 
 
-def is_only_block(conn: Connection) -> bool:
-    """Return whether no transaction() was entered and not left since `enter_block`."""
-    return getattr(conn, "_num_transactions", 0) == 1
+def leave_block(conn: Connection) -> bool:
+    """Undo `enter_block`, if it was called; return False if a transaction() was entered since and not left."""
+    left = getattr(conn, "_num_transactions", 0) <= 1
+    if left:
+        conn._num_transactions = 0
+    return left
 
 
-def leave_block(conn: Connection) -> None:
-    """Undo `enter_block`."""
-    conn._num_transactions = 0
+def swap_adapters(conn: Connection, adapters: AdaptersMap | None) -> AdaptersMap | None:
+    """Give a connection other adapters, and return those that it had; None: it had none of its own yet.
+
+    psycopg takes them when it connects alone (``context=``), and the pooled connection serves others too. Registering
+    each adapter on the connection could not be undone.
+    """
+    before, conn._adapters = conn._adapters, adapters
+    return before
 
 
 def forget_prepared(conn: Connection) -> None:
@@ -96,8 +113,36 @@ def mark_pooled(conn: Connection) -> None:
 
     Otherwise leaving ``with conn`` closes it (psycopg documentation, "with connection"), and one that is collected
     while open gives a ResourceWarning. psycopg_pool uses this attribute for it; no public name does.
+
+    From the first one on, psycopg's loggers have the filter `worth_telling`.
     """
     conn._pool = cast("Any", _POOL)
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(worth_telling)  # does nothing if it is there
+
+
+_LOGGERS = ("psycopg", "psycopg.transaction")
+
+cancelling: ContextVar[bool] = ContextVar("cancelling", default=False)
+"""Whether a statement on a pooled connection is being cancelled in this context."""
+
+
+def worth_telling(record: logging.LogRecord) -> bool:
+    """Return whether a message of psycopg's says more than the errors that callers get anyway; a filter for its logger.
+
+    A lost connection ends each pipeline, COPY and transaction() on it by an error, and psycopg warns of the next error
+    that follows from it, once for each. It also warns if a statement ends otherwise than by the cancel request. Both
+    happen wherever a host fails, and the pool replaces the connection. What concerns other connections, or one that is
+    still open, is told. psycopg looks no method up on the way to these messages that could be replaced.
+    """
+    text = str(record.msg)
+    if text.startswith("query "):
+        return not cancelling.get()
+    if not text.startswith("error ignored ") or not isinstance(record.args, tuple) or not record.args:
+        return True
+    subject = record.args[0]
+    conn = getattr(subject, "connection", None) or getattr(subject, "_conn", None) or subject
+    return not (getattr(conn, "_pool", None) is _POOL and getattr(conn, "broken", False))
 
 
 class ConnectAborted(psycopg.OperationalError):
@@ -154,10 +199,66 @@ def watched_class(cls: Any) -> Any:
 
 
 def query_steps(pgconn: PGconn, statement: bytes) -> Generator[Any, Any, list[PGresult]]:
-    """Send statements in one round trip, for ``conn.wait``; return libpq's result of each.
+    """Send statements in one round trip; return the steps that receive libpq's result of each, for ``conn.wait``.
 
-    A cursor would use the user's adapters, row factory and prepared statements, and cannot be told to stop reading.
+    To be called under the lock of the connection. A cursor would use the user's adapters, row factory and prepared
+    statements, and cannot be told to stop reading.
     """
     pgconn.send_query(statement)
+    steps: Generator[Any, Any, list[PGresult]] = generators.execute(pgconn)
+    return steps
+
+
+def flush_steps(pgconn: PGconn) -> Generator[Any, Any, bool]:
+    """Send what COPY FROM has put, for ``conn.wait``; return whether something arrived meanwhile."""
+    arrived = False
+    while pgconn.flush():
+        ready = yield WAIT_RW
+        if ready and ready & READY_R:
+            pgconn.consume_input()
+            arrived = True
+    return arrived
+
+
+def end_steps(pgconn: PGconn, refusal: bytes | None = None) -> Generator[Any, Any, list[PGresult]]:
+    """End COPY FROM, for ``conn.wait``; return libpq's results.
+
+    Args:
+        pgconn: in COPY FROM.
+        refusal: why nothing of it is to be kept; None: all is.
+    """
+    while pgconn.put_copy_end(refusal) == 0:
+        yield from flush_steps(pgconn)
     received: list[PGresult] = yield from generators.execute(pgconn)
     return received
+
+
+def receive_steps(
+    pgconn: PGconn, most: int, take: Callable[[Buffer], object]
+) -> Generator[Any, Any, tuple[int, int, list[PGresult]]]:
+    """Receive of COPY TO what has arrived, for ``conn.wait``; return the numbers of rows and bytes, and the results.
+
+    There are results, those of libpq, in the end alone.
+
+    Args:
+        pgconn: in COPY TO.
+        most: bytes after which no further row is taken.
+        take: called with each row.
+    """
+    rows, size, looked = 0, 0, False
+    while size < most:
+        count, data = pgconn.get_copy_data(1)
+        if count > 0:
+            take(data)
+            rows, size, looked = rows + 1, size + count, False
+        elif count < 0:
+            received: list[PGresult] = yield from generators.execute(pgconn)
+            return rows, size, received
+        elif not looked:
+            pgconn.consume_input()
+            looked = True
+        elif rows:
+            break
+        elif (yield WAIT_R):
+            looked = False
+    return rows, size, []

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
+import random
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,8 +30,12 @@ ENDED = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     " WHERE datname = %s AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
 )
+SETTINGS = (
+    "SELECT FROM pg_db_role_setting JOIN pg_database ON setdatabase = pg_database.oid WHERE datname = %s"
+)
 SCHEMAS = r"SELECT quote_ident(nspname) FROM pg_namespace WHERE nspname !~ '^pg_|^information_schema$'"
 SEEN = "CREATE TABLE seen (item bigint, chunk bigint)"
+NOTE = "INSERT INTO seen SELECT unnest(%s::bigint[]), %s"
 
 
 class Ground:
@@ -41,17 +49,44 @@ class Ground:
         self.cluster = cluster
         self.name = name
         self.dsn = dsn_with(cluster.dsn, dbname=name)
+        self._session: psycopg.Connection | None = None
+        self._busy = threading.Lock()
 
     def connect(self) -> psycopg.Connection:
         """Return a session at the primary, in autocommit."""
         conninfo = f"{self.cluster.primary.conninfo} dbname={self.name}"
-        return psycopg.connect(conninfo, autocommit=True, application_name="pgroute-testing")
+        return psycopg.connect(
+            conninfo, autocommit=True, application_name="pgroute-testing", prepare_threshold=None
+        )
 
     def execute(self, sql: str, params: Any = None) -> list[tuple[Any, ...]]:
-        """Run a statement at the primary, in autocommit."""
-        with self.connect() as conn:
-            cursor = conn.execute(sql.encode(), params)
-            return cursor.fetchall() if cursor.description else []
+        """Run a statement at the primary, in autocommit.
+
+        One session is kept for it: a login costs more than most statements. While that waits, another serves.
+        """
+        if not self._busy.acquire(blocking=False):
+            with self.connect() as conn:
+                return _rows(conn, sql, params)
+        try:
+            return _rows(self._lasting(), sql, params)
+        finally:
+            self._busy.release()
+
+    def close(self) -> None:
+        """Close the session."""
+        if self._session is not None:
+            self._session.close()
+
+    def _lasting(self) -> psycopg.Connection:
+        if self._session is not None:
+            try:
+                self._session.execute("SELECT")
+            except psycopg.OperationalError:  # the server was stopped, or a test ended all sessions
+                self._session.close()
+                self._session = None
+        if self._session is None:
+            self._session = self.connect()
+        return self._session
 
     def value(self, sql: str, params: Any = None) -> Any:
         """Return the first value."""
@@ -64,7 +99,8 @@ class Ground:
     def rows(self) -> dict[str, int]:
         """Return how many rows each table of pgroute's has."""
         names = ("batch_job", "batch_chunk", "batch_reject")
-        return {name: self.value(f"SELECT count(*) FROM pgroute.{name}") for name in names}
+        counts = ", ".join(f"(SELECT count(*) FROM pgroute.{name})" for name in names)
+        return dict(zip(names, self.execute(f"SELECT {counts}")[0], strict=True))
 
     def items(self, count: int) -> None:
         """Make a table `item` of so many rows (id, price), ids from 1."""
@@ -81,36 +117,57 @@ def ground_of(cluster: LocalCluster) -> Iterator[Ground]:
         cluster.primary.execute(f"CREATE DATABASE {name}")
         cluster.catch_up()
     ground = Ground(cluster, name)
-    with ground.connect() as conn:
-        conn.execute(f"ALTER DATABASE {name} RESET ALL".encode())
-    # Anew, with the database's own settings.
-    with ground.connect() as conn:
-        conn.execute(ENDED, [name])
-        for (schema,) in conn.execute(SCHEMAS).fetchall():
-            conn.execute(f"DROP SCHEMA {schema} CASCADE".encode())
-        conn.execute(
-            f"CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC; {definition()}; {SEEN}".encode()
-        )
-    yield ground
+    if ground.execute(SETTINGS, [name]):
+        ground.execute(f"ALTER DATABASE {name} RESET ALL")
+        ground.close()
+    try:
+        ground.execute(ENDED, [name])
+        dropped = "".join(f"DROP SCHEMA {schema} CASCADE;" for (schema,) in ground.execute(SCHEMAS))
+        made = f"CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC; {definition()}; {SEEN}"
+        ground.execute(dropped + made)
+        yield ground
+    finally:
+        ground.close()
+
+
+def _rows(conn: psycopg.Connection, sql: str, params: Any) -> list[tuple[Any, ...]]:
+    cursor = conn.execute(sql.encode(), params)
+    return cursor.fetchall() if cursor.description else []
+
+
+def noted(chunk: Chunk) -> tuple[list[int], int]:
+    """Return what `NOTE` needs, in one statement, for the items or the first column of the rows of a chunk."""
+    return [row[0] if isinstance(row, tuple) else row for row in chunk.rows], chunk.number
 
 
 def note(conn: psycopg.Connection[Any], chunk: Chunk) -> None:
     """Note a chunk's items."""
-    with conn.cursor() as cursor:
-        cursor.executemany("INSERT INTO seen VALUES (%s, %s)", [(item, chunk.number) for item in chunk.rows])
+    conn.execute(NOTE, noted(chunk))
 
 
-def start_process(dsn: str, name: str, count: int, size: int, workers: int = 1) -> subprocess.Popen[str]:
-    """Run a job over `range(count)` in a process of its own."""
-    command = [sys.executable, "-m", "tests.batching", dsn, name, str(count), str(size), str(workers)]
+def start_process(
+    dsn: str, name: str, count: int, size: int, *, workers: int = 1, killed_after: int = 0
+) -> subprocess.Popen[str]:
+    """Run a job over `range(count)` in a process of its own, which, if so asked, is killed in its course."""
+    options = (name, count, size, workers, killed_after)
+    command = [sys.executable, "-m", "tests.batching", dsn, *map(str, options)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def main(dsn: str, name: str, count: str, size: str, workers: str) -> None:
+def main(dsn: str, name: str, *numbers: str) -> None:
     """Run a job whose body notes its items, and print how many chunks were others' work."""
+    count, size, workers, killed_after = map(int, numbers)
+    chunks = itertools.count(1)
+
+    def body(conn: psycopg.Connection[Any], chunk: Chunk) -> None:
+        if next(chunks) == killed_after:
+            # At any moment of the chunks that the workers have in hand, or of the next ones.
+            threading.Timer(random.uniform(0, 0.005), os.kill, (os.getpid(), signal.SIGKILL)).start()
+        note(conn, chunk)
+
     with Router(dsn) as router:
-        job = BatchJob(router, name, range(int(count)), chunk_size=int(size), workers=int(workers))
-        print(job.run(note).skipped)
+        job = BatchJob(router, name, range(count), chunk_size=size, workers=workers)
+        print(job.run(body).skipped)
 
 
 if __name__ == "__main__":

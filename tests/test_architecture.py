@@ -24,11 +24,14 @@ _FACE = (
     ("progress",),
     ("commit",),
     ("checkout", "keyed", "reconciler"),
+    ("ending",),
     ("lifecycle",),
     ("manager",),
     ("pool_tasks",),
     ("pool_control", "session", "transaction"),
-    ("causal", "direct", "listener"),
+    ("alone",),
+    ("causal", "copying", "direct", "listener"),
+    ("observing",),
     ("router",),
 )
 ROWS = (
@@ -40,6 +43,7 @@ ROWS = (
     ("core.config",),
     (
         "core.abort_policy",
+        "core.copying",
         "core.freshness",
         "core.listening",
         "core.schedule",

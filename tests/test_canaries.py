@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import logging
 import socket
 import warnings
 from collections.abc import Iterator
@@ -14,24 +15,33 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import psycopg.adapt
+import psycopg.types.string
 import psycopg_pool
 import pytest
+from psycopg import generators
 from psycopg.errors import error_from_result
 from psycopg.pq import TransactionStatus
+from psycopg.waiting import WAIT_W
 
 import pgroute
 from pgroute._psycopg import (
     ConnectAborted,
+    cancelling,
+    end_steps,
     enter_block,
+    flush_steps,
     forget_prepared,
-    has_open_block,
     has_two_phase,
-    is_only_block,
+    has_unfinished,
     leave_block,
     mark_pooled,
     query_steps,
+    receive_steps,
+    swap_adapters,
     unwanted,
     watched_class,
+    worth_telling,
 )
 from pgroute.testing import LocalCluster
 from tests.support import async_eventually
@@ -52,23 +62,35 @@ def conn(shared: LocalCluster) -> Iterator[psycopg.Connection[Any]]:
 
 @cluster_needed
 def test_a_two_phase_transaction_is_seen(conn: psycopg.Connection[Any]) -> None:
-    assert not has_two_phase(conn)
-    conn.autocommit = False
-    conn.tpc_begin(conn.xid(1, "canary", "canary"))
-    assert has_two_phase(conn), changed("has_two_phase", "Connection._tpc is gone or means something else")
-    conn.tpc_rollback()
-    assert not has_two_phase(conn)
+    for function in (has_two_phase, has_unfinished):
+        conn.autocommit = False
+        assert not function(conn)
+        conn.tpc_begin(conn.xid(1, "canary", "canary"))
+        assert function(conn), changed(function.__name__, "Connection._tpc is gone or means something else")
+        conn.tpc_rollback()
+        assert not function(conn)
+
+
+@cluster_needed
+def test_a_connection_takes_other_adapters_and_gets_its_own_back(conn: psycopg.Connection[Any]) -> None:
+    what = changed("swap_adapters", "Connection._adapters is gone or means something else")
+    other = psycopg.adapt.AdaptersMap(psycopg.adapters)
+    other.register_loader("int4", psycopg.types.string.TextLoader)
+    before = swap_adapters(conn, other)
+    assert conn.execute("SELECT 1").fetchone() == ("1",), what
+    swap_adapters(conn, before)
+    assert conn.execute("SELECT 1").fetchone() == (1,), what
 
 
 @cluster_needed
 def test_a_transaction_that_was_never_left_is_seen(conn: psycopg.Connection[Any]) -> None:
-    assert not has_open_block(conn)
+    assert not has_unfinished(conn)
     block = conn.transaction()
     block.__enter__()
     conn.execute("COMMIT")
     assert conn.info.transaction_status is TransactionStatus.IDLE
     told = "Connection._num_transactions is gone or means something else"
-    assert has_open_block(conn), changed("has_open_block", told)
+    assert has_unfinished(conn), changed("has_unfinished", told)
 
 
 @cluster_needed
@@ -76,21 +98,20 @@ def test_a_transaction_of_ours_is_one_of_psycopgs(conn: psycopg.Connection[Any])
     what = changed("enter_block", "Connection._num_transactions is gone or means something else")
     conn.execute("CREATE TEMP TABLE canary (n int)")
     conn.autocommit = False
-    assert not is_only_block(conn)
     conn.pgconn.exec_(b"BEGIN")
     enter_block(conn)
-    assert is_only_block(conn), what
     for refused in (conn.commit, conn.rollback):
         with pytest.raises(psycopg.ProgrammingError):
             refused()
     conn.execute("INSERT INTO canary VALUES (1)")
     with conn.transaction(force_rollback=True) as inner:
         assert inner.savepoint_name, what
-        assert not is_only_block(conn), what
+        assert not leave_block(conn), what
         conn.execute("INSERT INTO canary VALUES (2)")
     conn.pgconn.exec_(b"COMMIT")
-    leave_block(conn)
-    assert not has_open_block(conn), what
+    assert leave_block(conn), what
+    assert not has_unfinished(conn), what
+    assert leave_block(conn)
     with conn.transaction():
         conn.execute("INSERT INTO canary VALUES (3)")
     assert conn.execute("SELECT n FROM canary ORDER BY n").fetchall() == [(1,), (3,)], what
@@ -217,6 +238,41 @@ def test_several_statements_give_several_results(conn: psycopg.Connection[Any]) 
 
 
 @cluster_needed
+def test_rows_of_a_copy_are_made_and_read_without_it(conn: psycopg.Connection[Any]) -> None:
+    told = (
+        f"psycopg {psycopg.__version__}: Copy.formatter does not make and read rows any more. "
+        "Adapt _async/copying/rows.py"
+    )
+    for binary, data in ((False, b"1\ta\\tb\n"), (True, None)):
+        formatter = psycopg.Copy(psycopg.Cursor(conn), binary=binary).formatter
+        formatter.transformer.set_dumper_types([23, 25], formatter.format)
+        made = bytes(formatter.write_row((1, "a\tb"))) + bytes(formatter.end())
+        assert data in (None, made), told
+        [result] = conn.wait(query_steps(conn.pgconn, b"COPY (SELECT 1, 'a') TO STDOUT"))
+        rows: list[Any] = []
+        while not (ended := conn.wait(receive_steps(conn.pgconn, 1000, rows.append))[2]):
+            pass
+        assert ended[0].command_tuples == 1, changed("receive_steps", "the end of a COPY tells no rows")
+        reader = psycopg.Copy(psycopg.Cursor(conn), binary=binary).formatter
+        reader.transformer.set_pgresult(result)
+        reader.transformer.set_loader_types([23, 25], reader.format)
+        assert reader.parse_row(made.removesuffix(b"\xff\xff") if binary else made) == (1, "a\tb"), told
+
+
+@cluster_needed
+def test_psycopg_does_not_read_while_it_copies(conn: psycopg.Connection[Any]) -> None:
+    conn.execute("CREATE TEMP TABLE canary (x text)")
+    conn.wait(query_steps(conn.pgconn, b"COPY canary FROM STDIN"))
+    steps = generators.copy_to(conn.pgconn, b"x\n", flush=True)
+    told = "copy_to() reads notices meanwhile: flush_steps and end_steps are superfluous, use Copy.write() and finish()"
+    assert next(steps) == WAIT_W, changed("flush_steps", told)
+    steps.close()
+    conn.wait(flush_steps(conn.pgconn))
+    [done] = conn.wait(end_steps(conn.pgconn))
+    assert done.command_tuples == 1, changed("end_steps", "it does not end a COPY")
+
+
+@cluster_needed
 async def test_statements_and_their_cancels_go_through_replaced_methods(shared: LocalCluster) -> None:
     conn = await psycopg.AsyncConnection.connect(shared.primary.conninfo)
     called: list[str] = []
@@ -245,12 +301,47 @@ async def test_statements_and_their_cancels_go_through_replaced_methods(shared: 
     await conn.close()
 
 
+@cluster_needed
+def test_what_follows_from_a_lost_connection_is_recognised(
+    shared: LocalCluster, conn: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    mark_pooled(conn)
+    with pytest.raises(psycopg.OperationalError), conn.pipeline():
+        shared.nodes[0].execute(f"SELECT pg_terminate_backend({conn.info.backend_pid}, 10000)")
+        conn.execute("SELECT 1")
+    what = changed(
+        "worth_telling", "BasePipeline._conn is gone, or the warnings have other words or arguments"
+    )
+    assert caplog.messages == [], what
+
+
+def record(text: str, *args: object) -> logging.LogRecord:
+    return logging.LogRecord("psycopg", logging.WARNING, __file__, 1, text, args, None)
+
+
+@cluster_needed
+def test_other_warnings_of_psycopgs_are_told(conn: psycopg.Connection[Any]) -> None:
+    ignored = record("error ignored in rollback on %s: %s", conn, "oh")
+    assert worth_telling(ignored), "a connection that is none of a pool's"
+    mark_pooled(conn)
+    assert worth_telling(ignored), "one that is open"
+    conn.pgconn.finish()
+    assert not worth_telling(ignored)
+    assert worth_telling(record("unknown PostgreSQL timezone: %r; will use UTC", "Mars"))
+    assert worth_telling(record("error ignored in something new"))
+    cancelled = record("query cancellation failed: %s", "oh")
+    assert worth_telling(cancelled)
+    token = cancelling.set(True)
+    assert not worth_telling(cancelled)
+    cancelling.reset(token)
+
+
 # Nothing else of psycopg's is touched.
 
 ROOT = Path(pgroute.__path__[0])
 DOOR = ROOT / "_psycopg.py"
 SOURCES = [Path(module.__path__[0]) for module in (psycopg, psycopg_pool)]
-USED = {"_tpc", "_num_transactions", "_prepared", "_pool", "_connect_gen"}
+USED = {"_tpc", "_num_transactions", "_prepared", "_pool", "_connect_gen", "_conn"}
 
 
 def is_private(name: str) -> bool:

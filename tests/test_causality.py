@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgroute._sync.checkout import Checkout
-from pgroute._sync.progress import Progress
+from pgroute._sync.progress import PositionNote, Progress
 from pgroute.core.model.position import Position
 from pgroute.core.model.roles import HostRole, Role
 from pgroute.core.routing.demand import Demand
@@ -173,9 +172,8 @@ def test_position_told_by_a_server_of_another_cluster_is_not_taken_for_one_of_ou
     causality = Causality(None)
     _, ticket = CausalReading(causality, Role.WRITER, max_lag=None, wait=0.1).begin()
     lease = SimpleNamespace(pool=SimpleNamespace(host=SimpleNamespace(system_id=system_id)))
-    checkout: Checkout[Any] = Checkout(
-        cast("Any", SimpleNamespace(pgroute_lease=lease)), cast("Any", SimpleNamespace(watch=world)), ticket
-    )
-    checkout._progress = Progress(PRIMARY, 1, 70)
-    checkout.settle()
+    note = PositionNote(ticket, cast("Any", lease), cast("Any", world))
+    note.told = Progress(PRIMARY, 1, 70)
+    note.settle()
+    note.settle()
     assert causality.position == position

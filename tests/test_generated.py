@@ -146,6 +146,8 @@ def test_substitution_matches_whole_words(monkeypatch):
             "from pgroute._async.pool.role_pool import x_async\n",
             "from pgroute._sync.pool.role_pool import x_async\n",
         ),
+        ("a: Awaitable[T] | Awaitable[Mapping[T]]\n", "a: T | Awaitable[Mapping[T]]\n"),
+        ("a: Coroutine[Any, Any, T] | Coroutine[Any, Any, Any]\n", "a: T | Coroutine[Any, Any, Any]\n"),
         ("a = 1  # async-only\nb = 2\n", "b = 2\n"),
         ("    # sync-only: a = 1\n", "    a = 1\n"),
         ("a\n    # async-only: begin\n    b\n\n    # async-only: end\nc\n", "a\nc\n"),

@@ -9,6 +9,7 @@ import itertools
 import random
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -213,6 +214,30 @@ def causal_run(router: Router, table: str, number: int, kept: list[Any]) -> None
     source.run(body)
 
 
+def executing(router: Router, table: str, number: int, kept: list[Any]) -> None:
+    router.execute(f"INSERT INTO {table} VALUES ({number})")
+
+
+def copying(router: Router, table: str, number: int, kept: list[Any]) -> None:
+    router.copy_to_table(table, (row for row in [(number,)]))
+
+
+def copying_a_file(router: Router, table: str, number: int, kept: list[Any]) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        Path(file.name).write_text(f"{number}\n")
+        router.copy_to_table(table, file.name)
+
+
+def copying_once(router: Router, table: str, number: int, kept: list[Any]) -> None:
+    router.copy_to_table(table, [(number,)], once=f"copy {table} {number}")
+
+
+def iterating(router: Router, table: str, number: int, kept: list[Any]) -> None:
+    with router.copy_rows("SELECT * FROM generate_series(1, 3)", role="writer") as rows:
+        for _ in rows:
+            pass
+
+
 def resetting(conn: psycopg.Connection[Any]) -> None:
     conn.execute("SELECT 1")
     conn.commit()
@@ -228,6 +253,11 @@ WORKS: dict[str, tuple[Work, dict[str, Any]]] = {
     "run once": (running_once, {}),
     "attempts": (attempting, {}),
     "getconn": (lending, {}),
+    "execute": (executing, {}),
+    "copy": (copying, {}),
+    "copy of a file": (copying_a_file, {}),
+    "copy once": (copying_once, {}),
+    "copy of rows": (iterating, {}),
     "causal": (causal, {}),
     "causal run": (causal_run, {}),
 }

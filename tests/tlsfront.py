@@ -21,6 +21,7 @@ from pgroute.testing import Node
 from tests.certificates import Issued
 
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+HANDSHAKE = b"\x16"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class TLSFront:
         self._clients = clients or self._clients
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(credentials.certificate, credentials.key)
+        context.set_alpn_protocols(["postgresql"])
         if self._clients is not None:
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_verify_locations(self._clients)
@@ -105,9 +107,10 @@ class TLSFront:
             stack.enter_context(client)
             stack.enter_context(self._known(client))
             client.settimeout(10)
-            if client.recv(len(SSL_REQUEST), socket.MSG_WAITALL) != SSL_REQUEST:
-                return  # a login in the clear: not here
-            client.sendall(b"S")
+            if client.recv(1, socket.MSG_PEEK) != HANDSHAKE:  # sslnegotiation=direct begins with it
+                if client.recv(len(SSL_REQUEST), socket.MSG_WAITALL) != SSL_REQUEST:
+                    return  # a login in the clear: not here
+                client.sendall(b"S")
             context, serial = self._context, self._serial
             try:
                 inside = stack.enter_context(context.wrap_socket(client, server_side=True))

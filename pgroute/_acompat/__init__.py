@@ -11,6 +11,7 @@ from pgroute._acompat.deadlines import (
     stop_keeping_time,
 )
 from pgroute._acompat.faces import AsyncFace, AsyncLoopFace, Face, LoopFace
+from pgroute._acompat.files import AsyncDisk, Disk, async_settle, settle
 from pgroute._acompat.waiting import (
     AsyncChanges,
     AsyncDoorbell,
@@ -48,6 +49,7 @@ from pgroute.runtime.wakeup import Wakeup
 
 __all__ = [
     "AsyncChanges",
+    "AsyncDisk",
     "AsyncDoorbell",
     "AsyncFace",
     "AsyncLock",
@@ -57,6 +59,7 @@ __all__ = [
     "AsyncWatchdog",
     "AsyncWorker",
     "Changes",
+    "Disk",
     "Doorbell",
     "Face",
     "Lock",
@@ -72,6 +75,7 @@ __all__ = [
     "async_loop_identity",
     "async_myself",
     "async_run_all",
+    "async_settle",
     "async_spawn",
     "async_stop_keeping_time",
     "async_stray",
@@ -83,6 +87,7 @@ __all__ = [
     "loop_identity",
     "myself",
     "run_all",
+    "settle",
     "spawn",
     "stop_keeping_time",
     "stray",

@@ -31,7 +31,7 @@ class Changes:
     """
 
     def __init__(self) -> None:
-        self.version = 0
+        self.version: int = 0
         self._versions = itertools.count(1)
         self._waiting: deque[Wakeup] = deque()
 
@@ -62,7 +62,7 @@ class AsyncChanges:
     """As Changes, for tasks of the loop that was running when it was made."""
 
     def __init__(self) -> None:
-        self.version = 0
+        self.version: int = 0
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
 

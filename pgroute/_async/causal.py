@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, TypeVarTuple
 
 # sync-only: from psycopg_pool.abc import CT
 from psycopg_pool.abc import ACT as CT  # async-only
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pgroute.core.model.position import Position
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class AsyncCausal(Generic[CT]):
@@ -52,6 +53,11 @@ class AsyncCausal(Generic[CT]):
         To go on elsewhere, hand its text to ``causal(after=)`` or ``reader(after=)`` there.
         """
         return self._causality.position
+
+    @property
+    def lost(self) -> bool:
+        """Whether a session was refused with PositionLost. All further ones are: begin a new causal object."""
+        return self._causality.lost
 
     def writer(self, timeout: float | None = None) -> AsyncSession[CT]:
         """Return a context manager as `Router.writer()` does.
@@ -97,10 +103,9 @@ class AsyncCausal(Generic[CT]):
 
     async def run(
         self,
-        fn: Callable[..., Awaitable[T]],  # async-only
-        # sync-only: fn: Callable[..., T],
+        fn: Callable[[CT, *Ts], Awaitable[T]],
         /,
-        *args: Any,
+        *args: *Ts,
         role: Literal["writer", "reader"] | Role = "writer",
         timeout: float | None = None,
         retry: RetryPolicy | None = None,
@@ -147,3 +152,12 @@ class AsyncCausal(Generic[CT]):
         return CausalReading(
             self._causality, role, max_lag=None if demand is None else demand.max_lag, wait=float(wait)
         )
+
+
+def reading_of(
+    causal: AsyncCausal[Any], role: Role, manager: AsyncSessionManager[Any]
+) -> CausalReading | None:
+    """Return how a session of a causal object is acquired, for what is built on routers; None: it is another's."""
+    if causal._manager is not manager:  # noqa: SLF001
+        return None
+    return causal._reading(role, None, DEFAULT_WAIT)  # noqa: SLF001

@@ -2,48 +2,38 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any, Generic, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
-import psycopg
-from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-# sync-only: from psycopg_pool.abc import CT
-from psycopg_pool.abc import ACT as CT  # async-only
-
-from pgroute._async.pool.lease import shut
-from pgroute._async.transaction.attempt import acquire
-from pgroute._async.transaction.loop import begin_attempts, pause
+from pgroute._async.alone import COMMITTED, UNKNOWN, AsyncAlone
 from pgroute._async.transaction.runner import run_function
-from pgroute.core.config.options import check_integer
-from pgroute.core.faults.classify import Fault, FaultKind, session_fault
-from pgroute.core.model.roles import Role
-from pgroute.core.transactions.retry import Phase, Raise, Retry
-from pgroute.errors import CommitUnknown, ConfigError, RouteError, SessionLost
+from pgroute.core.config.options import check_callable, check_integer
+from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence  # async-only
 
     # sync-only: from collections.abc import Callable, Iterable, Mapping, Sequence
+    import psycopg
     from psycopg.abc import QueryNoTemplate as Query
+    from psycopg.rows import AsyncRowFactory, Row
 
     from pgroute._async.checkout import AsyncCheckout
     from pgroute._async.manager import AsyncSessionManager
-    from pgroute.core.transactions.request import Request
-    from pgroute.core.transactions.retry import RetryState
+    from pgroute.core.model.roles import Role
 
     Params = Sequence[Any] | Mapping[str, Any] | None
 
-_IDLE = TransactionStatus.IDLE
-_COMMITTED = "the statement was committed"
-_UNKNOWN = "interrupted during the statement: it may have been committed"
+CT_co = TypeVar("CT_co", bound="psycopg.AsyncConnection[Any]", covariant=True)
+"""Covariant, so that a subclass of AsyncConnection[Row] tells the type of the rows too."""
 
 
-class AsyncDirect(Generic[CT]):
+class AsyncDirect(Generic[CT_co]):
     """The part of a router that runs single statements."""
 
-    _manager: AsyncSessionManager[CT]
+    _manager: AsyncSessionManager[CT_co]
 
     async def execute(
         self,
@@ -75,11 +65,11 @@ class AsyncDirect(Generic[CT]):
             psycopg.Error: the server's error, and that the query has several statements, or begins a transaction.
         """
         if once is None or once is False:
-            tag: str = await self._run(_command_tag, query, params, role, timeout)
-            return tag
+            # One statement: on a line of its own, an interrupt after the commit would carry no note.
+            return cast("str", await self._run(_command_tag, query, params, role, timeout))
 
         async def body(conn: psycopg.AsyncConnection[Any]) -> str:
-            return (await _execute(conn, query, params)).statusmessage or ""
+            return (await _execute(conn, query, params, None)).statusmessage or ""
 
         return await run_function(
             self._manager,
@@ -133,6 +123,92 @@ class AsyncDirect(Generic[CT]):
             deferrable=None,
         )
 
+    @overload
+    async def fetchmany(
+        self: AsyncDirect[psycopg.AsyncConnection[Row]],
+        query: Query,
+        params_seq: Iterable[Sequence[Any] | Mapping[str, Any]],
+        *,
+        role: Literal["writer", "reader"] | Role = "reader",
+        timeout: float | None = None,
+        row_factory: None = None,
+    ) -> list[Row]: ...
+
+    @overload
+    async def fetchmany(
+        self,
+        query: Query,
+        params_seq: Iterable[Sequence[Any] | Mapping[str, Any]],
+        *,
+        role: Literal["writer", "reader"] | Role = "reader",
+        timeout: float | None = None,
+        row_factory: AsyncRowFactory[Row],
+    ) -> list[Row]: ...
+
+    async def fetchmany(
+        self,
+        query: Query,
+        params_seq: Iterable[Sequence[Any] | Mapping[str, Any]],
+        *,
+        role: Literal["writer", "reader"] | Role = "reader",
+        timeout: float | None = None,
+        row_factory: AsyncRowFactory[Any] | None = None,
+    ) -> list[Any]:
+        """Execute a statement with each set of values as `executemany` does, and return the rows of all.
+
+        For ``INSERT ... RETURNING``, give ``role="writer"``. It is not the fetchmany of cursors, which takes a number.
+
+        Args:
+            query: one statement, with placeholders as in psycopg.
+            params_seq: the values. An iterator is read to its end before the first attempt.
+            role: "reader" or "writer".
+            timeout: seconds for the whole call; None: the limit of the policy, and acquire_timeout for each session.
+            row_factory: makes the rows, such as ``psycopg.rows.dict_row``; None: the router's.
+
+        Raises:
+            ConfigError: an argument is invalid.
+            RouteError: as with `run()`.
+            psycopg.Error: the server's error; nothing was committed.
+        """
+        check_callable("row_factory", row_factory)
+        values = list(params_seq)
+
+        async def body(conn: psycopg.AsyncConnection[Any]) -> list[Any]:
+            async with conn.cursor(
+                row_factory=conn.row_factory if row_factory is None else row_factory
+            ) as cursor:
+                await cursor.executemany(query, values, returning=True)
+                rows: list[Any] = []
+                async for result in cursor.results():
+                    if result.description is not None:
+                        rows += await result.fetchall()
+                return rows
+
+        return await run_function(
+            self._manager,
+            body,
+            (),
+            role=role,
+            timeout=timeout,
+            retry=None,
+            once=None,
+            isolation=None,
+            read_only=None,
+            deferrable=None,
+        )
+
+    @overload
+    async def fetch(
+        self: AsyncDirect[psycopg.AsyncConnection[Row]],
+        query: Query,
+        params: Params = None,
+        *,
+        role: Literal["writer", "reader"] | Role = "reader",
+        timeout: float | None = None,
+        row_factory: None = None,
+    ) -> list[Row]: ...
+
+    @overload
     async def fetch(
         self,
         query: Query,
@@ -140,21 +216,58 @@ class AsyncDirect(Generic[CT]):
         *,
         role: Literal["writer", "reader"] | Role = "reader",
         timeout: float | None = None,
+        row_factory: AsyncRowFactory[Row],
+    ) -> list[Row]: ...
+
+    async def fetch(
+        self,
+        query: Query,
+        params: Params = None,
+        *,
+        role: Literal["writer", "reader"] | Role = "reader",
+        timeout: float | None = None,
+        row_factory: AsyncRowFactory[Any] | None = None,
     ) -> list[Any]:
-        """Execute one statement as `execute` does, and return all its rows, as the router's row_factory makes them.
+        """Execute one statement as `execute` does, and return all its rows.
 
         Args:
             query: one statement, with placeholders as in psycopg.
             params: the values of the placeholders; None: the query has none.
             role: "reader" or "writer".
             timeout: seconds for the whole call; None: the limit of the policy, and acquire_timeout for each session.
+            row_factory: makes the rows, such as ``psycopg.rows.dict_row``; None: the router's.
 
         Raises:
+            ConfigError: an argument is invalid.
             RouteError: as with `execute`.
             psycopg.Error: the server's error, and that the query has several statements, or begins a transaction.
         """
-        rows: list[Any] = await self._run(_rows, query, params, role, timeout)
-        return rows
+        check_callable("row_factory", row_factory)
+        return cast(
+            "list[Any]", await self._run(_rows, query, params, role, timeout, row_factory=row_factory)
+        )
+
+    @overload
+    async def fetchrow(
+        self: AsyncDirect[psycopg.AsyncConnection[Row]],
+        query: Query,
+        params: Params = None,
+        *,
+        role: Literal["writer", "reader"] | Role = "reader",
+        timeout: float | None = None,
+        row_factory: None = None,
+    ) -> Row | None: ...
+
+    @overload
+    async def fetchrow(
+        self,
+        query: Query,
+        params: Params = None,
+        *,
+        role: Literal["writer", "reader"] | Role = "reader",
+        timeout: float | None = None,
+        row_factory: AsyncRowFactory[Row],
+    ) -> Row | None: ...
 
     async def fetchrow(
         self,
@@ -163,7 +276,8 @@ class AsyncDirect(Generic[CT]):
         *,
         role: Literal["writer", "reader"] | Role = "reader",
         timeout: float | None = None,
-    ) -> Any:
+        row_factory: AsyncRowFactory[Any] | None = None,
+    ) -> Any | None:
         """Execute one statement as `execute` does, and return its first row, None if there is none.
 
         Args:
@@ -171,12 +285,15 @@ class AsyncDirect(Generic[CT]):
             params: the values of the placeholders; None: the query has none.
             role: "reader" or "writer".
             timeout: seconds for the whole call; None: the limit of the policy, and acquire_timeout for each session.
+            row_factory: makes the row, such as ``psycopg.rows.dict_row``; None: the router's.
 
         Raises:
+            ConfigError: an argument is invalid.
             RouteError: as with `execute`.
             psycopg.Error: the server's error, and that the query has several statements, or begins a transaction.
         """
-        return await self._run(_first_row, query, params, role, timeout)
+        check_callable("row_factory", row_factory)
+        return await self._run(_first_row, query, params, role, timeout, row_factory=row_factory)
 
     async def fetchval(
         self,
@@ -202,108 +319,60 @@ class AsyncDirect(Generic[CT]):
             psycopg.Error: the server's error, and that the query has several statements, or begins a transaction.
         """
         check_integer("column", column, low=0)
-        row = await self._run(_first_tuple, query, params, role, timeout)
-        if row is None:
-            return None
-        if column >= len(row):
-            error = ConfigError(
-                "column", column, f"expected a number below {len(row)}, the columns of the result"
-            )
-            error.add_note("the statement was executed")
-            raise error
-        return row[column]
+        first = partial(_first_value, column)
+        return await self._run(first, query, params, role, timeout, row_factory=tuple_row)
 
     async def _run(
         self,
-        work: Callable[[psycopg.AsyncConnection[Any], Query, Params], Awaitable[Any]],  # async-only
-        # sync-only: work: Callable[[psycopg.Connection[Any], Query, Params], Any],
+        work: Callable[[psycopg.AsyncConnection[Any], Query, Params, Any], Awaitable[Any]],
         query: Query,
         params: Params,
         role: object,
         timeout: float | None,
+        *,
+        row_factory: AsyncRowFactory[Any] | None = None,
     ) -> Any:
         manager = self._manager
         request = manager.request(role, timeout=timeout)
-        state = begin_attempts(manager, request, None, timeout)
-        while True:
-            checkout = await acquire(manager, request, state)
-            try:
-                checkout.hold()
-                conn = checkout.conn
-                await conn.set_autocommit(True)
-                checkout.note_begin()
-                value = await work(conn, query, params)
-                _check_end(checkout)
-                return value
-            except psycopg.Error as exc:
-                step = await self._failed(checkout, request, state, exc)
-                if isinstance(step, Raise):
-                    raise
-            except BaseException as exc:
-                await self._ended(checkout, request, exc)
-                raise
-            finally:
-                await checkout.release()
-            await pause(manager, state, step)
-
-    def _may_write(self, request: Request) -> bool:
-        return request.role is Role.WRITER or not self._manager.config.reader.read_only
-
-    async def _ended(self, checkout: AsyncCheckout[CT], request: Request, exc: BaseException) -> None:
-        """Tell in a note what an error that is not the server's has left behind."""
-        done = checkout.transaction_ended
-        if not self._may_write(request):
-            pass
-        elif not isinstance(exc, Exception):
-            exc.add_note(_UNKNOWN)  # it may have ended before it could be cancelled
-        elif done:
-            exc.add_note(_COMMITTED)  # as of a row factory
-        if not done:
-            await shut(checkout.conn)
-
-    async def _failed(
-        self, checkout: AsyncCheckout[CT], request: Request, state: RetryState, exc: psycopg.Error
-    ) -> Retry | Raise:
-        """Return whether to run the statement again; raise what a lost connection means."""
-        conn, error = checkout.conn, exc
-        lost = conn.closed
-        if isinstance(exc, RouteError):
-            fault = Fault(FaultKind.LOST, commit_unknown=isinstance(exc, CommitUnknown))
-        else:
-            fault = session_fault(
-                exc, closed=lost, committing=lost and self._may_write(request), read_write=request.read_write
-            )
-            await checkout.roll_back(exc, read_write=request.read_write)
-            if lost and self._may_write(request):
-                error = CommitUnknown(
-                    f"the connection to {checkout.key} was lost during the statement: it may have been committed",
-                    topology=checkout.topology,
-                )
-                fault = Fault(FaultKind.LOST, commit_unknown=True)
-            elif lost:
-                error = SessionLost(f"the connection to {checkout.key} was lost", topology=checkout.topology)
-                fault = Fault(FaultKind.LOST, rerun_safe=True)
-        step = state.failed(error, fault, Phase.COMMIT, time.monotonic())
-        if isinstance(step, Retry):
-            return step
-        final = state.final(error, time.monotonic())
-        if final is not exc:
-            raise final from exc
-        return step
+        statement = _AsyncStatement(work, query, params, row_factory)
+        return await AsyncAlone(manager, request, timeout).run(statement)
 
 
-def _check_end(checkout: AsyncCheckout[Any]) -> None:
-    """Raise if the statement was not all that was to be, or is not confirmed by the synchronous standby."""
-    status = checkout.conn.pgconn.transaction_status
-    if status != _IDLE:
-        raise psycopg.ProgrammingError(
-            "the query began a transaction, which was rolled back: use writer(), reader() or run()"
-        )
-    checkout.check_confirmed()
+class _AsyncStatement:
+    """A statement, as `AsyncAlone` runs it."""
+
+    __slots__ = ("_params", "_query", "_row_factory", "_work")
+
+    name = "statement"
+    keeps_session = False
+
+    def __init__(
+        self,
+        work: Callable[[psycopg.AsyncConnection[Any], Query, Params, Any], Awaitable[Any]],
+        query: Query,
+        params: Params,
+        row_factory: AsyncRowFactory[Any] | None,
+    ) -> None:
+        self._work = work
+        self._query = query
+        self._params = params
+        self._row_factory = row_factory
+
+    async def run(self, checkout: AsyncCheckout[Any]) -> Any:
+        return await self._work(checkout.conn, self._query, self._params, self._row_factory)
+
+    def outcome(self, *, ended: bool) -> str:
+        return COMMITTED if ended else UNKNOWN
+
+    def is_own(self, exc: psycopg.Error) -> bool:
+        return True
+
+    def why_not_again(self) -> str:
+        return ""
 
 
 async def _execute(
-    conn: psycopg.AsyncConnection[Any], query: Query, params: Params, row_factory: Any = None
+    conn: psycopg.AsyncConnection[Any], query: Query, params: Params, row_factory: Any
 ) -> psycopg.AsyncCursor[Any]:
     cursor = conn.cursor(row_factory=conn.row_factory if row_factory is None else row_factory)
     if not _is_single(query):
@@ -321,20 +390,36 @@ def _is_single(query: Query) -> bool:
     return isinstance(query, str) and ";" not in query.rstrip("; \t\r\n")
 
 
-async def _command_tag(conn: psycopg.AsyncConnection[Any], query: Query, params: Params) -> str:
-    return (await _execute(conn, query, params)).statusmessage or ""
+async def _command_tag(
+    conn: psycopg.AsyncConnection[Any], query: Query, params: Params, row_factory: Any
+) -> str:
+    return (await _execute(conn, query, params, row_factory)).statusmessage or ""
 
 
-async def _rows(conn: psycopg.AsyncConnection[Any], query: Query, params: Params) -> list[Any]:
-    cursor = await _execute(conn, query, params)
+async def _rows(
+    conn: psycopg.AsyncConnection[Any], query: Query, params: Params, row_factory: Any
+) -> list[Any]:
+    cursor = await _execute(conn, query, params, row_factory)
     return [] if cursor.description is None else await cursor.fetchall()
 
 
-async def _first_row(conn: psycopg.AsyncConnection[Any], query: Query, params: Params) -> Any:
-    cursor = await _execute(conn, query, params)
+async def _first_row(
+    conn: psycopg.AsyncConnection[Any], query: Query, params: Params, row_factory: Any
+) -> Any:
+    cursor = await _execute(conn, query, params, row_factory)
     return None if cursor.description is None else await cursor.fetchone()
 
 
-async def _first_tuple(conn: psycopg.AsyncConnection[Any], query: Query, params: Params) -> Any:
-    cursor = await _execute(conn, query, params, tuple_row)
-    return None if cursor.description is None else await cursor.fetchone()
+async def _first_value(
+    column: int, conn: psycopg.AsyncConnection[Any], query: Query, params: Params, row_factory: Any
+) -> Any:
+    row = await _first_row(conn, query, params, row_factory)
+    if row is None:
+        return None
+    if column >= len(row):
+        error = ConfigError(
+            "column", column, f"expected a number below {len(row)}, the columns of the result"
+        )
+        error.add_note("the statement was executed")
+        raise error
+    return row[column]

@@ -28,8 +28,7 @@ class AsyncKeyedConnections(Generic[CT]):
     async def get(
         self,
         key: Hashable,
-        take: Callable[[], Awaitable[CT]],  # async-only
-        # sync-only: take: Callable[[], CT],
+        take: Callable[[], Awaitable[CT]],
         timeout: float,
     ) -> CT | None:
         """Return the connection of a key, or take one for it; None if another caller took too long to do so.
@@ -61,8 +60,7 @@ class AsyncKeyedConnections(Generic[CT]):
     async def _take(
         self,
         key: Hashable,
-        take: Callable[[], Awaitable[CT]],  # async-only
-        # sync-only: take: Callable[[], CT],
+        take: Callable[[], Awaitable[CT]],
     ) -> CT:
         conn: CT | None = None
         try:

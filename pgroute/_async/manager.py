@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio  # async-only
 import random
 import time
-from typing import TYPE_CHECKING, Any, Generic
+from functools import partial
+from typing import TYPE_CHECKING, Generic
 
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
@@ -15,6 +16,7 @@ from psycopg_pool.abc import ACT as CT  # async-only
 
 from pgroute._acompat import AsyncWatchdog
 from pgroute._async.checkout import AsyncCheckout
+from pgroute._async.ending import put_back
 from pgroute._async.keyed import AsyncKeyedConnections
 from pgroute._async.lifecycle import AsyncLifecycle
 from pgroute._async.listening.hub import AsyncListeningHub
@@ -73,6 +75,7 @@ class AsyncSessionManager(Generic[CT]):
         lifecycle: opens and closes all of it.
         keyed: the connections of `getconn(key=)`.
         longest_retry: seconds for which a call so far may retry with a key of ``once=``.
+        request: validates the arguments of a transaction; see `get_request`.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class AsyncSessionManager(Generic[CT]):
     ) -> None:
         self.config = config
         source = None if config.credentials is None else CredentialSource(config.credentials)
-        self.watch = ClusterWatch(
+        self.watch: ClusterWatch = ClusterWatch(
             config.dsn.hosts,
             config.probe_params,
             config.probe,
@@ -93,16 +96,21 @@ class AsyncSessionManager(Generic[CT]):
         )
         writers = ConnectBackoff()
         readers = writers.sharing_logins() if config.same_login else ConnectBackoff()
-        self.pools = {
+        self.pools: dict[Role, AsyncRolePool[CT]] = {
             Role.WRITER: AsyncRolePool(config.writer, connection_class, self.watch, writers, source=source),
             Role.READER: AsyncRolePool(config.reader, connection_class, self.watch, readers, source=source),
         }
-        self.dispatcher = EventDispatcher()
-        self.listening = AsyncListeningHub(config, connection_class, self.watch, writers, source, name=name)
-        self.lifecycle = AsyncLifecycle(
+        self.dispatcher: EventDispatcher = EventDispatcher()
+        self.listening: AsyncListeningHub = AsyncListeningHub(
+            config, connection_class, self.watch, writers, source, name=name
+        )
+        self.lifecycle: AsyncLifecycle = AsyncLifecycle(
             self.watch, self.pools, self.dispatcher, self.listening, source, name=name, describe=describe
         )
-        self.longest_retry = 0.0
+        self.longest_retry: float = 0.0
+        self.request: Callable[..., Request] = partial(
+            get_request, reader_attrs=config.reader_attrs, reader_read_only=config.reader.read_only
+        )
         self._reader_demand = None if config.max_lag is None else Demand(config.max_lag)
         self.keyed: AsyncKeyedConnections[CT] = AsyncKeyedConnections()
         self._describe = describe
@@ -123,7 +131,7 @@ class AsyncSessionManager(Generic[CT]):
         self,
         attrs: SessionAttrs,
         role: Role,
-        timeout: float | None,
+        timeout: float,
         *,
         demand: Demand | None = None,
         causal: CausalReading | None = None,
@@ -133,12 +141,12 @@ class AsyncSessionManager(Generic[CT]):
         Args:
             attrs: which hosts are accepted.
             role: whose pools.
-            timeout: seconds to wait for one; 0: what is ready now; None: acquire_timeout.
+            timeout: seconds to wait for one, from `seconds`; 0: what is ready now.
             demand: what the session demands of the host's data; None: the router's max_lag, for readers.
             causal: gives the demand, and takes note of how far the session came; None: the demand is fixed.
 
         Raises:
-            ConfigError: the timeout is no number of seconds, or the position is one of another cluster.
+            ConfigError: the position is one of another cluster.
             PositionLost: a failover has lost the position.
             NoHostAvailable, PoolExhausted, SplitBrainError: none could be had in time.
             Exception: the error of the user's setup, if the server is not at fault.
@@ -146,7 +154,6 @@ class AsyncSessionManager(Generic[CT]):
             RouteError: it was opened in another event loop.
         """
         router = self.lifecycle.check_open()
-        timeout = self.seconds(timeout)
         ticket: Ticket | None = None
         if causal is not None:
             demand, ticket = causal.begin()
@@ -337,22 +344,9 @@ class AsyncSessionManager(Generic[CT]):
         check_number("timeout", timeout)
         return timeout
 
-    def request(self, role: object, **options: Any) -> Request:
-        """Validate what a transaction is asked for with; see `get_request`.
-
-        Raises:
-            ConfigError: a value is not usable.
-        """
-        return get_request(
-            role,
-            reader_attrs=self.config.reader_attrs,
-            reader_read_only=self.config.reader.read_only,
-            **options,
-        )
-
     async def take(self, role: Role, timeout: float | None) -> CT:
         """Take a connection of a role that `take_back` will be given."""
-        return (await self.acquire(self.attrs_of(role), role, timeout)).conn
+        return (await self.acquire(self.attrs_of(role), role, self.seconds(timeout))).conn
 
     def attrs_of(self, role: Role) -> SessionAttrs:
         """Return which hosts serve a role."""
@@ -373,7 +367,7 @@ class AsyncSessionManager(Generic[CT]):
         if lease.holder is not None:
             raise ValueError(f"a session has this connection, and returns it at its end: {conn!r}")
         self.keyed.drop(conn)
-        await AsyncCheckout(conn, router).put_back()
+        await put_back(AsyncCheckout(conn, router))
 
     async def pause(self, seconds: float) -> None:
         """Wait, unless the router is closed meanwhile."""

@@ -32,12 +32,12 @@ class AsyncOpenState:
     __slots__ = ("changes", "closing", "describe", "loop", "pid", "watch")
 
     def __init__(self, watch: ClusterWatch, describe: Callable[[], str]) -> None:
-        self.watch = watch
-        self.describe = describe
-        self.changes = AsyncChanges()
-        self.closing = False
-        self.loop = async_loop_identity()
-        self.pid = os.getpid()
+        self.watch: ClusterWatch = watch
+        self.describe: Callable[[], str] = describe
+        self.changes: AsyncChanges = AsyncChanges()
+        self.closing: bool = False
+        self.loop: object = async_loop_identity()
+        self.pid: int = os.getpid()
 
     @property
     def inherited(self) -> bool:

@@ -25,6 +25,11 @@ class AsyncPoolControl(Generic[CT]):
 
     _manager: AsyncSessionManager[CT]
 
+    @property
+    def closed(self) -> bool:
+        """Whether no session can be had: not opened yet, closing, closed, or the copy in a forked child."""
+        return self._manager.lifecycle.state != "open"
+
     async def getconn(
         self,
         role: Literal["writer", "reader"] | Role,

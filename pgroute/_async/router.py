@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Literal, Never, cast
+from typing import TYPE_CHECKING, Any, Literal, Never, cast, get_origin, overload
 
 import psycopg
 
@@ -12,11 +12,13 @@ from psycopg_pool.abc import ACT as CT  # async-only
 
 from pgroute._acompat import AsyncFace
 from pgroute._async.causal import AsyncCausal
+from pgroute._async.copying.api import AsyncCopying
 from pgroute._async.direct import AsyncDirect
-from pgroute._async.listener import DEFAULT_LIMIT, AsyncListener
 from pgroute._async.manager import AsyncSessionManager
+from pgroute._async.observing import AsyncObserving
 from pgroute._async.pool_control import AsyncPoolControl
 from pgroute._async.session import AsyncSession
+from pgroute._async.transaction.decorator import AsyncDecorating
 from pgroute._async.transaction.runner import AsyncRunner
 from pgroute.core.config.demand_options import DEFAULT_WAIT, make_demand
 from pgroute.core.config.discreet import discreet
@@ -34,17 +36,24 @@ if TYPE_CHECKING:
     from typing import Self
 
     from dns.resolver import BaseResolver
+    from psycopg.rows import AsyncRowFactory, Row
 
     from pgroute.core.config.credentials import CredentialRequest
     from pgroute.core.config.retry_policy import RetryPolicy
-    from pgroute.core.model.events import Event
     from pgroute.core.model.position import Position
     from pgroute.core.routing.balance import Policy
     from pgroute.core.routing.demand import Demand
-    from pgroute.core.topology.snapshot import Topology
 
 
-class AsyncRouter(AsyncRunner[CT], AsyncDirect[CT], AsyncPoolControl[CT], AsyncFace):
+class AsyncRouter(
+    AsyncDecorating[CT],
+    AsyncRunner[CT],
+    AsyncDirect[CT],
+    AsyncCopying[CT],
+    AsyncPoolControl[CT],
+    AsyncObserving[CT],
+    AsyncFace,
+):
     """Routes sessions to the primary or to a standby of a PostgreSQL cluster, through failover.
 
     The constructor parses and validates its arguments, without I/O. `open()` or the ``with`` statement starts to probe
@@ -84,7 +93,10 @@ class AsyncRouter(AsyncRunner[CT], AsyncDirect[CT], AsyncPoolControl[CT], AsyncF
             probed at least three times in it.
         schema: the schema with the tables of ``once=`` and of batch jobs, an unquoted name.
         schema_owner: another role that may own the schema; None: no other.
-        connection_class: the class of the connections.
+        connection_class: the class of the connections. It may be ``MyConnection[Row]``, which tells type checkers the
+            type of the rows.
+        row_factory: makes the rows, such as ``psycopg.rows.dict_row``, and gives their type to type checkers; None:
+            that of *kwargs*, or of the connection_class.
         kwargs: for psycopg.connect: libpq parameters, and autocommit, prepare_threshold, context, row_factory,
             cursor_factory. They override the DSN.
         configure: called with each new connection before its first use; see PoolOptions.
@@ -102,6 +114,95 @@ class AsyncRouter(AsyncRunner[CT], AsyncDirect[CT], AsyncPoolControl[CT], AsyncF
     Raises:
         ConfigError: an argument is invalid; the error names the parameter, the value and what is accepted.
     """
+
+    @overload
+    def __init__(
+        self,
+        dsn: str = "",
+        *,
+        writer: PoolOptions | None = None,
+        reader: PoolOptions | None = None,
+        balance: str | Policy | None = None,
+        reader_attrs: str = "prefer-standby",
+        host_options: Mapping[str, HostOptions] | None = None,
+        zone: str = "",
+        probe: ProbeOptions | None = None,
+        resolver: str | BaseResolver = "system",
+        addresses: Literal["one-host", "expand"] = "one-host",
+        srv_domains: Collection[str] | None = None,
+        retry: RetryPolicy | None = None,
+        acquire_timeout: float = 30.0,
+        max_lag: float | None = None,
+        schema: str = "pgroute",
+        schema_owner: str | None = None,
+        connection_class: type[CT] = ...,
+        row_factory: None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        configure: Callable[[CT], Any] | None = None,
+        reset: Callable[[CT], Any] | Literal["discard"] | None = None,
+        credentials: Callable[[CredentialRequest], Mapping[str, str] | Awaitable[Mapping[str, str]]]
+        | None = None,
+        name: str = "",
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: AsyncRouter[psycopg.AsyncConnection[Row]],
+        dsn: str = "",
+        *,
+        writer: PoolOptions | None = None,
+        reader: PoolOptions | None = None,
+        balance: str | Policy | None = None,
+        reader_attrs: str = "prefer-standby",
+        host_options: Mapping[str, HostOptions] | None = None,
+        zone: str = "",
+        probe: ProbeOptions | None = None,
+        resolver: str | BaseResolver = "system",
+        addresses: Literal["one-host", "expand"] = "one-host",
+        srv_domains: Collection[str] | None = None,
+        retry: RetryPolicy | None = None,
+        acquire_timeout: float = 30.0,
+        max_lag: float | None = None,
+        schema: str = "pgroute",
+        schema_owner: str | None = None,
+        row_factory: AsyncRowFactory[Row],
+        kwargs: Mapping[str, Any] | None = None,
+        configure: Callable[[psycopg.AsyncConnection[Row]], Any] | None = None,
+        reset: Callable[[psycopg.AsyncConnection[Row]], Any] | Literal["discard"] | None = None,
+        credentials: Callable[[CredentialRequest], Mapping[str, str] | Awaitable[Mapping[str, str]]]
+        | None = None,
+        name: str = "",
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        dsn: str = "",
+        *,
+        writer: PoolOptions | None = None,
+        reader: PoolOptions | None = None,
+        balance: str | Policy | None = None,
+        reader_attrs: str = "prefer-standby",
+        host_options: Mapping[str, HostOptions] | None = None,
+        zone: str = "",
+        probe: ProbeOptions | None = None,
+        resolver: str | BaseResolver = "system",
+        addresses: Literal["one-host", "expand"] = "one-host",
+        srv_domains: Collection[str] | None = None,
+        retry: RetryPolicy | None = None,
+        acquire_timeout: float = 30.0,
+        max_lag: float | None = None,
+        schema: str = "pgroute",
+        schema_owner: str | None = None,
+        connection_class: type[CT],
+        row_factory: AsyncRowFactory[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        configure: Callable[[CT], Any] | None = None,
+        reset: Callable[[CT], Any] | Literal["discard"] | None = None,
+        credentials: Callable[[CredentialRequest], Mapping[str, str] | Awaitable[Mapping[str, str]]]
+        | None = None,
+        name: str = "",
+    ) -> None: ...
 
     @discreet
     def __init__(
@@ -124,6 +225,7 @@ class AsyncRouter(AsyncRunner[CT], AsyncDirect[CT], AsyncPoolControl[CT], AsyncF
         schema: str = "pgroute",
         schema_owner: str | None = None,
         connection_class: type[CT] = cast("type[CT]", psycopg.AsyncConnection),  # noqa: B008
+        row_factory: AsyncRowFactory[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         configure: Callable[[CT], Any] | None = None,
         reset: Callable[[CT], Any] | Literal["discard"] | None = None,
@@ -134,11 +236,12 @@ class AsyncRouter(AsyncRunner[CT], AsyncDirect[CT], AsyncPoolControl[CT], AsyncF
     ) -> None:
         if unknown:
             refuse_unknown(unknown, inspect.signature(AsyncRouter).parameters)
-        given: object = connection_class
+        given: object = get_origin(connection_class) or connection_class
         if not (isinstance(given, type) and issubclass(given, psycopg.AsyncConnection)):
             raise ConfigError(
                 "connection_class", connection_class, "expected a subclass of psycopg.AsyncConnection"
             )
+        made_by = cast("type[CT]", given)
         config = make_config(
             dsn,
             writer=PoolOptions() if writer is None else writer,
@@ -156,13 +259,14 @@ class AsyncRouter(AsyncRunner[CT], AsyncDirect[CT], AsyncPoolControl[CT], AsyncF
             max_lag=max_lag,
             schema=schema,
             schema_owner=schema_owner,
+            row_factory=row_factory,
             kwargs=kwargs,
             configure=configure,
             reset=reset,
             credentials=credentials,
         )
-        self.name = name or ",".join(str(key) for key in config.dsn.hosts)
-        self._manager = AsyncSessionManager(config, connection_class, name=self.name, describe=self.__repr__)
+        self.name: str = name or ",".join(str(key) for key in config.dsn.hosts)
+        self._manager = AsyncSessionManager(config, made_by, name=self.name, describe=self.__repr__)
 
     def __repr__(self) -> str:
         manager: AsyncSessionManager[CT] | None = getattr(self, "_manager", None)
@@ -302,63 +406,6 @@ class AsyncRouter(AsyncRunner[CT], AsyncDirect[CT], AsyncPoolControl[CT], AsyncF
         if target_session_attrs is not None:
             attrs = SessionAttrs.parse(target_session_attrs)
         return AsyncSession(self._manager, attrs, attrs.pool, timeout)
-
-    @property
-    def topology(self) -> Topology:
-        """The current state of all hosts, an immutable snapshot."""
-        return self._manager.topology
-
-    def subscribe(self, fn: Callable[[Event], object]) -> Callable[[], None]:
-        """Call *fn* with each Event, in order, in its own thread. Returns an unsubscribe function.
-
-        At most 1000 events wait for a slow subscriber; more are dropped.
-
-        Args:
-            fn: a function of one Event, not a coroutine function. Its errors are logged.
-
-        Raises:
-            ConfigError: *fn* is not callable.
-            RouterClosed: the router was opened before this process was forked.
-        """
-        given: object = fn
-        if not callable(given) or inspect.iscoroutinefunction(given):
-            raise ConfigError("fn", fn, "expected a callable that is not a coroutine function")
-        return self._manager.subscribe(fn)
-
-    def listen(
-        self, *channels: str, timeout: float | None = None, max_waiting: int = DEFAULT_LIMIT
-    ) -> AsyncListener:
-        """Return a context manager that yields an iterator of Notification and Gap, from the primary.
-
-        All listeners of a router share one connection, beside the pools. It goes with the primary. After a failover the
-        listener receives again, and is given a Gap that covers what may be missing. The writers' *configure* is called
-        with this connection too.
-
-        Args:
-            channels: their names, of at most 63 bytes, as LISTEN takes them in double quotes: case matters.
-            timeout: seconds to wait on entering for the primary; None: acquire_timeout.
-            max_waiting: how many notifications may wait for the listener. When there are more, they are dropped until
-                it has taken these, and a Gap counts them.
-
-        Raises:
-            ConfigError: an argument is invalid.
-            NoHostAvailable, SplitBrainError: on entering, it could not listen in time.
-            RouterClosed: on entering, the router is not open.
-            psycopg.NotSupportedError: on entering, a pooler is in between that lends connections for a transaction.
-        """
-        return AsyncListener(self._manager, channels, timeout=timeout, limit=max_waiting)
-
-    def forget_timeline(self) -> None:
-        """Accept a lower timeline, for example after restoring a backup.
-
-        Also after you have resolved a split brain, or if a host has reported a wrong timeline. Make sure that there is
-        no primary on the higher timeline. The reason of a stale host names the host that reported that timeline.
-
-        Raises:
-            RouterClosed: the router is not open.
-        """
-        self._manager.lifecycle.check_open()
-        self._manager.watch.forget_timeline()
 
 
 def manager_of(router: AsyncRouter[CT]) -> AsyncSessionManager[CT]:

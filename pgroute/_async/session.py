@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pgroute._acompat import AsyncFace
 from pgroute._async.checkout import note_commit
+from pgroute._async.ending import end, roll_back
 from pgroute.core.model.roles import SessionAttrs
+from pgroute.errors import PositionLost
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -82,10 +84,16 @@ class AsyncSession(AsyncFace, Generic[CT]):
         checkout: AsyncCheckout[CT] | None = None
         try:
             self._checkout = checkout = await self._manager.acquire(
-                self._attrs, self._role, self._timeout, demand=self._demand, causal=self._causal
+                self._attrs,
+                self._role,
+                self._manager.seconds(self._timeout),
+                demand=self._demand,
+                causal=self._causal,
             )
             return checkout.hold()
-        except BaseException:
+        except BaseException as exc:
+            if self._causal is not None and isinstance(exc, PositionLost):
+                self._causal.note_lost()
             if checkout is not None:
                 self._checkout = None
                 await checkout.release()
@@ -102,9 +110,9 @@ class AsyncSession(AsyncFace, Generic[CT]):
         try:
             try:
                 if exc is None:
-                    await checkout.end(read_write=read_write)
+                    await end(checkout, read_write=read_write)
                 else:
-                    await checkout.roll_back(exc, read_write=read_write)
+                    await roll_back(checkout, exc, read_write=read_write)
             finally:
                 await checkout.release()
         except BaseException as failure:

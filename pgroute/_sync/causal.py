@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, TypeVarTuple
 
 from psycopg_pool.abc import CT
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pgroute.core.model.position import Position
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Causal(Generic[CT]):
@@ -51,6 +52,11 @@ class Causal(Generic[CT]):
         To go on elsewhere, hand its text to ``causal(after=)`` or ``reader(after=)`` there.
         """
         return self._causality.position
+
+    @property
+    def lost(self) -> bool:
+        """Whether a session was refused with PositionLost. All further ones are: begin a new causal object."""
+        return self._causality.lost
 
     def writer(self, timeout: float | None = None) -> Session[CT]:
         """Return a context manager as `Router.writer()` does.
@@ -96,9 +102,9 @@ class Causal(Generic[CT]):
 
     def run(
         self,
-        fn: Callable[..., T],
+        fn: Callable[[CT, *Ts], T],
         /,
-        *args: Any,
+        *args: *Ts,
         role: Literal["writer", "reader"] | Role = "writer",
         timeout: float | None = None,
         retry: RetryPolicy | None = None,
@@ -145,3 +151,12 @@ class Causal(Generic[CT]):
         return CausalReading(
             self._causality, role, max_lag=None if demand is None else demand.max_lag, wait=float(wait)
         )
+
+
+def reading_of(
+    causal: Causal[Any], role: Role, manager: SessionManager[Any]
+) -> CausalReading | None:
+    """Return how a session of a causal object is acquired, for what is built on routers; None: it is another's."""
+    if causal._manager is not manager:  # noqa: SLF001
+        return None
+    return causal._reading(role, None, DEFAULT_WAIT)  # noqa: SLF001

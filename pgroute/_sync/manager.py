@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import random
 import time
-from typing import TYPE_CHECKING, Any, Generic
+from functools import partial
+from typing import TYPE_CHECKING, Generic
 
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
@@ -14,6 +15,7 @@ from psycopg_pool.abc import CT
 
 from pgroute._acompat import Watchdog
 from pgroute._sync.checkout import Checkout
+from pgroute._sync.ending import put_back
 from pgroute._sync.keyed import KeyedConnections
 from pgroute._sync.lifecycle import Lifecycle
 from pgroute._sync.listening.hub import ListeningHub
@@ -72,6 +74,7 @@ class SessionManager(Generic[CT]):
         lifecycle: opens and closes all of it.
         keyed: the connections of `getconn(key=)`.
         longest_retry: seconds for which a call so far may retry with a key of ``once=``.
+        request: validates the arguments of a transaction; see `get_request`.
     """
 
     def __init__(
@@ -79,7 +82,7 @@ class SessionManager(Generic[CT]):
     ) -> None:
         self.config = config
         source = None if config.credentials is None else CredentialSource(config.credentials)
-        self.watch = ClusterWatch(
+        self.watch: ClusterWatch = ClusterWatch(
             config.dsn.hosts,
             config.probe_params,
             config.probe,
@@ -92,16 +95,21 @@ class SessionManager(Generic[CT]):
         )
         writers = ConnectBackoff()
         readers = writers.sharing_logins() if config.same_login else ConnectBackoff()
-        self.pools = {
+        self.pools: dict[Role, RolePool[CT]] = {
             Role.WRITER: RolePool(config.writer, connection_class, self.watch, writers, source=source),
             Role.READER: RolePool(config.reader, connection_class, self.watch, readers, source=source),
         }
-        self.dispatcher = EventDispatcher()
-        self.listening = ListeningHub(config, connection_class, self.watch, writers, source, name=name)
-        self.lifecycle = Lifecycle(
+        self.dispatcher: EventDispatcher = EventDispatcher()
+        self.listening: ListeningHub = ListeningHub(
+            config, connection_class, self.watch, writers, source, name=name
+        )
+        self.lifecycle: Lifecycle = Lifecycle(
             self.watch, self.pools, self.dispatcher, self.listening, source, name=name, describe=describe
         )
-        self.longest_retry = 0.0
+        self.longest_retry: float = 0.0
+        self.request: Callable[..., Request] = partial(
+            get_request, reader_attrs=config.reader_attrs, reader_read_only=config.reader.read_only
+        )
         self._reader_demand = None if config.max_lag is None else Demand(config.max_lag)
         self.keyed: KeyedConnections[CT] = KeyedConnections()
         self._describe = describe
@@ -122,7 +130,7 @@ class SessionManager(Generic[CT]):
         self,
         attrs: SessionAttrs,
         role: Role,
-        timeout: float | None,
+        timeout: float,
         *,
         demand: Demand | None = None,
         causal: CausalReading | None = None,
@@ -132,12 +140,12 @@ class SessionManager(Generic[CT]):
         Args:
             attrs: which hosts are accepted.
             role: whose pools.
-            timeout: seconds to wait for one; 0: what is ready now; None: acquire_timeout.
+            timeout: seconds to wait for one, from `seconds`; 0: what is ready now.
             demand: what the session demands of the host's data; None: the router's max_lag, for readers.
             causal: gives the demand, and takes note of how far the session came; None: the demand is fixed.
 
         Raises:
-            ConfigError: the timeout is no number of seconds, or the position is one of another cluster.
+            ConfigError: the position is one of another cluster.
             PositionLost: a failover has lost the position.
             NoHostAvailable, PoolExhausted, SplitBrainError: none could be had in time.
             Exception: the error of the user's setup, if the server is not at fault.
@@ -145,7 +153,6 @@ class SessionManager(Generic[CT]):
             RouteError: it was opened in another event loop.
         """
         router = self.lifecycle.check_open()
-        timeout = self.seconds(timeout)
         ticket: Ticket | None = None
         if causal is not None:
             demand, ticket = causal.begin()
@@ -336,22 +343,9 @@ class SessionManager(Generic[CT]):
         check_number("timeout", timeout)
         return timeout
 
-    def request(self, role: object, **options: Any) -> Request:
-        """Validate what a transaction is asked for with; see `get_request`.
-
-        Raises:
-            ConfigError: a value is not usable.
-        """
-        return get_request(
-            role,
-            reader_attrs=self.config.reader_attrs,
-            reader_read_only=self.config.reader.read_only,
-            **options,
-        )
-
     def take(self, role: Role, timeout: float | None) -> CT:
         """Take a connection of a role that `take_back` will be given."""
-        return (self.acquire(self.attrs_of(role), role, timeout)).conn
+        return (self.acquire(self.attrs_of(role), role, self.seconds(timeout))).conn
 
     def attrs_of(self, role: Role) -> SessionAttrs:
         """Return which hosts serve a role."""
@@ -372,7 +366,7 @@ class SessionManager(Generic[CT]):
         if lease.holder is not None:
             raise ValueError(f"a session has this connection, and returns it at its end: {conn!r}")
         self.keyed.drop(conn)
-        Checkout(conn, router).put_back()
+        put_back(Checkout(conn, router))
 
     def pause(self, seconds: float) -> None:
         """Wait, unless the router is closed meanwhile."""

@@ -33,12 +33,12 @@ class OpenState:
     __slots__ = ("changes", "closing", "describe", "loop", "pid", "watch")
 
     def __init__(self, watch: ClusterWatch, describe: Callable[[], str]) -> None:
-        self.watch = watch
-        self.describe = describe
-        self.changes = Changes()
-        self.closing = False
-        self.loop = loop_identity()
-        self.pid = os.getpid()
+        self.watch: ClusterWatch = watch
+        self.describe: Callable[[], str] = describe
+        self.changes: Changes = Changes()
+        self.closing: bool = False
+        self.loop: object = loop_identity()
+        self.pid: int = os.getpid()
 
     @property
     def inherited(self) -> bool:

@@ -25,6 +25,11 @@ class PoolControl(Generic[CT]):
 
     _manager: SessionManager[CT]
 
+    @property
+    def closed(self) -> bool:
+        """Whether no session can be had: not opened yet, closing, closed, or the copy in a forked child."""
+        return self._manager.lifecycle.state != "open"
+
     def getconn(
         self,
         role: Literal["writer", "reader"] | Role,

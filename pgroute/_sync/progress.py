@@ -1,23 +1,32 @@
 # Generated from pgroute/_async/progress.py by .ci/unasync.py: edit that file, not this one.
-"""Asks a server how far it is in the write-ahead log."""
+"""Asks a server how far it is in the write-ahead log, and notes that for causal objects."""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import psycopg
 from psycopg.pq import DiagnosticField, ExecStatus
 
+from pgroute._acompat import Watchdog
+from pgroute._sync.pool.lease import shut
 from pgroute._sync.statements import ask_all, error_of, row
+from pgroute.core.faults.classify import one_line
 from pgroute.core.model.roles import HostRole
 from pgroute.core.sql.answers import Malformed, read_progress
 from pgroute.core.sql.statements import OWN_TERMS, RESTRAINED, STANDBY_TIMELINE
 
 if TYPE_CHECKING:
-    import psycopg
     from psycopg.pq.abc import PGresult
 
+    from pgroute._sync.pool.lease import Lease
     from pgroute.core.model.host import HostInfo
     from pgroute.core.topology.snapshot import Topology
+    from pgroute.monitor.cluster_watch import ClusterWatch
+    from pgroute.runtime.causality import Ticket
+
+logger = logging.getLogger("pgroute")
 
 # A statement for both roles would take the server three times as long. One that is sent to the other role fails, or
 # tells it.
@@ -58,12 +67,11 @@ class Question:
     def __init__(self, topology: Topology, host: HostInfo) -> None:
         self._role = host.role
         self._known: int | None = None
+        self.sql: bytes = _UNPROVEN
         if host.role is HostRole.PRIMARY:
             self.sql = _OF_PRIMARY
         elif host.timeline is not None and host.timeline == topology.wal.timeline:
             self.sql, self._known = _PROVEN, host.timeline
-        else:
-            self.sql = _UNPROVEN
 
     def read(self, result: PGresult) -> Progress | None:
         """Return what an answer tells; None: nothing, or the host has another role than it had."""
@@ -98,3 +106,61 @@ def ask_progress(conn: psycopg.Connection[Any], question: Question) -> Progress 
     if conn.closed:
         raise error_of(conn, result)
     return question.read(result)
+
+
+class PositionNote:
+    """Notes how far the server was at the end of a session.
+
+    Args:
+        ticket: of the causal object.
+        lease: of the session's connection.
+        watch: on the hosts.
+
+    Attributes:
+        told: what the server said; None: nothing yet.
+    """
+
+    __slots__ = ("_lease", "_ticket", "_watch", "told")
+
+    def __init__(self, ticket: Ticket, lease: Lease, watch: ClusterWatch) -> None:
+        self._ticket: Ticket | None = ticket
+        self._lease = lease
+        self._watch = watch
+        self.told: Progress | None = None
+
+    def question(self) -> Question:
+        """Return the question for the host as it was when the connection was made.
+
+        The host may have been given up since, for a new primary: what is committed here must then be told as lost.
+        """
+        topology, pool = self._watch.topology, self._lease.pool
+        host = topology.host(pool.key)
+        return Question(topology, pool.host if host is None or host.generation != pool.generation else host)
+
+    def ask(self, conn: psycopg.Connection[Any], seconds: float) -> None:
+        """Ask how far the server is, if that did not come with a COMMIT; it has so many seconds to answer."""
+        if self.told is not None or self._ticket is None:
+            return
+        if conn.closed or conn.pgconn.transaction_status or conn.pgconn.pipeline_status:
+            return
+        try:
+            with Watchdog(seconds, self._lease.abort):
+                self.told = ask_progress(conn, self.question())
+        except psycopg.Error as failure:
+            why = one_line(str(failure))
+            logger.debug("the position of %s is not known: %s", self._lease.pool.key, why)
+        except BaseException:
+            shut(conn)
+            raise
+
+    def settle(self) -> None:
+        """Tell the causal object, once. After an interrupt this is called again, because it may have come before."""
+        if self._ticket is None:
+            return
+        topology, pool = self._watch.topology, self._lease.pool
+        ours = pool.host.system_id in (None, topology.system_id)  # another cluster may have taken its place
+        told = self.told if ours else None
+        if told is not None and told.role is HostRole.STANDBY:
+            self._watch.replayed.note(pool.key, pool.generation, told.timeline, told.lsn)
+        self._ticket.settle(told, topology)
+        self._ticket = None

@@ -119,7 +119,8 @@ class PoolReconciler:
         """Abort the sessions in flight at an address."""
         if count := sum(pool.abort(key, address) for pool in self._pools.values()):
             text = f"aborted {count} sessions: {reason}"
-            self._tell((Event(EventKind.SESSIONS_ABORTED, time.monotonic(), key, text),))
+            now = time.monotonic()
+            self._tell((Event(EventKind.SESSIONS_ABORTED, now, key, text, level=logging.WARNING),))
         self._changes.notify()
 
     def log_error(self, text: str, exc: BaseException | None) -> None:

@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute._sync.pool.lease import lease_of
-from pgroute._sync.statements import ask, rows, text
+from pgroute._sync.statements import ask, filled, rows, text
 from pgroute.core.sql.schema import LOCK, TABLES, definition
 from pgroute.core.sql.trust import EXAMINE, untrusted
 
 if TYPE_CHECKING:
+
+    from collections.abc import Callable
+    from psycopg.pq.abc import PGresult
+
     from pgroute.core.sql.schema import Schema
+
+    Send = Callable[[bytes], list[PGresult]]
 
 
 def install(conn: psycopg.Connection[Any], schema: Schema) -> None:
@@ -35,23 +41,33 @@ def trusted(conn: psycopg.Connection[Any], tables: frozenset[str]) -> bool:
     return lease_of(conn).trusted >= tables
 
 
-def check_trust(conn: psycopg.Connection[Any], schema: Schema, tables: frozenset[str]) -> None:
+def check_trust(
+    conn: psycopg.Connection[Any], schema: Schema, tables: frozenset[str], send: Send | None = None
+) -> None:
     """Check the schema before the first use of its tables on this connection.
 
     Once is enough: only trusted roles can change what exists. A missing table is an error, because any role might
     create it before it is used.
+
+    Args:
+        conn: the connection.
+        schema: of the router.
+        tables: those to be used.
+        send: runs a statement on the connection; None: it is just run.
 
     Raises:
         ConfigError: another role could make this session run its code.
         psycopg.errors.UndefinedTable: a table is missing.
     """
     if not trusted(conn, tables):
-        lease_of(conn).trusted = found = _examine(conn, schema)
+        lease_of(conn).trusted = found = _examine(conn, schema, send)
         if missing := sorted(tables - found):
             raise psycopg.errors.UndefinedTable(f"there is no table {missing[0]!r} in {schema.name!r}")
 
 
-def _examine(conn: psycopg.Connection[Any], schema: Schema) -> frozenset[str]:
+def _examine(
+    conn: psycopg.Connection[Any], schema: Schema, send: Send | None = None
+) -> frozenset[str]:
     """Return the existing tables.
 
     Raises:
@@ -59,7 +75,9 @@ def _examine(conn: psycopg.Connection[Any], schema: Schema) -> frozenset[str]:
     """
     found: set[str] = set()
     objections: list[tuple[str, str, str]] = []
-    for values in rows(ask(conn, EXAMINE, name=schema.name, owner=schema.owner)):
+    statement = filled(conn, EXAMINE, name=schema.name, owner=schema.owner)
+    results = ask(conn, statement) if send is None else send(statement)
+    for values in rows(results):
         table, what, name = (text(conn, value or b"") for value in values)
         if what:
             objections.append((table, what, name))

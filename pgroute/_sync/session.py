@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pgroute._acompat import Face
 from pgroute._sync.checkout import note_commit
+from pgroute._sync.ending import end, roll_back
 from pgroute.core.model.roles import SessionAttrs
+from pgroute.errors import PositionLost
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -75,10 +77,16 @@ class Session(Face, Generic[CT]):
         checkout: Checkout[CT] | None = None
         try:
             self._checkout = checkout = self._manager.acquire(
-                self._attrs, self._role, self._timeout, demand=self._demand, causal=self._causal
+                self._attrs,
+                self._role,
+                self._manager.seconds(self._timeout),
+                demand=self._demand,
+                causal=self._causal,
             )
             return checkout.hold()
-        except BaseException:
+        except BaseException as exc:
+            if self._causal is not None and isinstance(exc, PositionLost):
+                self._causal.note_lost()
             if checkout is not None:
                 self._checkout = None
                 checkout.release()
@@ -95,9 +103,9 @@ class Session(Face, Generic[CT]):
         try:
             try:
                 if exc is None:
-                    checkout.end(read_write=read_write)
+                    end(checkout, read_write=read_write)
                 else:
-                    checkout.roll_back(exc, read_write=read_write)
+                    roll_back(checkout, exc, read_write=read_write)
             finally:
                 checkout.release()
         except BaseException as failure:

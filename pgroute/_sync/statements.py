@@ -16,9 +16,9 @@ from pgroute._psycopg import query_steps
 from pgroute.runtime.receive_limit import bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
-    from psycopg.pq.abc import PGconn, PGresult
+    from psycopg.pq.abc import PGresult
 
     from pgroute.runtime.receive_limit import Allowance
 
@@ -43,11 +43,21 @@ def ask(
         psycopg.ProgrammingError: the connection is in pipeline mode.
         UnicodeEncodeError: the connection's encoding cannot express a value.
     """
-    pgconn = conn.pgconn
-    if pgconn.pipeline_status:
+    if conn.pgconn.pipeline_status:
         conn.close()
         raise psycopg.ProgrammingError("the body left its pipeline open: nothing was committed")
-    return _run(conn, query_steps(pgconn, filled(conn, statement, **values)))
+    return send(conn, filled(conn, statement, **values))
+
+
+def send(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult]:
+    """Run statements as `ask` does, on a connection that is certainly not in pipeline mode.
+
+    Raises:
+        psycopg.Error: the server's error, as a cursor raises it.
+    """
+    with conn.lock:
+        results: list[PGresult] = conn.wait(query_steps(conn.pgconn, statement))
+    return _checked(conn, results)
 
 
 def filled(
@@ -60,7 +70,7 @@ def filled(
     """
     if not values:
         return statement
-    return statement % {name.encode(): _literal(conn.pgconn, value, conn) for name, value in values.items()}
+    return statement % {name.encode(): _sql(conn, value) for name, value in values.items()}
 
 
 def ask_warily(
@@ -80,8 +90,11 @@ def ask_warily(
     Raises:
         psycopg.Error: the server's error, or the server sent too much.
     """
-    steps = query_steps(conn.pgconn, statement)
-    return _run(conn, bounded(steps, conn.pgconn.socket, allowance, meanwhile))
+    with conn.lock:
+        steps: Any = query_steps(conn.pgconn, statement)
+        steps = bounded(steps, conn.pgconn.socket, allowance, meanwhile)
+        results: list[PGresult] = conn.wait(steps)
+    return _checked(conn, results)
 
 
 def ask_all(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult]:
@@ -95,11 +108,7 @@ def ask_all(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult]:
     return results
 
 
-def _run(
-    conn: psycopg.Connection[Any], steps: Generator[Any, Any, list[PGresult]]
-) -> list[PGresult]:
-    with conn.lock:
-        results = conn.wait(steps)
+def _checked(conn: psycopg.Connection[Any], results: list[PGresult]) -> list[PGresult]:
     for result in results:
         if result.status not in _GOOD:
             raise error_of(conn, result)
@@ -137,11 +146,21 @@ def encoding_of(conn: psycopg.Connection[Any]) -> str:
     return "utf-8" if encoding == "ascii" else encoding
 
 
-def _literal(pgconn: PGconn, value: str | float | bytes | None, conn: psycopg.Connection[Any]) -> bytes:
+def literal(conn: psycopg.Connection[Any], value: str) -> bytes:
+    """Return a text as it is written in a statement.
+
+    ASCII is sent as it is: each encoding of PostgreSQL's contains it (docs, 23.3.1), not each codec of Python's.
+
+    Raises:
+        UnicodeEncodeError: the connection's encoding cannot express it.
+    """
+    data = value.encode() if value.isascii() else value.encode(encoding_of(conn), "surrogateescape")
+    return Escaping(conn.pgconn).escape_literal(data)
+
+
+def _sql(conn: psycopg.Connection[Any], value: str | float | bytes | None) -> bytes:
+    if isinstance(value, str):
+        return literal(conn, value)
     if value is None:
         return b"NULL"
-    if isinstance(value, bytes):
-        return value
-    if not isinstance(value, str):
-        return str(value).encode()
-    return Escaping(pgconn).escape_literal(value.encode(encoding_of(conn), "surrogateescape"))
+    return value if isinstance(value, bytes) else str(value).encode()

@@ -37,10 +37,10 @@ class ProgressTracker:
 
     def __init__(self, job: str, primary: Callable[[], str | None]) -> None:
         self.job = job
-        self.started = time.monotonic()
-        self.own_chunks = 0
-        self.rejected = 0
-        self.retries = 0
+        self.started: float = time.monotonic()
+        self.own_chunks: int = 0
+        self.rejected: int = 0
+        self.retries: int = 0
         self.rows_total: int | None = None
         self.chunks_total: int | None = None
         self.finished = False

@@ -107,10 +107,10 @@ class Partitioner:
     """
 
     def __init__(self) -> None:
-        self.rows = 0
-        self.count = 0
-        self.ended = False
-        self.remainder = 0
+        self.rows: int = 0
+        self.count: int = 0
+        self.ended: bool = False
+        self.remainder: int = 0
         self._after: list[str] | None = None
         self._chunk_start = 0
         self._new: list[dict[str, object]] = []

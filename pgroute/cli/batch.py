@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.rows import dict_row
 
-from pgroute import AcquireTimeout, Router
+from pgroute import AcquireTimeout
 from pgroute._sync.router import manager_of
 from pgroute._sync.schema_check import check_trust
 from pgroute.cli.errors import CommandError
-from pgroute.cli.parser import names
+from pgroute.cli.subject import find_subject
 from pgroute.cli.terminal import as_text, open_console, print_table, silence_libraries
 from pgroute.core.faults.classify import one_line
 from pgroute.core.printable import printable
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from pgroute import Router
     from pgroute.core.sql.schema import Schema
 
 Row = dict[str, Any]
@@ -68,8 +69,9 @@ def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     silence_libraries()
     console = None if getattr(args, "json", True) else open_console()
-    options = {"schema": args.schema, "schema_owner": args.schema_owner, **names(args)}
-    with Router(args.dsn, acquire_timeout=args.timeout, **options) as router:
+    subject = find_subject(args)
+    options = {"schema": args.schema, "schema_owner": args.schema_owner, "acquire_timeout": args.timeout}
+    with subject.router(**options) as router:
         try:
             if args.action == "list":
                 return _list(router, console)

@@ -24,13 +24,12 @@ STYLES = {
     HostState.STARTING: "yellow",
 }
 
-_DROPPED = ("reason", "rtt", "from", "address", "timeline", "lag", "state", "role")
+_DROPPED = ("reason", "rtt", "from", "address", "timeline", "staleness", "lag", "state", "role")
 """The columns that a narrow terminal loses, the first ones first. The host column stays, folded if need be."""
 _HOST_WIDTH = 24
 """Columns are dropped before the host column gets narrower than this."""
 _GAP = 2
-_LAG_WITH_AGE = 65_536
-"""Bytes of lag from which on its age is shown: the record of a checkpoint is no delay."""
+_LONG = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
 def show_hosts(console: Console, topology: Topology) -> None:
@@ -90,6 +89,7 @@ def _columns(topology: Topology, names: Mapping[str, str] | None) -> dict[str, l
     columns["state"] = [Text(h.state.value, style=STYLES.get(h.state, "red")) for h in hosts]
     columns["timeline"] = [_timeline_cell(h) for h in hosts]
     columns["lag"] = [_lag_cell(h) for h in hosts]
+    columns["staleness"] = [_staleness_cell(h) for h in hosts]
     columns["rtt"] = [_rtt_cell(h) for h in hosts]
     if any(h.origin for h in hosts):
         columns["from"] = [h.origin or "DSN" for h in hosts]
@@ -125,9 +125,16 @@ def _lag_cell(host: HostInfo) -> str:
         if size < 1000:
             break
         size, unit = size / 1024, larger
-    text = f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-    with_age = host.staleness and host.lag_bytes >= _LAG_WITH_AGE
-    return f"{text}, {host.staleness:.1f} s" if with_age else text
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def _staleness_cell(host: HostInfo) -> str:
+    if host.staleness is None:
+        return "-"
+    for seconds, unit in _LONG:
+        if host.staleness >= 2 * seconds:
+            return f"{host.staleness / seconds:.0f} {unit}"
+    return f"{host.staleness:.1f} s"
 
 
 def _rtt_cell(host: HostInfo) -> str:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from pgroute import AcquireTimeout, Router
+from pgroute import AcquireTimeout
 from pgroute.cli.errors import CommandError
-from pgroute.cli.parser import names
+from pgroute.cli.subject import find_subject
 from pgroute.cli.terminal import as_text, silence_libraries
 from pgroute.core.printable import printable
-from pgroute.core.sql.schema import check_schema, definition, rights
+from pgroute.core.sql.schema import DEFAULT, check_schema, definition, rights
 
 if TYPE_CHECKING:
     import argparse
@@ -21,15 +21,17 @@ _ROLE = "your_role"
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    if args.sql:
-        check_schema(args.schema, args.schema_owner)
-        # Fails if the schema exists: it may belong to another role.
-        print(definition(args.schema).replace(" IF NOT EXISTS", ""))
-        print(rights(_ROLE, args.schema), end="")
-        return 0
     silence_libraries()
-    options = {"schema": args.schema, "schema_owner": args.schema_owner, **names(args)}
-    with Router(args.dsn, acquire_timeout=args.timeout, **options) as router:
+    subject = find_subject(args)
+    schema = subject.arguments.get("schema", DEFAULT) if args.schema is None else args.schema
+    if args.sql:
+        check_schema(schema, args.schema_owner)
+        # Fails if the schema exists: it may belong to another role.
+        print(definition(schema).replace(" IF NOT EXISTS", ""))
+        print(rights(_ROLE, schema), end="")
+        return 0
+    options = {"schema": schema, "schema_owner": args.schema_owner, "acquire_timeout": args.timeout}
+    with subject.router(**options) as router:
         try:
             router.install()
             where = router.run(_where, read_only=True)
@@ -40,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
             raise CommandError(f"{printable(str(exc))}\n{text}") from None
         except psycopg.Error as exc:
             raise CommandError(printable(str(exc))) from None
-    print(f"The schema {args.schema} exists in {where}.\nA role needs these grants to use it:\n")
-    print(rights(_ROLE, args.schema), end="")
+    print(f"The schema {schema} exists in {where}.\nA role needs these grants to use it:\n")
+    print(rights(_ROLE, schema), end="")
     return 0
 
 

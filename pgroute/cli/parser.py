@@ -29,8 +29,9 @@ FAULTS = ("crash", "freeze", "switchover", "split-brain", "standby-loss")
 SHELLS = ("bash", "zsh", "tcsh")
 TEMPLATES = ("script", "flask", "fastapi", "django")
 
-
 _COLUMNS = 78
+_FILES = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
+"""Has a shell complete file names (shtab.FILE); shtab is an extra."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -82,21 +83,21 @@ def _add(
     )
 
 
-def _add_dsn_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dsn", nargs="?", default="", metavar="DSN", help="libpq URI or keyword string")
-
-
-def _add_names(parser: argparse.ArgumentParser) -> None:
+def _add_subject(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """Add what a command is about: see `find_subject`."""
+    optional: dict[str, Any] = {} if required else {"nargs": "?", "default": ""}
+    what = "libpq URI, keyword string, or a configuration file"
+    action = parser.add_argument("dsn", metavar="DSN|FILE", help=what, **optional)
+    action.complete = _FILES  # type: ignore[attr-defined]  # read by shtab
+    parser.add_argument("--router", metavar="NAME", help="the router in the file (default: the file's)")
     parser.add_argument(
         "--resolver",
         choices=("system", "dns"),
-        default="system",
         help="look names up by the system or over DNS (default: system)",
     )
     parser.add_argument(
         "--addresses",
         choices=("one-host", "expand"),
-        default="one-host",
         help="expand: treat each address of a name as a host (default: one-host)",
     )
     parser.add_argument(
@@ -106,11 +107,6 @@ def _add_names(parser: argparse.ArgumentParser) -> None:
         metavar="DOMAIN",
         help="accept SRV targets below this domain too; repeatable",
     )
-
-
-def names(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments about names as options of a router."""
-    return {name: getattr(args, name) for name in ("resolver", "addresses", "srv_domains")}
 
 
 def _add_timeout(parser: argparse.ArgumentParser, default: float) -> None:
@@ -126,9 +122,8 @@ def _add_timeout(parser: argparse.ArgumentParser, default: float) -> None:
 def _add_schema(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--schema",
-        default=DEFAULT,
         metavar="NAME",
-        help=f"the schema name, without quotes (default: {DEFAULT})",
+        help=f"the schema name, without quotes (default: the file's, or {DEFAULT})",
     )
     parser.add_argument(
         "--schema-owner",
@@ -151,11 +146,10 @@ def _add_status(commands: argparse._SubParsersAction[Parser]) -> None:
         commands,
         "status",
         "show the state of every host, and where writers and readers go",
-        "Ask every host of a DSN once. Show the state of each, and where writers and readers go.",
+        "Ask every host once. Show the state of each, and where writers and readers go.",
         STATUS_HELP,
     )
-    _add_dsn_argument(status)
-    _add_names(status)
+    _add_subject(status)
     status.add_argument("--json", action="store_true", help="print a JSON object (keys: docs/cli.md)")
     status.add_argument(
         "--watch", action="store_true", help="keep running, and print each change of the status"
@@ -167,12 +161,11 @@ def _add_watch(commands: argparse._SubParsersAction[Parser]) -> None:
     watch = _add(
         commands,
         "watch",
-        "show the hosts of a DSN as they change",
-        "Show the hosts of a DSN as they change.",
+        "show the hosts as they change",
+        "Show the hosts as they change.",
         WATCH_HELP,
     )
-    _add_dsn_argument(watch)
-    _add_names(watch)
+    _add_subject(watch)
     watch.add_argument(
         "--duration", type=seconds(0.1), default=math.inf, metavar="S", help="end after S seconds"
     )
@@ -186,8 +179,7 @@ def _add_dsn(commands: argparse._SubParsersAction[Parser]) -> None:
         "Print a libpq keyword string for the host that currently serves a role, with all other parameters of the DSN.",
         DSN_HELP,
     )
-    _add_dsn_argument(dsn)
-    _add_names(dsn)
+    _add_subject(dsn)
     _add_role(dsn)
     dsn.add_argument("--with-password", action="store_true", help="include the passwords of the DSN")
     _add_timeout(dsn, 10)
@@ -201,8 +193,7 @@ def _add_wait(commands: argparse._SubParsersAction[Parser]) -> None:
         "Wait until a session for a role can be opened, for scripts that deploy or test.",
         WAIT_HELP,
     )
-    _add_dsn_argument(wait)
-    _add_names(wait)
+    _add_subject(wait)
     _add_role(wait)
     wait.add_argument("--quiet", action="store_true", help="print nothing on success")
     _add_timeout(wait, 60)
@@ -212,18 +203,11 @@ def _add_check(commands: argparse._SubParsersAction[Parser]) -> None:
     check = _add(
         commands,
         "check",
-        "audit every host for what a failover or a rush would bring to light",
-        "Log in at every host of a DSN or configuration file, and compare what it says with what a router needs.",
+        "find problems that show only in a failover or under load",
+        "Log in at every host, and compare what it says with what a router needs.",
         CHECK_HELP,
     )
-    check.add_argument(
-        "dsn",
-        nargs="?",
-        default="",
-        metavar="DSN|FILE",
-        help="libpq URI, keyword string, or a configuration file",
-    )
-    check.add_argument("--router", metavar="NAME", help="the router in the file (default: the file's)")
+    _add_subject(check)
     check.add_argument(
         "--processes",
         type=count(1, 100_000),
@@ -232,7 +216,6 @@ def _add_check(commands: argparse._SubParsersAction[Parser]) -> None:
         help="processes that have such a router (default: 1)",
     )
     check.add_argument("--json", action="store_true", help="print a JSON object (keys: docs/cli.md)")
-    _add_names(check)
     _add_timeout(check, 5)
 
 
@@ -258,10 +241,9 @@ def _add_install(commands: argparse._SubParsersAction[Parser]) -> None:
         "left unchanged.",
         INSTALL_HELP,
     )
-    _add_dsn_argument(install)
+    _add_subject(install)
     install.add_argument("--sql", action="store_true", help="print the SQL without connecting")
     _add_schema(install)
-    _add_names(install)
     _add_timeout(install, 10)
 
 
@@ -281,7 +263,7 @@ def _add_batch(commands: argparse._SubParsersAction[Parser]) -> None:
         ("reset", "delete the record of a job, so that its next run starts over"),
     ):
         action = _add(actions, name, text, f"{text[0].upper()}{text[1:]}.", BATCH_HELP)
-        action.add_argument("dsn", metavar="DSN", help="libpq URI or keyword string")
+        _add_subject(action, required=True)
         if name != "list":
             action.add_argument("job", metavar="JOB", help="the job's name")
         if name == "reset":
@@ -289,7 +271,6 @@ def _add_batch(commands: argparse._SubParsersAction[Parser]) -> None:
         else:
             action.add_argument("--json", action="store_true", help="print JSON (keys: docs/cli.md)")
         _add_schema(action)
-        _add_names(action)
         _add_timeout(action, 10)
 
 

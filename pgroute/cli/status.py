@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pgroute import HostRole, HostState, ProbeOptions, Router, SessionAttrs
-from pgroute.cli.parser import names
+from pgroute import HostRole, HostState, SessionAttrs
+from pgroute.cli.subject import find_subject
 from pgroute.cli.terminal import open_console, silence_libraries
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from pgroute import HostInfo, Topology
+    from pgroute import HostInfo, Router, Topology
 
 _POLL = 0.01
 _FINE = (HostState.UP, HostState.ALIAS)
@@ -62,8 +62,9 @@ def run(args: argparse.Namespace) -> int:
     silence_libraries()
     console = None if args.json else open_console()
     # Two probes must fit into the timeout, so that a host that hangs can be told from one not yet asked.
-    probe = ProbeOptions(timeout=min(ProbeOptions().timeout, args.timeout / 2))
-    with Router(args.dsn, probe=probe, **names(args)) as router:
+    subject = find_subject(args)
+    probe = replace(subject.probe, timeout=min(subject.probe.timeout, args.timeout / 2))
+    with subject.router(probe=probe) as router:
         topology = observe(router, args.timeout)
         if args.watch:
             return _follow(router, topology, console)

@@ -8,6 +8,10 @@ A DSN is a libpq URI or keyword string with any number of hosts:
   postgresql://app@db1,db2,db3/shop
   "host=db1,db2,db3 dbname=shop user=app"
 
+Instead of a DSN, a configuration file (.toml, .yaml, .yml) serves everywhere:
+
+  pgroute status pgroute.toml --router shop
+
 Without a DSN the PG* environment variables apply, as in psql. Other users
 of the machine can read a command line: keep the password in PGPASSWORD or in
 ~/.pgpass. No command prints a password, except `dsn --with-password`.
@@ -22,7 +26,7 @@ STATUS_HELP = """\
 exit status:
   0  writable and readable, and every listed host is up
   1  degraded: only one of writable and readable, or a listed host is not up
-  2  neither writable nor readable, or the DSN cannot be used
+  2  neither writable nor readable, or the DSN or file cannot be used
 
 examples:
   pgroute status postgresql://app@db1,db2,db3/shop
@@ -40,7 +44,7 @@ full-screen view that q ends; in a pipe, one line for each change until Ctrl-C.
 
 exit status:
   0  q was pressed, or --duration is over
-  2  the DSN cannot be used
+  2  the DSN or the file cannot be used
   130  Ctrl-C was pressed
 
 examples:
@@ -51,7 +55,7 @@ DSN_HELP = """\
 exit status:
   0  the conninfo is printed; a session for the role was opened there
   1  no host can serve the role within the time
-  2  the DSN cannot be used
+  2  the DSN or the file cannot be used
 
 examples:
   psql "$(pgroute dsn "$DSN")"
@@ -66,7 +70,7 @@ WAIT_HELP = """\
 exit status:
   0  a session for the role was opened
   1  not within the time; the message shows the state of each host
-  2  the DSN cannot be used
+  2  the DSN or the file cannot be used
 
 examples:
   pgroute wait "$DSN" --timeout 120 && ./migrate
@@ -88,7 +92,7 @@ examples:
   pgroute check pgroute.toml --router shop --processes 24
   pgroute check "$DSN" --json | jq '.hosts[].findings[]'
 
-It changes nothing. The functions of a file (configure, reset) are not called.
+It changes nothing. Of the functions in a file only credentials is called.
 """
 INIT_HELP = """\
 exit status:
@@ -107,7 +111,7 @@ examples:
 INSTALL_HELP = """\
 exit status:
   0  the schema exists; the grants that a role needs are printed
-  2  failed: no primary, no right to create a schema, or the DSN cannot be used
+  2  failed: no primary, no right to create a schema, an unusable DSN or file
 
 Run it once for each database, as a role that may create schemas there, or
 have a database administrator run the output of --sql. A role that may use the
@@ -118,7 +122,7 @@ exit status:
   0  done; show: the job is finished, without rejected chunks
   1  show: the job is not finished, or has rejected chunks
      reset: not confirmed, nothing was changed
-  2  no such job, no tables of pgroute, no primary, or the DSN cannot be used
+  2  no such job, no tables of pgroute, no primary, or an unusable DSN or file
 
 examples:
   pgroute batch list postgresql://app@db1,db2,db3/shop

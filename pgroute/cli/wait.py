@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     silence_libraries()
     start = time.monotonic()
-    key = find(args)
+    key, _ = find(args)
     if not args.quiet:
         print(f"{args.role} at {key} after {time.monotonic() - start:.1f} s")
     return 0

@@ -7,9 +7,9 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from pgroute import EventKind, Router
-from pgroute.cli.parser import names
+from pgroute import EventKind
 from pgroute.cli.status import VERDICTS, Assessment, assess
+from pgroute.cli.subject import find_subject
 from pgroute.cli.terminal import open_console, quit_key, silence_libraries
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from pgroute import Event, Topology
+    from pgroute import Event, Router, Topology
 
 POLL = 0.05
 TICK = 1.0
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     silence_libraries()
     console = open_console()
-    router = Router(args.dsn, **names(args))
+    router = find_subject(args).router()
     deadline = time.monotonic() + args.duration
     if console.is_terminal:
         _full_screen(console, router, deadline)

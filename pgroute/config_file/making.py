@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pgroute._async.router import AsyncRouter
 from pgroute._sync.router import Router
 from pgroute.config_file.place import construct
-from pgroute.config_file.shared import shared
+from pgroute.config_file.shared import manager_behind, shared
 from pgroute.config_file.tables import KINDS, Named, read_router
-from pgroute.core.config.options import PoolOptions
+from pgroute.core.config.options import PoolOptions, check_callable
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 
 def shared_router(
-    path: str | os.PathLike[str], name: str | None, kind: str | None
+    path: str | os.PathLike[str], name: str | None, kind: str | None, row_factory: Any = None
 ) -> Router[Any] | AsyncRouter[Any]:
     """Return the router that a file describes, the one that this process has already if there is one.
 
     Raises:
-        ConfigError: an argument is invalid, or the file cannot be used.
+        ConfigError: an argument is invalid, the file cannot be used, or that router makes other rows.
     """
+    check_callable("row_factory", row_factory)
     if kind is not None and kind not in KINDS:
         near = difflib.get_close_matches(str(kind), KINDS, n=1)
         guess = f"; did you mean {near[0]!r}?" if near else ""
@@ -37,14 +38,21 @@ def shared_router(
         raise ConfigError("name", name, "expected the name of a router in the file, or None")
     file = find_file(path)
     # Threads that ask for the same file wait for the first one.
-    return shared.find_or_make((file, name, kind), lambda: _read(file, name, kind))
+    router = shared.find_or_make((file, name, kind), lambda: _read(file, name, kind, row_factory))
+    if row_factory is not None:
+        used = manager_behind(router).config.writer.arguments.get("row_factory")
+        if used != row_factory:
+            accepted = f"expected {used!r}, with which this process uses the router of {file} already"
+            raise ConfigError("row_factory", row_factory, accepted)
+    return router
 
 
 def _read(
-    file: Path, name: str | None, kind: str | None
+    file: Path, name: str | None, kind: str | None, row_factory: Any
 ) -> tuple[Hashable, Callable[[], Router[Any] | AsyncRouter[Any]]]:
     named = read_router(file, name)
-    return (file, named.name, kind or named.kind), lambda: make_router(named, kind)
+    kind = kind or named.kind
+    return (file, named.name, kind), lambda: make_router(named, kind, row_factory)
 
 
 def find_file(path: str | os.PathLike[str]) -> Path:
@@ -60,14 +68,17 @@ def find_file(path: str | os.PathLike[str]) -> Path:
     raise ConfigError("path", path, "expected the path of a file")
 
 
-def make_router(named: Named, kind: str | None) -> Router[Any] | AsyncRouter[Any]:
-    """Make a router of a file.
+def make_router(named: Named, kind: str, row_factory: Any) -> Router[Any] | AsyncRouter[Any]:
+    """Make a router of a file, of one of the kinds.
 
     Raises:
-        ConfigError: its arguments are invalid.
+        ConfigError: its arguments are invalid, or the file has another row_factory.
     """
-    kind = kind or named.kind
     arguments = {**named.arguments, "name": named.name}
+    if row_factory is not None:
+        if arguments.get("row_factory") not in (None, row_factory):
+            raise named.place.below("row_factory").error(row_factory, "expected the one of the file")
+        arguments["row_factory"] = row_factory
     if kind.endswith("connection"):
         for role in ("writer", "reader"):
             arguments[role] = _one_connection(arguments.get(role) or PoolOptions())

@@ -71,14 +71,13 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _lifecycle(router: AnyRouter) -> Any:
-    if isinstance(router, AsyncRouter):
-        return async_manager_of(router).lifecycle
-    return manager_of(router).lifecycle
+def manager_behind(router: AnyRouter) -> Any:
+    """Return what is behind a router of either face."""
+    return async_manager_of(router) if isinstance(router, AsyncRouter) else manager_of(router)
 
 
 def _lives(entry: _Entry) -> bool:
-    lifecycle = _lifecycle(entry.router)
+    lifecycle = manager_behind(entry.router).lifecycle
     if lifecycle.opened is not None:
         return lifecycle.state == "open" and not lifecycle.opened.changes.deserted
     return lifecycle.state == "new" and (entry.loop is None or not entry.loop.is_closed())
@@ -87,9 +86,9 @@ def _lives(entry: _Entry) -> bool:
 def _is_for(entry: _Entry, loop: object) -> bool:
     if not isinstance(entry.router, AsyncRouter):
         return True
-    opened = _lifecycle(entry.router).opened
+    opened = manager_behind(entry.router).lifecycle.opened
     belongs = entry.loop if opened is None else opened.loop
     return belongs is None or loop is None or belongs is loop
 
 
-shared = SharedRouters()
+shared: SharedRouters = SharedRouters()

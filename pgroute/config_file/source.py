@@ -16,7 +16,7 @@ SUFFIXES = (".toml", ".yaml", ".yml")
 _MOST = 1_000_000
 """Bytes of a configuration file; it is no place for data."""
 _MOST_SECRET = 65_536
-_QUOTED = re.compile(r"""'[^']*'|"[^"]*"|\([^)]*\)(?= twice)""")
+_QUOTED = re.compile(r"""'[^']*'|"[^"]*"|\([^()]*\)(?= twice)""")
 
 
 def read_tables(file: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pgroute.config_file.place import Place, check_keys, construct, table_at
 from pgroute.config_file.retrying import RETRY_KEYS, read_retry
 from pgroute.config_file.source import read_tables
 from pgroute.config_file.values import Option, option_of, resolve
-from pgroute.core.config.dsn import PSYCOPG_ARGUMENTS
+from pgroute.core.config.dsn import DSN_ONLY, PSYCOPG_ARGUMENTS
 from pgroute.core.config.libpq import is_secret, keywords
 from pgroute.core.config.options import (
     HostOptions,
@@ -33,7 +33,6 @@ _TOP = ("default", "routers")
 _NOT_IN_FILES = ("name", "unknown")
 _POOLS = ("writer", "reader")
 _SYNONYMS = ("url", "uri", "conninfo", "hosts")
-_OF_DSN = ("host", "hostaddr", "port", "service", "target_session_attrs", "load_balance_hosts")
 _ARGUMENTS = {
     "autocommit": Option(text=False),
     "prepare_threshold": Option(text=False, none=True),
@@ -52,7 +51,6 @@ class Named:
         kind: the kind that the file gives it.
         place: its table, for errors.
         arguments: those of the router, but the name.
-        literal_secret: the file itself holds a secret.
     """
 
     name: str
@@ -109,7 +107,7 @@ def _router(name: str, place: Place, table: Mapping[str, object]) -> Named:
         (" or ".join(place.below(role).key for role in _POOLS), _names(PoolOptions)),
         (place.below("probe").key, _names(ProbeOptions)),
         (place.below("retry").key, RETRY_KEYS),
-        ("the DSN", [*_OF_DSN, *_SYNONYMS]),
+        ("the DSN", [*DSN_ONLY, *_SYNONYMS]),
         (place.below("kwargs").key, [*PSYCOPG_ARGUMENTS, *keywords()]),
     ]
     check_keys(place, table, ["kind", *parameters], homes)

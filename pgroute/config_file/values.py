@@ -63,7 +63,7 @@ def option_of(annotation: str) -> Option:
     return Option(
         text=bool(words & {"str", "Literal"}),
         none="None" in words,
-        reference=bool(words & {"Callable", "type", "Policy", "BaseResolver"}),
+        reference=bool(words & {"Callable", "type", "Policy", "BaseResolver", "RowFactory"}),
         many="Collection" in words,
     )
 

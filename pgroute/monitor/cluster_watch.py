@@ -99,7 +99,7 @@ class ClusterWatch:
         source: CredentialSource | None = None,
     ) -> None:
         self.options = options
-        self.topology = initial_topology(entries, time.monotonic(), rules)
+        self.topology: Topology = initial_topology(entries, time.monotonic(), rules)
         self._source = HostSource(entries, params, resolver, mode, targets, source)
         self._rules = rules
         self._listener: Callable[[], Listener | None] = lambda: None
@@ -111,7 +111,7 @@ class ClusterWatch:
         self._kicked_at: dict[HostKey, float] = {}
         self._heard_at: dict[HostKey, float] = {}
         self._freshness = FreshnessNeed(max_lag)
-        self.replayed = Replayed()
+        self.replayed: Replayed = Replayed()
 
     def start(self, listener: Listener) -> None:
         """Start to watch.

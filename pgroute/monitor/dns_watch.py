@@ -57,7 +57,7 @@ class NameWatcher:
     def __init__(self, question: Question, resolver: Resolver) -> None:
         self.question = question
         self.readers: list[Reader] = []
-        self.found = Found()
+        self.found: Found = Found()
         self._resolver = resolver
         self._hurry: float | None = None
         self._chance = 0.0

@@ -52,7 +52,7 @@ class HostWatcher:
         names: Names,
         source: CredentialSource | None = None,
     ) -> None:
-        self.subscribers = Subscribers(key)
+        self.subscribers: Subscribers = Subscribers(key)
         self._key = key
         self._login = ProbeLogin(key, params, source)
         self._dialer = Dialer(key, self._login, names)

@@ -83,7 +83,7 @@ class Membership:
     """
 
     def __init__(self, source: HostSource, monitor: Monitor, owner: Owner) -> None:
-        self.draining = DrainingHosts(owner, self._join, self._leave)
+        self.draining: DrainingHosts = DrainingHosts(owner, self._join, self._leave)
         self._source = source
         self._monitor = monitor
         self._owner = owner

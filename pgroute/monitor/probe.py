@@ -62,7 +62,7 @@ class ProbeConnection:
     ) -> None:
         self.key = key
         self.address = address
-        self.opened_at = time.monotonic()
+        self.opened_at: float = time.monotonic()
         self.lost: Fault | None = None
         self._pgconn = pgconn
         self._on_loss = on_loss

@@ -39,7 +39,7 @@ class ProbeLogin:
     """
 
     def __init__(self, key: HostKey, params: Mapping[str, str], source: CredentialSource | None) -> None:
-        self.trouble = ""
+        self.trouble: str = ""
         self._key = key
         self._params = Params(params)
         self._source = source

@@ -120,7 +120,7 @@ class ProbeStatement:
     """
 
     def __init__(self) -> None:
-        self.reduced = ""
+        self.reduced: str = ""
         self._level = 0
         self._repeated = False
         self._known: tuple[HostRole, float | None] | None = None

@@ -16,15 +16,18 @@ class AbortHandle:
         fd: the descriptor of the socket.
     """
 
-    __slots__ = ("_fd", "_identity")
+    __slots__ = ("_aborted", "_fd", "_identity")
 
     def __init__(self, fd: int) -> None:
+        self._aborted = False
         self._fd = fd
         info = os.fstat(fd)
         self._identity = (info.st_dev, info.st_ino)
 
     def abort(self) -> bool:
-        """Shut the socket down: a wait on it ends with an error at once. Return whether it was still that socket."""
+        """Shut the socket down: a wait on it ends with an error at once. Return whether that was still to be done."""
+        if self._aborted:
+            return False
         try:
             duplicate = os.dup(self._fd)
         except OSError:
@@ -39,4 +42,5 @@ class AbortHandle:
             return False
         finally:
             os.close(duplicate)
+        self._aborted = True
         return True

@@ -39,9 +39,12 @@ class Causality:
 
     Args:
         after: where to begin; None: anywhere.
+
+    Attributes:
+        lost: a session was refused because a failover has lost the position.
     """
 
-    __slots__ = ("_doubts", "_lock", "_position", "_settled")
+    __slots__ = ("_doubts", "_lock", "_position", "_settled", "lost")
 
     def __init__(self, after: Position | None) -> None:
         self._lock = threading.Lock()
@@ -49,6 +52,7 @@ class Causality:
         # Sessions whose position is not known. A session on the primary, begun later, has seen what they did.
         self._doubts = 0
         self._settled = 0
+        self.lost: bool = False
 
     @property
     def position(self) -> Position | None:
@@ -118,6 +122,10 @@ class CausalReading:
         if position is None and max_lag is None and not doubtful:
             return None, ticket
         return Demand(max_lag, position, self._wait, doubtful), ticket
+
+    def note_lost(self) -> None:
+        """Take note that a session was refused with PositionLost."""
+        self._causality.lost = True
 
 
 class Ticket:

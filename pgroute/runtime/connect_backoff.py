@@ -46,12 +46,13 @@ class ConnectBackoff:
     """
 
     def __init__(self) -> None:
-        self.aside = SetAside()
+        self.aside: SetAside = SetAside()
         self._failures: dict[HostKey, tuple[int, float, str]] = {}
         self._logins: dict[HostKey, tuple[int, float, str]] = {}
         self._options: dict[HostKey, tuple[int, Options]] = {}
         self._trials: dict[HostKey, object] = {}
         self._last: dict[HostKey, tuple[int, str]] = {}
+        self._told: dict[HostKey, int] = {}
 
     def sharing_logins(self) -> ConnectBackoff:
         """Return the backoff of another role with the same login: a login refused to one is refused to both."""
@@ -72,7 +73,7 @@ class ConnectBackoff:
     def retain(self, listed: Container[HostKey]) -> None:
         """Forget all other hosts: one that comes back is of another generation."""
         self.aside.retain(listed)
-        for known in (self._failures, self._logins, self._options, self._last):
+        for known in (self._failures, self._logins, self._options, self._last, self._told):
             for key in tuple(known):
                 if key not in listed:
                     known.pop(key, None)
@@ -100,6 +101,13 @@ class ConnectBackoff:
         """Forget the text of the last failure, and offer the host as before."""
         self.aside.succeeded(host.key)
         self._last.pop(host.key, None)
+        self._told.pop(host.key, None)
+
+    def tell(self, host: HostInfo) -> bool:
+        """Return whether a failure is worth a line in the log: only the first one since the last success is."""
+        first = self._told.get(host.key) != host.generation
+        self._told[host.key] = host.generation
+        return first
 
     def last_failure(self, host: HostInfo | Candidate) -> BackedOff | None:
         """Return the last failure since the last success, also if it blocks no more: callers may wake late."""

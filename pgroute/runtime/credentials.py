@@ -54,7 +54,7 @@ class CredentialCall:
 
     def __init__(self, request: CredentialRequest) -> None:
         self.request = request
-        self.begun_at = time.monotonic()
+        self.begun_at: float = time.monotonic()
         self.missed = False
         self._lock = threading.Lock()
         self._done = OneShotEvent()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pgroute.core.model.events import Event
 
-logger = logging.getLogger("pgroute")
+logger: logging.Logger = logging.getLogger("pgroute")
 
 QUEUE_SIZE = 1000
 """How many events may wait for slow subscribers; further ones are dropped and counted."""
@@ -28,7 +28,7 @@ class EventDispatcher:
     """A bounded queue of events, and the thread that delivers them in order. The first subscriber starts the thread."""
 
     def __init__(self) -> None:
-        self.dropped = 0
+        self.dropped: int = 0
         self._subscribers: list[_Subscription] = []
         # Not a Queue: an interrupted close() may leave its lock held, and the monitor's thread would wait for it.
         self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()

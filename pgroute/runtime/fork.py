@@ -69,4 +69,4 @@ class ForkHooks:
         self._pid = os.getpid()
 
 
-forked = ForkHooks()
+forked: ForkHooks = ForkHooks()

@@ -162,6 +162,6 @@ class Timers:
         self._start_over()
 
 
-timers = Timers()
+timers: Timers = Timers()
 forked.hook(timers.forked)
 atexit.register(timers.shut_down)

@@ -35,7 +35,7 @@ class OneShotEvent:
     __slots__ = ("_wakeup", "is_set")
 
     def __init__(self) -> None:
-        self.is_set = False
+        self.is_set: bool = False
         self._wakeup = Wakeup()
 
     def set(self) -> None:

@@ -50,7 +50,7 @@ class Connection:
         on_end: Callable[[Connection], None],
     ) -> None:
         self.flows = flows
-        self.open = True
+        self.open: bool = True
         self._thread = thread
         self._client = _prepare(client)
         self._server: socket.socket | None = None

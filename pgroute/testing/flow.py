@@ -58,8 +58,8 @@ class Flow:
         self.searches: list[TriggerSearch] = (
             [] if template is None else [TriggerSearch(search.trigger) for search in template.searches]
         )
-        self.blocked = False
-        self.done = False
+        self.blocked: bool = False
+        self.done: bool = False
         self.receiver_lost = False
         self._totals = totals
         self._queue: deque[tuple[float, bytes | End | tuple[Trigger, ...]]] = deque()

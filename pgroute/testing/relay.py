@@ -32,11 +32,12 @@ class Relay(SelectorThread):
 
     def __init__(self, name: str, addresses: Iterable[tuple[socket.AddressFamily, Any]]) -> None:
         super().__init__(name)
-        self.port = Port()
+        self.port: Port = Port()
         self.connections: set[Connection] = set()
-        self.totals = {"to_server": 0, "to_client": 0}
+        self.totals: dict[str, int] = {"to_server": 0, "to_client": 0}
         self.on_accept: Literal["reset", "disconnect"] | None = None
-        self.attempts = self.connected = 0
+        self.attempts: int = 0
+        self.connected: int = 0
         self._addresses = tuple(addresses)
         self._template = {name: Flow(name, self.totals) for name in self.totals}
         self._triggers: list[Trigger] = []

@@ -42,8 +42,8 @@ class Sandbox:
         self._children: list[subprocess.Popen[bytes]] = []
         self._watchdog: subprocess.Popen[bytes] | None = None
         self.ports: list[Port] = []
-        self.bindir = server.bindir
-        self.folder = Path(tempfile.mkdtemp(prefix="pgroute-", dir=temporary_root(self._account)))
+        self.bindir: Path = server.bindir
+        self.folder: Path = Path(tempfile.mkdtemp(prefix="pgroute-", dir=temporary_root(self._account)))
         try:
             if self._account is not None:  # the servers' user may enter this folder, but not change it
                 os.chown(self.folder, -1, self._account.gid)

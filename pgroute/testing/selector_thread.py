@@ -45,7 +45,7 @@ class SelectorThread:
     """
 
     def __init__(self, name: str) -> None:
-        self.selector = selectors.DefaultSelector()
+        self.selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._serial = itertools.count()
         self._calls: deque[tuple[concurrent.futures.Future[Any], Callable[[], Any]]] = deque()

@@ -14,7 +14,7 @@ from pgroute import AsyncRouter
 from pgroute.batch import AsyncBatchJob, BatchProgress, Chunk, Keyset
 from pgroute.testing import FaultProxy, LocalCluster
 from tests.aio.conftest import Proxied
-from tests.batching import Ground, ground_of
+from tests.batching import NOTE, Ground, ground_of, noted
 from tests.support import AsyncBackground, async_call, async_eventually
 
 pytestmark = pytest.mark.cluster  # async-only
@@ -26,13 +26,11 @@ OUTAGE = 0.3
 """Seconds for which there is no primary: what is tested, not a time for anything to settle."""
 
 WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = %s"
-ITEM = "INSERT INTO seen VALUES (%s, %s)"
 
 
 async def note(conn: AsyncConnection, chunk: Chunk) -> None:
     """Note the items of a chunk."""
-    for row in chunk.rows:
-        await conn.execute(ITEM, (row[0] if isinstance(row, tuple) else row, chunk.number))
+    await conn.execute(NOTE, noted(chunk))
 
 
 def through(proxied: Proxied, ground: Ground) -> str:
@@ -145,8 +143,8 @@ async def test_a_finished_job_is_not_reported_before_the_standby_has_it(pair: Pr
     ],
 )
 async def test_a_job_goes_on_through_a_crash_and_a_promotion(trio: Proxied, kind: str, workers: int) -> None:
-    count = 4000
-    reached = threading.Event()
+    count = 2000
+    reached, crashed = threading.Event(), threading.Event()
     primaries: set[str | None] = set()
     with ground_of(trio.cluster) as ground:
         ground.items(count)
@@ -157,15 +155,21 @@ async def test_a_job_goes_on_through_a_crash_and_a_promotion(trio: Proxied, kind
             if progress.chunks > 20:
                 reached.set()
 
+        async def body(conn: AsyncConnection, chunk: Chunk) -> None:
+            if chunk.number == 60:  # however quick the job is
+                await async_eventually(crashed.is_set)
+            await note(conn, chunk)
+
         def crash() -> None:
             assert reached.wait(20), "the job did not come so far"
             trio.cluster.primary.kill()
+            crashed.set()
             time.sleep(OUTAGE)
             trio.cluster.promote()
 
         async with AsyncRouter(through(trio, ground)) as router, AsyncBackground() as background:
             job = AsyncBatchJob(router, "j", source, chunk_size=10, workers=workers)
-            running = background.start(job.run, note, tell)
+            running = background.start(job.run, body, tell)
             await async_call(crash)
             report = await running.result(60)
         assert (report.rows, report.chunks, report.finished, report.skipped) == (count, count // 10, True, 0)
@@ -178,22 +182,28 @@ async def test_a_job_goes_on_through_a_promotion_of_a_standby_that_lacked_someth
     cluster: LocalCluster,
 ) -> None:
     """Replication is asynchronous here: what is counted in the end is what the new primary has."""
-    count = 3000
+    count = 2000
     with ground_of(cluster) as ground:
-        reached = threading.Event()
+        reached, crashed = threading.Event(), threading.Event()
 
         def tell(progress: BatchProgress) -> None:
             if progress.chunks > 50:
                 reached.set()
 
+        async def body(conn: AsyncConnection, chunk: Chunk) -> None:
+            if chunk.number == 120:  # however quick the job is
+                await async_eventually(crashed.is_set)
+            await note(conn, chunk)
+
         def crash() -> None:
-            reached.wait(20)
+            assert reached.wait(20), "the job did not come so far"
             cluster.primary.kill()
+            crashed.set()
             cluster.promote(repoint=False)
 
         async with AsyncRouter(ground.dsn) as router, AsyncBackground() as background:
             job = AsyncBatchJob(router, "j", range(count), chunk_size=10, workers=2)
-            running = background.start(job.run, note, tell)
+            running = background.start(job.run, body, tell)
             await async_call(crash)
             report = await running.result(60)
         assert (report.rows, report.finished) == (count, True)

@@ -118,7 +118,7 @@ async def test_reads_see_writes_though_replay_is_delayed(lagging: LocalCluster, 
 async def test_stale_reads_are_seen_without_it(lagging: LocalCluster) -> None:
     """So that the test before this one could fail."""
     for node in lagging.nodes[1:]:
-        await async_call(configure, node, recovery_min_apply_delay="200ms")
+        await async_call(configure, node, recovery_min_apply_delay="10s")
     async with AsyncRouter(lagging.dsn, probe=OFTEN) as router:
         await all_heard(router)
         await write(router, 1)
@@ -315,6 +315,7 @@ async def test_position_lost_in_a_failover_is_told_to_all_later_sessions(any_clu
             wire.blackhole()
             await write(causal, 2)
             lost = causal.position
+            assert not causal.lost
             await async_call(old.kill)
             await async_call(any_cluster.promote, new)
             await write(router, 3)
@@ -328,10 +329,16 @@ async def test_position_lost_in_a_failover_is_told_to_all_later_sessions(any_clu
                     await causal.run(inserting(4))
                 with pytest.raises(PositionLost):
                     await causal.run(counting, role="reader")
+                assert causal.lost
             assert causal.position == lost
             assert (await count(others.reader(wait=5.0)))[1] in (1, 2)
             await others.run(counting)
             assert (await count(others.reader(wait=5.0)))[1] == 2
+            assert not others.lost
+            again = router.causal(after=lost)
+            with pytest.raises(PositionLost):
+                await again.run(counting)
+            assert again.lost
 
 
 # Shared.

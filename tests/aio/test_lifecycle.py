@@ -57,6 +57,7 @@ async def test_the_constructor_contacts_nobody() -> None:
 
 async def test_a_router_that_was_never_opened_says_so(shared: LocalCluster) -> None:
     router = AsyncRouter(shared.dsn)
+    assert router.closed
     with pytest.raises(RouterClosed, match="never opened"):
         await session(router)
     with pytest.raises(RouterClosed, match="never opened"):
@@ -68,7 +69,9 @@ async def test_a_router_that_was_never_opened_says_so(shared: LocalCluster) -> N
 
 async def test_a_closed_router_gives_no_session_and_cannot_be_opened_again(shared: LocalCluster) -> None:
     async with AsyncRouter(shared.dsn) as router:
+        told = [router.closed]
         await session(router)
+    assert [*told, router.closed] == [False, True]
     for use in (session(router), router.wait(), router.open()):  # async-only
         with pytest.raises(RouterClosed, match="is closed"):  # async-only
             await use  # async-only
@@ -95,6 +98,7 @@ async def test_close_waits_for_the_sessions_in_flight(shared: LocalCluster, tabl
         async with router.writer() as conn:
             begun.set()
             await conn.execute(f"INSERT INTO {table} SELECT 1 FROM pg_sleep(0.3)")
+            assert router.closed  # from the beginning of the close
 
     router = AsyncRouter(shared.dsn)
     await router.open()

@@ -159,11 +159,11 @@ async def test_a_connection_reset_after_the_body_leaves_the_outcome_to_the_next_
     node, increment = pair.cluster.nodes[0], Increment()
     async with AsyncRouter(pair.dsn) as router:
         # The result is stored together with COMMIT: what a lost connection has reached is not known.
-        pair.proxies[0].when(b"UPDATE pgroute.once SET result", action="reset", after_forwarding=False)
+        pair.proxies[0].when(b"DO UPDATE SET result", action="reset", after_forwarding=False)
         with pytest.raises(CommitUnknown, match="lost during COMMIT"):
             await call_once(router, increment, retry=NEVER_AGAIN)
         assert await counted(node) == (0, 0)
-        pair.proxies[0].when(b"UPDATE pgroute.once SET result", action="reset", after_forwarding=False)
+        pair.proxies[0].when(b"DO UPDATE SET result", action="reset", after_forwarding=False)
         assert await call_once(router, increment) == 1
     assert await counted(node) == (1, 1)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,20 @@ from pgroute import AsyncRouter, CommitUnknown, ConfigError, PoolOptions
 from pgroute.testing import LocalCluster, Node
 from tests.aio.conftest import Proxied
 from tests.aio.counting import INCREMENT, KEY, Increment, call_once, clear, counted, set_up, waiting
+from tests.aio.replicas import dsn_of
 from tests.support import AsyncBackground, AsyncHandle, async_call, async_eventually, within
+from tests.wiretap import Wiretap
 
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
 ISOLATIONS = ["read committed", "repeatable read", "serializable"]
+
+
+class Word(str):
+    """A text of a type of its own."""
+
+    __slots__ = ()
 
 
 class Lingering(Increment):
@@ -141,6 +150,33 @@ async def test_a_lock_timeout_of_its_own_holds_in_the_body_and_not_for_the_key(c
     assert await counted(node) == (1, 1)
 
 
+async def test_a_lock_timeout_that_changes_between_sessions_holds_in_each_body(pair: Proxied) -> None:
+    found = []
+    async with AsyncRouter(pair.dsn, writer=PoolOptions(max_size=1)) as router:
+        for number, value in enumerate(("70ms", "1min", "0", "0")):
+            async with router.writer() as conn:
+                await conn.execute(f"SET lock_timeout = '{value}'")
+            found.append(await router.run(shown, once=f"key {number}"))
+            async with router.writer() as conn:
+                assert await shown(conn) == value
+    assert found == ["70ms", "1min", "0", "0"]
+
+
+async def test_a_lock_timeout_of_its_own_costs_a_round_trip_at_first_alone(pair: Proxied) -> None:
+    node = pair.cluster.nodes[0]
+    options = PoolOptions(max_size=1, settings={"lock_timeout": "7s"})
+    with Wiretap(node) as tap:
+        async with AsyncRouter(
+            dsn_of((tap,)), writer=options, kwargs={"prepare_threshold": None}, probe=None
+        ) as router:
+            trips = []
+            for number in range(3):
+                tap.take()
+                assert await router.run(shown, once=f"key {number}") == "7s"
+                trips.append(tap.round_trips())
+    assert trips[1:] == [3, 3]
+
+
 async def test_one_deadline_bounds_all_that_is_waited_for(pair: Proxied) -> None:
     node = pair.cluster.nodes[0]
     conninfo = node.conninfo
@@ -183,6 +219,20 @@ async def test_the_age_of_a_key_begins_with_the_end_of_its_body(pair: Proxied) -
         body.over.set()
         await worker.result()
     assert await async_call(node.execute, "SELECT at > %s FROM pgroute.once", (moment,)) == [(True,)]
+
+
+async def test_a_row_that_its_own_body_has_deleted_is_there_again(pair: Proxied) -> None:
+    node, increment = pair.cluster.nodes[0], Increment()
+
+    async def body(conn: Any) -> int:
+        value = await increment(conn)
+        await conn.execute("DELETE FROM pgroute.once")
+        return value
+
+    async with AsyncRouter(pair.dsn) as router:
+        assert [await call_once(router, body) for _ in range(2)] == [1, 1]
+    assert increment.runs == 1
+    assert await counted(node) == (1, 1)
 
 
 # What leaves no key.
@@ -252,6 +302,19 @@ async def test_the_first_and_every_later_call_get_the_same_result(pair: Proxied,
     async with AsyncRouter(pair.dsn) as router:
         found = [json.dumps(await call_once(router, body)) for _ in range(2)]
     assert found == [json.dumps(result)] * 2
+
+
+@pytest.mark.parametrize(
+    ("result", "type_"),
+    [((1, 2), list), (HTTPStatus.OK, int), (Word("a"), str), (True, bool), (1e300, int)],
+    ids=["tuple", "IntEnum", "of str", "bool", "float"],
+)
+async def test_the_first_call_gets_what_is_stored_too(pair: Proxied, result: Any, type_: type) -> None:
+    async def body(conn: Any) -> Any:
+        return result
+
+    async with AsyncRouter(pair.dsn) as router:
+        assert [type(await call_once(router, body)) for _ in range(2)] == [type_, type_]
 
 
 @pytest.mark.parametrize("stored", ["[" * 3000 + "]" * 3000, "1" * 5000], ids=["deep", "long"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -178,6 +179,23 @@ async def test_a_reader_at_the_primary_behind_a_pooler_cannot_write(
         assert [host.state for host in router.topology.hosts] == [HostState.UP]
     rows = await async_call(shared.primary.execute, f"SELECT number FROM {table} ORDER BY 1")
     assert rows == [(0,), (1,), (2,)]
+
+
+async def test_copies_go_through_a_transaction_pooler(shared: LocalCluster, table: str, pooled: Any) -> None:
+    rows = [(number,) for number in range(100_000)]
+    file = io.BytesIO()
+    async with AsyncRouter(pooled(shared.primary), kwargs=UNPREPARED) as router:
+        await router.install()
+        assert await router.copy_to_table(table, rows) == 100_000
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            await router.copy_to_table(table, rows)
+        assert await router.copy_to_table(table, [(-1,)], once=f"copy into {table}") == 1
+        assert await router.copy_from(table, file) == 100_001
+        async with router.copy_rows(table) as found:
+            async for _ in found:
+                break
+        assert await router.fetchval(f"SELECT count(*) FROM {table}") == 100_001
+    assert file.getvalue().count(b"\n") == 100_001
 
 
 async def test_settings_that_a_pooler_refuses_are_told_in_the_log(

@@ -25,7 +25,7 @@ from pgroute import (
     SessionLost,
     Topology,
 )
-from pgroute._async import checkout as checkout_module
+from pgroute._async import ending
 from pgroute.runtime.connect_backoff import ConnectBackoff
 from pgroute.testing import LocalCluster, Node
 from tests import support
@@ -357,7 +357,7 @@ async def test_writers_leave_a_pool_that_connects_to_a_frozen_host_at_once(pgrou
 async def test_leaving_a_body_that_raised_on_a_frozen_host_is_bounded(
     mended: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkout_module, "_ROLLBACK_TIMEOUT", 0.3)
+    monkeypatch.setattr(ending, "_ROLLBACK_TIMEOUT", 0.3)
     node = mended.nodes[0]
     raised_at = 0.0
     async with AsyncRouter(dsn_of(node)) as router:

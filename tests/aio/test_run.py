@@ -423,6 +423,30 @@ async def test_isolation_and_the_like_are_for_this_transaction_only(shared: Loca
         assert await router.run(settings) == before
 
 
+async def test_attributes_that_configure_and_setup_have_set_are_those_of_the_transaction(
+    shared: LocalCluster,
+) -> None:
+    levels = iter(("SERIALIZABLE", "READ_COMMITTED"))
+
+    async def configure(conn: AsyncConnection) -> None:
+        await conn.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+
+    async def setup(conn: AsyncConnection) -> None:
+        await conn.set_isolation_level(psycopg.IsolationLevel[next(levels)])
+
+    async def shown(conn: AsyncConnection) -> Any:
+        return await one(conn, "SHOW transaction_isolation")
+
+    async with AsyncRouter(shared.dsn, writer=PoolOptions(max_size=1, configure=configure)) as router:
+        assert await router.run(shown) == "repeatable read"
+        async with router.writer() as conn:
+            await conn.set_isolation_level(psycopg.IsolationLevel.SERIALIZABLE)
+        assert await router.run(shown) == "repeatable read"
+    options = PoolOptions(max_size=1, configure=configure, setup=setup)
+    async with AsyncRouter(shared.dsn, writer=options) as router:
+        assert [await router.run(shown) for _ in range(2)] == ["serializable", "read committed"]
+
+
 async def test_autocommit_connections_have_a_transaction_too(shared: LocalCluster, table: str) -> None:
     async def insert_and_fail(conn: AsyncConnection) -> None:
         await conn.execute(f"INSERT INTO {table} VALUES (1)")

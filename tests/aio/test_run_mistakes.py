@@ -452,7 +452,7 @@ async def test_a_task_that_a_body_returns_writes_nothing_later(shared: LocalClus
 async def test_interrupted_in_the_pause_after_an_unknown_commit_it_says_so(
     written: Proxied, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="pgroute")
+    caplog.set_level(logging.DEBUG, logger="pgroute")
     slow = RetryPolicy(stop=tenacity.stop_never, wait=tenacity.wait_fixed(60))
 
     async def pay(conn: AsyncConnection) -> None:

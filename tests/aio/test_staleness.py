@@ -253,6 +253,7 @@ async def test_cascading_replica_is_as_old_as_what_it_misses(lagging: LocalClust
             await async_eventually(lambda: missing in commits.acknowledged)
             bounds = Bounds(commits, missing, time.monotonic() + 3 * INTERVAL)
             await watched(router, (last,), 1.0, bounds)
+            assert bounds.counted
             assert bounds.excess < within(ALLOWED)
             assert of(router, between).state is HostState.DOWN
             await async_call(between.start)
@@ -276,6 +277,7 @@ async def test_replica_cut_off_from_the_primary_is_as_old_as_what_it_misses(lagg
                 missing = max(await async_call(seen, standby)) + 1
                 bounds = Bounds(commits, missing, time.monotonic())
                 await watched(router, (standby,), 1.0, bounds)
+                assert bounds.counted
                 assert bounds.excess < within(ALLOWED)
                 wire.clear_faults()
                 await async_eventually(lambda: staleness(router, standby) < within(ALLOWED))
@@ -309,6 +311,7 @@ async def test_a_role_without_rights_sees_the_same(lagging: LocalCluster, plain:
             await async_eventually(lambda: missing in commits.acknowledged)
             bounds = Bounds(commits, missing, time.monotonic() + 3 * INTERVAL)
             await watched(router, (paused,), 1.0, bounds)
+            assert bounds.counted
             assert staleness(router, other) < within(ALLOWED)
             assert bounds.excess < within(ALLOWED)
 

@@ -239,6 +239,7 @@ def log_to_stderr() -> None:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(monotonic).3f %(threadName)s %(message)s"
     )
+    logging.getLogger("pgroute").setLevel(logging.DEBUG)
     make = logging.getLogRecordFactory()
 
     def stamped(*args: Any, **kwargs: Any) -> logging.LogRecord:

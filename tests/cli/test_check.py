@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import sys
 
 import pytest
 from rich.console import Console
@@ -114,12 +115,37 @@ def test_a_plain_role_misses_the_timeline_of_a_standby_only(shared: LocalCluster
     assert (result, text.partition(",")[0]) == ("note", "plain cannot read pg_stat_wal_receiver")
 
 
-def test_missing_rights_are_told_with_what_they_cost(any_cluster: LocalCluster, capsys):
+def test_the_settings_of_a_role_do_not_keep_it_from_asking(shared: LocalCluster, capsys):
+    settings = {
+        "default_transaction_isolation": "serializable",
+        "default_transaction_deferrable": "on",
+        "default_transaction_read_only": "on",
+        "client_encoding": "latin1",
+        "search_path": "nowhere",
+    }
+    grants = "".join(f"ALTER ROLE strict SET {name} = '{value}';" for name, value in settings.items())
+    with role(shared, "strict", grants=grants) as dsn:
+        _, told = check_json(capsys, dsn)
+    assert [result for result, _ in found(told, "reach")] == ["ok"] * 3
+    assert all(
+        text.endswith(" of 97; 0 are open now") or " of " in text for _, text in found(told, "connections")
+    )
+    assert len(found(told, "connections")) == len(found(told, "clock")) == 3
+
+
+def test_missing_rights_are_told_with_what_they_cost_and_end_no_other_question(
+    any_cluster: LocalCluster, capsys
+):
     for function in ("pg_control_system()", "pg_walfile_name(pg_lsn)"):
         any_cluster.primary.execute(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
+    any_cluster.primary.execute("REVOKE SELECT ON pg_settings FROM PUBLIC")
     with role(any_cluster, "plain") as dsn:
         status, told = check_json(capsys, dsn)
     assert status == 1
+    assert [result for result, _ in found(told, "reach")] == ["ok"] * 3
+    refused = ("note", "the settings: permission denied for view pg_settings")
+    assert found(told, "unknown") == [refused] * 3, "the other questions are answered"
+    assert len(found(told, "clock")) == 3
     for result, text in found(told, "rights"):
         assert result == "warn"
         assert text.startswith("plain may not execute pg_walfile_name, pg_control_system: ")
@@ -224,6 +250,40 @@ def test_a_configuration_file_is_audited(shared: LocalCluster, tmp_path, capsys,
     assert told["router"] == "a"
     assert "2 processes may open 82 (60 writer + 20 reader + 2 probe)" in found(told, "connections")[0][1]
     assert ("ok", f"{file} holds no password") in [(f["result"], f["text"]) for f in told["findings"]]
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_the_credentials_function_of_a_file_is_asked(
+    shared: LocalCluster, tmp_path, monkeypatch, capsys, kind
+):
+    password = password_of(shared)
+    module = f"credentials_for_a_check_{kind[0]}"
+    (tmp_path / f"{module}.py").write_text(
+        f"asked = []\n{kind} give(request):\n    asked.append(request)\n    return {{'password': {password!r}}}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    hosts = ",".join(f"{node.host}:{node.port}" for node in shared.nodes)
+    file = tmp_path / "shop.toml"
+    dsn = f"postgresql://postgres@{hosts}/postgres"
+    file.write_text(f"[routers.a]\ndsn = '{dsn}'\ncredentials = '{module}:give'\n")
+    _, told = check_json(capsys, str(file))
+    assert [text.rpartition(" in ")[0] for _, text in found(told, "reach")] == ["logged in as postgres"] * 3
+    assert {request.role for request in sys.modules[module].asked} == {"probe", "writer", "reader"}
+    assert password not in json.dumps(told)
+
+
+def test_a_credentials_function_that_fails_is_the_reason(tmp_path, monkeypatch, capsys):
+    (tmp_path / "no_credentials_for_a_check.py").write_text(
+        "def give(_):\n    raise OSError('vault is sealed')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "shop.toml"
+    file.write_text(
+        "[routers.a]\ndsn = 'host=127.0.0.1 port=1'\ncredentials = 'no_credentials_for_a_check:give'\n"
+    )
+    _, told = check_json(capsys, str(file), "--timeout", "0.5")
+    [(result, text)] = found(told, "reach")
+    assert (result, "raised OSError: vault is sealed" in text) == ("fail", True), text
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from pgroute import HostInfo, HostKey, HostRole, HostState
 from pgroute.cli.check.ask import Answers
 from pgroute.cli.check.judge import Finding, Plan, Result, host_findings, status_of
-from pgroute.cli.check.subject import is_file
+from pgroute.cli.subject import is_file
 from pgroute.core.config.options import PoolOptions, ProbeOptions
 from pgroute.core.config.router_config import make_config
 

@@ -63,8 +63,7 @@ def test_every_command_lets_srv_records_lead_elsewhere(command, monkeypatch):
     def ask(*_, **options):
         raise Asked(options)
 
-    module = {"wait": "dsn"}.get(command, command.split()[0])
-    monkeypatch.setattr(f"pgroute.cli.{module}.Router", ask)
+    monkeypatch.setattr("pgroute.cli.subject.Router", ask)
     job = ["nightly"] if command == "batch show" else []
     with pytest.raises(Asked) as caught:
         main([*command.split(), "host=h", *job, "--srv-domain", "a.example", "--srv-domain", "b.example"])

@@ -40,7 +40,7 @@ def test_healthy_cluster_is_ok(cluster, capsys):
     assert (status, err) == (0, "")
     primary, standby = (f"127.0.0.1:{node.port}" for node in cluster.nodes)
     lines = out.splitlines()
-    assert lines[0].split() == ["host", "role", "state", "timeline", "lag", "rtt", "reason"]
+    assert lines[0].split() == ["host", "role", "state", "timeline", "lag", "staleness", "rtt", "reason"]
     assert lines[1].startswith(f"{primary}  primary  up     1 ")
     assert lines[2].startswith(f"{standby}  standby  up     >=1 ")
     assert lines[-3:] == [
@@ -263,7 +263,7 @@ def test_narrow_terminal_shows_whole_reasons(cluster):
 @pytest.mark.parametrize(
     ("width", "columns"),
     [
-        (80, ["host", "role", "state", "timeline", "lag", "rtt"]),
+        (80, ["host", "role", "state", "timeline", "lag", "staleness", "rtt"]),
         (40, ["host", "role", "state", "lag"]),
         (24, ["host", "role"]),
         (12, ["host"]),

@@ -48,6 +48,7 @@ def test_a_max_lag_that_nobody_uses_any_more_is_forgotten_among_many_others():
     assert need.interval(10.0, 1000.0) > 5.0 / 3
 
 
+@pytest.mark.many
 def test_among_many_others_too_the_smallest_of_the_last_minute_counts():
     need = FreshnessNeed(None)
     for number in range(1000):

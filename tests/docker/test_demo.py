@@ -71,7 +71,7 @@ def test_orders_wait_and_none_fails_while_the_leader_is_killed(tmp_path: Path) -
     assert sum(int(line["orders"]) for line in lines) <= int(orders)
     account = f"{orders} orders acknowledged: {orders} found once, 0 missing, 0 there more than once"
     assert account in said.splitlines()
-    assert re.search(rf"^\d\d:\d\d:\d\d primary is {new}:5432, timeline \d+$", said, re.MULTILINE)
+    assert re.search(rf"^\d\d:\d\d:\d\d primary is {new}:5432, timeline \d+, after ", said, re.MULTILINE)
 
     assert leftovers(project) == []
     assert list(tmp_path.iterdir()) == []

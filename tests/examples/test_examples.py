@@ -76,6 +76,22 @@ def test_async_app_loses_its_primary_and_no_order():
     assert out.count("primary is ") == 2
 
 
+def test_copy_csv_loses_its_primary_and_no_row():
+    done = start("examples/copy_csv.py", "--rows", "30000")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "the primary was killed, a standby was promoted" in done.stdout
+    assert "attempt 2: " in done.stdout
+    assert "copied 30000 rows in, once" in done.stdout
+    assert "copied 30000 rows out; the files hold the same: True" in done.stdout
+
+
+def test_copy_csv_takes_a_dsn_and_leaves_nothing_there(pgroute_shared_cluster, node):
+    out = run("copy_csv.py", pgroute_shared_cluster.dsn, "--rows", "100")
+    assert "copied 100 rows out; the files hold the same: True" in out
+    assert "killed" not in out
+    assert node.execute("SELECT count(*) FROM pg_tables WHERE tablename = 'pgroute_copied'") == [(0,)]
+
+
 def test_async_app_takes_a_dsn_and_leaves_nothing_there(pgroute_shared_cluster, node):
     out = run("async_app.py", pgroute_shared_cluster.dsn)
     assert "{'placed': 400}, 400 rows found" in out

@@ -14,7 +14,7 @@ from pgroute import Position
 from tests.examples.application import Application, Reply, leftovers
 from tests.support import dsn_with, eventually
 
-SECRET = "the tests' own"
+SECRET = "a secret of the tests alone"
 NAMES = itertools.count(1)
 
 
@@ -101,11 +101,11 @@ def test_a_forged_or_foreign_cookie_is_ignored(start, shared, dsn):
         name, _, value = own.partition("=")
         position = Position.parse(value.partition(".")[0])
         future = str(replace(position, timeline=position.timeline + 1))  # it would be waited for
-        forger = TimestampSigner("?", salt="position")
+        forger = TimestampSigner("?", salt="pgroute.position")
         for forged in ("", "?", future, forger.sign(future).decode(), future + value[value.index(".") :]):
             user.cookie = f"{name}={forged}"
             assert user.read().status == 200
-        ours = TimestampSigner(SECRET, salt="position")
+        ours = TimestampSigner(SECRET, salt="pgroute.position")
         for signed in (str(Position(1, 1, 1)), "no position"):
             user.cookie = f"{name}={ours.sign(signed).decode()}"
             assert user.read().status == 200
@@ -133,7 +133,7 @@ def test_a_lost_position_is_told_once(start, any_cluster):
 
         lost = user.read()
         assert (lost.status, user.cookie) == (409, None)
-        assert lost.body["error"].startswith("your last change may be lost")
+        assert lost.body["detail"].startswith("your last change may be lost")
         eventually(lambda: user.read().body.get("notes") == ["water", "tea"])
         app.end(signal.SIGTERM)
         assert "Traceback" not in app.output

@@ -188,8 +188,8 @@ OPTIONS: dict[type[Any], tuple[str, ...]] = {
     HostOptions: ("weight", "zone"),
     RetryPolicy: ("stop", "wait"),
     Router: ("writer", "reader", "balance", "reader_attrs", "host_options", "probe", "resolver", "addresses", "retry",
-             "acquire_timeout", "connection_class", "kwargs", "configure", "reset", "srv_domains", "zone",
-             "unknown"),
+             "acquire_timeout", "connection_class", "row_factory", "kwargs", "configure", "reset", "srv_domains",
+             "zone", "unknown"),
 }  # fmt: skip
 
 

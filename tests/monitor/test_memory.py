@@ -46,10 +46,11 @@ def test_nothing_is_kept_of_hosts_that_are_listed_no_more() -> None:
             backoff.note_options(host, Options.LEFT_OUT)
             backoff.record_failure(host, psycopg.OperationalError("refused"), 9.0)
             backoff.record_failure(host, psycopg.OperationalError("refused"), 9.0, login=True)
+            backoff.tell(host)
             backoff.aside.failed(Candidate(host.key, host.generation, HostRole.STANDBY), 0.0)
         pools.reconcile(initial_topology((HERE,), 0.0))
     kept = {name: len(known) for name, known in vars(backoff).items() if name != "aside"}
-    assert kept == {"_failures": 1, "_logins": 1, "_options": 1, "_last": 1, "_trials": 0}
+    assert kept == {"_failures": 1, "_logins": 1, "_options": 1, "_last": 1, "_trials": 0, "_told": 1}
     assert set(backoff.aside.hosts) == {HERE}
     assert backoff.options(here) is Options.LEFT_OUT
     with pytest.raises(BackedOff):

@@ -15,7 +15,7 @@ from pgroute import Router
 from pgroute.monitor.host_watcher import HostWatcher
 from pgroute.monitor.thread import Monitor
 from pgroute.testing import LocalCluster, Node
-from tests.support import eventually
+from tests.support import eventually, within
 
 pytestmark = pytest.mark.cluster
 
@@ -83,7 +83,7 @@ with router.writer() as conn:
 print("done")
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=10, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=within(10), check=True
     )
     assert done.stdout == "done\n"
     assert done.stderr == ""

@@ -11,6 +11,7 @@ import pytest
 
 from pgroute.testing import FaultProxy, LocalCluster, Node
 from tests.sync.counting import clear, set_up
+from tests.conftest import SERIAL, Inspector
 
 
 @pytest.fixture(scope="session")
@@ -94,3 +95,15 @@ def trio(synchronous_cluster: LocalCluster) -> Iterator[Proxied]:
     with ExitStack() as stack:
         proxies = tuple(stack.enter_context(FaultProxy(node)) for node in synchronous_cluster.nodes)
         yield Proxied(synchronous_cluster, proxies)
+
+
+@pytest.fixture
+def goods(shared: LocalCluster, inspector: Inspector) -> Iterator[str]:
+    """Give the name of a table (id int PRIMARY KEY, name text DEFAULT 'new') of this test's own."""
+    name = f"goods_{next(SERIAL)}"
+    inspector.execute(
+        shared.nodes[0], f"CREATE TABLE {name} (id int CHECK (id > 0) PRIMARY KEY, name text DEFAULT 'new')"
+    )
+    inspector.catch_up()
+    yield name
+    inspector.execute(shared.nodes[0], f"DROP TABLE {name}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row, tuple_row
 
 from pgroute import (
     Router,
@@ -108,6 +109,13 @@ def test_an_environment_that_cannot_be_used_is_refused(monkeypatch: pytest.Monke
         ({"acquire_timeout": float("nan")}, "acquire_timeout"),
         ({"connection_class": dict}, "connection_class"),
         ({"connection_class": psycopg.Cursor}, "connection_class"),
+        ({"connection_class": list[int]}, "connection_class"),
+        ({"row_factory": "dict_row"}, "row_factory"),
+        ({"row_factory": dict_row, "kwargs": {"row_factory": tuple_row}}, "kwargs has another"),
+        (
+            {"row_factory": dict_row, "reader": PoolOptions(kwargs={"row_factory": tuple_row})},
+            "reader.kwargs has another",
+        ),
         ({"writer": 5}, "writer"),
         ({"writer": PoolOptions(read_only=True)}, "writer.read_only"),
         ({"reader": None, "probe": 1.0}, "probe"),

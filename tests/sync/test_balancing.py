@@ -72,18 +72,27 @@ def test_round_robin_shares_exactly(shared: LocalCluster) -> None:
     assert found == {1: 20, 2: 20}
 
 
+def where_eight_are_held(router: Router[Any]) -> Counter[int]:
+    """Return how many of eight sessions that are held at the same time are at which port."""
+    held = [router.getconn("reader") for _ in range(8)]
+    ports = Counter(conn.info.port for conn in held)
+    for conn in held:
+        router.putconn(conn)
+    return ports
+
+
 @pytest.mark.parametrize("balance", ["least-busy", "adaptive"])
 def test_sessions_that_are_held_are_spread(shared: LocalCluster, balance: str) -> None:
+    even = {node.port: 4 for node in shared.nodes[1:]}
     with Router(shared.dsn, balance=balance) as router:
         all_known(router)
-        held = [router.getconn("reader") for _ in range(8)]
-        ports = Counter(conn.info.port for conn in held)
-        for conn in held:
-            router.putconn(conn)
-    if balance == "least-busy":
-        assert ports == {shared.nodes[1].port: 4, shared.nodes[2].port: 4}
-    else:  # one of them may be thought to be far away for a moment
-        assert sum(ports.values()) == 8
+        ports = where_eight_are_held(router)
+        # "adaptive" may think for a moment that one of them is far away.
+        until = time.monotonic() + (0.0 if balance == "least-busy" else 10.0)
+        while ports != even and time.monotonic() < until:
+            time.sleep(0.05)
+            ports = where_eight_are_held(router)
+    assert ports == even
 
 
 @pytest.mark.parametrize("balance", ["ordered", "random", "round-robin", "least-busy", "adaptive"])

@@ -14,7 +14,7 @@ from pgroute import Router
 from pgroute.batch import BatchJob, BatchProgress, Chunk, Keyset
 from pgroute.testing import FaultProxy, LocalCluster
 from tests.sync.conftest import Proxied
-from tests.batching import Ground, ground_of
+from tests.batching import NOTE, Ground, ground_of, noted
 from tests.support import Background, call, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
@@ -25,13 +25,11 @@ OUTAGE = 0.3
 """Seconds for which there is no primary: what is tested, not a time for anything to settle."""
 
 WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = %s"
-ITEM = "INSERT INTO seen VALUES (%s, %s)"
 
 
 def note(conn: Connection, chunk: Chunk) -> None:
     """Note the items of a chunk."""
-    for row in chunk.rows:
-        conn.execute(ITEM, (row[0] if isinstance(row, tuple) else row, chunk.number))
+    conn.execute(NOTE, noted(chunk))
 
 
 def through(proxied: Proxied, ground: Ground) -> str:
@@ -144,8 +142,8 @@ def test_a_finished_job_is_not_reported_before_the_standby_has_it(pair: Proxied)
     ],
 )
 def test_a_job_goes_on_through_a_crash_and_a_promotion(trio: Proxied, kind: str, workers: int) -> None:
-    count = 4000
-    reached = threading.Event()
+    count = 2000
+    reached, crashed = threading.Event(), threading.Event()
     primaries: set[str | None] = set()
     with ground_of(trio.cluster) as ground:
         ground.items(count)
@@ -156,15 +154,21 @@ def test_a_job_goes_on_through_a_crash_and_a_promotion(trio: Proxied, kind: str,
             if progress.chunks > 20:
                 reached.set()
 
+        def body(conn: Connection, chunk: Chunk) -> None:
+            if chunk.number == 60:  # however quick the job is
+                eventually(crashed.is_set)
+            note(conn, chunk)
+
         def crash() -> None:
             assert reached.wait(20), "the job did not come so far"
             trio.cluster.primary.kill()
+            crashed.set()
             time.sleep(OUTAGE)
             trio.cluster.promote()
 
         with Router(through(trio, ground)) as router, Background() as background:
             job = BatchJob(router, "j", source, chunk_size=10, workers=workers)
-            running = background.start(job.run, note, tell)
+            running = background.start(job.run, body, tell)
             call(crash)
             report = running.result(60)
         assert (report.rows, report.chunks, report.finished, report.skipped) == (count, count // 10, True, 0)
@@ -177,22 +181,28 @@ def test_a_job_goes_on_through_a_promotion_of_a_standby_that_lacked_something(
     cluster: LocalCluster,
 ) -> None:
     """Replication is asynchronous here: what is counted in the end is what the new primary has."""
-    count = 3000
+    count = 2000
     with ground_of(cluster) as ground:
-        reached = threading.Event()
+        reached, crashed = threading.Event(), threading.Event()
 
         def tell(progress: BatchProgress) -> None:
             if progress.chunks > 50:
                 reached.set()
 
+        def body(conn: Connection, chunk: Chunk) -> None:
+            if chunk.number == 120:  # however quick the job is
+                eventually(crashed.is_set)
+            note(conn, chunk)
+
         def crash() -> None:
-            reached.wait(20)
+            assert reached.wait(20), "the job did not come so far"
             cluster.primary.kill()
+            crashed.set()
             cluster.promote(repoint=False)
 
         with Router(ground.dsn) as router, Background() as background:
             job = BatchJob(router, "j", range(count), chunk_size=10, workers=2)
-            running = background.start(job.run, note, tell)
+            running = background.start(job.run, body, tell)
             call(crash)
             report = running.result(60)
         assert (report.rows, report.finished) == (count, True)

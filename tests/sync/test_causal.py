@@ -116,7 +116,7 @@ def test_reads_see_writes_though_replay_is_delayed(lagging: LocalCluster, wait: 
 def test_stale_reads_are_seen_without_it(lagging: LocalCluster) -> None:
     """So that the test before this one could fail."""
     for node in lagging.nodes[1:]:
-        call(configure, node, recovery_min_apply_delay="200ms")
+        call(configure, node, recovery_min_apply_delay="10s")
     with Router(lagging.dsn, probe=OFTEN) as router:
         all_heard(router)
         write(router, 1)
@@ -313,6 +313,7 @@ def test_position_lost_in_a_failover_is_told_to_all_later_sessions(any_cluster: 
             wire.blackhole()
             write(causal, 2)
             lost = causal.position
+            assert not causal.lost
             call(old.kill)
             call(any_cluster.promote, new)
             write(router, 3)
@@ -326,10 +327,16 @@ def test_position_lost_in_a_failover_is_told_to_all_later_sessions(any_cluster: 
                     causal.run(inserting(4))
                 with pytest.raises(PositionLost):
                     causal.run(counting, role="reader")
+                assert causal.lost
             assert causal.position == lost
             assert (count(others.reader(wait=5.0)))[1] in (1, 2)
             others.run(counting)
             assert (count(others.reader(wait=5.0)))[1] == 2
+            assert not others.lost
+            again = router.causal(after=lost)
+            with pytest.raises(PositionLost):
+                again.run(counting)
+            assert again.lost
 
 
 # Shared.

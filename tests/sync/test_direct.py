@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import itertools
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.rows import dict_row
+from psycopg.rows import class_row, dict_row, scalar_row
 
 from pgroute import (
     Router,
@@ -32,6 +33,10 @@ pytestmark = pytest.mark.cluster
 ONCE_ONLY = RetryPolicy(stop=lambda _: True)
 ONE_CONNECTION = PoolOptions(max_size=1)
 DIE = "SELECT pg_terminate_backend(pg_backend_pid())"
+
+
+def _first(conn: psycopg.Connection[Any]) -> Any:
+    return (conn.execute("SELECT 1 AS n")).fetchone()
 
 
 def numbers(cluster: LocalCluster, table: str) -> list[int]:
@@ -77,10 +82,45 @@ def test_query_without_values_is_taken_as_it_is(shared: LocalCluster, query: Any
 
 
 def test_rows_are_as_the_router_makes_them(shared: LocalCluster) -> None:
-    with Router(shared.dsn, kwargs={"row_factory": dict_row}) as router:
+    with Router(shared.dsn, row_factory=dict_row) as router:
         assert router.fetch("SELECT 1 AS n") == [{"n": 1}]
         assert router.fetchrow("SELECT 1 AS n") == {"n": 1}
         assert router.fetchval("SELECT 1 AS n") == 1
+        assert router.run(_first) == {"n": 1}
+        assert router.causal().run(_first, role="reader") == {"n": 1}
+
+
+def test_rows_are_as_the_call_makes_them(shared: LocalCluster, table: str) -> None:
+    insert = f"INSERT INTO {table} VALUES (1) RETURNING number"
+    with Router(shared.dsn, writer=ONE_CONNECTION) as router:
+        assert router.fetch(insert, role="writer", row_factory=dict_row) == [{"number": 1}]
+        assert router.fetchrow(
+            "SELECT 1 AS n", role="writer", row_factory=class_row(SimpleNamespace)
+        ) == (SimpleNamespace(n=1))
+        assert router.fetchrow("SELECT 1", role="writer", row_factory=scalar_row) == 1
+        assert router.fetchrow("SELECT WHERE false", role="writer", row_factory=dict_row) is None
+        assert router.fetch("SELECT 1 AS n", role="writer") == [(1,)], "not as the call before"
+
+
+def test_fetchmany_returns_the_rows_of_all(shared: LocalCluster, table: str) -> None:
+    insert = f"INSERT INTO {table} VALUES (%s) RETURNING number"
+    with Router(shared.dsn) as router:
+        assert router.fetchmany(insert, iter([(1,), (2,)]), role="writer") == [(1,), (2,)]
+        query = f"SELECT number FROM {table} WHERE number >= %(least)s ORDER BY number"
+        rows = router.fetchmany(
+            query, [{"least": 2}, {"least": 9}, {"least": 1}], role="writer", row_factory=scalar_row
+        )
+        assert rows == [2, 1, 2]
+        assert router.fetchmany(insert, [], role="writer") == []
+        assert router.fetchmany(f"DELETE FROM {table} WHERE number = %s", [[1]], role="writer") == []
+        assert router.fetchmany("SELECT pg_is_in_recovery(), %s::int", [[1]]) == [(True, 1)]
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            router.fetchmany(insert, [(3,), (2,)], role="writer")
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            router.fetchmany(insert, [(3,)])
+        with pytest.raises(ConfigError, match="invalid row_factory 1"):
+            router.fetchmany(insert, [(3,)], row_factory=1)  # type: ignore[call-overload]
+    assert numbers(shared, table) == [2]
 
 
 def test_session_after_it_begins_its_transaction_as_ever(shared: LocalCluster, table: str) -> None:
@@ -130,6 +170,10 @@ def test_bad_arguments_are_refused(shared: LocalCluster) -> None:
         with pytest.raises(ConfigError, match="invalid column 1: expected a number below 1") as caught:
             router.fetchval("SELECT 1", column=1)
         assert caught.value.__notes__ == ["the statement was executed"]
+        with pytest.raises(ConfigError, match="invalid row_factory 'dict_row'"):
+            router.fetch("SELECT 1", row_factory="dict_row")  # type: ignore[call-overload]
+        with pytest.raises(ConfigError, match="invalid row_factory 1"):
+            router.fetchrow("SELECT 1", row_factory=1)  # type: ignore[call-overload]
         with pytest.raises(ConfigError, match="invalid column -1"):
             router.fetchval("SELECT 1", column=-1)
         with pytest.raises(ConfigError, match="invalid once"):

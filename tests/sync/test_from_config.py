@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg.rows import dict_row, scalar_row
 
-from pgroute import Router, PoolExhausted, from_config
+from pgroute import Router, ConfigError, PoolExhausted, from_config
 from pgroute.testing import LocalCluster
 from tests.support import password_of
 
@@ -88,6 +89,30 @@ def test_a_connection_is_one_connection(tmp_path: Path, shared: LocalCluster) ->
             "writer": 1,
             "reader": 1,
         }
+
+
+def test_the_program_says_what_the_rows_are(tmp_path: Path, shared: LocalCluster) -> None:
+    file = written(tmp_path, shared)
+    with pytest.raises(ConfigError, match=r"kwargs has another.*\(in .*pgroute.toml\)"):
+        from_config(file, kind="pool", row_factory=scalar_row)
+    file.write_text(file.read_text().replace('row_factory = "psycopg.rows:dict_row"', ""))
+    with from_config(file, kind="pool", row_factory=scalar_row) as router:
+        assert router.fetchrow("SELECT 1") == 1
+        assert from_config(file, kind="pool", row_factory=scalar_row) is router
+        assert router_of(file) is router
+        with pytest.raises(
+            ConfigError, match=r"expected <function scalar_row .*, with which this process uses"
+        ):
+            from_config(file, kind="pool", row_factory=dict_row)
+    with file.open("a") as more:
+        more.write("[routers.orders]\nrow_factory = 'psycopg.rows:dict_row'\n")
+    with pytest.raises(ConfigError, match=r"row_factory .*: expected the one of the file"):
+        from_config(file, "orders", kind="pool", row_factory=scalar_row)
+    made = from_config(file, "orders", kind="pool")
+    assert from_config(file, "orders", kind="pool", row_factory=dict_row) is made
+    assert made._manager.config.reader.arguments == {"row_factory": dict_row}
+    with pytest.raises(ConfigError, match="invalid row_factory 'dict_row'"):
+        from_config(file, "orders", kind="pool", row_factory="dict_row")  # type: ignore[call-overload]
 
 
 def test_the_environment_is_read_when_the_router_is_made(

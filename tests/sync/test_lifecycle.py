@@ -57,6 +57,7 @@ def test_the_constructor_contacts_nobody() -> None:
 
 def test_a_router_that_was_never_opened_says_so(shared: LocalCluster) -> None:
     router = Router(shared.dsn)
+    assert router.closed
     with pytest.raises(RouterClosed, match="never opened"):
         session(router)
     with pytest.raises(RouterClosed, match="never opened"):
@@ -68,7 +69,9 @@ def test_a_router_that_was_never_opened_says_so(shared: LocalCluster) -> None:
 
 def test_a_closed_router_gives_no_session_and_cannot_be_opened_again(shared: LocalCluster) -> None:
     with Router(shared.dsn) as router:
+        told = [router.closed]
         session(router)
+    assert [*told, router.closed] == [False, True]
     for use in (lambda: session(router), router.wait, router.open):
         with pytest.raises(RouterClosed, match="is closed"):
             use()
@@ -92,6 +95,7 @@ def test_close_waits_for_the_sessions_in_flight(shared: LocalCluster, table: str
         with router.writer() as conn:
             begun.set()
             conn.execute(f"INSERT INTO {table} SELECT 1 FROM pg_sleep(0.3)")
+            assert router.closed  # from the beginning of the close
 
     router = Router(shared.dsn)
     router.open()

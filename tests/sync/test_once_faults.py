@@ -159,11 +159,11 @@ def test_a_connection_reset_after_the_body_leaves_the_outcome_to_the_next_attemp
     node, increment = pair.cluster.nodes[0], Increment()
     with Router(pair.dsn) as router:
         # The result is stored together with COMMIT: what a lost connection has reached is not known.
-        pair.proxies[0].when(b"UPDATE pgroute.once SET result", action="reset", after_forwarding=False)
+        pair.proxies[0].when(b"DO UPDATE SET result", action="reset", after_forwarding=False)
         with pytest.raises(CommitUnknown, match="lost during COMMIT"):
             call_once(router, increment, retry=NEVER_AGAIN)
         assert counted(node) == (0, 0)
-        pair.proxies[0].when(b"UPDATE pgroute.once SET result", action="reset", after_forwarding=False)
+        pair.proxies[0].when(b"DO UPDATE SET result", action="reset", after_forwarding=False)
         assert call_once(router, increment) == 1
     assert counted(node) == (1, 1)
 

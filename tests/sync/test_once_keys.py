@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,20 @@ from pgroute import Router, CommitUnknown, ConfigError, PoolOptions
 from pgroute.testing import LocalCluster, Node
 from tests.sync.conftest import Proxied
 from tests.sync.counting import INCREMENT, KEY, Increment, call_once, clear, counted, set_up, waiting
+from tests.sync.replicas import dsn_of
 from tests.support import Background, Handle, call, eventually, within
+from tests.wiretap import Wiretap
 
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
 ISOLATIONS = ["read committed", "repeatable read", "serializable"]
+
+
+class Word(str):
+    """A text of a type of its own."""
+
+    __slots__ = ()
 
 
 class Lingering(Increment):
@@ -142,6 +151,33 @@ def test_a_lock_timeout_of_its_own_holds_in_the_body_and_not_for_the_key(cluster
     assert counted(node) == (1, 1)
 
 
+def test_a_lock_timeout_that_changes_between_sessions_holds_in_each_body(pair: Proxied) -> None:
+    found = []
+    with Router(pair.dsn, writer=PoolOptions(max_size=1)) as router:
+        for number, value in enumerate(("70ms", "1min", "0", "0")):
+            with router.writer() as conn:
+                conn.execute(f"SET lock_timeout = '{value}'")
+            found.append(router.run(shown, once=f"key {number}"))
+            with router.writer() as conn:
+                assert shown(conn) == value
+    assert found == ["70ms", "1min", "0", "0"]
+
+
+def test_a_lock_timeout_of_its_own_costs_a_round_trip_at_first_alone(pair: Proxied) -> None:
+    node = pair.cluster.nodes[0]
+    options = PoolOptions(max_size=1, settings={"lock_timeout": "7s"})
+    with Wiretap(node) as tap:
+        with Router(
+            dsn_of((tap,)), writer=options, kwargs={"prepare_threshold": None}, probe=None
+        ) as router:
+            trips = []
+            for number in range(3):
+                tap.take()
+                assert router.run(shown, once=f"key {number}") == "7s"
+                trips.append(tap.round_trips())
+    assert trips[1:] == [3, 3]
+
+
 def test_one_deadline_bounds_all_that_is_waited_for(pair: Proxied) -> None:
     node = pair.cluster.nodes[0]
     conninfo = node.conninfo
@@ -184,6 +220,20 @@ def test_the_age_of_a_key_begins_with_the_end_of_its_body(pair: Proxied) -> None
         body.over.set()
         worker.result()
     assert call(node.execute, "SELECT at > %s FROM pgroute.once", (moment,)) == [(True,)]
+
+
+def test_a_row_that_its_own_body_has_deleted_is_there_again(pair: Proxied) -> None:
+    node, increment = pair.cluster.nodes[0], Increment()
+
+    def body(conn: Any) -> int:
+        value = increment(conn)
+        conn.execute("DELETE FROM pgroute.once")
+        return value
+
+    with Router(pair.dsn) as router:
+        assert [call_once(router, body) for _ in range(2)] == [1, 1]
+    assert increment.runs == 1
+    assert counted(node) == (1, 1)
 
 
 # What leaves no key.
@@ -253,6 +303,19 @@ def test_the_first_and_every_later_call_get_the_same_result(pair: Proxied, resul
     with Router(pair.dsn) as router:
         found = [json.dumps(call_once(router, body)) for _ in range(2)]
     assert found == [json.dumps(result)] * 2
+
+
+@pytest.mark.parametrize(
+    ("result", "type_"),
+    [((1, 2), list), (HTTPStatus.OK, int), (Word("a"), str), (True, bool), (1e300, int)],
+    ids=["tuple", "IntEnum", "of str", "bool", "float"],
+)
+def test_the_first_call_gets_what_is_stored_too(pair: Proxied, result: Any, type_: type) -> None:
+    def body(conn: Any) -> Any:
+        return result
+
+    with Router(pair.dsn) as router:
+        assert [type(call_once(router, body)) for _ in range(2)] == [type_, type_]
 
 
 @pytest.mark.parametrize("stored", ["[" * 3000 + "]" * 3000, "1" * 5000], ids=["deep", "long"])

@@ -363,21 +363,3 @@ def test_a_caller_held_up_at_a_failover_opens_no_pool_to_the_old_primary(shared:
         pools = next(iter(router._manager.pools.values()))
         with pytest.raises(psycopg.OperationalError, match="no longer serves"):
             pools.open(candidate)
-
-
-def test_a_failover_is_logged_in_few_lines(
-    any_cluster: LocalCluster, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    with Router(any_cluster.dsn, writer=PoolOptions(min_size=8, max_size=8)) as router:
-        router.wait()
-        eventually(lambda: router.get_stats()["writer"].get("pool_available") == 8)
-        eventually(lambda: all(host.usable for host in router.topology.hosts))
-        caplog.clear()
-        call(any_cluster.primary.kill)
-        call(any_cluster.promote, repoint=False)
-        with router.writer() as conn:
-            conn.execute("SELECT 1")
-    lines = [r for r in caplog.records if r.name.startswith(("pgroute", "psycopg"))]
-    assert {r.name for r in lines} == {"pgroute"}
-    assert len([r for r in lines if r.levelno >= logging.WARNING]) <= 4, [r.getMessage() for r in lines]

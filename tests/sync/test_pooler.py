@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -179,6 +180,23 @@ def test_a_reader_at_the_primary_behind_a_pooler_cannot_write(
         assert [host.state for host in router.topology.hosts] == [HostState.UP]
     rows = call(shared.primary.execute, f"SELECT number FROM {table} ORDER BY 1")
     assert rows == [(0,), (1,), (2,)]
+
+
+def test_copies_go_through_a_transaction_pooler(shared: LocalCluster, table: str, pooled: Any) -> None:
+    rows = [(number,) for number in range(100_000)]
+    file = io.BytesIO()
+    with Router(pooled(shared.primary), kwargs=UNPREPARED) as router:
+        router.install()
+        assert router.copy_to_table(table, rows) == 100_000
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            router.copy_to_table(table, rows)
+        assert router.copy_to_table(table, [(-1,)], once=f"copy into {table}") == 1
+        assert router.copy_from(table, file) == 100_001
+        with router.copy_rows(table) as found:
+            for _ in found:
+                break
+        assert router.fetchval(f"SELECT count(*) FROM {table}") == 100_001
+    assert file.getvalue().count(b"\n") == 100_001
 
 
 def test_settings_that_a_pooler_refuses_are_told_in_the_log(

@@ -423,6 +423,30 @@ def test_isolation_and_the_like_are_for_this_transaction_only(shared: LocalClust
         assert router.run(settings) == before
 
 
+def test_attributes_that_configure_and_setup_have_set_are_those_of_the_transaction(
+    shared: LocalCluster,
+) -> None:
+    levels = iter(("SERIALIZABLE", "READ_COMMITTED"))
+
+    def configure(conn: Connection) -> None:
+        conn.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+
+    def setup(conn: Connection) -> None:
+        conn.set_isolation_level(psycopg.IsolationLevel[next(levels)])
+
+    def shown(conn: Connection) -> Any:
+        return one(conn, "SHOW transaction_isolation")
+
+    with Router(shared.dsn, writer=PoolOptions(max_size=1, configure=configure)) as router:
+        assert router.run(shown) == "repeatable read"
+        with router.writer() as conn:
+            conn.set_isolation_level(psycopg.IsolationLevel.SERIALIZABLE)
+        assert router.run(shown) == "repeatable read"
+    options = PoolOptions(max_size=1, configure=configure, setup=setup)
+    with Router(shared.dsn, writer=options) as router:
+        assert [router.run(shown) for _ in range(2)] == ["serializable", "read committed"]
+
+
 def test_autocommit_connections_have_a_transaction_too(shared: LocalCluster, table: str) -> None:
     def insert_and_fail(conn: Connection) -> None:
         conn.execute(f"INSERT INTO {table} VALUES (1)")

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.rows import dict_row, namedtuple_row
+from psycopg.rows import Row, dict_row, namedtuple_row
 
 from pgroute import Router, CommitUnknown, PoolOptions, SessionLost
 from pgroute.testing import FaultProxy, LocalCluster, Node
@@ -19,6 +19,10 @@ pytestmark = pytest.mark.cluster
 
 ONE = PoolOptions(max_size=1)
 """Every session gets the same connection."""
+
+
+class Mine(psycopg.Connection[Row]):
+    """A class of connections for any rows."""
 
 
 def pid_of(router: Router[Any], role: str = "writer") -> int:
@@ -100,6 +104,17 @@ def test_kwargs_reach_the_connection(shared: LocalCluster) -> None:
         assert str(cursor.fetchone()) == "{'name': 'shop'}"
         assert conn.autocommit
         assert conn.prepare_threshold == 2
+
+
+def test_class_that_names_its_rows_is_taken(shared: LocalCluster) -> None:
+    named = Mine[dict[str, Any]]
+    with Router(shared.dsn, connection_class=named, row_factory=dict_row, writer=ONE) as router:
+        with router.writer() as conn:
+            assert isinstance(conn, Mine)
+            conn.row_factory = namedtuple_row  # type: ignore[assignment]
+        with router.writer() as again:
+            assert again is conn
+            assert (again.execute("SELECT 1 AS n")).fetchone() == {"n": 1}
 
 
 def test_the_roles_kwargs_win_over_the_routers_and_those_over_the_dsn(shared: LocalCluster) -> None:

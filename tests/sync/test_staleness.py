@@ -253,6 +253,7 @@ def test_cascading_replica_is_as_old_as_what_it_misses(lagging: LocalCluster) ->
             eventually(lambda: missing in commits.acknowledged)
             bounds = Bounds(commits, missing, time.monotonic() + 3 * INTERVAL)
             watched(router, (last,), 1.0, bounds)
+            assert bounds.counted
             assert bounds.excess < within(ALLOWED)
             assert of(router, between).state is HostState.DOWN
             call(between.start)
@@ -276,6 +277,7 @@ def test_replica_cut_off_from_the_primary_is_as_old_as_what_it_misses(lagging: L
                 missing = max(call(seen, standby)) + 1
                 bounds = Bounds(commits, missing, time.monotonic())
                 watched(router, (standby,), 1.0, bounds)
+                assert bounds.counted
                 assert bounds.excess < within(ALLOWED)
                 wire.clear_faults()
                 eventually(lambda: staleness(router, standby) < within(ALLOWED))
@@ -309,6 +311,7 @@ def test_a_role_without_rights_sees_the_same(lagging: LocalCluster, plain: str) 
             eventually(lambda: missing in commits.acknowledged)
             bounds = Bounds(commits, missing, time.monotonic() + 3 * INTERVAL)
             watched(router, (paused,), 1.0, bounds)
+            assert bounds.counted
             assert staleness(router, other) < within(ALLOWED)
             assert bounds.excess < within(ALLOWED)
 

@@ -332,7 +332,7 @@ class AsyncListeningHub:
             self._fail(exc)
         elif not told:
             self.failure = psycopg.OperationalError(reason)
-            logger.info("%s", reason)
+            logger.info("listening: %s", reason)
             self._watch.kick(link.key)
         if time.monotonic() - link.made_at >= _LONGEST_PAUSE:
             self._pause = _FIRST_PAUSE

@@ -28,7 +28,7 @@ class AsyncSubscriber:
     __slots__ = ("changes", "channels", "failure", "mailbox")
 
     def __init__(self, channels: tuple[str, ...], limit: int) -> None:
-        self.channels = channels
-        self.mailbox = Mailbox(limit)
-        self.changes = AsyncChanges()
+        self.channels: tuple[str, ...] = channels
+        self.mailbox: Mailbox = Mailbox(limit)
+        self.changes: AsyncChanges = AsyncChanges()
         self.failure: psycopg.Error | None = None

@@ -15,7 +15,7 @@ from pgroute._async.pool.connector import AsyncConnector
 from pgroute._async.pool.lease import AsyncLease, alive, attributes, contradicts, lease_of, restore, shut
 from pgroute._async.pool.setup import SETUP_ATTEMPTS, set_up
 from pgroute._async.pool.worker import AsyncPoolWorker
-from pgroute._psycopg import has_open_block, has_two_phase
+from pgroute._psycopg import has_unfinished
 from pgroute.core.faults.classify import one_line
 from pgroute.core.routing.lending import Lending, PoolFull
 
@@ -38,7 +38,7 @@ _IDLE, _UNKNOWN = TransactionStatus.IDLE, TransactionStatus.UNKNOWN
 _FIT = (_IDLE, _UNKNOWN)
 
 _LEAST_WAIT = 0.001
-_COUNTED = (
+COUNTED = (
     "requests_num",
     "requests_queued",
     "requests_errors",
@@ -106,7 +106,7 @@ class AsyncHostPool(Generic[CT]):
             max_uses=options.max_uses,
             now=time.monotonic(),
         )
-        self._counts: dict[str, float] = dict.fromkeys(_COUNTED, 0)
+        self._counts: dict[str, float] = dict.fromkeys(COUNTED, 0)
         self._connector = AsyncConnector(
             config, host, connection_class, watch, backoff, pool=self, source=source
         )
@@ -208,7 +208,7 @@ class AsyncHostPool(Generic[CT]):
                     item = await self._wait(waiter, until - time.monotonic())
                 assert item is not None
                 lease, conn = item
-                if self._usable(lease, conn):
+                if self._usable(conn):
                     lease.taken = True
                     lease.taken_at = time.monotonic()
                     lease.unconfirmed = False
@@ -278,10 +278,9 @@ class AsyncHostPool(Generic[CT]):
         """Take note of a failed setup."""
         self._counts["requests_errors"] += 1
         if lease.doomed:
-            self._counts["connections_lost"] += 1
-            self.watch.kick(self.key)
+            self._note_lost()
 
-    def _usable(self, lease: AsyncLease, conn: CT) -> bool:
+    def _usable(self, conn: CT) -> bool:
         """Return whether an idle connection may be lent."""
         status = conn.pgconn.transaction_status
         if status not in _FIT:
@@ -293,17 +292,19 @@ class AsyncHostPool(Generic[CT]):
             return False
         if alive(conn):
             return True
-        # The server ended it while it was idle.
+        self._note_lost()  # the server ended it while it was idle
+        return False
+
+    def _note_lost(self) -> None:
         self._counts["connections_lost"] += 1
         self.watch.kick(self.key)
-        return False
 
     async def putconn(self, conn: CT) -> None:
         """Take a connection back and reset it; one that must not be used again is closed."""
         lease = lease_of(conn)
         self._counts["usage_ms"] += 1000.0 * (time.monotonic() - lease.taken_at)
         try:
-            if has_two_phase(conn) or conn.pgconn.pipeline_status or has_open_block(conn):
+            if has_unfinished(conn) or conn.pgconn.pipeline_status:
                 await shut(conn)  # the next caller would be in a transaction or pipeline of this one's
             elif conn.pgconn.transaction_status == _IDLE and (
                 self._options.reset is not None or attributes(conn) != lease.baseline
@@ -319,11 +320,15 @@ class AsyncHostPool(Generic[CT]):
             if not self.closed:
                 await self._connector.reset(conn)
         except BaseException as exc:
+            lost = conn.broken or not alive(conn)
             await shut(conn)
             if not isinstance(exc, Exception):
                 raise
-            why = one_line(str(exc))
-            logger.warning("closing a connection to %s that could not be reset: %s", self.key, why)
+            if lost:
+                self._note_lost()
+            else:
+                why = one_line(str(exc))
+                logger.warning("closing a connection to %s that could not be reset: %s", self.key, why)
 
     async def _take_back(self, lease: AsyncLease, conn: CT) -> None:
         """Give a connection to the next caller in the queue, make it idle, or close it."""
@@ -367,7 +372,7 @@ class AsyncHostPool(Generic[CT]):
         self._worker.lost(lease)
 
     def abort(self) -> int:
-        """Shut down the sockets of all sessions in flight, from any thread; return how many."""
+        """Shut down the sockets of all sessions in flight, from any thread; return how many were open until now."""
         with self._lock:
             leases = tuple(self._lending.leases)
         return sum(lease.abort() for lease in leases if lease.taken)

@@ -12,6 +12,8 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import AsyncWatchdog
+from pgroute._psycopg import cancelling
+from pgroute.core.faults.classify import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +66,7 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
         finally:
             if watchdog is not None:
                 started, watchdog = watchdog, None
+                cancelling.set(False)
                 await started.__aexit__(None, None, None)
             if pgconn.transaction_status == IDLE:
                 lease.was_idle = True
@@ -77,6 +80,7 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
             await cls.cancel_safe(conn, timeout=timeout)
             return
         timeout = min(timeout, lease.patience())
+        cancelling.set(True)
         watchdog = AsyncWatchdog(timeout, abort)
         await watchdog.__aenter__()
         try:
@@ -84,8 +88,10 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
             # libpq before 17 knows no timeout.
             async with asyncio.timeout(timeout):  # async-only
                 await cls.cancel_safe(conn, timeout=timeout)  # async-only
-        except (psycopg.errors.CancellationTimeout, TimeoutError):
-            logger.info("the server did not take a cancel request in %.2f s: closing the connection", timeout)
+        except (psycopg.Error, TimeoutError) as exc:
+            late = isinstance(exc, TimeoutError)
+            why = f"no answer in {timeout:.2f} s" if late else one_line(str(exc))
+            logger.debug("the server did not take a cancel request, closing the connection: %s", why)
             abort()
 
     def abort() -> None:

@@ -47,6 +47,7 @@ async def set_up(
     If the connection was lost, its lease is doomed then. It is cut after *seconds*: its server may be frozen.
     """
     failure: Exception | None = None
+    lease.begin = b""  # it may change the attributes
     try:
         async with AsyncWatchdog(max(_LEAST_TIME, seconds), lease.abort):
             await setup(conn)  # async-only

@@ -6,13 +6,16 @@ import inspect
 from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
+from pgroute.core.transactions.decorated import check_plain
+
 # sync-only: from pgroute.core.transactions.request import COROUTINE_FUNCTION, LAZY
 from pgroute.core.transactions.request import LAZY  # async-only
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable  # async-only
 
+    # sync-only: from collections.abc import Callable
     import psycopg
 
 
@@ -22,15 +25,28 @@ async def call(fn: Callable[..., Any], conn: psycopg.AsyncConnection[Any], *args
     Raises:
         ConfigError: the result is something whose work has not been done yet.
     """
-    result = fn(conn, *args)
-    # async-only: begin
-    if not hasattr(result, "__await__"):
-        raise await _idle(fn, conn, result)
-    result = await result
-    # async-only: end
-    if isinstance(result, LAZY) or hasattr(result, "__await__"):
-        raise await _idle(fn, conn, result)
-    return result
+    return await body_of(fn, args)(None, conn)
+
+
+def body_of(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    # sync-only: ) -> Callable[[object, psycopg.Connection[Any]], Any]:
+) -> Callable[[object, psycopg.AsyncConnection[Any]], Awaitable[Any]]:  # async-only
+    """Return what calls a body with its arguments as `call` does, given a transaction and its connection."""
+
+    async def body(_: object, conn: psycopg.AsyncConnection[Any]) -> Any:
+        result = fn(conn, *args)
+        # async-only: begin
+        if not hasattr(result, "__await__"):
+            raise await _idle(fn, conn, result)
+        result = await result
+        # async-only: end
+        if isinstance(result, LAZY) or hasattr(result, "__await__"):
+            raise await _idle(fn, conn, result)
+        return result
+
+    return body
 
 
 def check_function(parameter: str, fn: object) -> None:
@@ -54,6 +70,17 @@ def check_function(parameter: str, fn: object) -> None:
     # sync-only:     kind = COROUTINE_FUNCTION
     if kind is not None:
         raise ConfigError(parameter, fn, f"expected a plain function, this is a {kind}")
+
+
+def check_decorated(fn: object) -> None:
+    """Raise ConfigError if *fn* is visibly nothing that `transaction()` can decorate."""
+    check_plain(fn)
+    check_function("fn", fn)
+    # async-only: begin
+    # What another decorator has wrapped may return a coroutine all the same.
+    if inspect.isfunction(fn) and not inspect.iscoroutinefunction(fn) and not hasattr(fn, "__wrapped__"):
+        raise ConfigError("fn", fn, "expected a coroutine function (async def)")
+    # async-only: end
 
 
 async def _idle(fn: object, conn: psycopg.AsyncConnection[Any], result: Any) -> ConfigError:

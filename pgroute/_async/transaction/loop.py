@@ -1,14 +1,13 @@
-"""Runs a transaction around a body: one attempt, and the loop over attempts."""
+"""Runs a transaction around a body, in as many attempts as are needed."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pgroute._async.checkout import note_commit
 from pgroute._async.transaction.attempt import AsyncTransaction
-from pgroute._async.transaction.once import Keep, advice
+from pgroute._async.transaction.once import Claim, advice
 from pgroute.core.transactions.retry import Raise, Retry, RetryState
 
 if TYPE_CHECKING:
@@ -26,18 +25,10 @@ CT = TypeVar("CT", bound="psycopg.AsyncConnection[Any]")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Done(Generic[T]):
-    """The attempt is over. Its result is the body's; None if the body asked for a rollback."""
-
-    value: T | None
-
-
 async def run_transaction(
     manager: AsyncSessionManager[CT],
     request: Request,
-    body: Callable[[AsyncTransaction[CT], CT], Awaitable[T]],  # async-only
-    # sync-only: body: Callable[[Transaction[CT], CT], T],
+    body: Callable[[AsyncTransaction[CT], CT], Awaitable[T]],
     *,
     retry: RetryPolicy | None = None,
     timeout: float | None = None,
@@ -59,46 +50,40 @@ async def run_transaction(
         psycopg.Error: there was no session in time, or the transaction failed and is not run again.
         BaseException: an error of the body after which it is not run again.
     """
-    state = begin_attempts(manager, request, retry, timeout)
+    config = manager.config
+    state = RetryState(
+        retry or config.retry,
+        time.monotonic(),
+        timeout=timeout,
+        acquire_timeout=config.acquire_timeout,
+        decidable=request.decidable,
+    )
     transaction = AsyncTransaction(manager, request, state, key, causal)
     try:
         while True:
-            outcome = await perform(transaction, body)
-            if isinstance(outcome, Done):
-                return outcome.value.stored if isinstance(outcome.value, Keep) else outcome.value
-            await pause(manager, state, outcome)
+            try:
+                conn = await transaction.begin()
+                if isinstance(conn, Retry):
+                    step: Retry | None = conn
+                else:
+                    value = await body(transaction, conn)
+                    step = await transaction.commit()
+            except BaseException as exc:
+                if not transaction.open:
+                    raise  # begin() and commit() have released the connection
+                value, failed = None, await transaction.fail(exc)
+                if isinstance(failed, Raise):
+                    raise
+                step = failed
+            if step is None:
+                return value.stored if isinstance(value, Claim) else value
+            await pause(manager, state, step)
             transaction = AsyncTransaction(manager, request, state, key, causal)
     except BaseException as exc:
         note_commit(exc, transaction.phase)
         if key is not None and (exc is state.unknown or not isinstance(exc, Exception)):
             exc.add_note(advice(key))
         raise
-
-
-async def perform(
-    transaction: AsyncTransaction[CT],
-    body: Callable[[AsyncTransaction[CT], CT], Awaitable[T]],  # async-only
-    # sync-only: body: Callable[[Transaction[CT], CT], T],
-) -> Done[T] | Retry:
-    """Make one attempt: begin, call the body, and commit, or roll back if it raises.
-
-    Raises:
-        psycopg.Error: there was no session in time, or the commit failed, and no attempt follows.
-        BaseException: an error of the body after which no attempt follows.
-    """
-    try:
-        conn = await transaction.begin()
-        if isinstance(conn, Retry):
-            return conn
-        value = await body(transaction, conn)
-        return await transaction.commit() or Done(value)
-    except BaseException as exc:
-        if not transaction.open:
-            raise  # begin() and commit() have released the connection
-        step = await transaction.fail(exc)
-        if isinstance(step, Raise):
-            raise
-        return step or Done(None)
 
 
 def begin_attempts(

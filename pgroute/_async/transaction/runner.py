@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, TypeVarTuple
 
 # sync-only: from psycopg_pool.abc import CT
 from psycopg_pool.abc import ACT as CT  # async-only
@@ -11,9 +11,9 @@ from psycopg_pool.abc import ACT as CT  # async-only
 from pgroute._async.schema_check import check_trust, install
 from pgroute._async.statements import ask
 from pgroute._async.transaction.attempts import AsyncAttempts
-from pgroute._async.transaction.body import call, check_function
+from pgroute._async.transaction.body import body_of, check_function
 from pgroute._async.transaction.loop import run_transaction
-from pgroute._async.transaction.once import MISSING, Keep, claim, missing
+from pgroute._async.transaction.once import MISSING, Claim, missing
 from pgroute.core.config.retry_policy import check_policy
 from pgroute.core.model.roles import Role
 from pgroute.core.sql.schema import ONCE
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pgroute.runtime.causality import CausalReading
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class AsyncRunner(Generic[CT]):
@@ -44,10 +45,9 @@ class AsyncRunner(Generic[CT]):
 
     async def run(
         self,
-        fn: Callable[..., Awaitable[T]],  # async-only
-        # sync-only: fn: Callable[..., T],
+        fn: Callable[[CT, *Ts], Awaitable[T]],
         /,
-        *args: Any,
+        *args: *Ts,
         role: Literal["writer", "reader"] | Role = "writer",
         timeout: float | None = None,
         retry: RetryPolicy | None = None,
@@ -180,15 +180,14 @@ class AsyncRunner(Generic[CT]):
             ConfigError: *older_than* is too short, or the table of the keys is missing or cannot be trusted.
             NoHostAvailable, PoolExhausted, SplitBrainError: there was no writer's session in time.
         """
-        longest = _note_limit(self._manager, None, None)
+        longest = note_limit(self._manager, None, None)
         seconds = check_age(older_than, None if longest == math.inf else longest)
         return await self.run(purge, self._manager.config.schema, seconds)
 
 
 async def run_function(
     manager: AsyncSessionManager[CT],
-    fn: Callable[..., Awaitable[T]],  # async-only
-    # sync-only: fn: Callable[..., T],
+    fn: Callable[..., Awaitable[T]],
     args: tuple[Any, ...],
     *,
     role: Literal["writer", "reader"] | Role,
@@ -212,10 +211,9 @@ async def run_function(
         kind: isolation, read_only and deferrable, as in `AsyncRunner.run`.
     """
     check_function("fn", fn)
-    check_policy(retry)
-    key = check_key(once)
-    if key is not None and (Role.parse(role) is Role.READER or kind["read_only"]):
-        raise ConfigError("once", once, "expected None for a transaction that cannot write")
+    if retry is not None:
+        check_policy(retry)
+    key = None if once is None else check_key(once)
     request = manager.request(
         role,
         timeout=timeout,
@@ -224,24 +222,37 @@ async def run_function(
         **kind,
     )
     if key is not None:
-        _note_limit(manager, retry, timeout)
+        if request.role is Role.READER or request.read_only:
+            raise ConfigError("once", once, "expected None for a transaction that cannot write")
+        if retry is not None or timeout is not None:
+            note_limit(manager, retry, timeout)
 
-    async def body(transaction: AsyncTransaction[CT], conn: CT) -> Any:
-        if key is None:
-            return await call(fn, conn, *args)
-        found = await claim(transaction, key)
-        if found is not None:
-            return found.result
-        transaction.final = Keep(transaction, key, await call(fn, conn, *args))
-        return transaction.final
+    work = body_of(fn, args)
+    body: Callable[[AsyncTransaction[CT], CT], Awaitable[Any]] = work
 
+    async def keyed(transaction: AsyncTransaction[CT], conn: CT) -> Claim:
+        assert key is not None
+        claim = Claim(transaction, key)
+        if not await claim.found(transaction):
+            claim.keep(await work(transaction, conn))
+            transaction.final = claim
+        return claim
+
+    if key is not None:
+        body = keyed
     # One statement: on a line of its own, an interrupt after the COMMIT would carry no note.
     return await run_transaction(  # type: ignore[return-value]
-        manager, request, body, retry=retry, timeout=timeout, key=key, causal=causal
+        manager,
+        request,
+        body,
+        retry=retry,
+        timeout=timeout,
+        key=key,
+        causal=causal,
     )
 
 
-def _note_limit(manager: AsyncSessionManager[Any], retry: RetryPolicy | None, timeout: float | None) -> float:
+def note_limit(manager: AsyncSessionManager[Any], retry: RetryPolicy | None, timeout: float | None) -> float:
     """Remember for how long a call may retry with its key; return the longest time so far, in seconds."""
     limit = (retry or manager.config.retry).limit(timeout)
     manager.longest_retry = max(manager.longest_retry, math.inf if limit is None else limit)

@@ -333,7 +333,7 @@ class ListeningHub:
             self._fail(exc)
         elif not told:
             self.failure = psycopg.OperationalError(reason)
-            logger.info("%s", reason)
+            logger.info("listening: %s", reason)
             self._watch.kick(link.key)
         if time.monotonic() - link.made_at >= _LONGEST_PAUSE:
             self._pause = _FIRST_PAUSE

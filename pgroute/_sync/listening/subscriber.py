@@ -29,7 +29,7 @@ class Subscriber:
     __slots__ = ("changes", "channels", "failure", "mailbox")
 
     def __init__(self, channels: tuple[str, ...], limit: int) -> None:
-        self.channels = channels
-        self.mailbox = Mailbox(limit)
-        self.changes = Changes()
+        self.channels: tuple[str, ...] = channels
+        self.mailbox: Mailbox = Mailbox(limit)
+        self.changes: Changes = Changes()
         self.failure: psycopg.Error | None = None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from pgroute.core.model.host import HostInfo
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.credentials import CredentialSource
+
+logger = logging.getLogger("pgroute")
 
 _CHECK_TIMEOUT = 5.0
 _PROBE_STEP = 0.002
@@ -72,6 +75,7 @@ class Connector:
         self._backoff = backoff
         self._configure = config.options.configure
         self._reset = config.options.reset
+        self._role = config.role.value
         self._as_probe = config.as_probe
         self._read_only = config.read_only
         watched: Any = watched_class(cast("Any", connection_class))
@@ -131,9 +135,11 @@ class Connector:
     def _failed(self, exc: psycopg.Error, fault: Fault, sent_at: float) -> None:
         if isinstance(exc, ConfigureFailed):
             self._backoff.record_failure(self._host, exc, CONNECT_GAP)
+            self._tell(exc)
             return
         if isinstance(exc, NoCredentials):
             self._backoff.record_failure(self._host, exc, CREDENTIALS_GAP)
+            self._tell(exc)
             return
         rejected = fault.kind is FaultKind.REJECTED
         login = rejected and not self._login.undecided
@@ -141,8 +147,18 @@ class Connector:
         if isinstance(exc, WrongServer) or (rejected and not self._as_probe):
             # A refusal of this role's user or settings says nothing about the host.
             self._watch.kick(self._host.key, fresh=True)
+            if login:
+                self._tell(exc)
         elif not self._login.undecided:
             self._watch.report(Failure(self._host.key, fault, sent_at))
+
+    def _tell(self, exc: psycopg.Error) -> None:
+        """Log what the topology does not show, because it is no fault of the host's."""
+        host = self._watch.topology.host(self._host.key)
+        rejected = host is not None and host.state is HostState.REJECTED  # which is an event
+        if not rejected and self._backoff.tell(self._host):
+            why = one_line(str(exc))
+            logger.warning("a %s connection to %s cannot be opened: %s", self._role, self._host.key, why)
 
     def _connect(self) -> psycopg.Connection[Any]:
         conn = self._login.open()

@@ -16,7 +16,7 @@ from pgroute._sync.pool.connector import Connector
 from pgroute._sync.pool.lease import Lease, alive, attributes, contradicts, lease_of, restore, shut
 from pgroute._sync.pool.setup import SETUP_ATTEMPTS, set_up
 from pgroute._sync.pool.worker import PoolWorker
-from pgroute._psycopg import has_open_block, has_two_phase
+from pgroute._psycopg import has_unfinished
 from pgroute.core.faults.classify import one_line
 from pgroute.core.routing.lending import Lending, PoolFull
 
@@ -39,7 +39,7 @@ _IDLE, _UNKNOWN = TransactionStatus.IDLE, TransactionStatus.UNKNOWN
 _FIT = (_IDLE, _UNKNOWN)
 
 _LEAST_WAIT = 0.001
-_COUNTED = (
+COUNTED = (
     "requests_num",
     "requests_queued",
     "requests_errors",
@@ -107,7 +107,7 @@ class HostPool(Generic[CT]):
             max_uses=options.max_uses,
             now=time.monotonic(),
         )
-        self._counts: dict[str, float] = dict.fromkeys(_COUNTED, 0)
+        self._counts: dict[str, float] = dict.fromkeys(COUNTED, 0)
         self._connector = Connector(
             config, host, connection_class, watch, backoff, pool=self, source=source
         )
@@ -209,7 +209,7 @@ class HostPool(Generic[CT]):
                     item = self._wait(waiter, until - time.monotonic())
                 assert item is not None
                 lease, conn = item
-                if self._usable(lease, conn):
+                if self._usable(conn):
                     lease.taken = True
                     lease.taken_at = time.monotonic()
                     lease.unconfirmed = False
@@ -279,10 +279,9 @@ class HostPool(Generic[CT]):
         """Take note of a failed setup."""
         self._counts["requests_errors"] += 1
         if lease.doomed:
-            self._counts["connections_lost"] += 1
-            self.watch.kick(self.key)
+            self._note_lost()
 
-    def _usable(self, lease: Lease, conn: CT) -> bool:
+    def _usable(self, conn: CT) -> bool:
         """Return whether an idle connection may be lent."""
         status = conn.pgconn.transaction_status
         if status not in _FIT:
@@ -294,17 +293,19 @@ class HostPool(Generic[CT]):
             return False
         if alive(conn):
             return True
-        # The server ended it while it was idle.
+        self._note_lost()  # the server ended it while it was idle
+        return False
+
+    def _note_lost(self) -> None:
         self._counts["connections_lost"] += 1
         self.watch.kick(self.key)
-        return False
 
     def putconn(self, conn: CT) -> None:
         """Take a connection back and reset it; one that must not be used again is closed."""
         lease = lease_of(conn)
         self._counts["usage_ms"] += 1000.0 * (time.monotonic() - lease.taken_at)
         try:
-            if has_two_phase(conn) or conn.pgconn.pipeline_status or has_open_block(conn):
+            if has_unfinished(conn) or conn.pgconn.pipeline_status:
                 shut(conn)  # the next caller would be in a transaction or pipeline of this one's
             elif conn.pgconn.transaction_status == _IDLE and (
                 self._options.reset is not None or attributes(conn) != lease.baseline
@@ -320,11 +321,15 @@ class HostPool(Generic[CT]):
             if not self.closed:
                 self._connector.reset(conn)
         except BaseException as exc:
+            lost = conn.broken or not alive(conn)
             shut(conn)
             if not isinstance(exc, Exception):
                 raise
-            why = one_line(str(exc))
-            logger.warning("closing a connection to %s that could not be reset: %s", self.key, why)
+            if lost:
+                self._note_lost()
+            else:
+                why = one_line(str(exc))
+                logger.warning("closing a connection to %s that could not be reset: %s", self.key, why)
 
     def _take_back(self, lease: Lease, conn: CT) -> None:
         """Give a connection to the next caller in the queue, make it idle, or close it."""
@@ -368,7 +373,7 @@ class HostPool(Generic[CT]):
         self._worker.lost(lease)
 
     def abort(self) -> int:
-        """Shut down the sockets of all sessions in flight, from any thread; return how many."""
+        """Shut down the sockets of all sessions in flight, from any thread; return how many were open until now."""
         with self._lock:
             leases = tuple(self._lending.leases)
         return sum(lease.abort() for lease in leases if lease.taken)

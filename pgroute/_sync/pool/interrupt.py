@@ -12,6 +12,8 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import Watchdog
+from pgroute._psycopg import cancelling
+from pgroute.core.faults.classify import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +51,7 @@ def guard(conn: psycopg.Connection[Any], lease: Lease, suspect: Callable[[], obj
         finally:
             if watchdog is not None:
                 started, watchdog = watchdog, None
+                cancelling.set(False)
                 started.__exit__(None, None, None)
             if pgconn.transaction_status == IDLE:
                 lease.was_idle = True
@@ -62,13 +65,16 @@ def guard(conn: psycopg.Connection[Any], lease: Lease, suspect: Callable[[], obj
             cls.cancel_safe(conn, timeout=timeout)
             return
         timeout = min(timeout, lease.patience())
+        cancelling.set(True)
         watchdog = Watchdog(timeout, abort)
         watchdog.__enter__()
         try:
             cls.cancel_safe(conn, timeout=timeout)
             # libpq before 17 knows no timeout.
-        except (psycopg.errors.CancellationTimeout, TimeoutError):
-            logger.info("the server did not take a cancel request in %.2f s: closing the connection", timeout)
+        except (psycopg.Error, TimeoutError) as exc:
+            late = isinstance(exc, TimeoutError)
+            why = f"no answer in {timeout:.2f} s" if late else one_line(str(exc))
+            logger.debug("the server did not take a cancel request, closing the connection: %s", why)
             abort()
 
     def abort() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import psycopg
 
 from pgroute.core.faults.classify import one_line
+from pgroute.core.transactions.begin import begin_statement
 
 if TYPE_CHECKING:
     import weakref
@@ -87,6 +88,7 @@ class Lease:
         abort: shuts the socket down, from any thread; returns whether it was still open.
         doomed: the server announced the end of this connection, or its session was lost.
         baseline: psycopg attributes that every session finds.
+        begin: BEGIN for these, and b"" if the session may have found others.
         read_only: what the server should report of default_transaction_read_only.
         unconfirmed: a COMMIT returned without the synchronous standby's acknowledgement.
         taken: a caller has the connection.
@@ -94,6 +96,7 @@ class Lease:
         uses: the sessions that had the connection.
         trusted: tables of pgroute's that were found to run nobody else's code.
         was_idle: after a statement there was no transaction; set to False before, to learn that.
+        lock_timeout: of the session, as the server told it last.
         expires_at: monotonic seconds from which on it is not lent any more.
         connection: a weak reference to the connection, by which its loss is noticed.
         holder: a weak reference to the session that has it, which may be lost while its connection is not.
@@ -103,10 +106,12 @@ class Lease:
         "_round_trip",
         "abort",
         "baseline",
+        "begin",
         "connection",
         "doomed",
         "expires_at",
         "holder",
+        "lock_timeout",
         "pool",
         "read_only",
         "taken",
@@ -120,19 +125,21 @@ class Lease:
     def __init__(
         self, pool: LeasingPool, handle: AbortHandle, round_trip: Callable[[], float | None]
     ) -> None:
-        self.pool = pool
-        self.abort = handle.abort
+        self.pool: LeasingPool = pool
+        self.abort: Callable[[], bool] = handle.abort
         self._round_trip = round_trip
-        self.doomed = False
+        self.doomed: bool = False
         self.baseline: tuple[Any, ...] = ()
-        self.read_only = False
-        self.unconfirmed = False
-        self.taken = False
-        self.taken_at = 0.0
-        self.uses = 0
+        self.begin: bytes = b""
+        self.read_only: bool = False
+        self.unconfirmed: bool = False
+        self.taken: bool = False
+        self.taken_at: float = 0.0
+        self.uses: int = 0
         self.trusted: frozenset[str] = frozenset()
-        self.was_idle = False
-        self.expires_at = math.inf
+        self.was_idle: bool = False
+        self.lock_timeout: bytes = b"0"  # PostgreSQL's own
+        self.expires_at: float = math.inf
         self.connection: weakref.ref[psycopg.Connection[Any]] | None = None
         self.holder: weakref.ref[Any] | None = None
 
@@ -149,6 +156,7 @@ class Lease:
     def note_baseline(self, conn: psycopg.Connection[Any], *, read_only: bool) -> None:
         """Remember the attributes as they are now."""
         self.baseline = attributes(conn)
+        self.begin = begin_statement(conn.isolation_level, conn.read_only, conn.deferrable)
         self.read_only = read_only
 
     def on_notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
@@ -192,7 +200,7 @@ def alive(conn: psycopg.Connection[Any]) -> bool:
                 pgconn.notify_handler(notify)
     except psycopg.Error:
         return False
-    return not lease_of(conn).doomed
+    return not conn.pgroute_lease.doomed  # type: ignore[attr-defined]
 
 
 def shut(conn: psycopg.Connection[Any]) -> None:
@@ -239,4 +247,4 @@ def contradicts(conn: psycopg.Connection[Any]) -> bool:
     The server reports it by itself (PostgreSQL 14 and later, docs 53.2.7), poolers may not pass it on.
     """
     told = conn.pgconn.parameter_status(READ_ONLY_DEFAULT)
-    return told is not None and (told == b"on") != lease_of(conn).read_only
+    return told is not None and (told == b"on") != conn.pgroute_lease.read_only  # type: ignore[attr-defined]

@@ -48,6 +48,7 @@ def set_up(
     If the connection was lost, its lease is doomed then. It is cut after *seconds*: its server may be frozen.
     """
     failure: Exception | None = None
+    lease.begin = b""  # it may change the attributes
     try:
         with Watchdog(max(_LEAST_TIME, seconds), lease.abort):
             done = setup(conn)

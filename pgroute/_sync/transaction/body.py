@@ -7,12 +7,14 @@ import inspect
 from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
+from pgroute.core.transactions.decorated import check_plain
+
 from pgroute.core.transactions.request import COROUTINE_FUNCTION, LAZY
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
 
+    from collections.abc import Callable
     import psycopg
 
 
@@ -22,10 +24,22 @@ def call(fn: Callable[..., Any], conn: psycopg.Connection[Any], *args: Any) -> A
     Raises:
         ConfigError: the result is something whose work has not been done yet.
     """
-    result = fn(conn, *args)
-    if isinstance(result, LAZY) or hasattr(result, "__await__"):
-        raise _idle(fn, conn, result)
-    return result
+    return body_of(fn, args)(None, conn)
+
+
+def body_of(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    ) -> Callable[[object, psycopg.Connection[Any]], Any]:
+    """Return what calls a body with its arguments as `call` does, given a transaction and its connection."""
+
+    def body(_: object, conn: psycopg.Connection[Any]) -> Any:
+        result = fn(conn, *args)
+        if isinstance(result, LAZY) or hasattr(result, "__await__"):
+            raise _idle(fn, conn, result)
+        return result
+
+    return body
 
 
 def check_function(parameter: str, fn: object) -> None:
@@ -49,6 +63,12 @@ def check_function(parameter: str, fn: object) -> None:
         kind = COROUTINE_FUNCTION
     if kind is not None:
         raise ConfigError(parameter, fn, f"expected a plain function, this is a {kind}")
+
+
+def check_decorated(fn: object) -> None:
+    """Raise ConfigError if *fn* is visibly nothing that `transaction()` can decorate."""
+    check_plain(fn)
+    check_function("fn", fn)
 
 
 def _idle(fn: object, conn: psycopg.Connection[Any], result: Any) -> ConfigError:

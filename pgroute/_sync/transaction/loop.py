@@ -1,15 +1,14 @@
 # Generated from pgroute/_async/transaction/loop.py by .ci/unasync.py: edit that file, not this one.
-"""Runs a transaction around a body: one attempt, and the loop over attempts."""
+"""Runs a transaction around a body, in as many attempts as are needed."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pgroute._sync.checkout import note_commit
 from pgroute._sync.transaction.attempt import Transaction
-from pgroute._sync.transaction.once import Keep, advice
+from pgroute._sync.transaction.once import Claim, advice
 from pgroute.core.transactions.retry import Raise, Retry, RetryState
 
 if TYPE_CHECKING:
@@ -24,13 +23,6 @@ if TYPE_CHECKING:
 
 CT = TypeVar("CT", bound="psycopg.Connection[Any]")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Done(Generic[T]):
-    """The attempt is over. Its result is the body's; None if the body asked for a rollback."""
-
-    value: T | None
 
 
 def run_transaction(
@@ -58,45 +50,40 @@ def run_transaction(
         psycopg.Error: there was no session in time, or the transaction failed and is not run again.
         BaseException: an error of the body after which it is not run again.
     """
-    state = begin_attempts(manager, request, retry, timeout)
+    config = manager.config
+    state = RetryState(
+        retry or config.retry,
+        time.monotonic(),
+        timeout=timeout,
+        acquire_timeout=config.acquire_timeout,
+        decidable=request.decidable,
+    )
     transaction = Transaction(manager, request, state, key, causal)
     try:
         while True:
-            outcome = perform(transaction, body)
-            if isinstance(outcome, Done):
-                return outcome.value.stored if isinstance(outcome.value, Keep) else outcome.value
-            pause(manager, state, outcome)
+            try:
+                conn = transaction.begin()
+                if isinstance(conn, Retry):
+                    step: Retry | None = conn
+                else:
+                    value = body(transaction, conn)
+                    step = transaction.commit()
+            except BaseException as exc:
+                if not transaction.open:
+                    raise  # begin() and commit() have released the connection
+                value, failed = None, transaction.fail(exc)
+                if isinstance(failed, Raise):
+                    raise
+                step = failed
+            if step is None:
+                return value.stored if isinstance(value, Claim) else value
+            pause(manager, state, step)
             transaction = Transaction(manager, request, state, key, causal)
     except BaseException as exc:
         note_commit(exc, transaction.phase)
         if key is not None and (exc is state.unknown or not isinstance(exc, Exception)):
             exc.add_note(advice(key))
         raise
-
-
-def perform(
-    transaction: Transaction[CT],
-    body: Callable[[Transaction[CT], CT], T],
-) -> Done[T] | Retry:
-    """Make one attempt: begin, call the body, and commit, or roll back if it raises.
-
-    Raises:
-        psycopg.Error: there was no session in time, or the commit failed, and no attempt follows.
-        BaseException: an error of the body after which no attempt follows.
-    """
-    try:
-        conn = transaction.begin()
-        if isinstance(conn, Retry):
-            return conn
-        value = body(transaction, conn)
-        return transaction.commit() or Done(value)
-    except BaseException as exc:
-        if not transaction.open:
-            raise  # begin() and commit() have released the connection
-        step = transaction.fail(exc)
-        if isinstance(step, Raise):
-            raise
-        return step or Done(None)
 
 
 def begin_attempts(

@@ -3,34 +3,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from pgroute._sync.schema_check import check_trust, trusted
-from pgroute._sync.statements import ask, filled, row, text
+from pgroute._sync.schema_check import check_trust
+from pgroute._sync.statements import literal, row, text
 from pgroute.core.faults.classify import one_line
 from pgroute.core.sql.schema import ONCE
 from pgroute.core.transactions.once_keys import (
-    CLAIM,
     HEX_RESULT,
-    KEEP,
     PLAIN_RESULT,
-    REWRITE,
-    UNBIND,
     as_json,
     from_json,
+    kept_as_it_is,
     lock_timeout,
     not_json,
+    once_statements,
 )
 from pgroute.errors import CommitUnknown, ConfigError
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
+    from pgroute._sync.checkout import Checkout
     from pgroute._sync.statements import Row
-    from pgroute._sync.transaction.attempt import Transaction
+    from pgroute._sync.transaction.under_way import UnderWay
 
 _GRACE = 0.5
 """Seconds by which the server's limit on a wait is shorter than ours: its error says more."""
@@ -46,96 +46,175 @@ def missing(parameter: str, value: object, exc: psycopg.Error) -> ConfigError:
     )
 
 
-class Found:
-    """The result that an earlier transaction with the same key has stored."""
+class Claim:
+    """The key of a transaction: its row is written before the body, and gets the result together with COMMIT.
 
-    def __init__(self, result: Any) -> None:
-        self.result = result
+    It does not refer to the transaction, which refers to it: in a circle, a connection that an interrupt left behind
+    would not come back before the next garbage collection.
 
+    Args:
+        transaction: begun, and nothing sent yet.
+        key: of ``once=``.
 
-def claim(transaction: Transaction[Any], key: str) -> Found | None:
-    """Write the row of a key. If the row exists, rewrite it and return its result.
-
-    Raises:
-        CommitUnknown: another transaction with this key has not ended in time.
-        ConfigError: the table is missing or cannot be trusted.
+    Attributes:
+        statement: after `keep`, stores the result of the body; of one result.
+        stored: the result as every later call will get it; that of the body after the COMMIT.
     """
-    conn = transaction.checkout.conn
-    if not trusted(conn, ONCE):
-        _look(transaction, key)
-    begun = time.monotonic()
-    try:
-        with transaction.bounded(grace=_GRACE):
-            found = _insert_or_rewrite(transaction, key)
-    except MISSING as exc:
-        raise missing("once", key, exc) from None
-    except UnicodeEncodeError as exc:
-        raise ConfigError("once", key, f"expected a key that the connection can send ({exc})") from None
-    except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as exc:
-        why = (
-            ""
-            if isinstance(exc, psycopg.errors.LockNotAvailable)
-            else f": the wait was ended from outside ({one_line(str(exc))})"
-        )
-        unknown = CommitUnknown(
-            f"another transaction with once={key!r} had not ended after {time.monotonic() - begun:.2f} s, and may be "
-            f"committed yet{why}",
-            topology=transaction.manager.topology,
-        )
-        unknown.add_note(advice(key))
-        raise unknown from exc
-    except psycopg.OperationalError as exc:
-        if not conn.broken:
-            raise
-        raise transaction.checkout.lost_early(exc, "claiming its key") from exc
-    if found is None:
-        transaction.mark_resolved()
+
+    __slots__ = ("_conn", "_key", "_result", "_statements", "_told", "_written", "statement", "stored")
+
+    def __init__(self, transaction: UnderWay[Any], key: str) -> None:
+        self._conn = transaction.checkout.conn
+        self._statements = once_statements(transaction.manager.config.schema.sql)
+        self._key = key
+        self._written = b""
+        self._result: object = None
+        self._told = False
+        self.statement: bytes = b""
+        self.stored: Any = None
+
+    def found(self, transaction: UnderWay[Any]) -> bool:
+        """Write the row and return False. If there is one, rewrite it, take the result and return True.
+
+        Args:
+            transaction: as given.
+
+        Raises:
+            CommitUnknown: another transaction with this key has not ended in time.
+            ConfigError: the table is missing or cannot be trusted, or the connection cannot send the key.
+            psycopg.ProgrammingError: the row has no result.
+            psycopg.DataError: the result cannot be read.
+        """
+        checkout, key = transaction.checkout, self._key
+        if not checkout.lease.trusted >= ONCE:
+            self._look(transaction)
+        begun = time.monotonic()
+        try:
+            if transaction.timeout is None:
+                found = self._insert_or_rewrite(transaction)
+            else:
+                with transaction.bounded(grace=_GRACE):
+                    found = self._insert_or_rewrite(transaction)
+        except MISSING as exc:
+            raise missing("once", key, exc) from None
+        except UnicodeEncodeError as exc:
+            raise ConfigError("once", key, f"expected a key that the connection can send ({exc})") from None
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as exc:
+            raise self._undecided(checkout, exc, time.monotonic() - begun) from exc
+        except psycopg.OperationalError as exc:
+            if not checkout.conn.broken:
+                raise
+            raise checkout.lost_early(exc, "claiming its key") from exc
+        if found is None:
+            transaction.mark_resolved()
+            return False
+        if found[0] is None:
+            raise psycopg.ProgrammingError(
+                f"once={key!r} was committed by a body that ended its transaction itself, so no result is stored"
+            )
+        self.stored = _stored(self._conn, found[0], key)
+        return True
+
+    def keep(self, result: object) -> None:
+        """Take the result of the body, to be stored by `statement`.
+
+        Raises:
+            TypeError: the result is not JSON.
+        """
+        conn, key = self._conn, self._key
+        self._result = result
+        self._told = told = not kept_as_it_is(result)
+        value = as_json(result, key, escape=conn.pgconn.parameter_status(b"server_encoding") != b"SQL_ASCII")
+        try:
+            if not key.isascii():
+                self._written = literal(conn, key)  # the body may have changed the encoding
+            values = {b"key": self._written, b"value": literal(conn, value), b"result": b""}
+        except UnicodeEncodeError as exc:
+            raise not_json(result, key, f"the connection cannot send it: {exc}") from exc
+        if told:
+            values[b"result"] = _result(conn)
+        self.statement = (self._statements.keep_and_tell if told else self._statements.keep) % values
+
+    def read(self, result: PGresult) -> None:
+        """Take the result of `statement`, after the COMMIT."""
+        if not self._told:
+            self.stored = self._result
+            return
+        found = row([result])
+        assert found is not None
+        assert found[0] is not None
+        self.stored = _stored(self._conn, found[0], self._key)
+
+    def refused(self, failure: psycopg.Error) -> None:
+        """Raise what an error of `statement` or of COMMIT means.
+
+        Raises:
+            TypeError: PostgreSQL cannot store the result.
+        """
+        if isinstance(failure, psycopg.DataError):
+            # jsonb has no NUL, no lone surrogate, no number out of numeric's range (PostgreSQL docs, 8.14), and only
+            # the characters of the database's encoding.
+            raise not_json(self._result, self._key, one_line(str(failure))) from failure
+
+    def _look(self, transaction: UnderWay[Any]) -> None:
+        conn, schema = self._conn, transaction.manager.config.schema
+        try:
+            with contextlib.nullcontext() if transaction.timeout is None else transaction.bounded():
+                check_trust(conn, schema, ONCE, transaction.send)
+        except MISSING as exc:
+            raise missing("once", self._key, exc) from None
+        except psycopg.OperationalError as exc:
+            if not conn.broken:
+                raise
+            raise transaction.checkout.lost_early(exc, "looking at the schema") from exc
+
+    def _insert_or_rewrite(self, transaction: UnderWay[Any]) -> Row | None:
+        """Return the existing row, None if one was inserted."""
+        lease, statements = transaction.checkout.lease, self._statements
+        self._written = literal(self._conn, self._key)
+        *_, shown, _, inserted, _ = transaction.send(self._bounded(statements.claim, transaction))
+        before = shown.get_value(0, 0) or b""
+        if before != lease.lock_timeout:
+            if not before.isalnum():
+                raise psycopg.OperationalError("malformed answer: no lock_timeout")
+            lease.lock_timeout = before
+            if inserted.command_tuples:
+                transaction.send(b"SET LOCAL lock_timeout = '%b'" % before)
+        while not inserted.command_tuples:
+            statement = self._bounded(statements.rewrite, transaction, _result(self._conn))
+            if (found := row(transaction.send(statement))) is not None:
+                return found
+            # The row was purged in between.
+            statement = self._bounded(statements.claim_again, transaction)
+            *_, inserted, _ = transaction.send(statement)
         return None
-    if found[0] is None:
-        raise psycopg.ProgrammingError(
-            f"once={key!r} was committed by a body that ended its transaction itself, so no result is stored"
+
+    def _bounded(self, statement: bytes, transaction: UnderWay[Any], result: bytes = b"") -> bytes:
+        """Return a statement that waits for another transaction no longer than until the deadline."""
+        return statement % {
+            b"key": self._written,
+            b"wait": lock_timeout(transaction.left).encode(),
+            b"before": transaction.checkout.lease.lock_timeout,
+            b"result": result,
+        }
+
+    def _undecided(self, checkout: Checkout[Any], exc: psycopg.Error, waited: float) -> CommitUnknown:
+        why = ""
+        if not isinstance(exc, psycopg.errors.LockNotAvailable):
+            why = f": the wait was ended from outside ({one_line(str(exc))})"
+        unknown = CommitUnknown(
+            f"another transaction with once={self._key!r} had not ended after {waited:.2f} s, and may be "
+            f"committed yet{why}",
+            topology=checkout.topology,
         )
-    return Found(_stored(conn, found[0], key))
-
-
-def _look(transaction: Transaction[Any], key: str) -> None:
-    conn = transaction.checkout.conn
-    try:
-        with transaction.bounded():
-            transaction.ask(b"")  # BEGIN
-            check_trust(conn, transaction.manager.config.schema, ONCE)
-    except MISSING as exc:
-        raise missing("once", key, exc) from None
-    except psycopg.OperationalError as exc:
-        if not conn.broken:
-            raise
-        raise transaction.checkout.lost_early(exc, "looking at the schema") from exc
-
-
-def _insert_or_rewrite(transaction: Transaction[Any], key: str) -> Row | None:
-    """Return the existing row, None if one was inserted."""
-    conn, schema = transaction.checkout.conn, transaction.manager.config.schema.sql
-    while True:
-        if (
-            row(transaction.ask(CLAIM, schema=schema, key=key, wait=lock_timeout(transaction.left)))
-            is not None
-        ):
-            return None
-        statement = REWRITE + _result(conn)
-        found = row(ask(conn, statement, schema=schema, key=key, wait=lock_timeout(transaction.left)))
-        if found is not None:
-            return found
-        ask(conn, UNBIND)  # the row was purged in between
-
-
-def _encodings(conn: psycopg.Connection[Any]) -> tuple[bytes | None, bytes | None]:
-    status = conn.pgconn.parameter_status
-    return status(b"server_encoding"), status(b"client_encoding")
+        unknown.add_note(advice(self._key))
+        return unknown
 
 
 def _result(conn: psycopg.Connection[Any]) -> bytes:
     """Return an expression for the result that this connection can receive, whatever the encodings."""
-    server, client = _encodings(conn)
+    status = conn.pgconn.parameter_status
+    server, client = status(b"server_encoding"), status(b"client_encoding")
     return PLAIN_RESULT if client in (b"UTF8", server) or server == b"SQL_ASCII" else HEX_RESULT
 
 
@@ -156,57 +235,3 @@ def _stored(conn: psycopg.Connection[Any], value: bytes, key: str) -> Any:
 def advice(key: str) -> str:
     """Return what to do if it is not known whether a transaction was committed."""
     return f"to find out, call again with once={key!r}"
-
-
-class Keep:
-    """Stores the result in the row of the key, together with COMMIT.
-
-    Args:
-        transaction: of the body.
-        key: of ``once=``.
-        result: of the body.
-
-    Attributes:
-        statement: of one result.
-        stored: the result as every later call will get it, after the COMMIT.
-
-    Raises:
-        TypeError: the result is not JSON.
-    """
-
-    def __init__(self, transaction: Transaction[Any], key: str, result: object) -> None:
-        self._conn = conn = transaction.checkout.conn
-        self._key = key
-        self._result = result
-        self.stored: Any = None
-        stored = as_json(result, key, escape=_encodings(conn)[0] != b"SQL_ASCII")
-        schema = transaction.manager.config.schema.sql
-        try:
-            self.statement = filled(
-                conn, KEEP % {b"result": _result(conn)}, schema=schema, key=key, result=stored
-            )
-        except UnicodeEncodeError as exc:
-            raise not_json(result, key, f"the connection cannot send it: {exc}") from exc
-
-    def read(self, result: PGresult) -> None:
-        """Take the stored result."""
-        found = row([result])
-        assert found is not None
-        assert found[0] is not None
-        self.stored = _stored(self._conn, found[0], self._key)
-
-    def refused(self, failure: psycopg.Error) -> None:
-        """Raise what an error means that came from storing the result.
-
-        Raises:
-            psycopg.ProgrammingError: the row is gone.
-            TypeError: PostgreSQL cannot store the result.
-        """
-        if isinstance(failure, psycopg.errors.DivisionByZero):
-            raise psycopg.ProgrammingError(
-                f"the row of once={self._key!r} was deleted by its own transaction"
-            ) from failure
-        if isinstance(failure, psycopg.DataError):
-            # jsonb has no NUL, no lone surrogate, no number out of numeric's range (PostgreSQL docs, 8.14), and only
-            # the characters of the database's encoding.
-            raise not_json(self._result, self._key, one_line(str(failure))) from failure

@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, TypeVarTuple
 
 from psycopg_pool.abc import CT
 
 from pgroute._sync.schema_check import check_trust, install
 from pgroute._sync.statements import ask
 from pgroute._sync.transaction.attempts import Attempts
-from pgroute._sync.transaction.body import call, check_function
+from pgroute._sync.transaction.body import body_of, check_function
 from pgroute._sync.transaction.loop import run_transaction
-from pgroute._sync.transaction.once import MISSING, Keep, claim, missing
+from pgroute._sync.transaction.once import MISSING, Claim, missing
 from pgroute.core.config.retry_policy import check_policy
 from pgroute.core.model.roles import Role
 from pgroute.core.sql.schema import ONCE
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pgroute.runtime.causality import CausalReading
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Runner(Generic[CT]):
@@ -43,9 +44,9 @@ class Runner(Generic[CT]):
 
     def run(
         self,
-        fn: Callable[..., T],
+        fn: Callable[[CT, *Ts], T],
         /,
-        *args: Any,
+        *args: *Ts,
         role: Literal["writer", "reader"] | Role = "writer",
         timeout: float | None = None,
         retry: RetryPolicy | None = None,
@@ -178,7 +179,7 @@ class Runner(Generic[CT]):
             ConfigError: *older_than* is too short, or the table of the keys is missing or cannot be trusted.
             NoHostAvailable, PoolExhausted, SplitBrainError: there was no writer's session in time.
         """
-        longest = _note_limit(self._manager, None, None)
+        longest = note_limit(self._manager, None, None)
         seconds = check_age(older_than, None if longest == math.inf else longest)
         return self.run(purge, self._manager.config.schema, seconds)
 
@@ -209,10 +210,9 @@ def run_function(
         kind: isolation, read_only and deferrable, as in `Runner.run`.
     """
     check_function("fn", fn)
-    check_policy(retry)
-    key = check_key(once)
-    if key is not None and (Role.parse(role) is Role.READER or kind["read_only"]):
-        raise ConfigError("once", once, "expected None for a transaction that cannot write")
+    if retry is not None:
+        check_policy(retry)
+    key = None if once is None else check_key(once)
     request = manager.request(
         role,
         timeout=timeout,
@@ -221,24 +221,37 @@ def run_function(
         **kind,
     )
     if key is not None:
-        _note_limit(manager, retry, timeout)
+        if request.role is Role.READER or request.read_only:
+            raise ConfigError("once", once, "expected None for a transaction that cannot write")
+        if retry is not None or timeout is not None:
+            note_limit(manager, retry, timeout)
 
-    def body(transaction: Transaction[CT], conn: CT) -> Any:
-        if key is None:
-            return call(fn, conn, *args)
-        found = claim(transaction, key)
-        if found is not None:
-            return found.result
-        transaction.final = Keep(transaction, key, call(fn, conn, *args))
-        return transaction.final
+    work = body_of(fn, args)
+    body: Callable[[Transaction[CT], CT], Any] = work
 
+    def keyed(transaction: Transaction[CT], conn: CT) -> Claim:
+        assert key is not None
+        claim = Claim(transaction, key)
+        if not claim.found(transaction):
+            claim.keep(work(transaction, conn))
+            transaction.final = claim
+        return claim
+
+    if key is not None:
+        body = keyed
     # One statement: on a line of its own, an interrupt after the COMMIT would carry no note.
     return run_transaction(  # type: ignore[return-value]
-        manager, request, body, retry=retry, timeout=timeout, key=key, causal=causal
+        manager,
+        request,
+        body,
+        retry=retry,
+        timeout=timeout,
+        key=key,
+        causal=causal,
     )
 
 
-def _note_limit(manager: SessionManager[Any], retry: RetryPolicy | None, timeout: float | None) -> float:
+def note_limit(manager: SessionManager[Any], retry: RetryPolicy | None, timeout: float | None) -> float:
     """Remember for how long a call may retry with its key; return the longest time so far, in seconds."""
     limit = (retry or manager.config.retry).limit(timeout)
     manager.longest_retry = max(manager.longest_retry, math.inf if limit is None else limit)

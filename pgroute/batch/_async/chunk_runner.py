@@ -103,8 +103,7 @@ class AsyncChunkRunner:
 
     async def _transact(
         self,
-        body: Callable[[AsyncTransaction[Any], Connection], Awaitable[T]],  # async-only
-        # sync-only: body: Callable[[Transaction[Any], Connection], T],
+        body: Callable[[AsyncTransaction[Any], Connection], Awaitable[T]],
     ) -> T:
         manager = manager_of(self._router)
         result: Any = await run_transaction(manager, self._request, body, retry=self._options.retry)

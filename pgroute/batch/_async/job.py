@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sized
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal
+
+# sync-only: from psycopg_pool.abc import CT
+from psycopg_pool.abc import ACT as CT  # async-only
 
 from pgroute._acompat import async_run_all
 from pgroute._async.router import AsyncRouter, manager_of
@@ -24,8 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable  # async-only
 
     # sync-only: from collections.abc import Callable
-    import psycopg
-
     from pgroute.batch.model import BatchProgress, Chunk
     from pgroute.batch.options import JobOptions
     from pgroute.batch.progress import Display
@@ -33,11 +34,8 @@ if TYPE_CHECKING:
     from pgroute.batch.state import JobStatus, PendingChunk
     from pgroute.core.config.retry_policy import RetryPolicy
 
-    Body = Callable[[psycopg.AsyncConnection[Any], Chunk], Awaitable[Any]]  # async-only
-    # sync-only: Body = Callable[[psycopg.Connection[Any], Chunk], Any]
 
-
-class AsyncBatchJob:
+class AsyncBatchJob(Generic[CT]):
     """Work in chunks, each applied once: after an interruption, a failover or a restart the job continues.
 
     Each chunk is one transaction, which applies the chunk and marks it as done; it is retried where that is safe.
@@ -65,7 +63,7 @@ class AsyncBatchJob:
 
     def __init__(
         self,
-        router: AsyncRouter[Any],
+        router: AsyncRouter[CT],
         name: str,
         source: Source,
         *,
@@ -78,7 +76,7 @@ class AsyncBatchJob:
         if not isinstance(given, AsyncRouter):
             # sync-only: raise ConfigError("router", router, "expected a Router")
             raise ConfigError("router", router, "expected an AsyncRouter")  # async-only
-        self._router = router
+        self._router: AsyncRouter[CT] = router
         self._options = check_job(
             name,
             source,
@@ -95,7 +93,9 @@ class AsyncBatchJob:
         return f"<{type(self).__name__} {'not made' if options is None else repr(options.name)}>"
 
     async def run(
-        self, fn: Body, progress: bool | Callable[[BatchProgress], object] | None = None
+        self,
+        fn: Callable[[CT, Chunk], Awaitable[Any]],
+        progress: bool | Callable[[BatchProgress], object] | None = None,
     ) -> BatchReport:
         """Call ``fn(conn, chunk)`` in a transaction for each chunk that is not done; return once all are done.
 

@@ -162,8 +162,7 @@ class AsyncJobStore:
 
     async def _transact(
         self,
-        work: Callable[[Connection], Awaitable[T]],  # async-only
-        # sync-only: work: Callable[[Connection], T],
+        work: Callable[[Connection], Awaitable[T]],
         isolation: str = "read committed",
         locked: str = "the row",
     ) -> T:

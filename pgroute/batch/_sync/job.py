@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Sized
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal
+
+from psycopg_pool.abc import CT
 
 from pgroute._acompat import run_all
 from pgroute._sync.router import Router, manager_of
@@ -24,8 +26,6 @@ from pgroute.errors import ConfigError
 if TYPE_CHECKING:
 
     from collections.abc import Callable
-    import psycopg
-
     from pgroute.batch.model import BatchProgress, Chunk
     from pgroute.batch.options import JobOptions
     from pgroute.batch.progress import Display
@@ -33,10 +33,8 @@ if TYPE_CHECKING:
     from pgroute.batch.state import JobStatus, PendingChunk
     from pgroute.core.config.retry_policy import RetryPolicy
 
-    Body = Callable[[psycopg.Connection[Any], Chunk], Any]
 
-
-class BatchJob:
+class BatchJob(Generic[CT]):
     """Work in chunks, each applied once: after an interruption, a failover or a restart the job continues.
 
     Each chunk is one transaction, which applies the chunk and marks it as done; it is retried where that is safe.
@@ -64,7 +62,7 @@ class BatchJob:
 
     def __init__(
         self,
-        router: Router[Any],
+        router: Router[CT],
         name: str,
         source: Source,
         *,
@@ -76,7 +74,7 @@ class BatchJob:
         given: object = router
         if not isinstance(given, Router):
             raise ConfigError("router", router, "expected a Router")
-        self._router = router
+        self._router: Router[CT] = router
         self._options = check_job(
             name,
             source,
@@ -93,7 +91,9 @@ class BatchJob:
         return f"<{type(self).__name__} {'not made' if options is None else repr(options.name)}>"
 
     def run(
-        self, fn: Body, progress: bool | Callable[[BatchProgress], object] | None = None
+        self,
+        fn: Callable[[CT, Chunk], Any],
+        progress: bool | Callable[[BatchProgress], object] | None = None,
     ) -> BatchReport:
         """Call ``fn(conn, chunk)`` in a transaction for each chunk that is not done; return once all are done.
 

@@ -1,22 +1,23 @@
-"""`pgroute check`: audits every host, for what a failover or a rush would bring to light."""
+"""`pgroute check`: finds problems that show only in a failover or under load."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
 
-from pgroute import AcquireTimeout, Router
+from pgroute import AcquireTimeout
 from pgroute._sync.router import manager_of
+from pgroute.cli.check.about_file import about_file
 from pgroute.cli.check.ask import ask_all
 from pgroute.cli.check.judge import Finding, Plan, cluster_findings, host_findings, status_of
-from pgroute.cli.check.subject import Subject, find_subject
 from pgroute.cli.status import observe
+from pgroute.cli.subject import find_subject
 from pgroute.cli.terminal import open_console, silence_libraries
 
 if TYPE_CHECKING:
     import argparse
 
-    from pgroute import HostInfo
+    from pgroute import HostInfo, Router
 
 VERDICTS = {0: "ok", 1: "warnings", 2: "failures"}
 
@@ -26,17 +27,25 @@ def run(args: argparse.Namespace) -> int:
     silence_libraries()
     console = None if args.json else open_console()
     subject = find_subject(args)
-    with Router(**subject.arguments, acquire_timeout=args.timeout) as router:
+    with subject.router(acquire_timeout=args.timeout) as router:
         config = manager_of(router).config
         topology = observe(router, args.timeout)
         plan = Plan.of(config, args.processes)
         answers = ask_all(config, topology, plan.users, args.timeout)
         refused = {role: _refusal(router, role, args.timeout) for role in ("writer", "reader")}
-    about_all = [*subject.findings, *cluster_findings(topology, refused, answers, plan)]
+    named = subject.named
+    of_file = [] if named is None else [about_file(named)]
+    about_all = [*of_file, *cluster_findings(topology, refused, answers, plan)]
     about_each = [(host, host_findings(host, answers[host.key], plan)) for host in topology.hosts]
     status = status_of([*about_all, *(finding for _, found in about_each for finding in found)])
     if console is None:
-        print(json.dumps(_as_json(subject, plan, about_all, about_each, VERDICTS[status]), indent=2))
+        told = {
+            "verdict": VERDICTS[status],
+            "router": None if named is None else named.name,
+            "processes": plan.processes,
+            **_as_json(about_all, about_each),
+        }
+        print(json.dumps(told, indent=2))
     else:
         from pgroute.cli.check.show import show
 
@@ -53,18 +62,9 @@ def _refusal(router: Router[Any], role: str, timeout: float) -> str:
     return ""
 
 
-def _as_json(
-    subject: Subject,
-    plan: Plan,
-    about_all: list[Finding],
-    about_each: list[tuple[HostInfo, list[Finding]]],
-    verdict: str,
-) -> dict[str, Any]:
-    """Return the output of --json; its keys are documented in docs/cli.md and stay."""
+def _as_json(about_all: list[Finding], about_each: list[tuple[HostInfo, list[Finding]]]) -> dict[str, Any]:
+    """Return the findings for --json; the keys are documented in docs/cli.md and stay."""
     return {
-        "verdict": verdict,
-        "router": subject.name,
-        "processes": plan.processes,
         "findings": [finding.as_json() for finding in about_all],
         "hosts": [
             {

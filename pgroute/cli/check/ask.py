@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 
 from pgroute import HostState
+from pgroute._sync.statements import ask_warily, filled, rows
 from pgroute.cli.terminal import as_text as _decoded
+from pgroute.core.faults.classify import connect_fault, one_line
 from pgroute.core.printable import printable
+from pgroute.core.sql.statements import OWN_TERMS, qualify
+from pgroute.monitor.errors import ProbeFailed
+from pgroute.monitor.probe_login import ProbeLogin
+from pgroute.runtime.credentials import CredentialSource
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from pgroute import HostInfo, HostKey, Topology
     from pgroute.core.config.router_config import RouterConfig
@@ -47,30 +57,27 @@ SETTINGS = (
     "client_connection_check_interval",
 )
 
-_ASK_IDENTITY = """
-SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), current_user::pg_catalog.text,
+_ASK_IDENTITY = b"""
+SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), current_user,
        pg_catalog.host(pg_catalog.inet_server_addr()), pg_catalog.inet_server_port()"""
-_ASK_TIME = "SELECT extract(epoch FROM pg_catalog.clock_timestamp())::double precision"
-_ASK_SETTINGS = """
-SELECT name::pg_catalog.text, pg_catalog.current_setting(name)::pg_catalog.text
-  FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) ANY (%s)"""
-_ASK_RIGHTS = """
-SELECT f::pg_catalog.text FROM pg_catalog.unnest(%s::pg_catalog.text[]) f
+_ASK_TIME = b"SELECT extract(epoch FROM pg_catalog.clock_timestamp())"
+_ASK_SETTINGS = qualify("""
+SELECT name, pg_catalog.current_setting(name) FROM pg_catalog.pg_settings
+ WHERE name `=` ANY (%(names)s::pg_catalog.text[])""")
+_ASK_RIGHTS = b"""
+SELECT f FROM pg_catalog.unnest(%(functions)s::pg_catalog.text[]) f
  WHERE NOT coalesce(pg_catalog.has_function_privilege(pg_catalog.to_regprocedure(f), 'EXECUTE'), false)"""
-_ASK_STATS = "SELECT pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')"
-_ASK_LIMITS = """
-SELECT rolname::pg_catalog.text, rolconnlimit FROM pg_catalog.pg_roles
- WHERE rolname OPERATOR(pg_catalog.=) ANY (%s) AND rolconnlimit OPERATOR(pg_catalog.>=) 0"""
-_ASK_DATABASE = """
-SELECT datconnlimit, (SELECT pg_catalog.sum(numbackends) FROM pg_catalog.pg_stat_database)::int
-  FROM pg_catalog.pg_database
- WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database()"""
-_ASK_TLS = """
-SELECT version::pg_catalog.text FROM pg_catalog.pg_stat_ssl
- WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"""
-_ASK_SYNCHRONOUS = """
-SELECT pg_catalog.count(*)::int FROM pg_catalog.pg_stat_replication
- WHERE sync_state OPERATOR(pg_catalog.=) ANY (ARRAY['sync', 'quorum'])"""
+_ASK_STATS = b"SELECT pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')"
+_ASK_LIMITS = qualify("""
+SELECT rolname, rolconnlimit FROM pg_catalog.pg_roles
+ WHERE rolname::pg_catalog.text `=` ANY (ARRAY(SELECT pg_catalog.json_array_elements_text(%(names)s::pg_catalog.json)))
+   AND rolconnlimit `>=` 0""")
+_ASK_DATABASE = qualify("""
+SELECT datconnlimit, (SELECT pg_catalog.sum(numbackends) FROM pg_catalog.pg_stat_database)
+  FROM pg_catalog.pg_database WHERE datname `=` pg_catalog.current_database()""")
+_ASK_TLS = qualify("SELECT version FROM pg_catalog.pg_stat_ssl WHERE pid `=` pg_catalog.pg_backend_pid()")
+_ASK_SYNCHRONOUS = qualify("""
+SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication WHERE sync_state `=` ANY (ARRAY['sync', 'quorum'])""")
 
 
 @dataclass(slots=True)
@@ -89,6 +96,7 @@ class Answers:
         database_limit: that of the database; None if it has none.
         in_use: connections to the server now.
         synchronous: attached synchronous standbys; None if it cannot be seen.
+        refused: why a question was not answered, by what it was about.
     """
 
     failure: str = "was not asked"
@@ -109,6 +117,7 @@ class Answers:
     database_limit: int | None = None
     in_use: int | None = None
     synchronous: int | None = None
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 def ask_all(
@@ -123,12 +132,14 @@ def ask_all(
         timeout: seconds for each host.
     """
     answers = {host.key: Answers() for host in topology.hosts}
+    source = None if config.credentials is None else CredentialSource(config.credentials)
     threads = []
     for host in topology.hosts:
         if host.state not in _NO_LOGIN:
             answers[host.key].failure = f"did not answer within {timeout:g} s"
             # Daemons: a frozen server would keep the command from ending.
-            arguments = (config, host, [*users], timeout, answers[host.key])
+            connect = partial(_connect, config, host, source, timeout, answers[host.key])
+            arguments = (connect, [*users], answers[host.key])
             threads.append(threading.Thread(target=_ask, args=arguments, daemon=True))
             threads[-1].start()
         else:
@@ -136,12 +147,17 @@ def ask_all(
     deadline = time.monotonic() + timeout
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
+    if source is not None:
+        source.close()
     return answers
 
 
-def _ask(config: RouterConfig, host: HostInfo, users: list[str], timeout: float, answers: Answers) -> None:
+def _ask(connect: Callable[[], psycopg.Connection[Any]], users: list[str], answers: Answers) -> None:
     try:
-        _connect_and_ask(config, host, users, timeout, answers)
+        with contextlib.closing(connect()) as conn:
+            _Questions(conn, answers).ask(users)
+    except ProbeFailed as exc:
+        answers.failure = exc.fault.reason
     except psycopg.Error as exc:
         answers.failure = printable(str(exc))
     except (AssertionError, TypeError, ValueError) as exc:
@@ -150,63 +166,109 @@ def _ask(config: RouterConfig, host: HostInfo, users: list[str], timeout: float,
         answers.failure = ""
 
 
-def _connect_and_ask(
-    config: RouterConfig, host: HostInfo, users: list[str], timeout: float, answers: Answers
-) -> None:
+def _connect(
+    config: RouterConfig, host: HostInfo, source: CredentialSource | None, timeout: float, answers: Answers
+) -> psycopg.Connection[Any]:
+    """Log in as the probes do, also by the rules of theirs for a credentials function.
+
+    Raises:
+        ProbeFailed: it failed.
+    """
     address = None if host.key.is_socket else host.address
     params = config.watch.conninfo(
         host.key, hostaddr=address, connect_timeout=max(2, round(timeout)), application_name="pgroute-check"
     )
-    begun = time.monotonic()
-    arguments: dict[str, Any] = dict(params)
-    with psycopg.connect("", **arguments, autocommit=True, prepare_threshold=None) as conn:
+
+    async def open_with(params: Mapping[str, str]) -> psycopg.Connection[Any]:
+        begun = time.monotonic()
+        arguments: dict[str, Any] = dict(params)
+        try:
+            conn = psycopg.connect("", **arguments, autocommit=True)
+        except psycopg.Error as exc:
+            raise ProbeFailed(connect_fault(exc)) from None
         answers.connect = time.monotonic() - begun
-        answers.version = conn.info.server_version
-        answers.local = (
-            host.key.is_socket or conn.info.hostaddr == "::1" or conn.info.hostaddr.startswith("127.")
-        )
-        answers.tls = "TLS" if conn.pgconn.ssl_in_use else ""
-        pid, answers.standby, user, server_host, server_port = _row(conn, _ASK_IDENTITY)
-        answers.user = as_text(user)
-        answers.pooled = pid != conn.info.backend_pid
-        server = f"{as_text(server_host)}:{server_port}" if server_host else ""
-        if server and server != f"{conn.info.hostaddr}:{conn.info.port}":
-            answers.server = server
-        _ask_clock(conn, answers)
-        answers.settings = {
-            as_text(name): as_text(value)
-            for name, value in conn.execute(_ASK_SETTINGS, ([*SETTINGS],)).fetchall()
-        }
-        answers.lacking = [as_text(name) for (name,) in conn.execute(_ASK_RIGHTS, ([*FUNCTIONS],)).fetchall()]
-        (answers.reads_stats,) = _row(conn, _ASK_STATS)
-        limits = conn.execute(_ASK_LIMITS, ([*{*users, answers.user}],)).fetchall()
-        answers.limits = {as_text(name): limit for name, limit in limits}
-        limit, answers.in_use = _row(conn, _ASK_DATABASE)
-        answers.database_limit = limit if limit >= 0 else None
+        return conn
+
+    return asyncio.run(ProbeLogin(host.key, params, source).log_in(open_with, timeout))
+
+
+class _Questions:
+    """Asks one host. Each question stands on its own, and depends on no setting of the session's.
+
+    Args:
+        conn: a new connection in autocommit mode.
+        answers: takes what is told.
+    """
+
+    def __init__(self, conn: psycopg.Connection[Any], answers: Answers) -> None:
+        self._conn = conn
+        self._answers = answers
+
+    def ask(self, users: list[str]) -> None:
+        """Ask everything.
+
+        Raises:
+            psycopg.Error: the connection was lost.
+            ValueError, TypeError: an answer is none that PostgreSQL gives.
+        """
+        answers, info = self._answers, self._conn.info
+        answers.version = info.server_version
+        answers.local = not info.hostaddr or info.hostaddr == "::1" or info.hostaddr.startswith("127.")
+        answers.tls = "TLS" if self._conn.pgconn.ssl_in_use else ""
+        answers.user = as_text(info.user)
+        for pid, standby, user, host, port in self._rows("the session", _ASK_IDENTITY):
+            answers.pooled = int(pid) != info.backend_pid
+            answers.standby = standby == "t"
+            answers.user = user
+            if host and f"{host}:{port}" != f"{info.hostaddr}:{info.port}":
+                answers.server = f"{host}:{port}"
+        self._ask_clock()
+        settings = self._rows("the settings", _ASK_SETTINGS, names=_array(SETTINGS))
+        answers.settings = {row[0]: row[1] for row in settings}
+        lacking = self._rows("the rights", _ASK_RIGHTS, functions=_array(FUNCTIONS))
+        answers.lacking = [name for (name,) in lacking]
+        for (reads,) in self._rows("pg_read_all_stats", _ASK_STATS):
+            answers.reads_stats = reads == "t"
+        names = json.dumps([*{*users, answers.user}])
+        limits = self._rows("the connection limits of roles", _ASK_LIMITS, names=names)
+        answers.limits = {name: int(limit) for name, limit in limits}
+        for limit, in_use in self._rows("the connections", _ASK_DATABASE):
+            answers.database_limit = int(limit) if int(limit) >= 0 else None
+            answers.in_use = int(in_use)
         if answers.tls and not answers.pooled:
-            (version,) = _row(conn, _ASK_TLS)
-            answers.tls = as_text(version or "TLS")
+            for (version,) in self._rows("TLS", _ASK_TLS):
+                answers.tls = version or "TLS"
         if answers.reads_stats and not answers.standby:
-            (answers.synchronous,) = _row(conn, _ASK_SYNCHRONOUS)
+            for (count,) in self._rows("the standbys", _ASK_SYNCHRONOUS):
+                answers.synchronous = int(count)
+
+    def _ask_clock(self) -> None:
+        """Compare the clocks by the quickest of three round trips."""
+        answers = self._answers
+        for _ in range(3):
+            sent = time.time()
+            found = self._rows("the clock", _ASK_TIME)
+            error = (time.time() - sent) / 2
+            for (there,) in found:
+                if answers.offset is None or error < answers.offset_error:
+                    answers.offset, answers.offset_error = float(there) - (sent + error), error
+
+    def _rows(self, about: str, question: bytes, **values: str) -> list[tuple[str, ...]]:
+        """Return the rows of the answer, "" for NULL; none if the server refuses the question."""
+        try:
+            results = ask_warily(self._conn, OWN_TERMS + filled(self._conn, question, **values))
+        except psycopg.Error as exc:
+            if self._conn.closed:
+                raise
+            self._answers.refused[about] = one_line(str(exc))
+            return []
+        return [tuple([as_text(value or b"") for value in row]) for row in rows(results)]
 
 
-def _ask_clock(conn: psycopg.Connection[Any], answers: Answers) -> None:
-    """Compare the clocks by the quickest of three round trips."""
-    for _ in range(3):
-        sent = time.time()
-        (there,) = _row(conn, _ASK_TIME)
-        received = time.time()
-        error = (received - sent) / 2
-        if answers.offset is None or error < answers.offset_error:
-            answers.offset, answers.offset_error = there - (sent + error), error
+def _array(words: Iterable[str]) -> str:
+    return f"{{{','.join(words)}}}"
 
 
 def as_text(value: str | bytes) -> str:
     """Return text of the server, which may hold anything, as one printable line."""
     return printable(_decoded(value))
-
-
-def _row(conn: psycopg.Connection[Any], query: str) -> tuple[Any, ...]:
-    row: tuple[Any, ...] | None = conn.execute(query.encode()).fetchone()
-    assert row is not None
-    return row

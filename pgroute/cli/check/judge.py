@@ -191,6 +191,7 @@ def host_findings(host: HostInfo, answers: Answers, plan: Plan) -> list[Finding]
         found.append(_about_replication(answers))
         found += _about_keepalives(answers)
     found += _about_clock(answers)
+    found += [Finding("unknown", Result.NOTE, f"{about}: {why}") for about, why in answers.refused.items()]
     return found
 
 

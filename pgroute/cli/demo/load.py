@@ -125,7 +125,7 @@ class ThreadLoad:
     """
 
     def __init__(self, dsn: str, writers: int, readers: int, options: Mapping[str, Any]) -> None:
-        self.account = Account()
+        self.account: Account = Account()
         self._router = Router(dsn, **options)
         self._end = threading.Event()
         self._threads = [self._thread(self._write, number) for number in range(writers)]
@@ -193,7 +193,7 @@ class TaskLoad:
     """Tasks on an AsyncRouter, in an event loop with a thread of its own; arguments as ThreadLoad."""
 
     def __init__(self, dsn: str, writers: int, readers: int, options: Mapping[str, Any]) -> None:
-        self.account = Account()
+        self.account: Account = Account()
         self._router = AsyncRouter(dsn, **options)
         self._counts = writers, readers
         self._ended = False

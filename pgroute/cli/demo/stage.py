@@ -63,7 +63,7 @@ class Stage:
         self, console: Console, cluster: LocalCluster, args: argparse.Namespace, fault: Fault
     ) -> None:
         self.cluster = cluster
-        self.primary = cluster.primary
+        self.primary: Node = cluster.primary
         self.duration: float = args.duration
         self.promoted_at: float | None = None
         self._console = console

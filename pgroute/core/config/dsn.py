@@ -21,8 +21,7 @@ from pgroute.core.model.roles import HostKey, SessionAttrs
 from pgroute.errors import ConfigError, holds_password
 
 PSYCOPG_ARGUMENTS = ("autocommit", "prepare_threshold", "context", "row_factory", "cursor_factory")
-
-_DSN_ONLY = ("host", "hostaddr", "port", "service", "target_session_attrs", "load_balance_hosts")
+DSN_ONLY = ("host", "hostaddr", "port", "service", "target_session_attrs", "load_balance_hosts")
 _INTEGERS = (
     "connect_timeout",
     "keepalives",
@@ -207,7 +206,7 @@ def split_kwargs(kwargs: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, A
     for name, value in kwargs.items():
         if name in PSYCOPG_ARGUMENTS:
             arguments[name] = value
-        elif name in _DSN_ONLY:
+        elif name in DSN_ONLY:
             raise ConfigError(name, value, "expected in the DSN, not among the keyword arguments")
         elif name not in libpq.keywords():
             accepted = f"expected {', '.join(PSYCOPG_ARGUMENTS)} or a libpq parameter"

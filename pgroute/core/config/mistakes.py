@@ -6,6 +6,7 @@ import difflib
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from pgroute.core.config.dsn import DSN_ONLY, PSYCOPG_ARGUMENTS
 from pgroute.core.config.libpq import is_secret, keywords
 from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
 from pgroute.core.config.retry_policy import RetryPolicy
@@ -14,8 +15,6 @@ from pgroute.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-_DSN_ONLY = ("host", "hostaddr", "port", "target_session_attrs", "load_balance_hosts")
-_PSYCOPG_ARGUMENTS = ("autocommit", "row_factory", "cursor_factory", "prepare_threshold", "context")
 _SYNONYMS = {
     "conninfo": "dsn",
     "url": "dsn",
@@ -49,11 +48,11 @@ def _belongs(name: str, value: object) -> str:
         return f"each host has its own: expected host_options={{'host': HostOptions({name}={shown})}}"
     if name in _names(RetryPolicy):
         return f"expected retry=RetryPolicy({name}=...)"
-    if name in _DSN_ONLY:
+    if name in DSN_ONLY:
         return "expected in the DSN"
     if name in keywords():
         return f"expected in the DSN, or in kwargs={{{name!r}: ...}}"
-    return f"expected kwargs={{{name!r}: {shown}}}" if name in _PSYCOPG_ARGUMENTS else ""
+    return f"expected kwargs={{{name!r}: {shown}}}" if name in PSYCOPG_ARGUMENTS else ""
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

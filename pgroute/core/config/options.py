@@ -25,12 +25,15 @@ def check_number(
     """Raise ConfigError unless *value* is a number of at least *low* (if *above*: more than *low*) and no huge one."""
     if value is None and none:
         return
-    bound = f"a number {'above' if above else 'of at least'} {low:g}, at most {_MOST:g}"
-    bound += " or None" if none else ""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -math.inf < value <= _MOST:
-        raise ConfigError(name, value, f"expected {bound}")
-    if value < low or (above and value <= low):
-        raise ConfigError(name, value, f"expected {bound}")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not -math.inf < value <= _MOST
+        or value < low
+        or (above and value <= low)
+    ):
+        bound = f"a number {'above' if above else 'of at least'} {low:g}, at most {_MOST:g}"
+        raise ConfigError(name, value, f"expected {bound}{' or None' if none else ''}")
 
 
 def check_max_lag(value: object, parameter: str = "max_lag") -> float | None:

@@ -143,6 +143,7 @@ def make_config(
     schema: object,
     schema_owner: object,
     kwargs: Mapping[str, Any] | None,
+    row_factory: object = None,
     configure: Any,
     reset: Any,
     credentials: Any = None,
@@ -171,7 +172,8 @@ def make_config(
     check_callable("configure", configure)
     check_reset(reset)
     check_credentials(credentials)
-    parameters, _ = split_kwargs(kwargs or {})
+    kwargs = _with_row_factory(row_factory, kwargs or {}, writer, reader)
+    parameters, _ = split_kwargs(kwargs)
     parsed = parse_dsn(dsn, kwargs=parameters)
     if balance is None:
         balance = "ordered" if parsed.load_balance == "disable" else "random"
@@ -184,7 +186,7 @@ def make_config(
             role,
             dsn,
             watch,
-            kwargs or {},
+            kwargs,
             _with_callbacks(options, configure, reset),
             fixed=credentials is None,
         )
@@ -226,6 +228,26 @@ def make_config(
 
 def _with_callbacks(options: PoolOptions, configure: Any, reset: Any) -> PoolOptions:
     return replace(options, configure=options.configure or configure, reset=options.reset or reset)
+
+
+def _with_row_factory(
+    row_factory: object, kwargs: Mapping[str, Any], writer: PoolOptions, reader: PoolOptions
+) -> Mapping[str, Any]:
+    """Return the keyword arguments with the row factory of the router.
+
+    Raises:
+        ConfigError: they have another one already, or those of a role do: its rows would not be of the type that
+            *row_factory* gives them.
+    """
+    check_callable("row_factory", row_factory)
+    if row_factory is None:
+        return kwargs
+    given = {"kwargs": kwargs, "writer.kwargs": writer.kwargs, "reader.kwargs": reader.kwargs}
+    for place, arguments in given.items():
+        other = (arguments or {}).get("row_factory")
+        if other not in (None, row_factory):
+            raise ConfigError("row_factory", row_factory, f"expected one for all rows; {place} has another")
+    return {**kwargs, "row_factory": row_factory}
 
 
 def _probe_parameters(probe: ProbeOptions) -> dict[str, str]:

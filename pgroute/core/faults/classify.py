@@ -72,6 +72,8 @@ _SHUT = re.compile(
         )
     )
 )
+# The server ended while it logged the client in, so nothing was refused.
+_ENDED = re.compile("|".join((r"terminating connection", *translations.ENDED)))
 _NO_SERVER_BEHIND = re.compile(
     rf"cached error: (?:{_UNREACHED})? \(server_login_retry\)|try again later \(server_login_retry\)|\(server down\)"
     r"|pgbouncer cannot connect to server"
@@ -129,7 +131,7 @@ def connect_fault(exc: BaseException) -> Fault:
     said = _SERVER_SAID.search(text)
     shut = said is not None and _SHUT.search(said["text"]) is not None
     if said:
-        if shut or _NO_SERVER_BEHIND.search(said["text"]):
+        if shut or _NO_SERVER_BEHIND.search(said["text"]) or _ENDED.search(said["text"]):
             kind = FaultKind.STARTING
         elif _BUSY.search(said["text"]):
             kind = FaultKind.BUSY

@@ -24,6 +24,21 @@ STARTING = (
     r"数据库系统(?:启动中|停止中|在恢复模式中)",
 )
 
+# 57P01 and 57P02 during a login: an administrator's command, a shutdown, a crash of the postmaster or of a process.
+ENDED = (
+    r"Verbindung wird abgebrochen",
+    r"terminando la conexión",
+    r"arrêt (?:des connexions suite|de la connexion à cause)",
+    r"(?:interruzione|terminazione) della connessione|la connessione è stata terminata",
+    r"(?:接続|コネクション)を終了し",
+    r"მიერთების შეწყვეტა",
+    r"연결을 (?:끝냅니다|종료합니다|중지합니다)",
+    r"закрытие подключения",
+    r"(?:avslutar|avbryter|stänger) anslutning",
+    r"завершення підключення",
+    r"中断联接|终止连接",
+)
+
 # 53300: too many clients, the rest is reserved, too many for the role or the database.
 BUSY = (
     r"schon zu viele Verbindungen|verbleibenden? Verbindungen sind für|zu viele Verbindungen (?:von|für)",

@@ -1,4 +1,4 @@
-"""The events that a router delivers to its subscribers: kinds, contents, log levels."""
+"""The events that a router delivers to its subscribers and writes to the log."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import enum
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from pgroute.core.model.host import HostState
 
 if TYPE_CHECKING:
     from pgroute.core.model.host import HostInfo
@@ -22,7 +20,7 @@ class EventKind(enum.Enum):
         HOST_REMOVED: a host left the list. INFO.
         HOST_CHANGED: the state, role, read-only default or address of a host changed, or it stopped reporting some
             data. INFO, or WARNING if it refuses logins.
-        PRIMARY_CHANGED: there is a primary, or another one. INFO.
+        PRIMARY_CHANGED: there is a primary, or another one. WARNING, or INFO for the first one that a router sees.
         PRIMARY_LOST: there is no primary any more. WARNING.
         NO_PRIMARY: every host was checked for the first time, and none can be written to. WARNING.
         SPLIT_BRAIN: several hosts claim to be the primary and nothing decides between them. ERROR.
@@ -41,10 +39,6 @@ class EventKind(enum.Enum):
     SESSIONS_ABORTED = "sessions-aborted"
 
 
-_ERRORS = frozenset({EventKind.SPLIT_BRAIN, EventKind.STALE_PRIMARY})
-_WARNINGS = frozenset({EventKind.PRIMARY_LOST, EventKind.NO_PRIMARY, EventKind.SESSIONS_ABORTED})
-
-
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something changed.
@@ -56,6 +50,7 @@ class Event:
         text: one line for a person.
         before: the host before, None if there is nothing to show.
         after: the host afterwards, None if there is nothing to show.
+        level: the level of the logging module at which it is logged.
     """
 
     kind: EventKind
@@ -64,14 +59,7 @@ class Event:
     text: str
     before: HostInfo | None = None
     after: HostInfo | None = None
-
-    @property
-    def level(self) -> int:
-        """The level of the logging module at which it is logged."""
-        if self.kind in _ERRORS:
-            return logging.ERROR
-        locked = self.after is not None and self.after.state is HostState.REJECTED
-        return logging.WARNING if self.kind in _WARNINGS or locked else logging.INFO
+    level: int = logging.INFO
 
     def __str__(self) -> str:
         return self.text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pgroute.errors import ConfigError
 
@@ -57,8 +57,9 @@ class Role(enum.Enum):
         READER: reading only, on a standby if there is one.
     """
 
-    # The hash of enum.Enum is a Python function, too slow for a lookup in each session.
-    __hash__ = object.__hash__
+    if not TYPE_CHECKING:
+        # The hash of enum.Enum is a Python function, too slow for a lookup in each session.
+        __hash__ = object.__hash__
 
     WRITER = "writer"
     READER = "reader"
@@ -92,7 +93,8 @@ class SessionAttrs(enum.Enum):
     STANDBY = "standby"
     PREFER_STANDBY = "prefer-standby"
 
-    __hash__ = object.__hash__
+    if not TYPE_CHECKING:
+        __hash__ = object.__hash__
 
     @classmethod
     def parse(cls, value: object, parameter: str = "target_session_attrs") -> SessionAttrs:

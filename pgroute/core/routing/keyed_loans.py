@@ -58,7 +58,6 @@ class KeyedLoans(Generic[C]):
 
     def drop(self, conn: C) -> None:
         """Free the key of a connection that is given back, if it has one."""
-        key = self._keys.get(id(conn))
-        if key is not None and self._kept.get(key) is conn:
+        key = self._keys.pop(id(conn), None)
+        if key is not None:
             del self._kept[key]
-            del self._keys[id(conn)]

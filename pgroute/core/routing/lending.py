@@ -113,10 +113,10 @@ class Lending(Generic[L, C]):
         self.leases: dict[L, None] = {}
         self.idle: deque[tuple[L, C]] = deque()
         self.waiting: deque[Waiter] = deque()
-        self.closed = False
-        self.wanted = False
-        self.min_size = min_size
-        self.max_size = max_size
+        self.closed: bool = False
+        self.wanted: bool = False
+        self.min_size: int = min_size
+        self.max_size: int = max_size
         self._max_waiting = max_waiting
         self._max_idle = max_idle
         self._max_uses = math.inf if max_uses is None else max_uses

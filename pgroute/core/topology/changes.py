@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from pgroute.core.model.events import Event, EventKind
@@ -13,8 +14,14 @@ if TYPE_CHECKING:
     from pgroute.core.topology.snapshot import Topology
 
 
-def changes(old: Topology, new: Topology) -> tuple[Event, ...]:
-    """Return the events that lead from one snapshot to the next: hosts first, in the order of the DSN."""
+def changes(old: Topology, new: Topology, *, starting: bool = False) -> tuple[Event, ...]:
+    """Return the events that lead from one snapshot to the next: hosts first, in the order of the DSN.
+
+    Args:
+        old: the snapshot before.
+        new: the one after.
+        starting: not all hosts had been checked before.
+    """
     events = [
         Event(EventKind.HOST_REMOVED, new.at, was.key, f"{was.key} left", before=was)
         for was in old.hosts
@@ -28,8 +35,9 @@ def changes(old: Topology, new: Topology) -> tuple[Event, ...]:
             events.append(changed)
     if new.split_brain and new.split_brain != old.split_brain:
         names = " and ".join(sorted(map(str, new.split_brain)))
-        events.append(Event(EventKind.SPLIT_BRAIN, new.at, None, f"split brain between {names}"))
-    if changed := _primary_changed(old, new):
+        text = f"split brain between {names}"
+        events.append(Event(EventKind.SPLIT_BRAIN, new.at, None, text, level=logging.ERROR))
+    if changed := _primary_changed(old, new, starting=starting):
         events.append(changed)
     return tuple(events)
 
@@ -52,20 +60,40 @@ def _host_changed(was: HostInfo, host: HostInfo, at: float) -> Event | None:
         text += f", {degraded}"
     stale = host.state is HostState.STALE and was.state is not HostState.STALE
     kind = EventKind.STALE_PRIMARY if stale else EventKind.HOST_CHANGED
-    return Event(kind, at, host.key, text, was, host)
+    level = logging.WARNING if host.state is HostState.REJECTED else logging.INFO
+    return Event(kind, at, host.key, text, was, host, logging.ERROR if stale else level)
 
 
-def _primary_changed(old: Topology, new: Topology) -> Event | None:
+def _primary_changed(old: Topology, new: Topology, *, starting: bool) -> Event | None:
     was, now = old.primary, new.primary
     if now and (was is None or was.key != now.key):
-        text = f"primary is {now.key}, timeline {now.timeline}"
-        return Event(EventKind.PRIMARY_CHANGED, new.at, now.key, text)
+        # Whoever was warned that there is none is told at the same level that there is one.
+        level = logging.INFO if starting else logging.WARNING
+        text = f"primary is {now.key}, timeline {now.timeline}{'' if starting else _before(old, new)}"
+        return Event(EventKind.PRIMARY_CHANGED, new.at, now.key, text, level=level)
     if was and now is None:
-        return Event(EventKind.PRIMARY_LOST, new.at, was.key, f"no primary: {was.key} was the last")
+        text = f"no primary: {was.key} was the last, and {_became(new.by_key.get(was.key))}"
+        return Event(EventKind.PRIMARY_LOST, new.at, was.key, text, level=logging.WARNING)
     if new.initial_scan_done and not old.initial_scan_done and not new.writable:
         hosts = ", ".join(f"{h.key} {_described(h, why=True)}" for h in new.hosts)
-        return Event(EventKind.NO_PRIMARY, new.at, None, f"no host can be written to: {hosts}")
+        text = f"no host can be written to: {hosts}"
+        return Event(EventKind.NO_PRIMARY, new.at, None, text, level=logging.WARNING)
     return None
+
+
+def _became(host: HostInfo | None) -> str:
+    if host is None:
+        return "has left"
+    if host.role is HostRole.STANDBY and host.usable:
+        return "is a standby now"
+    return f"is {host.state.value}" + (f" ({host.reason})" if host.reason else "")
+
+
+def _before(old: Topology, new: Topology) -> str:
+    """Tell what a new primary follows: another one, or some time without one."""
+    if old.primary is not None:
+        return f", after {old.primary.key}"
+    return "" if old.primary_lost_at is None else f", after {new.at - old.primary_lost_at:.1f} s without one"
 
 
 def _described(host: HostInfo, *, why: bool = False) -> str:

@@ -89,7 +89,7 @@ def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, 
     if facts == topology._facts and memory is topology._memory:
         return topology, ()
     new = _build(topology, facts, memory, now)
-    return new, changes(topology, new)
+    return new, changes(topology, new, starting=not topology._memory.ever_scanned)
 
 
 def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) -> Topology:

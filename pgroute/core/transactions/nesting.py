@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +10,8 @@ import psycopg
 from pgroute.core.model.roles import Role
 
 if TYPE_CHECKING:
+    import weakref
+
     from pgroute.core.transactions.request import Request
 
 
@@ -31,21 +32,12 @@ class Enclosing(Protocol):
     def open(self) -> bool: ...
 
 
-class Surroundings:
-    """A transaction in whose body code runs, and what surrounds that.
+Surroundings = tuple["weakref.ref[Enclosing]", "Surroundings | None"]
+"""A transaction in whose body code runs, and what surrounds that.
 
-    Args:
-        transaction: kept by a weak reference: a task that the body starts has this in its context for as long as it
-            lives, and must not keep the connection alive.
-        outer: what surrounds it.
-    """
-
-    __slots__ = ("outer", "transaction")
-
-    def __init__(self, transaction: Enclosing, outer: Surroundings | None) -> None:
-        self.transaction = weakref.ref(transaction)
-        self.outer = outer
-
+The reference is weak: a task that the body starts has this in its context for as long as it lives, and must not keep
+the connection alive.
+"""
 
 surroundings: ContextVar[Surroundings | None] = ContextVar("surroundings", default=None)
 
@@ -53,8 +45,11 @@ surroundings: ContextVar[Surroundings | None] = ContextVar("surroundings", defau
 def open_surroundings() -> Surroundings | None:
     """Return the innermost transaction that is still open. An interrupt can leave ended ones behind in the context."""
     around = surroundings.get()
-    while around is not None and ((outer := around.transaction()) is None or not outer.open):
-        around = around.outer
+    while around is not None:
+        transaction = around[0]()
+        if transaction is not None and transaction.open:
+            break
+        around = around[1]
     return around
 
 
@@ -72,7 +67,7 @@ def refuse_nested(manager: object, request: Request, key: str | None) -> None:
     writes = request.role is Role.WRITER and not request.read_only
     around = surroundings.get()
     while around is not None:
-        outer = around.transaction()
+        outer = around[0]()
         if outer is not None and outer.open and outer.manager is manager:
             if key is not None and outer.key == key:
                 raise psycopg.ProgrammingError(
@@ -84,4 +79,4 @@ def refuse_nested(manager: object, request: Request, key: str | None) -> None:
                     "and again when the outer one is run again. Use the connection that the body was given (its "
                     "transaction() makes a savepoint), or give a key of your own: run(once=KEY)"
                 )
-        around = around.outer
+        around = around[1]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 from pgroute.core.config.options import check_name, check_number
@@ -14,43 +16,28 @@ from pgroute.errors import ConfigError
 UNBOUNDED_AGE = 86400.0
 """The least age in seconds at which keys may be deleted if retries have no time limit."""
 
-# Two statements in one round trip: lock_timeout bounds the wait for another transaction with the same key, but not the
-# body. The session's own value is saved first. The bound must be set before the INSERT is analysed, which locks the
-# table; if the key is found, it stays until the end of the transaction.
-_BOUND_BACK = (
-    "pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('pgroute.lock_timeout'), true)"
-)
-CLAIM = qualify(
-    """
-SELECT pg_catalog.set_config('lock_timeout', %(wait)s, true)
-  FROM (SELECT pg_catalog.set_config('pgroute.lock_timeout', pg_catalog.current_setting('lock_timeout'), true)
-       ) AS put_aside (had)
- WHERE had IS NOT NULL;
-INSERT INTO %(schema)s.once (key) VALUES (%(key)s) ON CONFLICT (key) DO NOTHING
-RETURNING """
-    + _BOUND_BACK
-)
+# lock_timeout bounds the wait for another transaction with the same key, but not the body. It must be set before the
+# INSERT is analysed, which locks the table. The session's own value is set again afterwards: the one that the router
+# believes it to be, which the value shown confirms or corrects. To read it and set it by set_config() would take the
+# server as long as the INSERT.
+_BOUND = b"SET LOCAL lock_timeout = '%(wait)s';"
+_INSERT = b"INSERT INTO %(schema)s.once (key) VALUES (%(key)s) ON CONFLICT (key) DO NOTHING"
+_UNBOUND = b";SET LOCAL lock_timeout = '%(before)s'"
+_SHOW = b"SHOW lock_timeout;"
 
 # The row is rewritten and not only read: a COMMIT waits for the synchronous standby only if it has written, and what an
-# earlier transaction wrote may be on this server alone. Less time is left than for CLAIM.
-REWRITE = qualify("""
-UPDATE %(schema)s.once SET at = pg_catalog.clock_timestamp()
- WHERE key `=` %(key)s AND pg_catalog.set_config('lock_timeout', %(wait)s, true) IS NOT NULL
-RETURNING """)
+# earlier transaction wrote may be on this server alone. The bound stays: no body follows.
+_REWRITE = qualify("""
+UPDATE %(schema)s.once SET at = pg_catalog.clock_timestamp() WHERE key `=` %(key)s RETURNING %(result)s""")
 
-# Needed before another CLAIM, which would save the bound itself.
-UNBIND = qualify(f"SELECT {_BOUND_BACK}")
+# The age of a key begins at the end of the body, which may take long. An UPDATE would take the server longer to plan.
+# If the body has deleted the row, it is there again.
+_KEEP = b"""
+INSERT INTO %(schema)s.once (key, result) VALUES (%(key)s, %(value)s)
+ON CONFLICT (key) DO UPDATE SET result = excluded.result, at = excluded.at"""
+_RETURNING = b" RETURNING %(result)s"
 
-# The age of a key begins at the end of the body, which may take long. The statement goes together with COMMIT: it must
-# fail if there is no row: by a division by zero.
-KEEP = qualify("""
-WITH kept AS (
-    UPDATE %%(schema)s.once SET result = %%(result)s, at = pg_catalog.clock_timestamp() WHERE key `=` %%(key)s
-    RETURNING %(result)s AS stored
-)
-SELECT (SELECT stored FROM kept), pg_catalog.int8div(1, (SELECT pg_catalog.count(stored) FROM kept))""")
-
-# What follows RETURNING: on a connection that can receive any text, and on one that cannot.
+# The result: on a connection that can receive any text, and on one that cannot.
 PLAIN_RESULT = b"result::pg_catalog.text"
 HEX_RESULT = b"pg_catalog.encode(pg_catalog.convert_to(result::pg_catalog.text, 'UTF8'), 'hex')"
 
@@ -58,6 +45,38 @@ PURGE = qualify("""
 DELETE FROM %(schema)s.once
  WHERE at `<` (pg_catalog.clock_timestamp() `-` pg_catalog.make_interval(secs => %(seconds)s))
 """)
+
+_ENCODERS = {
+    escape: json.JSONEncoder(allow_nan=False, ensure_ascii=escape).encode for escape in (True, False)
+}
+_KEPT_AS_THEY_ARE = frozenset({type(None), bool, int})
+
+
+@dataclass(frozen=True, slots=True)
+class OnceStatements:
+    """The statements on the table of a schema, for ``%`` with a mapping from names to SQL.
+
+    Attributes:
+        claim: writes the row of a key, unless there is one. Results: lock_timeout, and of a SET, the INSERT, a SET.
+        claim_again: the same after a `claim` in this transaction, without the first result.
+        rewrite: writes the row that is there. The last result has its result.
+        keep: stores the result, together with COMMIT.
+        keep_and_tell: the same, and returns it as it is stored.
+    """
+
+    claim: bytes
+    claim_again: bytes
+    rewrite: bytes
+    keep: bytes
+    keep_and_tell: bytes
+
+
+@lru_cache(maxsize=64)
+def once_statements(schema: bytes) -> OnceStatements:
+    """Return the statements on the table of a schema, whose name is written in SQL without a per cent sign."""
+    claim = _BOUND + _INSERT + _UNBOUND
+    texts = (_SHOW + claim, claim, _BOUND + _REWRITE, _KEEP, _KEEP + _RETURNING)
+    return OnceStatements(*(text.replace(b"%(schema)s", schema) for text in texts))
 
 
 def check_key(once: object) -> str | None:
@@ -87,8 +106,10 @@ def as_json(result: object, key: str, *, escape: bool = True) -> str:
     Raises:
         TypeError: *result* cannot be written as JSON (RFC 8259, without NaN).
     """
+    if result is None:
+        return "null"
     try:
-        return json.dumps(result, allow_nan=False, ensure_ascii=escape)
+        return _ENCODERS[escape](result)
     except (TypeError, ValueError, RecursionError) as exc:
         raise not_json(result, key, str(exc)) from None
 
@@ -99,6 +120,14 @@ def not_json(result: object, key: str, why: str) -> TypeError:
         f"the result for once={key!r} cannot be stored as PostgreSQL's JSON: {why} "
         f"(a {type(result).__name__}; nothing was committed)"
     )
+
+
+def kept_as_it_is(result: object) -> bool:
+    """Return whether a result is stored as it is for sure.
+
+    Fractions, arrays and objects may change, and so may text in a database that is not in UTF-8.
+    """
+    return type(result) in _KEPT_AS_THEY_ARE or (type(result) is str and result.isascii())
 
 
 def from_json(text: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,8 @@ class Request:
         isolation, read_only, deferrable: for BEGIN; None for the setting of the connection.
         decidable: the body itself finds out whether an earlier attempt was committed.
         independent: so does the body of another call, so this transaction may run inside that one.
+        read_write: an error about writing means that the host is not the primary any more.
+        plain: BEGIN is that of the connection.
     """
 
     attrs: SessionAttrs
@@ -42,11 +44,13 @@ class Request:
     deferrable: bool | None = None
     decidable: bool = False
     independent: bool = False
+    read_write: bool = field(init=False)
+    plain: bool = field(init=False)
 
-    @property
-    def read_write(self) -> bool:
-        """Whether an error about writing means that the host is not the primary any more."""
-        return self.attrs is SessionAttrs.READ_WRITE and not self.read_only
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "read_write", self.attrs is SessionAttrs.READ_WRITE and not self.read_only)
+        given = (self.isolation, self.read_only, self.deferrable)
+        object.__setattr__(self, "plain", given == (None, None, None))
 
 
 def make_request(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 LEAST_COMMIT = 5.0
 """Seconds that a COMMIT has at least, even after a long body and close to the deadline."""
 
+_NO_SESSION = Fault(FaultKind.OTHER, rerun_safe=True)
 _LEAST_PAUSE = 0.02
 _MOST_PAUSE = 2.0
 
@@ -193,7 +194,7 @@ class RetryState:
         acquire_timeout: float,
         decidable: bool,
     ) -> None:
-        self.attempt = 1
+        self.attempt: int = 1
         self._policy = policy
         self._begun = now
         self._limit = policy.limit(timeout)
@@ -206,7 +207,9 @@ class RetryState:
 
     def left(self, now: float) -> float:
         """Return the seconds to wait for a session."""
-        return min(self._patience, self.until_end(now))
+        if self._limit is None:
+            return self._patience
+        return min(self._patience, max(0.0, self._begun + self._limit - now))
 
     def until_end(self, now: float) -> float:
         """Return the seconds until no attempt begins any more; without a limit, those to wait for a session."""
@@ -216,8 +219,18 @@ class RetryState:
         """Record that no earlier attempt was committed."""
         self.unknown = None
 
-    def failed(self, error: BaseException, fault: Fault, phase: Phase, now: float) -> Retry | Raise:
-        """Record a failed attempt, and return what comes next."""
+    def failed(
+        self, error: BaseException, fault: Fault, phase: Phase, now: float, *, refusal: str = ""
+    ) -> Retry | Raise:
+        """Record a failed attempt, and return what comes next.
+
+        Args:
+            error: the error.
+            fault: what it means.
+            phase: how far the attempt came.
+            now: monotonic seconds.
+            refusal: why the work cannot be done again, even if that is safe; empty: it can.
+        """
         if isinstance(error, CommitUnknown) and phase is Phase.COMMIT:
             self.unknown = error
         step = decide(
@@ -230,6 +243,9 @@ class RetryState:
             decidable=self._decidable,
             error=error,
         )
+        if isinstance(step, Retry) and refusal:
+            step = Raise(refusal)
+            self._remark = f"; not run again: {refusal}"
         if isinstance(step, Retry):
             self.attempt += 1
             self._previous = error
@@ -239,6 +255,11 @@ class RetryState:
         if phase is not Phase.BODY and isinstance(error, RouteError) and self.unknown is None:
             error.rerun_safe = not error.may_have_committed
         return step
+
+    def without_session(self, error: psycopg.Error, now: float) -> BaseException:
+        """Record that an attempt got no session; return the exception to raise, as `final` does."""
+        self.failed(error, _NO_SESSION, Phase.ACQUIRE, now)
+        return self.final(error, now)
 
     def interrupted(self, error: BaseException) -> None:
         """Add a note to an exception that ended a pause, if the attempt before may have been committed."""

@@ -85,6 +85,13 @@ CONNECTING = [
         FaultKind.STARTING,
         None,
     ),
+    (AT + "FATAL:  terminating connection due to unexpected postmaster exit", FaultKind.STARTING, None),
+    (
+        AT
+        + "WARNING:  terminating connection because of crash of another server process\nDETAIL:  The postmaster has",
+        FaultKind.STARTING,
+        None,
+    ),
     # Full.
     (
         ON + "FATAL:  sorry, too many clients already",
@@ -185,6 +192,7 @@ def test_failed_connection(text, kind, reason):
         ("FATAL:  das Datenbanksystem f\xe4hrt herunter", True),
         (cached("connect failed"), False),
         ("FATAL:  client_login_timeout (server down)", False),
+        ("FATAL:  terminating connection due to administrator command", False),
         ("FATAL:  sorry, too many clients already", False),
         ("Connection refused", False),
     ],

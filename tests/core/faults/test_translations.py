@@ -1,4 +1,4 @@
-"""57P03 and 53300 are understood in eleven of the languages of PostgreSQL's message catalogs, and refusals are not."""
+"""57P01-3 and 53300 are understood in eleven languages of PostgreSQL's message catalogs, and refusals are not."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ STARTING = [
     "the database system is in recovery mode",
     "the database system is not yet accepting connections",
     "the database system is not accepting connections",
+    "terminating connection due to administrator command",
+    "terminating connection due to immediate shutdown command",
+    "terminating connection due to unexpected postmaster exit",
+    "terminating connection because of crash of another server process",
 ]
 BUSY = [
     "sorry, too many clients already",

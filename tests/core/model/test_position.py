@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgroute import ConfigError, Position
+from pgroute.core.model.position import parse_position
 
 SYSTEM_IDS = st.integers(-(2**63), 2**63 - 1)
 TIMELINES = st.integers(1, 2**31 - 1)
@@ -45,6 +46,28 @@ def test_position_survives_pickle_and_copy(position):
     assert pickle.loads(pickle.dumps(position)) == position  # noqa: S301  (our own)
     assert copy.deepcopy(position) == position
     assert hash(copy.copy(position)) == hash(position)
+
+
+@pytest.mark.parametrize(
+    ("text", "position"),
+    [
+        ("7-1-3000148", Position(7, 1, 0x3000148)),
+        ("0-2147483647-0", Position(0, 2**31 - 1, 0)),
+        ("ffffffffffffffff-2-ffffffffffffffff", Position(-1, 2, 2**64 - 1)),
+        ("8000000000000000-1-1", Position(-(2**63), 1, 1)),
+        ("7fffffffffffffff-1-1", Position(2**63 - 1, 1, 1)),
+    ],
+)
+def test_text_is_the_identifier_the_timeline_and_the_place_in_the_log(text, position):
+    assert Position.parse(text) == position
+    assert str(position) == text
+    assert parse_position(position, "after") is position
+
+
+def test_any_position_is_later_than_none():
+    position = Position(7, 1, 5)
+    assert Position.later(None, position) is Position.later(position, None) is position
+    assert Position.later(None, None) is None
 
 
 @given(OURS, OURS, OURS)

@@ -537,6 +537,7 @@ def test_error_without_a_cause_has_none():
     assert not hasattr(error, "__notes__")
 
 
+@pytest.mark.many
 def test_thousand_callers_never_wait_past_their_deadline():
     rng = Random(7)
     for _ in range(200):

@@ -102,6 +102,7 @@ def test_the_only_candidate_is_taken_without_a_look_at_the_load(policy) -> None:
     assert rng.getstate() == state
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("policy", [Uniform, RoundRobin, LeastBusy, Adaptive])
 @pytest.mark.parametrize("sessions", [1, 3, 30])
 def test_equal_hosts_get_equal_shares(policy, sessions) -> None:
@@ -109,12 +110,14 @@ def test_equal_hosts_get_equal_shares(policy, sessions) -> None:
     assert shares == pytest.approx([1 / 3] * 3, abs=0.03)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("policy", [Uniform, RoundRobin, LeastBusy, Adaptive])
 def test_shares_follow_the_weights_under_load(policy) -> None:
     shares = Clients(policy(), 60).shares(hosts(3, 1, 2), 6000)
     assert shares == pytest.approx([3 / 6, 1 / 6, 2 / 6], abs=0.04)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("policy", [Uniform, RoundRobin, LeastBusy, Adaptive])
 @pytest.mark.parametrize("sessions", [1, 4, 40])
 def test_a_small_weight_is_a_small_share_with_few_sessions_too(policy, sessions) -> None:
@@ -123,6 +126,7 @@ def test_a_small_weight_is_a_small_share_with_few_sessions_too(policy, sessions)
     assert 0.01 < tenth < 0.15
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("policy", [Uniform, RoundRobin, LeastBusy, Adaptive])
 def test_the_share_of_a_host_that_is_down_is_spread_over_all_others(policy) -> None:
     group = hosts(1, 1, 1, 1)
@@ -132,6 +136,7 @@ def test_the_share_of_a_host_that_is_down_is_spread_over_all_others(policy) -> N
     assert clients.shares(left, 6000) == pytest.approx([1 / 3] * 3, abs=0.03)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("policy", [Uniform, RoundRobin, LeastBusy, Adaptive])
 def test_a_host_that_returns_gets_no_burst(policy) -> None:
     group = hosts(1, 1, 1)
@@ -196,6 +201,12 @@ def test_round_robin_is_fair_through_every_absence(
             assert abs(got[c.order] - count * c.weight / total) <= 3
 
 
+def test_round_robin_passes_over_a_host_of_weight_zero() -> None:
+    got = turns(RoundRobin(), hosts(1, 0, 1), 10, Random(1))
+    assert Counter(got) == {0: 5, 2: 5}
+    assert sorted(turns(RoundRobin(), hosts(0, 0), 2, Random(1))) == [0, 1], "unless all are"
+
+
 def test_round_robin_forgets_hosts_that_left_for_good() -> None:
     policy, rng = RoundRobin(), Random(1)
     turns(policy, hosts(*[1.0] * 60), 60, rng)
@@ -203,6 +214,7 @@ def test_round_robin_forgets_hosts_that_left_for_good() -> None:
     assert len(policy._credit) == 2
 
 
+@pytest.mark.many
 def test_round_robin_shared_by_threads_stays_fair() -> None:
     policy, group = RoundRobin(), hosts(2, 1, 1)
     got: Counter[int] = Counter()
@@ -237,6 +249,7 @@ def test_least_busy_counts_sessions_per_weight() -> None:
     assert {LeastBusy().pick(group, loads.__getitem__, Random(i)).order for i in range(50)} == {0}
 
 
+@pytest.mark.many
 def test_least_busy_sends_little_to_a_slow_host() -> None:
     shares = Clients(LeastBusy(), 12).shares(
         hosts(1, 1, 1), 6000, slow=lambda c: 10.0 if c.order == 2 else 1.0
@@ -328,6 +341,12 @@ def test_adaptive_does_not_hold_a_slow_first_probe_against_a_host_that_has_just_
     assert set(turns(policy, hosts(1, 1, rtts=[0.001, 0.0011]), 60, rng)) == {0, 1}
 
 
+def test_adaptive_learns_nothing_of_a_host_that_it_never_looked_at() -> None:
+    policy = Adaptive()
+    policy.acquired(hosts(1)[0], 5.0)
+    assert policy._latencies == {}
+
+
 def test_adaptive_forgets_hosts_that_left_for_good() -> None:
     policy, rng = Adaptive(), Random(1)
     turns(policy, hosts(*[1.0] * 60), 2, rng)
@@ -335,6 +354,7 @@ def test_adaptive_forgets_hosts_that_left_for_good() -> None:
     assert len(policy._latencies) == 2
 
 
+@pytest.mark.many
 def test_adaptive_sends_less_to_a_host_whose_sessions_take_longer() -> None:
     shares = Clients(Adaptive(), 12).shares(
         hosts(1, 1, 1), 6000, slow=lambda c: 10.0 if c.order == 2 else 1.0

@@ -121,6 +121,7 @@ def test_share_never_shrinks(one: float, two: float) -> None:
     assert COLD <= warmth(0.0, early) <= warmth(0.0, late) <= 1.0
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("policy", [Uniform, RoundRobin])
 def test_sessions_come_back_with_the_share(policy) -> None:
     world = World().settled().refuse(B).standby(B)

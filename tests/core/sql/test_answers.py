@@ -31,6 +31,7 @@ def test_answer_of_a_standby_that_tells_little():
     assert (told.flushed, told.replayed, told.writer_delay) == (None, None, 0.0)
     assert (told.system_id, told.started_at) == (None, None)
     assert told.defaults == b""
+    assert read_probe([*PRIMARY[:4], None, *PRIMARY[5:]]).lsn is None
 
 
 def test_smallest_answers():
@@ -87,6 +88,18 @@ def test_a_role_that_is_not_told_is_malformed(read):
                     : {read_probe: 11, read_shown: 1, read_check: 3, read_progress: 4}[read]
                 ]
             )
+
+
+@pytest.mark.parametrize("text", [b"", b"1/", b"/1", b"1", b"0x1/1", b"1/100000000", b"1/g", b"1/1 "])
+def test_a_position_that_is_none_is_malformed(text):
+    with pytest.raises(Malformed, match="its WAL position is none"):
+        read_probe([*PRIMARY[:4], text, *PRIMARY[5:]])
+
+
+@pytest.mark.parametrize("name", [b"", b"0" * 24, b"1" * 23, b"1" * 25, b"G" * 24, b"00000001.history"])
+def test_a_name_of_a_wal_file_that_is_none_is_malformed(name):
+    with pytest.raises(Malformed, match="the name of its WAL file is none"):
+        read_probe([*PRIMARY[:2], name, *PRIMARY[3:]])
 
 
 PIECES = [

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from pgroute.core.faults.classify import FaultKind
-from pgroute.core.model.events import Event, EventKind
+from pgroute.core.model.events import EventKind
 from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostKey
 from pgroute.core.topology.changes import changes
@@ -40,7 +40,7 @@ def test_primary_changed_names_the_new_primary_and_its_timeline():
             "a:5432 primary up -> primary stale (stale primary: on timeline 1 while timeline 2 was seen at b:5432)",
         ),
         (EventKind.HOST_CHANGED, B, "b:5432 standby up -> primary up"),
-        (EventKind.PRIMARY_CHANGED, B, "primary is b:5432, timeline 2"),
+        (EventKind.PRIMARY_CHANGED, B, "primary is b:5432, timeline 2, after a:5432"),
     ]
     assert all(e.at == world.now for e in world.events)
 
@@ -60,7 +60,8 @@ def test_suspect_primary_is_not_lost_and_a_down_one_is():
     assert world.kinds() == [EventKind.HOST_CHANGED]
     world.timeout(A)
     lost = world.events[-1]
-    assert (lost.kind, lost.host, lost.text) == (EventKind.PRIMARY_LOST, A, "no primary: a:5432 was the last")
+    told = "no primary: a:5432 was the last, and is down (told timeout)"
+    assert (lost.kind, lost.host, lost.text) == (EventKind.PRIMARY_LOST, A, told)
 
 
 def test_primary_that_comes_back_is_told():
@@ -120,7 +121,15 @@ def test_members_that_join_and_leave():
 
 def test_primary_that_left_the_list_is_lost():
     world = settled().members(B, C)
-    assert world.kinds() == [EventKind.HOST_REMOVED, EventKind.PRIMARY_LOST]
+    assert [(e.kind, e.text) for e in world.events] == [
+        (EventKind.HOST_REMOVED, "a:5432 left"),
+        (EventKind.PRIMARY_LOST, "no primary: a:5432 was the last, and has left"),
+    ]
+
+
+def test_a_primary_that_became_a_standby_is_told_so():
+    world = settled().standby(A)
+    assert world.events[-1].text == "no primary: a:5432 was the last, and is a standby now"
 
 
 def test_live_read_only_switch_is_told():
@@ -133,16 +142,65 @@ def test_read_only_standby_is_a_standby():
     assert [str(e) for e in world.events] == ["b:5432 standby up -> standby up"]
 
 
-@pytest.mark.parametrize("kind", EventKind)
-def test_what_needs_a_person_is_logged_louder(kind):
-    loud = {
-        EventKind.SPLIT_BRAIN: logging.ERROR,
-        EventKind.STALE_PRIMARY: logging.ERROR,
-        EventKind.PRIMARY_LOST: logging.WARNING,
-        EventKind.NO_PRIMARY: logging.WARNING,
-        EventKind.SESSIONS_ABORTED: logging.WARNING,
-    }
-    assert Event(kind, 1.0, A, "text").level == loud.get(kind, logging.INFO)
+def logged(world: World, level: int) -> list[str]:
+    """Return the events so far that are logged at this level."""
+    return [event.text for event in world.events if event.level == level]
+
+
+def test_a_failover_is_two_warnings_and_tells_how_long_it_took():
+    world = settled().refuse(A).pass_time(1.5).primary(B, 2)
+    assert logged(world, logging.WARNING) == [
+        "no primary: a:5432 was the last, and is down (told refused)",
+        "primary is b:5432, timeline 2, after 1.5 s without one",
+    ]
+    assert logged(world, logging.INFO) == [
+        "a:5432 primary up -> primary down (told refused)",
+        "b:5432 standby up -> primary up",
+    ]
+    assert logged(world, logging.ERROR) == []
+
+
+def test_the_first_primary_is_no_warning():
+    world = World().settled()
+    assert world.events[-1].kind is EventKind.PRIMARY_CHANGED
+    assert {event.level for event in world.events} == {logging.INFO}
+
+
+def test_a_primary_that_was_missing_from_the_start_is_a_warning_when_it_is_there():
+    world = World(A, B).standby(B).refuse(A).pass_time(3.0).primary(A)
+    assert logged(world, logging.WARNING) == [
+        "no host can be written to: a:5432 down (told refused), b:5432 standby up",
+        "primary is a:5432, timeline 1, after 3.0 s without one",
+    ]
+
+
+def test_a_standby_that_goes_and_comes_back_is_no_warning():
+    world = settled().timeout(B).timeout(B).standby(B)
+    assert len(world.events) == 3
+    assert {event.level for event in world.events} == {logging.INFO}
+
+
+def test_what_needs_a_person_is_an_error():
+    world = settled().primary(B, 1).primary(A, 1).primary(B, 1)
+    assert logged(world, logging.ERROR) == ["split brain between a:5432 and b:5432"]
+    world = settled().primary(B, 2)
+    [told] = logged(world, logging.ERROR)
+    assert told.startswith("a:5432 primary up -> primary stale")
+
+
+@pytest.mark.parametrize("fault", [FaultKind.REFUSED, FaultKind.TIMEOUT, FaultKind.REJECTED])
+def test_an_hour_without_any_host_is_told_once(fault):
+    world = settled()
+    for host in (A, B, C):
+        world.fail(host, fault).fail(host, fault)
+    told = [event.text for event in world.events]
+    assert len([text for text in told if text.startswith("no primary")]) <= 1
+    assert len(told) == len(set(told))
+    for _ in range(3600):
+        for host in (A, B, C):
+            world.fail(host, fault)
+        world.pass_time(1.0)
+    assert [event.text for event in world.events] == told
 
 
 def test_host_of_unknown_role():

@@ -628,8 +628,13 @@ class AnyHistory(RuleBasedStateMachine):
             assert connect_delay(self.topology, key, options, self.now, RNG) >= 0.2
 
 
-AnyHistory.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+AnyHistory.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestAnyHistory = AnyHistory.TestCase
+
+
+@pytest.mark.long
+class TestManyHistories(AnyHistory.TestCase):  # type: ignore[valid-type,misc]
+    settings = settings(max_examples=1500, stateful_step_count=40, deadline=None)
 
 
 @given(

@@ -63,6 +63,16 @@ def test_idle_primary_is_remembered_by_its_last_answer():
     assert follow(*((float(at), 5) for at in range(1000))).samples == ((999.0, 5),)
 
 
+def test_of_too_many_positions_old_ones_are_left_out_and_the_oldest_is_not():
+    history = follow(*((float(at), at) for at in range(MOST_SAMPLES + 1)))
+    assert MOST_SAMPLES / 2 < len(history.samples) <= MOST_SAMPLES
+    assert history.samples[0] == (0.0, 0)
+    assert history.samples[-100:] == tuple(
+        (float(at), at) for at in range(MOST_SAMPLES - 99, MOST_SAMPLES + 1)
+    )
+
+
+@pytest.mark.many
 def test_the_last_minutes_are_remembered_in_full():
     history = follow(*((float(at), at) for at in range(3600)))
     now = 3599
@@ -70,8 +80,9 @@ def test_the_last_minutes_are_remembered_in_full():
         assert history.as_of(1, now - lag) == now - lag
 
 
+@pytest.mark.many
 def test_hours_are_remembered_in_few_positions():
-    interval = 10
+    interval = 20
     history = follow(*((float(at), at) for at in range(0, 24 * 3600, interval)))
     assert len(history.samples) == MOST_SAMPLES
     assert history.samples[0] == (0.0, 0)
@@ -315,10 +326,23 @@ class Cluster:
                 assert not self.history.holds(where, timeline, lsn) or holds
 
 
-@settings(max_examples=300)
-@given(st.integers(0, 2**32), st.integers(10, 120))
-def test_no_standby_seems_to_hold_what_it_misses_through_any_failovers(seed, steps):
+def live(seed: int, steps: int) -> None:
     cluster = Cluster(random.Random(seed))
     for _ in range(steps):
         cluster.step()
         cluster.check()
+
+
+any_life = given(st.integers(0, 2**32), st.integers(10, 120))
+
+
+@any_life
+def test_no_standby_seems_to_hold_what_it_misses_through_any_failovers(seed, steps):
+    live(seed, steps)
+
+
+@pytest.mark.long
+@settings(max_examples=3000)
+@any_life
+def test_no_standby_seems_to_hold_what_it_misses_through_many_failovers(seed, steps):
+    live(seed, steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from pgroute.core.transactions.once_keys import (
     check_age,
     check_key,
     from_json,
+    kept_as_it_is,
     lock_timeout,
+    once_statements,
 )
 from pgroute.errors import ConfigError
 
@@ -52,6 +55,38 @@ def test_true_makes_a_fresh_key_and_none_makes_none() -> None:
 )
 def test_json_comes_back_as_it_was(value: Any) -> None:
     assert from_json(as_json(value, "k")) == value
+
+
+@pytest.mark.parametrize("escape", [True, False])
+def test_text_is_escaped_unless_the_database_would_not_convert_it(escape: bool) -> None:
+    assert as_json("ü", "k", escape=escape) == ('"\\u00fc"' if escape else '"ü"')
+    assert as_json(None, "k", escape=escape) == "null"
+
+
+@pytest.mark.parametrize("result", [None, True, 0, -(2**80), "", "a'b\\\n"])
+def test_what_is_stored_as_it_is_need_not_be_read_again(result: Any) -> None:
+    assert kept_as_it_is(result)
+    assert from_json(as_json(result, "k")) == result
+
+
+@pytest.mark.parametrize("result", [1.5, [], {}, (), "ü", HTTPStatus.OK])
+def test_what_may_be_stored_in_another_form_is_read_again(result: Any) -> None:
+    assert not kept_as_it_is(result)
+
+
+def test_statements_name_the_table_of_their_schema() -> None:
+    statements = once_statements(b'"my shop"')
+    for name in ("claim", "claim_again", "rewrite", "keep", "keep_and_tell"):
+        text: bytes = getattr(statements, name)
+        assert b'"my shop".once' in text
+        assert b"%(schema)s" not in text
+
+
+def test_json_is_told_and_read_as_python_writes_it() -> None:
+    text = as_json({"id": 7, "name": "ü", "paid": [None, True, 1.5]}, "k", escape=True)
+    assert text == '{"id": 7, "name": "\\u00fc", "paid": [null, true, 1.5]}'
+    assert from_json(text) == {"id": 7, "name": "ü", "paid": [None, True, 1.5]}
+    assert as_json("ü", "k", escape=False) == '"ü"'
 
 
 def loop() -> list[Any]:

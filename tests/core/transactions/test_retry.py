@@ -235,7 +235,7 @@ def test_as_long_as_an_attempt_may_have_been_committed_that_is_what_is_raised() 
 def test_once_it_is_known_that_nothing_was_committed_the_last_error_is_raised() -> None:
     way = course(decidable=True)
     way.failed(CommitUnknown("lost"), Fault(FaultKind.LOST, commit_unknown=True), Phase.COMMIT, NOW)
-    way.decided()
+    way.unknown = None
     mine = ValueError("mine")
     way.failed(mine, Fault(FaultKind.OTHER), Phase.BODY, NOW)
     assert way.final(mine, NOW) is mine

@@ -1,0 +1,196 @@
+"""Runs a statement as a transaction of its own, and again where that cannot apply it twice."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+# sync-only: from psycopg_pool.abc import CT
+from psycopg_pool.abc import ACT as CT  # async-only
+
+from pgroute._async.ending import roll_back
+from pgroute._async.pool.lease import shut
+from pgroute._async.transaction.attempt import acquire
+from pgroute._async.transaction.loop import begin_attempts, pause
+from pgroute.core.faults.classify import Fault, FaultKind, session_fault
+from pgroute.core.model.roles import Role
+from pgroute.core.transactions.retry import Phase, Raise, Retry
+from pgroute.errors import CommitUnknown, RouteError, SessionLost
+
+if TYPE_CHECKING:
+    from pgroute._async.checkout import AsyncCheckout
+    from pgroute._async.manager import AsyncSessionManager
+    from pgroute.core.transactions.request import Request
+    from pgroute.core.transactions.retry import RetryState
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+NOTHING, UNKNOWN, COMMITTED = "nothing", "unknown", "committed"
+"""What a statement has committed. Not an enumeration, as in `checkout`."""
+
+_IDLE = TransactionStatus.IDLE
+
+
+class AsyncWork(Protocol[T_co]):
+    """A statement to run.
+
+    Attributes:
+        name: what it is, for errors and notes.
+        keeps_session: a run that succeeds leaves the session to the work, which has to release it.
+    """
+
+    name: str
+    keeps_session: bool
+
+    async def run(self, checkout: AsyncCheckout[Any]) -> T_co:
+        """Run the statement on a connection in autocommit mode."""
+        ...
+
+    def outcome(self, *, ended: bool) -> str:
+        """Return NOTHING, UNKNOWN or COMMITTED.
+
+        Args:
+            ended: the server has ended the transaction of a statement that was sent.
+        """
+        ...
+
+    def is_own(self, exc: psycopg.Error) -> bool:
+        """Return whether an error is one of this connection; others are as they are, and nothing is run again."""
+        ...
+
+    def why_not_again(self) -> str:
+        """Return why it cannot run again, empty if it can."""
+        ...
+
+
+class AsyncAlone(Generic[CT]):
+    """Runs one statement.
+
+    Args:
+        manager: of the router.
+        request: what kind of transaction it is.
+        timeout: seconds for the whole call; None: the limit of the policy, and acquire_timeout for each session.
+    """
+
+    __slots__ = ("_checkout", "_manager", "_may_write", "_request", "_state")
+
+    def __init__(self, manager: AsyncSessionManager[CT], request: Request, timeout: float | None) -> None:
+        self._manager = manager
+        self._request = request
+        self._state: RetryState = begin_attempts(manager, request, None, timeout)
+        self._may_write = request.role is Role.WRITER or not manager.config.reader.read_only
+        self._checkout: AsyncCheckout[CT] | None = None
+
+    async def run(self, work: AsyncWork[T]) -> T:
+        """Run a statement and return its result.
+
+        Raises:
+            RouteError: there was no session in time, or the connection was lost and the statement is not run again.
+            psycopg.Error: the server's error.
+            BaseException: what the work raises otherwise.
+        """
+        try:
+            while True:
+                outcome = await self._perform(work)
+                if not isinstance(outcome, Retry):
+                    return outcome
+                await pause(self._manager, self._state, outcome)
+        except BaseException as exc:
+            if not isinstance(exc, Exception) and self._outcome(work) is not NOTHING:
+                # It may have ended before it could be cancelled.
+                exc.add_note(f"interrupted during the {work.name}: it may have been committed")
+            raise
+
+    def _outcome(self, work: AsyncWork[Any]) -> str:
+        """Return what the attempt under way, or the last one, has committed."""
+        checkout = self._checkout
+        if checkout is None or not self._may_write:
+            return NOTHING
+        return work.outcome(ended=checkout.transaction_ended)
+
+    async def _perform(self, work: AsyncWork[T]) -> T | Retry:
+        """Make one attempt."""
+        checkout = await acquire(self._manager, self._request, self._state)
+        kept = False
+        try:
+            checkout.hold()
+            await checkout.conn.set_autocommit(True)
+            checkout.note_begin()
+            self._checkout = checkout
+            value = await work.run(checkout)
+            kept = work.keeps_session
+            if not kept:
+                check_end(checkout)
+            return value
+        except psycopg.Error as exc:
+            kept = checkout.left_to_parent(exc)
+            if kept:
+                raise
+            step = await self.failed(checkout, work, exc)
+            if isinstance(step, Raise):
+                raise
+            self._checkout = None
+            return step
+        except BaseException as exc:
+            kept = checkout.left_to_parent(exc)
+            if not kept:
+                await self._ended(checkout, work, exc)
+            raise
+        finally:
+            if not kept:
+                await checkout.release()
+
+    async def _ended(self, checkout: AsyncCheckout[CT], work: AsyncWork[Any], exc: BaseException) -> None:
+        """Tell in a note what an error that is not the server's has left behind."""
+        if isinstance(exc, Exception) and self._outcome(work) is COMMITTED:
+            exc.add_note(f"the {work.name} was committed")  # as of a row factory
+        idle = checkout.conn.pgconn.transaction_status == _IDLE
+        if not checkout.transaction_ended and not (idle and isinstance(exc, Exception)):
+            await shut(checkout.conn)
+
+    async def failed(
+        self, checkout: AsyncCheckout[CT], work: AsyncWork[Any], exc: psycopg.Error
+    ) -> Retry | Raise:
+        """Return whether to run the statement again; raise what a lost connection means."""
+        if not work.is_own(exc):
+            await self._ended(checkout, work, exc)
+            return Raise("it is not an error of this connection")
+        conn, error, request = checkout.conn, exc, self._request
+        lost = conn.closed
+        unknown = lost and self._outcome(work) is not NOTHING
+        if isinstance(exc, RouteError):
+            fault = Fault(FaultKind.LOST, commit_unknown=isinstance(exc, CommitUnknown))
+        else:
+            fault = session_fault(exc, closed=lost, committing=unknown, read_write=request.read_write)
+            await roll_back(checkout, exc, read_write=request.read_write)
+            if unknown:
+                error = CommitUnknown(
+                    f"the connection to {checkout.key} was lost during the {work.name}: it may have been committed",
+                    topology=checkout.topology,
+                )
+                fault = Fault(FaultKind.LOST, commit_unknown=True)
+            elif lost:
+                error = SessionLost(f"the connection to {checkout.key} was lost", topology=checkout.topology)
+                fault = Fault(FaultKind.LOST, rerun_safe=True)
+        state, refusal = self._state, work.why_not_again()
+        step = state.failed(error, fault, Phase.COMMIT, time.monotonic(), refusal=refusal)
+        if isinstance(step, Retry):
+            return step
+        final = state.final(error, time.monotonic())
+        if final is not exc:
+            raise final from exc
+        return step
+
+
+def check_end(checkout: AsyncCheckout[Any]) -> None:
+    """Raise if the statement was not all that was to be, or is not confirmed by the synchronous standby."""
+    status = checkout.conn.pgconn.transaction_status
+    if status != _IDLE:
+        raise psycopg.ProgrammingError(
+            "the query began a transaction, which was rolled back: use writer(), reader() or run()"
+        )
+    checkout.check_confirmed()

@@ -1,0 +1,1 @@
+"""COPY from and to files, iterables and functions."""

@@ -1,0 +1,109 @@
+"""Makes the bytes of COPY of rows, and rows of the bytes, by psycopg's adapters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from pgroute.core.copying import check_row
+from pgroute.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from psycopg.abc import Buffer
+    from psycopg.pq.abc import PGresult
+
+
+class AsyncRowWriter:
+    """Makes the bytes of one COPY FROM.
+
+    Args:
+        conn: whose adapters and encoding are used.
+        result: with which the COPY has begun.
+        binary: whether it is the binary format.
+        types: of the columns, as names or oids; None: each value is dumped as what it is.
+
+    Attributes:
+        taken: the number of rows so far.
+        end: returns the last bytes.
+
+    Raises:
+        ConfigError: a type is not known, or there is another number of columns.
+    """
+
+    __slots__ = ("_dump", "_known", "end", "taken")
+
+    def __init__(
+        self,
+        conn: psycopg.AsyncConnection[Any],
+        result: PGresult,
+        *,
+        binary: bool,
+        types: Sequence[str | int] | None,
+    ) -> None:
+        formatter = _formatter(conn, binary=binary)
+        if types is not None:
+            formatter.transformer.set_dumper_types(_oids(conn, result, types), formatter.format)
+        self.taken = 0
+        self._known: set[type] = set()
+        self._dump: Callable[[Any], Buffer] = formatter.write_row
+        self.end: Callable[[], Buffer] = formatter.end
+
+    def add(self, row: Any) -> Buffer:
+        """Return the bytes of some rows, or none, as they are kept until there are more.
+
+        Raises:
+            ConfigError: it is no row.
+            psycopg.Error: a value cannot be dumped.
+        """
+        self.taken += 1
+        if type(row) not in self._known:
+            self._known.add(check_row(row, self.taken))
+        try:
+            return self._dump(row)
+        except Exception as exc:
+            exc.add_note(f"in row {self.taken} of the source")
+            raise
+
+
+def row_reader(
+    conn: psycopg.AsyncConnection[Any],
+    result: PGresult,
+    *,
+    binary: bool,
+    types: Sequence[str | int] | None,
+) -> Callable[[Buffer], tuple[Any, ...] | None]:
+    """Return a function that makes a row of the bytes of COPY TO; None: there is none in them.
+
+    Args:
+        conn: whose adapters and encoding are used.
+        result: with which the COPY has begun.
+        binary: whether it is the binary format.
+        types: of the columns, as names or oids; None: values are text, or bytes in the binary format.
+
+    Raises:
+        ConfigError: a type is not known, or there is another number of columns.
+    """
+    formatter = _formatter(conn, binary=binary)
+    formatter.transformer.set_pgresult(result)
+    if types is not None:
+        formatter.transformer.set_loader_types(_oids(conn, result, types), formatter.format)
+    parse: Callable[[Buffer], tuple[Any, ...] | None] = formatter.parse_row
+    return parse
+
+
+def _formatter(conn: psycopg.AsyncConnection[Any], *, binary: bool) -> Any:
+    return psycopg.AsyncCopy(psycopg.AsyncCursor(conn), binary=binary).formatter
+
+
+def _oids(conn: psycopg.AsyncConnection[Any], result: PGresult, types: Sequence[str | int]) -> list[int]:
+    if len(types) != result.nfields:
+        raise ConfigError("types", types, f"expected {result.nfields}, one for each column")
+    registry = conn.adapters.types
+    try:
+        return [oid if isinstance(oid, int) else registry.get_oid(oid) for oid in types]
+    except KeyError:
+        accepted = "expected oids, or names of types that psycopg knows on this connection"
+        raise ConfigError("types", types, accepted) from None

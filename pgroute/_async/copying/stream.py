@@ -1,0 +1,186 @@
+"""COPY TO as an iterator, whose user decides how fast and how far it is read."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import psycopg
+from psycopg.pq import ExecStatus
+
+from pgroute._acompat import AsyncFace
+from pgroute._async.alone import NOTHING, UNKNOWN, AsyncAlone, check_end
+from pgroute._async.copying.rows import row_reader
+from pgroute._async.copying.wire import AsyncWire
+from pgroute._async.pool.lease import shut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from psycopg.abc import Buffer
+
+    from pgroute._async.checkout import AsyncCheckout
+    from pgroute._async.copying.copy_out import AsyncExtract
+    from pgroute._async.manager import AsyncSessionManager
+    from pgroute.core.transactions.request import Request
+
+T = TypeVar("T")
+
+_FEW = 16 * 1024
+"""Bytes of rows that are loaded at once. The garbage collector goes through more of them again and again."""
+
+
+class AsyncCopyStream(AsyncFace, Generic[T]):
+    """An iterator over what is copied out, as `copy_rows()` and `copy_chunks()` return it.
+
+    Use it once, in a ``with`` statement, and iterate over it there. Until that is entered, the copy can move to another
+    host. What you have got cannot be taken back, so a connection that is lost later ends the iteration with an error.
+    You may leave early: the connection is closed then, and the pool opens another one.
+
+    Raises:
+        RuntimeError: on entering, it was used already; on iterating, it is not entered.
+        ConfigError: on entering, a type is not known.
+        NoHostAvailable, PoolExhausted, SplitBrainError: on entering, there was no session in time.
+        RouterClosed: on entering, the router is not open.
+        SessionLost: on iterating, the connection was lost; what came before is not all.
+        CommitUnknown: on iterating, it was lost in a query of a writer, which may write; on leaving, no synchronous
+            standby has confirmed what the query wrote.
+        psycopg.Error: the server's error.
+    """
+
+    def __init__(
+        self,
+        manager: AsyncSessionManager[Any],
+        request: Request,
+        timeout: float | None,
+        extract: AsyncExtract,
+        *,
+        rows: bool,
+        types: Sequence[str | int] | None = None,
+    ) -> None:
+        self._manager = manager
+        self._request = request
+        self._timeout = timeout
+        self._reading = _AsyncReading(extract, rows=rows, types=types)
+        self._alone: AsyncAlone[Any] | None = None
+        self._checkout: AsyncCheckout[Any] | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._alone is not None:
+            raise RuntimeError("this copy was used already; ask the router for another")
+        self._alone = alone = AsyncAlone(self._manager, self._request, self._timeout)
+        self._checkout = await alone.run(self._reading)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        checkout, self._checkout = self._checkout, None
+        assert checkout is not None
+        if checkout.left_to_parent(exc):
+            return
+        try:
+            if not self._reading.finished:
+                await shut(checkout.conn)
+            elif exc is None:
+                check_end(checkout)
+        finally:
+            await checkout.release()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        reading = self._reading
+        ready = reading.ready
+        while not ready:
+            if self._checkout is None:
+                raise RuntimeError("iterate over it within its `with` statement")
+            if reading.finished:
+                raise StopAsyncIteration
+            await self._receive(self._checkout)
+        item: T = ready.popleft()
+        return item
+
+    async def _receive(self, checkout: AsyncCheckout[Any]) -> None:
+        assert self._alone is not None
+        try:
+            await self._reading.receive()
+        except psycopg.Error as exc:
+            self._reading.finished = checkout.conn.closed or checkout.transaction_ended
+            await self._alone.failed(checkout, self._reading, exc)
+            raise
+
+
+class _AsyncReading:
+    """A copy that is read bit by bit, as `AsyncAlone` begins it.
+
+    Attributes:
+        ready: what has arrived and not been handed out.
+        finished: nothing more arrives.
+    """
+
+    name = "copy"
+    keeps_session = True
+
+    def __init__(self, extract: AsyncExtract, *, rows: bool, types: Sequence[str | int] | None) -> None:
+        self.ready: deque[Any] = deque()
+        self.finished = False
+        self._extract = extract
+        self._rows = rows
+        self._types = types
+        self._load: Callable[[Buffer], Any] | None = None
+        self._wire: AsyncWire | None = None
+        self._begun = False
+        self._foreign: BaseException | None = None
+
+    async def run(self, checkout: AsyncCheckout[Any]) -> AsyncCheckout[Any]:
+        """Begin the copy, and return the checkout, which is the caller's from now on."""
+        conn = checkout.conn
+        self._wire = None
+        wire = AsyncWire(conn)
+        try:
+            statement = self._extract.statement(conn)
+            self._wire = wire
+            result = await wire.begin(statement, direction=ExecStatus.COPY_OUT)
+            if self._rows:
+                self._load = row_reader(conn, result, binary=self._extract.binary, types=self._types)
+        except BaseException as exc:
+            if exc is not wire.failure:
+                self._foreign = exc
+            await wire.close(exc)
+            raise
+        self._begun = True
+        return checkout
+
+    async def receive(self) -> None:
+        """Take what has arrived, or wait for something."""
+        assert self._wire is not None
+        if self._load is None:
+            data = bytearray()
+            _, total = await self._wire.receive(data.extend)
+            if data:
+                self.ready.append(bytes(data))
+        else:
+            received: list[Buffer] = []
+            _, total = await self._wire.receive(received.append, most=_FEW)
+            try:
+                self.ready.extend(row for row in map(self._load, received) if row is not None)
+            except BaseException as exc:
+                self._foreign = exc
+                raise
+        self.finished = total is not None
+
+    def outcome(self, *, ended: bool) -> str:
+        """Return what was committed: a query may write."""
+        return UNKNOWN if self._extract.may_write and self._wire is not None else NOTHING
+
+    def is_own(self, exc: psycopg.Error) -> bool:
+        """Return whether an error is not that of a value."""
+        return exc is not self._foreign
+
+    def why_not_again(self) -> str:
+        """Return why it cannot begin again, empty if it can."""
+        return "what was copied has been handed out already" if self._begun else ""

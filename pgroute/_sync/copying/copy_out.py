@@ -1,0 +1,183 @@
+# Generated from pgroute/_async/copying/copy_out.py by .ci/unasync.py: edit that file, not this one.
+"""COPY TO: one copy over all of its attempts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+from psycopg.pq import ExecStatus
+
+from pgroute._sync.alone import COMMITTED, NOTHING, UNKNOWN, check_end
+from pgroute._sync.copying.target import Target
+from pgroute._sync.copying.wire import Wire
+from pgroute._sync.statements import encoding_of
+from pgroute.core.copying import BLOCK, Kind, check_progress, check_text_options
+from pgroute.core.model.copying import CopyProgress
+from pgroute.core.sql.copy_statement import copy_query_out, copy_table_out, is_table
+from pgroute.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pgroute._sync.checkout import Checkout
+
+
+class Extract:
+    """What is copied out: a table or a query, with the options of COPY.
+
+    Args:
+        source: the table or query.
+        params: the values of the query's placeholders; None: it has none.
+        columns: of the table; None: all.
+        options: of COPY.
+
+    Attributes:
+        may_write: it is a query, which may have data-modifying parts.
+        header: the first line is one of names.
+        binary: the format is the binary one.
+
+    Raises:
+        ConfigError: an argument is invalid.
+    """
+
+    def __init__(self, source: Any, params: Any, columns: object, options: dict[str, Any]) -> None:
+        self.may_write: bool = not is_table(source)
+        self.binary: bool = options.get("format") == "binary"
+        self.header: bool = bool(options.get("header"))
+        self._source = source
+        self._params = params
+        self._columns = columns
+        self._options = options
+        if self.may_write:
+            self._check_query()
+        else:
+            copy_table_out(source, columns, options, "query_or_table")
+            if params is not None:
+                raise ConfigError("params", type(params).__name__, "expected None with a table")
+
+    def _check_query(self) -> None:
+        source = self._source
+        blank = isinstance(source, (str, bytes)) and not source.strip()
+        if blank or not isinstance(source, (str, bytes, sql.SQL, sql.Composed)):
+            shown = source if blank else type(source).__name__
+            raise ConfigError(
+                "query_or_table", shown, "expected a query, or a table as its name, tuple or Identifier"
+            )
+        if self._columns is not None:
+            raise ConfigError(
+                "columns", self._columns, "expected None with a query, which selects its columns itself"
+            )
+        copy_query_out(self._options)
+
+    def statement(self, conn: psycopg.Connection[Any], *, text: bool = False) -> bytes:
+        """Return the statement for a connection.
+
+        Args:
+            conn: whose adapters and encoding are used.
+            text: the data are to be UTF-8.
+
+        Raises:
+            psycopg.Error: a value cannot be adapted.
+        """
+        options = self._options | {"encoding": "UTF8"} if text else self._options
+        encoding = encoding_of(conn)
+        if not self.may_write:
+            return copy_table_out(self._source, self._columns, options, "query_or_table").encode(encoding)
+        before, after = (part.encode(encoding) for part in copy_query_out(options))
+        return before + self._query(conn, encoding).rstrip(b"; \t\r\n") + after
+
+    def _query(self, conn: psycopg.Connection[Any], encoding: str) -> bytes:
+        source = self._source
+        if self._params is not None:
+            return psycopg.ClientCursor(conn).mogrify(source, self._params).encode(encoding)
+        if isinstance(source, bytes):
+            return source
+        return source.encode(encoding) if isinstance(source, str) else source.as_bytes(conn)
+
+
+class CopyOut:
+    """A copy of a table or query to a target.
+
+    Args:
+        extract: what is copied.
+        target, progress: as in `copy_from`.
+
+    Raises:
+        ConfigError: an argument is invalid.
+    """
+
+    name = "copy"
+    keeps_session = False
+
+    def __init__(
+        self,
+        extract: Extract,
+        target: object,
+        options: dict[str, Any],
+        progress: Callable[[CopyProgress], object] | None,
+    ) -> None:
+        self.target = Target(target)
+        check_progress(progress)
+        if self.target.kind is Kind.TEXT_FILE:
+            check_text_options("target", options)
+        self._extract = extract
+        self._progress = progress
+        self._attempt = 0
+        self._sent = self._done = False
+        self._foreign: BaseException | None = None
+
+    def run(self, checkout: Checkout[Any]) -> int:
+        """Copy, in a transaction of its own; return the number of rows.
+
+        Raises:
+            psycopg.Error: the server's error, or the connection was lost.
+            BaseException: the target's own error.
+        """
+        self._attempt += 1
+        wire = Wire(checkout.conn)
+        try:
+            self.target.begin()
+            statement = self._extract.statement(wire.conn, text=self.target.kind is Kind.TEXT_FILE)
+            self._sent = True
+            wire.begin(statement, direction=ExecStatus.COPY_OUT)
+            rows = self._receive(wire)
+        except BaseException as exc:
+            if exc is not wire.failure:
+                self._foreign = exc
+            wire.close(exc)
+            raise
+        check_end(checkout)
+        self._done = True
+        self.target.keep()
+        return rows
+
+    def _receive(self, wire: Wire) -> int:
+        rows, told = -1 if self._extract.header else 0, 0
+        while True:
+            data = bytearray()
+            items, total = wire.receive(data.extend)
+            if data:
+                rows += items
+                self.target.write(bytes(data))
+            end = total is not None
+            if self._progress is not None and (end or wire.bytes - told >= BLOCK):
+                told = wire.bytes
+                self._progress(CopyProgress(told, total if end else max(0, rows), self._attempt))
+            if total is not None:
+                return total
+
+    def outcome(self, *, ended: bool) -> str:
+        """Return what was committed: a query may write."""
+        if not (self._extract.may_write and self._sent):
+            return NOTHING
+        return COMMITTED if self._done else UNKNOWN
+
+    def is_own(self, exc: psycopg.Error) -> bool:
+        """Return whether an error is not the target's, or that of a parameter."""
+        return exc is not self._foreign
+
+    def why_not_again(self) -> str:
+        """Return why the target cannot be written again, empty if it can."""
+        return self.target.why_not_again()

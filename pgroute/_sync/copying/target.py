@@ -1,0 +1,135 @@
+# Generated from pgroute/_async/copying/target.py by .ci/unasync.py: edit that file, not this one.
+"""Where a copy puts its bytes, over all of its attempts."""
+
+from __future__ import annotations
+
+import codecs
+import os
+from contextlib import suppress
+from typing import Any
+
+from pgroute._acompat import Disk, settle
+from pgroute.core.copying import Kind, target_kind
+from pgroute.runtime.replacing import ReplacingFile
+
+
+class Target:
+    """A target of COPY TO. `open` it, `begin` each attempt, `keep` what the last has written, `close` it.
+
+    Args:
+        given: what the user has given.
+
+    Attributes:
+        kind: what that is.
+        written: bytes that this attempt has written.
+
+    Raises:
+        ConfigError: it is no target.
+    """
+
+    def __init__(self, given: Any) -> None:
+        self.kind = target_kind(given)
+        self.written = 0
+        self._given = given
+        self._start: Any = None
+        self._decoder: Any = None
+        self._disk = Disk()
+        self._beside = ReplacingFile(given) if self.kind is Kind.PATH else None
+
+    def open(self) -> None:
+        """Open a path, and find out whether what is written can be taken back.
+
+        Raises:
+            OSError: the path cannot be written.
+        """
+        if self._beside is not None:
+            self._disk.do(self._beside.open)
+        elif self.kind is not Kind.FUNCTION:
+            self._start = self._end_of_file()
+
+    def _end_of_file(self) -> Any:
+        """Return the position of a user's file if it is the end; None: it cannot go back without a loss."""
+        file = self._given
+        try:
+            if not hasattr(file, "truncate") or not settle(file.seekable()):
+                return None
+            start = settle(file.tell())
+            settle(file.seek(0, os.SEEK_END))
+            end = settle(file.tell())
+            settle(file.seek(start))
+        except (AttributeError, OSError):
+            return None
+        return start if start == end else None
+
+    def begin(self) -> None:
+        """Begin an attempt; what the one before has written is taken back.
+
+        Raises:
+            OSError: the file cannot go back.
+        """
+        if self.written:
+            self._take_back()
+        if self.kind is Kind.TEXT_FILE:
+            self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def write(self, data: bytes) -> None:
+        """Write bytes of this attempt.
+
+        Raises:
+            OSError: the file cannot be written.
+            Exception: the function's own.
+        """
+        self.written += len(data)
+        if self._beside is not None:
+            self._disk.do(self._beside.write, data)
+        elif self.kind is Kind.FUNCTION:
+            settle(self._given(data))
+        else:
+            rest: bytes | str = data if self._decoder is None else self._decoder.decode(data)
+            while rest:
+                count = settle(self._given.write(rest))
+                # A raw file may take a part; one that does not tell has taken all.
+                rest = rest[count:] if isinstance(count, int) and count > 0 else rest[:0]
+
+    def why_not_again(self) -> str:
+        """Return why there can be no further attempt, empty if there can."""
+        if (
+            not self.written
+            or self._start is not None
+            or (self._beside is not None and self._beside.replaces)
+        ):
+            return ""
+        name = type(self._given).__name__
+        return f"the target ({name}) has got {self.written} bytes, and cannot give them back"
+
+    def keep(self) -> None:
+        """Keep what this attempt has written: from now on a path leads to it.
+
+        Raises:
+            OSError: it cannot be kept.
+        """
+        if self._beside is not None:
+            self._disk.do(self._beside.keep)
+
+    def take_back(self) -> None:
+        """After the last attempt: take back what a user's file has got, if it can give it back."""
+        if self.written and self._start is not None:
+            with suppress(OSError, ValueError):  # ValueError: it was closed
+                self._take_back()
+
+    def _take_back(self) -> None:
+        self.written = 0
+        if self._beside is not None:
+            self._disk.do(self._beside.rewind)
+        else:
+            settle(self._given.seek(self._start))
+            settle(self._given.truncate())
+
+    def close(self) -> None:
+        """Close what was opened here; of a path, what was not kept is gone."""
+        if self._beside is not None:
+            try:
+                self._disk.end(self._beside.close)
+            except BaseException:
+                self._disk.end(self._beside.close)  # an interrupt may have come halfway
+                raise

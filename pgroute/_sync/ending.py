@@ -1,0 +1,233 @@
+# Generated from pgroute/_async/ending.py by .ci/unasync.py: edit that file, not this one.
+"""Ends a session: commits or rolls back, and tells what a failure of that means."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from pgroute._sync.checkout import COMMIT_SENT, COMMITTED, REFUSED
+from pgroute._sync.commit import BY_PSYCOPG
+from pgroute._sync.pool.lease import READ_ONLY_DEFAULT, alive, shut
+from pgroute._psycopg import has_two_phase
+from pgroute.core.faults.classify import one_line
+from pgroute.errors import CommitUnknown, SessionLost
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
+
+    from pgroute._acompat import Watchdog
+    from pgroute._sync.checkout import Checkout
+    from pgroute._sync.commit import Begun
+
+logger = logging.getLogger("pgroute")
+
+_ROLLBACK_TIMEOUT = 5.0
+
+ACTIVE = TransactionStatus.ACTIVE
+INTRANS = TransactionStatus.INTRANS
+INERROR = TransactionStatus.INERROR
+UNKNOWN = TransactionStatus.UNKNOWN
+
+
+def end(
+    checkout: Checkout[Any],
+    begun: Begun = BY_PSYCOPG,
+    *,
+    read_write: bool,
+    may_write: bool = True,
+    last: bytes = b"",
+    bound: Watchdog | None = None,
+) -> PGresult | None:
+    """Commit. If there is nothing to commit for a reason that the caller must know, raise.
+
+    Args:
+        checkout: of the session's connection.
+        begun: how its transaction was begun.
+        read_write: the session was asked for as read-write.
+        may_write: the transaction was not begun as read-only.
+        last: a statement to run before COMMIT, in the same round trip. Its result is returned.
+        bound: limits the time of the COMMIT; None: nothing does.
+
+    Raises:
+        CommitUnknown: the connection was lost during COMMIT, or no synchronous standby has confirmed it.
+        SessionLost: the connection was lost before COMMIT.
+        psycopg.Error: the server's error, or the body left something that cannot be committed.
+    """
+    conn, note = checkout.conn, checkout.note
+    result: PGresult | None = None
+    # Read before `alive`, which may find that the connection is lost and change it.
+    if (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
+        question = None if note is None else note.question()
+        checkout.phase = COMMIT_SENT
+        try:
+            if bound is None:
+                result, told = begun.commit(conn, last, question)
+            else:
+                with bound:
+                    result, told = begun.commit(conn, last, question)
+        except BaseException as failure:
+            may_write = may_write and not conn.read_only
+            _commit_failed(checkout, failure, begun, may_write=may_write)
+            raise
+        checkout.phase = COMMITTED
+        if note is not None:
+            note.told = told
+    else:
+        _end_without_commit(checkout, status, begun, read_write=read_write)
+    if note is not None:
+        note.ask(conn, _ROLLBACK_TIMEOUT)
+    if checkout.lease.unconfirmed:
+        checkout.check_confirmed()
+    return result
+
+
+def roll_back(
+    checkout: Checkout[Any], exc: BaseException, begun: Begun = BY_PSYCOPG, *, read_write: bool
+) -> None:
+    """Roll back after an error of the body, and have the host probed if the error makes it suspect.
+
+    Args:
+        checkout: of the session's connection.
+        exc: the error. It gets a note if the body committed something that no synchronous standby has confirmed.
+        begun: how its transaction was begun.
+        read_write: the session was asked for as read-write.
+    """
+    conn, lease = checkout.conn, checkout.lease
+    if isinstance(exc, psycopg.Error):
+        checkout.report(exc, read_write=read_write)
+    status = conn.pgconn.transaction_status
+    if status in (INTRANS, INERROR):
+        roll_back_quietly(checkout, begun, exc)
+    elif status == ACTIVE:
+        # Waiting for the command's end could take for ever; the server rolls back when the connection goes.
+        shut(conn)
+    if (
+        read_write
+        and isinstance(exc, psycopg.errors.ReadOnlySqlTransaction)
+        and conn.pgconn.parameter_status(READ_ONLY_DEFAULT) != b"off"
+    ):
+        # Its own settings contradict its pool, whatever the host is: the next session would fail likewise.
+        shut(conn)
+    if checkout.note is not None:
+        interrupted = not isinstance(exc, Exception)
+        checkout.note.ask(conn, lease.patience() if interrupted else _ROLLBACK_TIMEOUT)
+    if lease.unconfirmed:
+        exc.add_note(f"{checkout.key} committed before that, and no synchronous standby has confirmed it")
+
+
+def put_back(checkout: Checkout[Any]) -> None:
+    """Release a connection that somebody ends using by hand; a transaction still open is rolled back."""
+    conn = checkout.conn
+    try:
+        status = conn.pgconn.transaction_status
+        if status and not conn.closed and alive(conn):
+            text = "a connection to %s was put back within a transaction (%s): rolling back"
+            logger.warning(text, checkout.key, TransactionStatus(status).name)
+        undo(checkout)
+    finally:
+        checkout.release()
+
+
+def undo(checkout: Checkout[Any]) -> None:
+    """Roll back what is open, if anything is; another transaction may follow in the same session."""
+    conn, note = checkout.conn, checkout.note
+    if conn.closed:
+        checkout.kick()
+        return
+    if conn.pgconn.transaction_status:
+        roll_back_quietly(checkout)
+    if note is not None:
+        note.ask(conn, _ROLLBACK_TIMEOUT)
+
+
+def _commit_failed(
+    checkout: Checkout[Any], failure: BaseException, begun: Begun, *, may_write: bool
+) -> None:
+    """Raise what a failed COMMIT means; return if the failure itself is to be raised."""
+    conn = checkout.conn
+    if not isinstance(failure, psycopg.Error):
+        shut(conn)
+        return
+    if not conn.closed:
+        checkout.phase = REFUSED
+        if conn.pgconn.transaction_status == INERROR:
+            roll_back_quietly(checkout, begun)  # the statement before it was refused
+        elif conn.pgconn.transaction_status:
+            shut(conn)  # the body left a transaction() of its own open
+        return
+    checkout.report(failure, committing=may_write)
+    if may_write:
+        text = f"the connection to {checkout.key} was lost during COMMIT: it may have been committed"
+        raise CommitUnknown(text, topology=checkout.topology) from failure
+    raise SessionLost(f"the connection to {checkout.key} was lost", topology=checkout.topology) from failure
+
+
+def _end_without_commit(
+    checkout: Checkout[Any], status: int, begun: Begun, *, read_write: bool
+) -> None:
+    conn = checkout.conn
+    if conn.closed and not conn.broken:
+        rest = "nothing was committed" if begun.whole else "what was not committed before is rolled back"
+        raise psycopg.ProgrammingError(f"the body closed its connection: {rest}")
+    if status == INTRANS or (status == UNKNOWN and begun.whole):
+        shut(conn)
+        checkout.kick()
+        raise SessionLost(
+            f"the connection to {checkout.key} was lost before COMMIT was sent: nothing of the transaction "
+            "was committed",
+            topology=checkout.topology,
+        )
+    if status == UNKNOWN:
+        shut(conn)
+        checkout.kick()
+        raise SessionLost(
+            f"the connection to {checkout.key} was lost within the session, and the error was not passed on: "
+            "what the body itself committed last may or may not be there, nothing else is",
+            topology=checkout.topology,
+            may_have_committed=not conn.read_only,
+        )
+    if status == INERROR:
+        roll_back_quietly(checkout, begun)
+        if read_write and checkout.lease.read_only:
+            shut(conn)  # the error that the body hid may be that it cannot write here
+        raise psycopg.errors.InFailedSqlTransaction(
+            "the session ended with its transaction in error: it was rolled back, nothing was committed"
+        )
+    if status == ACTIVE:
+        shut(conn)
+        raise psycopg.ProgrammingError(
+            "the session ended while a command was still running: connection closed"
+        )
+    if has_two_phase(conn):
+        shut(conn)
+        raise psycopg.ProgrammingError(
+            "the session ended with a two-phase transaction prepared: tpc_commit() or tpc_rollback() it"
+        )
+
+
+def roll_back_quietly(
+    checkout: Checkout[Any], begun: Begun = BY_PSYCOPG, exc: BaseException | None = None
+) -> None:
+    """Roll back; if that fails, the connection is closed.
+
+    Args:
+        checkout: of the session's connection.
+        begun: how its transaction was begun.
+        exc: the error of the body; None: there is none.
+    """
+    conn = checkout.conn
+    interrupted = exc is not None and not isinstance(exc, Exception)
+    try:
+        # The server rolls back too when the connection goes, so a frozen one need not be waited for.
+        with checkout.within(checkout.lease.patience() if interrupted else _ROLLBACK_TIMEOUT):
+            begun.roll_back(conn, exc)
+    except psycopg.Error as failure:
+        logger.debug("rolling back failed, closing the connection: %s", one_line(str(failure)))
+        shut(conn)
+    except BaseException:
+        shut(conn)
+        raise

@@ -1,0 +1,214 @@
+# Generated from pgroute/_async/transaction/under_way.py by .ci/unasync.py: edit that file, not this one.
+"""A transaction under way: its connection, its deadline, and what is sent with BEGIN and COMMIT."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import psycopg
+
+from pgroute._sync.checkout import NOTHING_SENT
+from pgroute._sync.commit import BY_ROUTER, ByClass
+from pgroute._sync.statements import send
+from pgroute._psycopg import enter_block
+from pgroute.core.transactions.begin import begin_statement
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
+
+    from pgroute._acompat import Watchdog
+    from pgroute._sync.checkout import Checkout
+    from pgroute._sync.commit import Begun
+    from pgroute._sync.manager import SessionManager
+    from pgroute.core.transactions.nesting import Surroundings
+    from pgroute.core.transactions.request import Request
+    from pgroute.core.transactions.retry import RetryState
+    from pgroute.runtime.causality import CausalReading
+
+CT = TypeVar("CT", bound="psycopg.Connection[Any]")
+
+_LEAST_BOUND = 0.001
+
+
+class Final(Protocol):
+    """A statement that is sent together with COMMIT.
+
+    Attributes:
+        statement: of one result.
+    """
+
+    statement: bytes
+
+    def read(self, result: PGresult) -> None:
+        """Take the result, after the COMMIT."""
+        ...
+
+    def refused(self, failure: psycopg.Error) -> None:
+        """Raise what an error means that came from the statement or from COMMIT; return if nothing else."""
+        ...
+
+
+class UnderWay(Generic[CT]):
+    """A transaction under way.
+
+    Args:
+        manager: gives the connection.
+        request: what kind of transaction it is.
+        state: how the attempts so far went.
+        key: of ``once=``, if there is one. Then BEGIN is sent with the first statement of `send`.
+        causal: gives the demand, and takes note of how far the transaction came; None: there is no demand.
+
+    Attributes:
+        manager, key: as given.
+        timeout: seconds of the call for all attempts; None: it has no timeout of its own.
+        ended: the attempt is over.
+        final: a statement to send together with COMMIT, None if there is none.
+        keep: set it to True to release the connection later than at the end.
+        kept: its checkout then, from the end on.
+        phase: how far COMMIT came; see `Checkout`.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_begun",
+        "_causal",
+        "_checkout",
+        "_outer",
+        "_pending",
+        "_request",
+        "_state",
+        "ended",
+        "final",
+        "keep",
+        "kept",
+        "key",
+        "manager",
+        "phase",
+        "timeout",
+    )
+
+    def __init__(
+        self,
+        manager: SessionManager[CT],
+        request: Request,
+        state: RetryState,
+        key: str | None = None,
+        causal: CausalReading | None = None,
+    ) -> None:
+        self.manager: SessionManager[CT] = manager
+        self.key: str | None = key
+        self.timeout: float | None = state.timeout
+        self.ended: bool = False
+        self.final: Final | None = None
+        self.keep: bool = False
+        self.kept: Checkout[CT] | None = None
+        self.phase: str = NOTHING_SENT
+        self._request = request
+        self._state = state
+        self._causal = causal
+        self._checkout: Checkout[CT] | None = None
+        self._begun: Begun = BY_ROUTER
+        self._pending = b""
+        self._outer: Surroundings | None = None
+
+    @property
+    def number(self) -> int:
+        """Which attempt this is, from 1."""
+        return self._state.attempt
+
+    @property
+    def open(self) -> bool:
+        """Whether the transaction was begun and has not ended."""
+        return self._checkout is not None and not self.ended
+
+    @property
+    def checkout(self) -> Checkout[CT]:
+        """The checkout of its connection, from `begin` to the end."""
+        assert self._checkout is not None
+        return self._checkout
+
+    @property
+    def intact(self) -> bool:
+        """Whether the connection is open, and the body has not ended the transaction."""
+        return not (self.checkout.conn.closed or self.checkout.transaction_ended)
+
+    @property
+    def left(self) -> float:
+        """The seconds until the time for all attempts is over, for waits for locks."""
+        return self._state.until_end(time.monotonic())
+
+    @property
+    def earlier_unknown(self) -> bool:
+        """Whether an earlier attempt may have been committed."""
+        return self._state.unknown is not None
+
+    def mark_resolved(self) -> None:
+        """Record that no earlier attempt was committed, so that its CommitUnknown is not raised any more."""
+        self._state.unknown = None
+
+    def bounded(self, *, least: float = 0.0, grace: float = 0.0) -> Watchdog:
+        """Return a block that cuts the connection at the end of the call's timeout, if it has one.
+
+        Without one nothing is cut: the policy says when attempts begin, not how long they last.
+
+        Args:
+            least: seconds that the block has at least.
+            grace: seconds after the timeout, in which the server itself can report it.
+        """
+        return self.checkout.within(max(self.left, least, _LEAST_BOUND) + grace)
+
+    def _begin(self, checkout: Checkout[CT]) -> None:
+        conn, lease, request = checkout.conn, checkout.lease, self._request
+        if type(conn).transaction is not psycopg.Connection.transaction:
+            self._begun = _begin_by_class(conn, request)
+            lease.was_idle = False
+            return
+        lease.was_idle = False
+        enter_block(conn)
+        begin = lease.begin
+        if not (request.plain and begin):
+            begin = begin_statement(
+                conn.isolation_level if request.isolation is None else request.isolation,
+                conn.read_only if request.read_only is None else request.read_only,
+                conn.deferrable if request.deferrable is None else request.deferrable,
+            )
+        if self.key is not None:
+            self._pending = begin
+            return
+        try:
+            send(conn, begin)
+        finally:
+            lease.was_idle = False  # if BEGIN was refused, no body has ended the transaction
+
+    def send(self, statement: bytes) -> list[PGresult]:
+        """Run statements in one round trip and return the result of each; BEGIN goes along with the first ones.
+
+        Raises:
+            psycopg.Error: the server's error, or the connection was lost.
+        """
+        checkout, pending = self._checkout, self._pending
+        assert checkout is not None
+        self._pending = b""
+        try:
+            return send(checkout.conn, pending + statement)
+        finally:
+            if pending:
+                checkout.lease.was_idle = False  # as in `_begin`
+
+
+def _begin_by_class(conn: psycopg.Connection[Any], request: Request) -> ByClass:
+    """Begin by the transaction() of a class of the user's, which may do more than psycopg's.
+
+    Raises:
+        Exception: that of the class.
+    """
+    if request.isolation is not None:
+        conn.set_isolation_level(request.isolation)
+    if request.read_only is not None:
+        conn.set_read_only(request.read_only)
+    if request.deferrable is not None:
+        conn.set_deferrable(request.deferrable)
+    block = conn.transaction()
+    block.__enter__()
+    return ByClass(block)

@@ -1,0 +1,1 @@
+"""pgroute in frameworks; each package needs the extra of its name."""

@@ -1,0 +1,35 @@
+"""Answers to requests that the database could not serve."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import psycopg
+from flask import jsonify, request
+
+from pgroute.contrib.web.answers import answer_to
+from pgroute.core.printable import printable
+
+if TYPE_CHECKING:
+    from flask import Flask, Response
+
+logger: logging.Logger = logging.getLogger("pgroute")
+
+
+def add_error_handlers(app: Flask) -> None:
+    """Have an application answer, instead of "500", when a session could not be had or was lost.
+
+    CommitUnknown is 503 "it is not known whether this was done". PositionLost is 409. Any other
+    psycopg.OperationalError is 503 with ``Retry-After: 1``. The error is logged as a WARNING of "pgroute".
+
+    Args:
+        app: the application.
+    """
+    app.register_error_handler(psycopg.OperationalError, _answer)
+
+
+def _answer(error: psycopg.OperationalError) -> tuple[Response, int, dict[str, str]]:
+    logger.warning("%s %s: %s", request.method, request.path, printable(str(error)))
+    status, detail, headers = answer_to(error)
+    return jsonify(detail=detail), status, headers

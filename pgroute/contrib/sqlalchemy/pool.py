@@ -1,0 +1,60 @@
+"""The pool of an engine, which keeps no connection: the router does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.pool import NullPool, QueuePool, SingletonThreadPool
+
+from pgroute.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sqlalchemy.pool import Pool
+
+_INSTEAD = {
+    "pool_size": "max_size={value} in the URL, which is per host; the most of SQLAlchemy's is pool_size + max_overflow",
+    "max_overflow": "max_size= in the URL, which is per host; the most of SQLAlchemy's is pool_size + max_overflow",
+    "pool_timeout": "acquire_timeout={value} in the URL",
+    "pool_use_lifo": "nothing: the router lends the connection that was used last",
+}
+
+
+class RouterPool(NullPool):
+    """Asks the router for a connection each time, and gives it back.
+
+    The options of SQLAlchemy's own pools are refused, with the router's in their place.
+    """
+
+    def __init__(
+        self,
+        creator: Any,
+        # Not keyword-only: SQLAlchemy looks which arguments there are.
+        pool_size: object = None,
+        max_overflow: object = None,
+        timeout: object = None,
+        use_lifo: object = None,
+        **kw: Any,
+    ) -> None:
+        given = {
+            "pool_size": pool_size,
+            "max_overflow": max_overflow,
+            "pool_timeout": timeout,
+            "pool_use_lifo": use_lifo,
+        }
+        for name, value in given.items():
+            if value is not None:
+                raise ConfigError(
+                    name, value, f"the router has the pools, expected {_INSTEAD[name].format(value=value)}"
+                )
+        super().__init__(creator, **kw)
+
+    def status(self) -> str:
+        """Say where the connections are."""
+        return "RouterPool: the router has the connections, see its get_stats()"
+
+
+def check_pool(pool: Pool) -> None:
+    """Raise ConfigError for a pool that would keep connections, to a demoted primary too; those of tests may."""
+    if isinstance(pool, (QueuePool, SingletonThreadPool)):
+        accepted = "expected none, or NullPool: the router has the pools, and knows when a connection must go"
+        raise ConfigError("poolclass", type(pool).__name__, accepted)

@@ -1,0 +1,1 @@
+"""What the packages for web frameworks share."""

@@ -1,0 +1,194 @@
+"""What is copied from and to: which kinds there are, which can be begun again, and what a row is."""
+
+from __future__ import annotations
+
+import enum
+import io
+import os
+from collections.abc import AsyncIterable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from inspect import iscoroutinefunction
+from types import CoroutineType
+from typing import Any, Protocol
+
+from psycopg import sql
+
+from pgroute.errors import ConfigError
+
+BLOCK = 256 * 1024
+"""Bytes that are read from a file at once."""
+
+_SOURCES = (
+    "expected an iterable of rows (sequences of values) or of bytes, a file opened in binary mode, a path, or a "
+    "function without arguments that returns one of these"
+)
+_TARGETS = "expected a path, a file opened in binary mode, or a function of one argument (bytes)"
+_ROW = "expected rows that are sequences of values, such as tuples, or nothing but bytes as the server reads them"
+_FOR_ROWS = ("format", "on_error", "reject_limit", "log_verbosity")
+"""Options that apply to rows: what they look like on the way is not the user's business."""
+
+
+class Kind(enum.Enum):
+    """What a source or a target is."""
+
+    PATH = "path"
+    FILE = "file"
+    TEXT_FILE = "text file"
+    ITEMS = "items"
+    ASYNC_ITEMS = "async items"
+    FUNCTION = "function"
+
+
+class Readable(Protocol):
+    """A file to copy from."""
+
+    def read(self, size: int, /) -> Any:
+        """Return at most so many bytes, none at the end."""
+        ...
+
+
+class Writable(Protocol):
+    """A file to copy to."""
+
+    def write(self, data: Any, /) -> Any:
+        """Write bytes."""
+        ...
+
+
+Path = str | os.PathLike[str]
+Items = Iterable[Sequence[Any]] | Iterable[bytes]
+AsyncItems = AsyncIterable[Sequence[Any]] | AsyncIterable[bytes]
+CopySource = Items | Readable | Path | Callable[[], Any]
+AsyncCopySource = AsyncItems | CopySource
+CopyTarget = Writable | Path | Callable[[bytes], Any]
+
+
+def source_kind(source: object, *, asynchronous: bool) -> Kind:
+    """Return what a source is.
+
+    Args:
+        source: what the user has given.
+        asynchronous: it is for an AsyncRouter.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    shown = type(source).__name__
+    if isinstance(source, CoroutineType):
+        source.close()
+        raise ConfigError("source", shown, f"{_SOURCES}; this is what a coroutine function returns: await it")
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        raise ConfigError("source", shown, f"{_SOURCES}; data as such: io.BytesIO(data)")
+    if isinstance(source, (str, os.PathLike)):
+        return Kind.PATH
+    if isinstance(source, io.TextIOBase):
+        return Kind.TEXT_FILE
+    if callable(getattr(source, "read", None)):
+        return Kind.FILE
+    if isinstance(source, AsyncIterable) and not isinstance(source, Iterable):
+        if not asynchronous:
+            raise ConfigError("source", shown, f"{_SOURCES}; one that is asynchronous is for AsyncRouter")
+        return Kind.ASYNC_ITEMS
+    if isinstance(source, Mapping):
+        raise ConfigError("source", shown, f"{_SOURCES}; of a mapping, its .items() or .values()")
+    if isinstance(source, Iterable) and not isinstance(source, type):
+        return Kind.ITEMS
+    if callable(source) and not isinstance(source, type):
+        return Kind.FUNCTION
+    raise ConfigError("source", shown, _SOURCES)
+
+
+def target_kind(target: object) -> Kind:
+    """Return what a target is.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if isinstance(target, (str, os.PathLike)):
+        return Kind.PATH
+    if isinstance(target, io.TextIOBase):
+        return Kind.TEXT_FILE
+    if callable(getattr(target, "write", None)):
+        return Kind.FILE
+    if callable(target) and not isinstance(target, type):
+        return Kind.FUNCTION
+    raise ConfigError("target", type(target).__name__, _TARGETS)
+
+
+def is_lasting(items: object) -> bool:
+    """Return whether an iterable gives the same items each time: a container does, a generator does not."""
+    return isinstance(items, Collection) and not isinstance(items, Iterator)
+
+
+def check_text_options(parameter: str, options: Mapping[str, object]) -> None:
+    """Raise ConfigError for options that do not go with a file of text, in either direction.
+
+    Args:
+        parameter: "source" or "target".
+        options: as given by the user.
+    """
+    if options.get("format") == "binary":
+        raise ConfigError("format", "binary", f"expected 'text' or 'csv' with a text file as {parameter}")
+    if options.get("encoding") is not None:
+        raise ConfigError(
+            "encoding", options["encoding"], f"expected None with a text file as {parameter}: text has none"
+        )
+
+
+def check_row_options(options: Mapping[str, object]) -> None:
+    """Raise ConfigError for options that do not go with rows."""
+    for name, value in options.items():
+        if name not in _FOR_ROWS and value is not None:
+            raise ConfigError(
+                name, value, "expected None with rows as source; it describes bytes that are made already"
+            )
+    if options.get("format") == "csv":
+        raise ConfigError("format", "csv", "expected 'text' or 'binary' with rows as source")
+
+
+def check_row(row: object, number: int) -> type:
+    """Return the type of a row; ConfigError if it is no row.
+
+    Args:
+        row: an item of the source.
+        number: which one, from 1.
+    """
+    if isinstance(row, (str, bytes, bytearray, memoryview, Mapping)) or not (
+        hasattr(row, "__getitem__") and hasattr(row, "__len__")
+    ):
+        raise ConfigError("source", f"{type(row).__name__} as row {number}", _ROW)
+    return type(row)
+
+
+def check_block(block: object, number: int) -> None:
+    """Raise ConfigError if an item among bytes is something else; *number* is which one, from 1."""
+    if not isinstance(block, (bytes, bytearray, memoryview)):
+        raise ConfigError("source", f"{type(block).__name__} as item {number}", _ROW)
+
+
+def check_types(types: object) -> None:
+    """Raise ConfigError unless the types of columns are None, or names and oids."""
+    if types is None:
+        return
+    good = isinstance(types, Sequence) and not isinstance(types, (str, bytes))
+    if not good or not all(isinstance(t, (str, int)) and not isinstance(t, bool) for t in types):  # type: ignore[attr-defined]
+        raise ConfigError(
+            "types", types, "expected a sequence of names of types or oids, one for each column, or None"
+        )
+
+
+def check_progress(progress: object) -> None:
+    """Raise ConfigError unless a function to be told the progress is None, or a plain function."""
+    if progress is not None and (not callable(progress) or iscoroutinefunction(progress)):
+        raise ConfigError(
+            "progress", progress, "expected a function of a CopyProgress, no coroutine function, or None"
+        )
+
+
+def check_where(where: object) -> None:
+    """Raise ConfigError unless a condition is None, or SQL."""
+    if where is not None and not (
+        isinstance(where, sql.Composable) or (isinstance(where, str) and where.strip())
+    ):
+        raise ConfigError(
+            "where", where, "expected an expression of SQL, as text or as composed by psycopg.sql"
+        )

@@ -1,0 +1,84 @@
+"""A file that takes the place of another when it is complete."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from io import FileIO
+
+
+class ReplacingFile:
+    """Writes beside a path, and renames in the end, so that the path never leads to a part of the data.
+
+    What is no regular file, such as a pipe or a device, cannot be replaced: it is written as it is.
+
+    Args:
+        path: where the data are to be; a symbolic link is followed.
+
+    Attributes:
+        replaces: it is written beside; otherwise nothing can be taken back.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(os.path.realpath(path))
+        self._beside = self._path.with_name(f".pgroute-{secrets.token_hex(8)}.part")
+        self._mode: int | None = None
+        self._file: FileIO | None = None
+        self.replaces: bool = True
+
+    def open(self) -> None:
+        """Open the file.
+
+        Raises:
+            OSError: the path cannot be written.
+        """
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            pass
+        else:
+            if not stat.S_ISREG(found.st_mode):
+                self.replaces = False
+                self._file = self._path.open("wb", buffering=0)
+                return
+            self._path.open("ab").close()  # renaming would replace a file that may not be written
+            self._mode = stat.S_IMODE(found.st_mode)
+        self._file = self._beside.open("xb", buffering=0)
+
+    def write(self, data: bytes) -> None:
+        """Write all of some bytes."""
+        assert self._file is not None
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+    def rewind(self) -> None:
+        """Begin from the start."""
+        assert self._file is not None
+        self._file.seek(0)
+        self._file.truncate()
+
+    def keep(self) -> None:
+        """Put the data in their place; after a crash of the machine they are there as a whole too.
+
+        Raises:
+            OSError: they cannot be kept.
+        """
+        assert self._file is not None
+        if self.replaces:
+            os.fsync(self._file.fileno())
+            if self._mode is not None:
+                os.fchmod(self._file.fileno(), self._mode)
+            self._beside.replace(self._path)
+
+    def close(self) -> None:
+        """Close the file, and remove it if it was not kept."""
+        if self._file is not None:
+            self._file.close()
+            if self.replaces:
+                self._beside.unlink(missing_ok=True)

@@ -1,0 +1,378 @@
+"""COPY out of tables and queries: to which targets, with which options, and what is left after a failure."""
+
+from __future__ import annotations
+
+import asyncio  # async-only
+import gc
+import io
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from pgroute import AsyncRouter, ConfigError, PoolOptions, RouterClosed
+from pgroute.testing import LocalCluster
+from tests.support import async_eventually  # async-only
+
+pytestmark = pytest.mark.cluster
+
+ONE_CONNECTION = PoolOptions(max_size=1)
+MANY = "SELECT number, 'x' FROM generate_series(1, 30000) AS number"
+TEXT = b"".join(b"%d\tx\n" % number for number in range(1, 30_001))
+BROKEN = "SELECT 1 / (8000 - number), repeat('x', 100) FROM generate_series(1, 10000) AS number"
+"""Fails after much of it was sent."""
+
+
+class OwnFile:
+    """A file of which nothing but write() is known, and which takes a part only."""
+
+    def __init__(self) -> None:
+        self.got = b""
+
+    def write(self, data: bytes) -> int:
+        self.got += data[:1000]
+        return min(1000, len(data))
+
+
+# async-only: begin
+class AwaitedFile:
+    """An asynchronous file, as those of aiofiles."""
+
+    def __init__(self) -> None:
+        self.got = b""
+
+    async def write(self, data: bytes) -> int:
+        self.got += data
+        return len(data)
+
+
+async def test_asynchronous_targets(shared: LocalCluster) -> None:
+    got: list[bytes] = []
+
+    async def take(data: bytes) -> None:
+        await asyncio.sleep(0)
+        got.append(data)
+
+    file = AwaitedFile()
+    async with AsyncRouter(shared.dsn) as router:
+        assert await router.copy_from(MANY, take) == 30_000
+        assert await router.copy_from(MANY, file) == 30_000
+    assert b"".join(got) == file.got == TEXT
+
+
+# async-only: end
+async def test_each_kind_of_target_gets_the_same(shared: LocalCluster, tmp_path: Path) -> None:
+    got: list[bytes] = []
+    file, text, own = io.BytesIO(), io.StringIO(), OwnFile()
+    file.write(b"head")
+    async with AsyncRouter(shared.dsn) as router:
+        for target in (file, text, own, got.append, tmp_path / "path", str(tmp_path / "str")):
+            assert await router.copy_from(MANY, target) == 30_000
+    assert file.getvalue() == b"head" + TEXT
+    assert text.getvalue() == TEXT.decode()
+    assert own.got == b"".join(got) == TEXT
+    assert all(data.endswith(b"\n") for data in got), "each time whole rows"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["path", "str"]
+    assert (tmp_path / "path").read_bytes() == (tmp_path / "str").read_bytes() == TEXT
+
+
+async def test_text_is_not_cut_within_a_character(shared: LocalCluster) -> None:
+    text = io.StringIO()
+    async with AsyncRouter(shared.dsn) as router:
+        assert await router.copy_from("SELECT repeat('aü€', 200000) FROM generate_series(1, 3)", text) == 3
+    assert text.getvalue() == ("aü€" * 200_000 + "\n") * 3
+
+
+async def test_pipe_is_a_target(shared: LocalCluster, tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(path.read_bytes()))
+    reader.start()
+    async with AsyncRouter(shared.dsn) as router:
+        assert await router.copy_from(MANY, path) == 30_000
+    reader.join()
+    assert got == [TEXT]
+
+
+QUERIES: list[tuple[Any, Any]] = [
+    ("SELECT 7", None),
+    ("VALUES (7); ", None),
+    (b"TABLE pg_am LIMIT 0", None),
+    ("SELECT 7 -- and so on", None),
+    ("SELECT 7 WHERE '%' LIKE '%'", None),
+    ("SELECT %s::int", [7]),
+    ("SELECT %(a)s WHERE '%%' = %(b)s", {"a": 7, "b": "%"}),
+    (sql.SQL("SELECT {}").format(7), None),
+    (sql.SQL("SELECT 7"), None),
+]
+
+
+@pytest.mark.parametrize(("query", "params"), QUERIES, ids=range(len(QUERIES)))
+async def test_query_is_copied(shared: LocalCluster, query: Any, params: Any) -> None:
+    file = io.BytesIO()
+    async with AsyncRouter(shared.dsn) as router:
+        count = await router.copy_from(query, file, params=params, delimiter="%")
+    assert file.getvalue() == b"7\n" * count
+
+
+async def test_several_statements_are_refused(shared: LocalCluster, table: str) -> None:
+    insert = f"INSERT INTO {table} VALUES (1)"
+    queries = (f"SELECT 1; {insert}", f"SELECT 1) TO STDOUT; {insert}; SELECT (1", f"{insert}; SELECT 1")
+    async with AsyncRouter(shared.dsn, writer=ONE_CONNECTION) as router:
+        for query in queries:
+            with pytest.raises(psycopg.errors.SyntaxError):
+                await router.copy_from(query, io.BytesIO(), role="writer")
+            with pytest.raises(psycopg.errors.SyntaxError):
+                async with router.copy_chunks(query, role="writer"):
+                    pass
+        assert await router.fetchval(f"SELECT count(*) FROM {table}", role="writer") == 0
+
+
+async def test_options_say_how_it_is_written(shared: LocalCluster, goods: str) -> None:
+    options: dict[str, Any] = {
+        "format": "csv",
+        "delimiter": ";",
+        "null": "nil",
+        "header": True,
+        "quote": "'",
+        "escape": "\\",
+        "force_quote": ["name"],
+        "encoding": "LATIN1",
+    }
+    file = io.BytesIO()
+    async with AsyncRouter(shared.dsn) as router:
+        await router.copy_to_table(goods, [(1, "ü'"), (2, None)])
+        assert await router.copy_from(f"public.{goods}", file, role="writer", **options) == 2
+        assert file.getvalue() == b"id;name\n1;'\xfc\\''\n2;nil\n"
+        with pytest.raises(psycopg.errors.UntranslatableCharacter):
+            await router.copy_from("SELECT '€'", file, encoding="LATIN1")
+    assert file.getvalue() == b"id;name\n1;'\xfc\\''\n2;nil\n"
+
+
+async def test_readers_are_asked_by_default(shared: LocalCluster) -> None:
+    file = io.BytesIO()
+    async with AsyncRouter(shared.dsn) as router:
+        for options in ({}, {"role": "writer"}):
+            await router.copy_from("SELECT pg_is_in_recovery()", file, **options)  # type: ignore[arg-type]
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            await router.copy_from("SELECT txid_current()", file)
+    assert file.getvalue() == b"t\nf\n"
+
+
+async def test_query_may_write(shared: LocalCluster, table: str) -> None:
+    file = io.BytesIO()
+    async with AsyncRouter(shared.dsn) as router:
+        query = f"INSERT INTO {table} VALUES (1), (2) RETURNING number"
+        assert await router.copy_from(query, file, role="writer") == 2
+        assert await router.fetch(f"SELECT * FROM {table}", role="writer") == [(1,), (2,)]
+        async with router.copy_rows(f"DELETE FROM {table} RETURNING number", role="writer") as rows:
+            assert [(*row,) async for row in rows] == [("1",), ("2",)]
+        assert await router.fetch(f"SELECT * FROM {table}", role="writer") == []
+
+
+async def test_bad_arguments_are_refused(shared: LocalCluster, tmp_path: Path) -> None:
+    async with AsyncRouter(shared.dsn) as router:
+        bad: list[tuple[Any, Any, dict[str, Any], str]] = [
+            ("SELECT 1", 5, {}, "target"),
+            ("", io.BytesIO(), {}, "query_or_table"),
+            ("  ", io.BytesIO(), {}, "query_or_table"),
+            (5, io.BytesIO(), {}, "query_or_table"),
+            (("a", ""), io.BytesIO(), {}, "query_or_table"),
+            ("SELECT 1", io.BytesIO(), {"columns": ["a"]}, "columns"),
+            ("goods", io.BytesIO(), {"params": [1]}, "params"),
+            ("goods", io.BytesIO(), {"role": "both"}, "role"),
+            ("goods", io.BytesIO(), {"timeout": "1"}, "timeout"),
+            ("goods", io.BytesIO(), {"header": "match"}, "header"),
+            ("goods", io.BytesIO(), {"on_error": "ignore"}, "on_error"),
+            ("goods", io.StringIO(), {"encoding": "UTF8"}, "encoding"),
+            ("goods", io.BytesIO(), {"progress": "yes"}, "progress"),
+        ]
+        for query, target, arguments, parameter in bad:
+            with pytest.raises(ConfigError, match=rf"^invalid {parameter} "):
+                await router.copy_from(query, target, **arguments)
+        for name, value in (("types", 5), ("format", "csv")):
+            with pytest.raises(ConfigError, match=rf"^invalid {name} "):
+                router.copy_rows("goods", **{name: value})  # type: ignore[arg-type]
+        with pytest.raises(psycopg.ProgrammingError, match="cannot adapt"):
+            await router.copy_from("SELECT %s", io.BytesIO(), params=[object()])
+        with pytest.raises(FileNotFoundError):
+            await router.copy_from("SELECT 1", tmp_path / "none" / "data")
+    with pytest.raises(RouterClosed):
+        await router.copy_from("SELECT 1", tmp_path / "data")
+    assert list(tmp_path.iterdir()) == []
+
+
+# What is left after a failure.
+
+
+async def test_path_holds_all_or_what_it_held(shared: LocalCluster, tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    async with AsyncRouter(shared.primary.conninfo, reader=ONE_CONNECTION) as router:
+        for content in (None, b"before"):
+            if content is not None:
+                path.write_bytes(content)
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                await router.copy_from(BROKEN, path)
+            assert [file.read_bytes() for file in tmp_path.iterdir()] == (
+                [] if content is None else [content]
+            )
+        assert await router.copy_from(MANY, path) == 30_000
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [TEXT]
+
+
+async def test_file_gets_all_or_nothing_if_it_can_give_back(shared: LocalCluster) -> None:
+    file, text, own = io.BytesIO(b"before"), io.StringIO(), OwnFile()
+    file.seek(0, os.SEEK_END)
+    inside = io.BytesIO(b"before and after")
+    inside.seek(7)
+    async with AsyncRouter(shared.dsn) as router:
+        for target in (file, text, own, inside):
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                await router.copy_from(BROKEN, target)
+        assert await router.copy_from("SELECT 'all'", file) == 1
+    assert file.getvalue() == b"beforeall\n"
+    assert text.getvalue() == ""
+    assert own.got.startswith(b"0\tx")
+    assert inside.getvalue().startswith(b"before 0\tx")
+
+
+async def test_error_of_the_target_comes_out(shared: LocalCluster) -> None:
+    error = psycopg.errors.SerializationFailure("of another database")
+    got = []
+
+    def take(data: bytes) -> None:
+        got.append(data)
+        raise error
+
+    async with AsyncRouter(shared.primary.conninfo, reader=ONE_CONNECTION) as router:
+        with pytest.raises(psycopg.errors.SerializationFailure) as caught:
+            await router.copy_from(MANY, take)
+        assert caught.value is error
+        with pytest.raises(ZeroDivisionError):
+            await router.copy_from(MANY, io.BytesIO(), progress=lambda _: 1 / 0)
+        assert await router.fetchval("SELECT 1") == 1
+    assert len(got) == 1
+
+
+async def test_disk_that_is_full_leaves_what_was_there(shared: LocalCluster, tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.symlink_to("/dev/full")
+    async with AsyncRouter(shared.primary.conninfo, reader=ONE_CONNECTION) as router:
+        with pytest.raises(OSError, match="No space left"):
+            await router.copy_from(MANY, path)
+        assert await router.fetchval("SELECT 1") == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# Iterators.
+
+
+async def test_rows_are_iterated_over(shared: LocalCluster) -> None:
+    async with AsyncRouter(shared.dsn) as router:
+        async with router.copy_rows(MANY) as rows:
+            assert [(*row,) async for row in rows] == [(str(n), "x") for n in range(1, 30_001)]
+        async with router.copy_rows(MANY, types=["int8", "text"]) as rows:
+            assert [(*row,) async for row in rows] == [(n, "x") for n in range(1, 30_001)]
+        async with router.copy_rows("SELECT %s, NULL", params=[1]) as rows:
+            assert [(*row,) async for row in rows] == [("1", None)]
+        async with router.copy_rows("SELECT 1 WHERE false") as rows:
+            assert [(*row,) async for row in rows] == []
+        async with router.copy_rows("SELECT 1", format="binary") as rows:
+            assert [(*row,) async for row in rows] == [(b"\0\0\0\1",)]
+
+
+async def test_chunks_are_iterated_over(shared: LocalCluster) -> None:
+    async with AsyncRouter(shared.dsn) as router, router.copy_chunks(MANY) as chunks:
+        assert b"".join([bytes(chunk) async for chunk in chunks]) == TEXT
+
+
+async def test_iteration_may_be_left_early(shared: LocalCluster) -> None:
+    async with AsyncRouter(shared.primary.conninfo, reader=ONE_CONNECTION) as router:
+        for _ in range(3):
+            async with router.copy_rows(MANY) as rows:
+                async for row in rows:
+                    assert row == ("1", "x")
+                    break
+            with pytest.raises(ZeroDivisionError):
+                async with router.copy_chunks(MANY) as chunks:
+                    async for _chunk in chunks:
+                        raise ZeroDivisionError
+            async with router.copy_chunks(MANY):
+                pass
+        assert await router.fetchval("SELECT 1") == 1
+
+
+async def test_iteration_ends_with_the_error_of_the_server(shared: LocalCluster) -> None:
+    count = 0
+    async with AsyncRouter(shared.primary.conninfo, reader=ONE_CONNECTION) as router:
+        pid = await router.fetchval("SELECT pg_backend_pid()")
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            async with router.copy_rows(BROKEN) as rows:
+                async for _ in rows:
+                    count += 1
+        assert 0 < count < 8_000
+        assert await router.fetchval("SELECT pg_backend_pid()") == pid
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            async with router.copy_rows("nonsense"):
+                raise AssertionError
+        with pytest.raises(ValueError, match="invalid literal for int"):
+            async with router.copy_rows("SELECT 'a'", types=["int4"]) as rows:
+                async for _ in rows:
+                    raise AssertionError
+        with pytest.raises(ConfigError, match=r"invalid types.*expected 1, one for each column"):
+            async with router.copy_rows("SELECT 'a'", types=["text", "text"]):
+                raise AssertionError
+        assert await router.fetchval("SELECT 1") == 1
+
+
+async def test_iterator_is_used_once_and_within_its_block(shared: LocalCluster) -> None:
+    async with AsyncRouter(shared.dsn) as router:
+        rows = router.copy_rows("SELECT 1")
+        with pytest.raises(RuntimeError, match="within its `with` statement"):
+            async for _ in rows:
+                raise AssertionError
+        async with rows:
+            pass
+        with pytest.raises(RuntimeError, match="was used already"):
+            async with rows:
+                raise AssertionError
+        with pytest.raises(RuntimeError, match="within its `with` statement"):
+            async for _ in rows:
+                raise AssertionError
+    with pytest.raises(RouterClosed):
+        async with router.copy_rows("SELECT 1"):
+            raise AssertionError
+
+
+async def test_iterator_that_is_never_left_gives_its_connection_back(shared: LocalCluster) -> None:
+    async with AsyncRouter(shared.primary.conninfo, reader=ONE_CONNECTION) as router:
+        rows = router.copy_rows(MANY)
+        await rows.__aenter__()
+        async for _ in rows:
+            break
+        del rows
+        gc.collect()
+        assert await router.fetchval("SELECT 1") == 1
+
+
+# async-only: begin
+async def test_cancelled_copy_leaves_nothing(shared: LocalCluster, tmp_path: Path) -> None:
+    endless = "SELECT 1 FROM generate_series(1, 1000000) WHERE pg_sleep(0.0001) IS NOT NULL"
+    copying = "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'COPY%pg_sleep(0.0001)%'"
+    async with AsyncRouter(shared.primary.conninfo, reader=ONE_CONNECTION) as router:
+        task = asyncio.create_task(router.copy_from(endless, tmp_path / "data", role="writer"))
+        await async_eventually(lambda: shared.nodes[0].execute(copying))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+        assert caught.value.__notes__ == ["interrupted during the copy: it may have been committed"]
+        assert await router.fetchval("SELECT 1") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+# async-only: end

@@ -1,0 +1,231 @@
+"""run_in_session: transactions of ORM sessions that are run again as a whole."""
+
+from __future__ import annotations
+
+import threading
+
+import psycopg
+import pytest
+from sqlalchemy import create_engine, exc, func, select, text
+from sqlalchemy.orm import Session, sessionmaker
+
+import pgroute
+from pgroute import ConfigError, Router
+from pgroute.contrib.sqlalchemy import RoutingSession, run_in_session
+from tests.contrib.sqlalchemy.conftest import Number
+
+pytestmark = pytest.mark.cluster
+
+KILL = select(func.pg_terminate_backend(func.pg_backend_pid()))
+
+
+@pytest.fixture(params=[Session, pytest.param(RoutingSession, marks=pytest.mark.long)])
+def maker(engine, numbers, request):
+    return sessionmaker(engine, class_=request.param)
+
+
+def stored(maker) -> list[int]:
+    with maker() as session:
+        return list(session.scalars(select(Number.number).order_by(Number.number)))
+
+
+def add(session, number):
+    session.add(Number(number=number))
+    return number
+
+
+def test_the_result_is_returned_once_all_is_committed(maker):
+    assert run_in_session(maker, add, 7) == 7
+    assert stored(maker) == [7]
+
+
+def test_an_error_of_the_function_rolls_back_and_comes_out(maker):
+    def fail(session):
+        add(session, 1)
+        session.flush()
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_in_session(maker, fail)
+    assert stored(maker) == []
+
+
+def test_an_error_of_a_statement_comes_out_as_sqlalchemys(maker):
+    run_in_session(maker, add, 1)
+    with pytest.raises(exc.IntegrityError):
+        run_in_session(maker, add, 1)
+    assert stored(maker) == [1]
+
+
+def test_a_lost_connection_is_made_good_in_a_new_session(maker):
+    sessions = []
+
+    def work(session):
+        sessions.append(session)
+        add(session, len(sessions))
+        session.flush()
+        if len(sessions) == 1:
+            session.execute(KILL)
+
+    run_in_session(maker, work)
+    assert len(set(map(id, sessions))) == len(sessions) == 2
+    assert stored(maker) == [2]
+
+
+def test_a_deadlock_is_run_again(maker):
+    for number in (1, 2):
+        run_in_session(maker, add, number)
+    both = threading.Barrier(2)
+    attempts = []
+
+    def work(session, first, second):
+        attempts.append(first)
+        session.get(Number, first, with_for_update=True)
+        if len(attempts) <= 2:
+            both.wait(20)
+        session.get(Number, second, with_for_update=True).note = "done"
+
+    threads = [
+        threading.Thread(target=run_in_session, args=(maker, work, *pair)) for pair in ((1, 2), (2, 1))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(attempts) == 3
+
+
+def test_a_serialization_failure_is_run_again(maker):
+    run_in_session(maker, add, 1)
+    attempts = []
+
+    def work(session):
+        attempts.append(1)
+        number = session.get(Number, 1)
+        if len(attempts) == 1:
+            with maker.begin() as other:
+                other.get(Number, 1).note = "other"
+        number.note = f"{number.note} mine"
+
+    run_in_session(maker, work, isolation="repeatable read")
+    assert len(attempts) == 2
+    with maker() as session:
+        assert session.get(Number, 1).note == "other mine"
+
+
+def test_the_function_must_not_commit(maker):
+    def work(session):
+        add(session, 1)
+        session.commit()
+
+    with pytest.raises(exc.ProgrammingError, match="the function of run_in_session must not commit"):
+        run_in_session(maker, work)
+    assert stored(maker) == []
+
+
+def test_the_function_may_roll_back_and_nothing_is_committed(maker):
+    def work(session):
+        add(session, 1)
+        session.flush()
+        session.rollback()
+        return "none"
+
+    assert run_in_session(maker, work) == "none"
+    assert stored(maker) == []
+
+
+def test_a_hidden_error_is_told(maker):
+    def work(session):
+        try:
+            session.execute(text("SELECT 1/0"))
+        except exc.DataError:
+            return
+
+    with pytest.raises(exc.DBAPIError) as caught:
+        run_in_session(maker, work)
+    assert isinstance(caught.value.orig, psycopg.errors.InFailedSqlTransaction)
+
+
+def test_a_savepoint_may_fail_within(maker):
+    run_in_session(maker, add, 1)
+
+    def work(session):
+        with pytest.raises(exc.IntegrityError), session.begin_nested():
+            add(session, 1)
+        add(session, 2)
+
+    run_in_session(maker, work)
+    assert stored(maker) == [1, 2]
+
+
+def test_a_lost_commit_is_commit_unknown_and_not_run_again(shared, numbers, pgroute_proxy_factory):
+    proxies = [pgroute_proxy_factory(node) for node in shared.nodes]
+    hosts = "&".join(f"host={proxy.host}:{proxy.port}" for proxy in proxies)
+    engine = create_engine(
+        f"postgresql+pgroute://postgres@/{shared.dbname}?{hosts}&passfile={shared.passfile}"
+    )
+    maker = sessionmaker(engine)
+    attempts = []
+
+    def work(session):
+        attempts.append(1)
+        add(session, 1)
+        session.flush()
+        proxies[0].when(b"COMMIT\0", "to_client", "reset", after_forwarding=False)
+
+    with pytest.raises(exc.OperationalError) as caught:
+        run_in_session(maker, work)
+    assert isinstance(caught.value.orig, pgroute.CommitUnknown)
+    assert len(attempts) == 1
+    engine.dispose()
+
+
+def test_a_key_applies_it_once(maker):
+    from pgroute.contrib.sqlalchemy import router_of
+
+    with maker() as session:
+        session.execute(text("SELECT 1"))
+    router: Router = router_of(maker.kw["bind"])
+    router.install()
+    calls = []
+
+    def work(session):
+        calls.append(1)
+        return {"number": add(session, 5)}
+
+    key = f"sqlalchemy {id(maker)}"
+    assert run_in_session(maker, work, once=key) == {"number": 5}
+    assert run_in_session(maker, work, once=key) == {"number": 5}
+    assert len(calls) == 1
+    assert stored(maker) == [5]
+
+
+def test_a_reader_reads_from_a_standby(maker):
+    assert run_in_session(maker, lambda s: s.scalar(select(func.pg_is_in_recovery())), role="reader")
+
+
+def test_hooks_after_the_commit_run_after_it(maker):
+    from sqlalchemy import event
+
+    seen = []
+
+    def work(session):
+        add(session, 1)
+        event.listen(session, "after_commit", lambda _: seen.append(stored(maker)))
+
+    run_in_session(maker, work)
+    assert seen == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((sessionmaker(), add), "invalid maker .*: expected a sessionmaker with bind="),
+        ((sessionmaker(create_engine("postgresql+psycopg://")), add), "an engine of postgresql\\+pgroute"),
+        ((create_engine("postgresql+pgroute://"), add), "expected a sessionmaker"),
+        ((sessionmaker(create_engine("postgresql+pgroute://")), 1), "invalid fn 1"),
+    ],
+)
+def test_mistakes_are_told(arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        run_in_session(*arguments)

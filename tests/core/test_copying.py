@@ -1,0 +1,221 @@
+"""What can be copied from and to, what can be begun again, and what is no row."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg import sql
+
+from pgroute.core.copying import (
+    Kind,
+    check_block,
+    check_progress,
+    check_row,
+    check_row_options,
+    check_text_options,
+    check_types,
+    check_where,
+    is_lasting,
+    source_kind,
+    target_kind,
+)
+from pgroute.errors import ConfigError
+
+
+async def async_rows() -> AsyncGenerator[tuple[int], None]:
+    yield (1,)
+
+
+async def coroutine_function() -> list[tuple[int]]:
+    return []
+
+
+class OwnFile:
+    def read(self, size: int) -> bytes:
+        return b""
+
+    def write(self, data: bytes) -> None: ...
+
+
+class OwnContainer:
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[tuple[int]]:
+        return iter([(1,)])
+
+    def __contains__(self, row: object) -> bool:
+        return False
+
+
+SOURCES: list[tuple[Any, Kind]] = [
+    ("data.csv", Kind.PATH),
+    (Path("data.csv"), Kind.PATH),
+    (io.BytesIO(), Kind.FILE),
+    (OwnFile(), Kind.FILE),
+    (io.StringIO(), Kind.TEXT_FILE),
+    ([(1,)], Kind.ITEMS),
+    ((), Kind.ITEMS),
+    ({(1, 2)}, Kind.ITEMS),
+    ((row for row in [(1,)]), Kind.ITEMS),
+    ({}.items(), Kind.ITEMS),
+    (map(tuple, "ab"), Kind.ITEMS),
+    ([].copy, Kind.FUNCTION),
+    (partial(list, ()), Kind.FUNCTION),
+    (async_rows, Kind.FUNCTION),
+    (coroutine_function, Kind.FUNCTION),
+]
+
+
+@pytest.mark.parametrize(("source", "kind"), SOURCES, ids=range(len(SOURCES)))
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_kind_of_a_source(source: Any, kind: Kind, asynchronous: bool) -> None:
+    assert source_kind(source, asynchronous=asynchronous) is kind
+
+
+async def test_asynchronous_source_is_for_an_asynchronous_router() -> None:
+    rows = async_rows()
+    assert source_kind(rows, asynchronous=True) is Kind.ASYNC_ITEMS
+    with pytest.raises(ConfigError, match=r"invalid source 'async_generator'.*is for AsyncRouter"):
+        source_kind(rows, asynchronous=False)
+    await rows.aclose()
+
+
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        (b"1\t2", r"io\.BytesIO"),
+        (bytearray(b"1"), r"io\.BytesIO"),
+        (memoryview(b"1"), r"io\.BytesIO"),
+        ({"a": 1}, r"its \.items\(\)"),
+        (None, "a path"),
+        (5, "a path"),
+        (object(), "a path"),
+        (list, "a path"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_source_is_refused(source: Any, hint: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^invalid source '\w+': expected an iterable of rows.*{hint}"):
+        source_kind(source, asynchronous=True)
+
+
+def test_coroutine_is_refused_and_never_runs() -> None:
+    with pytest.raises(ConfigError, match="await it"):
+        source_kind(coroutine_function(), asynchronous=True)
+
+
+TARGETS: list[tuple[Any, Kind]] = [
+    ("data.csv", Kind.PATH),
+    (Path("data.csv"), Kind.PATH),
+    (io.BytesIO(), Kind.FILE),
+    (OwnFile(), Kind.FILE),
+    (io.StringIO(), Kind.TEXT_FILE),
+    ([].append, Kind.FUNCTION),
+    (coroutine_function, Kind.FUNCTION),
+]
+
+
+@pytest.mark.parametrize(("target", "kind"), TARGETS, ids=range(len(TARGETS)))
+def test_kind_of_a_target(target: Any, kind: Kind) -> None:
+    assert target_kind(target) is kind
+
+
+@pytest.mark.parametrize("target", [None, 5, b"data.csv", [], list], ids=repr)
+def test_what_is_no_target_is_refused(target: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^invalid target '\w+': expected a path, a file"):
+        target_kind(target)
+
+
+def test_containers_last_and_iterators_do_not() -> None:
+    containers: list[Any] = [[], (), {1}, {}.items(), range(3), deque(), OwnContainer()]
+    for lasting in containers:
+        assert is_lasting(lasting), lasting
+    iterators: list[Iterable[Any]] = [
+        iter([]),
+        (x for x in ""),
+        map(str, []),
+        zip((), strict=False),
+        enumerate([]),
+    ]
+    for passing in iterators:
+        assert not is_lasting(passing), passing
+
+
+class OwnRow:
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("row", [(), (1,), [1], deque([1]), range(2), OwnRow()], ids=repr)
+def test_row_is_a_sequence(row: Any) -> None:
+    assert check_row(row, 1) is type(row)
+
+
+@pytest.mark.parametrize(
+    "row", [{"a": 1}, "ab", b"ab", bytearray(), 5, None, {1}, object(), iter([])], ids=repr
+)
+def test_what_is_no_row_is_refused_without_being_shown(row: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"^invalid source '{type(row).__name__} as row 7': expected rows that"
+    ):
+        check_row(row, 7)
+
+
+def test_bytes_stay_bytes() -> None:
+    check_block(b"", 1)
+    check_block(bytearray(), 1)
+    check_block(memoryview(b""), 1)
+    for block in ("a", (1,), None):
+        with pytest.raises(ConfigError, match="as item 3"):
+            check_block(block, 3)
+
+
+def test_options_that_do_not_go_with_rows() -> None:
+    check_row_options({"format": "binary", "on_error": "ignore", "null": None})
+    for name in ("delimiter", "null", "header", "encoding", "default"):
+        with pytest.raises(ConfigError, match=f"invalid {name} '': expected None with rows"):
+            check_row_options({name: ""})
+    with pytest.raises(ConfigError, match="expected 'text' or 'binary' with rows"):
+        check_row_options({"format": "csv"})
+
+
+def test_options_that_do_not_go_with_text() -> None:
+    check_text_options("source", {"format": "csv", "encoding": None})
+    with pytest.raises(ConfigError, match=r"invalid format 'binary'.*text file as target"):
+        check_text_options("target", {"format": "binary"})
+    with pytest.raises(ConfigError, match=r"invalid encoding 'UTF8'.*text file as source"):
+        check_text_options("source", {"encoding": "UTF8"})
+
+
+def test_types() -> None:
+    check_types(None)
+    check_types(["int4", 25])
+    for types in ("int4", [None], {"int4"}, 5, [True]):
+        with pytest.raises(ConfigError, match="invalid types"):
+            check_types(types)
+
+
+def test_progress() -> None:
+    check_progress(None)
+    check_progress(print)
+    for progress in (5, coroutine_function):
+        with pytest.raises(ConfigError, match="invalid progress"):
+            check_progress(progress)
+
+
+def test_where() -> None:
+    for where in (None, "a > 1", sql.SQL("a > {}").format(1)):
+        check_where(where)
+    for bad in ("", " ", b"a", 5):
+        with pytest.raises(ConfigError, match="invalid where"):
+            check_where(bad)
