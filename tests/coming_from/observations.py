@@ -12,7 +12,7 @@ from tests.support import async_eventually
 
 Observe = Callable[[Side], Awaitable[Any]]
 
-SOON = 0.05
+SOON = 0.02
 """Seconds for what should fail at once."""
 
 
@@ -100,7 +100,7 @@ async def settled(count: Callable[[], int], least: int = 1) -> int:
     seen = 0
     while seen != count():
         seen = count()
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.01)
     return seen
 
 
@@ -132,7 +132,7 @@ async def replaced(side: Side) -> bool:
     """Whether a connection is replaced that was there for a while."""
     conn = await side.get()
     before = await side.ask(conn, "SELECT pg_backend_pid()")
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(0.06)
     await side.give(conn)
     return bool(before != await side.pid())
 
@@ -282,7 +282,7 @@ async def read_primary(side: Side) -> bool:
 async def read_nothing(side: Side) -> bool:
     """Whether readers get nothing from a primary."""
     try:
-        await side.get_reader(0.2)
+        await side.get_reader(0.1)
     except side.in_time:
         return True
     return False
@@ -332,7 +332,7 @@ async def use_closed(side: Side) -> None:
 
 async def get_soon(side: Side) -> None:
     """Ask for a connection that cannot be opened."""
-    await side.get(0.3)
+    await side.get(0.1)
 
 
 async def lose(side: Side) -> None:

@@ -89,10 +89,10 @@ OF_ARGUMENTS: dict[str, dict[str, Observation]] = {
         "check=prepare": Observation(called),
         "reset=clean": Observation(called),
         'name="shop"': Observation(named),
-        "timeout=30": Observation(gave_up, {"30": "0.2"}, theirs="max_size=1", ours=_ONE),
+        "timeout=30": Observation(gave_up, {"30": "0.1"}, theirs="max_size=1", ours=_ONE),
         "max_waiting=1": Observation(refused_in_queue, theirs="max_size=1", ours=_ONE),
-        "max_lifetime=3600": Observation(replaced, {"3600": "0.1"}),
-        "max_idle=600": Observation(shrunk, {"600": "0.1"}),
+        "max_lifetime=3600": Observation(replaced, {"3600": "0.04"}),
+        "max_idle=600": Observation(shrunk, {"600": "0.05"}),
         "num_workers=3": Observation(works),
         "NullConnectionPool(dsn, max_size=5, open=False)": Observation(fresh),
     },
@@ -105,7 +105,7 @@ OF_ARGUMENTS: dict[str, dict[str, Observation]] = {
         "min_size=4": Observation(opened(2), {"4": "2"}),
         "max_size=5": Observation(most(2), {"5": "2"}),
         "max_queries=50000": Observation(fresh, {"50000": "1"}),
-        "max_inactive_connection_lifetime=300": Observation(shrunk, {"300": "0.1"}),
+        "max_inactive_connection_lifetime=300": Observation(shrunk, {"300": "0.05"}),
         "connect=connect": Observation(called),
         "setup=prepare": Observation(called),
         "init=prepare": Observation(called),
@@ -170,7 +170,7 @@ OF_ARGUMENTS: dict[str, dict[str, Observation]] = {
     "hasql": {
         "dsn=dsn": Observation(works),
         "acquire_timeout=1": Observation(
-            gave_up, {"1": "0.2"}, theirs='pool_factory_kwargs={"max_size": 1}', ours=_ONE
+            gave_up, {"1": "0.1"}, theirs='pool_factory_kwargs={"max_size": 1}', ours=_ONE
         ),
         "refresh_delay=1": Observation(works),
         "refresh_timeout=30": Observation(works),
@@ -186,10 +186,9 @@ OF_ARGUMENTS: dict[str, dict[str, Observation]] = {
     },
     "pgmonkey": {
         "connection_type: pool": Observation(works),
-        "connection_settings: {user: postgres, host: 127.0.0.1, dbname: postgres}": Observation(
-            works, {"@127.0.0.1/": ":{password}@{hosts}/"}
+        "connection_settings: {user: postgres, host: 127.0.0.1, port: 5432, dbname: postgres}": Observation(
+            works, {"@127.0.0.1:5432/": ":{password}@{hosts}/", "5432": "{port}"}
         ),
-        "connection_settings: {port: 5432}": Observation(works, {"5432": "{port}"}),
         'connection_settings: {password: "${PASSWORD}"}': Observation(works),
         "connection_settings: {password: {from_env: PASSWORD}}": Observation(works),
         "connection_settings: {password: {from_file: /run/password}}": Observation(
@@ -215,12 +214,12 @@ OF_ARGUMENTS: dict[str, dict[str, Observation]] = {
         ),
         "pool_settings: {timeout: 30}": Observation(
             gave_up,
-            {"30": "0.2"},
+            {"30": "0.1"},
             theirs="{pool_settings: {max_size: 1}}",
             ours="{writer: {max_size: 1}}",
         ),
-        "pool_settings: {max_idle: 300}": Observation(shrunk, {"300": "0.1"}),
-        "pool_settings: {max_lifetime: 3600}": Observation(replaced, {"3600": "0.1"}),
+        "pool_settings: {max_idle: 300}": Observation(shrunk, {"300": "0.05"}),
+        "pool_settings: {max_lifetime: 3600}": Observation(replaced, {"3600": "0.04"}),
         "pool_settings: {max_waiting: 1}": Observation(
             refused_in_queue,
             theirs="{pool_settings: {max_size: 1}}",

@@ -29,8 +29,22 @@ pytestmark = [
 ROWS = [row for row in read_rows() if row.ours is not None]
 
 
+def observation_of(row: Row) -> Observation:
+    return OF_ARGUMENTS[row.library][row.theirs[0]]
+
+
+def is_told_elsewhere(row: Row) -> bool:
+    """Return whether an earlier row, or a test of configuration files, tells what our side does."""
+    if row.kind not in ("argument", "setting") or observation_of(row).shares_a_pool:
+        return False
+    before = ROWS[: ROWS.index(row)]
+    return row.kind == "setting" or any(each.ours == row.ours for each in before)
+
+
 def rows(*kinds: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("row", [row for row in ROWS if row.kind in kinds], ids=str)
+    chosen = [row for row in ROWS if row.kind in kinds]
+    marks = {row: [pytest.mark.long] if is_told_elsewhere(row) else [] for row in chosen}
+    return pytest.mark.parametrize("row", [pytest.param(row, marks=marks[row]) for row in chosen], ids=str)
 
 
 def shorter(code: str, observation: Observation, place: Place) -> str:
@@ -70,10 +84,6 @@ class Outcomes:
 @pytest.fixture(scope="module")
 def outcomes() -> Outcomes:
     return Outcomes()
-
-
-def observation_of(row: Row) -> Observation:
-    return OF_ARGUMENTS[row.library][row.theirs[0]]
 
 
 @rows("argument", "setting")
