@@ -16,8 +16,9 @@ import pytest
 import pgroute
 from pgroute._sync.router import manager_of
 from tests.certificates import Authority
+from tests.coming_from.ours import OursSync
 from tests.coming_from.rows import Observation
-from tests.coming_from.sides import CHANNEL, OursSync, Place, Side
+from tests.coming_from.sides import CHANNEL, Place, Side
 from tests.coming_from.theirs import Psqlpy, is_installed
 from tests.conftest import INSPECTORS, Inspector
 from tests.support import eventually, password_of

@@ -15,8 +15,9 @@ import pgroute
 from pgroute._async.pool.host_pool import COUNTED
 from pgroute.cli.parser import make_parser
 from pgroute.core.model.stats import MEASURES
+from tests.coming_from.ours import Ours, OursSync
 from tests.coming_from.page import Row, read_moves, read_rows
-from tests.coming_from.sides import Ours, OursSync, Place
+from tests.coming_from.sides import Place
 from tests.coming_from.snippets import run_code
 from tests.coming_from.theirs import SIDES, sides_of
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from pgroute.testing import LocalCluster
+from tests.coming_from.ours import Ours, OursSync
 from tests.coming_from.page import Row, read_rows
 from tests.coming_from.rows import AROUND_CALLS
-from tests.coming_from.sides import Ours, OursSync, Place
+from tests.coming_from.sides import Place
 from tests.coming_from.snippets import run_code
 from tests.support import within
 

@@ -14,16 +14,8 @@ import pytest
 import yaml
 from psycopg_pool import PoolTimeout
 
-from tests.coming_from.sides import (
-    Ours,
-    OursFromFile,
-    OursFromFileSync,
-    OursSync,
-    Psycopg,
-    Side,
-    read_yaml,
-    resolved,
-)
+from tests.coming_from.ours import Ours, OursFromFile, OursFromFileSync, OursSync
+from tests.coming_from.sides import Psycopg, Side, read_yaml, resolved
 from tests.support import password_of
 
 
