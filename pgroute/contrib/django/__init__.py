@@ -3,8 +3,8 @@
 ``ENGINE = "pgroute.contrib.django"`` is the backend; docs/django.md shows the settings.
 """
 
+from pgroute.contrib.django.behind import get_router
 from pgroute.contrib.django.middleware import PositionMiddleware
-from pgroute.contrib.django.routers import get_router
 from pgroute.contrib.django.routing import ReadReplicaRouter
 
 __all__ = ["PositionMiddleware", "ReadReplicaRouter", "get_router"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import django.db
 import psycopg
@@ -13,7 +13,7 @@ from pgroute.core.model.roles import Role
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from pgroute.contrib.django.base import DatabaseWrapper
+    from pgroute.contrib.django.loan import Loan
     from pgroute.contrib.django.stand_ins import ErrorWrapper as DatabaseErrorWrapper
     from pgroute.contrib.django.stand_ins import OperationalError
 else:
@@ -78,6 +78,14 @@ def as_django(exc: errors.RouteError) -> RouteError:
     return made
 
 
+class Borrower(Protocol):
+    """A thread's connection, as the backend has it."""
+
+    alias: str
+    errors_occurred: bool
+    loan: Loan | None
+
+
 class ErrorWrapper(DatabaseErrorWrapper):
     """Raises errors of the driver as Django's, and has the session take note of them.
 
@@ -87,7 +95,7 @@ class ErrorWrapper(DatabaseErrorWrapper):
         wrapper: the connection.
     """
 
-    wrapper: DatabaseWrapper
+    wrapper: Borrower
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
