@@ -32,6 +32,7 @@ class Task:
         commands: each the arguments of this Python.
         before: returns when the first may begin.
         status: the exit status; None until the end.
+        seconds: how long it took.
         failures: the lines in which pytest names them.
         output: what they printed.
     """
@@ -40,6 +41,7 @@ class Task:
     commands: Sequence[Sequence[str]]
     before: Callable[[], object] | None = None
     status: int | None = None
+    seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
     output: tempfile._TemporaryFileWrapper[bytes] = field(
         default_factory=lambda: tempfile.NamedTemporaryFile(prefix="pgroute-check-")  # noqa: SIM115  (closed when shown)
@@ -94,7 +96,9 @@ class Runner:
             try:
                 if task.before is not None:
                     task.before()
+                began = time.monotonic()
                 status = next(filter(None, (self._run(command, task) for command in task.commands)), 0)
+                task.seconds = time.monotonic() - began
             except Exception as exc:  # noqa: BLE001  (said where this task's output is read)
                 task.output.write(f"{exc!r}\n".encode())
                 task.output.flush()
@@ -136,6 +140,7 @@ class Runner:
             output.seek(0)
             task.failures = FAILURE.findall(output.read().decode(errors="replace"))
         task.output.close()
+        print(f"== {task.name} took {task.seconds:.0f} s", flush=True)
 
 
 def _copy(output: BinaryIO) -> None:
