@@ -114,9 +114,10 @@ class AsyncAlone(Generic[CT]):
 
     async def _perform(self, work: AsyncWork[T]) -> T | Retry:
         """Make one attempt."""
-        checkout = await acquire(self._manager, self._request, self._state)
+        checkout: AsyncCheckout[CT] | None = None
         kept = False
         try:
+            checkout = await acquire(self._manager, self._request, self._state)
             checkout.hold()
             await checkout.conn.set_autocommit(True)
             checkout.note_begin()
@@ -127,6 +128,8 @@ class AsyncAlone(Generic[CT]):
                 check_end(checkout)
             return value
         except psycopg.Error as exc:
+            if checkout is None:
+                raise
             kept = checkout.left_to_parent(exc)
             if kept:
                 raise
@@ -136,12 +139,13 @@ class AsyncAlone(Generic[CT]):
             self._checkout = None
             return step
         except BaseException as exc:
-            kept = checkout.left_to_parent(exc)
-            if not kept:
-                await self._ended(checkout, work, exc)
+            if checkout is not None:
+                kept = checkout.left_to_parent(exc)
+                if not kept:
+                    await self._ended(checkout, work, exc)
             raise
         finally:
-            if not kept:
+            if checkout is not None and not kept:
                 await checkout.release()
 
     async def _ended(self, checkout: AsyncCheckout[CT], work: AsyncWork[Any], exc: BaseException) -> None:

@@ -114,9 +114,10 @@ class Alone(Generic[CT]):
 
     def _perform(self, work: Work[T]) -> T | Retry:
         """Make one attempt."""
-        checkout = acquire(self._manager, self._request, self._state)
+        checkout: Checkout[CT] | None = None
         kept = False
         try:
+            checkout = acquire(self._manager, self._request, self._state)
             checkout.hold()
             checkout.conn.set_autocommit(True)
             checkout.note_begin()
@@ -127,6 +128,8 @@ class Alone(Generic[CT]):
                 check_end(checkout)
             return value
         except psycopg.Error as exc:
+            if checkout is None:
+                raise
             kept = checkout.left_to_parent(exc)
             if kept:
                 raise
@@ -136,12 +139,13 @@ class Alone(Generic[CT]):
             self._checkout = None
             return step
         except BaseException as exc:
-            kept = checkout.left_to_parent(exc)
-            if not kept:
-                self._ended(checkout, work, exc)
+            if checkout is not None:
+                kept = checkout.left_to_parent(exc)
+                if not kept:
+                    self._ended(checkout, work, exc)
             raise
         finally:
-            if not kept:
+            if checkout is not None and not kept:
                 checkout.release()
 
     def _ended(self, checkout: Checkout[CT], work: Work[Any], exc: BaseException) -> None:

@@ -16,7 +16,7 @@ from pgroute.testing import LocalCluster
 from tests.aio.replicas import OFTEN, configure, dsn_of, of, old, staleness, standbys_as_they_were
 from tests.aio.workload import read
 from tests.commits import Commits
-from tests.support import AsyncBackground, async_call, async_eventually, within
+from tests.support import AsyncBackground, async_call, async_eventually, dsn_with, within
 from tests.wiretap import Wiretap
 
 pytestmark = pytest.mark.cluster  # async-only
@@ -249,7 +249,7 @@ async def test_readers_that_spill_over_are_limited_and_standbys_take_them_back(
     released: list[bool] = []
     options = PoolOptions(min_size=2, max_size=10, max_size_on_primary=1)
     async with (
-        AsyncRouter(lagging.dsn, probe=OFTEN, reader=options) as router,
+        AsyncRouter(dsn_with(lagging.dsn, application_name="spilled"), probe=OFTEN, reader=options) as router,
         AsyncBackground() as background,
     ):
         await all_known(router)
@@ -273,8 +273,7 @@ async def test_readers_that_spill_over_are_limited_and_standbys_take_them_back(
                 await reader.result()
             [(sessions,)] = await async_call(
                 first.execute,
-                "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
-                " AND application_name NOT LIKE '%pgroute-%'",
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'spilled'",
             )
             assert sessions <= 1
 

@@ -30,7 +30,19 @@ def test_status_shows_addresses_and_where_they_came_from(capsys):
             topology = observe(router, 10.0)
         show_hosts(open_console(), topology)
         head, first, second = (line.split() for line in capsys.readouterr().out.splitlines())
-        assert head == ["host", "address", "role", "state", "timeline", "lag", "rtt", "from", "reason"]
+        columns = [
+            "host",
+            "address",
+            "role",
+            "state",
+            "timeline",
+            "lag",
+            "staleness",
+            "rtt",
+            "from",
+            "reason",
+        ]
+        assert head == columns
         assert first[:4] == [f"n1.test:{port}", "127.0.0.2", "primary", "up"]
         assert first[-2:] == ["SRV", "_pg._tcp.test"]
         assert second[:4] == [f"n2.test:{port}", "127.0.0.3", "standby", "up"]

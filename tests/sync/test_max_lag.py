@@ -16,7 +16,7 @@ from pgroute.testing import LocalCluster
 from tests.sync.replicas import OFTEN, configure, dsn_of, of, old, staleness, standbys_as_they_were
 from tests.sync.workload import read
 from tests.commits import Commits
-from tests.support import Background, call, eventually, within
+from tests.support import Background, call, eventually, dsn_with, within
 from tests.wiretap import Wiretap
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
@@ -248,7 +248,7 @@ def test_readers_that_spill_over_are_limited_and_standbys_take_them_back(
     released: list[bool] = []
     options = PoolOptions(min_size=2, max_size=10, max_size_on_primary=1)
     with (
-        Router(lagging.dsn, probe=OFTEN, reader=options) as router,
+        Router(dsn_with(lagging.dsn, application_name="spilled"), probe=OFTEN, reader=options) as router,
         Background() as background,
     ):
         all_known(router)
@@ -272,8 +272,7 @@ def test_readers_that_spill_over_are_limited_and_standbys_take_them_back(
                 reader.result()
             [(sessions,)] = call(
                 first.execute,
-                "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
-                " AND application_name NOT LIKE '%pgroute-%'",
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'spilled'",
             )
             assert sessions <= 1
 

@@ -86,27 +86,34 @@ class AsyncCopying(Generic[CT]):
         manager = self._manager
         request = manager.request(role, timeout=timeout)
         work = AsyncCopyIn(table, source, columns, dict(options), where=where, types=types, progress=progress)
+        rows: int | None = None
         try:
-            await work.source.open()
-            if once is None or once is False:
-                return await AsyncAlone(manager, request, timeout).run(work)
-            rows = await run_function(
-                manager,
-                work.copy_once,
-                (),
-                role=role,
-                timeout=timeout,
-                retry=None,
-                once=once,
-                isolation=None,
-                read_only=None,
-                deferrable=None,
-            )
-            if work.verdict is not None:
-                raise work.verdict
-            return rows
-        finally:
-            await work.close()
+            try:
+                await work.source.open()
+                if once is None or once is False:
+                    rows = await AsyncAlone(manager, request, timeout).run(work)
+                else:
+                    rows = await run_function(
+                        manager,
+                        work.copy_once,
+                        (),
+                        role=role,
+                        timeout=timeout,
+                        retry=None,
+                        once=once,
+                        isolation=None,
+                        read_only=None,
+                        deferrable=None,
+                    )
+                    if work.verdict is not None:
+                        raise work.verdict
+                return rows
+            finally:
+                await work.close()
+        except BaseException as exc:
+            if rows is not None:
+                exc.add_note("the copy was committed")
+            raise
 
     async def copy_from(
         self,

@@ -157,12 +157,7 @@ class AsyncCopyIn:
 
     async def close(self) -> None:
         """Close what was opened for it, and the generator that is its source."""
-        try:
-            await self.source.close()
-        except BaseException as exc:
-            if self._done:
-                exc.add_note("the copy was committed")
-            raise
+        await self.source.close()
 
     def outcome(self, *, ended: bool) -> str:
         """Return what was committed: nothing before the end of the data was sent."""

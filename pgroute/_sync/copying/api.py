@@ -86,27 +86,34 @@ class Copying(Generic[CT]):
         manager = self._manager
         request = manager.request(role, timeout=timeout)
         work = CopyIn(table, source, columns, dict(options), where=where, types=types, progress=progress)
+        rows: int | None = None
         try:
-            work.source.open()
-            if once is None or once is False:
-                return Alone(manager, request, timeout).run(work)
-            rows = run_function(
-                manager,
-                work.copy_once,
-                (),
-                role=role,
-                timeout=timeout,
-                retry=None,
-                once=once,
-                isolation=None,
-                read_only=None,
-                deferrable=None,
-            )
-            if work.verdict is not None:
-                raise work.verdict
-            return rows
-        finally:
-            work.close()
+            try:
+                work.source.open()
+                if once is None or once is False:
+                    rows = Alone(manager, request, timeout).run(work)
+                else:
+                    rows = run_function(
+                        manager,
+                        work.copy_once,
+                        (),
+                        role=role,
+                        timeout=timeout,
+                        retry=None,
+                        once=once,
+                        isolation=None,
+                        read_only=None,
+                        deferrable=None,
+                    )
+                    if work.verdict is not None:
+                        raise work.verdict
+                return rows
+            finally:
+                work.close()
+        except BaseException as exc:
+            if rows is not None:
+                exc.add_note("the copy was committed")
+            raise
 
     def copy_from(
         self,

@@ -158,12 +158,7 @@ class CopyIn:
 
     def close(self) -> None:
         """Close what was opened for it, and the generator that is its source."""
-        try:
-            self.source.close()
-        except BaseException as exc:
-            if self._done:
-                exc.add_note("the copy was committed")
-            raise
+        self.source.close()
 
     def outcome(self, *, ended: bool) -> str:
         """Return what was committed: nothing before the end of the data was sent."""
