@@ -9,6 +9,8 @@ from sqlalchemy.pool import NullPool, QueuePool, SingletonThreadPool
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy.pool import Pool
 
 _INSTEAD = {
@@ -23,7 +25,12 @@ class RouterPool(NullPool):
     """Asks the router for a connection each time, and gives it back.
 
     The options of SQLAlchemy's own pools are refused, with the router's in their place.
+
+    Attributes:
+        replaced: called when the engine is disposed of, which then gets another pool; None: nothing is.
     """
+
+    replaced: Callable[[], object] | None = None
 
     def __init__(
         self,
@@ -47,6 +54,15 @@ class RouterPool(NullPool):
                     name, value, f"the router has the pools, expected {_INSTEAD[name].format(value=value)}"
                 )
         super().__init__(creator, **kw)
+
+    def recreate(self) -> RouterPool:
+        """Return the pool that takes its place."""
+        pool = super().recreate()
+        assert isinstance(pool, RouterPool)
+        pool.replaced = self.replaced
+        if self.replaced is not None:
+            self.replaced()
+        return pool
 
     def status(self) -> str:
         """Say where the connections are."""

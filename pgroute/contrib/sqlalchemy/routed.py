@@ -61,7 +61,10 @@ class RoutedDialect:
     def engine_created(cls, engine: Engine) -> None:
         check_pool(engine.pool)
         owner: RouterOwner = engine.dialect.owner  # type: ignore[attr-defined]
-        event.listen(engine, "engine_disposed", lambda _: owner.retire())
+        if isinstance(engine.pool, RouterPool):
+            engine.pool.replaced = owner.retire
+        else:  # an engine with a listener looks for listeners at each statement
+            event.listen(engine, "engine_disposed", lambda _: owner.retire())
         event.listen(engine.pool, "detach", _keep_apart)
 
     def create_connect_args(self, url: URL) -> tuple[list[Any], dict[str, Any]]:
