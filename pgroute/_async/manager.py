@@ -37,6 +37,7 @@ from pgroute.runtime.connect_backoff import ConnectBackoff
 from pgroute.runtime.credentials import CredentialSource
 from pgroute.runtime.event_dispatcher import EventDispatcher
 from pgroute.runtime.fork import forked
+from pgroute.runtime.retry_budget import RetryBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +76,7 @@ class AsyncSessionManager(Generic[CT]):
         lifecycle: opens and closes all of it.
         keyed: the connections of `getconn(key=)`.
         longest_retry: seconds for which a call so far may retry with a key of ``once=``.
+        retries: the budget of the retries of transactions.
         request: validates the arguments of a transaction; see `get_request`.
     """
 
@@ -108,6 +110,7 @@ class AsyncSessionManager(Generic[CT]):
             self.watch, self.pools, self.dispatcher, self.listening, source, name=name, describe=describe
         )
         self.longest_retry: float = 0.0
+        self.retries: RetryBudget = RetryBudget()
         self.request: Callable[..., Request] = partial(
             get_request, reader_attrs=config.reader_attrs, reader_read_only=config.reader.read_only
         )

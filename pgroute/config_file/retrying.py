@@ -20,8 +20,10 @@ _WAITS: dict[str, tuple[str, ...]] = {
     "wait_exponential": ("multiplier", "min", "max"),
     "wait_random_exponential": ("multiplier", "max"),
 }
-RETRY_KEYS = (*_STOPS, *_WAITS)
+_BUDGET = ("budget", "budget_floor")
+RETRY_KEYS = (*_STOPS, *_WAITS, *_BUDGET)
 _NUMBER = Option(text=False)
+_OPTIONAL = Option(text=False, none=True)
 
 
 def read_retry(place: Place, table: Mapping[str, object]) -> RetryPolicy:
@@ -38,7 +40,8 @@ def read_retry(place: Place, table: Mapping[str, object]) -> RetryPolicy:
     if len(waits) > 1:
         raise place.error(table, f"expected one of {', '.join(_WAITS)}")
     stop = tenacity.stop_any(*stops) if len(stops) > 1 else next(iter(stops), None)
-    return construct(place, RetryPolicy, {"stop": stop, "wait": waits[0] if waits else None})
+    budget = {key: resolve(place.below(key), table[key], _OPTIONAL) for key in _BUDGET if key in table}
+    return construct(place, RetryPolicy, {"stop": stop, "wait": waits[0] if waits else None, **budget})
 
 
 def _stop(place: Place, key: str, value: object) -> Any:

@@ -369,6 +369,31 @@ async def test_the_last_error_is_raised_with_attempts_and_time(shared: LocalClus
         assert body.runs == 1
 
 
+async def test_with_the_retry_budget_spent_errors_are_raised_at_once(
+    shared: LocalCluster, table: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    narrow = RetryPolicy(budget=0.0, budget_floor=0.5, wait=tenacity.wait_none())
+    runs = []
+    async with AsyncRouter(shared.dsn, retry=narrow) as router:
+        for _ in range(2):
+            body = Body(table, die, times=9)
+            with pytest.raises(psycopg.OperationalError) as caught:
+                await router.run(body)
+            told = "pgroute: not run again: the retry budget is spent: "
+            assert caught.value.__notes__[-1].startswith(told)
+            runs.append(body.runs)
+        assert runs[0] >= 6
+        assert runs[1] < 6
+        told = "transactions are not run again: the retry budget is spent: "
+        assert [r.message.startswith(told) for r in caplog.records if "retry budget" in r.message] == [True]
+        body = Body(table, die, times=9)
+        with pytest.raises(psycopg.OperationalError):
+            await router.run(body, retry=RetryPolicy(stop=tenacity.stop_after_attempt(8), budget=None))
+        assert body.runs == 8
+        with pytest.raises(psycopg.OperationalError):
+            await router.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
 async def test_a_deadline_bounds_sessions_attempts_and_pauses(shared: LocalCluster, table: str) -> None:
     patient = RetryPolicy(stop=tenacity.stop_never, wait=tenacity.wait_fixed(0.05))
     body = Body(table, die, times=1000)

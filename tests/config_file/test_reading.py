@@ -173,6 +173,14 @@ def test_every_option_reaches_the_router(tmp_path, text, name):
     assert repr(Router(**named.arguments, name=named.name)) == "<Router 'shop' new>"
 
 
+def test_the_budget_of_a_retry_policy(tmp_path):
+    text = "[routers.a.retry]\nbudget = 0.5\nbudget_floor = 2"
+    retry = read_router(write(tmp_path, text), None).arguments["retry"]
+    assert (retry.budget, retry.budget_floor, retry.limit()) == (0.5, 2, 30.0)
+    text = '[routers.a.retry]\nbudget = "none"'
+    assert read_router(write(tmp_path, text), None).arguments["retry"].budget is None
+
+
 @pytest.mark.parametrize(
     ("table", "limit", "wait"),
     [
@@ -314,6 +322,7 @@ def test_functions_and_classes_are_named_by_their_modules(tmp_path, monkeypatch)
             "'routers.a.retry.wait_random.most': expected one of max, min",
         ),
         ("[routers.a.retry]\nstop_after_attempt = 0", "stop_after_attempt 0: expected a whole number"),
+        ("[routers.a.retry]\nbudget = 20", "routers.a.retry.budget 20: expected a number from 0 to 1"),
         ("[routers.a.retry]\nstop_after_delay = 'x'", "stop_after_delay 'x': expected a number"),
     ],
 )

@@ -51,12 +51,14 @@ def run_transaction(
         BaseException: an error of the body after which it is not run again.
     """
     config = manager.config
+    manager.retries.begun += 1
     state = RetryState(
         retry or config.retry,
         time.monotonic(),
         timeout=timeout,
         acquire_timeout=config.acquire_timeout,
         decidable=request.decidable,
+        budget=manager.retries,
     )
     transaction = Transaction(manager, request, state, key, causal)
     try:
@@ -90,12 +92,14 @@ def begin_attempts(
     manager: SessionManager[Any], request: Request, retry: RetryPolicy | None, timeout: float | None
 ) -> RetryState:
     """Return the state of attempts that begin now."""
+    manager.retries.begun += 1
     return RetryState(
         retry or manager.config.retry,
         time.monotonic(),
         timeout=timeout,
         acquire_timeout=manager.config.acquire_timeout,
         decidable=request.decidable,
+        budget=manager.retries,
     )
 
 

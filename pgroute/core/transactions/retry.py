@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import psycopg
 
@@ -167,6 +167,20 @@ def _state(attempt: int, elapsed: float, error: BaseException | None) -> RetryCa
     return state
 
 
+class Budget(Protocol):
+    """The retries of all calls of a router together."""
+
+    def spend(self, fault: Fault, policy: RetryPolicy, now: float) -> str:
+        """Count one more retry, and return why it is refused, in words; empty if it is not.
+
+        Args:
+            fault: what ended the attempt.
+            policy: of the call.
+            now: monotonic seconds.
+        """
+        ...
+
+
 class RetryState:
     """The history of the attempts at one transaction.
 
@@ -178,6 +192,7 @@ class RetryState:
         timeout: seconds for all attempts together, None for the limit of the policy.
         acquire_timeout: seconds to wait for a session if there is no other limit.
         decidable: see `decide`.
+        budget: of the router; None: there is no limit.
 
     Attributes:
         attempt: the number of the attempt under way, from 1.
@@ -193,6 +208,7 @@ class RetryState:
         timeout: float | None,
         acquire_timeout: float,
         decidable: bool,
+        budget: Budget | None = None,
     ) -> None:
         self.attempt: int = 1
         self._policy = policy
@@ -202,6 +218,8 @@ class RetryState:
         self._decidable = decidable
         self._previous: BaseException | None = None
         self._remark = ""
+        self._budget = budget
+        self._spent = ""
         self.timeout = timeout
         self.unknown: CommitUnknown | None = None
 
@@ -246,6 +264,10 @@ class RetryState:
         if isinstance(step, Retry) and refusal:
             step = Raise(refusal)
             self._remark = f"; not run again: {refusal}"
+        if isinstance(step, Retry) and self._budget is not None:
+            self._spent = self._budget.spend(fault, self._policy, now)
+            if self._spent:
+                step = Raise(self._spent)
         if isinstance(step, Retry):
             self.attempt += 1
             self._previous = error
@@ -282,6 +304,8 @@ class RetryState:
                 which = "the last error" if raised is not error else "the error before"
                 text += f"; {which}: {_described(other)}"
             raised.add_note(text + self._remark)
+        if self._spent:
+            raised.add_note(f"pgroute: not run again: {self._spent}")
         return raised
 
 
