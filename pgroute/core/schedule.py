@@ -25,18 +25,42 @@ CREDENTIALS_GAP = 1.0
 DOUBT = 0.5
 """Seconds that a pool which lost connections waits for the probe to find out why, at most."""
 
+DEFAULT_SLOTS = 100
+"""The connections that a server is taken to have until it was asked: PostgreSQL's default."""
+
+LONGEST_SPREAD = 1.4
+"""Seconds over which the processes of the largest fleet spread their logins: 10,000 of them are 7,000 a second."""
+
+_LOGINS = 2000.0
+"""Connections of a server per second of the spread: 0.05 s for 100, 0.5 s for 1000."""
+_PROBES = 20_000.0
+"""Probes per second that a fleet may send to a host during an outage."""
 _FASTEST = 0.02
 _SLOWEST = 0.5
 _OUTAGE_SHARE = 0.01
 _STARTING_SHARE = 0.1
 
 
-def probe_delay(topology: Topology, key: HostKey, interval: float, now: float, rng: Random) -> float:
+def login_spread(slots: int) -> float:
+    """Return the seconds over which a fleet spreads its first connections to a host that it comes to.
+
+    A process knows nothing of the others. But there are no more of them than the server has connections for, and
+    whoever has many has a server that is made for them.
+
+    Args:
+        slots: the server's max_connections.
+    """
+    return min(LONGEST_SPREAD, slots / _LOGINS)
+
+
+def probe_delay(
+    topology: Topology, key: HostKey, interval: float, now: float, rng: Random, *, slots: int = DEFAULT_SLOTS
+) -> float:
     """Return the seconds from one probe of a host on an open connection to the next.
 
     With a primary, or where none is expected: the interval. During an outage: 1 % of its length so far, between 20 ms
-    and 500 ms. So the router adds little to an outage, and a thousand clients do not storm the new primary. Jittered by
-    a tenth.
+    and 500 ms. So the router adds little to an outage. Where a server has many connections, there may be as many
+    clients, and each asks less often. Jittered by a tenth.
 
     Args:
         topology: tells whether there is an outage, and which hosts are urgent.
@@ -44,12 +68,13 @@ def probe_delay(topology: Topology, key: HostKey, interval: float, now: float, r
         interval: seconds from one probe to the next while there is no outage.
         now: monotonic seconds.
         rng: the source of the jitter.
+        slots: the server's max_connections.
     """
     if key in topology.urgent:
         return 0.0
     delay = interval
     if (outage := topology.outage(now)) is not None:
-        delay = min(delay, max(_FASTEST, min(_SLOWEST, outage * _OUTAGE_SHARE)))
+        delay = min(delay, max(_FASTEST, min(_SLOWEST, max(outage * _OUTAGE_SHARE, slots / _PROBES))))
     return delay * (0.9 + 0.2 * rng.random())
 
 
@@ -61,11 +86,13 @@ def connect_delay(
     rng: Random,
     *,
     kicked: bool = False,
+    slots: int = DEFAULT_SLOTS,
 ) -> float:
     """Return the seconds from one connection attempt at a host to the next.
 
     More connections do not help a host that has too many. A host that is starting is tried soon, and less often the
-    longer it takes: with ``hot_standby=off`` it never finishes.
+    longer it takes: with ``hot_standby=off`` it never finishes. Where a server has many connections, the attempts of as
+    many clients are spread over twice the time of `login_spread`: those of their pools follow.
 
     Args:
         topology: tells the state of the host.
@@ -74,6 +101,7 @@ def connect_delay(
         now: monotonic seconds.
         rng: the source of the jitter.
         kicked: something calls for an attempt now.
+        slots: the server's max_connections.
     """
     host = topology.host(key)
     if host is not None and host.state is HostState.REJECTED:
@@ -83,4 +111,5 @@ def connect_delay(
     delay = probe_delay(topology, key, options.interval, now, rng)
     if host is not None and host.state is HostState.STARTING:
         delay = min(delay, (now - host.since) * _STARTING_SHARE)
-    return max(CONNECT_GAP * (1.0 + 0.1 * rng.random()), delay)
+    roll = rng.random()
+    return max(CONNECT_GAP * (1.0 + 0.1 * roll), delay, 2 * login_spread(slots) * (0.5 + roll))

@@ -14,6 +14,7 @@ from pgroute.core.faults.classify import Fault, FaultKind
 from pgroute.core.freshness import FreshnessNeed
 from pgroute.core.model.host import HostState
 from pgroute.core.routing.replayed import Replayed
+from pgroute.core.schedule import DEFAULT_SLOTS
 from pgroute.core.topology.draining import departures
 from pgroute.core.topology.observations import (
     Answer,
@@ -83,6 +84,7 @@ class ClusterWatch:
         options: as given.
         topology: the current snapshot; may be read from any thread.
         replayed: what standbys have told in sessions since they were probed.
+        slots: max_connections of the servers, as the last one told to which a pool has connected.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class ClusterWatch:
         self._heard_at: dict[HostKey, float] = {}
         self._freshness = FreshnessNeed(max_lag)
         self.replayed: Replayed = Replayed()
+        self.slots: int = DEFAULT_SLOTS
 
     def start(self, listener: Listener) -> None:
         """Start to watch.
@@ -166,6 +169,11 @@ class ClusterWatch:
         """Take a pool's failed connection attempt as evidence; from any thread."""
         if self._monitor is not None:
             self._monitor.call(self._report, failure)
+
+    def note_slots(self, slots: int | None) -> None:
+        """Take note of a server's max_connections, if it told; from any thread."""
+        if slots is not None:
+            self.slots = slots
 
     def forget_timeline(self) -> None:
         """Accept a lower timeline, for example after restoring a backup; from any thread."""

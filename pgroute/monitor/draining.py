@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from pgroute.core.abort_policy import sessions_to_abort
+from pgroute.core.schedule import DEFAULT_SLOTS
 from pgroute.core.topology.draining import DrainingHost
 from pgroute.monitor.subscribers import RouterView
 
@@ -114,6 +115,11 @@ class _Address:
     @property
     def interval(self) -> float:
         return self._sessions.options.interval
+
+    @property
+    def slots(self) -> int:
+        """The max_connections of the servers; one address is watched, for as long as its sessions last."""
+        return DEFAULT_SLOTS
 
     def observe(self, seen: Answer | Failure) -> None:
         if self.host is not None:

@@ -35,6 +35,11 @@ class RouterView(Protocol):
         """Seconds from one probe to the next on an open connection, while there is no outage."""
         ...
 
+    @property
+    def slots(self) -> int:
+        """The max_connections of the servers."""
+        ...
+
     def log_error(self, text: str, exc: BaseException | None) -> None:
         """Log a bug in pgroute, in another thread: a log handler is the user's code, which must not run here."""
         ...
@@ -87,12 +92,15 @@ class Subscribers:
 
     def probe_delay(self, now: float) -> float:
         """Return the seconds from one probe to the next."""
-        return min(probe_delay(s.topology, self._key, s.interval, now, _RNG) for s in self._all)
+        return min(
+            probe_delay(s.topology, self._key, s.interval, now, _RNG, slots=s.slots) for s in self._all
+        )
 
     def connect_delay(self, now: float, *, kicked: bool = False) -> float:
         """Return the seconds from one connection attempt to the next."""
         return min(
-            connect_delay(s.topology, self._key, s.options, now, _RNG, kicked=kicked) for s in self._all
+            connect_delay(s.topology, self._key, s.options, now, _RNG, kicked=kicked, slots=s.slots)
+            for s in self._all
         )
 
     def observe(self, seen: Answer | Failure) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import enum
+import random
 import time
 from typing import TYPE_CHECKING
 
 import psycopg
 
+from pgroute.core.routing.admission import Admission, is_fresh
 from pgroute.core.routing.set_aside import SetAside
+from pgroute.core.schedule import login_spread
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
     from pgroute.core.model.candidate import Candidate
     from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import HostKey
+
+
+_RNG = random.Random()
 
 
 class BackedOff(psycopg.OperationalError):
@@ -53,6 +59,7 @@ class ConnectBackoff:
         self._trials: dict[HostKey, object] = {}
         self._last: dict[HostKey, tuple[int, str]] = {}
         self._told: dict[HostKey, int] = {}
+        self._admissions: dict[HostKey, tuple[int, Admission]] = {}
 
     def sharing_logins(self) -> ConnectBackoff:
         """Return the backoff of another role with the same login: a login refused to one is refused to both."""
@@ -73,10 +80,27 @@ class ConnectBackoff:
     def retain(self, listed: Container[HostKey]) -> None:
         """Forget all other hosts: one that comes back is of another generation."""
         self.aside.retain(listed)
-        for known in (self._failures, self._logins, self._options, self._last, self._told):
+        for known in (self._failures, self._logins, self._options, self._last, self._told, self._admissions):
             for key in tuple(known):
                 if key not in listed:
                     known.pop(key, None)
+
+    def admission(self, host: HostInfo, slots: int) -> Admission:
+        """Return what bounds how fast connections are opened; the same for all pools to one generation of a host.
+
+        Args:
+            host: which.
+            slots: the server's max_connections.
+        """
+        generation, admission = self._admissions.get(host.key, (-1, None))
+        if admission is None or generation != host.generation:
+            now = time.monotonic()
+            fresh = is_fresh(
+                generation=host.generation, returned_at=host.returned_at, since=host.since, now=now
+            )
+            admission = Admission(now, _RNG, spread=login_spread(slots), fresh=fresh)
+            self._admissions[host.key] = host.generation, admission
+        return admission
 
     def record_failure(
         self, host: HostInfo, failure: psycopg.Error, seconds: float, *, login: bool = False

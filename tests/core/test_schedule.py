@@ -8,7 +8,7 @@ import pytest
 
 from pgroute.core.config.options import ProbeOptions
 from pgroute.core.faults.classify import FaultKind
-from pgroute.core.schedule import CONNECT_GAP, REJECTED_GAP, connect_delay, probe_delay
+from pgroute.core.schedule import CONNECT_GAP, REJECTED_GAP, connect_delay, login_spread, probe_delay
 from tests.core.world import A, B, C, World
 
 
@@ -141,3 +141,41 @@ def test_attempts_at_a_rival_are_not_a_storm():
 def test_host_that_left_the_list_is_not_hurried():
     world = World().settled().members(A, C)
     assert connect(world) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("slots", "seconds"), [(1, 0.0005), (100, 0.05), (1000, 0.5), (2800, 1.4), (10_000, 1.4), (2**31, 1.4)]
+)
+def test_a_fleet_spreads_its_logins_by_the_size_of_the_server(slots, seconds):
+    assert login_spread(slots) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("slots", "outage", "delay"),
+    [
+        (100, 0.0, 0.02),
+        (400, 0.0, 0.02),
+        (2000, 0.0, 0.1),
+        (2000, 20.0, 0.2),
+        (10_000, 0.0, 0.5),
+        (50_000, 60.0, 0.5),
+    ],
+)
+def test_a_large_fleet_asks_less_often_during_an_outage(slots, outage, delay):
+    world = World().settled().refuse(A)
+    found = probe_delay(world.topology, B, 1.0, world.now + outage, Dice(), slots=slots)
+    assert found == pytest.approx(delay)
+    assert probe_delay(World().settled().topology, B, 1.0, 200.0, Dice(), slots=slots) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("slots", "roll", "delay"), [(100, 1.0, 0.22), (400, 0.5, 0.4), (10_000, 0.0, 1.4), (10_000, 1.0, 4.2)]
+)
+def test_a_large_fleet_connects_less_often_to_a_host_that_is_away(slots, roll, delay):
+    world = World().settled().refuse(A)
+    found = connect_delay(world.topology, A, OPTIONS, world.now, Dice(roll), slots=slots)
+    assert found == pytest.approx(delay)
+    assert (
+        connect_delay(world.topology, A, OPTIONS, world.now, Dice(roll), slots=slots, kicked=True)
+        == CONNECT_GAP
+    )

@@ -73,6 +73,7 @@ class AsyncConnector:
         self._aborted = False
         self._watch = watch
         self._backoff = backoff
+        self._admission = backoff.admission(host, watch.slots)
         self._configure = config.options.configure
         self._reset = config.options.reset
         self._role = config.role.value
@@ -142,8 +143,11 @@ class AsyncConnector:
             self._tell(exc)
             return
         rejected = fault.kind is FaultKind.REJECTED
+        seconds = REJECTED_GAP if rejected else CONNECT_GAP
+        if fault.kind is FaultKind.BUSY:
+            seconds = self._admission.refused(time.monotonic())
         login = rejected and not self._login.undecided
-        self._backoff.record_failure(self._host, exc, REJECTED_GAP if rejected else CONNECT_GAP, login=login)
+        self._backoff.record_failure(self._host, exc, seconds, login=login)
         if isinstance(exc, WrongServer) or (rejected and not self._as_probe):
             # A refusal of this role's user or settings says nothing about the host.
             self._watch.kick(self._host.key, fresh=True)
@@ -171,7 +175,7 @@ class AsyncConnector:
             if self._pool.closed:
                 raise ConnectAborted("the pool was closed while it connected")
             async with AsyncWatchdog(_CHECK_TIMEOUT, lease.abort):
-                await check_server(conn, self._host)
+                self._watch.note_slots(await check_server(conn, self._host))
             if self._read_only:
                 await conn.set_read_only(True)
             await conn.set_autocommit(self._autocommit)

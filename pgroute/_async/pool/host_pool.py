@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pgroute.core.config.options import PoolOptions
     from pgroute.core.config.router_config import RoleConfig
     from pgroute.core.model.host import HostInfo
+    from pgroute.core.routing.admission import Admission
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.connect_backoff import ConnectBackoff
     from pgroute.runtime.credentials import CredentialSource
@@ -74,6 +75,7 @@ class AsyncHostPool(Generic[CT]):
         address: of the host, as the topology knew it.
         host: as given.
         watch: as given.
+        admission: bounds how fast it opens connections.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class AsyncHostPool(Generic[CT]):
         self._options = options
         self._setup = options.setup
         self._lock = threading.Lock()
+        self.admission: Admission = backoff.admission(host, watch.slots)
         self._lending: Lending[AsyncLease, CT] = Lending(
             min_size=options.min_size,
             max_size=options.max_size,
@@ -105,6 +108,7 @@ class AsyncHostPool(Generic[CT]):
             max_idle=options.max_idle,
             max_uses=options.max_uses,
             now=time.monotonic(),
+            admission=self.admission,
         )
         self._counts: dict[str, float] = dict.fromkeys(COUNTED, 0)
         self._connector = AsyncConnector(
@@ -116,6 +120,7 @@ class AsyncHostPool(Generic[CT]):
             self._lock,
             self._counts,
             self._connector,
+            admission=self.admission,
             max_lifetime=options.max_lifetime,
             close=self.close,
         )

@@ -14,7 +14,9 @@ from psycopg_pool import PoolClosed
 from pgroute._async.pool.host_pool import AsyncHostPool
 from pgroute.core.config.options import resized
 from pgroute.core.model.host import HostState
+from pgroute.core.model.roles import HostRole
 from pgroute.core.model.stats import MEASURES, RoleStats, since, total
+from pgroute.core.routing.admission import SOON
 from pgroute.core.routing.shares import shares
 from pgroute.runtime.connect_backoff import BackedOff
 
@@ -168,6 +170,11 @@ class AsyncRolePool(Generic[CT]):
                 self._pools.pop(candidate.key, None)
         if failure is not None or before is not None:
             await self._close_retired()
+        late = pool.admission.due > time.monotonic() + SOON
+        if failure is None and host.role is HostRole.STANDBY and late:
+            # Its turn to connect comes later. Callers go elsewhere meanwhile, if they can.
+            pool.try_connection()
+            raise BackedOff("connecting waits for its turn, because the host has just come back")
         if isinstance(failure, RuntimeError):
             raise psycopg.OperationalError(
                 f"no thread to connect to {candidate.key} with: {failure}"

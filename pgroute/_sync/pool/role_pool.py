@@ -15,7 +15,9 @@ from psycopg_pool import PoolClosed
 from pgroute._sync.pool.host_pool import HostPool
 from pgroute.core.config.options import resized
 from pgroute.core.model.host import HostState
+from pgroute.core.model.roles import HostRole
 from pgroute.core.model.stats import MEASURES, RoleStats, since, total
+from pgroute.core.routing.admission import SOON
 from pgroute.core.routing.shares import shares
 from pgroute.runtime.connect_backoff import BackedOff
 
@@ -169,6 +171,11 @@ class RolePool(Generic[CT]):
                 self._pools.pop(candidate.key, None)
         if failure is not None or before is not None:
             self._close_retired()
+        late = pool.admission.due > time.monotonic() + SOON
+        if failure is None and host.role is HostRole.STANDBY and late:
+            # Its turn to connect comes later. Callers go elsewhere meanwhile, if they can.
+            pool.try_connection()
+            raise BackedOff("connecting waits for its turn, because the host has just come back")
         if isinstance(failure, RuntimeError):
             raise psycopg.OperationalError(
                 f"no thread to connect to {candidate.key} with: {failure}"

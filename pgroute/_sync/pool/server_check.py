@@ -19,16 +19,18 @@ SELECT CASE WHEN pg_catalog.current_setting('client_min_messages') `=` 'error'
             THEN pg_catalog.set_config('client_min_messages', 'warning', false) END;""")
 """Lowers client_min_messages where it hides the warning that no synchronous standby has confirmed a COMMIT."""
 
+_SLOTS = b"pg_catalog.current_setting('max_connections', true)"
 _SYSTEM_ID = b"(SELECT system_identifier FROM pg_catalog.pg_control_system())"
 _CHECK = b"""
 SELECT r.recovering, %s,
-       CASE WHEN NOT r.recovering THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END
+       CASE WHEN NOT r.recovering THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END,
+       %s
   FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering) r"""
 # Each asks for less, for servers and roles that refuse more; a check need prove no more than the probe could tell.
 _CHECKS = (
-    HEAR_WARNINGS + _CHECK % _SYSTEM_ID,
-    HEAR_WARNINGS + b"SELECT pg_catalog.pg_is_in_recovery(), %s, NULL" % _SYSTEM_ID,
-    HEAR_WARNINGS + b"SELECT pg_catalog.pg_is_in_recovery(), NULL, NULL",
+    HEAR_WARNINGS + _CHECK % (_SYSTEM_ID, _SLOTS),
+    HEAR_WARNINGS + b"SELECT pg_catalog.pg_is_in_recovery(), %s, NULL, %s" % (_SYSTEM_ID, _SLOTS),
+    HEAR_WARNINGS + b"SELECT pg_catalog.pg_is_in_recovery(), NULL, NULL, %s" % _SLOTS,
     HEAR_WARNINGS,
 )
 _REFUSED = LACKING | RESTRAINED | {WRONG_STATE}
@@ -38,8 +40,10 @@ class WrongServer(psycopg.OperationalError):
     """The server that answered is not the one expected there."""
 
 
-def check_server(conn: psycopg.Connection[Any], host: HostInfo) -> None:
+def check_server(conn: psycopg.Connection[Any], host: HostInfo) -> int | None:
     """Compare role, system identifier and timeline with what is known of the host, as far as both are known.
+
+    Returns the server's max_connections, None if it does not tell.
 
     Raises:
         WrongServer: it is another one, or has another role.
@@ -59,11 +63,11 @@ def check_server(conn: psycopg.Connection[Any], host: HostInfo) -> None:
             else:
                 del checks[0]
     else:
-        return  # without the rights to ask: the probe's answer must do
+        return None  # without the rights to ask: the probe's answer must do
     if len(checks) == 1:
-        return  # it asks for nothing
+        return None  # it asks for nothing
     try:
-        role, system_id, timeline = read_check(found)
+        role, system_id, timeline, slots = read_check(found)
     except Malformed as exc:
         raise WrongServer(f"malformed answer: {exc}") from None
     if role is not host.role:
@@ -73,3 +77,4 @@ def check_server(conn: psycopg.Connection[Any], host: HostInfo) -> None:
         raise WrongServer(f"{host.key} {told} ({system_id}, expected {host.system_id})")
     if timeline is not None and host.timeline is not None and timeline < host.timeline:
         raise WrongServer(f"{host.key} is on timeline {timeline} now, expected {host.timeline} or later")
+    return slots

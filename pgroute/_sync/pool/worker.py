@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pgroute._acompat import Wakeup, Worker, finished, join_all, spawn
 from pgroute._sync.pool.lease import contradicts, lease_of, shut
 from pgroute.core.routing.lending import Close, Connect, Rest
+from pgroute.core.routing.lifetime import lifetime
 
 if TYPE_CHECKING:
     import threading
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from pgroute._sync.pool.connector import Connector
     from pgroute._sync.pool.lease import Lease
+    from pgroute.core.routing.admission import Admission
     from pgroute.core.routing.lending import Lending
 
 CT = TypeVar("CT", bound="psycopg.Connection[Any]")
@@ -30,8 +32,7 @@ CT = TypeVar("CT", bound="psycopg.Connection[Any]")
 logger = logging.getLogger("pgroute")
 
 _AFTER_FAULT = 1.0
-_LIFETIME_SPREAD = 0.05
-"""The share of max_lifetime by which lifetimes differ, so that connections of one age are not all renewed at once."""
+_RNG = random.Random()
 
 
 class PoolWorker(Generic[CT]):
@@ -43,6 +44,7 @@ class PoolWorker(Generic[CT]):
         lock: the books' lock.
         counts: the pool's counters.
         connector: opens connections.
+        admission: is told of those that were opened.
         max_lifetime: seconds.
         close: closes the pool.
 
@@ -58,6 +60,7 @@ class PoolWorker(Generic[CT]):
         counts: dict[str, float],
         connector: Connector,
         *,
+        admission: Admission,
         max_lifetime: float,
         close: Callable[[], None],
     ) -> None:
@@ -67,6 +70,7 @@ class PoolWorker(Generic[CT]):
         self._lock = lock
         self._counts = counts
         self._connector = connector
+        self._admission = admission
         self._max_lifetime = max_lifetime
         self._close = close
         self._pid = os.getpid()
@@ -160,8 +164,8 @@ class PoolWorker(Generic[CT]):
             return
         self._counts["connections_ms"] += 1000.0 * (now - begun)
         lease = lease_of(conn)
-        lifetime = self._max_lifetime * (1.0 - _LIFETIME_SPREAD * random.random())
-        lease.expires_at = now + lifetime
+        lease.expires_at = now + lifetime(self._max_lifetime, _RNG)
+        self._admission.opened(now - begun, now)
         lease.connection = weakref.ref(conn, lambda _: lease.pool.lease_lost(lease))
         with self._lock:
             # One that contradicts its pool is lent to a caller who waits already, and never idle.

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+
+if TYPE_CHECKING:
+    from pgroute.core.routing.admission import Admission
 
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 1.0
@@ -88,6 +91,7 @@ class Lending(Generic[L, C]):
         max_idle: seconds; in each such period one connection beyond min_size is closed if it was not needed.
         max_uses: the sessions after which a connection is replaced; None: any number.
         now: monotonic seconds.
+        admission: bounds how fast connections are opened; None: nothing does.
 
     Attributes:
         min_size: as given, or as `resize` says.
@@ -109,6 +113,7 @@ class Lending(Generic[L, C]):
         max_idle: float,
         max_uses: int | None = None,
         now: float,
+        admission: Admission | None = None,
     ) -> None:
         self.leases: dict[L, None] = {}
         self.idle: deque[tuple[L, C]] = deque()
@@ -129,6 +134,7 @@ class Lending(Generic[L, C]):
         self._retry_at = now
         self._shrink_at = now + max_idle
         self._unused = 0
+        self._admission = admission
 
     @property
     def in_use(self) -> int:
@@ -298,10 +304,11 @@ class Lending(Generic[L, C]):
                 self.remove(item[0])
             return Close(surplus)
         if self.needs_connection:
-            if now >= self._retry_at:
+            at = self._retry_at if self._admission is None else max(self._retry_at, self._admission.due)
+            if now >= at:
                 self._connecting = True
                 return Connect()
-            return Rest(self._retry_at - now)
+            return Rest(at - now)
         due = min([self._shrink_at, *(lease.expires_at for lease, _ in self.idle)])
         return Rest(max(0.0, due - now))
 

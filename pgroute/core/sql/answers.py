@@ -22,6 +22,7 @@ _PAGE = 8192
 _PAGE_HEADERS = (24, 40)
 _BIGINT = (-(2**63), 2**63 - 1)
 _TIMELINE = (1, 2**31 - 1)
+_SLOTS = (1, 2**31 - 1)
 _MICROSECONDS = (0, 253_402_300_800_000_000)
 """Of the start of a server: up to the year 9999."""
 
@@ -84,13 +85,14 @@ def read_shown(row: Sequence[Value]) -> HostRole:
     return HostRole.STANDBY if _switch("the setting shown", shown) else HostRole.PRIMARY
 
 
-def read_check(row: Sequence[Value]) -> tuple[HostRole, int | None, int | None]:
-    """Read the values of a pooled connection's check: role, system identifier, timeline of a primary."""
-    recovering, system_id, wal_file = _columns(row, 3)
+def read_check(row: Sequence[Value]) -> tuple[HostRole, int | None, int | None, int | None]:
+    """Read the values of a connection's check: role, system identifier, timeline of a primary, max_connections."""
+    recovering, system_id, wal_file, slots = _columns(row, 4)
     return (
         _role(recovering),
         _integer("system identifier", system_id, _BIGINT),
         _timeline_of_file(wal_file),
+        _integer("max_connections", slots, _SLOTS),
     )
 
 

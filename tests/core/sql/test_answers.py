@@ -37,8 +37,8 @@ def test_answer_of_a_standby_that_tells_little():
 def test_smallest_answers():
     assert read_shown([b"on"]) is HostRole.STANDBY
     assert read_shown([b"off"]) is HostRole.PRIMARY
-    assert read_check([b"f", b"7", b"0000000A0000000100000002"]) == (HostRole.PRIMARY, 7, 10)
-    assert read_check([b"t", None, None]) == (HostRole.STANDBY, None, None)
+    assert read_check([b"f", b"7", b"0000000A0000000100000002", b"100"]) == (HostRole.PRIMARY, 7, 10, 100)
+    assert read_check([b"t", None, None, None]) == (HostRole.STANDBY, None, None, None)
     assert read_progress([b"f", None, b"0/5", WAL_FILE]) == (HostRole.PRIMARY, 10, 5)
     assert read_progress([b"t", b"3", b"0/18", None]) == (HostRole.STANDBY, 3, 24)
 
@@ -85,7 +85,7 @@ def test_a_role_that_is_not_told_is_malformed(read):
         with pytest.raises(Malformed):
             read(
                 [value, *PRIMARY[1:]][
-                    : {read_probe: 11, read_shown: 1, read_check: 3, read_progress: 4}[read]
+                    : {read_probe: 11, read_shown: 1, read_check: 4, read_progress: 4}[read]
                 ]
             )
 
