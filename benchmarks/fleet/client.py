@@ -250,7 +250,7 @@ class Client:
         self.busy_since = {}
         self._admissions = {}
         self._blocked = {}
-        self._waiting = set()
+        self._waiting = {}
         self._balance = parse_policy("random")
 
     # What is known of the hosts.
@@ -272,8 +272,8 @@ class Client:
             for pool in self._all_pools(host.key):
                 pool.abort()
         if routes(old) != routes(new):
-            waiting, self._waiting = self._waiting, set()
-            for signal in sorted(waiting, key=lambda s: s.number):
+            waiting, self._waiting = self._waiting, {}
+            for signal in waiting:
                 signal.wake()
         if new.urgent or (new.primary_lost_at is None) != (old.primary_lost_at is None):
             for watcher in self.watchers.values():
@@ -394,10 +394,9 @@ class Client:
                 if isinstance(step, GiveUp):
                     raise step.error
                 signal = Signal(step.until)
-                signal.number = self.fleet.serial()
-                self._waiting.add(signal)
+                self._waiting[signal] = None
                 yield signal
-                self._waiting.discard(signal)
+                self._waiting.pop(signal, None)
             candidate, seconds = step.candidate, step.timeout
 
     def _count(self, acquisition, role, candidate, failure, waited):

@@ -89,7 +89,7 @@ class Connection:
         self.server, self.client, self.run = server, client, server.run
         self.lost = self.closed = self.answered = False
         self.on_lost = self.waiting = None
-        server.connections.add(self)
+        server.connections[self] = None
 
     @property
     def dead(self):
@@ -98,13 +98,13 @@ class Connection:
 
     def close(self):
         self.closed = True
-        self.server.connections.discard(self)
+        self.server.connections.pop(self, None)
 
     def lose(self):
         """The client learns that it has ended."""
         if not (self.closed or self.lost):
             self.lost = True
-            self.server.connections.discard(self)
+            self.server.connections.pop(self, None)
             if self.waiting is not None:
                 self.waiting.wake()
             if self.on_lost is not None:
@@ -120,7 +120,7 @@ class Server:
         self.timeline, self.run = 1, 1
         self.up, self.starting, self.frozen = True, False, False
         self.cut = set()
-        self.connections = set()
+        self.connections = {}  # in order: a set would depend on addresses
         self.attempts = collections.Counter()
         self.refused = collections.Counter()
         self.probes = collections.Counter()
@@ -139,10 +139,10 @@ class Server:
             return
         self.up, self.starting = False, False
         self._logging_in = 0
-        for conn in sorted(self.connections, key=lambda c: (c.client.number, id(c) * 0)):
+        for conn in self.connections:
             if self.reachable(conn.client):
                 self.sim.after(self.sim.latency(), conn.lose)
-        self.connections = {c for c in self.connections if not self.reachable(c.client)}
+        self.connections = {c: None for c in self.connections if not self.reachable(c.client)}
 
     def start(self, role, timeline, *, seconds=0.0):
         """Start again, after that many seconds of refusing everybody."""

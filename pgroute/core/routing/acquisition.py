@@ -209,7 +209,8 @@ class Acquisition:
         if self._backoff:
             # Changes of the topology do not shorten the pause: a host that serves again was untried above.
             if self._retry_at is None:
-                self._retry_at = now + self._grow()
+                # Callers of all processes began to wait at the same moment.
+                self._retry_at = now + self._grow() * (0.5 + self._rng.random())
             if now < self._retry_at:
                 return Wait(min(self._deadline, self._retry_at))
             self._backoff = False

@@ -181,7 +181,8 @@ def test_pause_grows_from_round_to_round_up_to_half_a_second():
         caller.fails()
         pauses.append(caller.waits())
         caller.world.pass_time(pauses[-1] + 1e-9)
-    assert pauses == pytest.approx([0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.5])
+    longest = [0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.5]
+    assert [0.5 <= pause / most <= 1.5 for pause, most in zip(pauses, longest, strict=True)] == [True] * 7
 
 
 def test_pause_is_kept_however_often_the_topology_changes():
@@ -215,7 +216,7 @@ def test_one_failed_host_makes_the_round_pause():
     caller = Caller(World().settled(), SessionAttrs.STANDBY)
     caller.fails()
     caller.exhausts()
-    assert caller.waits() == pytest.approx(0.02)
+    assert 0.01 <= caller.waits() <= 0.03
 
 
 # The deadline.
@@ -274,7 +275,7 @@ def test_refused_caller_queues_at_another_host():
     caller.exhausts(refused=True)
     assert caller.tried().key == C
     caller.exhausts()
-    assert caller.waits() == pytest.approx(0.02)
+    assert 0.01 <= caller.waits() <= 0.03
 
 
 def test_refusal_is_forgotten_when_the_host_lets_the_caller_queue():
