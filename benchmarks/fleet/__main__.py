@@ -1,6 +1,6 @@
 """Fleets of 1 to 10,000 processes through faults, simulated: logins at the new primary, time until served, probes.
 
-    python -m benchmarks.fleet [--clients 1,10,100,1000] [--scenarios crash,return] [--sweeps] [--json FILE] [--plots FOLDER]
+    python -m benchmarks.fleet [--clients 1,10,100] [--scenarios crash,return] [--sweeps] [--json FILE] [--plots FOLDER]
     python -m benchmarks.fleet --histories 1000 [--first 0]
 
 Discrete events around pgroute/core itself: topology, routing, schedule, retries and admission decide; clock, network
@@ -105,11 +105,8 @@ def main():
         for name, (scenario, choices) in SWEEPS.items():
             found = [measure(scenario, args.seed, **{**TENTH, **choice}) for choice in choices]
             known[f"sweep {name}"] = found
-            show(
-                f"{scenario}, by {name}",
-                HEADER,
-                [row(f, str(c[name]) if name in c else str(c)) for f, c in zip(found, choices, strict=True)],
-            )
+            labels = [str(choice[name]) if name in choice else str(choice) for choice in choices]
+            show(f"{scenario}, by {name}", HEADER, list(map(row, found, labels)))
     elif not args.plots:
         found = [
             measure(name, args.seed, clients=int(size))
