@@ -14,6 +14,7 @@ With --histories, short runs of random faults are made from seeds, and what must
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import time
 from pathlib import Path
@@ -41,7 +42,11 @@ SWEEPS = {
 
 def measure(name, seed, **settings):
     begun = time.perf_counter()
-    figures = SCENARIOS[name](seed, **settings).run()
+    gc.disable()  # it would look through all clients again and again
+    try:
+        figures = SCENARIOS[name](seed, **settings).run()
+    finally:
+        gc.enable()
     return figures | {"settings": settings, "wall": time.perf_counter() - begun}
 
 
