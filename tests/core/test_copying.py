@@ -99,7 +99,7 @@ async def test_asynchronous_source_is_for_an_asynchronous_router() -> None:
         (object(), "a path"),
         (list, "a path"),
     ],
-    ids=repr,
+    ids=lambda given: str(given).partition(" at 0x")[0],
 )
 def test_what_is_no_source_is_refused(source: Any, hint: str) -> None:
     with pytest.raises(ConfigError, match=rf"^invalid source '\w+': expected an iterable of rows.*{hint}"):
