@@ -41,13 +41,18 @@ def test_a_history_depends_on_its_seed_alone():
     assert figures[0][:2] != figures[2][:2]
 
 
+def close_without_waking(books):
+    books.closed = True
+    return []
+
+
 @pytest.mark.parametrize(
     ("broken", "told"),
     [
         ((Usage, "refusal", lambda *_: ""), "retries, "),
         ((Admission, "refused", lambda *_: 1e9), STUCK),
         (
-            (Lending, "close", lambda self: setattr(self, "closed", True) or []),
+            (Lending, "close", close_without_waking),
             "nothing will wake them|waits since|was not served",
         ),
         ((Pool, "wake", lambda _: None), STUCK),
