@@ -116,7 +116,7 @@ class Told:
         if visitor.is_probe and b"pg_is_in_recovery" in sql:
             visitor.send(SETTINGS + result(self.values()))
         elif b"pg_is_in_recovery" in sql:
-            visitor.send(complete() + result([self.recovering, self.system_id, self.wal_file]))
+            visitor.send(complete() + result([self.recovering, self.system_id, self.wal_file, b"100"]))
         elif sql.split(maxsplit=1)[0] in (b"BEGIN", b"COMMIT", b"ROLLBACK", b"SET"):
             visitor.send(complete(sql.split(maxsplit=1)[0]))
         else:

@@ -94,7 +94,7 @@ class Refusing:
         elif watch:
             peer.wfile.write(_row(PRIMARY))
         elif b"pg_is_in_recovery" in text:
-            peer.wfile.write(_row([b"f", b"7", b"000000010000000000000001"]))
+            peer.wfile.write(_row([b"f", b"7", b"000000010000000000000001", b"100"]))
         elif self.statement is not None:
             peer.wfile.write(self._error(b"FATAL", self.statement))
             raise OSError  # as a backend that ends

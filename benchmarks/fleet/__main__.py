@@ -26,17 +26,18 @@ from benchmarks.fleet.plots import draw
 from benchmarks.fleet.scenarios import SCENARIOS
 
 TENTH = {"clients": 1000, "slots": 25_000, "capacity": 800.0}
+BUSY = {"clients": 100, "slots": 2500, "callers": 10, "service": 0.2}
 SWEEPS = {
     "spread": ("crash", [{"spread": s} for s in (0.0, 0.35, 0.7, 1.05, 1.4, 2.1, 2.8)]),
     "admission": ("crash", [{"admission": a, "callers": 10} for a in (False, True)]),
     "full": ("full", [{"admission": a, "slots": 1500} for a in (False, True)]),
     "paced": ("return", [{"paced": p} for p in (False, True)]),
     "probes": ("crash", [{"paced": p, "clients": 200} for p in (False, True)]),
-    "budget_floor": ("partition", [{"budget_floor": f, "callers": 10} for f in (0.0, 0.1, 1.0, 10.0)]),
-    "budget": (
+    "budget_floor": (
         "partition",
-        [{"budget_floor": 0.1, "budget": b, "callers": 10} for b in (0.0, 0.1, 0.2, 0.5)],
+        [{**BUSY, "budget": 0.0, "budget_floor": f} for f in (0.0, 0.1, 1.0, 10.0)],
     ),
+    "budget": ("partition", [{**BUSY, "budget_floor": 0.0, "budget": b} for b in (0.0, 0.1, 0.2, 0.5)]),
 }
 
 
@@ -93,7 +94,12 @@ def main():
         "--clients", default="1,10,100,1000", help="sizes of the fleet (default 1,10,100,1000)"
     )
     parser.add_argument("--scenarios", default=",".join(SCENARIOS), help="which (default: all)")
-    parser.add_argument("--sweeps", action="store_true", help="vary one setting at a time instead")
+    parser.add_argument(
+        "--sweeps",
+        nargs="?",
+        const=",".join(SWEEPS),
+        help="vary one setting at a time instead (default: each)",
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--histories", type=int, metavar="COUNT", help="check short histories of random faults instead"
@@ -107,7 +113,8 @@ def main():
         return
     known = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
     if args.sweeps:
-        for name, (scenario, choices) in SWEEPS.items():
+        for name in args.sweeps.split(","):
+            scenario, choices = SWEEPS[name]
             found = [measure(scenario, args.seed, **{**TENTH, **choice}) for choice in choices]
             known[f"sweep {name}"] = found
             labels = [str(choice[name]) if name in choice else str(choice) for choice in choices]

@@ -14,6 +14,7 @@ BLUE, ORANGE, GREY = "#1f6f8b", "#d0782a", "#8a8a8a"
 def crash(known):
     """Logins at the new primary, clients served, and probes, after a crash of the largest fleet and smaller ones."""
     runs = [found for name, found in known.items() if name.startswith("crash ")]
+    runs.sort(key=lambda found: found["clients"])
     largest = max(runs, key=lambda f: f["clients"])
     figure, axes = plt.subplots(1, 3, figsize=(12.5, 3.9))
     logins, served, probes = axes
@@ -42,8 +43,8 @@ def crash(known):
     for found in runs:
         rate = found["probes_curve"]
         probes.plot(
-            [0.1 * i for i in range(0, len(rate), 5)],
-            [max(sum(rate[i : i + 5]) / 5 / found["clients"], 0.05) for i in range(0, len(rate), 5)],
+            [0.1 * i + 0.5 for i in range(0, len(rate), 10)],
+            [max(sum(rate[i : i + 10]) / 10 / found["clients"], 0.05) for i in range(0, len(rate), 10)],
             color=COLOURS.get(found["clients"], GREY),
             linewidth=2,
         )
@@ -75,7 +76,7 @@ def sweep(known):
     return figure
 
 
-def draw(known, folder):
+def draw(known, folder, suffix="svg"):
     """Write the plots of what is known."""
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({**STYLE, "axes.grid.axis": "y"}):
@@ -84,6 +85,6 @@ def draw(known, folder):
                 continue
             figure = plot(known)
             figure.tight_layout()
-            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-            figure.savefig(f"/tmp/{name}.png", dpi=80)
+            metadata = {"Date": None} if suffix == "svg" else None
+            figure.savefig(folder / f"{name}.{suffix}", metadata=metadata, dpi=80)
             plt.close(figure)

@@ -62,7 +62,10 @@ class Scenario:
                 ),
                 default=None,
             )
-            waits.append(self.after if first is None else first[0] - max(first[1], moment))
+            if first is not None:
+                waits.append(first[0] - max(first[1], moment))
+            elif client.busy_since:
+                waits.append(self.after)  # the others have made no call
         waits.sort()
         logins = rates(self.target.attempts, moment, moment + self.after)
         probes = [

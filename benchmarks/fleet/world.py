@@ -180,7 +180,7 @@ class Server:
 
     def _arrive(self, client, deadline, done):
         now = self.sim.now
-        self.attempts[int(now * 100)] += 1
+        self.attempts[int(now * 100)] += self.up and self.reachable(client)
         if not self.reachable(client):
             self.sim.at(deadline, done, None, FaultKind.TIMEOUT)
         elif not self.up:

@@ -200,14 +200,16 @@ def test_host_without_identifier_gets_no_session_where_one_is_pinned(recovering:
 
 
 CHECKS = {
-    "malformed answer: 1 columns instead of 3": complete() + result([b"f"]),
-    "malformed answer: 0 columns instead of 3": complete(),
-    "malformed answer: its recovery state": complete() + result([None, None, None]),
-    "malformed answer: its system identifier": complete() + result([b"f", b"NaN", None]),
-    "malformed answer: the name of its WAL file": complete() + result([b"f", b"%d" % SYSTEM_ID, b"\xff"]),
-    "tells no system identifier": complete() + result([b"f", None, b"000000010000000000000001"]),
-    "belongs to another cluster": complete() + result([b"f", b"5", b"000000010000000000000001"]),
-    "is a standby now": complete() + result([b"t", b"%d" % SYSTEM_ID, None]),
+    "malformed answer: 1 columns instead of 4": complete() + result([b"f"]),
+    "malformed answer: 0 columns instead of 4": complete(),
+    "malformed answer: its recovery state": complete() + result([None, None, None, b"100"]),
+    "malformed answer: its system identifier": complete() + result([b"f", b"NaN", None, b"100"]),
+    "malformed answer: the name of its WAL file": complete()
+    + result([b"f", b"%d" % SYSTEM_ID, b"\xff", b"100"]),
+    "tells no system identifier": complete() + result([b"f", None, b"000000010000000000000001", b"100"]),
+    "belongs to another cluster": complete() + result([b"f", b"5", b"000000010000000000000001", b"100"]),
+    "malformed answer: its max_connections": complete() + result([b"f", b"%d" % SYSTEM_ID, None, b"-1"]),
+    "is a standby now": complete() + result([b"t", b"%d" % SYSTEM_ID, None, b"100"]),
     "malformed answer: COPY_OUT": message(b"H", struct.pack("!bh", 0, 0)),
 }
 
