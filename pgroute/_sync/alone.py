@@ -50,20 +50,16 @@ class Work(Protocol[T_co]):
         """Run the statement on a connection in autocommit mode."""
         ...
 
-    def outcome(self, *, ended: bool) -> str:
-        """Return NOTHING, UNKNOWN or COMMITTED.
-
-        Args:
-            ended: the server has ended the transaction of a statement that was sent.
-        """
+    def outcome(self) -> str:
+        """Return NOTHING, UNKNOWN or COMMITTED."""
         ...
 
     def is_own(self, exc: psycopg.Error) -> bool:
         """Return whether an error is one of this connection; others are as they are, and nothing is run again."""
         ...
 
-    def why_not_again(self) -> str:
-        """Return why it cannot run again, empty if it can."""
+    def why_not_again(self, exc: psycopg.Error) -> str:
+        """Return why it cannot run again after an error, empty if it can."""
         ...
 
 
@@ -110,7 +106,7 @@ class Alone(Generic[CT]):
         checkout = self._checkout
         if checkout is None or not self._may_write:
             return NOTHING
-        return work.outcome(ended=checkout.transaction_ended)
+        return work.outcome()
 
     def _perform(self, work: Work[T]) -> T | Retry:
         """Make one attempt."""
@@ -180,7 +176,7 @@ class Alone(Generic[CT]):
             elif lost:
                 error = SessionLost(f"the connection to {checkout.key} was lost", topology=checkout.topology)
                 fault = Fault(FaultKind.LOST, rerun_safe=True)
-        state, refusal = self._state, work.why_not_again()
+        state, refusal = self._state, work.why_not_again(exc)
         step = state.failed(error, fault, Phase.COMMIT, time.monotonic(), refusal=refusal)
         if isinstance(step, Retry):
             return step

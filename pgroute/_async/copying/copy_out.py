@@ -167,7 +167,7 @@ class AsyncCopyOut:
             if total is not None:
                 return total
 
-    def outcome(self, *, ended: bool) -> str:
+    def outcome(self) -> str:
         """Return what was committed: a query may write."""
         if not (self._extract.may_write and self._sent):
             return NOTHING
@@ -177,6 +177,6 @@ class AsyncCopyOut:
         """Return whether an error is not the target's, or that of a parameter."""
         return exc is not self._foreign
 
-    def why_not_again(self) -> str:
+    def why_not_again(self, exc: psycopg.Error) -> str:
         """Return why the target cannot be written again, empty if it can."""
         return self.target.why_not_again()

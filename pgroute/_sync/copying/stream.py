@@ -174,7 +174,7 @@ class _Reading:
                 raise
         self.finished = total is not None
 
-    def outcome(self, *, ended: bool) -> str:
+    def outcome(self) -> str:
         """Return what was committed: a query may write."""
         return UNKNOWN if self._extract.may_write and self._wire is not None else NOTHING
 
@@ -182,6 +182,6 @@ class _Reading:
         """Return whether an error is not that of a value."""
         return exc is not self._foreign
 
-    def why_not_again(self) -> str:
+    def why_not_again(self, exc: psycopg.Error) -> str:
         """Return why it cannot begin again, empty if it can."""
         return "what was copied has been handed out already" if self._begun else ""
