@@ -63,6 +63,16 @@ class ReplacingFile:
         self._file.seek(0)
         self._file.truncate()
 
+    def save(self) -> None:
+        """Have the data written to the disk.
+
+        Raises:
+            OSError: they cannot be.
+        """
+        assert self._file is not None
+        if self.replaces:
+            os.fsync(self._file.fileno())
+
     def keep(self) -> None:
         """Put the data in their place; after a crash of the machine they are there as a whole too.
 
@@ -71,7 +81,7 @@ class ReplacingFile:
         """
         assert self._file is not None
         if self.replaces:
-            os.fsync(self._file.fileno())
+            self.save()
             if self._mode is not None:
                 os.fchmod(self._file.fileno(), self._mode)
             self._beside.replace(self._path)

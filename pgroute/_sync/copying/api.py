@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Unpack
 
 from psycopg_pool.abc import CT
 
-from pgroute._sync.alone import Alone
+from pgroute._sync.alone import Alone, is_read_only
 from pgroute._sync.copying.copy_in import CopyIn
 from pgroute._sync.copying.copy_out import CopyOut, Extract
 from pgroute._sync.copying.stream import CopyStream
@@ -134,6 +134,9 @@ class Copying(Generic[CT]):
         of the target. A function, and a file that cannot seek, are not given anything twice: once they have got
         something, it is not run again.
 
+        What a query of a writer writes is committed when the target has all of the data. If it is not known whether it
+        was committed, the target keeps them.
+
         Args:
             query_or_table: a query; or a table, as "table", "schema.table", a tuple of these names, or a
                 psycopg.sql.Identifier. A text is a query if it has white space, brackets, quotes, commas or asterisks.
@@ -153,14 +156,16 @@ class Copying(Generic[CT]):
             NoHostAvailable, PoolExhausted, SplitBrainError: there was no session in time.
             RouterClosed: the router is not open.
             SessionLost: the connection was lost, and the copy is not run again.
-            CommitUnknown: the connection of a writer was lost in a query, which may write.
+            CommitUnknown: the connection was lost during the COMMIT of a writer's query, or no synchronous standby has
+                confirmed it.
             psycopg.Error: the server's error.
-            Exception: that of the target or of *progress*.
+            Exception: that of the target or of *progress*; nothing was committed.
         """
         manager = self._manager
         request = manager.request(role, timeout=timeout)
         extract = Extract(query_or_table, params, columns, dict(options))
-        work = CopyOut(extract, target, dict(options), progress)
+        read_only = is_read_only(manager, request)
+        work = CopyOut(extract, target, dict(options), progress, read_only=read_only)
         try:
             work.target.open()
             return Alone(manager, request, timeout).run(work)
