@@ -78,7 +78,7 @@ class AsyncAlone(Generic[CT]):
         self._manager = manager
         self._request = request
         self._state: RetryState = begin_attempts(manager, request, None, timeout)
-        self._may_write = not is_read_only(manager, request)
+        self._may_write = request.role is Role.WRITER or not manager.config.reader.read_only
         self._checkout: AsyncCheckout[CT] | None = None
 
     async def run(self, work: AsyncWork[T]) -> T:
@@ -184,11 +184,6 @@ class AsyncAlone(Generic[CT]):
         if final is not exc:
             raise final from exc
         return step
-
-
-def is_read_only(manager: AsyncSessionManager[Any], request: Request) -> bool:
-    """Return whether the sessions of a request are read-only."""
-    return request.role is not Role.WRITER and bool(manager.config.reader.read_only)
 
 
 def check_end(checkout: AsyncCheckout[Any]) -> None:

@@ -78,7 +78,7 @@ class Alone(Generic[CT]):
         self._manager = manager
         self._request = request
         self._state: RetryState = begin_attempts(manager, request, None, timeout)
-        self._may_write = not is_read_only(manager, request)
+        self._may_write = request.role is Role.WRITER or not manager.config.reader.read_only
         self._checkout: Checkout[CT] | None = None
 
     def run(self, work: Work[T]) -> T:
@@ -184,11 +184,6 @@ class Alone(Generic[CT]):
         if final is not exc:
             raise final from exc
         return step
-
-
-def is_read_only(manager: SessionManager[Any], request: Request) -> bool:
-    """Return whether the sessions of a request are read-only."""
-    return request.role is not Role.WRITER and bool(manager.config.reader.read_only)
 
 
 def check_end(checkout: Checkout[Any]) -> None:

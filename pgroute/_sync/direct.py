@@ -364,9 +364,9 @@ class _Statement:
 
     def run(self, checkout: Checkout[Any]) -> Any:
         self._conn = conn = checkout.conn
-        if conn.isolation_level is None:
+        if conn.isolation_level is None and (checkout.lease.read_only or not conn.read_only):
             return self._perform(conn)
-        # That of the session would apply otherwise: psycopg tells this one with BEGIN alone.
+        # psycopg tells these with BEGIN alone, and the server has not said that its own defaults are the same.
         self._in_block = True
         with conn.transaction():
             value = self._perform(conn)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Unpack
 # sync-only: from psycopg_pool.abc import CT
 from psycopg_pool.abc import ACT as CT  # async-only
 
-from pgroute._async.alone import AsyncAlone, is_read_only
+from pgroute._async.alone import AsyncAlone
 from pgroute._async.copying.copy_in import AsyncCopyIn
 from pgroute._async.copying.copy_out import AsyncCopyOut, AsyncExtract
 from pgroute._async.copying.stream import AsyncCopyStream
@@ -164,8 +164,7 @@ class AsyncCopying(Generic[CT]):
         manager = self._manager
         request = manager.request(role, timeout=timeout)
         extract = AsyncExtract(query_or_table, params, columns, dict(options))
-        read_only = is_read_only(manager, request)
-        work = AsyncCopyOut(extract, target, dict(options), progress, read_only=read_only)
+        work = AsyncCopyOut(extract, target, dict(options), progress)
         try:
             await work.target.open()
             return await AsyncAlone(manager, request, timeout).run(work)

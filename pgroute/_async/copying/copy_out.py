@@ -102,7 +102,6 @@ class AsyncCopyOut:
     Args:
         extract: what is copied.
         target, progress: as in `copy_from`.
-        read_only: the session is.
 
     Raises:
         ConfigError: an argument is invalid.
@@ -117,8 +116,6 @@ class AsyncCopyOut:
         target: object,
         options: dict[str, Any],
         progress: Callable[[CopyProgress], object] | None,
-        *,
-        read_only: bool,
     ) -> None:
         self.target = AsyncTarget(target)
         check_progress(progress)
@@ -126,8 +123,7 @@ class AsyncCopyOut:
             check_text_options("target", options)
         self._extract = extract
         self._progress = progress
-        # What a query has removed must not be gone before the target has it.
-        self._in_block = extract.may_write and not read_only
+        self._in_block = False
         self._attempt = 0
         self._wire: AsyncWire | None = None
         self._done = False
@@ -142,6 +138,8 @@ class AsyncCopyOut:
         """
         self._attempt += 1
         self._wire = wire = AsyncWire(checkout.conn)
+        # What a query has removed must not be gone before the target has it.
+        self._in_block = self._extract.may_write and not checkout.lease.read_only
         try:
             try:
                 rows = await self._copy(wire)
@@ -151,12 +149,12 @@ class AsyncCopyOut:
                 await wire.close(exc)
                 raise
             check_end(checkout)
+            self._done = True
+            await self.target.keep()
         except BaseException as exc:
             if self.outcome() is not NOTHING:
                 await self._keep_anyway(exc)
             raise
-        self._done = True
-        await self.target.keep()
         return rows
 
     async def _copy(self, wire: AsyncWire) -> int:

@@ -9,7 +9,7 @@ import psycopg
 from psycopg.pq import ExecStatus, TransactionStatus
 
 from pgroute._acompat import AsyncFace
-from pgroute._async.alone import NOTHING, UNKNOWN, AsyncAlone, check_end, is_read_only
+from pgroute._async.alone import NOTHING, UNKNOWN, AsyncAlone, check_end
 from pgroute._async.copying.rows import row_reader
 from pgroute._async.copying.wire import AsyncWire
 from pgroute._async.ending import roll_back
@@ -66,8 +66,7 @@ class AsyncCopyStream(AsyncFace, Generic[T]):
         self._manager = manager
         self._request = request
         self._timeout = timeout
-        block = extract.may_write and not is_read_only(manager, request)
-        self._reading = _AsyncReading(extract, rows=rows, types=types, block=block)
+        self._reading = _AsyncReading(extract, rows=rows, types=types)
         self._alone: AsyncAlone[Any] | None = None
         self._checkout: AsyncCheckout[Any] | None = None
 
@@ -152,16 +151,14 @@ class _AsyncReading:
     name = "copy"
     keeps_session = True
 
-    def __init__(
-        self, extract: AsyncExtract, *, rows: bool, types: Sequence[str | int] | None, block: bool
-    ) -> None:
+    def __init__(self, extract: AsyncExtract, *, rows: bool, types: Sequence[str | int] | None) -> None:
         self.ready: deque[Any] = deque()
         self.finished = False
         self.broken: Exception | None = None
         self._extract = extract
         self._rows = rows
         self._types = types
-        self._block = block
+        self._block = False
         self._load: Callable[[Buffer], Any] | None = None
         self._wire: AsyncWire | None = None
         self._begun = False
@@ -171,6 +168,7 @@ class _AsyncReading:
         """Begin the copy, and return the checkout, which is the caller's from now on."""
         conn = checkout.conn
         self._wire = None
+        self._block = self._extract.may_write and not checkout.lease.read_only
         wire = AsyncWire(conn)
         try:
             statement = self._extract.statement(conn)

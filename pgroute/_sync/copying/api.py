@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Unpack
 
 from psycopg_pool.abc import CT
 
-from pgroute._sync.alone import Alone, is_read_only
+from pgroute._sync.alone import Alone
 from pgroute._sync.copying.copy_in import CopyIn
 from pgroute._sync.copying.copy_out import CopyOut, Extract
 from pgroute._sync.copying.stream import CopyStream
@@ -164,8 +164,7 @@ class Copying(Generic[CT]):
         manager = self._manager
         request = manager.request(role, timeout=timeout)
         extract = Extract(query_or_table, params, columns, dict(options))
-        read_only = is_read_only(manager, request)
-        work = CopyOut(extract, target, dict(options), progress, read_only=read_only)
+        work = CopyOut(extract, target, dict(options), progress)
         try:
             work.target.open()
             return Alone(manager, request, timeout).run(work)

@@ -103,7 +103,6 @@ class CopyOut:
     Args:
         extract: what is copied.
         target, progress: as in `copy_from`.
-        read_only: the session is.
 
     Raises:
         ConfigError: an argument is invalid.
@@ -118,8 +117,6 @@ class CopyOut:
         target: object,
         options: dict[str, Any],
         progress: Callable[[CopyProgress], object] | None,
-        *,
-        read_only: bool,
     ) -> None:
         self.target = Target(target)
         check_progress(progress)
@@ -127,8 +124,7 @@ class CopyOut:
             check_text_options("target", options)
         self._extract = extract
         self._progress = progress
-        # What a query has removed must not be gone before the target has it.
-        self._in_block = extract.may_write and not read_only
+        self._in_block = False
         self._attempt = 0
         self._wire: Wire | None = None
         self._done = False
@@ -143,6 +139,8 @@ class CopyOut:
         """
         self._attempt += 1
         self._wire = wire = Wire(checkout.conn)
+        # What a query has removed must not be gone before the target has it.
+        self._in_block = self._extract.may_write and not checkout.lease.read_only
         try:
             try:
                 rows = self._copy(wire)
@@ -152,12 +150,12 @@ class CopyOut:
                 wire.close(exc)
                 raise
             check_end(checkout)
+            self._done = True
+            self.target.keep()
         except BaseException as exc:
             if self.outcome() is not NOTHING:
                 self._keep_anyway(exc)
             raise
-        self._done = True
-        self.target.keep()
         return rows
 
     def _copy(self, wire: Wire) -> int:

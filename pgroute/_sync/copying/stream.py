@@ -10,7 +10,7 @@ import psycopg
 from psycopg.pq import ExecStatus, TransactionStatus
 
 from pgroute._acompat import Face
-from pgroute._sync.alone import NOTHING, UNKNOWN, Alone, check_end, is_read_only
+from pgroute._sync.alone import NOTHING, UNKNOWN, Alone, check_end
 from pgroute._sync.copying.rows import row_reader
 from pgroute._sync.copying.wire import Wire
 from pgroute._sync.ending import roll_back
@@ -67,8 +67,7 @@ class CopyStream(Face, Generic[T]):
         self._manager = manager
         self._request = request
         self._timeout = timeout
-        block = extract.may_write and not is_read_only(manager, request)
-        self._reading = _Reading(extract, rows=rows, types=types, block=block)
+        self._reading = _Reading(extract, rows=rows, types=types)
         self._alone: Alone[Any] | None = None
         self._checkout: Checkout[Any] | None = None
 
@@ -153,16 +152,14 @@ class _Reading:
     name = "copy"
     keeps_session = True
 
-    def __init__(
-        self, extract: Extract, *, rows: bool, types: Sequence[str | int] | None, block: bool
-    ) -> None:
+    def __init__(self, extract: Extract, *, rows: bool, types: Sequence[str | int] | None) -> None:
         self.ready: deque[Any] = deque()
         self.finished = False
         self.broken: Exception | None = None
         self._extract = extract
         self._rows = rows
         self._types = types
-        self._block = block
+        self._block = False
         self._load: Callable[[Buffer], Any] | None = None
         self._wire: Wire | None = None
         self._begun = False
@@ -172,6 +169,7 @@ class _Reading:
         """Begin the copy, and return the checkout, which is the caller's from now on."""
         conn = checkout.conn
         self._wire = None
+        self._block = self._extract.may_write and not checkout.lease.read_only
         wire = Wire(conn)
         try:
             statement = self._extract.statement(conn)
