@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gc
+import gzip
 import io
+import lzma
 import os
 import threading
 from pathlib import Path
@@ -50,6 +53,19 @@ def test_each_kind_of_target_gets_the_same(shared: LocalCluster, tmp_path: Path)
     assert all(data.endswith(b"\n") for data in got), "each time whole rows"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["path", "str"]
     assert (tmp_path / "path").read_bytes() == (tmp_path / "str").read_bytes() == TEXT
+
+
+@pytest.mark.parametrize("module", [gzip, bz2, lzma])
+@pytest.mark.parametrize("mode", ["b", "t"])
+def test_compressed_files_are_targets_and_sources(
+    shared: LocalCluster, table: str, tmp_path: Path, module: Any, mode: str
+) -> None:
+    path = tmp_path / "data"
+    with Router(shared.dsn) as router:
+        with module.open(path, "w" + mode) as file:
+            assert router.copy_from("SELECT generate_series(1, 9)", file) == 9
+        with module.open(path, "r" + mode) as file:
+            assert router.copy_to_table(table, file) == 9
 
 
 def test_text_is_not_cut_within_a_character(shared: LocalCluster) -> None:

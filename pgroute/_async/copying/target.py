@@ -57,7 +57,7 @@ class AsyncTarget:
             await async_settle(file.seek(0, os.SEEK_END))
             end = await async_settle(file.tell())
             await async_settle(file.seek(start))
-        except (AttributeError, OSError):
+        except (AttributeError, OSError, ValueError):  # ValueError: gzip knows no seek from the end
             return None
         return start if start == end else None
 

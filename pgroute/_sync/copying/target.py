@@ -58,7 +58,7 @@ class Target:
             settle(file.seek(0, os.SEEK_END))
             end = settle(file.tell())
             settle(file.seek(start))
-        except (AttributeError, OSError):
+        except (AttributeError, OSError, ValueError):  # ValueError: gzip knows no seek from the end
             return None
         return start if start == end else None
 
