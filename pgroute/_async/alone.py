@@ -17,6 +17,7 @@ from pgroute._async.transaction.attempt import acquire
 from pgroute._async.transaction.loop import begin_attempts, pause
 from pgroute.core.faults.classify import Fault, FaultKind, session_fault
 from pgroute.core.model.roles import Role
+from pgroute.core.transactions.nesting import refuse_nested, surroundings
 from pgroute.core.transactions.retry import Phase, Raise, Retry
 from pgroute.errors import CommitUnknown, RouteError, SessionLost
 
@@ -85,10 +86,13 @@ class AsyncAlone(Generic[CT]):
         """Run a statement and return its result.
 
         Raises:
+            psycopg.ProgrammingError: the call is in the body of a transaction that may be run again.
             RouteError: there was no session in time, or the connection was lost and the statement is not run again.
             psycopg.Error: the server's error.
             BaseException: what the work raises otherwise.
         """
+        if surroundings.get() is not None:
+            refuse_nested(self._manager, self._request, None)
         try:
             while True:
                 outcome = await self._perform(work)

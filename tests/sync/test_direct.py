@@ -229,6 +229,29 @@ def test_procedure_that_has_committed_a_part_is_not_run_again(
     assert numbers(shared, table) == [0, 1, 2]
 
 
+def test_writes_beside_the_transaction_that_surrounds_them_are_refused(
+    shared: LocalCluster, table: str
+) -> None:
+    insert = f"INSERT INTO {table} VALUES (1)"
+    with Router(shared.dsn) as router:
+
+        def body(conn: psycopg.Connection[Any]) -> None:
+            calls: list[Any] = [
+                lambda: router.execute(insert),
+                lambda: router.executemany(insert, [()]),
+                lambda: router.fetch(f"{insert} RETURNING number", role="writer"),
+                lambda: router.copy_to_table(table, [(1,)]),
+                lambda: router.copy_rows(f"{insert} RETURNING number", role="writer").__enter__(),
+            ]
+            for call in calls:
+                with pytest.raises(psycopg.ProgrammingError, match="within the body of another"):
+                    call()
+            assert router.fetchval("SELECT 1") == 1, "a reader's do not matter"
+
+        router.run(body)
+        assert router.execute(insert) == "INSERT 0 1"
+
+
 def test_isolation_level_of_the_connection_applies(shared: LocalCluster, table: str) -> None:
     def configure(conn: psycopg.Connection[Any]) -> None:
         conn.set_isolation_level(psycopg.IsolationLevel.SERIALIZABLE)
