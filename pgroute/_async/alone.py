@@ -151,7 +151,8 @@ class AsyncAlone(Generic[CT]):
     async def _ended(self, checkout: AsyncCheckout[CT], work: AsyncWork[Any], exc: BaseException) -> None:
         """Tell in a note what an error that is not the server's has left behind."""
         if isinstance(exc, Exception) and self._outcome(work) is COMMITTED:
-            exc.add_note(f"the {work.name} was committed")  # as of a row factory
+            rest = ", but no synchronous standby has confirmed it" if checkout.lease.unconfirmed else ""
+            exc.add_note(f"the {work.name} was committed{rest}")  # as of a row factory
         idle = checkout.conn.pgconn.transaction_status == _IDLE
         if not checkout.transaction_ended and not (idle and isinstance(exc, Exception)):
             await shut(checkout.conn)

@@ -367,6 +367,18 @@ async def test_commit_that_no_standby_confirms_is_unknown(pair: Proxied) -> None
         primary.execute("SELECT pg_cancel_backend(%s)", [pid])
         with pytest.raises(CommitUnknown, match="committed locally"):
             await handle.result()
+        query = "UPDATE counter SET value = value + 1 RETURNING 'infinity'::date"
+        handle = background.start(_fetch_from_writer, router, query)
+        [(pid,)] = await async_eventually(lambda: primary.execute(waiting))
+        primary.execute("SELECT pg_cancel_backend(%s)", [pid])
+        with pytest.raises(psycopg.DataError) as caught:
+            await handle.result()
+        told = "the statement was committed, but no synchronous standby has confirmed it"
+        assert caught.value.__notes__ == [told]
+
+
+async def _fetch_from_writer(router: AsyncRouter[Any], query: str) -> Any:
+    return await router.fetch(query, role="writer")
 
 
 async def test_statements_go_on_through_a_failover(breakable: Proxied) -> None:

@@ -367,6 +367,18 @@ def test_commit_that_no_standby_confirms_is_unknown(pair: Proxied) -> None:
         primary.execute("SELECT pg_cancel_backend(%s)", [pid])
         with pytest.raises(CommitUnknown, match="committed locally"):
             handle.result()
+        query = "UPDATE counter SET value = value + 1 RETURNING 'infinity'::date"
+        handle = background.start(_fetch_from_writer, router, query)
+        [(pid,)] = eventually(lambda: primary.execute(waiting))
+        primary.execute("SELECT pg_cancel_backend(%s)", [pid])
+        with pytest.raises(psycopg.DataError) as caught:
+            handle.result()
+        told = "the statement was committed, but no synchronous standby has confirmed it"
+        assert caught.value.__notes__ == [told]
+
+
+def _fetch_from_writer(router: Router[Any], query: str) -> Any:
+    return router.fetch(query, role="writer")
 
 
 def test_statements_go_on_through_a_failover(breakable: Proxied) -> None:
