@@ -183,7 +183,8 @@ class RoutedDialect:
         install(engine, opts)
 
     def set_connection_execution_options(self, connection: Connection, opts: Mapping[str, Any]) -> None:
-        connect_as(connection, opts)
+        if connect_as(connection, opts):
+            opts = connection.get_execution_options()
         super().set_connection_execution_options(connection, opts)  # type: ignore[misc]
 
 

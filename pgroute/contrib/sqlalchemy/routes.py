@@ -136,9 +136,10 @@ def install(engine: Engine, opts: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: an option is unknown or has an invalid value.
     """
-    if READ_ONLY not in opts and not _given(opts):
+    _given(opts)
+    options = engine.get_execution_options()  # with those of the engine that this one is made from
+    if READ_ONLY not in options and not _given(options):
         return
-    options = engine.get_execution_options()
     route = Route(_role(options), _causal(options), options.get(ATTEMPT))
     engine.raw_connection = lambda: _connect(engine, route)  # type: ignore[method-assign]
 
@@ -168,8 +169,10 @@ def _causal(options: Mapping[str, Any]) -> Any:
     return causal
 
 
-def connect_as(connection: Connection, opts: Mapping[str, Any]) -> None:
+def connect_as(connection: Connection, opts: Mapping[str, Any]) -> bool:
     """Give a Connection one for another role, if its new execution options say so and it is in no transaction.
+
+    Returns whether it has another one, on which what its options say of transactions is to be set again.
 
     Raises:
         ConfigError: an option is for engines only, unknown, or has an invalid value.
@@ -180,14 +183,15 @@ def connect_as(connection: Connection, opts: Mapping[str, Any]) -> None:
             name, opts[name], "expected in execution_options of the engine, not of a connection"
         )
     if READ_ONLY not in opts or connection.in_transaction() or connection.invalidated:
-        return
+        return False
     role = Role.READER if opts[READ_ONLY] else Role.WRITER
     before = connection._dbapi_connection  # noqa: SLF001  (no public name gives a Connection another one)
     if before is None or of_connection(before).role is role:
-        return
+        return False
     causal = _causal(connection.engine.get_execution_options())
     connection._dbapi_connection = _connect(connection.engine, Route(role, causal))  # noqa: SLF001
     before.close()
+    return True
 
 
 def of_connection(dbapi_connection: Any) -> Any:

@@ -86,6 +86,31 @@ def test_reads_are_asked_for_by_an_option_of_the_connection(engine):
     assert [pool.in_use for pool in manager_of(router_of(engine)).pools.values()] == [0, 0]
 
 
+@pytest.mark.parametrize(
+    "option", [{"isolation_level": "REPEATABLE READ"}, {"schema_translate_map": {"a": "public"}}], ids=str
+)
+def test_an_engine_made_from_a_reading_one_reads_too(engine, option):
+    reading = engine.execution_options(postgresql_readonly=True).execution_options(**option)
+    with reading.connect() as conn:
+        assert conn.scalar(RECOVERY)
+    with reading.execution_options(postgresql_readonly=False).connect() as conn:
+        assert not conn.scalar(RECOVERY)
+
+
+def test_what_was_set_on_a_connection_is_set_on_the_one_for_reading(engine):
+    shown = text("SELECT current_setting('transaction_isolation'), current_setting('transaction_deferrable')")
+    first = {"isolation_level": "REPEATABLE READ", "postgresql_deferrable": True}
+    with engine.connect() as conn:
+        reader = conn.execution_options(**first).execution_options(postgresql_readonly=True)
+        assert reader.scalar(RECOVERY)
+        assert reader.execute(shown).one() == ("repeatable read", "on")
+    with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as conn:
+        reader = conn.execution_options(postgresql_readonly=True)
+        assert reader.connection.driver_connection.autocommit
+    with engine.connect() as conn:
+        assert not conn.connection.driver_connection.autocommit
+
+
 def test_a_connection_in_a_transaction_stays_where_it_is(engine):
     with engine.connect() as conn:
         conn.scalar(RECOVERY)
