@@ -14,7 +14,7 @@ import pgroute
 from pgroute import AsyncRouter, PoolOptions, Router
 from pgroute.contrib.sqlalchemy import RoutingSession, async_router_engine, async_run_in_session, router_of
 from tests.contrib.sqlalchemy.conftest import Number
-from tests.support import async_eventually
+from tests.support import async_eventually, eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -137,6 +137,50 @@ async def test_an_engine_that_is_collected_closes_its_router(url):
     del engine, conn
     gc.collect()
     await async_eventually(lambda: "closed" in repr(router))
+
+
+async def ask(engine):
+    async with engine.connect() as conn:
+        return await conn.scalar(text("SELECT 7"))
+
+
+def test_an_engine_goes_on_in_the_next_event_loop(url):
+    engine = create_async_engine(url)
+    assert asyncio.run(ask(engine)) == 7
+    first = router_of(engine)
+    assert asyncio.run(ask(engine)) == 7
+    eventually(lambda: "closed" in repr(first))
+    asyncio.run(engine.dispose())
+
+
+async def test_an_engine_in_two_event_loops_at_once_is_told(engine):
+    await ask(engine)
+    with pytest.raises(
+        exc.OperationalError, match="this engine is in use in another event loop: make one for"
+    ):
+        await asyncio.to_thread(asyncio.run, ask(engine))
+    assert await ask(engine) == 7
+
+
+async def test_an_engine_may_be_disposed_of_where_nothing_can_be_awaited(url):
+    engine = create_async_engine(url)
+    await ask(engine)
+    router = router_of(engine)
+    engine.sync_engine.dispose()
+    await async_eventually(lambda: "closed" in repr(router))
+
+
+@pytest.mark.parametrize("collect", [True, False])
+def test_an_engine_is_closed_after_the_end_of_its_event_loop(url, collect):
+    engine = create_async_engine(url)
+    asyncio.run(ask(engine))
+    router = router_of(engine)
+    if collect:
+        del engine
+        gc.collect()
+    else:
+        engine.sync_engine.dispose()
+    eventually(lambda: "closed" in repr(router))
 
 
 async def test_a_router_of_the_other_face_is_told(shared):

@@ -12,6 +12,9 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from psycopg.types import TypeInfo
+from psycopg.types.numeric import FloatLoader
+from psycopg.types.string import StrDumper, TextLoader
 from sqlalchemy import JSON, cast, create_engine, event, exc, insert, literal, select, text
 from sqlalchemy.dialects.postgresql import INET, JSONB
 from sqlalchemy.orm import Session
@@ -178,6 +181,32 @@ def test_types_are_sqlalchemys_in_an_engine_and_psycopgs_beside_it(router):
         row = conn.execute("SELECT '7'::jsonb, '127.0.0.1'::inet").fetchone()
         assert row is not None
         assert (row[0], str(row[1]), type(row[1])) == (7, "127.0.0.1", IPv4Address)
+
+
+def test_types_that_the_router_has_configured_are_known_in_an_engine(url):
+    class Shout(StrDumper):
+        def dump(self, obj):
+            return super().dump(f"{obj}!")
+
+    class Word(str):
+        __slots__ = ()
+
+    def configure(conn):
+        conn.adapters.register_loader("numeric", FloatLoader)
+        conn.adapters.register_loader("jsonb", TextLoader)
+        conn.adapters.register_dumper(Word, Shout)
+        conn.adapters.types.add(TypeInfo("ours", 999_999, 999_998))
+
+    engine = create_engine(
+        url, connect_args={"configure": configure}, json_deserializer=lambda _: "the engine's"
+    )
+    for _ in range(2):
+        with engine.connect() as conn:
+            found = conn.exec_driver_sql("SELECT 1.5, '1'::jsonb, %s::text", (Word("loud"),)).one()
+            assert found == (1.5, "the engine's", "loud!")
+            assert type(found[0]) is float
+            assert conn.connection.driver_connection.adapters.types["ours"].oid == 999_999
+    engine.dispose()
 
 
 def test_notices_are_logged_once_for_each_use(router, caplog):
