@@ -22,6 +22,7 @@ import pytest
 from psycopg import generators
 from psycopg.errors import error_from_result
 from psycopg.pq import TransactionStatus
+from psycopg.types.numeric import FloatLoader
 from psycopg.waiting import WAIT_W
 
 import pgroute
@@ -96,7 +97,7 @@ def test_adapters_are_layered() -> None:
     below.register_loader("int4", psycopg.types.string.TextLoader)
     below.register_loader("int8", psycopg.types.string.TextLoader)
     above.register_loader("int8", psycopg.types.string.TextBinaryLoader)
-    above.register_loader("int8", psycopg.types.numeric.FloatLoader)
+    above.register_loader("int8", FloatLoader)
     made = layered(below, above)
     assert made.get_loader(stock.types["int4"].oid, text) is below.get_loader(
         stock.types["int4"].oid, text
@@ -104,7 +105,7 @@ def test_adapters_are_layered() -> None:
     assert made.get_loader(stock.types["int8"].oid, text) is above.get_loader(
         stock.types["int8"].oid, text
     ), what
-    below.register_loader("int4", psycopg.types.numeric.FloatLoader)
+    below.register_loader("int4", FloatLoader)
     assert layered(below, above).get_loader(stock.types["int4"].oid, text) is below.get_loader(23, text), what
     assert layered(None, above).get_loader(stock.types["int4"].oid, text) is stock.get_loader(
         stock.types["int4"].oid, text

@@ -10,7 +10,10 @@ from typing import Any, Protocol
 class Borrower(Protocol):
     """A thread's connection, as the backend has it."""
 
-    allow_thread_sharing: bool
+    @property
+    def allow_thread_sharing(self) -> bool:
+        """Whether other threads may use it."""
+        ...
 
     def leave(self) -> None:
         """Give the connection back, for a thread that has ended."""

@@ -55,7 +55,7 @@ class Held:
         if not (self.own and self.opened and isinstance(self.router, AsyncRouter)):
             return None
         opened = self.manager.lifecycle.opened
-        return None if opened is None else opened.loop  # type: ignore[no-any-return]
+        return None if opened is None else opened.loop
 
     @property
     def in_use(self) -> bool:

@@ -205,7 +205,8 @@ def test_types_that_the_router_has_configured_are_known_in_an_engine(url):
             found = conn.exec_driver_sql("SELECT 1.5, '1'::jsonb, %s::text", (Word("loud"),)).one()
             assert found == (1.5, "the engine's", "loud!")
             assert type(found[0]) is float
-            assert conn.connection.driver_connection.adapters.types["ours"].oid == 999_999
+            driver: Any = conn.connection.driver_connection
+            assert driver.adapters.types["ours"].oid == 999_999
     engine.dispose()
 
 
