@@ -226,9 +226,12 @@ def test_a_shared_connection_outlives_the_thread_that_has_taken_it(databases):
     connection.inc_thread_sharing()
     try:
         shared, found = connections["default"], []
-        thread = threading.Thread(
-            target=lambda: (shared.ensure_connection(), found.append(shared.connection))
-        )
+
+        def take():
+            shared.ensure_connection()
+            found.append(shared.connection)
+
+        thread = threading.Thread(target=take)
         thread.start()
         thread.join()
         assert shared.connection is found[0]
