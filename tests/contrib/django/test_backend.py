@@ -13,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import InternalError, connection, connections, transaction
 from django.db.utils import IntegrityError
 
+from pgroute import Router
 from pgroute.contrib.django import get_router
 from tests.contrib.django.conftest import use
 from tests.contrib.django.models import Comment, Note
@@ -220,6 +221,27 @@ def test_each_thread_has_its_own_connection_and_gives_it_back_when_it_ends(confi
     assert len(set(theirs)) == 1
     assert pid() == mine
     assert not get_router().stats().writer.totals.get("connections_lost")
+
+
+def test_threads_that_come_first_together_find_the_router_open(databases, monkeypatch):
+    really_open = Router.open
+    opening, go_on = threading.Event(), threading.Event()
+
+    def open_slowly(router, *args, **options):
+        if not opening.is_set():
+            opening.set()
+            go_on.wait(10)
+        really_open(router, *args, **options)
+
+    monkeypatch.setattr(Router, "open", open_slowly)
+    first = threading.Thread(target=pid)
+    first.start()
+    assert opening.wait(10)
+    try:
+        assert pid()
+    finally:
+        go_on.set()
+        first.join()
 
 
 def test_a_shared_connection_outlives_the_thread_that_has_taken_it(databases):
