@@ -23,7 +23,7 @@ from pgroute._sync.transaction.attempt import Transaction
 from pgroute._sync.transaction.runner import note_limit
 from pgroute.contrib.sqlalchemy.attempt import Again, AttemptLent
 from pgroute.contrib.sqlalchemy.engines import dialect_of, engine_of
-from pgroute.contrib.sqlalchemy.routes import ATTEMPT
+from pgroute.contrib.sqlalchemy.routes import ATTEMPT, CAUSAL, OwnCausal, Route
 from pgroute.core.config.retry_policy import check_policy
 from pgroute.core.model.roles import Role
 from pgroute.core.transactions.once_keys import check_key
@@ -212,7 +212,9 @@ class _Run:
     def _run(self) -> Any:
         face = self._face
         dialect = dialect_of(self._engine)
-        manager = dialect.hold(self._engine).manager
+        held = dialect.hold(self._engine)
+        manager = held.manager
+        causal = Route(causal=self._causal()).reading(self._role, held)
         request = manager.request(
             self._role,
             timeout=self._timeout,
@@ -223,7 +225,7 @@ class _Run:
         if self._key is not None and (self._retry is not None or self._timeout is not None):
             note_limit(manager, self._retry, self._timeout)
         state = face.loop.begin_attempts(manager, request, self._retry, self._timeout)
-        transaction = face.transaction(manager, request, state, self._key)
+        transaction = face.transaction(manager, request, state, self._key, causal)
         try:
             while True:
                 transaction.keep = True
@@ -235,12 +237,21 @@ class _Run:
                 if step is None:
                     return value.stored if isinstance(value, face.once.Claim) else value
                 face.wait(face.loop.pause(manager, state, step))
-                transaction = face.transaction(manager, request, state, self._key)
+                transaction = face.transaction(manager, request, state, self._key, causal)
         except BaseException as exc:
             note_commit(exc, transaction.phase)
             if self._key is not None and (exc is state.unknown or not isinstance(exc, Exception)):
                 exc.add_note(sync_once.advice(self._key))
             raise
+
+    def _causal(self) -> Any:
+        """Return what the sessions of the maker are ordered behind; None: nothing."""
+        given = self._maker.kw
+        if given.get("causal") is not None:
+            return given["causal"]
+        if given.get("after") is not None:
+            return OwnCausal(given["after"])
+        return self._engine.get_execution_options().get(CAUSAL)
 
     def _attempt(self, transaction: Any, dialect: Any, read_write: bool) -> tuple[Retry | None, Any]:
         """Make one attempt; return when another follows, None if none does, and the result."""

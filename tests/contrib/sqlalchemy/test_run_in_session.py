@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 import pgroute
 from pgroute import ConfigError, Router
-from pgroute.contrib.sqlalchemy import RoutingSession, run_in_session
+from pgroute.contrib.sqlalchemy import RoutingSession, router_of, run_in_session
 from tests.contrib.sqlalchemy.conftest import Number
 
 pytestmark = pytest.mark.cluster
@@ -202,6 +202,45 @@ def test_a_key_applies_it_once(maker):
 
 def test_a_reader_reads_from_a_standby(maker):
     assert run_in_session(maker, lambda s: s.scalar(select(func.pg_is_in_recovery())), role="reader")
+
+
+def test_sessions_of_the_same_causal_object_see_it(engine, numbers, inspector, shared):
+    causal = router_of(engine).causal()
+    makers = [
+        sessionmaker(engine, class_=RoutingSession, start="reader", causal=causal),
+        sessionmaker(engine.execution_options(pgroute_causal=causal)),
+    ]
+    inspector.catch_up()
+    for node in shared.standbys:
+        node.pause_replay()
+    try:
+        for number, maker in enumerate(makers):
+            run_in_session(maker, add, number)
+            assert causal.position is not None
+            assert stored(makers[0])[-1] == number
+            count = select(func.count()).select_from(Number)
+            assert run_in_session(maker, lambda session: session.scalar(count), role="reader") == number + 1
+    finally:
+        for node in shared.standbys:
+            node.resume_replay()
+
+
+def test_a_run_is_behind_a_position(engine, numbers, inspector, shared):
+    with RoutingSession(engine, start="reader") as session:
+        inspector.catch_up()
+        for node in shared.standbys:
+            node.pause_replay()
+        try:
+            add(session, 1)
+            session.commit()
+            maker = sessionmaker(engine, class_=RoutingSession, after=session.position)
+            found = run_in_session(
+                maker, lambda session: session.scalar(select(Number.number)), role="reader"
+            )
+        finally:
+            for node in shared.standbys:
+                node.resume_replay()
+    assert found == 1
 
 
 def test_hooks_after_the_commit_run_after_it(maker):
