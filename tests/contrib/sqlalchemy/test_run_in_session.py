@@ -213,12 +213,12 @@ def test_sessions_of_the_same_causal_object_see_it(engine, numbers, inspector, s
     inspector.catch_up()
     for node in shared.standbys:
         node.pause_replay()
+    count = select(func.count()).select_from(Number)
     try:
         for number, maker in enumerate(makers):
             run_in_session(maker, add, number)
             assert causal.position is not None
             assert stored(makers[0])[-1] == number
-            count = select(func.count()).select_from(Number)
             assert run_in_session(maker, lambda session: session.scalar(count), role="reader") == number + 1
     finally:
         for node in shared.standbys:

@@ -102,6 +102,14 @@ def test_a_write_takes_the_rest_of_the_transaction_along(make, write):
         eventually(lambda: at_standby(session) or session.rollback())
 
 
+def test_who_asks_for_the_dialect_writes_nothing(make):
+    with make() as session:
+        assert session.get_bind().dialect.name == "postgresql"
+        assert at_standby(session)
+        session.get_bind()
+        assert at_standby(session)
+
+
 def test_lazy_loads_and_get_read_from_a_standby(make):
     with make.begin() as session:
         session.add(Number(number=1, note="x"))
