@@ -88,9 +88,8 @@ class RoutingSession(Session):
         if self._engines is None:
             self._engines = self._split(given)
         writer, reader = self._engines
-        if self._reads_first and not self._on_writer:
-            if not self._flushing and only_reads(clause):
-                return reader
+        if self._reads_first and not self._on_writer and not self._flushing and only_reads(clause):
+            return reader
         return writer
 
     def _split(self, engine: Engine) -> tuple[Engine, Engine]:
