@@ -206,7 +206,7 @@ def test_a_reader_reads_from_a_standby(maker):
 
 def test_sessions_of_the_same_causal_object_see_it(engine, numbers, inspector, shared):
     causal = router_of(engine).causal()
-    makers = [
+    makers: list[sessionmaker] = [
         sessionmaker(engine, class_=RoutingSession, start="reader", causal=causal),
         sessionmaker(engine.execution_options(pgroute_causal=causal)),
     ]
