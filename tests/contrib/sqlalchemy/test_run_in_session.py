@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import psycopg
 import pytest
@@ -206,7 +207,7 @@ def test_a_reader_reads_from_a_standby(maker):
 
 def test_sessions_of_the_same_causal_object_see_it(engine, numbers, inspector, shared):
     causal = router_of(engine).causal()
-    makers: list[sessionmaker] = [
+    makers: list[sessionmaker[Any]] = [
         sessionmaker(engine, class_=RoutingSession, start="reader", causal=causal),
         sessionmaker(engine.execution_options(pgroute_causal=causal)),
     ]
