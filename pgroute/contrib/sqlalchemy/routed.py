@@ -13,7 +13,7 @@ from pgroute.contrib.sqlalchemy.options import EngineOptions, read_options
 from pgroute.contrib.sqlalchemy.owner import Held, RouterOwner
 from pgroute.contrib.sqlalchemy.pool import RouterPool, check_pool
 from pgroute.contrib.sqlalchemy.routes import Told, chosen, connect_as, install, of_connection, params_of
-from pgroute.errors import ConfigError, PositionLost
+from pgroute.errors import ConfigError, PositionLost, RouterClosed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,18 +108,25 @@ class RoutedDialect:
         if route is not None and route.attempt is not None:
             return self.handed(route.attempt.conn, route.attempt)
         options = self._options(params)
-        held = self.owner.get(options)
-        role, attrs = options.role, options.attrs
-        if route is not None and route.role is not None and route.role is not role:
-            role, attrs = route.role, None
-        attrs = held.manager.attrs_of(role) if attrs is None else attrs
-        causal = None if route is None else route.reading(role, held)
-        try:
-            checkout = self.wait(held.manager.acquire(attrs, role, held.manager.seconds(None), causal=causal))
-        except PositionLost:
-            if causal is not None:
-                causal.note_lost()
-            raise
+        while True:
+            held = self.owner.get(options)
+            role, attrs = options.role, options.attrs
+            if route is not None and route.role is not None and route.role is not role:
+                role, attrs = route.role, None
+            attrs = held.manager.attrs_of(role) if attrs is None else attrs
+            causal = None if route is None else route.reading(role, held)
+            try:
+                checkout = self.wait(
+                    held.manager.acquire(attrs, role, held.manager.seconds(None), causal=causal)
+                )
+                break
+            except PositionLost:
+                if causal is not None:
+                    causal.note_lost()
+                raise
+            except RouterClosed:
+                if not held.retired:  # else the engine was disposed of meanwhile, and has another one
+                    raise
         adapters = self._psycopg_adapters_map  # type: ignore[attr-defined]
         lent = Lent(
             checkout,

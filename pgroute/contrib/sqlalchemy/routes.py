@@ -53,6 +53,7 @@ class OwnCausal:
     def __init__(self, after: Position | str | None) -> None:
         self._after = None if after is None else parse_position(after, "after")
         self._causal: Causal[Any] | AsyncCausal[Any] | None = None
+        self._held: Held | None = None
 
     @property
     def position(self) -> Position | None:
@@ -60,9 +61,9 @@ class OwnCausal:
         return self._after if self._causal is None else self._causal.position
 
     def of(self, held: Held) -> Causal[Any] | AsyncCausal[Any]:
-        """Return the causal object of the router."""
-        if self._causal is None:
-            self._causal = held.router.causal(self._after)
+        """Return the causal object of the router; an engine that was disposed of has another one."""
+        if self._causal is None or self._held is not held:
+            self._causal, self._held = held.router.causal(self.position), held
         return self._causal
 
 

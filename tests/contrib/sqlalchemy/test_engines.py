@@ -351,6 +351,25 @@ def test_a_connection_in_use_outlives_its_engine(url):
     assert "closed" in repr(router)
 
 
+def test_who_waits_for_a_connection_when_the_engine_is_disposed_of_gets_one(url, monkeypatch):
+    engine = create_engine(url)
+    with engine.connect() as conn:
+        conn.scalar(PID)
+    first = router_of(engine)
+    acquire = type(manager_of(first)).acquire
+
+    def disposed_meanwhile(manager, *args, **options):
+        if manager is manager_of(first):
+            engine.dispose()
+        return acquire(manager, *args, **options)
+
+    monkeypatch.setattr(type(manager_of(first)), "acquire", disposed_meanwhile)
+    with engine.connect() as conn:
+        assert conn.scalar(text("SELECT 1")) == 1
+    assert "closed" in repr(first)
+    engine.dispose()
+
+
 def test_the_router_that_was_handed_over_is_not_closed(router):
     engine = router_engine(router)
     with engine.connect() as conn:

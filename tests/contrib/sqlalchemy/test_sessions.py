@@ -183,6 +183,19 @@ def test_reads_that_end_by_rollback_leave_no_doubt(make, engine):
         assert at_standby(session)
 
 
+def test_a_session_goes_on_with_its_position_when_its_engine_was_disposed_of(make, engine):
+    with make() as session:
+        session.add(Number(number=1))
+        session.commit()
+        position = session.position
+        engine.dispose()
+        assert session.scalars(select(Number.number)).all() == [1]
+        session.rollback()
+        assert session.position is not None
+        assert position is not None
+        assert session.position.lsn >= position.lsn
+
+
 def test_a_causal_object_is_shared_with_sessions_of_the_router(shared, numbers):
     with Router(shared.dsn) as router:
         engine = router_engine(router)
