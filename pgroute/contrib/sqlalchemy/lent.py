@@ -117,6 +117,10 @@ class Lent:
         """Whether this process has opened the connection, and may speak."""
         return self._held.pid == os.getpid()
 
+    def settles(self, setting: str, value: object) -> bool:
+        """Return whether a setting need not be set, here because the connection has gone and took it along."""
+        return bool(self._checkout.conn.closed)
+
     @property
     def _only_reads(self) -> bool:
         return self.role is Role.READER and bool(self._checkout.conn.read_only)

@@ -73,9 +73,9 @@ def run_in_session(
         once: a key of 1 to 512 bytes, or True for a new key for this call: the transaction is applied once, and its
             result, as stored in JSON, returned to each call with the key.
         isolation: "read committed", "repeatable read", "serializable" or a psycopg.IsolationLevel; None: the setting of
-            the connection.
-        read_only: of the transaction; None: the setting of the connection.
-        deferrable: of the transaction; None: the setting of the connection.
+            the engine, else of the connection.
+        read_only: of the transaction; None: as *isolation*.
+        deferrable: of the transaction; None: as *isolation*.
 
     Raises:
         ConfigError: an argument is invalid.
@@ -117,9 +117,9 @@ async def async_run_in_session(
         once: a key of 1 to 512 bytes, or True for a new key for this call: the transaction is applied once, and its
             result, as stored in JSON, returned to each call with the key.
         isolation: "read committed", "repeatable read", "serializable" or a psycopg.IsolationLevel; None: the setting of
-            the connection.
-        read_only: of the transaction; None: the setting of the connection.
-        deferrable: of the transaction; None: the setting of the connection.
+            the engine, else of the connection.
+        read_only: of the transaction; None: as *isolation*.
+        deferrable: of the transaction; None: as *isolation*.
 
     Raises:
         ConfigError: an argument is invalid.
@@ -190,11 +190,12 @@ class _Run:
         self._retry, self._timeout = retry, timeout
         self._key = check_key(once)
         self._role = Role.parse(role)
+        self._engine = engine_of(maker, asynchronous=face is _ASYNC)
+        kind, self._settled = _with_settings(self._engine, kind)
         if self._key is not None and (self._role is Role.READER or kind["read_only"]):
             raise ConfigError("once", once, "expected None for a transaction that cannot write")
         self._independent = self._key is not None and once is not True
         self._kind = kind
-        self._engine = engine_of(maker, asynchronous=face is _ASYNC)
 
     def run(self) -> Any:
         """Run the transaction until it is committed or has failed for good; return the result."""
@@ -272,6 +273,7 @@ class _Run:
                 read_write=read_write,
                 adapters=dialect._psycopg_adapters_map,  # noqa: SLF001  (SQLAlchemy's)
                 wait=wait,
+                settled=self._settled,
             )
             try:
                 value = self._body(transaction, lent, claim)
@@ -310,6 +312,39 @@ class _Run:
                 claim.keep(value)
                 transaction.final = value = claim
         return value
+
+
+_SETTINGS = {
+    "isolation": "isolation_level",
+    "read_only": "postgresql_readonly",
+    "deferrable": "postgresql_deferrable",
+}
+
+
+def _with_settings(engine: Engine, kind: dict[str, Any]) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
+    """Return the kind of the transactions, where it is not said that of the engine, and what need not be set then.
+
+    AUTOCOMMIT of the engine means nothing here: a transaction is what was asked for.
+    """
+    options = {
+        "isolation_level": engine.dialect._on_connect_isolation_level,  # noqa: SLF001  (SQLAlchemy's)
+        **engine.get_execution_options(),
+    }
+    made, settled = dict(kind), {}
+    for name, setting in _SETTINGS.items():
+        of_engine = options.get(setting)
+        if name == "isolation" and of_engine is not None:
+            of_engine = of_engine.replace("_", " ")
+            usual = None if of_engine == "AUTOCOMMIT" else of_engine.lower()
+        else:
+            usual = of_engine
+        if kind[name] is None:
+            made[name] = usual
+        asked = made[name]
+        if isinstance(asked, psycopg.IsolationLevel):
+            asked = asked.name.replace("_", " ")
+        settled[setting] = (of_engine, asked.upper() if isinstance(asked, str) else asked)
+    return made, settled
 
 
 def _cause(exc: BaseException) -> BaseException:

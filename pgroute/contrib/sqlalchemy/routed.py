@@ -164,18 +164,22 @@ class RoutedDialect:
         del dbapi_connection.pgroute_lent
         lent.terminate()
 
-    # A reader's connection may have ended without an error; what it was set to went with it.
+    # A reader's connection may have ended without an error. That of `run_in_session` is in a transaction already.
+
+    def set_isolation_level(self, dbapi_connection: Any, level: str) -> None:
+        if not of_connection(dbapi_connection).settles("isolation_level", level):
+            super().set_isolation_level(dbapi_connection, level)  # type: ignore[misc]
 
     def set_readonly(self, connection: Any, value: bool) -> None:
-        if not connection.closed:
+        if not of_connection(connection).settles("postgresql_readonly", value):
             super().set_readonly(connection, value)  # type: ignore[misc]
 
     def set_deferrable(self, connection: Any, value: bool) -> None:
-        if not connection.closed:
+        if not of_connection(connection).settles("postgresql_deferrable", value):
             super().set_deferrable(connection, value)  # type: ignore[misc]
 
     def reset_isolation_level(self, dbapi_conn: Any) -> None:
-        if not dbapi_conn.closed:
+        if not of_connection(dbapi_conn).settles("isolation_level", None):
             super().reset_isolation_level(dbapi_conn)  # type: ignore[misc]
 
     def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:

@@ -187,9 +187,10 @@ def connect_as(connection: Connection, opts: Mapping[str, Any]) -> bool:
         return False
     role = Role.READER if opts[READ_ONLY] else Role.WRITER
     before = connection._dbapi_connection  # noqa: SLF001  (no public name gives a Connection another one)
-    if before is None or of_connection(before).role is role:
+    options = connection.engine.get_execution_options()
+    if before is None or of_connection(before).role is role or options.get(ATTEMPT) is not None:
         return False
-    causal = _causal(connection.engine.get_execution_options())
+    causal = _causal(options)
     connection._dbapi_connection = _connect(connection.engine, Route(role, causal))  # noqa: SLF001
     before.close()
     return True

@@ -244,6 +244,18 @@ async def test_a_transaction_is_run_again_in_a_new_session(engine, numbers):
     assert len(sessions) == 2
 
 
+async def test_settings_of_the_engine_are_those_of_a_transaction_that_is_run_again(url):
+    engine = create_async_engine(url, isolation_level="REPEATABLE READ")
+    maker = async_sessionmaker(engine.execution_options(postgresql_deferrable=True))
+
+    async def look(session):
+        shown = "current_setting('transaction_isolation'), current_setting('transaction_deferrable')"
+        return tuple((await session.execute(text(f"SELECT {shown}"))).one())
+
+    assert await async_run_in_session(maker, look) == ("repeatable read", "on")
+    await engine.dispose()
+
+
 async def test_an_error_of_the_function_rolls_back_and_comes_out(engine, numbers):
     async def fail(session):
         session.add(Number(number=1))

@@ -244,6 +244,58 @@ def test_a_run_is_behind_a_position(engine, numbers, inspector, shared):
     assert found == 1
 
 
+KIND = text(
+    "SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only'),"
+    " current_setting('transaction_deferrable')"
+)
+
+
+@pytest.mark.parametrize(
+    ("of_engine", "options", "asked", "kind"),
+    [
+        ({"isolation_level": "REPEATABLE READ"}, {}, {}, ("repeatable read", "off", "off")),
+        ({"isolation_level": "AUTOCOMMIT"}, {}, {}, ("read committed", "off", "off")),
+        ({}, {"isolation_level": "REPEATABLE_READ"}, {}, ("repeatable read", "off", "off")),
+        (
+            {},
+            {"isolation_level": "REPEATABLE READ"},
+            {"isolation": "serializable"},
+            ("serializable", "off", "off"),
+        ),
+        (
+            {},
+            {"postgresql_readonly": True, "postgresql_deferrable": True},
+            {},
+            ("read committed", "on", "on"),
+        ),
+        ({}, {"postgresql_readonly": True}, {"role": "reader"}, ("read committed", "on", "off")),
+        ({}, {}, {"read_only": True, "deferrable": True}, ("read committed", "on", "on")),
+    ],
+    ids=str,
+)
+def test_settings_of_the_engine_are_those_of_the_transaction(url, of_engine, options, asked, kind):
+    engine = create_engine(url, **of_engine)
+    maker = sessionmaker(engine.execution_options(**options))
+    for _ in range(2):
+        assert tuple(run_in_session(maker, lambda session: session.execute(KIND).one(), **asked)) == kind
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"isolation_level": "SERIALIZABLE"}, {"postgresql_readonly": True}, {"isolation_level": "AUTOCOMMIT"}],
+)
+def test_settings_that_come_too_late_are_told(maker, options):
+    with pytest.raises(
+        exc.ProgrammingError, match="comes too late in a transaction of run_in_session, which takes"
+    ):
+        run_in_session(maker, lambda session: session.connection(execution_options=options))
+    same = {"isolation_level": "SERIALIZABLE"}
+    run_in_session(
+        maker, lambda session: session.connection(execution_options=same), isolation="serializable"
+    )
+
+
 def test_hooks_after_the_commit_run_after_it(maker):
     from sqlalchemy import event
 
