@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import await_only, greenlet_spawn
 
@@ -258,6 +258,7 @@ class _Run:
         """Make one attempt; return when another follows, None if none does, and the result."""
         wait = self._face.wait
         claim: Any = None
+        conn: Any = None
         try:
             conn = wait(transaction.begin())
             if isinstance(conn, Retry):
@@ -290,7 +291,7 @@ class _Run:
         except BaseException as exc:
             if not transaction.open:
                 raise
-            step = wait(transaction.fail(_cause(exc)))
+            step = wait(transaction.fail(_cause(exc, conn)))
             if isinstance(step, Raise):
                 raise
             return step, None
@@ -347,6 +348,11 @@ def _with_settings(engine: Engine, kind: dict[str, Any]) -> tuple[dict[str, Any]
     return made, settled
 
 
-def _cause(exc: BaseException) -> BaseException:
-    """Return the driver's error in one of SQLAlchemy's; any other as it is."""
+def _cause(exc: BaseException, conn: Any) -> BaseException:
+    """Return the driver's error in one of SQLAlchemy's; any other as it is.
+
+    SQLAlchemy refuses to go on with a connection that was lost: the function has hidden the error that told so.
+    """
+    if isinstance(exc, PendingRollbackError) and conn is not None and conn.broken:
+        return psycopg.OperationalError("the connection was lost").with_traceback(exc.__traceback__)
     return exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
 
@@ -70,6 +71,21 @@ def test_a_lost_connection_is_made_good_in_a_new_session(maker):
 
     run_in_session(maker, work)
     assert len(set(map(id, sessions))) == len(sessions) == 2
+    assert stored(maker) == [2]
+
+
+def test_a_lost_connection_is_made_good_although_the_function_hides_it(maker):
+    calls = []
+
+    def work(session):
+        calls.append(1)
+        add(session, len(calls))
+        session.flush()
+        if len(calls) == 1:
+            with contextlib.suppress(exc.DBAPIError), session.begin_nested():
+                session.execute(KILL)
+
+    run_in_session(maker, work)
     assert stored(maker) == [2]
 
 
