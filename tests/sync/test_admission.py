@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from pgroute import Router, HostState, NoHostAvailable, PoolOptions
+from pgroute._sync.pool import role_pool
 from pgroute.core.routing.admission import ROUND
 from pgroute.core.schedule import LONGEST_SPREAD, login_spread
 from pgroute.testing import LocalCluster, Node
@@ -106,8 +107,9 @@ def test_a_fleet_shares_a_primary_that_has_not_enough_connections(small: LocalCl
 
 
 def test_no_reader_waits_for_a_standby_whose_turn_to_be_connected_to_has_not_come(
-    mended: LocalCluster,
+    mended: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(role_pool, "SOON", 0.0)  # a turn in a tenth of a second would be waited for
     make_table(mended)
     _, gone, other = mended.nodes
     stop, reads = threading.Event(), Account()
