@@ -72,7 +72,7 @@ def sweep(known):
     other.axhline(2.0, color=GREY, linewidth=1, linestyle=":")
     other.set_ylabel("seconds until 99 % are served", color=GREY)
     other.set_ylim(0, None)
-    figure.suptitle("10,000 clients at a new primary", **HEADING)
+    figure.suptitle("1000 clients at a new primary, times ten", **HEADING)
     return figure
 
 
