@@ -26,7 +26,7 @@ COPY_DONE = b"c\0\0\0\4"
 HERE = "cut here"
 SIZE = 12_000
 # More than the buffers on the way hold: otherwise the end is sent before the loss is known.
-FILLER = "x" * 800
+FILLER = "x" * 1600
 ROWS = [(number, HERE if number == SIZE // 4 else FILLER) for number in range(1, SIZE + 1)]
 DATA = b"".join(b"%d\t%s\n" % (number, name.encode()) for number, name in ROWS)
 
@@ -278,7 +278,7 @@ def test_failover_in_the_middle(trio: Proxied, fault: str) -> None:
 # Copies out.
 
 QUERY = (
-    f"SELECT number, CASE number WHEN {SIZE // 4} THEN 'cut'||' here' ELSE repeat('x', 800) END"
+    f"SELECT number, CASE number WHEN {SIZE // 4} THEN 'cut'||' here' ELSE repeat('x', {len(FILLER)}) END"
     f" FROM generate_series(1, {SIZE}) AS number"
 )
 
