@@ -31,8 +31,10 @@ DEFAULT_SLOTS = 100
 LONGEST_SPREAD = 1.4
 """Seconds over which the processes of the largest fleet spread their logins: 10,000 of them are 7,000 a second."""
 
+_SMALL = 400
+"""A server with no more connections than that gets as many logins at once, and nobody waits."""
 _LOGINS = 2000.0
-"""Connections of a server per second of the spread: 0.05 s for 100, 0.5 s for 1000."""
+"""Connections of a larger server per second of the spread: 0.3 s for 1000."""
 _PROBES = 20_000.0
 """Probes per second that a fleet may send to a host during an outage."""
 _FASTEST = 0.02
@@ -50,7 +52,7 @@ def login_spread(slots: int) -> float:
     Args:
         slots: the server's max_connections.
     """
-    return min(LONGEST_SPREAD, slots / _LOGINS)
+    return min(LONGEST_SPREAD, max(0, slots - _SMALL) / _LOGINS)
 
 
 def probe_delay(
