@@ -26,17 +26,19 @@ from pgroute._async.pool.setup import SetupFailed
 from pgroute._async.progress import Question, ask_progress
 from pgroute.core.config.options import check_number
 from pgroute.core.faults.classify import one_line
-from pgroute.core.model.roles import Role, SessionAttrs
+from pgroute.core.model.roles import HostRole, Role, SessionAttrs
 from pgroute.core.model.stats import RouterStats
 from pgroute.core.routing.acquisition import PATIENCE, Acquisition, GiveUp, Try, first_choice, patience
 from pgroute.core.routing.demand import Demand, Proof
 from pgroute.core.routing.lending import PoolFull
 from pgroute.core.transactions.request import get_request
+from pgroute.errors import RouteError
 from pgroute.monitor.cluster_watch import ClusterWatch
 from pgroute.runtime.connect_backoff import ConnectBackoff
 from pgroute.runtime.credentials import CredentialSource
 from pgroute.runtime.event_dispatcher import EventDispatcher
 from pgroute.runtime.fork import forked
+from pgroute.runtime.meter import BEHIND, MET, Meter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +51,9 @@ if TYPE_CHECKING:
     from pgroute.core.topology.snapshot import Topology
     from pgroute.core.transactions.request import Request
     from pgroute.runtime.causality import CausalReading, Ticket
+
+# Looked up on the way of each session; see `host_pool`.
+_PREFERRED, _PRIMARY = SessionAttrs.PREFER_STANDBY, HostRole.PRIMARY
 
 _FIRST_ASK, _SLOWEST_ASK = 0.001, 0.02
 """Seconds between two questions to a standby that is behind; the pause doubles."""
@@ -73,6 +78,7 @@ class AsyncSessionManager(Generic[CT]):
         dispatcher: of events to subscribers.
         listening: the listeners, and the connection that they share.
         lifecycle: opens and closes all of it.
+        meter: the counters.
         keyed: the connections of `getconn(key=)`.
         longest_retry: seconds for which a call so far may retry with a key of ``once=``.
         request: validates the arguments of a transaction; see `get_request`.
@@ -94,18 +100,30 @@ class AsyncSessionManager(Generic[CT]):
             max_lag=config.max_lag,
             source=source,
         )
+        self.meter: Meter = Meter()
         writers = ConnectBackoff()
         readers = writers.sharing_logins() if config.same_login else ConnectBackoff()
         self.pools: dict[Role, AsyncRolePool[CT]] = {
-            Role.WRITER: AsyncRolePool(config.writer, connection_class, self.watch, writers, source=source),
-            Role.READER: AsyncRolePool(config.reader, connection_class, self.watch, readers, source=source),
+            Role.WRITER: AsyncRolePool(
+                config.writer, connection_class, self.watch, writers, meter=self.meter, source=source
+            ),
+            Role.READER: AsyncRolePool(
+                config.reader, connection_class, self.watch, readers, meter=self.meter, source=source
+            ),
         }
         self.dispatcher: EventDispatcher = EventDispatcher()
         self.listening: AsyncListeningHub = AsyncListeningHub(
             config, connection_class, self.watch, writers, source, name=name
         )
         self.lifecycle: AsyncLifecycle = AsyncLifecycle(
-            self.watch, self.pools, self.dispatcher, self.listening, source, name=name, describe=describe
+            self.watch,
+            self.pools,
+            self.dispatcher,
+            self.listening,
+            source,
+            meter=self.meter,
+            name=name,
+            describe=describe,
         )
         self.longest_retry: float = 0.0
         self.request: Callable[..., Request] = partial(
@@ -124,7 +142,10 @@ class AsyncSessionManager(Generic[CT]):
     def stats(self) -> RouterStats:
         """Return the counters by role and host."""
         return RouterStats(
-            self.pools[Role.WRITER].stats(), self.pools[Role.READER].stats(), self.dispatcher.dropped
+            self.pools[Role.WRITER].stats(),
+            self.pools[Role.READER].stats(),
+            self.dispatcher.dropped,
+            self.meter.counts(self.topology),
         )
 
     async def acquire(
@@ -135,6 +156,7 @@ class AsyncSessionManager(Generic[CT]):
         *,
         demand: Demand | None = None,
         causal: CausalReading | None = None,
+        attempt: int = 1,
     ) -> AsyncCheckout[CT]:
         """Take a connection to a host that has these attributes from the pools of the role.
 
@@ -144,6 +166,7 @@ class AsyncSessionManager(Generic[CT]):
             timeout: seconds to wait for one, from `seconds`; 0: what is ready now.
             demand: what the session demands of the host's data; None: the router's max_lag, for readers.
             causal: gives the demand, and takes note of how far the session came; None: the demand is fixed.
+            attempt: of its transaction, from 1; for observers.
 
         Raises:
             ConfigError: the position is one of another cluster.
@@ -153,13 +176,40 @@ class AsyncSessionManager(Generic[CT]):
             RouterClosed: the router is not open.
             RouteError: it was opened in another event loop.
         """
+        start, meter = time.monotonic(), self.meter
+        checkout: AsyncCheckout[CT] | None = None
+        try:
+            checkout = await self._acquire(attrs, role, timeout, start=start, demand=demand, causal=causal)
+            meter.waits[role].add(time.monotonic() - start)
+            pool = checkout.lease.pool
+            if attrs is _PREFERRED and pool.host.role is _PRIMARY:
+                meter.readers_on_primary += 1
+            if meter.observer is not None:
+                checkout.lease.observed = meter.observer.begun(role, pool.key, start, attempt)
+            return checkout
+        except BaseException as exc:
+            if checkout is not None:  # interrupted on one of the last lines
+                await checkout.release()
+            elif isinstance(exc, RouteError):
+                meter.refused(role, start, attempt, exc)
+            raise
+
+    async def _acquire(
+        self,
+        attrs: SessionAttrs,
+        role: Role,
+        timeout: float,
+        *,
+        start: float,
+        demand: Demand | None,
+        causal: CausalReading | None,
+    ) -> AsyncCheckout[CT]:
         router = self.lifecycle.check_open()
         ticket: Ticket | None = None
         if causal is not None:
             demand, ticket = causal.begin()
         elif demand is None and role is Role.READER:
             demand = self._reader_demand
-        start = time.monotonic()
         pool = self.pools[role]
         told = self.config.acquired
         tried_at = start
@@ -295,7 +345,7 @@ class AsyncSessionManager(Generic[CT]):
         proof = demand.proof(self.topology, candidate, now, self.watch.replayed)
         if proof is Proof.PROVEN:
             return
-        until, pause = acquisition.ask_until(self.topology, now), _FIRST_ASK
+        begun, until, pause = now, acquisition.ask_until(self.topology, now), _FIRST_ASK
         while proof is Proof.ASK:
             topology = self.topology
             host = topology.host(candidate.key)
@@ -310,12 +360,14 @@ class AsyncSessionManager(Generic[CT]):
                 break
             self.watch.replayed.note(candidate.key, candidate.generation, told.timeline, told.lsn)
             if demand.met_by(self.topology, told.timeline, told.lsn, now):
+                self.meter.position_waited(MET, now - begun)
                 return
             hopeless = not demand.may_get_there(self.topology, told.timeline, told.lsn)
             if now >= until or hopeless or router.closing:
                 break
             await asyncio.sleep(min(pause, until - now))
             pause = min(2 * pause, _SLOWEST_ASK)
+        self.meter.position_waited(BEHIND, time.monotonic() - begun)
         raise Behind(f"{candidate.key} is not as far as demanded")
 
     async def _ask(self, conn: CT, question: Question, seconds: float) -> Progress | None:

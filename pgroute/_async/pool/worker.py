@@ -45,6 +45,7 @@ class AsyncPoolWorker(Generic[CT]):
         connector: opens connections.
         max_lifetime: seconds.
         close: closes the pool.
+        opened: told of each connection that was opened, after how many seconds.
 
     Attributes:
         failure: why the last attempt to connect failed; None: it did not.
@@ -61,6 +62,7 @@ class AsyncPoolWorker(Generic[CT]):
         max_lifetime: float,
         # sync-only: close: Callable[[], None],
         close: Callable[[], Awaitable[None]],  # async-only
+        opened: Callable[[float], None],
     ) -> None:
         self.failure: BaseException | None = None
         self._name = name
@@ -70,6 +72,7 @@ class AsyncPoolWorker(Generic[CT]):
         self._connector = connector
         self._max_lifetime = max_lifetime
         self._close = close
+        self._opened = opened
         self._pid = os.getpid()
         self._lost: deque[AsyncLease] = deque()
         self._wakeup = AsyncWakeup()
@@ -164,6 +167,7 @@ class AsyncPoolWorker(Generic[CT]):
                 await self._close()
             return
         self._counts["connections_ms"] += 1000.0 * (now - begun)
+        self._opened(now - begun)
         lease = lease_of(conn)
         lifetime = self._max_lifetime * (1.0 - _LIFETIME_SPREAD * random.random())
         lease.expires_at = now + lifetime

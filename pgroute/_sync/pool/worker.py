@@ -45,6 +45,7 @@ class PoolWorker(Generic[CT]):
         connector: opens connections.
         max_lifetime: seconds.
         close: closes the pool.
+        opened: told of each connection that was opened, after how many seconds.
 
     Attributes:
         failure: why the last attempt to connect failed; None: it did not.
@@ -60,6 +61,7 @@ class PoolWorker(Generic[CT]):
         *,
         max_lifetime: float,
         close: Callable[[], None],
+        opened: Callable[[float], None],
     ) -> None:
         self.failure: BaseException | None = None
         self._name = name
@@ -69,6 +71,7 @@ class PoolWorker(Generic[CT]):
         self._connector = connector
         self._max_lifetime = max_lifetime
         self._close = close
+        self._opened = opened
         self._pid = os.getpid()
         self._lost: deque[Lease] = deque()
         self._wakeup = Wakeup()
@@ -159,6 +162,7 @@ class PoolWorker(Generic[CT]):
                 self._close()
             return
         self._counts["connections_ms"] += 1000.0 * (now - begun)
+        self._opened(now - begun)
         lease = lease_of(conn)
         lifetime = self._max_lifetime * (1.0 - _LIFETIME_SPREAD * random.random())
         lease.expires_at = now + lifetime
