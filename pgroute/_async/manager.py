@@ -249,7 +249,7 @@ class AsyncSessionManager(Generic[CT]):
                 acquisition = self.acquisition(attrs, role, start, timeout, demand)
             if candidate is not None and failure is not None:
                 _count_failure(acquisition, candidate, pool, failure, seconds)
-            step = await self._next_host(acquisition, router, pool)
+            step = await self._next_host(acquisition, router, role)
             candidate, seconds, tried_at = step.candidate, step.timeout, time.monotonic()
 
     async def _first_host(
@@ -274,15 +274,14 @@ class AsyncSessionManager(Generic[CT]):
             arrange=pool.arrange,
         )
 
-    async def _next_host(
-        self, acquisition: Acquisition, router: AsyncOpenState, pool: AsyncRolePool[CT]
-    ) -> Try:
+    async def _next_host(self, acquisition: Acquisition, router: AsyncOpenState, role: Role) -> Try:
         """Wait until there is a host to try, and return it.
 
         Raises:
             NoHostAvailable, PoolExhausted, SplitBrainError, PositionLost: there is none in time.
             RouterClosed: the router is not open any more.
         """
+        pool, waiting = self.pools[role], self.meter.waiting
         while True:
             self.lifecycle.check_open()
             now = time.monotonic()
@@ -296,7 +295,11 @@ class AsyncSessionManager(Generic[CT]):
             if acquisition.is_outdated(topology):
                 for key in topology.by_key:
                     self.watch.kick(key)
-            await router.changes.wait(version, max(0.0, step.until - now))
+            waiting[role] += 1
+            try:
+                await router.changes.wait(version, max(0.0, step.until - now))
+            finally:
+                waiting[role] -= 1
 
     def acquisition(
         self, attrs: SessionAttrs, role: Role, start: float, timeout: float, demand: Demand | None

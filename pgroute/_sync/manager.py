@@ -248,7 +248,7 @@ class SessionManager(Generic[CT]):
                 acquisition = self.acquisition(attrs, role, start, timeout, demand)
             if candidate is not None and failure is not None:
                 _count_failure(acquisition, candidate, pool, failure, seconds)
-            step = self._next_host(acquisition, router, pool)
+            step = self._next_host(acquisition, router, role)
             candidate, seconds, tried_at = step.candidate, step.timeout, time.monotonic()
 
     def _first_host(
@@ -273,15 +273,14 @@ class SessionManager(Generic[CT]):
             arrange=pool.arrange,
         )
 
-    def _next_host(
-        self, acquisition: Acquisition, router: OpenState, pool: RolePool[CT]
-    ) -> Try:
+    def _next_host(self, acquisition: Acquisition, router: OpenState, role: Role) -> Try:
         """Wait until there is a host to try, and return it.
 
         Raises:
             NoHostAvailable, PoolExhausted, SplitBrainError, PositionLost: there is none in time.
             RouterClosed: the router is not open any more.
         """
+        pool, waiting = self.pools[role], self.meter.waiting
         while True:
             self.lifecycle.check_open()
             now = time.monotonic()
@@ -295,7 +294,11 @@ class SessionManager(Generic[CT]):
             if acquisition.is_outdated(topology):
                 for key in topology.by_key:
                     self.watch.kick(key)
-            router.changes.wait(version, max(0.0, step.until - now))
+            waiting[role] += 1
+            try:
+                router.changes.wait(version, max(0.0, step.until - now))
+            finally:
+                waiting[role] -= 1
 
     def acquisition(
         self, attrs: SessionAttrs, role: Role, start: float, timeout: float, demand: Demand | None

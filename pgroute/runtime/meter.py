@@ -86,6 +86,7 @@ class Meter:
 
     Attributes:
         observer: is told of each session; None: nobody is.
+        waiting: how many callers wait for a host, by role; those in the queue of a pool are not among them.
         waits: how long sessions waited for their connection, by role.
         retries: by cause.
         commits_unknown, readers_on_primary, sessions_aborted: how many.
@@ -94,6 +95,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.observer: Observer | None = None
+        self.waiting: dict[Role, int] = dict.fromkeys(Role, 0)
         self.waits: dict[Role, Durations] = {role: Durations() for role in Role}
         self.retries: dict[str, int] = dict.fromkeys((*_CAUSES, _UNKNOWN, _OTHER), 0)
         self.commits_unknown: int = 0

@@ -1,0 +1,179 @@
+"""What is kept of a session until it has ended, and what becomes of it: two values in histograms, and a span."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from opentelemetry import context
+from opentelemetry.trace import Status, StatusCode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import Histogram
+    from opentelemetry.trace import Tracer
+
+    from pgroute.contrib.opentelemetry.sender import Sender
+    from pgroute.core.model.roles import HostKey, Role
+
+Attributes = dict[str, str | int | float]
+
+POOL_NAME = "db.client.connection.pool.name"
+SYSTEM = "db.system.name"
+ADDRESS, PORT = "server.address", "server.port"
+ROUTER, ROLE = "pgroute.router", "pgroute.role"
+WAIT_TIME, RETRIES = "pgroute.wait_time", "pgroute.retries"
+ERROR_TYPE, SQLSTATE = "error.type", "db.response.status_code"
+
+
+class Instruments(NamedTuple):
+    """Where the values go.
+
+    Attributes:
+        wait_time, use_time, create_time, failover: of seconds.
+        tracer: makes the spans; None: there are none.
+    """
+
+    wait_time: Histogram
+    use_time: Histogram
+    create_time: Histogram
+    failover: Histogram
+    tracer: Tracer | None
+
+
+def pool_name(router: str, role: str) -> str:
+    """Return the name of the pools of a role: they have one for each host, which an attribute tells."""
+    return f"{router}/{role}"
+
+
+def server(host: HostKey) -> Attributes:
+    """Return the attributes of a host."""
+    return {ADDRESS: host.host or host.hostaddr or "", PORT: host.port}
+
+
+class Kept:
+    """One session."""
+
+    __slots__ = (
+        "_attempt",
+        "_context",
+        "_error",
+        "_key",
+        "_observer",
+        "_role",
+        "_since",
+        "_sqlstate",
+        "_used",
+        "_wait",
+    )
+
+    def __init__(
+        self, observer: SessionObserver, role: Role, key: HostKey | None, since: float, attempt: int
+    ) -> None:
+        self._observer = observer
+        self._role = role
+        self._key = key
+        self._since = since
+        self._wait = time.monotonic() - since
+        self._used = 0.0
+        self._attempt = attempt
+        self._error = self._sqlstate = ""
+        self._context: Context | None = None if observer.instruments.tracer is None else context.get_current()
+
+    def failed(self, exc: BaseException) -> None:
+        """Take note of the kind of an error; its text may tell of the user's data."""
+        self._error = f"{type(exc).__module__}.{type(exc).__qualname__}"
+        self._sqlstate = getattr(exc, "sqlstate", None) or ""
+
+    def ended(self, seconds: float) -> None:
+        """Take note of its end."""
+        self._used = seconds
+        self._observer.sender.put(self.send)
+
+    def send(self) -> None:
+        """Take it to OpenTelemetry."""
+        observer = self._observer
+        instruments = observer.instruments
+        if self._key is not None:
+            attributes = observer.attributes(self._role, self._key)
+            instruments.wait_time.record(self._wait, attributes, self._context)
+            instruments.use_time.record(self._used, attributes, self._context)
+        if instruments.tracer is not None:
+            self._trace(instruments.tracer)
+
+    def _trace(self, tracer: Tracer) -> None:
+        attributes: Attributes = {
+            SYSTEM: "postgresql",
+            ROUTER: self._observer.router,
+            ROLE: self._role.value,
+            WAIT_TIME: self._wait,
+            RETRIES: self._attempt - 1,
+        }
+        if self._key is not None:
+            attributes |= server(self._key)
+        if self._error:
+            attributes[ERROR_TYPE] = self._error
+        if self._sqlstate:
+            attributes[SQLSTATE] = self._sqlstate
+        begun = time.time_ns() - int(1e9 * (time.monotonic() - self._since))
+        acquired = begun + int(1e9 * self._wait)
+        span = tracer.start_span(
+            f"pgroute {self._role.value}", self._context, attributes=attributes, start_time=begun
+        )
+        if self._key is not None:
+            span.add_event("pgroute.acquired", timestamp=acquired)
+        if self._error:
+            span.set_status(Status(StatusCode.ERROR))
+        span.end(acquired + int(1e9 * self._used))
+
+
+class SessionObserver:
+    """Is told of the sessions of one router.
+
+    Args:
+        router: its name.
+        instruments: where the values go.
+        sender: takes them there.
+        owner: kept alive as long as the router is.
+
+    Attributes:
+        router, instruments, sender: as given.
+    """
+
+    def __init__(self, router: str, instruments: Instruments, sender: Sender, owner: object) -> None:
+        self.router = router
+        self.instruments = instruments
+        self.sender = sender
+        self._owner = owner
+        self._attributes: dict[tuple[Role, HostKey], Mapping[str, str | int | float]] = {}
+
+    def attributes(self, role: Role, key: HostKey) -> Mapping[str, str | int | float]:
+        """Return the attributes of a pool."""
+        found = self._attributes.get((role, key))
+        if found is None:
+            if len(self._attributes) > 1000:  # where names move, there is no end to the hosts
+                self._attributes.clear()
+            found = {POOL_NAME: pool_name(self.router, role.value), **server(key)}
+            self._attributes[role, key] = found
+        return found
+
+    def begun(self, role: Role, key: HostKey, since: float, attempt: int) -> Kept:
+        """Return what is kept of a session."""
+        return Kept(self, role, key, since, attempt)
+
+    def refused(self, role: Role, since: float, attempt: int, exc: BaseException) -> None:
+        """Take note of a session that could not be had: a span without a host."""
+        if self.instruments.tracer is not None:
+            kept = Kept(self, role, None, since, attempt)
+            kept.failed(exc)
+            self.sender.put(kept.send)
+
+    def connected(self, role: Role, key: HostKey, seconds: float) -> None:
+        """Take note of a connection that was opened."""
+        self.sender.put(lambda: self.instruments.create_time.record(seconds, self.attributes(role, key)))
+
+    def failed_over(self, seconds: float) -> None:
+        """Take note of a failover."""
+        self.sender.put(lambda: self.instruments.failover.record(seconds, {ROUTER: self.router}))
