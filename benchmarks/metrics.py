@@ -3,8 +3,11 @@
     python -m benchmarks.metrics [--rounds 400] [--sessions 20] [--pin] [--json FILE]
 
 The ratio is the time without over the time with them in the same round: 1.00 is no overhead. It is the same router:
-only its observer is taken away for the rounds without. "Metrics" are the histograms of OpenTelemetry; "everything" is a span
-for each session besides, with a processor that exports in batches. Prometheus only costs a scrape, which is timed.
+only its observer is taken away for the rounds without. "Metrics" are the histograms of OpenTelemetry; "everything" is a
+span for each session besides, with a processor that exports in batches. Prometheus only costs a scrape, which is timed.
+
+"Client" is the processor time of the session's thread, and "added" how much longer that is in the same round: on a busy
+machine these say more than the time.
 
 Sessions leave their values to a thread. Its work is done between the rounds here, and told per session ("later"); the
 second ratio is what remained if the session's own thread did it. Rounds of 2000 sessions and more let the thread work
@@ -175,20 +178,38 @@ def summarized(face, rounds, scrape):
         if way != OFF:
             quartiles = statistics.quantiles([found[OFF][0] / found[way][0] for found in rounds], n=4)
             whole = statistics.median(found[OFF][0] / (found[way][0] + found[way][2]) for found in rounds)
-            row |= {"ratio": quartiles[1], "quartiles": quartiles[::2], "whole": whole}
+            added = statistics.median(found[way][1] - found[OFF][1] for found in rounds)
+            row |= {
+                "ratio": quartiles[1],
+                "quartiles": quartiles[::2],
+                "whole": whole,
+                "added_seconds": added,
+            }
         rows.append(row)
     return rows
 
 
 def table(rows):
     """Return header and rows of text."""
-    header = ("face", "way", "time", "client", "later", "ratio to off", "quartiles", "with later", "scrape")
+    header = (
+        "face",
+        "way",
+        "time",
+        "client",
+        "added",
+        "later",
+        "ratio to off",
+        "quartiles",
+        "with later",
+        "scrape",
+    )
     return header, [
         (
             row["face"],
             row["way"],
             f"{row['seconds'] * 1e6:.0f} us",
             f"{row['client_seconds'] * 1e6:.0f} us",
+            f"{row['added_seconds'] * 1e6:.1f} us" if "added_seconds" in row else "",
             f"{row['later_seconds'] * 1e6:.0f} us",
             f"{row['ratio']:.3f}" if "ratio" in row else "",
             "{:.3f} to {:.3f}".format(*row["quartiles"]) if "ratio" in row else "",
