@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
@@ -25,7 +25,7 @@ from pgroute._sync.pool.setup import SetupFailed
 from pgroute._sync.progress import Question, ask_progress
 from pgroute.core.config.options import check_number
 from pgroute.core.faults.classify import one_line
-from pgroute.core.model.roles import HostRole, Role, SessionAttrs
+from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.core.model.stats import RouterStats
 from pgroute.core.routing.acquisition import PATIENCE, Acquisition, GiveUp, Try, first_choice, patience
 from pgroute.core.routing.demand import Demand, Proof
@@ -50,9 +50,6 @@ if TYPE_CHECKING:
     from pgroute.core.topology.snapshot import Topology
     from pgroute.core.transactions.request import Request
     from pgroute.runtime.causality import CausalReading, Ticket
-
-# Looked up on the way of each session; see `host_pool`.
-_PREFERRED, _PRIMARY = SessionAttrs.PREFER_STANDBY, HostRole.PRIMARY
 
 _FIRST_ASK, _SLOWEST_ASK = 0.001, 0.02
 """Seconds between two questions to a standby that is behind; the pause doubles."""
@@ -175,81 +172,50 @@ class SessionManager(Generic[CT]):
             RouterClosed: the router is not open.
             RouteError: it was opened in another event loop.
         """
-        start, meter = time.monotonic(), self.meter
-        checkout: Checkout[CT] | None = None
-        try:
-            checkout = self._acquire(attrs, role, timeout, start=start, demand=demand, causal=causal)
-            meter.waits[role].add(time.monotonic() - start)
-            pool = checkout.lease.pool
-            if attrs is _PREFERRED and pool.host.role is _PRIMARY:
-                meter.readers_on_primary += 1
-            if meter.observer is not None:
-                checkout.lease.observed = meter.observer.begun(role, pool.key, start, attempt)
-            return checkout
-        except BaseException as exc:
-            if checkout is not None:  # interrupted on one of the last lines
-                checkout.release()
-            elif isinstance(exc, RouteError):
-                meter.refused(role, start, attempt, exc)
-            raise
-
-    def _acquire(
-        self,
-        attrs: SessionAttrs,
-        role: Role,
-        timeout: float,
-        *,
-        start: float,
-        demand: Demand | None,
-        causal: CausalReading | None,
-    ) -> Checkout[CT]:
         router = self.lifecycle.check_open()
         ticket: Ticket | None = None
         if causal is not None:
             demand, ticket = causal.begin()
         elif demand is None and role is Role.READER:
             demand = self._reader_demand
-        pool = self.pools[role]
-        told = self.config.acquired
-        tried_at = start
-        candidate = self._first_host(attrs, pool, demand, start)
-        acquisition = None if demand is None else self.acquisition(attrs, role, start, timeout, demand)
-        if acquisition is None or candidate is None:
-            seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
-        else:
-            seconds = acquisition.patience(self.topology, candidate, start, pool.load)
-        while True:
-            failure: Exception | None = None
-            if candidate is not None:
-                conn: CT | None = None
-                try:
-                    host_pool = pool.ready(candidate) or pool.open(candidate)
-                    conn = host_pool.getconn(seconds, start)
-                    if told is not None:
-                        told(candidate, time.monotonic() - tried_at)
-                    if demand is not None and acquisition is not None:
-                        self._prove(conn, router, candidate, demand, acquisition)
-                    return Checkout(conn, router, ticket)
-                except (
-                    PoolTimeout,
-                    PoolClosed,
-                    TooManyRequests,
-                    psycopg.OperationalError,
-                    SetupFailed,
-                ) as exc:
-                    failure = exc
-                    if conn is not None:
-                        Checkout(conn, router).release()
-                except BaseException:
-                    if conn is not None:  # interrupted on one of the last lines
-                        Checkout(conn, router).release()
-                    raise
-            if acquisition is None:
-                acquisition = self.acquisition(attrs, role, start, timeout, demand)
-            if candidate is not None and failure is not None:
-                _count_failure(acquisition, candidate, pool, failure, seconds)
-            step = self._next_host(acquisition, router, role)
-            candidate, seconds, tried_at = step.candidate, step.timeout, time.monotonic()
+        start, pool, meter = time.monotonic(), self.pools[role], self.meter
+        try:
+            tried_at = start
+            candidate = self._first_host(attrs, pool, demand, start)
+            acquisition = None if demand is None else self.acquisition(attrs, role, start, timeout, demand)
+            if acquisition is None or candidate is None:
+                seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
+            else:
+                seconds = acquisition.patience(self.topology, candidate, start, pool.load)
+            while True:
+                failure: Exception | None = None
+                if candidate is not None:
+                    conn: CT | None = None
+                    try:
+                        host_pool = pool.ready(candidate) or pool.open(candidate)
+                        conn = host_pool.getconn(seconds, start)
+                        if self.config.acquired is not None:
+                            self.config.acquired(candidate, time.monotonic() - tried_at)
+                        if demand is not None and acquisition is not None:
+                            self._prove(conn, router, candidate, demand, acquisition)
+                        checkout = Checkout(conn, router, ticket)
+                        meter.begun(checkout.lease, attrs, role, candidate, since=start, attempt=attempt)
+                        return checkout
+                    except _ELSEWHERE as exc:
+                        failure = exc
+                        _give_back(conn, router)
+                    except BaseException:
+                        _give_back(conn, router)  # interrupted on one of the last lines
+                        raise
+                if acquisition is None:
+                    acquisition = self.acquisition(attrs, role, start, timeout, None)
+                if candidate is not None and failure is not None:
+                    _count_failure(acquisition, candidate, pool, failure, seconds)
+                step = self._next_host(acquisition, router, role)
+                candidate, seconds, tried_at = step.candidate, step.timeout, time.monotonic()
+        except RouteError as exc:
+            meter.refused(role, start, attempt, exc)
+            raise
 
     def _first_host(
         self, attrs: SessionAttrs, pool: RolePool[CT], demand: Demand | None, now: float
@@ -363,6 +329,7 @@ class SessionManager(Generic[CT]):
             self.watch.replayed.note(candidate.key, candidate.generation, told.timeline, told.lsn)
             if demand.met_by(self.topology, told.timeline, told.lsn, now):
                 self.meter.position_waited(MET, now - begun)
+                lease_of(conn).taken_at = now  # the session waited until now
                 return
             hopeless = not demand.may_get_there(self.topology, told.timeline, told.lsn)
             if now >= until or hopeless or router.closing:
@@ -449,6 +416,15 @@ class SessionManager(Generic[CT]):
 
 class Behind(psycopg.OperationalError):
     """A standby was asked, and does not satisfy the demand."""
+
+
+_ELSEWHERE = (PoolTimeout, PoolClosed, TooManyRequests, psycopg.OperationalError, SetupFailed)
+"""Errors of one host, after which another one is tried."""
+
+
+def _give_back(conn: psycopg.Connection[Any] | None, router: OpenState) -> None:
+    if conn is not None:
+        Checkout(conn, router).release()
 
 
 def _count_failure(

@@ -19,7 +19,7 @@ from pgroute._sync.pool.setup import SETUP_ATTEMPTS, set_up
 from pgroute._sync.pool.worker import PoolWorker
 from pgroute._psycopg import has_unfinished
 from pgroute.core.faults.classify import one_line
-from pgroute.core.model.durations import Durations
+from pgroute.core.model.durations import QUICK, Durations
 from pgroute.core.routing.lending import Lending, PoolFull
 
 if TYPE_CHECKING:
@@ -316,7 +316,11 @@ class HostPool(Generic[CT]):
         lease = lease_of(conn)
         used = time.monotonic() - lease.taken_at
         self._counts["usage_ms"] += 1000.0 * used
-        self._used.add(used)
+        if used < QUICK:  # without a call, as in `manager.acquire`
+            self._used.quick += 1
+            self._used.quick_total += used
+        else:
+            self._used.add(used)
         if lease.observed is not None:
             observed, lease.observed = lease.observed, None
             observed.ended(used)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from opentelemetry import context
+from opentelemetry.context import get_current
 from opentelemetry.trace import Status, StatusCode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from opentelemetry.context import Context
     from opentelemetry.metrics import Histogram
@@ -54,38 +55,42 @@ def server(host: HostKey) -> Attributes:
 
 
 class Kept:
-    """One session."""
+    """One session; it is made and ended on the way of each, so with few steps.
 
-    __slots__ = (
-        "_attempt",
-        "_context",
-        "_error",
-        "_key",
-        "_observer",
-        "_role",
-        "_since",
-        "_sqlstate",
-        "_used",
-        "_wait",
-    )
+    Args:
+        observer: of the router.
+        role: whose pool its connection comes from.
+        key: the host; None: there was none.
+        since: monotonic seconds at which it was asked for.
+        waited: seconds from then on.
+        attempt: of its transaction, from 1.
+    """
 
-    def __init__(
-        self, observer: SessionObserver, role: Role, key: HostKey | None, since: float, attempt: int
+    __slots__ = ("_attempt", "_context", "_error", "_key", "_observer", "_role", "_since", "_used", "_waited")
+
+    def __init__(  # noqa: PLR0917  (by name they would cost more)
+        self,
+        observer: SessionObserver,
+        role: Role,
+        key: HostKey | None,
+        since: float,
+        waited: float,
+        attempt: int,
     ) -> None:
         self._observer = observer
         self._role = role
         self._key = key
         self._since = since
-        self._wait = time.monotonic() - since
-        self._used = 0.0
+        self._waited = waited
         self._attempt = attempt
-        self._error = self._sqlstate = ""
-        self._context: Context | None = None if observer.instruments.tracer is None else context.get_current()
+        self._used = 0.0
+        self._error: tuple[str, str] | None = None
+        self._context: Context | None = get_current() if observer.traces else None
 
     def failed(self, exc: BaseException) -> None:
         """Take note of the kind of an error; its text may tell of the user's data."""
-        self._error = f"{type(exc).__module__}.{type(exc).__qualname__}"
-        self._sqlstate = getattr(exc, "sqlstate", None) or ""
+        kind = type(exc)
+        self._error = f"{kind.__module__}.{kind.__qualname__}", getattr(exc, "sqlstate", None) or ""
 
     def ended(self, seconds: float) -> None:
         """Take note of its end."""
@@ -98,7 +103,7 @@ class Kept:
         instruments = observer.instruments
         if self._key is not None:
             attributes = observer.attributes(self._role, self._key)
-            instruments.wait_time.record(self._wait, attributes, self._context)
+            instruments.wait_time.record(self._waited, attributes, self._context)
             instruments.use_time.record(self._used, attributes, self._context)
         if instruments.tracer is not None:
             self._trace(instruments.tracer)
@@ -108,23 +113,23 @@ class Kept:
             SYSTEM: "postgresql",
             ROUTER: self._observer.router,
             ROLE: self._role.value,
-            WAIT_TIME: self._wait,
+            WAIT_TIME: self._waited,
             RETRIES: self._attempt - 1,
         }
         if self._key is not None:
             attributes |= server(self._key)
-        if self._error:
-            attributes[ERROR_TYPE] = self._error
-        if self._sqlstate:
-            attributes[SQLSTATE] = self._sqlstate
+        if self._error is not None:
+            attributes[ERROR_TYPE], sqlstate = self._error
+            if sqlstate:
+                attributes[SQLSTATE] = sqlstate
         begun = time.time_ns() - int(1e9 * (time.monotonic() - self._since))
-        acquired = begun + int(1e9 * self._wait)
+        acquired = begun + int(1e9 * self._waited)
         span = tracer.start_span(
             f"pgroute {self._role.value}", self._context, attributes=attributes, start_time=begun
         )
         if self._key is not None:
             span.add_event("pgroute.acquired", timestamp=acquired)
-        if self._error:
+        if self._error is not None:
             span.set_status(Status(StatusCode.ERROR))
         span.end(acquired + int(1e9 * self._used))
 
@@ -140,12 +145,16 @@ class SessionObserver:
 
     Attributes:
         router, instruments, sender: as given.
+        traces: spans are made.
+        begun: returns what is kept of a session.
     """
 
     def __init__(self, router: str, instruments: Instruments, sender: Sender, owner: object) -> None:
         self.router = router
         self.instruments = instruments
         self.sender = sender
+        self.traces: bool = instruments.tracer is not None
+        self.begun: Callable[[Role, HostKey, float, float, int], Kept] = partial(Kept, self)
         self._owner = owner
         self._attributes: dict[tuple[Role, HostKey], Mapping[str, str | int | float]] = {}
 
@@ -159,14 +168,10 @@ class SessionObserver:
             self._attributes[role, key] = found
         return found
 
-    def begun(self, role: Role, key: HostKey, since: float, attempt: int) -> Kept:
-        """Return what is kept of a session."""
-        return Kept(self, role, key, since, attempt)
-
     def refused(self, role: Role, since: float, attempt: int, exc: BaseException) -> None:
         """Take note of a session that could not be had: a span without a host."""
         if self.instruments.tracer is not None:
-            kept = Kept(self, role, None, since, attempt)
+            kept = Kept(self, role, None, since, time.monotonic() - since, attempt)
             kept.failed(exc)
             self.sender.put(kept.send)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 """Seconds, as OpenTelemetry's conventions advise for the duration of database operations."""
 
+QUICK = BOUNDS[0]
+
 OUTAGE_BOUNDS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
@@ -41,14 +43,20 @@ class Durations:
 
     Args:
         bounds: seconds, ascending.
+
+    Attributes:
+        quick: how many took less than QUICK seconds; where a call of `add` costs too much, it is counted by hand.
+        quick_total: seconds that these took.
     """
 
-    __slots__ = ("_bounds", "_counts", "_total")
+    __slots__ = ("_bounds", "_counts", "_total", "quick", "quick_total")
 
     def __init__(self, bounds: tuple[float, ...] = BOUNDS) -> None:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self._total = 0.0
+        self.quick: int = 0
+        self.quick_total: float = 0.0
 
     def add(self, seconds: float) -> None:
         """Count one."""
@@ -57,4 +65,5 @@ class Durations:
 
     def read(self) -> DurationCounts:
         """Return the counts so far."""
-        return DurationCounts(self._bounds, tuple(self._counts), self._total)
+        first, *others = self._counts
+        return DurationCounts(self._bounds, (first + self.quick, *others), self._total + self.quick_total)
