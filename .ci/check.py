@@ -36,19 +36,21 @@ WORKERS_FOR_PROGRAMS = 3
 def static(site: str) -> tuple[list[Task], list[Task]]:
     """Return the static checks, as two lanes."""
     return (
-        [Task("mypy", [["-m", "mypy"]])],
+        [
+            Task("mypy", [["-m", "mypy"]]),
+            Task("pyright", [[".ci/typed.py"]]),
+        ],
         [
             Task("ruff check", [["-m", "ruff", "check", "."]]),
             Task("ruff format", [["-m", "ruff", "format", "--check", "."]]),
             Task("generated", [[".ci/unasync.py", "--check"], [".ci/reference.py", "--check"]]),
-            Task("pyright", [[".ci/typed.py"]]),
             Task("docs", [["-m", "mkdocs", "build", "--strict", "--site-dir", site]]),
         ],
     )
 
 
 def pytest_options() -> list[str]:
-    """Return environment variables for pytest, whose output goes to a file."""
+    """Return options for pytest, whose output goes to a file."""
     return ["--color=yes"] if sys.stdout.isatty() else []
 
 
@@ -112,10 +114,10 @@ def run(arguments: list[str]) -> list[Task]:
     with tempfile.TemporaryDirectory() as site, contextlib.ExitStack() as stack:
         wait_for_images = None if chosen else stack.enter_context(images())
         runner = stack.enter_context(Runner())
-        mypy, others = static(site)
+        types, others = static(site)
         if wait_for_images is None:
-            return runner.run(others, mypy) or runner.run([Task("pytest", [[".ci/covered.py", *chosen]])])
-        if failed := runner.run([*others, collection()], mypy):
+            return runner.run(others, types) or runner.run([Task("pytest", [[".ci/covered.py", *chosen]])])
+        if failed := runner.run([*others, collection()], types):
             return failed
         return runner.run(*tests(marks, wait_for_images))
 

@@ -168,13 +168,18 @@ def report(name, told, stopped, promoted, ended):
 
 
 def overhead(rounds, size):
-    """Print the ratio of throughputs, pgroute's over that of stock Django with persistent connections."""
+    """Print ratios of throughputs: pgroute's over that of stock Django.
+
+    Stock Django keeps a connection for each thread, or has its pool, as pgroute has.
+    """
     with LocalCluster(0) as cluster:
         shared = entry(cluster.dsn)
         databases = {
             "default": shared | {"ENGINE": OURS},
-            "stock": shared | {"ENGINE": STOCK, "CONN_MAX_AGE": None},
+            "persistent": shared | {"ENGINE": STOCK, "CONN_MAX_AGE": None},
+            "pool": shared | {"ENGINE": STOCK, "OPTIONS": shared["OPTIONS"] | {"pool": {"min_size": 1}}},
         }
+        aliases = [*databases]
         item = set_up(databases)
         from django.db import connections
 
@@ -193,26 +198,28 @@ def overhead(rounds, size):
             select(alias)
 
         for name, body in (("insert", insert), ("select", select), ("insert and select", both)):
-            taken = {"default": [], "stock": []}
-            for number in range(2 * rounds + 2):
-                alias = ("default", "stock")[number % 2]
+            taken = {alias: [] for alias in aliases}
+            for number in range(3 * (rounds + 1)):
+                alias = aliases[number % 3]
                 begun, cpu = time.perf_counter(), time.thread_time()
                 for _ in range(size):
                     if (error := request(lambda body=body, alias=alias: body(alias))) is not None:
                         raise error
-                if number >= 2:
+                if number >= len(aliases):
                     taken[alias].append(
                         ((time.perf_counter() - begun) / size, (time.thread_time() - cpu) / size)
                     )
-            pairs = [*zip(taken["default"], taken["stock"], strict=True)]
-            for unit, what in ((0, "time"), (1, "CPU time of the thread")):
-                ratio = statistics.median(stock[unit] / ours[unit] for ours, stock in pairs)
-                ours, stock = (
-                    1e6 * statistics.median(each[unit] for each in taken[a]) for a in ("default", "stock")
-                )
-                print(
-                    f"{name}, a request each, {what}: {ours:.0f} us, stock {stock:.0f} us, ratio {ratio:.3f}"
-                )
+            for stock in aliases[1:]:
+                pairs = [*zip(taken["default"], taken[stock], strict=True)]
+                for unit, what in enumerate(("time", "CPU time of the thread")):
+                    ratio = statistics.median(theirs[unit] / ours[unit] for ours, theirs in pairs)
+                    ours, theirs = (
+                        1e6 * statistics.median(each[unit] for each in taken[a]) for a in ("default", stock)
+                    )
+                    print(
+                        f"{name}, a request each, {what}: {ours:.0f} us, stock ({stock}) {theirs:.0f} us, "
+                        f"ratio {ratio:.3f}"
+                    )
         connections.close_all()
         from pgroute.contrib.django.routers import close_all
 

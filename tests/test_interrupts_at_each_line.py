@@ -36,7 +36,7 @@ SAID = "committed"
 """In the note of each interrupt after which the work may be done."""
 
 # What the interpreter calls between two lines of others; an exception has nobody there to go to.
-UNRAISABLE = {"__del__", "lease_lost", "lost", "holder_lost", "<lambda>"}
+UNRAISABLE = {"__del__", "_note", "lease_lost", "lost", "holder_lost", "<lambda>"}
 
 MOST_LINES = 1500
 """Beyond what each piece of work has by far: one that grows with each interrupt keeps something of it."""

@@ -34,8 +34,7 @@ def close_router(**_: Any) -> None:
 
 
 def pay(conn: psycopg.Connection[Any], order: str) -> list[int]:
-    """Do the work of a task in one transaction."""
-    conn.execute("CREATE TABLE IF NOT EXISTS pgroute_paid (order_name text)")
+    """Do the work of a task in one transaction. The table is there: `CREATE TABLE pgroute_paid (order_name text)`."""
     conn.execute("INSERT INTO pgroute_paid VALUES (%s)", (order,))
     return [os.getpid(), conn.info.backend_pid]
 

@@ -61,8 +61,9 @@ async def test_replica_that_lags_is_left_out(lagging: LocalCluster) -> None:
         with Commits(first):
             await async_call(paused.pause_replay)
             await async_eventually(lambda: old(router, [paused], 0.5))
-            for _ in range(30):
-                assert await select(router.reader(max_lag=0.5)) == other.port
+            ports = {await select(router.reader(max_lag=0.5)) for _ in range(30)}
+            # On a busy machine the other one may be late too, for a moment.
+            assert {other.port} <= ports <= {other.port, first.port}
             await async_call(other.pause_replay)
             await async_eventually(lambda: old(router, [other], 0.5))
             for _ in range(10):

@@ -22,7 +22,7 @@ from pgroute import (
     RouteError,
 )
 from pgroute.testing import FaultProxy, LocalCluster
-from tests.aio.replicas import OFTEN, configure, cut_off, dsn_of, of, staleness, standbys_as_they_were
+from tests.aio.replicas import OFTEN, configure, cut_off, dsn_of, of, standbys_as_they_were
 from tests.aio.workload import make_table, primary
 from tests.support import AsyncBackground, async_call, async_eventually, dsn_with, within
 from tests.wiretap import Wiretap
@@ -291,8 +291,9 @@ async def test_position_that_a_crash_of_an_asynchronous_primary_has_lost(any_clu
         async with AsyncRouter(any_cluster.dsn, probe=OFTEN) as watching:
             kept = await insert(watching, 1)
             await async_call(any_cluster.catch_up)
+            # The new primary's last known position proves that it has this.
             await async_eventually(
-                lambda: all(staleness(watching, node) < 1.0 for node in any_cluster.nodes[1:])
+                lambda: all((of(watching, node).lsn or 0) >= kept.lsn for node in any_cluster.nodes[1:])
             )
             wire.blackhole()
             lost = await insert(watching, 2)

@@ -129,6 +129,8 @@ def test_each_worker_opens_and_closes_a_router(name: str, shared: LocalCluster, 
 def celery_settings(shared: LocalCluster, tmp_path: Path) -> Iterator[dict[str, str]]:
     """A database of this test's own, and a broker of files."""
     shared.primary.execute("CREATE DATABASE celery_shop")
+    with psycopg.connect(dsn_with(shared.dsn, dbname="celery_shop"), target_session_attrs="primary") as conn:
+        conn.execute("CREATE TABLE pgroute_paid (order_name text)")
     shared.catch_up()
     for folder in ("queue", "results"):
         (tmp_path / folder).mkdir()

@@ -23,7 +23,7 @@ from pgroute import (
     RouteError,
 )
 from pgroute.testing import FaultProxy, LocalCluster
-from tests.sync.replicas import OFTEN, configure, cut_off, dsn_of, of, staleness, standbys_as_they_were
+from tests.sync.replicas import OFTEN, configure, cut_off, dsn_of, of, standbys_as_they_were
 from tests.sync.workload import make_table, primary
 from tests.support import Background, call, eventually, dsn_with, within
 from tests.wiretap import Wiretap
@@ -291,8 +291,9 @@ def test_position_that_a_crash_of_an_asynchronous_primary_has_lost(any_cluster: 
         with Router(any_cluster.dsn, probe=OFTEN) as watching:
             kept = insert(watching, 1)
             call(any_cluster.catch_up)
+            # The new primary's last known position proves that it has this.
             eventually(
-                lambda: all(staleness(watching, node) < 1.0 for node in any_cluster.nodes[1:])
+                lambda: all((of(watching, node).lsn or 0) >= kept.lsn for node in any_cluster.nodes[1:])
             )
             wire.blackhole()
             lost = insert(watching, 2)
