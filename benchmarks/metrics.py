@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import random
 import statistics
 import time
 from pathlib import Path
@@ -31,7 +32,6 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 import pgroute
 from benchmarks.compare.table import show
-from benchmarks.transactions import order
 from benchmarks.versions import finish, machine, store, versions
 from pgroute.contrib.metrics.routers import behind
 from pgroute.contrib.opentelemetry import RouterInstrumentation
@@ -41,6 +41,8 @@ from pgroute.testing import LocalCluster
 OFF, METRICS, EVERYTHING = "off", "metrics", "everything"
 SIZES = pgroute.PoolOptions(max_size=1)
 WARM_UP = 2
+COLD = 3
+"""Sessions before each round, while the caches still hold what was done between the rounds."""
 
 
 class Discard(SpanExporter):
@@ -107,6 +109,11 @@ async def async_session(router):
         await conn.execute("SELECT 1")
 
 
+def shuffled():
+    """Return the ways in a random order: a round must not always follow the same one."""
+    return random.sample((OFF, METRICS, EVERYTHING), 3)
+
+
 def place(args, pid):
     if args.pin:
         os.sched_setaffinity(0, {0})
@@ -120,14 +127,13 @@ class Round:
         self._observed, self._way, self._count = observed, way, count
 
     def __enter__(self):
-        self._observed.begin(self._way)
         self._begun = time.perf_counter(), time.thread_time()
         return self
 
     def __exit__(self, *_):
         times = [time.perf_counter() - self._begun[0], time.thread_time() - self._begun[1]]
-        times.append(self._observed.end(self._way))
-        self.told = [seconds / self._count for seconds in times]
+        later = self._observed.end(self._way) / (self._count + COLD)
+        self.told = [*(seconds / self._count for seconds in times), later]
 
 
 def measure_sync(dsn, args):
@@ -136,9 +142,12 @@ def measure_sync(dsn, args):
         with router.writer() as conn:
             place(args, conn.info.backend_pid)
         observed = Observed(router)
-        for index in range(-WARM_UP, args.rounds):
+        for _ in range(WARM_UP + args.rounds):
             found = {}
-            for way in order([OFF, METRICS, EVERYTHING], index):
+            for way in shuffled():
+                observed.begin(way)
+                for _ in range(COLD):
+                    session(router)
                 with Round(observed, way, args.sessions) as measured:
                     for _ in range(args.sessions):
                         session(router)
@@ -155,9 +164,12 @@ async def measure_async(dsn, args):
         async with router.writer() as conn:
             place(args, conn.info.backend_pid)
         observed = Observed(router)
-        for index in range(-WARM_UP, args.rounds):
+        for _ in range(WARM_UP + args.rounds):
             found = {}
-            for way in order([OFF, METRICS, EVERYTHING], index):
+            for way in shuffled():
+                observed.begin(way)
+                for _ in range(COLD):
+                    await async_session(router)
                 with Round(observed, way, args.sessions) as measured:
                     for _ in range(args.sessions):
                         await async_session(router)

@@ -8,15 +8,10 @@ import contextlib
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from pgroute.runtime.fork import forked
 from pgroute.runtime.wakeup import Wakeup
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Task = Callable[[], object]
 
 _GATHER = 0.2
 """Seconds for which the thread lets sessions gather, so that it is woken five times a second at most."""
@@ -25,70 +20,74 @@ _END_TIMEOUT = 5.0
 _END_STEP = 0.05
 
 
-class Sender:
-    """A queue, and the thread that empties it. The thread begins with the first task, and again in a forked child.
+class Note(Protocol):
+    """What a session has left behind."""
 
-    Nothing is dropped: there is one task for each session that has ended, and a task takes less time than a session.
+    def send(self) -> object:
+        """Take it to OpenTelemetry."""
+        ...
+
+
+class Sender:
+    """A queue of notes, and the thread that empties it. It begins with the first note, and again in a forked child.
+
+    Nothing is dropped: there is one note for each session that has ended, and it takes less time than a session.
+    To leave a note: append it to `notes`, and call `wake` if `idle`. That is the way of each session, without a lock.
+
+    Attributes:
+        notes: the queue; once this has ended, it keeps nothing.
+        idle: nobody will look at the queue.
     """
 
     def __init__(self) -> None:
-        self._tasks: deque[Task] = deque()
         self._start_over()
         forked.register(self)
 
     def _start_over(self) -> None:
-        self._tasks.clear()
+        self.notes: deque[Note] = deque()
+        self.idle: bool = True
         self._wakeup = Wakeup()
         self._starting = threading.Lock()
         # Reentrant: a span processor of the user's may flush.
         self._emptying = threading.RLock()
         self._thread: threading.Thread | None = None
-        self._asleep = False
         self._ended = False
 
     def after_fork(self) -> None:
         """In a forked child: what waits is the parent's, who sends it."""
         ended = self._ended
         self._start_over()
-        self._ended = ended
+        if ended:
+            self.end()
 
-    def put(self, task: Task) -> None:
-        """Have a task done soon; without a lock, but for the first one."""
-        if self._ended:
-            return
-        self._tasks.append(task)
-        if self._asleep:
-            self._asleep = False
+    def wake(self) -> None:
+        """Have the notes sent soon."""
+        if self._thread is not None:
+            self.idle = False
             self._wakeup.set()
-        elif self._thread is None:
-            self._start()
-
-    def _start(self) -> None:
-        # Sessions go on without it: whoever flushes does the work.
-        if self._ended or not self._starting.acquire(blocking=False):
-            return
-        try:
-            if self._thread is None:
-                thread = threading.Thread(target=self._work, name="pgroute-opentelemetry", daemon=True)
-                with contextlib.suppress(RuntimeError):
-                    thread.start()
-                    self._thread = thread
-        finally:
-            self._starting.release()
+        # Sessions go on without a thread: whoever flushes does its work.
+        elif not self._ended and self._starting.acquire(blocking=False):
+            try:
+                if self._thread is None:
+                    thread = threading.Thread(target=self._work, name="pgroute-opentelemetry", daemon=True)
+                    with contextlib.suppress(RuntimeError):
+                        thread.start()
+                        self._thread = thread
+            finally:
+                self._starting.release()
 
     def _work(self) -> None:
         while not self._ended:
+            self.idle = False
             self._wakeup.wait(_GATHER)  # only the end interrupts it
             self.flush(patient=True)
-            self._asleep = True
-            if self._tasks or self._ended:
-                self._asleep = False
-                continue
-            self._wakeup.wait(None)
-        self.flush()
+            self.idle = True
+            if not (self.notes or self._ended):
+                self._wakeup.wait(None)
+        self._finish()
 
     def flush(self, *, patient: bool = False) -> None:
-        """Do all tasks that wait.
+        """Send all notes that wait.
 
         Args:
             patient: let other threads go first after each.
@@ -96,25 +95,30 @@ class Sender:
         with self._emptying:
             while True:
                 try:
-                    task = self._tasks.popleft()
+                    note = self.notes.popleft()
                 except IndexError:
                     return
                 with contextlib.suppress(Exception):  # of a processor or exporter of the user's
-                    task()
+                    note.send()
                 if patient:
                     time.sleep(0)  # gives up the GIL, for which threads would wait 5 ms otherwise
 
     def abandon(self) -> None:
-        """Have the thread end when all tasks are done, without waiting for it; further ones are left."""
+        """Have the thread end when all notes are sent, without waiting for it; further ones are left."""
         self._ended = True
         self._wakeup.set()
 
     def end(self) -> None:
-        """End the thread when all tasks are done; further ones are left. May be called again."""
+        """End the thread when all notes are sent; further ones are left. May be called again."""
         self.abandon()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             until = time.monotonic() + _END_TIMEOUT
             while thread.is_alive() and time.monotonic() < until:
                 thread.join(_END_STEP)
+        self._finish()
+
+    def _finish(self) -> None:
         self.flush()
+        self.notes = deque(maxlen=0)
+        self.idle = False

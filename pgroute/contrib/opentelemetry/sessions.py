@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Histogram
     from opentelemetry.trace import Tracer
 
-    from pgroute.contrib.opentelemetry.sender import Sender
+    from pgroute.contrib.opentelemetry.sender import Note, Sender
     from pgroute.core.model.roles import HostKey, Role
 
 Attributes = dict[str, str | int | float]
@@ -95,7 +95,10 @@ class Kept:
     def ended(self, seconds: float) -> None:
         """Take note of its end."""
         self._used = seconds
-        self._observer.sender.put(self.send)
+        sender = self._observer.sender
+        sender.notes.append(self)
+        if sender.idle:
+            sender.wake()
 
     def send(self) -> None:
         """Take it to OpenTelemetry."""
@@ -132,6 +135,18 @@ class Kept:
         if self._error is not None:
             span.set_status(Status(StatusCode.ERROR))
         span.end(acquired + int(1e9 * self._used))
+
+
+class _Duration(NamedTuple):
+    """A value for a histogram."""
+
+    instrument: Histogram
+    seconds: float
+    attributes: Mapping[str, str | int | float]
+
+    def send(self) -> None:
+        """Take it to OpenTelemetry."""
+        self.instrument.record(self.seconds, self.attributes)
 
 
 class SessionObserver:
@@ -173,12 +188,17 @@ class SessionObserver:
         if self.instruments.tracer is not None:
             kept = Kept(self, role, None, since, time.monotonic() - since, attempt)
             kept.failed(exc)
-            self.sender.put(kept.send)
+            self._leave(kept)
 
     def connected(self, role: Role, key: HostKey, seconds: float) -> None:
         """Take note of a connection that was opened."""
-        self.sender.put(lambda: self.instruments.create_time.record(seconds, self.attributes(role, key)))
+        self._leave(_Duration(self.instruments.create_time, seconds, self.attributes(role, key)))
 
     def failed_over(self, seconds: float) -> None:
         """Take note of a failover."""
-        self.sender.put(lambda: self.instruments.failover.record(seconds, {ROUTER: self.router}))
+        self._leave(_Duration(self.instruments.failover, seconds, {ROUTER: self.router}))
+
+    def _leave(self, note: Note) -> None:
+        self.sender.notes.append(note)
+        if self.sender.idle:
+            self.sender.wake()
