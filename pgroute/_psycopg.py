@@ -6,6 +6,7 @@ Private names, as they are in psycopg 3.3.9, the oldest version that pgroute acc
 - ``Connection._prepared``: `forget_prepared`.
 - ``Connection._pool``: `mark_pooled`.
 - ``Connection._adapters``: `swap_adapters`.
+- ``AdaptersMap._loaders``, ``_dumpers``, ``_dumpers_by_oid``, ``TypesRegistry._registry``: `layered`.
 - ``Connection._connect_gen``: `watched_class`.
 - ``BasePipeline._conn``, and the wording and arguments of psycopg's warnings: `worth_telling`.
 
@@ -26,19 +27,20 @@ from __future__ import annotations
 import logging
 from contextvars import ContextVar
 from functools import lru_cache
+from operator import is_
 from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 from psycopg import generators
+from psycopg.adapt import AdaptersMap, PyFormat
 from psycopg.waiting import READY_R, WAIT_R, WAIT_RW
 
 from pgroute.runtime.receive_limit import Allowance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator, Mapping
 
     from psycopg.abc import Buffer
-    from psycopg.adapt import AdaptersMap
     from psycopg.pq.abc import PGconn, PGresult
 
     Connection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
@@ -88,6 +90,62 @@ def swap_adapters(conn: Connection, adapters: AdaptersMap | None) -> AdaptersMap
     """
     before, conn._adapters = conn._adapters, adapters
     return before
+
+
+def layered(below: AdaptersMap | None, above: AdaptersMap) -> AdaptersMap:
+    """Return new adapters: what `above` has registered, then what `below` has, then psycopg's.
+
+    `below` is what a connection has, to which a `configure` function may have added types of the database. There is no
+    public way to ask what was registered. Maps share the tables that they have not changed, so that mostly nothing has
+    to be compared. Otherwise the answer is kept beside `below` for as long as the tables are the same.
+    """
+    made, stock = AdaptersMap(above), psycopg.adapters
+    if below is None:
+        return made
+    own = _tables(below)
+    if all(map(is_, own, _tables(stock))):
+        return made
+    tables = [*own, *_tables(above)]
+    kept = getattr(below, "pgroute_layered", None)
+    if kept is None or not all(map(is_, kept[0], tables)):
+        AdaptersMap(below)  # from now on `below` copies a table before it changes it
+        kept = tables, _merged(made, below, stock, above)
+        below.pgroute_layered = kept  # type: ignore[attr-defined]
+    return AdaptersMap(kept[1])
+
+
+def _tables(adapters: AdaptersMap) -> list[object]:
+    return [
+        *adapters._loaders,
+        *adapters._dumpers.values(),
+        *adapters._dumpers_by_oid,
+        adapters.types._registry,
+    ]
+
+
+def _merged(made: AdaptersMap, below: AdaptersMap, stock: AdaptersMap, above: AdaptersMap) -> AdaptersMap:
+    for fmt in (psycopg.pq.Format.TEXT, psycopg.pq.Format.BINARY):
+        for oid, loader in _own(below._loaders[fmt], stock._loaders[fmt], above._loaders[fmt]):
+            made.register_loader(oid, loader)
+        by_oid = below._dumpers_by_oid[fmt], stock._dumpers_by_oid[fmt], above._dumpers_by_oid[fmt]
+        for _, dumper in _own(*by_oid):
+            made.register_dumper(None, dumper)
+    for form in (PyFormat.TEXT, PyFormat.BINARY, PyFormat.AUTO):  # AUTO last: the others set it too
+        for cls, dumper in _own(below._dumpers[form], stock._dumpers[form], above._dumpers[form]):
+            made.register_dumper(cls, dumper)
+    for info in below.types:
+        if stock.types.get(info.oid) is not info and above.types.get(info.oid) is stock.types.get(info.oid):
+            made.types.add(info)
+    return made
+
+
+def _own(
+    below: Mapping[Any, Any], stock: Mapping[Any, Any], above: Mapping[Any, Any]
+) -> Iterator[tuple[Any, Any]]:
+    """Yield what `below` has beyond psycopg's own, unless `above` has something in its place."""
+    for key, value in below.items():
+        if stock.get(key) is not value and above.get(key) is stock.get(key):
+            yield key, value
 
 
 def forget_prepared(conn: Connection) -> None:

@@ -22,6 +22,7 @@ import pytest
 from psycopg import generators
 from psycopg.errors import error_from_result
 from psycopg.pq import TransactionStatus
+from psycopg.types.numeric import FloatLoader
 from psycopg.waiting import WAIT_W
 
 import pgroute
@@ -34,6 +35,7 @@ from pgroute._psycopg import (
     forget_prepared,
     has_two_phase,
     has_unfinished,
+    layered,
     leave_block,
     mark_pooled,
     query_steps,
@@ -80,6 +82,34 @@ def test_a_connection_takes_other_adapters_and_gets_its_own_back(conn: psycopg.C
     assert conn.execute("SELECT 1").fetchone() == ("1",), what
     swap_adapters(conn, before)
     assert conn.execute("SELECT 1").fetchone() == (1,), what
+
+
+def test_adapters_are_layered() -> None:
+    what = changed(
+        "layered", "the tables of AdaptersMap or TypesRegistry are gone, or are not shared any more"
+    )
+    stock, text = psycopg.adapters, psycopg.pq.Format.TEXT
+    below, above = psycopg.adapt.AdaptersMap(stock), psycopg.adapt.AdaptersMap(stock)
+    for each in (below, above):
+        assert all(ours is theirs for ours, theirs in zip(each._loaders, stock._loaders, strict=True)), what
+        assert all(each._dumpers[form] is stock._dumpers[form] for form in stock._dumpers), what
+        assert each.types._registry is stock.types._registry, what
+    below.register_loader("int4", psycopg.types.string.TextLoader)
+    below.register_loader("int8", psycopg.types.string.TextLoader)
+    above.register_loader("int8", psycopg.types.string.TextBinaryLoader)
+    above.register_loader("int8", FloatLoader)
+    made = layered(below, above)
+    assert made.get_loader(stock.types["int4"].oid, text) is below.get_loader(
+        stock.types["int4"].oid, text
+    ), what
+    assert made.get_loader(stock.types["int8"].oid, text) is above.get_loader(
+        stock.types["int8"].oid, text
+    ), what
+    below.register_loader("int4", FloatLoader)
+    assert layered(below, above).get_loader(stock.types["int4"].oid, text) is below.get_loader(23, text), what
+    assert layered(None, above).get_loader(stock.types["int4"].oid, text) is stock.get_loader(
+        stock.types["int4"].oid, text
+    )
 
 
 @cluster_needed

@@ -17,6 +17,7 @@ from pgroute._async.transaction.attempt import acquire
 from pgroute._async.transaction.loop import begin_attempts, pause
 from pgroute.core.faults.classify import Fault, FaultKind, session_fault
 from pgroute.core.model.roles import Role
+from pgroute.core.transactions.nesting import refuse_nested, surroundings
 from pgroute.core.transactions.retry import Phase, Raise, Retry
 from pgroute.errors import CommitUnknown, RouteError, SessionLost
 
@@ -50,20 +51,16 @@ class AsyncWork(Protocol[T_co]):
         """Run the statement on a connection in autocommit mode."""
         ...
 
-    def outcome(self, *, ended: bool) -> str:
-        """Return NOTHING, UNKNOWN or COMMITTED.
-
-        Args:
-            ended: the server has ended the transaction of a statement that was sent.
-        """
+    def outcome(self) -> str:
+        """Return NOTHING, UNKNOWN or COMMITTED."""
         ...
 
     def is_own(self, exc: psycopg.Error) -> bool:
         """Return whether an error is one of this connection; others are as they are, and nothing is run again."""
         ...
 
-    def why_not_again(self) -> str:
-        """Return why it cannot run again, empty if it can."""
+    def why_not_again(self, exc: psycopg.Error) -> str:
+        """Return why it cannot run again after an error, empty if it can."""
         ...
 
 
@@ -89,10 +86,13 @@ class AsyncAlone(Generic[CT]):
         """Run a statement and return its result.
 
         Raises:
+            psycopg.ProgrammingError: the call is in the body of a transaction that may be run again.
             RouteError: there was no session in time, or the connection was lost and the statement is not run again.
             psycopg.Error: the server's error.
             BaseException: what the work raises otherwise.
         """
+        if surroundings.get() is not None:
+            refuse_nested(self._manager, self._request, None)
         try:
             while True:
                 outcome = await self._perform(work)
@@ -110,7 +110,7 @@ class AsyncAlone(Generic[CT]):
         checkout = self._checkout
         if checkout is None or not self._may_write:
             return NOTHING
-        return work.outcome(ended=checkout.transaction_ended)
+        return work.outcome()
 
     async def _perform(self, work: AsyncWork[T]) -> T | Retry:
         """Make one attempt."""
@@ -151,7 +151,8 @@ class AsyncAlone(Generic[CT]):
     async def _ended(self, checkout: AsyncCheckout[CT], work: AsyncWork[Any], exc: BaseException) -> None:
         """Tell in a note what an error that is not the server's has left behind."""
         if isinstance(exc, Exception) and self._outcome(work) is COMMITTED:
-            exc.add_note(f"the {work.name} was committed")  # as of a row factory
+            rest = ", but no synchronous standby has confirmed it" if checkout.lease.unconfirmed else ""
+            exc.add_note(f"the {work.name} was committed{rest}")  # as of a row factory
         idle = checkout.conn.pgconn.transaction_status == _IDLE
         if not checkout.transaction_ended and not (idle and isinstance(exc, Exception)):
             await shut(checkout.conn)
@@ -179,7 +180,7 @@ class AsyncAlone(Generic[CT]):
             elif lost:
                 error = SessionLost(f"the connection to {checkout.key} was lost", topology=checkout.topology)
                 fault = Fault(FaultKind.LOST, rerun_safe=True)
-        state, refusal = self._state, work.why_not_again()
+        state, refusal = self._state, work.why_not_again(exc)
         step = state.failed(error, fault, Phase.COMMIT, time.monotonic(), refusal=refusal)
         if isinstance(step, Retry):
             self._manager.meter.run_again(fault)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 from psycopg.rows import tuple_row
 
-from pgroute._async.alone import COMMITTED, UNKNOWN, AsyncAlone
+from pgroute._async.alone import COMMITTED, NOTHING, UNKNOWN, AsyncAlone
 from pgroute._async.transaction.runner import run_function
 from pgroute.core.config.options import check_callable, check_integer
+from pgroute.core.sql.parts import may_commit_parts
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,7 +70,9 @@ class AsyncDirect(Generic[CT_co]):
             return cast("str", await self._run(_command_tag, query, params, role, timeout))
 
         async def body(conn: psycopg.AsyncConnection[Any]) -> str:
-            return (await _execute(conn, query, params, None)).statusmessage or ""
+            cursor = _cursor(conn, None)
+            await _execute(cursor, query, params)
+            return await _command_tag(cursor)
 
         return await run_function(
             self._manager,
@@ -174,9 +177,7 @@ class AsyncDirect(Generic[CT_co]):
         values = list(params_seq)
 
         async def body(conn: psycopg.AsyncConnection[Any]) -> list[Any]:
-            async with conn.cursor(
-                row_factory=conn.row_factory if row_factory is None else row_factory
-            ) as cursor:
+            async with _cursor(conn, row_factory) as cursor:
                 await cursor.executemany(query, values, returning=True)
                 rows: list[Any] = []
                 async for result in cursor.results():
@@ -324,7 +325,7 @@ class AsyncDirect(Generic[CT_co]):
 
     async def _run(
         self,
-        work: Callable[[psycopg.AsyncConnection[Any], Query, Params, Any], Awaitable[Any]],
+        fetch: Callable[[psycopg.AsyncCursor[Any]], Awaitable[Any]],
         query: Query,
         params: Params,
         role: object,
@@ -334,55 +335,90 @@ class AsyncDirect(Generic[CT_co]):
     ) -> Any:
         manager = self._manager
         request = manager.request(role, timeout=timeout)
-        statement = _AsyncStatement(work, query, params, row_factory)
+        statement = _AsyncStatement(fetch, query, params, row_factory)
         return await AsyncAlone(manager, request, timeout).run(statement)
 
 
 class _AsyncStatement:
     """A statement, as `AsyncAlone` runs it."""
 
-    __slots__ = ("_params", "_query", "_row_factory", "_work")
+    __slots__ = ("_conn", "_fetch", "_foreign", "_in_block", "_params", "_query", "_row_factory")
 
     name = "statement"
     keeps_session = False
 
     def __init__(
         self,
-        work: Callable[[psycopg.AsyncConnection[Any], Query, Params, Any], Awaitable[Any]],
+        fetch: Callable[[psycopg.AsyncCursor[Any]], Awaitable[Any]],
         query: Query,
         params: Params,
         row_factory: AsyncRowFactory[Any] | None,
     ) -> None:
-        self._work = work
+        self._fetch = fetch
         self._query = query
         self._params = params
         self._row_factory = row_factory
+        self._conn: psycopg.AsyncConnection[Any] | None = None
+        self._in_block = False
+        self._foreign: BaseException | None = None
 
     async def run(self, checkout: AsyncCheckout[Any]) -> Any:
-        return await self._work(checkout.conn, self._query, self._params, self._row_factory)
+        self._conn = conn = checkout.conn
+        if conn.isolation_level is None and (checkout.lease.read_only or not conn.read_only):
+            return await self._perform(conn)
+        # psycopg tells these with BEGIN alone, and the server has not said that its own defaults are the same.
+        self._in_block = True
+        async with conn.transaction():
+            value = await self._perform(conn)
+            self._in_block = False
+        return value
 
-    def outcome(self, *, ended: bool) -> str:
-        return COMMITTED if ended else UNKNOWN
+    async def _perform(self, conn: psycopg.AsyncConnection[Any]) -> Any:
+        cursor = _cursor(conn, self._row_factory)
+        try:
+            await _execute(cursor, self._query, self._params)
+            return await self._fetch(cursor)
+        except BaseException as exc:
+            if (
+                cursor.pgresult is not None
+            ):  # it was executed: this comes from the row factory, or from a value
+                self._foreign = exc
+            raise
+
+    def outcome(self) -> str:
+        if self._in_block:
+            return NOTHING
+        return COMMITTED if self._foreign is not None else UNKNOWN
 
     def is_own(self, exc: psycopg.Error) -> bool:
-        return True
+        return exc is not self._foreign
 
-    def why_not_again(self) -> str:
-        return ""
+    def why_not_again(self, exc: psycopg.Error) -> str:
+        if self._in_block or exc.sqlstate not in ("40001", "40P01"):
+            return ""
+        parts = may_commit_parts(self._text())
+        return "it may have committed a part of its work before that" if parts else ""
+
+    def _text(self) -> str:
+        query = self._query
+        if isinstance(query, str):
+            return query
+        data = query if isinstance(query, bytes) else query.as_bytes(self._conn)
+        return data.decode("latin-1")
 
 
-async def _execute(
-    conn: psycopg.AsyncConnection[Any], query: Query, params: Params, row_factory: Any
-) -> psycopg.AsyncCursor[Any]:
-    cursor = conn.cursor(row_factory=conn.row_factory if row_factory is None else row_factory)
-    if not _is_single(query):
-        # Without values, psycopg would send several statements as they are. In a pipeline it uses the protocol in which
-        # the server refuses that.
-        async with conn.pipeline():
-            await cursor.execute(query, params)
-    else:
+def _cursor(conn: psycopg.AsyncConnection[Any], row_factory: Any) -> psycopg.AsyncCursor[Any]:
+    return conn.cursor(row_factory=conn.row_factory if row_factory is None else row_factory)
+
+
+async def _execute(cursor: psycopg.AsyncCursor[Any], query: Query, params: Params) -> None:
+    if _is_single(query):
         await cursor.execute(query, params)
-    return cursor
+        return
+    # Without values, psycopg would send several statements as they are. In a pipeline it uses the protocol in which the
+    # server refuses that.
+    async with cursor.connection.pipeline():
+        await cursor.execute(query, params)
 
 
 def _is_single(query: Query) -> bool:
@@ -390,36 +426,22 @@ def _is_single(query: Query) -> bool:
     return isinstance(query, str) and ";" not in query.rstrip("; \t\r\n")
 
 
-async def _command_tag(
-    conn: psycopg.AsyncConnection[Any], query: Query, params: Params, row_factory: Any
-) -> str:
-    return (await _execute(conn, query, params, row_factory)).statusmessage or ""
+async def _command_tag(cursor: psycopg.AsyncCursor[Any]) -> str:
+    return cursor.statusmessage or ""
 
 
-async def _rows(
-    conn: psycopg.AsyncConnection[Any], query: Query, params: Params, row_factory: Any
-) -> list[Any]:
-    cursor = await _execute(conn, query, params, row_factory)
+async def _rows(cursor: psycopg.AsyncCursor[Any]) -> list[Any]:
     return [] if cursor.description is None else await cursor.fetchall()
 
 
-async def _first_row(
-    conn: psycopg.AsyncConnection[Any], query: Query, params: Params, row_factory: Any
-) -> Any:
-    cursor = await _execute(conn, query, params, row_factory)
+async def _first_row(cursor: psycopg.AsyncCursor[Any]) -> Any:
     return None if cursor.description is None else await cursor.fetchone()
 
 
-async def _first_value(
-    column: int, conn: psycopg.AsyncConnection[Any], query: Query, params: Params, row_factory: Any
-) -> Any:
-    row = await _first_row(conn, query, params, row_factory)
+async def _first_value(column: int, cursor: psycopg.AsyncCursor[Any]) -> Any:
+    row = await _first_row(cursor)
     if row is None:
         return None
     if column >= len(row):
-        error = ConfigError(
-            "column", column, f"expected a number below {len(row)}, the columns of the result"
-        )
-        error.add_note("the statement was executed")
-        raise error
+        raise ConfigError("column", column, f"expected a number below {len(row)}, the columns of the result")
     return row[column]

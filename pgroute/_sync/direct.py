@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 from psycopg.rows import tuple_row
 
-from pgroute._sync.alone import COMMITTED, UNKNOWN, Alone
+from pgroute._sync.alone import COMMITTED, NOTHING, UNKNOWN, Alone
 from pgroute._sync.transaction.runner import run_function
 from pgroute.core.config.options import check_callable, check_integer
+from pgroute.core.sql.parts import may_commit_parts
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,7 +70,9 @@ class Direct(Generic[CT_co]):
             return cast("str", self._run(_command_tag, query, params, role, timeout))
 
         def body(conn: psycopg.Connection[Any]) -> str:
-            return (_execute(conn, query, params, None)).statusmessage or ""
+            cursor = _cursor(conn, None)
+            _execute(cursor, query, params)
+            return _command_tag(cursor)
 
         return run_function(
             self._manager,
@@ -174,9 +177,7 @@ class Direct(Generic[CT_co]):
         values = list(params_seq)
 
         def body(conn: psycopg.Connection[Any]) -> list[Any]:
-            with conn.cursor(
-                row_factory=conn.row_factory if row_factory is None else row_factory
-            ) as cursor:
+            with _cursor(conn, row_factory) as cursor:
                 cursor.executemany(query, values, returning=True)
                 rows: list[Any] = []
                 for result in cursor.results():
@@ -324,7 +325,7 @@ class Direct(Generic[CT_co]):
 
     def _run(
         self,
-        work: Callable[[psycopg.Connection[Any], Query, Params, Any], Any],
+        fetch: Callable[[psycopg.Cursor[Any]], Any],
         query: Query,
         params: Params,
         role: object,
@@ -334,55 +335,90 @@ class Direct(Generic[CT_co]):
     ) -> Any:
         manager = self._manager
         request = manager.request(role, timeout=timeout)
-        statement = _Statement(work, query, params, row_factory)
+        statement = _Statement(fetch, query, params, row_factory)
         return Alone(manager, request, timeout).run(statement)
 
 
 class _Statement:
     """A statement, as `Alone` runs it."""
 
-    __slots__ = ("_params", "_query", "_row_factory", "_work")
+    __slots__ = ("_conn", "_fetch", "_foreign", "_in_block", "_params", "_query", "_row_factory")
 
     name = "statement"
     keeps_session = False
 
     def __init__(
         self,
-        work: Callable[[psycopg.Connection[Any], Query, Params, Any], Any],
+        fetch: Callable[[psycopg.Cursor[Any]], Any],
         query: Query,
         params: Params,
         row_factory: RowFactory[Any] | None,
     ) -> None:
-        self._work = work
+        self._fetch = fetch
         self._query = query
         self._params = params
         self._row_factory = row_factory
+        self._conn: psycopg.Connection[Any] | None = None
+        self._in_block = False
+        self._foreign: BaseException | None = None
 
     def run(self, checkout: Checkout[Any]) -> Any:
-        return self._work(checkout.conn, self._query, self._params, self._row_factory)
+        self._conn = conn = checkout.conn
+        if conn.isolation_level is None and (checkout.lease.read_only or not conn.read_only):
+            return self._perform(conn)
+        # psycopg tells these with BEGIN alone, and the server has not said that its own defaults are the same.
+        self._in_block = True
+        with conn.transaction():
+            value = self._perform(conn)
+            self._in_block = False
+        return value
 
-    def outcome(self, *, ended: bool) -> str:
-        return COMMITTED if ended else UNKNOWN
+    def _perform(self, conn: psycopg.Connection[Any]) -> Any:
+        cursor = _cursor(conn, self._row_factory)
+        try:
+            _execute(cursor, self._query, self._params)
+            return self._fetch(cursor)
+        except BaseException as exc:
+            if (
+                cursor.pgresult is not None
+            ):  # it was executed: this comes from the row factory, or from a value
+                self._foreign = exc
+            raise
+
+    def outcome(self) -> str:
+        if self._in_block:
+            return NOTHING
+        return COMMITTED if self._foreign is not None else UNKNOWN
 
     def is_own(self, exc: psycopg.Error) -> bool:
-        return True
+        return exc is not self._foreign
 
-    def why_not_again(self) -> str:
-        return ""
+    def why_not_again(self, exc: psycopg.Error) -> str:
+        if self._in_block or exc.sqlstate not in ("40001", "40P01"):
+            return ""
+        parts = may_commit_parts(self._text())
+        return "it may have committed a part of its work before that" if parts else ""
+
+    def _text(self) -> str:
+        query = self._query
+        if isinstance(query, str):
+            return query
+        data = query if isinstance(query, bytes) else query.as_bytes(self._conn)
+        return data.decode("latin-1")
 
 
-def _execute(
-    conn: psycopg.Connection[Any], query: Query, params: Params, row_factory: Any
-) -> psycopg.Cursor[Any]:
-    cursor = conn.cursor(row_factory=conn.row_factory if row_factory is None else row_factory)
-    if not _is_single(query):
-        # Without values, psycopg would send several statements as they are. In a pipeline it uses the protocol in which
-        # the server refuses that.
-        with conn.pipeline():
-            cursor.execute(query, params)
-    else:
+def _cursor(conn: psycopg.Connection[Any], row_factory: Any) -> psycopg.Cursor[Any]:
+    return conn.cursor(row_factory=conn.row_factory if row_factory is None else row_factory)
+
+
+def _execute(cursor: psycopg.Cursor[Any], query: Query, params: Params) -> None:
+    if _is_single(query):
         cursor.execute(query, params)
-    return cursor
+        return
+    # Without values, psycopg would send several statements as they are. In a pipeline it uses the protocol in which the
+    # server refuses that.
+    with cursor.connection.pipeline():
+        cursor.execute(query, params)
 
 
 def _is_single(query: Query) -> bool:
@@ -390,36 +426,22 @@ def _is_single(query: Query) -> bool:
     return isinstance(query, str) and ";" not in query.rstrip("; \t\r\n")
 
 
-def _command_tag(
-    conn: psycopg.Connection[Any], query: Query, params: Params, row_factory: Any
-) -> str:
-    return (_execute(conn, query, params, row_factory)).statusmessage or ""
+def _command_tag(cursor: psycopg.Cursor[Any]) -> str:
+    return cursor.statusmessage or ""
 
 
-def _rows(
-    conn: psycopg.Connection[Any], query: Query, params: Params, row_factory: Any
-) -> list[Any]:
-    cursor = _execute(conn, query, params, row_factory)
+def _rows(cursor: psycopg.Cursor[Any]) -> list[Any]:
     return [] if cursor.description is None else cursor.fetchall()
 
 
-def _first_row(
-    conn: psycopg.Connection[Any], query: Query, params: Params, row_factory: Any
-) -> Any:
-    cursor = _execute(conn, query, params, row_factory)
+def _first_row(cursor: psycopg.Cursor[Any]) -> Any:
     return None if cursor.description is None else cursor.fetchone()
 
 
-def _first_value(
-    column: int, conn: psycopg.Connection[Any], query: Query, params: Params, row_factory: Any
-) -> Any:
-    row = _first_row(conn, query, params, row_factory)
+def _first_value(column: int, cursor: psycopg.Cursor[Any]) -> Any:
+    row = _first_row(cursor)
     if row is None:
         return None
     if column >= len(row):
-        error = ConfigError(
-            "column", column, f"expected a number below {len(row)}, the columns of the result"
-        )
-        error.add_note("the statement was executed")
-        raise error
+        raise ConfigError("column", column, f"expected a number below {len(row)}, the columns of the result")
     return row[column]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgroute import PoolOptions, ProbeOptions, Router
 from pgroute.cli.errors import CommandError
-from pgroute.config_file.making import find_file
+from pgroute.config_file.making import find_file, pools_of
 from pgroute.config_file.source import SUFFIXES
 from pgroute.config_file.tables import Named, read_router
 from pgroute.core.config.dsn import PSYCOPG_ARGUMENTS
@@ -69,9 +69,8 @@ def find_subject(args: argparse.Namespace) -> Subject:
     arguments = {name: value for name, value in named.arguments.items() if name not in _LEFT_OUT}
     if "kwargs" in arguments:
         arguments["kwargs"] = _parameters(arguments["kwargs"])
-    for role in ("writer", "reader"):
-        if role in arguments:
-            arguments[role] = _options(arguments[role])
+    for role, options in pools_of(named, named.kind).items():
+        arguments[role] = _options(options)
     return Subject({**arguments, "name": named.name}, named)
 
 

@@ -79,13 +79,20 @@ def make_router(named: Named, kind: str, row_factory: Any) -> Router[Any] | Asyn
         if arguments.get("row_factory") not in (None, row_factory):
             raise named.place.below("row_factory").error(row_factory, "expected the one of the file")
         arguments["row_factory"] = row_factory
-    if kind.endswith("connection"):
-        for role in ("writer", "reader"):
-            arguments[role] = _one_connection(arguments.get(role) or PoolOptions())
+    arguments |= pools_of(named, kind)
     cls: Any = AsyncRouter if kind.startswith("async_") else Router
     made: Router[Any] | AsyncRouter[Any] = construct(named.place, cls, arguments)
     return made
 
 
-def _one_connection(options: PoolOptions) -> PoolOptions:
-    return replace(options, min_size=0, max_size=1, max_size_on_primary=None)
+def pools_of(named: Named, kind: str) -> dict[str, PoolOptions]:
+    """Return the options of the roles' pools that are not the defaults, in a router of this kind."""
+    given: dict[str, PoolOptions] = {
+        role: named.arguments[role] for role in ("writer", "reader") if role in named.arguments
+    }
+    if not kind.endswith("connection"):
+        return given
+    return {
+        role: replace(given.get(role) or PoolOptions(), min_size=0, max_size=1, max_size_on_primary=None)
+        for role in ("writer", "reader")
+    }

@@ -80,7 +80,7 @@ def source_kind(source: object, *, asynchronous: bool) -> Kind:
         raise ConfigError("source", shown, f"{_SOURCES}; data as such: io.BytesIO(data)")
     if isinstance(source, (str, os.PathLike)):
         return Kind.PATH
-    if isinstance(source, io.TextIOBase):
+    if _is_text(source):
         return Kind.TEXT_FILE
     if callable(getattr(source, "read", None)):
         return Kind.FILE
@@ -105,13 +105,20 @@ def target_kind(target: object) -> Kind:
     """
     if isinstance(target, (str, os.PathLike)):
         return Kind.PATH
-    if isinstance(target, io.TextIOBase):
+    if _is_text(target):
         return Kind.TEXT_FILE
     if callable(getattr(target, "write", None)):
         return Kind.FILE
     if callable(target) and not isinstance(target, type):
         return Kind.FUNCTION
     raise ConfigError("target", type(target).__name__, _TARGETS)
+
+
+def _is_text(file: object) -> bool:
+    """Return whether it is a file of text. The wrappers of tempfile and codecs tell it by their encoding."""
+    return isinstance(file, io.TextIOBase) or (
+        (hasattr(file, "read") or hasattr(file, "write")) and isinstance(getattr(file, "encoding", None), str)
+    )
 
 
 def is_lasting(items: object) -> bool:

@@ -30,6 +30,7 @@ class ReplacingFile:
         self._mode: int | None = None
         self._file: FileIO | None = None
         self.replaces: bool = True
+        self._kept = False
 
     def open(self) -> None:
         """Open the file.
@@ -63,18 +64,29 @@ class ReplacingFile:
         self._file.seek(0)
         self._file.truncate()
 
+    def save(self) -> None:
+        """Have the data written to the disk.
+
+        Raises:
+            OSError: they cannot be.
+        """
+        assert self._file is not None
+        if self.replaces:
+            os.fsync(self._file.fileno())
+
     def keep(self) -> None:
-        """Put the data in their place; after a crash of the machine they are there as a whole too.
+        """Put the data in their place; after a crash of the machine they are there as a whole too. May be called again.
 
         Raises:
             OSError: they cannot be kept.
         """
         assert self._file is not None
-        if self.replaces:
-            os.fsync(self._file.fileno())
+        if self.replaces and not self._kept:
+            self.save()
             if self._mode is not None:
                 os.fchmod(self._file.fileno(), self._mode)
             self._beside.replace(self._path)
+            self._kept = True
 
     def close(self) -> None:
         """Close the file, and remove it if it was not kept."""

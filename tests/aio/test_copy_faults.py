@@ -26,7 +26,7 @@ COPY_DONE = b"c\0\0\0\4"
 HERE = "cut here"
 SIZE = 12_000
 # More than the buffers on the way hold: otherwise the end is sent before the loss is known.
-FILLER = "x" * 800
+FILLER = "x" * 1600
 ROWS = [(number, HERE if number == SIZE // 4 else FILLER) for number in range(1, SIZE + 1)]
 DATA = b"".join(b"%d\t%s\n" % (number, name.encode()) for number, name in ROWS)
 
@@ -231,7 +231,7 @@ async def test_copy_that_no_standby_confirms_is_unknown(pair: Proxied) -> None:
             await handle.result()
 
 
-async def test_query_whose_writes_no_standby_confirms_leaves_no_file(pair: Proxied, tmp_path: Path) -> None:
+async def test_query_whose_writes_no_standby_confirms_keeps_its_file(pair: Proxied, tmp_path: Path) -> None:
     primary, standby = pair.cluster.nodes
     delete = "DELETE FROM counter RETURNING value"
     async with AsyncRouter(pair.cluster.dsn) as router, AsyncBackground() as background:
@@ -242,7 +242,7 @@ async def test_query_whose_writes_no_standby_confirms_leaves_no_file(pair: Proxi
         primary.execute("SELECT pg_cancel_backend(%s)", [pid])
         with pytest.raises(CommitUnknown, match="committed locally"):
             await handle.result()
-    assert list(tmp_path.iterdir()) == []
+    assert (tmp_path / "data").read_text() == "0\n", "the rows are nowhere else"
 
 
 async def router_copy(router: AsyncRouter[Any], query: str, path: Path) -> int:
@@ -293,7 +293,7 @@ async def test_failover_in_the_middle(trio: Proxied, fault: str) -> None:
 # Copies out.
 
 QUERY = (
-    f"SELECT number, CASE number WHEN {SIZE // 4} THEN 'cut'||' here' ELSE repeat('x', 800) END"
+    f"SELECT number, CASE number WHEN {SIZE // 4} THEN 'cut'||' here' ELSE repeat('x', {len(FILLER)}) END"
     f" FROM generate_series(1, {SIZE}) AS number"
 )
 
@@ -346,29 +346,43 @@ async def test_target_that_cannot_give_back_gets_nothing_twice(proxied: Proxied)
         assert taker.got == DATA, "it had got nothing yet"
 
 
-async def test_query_of_a_writer_may_have_written(proxied: Proxied, written: str) -> None:
+LOST_COMMIT: dict[str, Any] = {"pattern": b"COMMIT\0", "direction": "to_client", "after_forwarding": False}
+
+
+async def test_query_of_a_writer_is_lost_before_its_commit_or_during_it(
+    proxied: Proxied, written: str, tmp_path: Path
+) -> None:
+    delete, path = f"DELETE FROM {written} RETURNING *", tmp_path / "data"
     async with AsyncRouter(proxied.dsn) as router:
         await router.copy_to_table(written, ROWS)
         cut(proxied)
-        with pytest.raises(CommitUnknown, match="lost during the copy"):
-            await router.copy_from(f"DELETE FROM {written} RETURNING *", io.BytesIO(), role="writer")
-        await router.execute(f"TRUNCATE {written}")
-        await router.copy_to_table(written, ROWS)
+        taker = Taker()
+        with pytest.raises(SessionLost, match="was lost"):
+            await router.copy_from(delete, taker, role="writer")
+        assert count(proxied.cluster) == SIZE
         cut(proxied)
-        file = io.BytesIO()
-        assert await router.copy_from(written, file, role="writer") == SIZE, "a table is only read"
-        assert sorted(file.getvalue().splitlines()) == sorted(DATA.splitlines())
+        assert await router.copy_from(delete, path, role="writer") == SIZE
+        assert sorted(path.read_bytes().splitlines()) == sorted(DATA.splitlines())
+        assert count(proxied.cluster) == 0
+        for target in (path, io.BytesIO()):
+            await router.execute(f"INSERT INTO {written} VALUES (1, 'x')")
+            proxied.proxies[0].when(**LOST_COMMIT)
+            with pytest.raises(CommitUnknown, match="lost during the copy: it may have been committed"):
+                await router.copy_from(delete, target, role="writer")
+            assert count(proxied.cluster) == 0
+            got = target.read_bytes() if isinstance(target, Path) else target.getvalue()
+            assert got.endswith(b"1\tx\n"), "the rows are nowhere else"
 
 
 async def test_iteration_that_is_lost_ends_with_an_error(proxied: Proxied, written: str) -> None:
-    count = 0
+    taken = 0
     async with AsyncRouter(proxied.dsn) as router:
         cut(proxied)
         with pytest.raises(SessionLost, match="was lost") as caught:
             async with router.copy_rows(QUERY) as rows:
                 async for _ in rows:
-                    count += 1
-        assert 0 < count < SIZE
+                    taken += 1
+        assert 0 < taken < SIZE
         assert "handed out already" in caught.value.__notes__[0]
         for proxy in proxied.proxies:
             proxy.clear_faults()
@@ -377,10 +391,14 @@ async def test_iteration_that_is_lost_ends_with_an_error(proxied: Proxied, writt
             assert b"".join([bytes(chunk) async for chunk in chunks]) == DATA
         await router.copy_to_table(written, ROWS)
         cut(proxied)
-        with pytest.raises(CommitUnknown):
-            async with router.copy_chunks(f"DELETE FROM {written} RETURNING *", role="writer") as chunks:
-                async for _ in chunks:
-                    pass
+        for kind in (SessionLost, CommitUnknown):
+            with pytest.raises(kind):
+                async with router.copy_chunks(f"DELETE FROM {written} RETURNING *", role="writer") as chunks:
+                    async for _ in chunks:
+                        pass
+            assert count(proxied.cluster) == (SIZE if kind is SessionLost else 0)
+            proxied.proxies[0].clear_faults()
+            proxied.proxies[0].when(**LOST_COMMIT)
 
 
 # Round trips.
@@ -395,8 +413,12 @@ async def _iterate(router: AsyncRouter[Any]) -> None:
 TRIPS: dict[str, tuple[int, Any]] = {
     "copy_to_table": (2, lambda router: router.copy_to_table("counter", [(1,)])),
     "copy_to_table with a key": (4, lambda router: router.copy_to_table("counter", [(1,)], once=True)),
-    "copy_from": (1, lambda router: router.copy_from("SELECT 1", io.BytesIO(), role="writer")),
-    "copy_rows": (1, _iterate),
+    "copy_from": (1, lambda router: router.copy_from("counter", io.BytesIO(), role="writer")),
+    "copy_from of a query that may write": (
+        2,
+        lambda router: router.copy_from("SELECT 1", io.BytesIO(), role="writer"),
+    ),
+    "copy_rows": (2, _iterate),
 }
 
 

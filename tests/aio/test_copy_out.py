@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio  # async-only
+import bz2
 import gc
+import gzip
 import io
+import lzma
 import os
 import threading
 from pathlib import Path
@@ -78,6 +81,19 @@ async def test_each_kind_of_target_gets_the_same(shared: LocalCluster, tmp_path:
     assert all(data.endswith(b"\n") for data in got), "each time whole rows"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["path", "str"]
     assert (tmp_path / "path").read_bytes() == (tmp_path / "str").read_bytes() == TEXT
+
+
+@pytest.mark.parametrize("module", [gzip, bz2, lzma])
+@pytest.mark.parametrize("mode", ["b", "t"])
+async def test_compressed_files_are_targets_and_sources(
+    shared: LocalCluster, table: str, tmp_path: Path, module: Any, mode: str
+) -> None:
+    path = tmp_path / "data"
+    async with AsyncRouter(shared.dsn) as router:
+        with module.open(path, "w" + mode) as file:
+            assert await router.copy_from("SELECT generate_series(1, 9)", file) == 9
+        with module.open(path, "r" + mode) as file:
+            assert await router.copy_to_table(table, file) == 9
 
 
 async def test_text_is_not_cut_within_a_character(shared: LocalCluster) -> None:
@@ -173,6 +189,54 @@ async def test_query_may_write(shared: LocalCluster, table: str) -> None:
         async with router.copy_rows(f"DELETE FROM {table} RETURNING number", role="writer") as rows:
             assert [(*row,) async for row in rows] == [("1",), ("2",)]
         assert await router.fetch(f"SELECT * FROM {table}", role="writer") == []
+
+
+async def test_query_has_written_nothing_if_the_target_fails(
+    shared: LocalCluster, table: str, tmp_path: Path
+) -> None:
+    class Full(io.BytesIO):
+        def flush(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    def full(_: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    delete = f"DELETE FROM {table} RETURNING number"
+    path = tmp_path / "data"
+    async with AsyncRouter(shared.dsn, writer=ONE_CONNECTION) as router:
+        await router.execute(f"INSERT INTO {table} VALUES (1), (2)")
+        for target in (full, "/dev/full", Full()):
+            with pytest.raises(OSError, match="No space left") as caught:
+                await router.copy_from(delete, target, role="writer")
+            assert not hasattr(caught.value, "__notes__")
+        with pytest.raises(ZeroDivisionError):
+            await router.copy_from(delete, path, role="writer", progress=lambda _: 1 / 0)
+        assert list(tmp_path.iterdir()) == []
+        assert await router.fetch(f"SELECT * FROM {table}", role="writer") == [(1,), (2,)]
+        assert await router.copy_from(delete, path, role="writer") == 2
+        assert await router.fetch(f"SELECT * FROM {table}", role="writer") == []
+    assert path.read_text() == "1\n2\n"
+
+
+async def test_query_has_written_what_was_read_to_its_end(shared: LocalCluster, table: str) -> None:
+    delete = f"DELETE FROM {table} WHERE number < %s RETURNING number"
+    async with AsyncRouter(shared.dsn, writer=ONE_CONNECTION) as router:
+        await router.execute(f"INSERT INTO {table} SELECT generate_series(1, 3)")
+        with pytest.raises(ZeroDivisionError):
+            async with router.copy_rows(delete, params=[9], role="writer") as rows:
+                async for _ in rows:
+                    pass
+                raise ZeroDivisionError
+        async with router.copy_rows(delete, params=[9], role="writer") as rows:
+            assert await rows.__anext__() == ("1",)
+        async with router.copy_chunks(delete, params=[9], role="writer"):
+            pass
+        assert await router.fetchval(f"SELECT count(*) FROM {table}", role="writer") == 3
+        async with router.copy_rows(delete, params=[2], role="writer") as rows:
+            assert await rows.__anext__() == ("1",)
+        async with router.copy_chunks(delete, params=[3], role="writer") as chunks:
+            assert await chunks.__anext__() == b"2\n"
+        assert await router.fetch(f"SELECT * FROM {table}", role="writer") == [(3,)]
 
 
 async def test_bad_arguments_are_refused(shared: LocalCluster, tmp_path: Path) -> None:
@@ -330,6 +394,19 @@ async def test_iteration_ends_with_the_error_of_the_server(shared: LocalCluster)
         assert await router.fetchval("SELECT 1") == 1
 
 
+async def test_value_that_cannot_be_loaded_ends_the_iteration_behind_the_rows_before_it(
+    shared: LocalCluster,
+) -> None:
+    query = "SELECT CASE n WHEN 3 THEN 'infinity' ELSE '2026-01-01' END FROM generate_series(1, 5) AS n"
+    got: list[Any] = []
+    async with AsyncRouter(shared.dsn) as router, router.copy_rows(query, types=["date"]) as rows:
+        for _ in range(2):
+            with pytest.raises(psycopg.DataError, match="infinity"):
+                async for (day,) in rows:
+                    got.append(day.day)
+    assert got == [1, 1], "and nothing behind it, as if that were all"
+
+
 async def test_iterator_is_used_once_and_within_its_block(shared: LocalCluster) -> None:
     async with AsyncRouter(shared.dsn) as router:
         rows = router.copy_rows("SELECT 1")
@@ -363,14 +440,14 @@ async def test_iterator_that_is_never_left_gives_its_connection_back(shared: Loc
 # async-only: begin
 async def test_cancelled_copy_leaves_nothing(shared: LocalCluster, tmp_path: Path) -> None:
     endless = "SELECT 1 FROM generate_series(1, 1000000) WHERE pg_sleep(0.0001) IS NOT NULL"
-    copying = "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'COPY%pg_sleep(0.0001)%'"
+    copying = "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%COPY%pg_sleep(0.0001)%'"
     async with AsyncRouter(shared.primary.conninfo, reader=ONE_CONNECTION) as router:
         task = asyncio.create_task(router.copy_from(endless, tmp_path / "data", role="writer"))
         await async_eventually(lambda: shared.nodes[0].execute(copying))
         task.cancel()
         with pytest.raises(asyncio.CancelledError) as caught:
             await task
-        assert caught.value.__notes__ == ["interrupted during the copy: it may have been committed"]
+        assert not hasattr(caught.value, "__notes__")
         assert await router.fetchval("SELECT 1") == 1
     assert list(tmp_path.iterdir()) == []
 

@@ -167,9 +167,11 @@ async def test_bad_arguments_are_refused(shared: LocalCluster) -> None:
             await router.execute("SELECT 1", role="both")  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="invalid timeout -1"):
             await router.fetch("SELECT 1", timeout=-1)
-        with pytest.raises(ConfigError, match="invalid column 1: expected a number below 1") as caught:
+        with pytest.raises(ConfigError, match="invalid column 1: expected a number below 1"):
             await router.fetchval("SELECT 1", column=1)
-        assert caught.value.__notes__ == ["the statement was executed"]
+        with pytest.raises(ConfigError, match="invalid column 1") as caught:
+            await router.fetchval("SELECT 1", column=1, role="writer")
+        assert caught.value.__notes__ == ["the statement was committed"]
         with pytest.raises(ConfigError, match="invalid row_factory 'dict_row'"):
             await router.fetch("SELECT 1", row_factory="dict_row")  # type: ignore[call-overload]
         with pytest.raises(ConfigError, match="invalid row_factory 1"):
@@ -211,6 +213,62 @@ async def test_deadlocks_and_serialization_failures_are_run_again(shared: LocalC
         for handle in [background.start(count, router) for _ in range(4)]:
             await handle.result()
     assert numbers(shared, table) == [80]
+
+
+@pytest.mark.parametrize("code", ["40001", "40P01"])
+async def test_procedure_that_has_committed_a_part_is_not_run_again(
+    shared: LocalCluster, table: str, code: str
+) -> None:
+    insert = f"INSERT INTO {table} SELECT count(*) FROM {table}"
+    block = f"DO $$ BEGIN {insert}; COMMIT; RAISE EXCEPTION USING ERRCODE = '{code}'; END $$"
+    async with AsyncRouter(shared.dsn, writer=ONE_CONNECTION) as router:
+        for query in (block, block.encode(), sql.SQL("/* ; */") + sql.SQL(block)):
+            with pytest.raises(psycopg.errors.lookup(code)) as caught:
+                await router.execute(query)
+            assert "not run again: it may have committed a part of its work" in caught.value.__notes__[0]
+    assert numbers(shared, table) == [0, 1, 2]
+
+
+async def test_writes_beside_the_transaction_that_surrounds_them_are_refused(
+    shared: LocalCluster, table: str
+) -> None:
+    insert = f"INSERT INTO {table} VALUES (1)"
+    async with AsyncRouter(shared.dsn) as router:
+
+        async def body(conn: psycopg.AsyncConnection[Any]) -> None:
+            calls: list[Any] = [
+                lambda: router.execute(insert),
+                lambda: router.executemany(insert, [()]),
+                lambda: router.fetch(f"{insert} RETURNING number", role="writer"),
+                lambda: router.copy_to_table(table, [(1,)]),
+                lambda: router.copy_rows(f"{insert} RETURNING number", role="writer").__aenter__(),
+            ]
+            for call in calls:
+                with pytest.raises(psycopg.ProgrammingError, match="within the body of another"):
+                    await call()
+            assert await router.fetchval("SELECT 1") == 1, "a reader's do not matter"
+
+        await router.run(body)
+        assert await router.execute(insert) == "INSERT 0 1"
+
+
+async def test_isolation_level_of_the_connection_applies(shared: LocalCluster, table: str) -> None:
+    async def configure(conn: psycopg.AsyncConnection[Any]) -> None:
+        await conn.set_isolation_level(psycopg.IsolationLevel.SERIALIZABLE)
+
+    def broken(cursor: Any) -> Any:
+        raise ZeroDivisionError
+
+    async with AsyncRouter(shared.dsn, configure=configure, writer=ONE_CONNECTION, retry=ONCE_ONLY) as router:
+        assert await router.fetchval("SHOW transaction_isolation", role="writer") == "serializable"
+        assert await router.execute(f"INSERT INTO {table} VALUES (1)") == "INSERT 0 1"
+        insert = f"INSERT INTO {table} VALUES (2) RETURNING number"
+        with pytest.raises(ZeroDivisionError) as caught:
+            await router.fetch(insert, role="writer", row_factory=broken)
+        assert not hasattr(caught.value, "__notes__")
+        with pytest.raises(SessionLost, match="was lost"):
+            await router.execute(DIE.replace("SELECT", f"INSERT INTO {table} SELECT 3 WHERE"))
+    assert numbers(shared, table) == [1]
 
 
 # Round trips.
@@ -309,6 +367,18 @@ async def test_commit_that_no_standby_confirms_is_unknown(pair: Proxied) -> None
         primary.execute("SELECT pg_cancel_backend(%s)", [pid])
         with pytest.raises(CommitUnknown, match="committed locally"):
             await handle.result()
+        query = "UPDATE counter SET value = value + 1 RETURNING 'infinity'::date"
+        handle = background.start(_fetch_from_writer, router, query)
+        [(pid,)] = await async_eventually(lambda: primary.execute(waiting))
+        primary.execute("SELECT pg_cancel_backend(%s)", [pid])
+        with pytest.raises(psycopg.DataError) as caught:
+            await handle.result()
+        told = "the statement was committed, but no synchronous standby has confirmed it"
+        assert caught.value.__notes__ == [told]
+
+
+async def _fetch_from_writer(router: AsyncRouter[Any], query: str) -> Any:
+    return await router.fetch(query, role="writer")
 
 
 async def test_statements_go_on_through_a_failover(breakable: Proxied) -> None:
@@ -334,6 +404,31 @@ async def test_error_of_the_row_factory_tells_that_the_statement_was_committed(
         assert caught.value.__notes__ == ["the statement was committed"]
         assert await router.fetchval("SELECT 1", role="writer") == 1
     assert numbers(shared, table) == [1]
+
+
+async def test_value_that_cannot_be_loaded_tells_that_the_statement_was_committed(
+    shared: LocalCluster, table: str
+) -> None:
+    async with AsyncRouter(shared.dsn, writer=ONE_CONNECTION) as router:
+        query = f"INSERT INTO {table} SELECT count(*) FROM {table} RETURNING 'infinity'::date"
+        for call in (router.fetch, router.fetchrow, router.fetchval):
+            with pytest.raises(psycopg.DataError) as caught:
+                await call(query, role="writer")
+            assert caught.value.__notes__ == ["the statement was committed"]
+    assert numbers(shared, table) == [0, 1, 2]
+
+
+async def test_statement_that_cannot_be_sent_is_not_said_to_be_committed(shared: LocalCluster) -> None:
+    async with AsyncRouter(shared.dsn, writer=ONE_CONNECTION) as router:
+        for query, params in (
+            ("SELECT '\udc80'", None),
+            ("SELECT %s", ["\udc80"]),
+            ("SELECT %s", [object()]),
+        ):
+            with pytest.raises((UnicodeEncodeError, psycopg.ProgrammingError)) as caught:
+                await router.execute(query, params)
+            assert "committed" not in str(getattr(caught.value, "__notes__", ""))
+        assert await router.fetchval("SELECT 1", role="writer") == 1
 
 
 # async-only: begin

@@ -232,7 +232,7 @@ def test_a_configuration_file_is_audited(shared: LocalCluster, tmp_path, capsys,
     dsn = f"postgresql://postgres@{hosts}/postgres"
     texts = {
         "toml": f"[routers.a]\ndsn = '{dsn}'\nkind = 'async_pool'\nconfigure = 'no_such_module_here:x'\n",
-        "yaml": f"routers:\n  a:\n    dsn: {dsn}\n    kind: async_connection\n",
+        "yaml": f"routers:\n  a:\n    dsn: {dsn}\n    kind: pool\n",
     }
     file = tmp_path / f"shop.{suffix}"
     file.write_text(
@@ -250,6 +250,16 @@ def test_a_configuration_file_is_audited(shared: LocalCluster, tmp_path, capsys,
     assert told["router"] == "a"
     assert "2 processes may open 82 (60 writer + 20 reader + 2 probe)" in found(told, "connections")[0][1]
     assert ("ok", f"{file} holds no password") in [(f["result"], f["text"]) for f in told["findings"]]
+
+
+@pytest.mark.parametrize("kind", ["connection", "async_connection"])
+def test_a_router_of_one_connection_for_each_role_needs_no_more(shared: LocalCluster, capsys, tmp_path, kind):
+    file = tmp_path / "pgroute.toml"
+    text = f"[routers.a]\ndsn = '{shared.dsn}'\nkind = '{kind}'\nwriter = {{ max_size = 30 }}\n"
+    file.write_text(text)
+    _, told = check_json(capsys, str(file), "--processes", "1000")
+    expected = "1000 processes may open 3000 (1000 writer + 1000 reader + 1000 probe) of "
+    assert found(told, "connections")[0][1].startswith(expected)
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])

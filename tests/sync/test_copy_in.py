@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import codecs
 import datetime as dt
 import io
 import os
+import tempfile
 import threading
 from collections.abc import (
     Callable,
     Iterator,
 )
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +112,25 @@ def test_file_is_copied_from_where_it_is_and_left_open(shared: LocalCluster, goo
     with Router(shared.dsn) as router:
         assert router.copy_to_table(goods, file) == 3
     assert file.read() == b""
+
+
+TEXT_FILES: dict[str, Any] = {
+    "NamedTemporaryFile": partial(tempfile.NamedTemporaryFile, "w+", encoding="utf-16"),
+    "SpooledTemporaryFile": partial(tempfile.SpooledTemporaryFile, mode="w+", encoding="latin-1"),
+    "codecs.open": lambda dir: codecs.open(str(dir / "text"), "w+", encoding="latin-1"),  # noqa: A006, SIM115
+}
+
+
+@pytest.mark.parametrize("kind", TEXT_FILES)
+def test_files_of_text_that_tell_it_by_their_encoding(
+    shared: LocalCluster, goods: str, tmp_path: Path, kind: str
+) -> None:
+    with TEXT_FILES[kind](dir=tmp_path) as file:
+        with Router(shared.dsn) as router:
+            assert router.copy_from("SELECT 7, 'é'", file, role="writer") == 1
+            file.seek(0)
+            assert router.copy_to_table(goods, file) == 1
+    assert shared.nodes[0].execute(f"SELECT id, name FROM {goods}") == [(7, "é")]
 
 
 @pytest.mark.parametrize("source", [[], (), iter([]), io.BytesIO(), io.StringIO(), lambda: ()], ids=range(6))

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gc
+import gzip
 import io
+import lzma
 import os
 import threading
 from pathlib import Path
@@ -50,6 +53,19 @@ def test_each_kind_of_target_gets_the_same(shared: LocalCluster, tmp_path: Path)
     assert all(data.endswith(b"\n") for data in got), "each time whole rows"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["path", "str"]
     assert (tmp_path / "path").read_bytes() == (tmp_path / "str").read_bytes() == TEXT
+
+
+@pytest.mark.parametrize("module", [gzip, bz2, lzma])
+@pytest.mark.parametrize("mode", ["b", "t"])
+def test_compressed_files_are_targets_and_sources(
+    shared: LocalCluster, table: str, tmp_path: Path, module: Any, mode: str
+) -> None:
+    path = tmp_path / "data"
+    with Router(shared.dsn) as router:
+        with module.open(path, "w" + mode) as file:
+            assert router.copy_from("SELECT generate_series(1, 9)", file) == 9
+        with module.open(path, "r" + mode) as file:
+            assert router.copy_to_table(table, file) == 9
 
 
 def test_text_is_not_cut_within_a_character(shared: LocalCluster) -> None:
@@ -145,6 +161,54 @@ def test_query_may_write(shared: LocalCluster, table: str) -> None:
         with router.copy_rows(f"DELETE FROM {table} RETURNING number", role="writer") as rows:
             assert [(*row,) for row in rows] == [("1",), ("2",)]
         assert router.fetch(f"SELECT * FROM {table}", role="writer") == []
+
+
+def test_query_has_written_nothing_if_the_target_fails(
+    shared: LocalCluster, table: str, tmp_path: Path
+) -> None:
+    class Full(io.BytesIO):
+        def flush(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    def full(_: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    delete = f"DELETE FROM {table} RETURNING number"
+    path = tmp_path / "data"
+    with Router(shared.dsn, writer=ONE_CONNECTION) as router:
+        router.execute(f"INSERT INTO {table} VALUES (1), (2)")
+        for target in (full, "/dev/full", Full()):
+            with pytest.raises(OSError, match="No space left") as caught:
+                router.copy_from(delete, target, role="writer")
+            assert not hasattr(caught.value, "__notes__")
+        with pytest.raises(ZeroDivisionError):
+            router.copy_from(delete, path, role="writer", progress=lambda _: 1 / 0)
+        assert list(tmp_path.iterdir()) == []
+        assert router.fetch(f"SELECT * FROM {table}", role="writer") == [(1,), (2,)]
+        assert router.copy_from(delete, path, role="writer") == 2
+        assert router.fetch(f"SELECT * FROM {table}", role="writer") == []
+    assert path.read_text() == "1\n2\n"
+
+
+def test_query_has_written_what_was_read_to_its_end(shared: LocalCluster, table: str) -> None:
+    delete = f"DELETE FROM {table} WHERE number < %s RETURNING number"
+    with Router(shared.dsn, writer=ONE_CONNECTION) as router:
+        router.execute(f"INSERT INTO {table} SELECT generate_series(1, 3)")
+        with pytest.raises(ZeroDivisionError):
+            with router.copy_rows(delete, params=[9], role="writer") as rows:
+                for _ in rows:
+                    pass
+                raise ZeroDivisionError
+        with router.copy_rows(delete, params=[9], role="writer") as rows:
+            assert rows.__next__() == ("1",)
+        with router.copy_chunks(delete, params=[9], role="writer"):
+            pass
+        assert router.fetchval(f"SELECT count(*) FROM {table}", role="writer") == 3
+        with router.copy_rows(delete, params=[2], role="writer") as rows:
+            assert rows.__next__() == ("1",)
+        with router.copy_chunks(delete, params=[3], role="writer") as chunks:
+            assert chunks.__next__() == b"2\n"
+        assert router.fetch(f"SELECT * FROM {table}", role="writer") == [(3,)]
 
 
 def test_bad_arguments_are_refused(shared: LocalCluster, tmp_path: Path) -> None:
@@ -300,6 +364,19 @@ def test_iteration_ends_with_the_error_of_the_server(shared: LocalCluster) -> No
             with router.copy_rows("SELECT 'a'", types=["text", "text"]):
                 raise AssertionError
         assert router.fetchval("SELECT 1") == 1
+
+
+def test_value_that_cannot_be_loaded_ends_the_iteration_behind_the_rows_before_it(
+    shared: LocalCluster,
+) -> None:
+    query = "SELECT CASE n WHEN 3 THEN 'infinity' ELSE '2026-01-01' END FROM generate_series(1, 5) AS n"
+    got: list[Any] = []
+    with Router(shared.dsn) as router, router.copy_rows(query, types=["date"]) as rows:
+        for _ in range(2):
+            with pytest.raises(psycopg.DataError, match="infinity"):
+                for (day,) in rows:
+                    got.append(day.day)
+    assert got == [1, 1], "and nothing behind it, as if that were all"
 
 
 def test_iterator_is_used_once_and_within_its_block(shared: LocalCluster) -> None:

@@ -167,9 +167,11 @@ def test_bad_arguments_are_refused(shared: LocalCluster) -> None:
             router.execute("SELECT 1", role="both")  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="invalid timeout -1"):
             router.fetch("SELECT 1", timeout=-1)
-        with pytest.raises(ConfigError, match="invalid column 1: expected a number below 1") as caught:
+        with pytest.raises(ConfigError, match="invalid column 1: expected a number below 1"):
             router.fetchval("SELECT 1", column=1)
-        assert caught.value.__notes__ == ["the statement was executed"]
+        with pytest.raises(ConfigError, match="invalid column 1") as caught:
+            router.fetchval("SELECT 1", column=1, role="writer")
+        assert caught.value.__notes__ == ["the statement was committed"]
         with pytest.raises(ConfigError, match="invalid row_factory 'dict_row'"):
             router.fetch("SELECT 1", row_factory="dict_row")  # type: ignore[call-overload]
         with pytest.raises(ConfigError, match="invalid row_factory 1"):
@@ -211,6 +213,62 @@ def test_deadlocks_and_serialization_failures_are_run_again(shared: LocalCluster
         for handle in [background.start(count, router) for _ in range(4)]:
             handle.result()
     assert numbers(shared, table) == [80]
+
+
+@pytest.mark.parametrize("code", ["40001", "40P01"])
+def test_procedure_that_has_committed_a_part_is_not_run_again(
+    shared: LocalCluster, table: str, code: str
+) -> None:
+    insert = f"INSERT INTO {table} SELECT count(*) FROM {table}"
+    block = f"DO $$ BEGIN {insert}; COMMIT; RAISE EXCEPTION USING ERRCODE = '{code}'; END $$"
+    with Router(shared.dsn, writer=ONE_CONNECTION) as router:
+        for query in (block, block.encode(), sql.SQL("/* ; */") + sql.SQL(block)):
+            with pytest.raises(psycopg.errors.lookup(code)) as caught:
+                router.execute(query)
+            assert "not run again: it may have committed a part of its work" in caught.value.__notes__[0]
+    assert numbers(shared, table) == [0, 1, 2]
+
+
+def test_writes_beside_the_transaction_that_surrounds_them_are_refused(
+    shared: LocalCluster, table: str
+) -> None:
+    insert = f"INSERT INTO {table} VALUES (1)"
+    with Router(shared.dsn) as router:
+
+        def body(conn: psycopg.Connection[Any]) -> None:
+            calls: list[Any] = [
+                lambda: router.execute(insert),
+                lambda: router.executemany(insert, [()]),
+                lambda: router.fetch(f"{insert} RETURNING number", role="writer"),
+                lambda: router.copy_to_table(table, [(1,)]),
+                lambda: router.copy_rows(f"{insert} RETURNING number", role="writer").__enter__(),
+            ]
+            for call in calls:
+                with pytest.raises(psycopg.ProgrammingError, match="within the body of another"):
+                    call()
+            assert router.fetchval("SELECT 1") == 1, "a reader's do not matter"
+
+        router.run(body)
+        assert router.execute(insert) == "INSERT 0 1"
+
+
+def test_isolation_level_of_the_connection_applies(shared: LocalCluster, table: str) -> None:
+    def configure(conn: psycopg.Connection[Any]) -> None:
+        conn.set_isolation_level(psycopg.IsolationLevel.SERIALIZABLE)
+
+    def broken(cursor: Any) -> Any:
+        raise ZeroDivisionError
+
+    with Router(shared.dsn, configure=configure, writer=ONE_CONNECTION, retry=ONCE_ONLY) as router:
+        assert router.fetchval("SHOW transaction_isolation", role="writer") == "serializable"
+        assert router.execute(f"INSERT INTO {table} VALUES (1)") == "INSERT 0 1"
+        insert = f"INSERT INTO {table} VALUES (2) RETURNING number"
+        with pytest.raises(ZeroDivisionError) as caught:
+            router.fetch(insert, role="writer", row_factory=broken)
+        assert not hasattr(caught.value, "__notes__")
+        with pytest.raises(SessionLost, match="was lost"):
+            router.execute(DIE.replace("SELECT", f"INSERT INTO {table} SELECT 3 WHERE"))
+    assert numbers(shared, table) == [1]
 
 
 # Round trips.
@@ -309,6 +367,18 @@ def test_commit_that_no_standby_confirms_is_unknown(pair: Proxied) -> None:
         primary.execute("SELECT pg_cancel_backend(%s)", [pid])
         with pytest.raises(CommitUnknown, match="committed locally"):
             handle.result()
+        query = "UPDATE counter SET value = value + 1 RETURNING 'infinity'::date"
+        handle = background.start(_fetch_from_writer, router, query)
+        [(pid,)] = eventually(lambda: primary.execute(waiting))
+        primary.execute("SELECT pg_cancel_backend(%s)", [pid])
+        with pytest.raises(psycopg.DataError) as caught:
+            handle.result()
+        told = "the statement was committed, but no synchronous standby has confirmed it"
+        assert caught.value.__notes__ == [told]
+
+
+def _fetch_from_writer(router: Router[Any], query: str) -> Any:
+    return router.fetch(query, role="writer")
 
 
 def test_statements_go_on_through_a_failover(breakable: Proxied) -> None:
@@ -334,5 +404,30 @@ def test_error_of_the_row_factory_tells_that_the_statement_was_committed(
         assert caught.value.__notes__ == ["the statement was committed"]
         assert router.fetchval("SELECT 1", role="writer") == 1
     assert numbers(shared, table) == [1]
+
+
+def test_value_that_cannot_be_loaded_tells_that_the_statement_was_committed(
+    shared: LocalCluster, table: str
+) -> None:
+    with Router(shared.dsn, writer=ONE_CONNECTION) as router:
+        query = f"INSERT INTO {table} SELECT count(*) FROM {table} RETURNING 'infinity'::date"
+        for call in (router.fetch, router.fetchrow, router.fetchval):
+            with pytest.raises(psycopg.DataError) as caught:
+                call(query, role="writer")
+            assert caught.value.__notes__ == ["the statement was committed"]
+    assert numbers(shared, table) == [0, 1, 2]
+
+
+def test_statement_that_cannot_be_sent_is_not_said_to_be_committed(shared: LocalCluster) -> None:
+    with Router(shared.dsn, writer=ONE_CONNECTION) as router:
+        for query, params in (
+            ("SELECT '\udc80'", None),
+            ("SELECT %s", ["\udc80"]),
+            ("SELECT %s", [object()]),
+        ):
+            with pytest.raises((UnicodeEncodeError, psycopg.ProgrammingError)) as caught:
+                router.execute(query, params)
+            assert "committed" not in str(getattr(caught.value, "__notes__", ""))
+        assert router.fetchval("SELECT 1", role="writer") == 1
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from typing import Any
 
@@ -55,6 +56,25 @@ def test_readers_are_served_without_the_options_that_a_proxy_refuses(
             assert router.topology.hosts[0].generation == 0
     assert gate.refused() == 1, "found out once"
     assert not any(event.after and event.after.state is HostState.REJECTED for event in events)
+
+
+def test_direct_queries_and_copies_of_readers_are_read_only_without_the_options(
+    shared: LocalCluster, table: str
+) -> None:
+    insert = f"INSERT INTO {table} VALUES (1) RETURNING number"
+    with Gate(shared.primary, lambda login: RDS_PROXY if "options" in login else None) as gate:
+        with Router(gate.dsn) as router:
+            assert router.fetchval("SHOW transaction_read_only") == "on"
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                router.fetch(insert)
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                router.copy_from(insert, io.BytesIO())
+            with router.copy_rows("SELECT 1") as rows:
+                assert [(*row,) for row in rows] == [("1",)]
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                with router.copy_rows(insert):
+                    raise AssertionError
+    assert shared.nodes[0].execute(f"SELECT * FROM {table}") == []
 
 
 def test_options_are_sent_on_while_no_login_without_them_was_let_in(shared: LocalCluster) -> None:

@@ -134,6 +134,9 @@ class AsyncCopying(Generic[CT]):
         of the target. A function, and a file that cannot seek, are not given anything twice: once they have got
         something, it is not run again.
 
+        What a query of a writer writes is committed when the target has all of the data. If it is not known whether it
+        was committed, the target keeps them.
+
         Args:
             query_or_table: a query; or a table, as "table", "schema.table", a tuple of these names, or a
                 psycopg.sql.Identifier. A text is a query if it has white space, brackets, quotes, commas or asterisks.
@@ -153,9 +156,10 @@ class AsyncCopying(Generic[CT]):
             NoHostAvailable, PoolExhausted, SplitBrainError: there was no session in time.
             RouterClosed: the router is not open.
             SessionLost: the connection was lost, and the copy is not run again.
-            CommitUnknown: the connection of a writer was lost in a query, which may write.
+            CommitUnknown: the connection was lost during the COMMIT of a writer's query, or no synchronous standby has
+                confirmed it.
             psycopg.Error: the server's error.
-            Exception: that of the target or of *progress*.
+            Exception: that of the target or of *progress*; nothing was committed.
         """
         manager = self._manager
         request = manager.request(role, timeout=timeout)

@@ -109,7 +109,7 @@ class AsyncCopyIn:
             psycopg.Error: the server's error, or the connection was lost.
             psycopg.Rollback: there is a verdict.
         """
-        if why := self.why_not_again():
+        if why := self.source.why_not_again():
             verdict = self._failed
             if verdict is None or (self._wire is not None and self._wire.conn.closed):
                 verdict = SessionLost("the connection was lost, nothing was committed", rerun_safe=True)
@@ -159,7 +159,7 @@ class AsyncCopyIn:
         """Close what was opened for it, and the generator that is its source."""
         await self.source.close()
 
-    def outcome(self, *, ended: bool) -> str:
+    def outcome(self) -> str:
         """Return what was committed: nothing before the end of the data was sent."""
         wire = self._wire
         if self._done:
@@ -172,7 +172,7 @@ class AsyncCopyIn:
         """Return whether an error is not the source's or that of its values."""
         return exc is not self._foreign
 
-    def why_not_again(self) -> str:
+    def why_not_again(self, exc: psycopg.Error) -> str:
         """Return why the source cannot be read again, empty if it can."""
         return self.source.why_not_again()
 

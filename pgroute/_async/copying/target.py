@@ -29,6 +29,7 @@ class AsyncTarget:
     def __init__(self, given: Any) -> None:
         self.kind = target_kind(given)
         self.written = 0
+        self._kept = False
         self._given = given
         self._start: Any = None
         self._decoder: Any = None
@@ -56,7 +57,7 @@ class AsyncTarget:
             await async_settle(file.seek(0, os.SEEK_END))
             end = await async_settle(file.tell())
             await async_settle(file.seek(start))
-        except (AttributeError, OSError):
+        except (AttributeError, OSError, ValueError):  # ValueError: gzip knows no seek from the end
             return None
         return start if start == end else None
 
@@ -101,18 +102,30 @@ class AsyncTarget:
         name = type(self._given).__name__
         return f"the target ({name}) has got {self.written} bytes, and cannot give them back"
 
+    async def save(self) -> None:
+        """Make what this attempt has written outlast this process, so far as that is known here.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._beside is not None:
+            await self._disk.do(self._beside.save)
+        elif hasattr(self._given, "flush"):
+            await async_settle(self._given.flush())
+
     async def keep(self) -> None:
         """Keep what this attempt has written: from now on a path leads to it.
 
         Raises:
             OSError: it cannot be kept.
         """
+        self._kept = True
         if self._beside is not None:
             await self._disk.do(self._beside.keep)
 
     async def take_back(self) -> None:
         """After the last attempt: take back what a user's file has got, if it can give it back."""
-        if self.written and self._start is not None:
+        if self.written and self._start is not None and not self._kept:
             with suppress(OSError, ValueError):  # ValueError: it was closed
                 await self._take_back()
 

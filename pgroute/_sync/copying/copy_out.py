@@ -124,8 +124,10 @@ class CopyOut:
             check_text_options("target", options)
         self._extract = extract
         self._progress = progress
+        self._in_block = False
         self._attempt = 0
-        self._sent = self._done = False
+        self._wire: Wire | None = None
+        self._done = False
         self._foreign: BaseException | None = None
 
     def run(self, checkout: Checkout[Any]) -> int:
@@ -136,22 +138,43 @@ class CopyOut:
             BaseException: the target's own error.
         """
         self._attempt += 1
-        wire = Wire(checkout.conn)
+        self._wire = wire = Wire(checkout.conn)
+        # What a query has removed must not be gone before the target has it.
+        self._in_block = self._extract.may_write and not checkout.lease.read_only
         try:
-            self.target.begin()
-            statement = self._extract.statement(wire.conn, text=self.target.kind is Kind.TEXT_FILE)
-            self._sent = True
-            wire.begin(statement, direction=ExecStatus.COPY_OUT)
-            rows = self._receive(wire)
+            try:
+                rows = self._copy(wire)
+            except BaseException as exc:
+                if exc is not wire.failure:
+                    self._foreign = exc
+                wire.close(exc)
+                raise
+            check_end(checkout)
+            self._done = True
+            self.target.keep()
         except BaseException as exc:
-            if exc is not wire.failure:
-                self._foreign = exc
-            wire.close(exc)
+            if self.outcome() is not NOTHING:
+                self._keep_anyway(exc)
             raise
-        check_end(checkout)
-        self._done = True
-        self.target.keep()
         return rows
+
+    def _copy(self, wire: Wire) -> int:
+        target = self.target
+        target.begin()
+        statement = self._extract.statement(wire.conn, text=target.kind is Kind.TEXT_FILE)
+        wire.begin(statement, direction=ExecStatus.COPY_OUT, block=self._in_block)
+        rows = self._receive(wire)
+        if self._in_block:
+            target.save()
+            wire.commit()
+        return rows
+
+    def _keep_anyway(self, exc: BaseException) -> None:
+        """Keep the data, which are all there: if it was committed, they may be nowhere else."""
+        try:
+            self.target.keep()
+        except OSError as failure:
+            exc.add_note(f"the target could not be kept: {failure}")
 
     def _receive(self, wire: Wire) -> int:
         rows, told = -1 if self._extract.header else 0, 0
@@ -168,16 +191,19 @@ class CopyOut:
             if total is not None:
                 return total
 
-    def outcome(self, *, ended: bool) -> str:
-        """Return what was committed: a query may write."""
-        if not (self._extract.may_write and self._sent):
+    def outcome(self) -> str:
+        """Return what was committed: nothing before COMMIT was sent."""
+        wire = self._wire
+        if not self._in_block or wire is None or not wire.ending:
             return NOTHING
-        return COMMITTED if self._done else UNKNOWN
+        if self._done:
+            return COMMITTED
+        return UNKNOWN if wire.failure is None or wire.conn.closed else NOTHING
 
     def is_own(self, exc: psycopg.Error) -> bool:
         """Return whether an error is not the target's, or that of a parameter."""
         return exc is not self._foreign
 
-    def why_not_again(self) -> str:
+    def why_not_again(self, exc: psycopg.Error) -> str:
         """Return why the target cannot be written again, empty if it can."""
         return self.target.why_not_again()

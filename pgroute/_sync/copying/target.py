@@ -30,6 +30,7 @@ class Target:
     def __init__(self, given: Any) -> None:
         self.kind = target_kind(given)
         self.written = 0
+        self._kept = False
         self._given = given
         self._start: Any = None
         self._decoder: Any = None
@@ -57,7 +58,7 @@ class Target:
             settle(file.seek(0, os.SEEK_END))
             end = settle(file.tell())
             settle(file.seek(start))
-        except (AttributeError, OSError):
+        except (AttributeError, OSError, ValueError):  # ValueError: gzip knows no seek from the end
             return None
         return start if start == end else None
 
@@ -102,18 +103,30 @@ class Target:
         name = type(self._given).__name__
         return f"the target ({name}) has got {self.written} bytes, and cannot give them back"
 
+    def save(self) -> None:
+        """Make what this attempt has written outlast this process, so far as that is known here.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._beside is not None:
+            self._disk.do(self._beside.save)
+        elif hasattr(self._given, "flush"):
+            settle(self._given.flush())
+
     def keep(self) -> None:
         """Keep what this attempt has written: from now on a path leads to it.
 
         Raises:
             OSError: it cannot be kept.
         """
+        self._kept = True
         if self._beside is not None:
             self._disk.do(self._beside.keep)
 
     def take_back(self) -> None:
         """After the last attempt: take back what a user's file has got, if it can give it back."""
-        if self.written and self._start is not None:
+        if self.written and self._start is not None and not self._kept:
             with suppress(OSError, ValueError):  # ValueError: it was closed
                 self._take_back()
 

@@ -19,6 +19,7 @@ from pgroute._sync.pool.lease import lease_of, shut
 from pgroute._sync.statements import error_of
 from pgroute._psycopg import end_steps, flush_steps, query_steps, receive_steps
 from pgroute.core.copying import BLOCK
+from pgroute.core.transactions.begin import begin_statement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -47,7 +48,7 @@ class Wire:
     Attributes:
         conn: as given.
         failure: the error of the connection or of the server; those of the user's source and target are others.
-        ending: the end of COPY FROM may have been sent.
+        ending: the end of COPY FROM, or COMMIT, may have been sent.
         bytes: sent or received.
     """
 
@@ -64,30 +65,33 @@ class Wire:
         self._pid = os.getpid()
         self._doubt: tuple[int, float] | None = None
 
-    def begin(self, statement: bytes, *, direction: ExecStatus) -> PGresult:
+    def begin(self, statement: bytes, *, direction: ExecStatus, block: bool = False) -> PGresult:
         """Send the statement of COPY, and return the result with which it has begun.
 
         Args:
             statement: one COPY.
             direction: COPY_IN or COPY_OUT.
+            block: begin a transaction block with it, in the same round trip.
 
         Raises:
             psycopg.Error: the server's error, or the connection was lost.
             psycopg.ProgrammingError: the statement is no COPY in this direction alone.
         """
-        results = self._wait(query_steps(self._pgconn, statement))
-        self._check(results, direction)
+        conn = self.conn
+        before = begin_statement(conn.isolation_level, conn.read_only, conn.deferrable) if block else b""
+        results = self._wait(query_steps(self._pgconn, before + statement))
+        self._check(results, *([ExecStatus.COMMAND_OK] if block else ()), direction)
         if direction == ExecStatus.COPY_IN:
-            self.conn.add_notice_handler(self._on_notice)
+            conn.add_notice_handler(self._on_notice)
             self._inward = True
-        return results[0]
+        return results[-1]
 
-    def _check(self, results: list[PGresult], wanted: ExecStatus) -> None:
+    def _check(self, results: list[PGresult], *wanted: ExecStatus) -> None:
         for result in results:
             if result.status == ExecStatus.FATAL_ERROR:
                 self.failure = error_of(self.conn, result)
                 raise self.failure
-        if [result.status for result in results] != [wanted]:
+        if tuple(result.status for result in results) != wanted:
             self.failure = psycopg.ProgrammingError("expected one COPY and no other statement")
             raise self.failure
 
@@ -161,6 +165,15 @@ class Wire:
         with Watchdog(_REFUSAL_TIMEOUT, self._lease.abort):
             results = self._wait(end_steps(self._pgconn, reason.encode()))
         self._check(results, ExecStatus.COMMAND_OK)
+
+    def commit(self) -> None:
+        """Commit the block that `begin` has begun.
+
+        Raises:
+            psycopg.Error: the server's error, or the connection was lost.
+        """
+        self.ending = True
+        self._check(self._wait(query_steps(self._pgconn, b"COMMIT")), ExecStatus.COMMAND_OK)
 
     def receive(self, take: Callable[[Buffer], object], *, most: int = BLOCK) -> tuple[int, int | None]:
         """Receive what has arrived of COPY TO; return the number of items, and in the end the number of rows.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from pgroute.contrib.django.loan import Loan, lend
 from pgroute.contrib.django.options import Parameters, make_spec, read_options
 from pgroute.contrib.django.positions import current
 from pgroute.contrib.django.routers import close_routers, router_for
+from pgroute.contrib.django.threads import note_borrower
 from pgroute.core.model.roles import Role
 from pgroute.errors import ConfigError, PositionLost
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from pgroute.contrib.django.stand_ins import Wrapper as PostgresWrapper
 else:
     from django.db.backends.postgresql.base import DatabaseWrapper as PostgresWrapper
+
+logger: logging.Logger = logging.getLogger("pgroute")
 
 _SETTINGS = ("NAME", "HOST", "PORT", "USER", "PASSWORD", "OPTIONS", "CONN_MAX_AGE", "TIME_ZONE")
 
@@ -135,6 +139,7 @@ class DatabaseWrapper(PostgresWrapper):
         if isolation is not None:
             conn.isolation_level = isolation
         self.loan = loan
+        note_borrower(self)
         return conn
 
     def _isolation(self, options: AliasOptions) -> psycopg.IsolationLevel | None:
@@ -169,6 +174,13 @@ class DatabaseWrapper(PostgresWrapper):
         if loan is not None:
             with self.wrap_database_errors:
                 loan.give_back()
+
+    def leave(self) -> None:
+        """Give the connection back for a thread that has ended without doing so; what is not committed is lost."""
+        try:
+            self._close()
+        except Exception as exc:  # noqa: BLE001  (there is nobody to tell)
+            logger.debug("a thread has left a connection: %s", exc)
 
     def close(self) -> None:
         """Give the connection back to its pool."""

@@ -88,6 +88,11 @@ class Loan(Checkout[Any]):
         """Whether the connection is closed, or its server refuses what it is for; an error has told so."""
         return self.refused or self.conn.closed
 
+    @property
+    def being_read(self) -> bool:
+        """Whether a cursor is open."""
+        return any(not cursor.closed for cursor in self._cursors)
+
     def watch(self, cursor: psycopg.Cursor[Any]) -> None:
         """End this cursor with the loan: the connection is somebody else's then."""
         self._cursors.add(cursor)

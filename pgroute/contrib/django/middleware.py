@@ -15,7 +15,7 @@ from pgroute.core.model.position import Position
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 
 _SALT = "pgroute.position"
 _MOST = 8
@@ -59,7 +59,7 @@ class PositionMiddleware:
         token = current.set(positions)
         try:
             response = self.get_response(request)
-            give_back()
+            give_back(keep_read=_streams(response))
         finally:
             current.reset(token)
         return self._remember(request, response, positions)
@@ -70,7 +70,7 @@ class PositionMiddleware:
         try:
             response = await self.get_response(request)
             # In the thread that has the connections of this request.
-            await sync_to_async(give_back, thread_sensitive=True)()
+            await sync_to_async(give_back, thread_sensitive=True)(keep_read=_streams(response))
         finally:
             current.reset(token)
         return self._remember(request, response, positions)
@@ -85,6 +85,10 @@ class PositionMiddleware:
         return Positions(given[:_MOST], on_reads=self.on_reads)
 
     def _remember(self, request: Any, response: Any, positions: Positions) -> Any:
+        if _streams(response):
+            content = response.streaming_content
+            carry = _carry_async if response.is_async else _carry
+            response.streaming_content = carry(content, positions)
         found = () if positions.lost else positions.found()
         if found and set(found) != set(positions.given):
             response.set_cookie(
@@ -108,10 +112,49 @@ class PositionMiddleware:
         return response
 
 
-def give_back() -> None:
-    """Give back the connections of this thread that are in no transaction, which notes their positions."""
+def _streams(response: Any) -> bool:
+    """Return whether an answer is made while it is sent; a file is sent as it is."""
+    return response.streaming and getattr(response, "file_to_stream", None) is None
+
+
+def _carry(content: Iterable[Any], positions: Positions) -> Iterator[Any]:
+    """Yield the parts of an answer, which are made as its request was served: readers see what that has written."""
+    parts = iter(content)
+    while True:
+        token = current.set(positions)
+        try:
+            part = next(parts)
+        except StopIteration:
+            return
+        finally:
+            current.reset(token)
+        yield part
+
+
+async def _carry_async(content: AsyncIterable[Any], positions: Positions) -> AsyncIterator[Any]:
+    parts = aiter(content)
+    while True:
+        token = current.set(positions)
+        try:
+            part = await anext(parts)
+        except StopAsyncIteration:
+            return
+        finally:
+            current.reset(token)
+        yield part
+
+
+def give_back(*, keep_read: bool = False) -> None:
+    """Give back the connections of this thread that are in no transaction, which notes their positions.
+
+    Args:
+        keep_read: leave those whose cursors are open to the end of the request: the answer may come from there.
+    """
     from pgroute.contrib.django.base import DatabaseWrapper
 
     for connection in connections.all(initialized_only=True):
-        if isinstance(connection, DatabaseWrapper) and not connection.in_atomic_block:
-            connection.close()
+        if not isinstance(connection, DatabaseWrapper) or connection.in_atomic_block:
+            continue
+        if keep_read and connection.loan is not None and connection.loan.being_read:
+            continue
+        connection.close()

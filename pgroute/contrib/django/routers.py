@@ -27,8 +27,8 @@ def router_for(spec: RouterSpec) -> Router[Any]:
     """
     router: Router[Any] = _shared.find_or_make(spec, lambda: (spec, spec.make))  # type: ignore[assignment]
     if router not in _open:
+        router.open()  # also while another thread does: that one may not be done
         _open[router] = (spec, os.getpid())
-        router.open()
     return router
 
 

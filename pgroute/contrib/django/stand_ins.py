@@ -60,6 +60,7 @@ class Wrapper:
     """The connection of the backend for PostgreSQL."""
 
     alias: str
+    allow_thread_sharing: bool
     autocommit: bool
     errors_occurred: bool
     in_atomic_block: bool

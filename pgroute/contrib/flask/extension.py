@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, TypeVarTuple
 from flask import current_app, has_request_context, request
 
 from pgroute import Causal, Router
-from pgroute.contrib.web.position_cookie import PositionCookie, SameSite, position_cookie
+from pgroute.contrib.web.position_cookie import PositionCookie, SameSite, cookie_name, position_cookie
 from pgroute.contrib.web.request_sessions import RequestSessions
 from pgroute.core.config.discreet import discreet
 from pgroute.errors import ConfigError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from flask import Flask, Response
 
     from pgroute import Session
+
+_PREFIX = "PGROUTE"
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -78,7 +80,8 @@ class PGRoute:
             ``lambda: pgroute.from_config("pgroute.toml", kind="pool")``.
         read_your_writes: carry the Position of each user in a signed cookie, so that `reader()` sees what the user's
             requests before it have written and read.
-        cookie: the name of the cookie.
+        cookie: the name of the cookie; None: "pgroute-position", and with another *config_prefix*
+            "pgroute-position-PREFIX".
         max_age: seconds after which it is worthless: longer than any standby lags that is used.
         secure: the browser sends the cookie over TLS only.
         samesite: "lax", "strict" or "none".
@@ -96,11 +99,11 @@ class PGRoute:
         dsn: str | Callable[[], Router[Any]] = "",
         *,
         read_your_writes: bool = False,
-        cookie: str = "pgroute-position",
+        cookie: str | None = None,
         max_age: int = 600,
         secure: bool = True,
         samesite: SameSite = "lax",
-        config_prefix: str = "PGROUTE",
+        config_prefix: str = _PREFIX,
         **options: Any,
     ) -> None:
         self._dsn = dsn
@@ -108,7 +111,7 @@ class PGRoute:
         self._prefix = config_prefix
         self._read_your_writes = read_your_writes
         self._cookie_options: dict[str, Any] = {
-            "name": cookie,
+            "name": cookie_name(config_prefix, _PREFIX) if cookie is None else cookie,
             "max_age": max_age,
             "secure": secure,
             "samesite": samesite,

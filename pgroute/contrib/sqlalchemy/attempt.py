@@ -10,7 +10,7 @@ from pgroute.contrib.sqlalchemy.lent import Dress
 from pgroute.errors import RouteError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container, Mapping
 
     from pgroute.core.model.roles import Role
     from pgroute.core.transactions.retry import Retry
@@ -38,6 +38,7 @@ class AttemptLent:
         read_write: it was asked for as read-write.
         adapters: psycopg's adapters of the engine.
         wait: runs what a method of the attempt returns.
+        settled: by its name, the values of each setting that need not be set: the engine's, and the transaction's.
 
     Attributes:
         conn, role: as given.
@@ -55,6 +56,7 @@ class AttemptLent:
         read_write: bool,
         adapters: Any,
         wait: Callable[[Any], Any],
+        settled: Mapping[str, Container[Any]],
     ) -> None:
         self.conn = conn
         self.role = role
@@ -64,7 +66,21 @@ class AttemptLent:
         self._transaction = transaction
         self._read_write = read_write
         self._wait = wait
+        self._settled = settled
         self._dress: Dress | None = Dress(conn, adapters)
+
+    def settles(self, setting: str, value: object) -> bool:
+        """Return True: the transaction has begun as it was asked for.
+
+        Raises:
+            psycopg.ProgrammingError: the function asks for something else.
+        """
+        if value and value not in self._settled[setting]:
+            raise psycopg.ProgrammingError(
+                f"{setting} {value!r} comes too late in a transaction of run_in_session, which takes isolation=, "
+                "read_only= and deferrable="
+            )
+        return True
 
     def commit(self) -> None:
         """Commit the attempt.

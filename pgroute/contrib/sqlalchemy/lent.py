@@ -10,11 +10,10 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg.adapt import AdaptersMap
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from pgroute._psycopg import swap_adapters
+from pgroute._psycopg import layered, swap_adapters
 from pgroute.core.faults.classify import one_line
 from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.errors import RouteError, SessionLost
@@ -65,7 +64,8 @@ class Dress:
 
     def __init__(self, conn: Any, adapters: Any) -> None:
         self._conn = conn
-        self._before = swap_adapters(conn, AdaptersMap(adapters))
+        self._before = swap_adapters(conn, None)
+        swap_adapters(conn, layered(self._before, adapters))
         conn.row_factory = tuple_row  # its pool sets it back
         conn.add_notice_handler(log_notice)
 
@@ -116,6 +116,10 @@ class Lent:
     def _ours(self) -> bool:
         """Whether this process has opened the connection, and may speak."""
         return self._held.pid == os.getpid()
+
+    def settles(self, setting: str, value: object) -> bool:
+        """Return whether a setting need not be set, here because the connection has gone and took it along."""
+        return bool(self._checkout.conn.closed)
 
     @property
     def _only_reads(self) -> bool:

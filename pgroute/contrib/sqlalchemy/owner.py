@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import _thread
+import asyncio
 import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.util.concurrency import in_greenlet
+
 from pgroute._async.router import AsyncRouter
 from pgroute._async.router import manager_of as async_manager_of
 from pgroute._sync.router import Router, manager_of
-from pgroute.errors import ConfigError, RouterClosed
+from pgroute.errors import ConfigError, RouteError, RouterClosed
 from pgroute.runtime.fork import forked
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from pgroute.contrib.sqlalchemy.options import EngineOptions
@@ -47,10 +49,36 @@ class Held:
         self.retired: bool = False
         self.pid: int = os.getpid()
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop of an AsyncRouter that the engine has opened; None: there is none."""
+        if not (self.own and self.opened and isinstance(self.router, AsyncRouter)):
+            return None
+        opened = self.manager.lifecycle.opened
+        return None if opened is None else opened.loop
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a session is in flight."""
+        return any(pool.in_use for pool in self.manager.pools.values())
+
     def finish(self, wait: Callable[[Any], Any]) -> None:
         """Close the router, unless a session is still in flight."""
-        if not sum(pool.in_use for pool in self.manager.pools.values()):
+        if self.in_use:
+            return
+        if self.loop is None or in_greenlet():
             wait(self.router.close(0))
+        else:  # nothing can be awaited, as in async_engine.sync_engine.dispose()
+            self.close_elsewhere()
+
+    def close_elsewhere(self) -> None:
+        """Have the router closed soon, in its loop or another thread; takes no lock."""
+        loop = self.loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(_close_in, loop, self.router)
+        else:
+            # A Thread's start takes locks, so another thread does that.
+            _thread.start_new_thread(_close_soon, (self.router,))
 
 
 class RouterOwner:
@@ -98,8 +126,18 @@ class RouterOwner:
 
         Raises:
             ConfigError, RouterClosed: as `find`.
+            RouteError: the engine is in use in another event loop.
         """
         held = self.find(options)
+        loop = held.loop
+        if loop is not None and in_greenlet() and loop is not asyncio.get_running_loop():
+            if not loop.is_closed():
+                raise RouteError(
+                    "this engine is in use in another event loop: make one for each loop, or await engine.dispose() "
+                    "there first"
+                )
+            self._leave(held)
+            held = self.find(options)
         if not held.opened:
             self._wait(held.router.open())
             held.opened = True
@@ -127,19 +165,20 @@ class RouterOwner:
         if held.pid == os.getpid() and held.opened:
             held.finish(self._wait)
 
+    def _leave(self, held: Held) -> None:
+        """Give up a router whose event loop is closed, and what it has lent there."""
+        with self._lock:
+            if self._held is not held:
+                return
+            self._held = None
+        held.close_elsewhere()
+
     def abandon(self) -> None:
         """Close the router of an engine that was collected; called by the garbage collector: no lock may be taken."""
         held, self._held = self._held, None
         if held is None or not held.own or not held.opened or held.pid != os.getpid():
             return
-        router = held.router
-        if isinstance(router, AsyncRouter):
-            opened = held.manager.lifecycle.opened
-            if opened is not None and not opened.loop.is_closed():
-                opened.loop.call_soon_threadsafe(_close_in, opened.loop, router)
-        else:
-            # A Thread's start takes locks, so another thread does that.
-            _thread.start_new_thread(_close_soon, (router,))
+        held.close_elsewhere()
 
     def after_fork(self) -> None:
         """In a forked child: take a lock of its own."""
@@ -155,5 +194,12 @@ def _close_in(loop: asyncio.AbstractEventLoop, router: AsyncRouter[Any]) -> None
     task.add_done_callback(_closing.discard)
 
 
-def _close_soon(router: Router[Any]) -> None:
-    threading.Thread(target=router.close, args=(0,), name="pgroute-engine-close", daemon=True).start()
+def _close_soon(router: Router[Any] | AsyncRouter[Any]) -> None:
+    threading.Thread(target=_close, args=(router,), name="pgroute-engine-close", daemon=True).start()
+
+
+def _close(router: Router[Any] | AsyncRouter[Any]) -> None:
+    if isinstance(router, AsyncRouter):
+        asyncio.run(router.close(0))
+    else:
+        router.close(0)

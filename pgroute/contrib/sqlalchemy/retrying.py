@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import await_only, greenlet_spawn
 
@@ -23,7 +23,7 @@ from pgroute._sync.transaction.attempt import Transaction
 from pgroute._sync.transaction.runner import note_limit
 from pgroute.contrib.sqlalchemy.attempt import Again, AttemptLent
 from pgroute.contrib.sqlalchemy.engines import dialect_of, engine_of
-from pgroute.contrib.sqlalchemy.routes import ATTEMPT
+from pgroute.contrib.sqlalchemy.routes import ATTEMPT, CAUSAL, OwnCausal, Route
 from pgroute.core.config.retry_policy import check_policy
 from pgroute.core.model.roles import Role
 from pgroute.core.transactions.once_keys import check_key
@@ -73,9 +73,9 @@ def run_in_session(
         once: a key of 1 to 512 bytes, or True for a new key for this call: the transaction is applied once, and its
             result, as stored in JSON, returned to each call with the key.
         isolation: "read committed", "repeatable read", "serializable" or a psycopg.IsolationLevel; None: the setting of
-            the connection.
-        read_only: of the transaction; None: the setting of the connection.
-        deferrable: of the transaction; None: the setting of the connection.
+            the engine, else of the connection.
+        read_only: of the transaction; None: as *isolation*.
+        deferrable: of the transaction; None: as *isolation*.
 
     Raises:
         ConfigError: an argument is invalid.
@@ -117,9 +117,9 @@ async def async_run_in_session(
         once: a key of 1 to 512 bytes, or True for a new key for this call: the transaction is applied once, and its
             result, as stored in JSON, returned to each call with the key.
         isolation: "read committed", "repeatable read", "serializable" or a psycopg.IsolationLevel; None: the setting of
-            the connection.
-        read_only: of the transaction; None: the setting of the connection.
-        deferrable: of the transaction; None: the setting of the connection.
+            the engine, else of the connection.
+        read_only: of the transaction; None: as *isolation*.
+        deferrable: of the transaction; None: as *isolation*.
 
     Raises:
         ConfigError: an argument is invalid.
@@ -190,11 +190,12 @@ class _Run:
         self._retry, self._timeout = retry, timeout
         self._key = check_key(once)
         self._role = Role.parse(role)
+        self._engine = engine_of(maker, asynchronous=face is _ASYNC)
+        kind, self._settled = _with_settings(self._engine, kind)
         if self._key is not None and (self._role is Role.READER or kind["read_only"]):
             raise ConfigError("once", once, "expected None for a transaction that cannot write")
         self._independent = self._key is not None and once is not True
         self._kind = kind
-        self._engine = engine_of(maker, asynchronous=face is _ASYNC)
 
     def run(self) -> Any:
         """Run the transaction until it is committed or has failed for good; return the result."""
@@ -212,7 +213,9 @@ class _Run:
     def _run(self) -> Any:
         face = self._face
         dialect = dialect_of(self._engine)
-        manager = dialect.hold(self._engine).manager
+        held = dialect.hold(self._engine)
+        manager = held.manager
+        causal = Route(causal=self._causal()).reading(self._role, held)
         request = manager.request(
             self._role,
             timeout=self._timeout,
@@ -223,7 +226,7 @@ class _Run:
         if self._key is not None and (self._retry is not None or self._timeout is not None):
             note_limit(manager, self._retry, self._timeout)
         state = face.loop.begin_attempts(manager, request, self._retry, self._timeout)
-        transaction = face.transaction(manager, request, state, self._key)
+        transaction = face.transaction(manager, request, state, self._key, causal)
         try:
             while True:
                 transaction.keep = True
@@ -235,17 +238,27 @@ class _Run:
                 if step is None:
                     return value.stored if isinstance(value, face.once.Claim) else value
                 face.wait(face.loop.pause(manager, state, step))
-                transaction = face.transaction(manager, request, state, self._key)
+                transaction = face.transaction(manager, request, state, self._key, causal)
         except BaseException as exc:
             note_commit(exc, transaction.phase)
             if self._key is not None and (exc is state.unknown or not isinstance(exc, Exception)):
                 exc.add_note(sync_once.advice(self._key))
             raise
 
+    def _causal(self) -> Any:
+        """Return what the sessions of the maker are ordered behind; None: nothing."""
+        given = self._maker.kw
+        if given.get("causal") is not None:
+            return given["causal"]
+        if given.get("after") is not None:
+            return OwnCausal(given["after"])
+        return self._engine.get_execution_options().get(CAUSAL)
+
     def _attempt(self, transaction: Any, dialect: Any, read_write: bool) -> tuple[Retry | None, Any]:
         """Make one attempt; return when another follows, None if none does, and the result."""
         wait = self._face.wait
         claim: Any = None
+        conn: Any = None
         try:
             conn = wait(transaction.begin())
             if isinstance(conn, Retry):
@@ -261,6 +274,7 @@ class _Run:
                 read_write=read_write,
                 adapters=dialect._psycopg_adapters_map,  # noqa: SLF001  (SQLAlchemy's)
                 wait=wait,
+                settled=self._settled,
             )
             try:
                 value = self._body(transaction, lent, claim)
@@ -277,7 +291,7 @@ class _Run:
         except BaseException as exc:
             if not transaction.open:
                 raise
-            step = wait(transaction.fail(_cause(exc)))
+            step = wait(transaction.fail(_cause(exc, conn)))
             if isinstance(step, Raise):
                 raise
             return step, None
@@ -301,6 +315,44 @@ class _Run:
         return value
 
 
-def _cause(exc: BaseException) -> BaseException:
-    """Return the driver's error in one of SQLAlchemy's; any other as it is."""
+_SETTINGS = {
+    "isolation": "isolation_level",
+    "read_only": "postgresql_readonly",
+    "deferrable": "postgresql_deferrable",
+}
+
+
+def _with_settings(engine: Engine, kind: dict[str, Any]) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
+    """Return the kind of the transactions, where it is not said that of the engine, and what need not be set then.
+
+    AUTOCOMMIT of the engine means nothing here: a transaction is what was asked for.
+    """
+    options = {
+        "isolation_level": engine.dialect._on_connect_isolation_level,  # noqa: SLF001  (SQLAlchemy's)
+        **engine.get_execution_options(),
+    }
+    made, settled = dict(kind), {}
+    for name, setting in _SETTINGS.items():
+        of_engine = options.get(setting)
+        if name == "isolation" and of_engine is not None:
+            of_engine = of_engine.replace("_", " ")
+            usual = None if of_engine == "AUTOCOMMIT" else of_engine.lower()
+        else:
+            usual = of_engine
+        if kind[name] is None:
+            made[name] = usual
+        asked = made[name]
+        if isinstance(asked, psycopg.IsolationLevel):
+            asked = asked.name.replace("_", " ")
+        settled[setting] = (of_engine, asked.upper() if isinstance(asked, str) else asked)
+    return made, settled
+
+
+def _cause(exc: BaseException, conn: Any) -> BaseException:
+    """Return the driver's error in one of SQLAlchemy's; any other as it is.
+
+    SQLAlchemy refuses to go on with a connection that was lost: the function has hidden the error that told so.
+    """
+    if isinstance(exc, PendingRollbackError) and conn is not None and conn.broken:
+        return psycopg.OperationalError("the connection was lost").with_traceback(exc.__traceback__)
     return exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc

@@ -13,7 +13,7 @@ from pgroute.contrib.sqlalchemy.options import EngineOptions, read_options
 from pgroute.contrib.sqlalchemy.owner import Held, RouterOwner
 from pgroute.contrib.sqlalchemy.pool import RouterPool, check_pool
 from pgroute.contrib.sqlalchemy.routes import Told, chosen, connect_as, install, of_connection, params_of
-from pgroute.errors import ConfigError, PositionLost
+from pgroute.errors import ConfigError, PositionLost, RouterClosed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,18 +108,25 @@ class RoutedDialect:
         if route is not None and route.attempt is not None:
             return self.handed(route.attempt.conn, route.attempt)
         options = self._options(params)
-        held = self.owner.get(options)
-        role, attrs = options.role, options.attrs
-        if route is not None and route.role is not None and route.role is not role:
-            role, attrs = route.role, None
-        attrs = held.manager.attrs_of(role) if attrs is None else attrs
-        causal = None if route is None else route.reading(role, held)
-        try:
-            checkout = self.wait(held.manager.acquire(attrs, role, held.manager.seconds(None), causal=causal))
-        except PositionLost:
-            if causal is not None:
-                causal.note_lost()
-            raise
+        while True:
+            held = self.owner.get(options)
+            role, attrs = options.role, options.attrs
+            if route is not None and route.role is not None and route.role is not role:
+                role, attrs = route.role, None
+            attrs = held.manager.attrs_of(role) if attrs is None else attrs
+            causal = None if route is None else route.reading(role, held)
+            try:
+                checkout = self.wait(
+                    held.manager.acquire(attrs, role, held.manager.seconds(None), causal=causal)
+                )
+                break
+            except PositionLost:
+                if causal is not None:
+                    causal.note_lost()
+                raise
+            except RouterClosed:
+                if not held.retired:  # else the engine was disposed of meanwhile, and has another one
+                    raise
         adapters = self._psycopg_adapters_map  # type: ignore[attr-defined]
         lent = Lent(
             checkout,
@@ -157,18 +164,22 @@ class RoutedDialect:
         del dbapi_connection.pgroute_lent
         lent.terminate()
 
-    # A reader's connection may have ended without an error; what it was set to went with it.
+    # A reader's connection may have ended without an error. That of `run_in_session` is in a transaction already.
+
+    def set_isolation_level(self, dbapi_connection: Any, level: str) -> None:
+        if not of_connection(dbapi_connection).settles("isolation_level", level):
+            super().set_isolation_level(dbapi_connection, level)  # type: ignore[misc]
 
     def set_readonly(self, connection: Any, value: bool) -> None:
-        if not connection.closed:
+        if not of_connection(connection).settles("postgresql_readonly", value):
             super().set_readonly(connection, value)  # type: ignore[misc]
 
     def set_deferrable(self, connection: Any, value: bool) -> None:
-        if not connection.closed:
+        if not of_connection(connection).settles("postgresql_deferrable", value):
             super().set_deferrable(connection, value)  # type: ignore[misc]
 
     def reset_isolation_level(self, dbapi_conn: Any) -> None:
-        if not dbapi_conn.closed:
+        if not of_connection(dbapi_conn).settles("isolation_level", None):
             super().reset_isolation_level(dbapi_conn)  # type: ignore[misc]
 
     def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
@@ -183,7 +194,8 @@ class RoutedDialect:
         install(engine, opts)
 
     def set_connection_execution_options(self, connection: Connection, opts: Mapping[str, Any]) -> None:
-        connect_as(connection, opts)
+        if connect_as(connection, opts):
+            opts = connection.get_execution_options()
         super().set_connection_execution_options(connection, opts)  # type: ignore[misc]
 
 

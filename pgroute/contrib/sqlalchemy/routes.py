@@ -53,6 +53,7 @@ class OwnCausal:
     def __init__(self, after: Position | str | None) -> None:
         self._after = None if after is None else parse_position(after, "after")
         self._causal: Causal[Any] | AsyncCausal[Any] | None = None
+        self._held: Held | None = None
 
     @property
     def position(self) -> Position | None:
@@ -60,9 +61,9 @@ class OwnCausal:
         return self._after if self._causal is None else self._causal.position
 
     def of(self, held: Held) -> Causal[Any] | AsyncCausal[Any]:
-        """Return the causal object of the router."""
-        if self._causal is None:
-            self._causal = held.router.causal(self._after)
+        """Return the causal object of the router; an engine that was disposed of has another one."""
+        if self._causal is None or self._held is not held:
+            self._causal, self._held = held.router.causal(self.position), held
         return self._causal
 
 
@@ -136,9 +137,10 @@ def install(engine: Engine, opts: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: an option is unknown or has an invalid value.
     """
-    if READ_ONLY not in opts and not _given(opts):
+    _given(opts)
+    options = engine.get_execution_options()  # with those of the engine that this one is made from
+    if READ_ONLY not in options and not _given(options):
         return
-    options = engine.get_execution_options()
     route = Route(_role(options), _causal(options), options.get(ATTEMPT))
     engine.raw_connection = lambda: _connect(engine, route)  # type: ignore[method-assign]
 
@@ -168,8 +170,10 @@ def _causal(options: Mapping[str, Any]) -> Any:
     return causal
 
 
-def connect_as(connection: Connection, opts: Mapping[str, Any]) -> None:
+def connect_as(connection: Connection, opts: Mapping[str, Any]) -> bool:
     """Give a Connection one for another role, if its new execution options say so and it is in no transaction.
+
+    Returns whether it has another one, on which what its options say of transactions is to be set again.
 
     Raises:
         ConfigError: an option is for engines only, unknown, or has an invalid value.
@@ -180,14 +184,16 @@ def connect_as(connection: Connection, opts: Mapping[str, Any]) -> None:
             name, opts[name], "expected in execution_options of the engine, not of a connection"
         )
     if READ_ONLY not in opts or connection.in_transaction() or connection.invalidated:
-        return
+        return False
     role = Role.READER if opts[READ_ONLY] else Role.WRITER
     before = connection._dbapi_connection  # noqa: SLF001  (no public name gives a Connection another one)
-    if before is None or of_connection(before).role is role:
-        return
-    causal = _causal(connection.engine.get_execution_options())
+    options = connection.engine.get_execution_options()
+    if before is None or of_connection(before).role is role or options.get(ATTEMPT) is not None:
+        return False
+    causal = _causal(options)
     connection._dbapi_connection = _connect(connection.engine, Route(role, causal))  # noqa: SLF001
     before.close()
+    return True
 
 
 def of_connection(dbapi_connection: Any) -> Any:

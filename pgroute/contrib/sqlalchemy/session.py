@@ -88,10 +88,8 @@ class RoutingSession(Session):
         if self._engines is None:
             self._engines = self._split(given)
         writer, reader = self._engines
-        if self._reads_first and not self._on_writer:
-            if not self._flushing and only_reads(clause):
-                return reader
-            self._on_writer = True
+        if self._reads_first and not self._on_writer and not self._flushing and only_reads(clause):
+            return reader
         return writer
 
     def _split(self, engine: Engine) -> tuple[Engine, Engine]:
@@ -102,6 +100,15 @@ class RoutingSession(Session):
             return writer, writer
         writer = engine.execution_options(**options, **{ROLE: Role.WRITER})
         return writer, engine.execution_options(**options, **{ROLE: Role.READER})
+
+
+# Not in get_bind(): that is called to ask for the dialect too.
+@event.listens_for(RoutingSession, "after_begin", propagate=True)
+def _stay(session: Session, _: SessionTransaction, connection: Connection) -> None:
+    if isinstance(session, RoutingSession):
+        engines = session._engines  # noqa: SLF001
+        if engines is not None and connection.engine is engines[0]:
+            session._on_writer = True  # noqa: SLF001
 
 
 @event.listens_for(RoutingSession, "after_transaction_end", propagate=True)

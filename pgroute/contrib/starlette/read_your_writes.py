@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from pgroute.contrib.starlette.database import STATE, sessions_of
-from pgroute.contrib.web.position_cookie import SameSite, position_cookie
+from pgroute.contrib.web.position_cookie import SameSite, cookie_name, position_cookie
 from pgroute.core.config.discreet import discreet
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class ReadYourWrites:
         secret_key: signs the cookie: at least 16 characters, the same in each process. Of several the last one signs,
             and all are accepted.
         state: the key of the router.
-        cookie: the name of the cookie.
+        cookie: the name of the cookie; None: "pgroute-position", and for another *state* "pgroute-position-STATE".
         max_age: seconds after which it is worthless: longer than any standby lags that is used.
         path: the browser sends it below this path only.
         domain: the browser sends it to this domain and those below it; None: only to the host that has set it.
@@ -52,7 +52,7 @@ class ReadYourWrites:
         secret_key: str | bytes | Sequence[str | bytes],
         *,
         state: str = STATE,
-        cookie: str = "pgroute-position",
+        cookie: str | None = None,
         max_age: int = 600,
         path: str = "/",
         domain: str | None = None,
@@ -63,7 +63,7 @@ class ReadYourWrites:
         self._state = state
         self._cookie = position_cookie(
             secret_key,
-            name=cookie,
+            name=cookie_name(state, STATE) if cookie is None else cookie,
             max_age=max_age,
             path=path,
             domain=domain,

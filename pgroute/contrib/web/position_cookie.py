@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SameSite = Literal["lax", "strict", "none"]
 
+COOKIE = "pgroute-position"
+
 _SHORTEST_KEY = 16
 _COOKIE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # a token, RFC 9110, 5.6.2
 
@@ -54,11 +56,16 @@ class PositionCookie:
         return self._signer.sign(str(position)).decode()
 
 
+def cookie_name(database: str, usual: str) -> str:
+    """Return the name of the cookie for a database of an application, which may have several."""
+    return COOKIE if database == usual else f"{COOKIE}-{database}"
+
+
 @discreet
 def position_cookie(
     secret_key: str | bytes | Sequence[str | bytes],
     *,
-    name: str = "pgroute-position",
+    name: str = COOKIE,
     max_age: int = 600,
     path: str = "/",
     domain: str | None = None,

@@ -75,8 +75,8 @@ def refuse_nested(manager: object, request: Request, key: str | None) -> None:
                 )
             if writes and not request.independent:
                 raise psycopg.ProgrammingError(
-                    "run() or attempts() for a writer within the body of another: it would be committed on its own, "
-                    "and again when the outer one is run again. Use the connection that the body was given (its "
-                    "transaction() makes a savepoint), or give a key of your own: run(once=KEY)"
+                    "run(), attempts(), a direct query or a copy for a writer within the body of another: it would be "
+                    "committed on its own, and again when the outer one is run again. Use the connection that the body "
+                    "was given (its transaction() makes a savepoint), or give a key of your own: once=KEY"
                 )
         around = around[1]

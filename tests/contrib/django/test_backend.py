@@ -13,10 +13,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import InternalError, connection, connections, transaction
 from django.db.utils import IntegrityError
 
+from pgroute import Router
 from pgroute.contrib.django import get_router
 from tests.contrib.django.conftest import use
 from tests.contrib.django.models import Comment, Note
-from tests.support import dsn_at, dsn_with, eventually, password_of
+from tests.support import dsn_at, dsn_with, password_of
 from tests.wiretap import Wiretap
 
 pytestmark = pytest.mark.cluster
@@ -199,19 +200,66 @@ def test_errors_of_the_data_are_django_s(databases):
     assert Note.objects.count() == 1
 
 
-def test_each_thread_has_its_own_connection_and_one_that_ends_loses_none(databases):
+def test_each_thread_has_its_own_connection_and_gives_it_back_when_it_ends(configure, dsn):
+    configure(dsn, writer={"max_size": 2}, acquire_timeout=5)
     mine, theirs = pid(), []
-    thread = threading.Thread(target=lambda: theirs.append(pid()))
-    thread.start()
-    thread.join()
-    assert theirs[0] != mine
 
-    def in_use():
-        totals = get_router().stats().writer.totals
-        return totals["pool_size"] - totals["pool_available"]
+    def work():
+        theirs.append(pid())
+        connection.set_autocommit(False)
+        connection.cursor().execute("CREATE TEMPORARY TABLE left_open ()")
 
-    # Its connection was never given back. Django's object for it is part of a circle.
-    eventually(lambda: gc.collect() >= 0 and in_use() == 1)
+    gc.disable()  # Django's object for a connection is part of a circle
+    try:
+        for _ in range(3):
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+    finally:
+        gc.enable()
+    assert set(theirs) != {mine}
+    assert len(set(theirs)) == 1
+    assert pid() == mine
+    assert not get_router().stats().writer.totals.get("connections_lost")
+
+
+def test_threads_that_come_first_together_find_the_router_open(databases, monkeypatch):
+    really_open = Router.open
+    opening, go_on = threading.Event(), threading.Event()
+
+    def open_slowly(router, *args, **options):
+        if not opening.is_set():
+            opening.set()
+            go_on.wait(10)
+        really_open(router, *args, **options)
+
+    monkeypatch.setattr(Router, "open", open_slowly)
+    first = threading.Thread(target=pid)
+    first.start()
+    assert opening.wait(10)
+    try:
+        assert pid()
+    finally:
+        go_on.set()
+        first.join()
+
+
+def test_a_shared_connection_outlives_the_thread_that_has_taken_it(databases):
+    connection.inc_thread_sharing()
+    try:
+        shared, found = connections["default"], []
+
+        def take():
+            shared.ensure_connection()
+            found.append(shared.connection)
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        thread.join()
+        assert shared.connection is found[0]
+        assert value("default", "SELECT 1") == 1
+    finally:
+        connection.dec_thread_sharing()
 
 
 def test_a_forked_child_makes_its_own_router(databases):

@@ -128,6 +128,25 @@ def test_the_same_with_async_views(late, shared):
         asyncio.run(story())
 
 
+@pytest.mark.parametrize("page", ["/stream/", "/stream-late/"])
+def test_an_answer_that_is_made_while_it_is_sent_has_what_the_request_has_written(late, page):
+    Note.objects.bulk_create([Note(text="old") for _ in range(5)])
+    connection.close()
+    with late():
+        answer = Client().get(page + "new")
+        assert b"".join(answer.streaming_content).split() == [b"old"] * 5 + [b"new"]
+
+
+def test_the_same_with_an_async_answer(late):
+    async def story():
+        async with ThreadSensitiveContext():
+            answer = await AsyncClient().get("/astream/new")
+            return [part async for part in answer.streaming_content]
+
+    with late():
+        assert asyncio.run(story()) == [b"new "]
+
+
 def test_the_connections_are_back_when_the_answer_is_there(databases):
     client = Client()
     get(client, "/read")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from itertools import chain
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.db import connections, transaction
-from django.http import HttpRequest, JsonResponse
+from django.http import HttpRequest, JsonResponse, StreamingHttpResponse
 from django.urls import path
 
 from tests.contrib.django.models import Note
@@ -46,6 +48,31 @@ async def read_async(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"notes": texts, "read_from": await sync_to_async(port_of)("reader")})
 
 
+def stream(request: HttpRequest, text: str) -> StreamingHttpResponse:
+    """Answer with the rows, of which the first is read before; one is written before."""
+    Note.objects.create(text=text)
+    connections["default"].close()  # so that the rows are read by the alias for reading
+    rows = Note.objects.order_by("id").iterator(chunk_size=2)
+    first = next(rows)
+    return StreamingHttpResponse(f"{note.text} " for note in chain([first], rows))
+
+
+def stream_late(request: HttpRequest, text: str) -> StreamingHttpResponse:
+    """Answer with rows that are read while the answer is sent; one is written before."""
+    Note.objects.create(text=text)
+    return StreamingHttpResponse(f"{note.text} " for note in Note.objects.order_by("id").iterator())
+
+
+async def stream_async(request: HttpRequest, text: str) -> StreamingHttpResponse:
+    await Note.objects.acreate(text=text)
+
+    async def rows() -> AsyncIterator[str]:
+        async for note in Note.objects.order_by("id").aiterator():
+            yield f"{note.text} "
+
+    return StreamingHttpResponse(rows())
+
+
 def nothing(request: HttpRequest) -> JsonResponse:
     return JsonResponse({})
 
@@ -56,5 +83,8 @@ urlpatterns: list[Any] = [
     path("read", read),
     path("awrite/<text>", write_async),
     path("aread", read_async),
+    path("stream/<text>", stream),
+    path("stream-late/<text>", stream_late),
+    path("astream/<text>", stream_async),
     path("nothing", nothing),
 ]

@@ -14,7 +14,7 @@ import pgroute
 from pgroute import AsyncRouter, PoolOptions, Router
 from pgroute.contrib.sqlalchemy import RoutingSession, async_router_engine, async_run_in_session, router_of
 from tests.contrib.sqlalchemy.conftest import Number
-from tests.support import async_eventually
+from tests.support import async_eventually, eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -139,6 +139,50 @@ async def test_an_engine_that_is_collected_closes_its_router(url):
     await async_eventually(lambda: "closed" in repr(router))
 
 
+async def ask(engine):
+    async with engine.connect() as conn:
+        return await conn.scalar(text("SELECT 7"))
+
+
+def test_an_engine_goes_on_in_the_next_event_loop(url):
+    engine = create_async_engine(url)
+    assert asyncio.run(ask(engine)) == 7
+    first = router_of(engine)
+    assert asyncio.run(ask(engine)) == 7
+    eventually(lambda: "closed" in repr(first))
+    asyncio.run(engine.dispose())
+
+
+async def test_an_engine_in_two_event_loops_at_once_is_told(engine):
+    await ask(engine)
+    with pytest.raises(
+        exc.OperationalError, match="this engine is in use in another event loop: make one for"
+    ):
+        await asyncio.to_thread(asyncio.run, ask(engine))
+    assert await ask(engine) == 7
+
+
+async def test_an_engine_may_be_disposed_of_where_nothing_can_be_awaited(url):
+    engine = create_async_engine(url)
+    await ask(engine)
+    router = router_of(engine)
+    engine.sync_engine.dispose()
+    await async_eventually(lambda: "closed" in repr(router))
+
+
+@pytest.mark.parametrize("collect", [True, False])
+def test_an_engine_is_closed_after_the_end_of_its_event_loop(url, collect):
+    engine = create_async_engine(url)
+    asyncio.run(ask(engine))
+    router = router_of(engine)
+    if collect:
+        del engine
+        gc.collect()
+    else:
+        engine.sync_engine.dispose()
+    eventually(lambda: "closed" in repr(router))
+
+
 async def test_a_router_of_the_other_face_is_told(shared):
     with Router(shared.dsn) as router:
         engine = async_router_engine(router)  # type: ignore[arg-type]
@@ -198,6 +242,18 @@ async def test_a_transaction_is_run_again_in_a_new_session(engine, numbers):
     async with make() as session:
         assert (await session.scalars(select(Number.number))).all() == [12]
     assert len(sessions) == 2
+
+
+async def test_settings_of_the_engine_are_those_of_a_transaction_that_is_run_again(url):
+    engine = create_async_engine(url, isolation_level="REPEATABLE READ")
+    maker = async_sessionmaker(engine.execution_options(postgresql_deferrable=True))
+
+    async def look(session):
+        shown = "current_setting('transaction_isolation'), current_setting('transaction_deferrable')"
+        return tuple((await session.execute(text(f"SELECT {shown}"))).one())
+
+    assert await async_run_in_session(maker, look) == ("repeatable read", "on")
+    await engine.dispose()
 
 
 async def test_an_error_of_the_function_rolls_back_and_comes_out(engine, numbers):

@@ -12,6 +12,9 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from psycopg.types import TypeInfo
+from psycopg.types.numeric import FloatLoader
+from psycopg.types.string import StrDumper, TextLoader
 from sqlalchemy import JSON, cast, create_engine, event, exc, insert, literal, select, text
 from sqlalchemy.dialects.postgresql import INET, JSONB
 from sqlalchemy.orm import Session
@@ -86,6 +89,31 @@ def test_reads_are_asked_for_by_an_option_of_the_connection(engine):
     assert [pool.in_use for pool in manager_of(router_of(engine)).pools.values()] == [0, 0]
 
 
+@pytest.mark.parametrize(
+    "option", [{"isolation_level": "REPEATABLE READ"}, {"schema_translate_map": {"a": "public"}}], ids=str
+)
+def test_an_engine_made_from_a_reading_one_reads_too(engine, option):
+    reading = engine.execution_options(postgresql_readonly=True).execution_options(**option)
+    with reading.connect() as conn:
+        assert conn.scalar(RECOVERY)
+    with reading.execution_options(postgresql_readonly=False).connect() as conn:
+        assert not conn.scalar(RECOVERY)
+
+
+def test_what_was_set_on_a_connection_is_set_on_the_one_for_reading(engine):
+    shown = text("SELECT current_setting('transaction_isolation'), current_setting('transaction_deferrable')")
+    first = {"isolation_level": "REPEATABLE READ", "postgresql_deferrable": True}
+    with engine.connect() as conn:
+        reader = conn.execution_options(**first).execution_options(postgresql_readonly=True)
+        assert reader.scalar(RECOVERY)
+        assert reader.execute(shown).one() == ("repeatable read", "on")
+    with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as conn:
+        reader = conn.execution_options(postgresql_readonly=True)
+        assert reader.connection.driver_connection.autocommit
+    with engine.connect() as conn:
+        assert not conn.connection.driver_connection.autocommit
+
+
 def test_a_connection_in_a_transaction_stays_where_it_is(engine):
     with engine.connect() as conn:
         conn.scalar(RECOVERY)
@@ -153,6 +181,33 @@ def test_types_are_sqlalchemys_in_an_engine_and_psycopgs_beside_it(router):
         row = conn.execute("SELECT '7'::jsonb, '127.0.0.1'::inet").fetchone()
         assert row is not None
         assert (row[0], str(row[1]), type(row[1])) == (7, "127.0.0.1", IPv4Address)
+
+
+def test_types_that_the_router_has_configured_are_known_in_an_engine(url):
+    class Shout(StrDumper):
+        def dump(self, obj):
+            return super().dump(f"{obj}!")
+
+    class Word(str):
+        __slots__ = ()
+
+    def configure(conn):
+        conn.adapters.register_loader("numeric", FloatLoader)
+        conn.adapters.register_loader("jsonb", TextLoader)
+        conn.adapters.register_dumper(Word, Shout)
+        conn.adapters.types.add(TypeInfo("ours", 999_999, 999_998))
+
+    engine = create_engine(
+        url, connect_args={"configure": configure}, json_deserializer=lambda _: "the engine's"
+    )
+    for _ in range(2):
+        with engine.connect() as conn:
+            found = conn.exec_driver_sql("SELECT 1.5, '1'::jsonb, %s::text", (Word("loud"),)).one()
+            assert found == (1.5, "the engine's", "loud!")
+            assert type(found[0]) is float
+            driver: Any = conn.connection.driver_connection
+            assert driver.adapters.types["ours"].oid == 999_999
+    engine.dispose()
 
 
 def test_notices_are_logged_once_for_each_use(router, caplog):
@@ -294,6 +349,25 @@ def test_a_connection_in_use_outlives_its_engine(url):
         assert conn.scalar(text("SELECT 1")) == 1
         assert "open" in repr(router)
     assert "closed" in repr(router)
+
+
+def test_who_waits_for_a_connection_when_the_engine_is_disposed_of_gets_one(url, monkeypatch):
+    engine = create_engine(url)
+    with engine.connect() as conn:
+        conn.scalar(PID)
+    first = router_of(engine)
+    acquire = type(manager_of(first)).acquire
+
+    def disposed_meanwhile(manager, *args, **options):
+        if manager is manager_of(first):
+            engine.dispose()
+        return acquire(manager, *args, **options)
+
+    monkeypatch.setattr(type(manager_of(first)), "acquire", disposed_meanwhile)
+    with engine.connect() as conn:
+        assert conn.scalar(text("SELECT 1")) == 1
+    assert "closed" in repr(first)
+    engine.dispose()
 
 
 def test_the_router_that_was_handed_over_is_not_closed(router):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from typing import Any
 
 import psycopg
 import pytest
@@ -11,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 import pgroute
 from pgroute import ConfigError, Router
-from pgroute.contrib.sqlalchemy import RoutingSession, run_in_session
+from pgroute.contrib.sqlalchemy import RoutingSession, router_of, run_in_session
 from tests.contrib.sqlalchemy.conftest import Number
 
 pytestmark = pytest.mark.cluster
@@ -69,6 +71,21 @@ def test_a_lost_connection_is_made_good_in_a_new_session(maker):
 
     run_in_session(maker, work)
     assert len(set(map(id, sessions))) == len(sessions) == 2
+    assert stored(maker) == [2]
+
+
+def test_a_lost_connection_is_made_good_although_the_function_hides_it(maker):
+    calls = []
+
+    def work(session):
+        calls.append(1)
+        add(session, len(calls))
+        session.flush()
+        if len(calls) == 1:
+            with contextlib.suppress(exc.DBAPIError), session.begin_nested():
+                session.execute(KILL)
+
+    run_in_session(maker, work)
     assert stored(maker) == [2]
 
 
@@ -202,6 +219,97 @@ def test_a_key_applies_it_once(maker):
 
 def test_a_reader_reads_from_a_standby(maker):
     assert run_in_session(maker, lambda s: s.scalar(select(func.pg_is_in_recovery())), role="reader")
+
+
+def test_sessions_of_the_same_causal_object_see_it(engine, numbers, inspector, shared):
+    causal = router_of(engine).causal()
+    makers: list[sessionmaker[Any]] = [
+        sessionmaker(engine, class_=RoutingSession, start="reader", causal=causal),
+        sessionmaker(engine.execution_options(pgroute_causal=causal)),
+    ]
+    inspector.catch_up()
+    for node in shared.standbys:
+        node.pause_replay()
+    count = select(func.count()).select_from(Number)
+    try:
+        for number, maker in enumerate(makers):
+            run_in_session(maker, add, number)
+            assert causal.position is not None
+            assert stored(makers[0])[-1] == number
+            assert run_in_session(maker, lambda session: session.scalar(count), role="reader") == number + 1
+    finally:
+        for node in shared.standbys:
+            node.resume_replay()
+
+
+def test_a_run_is_behind_a_position(engine, numbers, inspector, shared):
+    with RoutingSession(engine, start="reader") as session:
+        inspector.catch_up()
+        for node in shared.standbys:
+            node.pause_replay()
+        try:
+            add(session, 1)
+            session.commit()
+            maker = sessionmaker(engine, class_=RoutingSession, after=session.position)
+            found = run_in_session(
+                maker, lambda session: session.scalar(select(Number.number)), role="reader"
+            )
+        finally:
+            for node in shared.standbys:
+                node.resume_replay()
+    assert found == 1
+
+
+KIND = text(
+    "SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only'),"
+    " current_setting('transaction_deferrable')"
+)
+
+
+@pytest.mark.parametrize(
+    ("of_engine", "options", "asked", "kind"),
+    [
+        ({"isolation_level": "REPEATABLE READ"}, {}, {}, ("repeatable read", "off", "off")),
+        ({"isolation_level": "AUTOCOMMIT"}, {}, {}, ("read committed", "off", "off")),
+        ({}, {"isolation_level": "REPEATABLE_READ"}, {}, ("repeatable read", "off", "off")),
+        (
+            {},
+            {"isolation_level": "REPEATABLE READ"},
+            {"isolation": "serializable"},
+            ("serializable", "off", "off"),
+        ),
+        (
+            {},
+            {"postgresql_readonly": True, "postgresql_deferrable": True},
+            {},
+            ("read committed", "on", "on"),
+        ),
+        ({}, {"postgresql_readonly": True}, {"role": "reader"}, ("read committed", "on", "off")),
+        ({}, {}, {"read_only": True, "deferrable": True}, ("read committed", "on", "on")),
+    ],
+    ids=str,
+)
+def test_settings_of_the_engine_are_those_of_the_transaction(url, of_engine, options, asked, kind):
+    engine = create_engine(url, **of_engine)
+    maker = sessionmaker(engine.execution_options(**options))
+    for _ in range(2):
+        assert tuple(run_in_session(maker, lambda session: session.execute(KIND).one(), **asked)) == kind
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"isolation_level": "SERIALIZABLE"}, {"postgresql_readonly": True}, {"isolation_level": "AUTOCOMMIT"}],
+)
+def test_settings_that_come_too_late_are_told(maker, options):
+    with pytest.raises(
+        exc.ProgrammingError, match="comes too late in a transaction of run_in_session, which takes"
+    ):
+        run_in_session(maker, lambda session: session.connection(execution_options=options))
+    same = {"isolation_level": "SERIALIZABLE"}
+    run_in_session(
+        maker, lambda session: session.connection(execution_options=same), isolation="serializable"
+    )
 
 
 def test_hooks_after_the_commit_run_after_it(maker):

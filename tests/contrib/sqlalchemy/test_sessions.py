@@ -102,6 +102,14 @@ def test_a_write_takes_the_rest_of_the_transaction_along(make, write):
         eventually(lambda: at_standby(session) or session.rollback())
 
 
+def test_who_asks_for_the_dialect_writes_nothing(make):
+    with make() as session:
+        assert session.get_bind().dialect.name == "postgresql"
+        assert at_standby(session)
+        session.get_bind()
+        assert at_standby(session)
+
+
 def test_lazy_loads_and_get_read_from_a_standby(make):
     with make.begin() as session:
         session.add(Number(number=1, note="x"))
@@ -168,6 +176,19 @@ def test_reads_that_end_by_rollback_leave_no_doubt(make, engine):
     position = eventually(read)  # a standby that answers before the primary cannot prove where it is
     with make(after=position) as session:
         assert at_standby(session)
+
+
+def test_a_session_goes_on_with_its_position_when_its_engine_was_disposed_of(make, engine):
+    with make() as session:
+        session.add(Number(number=1))
+        session.commit()
+        position = session.position
+        engine.dispose()
+        assert session.scalars(select(Number.number)).all() == [1]
+        session.rollback()
+        assert session.position is not None
+        assert position is not None
+        assert session.position.lsn >= position.lsn
 
 
 def test_a_causal_object_is_shared_with_sessions_of_the_router(shared, numbers):

@@ -187,13 +187,19 @@ def test_two_databases_and_a_lifespan_of_ones_own(shared: LocalCluster, notes: s
             yield {**one, **other, "mine": 1}
 
     app = FastAPI(lifespan=own)
+    app.add_middleware(ReadYourWrites, secret_key=SECRET)
+    app.add_middleware(ReadYourWrites, secret_key=SECRET, state="reports")
 
     @app.get("/")
     async def index(here: Reader, there: Reports) -> list[bool]:
         return [here is not there, here.info.user == there.info.user]
 
+    def cookies() -> list[str]:
+        return [text.partition("=")[0] for text in served.get("/").headers.get_all("Set-Cookie", [])]
+
     with Served(app) as served:
         assert served.get("/").body == [True, True]
+        eventually(lambda: sorted(cookies()) == ["pgroute-position", "pgroute-position-reports"])
 
 
 def test_a_websocket_has_sessions(shared: LocalCluster, notes: str) -> None:

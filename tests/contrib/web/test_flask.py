@@ -102,6 +102,28 @@ def test_users_see_what_they_have_written(shared: LocalCluster, held_back: str) 
             db.close()
 
 
+def test_two_databases_have_a_cookie_each(shared: LocalCluster) -> None:
+    app = flask.Flask("two")
+    app.secret_key = SECRET
+    databases = [
+        PGRoute(app, shared.dsn, read_your_writes=True),
+        PGRoute(app, shared.dsn, read_your_writes=True, config_prefix="REPORTS"),
+    ]
+
+    @app.get("/")
+    def index() -> str:
+        for db in databases:
+            with db.writer() as conn:
+                conn.execute("SELECT 1")
+        return ""
+
+    told = app.test_client().get("/").headers.getlist("Set-Cookie")
+    assert sorted(text.partition("=")[0] for text in told) == ["pgroute-position", "pgroute-position-REPORTS"]
+    with app.app_context():
+        for db in databases:
+            db.close()
+
+
 def test_a_client_is_not_told_200_when_the_commit_is_unknown(shared: LocalCluster, notes: str) -> None:
     with FaultProxy(shared.primary) as wire:
         dsn = dsn_at(f"127.0.0.1:{wire.port}", shared)
