@@ -126,7 +126,7 @@ def test_waits_for_a_position_are_counted_by_their_outcome(mended: LocalCluster)
                 assert conn.info.port == primary.port
             counts = router.stats().counts
     assert counts.position_waits == {"met": 1, "behind": 2}
-    assert counts.position_wait_seconds >= 0.1 * 0.9
+    assert counts.position_wait_seconds > 0.0
     assert counts.readers_on_primary == 1
 
 
