@@ -19,8 +19,19 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("binary", "cli", "plot", "testing", "fastapi", "flask", "sqlalchemy", "examples")
-TOOLS = ("dnslib", "hypothesis", "pyte", "pytest-xdist")
+EXTRAS = (
+    "binary",
+    "cli",
+    "plot",
+    "testing",
+    "fastapi",
+    "flask",
+    "sqlalchemy",
+    "prometheus",
+    "opentelemetry",
+    "examples",
+)
+TOOLS = ("dnslib", "hypothesis", "opentelemetry-sdk", "pyte", "pytest-xdist")
 """Further packages that the tests need, by their names in the extra `dev`."""
 TESTS = (
     "tests/core",
@@ -35,6 +46,7 @@ TESTS = (
     "tests/sync/test_batch.py",
     "tests/contrib/sqlalchemy/test_sessions.py",
     "tests/contrib/sqlalchemy/test_async.py",
+    "tests/contrib/metrics",
     "tests/examples",
 )
 REQUIREMENT = re.compile(r"([\w-]+)(?:\[[\w,]+\])?(>=|==)([\w.]+?)(?:\.\*)?(?:,.*)?")

@@ -23,7 +23,7 @@ from pgroute.core.model.host import HostInfo, HostState
 from pgroute.core.model.notifications import Gap, Notification
 from pgroute.core.model.position import Position
 from pgroute.core.model.roles import HostKey, HostRole, Role, SessionAttrs
-from pgroute.core.model.stats import RoleStats, RouterStats
+from pgroute.core.model.stats import RoleStats, RouterCounts, RouterStats
 from pgroute.core.routing.balance import Policy
 from pgroute.core.topology.snapshot import Topology
 from pgroute.errors import (
@@ -84,6 +84,7 @@ __all__ = [
     "RouteError",
     "Router",
     "RouterClosed",
+    "RouterCounts",
     "RouterStats",
     "Session",
     "SessionAttrs",

@@ -173,9 +173,8 @@ class AsyncAlone(Generic[CT]):
             fault = session_fault(exc, closed=lost, committing=unknown, read_write=request.read_write)
             await roll_back(checkout, exc, read_write=request.read_write)
             if unknown:
-                error = CommitUnknown(
-                    f"the connection to {checkout.key} was lost during the {work.name}: it may have been committed",
-                    topology=checkout.topology,
+                error = checkout.commit_unknown(
+                    f"the connection to {checkout.key} was lost during the {work.name}: it may have been committed"
                 )
                 fault = Fault(FaultKind.LOST, commit_unknown=True)
             elif lost:
@@ -184,6 +183,7 @@ class AsyncAlone(Generic[CT]):
         state, refusal = self._state, work.why_not_again(exc)
         step = state.failed(error, fault, Phase.COMMIT, time.monotonic(), refusal=refusal)
         if isinstance(step, Retry):
+            self._manager.meter.run_again(fault)
             return step
         final = state.final(error, time.monotonic())
         if final is not exc:

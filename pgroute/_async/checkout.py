@@ -131,10 +131,21 @@ class AsyncCheckout(Generic[CT]):
     def check_confirmed(self) -> None:
         """Raise CommitUnknown if no synchronous standby has confirmed what was committed."""
         if self.lease.unconfirmed:
-            raise CommitUnknown(
-                f"{self.key} committed locally, but no synchronous standby has confirmed it",
-                topology=self.topology,
+            raise self.commit_unknown(
+                f"{self.key} committed locally, but no synchronous standby has confirmed it"
             )
+
+    def commit_unknown(self, text: str) -> CommitUnknown:
+        """Return the error for a COMMIT whose outcome is not known, and count it."""
+        self._router.meter.commits_unknown += 1
+        error = CommitUnknown(text, topology=self.topology)
+        self.note_failure(error)
+        return error
+
+    def note_failure(self, exc: BaseException) -> None:
+        """Tell the observer of the session, if there is one, which error ends it."""
+        if self.lease.observed is not None:
+            self.lease.observed.failed(exc)
 
     def lost_early(self, exc: psycopg.Error, doing: str) -> SessionLost:
         """Return the error for a connection that was lost in a statement of the router's own, before COMMIT."""

@@ -13,7 +13,7 @@ from pgroute._async.commit import BY_PSYCOPG
 from pgroute._async.pool.lease import READ_ONLY_DEFAULT, alive, shut
 from pgroute._psycopg import has_two_phase
 from pgroute.core.faults.classify import one_line
-from pgroute.errors import CommitUnknown, SessionLost
+from pgroute.errors import SessionLost
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -76,7 +76,11 @@ async def end(
         if note is not None:
             note.told = told
     else:
-        await _end_without_commit(checkout, status, begun, read_write=read_write)
+        try:
+            await _end_without_commit(checkout, status, begun, read_write=read_write)
+        except BaseException as failure:
+            checkout.note_failure(failure)
+            raise
     if note is not None:
         await note.ask(conn, _ROLLBACK_TIMEOUT)
     if checkout.lease.unconfirmed:
@@ -96,6 +100,7 @@ async def roll_back(
         read_write: the session was asked for as read-write.
     """
     conn, lease = checkout.conn, checkout.lease
+    checkout.note_failure(exc)
     if isinstance(exc, psycopg.Error):
         checkout.report(exc, read_write=read_write)
     status = conn.pgconn.transaction_status
@@ -148,6 +153,7 @@ async def _commit_failed(
 ) -> None:
     """Raise what a failed COMMIT means; return if the failure itself is to be raised."""
     conn = checkout.conn
+    checkout.note_failure(failure)
     if not isinstance(failure, psycopg.Error):
         await shut(conn)
         return
@@ -161,7 +167,7 @@ async def _commit_failed(
     checkout.report(failure, committing=may_write)
     if may_write:
         text = f"the connection to {checkout.key} was lost during COMMIT: it may have been committed"
-        raise CommitUnknown(text, topology=checkout.topology) from failure
+        raise checkout.commit_unknown(text) from failure
     raise SessionLost(f"the connection to {checkout.key} was lost", topology=checkout.topology) from failure
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.credentials import CredentialSource
     from pgroute.runtime.event_dispatcher import EventDispatcher
+    from pgroute.runtime.meter import Meter
 
 _NEW, _OPEN, _CLOSING, _CLOSED = "new", "open", "closing", "closed"
 _END_TIMEOUT = 2.0
@@ -44,6 +45,7 @@ class AsyncLifecycle:
         dispatcher: of events to subscribers.
         listening: the listeners.
         source: calls the user's credentials function; None: there is none.
+        meter: the router's.
         name: the router's, for the names of threads and tasks.
         describe: returns the router's repr, for errors.
 
@@ -60,6 +62,7 @@ class AsyncLifecycle:
         listening: AsyncListeningHub,
         source: CredentialSource | None = None,
         *,
+        meter: Meter,
         name: str,
         describe: Callable[[], str],
     ) -> None:
@@ -67,6 +70,7 @@ class AsyncLifecycle:
         self._pools = pools
         self._dispatcher = dispatcher
         self._listening = listening
+        self._meter = meter
         self._source = source
         self._name = name
         self._describe = describe
@@ -136,9 +140,15 @@ class AsyncLifecycle:
         self.check_open()
 
     async def _begin(self) -> None:
-        opened = AsyncOpenState(self._watch, self._describe)
+        opened = AsyncOpenState(self._watch, self._meter, self._describe)
         self.reconciler = reconciler = AsyncPoolReconciler(
-            self._watch, self._pools, self._dispatcher, self._listening, opened.changes, owner=self
+            self._watch,
+            self._pools,
+            self._dispatcher,
+            self._listening,
+            opened.changes,
+            meter=self._meter,
+            owner=self,
         )
         try:
             self.opened = opened

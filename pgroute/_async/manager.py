@@ -6,7 +6,7 @@ import asyncio  # async-only
 import random
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
@@ -32,11 +32,13 @@ from pgroute.core.routing.acquisition import PATIENCE, Acquisition, GiveUp, Try,
 from pgroute.core.routing.demand import Demand, Proof
 from pgroute.core.routing.lending import PoolFull
 from pgroute.core.transactions.request import get_request
+from pgroute.errors import RouteError
 from pgroute.monitor.cluster_watch import ClusterWatch
 from pgroute.runtime.connect_backoff import ConnectBackoff
 from pgroute.runtime.credentials import CredentialSource
 from pgroute.runtime.event_dispatcher import EventDispatcher
 from pgroute.runtime.fork import forked
+from pgroute.runtime.meter import BEHIND, MET, Meter
 from pgroute.runtime.retry_budget import RetryBudget
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ class AsyncSessionManager(Generic[CT]):
         dispatcher: of events to subscribers.
         listening: the listeners, and the connection that they share.
         lifecycle: opens and closes all of it.
+        meter: the counters.
         keyed: the connections of `getconn(key=)`.
         longest_retry: seconds for which a call so far may retry with a key of ``once=``.
         retries: the budget of the retries of transactions.
@@ -96,18 +99,30 @@ class AsyncSessionManager(Generic[CT]):
             max_lag=config.max_lag,
             source=source,
         )
+        self.meter: Meter = Meter()
         writers = ConnectBackoff()
         readers = writers.sharing_logins() if config.same_login else ConnectBackoff()
         self.pools: dict[Role, AsyncRolePool[CT]] = {
-            Role.WRITER: AsyncRolePool(config.writer, connection_class, self.watch, writers, source=source),
-            Role.READER: AsyncRolePool(config.reader, connection_class, self.watch, readers, source=source),
+            Role.WRITER: AsyncRolePool(
+                config.writer, connection_class, self.watch, writers, meter=self.meter, source=source
+            ),
+            Role.READER: AsyncRolePool(
+                config.reader, connection_class, self.watch, readers, meter=self.meter, source=source
+            ),
         }
         self.dispatcher: EventDispatcher = EventDispatcher()
         self.listening: AsyncListeningHub = AsyncListeningHub(
             config, connection_class, self.watch, writers, source, name=name
         )
         self.lifecycle: AsyncLifecycle = AsyncLifecycle(
-            self.watch, self.pools, self.dispatcher, self.listening, source, name=name, describe=describe
+            self.watch,
+            self.pools,
+            self.dispatcher,
+            self.listening,
+            source,
+            meter=self.meter,
+            name=name,
+            describe=describe,
         )
         self.longest_retry: float = 0.0
         self.retries: RetryBudget = RetryBudget()
@@ -127,7 +142,10 @@ class AsyncSessionManager(Generic[CT]):
     def stats(self) -> RouterStats:
         """Return the counters by role and host."""
         return RouterStats(
-            self.pools[Role.WRITER].stats(), self.pools[Role.READER].stats(), self.dispatcher.dropped
+            self.pools[Role.WRITER].stats(),
+            self.pools[Role.READER].stats(),
+            self.dispatcher.dropped,
+            self.meter.counts(self.topology),
         )
 
     async def acquire(
@@ -138,6 +156,7 @@ class AsyncSessionManager(Generic[CT]):
         *,
         demand: Demand | None = None,
         causal: CausalReading | None = None,
+        attempt: int = 1,
     ) -> AsyncCheckout[CT]:
         """Take a connection to a host that has these attributes from the pools of the role.
 
@@ -147,6 +166,7 @@ class AsyncSessionManager(Generic[CT]):
             timeout: seconds to wait for one, from `seconds`; 0: what is ready now.
             demand: what the session demands of the host's data; None: the router's max_lag, for readers.
             causal: gives the demand, and takes note of how far the session came; None: the demand is fixed.
+            attempt: of its transaction, from 1; for observers.
 
         Raises:
             ConfigError: the position is one of another cluster.
@@ -162,48 +182,44 @@ class AsyncSessionManager(Generic[CT]):
             demand, ticket = causal.begin()
         elif demand is None and role is Role.READER:
             demand = self._reader_demand
-        start = time.monotonic()
-        pool = self.pools[role]
-        told = self.config.acquired
-        tried_at = start
-        candidate = await self._first_host(attrs, pool, demand, start)
-        acquisition = None if demand is None else self.acquisition(attrs, role, start, timeout, demand)
-        if acquisition is None or candidate is None:
-            seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
-        else:
-            seconds = acquisition.patience(self.topology, candidate, start, pool.load)
-        while True:
-            failure: Exception | None = None
-            if candidate is not None:
-                conn: CT | None = None
-                try:
-                    host_pool = pool.ready(candidate) or await pool.open(candidate)
-                    conn = await host_pool.getconn(seconds, start)
-                    if told is not None:
-                        told(candidate, time.monotonic() - tried_at)
-                    if demand is not None and acquisition is not None:
-                        await self._prove(conn, router, candidate, demand, acquisition)
-                    return AsyncCheckout(conn, router, ticket)
-                except (
-                    PoolTimeout,
-                    PoolClosed,
-                    TooManyRequests,
-                    psycopg.OperationalError,
-                    SetupFailed,
-                ) as exc:
-                    failure = exc
-                    if conn is not None:
-                        await AsyncCheckout(conn, router).release()
-                except BaseException:
-                    if conn is not None:  # interrupted on one of the last lines
-                        await AsyncCheckout(conn, router).release()
-                    raise
-            if acquisition is None:
-                acquisition = self.acquisition(attrs, role, start, timeout, demand)
-            if candidate is not None and failure is not None:
-                _count_failure(acquisition, candidate, pool, failure, seconds)
-            step = await self._next_host(acquisition, router, pool)
-            candidate, seconds, tried_at = step.candidate, step.timeout, time.monotonic()
+        start, pool, meter = time.monotonic(), self.pools[role], self.meter
+        try:
+            tried_at = start
+            candidate = await self._first_host(attrs, pool, demand, start)
+            acquisition = None if demand is None else self.acquisition(attrs, role, start, timeout, demand)
+            if acquisition is None or candidate is None:
+                seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
+            else:
+                seconds = acquisition.patience(self.topology, candidate, start, pool.load)
+            while True:
+                failure: Exception | None = None
+                if candidate is not None:
+                    conn: CT | None = None
+                    try:
+                        host_pool = pool.ready(candidate) or await pool.open(candidate)
+                        conn = await host_pool.getconn(seconds, start)
+                        if self.config.acquired is not None:
+                            self.config.acquired(candidate, time.monotonic() - tried_at)
+                        if demand is not None and acquisition is not None:
+                            await self._prove(conn, router, candidate, demand, acquisition)
+                        checkout = AsyncCheckout(conn, router, ticket)
+                        meter.begun(checkout.lease, attrs, role, candidate, since=start, attempt=attempt)
+                        return checkout
+                    except _ELSEWHERE as exc:
+                        failure = exc
+                        await _give_back(conn, router)
+                    except BaseException:
+                        await _give_back(conn, router)  # interrupted on one of the last lines
+                        raise
+                if acquisition is None:
+                    acquisition = self.acquisition(attrs, role, start, timeout, None)
+                if candidate is not None and failure is not None:
+                    _count_failure(acquisition, candidate, pool, failure, seconds)
+                step = await self._next_host(acquisition, router, role)
+                candidate, seconds, tried_at = step.candidate, step.timeout, time.monotonic()
+        except RouteError as exc:
+            meter.refused(role, start, attempt, exc)
+            raise
 
     async def _first_host(
         self, attrs: SessionAttrs, pool: AsyncRolePool[CT], demand: Demand | None, now: float
@@ -227,15 +243,14 @@ class AsyncSessionManager(Generic[CT]):
             arrange=pool.arrange,
         )
 
-    async def _next_host(
-        self, acquisition: Acquisition, router: AsyncOpenState, pool: AsyncRolePool[CT]
-    ) -> Try:
+    async def _next_host(self, acquisition: Acquisition, router: AsyncOpenState, role: Role) -> Try:
         """Wait until there is a host to try, and return it.
 
         Raises:
             NoHostAvailable, PoolExhausted, SplitBrainError, PositionLost: there is none in time.
             RouterClosed: the router is not open any more.
         """
+        pool, waiting = self.pools[role], self.meter.waiting
         while True:
             self.lifecycle.check_open()
             now = time.monotonic()
@@ -249,7 +264,11 @@ class AsyncSessionManager(Generic[CT]):
             if acquisition.is_outdated(topology):
                 for key in topology.by_key:
                     self.watch.kick(key)
-            await router.changes.wait(version, max(0.0, step.until - now))
+            waiting[role] += 1
+            try:
+                await router.changes.wait(version, max(0.0, step.until - now))
+            finally:
+                waiting[role] -= 1
 
     def acquisition(
         self, attrs: SessionAttrs, role: Role, start: float, timeout: float, demand: Demand | None
@@ -298,7 +317,7 @@ class AsyncSessionManager(Generic[CT]):
         proof = demand.proof(self.topology, candidate, now, self.watch.replayed)
         if proof is Proof.PROVEN:
             return
-        until, pause = acquisition.ask_until(self.topology, now), _FIRST_ASK
+        begun, until, pause = now, acquisition.ask_until(self.topology, now), _FIRST_ASK
         while proof is Proof.ASK:
             topology = self.topology
             host = topology.host(candidate.key)
@@ -313,12 +332,15 @@ class AsyncSessionManager(Generic[CT]):
                 break
             self.watch.replayed.note(candidate.key, candidate.generation, told.timeline, told.lsn)
             if demand.met_by(self.topology, told.timeline, told.lsn, now):
+                self.meter.position_waited(MET, now - begun)
+                lease_of(conn).taken_at = now  # the session waited until now
                 return
             hopeless = not demand.may_get_there(self.topology, told.timeline, told.lsn)
             if now >= until or hopeless or router.closing:
                 break
             await asyncio.sleep(min(pause, until - now))
             pause = min(2 * pause, _SLOWEST_ASK)
+        self.meter.position_waited(BEHIND, time.monotonic() - begun)
         raise Behind(f"{candidate.key} is not as far as demanded")
 
     async def _ask(self, conn: CT, question: Question, seconds: float) -> Progress | None:
@@ -398,6 +420,15 @@ class AsyncSessionManager(Generic[CT]):
 
 class Behind(psycopg.OperationalError):
     """A standby was asked, and does not satisfy the demand."""
+
+
+_ELSEWHERE = (PoolTimeout, PoolClosed, TooManyRequests, psycopg.OperationalError, SetupFailed)
+"""Errors of one host, after which another one is tried."""
+
+
+async def _give_back(conn: psycopg.AsyncConnection[Any] | None, router: AsyncOpenState) -> None:
+    if conn is not None:
+        await AsyncCheckout(conn, router).release()
 
 
 def _count_failure(

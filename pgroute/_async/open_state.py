@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgroute.monitor.cluster_watch import ClusterWatch
+    from pgroute.runtime.meter import Meter
 
 
 class AsyncOpenState:
@@ -19,20 +20,22 @@ class AsyncOpenState:
 
     Args:
         watch: the watch on the hosts.
+        meter: the router's.
         describe: returns the router's repr, for errors.
 
     Attributes:
-        watch, describe: as given.
+        watch, meter, describe: as given.
         changes: notified of whatever may end a wait for a session.
         closing: the router is being closed, or is closed: the end of a session is waited for.
         pid: the process.
         loop: identifies the event loop.
     """
 
-    __slots__ = ("changes", "closing", "describe", "loop", "pid", "watch")
+    __slots__ = ("changes", "closing", "describe", "loop", "meter", "pid", "watch")
 
-    def __init__(self, watch: ClusterWatch, describe: Callable[[], str]) -> None:
+    def __init__(self, watch: ClusterWatch, meter: Meter, describe: Callable[[], str]) -> None:
         self.watch: ClusterWatch = watch
+        self.meter: Meter = meter
         self.describe: Callable[[], str] = describe
         self.changes: AsyncChanges = AsyncChanges()
         self.closing: bool = False

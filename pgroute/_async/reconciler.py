@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pgroute.core.topology.snapshot import Topology
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.event_dispatcher import EventDispatcher
+    from pgroute.runtime.meter import Meter
 
 logger = logging.getLogger("pgroute")
 
@@ -38,6 +39,7 @@ class AsyncPoolReconciler:
         dispatcher: of events to subscribers.
         listening: the listeners, whose connection leaves a host that lost its role.
         changes: notified of whatever may end a wait for a session.
+        meter: counts what happens to the hosts.
         owner: kept alive until the end: only `close()` ends what runs here.
     """
 
@@ -49,6 +51,7 @@ class AsyncPoolReconciler:
         listening: AsyncListeningHub,
         changes: AsyncChanges,
         *,
+        meter: Meter,
         owner: object,
     ) -> None:
         self._watch = watch
@@ -56,6 +59,7 @@ class AsyncPoolReconciler:
         self._dispatcher = dispatcher
         self._listening = listening
         self._changes = changes
+        self._meter = meter
         self._owner = owner
         self._log: deque[tuple[int, str, BaseException | None]] = deque(maxlen=_LOG_QUEUE)
         self._worker: AsyncWorker | None = None
@@ -73,6 +77,7 @@ class AsyncPoolReconciler:
     async def stop(self, timeout: float) -> None:
         """End, and wait at most *timeout* seconds until the queued messages are in the log."""
         self._ended = True
+        self._meter.close()
         self._changes.notify()
         if self._worker is not None:
             await async_join_all([self._worker], timeout)
@@ -105,6 +110,7 @@ class AsyncPoolReconciler:
         if self._changes.deserted:
             self._watch.leave()
             return
+        self._meter.on_snapshot(topology)
         self._tell(events)
         if events or routes(old) != routes(topology) or old.drained != topology.drained:
             self._changes.notify()
@@ -117,6 +123,7 @@ class AsyncPoolReconciler:
     def abort(self, key: HostKey, address: str | None, reason: str) -> None:
         """Abort the sessions in flight at an address."""
         if count := sum(pool.abort(key, address) for pool in self._pools.values()):
+            self._meter.sessions_aborted += count
             text = f"aborted {count} sessions: {reason}"
             now = time.monotonic()
             self._tell((Event(EventKind.SESSIONS_ABORTED, now, key, text, level=logging.WARNING),))
@@ -129,5 +136,6 @@ class AsyncPoolReconciler:
 
     def _tell(self, events: tuple[Event, ...]) -> None:
         if events:
+            self._meter.on_events(events)
             self._log.extend((event.level, event.text, None) for event in events)
             self._dispatcher.put(events)

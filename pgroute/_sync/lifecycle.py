@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.credentials import CredentialSource
     from pgroute.runtime.event_dispatcher import EventDispatcher
+    from pgroute.runtime.meter import Meter
 
 _NEW, _OPEN, _CLOSING, _CLOSED = "new", "open", "closing", "closed"
 _END_TIMEOUT = 2.0
@@ -45,6 +46,7 @@ class Lifecycle:
         dispatcher: of events to subscribers.
         listening: the listeners.
         source: calls the user's credentials function; None: there is none.
+        meter: the router's.
         name: the router's, for the names of threads and tasks.
         describe: returns the router's repr, for errors.
 
@@ -61,6 +63,7 @@ class Lifecycle:
         listening: ListeningHub,
         source: CredentialSource | None = None,
         *,
+        meter: Meter,
         name: str,
         describe: Callable[[], str],
     ) -> None:
@@ -68,6 +71,7 @@ class Lifecycle:
         self._pools = pools
         self._dispatcher = dispatcher
         self._listening = listening
+        self._meter = meter
         self._source = source
         self._name = name
         self._describe = describe
@@ -134,9 +138,15 @@ class Lifecycle:
         self.check_open()
 
     def _begin(self) -> None:
-        opened = OpenState(self._watch, self._describe)
+        opened = OpenState(self._watch, self._meter, self._describe)
         self.reconciler = reconciler = PoolReconciler(
-            self._watch, self._pools, self._dispatcher, self._listening, opened.changes, owner=self
+            self._watch,
+            self._pools,
+            self._dispatcher,
+            self._listening,
+            opened.changes,
+            meter=self._meter,
+            owner=self,
         )
         try:
             self.opened = opened

@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
@@ -31,11 +31,13 @@ from pgroute.core.routing.acquisition import PATIENCE, Acquisition, GiveUp, Try,
 from pgroute.core.routing.demand import Demand, Proof
 from pgroute.core.routing.lending import PoolFull
 from pgroute.core.transactions.request import get_request
+from pgroute.errors import RouteError
 from pgroute.monitor.cluster_watch import ClusterWatch
 from pgroute.runtime.connect_backoff import ConnectBackoff
 from pgroute.runtime.credentials import CredentialSource
 from pgroute.runtime.event_dispatcher import EventDispatcher
 from pgroute.runtime.fork import forked
+from pgroute.runtime.meter import BEHIND, MET, Meter
 from pgroute.runtime.retry_budget import RetryBudget
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ class SessionManager(Generic[CT]):
         dispatcher: of events to subscribers.
         listening: the listeners, and the connection that they share.
         lifecycle: opens and closes all of it.
+        meter: the counters.
         keyed: the connections of `getconn(key=)`.
         longest_retry: seconds for which a call so far may retry with a key of ``once=``.
         retries: the budget of the retries of transactions.
@@ -95,18 +98,30 @@ class SessionManager(Generic[CT]):
             max_lag=config.max_lag,
             source=source,
         )
+        self.meter: Meter = Meter()
         writers = ConnectBackoff()
         readers = writers.sharing_logins() if config.same_login else ConnectBackoff()
         self.pools: dict[Role, RolePool[CT]] = {
-            Role.WRITER: RolePool(config.writer, connection_class, self.watch, writers, source=source),
-            Role.READER: RolePool(config.reader, connection_class, self.watch, readers, source=source),
+            Role.WRITER: RolePool(
+                config.writer, connection_class, self.watch, writers, meter=self.meter, source=source
+            ),
+            Role.READER: RolePool(
+                config.reader, connection_class, self.watch, readers, meter=self.meter, source=source
+            ),
         }
         self.dispatcher: EventDispatcher = EventDispatcher()
         self.listening: ListeningHub = ListeningHub(
             config, connection_class, self.watch, writers, source, name=name
         )
         self.lifecycle: Lifecycle = Lifecycle(
-            self.watch, self.pools, self.dispatcher, self.listening, source, name=name, describe=describe
+            self.watch,
+            self.pools,
+            self.dispatcher,
+            self.listening,
+            source,
+            meter=self.meter,
+            name=name,
+            describe=describe,
         )
         self.longest_retry: float = 0.0
         self.retries: RetryBudget = RetryBudget()
@@ -126,7 +141,10 @@ class SessionManager(Generic[CT]):
     def stats(self) -> RouterStats:
         """Return the counters by role and host."""
         return RouterStats(
-            self.pools[Role.WRITER].stats(), self.pools[Role.READER].stats(), self.dispatcher.dropped
+            self.pools[Role.WRITER].stats(),
+            self.pools[Role.READER].stats(),
+            self.dispatcher.dropped,
+            self.meter.counts(self.topology),
         )
 
     def acquire(
@@ -137,6 +155,7 @@ class SessionManager(Generic[CT]):
         *,
         demand: Demand | None = None,
         causal: CausalReading | None = None,
+        attempt: int = 1,
     ) -> Checkout[CT]:
         """Take a connection to a host that has these attributes from the pools of the role.
 
@@ -146,6 +165,7 @@ class SessionManager(Generic[CT]):
             timeout: seconds to wait for one, from `seconds`; 0: what is ready now.
             demand: what the session demands of the host's data; None: the router's max_lag, for readers.
             causal: gives the demand, and takes note of how far the session came; None: the demand is fixed.
+            attempt: of its transaction, from 1; for observers.
 
         Raises:
             ConfigError: the position is one of another cluster.
@@ -161,48 +181,44 @@ class SessionManager(Generic[CT]):
             demand, ticket = causal.begin()
         elif demand is None and role is Role.READER:
             demand = self._reader_demand
-        start = time.monotonic()
-        pool = self.pools[role]
-        told = self.config.acquired
-        tried_at = start
-        candidate = self._first_host(attrs, pool, demand, start)
-        acquisition = None if demand is None else self.acquisition(attrs, role, start, timeout, demand)
-        if acquisition is None or candidate is None:
-            seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
-        else:
-            seconds = acquisition.patience(self.topology, candidate, start, pool.load)
-        while True:
-            failure: Exception | None = None
-            if candidate is not None:
-                conn: CT | None = None
-                try:
-                    host_pool = pool.ready(candidate) or pool.open(candidate)
-                    conn = host_pool.getconn(seconds, start)
-                    if told is not None:
-                        told(candidate, time.monotonic() - tried_at)
-                    if demand is not None and acquisition is not None:
-                        self._prove(conn, router, candidate, demand, acquisition)
-                    return Checkout(conn, router, ticket)
-                except (
-                    PoolTimeout,
-                    PoolClosed,
-                    TooManyRequests,
-                    psycopg.OperationalError,
-                    SetupFailed,
-                ) as exc:
-                    failure = exc
-                    if conn is not None:
-                        Checkout(conn, router).release()
-                except BaseException:
-                    if conn is not None:  # interrupted on one of the last lines
-                        Checkout(conn, router).release()
-                    raise
-            if acquisition is None:
-                acquisition = self.acquisition(attrs, role, start, timeout, demand)
-            if candidate is not None and failure is not None:
-                _count_failure(acquisition, candidate, pool, failure, seconds)
-            step = self._next_host(acquisition, router, pool)
-            candidate, seconds, tried_at = step.candidate, step.timeout, time.monotonic()
+        start, pool, meter = time.monotonic(), self.pools[role], self.meter
+        try:
+            tried_at = start
+            candidate = self._first_host(attrs, pool, demand, start)
+            acquisition = None if demand is None else self.acquisition(attrs, role, start, timeout, demand)
+            if acquisition is None or candidate is None:
+                seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
+            else:
+                seconds = acquisition.patience(self.topology, candidate, start, pool.load)
+            while True:
+                failure: Exception | None = None
+                if candidate is not None:
+                    conn: CT | None = None
+                    try:
+                        host_pool = pool.ready(candidate) or pool.open(candidate)
+                        conn = host_pool.getconn(seconds, start)
+                        if self.config.acquired is not None:
+                            self.config.acquired(candidate, time.monotonic() - tried_at)
+                        if demand is not None and acquisition is not None:
+                            self._prove(conn, router, candidate, demand, acquisition)
+                        checkout = Checkout(conn, router, ticket)
+                        meter.begun(checkout.lease, attrs, role, candidate, since=start, attempt=attempt)
+                        return checkout
+                    except _ELSEWHERE as exc:
+                        failure = exc
+                        _give_back(conn, router)
+                    except BaseException:
+                        _give_back(conn, router)  # interrupted on one of the last lines
+                        raise
+                if acquisition is None:
+                    acquisition = self.acquisition(attrs, role, start, timeout, None)
+                if candidate is not None and failure is not None:
+                    _count_failure(acquisition, candidate, pool, failure, seconds)
+                step = self._next_host(acquisition, router, role)
+                candidate, seconds, tried_at = step.candidate, step.timeout, time.monotonic()
+        except RouteError as exc:
+            meter.refused(role, start, attempt, exc)
+            raise
 
     def _first_host(
         self, attrs: SessionAttrs, pool: RolePool[CT], demand: Demand | None, now: float
@@ -226,15 +242,14 @@ class SessionManager(Generic[CT]):
             arrange=pool.arrange,
         )
 
-    def _next_host(
-        self, acquisition: Acquisition, router: OpenState, pool: RolePool[CT]
-    ) -> Try:
+    def _next_host(self, acquisition: Acquisition, router: OpenState, role: Role) -> Try:
         """Wait until there is a host to try, and return it.
 
         Raises:
             NoHostAvailable, PoolExhausted, SplitBrainError, PositionLost: there is none in time.
             RouterClosed: the router is not open any more.
         """
+        pool, waiting = self.pools[role], self.meter.waiting
         while True:
             self.lifecycle.check_open()
             now = time.monotonic()
@@ -248,7 +263,11 @@ class SessionManager(Generic[CT]):
             if acquisition.is_outdated(topology):
                 for key in topology.by_key:
                     self.watch.kick(key)
-            router.changes.wait(version, max(0.0, step.until - now))
+            waiting[role] += 1
+            try:
+                router.changes.wait(version, max(0.0, step.until - now))
+            finally:
+                waiting[role] -= 1
 
     def acquisition(
         self, attrs: SessionAttrs, role: Role, start: float, timeout: float, demand: Demand | None
@@ -297,7 +316,7 @@ class SessionManager(Generic[CT]):
         proof = demand.proof(self.topology, candidate, now, self.watch.replayed)
         if proof is Proof.PROVEN:
             return
-        until, pause = acquisition.ask_until(self.topology, now), _FIRST_ASK
+        begun, until, pause = now, acquisition.ask_until(self.topology, now), _FIRST_ASK
         while proof is Proof.ASK:
             topology = self.topology
             host = topology.host(candidate.key)
@@ -312,12 +331,15 @@ class SessionManager(Generic[CT]):
                 break
             self.watch.replayed.note(candidate.key, candidate.generation, told.timeline, told.lsn)
             if demand.met_by(self.topology, told.timeline, told.lsn, now):
+                self.meter.position_waited(MET, now - begun)
+                lease_of(conn).taken_at = now  # the session waited until now
                 return
             hopeless = not demand.may_get_there(self.topology, told.timeline, told.lsn)
             if now >= until or hopeless or router.closing:
                 break
             time.sleep(min(pause, until - now))
             pause = min(2 * pause, _SLOWEST_ASK)
+        self.meter.position_waited(BEHIND, time.monotonic() - begun)
         raise Behind(f"{candidate.key} is not as far as demanded")
 
     def _ask(self, conn: CT, question: Question, seconds: float) -> Progress | None:
@@ -397,6 +419,15 @@ class SessionManager(Generic[CT]):
 
 class Behind(psycopg.OperationalError):
     """A standby was asked, and does not satisfy the demand."""
+
+
+_ELSEWHERE = (PoolTimeout, PoolClosed, TooManyRequests, psycopg.OperationalError, SetupFailed)
+"""Errors of one host, after which another one is tried."""
+
+
+def _give_back(conn: psycopg.Connection[Any] | None, router: OpenState) -> None:
+    if conn is not None:
+        Checkout(conn, router).release()
 
 
 def _count_failure(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgroute.monitor.cluster_watch import ClusterWatch
+    from pgroute.runtime.meter import Meter
 
 
 class OpenState:
@@ -20,20 +21,22 @@ class OpenState:
 
     Args:
         watch: the watch on the hosts.
+        meter: the router's.
         describe: returns the router's repr, for errors.
 
     Attributes:
-        watch, describe: as given.
+        watch, meter, describe: as given.
         changes: notified of whatever may end a wait for a session.
         closing: the router is being closed, or is closed: the end of a session is waited for.
         pid: the process.
         loop: identifies the event loop.
     """
 
-    __slots__ = ("changes", "closing", "describe", "loop", "pid", "watch")
+    __slots__ = ("changes", "closing", "describe", "loop", "meter", "pid", "watch")
 
-    def __init__(self, watch: ClusterWatch, describe: Callable[[], str]) -> None:
+    def __init__(self, watch: ClusterWatch, meter: Meter, describe: Callable[[], str]) -> None:
         self.watch: ClusterWatch = watch
+        self.meter: Meter = meter
         self.describe: Callable[[], str] = describe
         self.changes: Changes = Changes()
         self.closing: bool = False

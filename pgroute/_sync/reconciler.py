@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pgroute.core.topology.snapshot import Topology
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.event_dispatcher import EventDispatcher
+    from pgroute.runtime.meter import Meter
 
 logger = logging.getLogger("pgroute")
 
@@ -39,6 +40,7 @@ class PoolReconciler:
         dispatcher: of events to subscribers.
         listening: the listeners, whose connection leaves a host that lost its role.
         changes: notified of whatever may end a wait for a session.
+        meter: counts what happens to the hosts.
         owner: kept alive until the end: only `close()` ends what runs here.
     """
 
@@ -50,6 +52,7 @@ class PoolReconciler:
         listening: ListeningHub,
         changes: Changes,
         *,
+        meter: Meter,
         owner: object,
     ) -> None:
         self._watch = watch
@@ -57,6 +60,7 @@ class PoolReconciler:
         self._dispatcher = dispatcher
         self._listening = listening
         self._changes = changes
+        self._meter = meter
         self._owner = owner
         self._log: deque[tuple[int, str, BaseException | None]] = deque(maxlen=_LOG_QUEUE)
         self._worker: Worker | None = None
@@ -74,6 +78,7 @@ class PoolReconciler:
     def stop(self, timeout: float) -> None:
         """End, and wait at most *timeout* seconds until the queued messages are in the log."""
         self._ended = True
+        self._meter.close()
         self._changes.notify()
         if self._worker is not None:
             join_all([self._worker], timeout)
@@ -106,6 +111,7 @@ class PoolReconciler:
         if self._changes.deserted:
             self._watch.leave()
             return
+        self._meter.on_snapshot(topology)
         self._tell(events)
         if events or routes(old) != routes(topology) or old.drained != topology.drained:
             self._changes.notify()
@@ -118,6 +124,7 @@ class PoolReconciler:
     def abort(self, key: HostKey, address: str | None, reason: str) -> None:
         """Abort the sessions in flight at an address."""
         if count := sum(pool.abort(key, address) for pool in self._pools.values()):
+            self._meter.sessions_aborted += count
             text = f"aborted {count} sessions: {reason}"
             now = time.monotonic()
             self._tell((Event(EventKind.SESSIONS_ABORTED, now, key, text, level=logging.WARNING),))
@@ -130,5 +137,6 @@ class PoolReconciler:
 
     def _tell(self, events: tuple[Event, ...]) -> None:
         if events:
+            self._meter.on_events(events)
             self._log.extend((event.level, event.text, None) for event in events)
             self._dispatcher.put(events)

@@ -170,7 +170,7 @@ def test_a_large_fleet_asks_less_often_during_an_outage(slots, outage, delay):
 
 
 @pytest.mark.parametrize(
-    ("slots", "roll", "delay"), [(100, 1.0, 0.22), (400, 0.5, 0.4), (10_000, 0.0, 1.4), (10_000, 1.0, 4.2)]
+    ("slots", "roll", "delay"), [(100, 1.0, 0.22), (800, 0.5, 0.4), (10_000, 0.0, 1.4), (10_000, 1.0, 4.2)]
 )
 def test_a_large_fleet_connects_less_often_to_a_host_that_is_away(slots, roll, delay):
     world = World().settled().refuse(A)

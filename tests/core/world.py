@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from pgroute.core.faults.classify import Fault, FaultKind
 from pgroute.core.model.events import Event, EventKind
@@ -29,16 +29,16 @@ class World:
         self.topology = initial_topology(hosts or (A, B, C), self.now, Rules(**rules))
         self.events: list[Event] = []
 
-    def see(self, seen: Observation) -> World:
+    def see(self, seen: Observation) -> Self:
         self.topology, events = apply(self.topology, seen, self.now)
         self.events += events
         return self
 
-    def pass_time(self, seconds: float) -> World:
+    def pass_time(self, seconds: float) -> Self:
         self.now += seconds
         return self
 
-    def answer(self, host: HostKey, role: HostRole, timeline: int | None, **more: Any) -> World:
+    def answer(self, host: HostKey, role: HostRole, timeline: int | None, **more: Any) -> Self:
         """The host answers a probe sent 10 ms ago; `started_at` differs from host to host unless given."""
         self.now += 0.01
         told = {
@@ -50,35 +50,35 @@ class World:
         }
         return self.see(Answer(host, role, timeline=timeline, **told))
 
-    def primary(self, host: HostKey, timeline: int | None = 1, **more: Any) -> World:
+    def primary(self, host: HostKey, timeline: int | None = 1, **more: Any) -> Self:
         return self.answer(host, HostRole.PRIMARY, timeline, **more)
 
-    def standby(self, host: HostKey, timeline: int | None = 1, **more: Any) -> World:
+    def standby(self, host: HostKey, timeline: int | None = 1, **more: Any) -> Self:
         return self.answer(host, HostRole.STANDBY, timeline, **more)
 
     def fail(
         self, host: HostKey, kind: FaultKind, *, sent_at: float | None = None, linked: bool = False
-    ) -> World:
+    ) -> Self:
         self.now += 0.01
         sent_at = self.now - 0.005 if sent_at is None else sent_at
         return self.see(Failure(host, Fault(kind, reason=f"told {kind.value}"), sent_at, linked))
 
-    def timeout(self, host: HostKey) -> World:
+    def timeout(self, host: HostKey) -> Self:
         return self.fail(host, FaultKind.TIMEOUT)
 
-    def refuse(self, host: HostKey) -> World:
+    def refuse(self, host: HostKey) -> Self:
         return self.fail(host, FaultKind.REFUSED)
 
-    def reject(self, host: HostKey, *, linked: bool = False) -> World:
+    def reject(self, host: HostKey, *, linked: bool = False) -> Self:
         return self.fail(host, FaultKind.REJECTED, linked=linked)
 
-    def members(self, *hosts: HostKey) -> World:
+    def members(self, *hosts: HostKey) -> Self:
         return self.see(Members(hosts))
 
-    def forget_timeline(self) -> World:
+    def forget_timeline(self) -> Self:
         return self.see(ForgetTimeline())
 
-    def settled(self) -> World:
+    def settled(self) -> Self:
         """A is the primary on timeline 1, B and C are its standbys."""
         return self.primary(A).standby(B).standby(C)
 

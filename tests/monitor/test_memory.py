@@ -14,6 +14,7 @@ from pgroute.core.topology.snapshot import Rules
 from pgroute.core.topology.transition import initial_topology
 from pgroute.monitor.cluster_watch import ClusterWatch
 from pgroute.runtime.connect_backoff import BackedOff, ConnectBackoff, Options
+from pgroute.runtime.meter import Meter
 
 GONE, HERE = HostKey("a", 1, "10.0.0.1"), HostKey("a", 1, "10.0.0.2")
 
@@ -39,7 +40,7 @@ def test_failures_are_forgotten_when_they_count_no_more() -> None:
 
 def test_nothing_is_kept_of_hosts_that_are_listed_no_more() -> None:
     backoff = ConnectBackoff()
-    pools = RolePool(cast("Any", None), psycopg.Connection, cast("Any", None), backoff)
+    pools = RolePool(cast("Any", None), psycopg.Connection, cast("Any", None), backoff, meter=Meter())
     for number in range(1000):
         gone, here = initial_topology((GONE._replace(port=number + 1), HERE), 0.0).hosts
         for host in (gone, here):

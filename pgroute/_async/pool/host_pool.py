@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from psycopg.pq import TransactionStatus
@@ -17,6 +18,7 @@ from pgroute._async.pool.setup import SETUP_ATTEMPTS, set_up
 from pgroute._async.pool.worker import AsyncPoolWorker
 from pgroute._psycopg import has_unfinished
 from pgroute.core.faults.classify import one_line
+from pgroute.core.model.durations import QUICK, Durations
 from pgroute.core.routing.lending import Lending, PoolFull
 
 if TYPE_CHECKING:
@@ -24,11 +26,14 @@ if TYPE_CHECKING:
 
     from pgroute.core.config.options import PoolOptions
     from pgroute.core.config.router_config import RoleConfig
+    from pgroute.core.model.durations import DurationCounts
     from pgroute.core.model.host import HostInfo
+    from pgroute.core.model.roles import Role
     from pgroute.core.routing.admission import Admission
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.connect_backoff import ConnectBackoff
     from pgroute.runtime.credentials import CredentialSource
+    from pgroute.runtime.meter import Meter
 
 CT = TypeVar("CT", bound="psycopg.AsyncConnection[Any]")
 
@@ -66,6 +71,7 @@ class AsyncHostPool(Generic[CT]):
         connection_class: psycopg's, or the user's subclass.
         watch: told of what is learned about the host.
         backoff: the role's.
+        meter: the router's.
         source: calls the user's credentials function; None: there is none.
 
     Attributes:
@@ -86,6 +92,7 @@ class AsyncHostPool(Generic[CT]):
         watch: ClusterWatch,
         backoff: ConnectBackoff,
         *,
+        meter: Meter,
         source: CredentialSource | None = None,
     ) -> None:
         options = config.options_at(host)
@@ -111,6 +118,9 @@ class AsyncHostPool(Generic[CT]):
             admission=self.admission,
         )
         self._counts: dict[str, float] = dict.fromkeys(COUNTED, 0)
+        self._used = Durations()
+        self._created = Durations()
+        self._meter = meter
         self._connector = AsyncConnector(
             config, host, connection_class, watch, backoff, pool=self, source=source
         )
@@ -123,6 +133,7 @@ class AsyncHostPool(Generic[CT]):
             admission=self.admission,
             max_lifetime=options.max_lifetime,
             close=self.close,
+            opened=partial(self._note_opened, config.role),
         )
 
     def open(self) -> None:
@@ -307,7 +318,16 @@ class AsyncHostPool(Generic[CT]):
     async def putconn(self, conn: CT) -> None:
         """Take a connection back and reset it; one that must not be used again is closed."""
         lease = lease_of(conn)
-        self._counts["usage_ms"] += 1000.0 * (time.monotonic() - lease.taken_at)
+        used = time.monotonic() - lease.taken_at
+        self._counts["usage_ms"] += 1000.0 * used
+        if used < QUICK:  # without a call, as in `manager.acquire`
+            self._used.quick += 1
+            self._used.quick_total += used
+        else:
+            self._used.add(used)
+        if lease.observed is not None:
+            observed, lease.observed = lease.observed, None
+            observed.ended(used)
         try:
             if has_unfinished(conn) or conn.pgconn.pipeline_status:
                 await shut(conn)  # the next caller would be in a transaction or pipeline of this one's
@@ -393,6 +413,15 @@ class AsyncHostPool(Generic[CT]):
             "requests_waiting": len(lending.waiting),
         }
         return measures | {name: int(count) for name, count in self._counts.items() if count}
+
+    def durations(self) -> tuple[DurationCounts, DurationCounts]:
+        """Return how long sessions had their connections, and how long it took to open connections."""
+        return self._used.read(), self._created.read()
+
+    def _note_opened(self, role: Role, seconds: float) -> None:
+        self._created.add(seconds)
+        if self._meter.observer is not None:
+            self._meter.observer.connected(role, self.key, seconds)
 
     def _sizes(self) -> str:
         return (

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pgroute.core.model.roles import HostKey
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.abort_handle import AbortHandle
+    from pgroute.runtime.meter import Observed
 
 logger = logging.getLogger("pgroute")
 
@@ -99,6 +100,7 @@ class AsyncLease:
         expires_at: monotonic seconds from which on it is not lent any more.
         connection: a weak reference to the connection, by which its loss is noticed.
         holder: a weak reference to the session that has it, which may be lost while its connection is not.
+        observed: told of the end of the session that has it; None: nobody observes it.
     """
 
     __slots__ = (
@@ -111,6 +113,7 @@ class AsyncLease:
         "expires_at",
         "holder",
         "lock_timeout",
+        "observed",
         "pool",
         "read_only",
         "taken",
@@ -141,6 +144,7 @@ class AsyncLease:
         self.expires_at: float = math.inf
         self.connection: weakref.ref[psycopg.AsyncConnection[Any]] | None = None
         self.holder: weakref.ref[Any] | None = None
+        self.observed: Observed | None = None
 
     def holder_lost(self, _: object) -> None:
         """Note that the session which should have returned the connection was collected."""

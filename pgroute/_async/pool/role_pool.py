@@ -15,7 +15,7 @@ from pgroute._async.pool.host_pool import AsyncHostPool
 from pgroute.core.config.options import resized
 from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostRole
-from pgroute.core.model.stats import MEASURES, RoleStats, since, total
+from pgroute.core.model.stats import MEASURES, HostCounts, RoleStats, since, total
 from pgroute.core.routing.admission import SOON
 from pgroute.core.routing.shares import shares
 from pgroute.runtime.connect_backoff import BackedOff
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.connect_backoff import ConnectBackoff
     from pgroute.runtime.credentials import CredentialSource
+    from pgroute.runtime.meter import Meter
 
 CT = TypeVar("CT", bound="psycopg.AsyncConnection[Any]")
 
@@ -44,6 +45,7 @@ class AsyncRolePool(Generic[CT]):
         connection_class: psycopg's, or the user's subclass.
         watch: told of what is learned about the hosts.
         backoff: what keeps its pools from connecting.
+        meter: the router's.
         source: calls the user's credentials function; None: there is none.
 
     Attributes:
@@ -57,6 +59,7 @@ class AsyncRolePool(Generic[CT]):
         watch: ClusterWatch,
         backoff: ConnectBackoff,
         *,
+        meter: Meter,
         source: CredentialSource | None = None,
     ) -> None:
         self._config = config
@@ -65,10 +68,12 @@ class AsyncRolePool(Generic[CT]):
         self._lock = threading.Lock()
         self._backoff = backoff
         self._source = source
+        self._meter = meter
         self.aside = backoff.aside.hosts
         self._pools: dict[HostKey, AsyncHostPool[CT]] = {}
         self._retired: list[AsyncHostPool[CT]] = []
         self._past: dict[str, int] = {}
+        self._past_at: dict[HostKey, HostCounts] = {}
         self._popped: Mapping[str, int] = {}
         self._closed = False
 
@@ -155,7 +160,13 @@ class AsyncRolePool(Generic[CT]):
                 raise BackedOff(host.reason)  # it still serves over open connections, but there are none here
             before = pool
             pool = AsyncHostPool(
-                self._config, host, self._class, self._watch, self._backoff, source=self._source
+                self._config,
+                host,
+                self._class,
+                self._watch,
+                self._backoff,
+                meter=self._meter,
+                source=self._source,
             )
             failure: BaseException | None = None
             try:
@@ -197,6 +208,11 @@ class AsyncRolePool(Generic[CT]):
             self._retired = [p for p in self._retired if p not in gone]
             for pool in gone:
                 self._count(pool)
+            kept = {*topology.by_key, *self._pools, *(p.key for p in self._retired)}
+            if not kept.issuperset(
+                self._past_at
+            ):  # where names move, there is no end to the hosts that were listed
+                self._past_at = {key: counts for key, counts in self._past_at.items() if key in kept}
 
     def _retire(self, pool: AsyncHostPool[CT]) -> None:
         self._retired.append(pool)
@@ -232,6 +248,9 @@ class AsyncRolePool(Generic[CT]):
     def _count(self, pool: AsyncHostPool[CT]) -> None:
         counters = {k: v for k, v in pool.stats().items() if k not in MEASURES}
         self._past = total([self._past, counters])
+        past = self._past_at.get(pool.key)
+        counts = _counts_of(pool)
+        self._past_at[pool.key] = counts if past is None else past + counts
 
     def stats(self) -> RoleStats:
         """Return the counters."""
@@ -245,6 +264,15 @@ class AsyncRolePool(Generic[CT]):
                 for key, stats in now.items()
             },
         )
+
+    def by_host(self) -> dict[HostKey, HostCounts]:
+        """Return the counts of each host, those of its pools that are closed by now too."""
+        with self._lock:
+            found = dict(self._past_at)
+            for pool in (*self._retired, *self._pools.values()):
+                counts = _counts_of(pool)
+                found[pool.key] = found[pool.key] + counts if pool.key in found else counts
+        return found
 
     def pop_stats(self) -> dict[str, int]:
         """Return the totals, with the counts since the last call."""
@@ -282,3 +310,13 @@ class AsyncRolePool(Generic[CT]):
     def abort_all(self) -> int:
         """Abort every session in flight; return how many."""
         return sum(pool.abort() for pool in (*self._pools.values(), *self._retired))
+
+
+def _counts_of(pool: AsyncHostPool[Any]) -> HostCounts:
+    stats = pool.stats()
+    used, created = pool.durations()
+    sizes = {"in_use": pool.in_use}
+    if not pool.closed:
+        sizes |= {key: stats[key] for key in MEASURES}
+    counters = {key: count for key, count in stats.items() if key not in MEASURES}
+    return HostCounts(counters, sizes, used, created)

@@ -63,7 +63,11 @@ class AsyncTransaction(AsyncUnderWay[CT]):
         checkout: AsyncCheckout[CT] | None = None
         try:
             self._checkout = checkout = await self.manager.acquire(
-                request.attrs, request.role, state.left(time.monotonic()), causal=self._causal
+                request.attrs,
+                request.role,
+                state.left(time.monotonic()),
+                causal=self._causal,
+                attempt=state.attempt,
             )
             conn = checkout.hold()
             if self.timeout is None:
@@ -222,6 +226,7 @@ class AsyncTransaction(AsyncUnderWay[CT]):
         number = self._state.attempt
         step = self._state.failed(exc, fault, phase, now)
         if isinstance(step, Retry):
+            self.manager.meter.run_again(fault)
             why = one_line(str(exc))
             logger.debug("attempt %d failed in %s, again in %.3f s: %s", number, phase.value, step.pause, why)
             return step
@@ -244,6 +249,6 @@ async def acquire(manager: AsyncSessionManager[CT], request: Request, state: Ret
     """
     try:
         left = state.left(time.monotonic())
-        return await manager.acquire(request.attrs, request.role, left)
+        return await manager.acquire(request.attrs, request.role, left, attempt=state.attempt)
     except psycopg.Error as exc:
         raise state.without_session(exc, time.monotonic())  # noqa: B904  (most often the same error)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pgroute.core.model.roles import HostKey
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.abort_handle import AbortHandle
+    from pgroute.runtime.meter import Observed
 
 logger = logging.getLogger("pgroute")
 
@@ -100,6 +101,7 @@ class Lease:
         expires_at: monotonic seconds from which on it is not lent any more.
         connection: a weak reference to the connection, by which its loss is noticed.
         holder: a weak reference to the session that has it, which may be lost while its connection is not.
+        observed: told of the end of the session that has it; None: nobody observes it.
     """
 
     __slots__ = (
@@ -112,6 +114,7 @@ class Lease:
         "expires_at",
         "holder",
         "lock_timeout",
+        "observed",
         "pool",
         "read_only",
         "taken",
@@ -142,6 +145,7 @@ class Lease:
         self.expires_at: float = math.inf
         self.connection: weakref.ref[psycopg.Connection[Any]] | None = None
         self.holder: weakref.ref[Any] | None = None
+        self.observed: Observed | None = None
 
     def holder_lost(self, _: object) -> None:
         """Note that the session which should have returned the connection was collected."""

@@ -47,6 +47,7 @@ class PoolWorker(Generic[CT]):
         admission: is told of those that were opened.
         max_lifetime: seconds.
         close: closes the pool.
+        opened: told of each connection that was opened, after how many seconds.
 
     Attributes:
         failure: why the last attempt to connect failed; None: it did not.
@@ -63,6 +64,7 @@ class PoolWorker(Generic[CT]):
         admission: Admission,
         max_lifetime: float,
         close: Callable[[], None],
+        opened: Callable[[float], None],
     ) -> None:
         self.failure: BaseException | None = None
         self._name = name
@@ -73,6 +75,7 @@ class PoolWorker(Generic[CT]):
         self._admission = admission
         self._max_lifetime = max_lifetime
         self._close = close
+        self._opened = opened
         self._pid = os.getpid()
         self._lost: deque[Lease] = deque()
         self._wakeup = Wakeup()
@@ -163,6 +166,7 @@ class PoolWorker(Generic[CT]):
                 self._close()
             return
         self._counts["connections_ms"] += 1000.0 * (now - begun)
+        self._opened(now - begun)
         lease = lease_of(conn)
         lease.expires_at = now + lifetime(self._max_lifetime, _RNG)
         self._admission.opened(now - begun, now)

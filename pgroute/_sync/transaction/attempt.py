@@ -64,7 +64,11 @@ class Transaction(UnderWay[CT]):
         checkout: Checkout[CT] | None = None
         try:
             self._checkout = checkout = self.manager.acquire(
-                request.attrs, request.role, state.left(time.monotonic()), causal=self._causal
+                request.attrs,
+                request.role,
+                state.left(time.monotonic()),
+                causal=self._causal,
+                attempt=state.attempt,
             )
             conn = checkout.hold()
             if self.timeout is None:
@@ -223,6 +227,7 @@ class Transaction(UnderWay[CT]):
         number = self._state.attempt
         step = self._state.failed(exc, fault, phase, now)
         if isinstance(step, Retry):
+            self.manager.meter.run_again(fault)
             why = one_line(str(exc))
             logger.debug("attempt %d failed in %s, again in %.3f s: %s", number, phase.value, step.pause, why)
             return step
@@ -245,6 +250,6 @@ def acquire(manager: SessionManager[CT], request: Request, state: RetryState) ->
     """
     try:
         left = state.left(time.monotonic())
-        return manager.acquire(request.attrs, request.role, left)
+        return manager.acquire(request.attrs, request.role, left, attempt=state.attempt)
     except psycopg.Error as exc:
         raise state.without_session(exc, time.monotonic())  # noqa: B904  (most often the same error)

@@ -202,10 +202,9 @@ class Claim:
         why = ""
         if not isinstance(exc, psycopg.errors.LockNotAvailable):
             why = f": the wait was ended from outside ({one_line(str(exc))})"
-        unknown = CommitUnknown(
+        unknown = checkout.commit_unknown(
             f"another transaction with once={self._key!r} had not ended after {waited:.2f} s, and may be "
-            f"committed yet{why}",
-            topology=checkout.topology,
+            f"committed yet{why}"
         )
         unknown.add_note(advice(self._key))
         return unknown

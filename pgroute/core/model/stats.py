@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from pgroute.core.model.durations import DurationCounts
     from pgroute.core.model.roles import HostKey
 
 MEASURES = frozenset({"pool_min", "pool_max", "pool_size", "pool_available", "requests_waiting"})
@@ -29,6 +30,44 @@ class RoleStats:
 
 
 @dataclass(frozen=True, slots=True)
+class RouterCounts:
+    """What has happened since the router was opened.
+
+    Attributes:
+        sessions: how many sessions were begun, by role.
+        session_errors: how many sessions could not be had, by role and by the name of the error, such as
+            "NoHostAvailable".
+        retries: how often a transaction or statement was run again, by cause: "lost", "read-only", "serialization",
+            "deadlock", "commit-unknown" or "other".
+        commits_unknown: how often a COMMIT ended with an unknown outcome, whether or not ``once=`` found it out later.
+        readers_on_primary: readers that the primary has served though a standby was preferred.
+        position_waits: how often a standby was asked for its position until it was far enough ("met"), or not
+            ("behind"); then the next host was taken.
+        position_wait_seconds: seconds that this took.
+        failovers: how often writers came to another host than before.
+        failover_seconds: seconds without a host to write to in these.
+        outages: how often there was no host to write to, and then there was one again.
+        without_writer_seconds: seconds without one, in all, this moment included.
+        sessions_aborted: sessions in flight that were cut because their host was beyond hope.
+        events: how many, by the value of their EventKind.
+    """
+
+    sessions: Mapping[str, int] = field(default_factory=dict)
+    session_errors: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    retries: Mapping[str, int] = field(default_factory=dict)
+    commits_unknown: int = 0
+    readers_on_primary: int = 0
+    position_waits: Mapping[str, int] = field(default_factory=dict)
+    position_wait_seconds: float = 0.0
+    failovers: int = 0
+    failover_seconds: float = 0.0
+    outages: int = 0
+    without_writer_seconds: float = 0.0
+    sessions_aborted: int = 0
+    events: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class RouterStats:
     """The result of `Router.stats()`.
 
@@ -36,11 +75,38 @@ class RouterStats:
         writer: the pools of writers.
         reader: the pools of readers.
         events_dropped: events that were not delivered because subscribers are too slow.
+        counts: what has happened to sessions and to the writers' host.
     """
 
     writer: RoleStats
     reader: RoleStats
     events_dropped: int = 0
+    counts: RouterCounts = RouterCounts()
+
+
+@dataclass(frozen=True, slots=True)
+class HostCounts:
+    """The pools of one role to one host, those of earlier generations too.
+
+    Attributes:
+        counters: under the keys of psycopg_pool, since the host was listed.
+        sizes: of the open pool, likewise; "in_use" are the sessions of all.
+        used: how long sessions had their connections.
+        created: how long it took to open connections.
+    """
+
+    counters: dict[str, int]
+    sizes: dict[str, int]
+    used: DurationCounts
+    created: DurationCounts
+
+    def __add__(self, other: HostCounts) -> HostCounts:
+        return HostCounts(
+            total([self.counters, other.counters]),
+            total([self.sizes, other.sizes]),
+            self.used + other.used,
+            self.created + other.created,
+        )
 
 
 def since(counts: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:

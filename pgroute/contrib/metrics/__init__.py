@@ -1,0 +1,1 @@
+"""What the counters of a router mean, for every system that takes metrics."""

@@ -1,0 +1,66 @@
+"""The routers that are observed, each under a name of its own, and none kept alive for that."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from pgroute import AsyncRouter, Router
+from pgroute._async.router import manager_of as async_manager_of
+from pgroute._sync.router import manager_of
+from pgroute.contrib.metrics.reading import Reading
+from pgroute.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+AnyRouter = Router[Any] | AsyncRouter[Any]
+
+
+def behind(router: AnyRouter) -> Any:
+    """Return the manager of a router of either face."""
+    return async_manager_of(router) if isinstance(router, AsyncRouter) else manager_of(router)
+
+
+class ObservedRouters:
+    """Routers by name; those that are gone disappear. From any thread."""
+
+    def __init__(self) -> None:
+        # Reentrant: a scrape may come within a signal handler.
+        self._lock = threading.RLock()
+        self._routers: dict[str, weakref.ref[AnyRouter]] = {}
+
+    def add(self, router: AnyRouter) -> str:
+        """Add a router and return the name that it goes by: its own, with a number if another one has that.
+
+        Raises:
+            ConfigError: it is no router, or was added before.
+        """
+        given: object = router
+        if not isinstance(given, (Router, AsyncRouter)):
+            raise ConfigError("router", router, "expected a Router or an AsyncRouter")
+        with self._lock:
+            living = {name: ref for name, ref in self._routers.items() if ref() is not None}
+            if any(ref() is router for ref in living.values()):
+                raise ConfigError("router", router, "expected a router that was not added before")
+            name, number = router.name, 1
+            while name in living:
+                number += 1
+                name = f"{router.name}#{number}"
+            self._routers = living | {name: weakref.ref(router)}
+        return name
+
+    def living(self) -> list[AnyRouter]:
+        """Return the routers that are not gone."""
+        return [router for ref in self._routers.values() if (router := ref()) is not None]
+
+    def read(self) -> Iterator[Reading]:
+        """Yield the state of each router, but not of the copies of the parent's in a forked child."""
+        for name, ref in self._routers.items():
+            router = ref()
+            if router is None:
+                continue
+            manager = behind(router)
+            if not manager.lifecycle.inherited:
+                yield Reading(name, manager)
