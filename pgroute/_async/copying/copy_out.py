@@ -13,6 +13,7 @@ from pgroute._async.copying.target import AsyncTarget
 from pgroute._async.copying.wire import AsyncWire
 from pgroute._async.statements import encoding_of
 from pgroute.core.copying import BLOCK, Kind, check_progress, check_text_options
+from pgroute.core.faults.classify import one_line
 from pgroute.core.model.copying import CopyProgress
 from pgroute.core.sql.copy_statement import copy_query_out, copy_table_out, is_table
 from pgroute.errors import ConfigError
@@ -173,7 +174,7 @@ class AsyncCopyOut:
         try:
             await self.target.keep()
         except OSError as failure:
-            exc.add_note(f"the target could not be kept: {failure}")
+            exc.add_note(f"the target could not be kept: {one_line(str(failure))}")
 
     async def _receive(self, wire: AsyncWire) -> int:
         rows, told = -1 if self._extract.header else 0, 0

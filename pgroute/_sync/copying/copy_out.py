@@ -14,6 +14,7 @@ from pgroute._sync.copying.target import Target
 from pgroute._sync.copying.wire import Wire
 from pgroute._sync.statements import encoding_of
 from pgroute.core.copying import BLOCK, Kind, check_progress, check_text_options
+from pgroute.core.faults.classify import one_line
 from pgroute.core.model.copying import CopyProgress
 from pgroute.core.sql.copy_statement import copy_query_out, copy_table_out, is_table
 from pgroute.errors import ConfigError
@@ -174,7 +175,7 @@ class CopyOut:
         try:
             self.target.keep()
         except OSError as failure:
-            exc.add_note(f"the target could not be kept: {failure}")
+            exc.add_note(f"the target could not be kept: {one_line(str(failure))}")
 
     def _receive(self, wire: Wire) -> int:
         rows, told = -1 if self._extract.header else 0, 0
