@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pgroute.core.config.retry_policy import RetryPolicy
     from pgroute.core.faults.classify import Fault
 
-logger = logging.getLogger("pgroute")
+logger: logging.Logger = logging.getLogger("pgroute")
 
 _TELL_GAP = 60.0
 
