@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from pgroute.core.model.roles import HostKey
 
 
-_RNG = random.Random()
-
-
 class BackedOff(psycopg.OperationalError):
     """It is too early for another attempt; the text is that of the last failure."""
 
@@ -56,6 +53,7 @@ class ConnectBackoff:
         self._failures: dict[HostKey, tuple[int, float, str]] = {}
         self._logins: dict[HostKey, tuple[int, float, str]] = {}
         self._options: dict[HostKey, tuple[int, Options]] = {}
+        self._rng = random.Random()
         self._trials: dict[HostKey, object] = {}
         self._last: dict[HostKey, tuple[int, str]] = {}
         self._told: dict[HostKey, int] = {}
@@ -98,7 +96,7 @@ class ConnectBackoff:
             fresh = is_fresh(
                 generation=host.generation, returned_at=host.returned_at, since=host.since, now=now
             )
-            admission = Admission(now, _RNG, spread=login_spread(slots), fresh=fresh)
+            admission = Admission(now, self._rng, spread=login_spread(slots), fresh=fresh)
             self._admissions[host.key] = host.generation, admission
         return admission
 

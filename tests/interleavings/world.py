@@ -12,7 +12,7 @@ from pgroute.core.abort_policy import sessions_to_abort
 from pgroute.core.faults.classify import Fault, FaultKind
 from pgroute.core.model.roles import HostKey, HostRole
 from pgroute.core.routing.replayed import Replayed
-from pgroute.core.schedule import CONNECT_GAP
+from pgroute.core.schedule import CONNECT_GAP, DEFAULT_SLOTS
 from pgroute.core.topology.observations import Answer, Failure, Observation
 from pgroute.core.topology.transition import apply, initial_topology
 from tests.interleavings.faces import blocking
@@ -171,6 +171,7 @@ class Watch:
         self.options = options
         self.topology = initial_topology(entries, world.face.now(), rules)
         self.replayed = Replayed()
+        self.slots = DEFAULT_SLOTS
         self._listener: Any = None
         self._world = world
         self._stopped = False
@@ -195,6 +196,9 @@ class Watch:
 
     def heard(self, key: HostKey) -> bool:
         return True
+
+    def note_slots(self, slots: int | None) -> None:
+        pass
 
     def report(self, failure: Failure) -> None:
         self.kick(failure.host)

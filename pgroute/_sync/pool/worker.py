@@ -32,7 +32,6 @@ CT = TypeVar("CT", bound="psycopg.Connection[Any]")
 logger = logging.getLogger("pgroute")
 
 _AFTER_FAULT = 1.0
-_RNG = random.Random()
 
 
 class PoolWorker(Generic[CT]):
@@ -74,6 +73,7 @@ class PoolWorker(Generic[CT]):
         self._connector = connector
         self._admission = admission
         self._max_lifetime = max_lifetime
+        self._rng = random.Random()
         self._close = close
         self._opened = opened
         self._pid = os.getpid()
@@ -168,7 +168,7 @@ class PoolWorker(Generic[CT]):
         self._counts["connections_ms"] += 1000.0 * (now - begun)
         self._opened(now - begun)
         lease = lease_of(conn)
-        lease.expires_at = now + lifetime(self._max_lifetime, _RNG)
+        lease.expires_at = now + lifetime(self._max_lifetime, self._rng)
         self._admission.opened(now - begun, now)
         lease.connection = weakref.ref(conn, lambda _: lease.pool.lease_lost(lease))
         with self._lock:
