@@ -637,7 +637,7 @@ async def test_loop_goes_on_meanwhile(shared: LocalCluster, goods: str) -> None:
         await router.copy_to_table(goods, rows, where="false", progress=lambda _: progress.append(beats))
         task.cancel()
         await asyncio.wait([task])
-    assert len(set(progress)) > len(progress) / 2, "between two parts others have their turn"
+    assert len(set(progress)) > len(progress) / 4, "between the parts others have their turn"
 
 
 # async-only: end
