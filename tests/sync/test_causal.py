@@ -465,7 +465,8 @@ def outcome(source: Any, kind: str, body: Any) -> tuple[str, str]:
             with source.writer() if kind == "writer" else source.reader() as conn:
                 body(conn)
     except (psycopg.Error, psycopg.Rollback) as error:
-        if isinstance(error, psycopg.OperationalError) and not isinstance(error, RouteError):
+        lost_early = "was lost in BEGIN" in str(error)  # of the last attempt of several
+        if isinstance(error, psycopg.OperationalError) and (lost_early or not isinstance(error, RouteError)):
             return "lost", ""  # whether what the server said last is read is a matter of luck
         line = re.sub(r"after \d attempts.*", "", str(error).partition("\n")[0])
         return type(error).__name__, line
