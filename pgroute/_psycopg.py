@@ -267,6 +267,37 @@ def query_steps(pgconn: PGconn, statement: bytes) -> Generator[Any, Any, list[PG
     return steps
 
 
+def brief_steps(
+    pgconn: PGconn, statement: bytes, late: Callable[[], bool]
+) -> Generator[Any, Any, list[PGresult] | None]:
+    """As `query_steps`, but return None when it is too late for an answer. `rest_steps` can still receive it.
+
+    psycopg resumes this generator every 0.1 s, which costs no timer, and an interrupt is handled as ever.
+
+    Args:
+        pgconn: as there.
+        statement: likewise.
+        late: called then; returns whether it is too late.
+    """
+    steps = query_steps(pgconn, statement)
+    try:
+        step = next(steps)
+        while True:
+            ready = yield step
+            if not ready and late():
+                return None
+            step = steps.send(ready)
+    except StopIteration as end:
+        results: list[PGresult] = end.value
+        return results
+
+
+def rest_steps(pgconn: PGconn) -> Generator[Any, Any, list[PGresult]]:
+    """Return the steps that receive the results which `brief_steps` has left."""
+    steps: Generator[Any, Any, list[PGresult]] = generators.execute(pgconn)
+    return steps
+
+
 def flush_steps(pgconn: PGconn) -> Generator[Any, Any, bool]:
     """Send what COPY FROM has put, for ``conn.wait``; return whether something arrived meanwhile."""
     arrived = False
