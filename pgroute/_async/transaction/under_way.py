@@ -16,8 +16,6 @@ from pgroute.core.faults.classify import one_line
 from pgroute.core.transactions.begin import begin_statement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from psycopg.pq.abc import PGresult
 
     from pgroute._acompat import AsyncWatchdog
@@ -34,6 +32,9 @@ CT = TypeVar("CT", bound="psycopg.AsyncConnection[Any]")
 logger = logging.getLogger("pgroute")
 
 _LEAST_BOUND = 0.001
+
+_PATIENCE = 2.0
+"""Seconds that the server has to cancel a statement."""
 
 
 class Final(Protocol):
@@ -208,14 +209,14 @@ class AsyncUnderWay(Generic[CT]):
             if pending:
                 checkout.lease.was_idle = False  # as in `_begin`
 
-    async def send_briefly(self, statement: bytes, late: Callable[[], bool]) -> list[PGresult] | None:
+    async def send_briefly(self, statement: bytes, seconds: float) -> list[PGresult] | None:
         """Run statements as `send` does, and cancel them when they take too long: then return None.
 
         The connection is shut down if the server does not answer that either.
 
         Args:
             statement: the statements. Only the results of the last ones are returned for sure.
-            late: called every 0.1 s while there is no answer; returns whether to cancel.
+            seconds: after which to cancel; it may be 0.1 s more.
 
         Raises:
             psycopg.Error: as by `send`.
@@ -226,7 +227,7 @@ class AsyncUnderWay(Generic[CT]):
         conn, cancelled = checkout.conn, False
         try:
             async with conn.lock:
-                results = await conn.wait(brief_steps(conn.pgconn, pending + statement, late))
+                results = await conn.wait(brief_steps(conn.pgconn, pending + statement, seconds))
                 if results is None:
                     cancelled, results = True, await _cancel(checkout)
             return checked(conn, results)
@@ -245,10 +246,10 @@ async def _cancel(checkout: AsyncCheckout[Any]) -> list[PGresult]:
     Raises:
         psycopg.OperationalError: the server did not answer, and the connection was shut down.
     """
-    conn, patience = checkout.conn, checkout.lease.patience()
-    async with checkout.within(patience):
+    conn = checkout.conn
+    async with checkout.within(_PATIENCE):
         try:
-            await conn.cancel_safe(timeout=patience)
+            await conn.cancel_safe(timeout=_PATIENCE)
         except psycopg.Error as exc:
             logger.debug(
                 "the server did not take a cancel request, closing the connection: %s", one_line(str(exc))

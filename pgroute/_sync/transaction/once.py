@@ -40,6 +40,9 @@ _GRACE = 0.5
 _BRIEF = 1.0
 """Seconds for which a wait is not bounded by the server: if this process dies in it, its session goes on waiting."""
 
+_LEAST_LEFT = 3.0
+"""Seconds until the deadline: with less, there is no time to cancel a brief wait."""
+
 _CANCELS = psycopg.capabilities.has_cancel_safe()
 """Whether a cancel request has a time limit (libpq 17)."""
 
@@ -192,7 +195,9 @@ class Claim:
     def _insert_or_rewrite(self, transaction: UnderWay[Any]) -> Row | None:
         """Return the existing row, None if one was inserted."""
         self._written = literal(self._conn, self._key)
-        self._bounded = not (_CANCELS and transaction.again and transaction.number == 1)
+        self._bounded = not (
+            _CANCELS and transaction.again and transaction.number == 1 and transaction.left > _LEAST_LEFT
+        )
         claim = self._statements.claim % {b"key": self._written}
         while True:
             results = self._ask(transaction, claim)
@@ -214,14 +219,8 @@ class Claim:
         if self._bounded:
             bound = BOUND % {b"wait": lock_timeout(transaction.left).encode()}
             return (transaction.send(bound + statement + UNBOUND))[:-1]
-        begun = time.monotonic()
-
-        def late() -> bool:
-            waited = time.monotonic() - begun
-            return waited > _BRIEF or waited > transaction.left
-
         try:
-            results = transaction.send_briefly(statement, late)
+            results = transaction.send_briefly(statement, _BRIEF)
         except psycopg.errors.LockNotAvailable:  # by a lock_timeout of the session's own
             results = None
         if results is None:

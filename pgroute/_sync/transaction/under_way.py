@@ -17,8 +17,6 @@ from pgroute.core.faults.classify import one_line
 from pgroute.core.transactions.begin import begin_statement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from psycopg.pq.abc import PGresult
 
     from pgroute._acompat import Watchdog
@@ -35,6 +33,9 @@ CT = TypeVar("CT", bound="psycopg.Connection[Any]")
 logger = logging.getLogger("pgroute")
 
 _LEAST_BOUND = 0.001
+
+_PATIENCE = 2.0
+"""Seconds that the server has to cancel a statement."""
 
 
 class Final(Protocol):
@@ -209,14 +210,14 @@ class UnderWay(Generic[CT]):
             if pending:
                 checkout.lease.was_idle = False  # as in `_begin`
 
-    def send_briefly(self, statement: bytes, late: Callable[[], bool]) -> list[PGresult] | None:
+    def send_briefly(self, statement: bytes, seconds: float) -> list[PGresult] | None:
         """Run statements as `send` does, and cancel them when they take too long: then return None.
 
         The connection is shut down if the server does not answer that either.
 
         Args:
             statement: the statements. Only the results of the last ones are returned for sure.
-            late: called every 0.1 s while there is no answer; returns whether to cancel.
+            seconds: after which to cancel; it may be 0.1 s more.
 
         Raises:
             psycopg.Error: as by `send`.
@@ -227,7 +228,7 @@ class UnderWay(Generic[CT]):
         conn, cancelled = checkout.conn, False
         try:
             with conn.lock:
-                results = conn.wait(brief_steps(conn.pgconn, pending + statement, late))
+                results = conn.wait(brief_steps(conn.pgconn, pending + statement, seconds))
                 if results is None:
                     cancelled, results = True, _cancel(checkout)
             return checked(conn, results)
@@ -246,10 +247,10 @@ def _cancel(checkout: Checkout[Any]) -> list[PGresult]:
     Raises:
         psycopg.OperationalError: the server did not answer, and the connection was shut down.
     """
-    conn, patience = checkout.conn, checkout.lease.patience()
-    with checkout.within(patience):
+    conn = checkout.conn
+    with checkout.within(_PATIENCE):
         try:
-            conn.cancel_safe(timeout=patience)
+            conn.cancel_safe(timeout=_PATIENCE)
         except psycopg.Error as exc:
             logger.debug(
                 "the server did not take a cancel request, closing the connection: %s", one_line(str(exc))
