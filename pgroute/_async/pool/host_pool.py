@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from pgroute.core.config.options import PoolOptions
-    from pgroute.core.config.router_config import RoleConfig
+    from pgroute.core.config.role_config import RoleConfig
     from pgroute.core.model.durations import DurationCounts
     from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import Role

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pgroute.core.config.options import PoolOptions
-    from pgroute.core.config.router_config import RoleConfig
+    from pgroute.core.config.role_config import RoleConfig
     from pgroute.core.model.candidate import Candidate
     from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import HostKey
