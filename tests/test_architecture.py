@@ -31,7 +31,7 @@ _FACE = (
     ("pool_control", "session", "transaction"),
     ("alone",),
     ("causal", "copying", "direct", "listener"),
-    ("observing",),
+    ("observing", "routing"),
     ("router",),
 )
 ROWS = (
