@@ -80,7 +80,7 @@ AS_IT_IS = {
     "_async/pool/host_pool.py": "psycopg_pool's words on its queue, and ours",
     "_async/pool/server_check.py": "printable since the connector",
     "_async/listening/hub.py": "ours, and Python's on threads and descriptors",
-    "_async/manager.py": "ours",
+    "_async/acquiring.py": "ours",
     "_async/pool/role_pool.py": "Python's, on threads",
     "contrib/django/base.py": "ours, on settings",
     "contrib/django/checks.py": "ours, on settings",
