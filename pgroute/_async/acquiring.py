@@ -16,8 +16,9 @@ from pgroute._async.checkout import AsyncCheckout
 from pgroute._async.pool.setup import SetupFailed
 from pgroute._async.proving import AsyncProver, Behind
 from pgroute.core.model.roles import Role, SessionAttrs
-from pgroute.core.routing.acquisition import PATIENCE, Acquisition, GiveUp, Try, first_choice, patience
+from pgroute.core.routing.acquisition import PATIENCE, Acquisition, GiveUp, Try, patience
 from pgroute.core.routing.demand import Demand
+from pgroute.core.routing.first_choice import first_choice
 from pgroute.core.routing.lending import PoolFull
 from pgroute.errors import RouteError
 

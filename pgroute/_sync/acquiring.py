@@ -16,8 +16,9 @@ from pgroute._sync.checkout import Checkout
 from pgroute._sync.pool.setup import SetupFailed
 from pgroute._sync.proving import Prover, Behind
 from pgroute.core.model.roles import Role, SessionAttrs
-from pgroute.core.routing.acquisition import PATIENCE, Acquisition, GiveUp, Try, first_choice, patience
+from pgroute.core.routing.acquisition import PATIENCE, Acquisition, GiveUp, Try, patience
 from pgroute.core.routing.demand import Demand
+from pgroute.core.routing.first_choice import first_choice
 from pgroute.core.routing.lending import PoolFull
 from pgroute.errors import RouteError
 

@@ -94,7 +94,7 @@ AS_IT_IS = {
     "core/transactions/once_keys.py": "Python's, on JSON",
     "core/faults/classify.py": "classified",
     "core/config/libpq.py": "only its meaning is passed on",
-    "core/routing/acquisition.py": "the causes, printable since they were made",
+    "core/routing/outcomes.py": "the causes, printable since they were made",
     "runtime/connect_backoff.py": "printable since the connector",
     "runtime/credentials.py": "ours; one line of the user's",
     "monitor/probe_login.py": "printable since runtime/credentials.py",
