@@ -77,7 +77,7 @@ CLEANED = {"one_line", "printable", "_told"}
 AS_IT_IS = {
     "_async/pool/connector.py": "classified by what it says; then printable",
     "_async/pool/login.py": "classified by what it says; ours on credentials",
-    "_async/pool/host_pool.py": "psycopg_pool's words on its queue, and ours",
+    "_async/pool/exchange.py": "psycopg_pool's words on its queue, and ours",
     "_async/pool/server_check.py": "printable since the connector",
     "_async/listening/hub.py": "ours, and Python's on threads and descriptors",
     "_async/acquiring.py": "ours",
