@@ -12,7 +12,8 @@ from opentelemetry import metrics, trace
 from opentelemetry.metrics import Observation
 
 from pgroute import AsyncRouter, Router
-from pgroute.contrib.metrics.families import COUNTER, FAMILIES, HISTOGRAM, SECONDS
+from pgroute.contrib.metrics.families import FAMILIES
+from pgroute.contrib.metrics.family import COUNTER, HISTOGRAM, SECONDS
 from pgroute.contrib.metrics.routers import AnyRouter, ObservedRouters, behind
 from pgroute.contrib.opentelemetry.sender import Sender
 from pgroute.contrib.opentelemetry.sessions import (
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider
     from opentelemetry.trace import TracerProvider
 
-    from pgroute.contrib.metrics.families import Family
+    from pgroute.contrib.metrics.family import Family
     from pgroute.contrib.metrics.reading import Reading
 
     Read = Callable[[Reading], Iterable[Observation]]

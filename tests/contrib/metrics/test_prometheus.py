@@ -15,7 +15,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from pgroute import AsyncRouter, ConfigError, NoHostAvailable, PoolOptions, ProbeOptions, Router
-from pgroute.contrib.metrics.families import COUNTER, FAMILIES
+from pgroute.contrib.metrics.families import FAMILIES
+from pgroute.contrib.metrics.family import COUNTER
 from pgroute.contrib.prometheus import RouterCollector
 from pgroute.testing import LocalCluster, Node
 from tests.contrib.metrics.pages import Page, registry_of

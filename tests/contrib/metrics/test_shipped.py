@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from pgroute import Router
-from pgroute.contrib.metrics.families import COUNTER, FAMILIES, HISTOGRAM
+from pgroute.contrib.metrics.families import FAMILIES
+from pgroute.contrib.metrics.family import COUNTER, HISTOGRAM
 from pgroute.contrib.metrics.reading import Reading
 from pgroute.contrib.metrics.routers import behind
 from pgroute.contrib.prometheus.__main__ import main
