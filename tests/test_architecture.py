@@ -56,6 +56,7 @@ ROWS = (
     ("_acompat",),
     ("_async", "_sync"),
     *(tuple(f"{face}.{room}" for face in ("_async", "_sync") for room in row) for row in _FACE),
+    ("faces",),
     ("config_file",),
     ("__init__",),
     ("testing", "batch", "contrib"),

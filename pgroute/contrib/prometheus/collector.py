@@ -11,7 +11,7 @@ from prometheus_client.utils import floatToGoString
 
 from pgroute.contrib.metrics.families import FAMILIES
 from pgroute.contrib.metrics.family import COUNTER, HISTOGRAM
-from pgroute.contrib.metrics.routers import AnyRouter, ObservedRouters
+from pgroute.contrib.metrics.routers import ObservedRouters
 from pgroute.core.model.durations import DurationCounts
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from pgroute.contrib.metrics.family import Family
+    from pgroute.faces import AnyRouter
 
 
 class RouterCollector(Collector):

@@ -168,8 +168,8 @@ def test_counters_never_fall_while_many_threads_read(shared: LocalCluster) -> No
 
 
 def test_routers_of_one_name_get_numbers(shared: LocalCluster) -> None:
-    with Router(shared.dsn, name="shop") as one, AsyncRouterClosed(shared.dsn) as three:
-        two = Router(shared.dsn, name="shop")
+    two, three = Router(shared.dsn, name="shop"), AsyncRouter(shared.dsn, name="shop")
+    with Router(shared.dsn, name="shop") as one:
         collector = RouterCollector(one, two)
         collector.add(three)
         registry = CollectorRegistry()
@@ -181,19 +181,6 @@ def test_routers_of_one_name_get_numbers(shared: LocalCluster) -> None:
         assert page.value("open", router="shop#2") == 0
         keys = [(sample.name, tuple(sorted(sample.labels.items()))) for sample in page.samples]
         assert len(keys) == len(set(keys))
-
-
-class AsyncRouterClosed:
-    """An AsyncRouter of that name which is never opened."""
-
-    def __init__(self, dsn: str) -> None:
-        self._router = AsyncRouter(dsn, name="shop")
-
-    def __enter__(self) -> AsyncRouter:
-        return self._router
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 def test_a_router_that_is_closed_keeps_its_counters_until_it_is_collected(shared: LocalCluster) -> None:

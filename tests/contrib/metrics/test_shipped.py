@@ -20,8 +20,8 @@ from pgroute import Router
 from pgroute.contrib.metrics.families import FAMILIES
 from pgroute.contrib.metrics.family import COUNTER, HISTOGRAM
 from pgroute.contrib.metrics.reading import Reading
-from pgroute.contrib.metrics.routers import behind
 from pgroute.contrib.prometheus.__main__ import main
+from pgroute.faces import manager_behind
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = files("pgroute.contrib.prometheus")
@@ -98,7 +98,7 @@ def test_an_expression_asks_for_labels_that_there_are(expr: str) -> None:
 
 def test_the_values_of_labels_that_are_asked_for_exist() -> None:
     router = Router("host=a")
-    reading = Reading("shop", behind(router))
+    reading = Reading("shop", manager_behind(router))
     known: dict[str, set[str]] = {"state": {"idle", "used"}, "role": {"writer", "reader"}}
     for family in FAMILIES:
         for values, _ in family.read(reading):
