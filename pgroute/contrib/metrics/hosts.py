@@ -1,4 +1,4 @@
-"""The metrics of the hosts, as the topology has them."""
+"""The metrics of the hosts, as the topology of an open router has them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _STATES = tuple(state for state in HostState if state is not HostState.DRAINING)
 def _of_hosts(
     get: Callable[[HostInfo, Reading], float | None],
 ) -> Read:
-    """Read a metric of each listed host; None: it has none now."""
+    """Read a metric of each host that is watched; None: it has none now."""
 
     def read(reading: Reading) -> Iterator[tuple[tuple[str, ...], Value]]:
-        for host in reading.topology.hosts:
+        for host in reading.watched:
             value = get(host, reading)
             if value is not None:
                 yield (str(host.key),), value
@@ -34,7 +34,7 @@ def _of_hosts(
 
 
 def _states(reading: Reading) -> Iterator[tuple[tuple[str, ...], Value]]:
-    for host in reading.topology.hosts:
+    for host in reading.watched:
         for state in _STATES:
             yield (str(host.key), state.value), int(host.state is state)
 

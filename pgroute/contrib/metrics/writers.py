@@ -74,7 +74,7 @@ WRITERS: tuple[Family, ...] = (
         GAUGE,
         (),
         "hosts that claim to be the primary while nothing decides between them; 0 if there is no split brain",
-        single(lambda r: len(r.topology.split_brain)),
+        single(lambda r: len(r.topology.split_brain) if r.open else 0),
         "split_brain.hosts",
         "{host}",
     ),

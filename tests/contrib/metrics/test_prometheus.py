@@ -201,6 +201,22 @@ def test_a_router_that_is_closed_keeps_its_counters_until_it_is_collected(shared
     assert page.types.keys() == {f"pgroute_{family.name}" for family in FAMILIES}
 
 
+def test_hosts_are_told_only_while_somebody_watches_them(shared: LocalCluster) -> None:
+    """Else the replicas of a router that was closed would fall behind, and the hosts of a new one would be down."""
+
+    def told() -> list[str]:
+        names = [sample.name for sample in Page(registry).samples]
+        return [name for name in names if name.startswith("pgroute_host_")]
+
+    router = Router(shared.dsn)
+    registry = registry_of(router)
+    assert told() == []
+    with router:
+        use(router)
+        assert told()
+    assert told() == []
+
+
 def test_the_name_of_a_router_that_is_gone_is_free_again() -> None:
     collector = RouterCollector(Router("host=a", name="shop"))
     gc.collect()
