@@ -8,6 +8,9 @@ Private names, as they are in psycopg 3.3.9, the oldest version that pgroute acc
 - ``Connection._adapters``: `swap_adapters`.
 - ``AdaptersMap._loaders``, ``_dumpers``, ``_dumpers_by_oid``, ``TypesRegistry._registry``: `layered`.
 - ``Connection._connect_gen``: `watched_class`.
+- of cursors ``_conn``, ``_pgconn``, ``_tx``, ``_query``, ``_last_query``, ``_reset``, ``_convert_query``,
+  ``_check_results``, ``_set_results``, with ``Connection._prepared``, ``_get_tx_start_command`` and ``_preparing``:
+  `begin_steps`.
 - ``BasePipeline._conn``, and the wording and arguments of psycopg's warnings: `worth_telling`.
 
 Public names that the documentation does not list: ``psycopg.generators.execute`` (`query_steps`); ``Connection.lock``,
@@ -32,7 +35,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 from psycopg import generators
-from psycopg.adapt import AdaptersMap, PyFormat
+from psycopg._preparing import Prepare
+from psycopg.adapt import AdaptersMap, PyFormat, Transformer
+from psycopg.pq import ExecStatus
 from psycopg.waiting import READY_R, WAIT_R, WAIT_RW
 
 from pgroute.runtime.receive_limit import Allowance
@@ -92,6 +97,13 @@ def swap_adapters(conn: Connection, adapters: AdaptersMap | None) -> AdaptersMap
     return before
 
 
+def put_on(conn: Connection, adapters: AdaptersMap) -> AdaptersMap | None:
+    """Give a connection `layered` adapters for a while, and return what `swap_adapters` is to give back."""
+    before = conn._adapters
+    conn._adapters = layered(before, adapters)
+    return before
+
+
 def layered(below: AdaptersMap | None, above: AdaptersMap) -> AdaptersMap:
     """Return new adapters: what `above` has registered, then what `below` has, then psycopg's.
 
@@ -99,9 +111,10 @@ def layered(below: AdaptersMap | None, above: AdaptersMap) -> AdaptersMap:
     public way to ask what was registered. Maps share the tables that they have not changed, so that mostly nothing has
     to be compared. Otherwise the answer is kept beside `below` for as long as the tables are the same.
     """
-    made, stock = AdaptersMap(above), psycopg.adapters
+    made = AdaptersMap(above)
     if below is None:
         return made
+    stock = psycopg.adapters
     own = _tables(below)
     if all(map(is_, own, _tables(stock))):
         return made
@@ -148,13 +161,15 @@ def _own(
             yield key, value
 
 
-def forget_prepared(conn: Connection) -> None:
-    """Make psycopg forget which statements it has prepared; to be followed by DISCARD ALL.
+def forget_prepared(conn: Connection) -> bool:
+    """Make psycopg forget which statements it has prepared; to be followed by DISCARD ALL, or by its rollback().
+
+    Returns whether there were any.
 
     psycopg notices a DISCARD ALL by itself only the first time that a connection executes that text, and would then go
     on to use statements that are gone. The public rollback() does it too, but needs a transaction: two round trips.
     """
-    conn._prepared.clear()
+    return conn._prepared.clear()
 
 
 class Pool:
@@ -265,6 +280,65 @@ def query_steps(pgconn: PGconn, statement: bytes) -> Generator[Any, Any, list[PG
     pgconn.send_query(statement)
     steps: Generator[Any, Any, list[PGresult]] = generators.execute(pgconn)
     return steps
+
+
+_SYNCED = ExecStatus.PIPELINE_SYNC
+
+
+def begin_steps(
+    cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any], query: str, params: Any
+) -> Generator[Any, Any, None]:
+    """Do as ``cursor.execute(query, params)``, but send BEGIN in the same round trip; for ``conn.wait``.
+
+    psycopg sends BEGIN alone and waits for the answer. In a pipeline of its own it does so too, and the steps of such
+    a pipeline cost more time than the round trip. These are those of ``_execute_gen``. What libpq sends is the same,
+    with BEGIN by the extended protocol too. It is for one statement: several need the simple protocol.
+
+    Args:
+        cursor: psycopg's, no subclass. Its connection is outside of a transaction, not in autocommit or pipeline mode.
+        query: one statement.
+        params: as for ``execute``.
+
+    Raises:
+        psycopg.Error: the server's error to BEGIN or to the statement, or the connection was lost.
+    """
+    conn, pgconn = cursor._conn, cursor._pgconn
+    cursor._reset()
+    cursor._tx = Transformer(cursor)
+    converted = cursor._convert_query(query, params)
+    cursor._query = converted
+    prepared, text, form = conn._prepared, converted.query, cursor.format
+    kind, name = prepared.get(converted)
+    pgconn.enter_pipeline_mode()
+    pgconn.send_query_params(conn._get_tx_start_command(), None)
+    if kind is Prepare.NO:
+        pgconn.send_query_params(text, converted.params, converted.types, converted.formats, form)
+    else:
+        if kind is Prepare.SHOULD:
+            pgconn.send_prepare(name, text, converted.types)
+        pgconn.send_query_prepared(name, converted.params, converted.formats, form)
+    pgconn.pipeline_sync()
+    answers: list[list[PGresult]] = []
+    try:
+        yield from generators.send(pgconn)
+        while True:
+            results: list[PGresult] = yield from generators.fetch_many(pgconn)
+            if results[0].status == _SYNCED:
+                break
+            answers.append(results)
+        pgconn.exit_pipeline_mode()
+    except psycopg.OperationalError:
+        for results in answers:  # the server may have said why it ends the connection
+            cursor._check_results(results)
+        raise
+    for results in answers[:-1]:
+        cursor._check_results(results)
+    if (key := prepared.maybe_add_to_cache(converted, kind, name)) is not None:
+        prepared.validate(key, kind, name, answers[-1])
+    cursor._check_results(answers[-1])
+    cursor._set_results(answers[-1])
+    cursor._last_query = query
+    yield from prepared.maintain_gen(conn)
 
 
 def flush_steps(pgconn: PGconn) -> Generator[Any, Any, bool]:

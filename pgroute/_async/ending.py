@@ -228,7 +228,10 @@ async def roll_back_quietly(
     interrupted = exc is not None and not isinstance(exc, Exception)
     try:
         # The server rolls back too when the connection goes, so a frozen one need not be waited for.
-        async with checkout.within(checkout.lease.patience() if interrupted else _ROLLBACK_TIMEOUT):
+        seconds = checkout.lease.patience() if interrupted else _ROLLBACK_TIMEOUT
+        if begun is BY_PSYCOPG and await BY_PSYCOPG.roll_back_within(conn, seconds):
+            return
+        async with checkout.within(seconds):
             await begun.roll_back(conn, exc)
     except psycopg.Error as failure:
         logger.debug("rolling back failed, closing the connection: %s", one_line(str(failure)))

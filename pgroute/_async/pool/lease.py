@@ -101,6 +101,7 @@ class AsyncLease:
         connection: a weak reference to the connection, by which its loss is noticed.
         holder: a weak reference to the session that has it, which may be lost while its connection is not.
         observed: told of the end of the session that has it; None: nobody observes it.
+        noticed: called with the server's notices, while the session has it; None: nothing is.
     """
 
     __slots__ = (
@@ -113,6 +114,7 @@ class AsyncLease:
         "expires_at",
         "holder",
         "lock_timeout",
+        "noticed",
         "observed",
         "pool",
         "read_only",
@@ -145,6 +147,7 @@ class AsyncLease:
         self.connection: weakref.ref[psycopg.AsyncConnection[Any]] | None = None
         self.holder: weakref.ref[Any] | None = None
         self.observed: Observed | None = None
+        self.noticed: Callable[[psycopg.errors.Diagnostic], object] | None = None
 
     def holder_lost(self, _: object) -> None:
         """Note that the session which should have returned the connection was collected."""
@@ -168,6 +171,8 @@ class AsyncLease:
             self.unconfirmed = True
         if diagnostic.severity_nonlocalized in ("FATAL", "PANIC") or diagnostic.sqlstate in _ENDS:
             self.doomed = True
+        if self.noticed is not None:
+            self.noticed(diagnostic)
 
 
 def attach(conn: psycopg.AsyncConnection[Any], lease: AsyncLease) -> None:

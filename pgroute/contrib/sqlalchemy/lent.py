@@ -13,7 +13,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from pgroute._psycopg import layered, swap_adapters
+from pgroute._psycopg import put_on, swap_adapters
 from pgroute.core.faults.classify import one_line
 from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.errors import RouteError, SessionLost
@@ -64,15 +64,14 @@ class Dress:
 
     def __init__(self, conn: Any, adapters: Any) -> None:
         self._conn = conn
-        self._before = swap_adapters(conn, None)
-        swap_adapters(conn, layered(self._before, adapters))
+        self._before = put_on(conn, adapters)
         conn.row_factory = tuple_row  # its pool sets it back
-        conn.add_notice_handler(log_notice)
+        conn.pgroute_lease.noticed = log_notice
 
     def off(self) -> None:
         """Take it away again."""
         swap_adapters(self._conn, self._before)
-        self._conn.remove_notice_handler(log_notice)
+        self._conn.pgroute_lease.noticed = None
 
 
 class Lent:
@@ -134,44 +133,45 @@ class Lent:
             RouterClosed: this is a forked child, and the connection is the parent's.
             psycopg.Error: the server's error.
         """
-        if self._checkout.left_to_parent(None):
+        checkout = self._checkout
+        if checkout.left_to_parent(None):
             return
-        only_reads = self._only_reads
         self._forget_position()
         try:
-            self._wait(self._ending.end(self._checkout, read_write=self._read_write))
-            self._checkout.note_begin()
+            self._wait(self._ending.end(checkout, read_write=self._read_write))
+            checkout.lease.was_idle = False
         except SessionLost as exc:
-            if not only_reads:
+            if not self._only_reads:
                 raise
             # Nothing is lost with it. In a session that has written elsewhere, the error would say that nothing was
             # committed.
             logger.debug("a reader's transaction ended with its connection: %s", one_line(str(exc)))
 
-    def rollback(self) -> bool:
-        """Roll back; a connection that cannot is closed. Returns whether there was nothing to roll back.
+    def rollback(self) -> None:
+        """Roll back, if there is anything to; a connection that cannot is closed.
 
         The server rolls back when a connection goes, so unlike psycopg's this is bounded in time and raises nothing.
         """
-        if not self._ours or collecting:
-            return False
         checkout = self._checkout
         status = checkout.conn.pgconn.transaction_status
+        if not (status or checkout.note) or not self._ours or collecting:
+            return
         if checkout.note is not None and status == INTRANS and self._only_reads:
             # COMMIT does the same to a transaction that only reads, and the position comes with its answer.
             self.commit()
-        elif checkout.note is not None or status:
-            self._forget_position()
-            self._wait(self._ending.undo(checkout))
-            checkout.note_begin()
-        return bool(status == IDLE)
+        else:
+            self._undo()
+            checkout.lease.was_idle = False
+
+    def _undo(self) -> None:
+        self._forget_position()
+        self._wait(self._ending.undo(self._checkout))
 
     def _forget_position(self) -> None:
         """Have the server asked again how far it is, if there was a statement since."""
-        note = self._checkout.note
-        if note is not None and (
-            self._checkout.transaction_ended or self._checkout.conn.pgconn.transaction_status
-        ):
+        checkout = self._checkout
+        note = checkout.note
+        if note is not None and (checkout.transaction_ended or checkout.conn.pgconn.transaction_status):
             note.told = None
 
     def close(self) -> None:
@@ -181,13 +181,14 @@ class Lent:
         if collecting:
             self.lose()
             return
+        checkout = self._checkout
         self._dress.off()
         try:
             try:
-                self._forget_position()
-                self._wait(self._ending.undo(self._checkout))
+                if checkout.note or checkout.conn.pgconn.transaction_status:
+                    self._undo()
             finally:
-                self._wait(self._checkout.release())
+                self._wait(checkout.release())
         finally:
             if self._held.retired:
                 self._held.finish(self._wait)

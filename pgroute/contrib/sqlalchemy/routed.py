@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
 
+from pgroute._sync.opening import begin_and_execute
 from pgroute.contrib.sqlalchemy.explain import explain
 from pgroute.contrib.sqlalchemy.lent import Lent
 from pgroute.contrib.sqlalchemy.options import EngineOptions, read_options
 from pgroute.contrib.sqlalchemy.owner import Held, RouterOwner
 from pgroute.contrib.sqlalchemy.pool import RouterPool, check_pool
 from pgroute.contrib.sqlalchemy.routes import Told, chosen, connect_as, install, of_connection, params_of
+from pgroute.contrib.sqlalchemy.statements import begins
 from pgroute.errors import ConfigError, PositionLost, RouterClosed
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class RoutedDialect:
     poolclass = RouterPool
     router_class: type[Router[Any] | AsyncRouter[Any]]
     ending: Any
+    is_async = False
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -107,18 +110,17 @@ class RoutedDialect:
             raise Told(params)
         if route is not None and route.attempt is not None:
             return self.handed(route.attempt.conn, route.attempt)
-        options = self._options(params)
+        read = self._read
+        options = read[1] if read is not None and read[0] == params else self._options(params)
         while True:
             held = self.owner.get(options)
-            role, attrs = options.role, options.attrs
+            manager, role, attrs = held.manager, options.role, options.attrs
             if route is not None and route.role is not None and route.role is not role:
                 role, attrs = route.role, None
-            attrs = held.manager.attrs_of(role) if attrs is None else attrs
+            attrs = manager.attrs_of(role) if attrs is None else attrs
             causal = None if route is None else route.reading(role, held)
             try:
-                checkout = self.wait(
-                    held.manager.acquire(attrs, role, held.manager.seconds(None), causal=causal)
-                )
+                checkout = self.wait(manager.acquire(attrs, role, manager.seconds(None), causal=causal))
                 break
             except PositionLost:
                 if causal is not None:
@@ -147,12 +149,23 @@ class RoutedDialect:
     def on_connect(self) -> None:
         """Do nothing: a connection is dressed when it is lent."""
 
+    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        actual = cursor._cursor if self.is_async else cursor  # noqa: SLF001  (SQLAlchemy's)
+        conn = actual.connection
+        if conn.pgconn.transaction_status or not begins(actual, conn, parameters, context):
+            cursor.execute(statement, parameters)
+        else:
+            self.begin_and_execute(cursor, statement, parameters)
+
+    def begin_and_execute(self, cursor: Any, statement: str, parameters: Any) -> None:
+        """Begin a transaction and execute its first statement, in one round trip."""
+        begin_and_execute(cursor, statement, parameters)
+
     def do_commit(self, dbapi_connection: Any) -> None:
         of_connection(dbapi_connection).commit()
 
     def do_rollback(self, dbapi_connection: Any) -> None:
-        if of_connection(dbapi_connection).rollback():
-            super().do_rollback(dbapi_connection)  # type: ignore[misc]  # sends nothing; some watch whether it is called
+        of_connection(dbapi_connection).rollback()
 
     def do_close(self, dbapi_connection: Any) -> None:
         lent = of_connection(dbapi_connection)
