@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     import psycopg
 
 
-async def begin_and_execute(cursor: psycopg.AsyncCursor[Any], query: str, params: Any) -> None:
-    """Begin a transaction and execute a statement; for the arguments and errors see `begin_steps`."""
-    conn = cursor.connection
+async def begin_and_execute(
+    conn: psycopg.AsyncConnection[Any], cursor: psycopg.AsyncCursor[Any], query: str, params: Any
+) -> None:
+    """Begin a transaction and execute a statement; for the other arguments, and the errors, see `begin_steps`."""
     async with conn.lock:
         await conn.wait(begin_steps(cursor, query, params))

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     import psycopg
 
 
-def begin_and_execute(cursor: psycopg.Cursor[Any], query: str, params: Any) -> None:
-    """Begin a transaction and execute a statement; for the arguments and errors see `begin_steps`."""
-    conn = cursor.connection
+def begin_and_execute(
+    conn: psycopg.Connection[Any], cursor: psycopg.Cursor[Any], query: str, params: Any
+) -> None:
+    """Begin a transaction and execute a statement; for the other arguments, and the errors, see `begin_steps`."""
     with conn.lock:
         conn.wait(begin_steps(cursor, query, params))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
 
+from pgroute._psycopg import settings_of
 from pgroute.core.faults.classify import one_line
 from pgroute.core.transactions.begin import begin_statement
 
@@ -33,7 +34,7 @@ _LEAST_PATIENCE, _MOST_PATIENCE = 0.2, 2.0
 _ROUND_TRIPS = 6
 """Of a cancel request: TCP, TLS, the request, the statement's error."""
 
-_ATTRIBUTES = (
+_SETTINGS = (
     "autocommit",
     "read_only",
     "isolation_level",
@@ -162,7 +163,7 @@ class Lease:
 
     def note_baseline(self, conn: psycopg.Connection[Any], *, read_only: bool) -> None:
         """Remember the attributes as they are now."""
-        self.baseline = attributes(conn)
+        self.baseline = settings_of(conn)
         self.begin = begin_statement(conn.isolation_level, conn.read_only, conn.deferrable)
         self.read_only = read_only
 
@@ -224,23 +225,9 @@ def shut(conn: psycopg.Connection[Any]) -> None:
         conn.pgconn.finish()
 
 
-def attributes(conn: psycopg.Connection[Any]) -> tuple[Any, ...]:
-    """Return the psycopg attributes that a body may change and the next one must not find."""
-    return (
-        conn.autocommit,
-        conn.read_only,
-        conn.isolation_level,
-        conn.deferrable,
-        conn.row_factory,
-        conn.cursor_factory,
-        conn.prepare_threshold,
-        conn.server_cursor_factory,
-    )
-
-
 def restore(conn: psycopg.Connection[Any], baseline: tuple[Any, ...]) -> None:
     """Give the attributes back their values; the connection must be idle. psycopg refuses it within a transaction."""
-    for name, value in zip(_ATTRIBUTES, baseline, strict=True):
+    for name, value in zip(_SETTINGS, baseline, strict=True):
         if getattr(conn, name) is value:
             continue
         setter = getattr(conn, f"set_{name}", None)

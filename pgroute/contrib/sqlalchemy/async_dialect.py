@@ -28,8 +28,8 @@ class LentConnection(AsyncAdapt_psycopg_connection):
     pgroute_lent: Any
 
 
-async def _begin_and_fetch(cursor: Any, statement: str, parameters: Any) -> list[Any] | None:
-    await begin_and_execute(cursor, statement, parameters)
+async def _begin_and_fetch(conn: Any, cursor: Any, statement: str, parameters: Any) -> list[Any] | None:
+    await begin_and_execute(conn, cursor, statement, parameters)
     return await cursor.fetchall() if cursor.pgresult.status == ExecStatus.TUPLES_OK else None
 
 
@@ -47,9 +47,10 @@ class AsyncPgrouteDialect(RoutedDialect, PGDialectAsync_psycopg):
         """Return what a method of the router's awaits."""
         return await_only(result)
 
-    def begin_and_execute(self, cursor: Any, statement: str, parameters: Any) -> None:
+    @staticmethod
+    def begin_and_execute(conn: Any, cursor: Any, statement: str, parameters: Any) -> None:
         """Begin a transaction, execute its first statement, and give the cursor its rows as its execute() does."""
-        rows = await_only(_begin_and_fetch(cursor._cursor, statement, parameters))  # noqa: SLF001  (SQLAlchemy's)
+        rows = await_only(_begin_and_fetch(conn, cursor._cursor, statement, parameters))  # noqa: SLF001  (SQLAlchemy's)
         if rows is not None:
             cursor._rows = type(cursor._rows)(rows)  # noqa: SLF001
 

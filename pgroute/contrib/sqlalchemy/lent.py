@@ -19,29 +19,29 @@ from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.errors import RouteError, SessionLost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pgroute.contrib.sqlalchemy.owner import Held
+    from pgroute.contrib.sqlalchemy.routed import RoutedDialect
 
 logger: logging.Logger = logging.getLogger("pgroute")
 notices: logging.Logger = logging.getLogger("sqlalchemy.dialects.postgresql")
 
-IDLE = TransactionStatus.IDLE
 INTRANS = TransactionStatus.INTRANS
+READ_WRITE = SessionAttrs.READ_WRITE
 
 
 class _Collecting:
-    """Knows whether this thread is within the garbage collector, where no lock may be taken."""
+    """Knows which thread is within the garbage collector, where no lock may be taken.
+
+    Attributes:
+        thread: its identifier; None: none is.
+    """
 
     def __init__(self) -> None:
-        self._thread: int | None = None
+        self.thread: int | None = None
         gc.callbacks.append(self._note)
 
     def _note(self, phase: str, _: object) -> None:
-        self._thread = threading.get_ident() if phase == "start" else None
-
-    def __bool__(self) -> bool:
-        return self._thread == threading.get_ident()
+        self.thread = threading.get_ident() if phase == "start" else None
 
 
 collecting: _Collecting = _Collecting()
@@ -82,9 +82,7 @@ class Lent:
         held: the router.
         role: of the session.
         attrs: the hosts that it accepts.
-        adapters: psycopg's adapters of the engine.
-        ending: the functions that end its transactions, for threads or for asyncio.
-        wait: runs what they return.
+        dialect: of the engine.
 
     Attributes:
         role: as given.
@@ -93,28 +91,25 @@ class Lent:
     __slots__ = ("_checkout", "_dress", "_ending", "_held", "_read_write", "_wait", "role")
 
     def __init__(
-        self,
-        checkout: Any,
-        held: Held,
-        *,
-        role: Role,
-        attrs: SessionAttrs,
-        adapters: Any,
-        ending: Any,
-        wait: Callable[[Any], Any],
+        self, checkout: Any, held: Held, role: Role, attrs: SessionAttrs, dialect: RoutedDialect
     ) -> None:
         self._checkout = checkout
-        self._ending = ending
+        self._ending = dialect.ending
         self._held = held
         self.role: Role = role
-        self._read_write = attrs is SessionAttrs.READ_WRITE
-        self._wait = wait
-        self._dress = Dress(checkout.hold(), adapters)
+        self._read_write = attrs is READ_WRITE
+        self._wait = dialect.wait
+        self._dress = Dress(checkout.hold(), dialect._psycopg_adapters_map)  # type: ignore[attr-defined]  # noqa: SLF001
 
     @property
     def _ours(self) -> bool:
         """Whether this process has opened the connection, and may speak."""
         return self._held.pid == os.getpid()
+
+    @property
+    def _may_wait(self) -> bool:
+        """Whether this process has opened the connection, and may take a lock now."""
+        return self._held.pid == os.getpid() and collecting.thread != threading.get_ident()
 
     def settles(self, setting: str, value: object) -> bool:
         """Return whether a setting need not be set, here because the connection has gone and took it along."""
@@ -136,7 +131,8 @@ class Lent:
         checkout = self._checkout
         if checkout.left_to_parent(None):
             return
-        self._forget_position()
+        if checkout.note is not None:
+            self._forget_position()
         try:
             self._wait(self._ending.end(checkout, read_write=self._read_write))
             checkout.lease.was_idle = False
@@ -154,18 +150,17 @@ class Lent:
         """
         checkout = self._checkout
         status = checkout.conn.pgconn.transaction_status
-        if not (status or checkout.note) or not self._ours or collecting:
+        note = checkout.note
+        if not (status or note) or not self._may_wait:
             return
-        if checkout.note is not None and status == INTRANS and self._only_reads:
+        if note is not None and status == INTRANS and self._only_reads:
             # COMMIT does the same to a transaction that only reads, and the position comes with its answer.
             self.commit()
-        else:
-            self._undo()
-            checkout.lease.was_idle = False
-
-    def _undo(self) -> None:
-        self._forget_position()
-        self._wait(self._ending.undo(self._checkout))
+            return
+        if note is not None:
+            self._forget_position()
+        self._wait(self._ending.undo(checkout))
+        checkout.lease.was_idle = False
 
     def _forget_position(self) -> None:
         """Have the server asked again how far it is, if there was a statement since."""
@@ -176,9 +171,7 @@ class Lent:
 
     def close(self) -> None:
         """Give the connection back."""
-        if not self._ours:
-            return
-        if collecting:
+        if not self._may_wait:
             self.lose()
             return
         checkout = self._checkout
@@ -186,7 +179,8 @@ class Lent:
         try:
             try:
                 if checkout.note or checkout.conn.pgconn.transaction_status:
-                    self._undo()
+                    self._forget_position()
+                    self._wait(self._ending.undo(checkout))
             finally:
                 self._wait(checkout.release())
         finally:
@@ -195,7 +189,7 @@ class Lent:
 
     def terminate(self) -> None:
         """Close the connection."""
-        if self._ours and not collecting:
+        if self._may_wait:
             self._checkout.conn.pgconn.finish()
         self.close()
 

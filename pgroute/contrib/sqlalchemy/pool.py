@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.pool import NullPool, QueuePool, SingletonThreadPool
+from sqlalchemy.pool.base import _ConnectionRecord
 
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy.pool import Pool
+    from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
 _INSTEAD = {
     "pool_size": "max_size={value} in the URL, which is per host; the most of SQLAlchemy's is pool_size + max_overflow",
@@ -28,9 +30,12 @@ class RouterPool(NullPool):
 
     Attributes:
         replaced: called when the engine is disposed of, which then gets another pool; None: nothing is.
+        own_listeners: how many of the listeners to `connect` are SQLAlchemy's; -1: some are not.
     """
 
     replaced: Callable[[], object] | None = None
+    own_listeners: int = -1
+    _begun = False
 
     def __init__(
         self,
@@ -55,11 +60,45 @@ class RouterPool(NullPool):
                 )
         super().__init__(creator, **kw)
 
+    def note_listeners(self) -> None:
+        """Count SQLAlchemy's own listeners to `connect`, of a new engine: they have nothing to do the second time."""
+        listeners = list(self.dispatch.connect)
+        if all(listener.__module__.startswith("sqlalchemy.") for listener in listeners):
+            self.own_listeners = len(listeners)
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        """Return a record with a connection; as NullPool, with less on the way if nobody listens."""
+        dialect: Any = self._dialect
+        if not (self._begun and dialect.known and len(self.dispatch.connect) == self.own_listeners):
+            record = super()._do_get()
+            self._begun = True
+            return record
+        record = _ConnectionRecord(self, connect=False)
+        record.starttime = time.time()
+        record.dbapi_connection = dialect.lend()
+        record.fresh = True
+        return record
+
+    def _do_return_conn(self, record: Any) -> None:
+        """Close the connection of a record; as NullPool."""
+        connection: Any = record.dbapi_connection
+        if connection is None or self.dispatch.close or self.dispatch.close_detached:
+            record.close()
+            return
+        record.dbapi_connection = None
+        try:
+            self._dialect.do_close(connection)
+        except BaseException as exc:
+            self.logger.exception("Exception closing connection %r", connection)
+            if not isinstance(exc, Exception):
+                raise
+
     def recreate(self) -> RouterPool:
         """Return the pool that takes its place."""
         pool = super().recreate()
         assert isinstance(pool, RouterPool)
         pool.replaced = self.replaced
+        pool.own_listeners = self.own_listeners
         if self.replaced is not None:
             self.replaced()
         return pool

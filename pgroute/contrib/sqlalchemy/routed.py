@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
 
-from pgroute._sync.opening import begin_and_execute
 from pgroute.contrib.sqlalchemy.explain import explain
 from pgroute.contrib.sqlalchemy.lent import Lent
 from pgroute.contrib.sqlalchemy.options import EngineOptions, read_options
@@ -18,7 +17,7 @@ from pgroute.contrib.sqlalchemy.statements import begins
 from pgroute.errors import ConfigError, PositionLost, RouterClosed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from sqlalchemy import URL, Connection, Engine
     from sqlalchemy.pool import Pool
@@ -36,6 +35,7 @@ class RoutedDialect:
         driver: "psycopg", by which types and extensions know what the connections are.
         router_class: of its engines.
         ending: the module that ends transactions of that router.
+        begin_and_execute: begins a transaction and executes its first statement.
     """
 
     driver = "psycopg"
@@ -43,7 +43,9 @@ class RoutedDialect:
     poolclass = RouterPool
     router_class: type[Router[Any] | AsyncRouter[Any]]
     ending: Any
+    begin_and_execute: Callable[[Any, Any, str, Any], None]
     is_async = False
+    _has_events: bool
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -66,6 +68,7 @@ class RoutedDialect:
         owner: RouterOwner = engine.dialect.owner  # type: ignore[attr-defined]
         if isinstance(engine.pool, RouterPool):
             engine.pool.replaced = owner.retire
+            engine.pool.note_listeners()
         else:  # an engine with a listener looks for listeners at each statement
             event.listen(engine, "engine_disposed", lambda _: owner.retire())
         event.listen(engine.pool, "detach", _keep_apart)
@@ -77,6 +80,11 @@ class RoutedDialect:
         if "zone" not in options.arguments:  # which needs the host_options of the connect_args
             options.make(self.router_class)  # only to have mistakes told here
         return [], params
+
+    @property
+    def known(self) -> bool:
+        """Whether the parameters of its connections are known, and nobody changes them at each one."""
+        return self._read is not None and not self._has_events
 
     def hold(self, engine: Engine) -> Held:
         """Return the router of an engine, open."""
@@ -108,19 +116,27 @@ class RoutedDialect:
         route = chosen()
         if route is not None and route.look:
             raise Told(params)
+        self._options(params)
+        return self.lend()
+
+    def lend(self) -> Any:
+        """Take a connection from the router, once its parameters are known."""
+        assert self._read is not None
+        route, options = chosen(), self._read[1]
         if route is not None and route.attempt is not None:
             return self.handed(route.attempt.conn, route.attempt)
-        read = self._read
-        options = read[1] if read is not None and read[0] == params else self._options(params)
         while True:
             held = self.owner.get(options)
             manager, role, attrs = held.manager, options.role, options.attrs
             if route is not None and route.role is not None and route.role is not role:
                 role, attrs = route.role, None
-            attrs = manager.attrs_of(role) if attrs is None else attrs
+            if attrs is None:
+                attrs = held.attrs[role]
             causal = None if route is None else route.reading(role, held)
             try:
-                checkout = self.wait(manager.acquire(attrs, role, manager.seconds(None), causal=causal))
+                checkout = self.wait(
+                    manager.acquire(attrs, role, manager.config.acquire_timeout, causal=causal)
+                )
                 break
             except PositionLost:
                 if causal is not None:
@@ -129,17 +145,7 @@ class RoutedDialect:
             except RouterClosed:
                 if not held.retired:  # else the engine was disposed of meanwhile, and has another one
                     raise
-        adapters = self._psycopg_adapters_map  # type: ignore[attr-defined]
-        lent = Lent(
-            checkout,
-            held,
-            role=role,
-            attrs=attrs,
-            adapters=adapters,
-            ending=self.ending,
-            wait=self.wait,
-        )
-        return self.handed(checkout.conn, lent)
+        return self.handed(checkout.conn, Lent(checkout, held, role, attrs, self))
 
     def handed(self, conn: Any, lent: Any) -> Any:
         """Return the DBAPI connection for a connection of the router's."""
@@ -155,11 +161,7 @@ class RoutedDialect:
         if conn.pgconn.transaction_status or not begins(actual, conn, parameters, context):
             cursor.execute(statement, parameters)
         else:
-            self.begin_and_execute(cursor, statement, parameters)
-
-    def begin_and_execute(self, cursor: Any, statement: str, parameters: Any) -> None:
-        """Begin a transaction and execute its first statement, in one round trip."""
-        begin_and_execute(cursor, statement, parameters)
+            self.begin_and_execute(conn, cursor, statement, parameters)
 
     def do_commit(self, dbapi_connection: Any) -> None:
         of_connection(dbapi_connection).commit()
