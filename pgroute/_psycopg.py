@@ -323,12 +323,12 @@ def begin_steps(
     cursor._reset()
     cursor._tx = Transformer(cursor)
     converted = cursor._convert_query(query, params)
-    cursor._query = converted
     prepared, text, form = conn._prepared, converted.query, cursor.format
     kind, name = prepared.get(converted)
     pgconn.enter_pipeline_mode()
     pgconn.send_query_params(conn._get_tx_start_command(), None)
     if kind is Prepare.NO:
+        cursor._query = converted
         pgconn.send_query_params(text, converted.params, converted.types, converted.formats, form)
     else:
         if kind is Prepare.SHOULD:

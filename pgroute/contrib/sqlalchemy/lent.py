@@ -201,6 +201,12 @@ class Lent:
             checkout.conn.pgconn.finish()
             checkout.lease.holder_lost(None)
 
+    def abandon(self) -> None:
+        """Close the connection as `lose` does, if an interrupt has kept it from being given back."""
+        holder = self._checkout.lease.holder
+        if holder is not None and holder() is self._checkout:
+            self.lose()
+
     def detach(self) -> None:
         """Have the connection closed at the end, because its user keeps what it sets."""
         self._checkout.lease.expires_at = -math.inf

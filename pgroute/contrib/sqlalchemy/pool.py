@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.pool import NullPool, QueuePool, SingletonThreadPool
 from sqlalchemy.pool.base import _ConnectionRecord
+from sqlalchemy.util.langhelpers import only_once
 
 from pgroute.errors import ConfigError
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlalchemy.pool import ConnectionPoolEntry, Pool
+
+_ONCE = only_once(lambda: None, retry_on_exception=False).__code__
 
 _INSTEAD = {
     "pool_size": "max_size={value} in the URL, which is per host; the most of SQLAlchemy's is pool_size + max_overflow",
@@ -30,7 +33,7 @@ class RouterPool(NullPool):
 
     Attributes:
         replaced: called when the engine is disposed of, which then gets another pool; None: nothing is.
-        own_listeners: how many of the listeners to `connect` are SQLAlchemy's; -1: some are not.
+        own_listeners: how many listeners to `connect` there are that run once; -1: some do each time.
     """
 
     replaced: Callable[[], object] | None = None
@@ -61,9 +64,9 @@ class RouterPool(NullPool):
         super().__init__(creator, **kw)
 
     def note_listeners(self) -> None:
-        """Count SQLAlchemy's own listeners to `connect`, of a new engine: they have nothing to do the second time."""
+        """Count the listeners to `connect` of a new engine, if they do nothing the second time, as SQLAlchemy's own."""
         listeners = list(self.dispatch.connect)
-        if all(listener.__module__.startswith("sqlalchemy.") for listener in listeners):
+        if all(getattr(listener, "__code__", None) is _ONCE for listener in listeners):
             self.own_listeners = len(listeners)
 
     def _do_get(self) -> ConnectionPoolEntry:
@@ -85,10 +88,13 @@ class RouterPool(NullPool):
         if connection is None or self.dispatch.close or self.dispatch.close_detached:
             record.close()
             return
+        lent = getattr(connection, "pgroute_lent", None)
         record.dbapi_connection = None
         try:
             self._dialect.do_close(connection)
         except BaseException as exc:
+            if lent is not None:
+                lent.abandon()  # no collector may find it: the log refers to it
             self.logger.exception("Exception closing connection %r", connection)
             if not isinstance(exc, Exception):
                 raise

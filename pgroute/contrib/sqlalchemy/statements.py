@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 _PLAIN = (psycopg.Cursor, psycopg.AsyncCursor)
 
+_SINGLE = frozenset({"select", "compound_select", "insert", "update", "delete"})
+"""What SQLAlchemy makes one statement of, whatever it is made from."""
+
 _WRITES = frozenset({"insert", "update", "delete", "next_value_func", "sequence"})
 """What a query may hold that makes it write: a CTE with DML, a value of a sequence."""
 
@@ -48,8 +51,7 @@ def begins(cursor: Any, conn: Any, parameters: object, context: Any) -> bool:
     return (
         context is not None
         and context.compiled is not None
-        and not context.isddl
-        and (bool(parameters) or not context.is_text)
+        and (bool(parameters) or context.compiled.statement.__visit_name__ in _SINGLE)
         and type(cursor) in _PLAIN
         and not (conn.autocommit or conn.pgconn.pipeline_status)
     )
