@@ -4,7 +4,7 @@ Private names, as they are in psycopg 3.3.9, the oldest version that pgroute acc
 
 - ``Connection._tpc`` and ``_num_transactions``: `has_two_phase`, `has_unfinished`, `enter_block`, `leave_block`.
 - ``Connection._prepared``: `forget_prepared`; with its ``prepare_threshold``, and ``_autocommit``, ``_read_only``,
-  ``_isolation_level``, ``_deferrable``: `settings_of`.
+  ``_isolation_level``, ``_deferrable``: `settings_of`, and with ``_begin_statement`` `restore_settings`.
 - ``Connection._pool``: `mark_pooled`.
 - ``Connection._adapters``: `swap_adapters`.
 - ``AdaptersMap._loaders``, ``_dumpers``, ``_dumpers_by_oid``, ``TypesRegistry._registry``: `layered`.
@@ -66,6 +66,24 @@ settings_of: Callable[[Connection], tuple[Any, ...]] = attrgetter(
 
 The pool compares them after each session, and five calls are a tenth of what lending a connection costs.
 """
+
+
+def restore_settings(conn: Connection, settings: tuple[Any, ...]) -> bool:
+    """Set what `settings_of` has told on a connection in no transaction; False: its class has ways of its own.
+
+    psycopg's methods ask for the status of the transaction, as steps of which each setting takes six.
+    """
+    cls, base = (
+        type(conn),
+        psycopg.Connection if isinstance(conn, psycopg.Connection) else psycopg.AsyncConnection,
+    )
+    for name in ("set_autocommit", "set_read_only", "set_isolation_level", "set_deferrable"):
+        if getattr(cls, name) is not getattr(base, name):
+            return False
+    conn._autocommit, conn._read_only, conn._isolation_level, conn._deferrable = settings[:4]
+    conn._begin_statement = b""  # which depends on them
+    conn.row_factory, conn.cursor_factory, conn.prepare_threshold, conn.server_cursor_factory = settings[4:]
+    return True
 
 
 def has_two_phase(conn: Connection) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
 
-from pgroute._psycopg import settings_of
+from pgroute._psycopg import restore_settings, settings_of
 from pgroute.core.faults.classify import one_line
 from pgroute.core.transactions.begin import begin_statement
 
@@ -227,6 +227,8 @@ def shut(conn: psycopg.Connection[Any]) -> None:
 
 def restore(conn: psycopg.Connection[Any], baseline: tuple[Any, ...]) -> None:
     """Give the attributes back their values; the connection must be idle. psycopg refuses it within a transaction."""
+    if restore_settings(conn, baseline):
+        return
     for name, value in zip(_SETTINGS, baseline, strict=True):
         if getattr(conn, name) is value:
             continue

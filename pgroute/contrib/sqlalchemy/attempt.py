@@ -100,9 +100,10 @@ class AttemptLent:
             if step is not None:
                 raise Again(step)
 
-    def rollback(self) -> None:
-        """Note it: the attempt rolls back at its end."""
+    def rollback(self) -> bool:
+        """Note it: the attempt rolls back at its end. Returns that psycopg is not to be told."""
         self.rolled_back = self.rolled_back or self.in_body
+        return False
 
     def close(self) -> None:
         """Leave the connection to the attempt."""

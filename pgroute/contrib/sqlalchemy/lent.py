@@ -143,24 +143,27 @@ class Lent:
             # committed.
             logger.debug("a reader's transaction ended with its connection: %s", one_line(str(exc)))
 
-    def rollback(self) -> None:
-        """Roll back, if there is anything to; a connection that cannot is closed.
+    def rollback(self) -> bool:
+        """Roll back; a connection that cannot is closed. Returns whether there was nothing to roll back.
 
         The server rolls back when a connection goes, so unlike psycopg's this is bounded in time and raises nothing.
         """
         checkout = self._checkout
         status = checkout.conn.pgconn.transaction_status
         note = checkout.note
-        if not (status or note) or not self._may_wait:
-            return
+        if not self._may_wait:
+            return False
+        if not (status or note):
+            return True
         if note is not None and status == INTRANS and self._only_reads:
             # COMMIT does the same to a transaction that only reads, and the position comes with its answer.
             self.commit()
-            return
+            return False
         if note is not None:
             self._forget_position()
         self._wait(self._ending.undo(checkout))
         checkout.lease.was_idle = False
+        return not status
 
     def _forget_position(self) -> None:
         """Have the server asked again how far it is, if there was a statement since."""

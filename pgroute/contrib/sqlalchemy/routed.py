@@ -167,7 +167,8 @@ class RoutedDialect:
         of_connection(dbapi_connection).commit()
 
     def do_rollback(self, dbapi_connection: Any) -> None:
-        of_connection(dbapi_connection).rollback()
+        if of_connection(dbapi_connection).rollback():
+            super().do_rollback(dbapi_connection)  # type: ignore[misc]  # sends nothing; some watch whether it is called
 
     def do_close(self, dbapi_connection: Any) -> None:
         lent = of_connection(dbapi_connection)
