@@ -13,6 +13,8 @@ from pgroute.contrib.sqlalchemy.async_dialect import AsyncPgrouteDialect
 from pgroute.contrib.sqlalchemy.routed import RoutedDialect
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy import URL
 
     from pgroute._async.router import AsyncRouter
@@ -23,7 +25,7 @@ class PgrouteDialect(RoutedDialect, PGDialect_psycopg):
 
     router_class: type[Router[Any] | AsyncRouter[Any]] = Router
     ending = ending
-    begin_and_execute = staticmethod(begin_and_execute)
+    begin_and_execute: Callable[[Any, Any, str, Any], None] = staticmethod(begin_and_execute)
     supports_statement_cache = True
 
     @classmethod
