@@ -20,7 +20,6 @@ from pgroute.errors import RouteError, SessionLost
 
 if TYPE_CHECKING:
     from pgroute.contrib.sqlalchemy.owner import Held
-    from pgroute.contrib.sqlalchemy.routed import RoutedDialect
 
 logger: logging.Logger = logging.getLogger("pgroute")
 notices: logging.Logger = logging.getLogger("sqlalchemy.dialects.postgresql")
@@ -90,16 +89,14 @@ class Lent:
 
     __slots__ = ("_checkout", "_dress", "_ending", "_held", "_read_write", "_wait", "role")
 
-    def __init__(
-        self, checkout: Any, held: Held, role: Role, attrs: SessionAttrs, dialect: RoutedDialect
-    ) -> None:
+    def __init__(self, checkout: Any, held: Held, role: Role, attrs: SessionAttrs, dialect: Any) -> None:
         self._checkout = checkout
         self._ending = dialect.ending
         self._held = held
         self.role: Role = role
         self._read_write = attrs is READ_WRITE
         self._wait = dialect.wait
-        self._dress = Dress(checkout.hold(), dialect._psycopg_adapters_map)  # type: ignore[attr-defined]  # noqa: SLF001
+        self._dress = Dress(checkout.hold(), dialect._psycopg_adapters_map)  # noqa: SLF001  (SQLAlchemy's)
 
     @property
     def _ours(self) -> bool:
