@@ -12,7 +12,7 @@ from psycopg_pool.abc import ACT as CT  # async-only
 
 from pgroute._acompat import AsyncFace
 from pgroute._async.copying.api import AsyncCopying
-from pgroute._async.direct import AsyncDirect
+from pgroute._async.direct.api import AsyncDirect
 from pgroute._async.manager import AsyncSessionManager
 from pgroute._async.observing import AsyncObserving
 from pgroute._async.pool_control import AsyncPoolControl

@@ -12,7 +12,7 @@ from psycopg_pool.abc import CT
 
 from pgroute._acompat import Face
 from pgroute._sync.copying.api import Copying
-from pgroute._sync.direct import Direct
+from pgroute._sync.direct.api import Direct
 from pgroute._sync.manager import SessionManager
 from pgroute._sync.observing import Observing
 from pgroute._sync.pool_control import PoolControl
