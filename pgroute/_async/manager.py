@@ -98,6 +98,7 @@ class AsyncSessionManager(Generic[CT]):
             targets=config.targets,
             max_lag=config.max_lag,
             source=source,
+            discovery=config.discovery,
         )
         self.meter: Meter = Meter()
         writers = ConnectBackoff()
@@ -146,6 +147,7 @@ class AsyncSessionManager(Generic[CT]):
             self.pools[Role.READER].stats(),
             self.dispatcher.dropped,
             self.meter.counts(self.topology),
+            self.topology.adviser,
         )
 
     async def acquire(

@@ -97,6 +97,7 @@ class SessionManager(Generic[CT]):
             targets=config.targets,
             max_lag=config.max_lag,
             source=source,
+            discovery=config.discovery,
         )
         self.meter: Meter = Meter()
         writers = ConnectBackoff()
@@ -145,6 +146,7 @@ class SessionManager(Generic[CT]):
             self.pools[Role.READER].stats(),
             self.dispatcher.dropped,
             self.meter.counts(self.topology),
+            self.topology.adviser,
         )
 
     def acquire(

@@ -94,6 +94,7 @@ AS_IT_IS = {
     "core/transactions/once_keys.py": "Python's, on JSON",
     "core/faults/classify.py": "classified",
     "core/config/libpq.py": "only its meaning is passed on",
+    "core/topology/advice_changes.py": "printable since monitor/advisers.py",
     "core/routing/acquisition.py": "the causes, printable since they were made",
     "runtime/connect_backoff.py": "printable since the connector",
     "runtime/credentials.py": "ours; one line of the user's",

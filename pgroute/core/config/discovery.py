@@ -90,13 +90,12 @@ def _url(given: object) -> str:
     url = given.strip() if isinstance(given, str) else ""
     try:
         target_of(url)
-    except ValueError as exc:
-        reason = str(exc)
+    except ValueError:
+        accepted = "expected an http or https URL with a host, and perhaps a port and a path"
     else:
         return url.rstrip("/")
-    accepted = "expected an http or https URL with a host, and perhaps a port and a path"
-    # A URL may have a password, though none is needed.
-    raise ConfigError("urls", given, f"{accepted} ({reason})", secret=isinstance(given, str) and "@" in given)
+    # It may hold a password, though none is needed.
+    raise ConfigError("urls", given, accepted, secret="@" in url)
 
 
 def _check_hosts(hosts: object) -> None:

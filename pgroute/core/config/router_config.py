@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pgroute.core.config.credentials import Credentials, check_credentials
+from pgroute.core.config.discovery import PatroniDiscovery, check_discovery
 from pgroute.core.config.dns_names import Mode, is_service
 from pgroute.core.config.dsn import Dsn, Params, parse_dsn, split_kwargs
 from pgroute.core.config.options import (
@@ -106,6 +107,7 @@ class RouterConfig:
     resolver: ResolverSpec
     addresses: Mode
     targets: Targets
+    discovery: PatroniDiscovery | None
     rules: Rules
     policy: Policy
     acquired: Callable[[Candidate, float], object] | None
@@ -149,6 +151,7 @@ def make_config(
     credentials: Any = None,
     srv_domains: object = None,
     zone: object = "",
+    discovery: object = None,
 ) -> RouterConfig:
     """Validate the arguments of a router; `Router` documents them.
 
@@ -179,7 +182,9 @@ def make_config(
         balance = "ordered" if parsed.load_balance == "disable" else "random"
     policy = parse_policy(balance)
     watch = parse_dsn(dsn, kwargs={**parameters, **_probe_parameters(probe)})
-    hosts = _host_options(parsed, host_options, open_list=addresses == "expand")
+    adviser = check_discovery(discovery, parsed)
+    open_list = addresses == "expand" or adviser is not None
+    hosts = _host_options(parsed, host_options, open_list=open_list)
     zones = {name: options.zone for name, options in hosts.items()}
     roles = [
         _role_config(
@@ -207,13 +212,14 @@ def make_config(
         targets=check_domains(
             srv_domains, [d.params for d in (parsed, watch, *(role.dsn for role in roles))]
         ),
+        discovery=adviser,
         rules=Rules(
             probe.check_system_id,
             probe.system_id,
             {name: options.weight for name, options in hosts.items()},
             ordered=bool(getattr(policy, "ordered", False)),
             zones=zones,
-            zone=_own_zone(zone, zones),
+            zone=_own_zone(zone, zones, told=adviser is not None and bool(adviser.zone_tag)),
         ),
         policy=policy,
         acquired=listener_of(policy),
@@ -311,17 +317,18 @@ def check_resolver(value: object) -> ResolverSpec:
     raise ConfigError("resolver", value, "expected 'system', 'dns', or a Resolver of dnspython")
 
 
-def _own_zone(zone: object, zones: Mapping[str, str]) -> str:
+def _own_zone(zone: object, zones: Mapping[str, str], *, told: bool) -> str:
     """Return the zone of the router.
 
     Args:
         zone: the argument of the router.
         zones: those of the hosts, by name.
+        told: an adviser may tell of others.
     """
     if not isinstance(zone, str):
         raise ConfigError("zone", zone, "expected a str")
     known = sorted({z for z in zones.values() if z})
-    if zone and zone not in known:
+    if zone and zone not in known and not told:
         listed = ", ".join(map(repr, known)) or "none"
         raise ConfigError("zone", zone, f"expected one of the zones of the hosts in host_options ({listed})")
     return zone

@@ -12,9 +12,8 @@ from pgroute.core.printable import printable
 MOST_BYTES = 262_144
 """The most bytes of an answer: 4 kB for each of the most members."""
 
-_HEAD_END = re.compile(rb"\r?\n\r?\n")
-_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)(?: [^\r\n]*)?")
-_DIGITS = re.compile(r"\d{1,9}")
+_STATUS = re.compile(r"HTTP/1\.[01] ([1-5][0-9][0-9])( .*)?")
+_DIGITS = re.compile(r"[0-9]{1,9}")
 _SHOWN = 100
 _OK = 200
 _REDIRECTS = range(300, 400)
@@ -45,19 +44,18 @@ def read_response(raw: bytes, *, ended: bool) -> Response | None:
     """
     if len(raw) > MOST_BYTES:
         raise Malformed(f"an answer of more than {MOST_BYTES} bytes")
-    found = _HEAD_END.search(raw)
-    if found is None:
+    head, end, body = _parted(raw)
+    if not end:
         if not ended:
             return None
         raise Malformed("no answer in HTTP" if raw else "it ended the connection without an answer")
-    status, headers = _head(raw[: found.start()])
+    status, headers = _head(head)
     if status != _OK:
         where = headers.get("location", "")
         leads = f", which leads to {printable(where, _SHOWN)} and is not followed" if where else ""
         raise Malformed(f"status {status}{leads if status in _REDIRECTS else ''}")
     if "transfer-encoding" in headers:
         raise Malformed("an answer in chunks, which HTTP/1.0 does not have")
-    body = raw[found.end() :]
     length = headers.get("content-length")
     if length is not None and not _DIGITS.fullmatch(length):
         raise Malformed("no length of the answer")
@@ -70,14 +68,20 @@ def read_response(raw: bytes, *, ended: bool) -> Response | None:
     return None
 
 
+def _parted(raw: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return the head, the empty line after it, and the body; some servers end lines without a carriage return."""
+    ends = [(at, end) for end in (b"\r\n\r\n", b"\n\n") if (at := raw.find(end)) >= 0]
+    return raw.partition(min(ends)[1] if ends else b"\r\n\r\n")
+
+
 def _head(head: bytes) -> tuple[int, dict[str, str]]:
-    line, *rest = re.split(rb"\r?\n", head)
+    line, *rest = head.decode("latin-1").replace("\r\n", "\n").split("\n")
     found = _STATUS.fullmatch(line)
     if found is None:
         raise Malformed("no answer in HTTP")
     headers = {}
     for each in rest:
-        name, colon, value = each.decode("latin-1").partition(":")
+        name, colon, value = each.partition(":")
         if colon:
             headers[name.strip().lower()] = value.strip()
     return int(found[1]), headers

@@ -89,7 +89,7 @@ def reach(advice: HostAdvice, host: str, port: int, hosts: Mapping[str, str] | s
         port: its port.
         hosts: what the user says of the members' hosts, see `PatroniDiscovery`.
     """
-    told = hosts.get(advice.member) if hosts and not isinstance(hosts, str) else hosts
+    told = hosts if isinstance(hosts, str) or hosts is None else hosts.get(advice.member)
     place = told or "{host}:{port}"
     if not host and "{host}" in place:
         return Member(advice, None, "the adviser does not say where it is")

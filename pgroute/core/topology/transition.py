@@ -27,8 +27,9 @@ from pgroute.core.topology.wal_history import WalHistory
 
 if TYPE_CHECKING:
     from pgroute.core.model.events import Event
-    from pgroute.core.topology.arbitration import Arbitration, Verdict
+    from pgroute.core.topology.arbitration import Arbitration
     from pgroute.core.topology.observations import Observation
+    from pgroute.core.topology.withheld import Verdict
 
 
 def initial_topology(hosts: tuple[HostKey, ...], now: float, rules: Rules | None = None) -> Topology:
