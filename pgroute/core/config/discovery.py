@@ -39,7 +39,7 @@ class PatroniDiscovery:
         urls: of the REST API, asked in turn until one answers; empty: port 8008 of each host of the DSN.
         hosts: where members are reached; None: where Patroni says.
         zone_tag: the tag that has a member's zone; a zone in HostOptions goes before it.
-        interval: seconds from one question to the next, at least 1.
+        interval: seconds from one question to the next, at least 0.1.
         timeout: seconds for the answer of one URL, at least 0.01.
         forget_after: seconds for which the last answer counts while there is no other.
         drain_before: seconds before a scheduled switchover from which on the primary gets no new sessions; None: it
@@ -74,7 +74,7 @@ class PatroniDiscovery:
         _check_hosts(self.hosts)
         if not isinstance(self.zone_tag, str):
             raise ConfigError("zone_tag", self.zone_tag, "expected a str")
-        check_number("interval", self.interval, low=1.0)
+        check_number("interval", self.interval, low=0.1)
         check_number("timeout", self.timeout, low=0.01)
         check_number("forget_after", self.forget_after)
         check_number("drain_before", self.drain_before, none=True)
