@@ -113,6 +113,7 @@ class AdvisedHosts:
         Args:
             listed: the hosts of the DSN and its names.
         """
+        self._newcomers.review()
         now = time.monotonic()
         heard, before = self._adviser.last, self._followed.joined
         self._followed = followed = follow(

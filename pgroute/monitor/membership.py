@@ -259,4 +259,6 @@ class Membership:
 
 def _places(topology: Topology) -> object:
     """Return where the hosts are, and which of them serve."""
-    return topology.primary and topology.primary.key, [(h.key, h.address, h.usable) for h in topology.hosts]
+    return topology.primary and topology.primary.key, [
+        (h.key, h.address, h.state, h.usable) for h in topology.hosts
+    ]

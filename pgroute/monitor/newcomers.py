@@ -55,8 +55,14 @@ class Newcomers:
         self._reader = reader
         self._topology = topology
         self._on_proof = on_proof
+        self._answers: dict[HostKey, Answer] = {}
         self._tasks: dict[HostKey, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
+
+    def review(self) -> None:
+        """Judge the last answers again of those that are no hosts: more is known of the other hosts now."""
+        for key, answer in self._answers.items():
+            self.proofs[key] = self._judge(answer)
 
     def follow(self, tried: Iterable[HostKey], named: Iterable[HostKey]) -> None:
         """Try these members and no others; forget the proofs of those that are not *named* any more."""
@@ -64,6 +70,7 @@ class Newcomers:
         for key in [key for key in self._tasks if key not in tried]:
             self._end(key)
         self.proofs = {key: proof for key, proof in self.proofs.items() if key in named}
+        self._answers = {key: answer for key, answer in self._answers.items() if key in tried}
         for key in tried:
             if key not in self._tasks:
                 task = asyncio.get_running_loop().create_task(self._try(key), name=f"pgroute-newcomer-{key}")
@@ -99,6 +106,7 @@ class Newcomers:
     async def _ask(self, key: HostKey) -> bool:
         """Ask a member once, and return whether it refused the login."""
         rejected = False
+        self._answers.pop(key, None)
         try:
             answer = await self._answer(key)
         except ProbeFailed as exc:
@@ -108,11 +116,15 @@ class Newcomers:
             self._reader.log_error(f"trying the member at {key} failed", exc)
             proof = Proof(reason=repr(exc))
         else:
-            proof = prove(answer, self._topology(), check_system_id=self._reader.options.check_system_id)
+            self._answers[key] = answer
+            proof = self._judge(answer)
         if proof != self.proofs.get(key):
             self.proofs[key] = proof
             self._on_proof()
         return rejected
+
+    def _judge(self, answer: Answer) -> Proof:
+        return prove(answer, self._topology(), check_system_id=self._reader.options.check_system_id)
 
     async def _answer(self, key: HostKey) -> Answer:
         timeout = self._reader.options.timeout

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pgroute.core.model.host import HostState
 from pgroute.core.topology.observations import Listing
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def prove(answer: Answer, topology: Topology, *, check_system_id: bool) -> Proof
         check_system_id: clusters are told apart by their identifier.
     """
     for host in topology.hosts:
+        if host.key == answer.host:
+            continue
         same = (host.system_id, host.started_at) == (answer.system_id, answer.started_at)
         if same and host.started_at is not None and host.system_id is not None:
             return Proof(alias=host.key)
@@ -49,6 +52,8 @@ def prove(answer: Answer, topology: Topology, *, check_system_id: bool) -> Proof
         return Proof(reason=f"another cluster: system identifier {answer.system_id}")
     if not any(host.usable for host in topology.hosts):
         return Proof(reason="no host of the DSN has shown yet which cluster it is")
+    if any(host.state is HostState.UNKNOWN for host in topology.hosts):
+        return Proof(reason="it may be a host that was not heard from yet")
     return Proof(joins=True)
 
 
@@ -104,6 +109,9 @@ def place(
         if proof.joins:
             joined[key] = Listing(origin=f"member {member.name}")
             advice[key] = member.advice
+            known = topology.host(key)
+            if known is not None and known.state is HostState.ALIAS:
+                tried.append(key)  # a host that was down then has come back: it is that one
         elif proof.alias in listed or proof.alias in joined:
             advice[proof.alias] = member.advice  # type: ignore[index]  # None is in neither
         else:

@@ -89,6 +89,15 @@ def test_member_that_is_a_host_by_another_name_gives_that_one_its_advice() -> No
     assert PG1 in followed(heard(), B, proofs={PG1: Proof(alias=A)}).tried
 
 
+def test_member_that_joined_and_is_found_to_be_another_host_is_tried_again() -> None:
+    world = World(A, PG1).primary(A, started_at=1.0).primary(PG1, started_at=1.0)
+    found = followed(heard(), A, before=(PG1,), world=world, proofs={PG1: JOINS})
+    assert list(found.joined) == [PG1]
+    assert PG1 in found.tried
+    answer = Answer(PG1, HostRole.PRIMARY, 0.0, system_id=OURS, started_at=1.0)
+    assert prove(answer, world.topology, check_system_id=True) == Proof(alias=A)
+
+
 def test_refused_member_neither_joins_nor_is_tried() -> None:
     found = followed(heard(), PG1, refusal="not trusted", proofs={PG2: JOINS})
     assert (found.joined, found.tried) == ({}, ())
@@ -141,6 +150,7 @@ def test_proof(told: dict[str, Any], proof: Proof) -> None:
 
 def test_nobody_joins_before_a_host_of_the_dsn_has_shown_the_cluster() -> None:
     answer = Answer(PG2, HostRole.PRIMARY, 0.0, system_id=OURS, started_at=1.0)
+    assert prove(answer, World().primary(A).standby(B).topology, check_system_id=True).reason
     assert prove(answer, World().refuse(A).topology, check_system_id=True).reason
     assert prove(replace(answer, system_id=OTHER), World().settled().topology, check_system_id=False) == JOINS
 
@@ -217,7 +227,7 @@ def test_adviser_never_takes_a_host_of_the_dsn(
     said = heard(cluster(scheduled_switchover=PLAN), due=due)
     found = followed(said, *listed, before=tuple(before), proofs=proofs, now=now)
     assert not set(listed) & found.joined.keys()
-    assert not set(found.tried) & {*listed, *found.joined}
+    assert not set(found.tried) & {*listed}
     assert found.advised is not None
     assert found.advised.hosts.keys() <= {*listed, *found.joined}
     assert all(proofs.get(key) == JOINS or key in before for key in found.joined)
