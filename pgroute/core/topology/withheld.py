@@ -45,9 +45,9 @@ def withhold(
     for f in hosts:
         verdict = verdicts[f.key]
         if f.key in drained:
-            verdict = _withheld(verdict, _BY_OPERATOR)
-        elif heirs and f.role is HostRole.PRIMARY and f.advice is not None and f.advice.handing_over:
-            verdict = _withheld(verdict, f.advice.handing_over)
+            verdict = _drained(verdict)
+        elif heirs and verdict.usable and f.role is HostRole.PRIMARY and f.advice and f.advice.handing_over:
+            verdict = Verdict(HostState.DRAINED, f.advice.handing_over)
         out[f.key] = verdict
     return out
 
@@ -57,8 +57,9 @@ def _may_take_over(f: Facts, verdict: Verdict) -> bool:
     return f.role is HostRole.STANDBY and verdict.usable and verdict.state is HostState.UP and willing
 
 
-def _withheld(verdict: Verdict, why: str) -> Verdict:
-    """Return the verdict on a host that gets no new sessions. Why it could not serve anyway comes first."""
+def _drained(verdict: Verdict) -> Verdict:
+    """Return the verdict on a host that the operator has drained. Why it could not serve anyway comes first."""
     if verdict.usable and verdict.state is HostState.UP:
-        return Verdict(HostState.DRAINED, why)
-    return Verdict(verdict.state, f"{verdict.reason}; {why}" if verdict.reason else why)
+        return Verdict(HostState.DRAINED, _BY_OPERATOR)
+    reason = f"{verdict.reason}; {_BY_OPERATOR}" if verdict.reason else _BY_OPERATOR
+    return Verdict(verdict.state, reason)
