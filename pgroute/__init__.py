@@ -14,7 +14,7 @@ from pgroute._sync.session import Session
 from pgroute._sync.transaction.attempts import Attempt, Attempts
 from pgroute.config_file.entry import from_config
 from pgroute.core.config.credentials import CredentialRequest
-from pgroute.core.config.discovery import PatroniDiscovery
+from pgroute.core.config.discovery import AuroraDiscovery, PatroniDiscovery
 from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
 from pgroute.core.config.retry_policy import RetryPolicy
 from pgroute.core.model.advice import AdviserInfo, HostAdvice
@@ -55,6 +55,7 @@ __all__ = [
     "AsyncSession",
     "Attempt",
     "Attempts",
+    "AuroraDiscovery",
     "Candidate",
     "Causal",
     "CommitUnknown",

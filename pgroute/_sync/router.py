@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from psycopg.rows import RowFactory, Row
 
     from pgroute.core.config.credentials import CredentialRequest
-    from pgroute.core.config.discovery import PatroniDiscovery
+    from pgroute.core.config.discovery import AuroraDiscovery, PatroniDiscovery
     from pgroute.core.config.retry_policy import RetryPolicy
     from pgroute.core.model.position import Position
     from pgroute.core.routing.balance import Policy
@@ -88,8 +88,8 @@ class Router(
         addresses: "one-host" or "expand": what a name with several addresses means.
         srv_domains: further domains for the targets of SRV records; "." is any. None: only the service's own domain
             with sslmode=verify-full, otherwise any.
-        discovery: "patroni", the URLs of Patroni's REST API with commas between them, or a PatroniDiscovery: what it
-            says of the members is taken as advice, see docs/discovery.md. None: nobody is asked.
+        discovery: who is asked for advice on the members, see docs/discovery.md: "patroni", the URLs of its REST API
+            with commas between them, a PatroniDiscovery, "aurora", or an AuroraDiscovery; None: nobody.
         retry: how long `run()` and `attempts()` retry; None: ``RetryPolicy()``.
         acquire_timeout: seconds to wait for a session.
         max_lag: seconds that a standby may miss at most to serve readers, at least 0.1; None: any number. Hosts are
@@ -133,7 +133,7 @@ class Router(
         resolver: str | BaseResolver = "system",
         addresses: Literal["one-host", "expand"] = "one-host",
         srv_domains: Collection[str] | None = None,
-        discovery: str | PatroniDiscovery | None = None,
+        discovery: str | PatroniDiscovery | AuroraDiscovery | None = None,
         retry: RetryPolicy | None = None,
         acquire_timeout: float = 30.0,
         max_lag: float | None = None,
@@ -164,7 +164,7 @@ class Router(
         resolver: str | BaseResolver = "system",
         addresses: Literal["one-host", "expand"] = "one-host",
         srv_domains: Collection[str] | None = None,
-        discovery: str | PatroniDiscovery | None = None,
+        discovery: str | PatroniDiscovery | AuroraDiscovery | None = None,
         retry: RetryPolicy | None = None,
         acquire_timeout: float = 30.0,
         max_lag: float | None = None,
@@ -194,7 +194,7 @@ class Router(
         resolver: str | BaseResolver = "system",
         addresses: Literal["one-host", "expand"] = "one-host",
         srv_domains: Collection[str] | None = None,
-        discovery: str | PatroniDiscovery | None = None,
+        discovery: str | PatroniDiscovery | AuroraDiscovery | None = None,
         retry: RetryPolicy | None = None,
         acquire_timeout: float = 30.0,
         max_lag: float | None = None,
@@ -225,7 +225,7 @@ class Router(
         resolver: str | BaseResolver = "system",
         addresses: Literal["one-host", "expand"] = "one-host",
         srv_domains: Collection[str] | None = None,
-        discovery: str | PatroniDiscovery | None = None,
+        discovery: str | PatroniDiscovery | AuroraDiscovery | None = None,
         retry: RetryPolicy | None = None,
         acquire_timeout: float = 30.0,
         max_lag: float | None = None,

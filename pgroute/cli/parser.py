@@ -110,7 +110,7 @@ def _add_subject(parser: argparse.ArgumentParser, *, required: bool = False) -> 
     parser.add_argument(
         "--discovery",
         metavar="ADVISER",
-        help="patroni, or URLs of its REST API with commas: ask it which members there are",
+        help="ask which members there are: patroni, URLs of its REST API with commas, or aurora",
     )
 
 

@@ -11,7 +11,7 @@ from pgroute.config_file.place import Place, check_keys, construct, table_at
 from pgroute.config_file.retrying import RETRY_KEYS, read_retry
 from pgroute.config_file.source import read_tables
 from pgroute.config_file.values import Option, is_source, option_of, resolve
-from pgroute.core.config.discovery import PatroniDiscovery
+from pgroute.core.config.discovery import AuroraDiscovery, PatroniDiscovery
 from pgroute.core.config.dsn import DSN_ONLY, PSYCOPG_ARGUMENTS
 from pgroute.core.config.libpq import is_secret, keywords
 from pgroute.core.config.options import (
@@ -30,6 +30,10 @@ T = TypeVar("T")
 
 KINDS = ("connection", "pool", "async_connection", "async_pool")
 DEFAULT_KIND = "pool"
+_ADVISERS: dict[str, type[PatroniDiscovery | AuroraDiscovery]] = {
+    "patroni": PatroniDiscovery,
+    "aurora": AuroraDiscovery,
+}
 _TOP = ("default", "routers")
 _NOT_IN_FILES = ("name", "unknown")
 _POOLS = ("writer", "reader")
@@ -137,9 +141,17 @@ def _argument(place: Place, key: str, value: object, annotation: str) -> object:
         case "kwargs":
             return _kwargs(place, table_at(place, value))
         case "discovery" if isinstance(value, dict) and not is_source(value):
-            return _options(place, PatroniDiscovery, value)
+            return _discovery(place, value)
         case _:
             return resolve(place, value, option_of(annotation))
+
+
+def _discovery(place: Place, table: Mapping[str, object]) -> PatroniDiscovery | AuroraDiscovery:
+    kind = resolve(place.below("kind"), table.get("kind", "patroni"), Option())
+    if kind not in _ADVISERS:
+        raise place.below("kind").error(kind, f"expected one of {', '.join(_ADVISERS)}")
+    options = {key: value for key, value in table.items() if key != "kind"}
+    return _options(place, _ADVISERS[str(kind)], options)
 
 
 def _options(place: Place, cls: type[T], value: object) -> T:

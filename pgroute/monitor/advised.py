@@ -6,14 +6,16 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from pgroute.core.config.discovery import AuroraDiscovery
 from pgroute.core.discovery.follow import Followed, follow
 from pgroute.core.discovery.timing import next_turn
+from pgroute.monitor.aurora import AuroraSource
 from pgroute.monitor.newcomers import Newcomers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pgroute.core.config.discovery import PatroniDiscovery
+    from pgroute.core.config.discovery import Discovery
     from pgroute.core.config.router_config import ResolverSpec
     from pgroute.core.config.srv import Targets
     from pgroute.core.discovery.report import Member
@@ -45,7 +47,7 @@ class AdvisedHosts:
     def __init__(
         self,
         *,
-        discovery: PatroniDiscovery,
+        discovery: Discovery,
         resolver: ResolverSpec,
         targets: Targets,
         login: Callable[[HostKey], ProbeLogin],
@@ -72,7 +74,9 @@ class AdvisedHosts:
             topology=topology,
             on_proof=self.refresh,
         )
-        self._adviser: Adviser = monitor.advisers.join(discovery, resolver, self)
+        self._adviser: Adviser = monitor.advisers.join(
+            discovery, resolver, self, lambda options: AuroraSource(options, login, names, topology)
+        )
 
     async def end(self) -> None:
         """Ask nobody any more."""
@@ -140,6 +144,6 @@ class AdvisedHosts:
     def _refusal(self, member: Member) -> str:
         """Return why a member may not join: its name would be verified by TLS, and nobody vouches for it."""
         assert member.key is not None
-        if self._adviser.last.source.startswith("https:"):
-            return ""
+        if self._adviser.last.source.startswith("https:") or isinstance(self._options, AuroraDiscovery):
+            return ""  # TLS vouches for who told it, or the user's own pattern for where it is
         return self._targets.refusal_of_member(member.key.host)

@@ -8,19 +8,18 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from pgroute.core.config.rest_urls import target_of
-from pgroute.core.discovery.patroni import read_cluster
-from pgroute.core.discovery.report import Malformed
+from pgroute.core.config.discovery import PatroniDiscovery
 from pgroute.core.discovery.timing import Heard, due_at, next_question
 from pgroute.core.printable import printable
-from pgroute.monitor.resolver import make_resolver
-from pgroute.monitor.rest import NoAnswer, get
+from pgroute.monitor.patroni import PatroniSource
+from pgroute.monitor.sources import NoAnswer
 
 if TYPE_CHECKING:
-    import ssl
+    from collections.abc import Callable
 
-    from pgroute.core.config.discovery import PatroniDiscovery
+    from pgroute.core.config.discovery import AuroraDiscovery, Discovery
     from pgroute.core.config.router_config import ResolverSpec
+    from pgroute.monitor.sources import Source
 
 _RNG = random.Random()
 _AFTER_FAULT = 5.0
@@ -45,17 +44,14 @@ class Adviser:
 
     Args:
         options: whom to ask, and how often.
-        spec: who looks names up.
+        source: asks.
     """
 
-    def __init__(self, options: PatroniDiscovery, spec: ResolverSpec) -> None:
-        self.options: PatroniDiscovery = options
-        self.spec: ResolverSpec = spec
+    def __init__(self, options: Discovery, source: Source) -> None:
+        self.options: Discovery = options
         self.hearers: list[Hearer] = []
         self.last: Heard = Heard()
-        self._resolver = make_resolver(spec)
-        self._context: ssl.SSLContext | None = None
-        self._first = 0
+        self._source = source
         self._misses = 0
         self._task = asyncio.get_running_loop().create_task(self._run(), name="pgroute-adviser")
 
@@ -82,71 +78,58 @@ class Adviser:
             hearer.heard(heard)
 
     async def _ask(self) -> Heard:
-        """Ask the URLs in turn, first the one that answered last."""
-        urls = tuple(self.options.urls)
-        errors: list[str] = []
-        for number in range(len(urls)):
-            at = (self._first + number) % len(urls)
-            try:
-                heard = await self._ask_at(urls[at])
-            except (NoAnswer, Malformed) as exc:
-                errors.append(f"{urls[at]}: {printable(str(exc))}")
-            else:
-                self._first, self._misses = at, 0
-                return heard
-        self._context = None  # its files may have changed
-        self._misses += 1
-        error = self.last.error
-        # One question that is lost is no news, unless nothing is known yet.
-        if self._misses > 1 or self.last.report is None:
-            error = printable("; ".join(errors))
-        return replace(self.last, error=error, asked=self.last.asked + 1)
-
-    async def _ask_at(self, url: str) -> Heard:
-        target = target_of(url)
-        timeout = self.options.timeout
-        context = self._tls() if target.tls else None
-        answer = await get(target, "/cluster", resolver=self._resolver, context=context, timeout=timeout)
-        report = read_cluster(answer.body, self.options)
+        try:
+            told = await self._source.ask()
+        except NoAnswer as exc:
+            self._misses += 1
+            # One question that is lost is no news, unless nothing is known yet.
+            lasting = self._misses > 1 or self.last.report is None
+            error = printable(str(exc)) if lasting else self.last.error
+            return replace(self.last, error=error, asked=self.last.asked + 1)
+        self._misses = 0
         now = time.monotonic()
-        due = due_at(report, now, time.time(), answer.date)
-        return Heard(report, now, due, url, "", self.last.asked + 1)
-
-    def _tls(self) -> ssl.SSLContext:
-        if self._context is None:
-            import ssl
-
-            try:
-                context = ssl.create_default_context(cafile=self.options.cafile)
-                if self.options.certfile is not None:
-                    # Without a function it would ask for the key's password at the terminal.
-                    context.load_cert_chain(self.options.certfile, self.options.keyfile, password=str)
-            except (OSError, ValueError) as exc:
-                raise NoAnswer(f"the files for TLS cannot be used: {printable(str(exc))}") from None
-            self._context = context
-        return self._context
+        due = due_at(told.report, now, time.time(), told.date)
+        return Heard(told.report, now, due, told.source, "", self.last.asked + 1)
 
 
 class Advisers:
     """The advisers of a process. Used in the monitor's loop only."""
 
     def __init__(self) -> None:
-        self._all: list[Adviser] = []
+        self._shared: list[tuple[ResolverSpec, Adviser]] = []
 
-    def join(self, options: PatroniDiscovery, spec: ResolverSpec, hearer: Hearer) -> Adviser:
-        """Have an adviser asked for a router, which is told at once what is known already."""
-        for adviser in self._all:
-            if adviser.options == options and adviser.spec is spec:
-                break
-        else:
-            adviser = Adviser(options, spec)
-            self._all.append(adviser)
+    def join(
+        self, options: Discovery, spec: ResolverSpec, hearer: Hearer, own: Callable[[AuroraDiscovery], Source]
+    ) -> Adviser:
+        """Have an adviser asked for a router.
+
+        Patroni is asked once for all routers. An adviser that is asked with the login of a router is its own.
+
+        Args:
+            options: whom to ask, and how often.
+            spec: who looks up the names of an API.
+            hearer: the router.
+            own: makes a source of the router's own.
+        """
+        match options:
+            case PatroniDiscovery():
+                adviser = self._find(options, spec)
+            case _:
+                adviser = Adviser(options, own(options))
         adviser.hearers.append(hearer)
+        return adviser
+
+    def _find(self, options: PatroniDiscovery, spec: ResolverSpec) -> Adviser:
+        for resolver, adviser in self._shared:
+            if adviser.options == options and resolver is spec:
+                return adviser
+        adviser = Adviser(options, PatroniSource(options, spec))
+        self._shared.append((spec, adviser))
         return adviser
 
     async def leave(self, adviser: Adviser, hearer: Hearer) -> None:
         """Have it asked no more, unless for another router."""
         adviser.hearers.remove(hearer)
         if not adviser.hearers:
-            self._all.remove(adviser)
+            self._shared = [(spec, other) for spec, other in self._shared if other is not adviser]
             await adviser.stop()

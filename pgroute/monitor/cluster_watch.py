@@ -33,7 +33,7 @@ from pgroute.monitor.thread import Monitor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pgroute.core.config.discovery import PatroniDiscovery
+    from pgroute.core.config.discovery import Discovery
     from pgroute.core.config.dns_names import Mode
     from pgroute.core.config.dsn import Params
     from pgroute.core.config.options import ProbeOptions
@@ -101,7 +101,7 @@ class ClusterWatch:
         targets: Targets = ANYWHERE,
         max_lag: float | None = None,
         source: CredentialSource | None = None,
-        discovery: PatroniDiscovery | None = None,
+        discovery: Discovery | None = None,
     ) -> None:
         self.options = options
         self.topology: Topology = initial_topology(entries, time.monotonic(), rules)

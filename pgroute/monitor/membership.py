@@ -24,7 +24,7 @@ from pgroute.monitor.draining import DrainingHosts
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from pgroute.core.config.discovery import PatroniDiscovery
+    from pgroute.core.config.discovery import Discovery
     from pgroute.core.config.dns_names import Mode, Question
     from pgroute.core.config.dsn import Params
     from pgroute.core.config.options import ProbeOptions
@@ -60,7 +60,7 @@ class HostSource:
     mode: Mode
     targets: Targets = ANYWHERE
     credentials: CredentialSource | None = None
-    discovery: PatroniDiscovery | None = None
+    discovery: Discovery | None = None
 
 
 class Owner(draining.Sessions, Protocol):
@@ -225,7 +225,7 @@ class Membership:
         """Log a bug in pgroute."""
         self._owner.log_error(text, exc)
 
-    def _advised_by(self, discovery: PatroniDiscovery) -> AdvisedHosts:
+    def _advised_by(self, discovery: Discovery) -> AdvisedHosts:
         # Only then: it takes what few routers need.
         from pgroute.monitor.advised import AdvisedHosts
         from pgroute.monitor.probe_login import ProbeLogin

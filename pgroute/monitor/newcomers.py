@@ -70,7 +70,10 @@ class Newcomers:
         for key in [key for key in self._tasks if key not in tried]:
             self._end(key)
         self.proofs = {key: proof for key, proof in self.proofs.items() if key in named}
-        self._answers = {key: answer for key, answer in self._answers.items() if key in tried}
+        # That of an alias too: a name such as an endpoint may lead to another server later.
+        self._answers = {
+            key: answer for key, answer in self._answers.items() if key in named and not self._joins(key)
+        }
         for key in tried:
             if key not in self._tasks:
                 task = asyncio.get_running_loop().create_task(self._try(key), name=f"pgroute-newcomer-{key}")
@@ -122,6 +125,10 @@ class Newcomers:
             self.proofs[key] = proof
             self._on_proof()
         return rejected
+
+    def _joins(self, key: HostKey) -> bool:
+        proof = self.proofs.get(key)
+        return proof is not None and proof.joins
 
     def _judge(self, answer: Answer) -> Proof:
         return prove(answer, self._topology(), check_system_id=self._reader.options.check_system_id)

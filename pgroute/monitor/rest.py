@@ -11,6 +11,7 @@ from pgroute.core.discovery.http import read_response
 from pgroute.core.discovery.report import Malformed
 from pgroute.core.printable import printable
 from pgroute.monitor.resolver import LookupFailed
+from pgroute.monitor.sources import NoAnswer
 
 if TYPE_CHECKING:
     import ssl
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from pgroute.monitor.resolver import Resolver
 
 _CHUNK = 65_536
-
-
-class NoAnswer(Exception):
-    """The API gave no answer that can be used; the text says why."""
 
 
 async def get(

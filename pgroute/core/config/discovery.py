@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pgroute.core.config.discreet import discreetly_made
 from pgroute.core.config.dns_names import is_service
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 _API_PORT = 8008
 """Patroni's default port of its REST API."""
 
-_ACCEPTED = (
-    "expected 'patroni', 'aurora', URLs of Patroni's REST API with commas, a PatroniDiscovery, or None"
-)
+_ACCEPTED = "expected 'patroni', 'aurora', URLs of Patroni's REST API, a PatroniDiscovery, an AuroraDiscovery, or None"
+_AURORA = (".rds.amazonaws.com", ".rds.amazonaws.com.cn")
 _FILES = ("cafile", "certfile", "keyfile")
 
 
@@ -54,6 +53,7 @@ class PatroniDiscovery:
         ConfigError: a value has the wrong type or is out of range.
     """
 
+    name: ClassVar[str] = "Patroni"
     urls: Collection[str] | str = ()
     hosts: Mapping[str, str] | str | None = None
     zone_tag: str = "zone"
@@ -86,6 +86,47 @@ class PatroniDiscovery:
             raise ConfigError("keyfile", self.keyfile, "expected a certfile beside it")
 
 
+@discreetly_made
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuroraDiscovery:
+    """Amazon Aurora as an adviser: a host is asked which instances there are, by ``aurora_replica_status()``.
+
+    Roles stay what the probes find. An instance that is no host of the DSN joins once a probe has found it to be of the
+    same cluster.
+
+    Args:
+        hosts: where instances are reached: a pattern such as ``"{name}.abc123.eu-west-1.rds.amazonaws.com"``, or a
+            mapping from names of instances to ``"host"`` or ``"host:port"``; None: as the cluster's endpoint in the DSN
+            says.
+        interval: seconds from one question to the next, at least 0.1. Each takes a connection of its own.
+        timeout: seconds for the answer of one host, at least 0.01.
+        forget_after: seconds for which the last answer counts while there is no other.
+
+    Raises:
+        ConfigError: a value has the wrong type or is out of range.
+    """
+
+    name: ClassVar[str] = "Aurora"
+    drain_before: ClassVar[None] = None
+    drain_for: ClassVar[float] = 0.0
+    zone_tag: ClassVar[str] = ""
+    hosts: Mapping[str, str] | str | None = None
+    interval: float = 30.0
+    timeout: float = 2.0
+    forget_after: float = 600.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.hosts, str) and "{name}" not in self.hosts:
+            raise ConfigError("hosts", self.hosts, "expected a pattern with '{name}', or a mapping")
+        _check_hosts(self.hosts)
+        check_number("interval", self.interval, low=0.1)
+        check_number("timeout", self.timeout, low=0.01)
+        check_number("forget_after", self.forget_after)
+
+
+Discovery = PatroniDiscovery | AuroraDiscovery
+
+
 def _url(given: object) -> str:
     url = given.strip() if isinstance(given, str) else ""
     try:
@@ -113,23 +154,27 @@ def _check_hosts(hosts: object) -> None:
                 raise ConfigError("hosts", name, accepted)
 
 
-def check_discovery(value: object, dsn: Dsn) -> PatroniDiscovery | None:
-    """Return the discovery of a router, with the URLs to ask; None: there is none.
+def check_discovery(value: object, dsn: Dsn) -> Discovery | None:
+    """Return the discovery of a router, with what follows from the DSN; None: there is none.
 
     Args:
         value: the argument ``discovery=``.
         dsn: its hosts are asked if no URLs are given.
 
     Raises:
-        ConfigError: *value* is no discovery, or no URL follows from the DSN.
+        ConfigError: *value* is no discovery, or whom to ask, or where, does not follow from the DSN.
     """
     if value is None:
         return None
     if isinstance(value, str):
         if value == "patroni":
             value = PatroniDiscovery()
+        elif value == "aurora":
+            value = AuroraDiscovery()
         elif value.startswith(("http://", "https://")):
             value = PatroniDiscovery(urls=value)
+    if isinstance(value, AuroraDiscovery):
+        return value if value.hosts is not None else replace(value, hosts=_instances(dsn))
     if not isinstance(value, PatroniDiscovery):
         raise ConfigError("discovery", value, _ACCEPTED, secret=isinstance(value, str) and "@" in value)
     if value.urls:
@@ -139,3 +184,14 @@ def check_discovery(value: object, dsn: Dsn) -> PatroniDiscovery | None:
         raise ConfigError("discovery.urls", (), "expected URLs: the DSN has no host to ask")
     shown = [f"[{name}]" if ":" in name else name for name in dict.fromkeys(names)]
     return replace(value, urls=tuple(f"http://{name}:{_API_PORT}" for name in shown))
+
+
+def _instances(dsn: Dsn) -> str:
+    """Return where the instances of an Aurora cluster are, from its writer or reader endpoint in the DSN."""
+    for key in dsn.hosts:
+        name, _, domain = key.host.partition(".")
+        kind, _, rest = domain.partition("-")
+        if name and kind == "cluster" and domain.removesuffix(".").endswith(_AURORA):
+            return f"{{name}}.{rest.removeprefix('ro-').removesuffix('.')}"
+    accepted = "expected hosts='{name}.DOMAIN': the DSN has no endpoint of a cluster"
+    raise ConfigError("discovery.hosts", None, accepted)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pgroute.core.config.credentials import Credentials, check_credentials
-from pgroute.core.config.discovery import PatroniDiscovery, check_discovery
+from pgroute.core.config.discovery import Discovery, check_discovery
 from pgroute.core.config.dns_names import Mode, is_service
 from pgroute.core.config.dsn import Dsn, Params, parse_dsn, split_kwargs
 from pgroute.core.config.options import (
@@ -107,7 +107,7 @@ class RouterConfig:
     resolver: ResolverSpec
     addresses: Mode
     targets: Targets
-    discovery: PatroniDiscovery | None
+    discovery: Discovery | None
     rules: Rules
     policy: Policy
     acquired: Callable[[Candidate, float], object] | None

@@ -13,7 +13,7 @@ from pgroute.core.topology.observations import Advised
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pgroute.core.config.discovery import PatroniDiscovery
+    from pgroute.core.config.discovery import Discovery
     from pgroute.core.discovery.placing import Proof
     from pgroute.core.discovery.report import Member, Report
     from pgroute.core.discovery.timing import Heard
@@ -42,7 +42,7 @@ class Followed:
 
 def follow(
     heard: Heard,
-    options: PatroniDiscovery,
+    options: Discovery,
     *,
     listed: Mapping[HostKey, Listing],
     before: Mapping[HostKey, Listing],
@@ -71,7 +71,8 @@ def follow(
     advice = dict(placed.advice)
     if report is not None and handing_over(heard, options, now):
         advice = _handing_over(report, advice)
-    info = _info(heard, report, placed, forgotten=forgotten, settled=_settled(heard, placed, proofs))
+    settled = _settled(heard, placed, proofs)
+    info = _info(options.name, heard, report, placed, forgotten=forgotten, settled=settled)
     named = frozenset(m.key for m in report.members if m.key) if report else frozenset()
     return Followed(joined, Advised(info, advice), placed.tried, named)
 
@@ -92,11 +93,11 @@ def _settled(heard: Heard, placed: Placed, proofs: Mapping[HostKey, Proof]) -> b
 
 
 def _info(
-    heard: Heard, report: Report | None, placed: Placed, *, forgotten: bool, settled: bool
+    name: str, heard: Heard, report: Report | None, placed: Placed, *, forgotten: bool, settled: bool
 ) -> AdviserInfo:
     plan = None if report is None else report.switchover
     return AdviserInfo(
-        name="Patroni",
+        name=name,
         answering=heard.asked > 0 and heard.report is not None and not heard.error,
         source=heard.source,
         error=heard.error,

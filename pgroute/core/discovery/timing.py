@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pgroute.core.config.discovery import PatroniDiscovery
+    from pgroute.core.config.discovery import Discovery
     from pgroute.core.discovery.report import Report
 
 _WATCHFUL = 2.0
@@ -40,7 +40,7 @@ class Heard:
     error: str = ""
     asked: int = 0
 
-    def current(self, options: PatroniDiscovery, now: float) -> bool:
+    def current(self, options: Discovery, now: float) -> bool:
         """Return True while the last answer counts."""
         return self.at is not None and now - self.at <= options.forget_after
 
@@ -60,7 +60,7 @@ def due_at(report: Report, now: float, wall: float, date: float | None) -> float
     return now + report.switchover.at - (wall + (apart if abs(apart) > _SKEW else 0.0))
 
 
-def next_question(heard: Heard, options: PatroniDiscovery, now: float, chance: float) -> float:
+def next_question(heard: Heard, options: Discovery, now: float, chance: float) -> float:
     """Return the seconds until the adviser is asked again.
 
     Args:
@@ -78,7 +78,7 @@ def next_question(heard: Heard, options: PatroniDiscovery, now: float, chance: f
     return min(usual, _WATCHFUL * (0.75 + 0.5 * chance)) if now < end else usual
 
 
-def handing_over(heard: Heard, options: PatroniDiscovery, now: float) -> bool:
+def handing_over(heard: Heard, options: Discovery, now: float) -> bool:
     """Return whether the primary gets no new sessions now, because a switchover begins or has begun.
 
     An answer that is older than two intervals does not count for that: the plan may have been given up.
@@ -90,7 +90,7 @@ def handing_over(heard: Heard, options: PatroniDiscovery, now: float) -> bool:
     return heard.due - options.drain_before <= now < heard.due + options.drain_for
 
 
-def next_turn(heard: Heard, options: PatroniDiscovery, now: float) -> float | None:
+def next_turn(heard: Heard, options: Discovery, now: float) -> float | None:
     """Return the monotonic time at which something changes without an answer; None: nothing will."""
     moments = []
     if heard.at is not None:

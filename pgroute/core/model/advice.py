@@ -17,6 +17,7 @@ class HostAdvice:
         no_failover: it is not to become the primary (Patroni's tag ``nofailover``, or a ``failover_priority`` of 0).
         zone: where it is, from a tag; empty if no tag says.
         lag_bytes: bytes of WAL that it is behind, as the adviser knows; None if it does not say.
+        lag_seconds: seconds that it is behind, likewise.
         handing_over: why the host gets no new sessions while it is the primary: a switchover is about to begin. Empty
             if none is.
     """
@@ -28,6 +29,7 @@ class HostAdvice:
     no_failover: bool = False
     zone: str = ""
     lag_bytes: int | None = None
+    lag_seconds: float | None = None
     handing_over: str = ""
 
     @property

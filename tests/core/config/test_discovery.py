@@ -14,7 +14,7 @@ from pgroute.core.config.srv import Targets
 
 def urls(value: object, dsn: str = "postgresql://db1,db2:5433/x") -> tuple[str, ...]:
     found = check_discovery(value, parse_dsn(dsn))
-    assert found is not None
+    assert isinstance(found, PatroniDiscovery)
     return tuple(found.urls)
 
 
