@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 # A room may import itself and every room of an earlier row. Rooms of one row do not import each other, nor do the two
 # faces. Annotations count.
 _FACE = (
-    ("statements",),
+    ("opening", "statements"),
     ("pool",),
     ("listening", "open_state", "schema_check"),
     ("progress",),

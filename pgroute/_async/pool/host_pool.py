@@ -12,10 +12,10 @@ from psycopg.pq import TransactionStatus
 
 from pgroute._async.pool.connector import AsyncConnector
 from pgroute._async.pool.exchange import AsyncExchange
-from pgroute._async.pool.lease import AsyncLease, alive, attributes, lease_of, restore, shut
+from pgroute._async.pool.lease import AsyncLease, alive, lease_of, restore, shut
 from pgroute._async.pool.setup import SETUP_ATTEMPTS, set_up
 from pgroute._async.pool.worker import AsyncPoolWorker
-from pgroute._psycopg import has_unfinished
+from pgroute._psycopg import has_unfinished, settings_of
 from pgroute.core.faults.classify import one_line
 from pgroute.core.model.durations import QUICK, Durations
 from pgroute.core.routing.lending import Lending
@@ -286,7 +286,7 @@ class AsyncHostPool(Generic[CT]):
             if has_unfinished(conn) or conn.pgconn.pipeline_status:
                 await shut(conn)  # the next caller would be in a transaction or pipeline of this one's
             elif conn.pgconn.transaction_status == _IDLE and (
-                self._options.reset is not None or attributes(conn) != lease.baseline
+                self._options.reset is not None or settings_of(conn) != lease.baseline
             ):
                 # One that is left in a transaction is closed instead: a reset function might commit it.
                 await self._clean(conn, lease)

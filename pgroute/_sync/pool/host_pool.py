@@ -13,10 +13,10 @@ from psycopg.pq import TransactionStatus
 
 from pgroute._sync.pool.connector import Connector
 from pgroute._sync.pool.exchange import Exchange
-from pgroute._sync.pool.lease import Lease, alive, attributes, lease_of, restore, shut
+from pgroute._sync.pool.lease import Lease, alive, lease_of, restore, shut
 from pgroute._sync.pool.setup import SETUP_ATTEMPTS, set_up
 from pgroute._sync.pool.worker import PoolWorker
-from pgroute._psycopg import has_unfinished
+from pgroute._psycopg import has_unfinished, settings_of
 from pgroute.core.faults.classify import one_line
 from pgroute.core.model.durations import QUICK, Durations
 from pgroute.core.routing.lending import Lending
@@ -287,7 +287,7 @@ class HostPool(Generic[CT]):
             if has_unfinished(conn) or conn.pgconn.pipeline_status:
                 shut(conn)  # the next caller would be in a transaction or pipeline of this one's
             elif conn.pgconn.transaction_status == _IDLE and (
-                self._options.reset is not None or attributes(conn) != lease.baseline
+                self._options.reset is not None or settings_of(conn) != lease.baseline
             ):
                 # One that is left in a transaction is closed instead: a reset function might commit it.
                 self._clean(conn, lease)
