@@ -25,6 +25,7 @@ what to do, when a new version of psycopg changes one of these names.
 from __future__ import annotations
 
 import logging
+import time
 from contextvars import ContextVar
 from functools import lru_cache
 from operator import is_
@@ -263,6 +264,36 @@ def query_steps(pgconn: PGconn, statement: bytes) -> Generator[Any, Any, list[PG
     statements, and cannot be told to stop reading.
     """
     pgconn.send_query(statement)
+    steps: Generator[Any, Any, list[PGresult]] = generators.execute(pgconn)
+    return steps
+
+
+def brief_steps(
+    pgconn: PGconn, statement: bytes, seconds: float
+) -> Generator[Any, Any, list[PGresult] | None]:
+    """As `query_steps`, but return None if there is no answer for so many seconds. `rest_steps` can still receive it.
+
+    psycopg resumes this generator every 0.1 s, which costs no timer, and an interrupt is handled as ever.
+    """
+    steps = query_steps(pgconn, statement)
+    begun = 0.0
+    try:
+        step = next(steps)
+        while True:
+            ready = yield step
+            if not ready:
+                now = time.monotonic()
+                begun = begun or now
+                if now - begun >= seconds:
+                    return None
+            step = steps.send(ready)
+    except StopIteration as end:
+        results: list[PGresult] = end.value
+        return results
+
+
+def rest_steps(pgconn: PGconn) -> Generator[Any, Any, list[PGresult]]:
+    """Return the steps that receive the results which `brief_steps` has left."""
     steps: Generator[Any, Any, list[PGresult]] = generators.execute(pgconn)
     return steps
 

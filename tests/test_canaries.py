@@ -28,6 +28,7 @@ from psycopg.waiting import WAIT_W
 import pgroute
 from pgroute._psycopg import (
     ConnectAborted,
+    brief_steps,
     cancelling,
     end_steps,
     enter_block,
@@ -40,6 +41,7 @@ from pgroute._psycopg import (
     mark_pooled,
     query_steps,
     receive_steps,
+    rest_steps,
     swap_adapters,
     unwanted,
     watched_class,
@@ -265,6 +267,18 @@ def test_several_statements_give_several_results(conn: psycopg.Connection[Any]) 
     assert [result.get_value(0, 0) for result in found] == [b"1", b"2"], changed("query_steps", told)
     [failed] = conn.wait(query_steps(conn.pgconn, b"SELECT 1 / 0"))
     assert isinstance(error_from_result(failed, encoding="utf-8"), psycopg.errors.DivisionByZero)
+
+
+@cluster_needed
+def test_a_wait_is_resumed_to_see_whether_it_takes_too_long(conn: psycopg.Connection[Any]) -> None:
+    with conn.lock:
+        found = conn.wait(brief_steps(conn.pgconn, b"SELECT pg_sleep(60)", 0.0))
+        told = "Connection.wait does not resume the generator, so a wait for a key of once= is not bounded"
+        assert found is None, changed("brief_steps", told)
+        conn.cancel_safe(timeout=5.0)
+        [failed] = conn.wait(rest_steps(conn.pgconn))
+    told = "generators.execute does not receive the results of what was sent before"
+    assert isinstance(error_from_result(failed), psycopg.errors.QueryCanceled), changed("rest_steps", told)
 
 
 @cluster_needed

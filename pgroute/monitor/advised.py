@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pgroute.core.config.discovery import Discovery
-    from pgroute.core.config.router_config import ResolverSpec
+    from pgroute.core.config.lookups import ResolverSpec
     from pgroute.core.config.srv import Targets
     from pgroute.core.discovery.report import Member
     from pgroute.core.discovery.timing import Heard

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgroute.core.config.discovery import AuroraDiscovery, Discovery
-    from pgroute.core.config.router_config import ResolverSpec
+    from pgroute.core.config.lookups import ResolverSpec
     from pgroute.monitor.sources import Source
 
 _RNG = random.Random()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import ssl
 
     from pgroute.core.config.discovery import PatroniDiscovery
-    from pgroute.core.config.router_config import ResolverSpec
+    from pgroute.core.config.lookups import ResolverSpec
 
 
 class PatroniSource:

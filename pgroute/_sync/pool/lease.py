@@ -97,7 +97,6 @@ class Lease:
         uses: the sessions that had the connection.
         trusted: tables of pgroute's that were found to run nobody else's code.
         was_idle: after a statement there was no transaction; set to False before, to learn that.
-        lock_timeout: of the session, as the server told it last.
         expires_at: monotonic seconds from which on it is not lent any more.
         connection: a weak reference to the connection, by which its loss is noticed.
         holder: a weak reference to the session that has it, which may be lost while its connection is not.
@@ -113,7 +112,6 @@ class Lease:
         "doomed",
         "expires_at",
         "holder",
-        "lock_timeout",
         "observed",
         "pool",
         "read_only",
@@ -141,7 +139,6 @@ class Lease:
         self.uses: int = 0
         self.trusted: frozenset[str] = frozenset()
         self.was_idle: bool = False
-        self.lock_timeout: bytes = b"0"  # PostgreSQL's own
         self.expires_at: float = math.inf
         self.connection: weakref.ref[psycopg.Connection[Any]] | None = None
         self.holder: weakref.ref[Any] | None = None
