@@ -57,7 +57,7 @@ def first_dsn(cluster: LocalCluster) -> str:
 
 def asking(*apis: RestApi, **more: Any) -> PatroniDiscovery:
     """Return the options of a discovery that is quick."""
-    return PatroniDiscovery(**{"urls": [api.url for api in apis], "interval": 0.1, "timeout": 0.5, **more})
+    return PatroniDiscovery(**{"urls": [api.url for api in apis], "interval": 0.1, "timeout": 10.0, **more})
 
 
 def ports(router: Router) -> list[int]:
@@ -188,7 +188,7 @@ FAULTS: dict[str, tuple[Answering, str]] = {
 def test_fault_of_the_api_costs_nothing(shared: LocalCluster, api: RestApi, fault: str) -> None:
     answer, reason = FAULTS[fault]
     api.answer = answer
-    with Router(shared.dsn, discovery=asking(api, interval=0.2)) as router:
+    with Router(shared.dsn, discovery=asking(api, interval=0.2, timeout=0.5)) as router:
         eventually(lambda: up(router, *shared.nodes))
         text = eventually(lambda: error(router))
         assert api.url in text
@@ -223,8 +223,8 @@ def test_next_url_is_asked_if_one_is_dead_or_silent(shared: LocalCluster, api: R
         with Router(first_dsn(shared), discovery=discovery) as router:
             eventually(lambda: len(ports(router)) == 3)
             assert adviser(router).source == good.url
-            eventually(lambda: len(good.asked) >= 3)
-            assert len(api.asked) == 1, "the one that answered is asked first"
+            eventually(lambda: len(good.asked) >= 4)
+            assert len(api.asked) < len(good.asked), "the one that answered is asked first"
 
 
 def test_routers_of_a_process_share_their_questions(shared: LocalCluster, api: RestApi) -> None:
