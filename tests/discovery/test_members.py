@@ -94,13 +94,16 @@ def test_members_join_and_leave_and_roles_are_what_probes_find(shared: LocalClus
     lie["members"][2]["role"] = "leader"
     api.answer = whole(lie)
     events: list[Event] = []
-    with Router(first_dsn(shared), discovery=asking(api)) as router:
-        router.subscribe(events.append)
+    router = Router(first_dsn(shared), discovery=asking(api))
+    router.subscribe(events.append)
+    with router:
         eventually(lambda: up(router, first, second, third))
         assert [host.role for host in router.topology.hosts] == [HostRole.PRIMARY, *2 * [HostRole.STANDBY]]
         assert [host.origin for host in router.topology.hosts] == ["", "member n2", "member n3"]
         assert port_of(router, "writer") == first.port
-        assert {port_of(router, "reader") for _ in range(30)} == {second.port, third.port}
+        # Whoever joined last warms up, and gets few sessions at first.
+        seen: set[int] = set()
+        eventually(lambda: bool(seen.add(port_of(router, "reader"))) or seen == {second.port, third.port})
         with router.reader() as conn:
             other = third if conn.info.port == second.port else second
             api.answer = whole(told(shared, 1, 2 if other is second else 3))
@@ -109,9 +112,7 @@ def test_members_join_and_leave_and_roles_are_what_probes_find(shared: LocalClus
         api.answer = whole(told(shared))
         eventually(lambda: len(ports(router)) == 3)
     assert {api_line.split()[1] for api_line in api.asked} == {"/cluster"}
-    kinds = [event.kind for event in events]
-    eventually(lambda: EventKind.HOST_REMOVED in [event.kind for event in events])
-    assert EventKind.ADVICE in kinds
+    eventually(lambda: {event.kind for event in events} >= {EventKind.HOST_REMOVED, EventKind.ADVICE})
 
 
 def test_hosts_of_the_dsn_stay_whatever_the_adviser_says(shared: LocalCluster, api: RestApi) -> None:

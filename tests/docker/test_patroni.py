@@ -230,7 +230,12 @@ def test_members_tags_and_a_dead_api(cluster: Patroni) -> None:
     advised = Advised(cluster)
     with advised.router(leader, sync) as router:
         advised.until_members(router, leader, sync, third)
-        assert {advised.where(router, "reader") for _ in range(30)} == {sync, third}
+        # Whoever joined last warms up, and gets few sessions at first.
+        seen: set[str] = set()
+        until(
+            lambda: bool(seen.add(advised.where(router, "reader"))) or seen == {sync, third},
+            "readers at both",
+        )
         with zone_and_no_reads(cluster, third):
             until(lambda: advised.said(router, third) == "no reads, zone east", "its tags are known")
             assert {advised.where(router, "reader") for _ in range(30)} == {sync}
