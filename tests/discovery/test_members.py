@@ -102,8 +102,13 @@ def test_members_join_and_leave_and_roles_are_what_probes_find(shared: LocalClus
         assert [host.origin for host in router.topology.hosts] == ["", "member n2", "member n3"]
         assert port_of(router, "writer") == first.port
         # Whoever joined last warms up, and gets few sessions at first.
-        seen: set[int] = set()
-        eventually(lambda: bool(seen.add(port_of(router, "reader"))) or seen == {second.port, third.port})
+        seen: list[int] = []
+
+        def both() -> bool:
+            seen.append(port_of(router, "reader"))
+            return {*seen} == {second.port, third.port}
+
+        eventually(both)
         with router.reader() as conn:
             other = third if conn.info.port == second.port else second
             api.answer = whole(told(shared, 1, 2 if other is second else 3))
