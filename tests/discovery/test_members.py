@@ -57,7 +57,7 @@ def first_dsn(cluster: LocalCluster) -> str:
 
 def asking(*apis: RestApi, **more: Any) -> PatroniDiscovery:
     """Return the options of a discovery that is quick."""
-    return PatroniDiscovery(**{"urls": [api.url for api in apis], "interval": 0.1, "timeout": 0.5, **more})
+    return PatroniDiscovery(**{"urls": [api.url for api in apis], "interval": 0.1, "timeout": 10.0, **more})
 
 
 def ports(router: Router) -> list[int]:
@@ -94,13 +94,21 @@ def test_members_join_and_leave_and_roles_are_what_probes_find(shared: LocalClus
     lie["members"][2]["role"] = "leader"
     api.answer = whole(lie)
     events: list[Event] = []
-    with Router(first_dsn(shared), discovery=asking(api)) as router:
-        router.subscribe(events.append)
+    router = Router(first_dsn(shared), discovery=asking(api))
+    router.subscribe(events.append)
+    with router:
         eventually(lambda: up(router, first, second, third))
         assert [host.role for host in router.topology.hosts] == [HostRole.PRIMARY, *2 * [HostRole.STANDBY]]
         assert [host.origin for host in router.topology.hosts] == ["", "member n2", "member n3"]
         assert port_of(router, "writer") == first.port
-        assert {port_of(router, "reader") for _ in range(30)} == {second.port, third.port}
+        # Whoever joined last warms up, and gets few sessions at first.
+        seen: list[int] = []
+
+        def both() -> bool:
+            seen.append(port_of(router, "reader"))
+            return {*seen} == {second.port, third.port}
+
+        eventually(both)
         with router.reader() as conn:
             other = third if conn.info.port == second.port else second
             api.answer = whole(told(shared, 1, 2 if other is second else 3))
@@ -109,9 +117,7 @@ def test_members_join_and_leave_and_roles_are_what_probes_find(shared: LocalClus
         api.answer = whole(told(shared))
         eventually(lambda: len(ports(router)) == 3)
     assert {api_line.split()[1] for api_line in api.asked} == {"/cluster"}
-    kinds = [event.kind for event in events]
-    eventually(lambda: EventKind.HOST_REMOVED in [event.kind for event in events])
-    assert EventKind.ADVICE in kinds
+    eventually(lambda: {event.kind for event in events} >= {EventKind.HOST_REMOVED, EventKind.ADVICE})
 
 
 def test_hosts_of_the_dsn_stay_whatever_the_adviser_says(shared: LocalCluster, api: RestApi) -> None:
@@ -188,7 +194,7 @@ FAULTS: dict[str, tuple[Answering, str]] = {
 def test_fault_of_the_api_costs_nothing(shared: LocalCluster, api: RestApi, fault: str) -> None:
     answer, reason = FAULTS[fault]
     api.answer = answer
-    with Router(shared.dsn, discovery=asking(api, interval=0.2)) as router:
+    with Router(shared.dsn, discovery=asking(api, interval=0.2, timeout=0.5)) as router:
         eventually(lambda: up(router, *shared.nodes))
         text = eventually(lambda: error(router))
         assert api.url in text
@@ -223,8 +229,8 @@ def test_next_url_is_asked_if_one_is_dead_or_silent(shared: LocalCluster, api: R
         with Router(first_dsn(shared), discovery=discovery) as router:
             eventually(lambda: len(ports(router)) == 3)
             assert adviser(router).source == good.url
-            eventually(lambda: len(good.asked) >= 3)
-            assert len(api.asked) == 1, "the one that answered is asked first"
+            eventually(lambda: len(good.asked) >= 4)
+            assert len(api.asked) < len(good.asked), "the one that answered is asked first"
 
 
 def test_routers_of_a_process_share_their_questions(shared: LocalCluster, api: RestApi) -> None:

@@ -136,7 +136,8 @@ def make_config(
     policy = parse_policy(balance)
     watch = parse_dsn(dsn, kwargs={**parameters, **_probe_parameters(probe)})
     adviser = check_discovery(discovery, parsed)
-    hosts = check_host_options(parsed, host_options, open_list=addresses == "expand" or adviser is not None)
+    open_list = addresses == "expand" or adviser is not None
+    hosts = check_host_options(parsed, host_options, open_list=open_list)
     fixed = credentials is None
     write, read = (
         make_role(role, dsn, watch, kwargs, _with_callbacks(options, configure, reset), fixed=fixed)
@@ -154,7 +155,7 @@ def make_config(
         addresses=check_addresses(addresses),
         targets=check_domains(srv_domains, [d.params for d in (parsed, watch, write.dsn, read.dsn)]),
         discovery=adviser,
-        rules=_rules(probe, hosts, policy, zone, told=adviser is not None and bool(adviser.zone_tag)),
+        rules=_rules(probe, hosts, policy, zone, tagged=adviser is not None and bool(adviser.zone_tag)),
         policy=policy,
         acquired=listener_of(policy),
         default_attrs=parsed.session_attrs,
@@ -167,7 +168,7 @@ def make_config(
 
 
 def _rules(
-    probe: ProbeOptions, hosts: Mapping[str, HostOptions], policy: Policy, zone: object, *, told: bool
+    probe: ProbeOptions, hosts: Mapping[str, HostOptions], policy: Policy, zone: object, *, tagged: bool
 ) -> Rules:
     zones = {name: options.zone for name, options in hosts.items()}
     return Rules(
@@ -176,7 +177,7 @@ def _rules(
         {name: options.weight for name, options in hosts.items()},
         ordered=bool(getattr(policy, "ordered", False)),
         zones=zones,
-        zone=check_zone(zone, zones, told=told),
+        zone=check_zone(zone, zones, tagged=tagged),
     )
 
 
