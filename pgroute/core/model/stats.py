@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from pgroute.core.model.advice import AdviserInfo
     from pgroute.core.model.durations import DurationCounts
     from pgroute.core.model.roles import HostKey
 
@@ -76,12 +77,14 @@ class RouterStats:
         reader: the pools of readers.
         events_dropped: events that were not delivered because subscribers are too slow.
         counts: what has happened to sessions and to the writers' host.
+        adviser: what is known of the adviser that `discovery` names; None if there is none.
     """
 
     writer: RoleStats
     reader: RoleStats
     events_dropped: int = 0
     counts: RouterCounts = RouterCounts()
+    adviser: AdviserInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)
