@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
+from operator import attrgetter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -136,6 +137,15 @@ class Connection:
     pgroute_lease: Any
     _tpc = None
     _num_transactions = 0
+    # Where psycopg keeps its settings, which the pool compares.
+    _autocommit = property(attrgetter("autocommit"))
+    _read_only = property(attrgetter("read_only"))
+    _isolation_level = property(attrgetter("isolation_level"))
+    _deferrable = property(attrgetter("deferrable"))
+
+    @property
+    def _prepared(self) -> Connection:
+        return self
 
     def __init__(self, world: World, server: Server, *, read_only: bool) -> None:
         self._world = world

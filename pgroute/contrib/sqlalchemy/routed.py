@@ -167,8 +167,11 @@ class RoutedDialect:
         of_connection(dbapi_connection).commit()
 
     def do_rollback(self, dbapi_connection: Any) -> None:
-        if of_connection(dbapi_connection).rollback():
-            super().do_rollback(dbapi_connection)  # type: ignore[misc]  # sends nothing; some watch whether it is called
+        # psycopg's rollback() would send nothing: it is called if it has been replaced, to be watched.
+        if of_connection(dbapi_connection).rollback() and "rollback" in getattr(
+            dbapi_connection, "__dict__", ()
+        ):
+            super().do_rollback(dbapi_connection)  # type: ignore[misc]
 
     def do_close(self, dbapi_connection: Any) -> None:
         lent = of_connection(dbapi_connection)
