@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from pgroute.monitor.alarm import Alarm
+
 STALL = 0.1
 """Seconds by which a timer may be late before its own loop counts as stalled."""
 
@@ -18,11 +20,20 @@ async def stall_aware_wait(awaited: asyncio.Future[Any], timeout: float) -> bool
     nothing about the host, so the wait starts over, a bounded number of times.
     """
     loop = asyncio.get_running_loop()
-    for _ in range(_EXTENSIONS):
-        due = loop.time() + timeout
-        await asyncio.wait({awaited}, timeout=timeout)
-        if awaited.done():
-            return True
-        if loop.time() - due < STALL:
-            return False
+    alarm = Alarm()
+
+    def ring(_: asyncio.Future[Any]) -> None:
+        alarm.ring()
+
+    awaited.add_done_callback(ring)
+    try:
+        for _ in range(_EXTENSIONS):
+            due = loop.time() + timeout
+            await alarm.wait(due)
+            if awaited.done():
+                return True
+            if loop.time() - due < STALL:
+                return False
+    finally:
+        awaited.remove_done_callback(ring)
     return False

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pgroute.core.topology.host_facts import Facts
     from pgroute.core.topology.identity import Exclusion
+    from pgroute.core.topology.observations import Answer
 
 
 _BY_OPERATOR = "drained by the operator, gets no new sessions"
@@ -74,12 +75,28 @@ class Arbitration:
         verdicts: by host.
         primary: the host that is the primary, None if there is none.
         urgent: the hosts that have to be probed at once, because their next answer decides.
+        settled: answers that bring nothing but other positions and times would lead to the same result, at any time.
     """
 
     memory: Memory
     verdicts: Mapping[HostKey, Verdict]
     primary: HostKey | None
     urgent: frozenset[HostKey]
+    settled: bool = False
+
+    def after(self, answer: Answer, now: float, *, learning: bool) -> Arbitration:
+        """Return the result after one more answer that brings nothing but other positions and times.
+
+        Args:
+            answer: the answer of a listed host.
+            now: monotonic seconds.
+            learning: the system identifier is learned from the hosts.
+        """
+        identity = self.memory.identity
+        if not learning or identity.system_id is None or answer.system_id != identity.system_id:
+            return self
+        memory = replace(self.memory, identity=replace(identity, last_seen=now))
+        return replace(self, memory=memory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,24 +174,43 @@ def arbitrate(
     doubtful = _not_asked_since([f for f in election.stale if f.answering], highest_since)
 
     found = _Findings(scanned, known, excluded, timelines, election, unconfirmed)
+    remembered = replace(
+        memory,
+        identity=identity,
+        timelines=timelines,
+        highest_since=highest_since,
+        initial_scan_done=scanned,
+        ever_scanned=memory.ever_scanned or scanned,
+        rivals=election.rivals,
+        rivals_since=rivals_since,
+        had_primary=memory.had_primary or election.elected is not None,
+    )
     return Arbitration(
-        replace(
-            memory,
-            identity=identity,
-            timelines=timelines,
-            highest_since=highest_since,
-            initial_scan_done=scanned,
-            ever_scanned=memory.ever_scanned or scanned,
-            rivals=election.rivals,
-            rivals_since=rivals_since,
-            had_primary=memory.had_primary or election.elected is not None,
-        ),
+        remembered,
         {
             f.key: _drained(_verdict(f, found)) if f.key in memory.drained else _verdict(f, found)
             for f in hosts
         },
         election.elected.key if election.elected else None,
         unconfirmed | doubtful,
+        settled=_settled(hosts, found, memory, remembered),
+    )
+
+
+def _settled(hosts: Sequence[Facts], found: _Findings, before: Memory, after: Memory) -> bool:
+    """Return whether answers that bring nothing but other positions and times lead to the same result, at any time.
+
+    The passes repeat themselves if they have changed nothing that is remembered, but the time at which the cluster was
+    heard. Time counts only for hosts that do not answer, or are none of the cluster, for primaries that were not
+    elected, and for what standbys alone tell of timelines.
+    """
+    return (
+        not found.excluded
+        and not found.election.stale
+        and not found.election.rivals
+        and not after.timelines.claims
+        and all(f.answering for f in hosts)
+        and replace(after, identity=replace(after.identity, last_seen=before.identity.last_seen)) == before
     )
 
 

@@ -11,7 +11,7 @@ from pgroute.core.model.host import HostInfo
 from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
 from pgroute.core.topology.arbitration import Memory, arbitrate
 from pgroute.core.topology.changes import changes
-from pgroute.core.topology.host_facts import Facts, observe, reborn, replaced
+from pgroute.core.topology.host_facts import Facts, observe, reborn, repeated, repeats, replaced
 from pgroute.core.topology.observations import (
     Answer,
     Drain,
@@ -51,7 +51,7 @@ def initial_topology(hosts: tuple[HostKey, ...], now: float, rules: Rules | None
         (), None, (), frozenset(), 0, now, now, False, FrozenDict({}), FrozenDict({}), frozenset(),
         FrozenDict({}), WalHistory(), (), Memory(), rules or Rules(),
     )  # fmt: skip
-    return _build(empty, tuple(Facts(k) for k in dict.fromkeys(hosts)), Memory(), now)
+    return _arbitrated(empty, tuple(Facts(k) for k in dict.fromkeys(hosts)), Memory(), now)
 
 
 def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, tuple[Event, ...]]:
@@ -70,6 +70,8 @@ def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, 
         case Answer() | Failure():
             if seen.host not in topology.by_key:
                 return topology, ()
+            if isinstance(seen, Answer) and (new := _repeated(topology, seen, now)):
+                return new, ()
             facts = tuple(observe(f, seen, now) if f.key == seen.host else f for f in facts)
         case Members():
             known = {f.key: f for f in facts}
@@ -88,13 +90,35 @@ def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, 
             memory = replace(memory, drained=memory.drained - seen.hosts)
     if facts == topology._facts and memory is topology._memory:
         return topology, ()
-    new = _build(topology, facts, memory, now)
+    new = _arbitrated(topology, facts, memory, now)
     return new, changes(topology, new, starting=not topology._memory.ever_scanned)
 
 
-def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) -> Topology:
+def _repeated(topology: Topology, seen: Answer, now: float) -> Topology | None:
+    """Return the snapshot after an answer by which nothing changes but positions and times; None if more may change.
+
+    That is how nearly all answers are. It leads to what the passes of the arbitration would lead to.
+    """
+    settled, rules = topology._settled, topology._rules
+    if settled is None:
+        return None
+    facts = list(topology._facts)
+    at = next(i for i, f in enumerate(facts) if f.key == seen.host)
+    if not repeats(facts[at], seen):
+        return None
+    facts[at] = repeated(facts[at], seen, now)
+    learning = rules.check_system_id and rules.system_id is None
+    return _build(topology, tuple(facts), settled.after(seen, now, learning=learning), now)
+
+
+def _arbitrated(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) -> Topology:
     rules = old._rules
     outcome = arbitrate(facts, memory, now, check_system_id=rules.check_system_id, pinned=rules.system_id)
+    return _build(old, facts, outcome, now)
+
+
+def _build(old: Topology, facts: tuple[Facts, ...], outcome: Arbitration, now: float) -> Topology:
+    rules, memory = old._rules, outcome.memory
     head = next((f for f in facts if f.key == outcome.primary and f.answer is not None), None)
     wal = old.wal
     if head is not None and head.answer is not None:
@@ -134,8 +158,9 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
         by_key=FrozenDict(by_key),
         wal=wal,
         _facts=facts,
-        _memory=outcome.memory,
+        _memory=memory,
         _rules=rules,
+        _settled=outcome if outcome.settled else None,
         last_return=max((h.returned_at for h in hosts if h.returned_at is not None), default=float("-inf")),
     )
 
