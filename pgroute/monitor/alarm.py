@@ -8,28 +8,31 @@ import asyncio
 class Alarm:
     """Wakes one task. Used in one loop only.
 
-    `asyncio.Event` under `asyncio.timeout` does the same with several objects and switches more, each time.
+    `asyncio.Event` under `asyncio.timeout` does the same with several objects and turns of the loop more, each time.
+
+    Attributes:
+        rung: somebody has called.
     """
 
-    __slots__ = ("_rung", "_waiter")
+    __slots__ = ("_waiter", "rung")
 
     def __init__(self) -> None:
-        self._rung = False
+        self.rung: bool = False
         self._waiter: asyncio.Future[None] | None = None
 
     def ring(self) -> None:
         """End the current wait, or the next one unless `clear` comes first."""
-        self._rung = True
+        self.rung = True
         if self._waiter is not None:
             _end(self._waiter)
 
     def clear(self) -> None:
         """Forget that somebody called."""
-        self._rung = False
+        self.rung = False
 
     async def wait(self, until: float) -> bool:
         """Return whether somebody called before that time of the loop, which is monotonic seconds."""
-        if not self._rung:
+        if not self.rung:
             loop = asyncio.get_running_loop()
             waiter = self._waiter = loop.create_future()
             timer = loop.call_at(until, _end, waiter)
@@ -38,7 +41,7 @@ class Alarm:
             finally:
                 timer.cancel()
                 self._waiter = None
-        return self._rung
+        return self.rung
 
 
 def _end(waiter: asyncio.Future[None]) -> None:

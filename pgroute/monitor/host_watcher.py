@@ -170,19 +170,22 @@ class HostWatcher:
         """Return when the next probe is due, and whether it takes a new connection."""
         if self._move.arrival is not None or self._breach is not None:
             return now, False
-        # What calls for a new connection is not served by a probe on the open one.
-        hurry = self._kicked or self._fresh
-        delay = self.subscribers.connect_delay(now, kicked=hurry)
-        connect_at = self._connected_at + (CREDENTIALS_GAP if self._had_no_credentials else delay)
-        if self._conn is None or self._conn.lost is not None:
-            return connect_at, True
+        conn = self._conn
+        if conn is None or conn.lost is not None:
+            return self._connect_at(now), True
         ask_at = self._asked_at + _KICK_GAP
         if not self._kicked:
             ask_at = max(ask_at, self.subscribers.probe_at(self._asked_at, now))
-        renew = self._fresh or now - self._conn.opened_at > RENEW_AFTER
-        if renew and connect_at <= ask_at and self._has_credentials():
+        renew = self._fresh or now - conn.opened_at > RENEW_AFTER
+        if renew and (connect_at := self._connect_at(now)) <= ask_at and self._has_credentials():
             return connect_at, True
         return ask_at, False
+
+    def _connect_at(self, now: float) -> float:
+        # What calls for a new connection is not served by a probe on the open one.
+        hurry = self._kicked or self._fresh
+        delay = self.subscribers.connect_delay(now, kicked=hurry)
+        return self._connected_at + (CREDENTIALS_GAP if self._had_no_credentials else delay)
 
     def _has_credentials(self) -> bool:
         """Return whether a new connection can be opened at once; otherwise say what it waits for, if that is long."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pgroute.core.model.candidate import Candidate
 from pgroute.core.model.frozen import FrozenDict
@@ -121,7 +121,7 @@ def _build(old: Topology, facts: tuple[Facts, ...], outcome: Arbitration, now: f
     rules, memory = old._rules, outcome.memory
     head = next((f for f in facts if f.key == outcome.primary and f.answer is not None), None)
     wal = old.wal
-    if head is not None and head.answer is not None:
+    if head is not None and head.answer is not None and not _added(old, head):
         wal = wal.add(head.answer, head.promotion)
     hosts = tuple(
         _host_info(
@@ -162,6 +162,15 @@ def _build(old: Topology, facts: tuple[Facts, ...], outcome: Arbitration, now: f
         _rules=rules,
         _settled=outcome if outcome.settled else None,
         last_return=max((h.returned_at for h in hosts if h.returned_at is not None), default=float("-inf")),
+    )
+
+
+def _added(old: Topology, head: Facts) -> bool:
+    """Return whether the primary's last answer is part of the history already: another host has answered since."""
+    return (
+        old.primary is not None
+        and old.primary.key == head.key
+        and any(f.answer is head.answer for f in old._facts)
     )
 
 
@@ -222,7 +231,7 @@ def _host_info(
         generation = was.generation + _generation_ends(was, verdict, f.answer)
         if (was.state, was.usable, was.role) == (verdict.state, verdict.usable, f.role):
             since = was.since
-    info = HostInfo(
+    return HostInfo(
         key=f.key,
         state=verdict.state,
         reason=verdict.reason or note,
@@ -236,31 +245,32 @@ def _host_info(
         zone=zone,
         returned_at=None if starting else _returned_at(was, verdict, f.answer, now),
         drained=drained,
+        **({} if f.answer is None else _told(f, f.answer, wal, head, now)),
     )
-    a = f.answer
-    if a is None:
-        return info
+
+
+def _told(f: Facts, a: Answer, wal: WalHistory, head: Answer | None, now: float) -> dict[str, Any]:
+    """Return the fields of the view of a host that its last answer gives; a second `replace` would take far longer."""
     as_of, staleness = None, None
     if a.role is HostRole.STANDBY:
         as_of = wal.as_of(f.reached_timeline, a.lsn)
         staleness = None if as_of is None else max(0.0, now - as_of)
     elif a is head:
         staleness = 0.0
-    return replace(
-        info,
-        address=a.address,
-        role=a.role,
-        read_only=a.read_only,
-        timeline=f.reached_timeline,
-        lsn=a.lsn,
-        lag_bytes=_lag_bytes(a, head),
-        staleness=staleness,
-        current_as_of=as_of,
-        rtt=a.rtt,
-        system_id=a.system_id,
-        started_at=a.started_at,
-        server_version=a.server_version,
-    )
+    return {
+        "address": a.address,
+        "role": a.role,
+        "read_only": a.read_only,
+        "timeline": f.reached_timeline,
+        "lsn": a.lsn,
+        "lag_bytes": _lag_bytes(a, head),
+        "staleness": staleness,
+        "current_as_of": as_of,
+        "rtt": a.rtt,
+        "system_id": a.system_id,
+        "started_at": a.started_at,
+        "server_version": a.server_version,
+    }
 
 
 def _returned_at(was: HostInfo | None, verdict: Verdict, answer: Answer | None, now: float) -> float | None:
