@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
+from pgroute.core.late_pattern import LatePattern
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ _COLUMNS = "expected a sequence of names of columns"
 _MOST_PARTS = 3
 
 # A query that reads a table has white space, brackets, quotes or asterisks.
-_TABLE_NAME = re.compile(r"""[^\s()"',;*]+""")
-_ENCODING = re.compile(r"[A-Za-z0-9_-]+")
+_TABLE_NAME = LatePattern(r"""[^\s()"',;*]+""")
+_ENCODING = LatePattern(r"[A-Za-z0-9_-]+")
 
 
 def table_name(table: object, parameter: str = "table") -> str:
