@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import secrets
+import os
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -88,7 +88,7 @@ def check_key(once: object) -> str | None:
     if once is None or once is False:
         return None
     if once is True:
-        return f"pgroute-{secrets.token_hex(16)}"
+        return f"pgroute-{os.urandom(16).hex()}"
     check_name("once", once, ", True or None")
     assert isinstance(once, str)
     return once
