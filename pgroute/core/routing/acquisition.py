@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pgroute.core.faults.classify import one_line
 from pgroute.core.model.host import HostState
@@ -36,23 +35,20 @@ _LONGEST_PAUSE = 0.5
 _REFUSING = frozenset({HostState.REJECTED, HostState.BUSY})
 
 
-@dataclass(frozen=True, slots=True)
-class Try:
+class Try(NamedTuple):
     """Ask this host's pool, for at most *timeout* seconds."""
 
     candidate: Candidate
     timeout: float
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """Wait for a change of the topology, until *until* (monotonic seconds) at the latest."""
 
     until: float
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(NamedTuple):
     """Raise *error*."""
 
     error: AcquireTimeout

@@ -10,7 +10,7 @@ to while a higher one may live, and of two primaries on the same timeline neithe
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostKey, HostRole
@@ -99,8 +99,7 @@ class Arbitration:
         return replace(self, memory=memory)
 
 
-@dataclass(frozen=True, slots=True)
-class _Election:
+class _Election(NamedTuple):
     """The primaries of the cluster.
 
     Attributes:
@@ -118,8 +117,7 @@ class _Election:
         return frozenset(f.key for f in self.contenders) if len(self.contenders) > 1 else frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class _Findings:
+class _Findings(NamedTuple):
     """The results of all passes, from which the verdicts follow.
 
     Attributes:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgroute.core.config.options import check_name, check_number
 from pgroute.core.sql.statements import qualify
@@ -52,8 +51,7 @@ _ENCODERS = {
 _KEPT_AS_THEY_ARE = frozenset({type(None), bool, int})
 
 
-@dataclass(frozen=True, slots=True)
-class OnceStatements:
+class OnceStatements(NamedTuple):
     """The statements on the table of a schema, for ``%`` with a mapping from names to SQL.
 
     Attributes:
