@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgroute.core.config.dsn import Params
-    from pgroute.core.config.router_config import ResolverSpec
+    from pgroute.core.config.lookups import ResolverSpec
     from pgroute.core.model.roles import HostKey
     from pgroute.monitor.subscribers import Subscriber
     from pgroute.runtime.credentials import CredentialSource
