@@ -126,8 +126,10 @@ def child(library, dsn, workers):
         finish()
 
     def finish():
-        print(process.told(), flush=True)
-        os._exit(0)
+        try:
+            print(process.told(), flush=True)
+        finally:
+            os._exit(0)  # also if nobody reads that any more
 
     threading.Thread(target=stop, daemon=True).start()
     if library == "hasql asyncpg":
