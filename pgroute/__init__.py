@@ -1,18 +1,8 @@
 """A client-side router for a PostgreSQL primary and its standbys."""
 
-from pgroute._async.causal import AsyncCausal
-from pgroute._async.copying.stream import AsyncCopyStream
-from pgroute._async.listener import AsyncListener
-from pgroute._async.router import AsyncRouter
-from pgroute._async.session import AsyncSession
-from pgroute._async.transaction.attempts import AsyncAttempt, AsyncAttempts
-from pgroute._sync.causal import Causal
-from pgroute._sync.copying.stream import CopyStream
-from pgroute._sync.listener import Listener
-from pgroute._sync.router import Router
-from pgroute._sync.session import Session
-from pgroute._sync.transaction.attempts import Attempt, Attempts
-from pgroute.config_file.entry import from_config
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from pgroute.core.config.credentials import CredentialRequest
 from pgroute.core.config.discovery import AuroraDiscovery, PatroniDiscovery
 from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
@@ -40,6 +30,21 @@ from pgroute.errors import (
     SessionLost,
     SplitBrainError,
 )
+
+if TYPE_CHECKING:
+    from pgroute._async.causal import AsyncCausal
+    from pgroute._async.copying.stream import AsyncCopyStream
+    from pgroute._async.listener import AsyncListener
+    from pgroute._async.router import AsyncRouter
+    from pgroute._async.session import AsyncSession
+    from pgroute._async.transaction.attempts import AsyncAttempt, AsyncAttempts
+    from pgroute._sync.causal import Causal
+    from pgroute._sync.copying.stream import CopyStream
+    from pgroute._sync.listener import Listener
+    from pgroute._sync.router import Router
+    from pgroute._sync.session import Session
+    from pgroute._sync.transaction.attempts import Attempt, Attempts
+    from pgroute.config_file.entry import from_config
 
 __version__ = "0.1.0"
 
@@ -100,6 +105,39 @@ __all__ = [
     "from_config",
 ]
 
+# Imported when first used: hardly a program needs both faces.
+_LATER = {
+    "AsyncAttempt": "_async.transaction.attempts",
+    "AsyncAttempts": "_async.transaction.attempts",
+    "AsyncCausal": "_async.causal",
+    "AsyncCopyStream": "_async.copying.stream",
+    "AsyncListener": "_async.listener",
+    "AsyncRouter": "_async.router",
+    "AsyncSession": "_async.session",
+    "Attempt": "_sync.transaction.attempts",
+    "Attempts": "_sync.transaction.attempts",
+    "Causal": "_sync.causal",
+    "CopyStream": "_sync.copying.stream",
+    "Listener": "_sync.listener",
+    "Router": "_sync.router",
+    "Session": "_sync.session",
+    "from_config": "config_file.entry",
+}
+
 for _name in __all__:
-    globals()[_name].__module__ = __name__
+    if _name not in _LATER:
+        globals()[_name].__module__ = __name__
 del _name
+
+if not TYPE_CHECKING:  # else any name would have this type
+
+    def __getattr__(name: str) -> object:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+        globals()[name] = found
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

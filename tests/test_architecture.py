@@ -37,6 +37,7 @@ _FACE = (
 )
 ROWS = (
     ("errors",),
+    ("core.late_pattern", "core.spelling"),
     ("core", "core.model", "core.printable"),
     ("core.faults", "core.mailbox", "core.sql"),
     ("core.topology",),
@@ -290,9 +291,36 @@ def test_every_module_says_its_job():
 
 
 def test_importing_pgroute_leaves_slow_libraries_for_later():
-    code = "import sys, pgroute; print(sorted({'dns', 'rich', 'tenacity'} & set(sys.modules)))"
+    later = {"difflib", "dns", "rich", "secrets", "tenacity"}
+    assert not later & loaded_by("from pgroute import AsyncRouter, Router")
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Return the modules that a new process has after a statement."""
+    code = f"import sys; {statement}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("statement", "faces"),
+    [
+        ("import pgroute", set()),
+        ("from pgroute import Router, Session, from_config", {"_sync"}),
+        ("from pgroute import AsyncRouter, HostKey", {"_async"}),
+        ("from pgroute import *", {"_async", "_sync"}),
+    ],
+)
+def test_a_face_is_imported_when_it_is_first_used(statement, faces):
+    loaded = {name.split(".")[1] for name in loaded_by(statement) if name.startswith("pgroute.")}
+    assert loaded & {"_async", "_sync"} == faces
+
+
+def test_names_that_are_imported_later_can_be_listed_and_others_are_refused():
+    code = "import pgroute; assert set(pgroute.__all__) <= set(dir(pgroute)); pgroute.Rooter"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    *_, told = done.stderr.splitlines()
+    assert told.startswith("AttributeError: module 'pgroute' has no attribute 'Rooter'")
 
 
 def test_public_names_are_sorted_and_exist():

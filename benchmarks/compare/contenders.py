@@ -108,15 +108,20 @@ async def open_pool_async(dsn, sizes, readers, *, tuned=False):
         yield Sessions(await pool(WRITER, sizes), await pool(READER, SIZES) if readers else None)
 
 
+def for_hasql(dsn):
+    """Return the DSN as hasql can read it: without the empty password that keeps libpq from PGPASSWORD."""
+    return dsn.replace("password=&", "")
+
+
 @contextlib.asynccontextmanager
 async def open_hasql(dsn, sizes, readers):
-    async with PoolManager(dsn, pool_factory_kwargs=dict(sizes)) as manager:
+    async with PoolManager(for_hasql(dsn), pool_factory_kwargs=dict(sizes)) as manager:
         yield Sessions(manager.acquire_master, manager.acquire_replica, commits=False)
 
 
 @contextlib.asynccontextmanager
 async def open_hasql_tuned(dsn, sizes, readers):
-    dsn += "&connect_timeout=2"
+    dsn = for_hasql(dsn) + "&connect_timeout=2"
     async with PoolManager(dsn, pool_factory_kwargs=dict(sizes), **TUNED_HASQL) as manager:
         yield Sessions(
             functools.partial(Repeated, manager.acquire_master, HASQL_ACQUIRE),

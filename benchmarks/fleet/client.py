@@ -23,7 +23,7 @@ from pgroute.core.routing.first_choice import first_choice
 from pgroute.core.routing.lending import Close, Connect, Lending, PoolFull, Rest
 from pgroute.core.routing.lifetime import lifetime
 from pgroute.core.routing.set_aside import SetAside
-from pgroute.core.schedule import CONNECT_GAP, DEFAULT_SLOTS, login_spread
+from pgroute.core.schedule import CONNECT_GAP, DEFAULT_SLOTS, Beat, login_spread
 from pgroute.core.topology.changes import routes
 from pgroute.core.topology.observations import Failure
 from pgroute.core.topology.transition import apply
@@ -229,6 +229,7 @@ class Client:
         self.rng = random.Random(fleet.seed * 1_000_003 + number)
         self.topology = topology
         self.slots = DEFAULT_SLOTS
+        self.beat = Beat()
         self.seen = 0
         self.watchers = {key: Watcher(self, server) for key, server in fleet.servers.items()}
         self.pools = {role: {} for role in Role}

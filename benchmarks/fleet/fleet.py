@@ -72,8 +72,9 @@ class Fleet:
         self.clients = [Client(self, number, topology) for number in range(clients)]
         for client in self.clients:
             client.slots = slots
+            asked_at = self.sim.now - self.sim.rng.random()
             for key, watcher in client.watchers.items():
-                watcher.adopt(Connection(self.servers[key], client), self.sim.now - self.sim.rng.random())
+                watcher.adopt(Connection(self.servers[key], client), asked_at)
             for role, count in ((Role.WRITER, callers), (Role.READER, readers)):
                 for _ in range(count):
                     self.sim.spawn(client.work(role, pause))

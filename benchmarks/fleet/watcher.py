@@ -8,7 +8,7 @@ from benchmarks.fleet.world import LATENCY, SYSTEM_ID
 from pgroute.core.config.options import ProbeOptions
 from pgroute.core.faults.classify import Fault, FaultKind
 from pgroute.core.model.roles import HostRole
-from pgroute.core.schedule import CONNECT_GAP, connect_delay, probe_delay
+from pgroute.core.schedule import CONNECT_GAP, connect_delay, probe_delay, steady
 from pgroute.core.topology.observations import Answer, Failure
 
 OPTIONS = ProbeOptions()
@@ -60,12 +60,19 @@ class Watcher:
         connect_at = self.connected_at + delay
         if not self.linked:
             return connect_at, True
-        ask = probe_delay(topology, self.server.key, OPTIONS.interval, now, rng, slots=slots)
-        ask_at = self.asked_at + (_KICK_GAP if self._kicked else max(ask, _KICK_GAP))
+        ask_at = self.asked_at + _KICK_GAP
+        if not self._kicked:
+            ask_at = max(ask_at, self._ask_at(topology, now, rng, slots))
         renew = self._fresh or now - self.opened_at > _RENEW_AFTER
         if renew and connect_at <= ask_at:
             return connect_at, True
         return ask_at, False
+
+    def _ask_at(self, topology, now, rng, slots):
+        interval = OPTIONS.interval
+        if steady(topology, self.server.key, now):
+            return self.client.beat.next(self.asked_at, interval, rng)
+        return self.asked_at + probe_delay(topology, self.server.key, interval, now, rng, slots=slots)
 
     def _turn(self, turn_id, connect):
         if self._busy or turn_id != self._turn_id:

@@ -40,6 +40,8 @@ class AsyncListener(AsyncFace):
         psycopg.NotSupportedError: on entering, there is a pooler that lends server sessions for a transaction only.
     """
 
+    __module__ = "pgroute"
+
     def __init__(
         self,
         manager: AsyncSessionManager[Any],

@@ -112,6 +112,8 @@ class AsyncRouter(
         ConfigError: an argument is invalid; the error names the parameter, the value and what is accepted.
     """
 
+    __module__ = "pgroute"
+
     @overload
     def __init__(
         self,

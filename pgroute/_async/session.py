@@ -34,6 +34,8 @@ class AsyncSession(AsyncFace, Generic[CT]):
         psycopg.ProgrammingError: on leaving, a command was still running, or a two-phase transaction was prepared.
     """
 
+    __module__ = "pgroute"
+
     __slots__ = (
         "__weakref__",
         "_attrs",

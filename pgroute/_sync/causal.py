@@ -36,6 +36,8 @@ class Causal(Generic[CT]):
     A session is ordered behind those that have ended before it began; sessions at the same time are not.
     """
 
+    __module__ = "pgroute"
+
     __slots__ = ("__weakref__", "_causality", "_manager")
 
     def __init__(self, manager: SessionManager[CT], after: Position | None) -> None:

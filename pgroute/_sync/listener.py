@@ -41,6 +41,8 @@ class Listener(Face):
         psycopg.NotSupportedError: on entering, there is a pooler that lends server sessions for a transaction only.
     """
 
+    __module__ = "pgroute"
+
     def __init__(
         self,
         manager: SessionManager[Any],

@@ -35,6 +35,8 @@ class Session(Face, Generic[CT]):
         psycopg.ProgrammingError: on leaving, a command was still running, or a two-phase transaction was prepared.
     """
 
+    __module__ = "pgroute"
+
     __slots__ = (
         "__weakref__",
         "_attrs",

@@ -112,3 +112,6 @@ def from_config(
     from pgroute.config_file.making import shared_router
 
     return shared_router(path, name, kind, row_factory)
+
+
+from_config.__module__ = "pgroute"

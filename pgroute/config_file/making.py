@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from pgroute.config_file.place import construct
 from pgroute.config_file.shared import shared
 from pgroute.config_file.tables import KINDS, Named, read_router
 from pgroute.core.config.options import PoolOptions, check_callable
+from pgroute.core.spelling import nearest
 from pgroute.errors import ConfigError
 from pgroute.faces import manager_behind
 
@@ -31,8 +31,8 @@ def shared_router(
     """
     check_callable("row_factory", row_factory)
     if kind is not None and kind not in KINDS:
-        near = difflib.get_close_matches(str(kind), KINDS, n=1)
-        guess = f"; did you mean {near[0]!r}?" if near else ""
+        near = nearest(str(kind), KINDS)
+        guess = f"; did you mean {near!r}?" if near else ""
         raise ConfigError("kind", kind, f"expected one of {', '.join(KINDS)}, or None{guess}")
     given: object = name
     if not (given is None or isinstance(given, str)):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pgroute.core.printable import printable
+from pgroute.core.spelling import nearest
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,11 +87,11 @@ def check_keys(
         error = Place(place.file, "key", place.hidden).error
         if home := next((where for where, names in homes if name in names), ""):
             raise error(shown.key, f"it belongs in {home}")
-        if near := difflib.get_close_matches(name, known, n=1):
-            raise error(shown.key, f"did you mean {near[0]}?")
+        if near := nearest(name, known):
+            raise error(shown.key, f"did you mean {near}?")
         for where, names in homes:
-            if near := difflib.get_close_matches(name, names, n=1):
-                raise error(shown.key, f"did you mean {near[0]}, which belongs in {where}?")
+            if near := nearest(name, names):
+                raise error(shown.key, f"did you mean {near}, which belongs in {where}?")
         raise error(shown.key, f"expected one of {', '.join(sorted(known))}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from pgroute.core.model.host import HostState
@@ -37,6 +38,9 @@ _LOGINS = 2000.0
 """Connections of a larger server per second of the spread: 0.3 s for 1000."""
 _PROBES = 20_000.0
 """Probes per second that a fleet may send to a host during an outage."""
+_JITTER = 0.1
+"""Share of an interval by which it is longer or shorter, at most."""
+_BEATS = 4
 _FASTEST = 0.02
 _SLOWEST = 0.5
 _OUTAGE_SHARE = 0.01
@@ -53,6 +57,11 @@ def login_spread(slots: int) -> float:
         slots: the server's max_connections.
     """
     return min(LONGEST_SPREAD, max(0, slots - _SMALL) / _LOGINS)
+
+
+def steady(topology: Topology, key: HostKey, now: float) -> bool:
+    """Return whether nothing calls for a probe of the host before its interval is over."""
+    return key not in topology.urgent and topology.outage(now) is None
 
 
 def probe_delay(
@@ -77,7 +86,45 @@ def probe_delay(
     delay = interval
     if (outage := topology.outage(now)) is not None:
         delay = min(delay, max(_FASTEST, min(_SLOWEST, max(outage * _OUTAGE_SHARE, slots / _PROBES))))
-    return delay * (0.9 + 0.2 * rng.random())
+    return delay * _jitter(rng)
+
+
+def _jitter(rng: Random) -> float:
+    return 1.0 + _JITTER * (2.0 * rng.random() - 1.0)
+
+
+class Beat:
+    """The moments at which a process probes its hosts together, while there is no outage.
+
+    A process that wakes up once for all hosts needs half the time of one that wakes up for each. Each interval has
+    moments of its own, which are as irregular as `probe_delay`. A host that was probed at another time is led to them.
+    """
+
+    def __init__(self) -> None:
+        self._moments: dict[float, deque[float]] = {}
+
+    def next(self, asked_at: float, interval: float, rng: Random) -> float:
+        """Return when a host is probed next, in monotonic seconds: at one of the moments if the interval permits.
+
+        Args:
+            asked_at: monotonic seconds of its last probe.
+            interval: seconds from one probe to the next; a tenth more or less is permitted.
+            rng: the source of the jitter.
+        """
+        due = asked_at + interval
+        moments = self._moments.get(interval)
+        if moments is None or due - moments[-1] > 2.0 * interval:
+            self._forget(asked_at)
+            moments = self._moments[interval] = deque([asked_at + interval * _jitter(rng)], _BEATS)
+        while due - moments[-1] > 0.5 * interval:
+            moments.append(moments[-1] + interval * _jitter(rng))
+        nearest = min(moments, key=lambda moment: abs(moment - due))
+        return min(max(nearest, due - _JITTER * interval), due + _JITTER * interval)
+
+    def _forget(self, now: float) -> None:
+        self._moments = {
+            interval: moments for interval, moments in self._moments.items() if moments[-1] > now
+        }
 
 
 def connect_delay(

@@ -11,6 +11,7 @@ from pgroute.core.faults.classify import Fault, FaultKind
 from pgroute.core.schedule import CONNECT_GAP, CREDENTIALS_GAP
 from pgroute.core.topology.observations import Failure
 from pgroute.monitor.address_move import AddressMove
+from pgroute.monitor.alarm import Alarm
 from pgroute.monitor.dialer import Dialer
 from pgroute.monitor.errors import NoCredentials, ProbeFailed
 from pgroute.monitor.probe_login import ProbeLogin
@@ -65,7 +66,7 @@ class HostWatcher:
             on_arrival=self.nudge,
             on_loss=self._lost,
         )
-        self._changed = asyncio.Event()
+        self._changed = Alarm()
         self._kicked = True
         self._fresh = False
         self._connected_at = -math.inf
@@ -96,18 +97,18 @@ class HostWatcher:
         """Probe at once, on a new connection if *fresh*."""
         self._kicked = True
         self._fresh = self._fresh or fresh
-        self._changed.set()
+        self._changed.ring()
 
     def nudge(self) -> None:
         """Work out again when the next probe is due."""
-        self._changed.set()
+        self._changed.ring()
 
     def refused(self) -> None:
         """Count a pool's refused login as a connection attempt, and keep trying new connections until one succeeds."""
         self._connected_at = time.monotonic()
         self._had_no_credentials = False
         self._fresh = True
-        self._changed.set()
+        self._changed.ring()
 
     def renamed(self) -> None:
         """Take note that the name stands for other addresses, or that its lookup had another outcome."""
@@ -162,28 +163,29 @@ class HostWatcher:
             when, connect = self._next(now)
             if when <= now:
                 return connect
-            try:
-                async with asyncio.timeout(when - now):
-                    await self._changed.wait()
-            except TimeoutError:
+            if not await self._changed.wait(when):
                 return self._next(time.monotonic())[1] if self._conn is None else connect
 
     def _next(self, now: float) -> tuple[float, bool]:
         """Return when the next probe is due, and whether it takes a new connection."""
         if self._move.arrival is not None or self._breach is not None:
             return now, False
+        conn = self._conn
+        if conn is None or conn.lost is not None:
+            return self._connect_at(now), True
+        ask_at = self._asked_at + _KICK_GAP
+        if not self._kicked:
+            ask_at = max(ask_at, self.subscribers.probe_at(self._asked_at, now))
+        renew = self._fresh or now - conn.opened_at > RENEW_AFTER
+        if renew and (connect_at := self._connect_at(now)) <= ask_at and self._has_credentials():
+            return connect_at, True
+        return ask_at, False
+
+    def _connect_at(self, now: float) -> float:
         # What calls for a new connection is not served by a probe on the open one.
         hurry = self._kicked or self._fresh
         delay = self.subscribers.connect_delay(now, kicked=hurry)
-        connect_at = self._connected_at + (CREDENTIALS_GAP if self._had_no_credentials else delay)
-        if self._conn is None or self._conn.lost is not None:
-            return connect_at, True
-        ask = self.subscribers.probe_delay(now)
-        ask_at = self._asked_at + (_KICK_GAP if self._kicked else max(ask, _KICK_GAP))
-        renew = self._fresh or now - self._conn.opened_at > RENEW_AFTER
-        if renew and connect_at <= ask_at and self._has_credentials():
-            return connect_at, True
-        return ask_at, False
+        return self._connected_at + (CREDENTIALS_GAP if self._had_no_credentials else delay)
 
     def _has_credentials(self) -> bool:
         """Return whether a new connection can be opened at once; otherwise say what it waits for, if that is long."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pgroute.core.config.dns_names import (
     doubt_gap,
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     from pgroute.runtime.credentials import CredentialSource
 
 
-@dataclass(frozen=True, slots=True)
-class HostSource:
+class HostSource(NamedTuple):
     """Where the hosts of a router come from.
 
     Attributes:

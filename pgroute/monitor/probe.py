@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import pq
@@ -14,10 +13,11 @@ from pgroute.core.faults.classify import Fault, FaultKind, one_line
 from pgroute.core.printable import printable
 from pgroute.core.sql.answers import Malformed, read_probe, read_shown
 from pgroute.core.topology.observations import Answer
+from pgroute.monitor.alarm import Alarm
 from pgroute.monitor.errors import ProbeFailed
 from pgroute.monitor.probe_connect import establish
 from pgroute.monitor.probe_statement import MOST_ROUNDS, RESULTS, ProbeStatement
-from pgroute.monitor.stalls import stall_aware_wait
+from pgroute.monitor.stalls import stall_aware_alarm
 from pgroute.runtime.receive_limit import TooMuch
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
     from pgroute.core.model.roles import HostKey
+    from pgroute.core.sql.answers import ProbeValues
     from pgroute.runtime.receive_limit import Allowance
 
 _COPYING = frozenset({pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH})
@@ -70,8 +71,10 @@ class ProbeConnection:
         self._statement = ProbeStatement()
         self._answered = False
         self._settings: bytes | None = None
-        self._pending: asyncio.Future[list[PGresult]] | None = None
+        # Between two probes there is no alarm.
+        self._pending: Alarm | None = None
         self._results: list[PGresult] = []
+        self._failure: ProbeFailed | None = None
         self._loop = asyncio.get_running_loop()
         self._fd = self._pgconn.socket
         self._loop.add_reader(self._fd, self._readable)
@@ -146,7 +149,7 @@ class ProbeConnection:
     ) -> list[PGresult]:
         if self.lost is not None:
             raise ProbeFailed(self.lost)
-        self._pending = self._loop.create_future()
+        alarm = self._pending = Alarm()
         self._results = []
         sent_at = time.monotonic()
         try:
@@ -155,13 +158,15 @@ class ProbeConnection:
                 self._pgconn.flush()
             except psycopg.Error as exc:
                 self._lose(one_line(str(exc)))
-            if not await stall_aware_wait(self._pending, timeout):
+            if not await stall_aware_alarm(alarm, timeout):
                 on_slow(sent_at)
-                if not await stall_aware_wait(self._pending, timeout):
+                if not await stall_aware_alarm(alarm, timeout):
                     raise ProbeFailed.timed_out(f"no answer in {2 * timeout:g} s")
-            return self._pending.result()
         finally:
             self._pending = None
+        if self._failure is not None:
+            raise self._failure
+        return self._results
 
     def _read(self, results: list[PGresult], sent_at: float, rtt: float) -> Answer | None:
         """Return the answer, None if the statement must be sent again in another form."""
@@ -185,7 +190,12 @@ class ProbeConnection:
         if self._statement.restarts(role, None if told is None else told.started_at):
             return None
         fresh, self._answered = not self._answered, True
-        answer = Answer(
+        if told is not None:
+            if fresh:
+                self._settings = told.defaults
+            elif told.defaults != self._settings:
+                raise ProbeFailed(Fault(FaultKind.LOST, reason="the defaults of new sessions changed"))
+        return Answer(
             self.key,
             role,
             sent_at,
@@ -194,23 +204,7 @@ class ProbeConnection:
             fresh=fresh,
             server_version=self._pgconn.server_version,
             reduced=self._statement.reduced,
-        )
-        if told is None:
-            return answer
-        if fresh:
-            self._settings = told.defaults
-        elif told.defaults != self._settings:
-            raise ProbeFailed(Fault(FaultKind.LOST, reason="the defaults of new sessions changed"))
-        return replace(
-            answer,
-            read_only=told.read_only,
-            timeline=told.timeline,
-            lsn=told.lsn,
-            flushed=told.flushed,
-            replayed=told.replayed,
-            flush_delay=_WRITER_CYCLES * told.writer_delay,
-            system_id=told.system_id,
-            started_at=told.started_at,
+            **({} if told is None else _positions(told)),
         )
 
     def _readable(self) -> None:
@@ -221,13 +215,13 @@ class ProbeConnection:
             # notifications are dropped before they pile up.
             while self._pgconn.notifies() is not None:
                 pass
-            if self._pending is None or self._pending.done():
+            if self._pending is None or self._pending.rung:
                 return
             while not self._pgconn.is_busy():
                 result = self._pgconn.get_result()
                 if result is None:
                     if self._results:
-                        self._pending.set_result(self._results)
+                        self._pending.ring()
                     else:
                         self._lose("the connection gave no result")
                     return
@@ -251,8 +245,9 @@ class ProbeConnection:
             return
         self.lost = error.fault
         self._loop.remove_reader(self._fd)
-        if self._pending is not None and not self._pending.done():
-            self._pending.set_exception(error)
+        if self._pending is not None and not self._pending.rung:
+            self._failure = error
+            self._pending.ring()
         else:
             self._on_loss()
 
@@ -262,3 +257,17 @@ class ProbeConnection:
             self.lost = Fault(FaultKind.LOST, reason="closed")
             self._loop.remove_reader(self._fd)
         self._pgconn.finish()
+
+
+def _positions(told: ProbeValues) -> dict[str, Any]:
+    """Return the fields of an answer that only a whole probe gives."""
+    return {
+        "read_only": told.read_only,
+        "timeline": told.timeline,
+        "lsn": told.lsn,
+        "flushed": told.flushed,
+        "replayed": told.replayed,
+        "flush_delay": _WRITER_CYCLES * told.writer_delay,
+        "system_id": told.system_id,
+        "started_at": told.started_at,
+    }

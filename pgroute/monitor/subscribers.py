@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Protocol
 
-from pgroute.core.schedule import connect_delay, probe_delay
+from pgroute.core.schedule import Beat, connect_delay, probe_delay, steady
 from pgroute.core.topology.observations import Answer
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pgroute.core.topology.snapshot import Topology
 
 _RNG = random.Random()
+_BEAT = Beat()
 
 
 class RouterView(Protocol):
@@ -90,10 +91,13 @@ class Subscribers:
         """Seconds for a connection attempt or a probe."""
         return min(s.options.timeout for s in self._all)
 
-    def probe_delay(self, now: float) -> float:
-        """Return the seconds from one probe to the next."""
+    def probe_at(self, asked_at: float, now: float) -> float:
+        """Return when the next probe is due, in monotonic seconds, if the last one was sent at *asked_at*."""
         return min(
-            probe_delay(s.topology, self._key, s.interval, now, _RNG, slots=s.slots) for s in self._all
+            _BEAT.next(asked_at, s.interval, _RNG)
+            if steady(s.topology, self._key, now)
+            else asked_at + probe_delay(s.topology, self._key, s.interval, now, _RNG, slots=s.slots)
+            for s in self._all
         )
 
     def connect_delay(self, now: float, *, kicked: bool = False) -> float:

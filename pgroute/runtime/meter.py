@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pgroute.core.faults.classify import FaultKind
 from pgroute.core.model.durations import OUTAGE_BOUNDS, QUICK, Durations
@@ -87,8 +86,7 @@ class Observer(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Writers:
+class _Writers(NamedTuple):
     """The history, as it is now and when the router was closed; one object, so that it is read in one step."""
 
     history: WriterHistory

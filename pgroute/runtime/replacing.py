@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +25,7 @@ class ReplacingFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(os.path.realpath(path))
-        self._beside = self._path.with_name(f".pgroute-{secrets.token_hex(8)}.part")
+        self._beside = self._path.with_name(f".pgroute-{os.urandom(8).hex()}.part")
         self._mode: int | None = None
         self._file: FileIO | None = None
         self.replaces: bool = True

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from random import Random
 
 import pytest
 
 from pgroute.core.config.options import ProbeOptions
 from pgroute.core.faults.classify import FaultKind
-from pgroute.core.schedule import CONNECT_GAP, REJECTED_GAP, connect_delay, login_spread, probe_delay
+from pgroute.core.schedule import (
+    CONNECT_GAP,
+    REJECTED_GAP,
+    Beat,
+    connect_delay,
+    login_spread,
+    probe_delay,
+    steady,
+)
 from tests.core.world import A, B, C, World
 
 
@@ -180,3 +189,69 @@ def test_a_large_fleet_connects_less_often_to_a_host_that_is_away(slots, roll, d
         connect_delay(world.topology, A, OPTIONS, world.now, Dice(roll), slots=slots, kicked=True)
         == CONNECT_GAP
     )
+
+
+def rounds(phases: list[float], interval: float, seed: int, count: int) -> list[list[float]]:
+    """Return the times at which hosts are probed that were probed first at these times, host by host."""
+    beat, rng = Beat(), Random(seed)
+    asked = [[100.0 + phase] for phase in phases]
+    due = [beat.next(times[-1], interval, rng) for times in asked]
+    while min(map(len, asked)) < count:
+        host = due.index(min(due))
+        asked[host].append(due[host])
+        due[host] = beat.next(due[host], interval, rng)
+    return [times[:count] for times in asked]
+
+
+@pytest.mark.parametrize("interval", [0.05, 1.0, 30.0])
+@pytest.mark.parametrize("phases", [[0.0, 0.0, 0.0], [0.0, 0.3, 0.5], [0.0, 0.45, 0.9], [0.0, 0.51]])
+def test_hosts_are_soon_probed_together_at_irregular_moments(phases, interval):
+    for seed in range(20):
+        times = rounds([phase * interval for phase in phases], interval, seed, 40)
+        for host in times:
+            gaps = [later - earlier for earlier, later in itertools.pairwise(host)]
+            assert all(0.9 - 1e-9 <= gap / interval <= 1.1 + 1e-9 for gap in gaps)
+            assert sum(gaps) / len(gaps) == pytest.approx(interval, rel=0.05)
+            assert len({round(gap, 6) for gap in gaps}) > 20
+        # Each host has 20 more; together they have hardly any more than that.
+        assert len({round(at, 6) for host in times for at in host[20:]}) <= 22
+
+
+def test_a_host_that_was_asked_in_between_comes_back_to_the_others():
+    beat, rng = Beat(), Random(1)
+    others = [beat.next(100.0, 1.0, rng)]
+    while others[-1] < 120.0:
+        others.append(beat.next(others[-1], 1.0, rng))
+    mine = [100.4]
+    while mine[-1] < 119.0:
+        mine.append(beat.next(mine[-1], 1.0, rng))
+    assert mine[-1] in others
+
+
+def test_moments_of_other_intervals_do_not_count():
+    beat, rng = Beat(), Random(1)
+    slow = beat.next(100.0, 1.0, rng)
+    assert 100.09 <= beat.next(100.0, 0.1, rng) <= 100.11
+    assert beat.next(100.0, 1.0, rng) == slow
+
+
+def test_a_beat_begins_anew_after_a_pause():
+    beat, rng = Beat(), Random(1)
+    beat.next(100.0, 1.0, rng)
+    assert 5000.9 <= beat.next(5000.0, 1.0, rng) <= 5001.1
+
+
+def test_intervals_that_are_out_of_use_are_forgotten():
+    beat, rng = Beat(), Random(1)
+    for number in range(1000):
+        beat.next(100.0 + number, 0.5 + number / 1000, rng)
+    assert len(beat._moments) < 5
+
+
+def test_neither_an_outage_nor_a_rival_waits_for_the_moment():
+    world = World().settled()
+    assert steady(world.topology, B, world.now)
+    assert not steady(world.refuse(A).topology, B, world.now)
+    rival = World().settled().primary(B, 1)
+    assert not steady(rival.topology, B, rival.now)
+    assert steady(all_standbys(World()).topology, B, 300.0)

@@ -53,6 +53,8 @@ class AsyncCopyStream(AsyncFace, Generic[T]):
         psycopg.Error: the server's error.
     """
 
+    __module__ = "pgroute"
+
     def __init__(
         self,
         manager: AsyncSessionManager[Any],

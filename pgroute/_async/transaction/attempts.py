@@ -48,6 +48,8 @@ class AsyncAttempt(AsyncFace, Generic[CT]):
     follows. So do not leave the block by return or break.
     """
 
+    __module__ = "pgroute"
+
     __slots__ = ("__weakref__", "_handover", "_state", "_transaction")
 
     def __init__(self, transaction: AsyncTransaction[CT], state: RetryState, handover: _Handover) -> None:
@@ -90,6 +92,8 @@ class AsyncAttempts(AsyncLoopFace, Generic[CT]):
     Raises:
         RuntimeError: the iterator was used before, or an attempt was not entered.
     """
+
+    __module__ = "pgroute"
 
     _handover: _Handover | None = None
     """A class attribute for `__del__`: an interrupt may leave an object whose constructor has not run."""

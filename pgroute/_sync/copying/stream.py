@@ -54,6 +54,8 @@ class CopyStream(Face, Generic[T]):
         psycopg.Error: the server's error.
     """
 
+    __module__ = "pgroute"
+
     def __init__(
         self,
         manager: SessionManager[Any],

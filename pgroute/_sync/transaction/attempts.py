@@ -49,6 +49,8 @@ class Attempt(Face, Generic[CT]):
     follows. So do not leave the block by return or break.
     """
 
+    __module__ = "pgroute"
+
     __slots__ = ("__weakref__", "_handover", "_state", "_transaction")
 
     def __init__(self, transaction: Transaction[CT], state: RetryState, handover: _Handover) -> None:
@@ -91,6 +93,8 @@ class Attempts(LoopFace, Generic[CT]):
     Raises:
         RuntimeError: the iterator was used before, or an attempt was not entered.
     """
+
+    __module__ = "pgroute"
 
     _handover: _Handover | None = None
     """A class attribute for `__del__`: an interrupt may leave an object whose constructor has not run."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pgroute.core.config import libpq
 from pgroute.core.config.dsn import Params
+from pgroute.core.spelling import nearest
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ def _refusal(name: object) -> str:
     if name in libpq.keywords():
         return f"returned {name!r}, which belongs in the DSN; accepted are {', '.join(ACCEPTED)}"
     # The key itself is not shown: a mapping the wrong way round has a secret there.
-    near = difflib.get_close_matches(name, ACCEPTED, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"accepted are {', '.join(ACCEPTED)}"
+    near = nearest(name, ACCEPTED)
+    hint = f"did you mean {near!r}?" if near else f"accepted are {', '.join(ACCEPTED)}"
     return f"returned an unknown key; {hint}"
 
 

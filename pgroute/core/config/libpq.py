@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +19,7 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from pgroute.core.late_pattern import LatePattern
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _SECRETS = frozenset(
     {"password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret"}
 )
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
+_NAME = LatePattern(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 _INVALID = "pgroute-checks-options-only"
 
 # libpq's messages quote parts of the string, perhaps of a password: only their meaning is passed on.
@@ -42,14 +42,14 @@ _GRAMMAR = (
     ("unexpected spaces", "spaces in URI query parameters must be written as %20"),
 )
 # Safe to pass on: a service name, a path and a line number, never a value.
-_SERVICE = re.compile(
+_SERVICE = LatePattern(
     r'definition of service ".*" not found|service file ".*" not found'
     r'|(?:syntax error|nested service specifications not supported) in service file ".*", line \d+'
     r'|line \d+ too long in service file ".*"'
 )
-_UNKNOWN = re.compile(r'invalid (?:connection option|URI query parameter:?) "(.*)"')
-_SCRAM_KEY = re.compile(r"SCRAM (client|server) key")
-_WORD = re.compile(r"\w+")
+_UNKNOWN = LatePattern(r'invalid (?:connection option|URI query parameter:?) "(.*)"')
+_SCRAM_KEY = LatePattern(r"SCRAM (client|server) key")
+_WORD = LatePattern(r"\w+")
 _TLS = "expected 'TLSv1', 'TLSv1.1', 'TLSv1.2' or 'TLSv1.3'"
 _PROTOCOL = "expected '3.0', '3.2' or 'latest'"
 _ACCEPTED = {

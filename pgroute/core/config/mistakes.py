@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from pgroute.core.config.dsn import DSN_ONLY, PSYCOPG_ARGUMENTS
 from pgroute.core.config.libpq import is_secret, keywords
 from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
 from pgroute.core.config.retry_policy import RetryPolicy
+from pgroute.core.spelling import nearest
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def _belongs(name: str, value: object) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return "the router has no such parameter" + (f", did you mean {near[0]}?" if near else "")
+    near = nearest(name, known)
+    return "the router has no such parameter" + (f", did you mean {near}?" if near else "")
 
 
 def _names(cls: type[HostOptions | PoolOptions | ProbeOptions | RetryPolicy]) -> list[str]:

@@ -8,16 +8,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from pgroute.core.late_pattern import LatePattern
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
-_HOST_NAME = re.compile(r"(?:[a-z0-9_-]+\.)*[a-z0-9_-]+", re.IGNORECASE)
-_DOMAIN = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}")
+_HOST_NAME = LatePattern(r"(?:[a-z0-9_-]+\.)*[a-z0-9_-]+", re.IGNORECASE)
+_DOMAIN = LatePattern(rf"(?:{_LABEL}\.)*{_LABEL}")
 # psycopg's convention (psycopg/_dns.py); RFC 2782 names a service and a protocol, both with an underscore.
-_SERVICE = re.compile(r"_[^.]+\._[^.]+\..+")
+_SERVICE = LatePattern(r"_[^.]+\._[^.]+\..+")
 _MOST_DOMAIN = 253
 """The most characters of a domain name (RFC 1035, 3.1: 255 bytes including the lengths of the labels)."""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from pgroute.core.late_pattern import LatePattern
 from pgroute.errors import holds_password
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_REFERENCE = re.compile(r"\$\$\{|\$\{(?P<inside>[^}]*)\}|\$\{", re.DOTALL)
-_INSIDE = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-.*)?", re.DOTALL)
+_REFERENCE = LatePattern(r"\$\$\{|\$\{(?P<inside>[^}]*)\}|\$\{", re.DOTALL)
+_INSIDE = LatePattern(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-.*)?", re.DOTALL)
 _ESCAPE = "$${"
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from pgroute.core.faults import translations
+from pgroute.core.late_pattern import LatePattern
 from pgroute.core.printable import printable
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Fault:
 # unknown text from the server counts as a rejection, which is retried most slowly. PgBouncer repeats the message of its
 # server, with or without words around it; if it did not reach the server, it has its own words for that, or none.
 _UNREACHED = r"connect failed|cannot connect|connect timeout|server DNS lookup failed|server conn crashed\?|server down"
-_SHUT = re.compile(
+_SHUT = LatePattern(
     "|".join(
         (
             r"database system is (?:starting up|shutting down|not yet accepting|not accepting|in recovery mode)",
@@ -73,12 +74,12 @@ _SHUT = re.compile(
     )
 )
 # The server ended while it logged the client in, so nothing was refused.
-_ENDED = re.compile("|".join((r"terminating connection", *translations.ENDED)))
-_NO_SERVER_BEHIND = re.compile(
+_ENDED = LatePattern("|".join((r"terminating connection", *translations.ENDED)))
+_NO_SERVER_BEHIND = LatePattern(
     rf"cached error: (?:{_UNREACHED})? \(server_login_retry\)|try again later \(server_login_retry\)|\(server down\)"
     r"|pgbouncer cannot connect to server"
 )
-_BUSY = re.compile(
+_BUSY = LatePattern(
     "|".join(
         (
             r"too many (?:clients|connections)|remaining connection slots|no more connections allowed",
@@ -88,25 +89,25 @@ _BUSY = re.compile(
         )
     )
 )
-_REJECTED = re.compile(
+_REJECTED = LatePattern(
     r"no password supplied|SSL|TLS|certificate|authentication|channel binding|GSS|private key|sslmode",
 )
 # Messages of the network, with TLS or without, when the server went away.
-_CUT = re.compile(r"SYSCALL error|unexpected eof|closed unexpectedly|[Cc]onnection reset|Broken pipe")
-_UNRESOLVED = re.compile(
+_CUT = LatePattern(r"SYSCALL error|unexpected eof|closed unexpectedly|[Cc]onnection reset|Broken pipe")
+_UNRESOLVED = LatePattern(
     r"failed to resolve host|could not translate host name|Name or service not known|nodename nor servname"
 )
 # libpq prints a message of the server as "SEVERITY:  text", with the severity in the server's language: "ÖLÜMCÜL
 # (FATAL)" in Turkish. It contains no quotes, unlike names, which may contain anything.
-_SERVER_SAID = re.compile(r"(?:failed: |^)[^:\n\"']+:  (?P<text>.*)", re.DOTALL)
+_SERVER_SAID = LatePattern(r"(?:failed: |^)[^:\n\"']+:  (?P<text>.*)", re.DOTALL)
 # Poolers that refuse ``options``: PgBouncer ("unsupported startup parameter"), RDS Proxy ("command-line options").
-_OPTIONS = re.compile(r"startup parameter|\boptions?\b")
+_OPTIONS = LatePattern(r"startup parameter|\boptions?\b")
 # A server's message about a login quotes the name, in every language. The bound keeps a text full of opening quotes
 # from being scanned to its end for each of them.
-_QUOTED = re.compile(
+_QUOTED = LatePattern(
     r"(?<!\w)[\"'«»„\u201c\u2018][\s\u00a0\u202f]?([^\n]{0,128}?)[\s\u00a0\u202f]?[\"'«»\u201c\u201d\u2019]"
 )
-_PREFIX = re.compile(
+_PREFIX = LatePattern(
     r"(?m)^(?:connection failed: |connection is bad: )?(?:connection to server [^\n]*?failed: )?"
 )
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
+from pgroute.core.late_pattern import LatePattern
 from pgroute.errors import ConfigError
 
-_TEXT = re.compile(r"(0|[1-9a-f][0-9a-f]{0,15})-([1-9][0-9]{0,9})-(0|[1-9a-f][0-9a-f]{0,15})")
+_TEXT = LatePattern(r"(0|[1-9a-f][0-9a-f]{0,15})-([1-9][0-9]{0,9})-(0|[1-9a-f][0-9a-f]{0,15})")
 _MOST_TIMELINE = 2**31 - 1
 _WORD = 2**64
 _ACCEPTED = "expected the text of a pgroute.Position, such as '6721c5a0f3b2d418-1-3000148'"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pgroute.core.model.roles import SessionAttrs
 from pgroute.core.routing.demand import Proof, never_primary
@@ -33,23 +32,20 @@ _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Try:
+class Try(NamedTuple):
     """Ask this host's pool, for at most *timeout* seconds."""
 
     candidate: Candidate
     timeout: float
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """Wait for a change of the topology, until *until* (monotonic seconds) at the latest."""
 
     until: float
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(NamedTuple):
     """Raise *error*."""
 
     error: AcquireTimeout

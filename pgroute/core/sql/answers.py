@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pgroute.core.model.roles import HostRole
 
@@ -31,8 +30,7 @@ class Malformed(ValueError):
     """An answer that no PostgreSQL server gives; the text says what is wrong and quotes nothing of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeValues:
+class ProbeValues(NamedTuple):
     """The values of a whole probe, as in `Answer`.
 
     Attributes:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
+from pgroute.core.late_pattern import LatePattern
+from pgroute.core.spelling import nearest
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ _COLUMNS = "expected a sequence of names of columns"
 _MOST_PARTS = 3
 
 # A query that reads a table has white space, brackets, quotes or asterisks.
-_TABLE_NAME = re.compile(r"""[^\s()"',;*]+""")
-_ENCODING = re.compile(r"[A-Za-z0-9_-]+")
+_TABLE_NAME = LatePattern(r"""[^\s()"',;*]+""")
+_ENCODING = LatePattern(r"[A-Za-z0-9_-]+")
 
 
 def table_name(table: object, parameter: str = "table") -> str:
@@ -130,8 +130,8 @@ def _column_list(columns: object) -> str:
 def _with(options: Mapping[str, object], known: Mapping[str, Render]) -> str:
     for name, value in options.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f", did you mean {near[0]}?" if near else f": expected one of {', '.join(sorted(known))}"
+            near = nearest(name, known)
+            hint = f", did you mean {near}?" if near else f": expected one of {', '.join(sorted(known))}"
             raise ConfigError(name, value, f"this COPY has no such option{hint}")
     told = [
         f"{name.upper()} {render(name, options[name])}"

@@ -10,7 +10,7 @@ to while a higher one may live, and of two primaries on the same timeline neithe
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostKey, HostRole
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pgroute.core.model.advice import AdviserInfo
     from pgroute.core.topology.host_facts import Facts
     from pgroute.core.topology.identity import Exclusion
+    from pgroute.core.topology.observations import Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +66,31 @@ class Arbitration:
         verdicts: by host.
         primary: the host that is the primary, None if there is none.
         urgent: the hosts that have to be probed at once, because their next answer decides.
+        settled: answers that bring nothing but other positions and times would lead to the same result, at any time.
     """
 
     memory: Memory
     verdicts: Mapping[HostKey, Verdict]
     primary: HostKey | None
     urgent: frozenset[HostKey]
+    settled: bool = False
+
+    def after(self, answer: Answer, now: float, *, learning: bool) -> Arbitration:
+        """Return the result after one more answer that brings nothing but other positions and times.
+
+        Args:
+            answer: the answer of a listed host.
+            now: monotonic seconds.
+            learning: the system identifier is learned from the hosts.
+        """
+        identity = self.memory.identity
+        if not learning or identity.system_id is None or answer.system_id != identity.system_id:
+            return self
+        memory = replace(self.memory, identity=replace(identity, last_seen=now))
+        return replace(self, memory=memory)
 
 
-@dataclass(frozen=True, slots=True)
-class _Election:
+class _Election(NamedTuple):
     """The primaries of the cluster.
 
     Attributes:
@@ -92,8 +108,7 @@ class _Election:
         return frozenset(f.key for f in self.contenders) if len(self.contenders) > 1 else frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class _Findings:
+class _Findings(NamedTuple):
     """The results of all passes, from which the verdicts follow.
 
     Attributes:
@@ -148,21 +163,40 @@ def arbitrate(
     doubtful = _not_asked_since([f for f in election.stale if f.answering], highest_since)
 
     found = _Findings(scanned, known, excluded, timelines, election, unconfirmed)
+    remembered = replace(
+        memory,
+        identity=identity,
+        timelines=timelines,
+        highest_since=highest_since,
+        initial_scan_done=scanned,
+        ever_scanned=memory.ever_scanned or scanned,
+        rivals=election.rivals,
+        rivals_since=rivals_since,
+        had_primary=memory.had_primary or election.elected is not None,
+    )
     return Arbitration(
-        replace(
-            memory,
-            identity=identity,
-            timelines=timelines,
-            highest_since=highest_since,
-            initial_scan_done=scanned,
-            ever_scanned=memory.ever_scanned or scanned,
-            rivals=election.rivals,
-            rivals_since=rivals_since,
-            had_primary=memory.had_primary or election.elected is not None,
-        ),
+        remembered,
         withhold(hosts, {f.key: _verdict(f, found) for f in hosts}, memory.drained),
         election.elected.key if election.elected else None,
         unconfirmed | doubtful,
+        settled=_settled(hosts, found, memory, remembered),
+    )
+
+
+def _settled(hosts: Sequence[Facts], found: _Findings, before: Memory, after: Memory) -> bool:
+    """Return whether answers that bring nothing but other positions and times lead to the same result, at any time.
+
+    The passes repeat themselves if they have changed nothing that is remembered, but the time at which the cluster was
+    heard. Time counts only for hosts that do not answer, or are none of the cluster, for primaries that were not
+    elected, and for what standbys alone tell of timelines.
+    """
+    return (
+        not found.excluded
+        and not found.election.stale
+        and not found.election.rivals
+        and not after.timelines.claims
+        and all(f.answering for f in hosts)
+        and replace(after, identity=replace(after.identity, last_seen=before.identity.last_seen)) == before
     )
 
 

@@ -166,6 +166,35 @@ class Facts:
         return max(_LOGINS_REFUSED, _TIERS[self.probe_state]) if self.sessions_possible else None
 
 
+def repeats(facts: Facts, seen: Answer) -> bool:
+    """Return whether an answer brings nothing but another position and other times to a host that is up."""
+    last = facts.answer
+    return (
+        last is not None
+        and facts.probe_state is facts.login_state is HostState.UP
+        and facts.login_accepted
+        and facts.sessions_possible
+        and facts.observable
+        and facts.silent_since is None
+        and not facts.missing
+        and last.role is seen.role
+        and (last.role is HostRole.STANDBY or last.replayed == seen.replayed)
+        and (last.read_only, last.timeline, last.system_id, last.started_at, last.address, last.reduced)
+        == (seen.read_only, seen.timeline, seen.system_id, seen.started_at, seen.address, seen.reduced)
+    )
+
+
+def repeated(facts: Facts, seen: Answer, now: float) -> Facts:
+    """Return the facts after an answer that `repeats` the last one.
+
+    Args:
+        facts: those before.
+        seen: the answer.
+        now: monotonic seconds.
+    """
+    return replace(facts, answer=seen, last_seen=now)
+
+
 def observe(facts: Facts, seen: Answer | Failure, now: float) -> Facts:
     """Return the facts after one more observation of that host.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pgroute.core.model.advice import AdviserInfo
     from pgroute.core.model.host import HostInfo
-    from pgroute.core.topology.arbitration import Memory
+    from pgroute.core.topology.arbitration import Arbitration, Memory
     from pgroute.core.topology.host_facts import Facts
     from pgroute.core.topology.observations import Listing
     from pgroute.core.topology.wal_history import WalHistory
@@ -101,6 +101,7 @@ class Topology:
     _facts: tuple[Facts, ...] = field(repr=False, compare=False)
     _memory: Memory = field(repr=False, compare=False)
     _rules: Rules = field(repr=False, compare=False)
+    _settled: Arbitration | None = field(default=None, repr=False, compare=False)
     last_return: float = field(default=float("-inf"), repr=False, compare=False)
 
     def host(self, key: HostKey) -> HostInfo | None:

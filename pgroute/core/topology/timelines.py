@@ -8,7 +8,7 @@ long as it is repeated and `CLAIM_FOR` seconds more, and never if it is out of p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pgroute.core.model.roles import HostKey, HostRole
 
@@ -26,8 +26,7 @@ PLAUSIBLE = 1000
 Place = tuple[HostKey, str | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A timeline that a standby reported, most recently at *at* (monotonic seconds)."""
 
     host: HostKey

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pgroute.core.model.frozen import FrozenDict
 from pgroute.core.model.host import HostInfo
@@ -11,7 +11,7 @@ from pgroute.core.model.roles import HostKey, HostRole
 from pgroute.core.topology.arbitration import Memory, arbitrate
 from pgroute.core.topology.candidates import candidates_of, zone_of
 from pgroute.core.topology.changes import changes
-from pgroute.core.topology.host_facts import Facts, observe, reborn, replaced
+from pgroute.core.topology.host_facts import Facts, observe, reborn, repeated, repeats, replaced
 from pgroute.core.topology.observations import (
     Advised,
     Answer,
@@ -44,7 +44,7 @@ def initial_topology(hosts: tuple[HostKey, ...], now: float, rules: Rules | None
         (), None, (), frozenset(), 0, now, now, False, FrozenDict({}), FrozenDict({}), frozenset(),
         FrozenDict({}), WalHistory(), (), Memory(), rules or Rules(),
     )  # fmt: skip
-    return _build(empty, tuple(Facts(k) for k in dict.fromkeys(hosts)), Memory(), now)
+    return _arbitrated(empty, tuple(Facts(k) for k in dict.fromkeys(hosts)), Memory(), now)
 
 
 def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, tuple[Event, ...]]:
@@ -63,6 +63,8 @@ def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, 
         case Answer() | Failure():
             if seen.host not in topology.by_key:
                 return topology, ()
+            if isinstance(seen, Answer) and (new := _repeated(topology, seen, now)):
+                return new, ()
             facts = tuple(observe(f, seen, now) if f.key == seen.host else f for f in facts)
         case Members():
             known = {f.key: f for f in facts}
@@ -85,16 +87,38 @@ def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, 
                 memory = replace(memory, adviser=seen.adviser)
     if facts == topology._facts and memory is topology._memory:
         return topology, ()
-    new = _build(topology, facts, memory, now)
+    new = _arbitrated(topology, facts, memory, now)
     return new, changes(topology, new, starting=not topology._memory.ever_scanned)
 
 
-def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) -> Topology:
+def _repeated(topology: Topology, seen: Answer, now: float) -> Topology | None:
+    """Return the snapshot after an answer by which nothing changes but positions and times; None if more may change.
+
+    That is how nearly all answers are. It leads to what the passes of the arbitration would lead to.
+    """
+    settled, rules = topology._settled, topology._rules
+    if settled is None:
+        return None
+    facts = list(topology._facts)
+    at = next(i for i, f in enumerate(facts) if f.key == seen.host)
+    if not repeats(facts[at], seen):
+        return None
+    facts[at] = repeated(facts[at], seen, now)
+    learning = rules.check_system_id and rules.system_id is None
+    return _build(topology, tuple(facts), settled.after(seen, now, learning=learning), now)
+
+
+def _arbitrated(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) -> Topology:
     rules = old._rules
     outcome = arbitrate(facts, memory, now, check_system_id=rules.check_system_id, pinned=rules.system_id)
+    return _build(old, facts, outcome, now)
+
+
+def _build(old: Topology, facts: tuple[Facts, ...], outcome: Arbitration, now: float) -> Topology:
+    rules, memory = old._rules, outcome.memory
     head = next((f for f in facts if f.key == outcome.primary and f.answer is not None), None)
     wal = old.wal
-    if head is not None and head.answer is not None:
+    if head is not None and head.answer is not None and not _added(old, head):
         wal = wal.add(head.answer, head.promotion)
     hosts = tuple(
         _host_info(
@@ -131,9 +155,19 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
         by_key=FrozenDict(by_key),
         wal=wal,
         _facts=facts,
-        _memory=outcome.memory,
+        _memory=memory,
         _rules=rules,
+        _settled=outcome if outcome.settled else None,
         last_return=max((h.returned_at for h in hosts if h.returned_at is not None), default=float("-inf")),
+    )
+
+
+def _added(old: Topology, head: Facts) -> bool:
+    """Return whether the primary's last answer is part of the history already: another host has answered since."""
+    return (
+        old.primary is not None
+        and old.primary.key == head.key
+        and any(f.answer is head.answer for f in old._facts)
     )
 
 
@@ -194,7 +228,7 @@ def _host_info(
         generation = was.generation + _generation_ends(was, verdict, f.answer)
         if (was.state, was.usable, was.role) == (verdict.state, verdict.usable, f.role):
             since = was.since
-    info = HostInfo(
+    return HostInfo(
         key=f.key,
         state=verdict.state,
         reason=verdict.reason or note,
@@ -209,31 +243,32 @@ def _host_info(
         returned_at=None if starting else _returned_at(was, verdict, f.answer, now),
         drained=drained,
         advice=f.advice,
+        **({} if f.answer is None else _told(f, f.answer, wal, head, now)),
     )
-    a = f.answer
-    if a is None:
-        return info
+
+
+def _told(f: Facts, a: Answer, wal: WalHistory, head: Answer | None, now: float) -> dict[str, Any]:
+    """Return the fields of the view of a host that its last answer gives; a second `replace` would take far longer."""
     as_of, staleness = None, None
     if a.role is HostRole.STANDBY:
         as_of = wal.as_of(f.reached_timeline, a.lsn)
         staleness = None if as_of is None else max(0.0, now - as_of)
     elif a is head:
         staleness = 0.0
-    return replace(
-        info,
-        address=a.address,
-        role=a.role,
-        read_only=a.read_only,
-        timeline=f.reached_timeline,
-        lsn=a.lsn,
-        lag_bytes=_lag_bytes(a, head),
-        staleness=staleness,
-        current_as_of=as_of,
-        rtt=a.rtt,
-        system_id=a.system_id,
-        started_at=a.started_at,
-        server_version=a.server_version,
-    )
+    return {
+        "address": a.address,
+        "role": a.role,
+        "read_only": a.read_only,
+        "timeline": f.reached_timeline,
+        "lsn": a.lsn,
+        "lag_bytes": _lag_bytes(a, head),
+        "staleness": staleness,
+        "current_as_of": as_of,
+        "rtt": a.rtt,
+        "system_id": a.system_id,
+        "started_at": a.started_at,
+        "server_version": a.server_version,
+    }
 
 
 def _returned_at(was: HostInfo | None, verdict: Verdict, answer: Answer | None, now: float) -> float | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import secrets
-from dataclasses import dataclass
+import os
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgroute.core.config.options import check_name, check_number
 from pgroute.core.sql.statements import qualify
@@ -54,8 +53,7 @@ _ENCODERS = {
 _KEPT_AS_THEY_ARE = frozenset({type(None), bool, int})
 
 
-@dataclass(frozen=True, slots=True)
-class OnceStatements:
+class OnceStatements(NamedTuple):
     """The statements on the table of a schema, for ``%`` with a mapping from names to SQL.
 
     Attributes:
@@ -87,7 +85,7 @@ def check_key(once: object) -> str | None:
     if once is None or once is False:
         return None
     if once is True:
-        return f"pgroute-{secrets.token_hex(16)}"
+        return f"pgroute-{os.urandom(16).hex()}"
     check_name("once", once, ", True or None")
     assert isinstance(once, str)
     return once

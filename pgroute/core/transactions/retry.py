@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import psycopg
 
@@ -37,15 +36,13 @@ class Phase(enum.Enum):
     """After the body, without a COMMIT that was sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(NamedTuple):
     """Run the transaction again, after *pause* seconds."""
 
     pause: float
 
 
-@dataclass(frozen=True, slots=True)
-class Raise:
+class Raise(NamedTuple):
     """Raise the error.
 
     Attributes:

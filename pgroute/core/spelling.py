@@ -1,0 +1,15 @@
+"""Which of the known names somebody may have meant who misspelt one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like the given one, None if none is."""
+    import difflib  # for mistakes alone
+
+    return next(iter(difflib.get_close_matches(name, known, n=1)), None)
