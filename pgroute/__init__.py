@@ -23,7 +23,8 @@ from pgroute.core.model.host import HostInfo, HostState
 from pgroute.core.model.notifications import Gap, Notification
 from pgroute.core.model.position import Position
 from pgroute.core.model.roles import HostKey, HostRole, Role, SessionAttrs
-from pgroute.core.model.stats import RoleStats, RouterCounts, RouterStats
+from pgroute.core.model.stats import RoleStats, RouterCounts, RouterStats, WatchSharing
+from pgroute.core.model.version import VERSION
 from pgroute.core.routing.balance import Policy
 from pgroute.core.topology.snapshot import Topology
 from pgroute.errors import (
@@ -39,7 +40,7 @@ from pgroute.errors import (
     SplitBrainError,
 )
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "AcquireTimeout",
@@ -91,6 +92,7 @@ __all__ = [
     "SessionLost",
     "SplitBrainError",
     "Topology",
+    "WatchSharing",
     "from_config",
 ]
 

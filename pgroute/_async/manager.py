@@ -146,6 +146,7 @@ class AsyncSessionManager(Generic[CT]):
             self.pools[Role.READER].stats(),
             self.dispatcher.dropped,
             self.meter.counts(self.topology),
+            self.watch.sharing,
         )
 
     async def acquire(

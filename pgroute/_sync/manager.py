@@ -145,6 +145,7 @@ class SessionManager(Generic[CT]):
             self.pools[Role.READER].stats(),
             self.dispatcher.dropped,
             self.meter.counts(self.topology),
+            self.watch.sharing,
         )
 
     def acquire(

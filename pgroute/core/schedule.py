@@ -39,6 +39,8 @@ _PROBES = 20_000.0
 """Probes per second that a fleet may send to a host during an outage."""
 _FASTEST = 0.02
 _SLOWEST = 0.5
+_FOR_PROCESSES = 4
+"""A process that probes for so many, or more, asks so much more often: every 5 ms at first."""
 _OUTAGE_SHARE = 0.01
 _STARTING_SHARE = 0.1
 
@@ -74,9 +76,28 @@ def probe_delay(
     """
     if key in topology.urgent:
         return 0.0
-    delay = interval
-    if (outage := topology.outage(now)) is not None:
-        delay = min(delay, max(_FASTEST, min(_SLOWEST, max(outage * _OUTAGE_SHARE, slots / _PROBES))))
+    return jittered(pace(interval, topology.outage(now), slots=slots), rng)
+
+
+def pace(interval: float, outage: float | None, *, slots: int = DEFAULT_SLOTS, processes: int = 1) -> float:
+    """Return the seconds from one probe of a host that is not urgent to the next, without jitter; see `probe_delay`.
+
+    One process that probes for several may do so more often in an outage, and still less often than all of them would.
+
+    Args:
+        interval: seconds from one probe to the next while there is no outage.
+        outage: seconds that it lasts, None while there is none.
+        slots: the server's max_connections.
+        processes: how many processes are told what is observed.
+    """
+    if outage is None:
+        return interval
+    alone = max(_FASTEST, min(_SLOWEST, max(outage * _OUTAGE_SHARE, slots / _PROBES)))
+    return min(interval, alone / min(processes, _FOR_PROCESSES))
+
+
+def jittered(delay: float, rng: Random) -> float:
+    """Return a delay that is up to a tenth shorter or longer."""
     return delay * (0.9 + 0.2 * rng.random())
 
 
