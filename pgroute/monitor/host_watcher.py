@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pgroute.core.faults.classify import Fault, FaultKind
 from pgroute.core.model.stats import WatchSharing
-from pgroute.core.schedule import CONNECT_GAP, CREDENTIALS_GAP
+from pgroute.core.schedule import CONNECT_GAP, CREDENTIALS_GAP, REJECTED_GAP
 from pgroute.core.topology.observations import Failure
 from pgroute.monitor.address_move import AddressMove
 from pgroute.monitor.dialer import Dialer
@@ -77,6 +77,7 @@ class HostWatcher:
         self._kicked = True
         self._fresh = False
         self._connected_at = -math.inf
+        self._refused_until = -math.inf
         self._had_no_credentials = False
         self._noted = ""
         self._asked_at = 0.0
@@ -123,6 +124,7 @@ class HostWatcher:
     def refused(self) -> None:
         """Count a pool's refused login as a connection attempt, and keep trying new connections until one succeeds."""
         self._connected_at = time.monotonic()
+        self._refused_until = self._connected_at + REJECTED_GAP
         self._had_no_credentials = False
         self._fresh = True
         self._changed.set()
@@ -194,6 +196,8 @@ class HostWatcher:
         hurry = self._kicked or self._fresh
         delay = self.subscribers.connect_delay(now, kicked=hurry)
         connect_at = self._connected_at + (CREDENTIALS_GAP if self._had_no_credentials else delay)
+        # The login of one router or process was refused: the others do not know.
+        connect_at = max(connect_at, self._refused_until)
         if self._conn is None or self._conn.lost is not None:
             return connect_at, True
         ask = self.subscribers.probe_delay(now)

@@ -1,0 +1,66 @@
+"""Has every router of the tests be told by another watch what it observes: with `-p tests.shadow`.
+
+Before a router's watch begins, another one of the same hosts begins in the same process. It has another application name,
+so it is not shared within the process, but as between processes: through files and a socket. It leads, and so the
+router's own watch is told. Nothing of a test should depend on it, unless it counts connections.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgroute.core.config.dsn import Params
+from pgroute.monitor.cluster_watch import ClusterWatch
+from pgroute.monitor.membership import HostSource
+
+_begin, _end = ClusterWatch.begin, ClusterWatch.end
+
+
+class Nobody:
+    """As the router behind a watch."""
+
+    def on_snapshot(self, *_: Any) -> None: ...
+
+    def sessions_at(self, *_: Any) -> int:
+        return 0
+
+    def abort(self, *_: Any) -> None: ...
+
+    def log_error(self, text: str, exc: BaseException | None) -> None:
+        print(text, repr(exc))
+
+
+NOBODY = Nobody()
+
+
+def begin(watch: ClusterWatch, monitor: Any) -> None:
+    source = watch._source
+
+    def params(key: Any) -> Params:
+        return Params({**source.params(key), "application_name": "shadow pgroute-monitor"})
+
+    shadow = ClusterWatch(
+        source.entries,
+        params,
+        watch.options,
+        watch._rules,
+        resolver=source.resolver,
+        mode=source.mode,
+        targets=source.targets,
+        source=source.credentials,
+    )
+    assert isinstance(shadow._source, HostSource)
+    shadow._listener = lambda: NOBODY  # type: ignore[assignment,return-value]
+    _begin(shadow, monitor)
+    watch.__dict__["_shadow"] = shadow
+    _begin(watch, monitor)
+
+
+async def end(watch: ClusterWatch) -> None:
+    shadow = watch.__dict__.pop("_shadow", None)
+    await _end(watch)
+    if shadow is not None:
+        await _end(shadow)
+
+
+ClusterWatch.begin, ClusterWatch.end = begin, end  # type: ignore[method-assign]
