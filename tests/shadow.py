@@ -1,8 +1,8 @@
 """Has every router of the tests be told by another watch what it observes: with `-p tests.shadow`.
 
-Before a router's watch begins, another one of the same hosts begins in the same process. It has another application name,
-so it is not shared within the process, but as between processes: through files and a socket. It leads, and so the
-router's own watch is told. Nothing of a test should depend on it, unless it counts connections.
+Before a router's watch begins, another one of the same hosts begins in the same process. It has another application
+name, so it is not shared within the process, but as between processes: through files and a socket. It leads, and so the
+router's own watch is told. No test should notice, unless it counts connections or looks into the watch.
 """
 
 from __future__ import annotations
