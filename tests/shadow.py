@@ -12,6 +12,7 @@ from typing import Any
 from pgroute.core.config.dsn import Params
 from pgroute.monitor.cluster_watch import ClusterWatch
 from pgroute.monitor.membership import HostSource
+from pgroute.monitor.thread import Monitor
 
 _begin, _end = ClusterWatch.begin, ClusterWatch.end
 
@@ -33,8 +34,8 @@ class Nobody:
 NOBODY = Nobody()
 
 
-def begin(watch: ClusterWatch, monitor: Any) -> None:
-    source = watch._source
+def begin(self: ClusterWatch, monitor: Monitor) -> None:
+    source = self._source
 
     def params(key: Any) -> Params:
         return Params({**source.params(key), "application_name": "shadow pgroute-monitor"})
@@ -42,25 +43,26 @@ def begin(watch: ClusterWatch, monitor: Any) -> None:
     shadow = ClusterWatch(
         source.entries,
         params,
-        watch.options,
-        watch._rules,
+        self.options,
+        self._rules,
         resolver=source.resolver,
         mode=source.mode,
         targets=source.targets,
         source=source.credentials,
     )
     assert isinstance(shadow._source, HostSource)
-    shadow._listener = lambda: NOBODY  # type: ignore[assignment,return-value]
+    shadow._listener = lambda: NOBODY
     _begin(shadow, monitor)
-    watch.__dict__["_shadow"] = shadow
-    _begin(watch, monitor)
+    self.__dict__["_shadow"] = shadow
+    _begin(self, monitor)
 
 
-async def end(watch: ClusterWatch) -> None:
-    shadow = watch.__dict__.pop("_shadow", None)
-    await _end(watch)
+async def end(self: ClusterWatch) -> None:
+    shadow = self.__dict__.pop("_shadow", None)
+    await _end(self)
     if shadow is not None:
         await _end(shadow)
 
 
-ClusterWatch.begin, ClusterWatch.end = begin, end  # type: ignore[method-assign]
+ClusterWatch.begin = begin  # type: ignore[method-assign]
+ClusterWatch.end = end  # type: ignore[method-assign]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 _KEY = "key"
 _KEY_BYTES = 32
-_ATTEMPTS = 20
+_ATTEMPTS = 50
+_PAUSE = 0.001
 _NAME_BYTES = 12
 _OVERFLOW_UID = 65534
 
@@ -173,7 +175,7 @@ def _enter(path: Path) -> int:
                 entered, fd = fd, -1
                 return entered
         except (FileNotFoundError, BlockingIOError):
-            pass  # the last process removes it at this moment
+            time.sleep(_PAUSE)  # the last process removes it at this moment
         except OSError as exc:
             raise Unusable(f"{path}: {exc.strerror}") from None
         finally:
@@ -209,9 +211,7 @@ def _read_key(folder: int) -> bytes:
 
 def _make_key(folder: int) -> None:
     """Make the key in one step: nobody finds a part of one."""
-    name = f"{_KEY}.{os.getpid()}"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=folder)
+    name = f"{_KEY}.{os.urandom(8).hex()}"
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
     try:
         os.write(fd, os.urandom(_KEY_BYTES))
