@@ -8,9 +8,9 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from pgroute.core.schedule import pace
 from pgroute.core.topology.wire import Ask, Beat, Enter, Need, Note, Refused, Welcome, encode
 from pgroute.monitor.shared.link import Link, LinkEnded
+from pgroute.monitor.shared.needs import pace_of
 from pgroute.monitor.shared.times import SHORTEST_BEAT, beat
 
 if TYPE_CHECKING:
@@ -91,18 +91,10 @@ class Audience:
         """Seconds for a connection attempt or a probe that the least patient one has; infinite if there are none."""
         return min((need.timeout for need in self._needs), default=math.inf)
 
-    @property
-    def interval(self) -> float:
-        """Seconds from one probe to the next that the most eager one requires; infinite if there are none."""
-        return min((need.interval for need in self._needs), default=math.inf)
-
     def pace(self, now: float) -> float:
         """Return the seconds from one probe to the next for the most eager one; infinite if there are none."""
-        return min((self._pace(need, now) for need in self._needs), default=math.inf)
-
-    def _pace(self, need: Need, now: float) -> float:
-        outage = None if need.outage_since is None else max(0.0, now - need.outage_since)
-        return pace(need.interval, outage, slots=need.slots, processes=1 + len(self))
+        processes = 1 + len(self)
+        return min((pace_of(need, now, processes=processes) for need in self._needs), default=math.inf)
 
     def in_outage(self) -> bool:
         """Whether one of them knows of no primary."""
@@ -131,9 +123,13 @@ class Audience:
             self._guests.discard(guest)
             self.changed()
 
-    def ask(self, guest: _Guest, ask: Ask) -> None:
-        """Probe for a process, and tell it that this one runs."""
+    def answer(self, guest: _Guest) -> None:
+        """Tell a process that this one runs."""
         guest.send(Beat(self._watcher.linked))
+
+    def ask(self, guest: _Guest, ask: Ask) -> None:
+        """Probe for a process."""
+        self.answer(guest)
         self._watcher.ask(min(ask.since, time.monotonic()), fresh=ask.fresh)
 
     def refused(self) -> None:
@@ -184,7 +180,8 @@ class Audience:
 
     @property
     def _period(self) -> float:
-        return beat(min(self.interval, self._watcher.subscribers.interval)) if self._guests else _UNHEARD
+        needs, now = self._needs, time.monotonic()
+        return beat(min(pace_of(need, now) for need in needs)) if needs else _UNHEARD
 
     def _tick(self) -> None:
         self._timer = None
@@ -237,6 +234,7 @@ class _Guest:
                 self._audience.enter(self)
             case Need() if self.need is not None:
                 self.need = message
+                self._audience.answer(self)
                 self._audience.changed()
             case Ask() if self.need is not None:
                 self._audience.ask(self, message)

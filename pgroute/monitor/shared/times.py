@@ -12,8 +12,8 @@ BEATS = 1.2
 LONGEST_BEAT = 2.0
 """Seconds of it at most, however rarely hosts are probed."""
 
-SHORTEST_BEAT = 0.1
-"""Seconds of it at least, however often hosts are probed."""
+SHORTEST_BEAT = 0.2
+"""Seconds of it at least, however often hosts are probed: as in an outage."""
 
 RETRY = 5.0
 """Seconds after which a process that could not share tries again, at least."""
@@ -26,7 +26,7 @@ def beat(interval: float) -> float:
     """Return the seconds after which the watching process tells that it lives, if there was nothing else to tell.
 
     Args:
-        interval: seconds between two probes, of the most eager process.
+        interval: seconds between two probes now, of the most eager process.
     """
     return max(SHORTEST_BEAT, min(LONGEST_BEAT, BEATS * interval))
 
@@ -35,7 +35,7 @@ def patience(interval: float) -> float:
     """Return the seconds of silence after which the watching process is taken to hang.
 
     Args:
-        interval: seconds between two probes that the listening process requires.
+        interval: seconds between two probes that the listening process requires now.
     """
     return beat(interval) + HEARING
 

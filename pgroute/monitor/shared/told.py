@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pgroute.core.topology.observations import Answer, Failure
 from pgroute.core.topology.wire import Ask, Beat, Enter, Note, Refused, Welcome
 from pgroute.monitor.shared.link import Link
+from pgroute.monitor.shared.needs import differ, pace_of
 from pgroute.monitor.shared.times import HEARING, oldest, patience, unseen
 from pgroute.monitor.stalls import STALL
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 _ASK_GAP = 0.1
 _EXTENSIONS = 5
-_MILLISECOND = 1e-3
 
 
 class Ending(enum.Enum):
@@ -119,10 +119,10 @@ class Told:
     def nudge(self) -> None:
         """Say what is needed now, if that has changed."""
         need = self._subscribers.need(time.monotonic())
-        if _differ(need, self._need):
+        if differ(need, self._need):
             self._need = need
             self._link.send(need)
-            self._watch_silence()
+            self._expect_answer()
         if self._subscribers.urgent and self._asked is None:
             self.kick()
 
@@ -131,9 +131,13 @@ class Told:
         self._asked, self._wanted = self._wanted, None
         fresh, self._wanted_fresh = self._wanted_fresh, False
         self._asked_at = self._loop.time()
-        if self._answer_by is None:
-            self._answer_by = self._asked_at + HEARING
         self._link.send(Ask(self._asked, fresh))
+        self._expect_answer()
+
+    def _expect_answer(self) -> None:
+        """The other process answers at once whatever it is told, by a sign of life at least."""
+        if self._answer_by is None:
+            self._answer_by = self._loop.time() + HEARING
         self._watch_silence()
 
     def _on_message(self, message: Message) -> None:
@@ -181,7 +185,7 @@ class Told:
     @property
     def _silent_at(self) -> float:
         """When the other process is taken to hang, unless it is heard before."""
-        beat_by = self._heard_at + patience(self._need.interval)
+        beat_by = self._heard_at + patience(pace_of(self._need, time.monotonic()))
         # The loop of the other process runs, but its watch of the host may not.
         beat_by = min(beat_by, self._seen_at + unseen(self._need.interval, self._need.timeout))
         return beat_by if self._answer_by is None else min(beat_by, self._answer_by)
@@ -207,16 +211,3 @@ class Told:
             if self._answer_by is not None:
                 self._answer_by = now + HEARING
         self._watch_silence()
-
-
-def _differ(need: Need, other: Need) -> bool:
-    """Whether two needs differ in more than the rounding of a time."""
-    if None in (need.outage_since, other.outage_since):
-        since_differs = need.outage_since != other.outage_since
-    else:
-        since_differs = abs((need.outage_since or 0.0) - (other.outage_since or 0.0)) > _MILLISECOND
-    return since_differs or (need.interval, need.timeout, need.slots) != (
-        other.interval,
-        other.timeout,
-        other.slots,
-    )

@@ -62,7 +62,7 @@ class Lead:
 
     def __init__(self, folder: Folder, watch: str, turn: int, lock: int) -> None:
         self.turn = turn
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sock: socket.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._folder = folder
         self._watch = watch
         self._lock = lock
