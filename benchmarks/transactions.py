@@ -53,8 +53,6 @@ def by_hand(conn):
 def key_by_hand(conn):
     values = {
         b"key": b"'by hand %d'" % next(SERIAL),
-        b"wait": b"30000ms",
-        b"before": b"0",
         b"value": b"'null'",
     }
     conn.pgconn.exec_(b"BEGIN;" + STATEMENTS.claim % values)

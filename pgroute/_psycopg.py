@@ -3,11 +3,15 @@
 Private names, as they are in psycopg 3.3.9, the oldest version that pgroute accepts:
 
 - ``Connection._tpc`` and ``_num_transactions``: `has_two_phase`, `has_unfinished`, `enter_block`, `leave_block`.
-- ``Connection._prepared``: `forget_prepared`.
+- ``Connection._prepared``: `forget_prepared`; with its ``prepare_threshold``, and ``_autocommit``, ``_read_only``,
+  ``_isolation_level``, ``_deferrable``: `settings_of`, and with ``_begin_statement`` `restore_settings`.
 - ``Connection._pool``: `mark_pooled`.
 - ``Connection._adapters``: `swap_adapters`.
 - ``AdaptersMap._loaders``, ``_dumpers``, ``_dumpers_by_oid``, ``TypesRegistry._registry``: `layered`.
 - ``Connection._connect_gen``: `watched_class`.
+- of cursors ``_conn``, ``_pgconn``, ``_tx``, ``_query``, ``_last_query``, ``_reset``, ``_convert_query``,
+  ``_check_results``, ``_set_results``, with ``Connection._prepared``, ``_get_tx_start_command`` and ``_preparing``:
+  `begin_steps`.
 - ``BasePipeline._conn``, and the wording and arguments of psycopg's warnings: `worth_telling`.
 
 Public names that the documentation does not list: ``psycopg.generators.execute`` (`query_steps`); ``Connection.lock``,
@@ -25,14 +29,17 @@ what to do, when a new version of psycopg changes one of these names.
 from __future__ import annotations
 
 import logging
+import time
 from contextvars import ContextVar
 from functools import lru_cache
-from operator import is_
+from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 from psycopg import generators
-from psycopg.adapt import AdaptersMap, PyFormat
+from psycopg._preparing import Prepare
+from psycopg.adapt import AdaptersMap, PyFormat, Transformer
+from psycopg.pq import ExecStatus
 from psycopg.waiting import READY_R, WAIT_R, WAIT_RW
 
 from pgroute.runtime.receive_limit import Allowance
@@ -44,6 +51,40 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
     Connection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
+
+
+settings_of: Callable[[Connection], tuple[Any, ...]] = attrgetter(
+    "_autocommit",
+    "_read_only",
+    "_isolation_level",
+    "_deferrable",
+    "row_factory",
+    "cursor_factory",
+    "_prepared.prepare_threshold",
+    "server_cursor_factory",
+)
+"""Returns the settings that a session may change: of psycopg's public properties of the same names, without the calls.
+
+The pool compares them after each session, and five calls are a tenth of what lending a connection costs.
+"""
+
+
+def restore_settings(conn: Connection, settings: tuple[Any, ...]) -> bool:
+    """Set what `settings_of` has told on a connection in no transaction; False: its class has ways of its own.
+
+    psycopg's methods ask for the status of the transaction, as steps of which each setting takes six.
+    """
+    cls, base = (
+        type(conn),
+        psycopg.Connection if isinstance(conn, psycopg.Connection) else psycopg.AsyncConnection,
+    )
+    for name in ("set_autocommit", "set_read_only", "set_isolation_level", "set_deferrable"):
+        if getattr(cls, name) is not getattr(base, name):
+            return False
+    conn._autocommit, conn._read_only, conn._isolation_level, conn._deferrable = settings[:4]
+    conn._begin_statement = b""  # which depends on them
+    conn.row_factory, conn.cursor_factory, conn.prepare_threshold, conn.server_cursor_factory = settings[4:]
+    return True
 
 
 def has_two_phase(conn: Connection) -> bool:
@@ -92,6 +133,13 @@ def swap_adapters(conn: Connection, adapters: AdaptersMap | None) -> AdaptersMap
     return before
 
 
+def put_on(conn: Connection, adapters: AdaptersMap) -> AdaptersMap | None:
+    """Give a connection `layered` adapters for a while, and return what `swap_adapters` is to give back."""
+    before = conn._adapters
+    conn._adapters = layered(before, adapters)
+    return before
+
+
 def layered(below: AdaptersMap | None, above: AdaptersMap) -> AdaptersMap:
     """Return new adapters: what `above` has registered, then what `below` has, then psycopg's.
 
@@ -99,9 +147,10 @@ def layered(below: AdaptersMap | None, above: AdaptersMap) -> AdaptersMap:
     public way to ask what was registered. Maps share the tables that they have not changed, so that mostly nothing has
     to be compared. Otherwise the answer is kept beside `below` for as long as the tables are the same.
     """
-    made, stock = AdaptersMap(above), psycopg.adapters
+    made = AdaptersMap(above)
     if below is None:
         return made
+    stock = psycopg.adapters
     own = _tables(below)
     if all(map(is_, own, _tables(stock))):
         return made
@@ -148,13 +197,15 @@ def _own(
             yield key, value
 
 
-def forget_prepared(conn: Connection) -> None:
-    """Make psycopg forget which statements it has prepared; to be followed by DISCARD ALL.
+def forget_prepared(conn: Connection) -> bool:
+    """Make psycopg forget which statements it has prepared; to be followed by DISCARD ALL, or by its rollback().
+
+    Returns whether there were any.
 
     psycopg notices a DISCARD ALL by itself only the first time that a connection executes that text, and would then go
     on to use statements that are gone. The public rollback() does it too, but needs a transaction: two round trips.
     """
-    conn._prepared.clear()
+    return conn._prepared.clear()
 
 
 class Pool:
@@ -263,6 +314,96 @@ def query_steps(pgconn: PGconn, statement: bytes) -> Generator[Any, Any, list[PG
     statements, and cannot be told to stop reading.
     """
     pgconn.send_query(statement)
+    steps: Generator[Any, Any, list[PGresult]] = generators.execute(pgconn)
+    return steps
+
+
+_DONE, _SYNCED = ExecStatus.COMMAND_OK, ExecStatus.PIPELINE_SYNC
+
+
+def begin_steps(
+    cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any], query: str, params: Any
+) -> Generator[Any, Any, None]:
+    """Do as ``cursor.execute(query, params)``, but send BEGIN in the same round trip; for ``conn.wait``.
+
+    psycopg sends BEGIN alone and waits for the answer. In a pipeline of its own it does so too, and the steps of such
+    a pipeline cost more time than the round trip. These are those of ``_execute_gen``. What libpq sends is the same,
+    with BEGIN by the extended protocol too. It is for one statement: several need the simple protocol.
+
+    Args:
+        cursor: psycopg's, no subclass. Its connection is outside of a transaction, not in autocommit or pipeline mode.
+        query: one statement.
+        params: as for ``execute``.
+
+    Raises:
+        psycopg.Error: the server's error to BEGIN or to the statement, or the connection was lost.
+    """
+    conn, pgconn = cursor._conn, cursor._pgconn
+    cursor._reset()
+    cursor._tx = Transformer(cursor)
+    converted = cursor._convert_query(query, params)
+    prepared, text, form = conn._prepared, converted.query, cursor.format
+    kind, name = prepared.get(converted)
+    pgconn.enter_pipeline_mode()
+    pgconn.send_query_params(conn._get_tx_start_command(), None)
+    if kind is Prepare.NO:
+        cursor._query = converted
+        pgconn.send_query_params(text, converted.params, converted.types, converted.formats, form)
+    else:
+        if kind is Prepare.SHOULD:
+            pgconn.send_prepare(name, text, converted.types)
+        pgconn.send_query_prepared(name, converted.params, converted.formats, form)
+    pgconn.pipeline_sync()
+    answers: list[list[PGresult]] = []
+    try:
+        yield from generators.send(pgconn)
+        while True:
+            results: list[PGresult] = yield from generators.fetch_many(pgconn)
+            if results[0].status == _SYNCED:
+                break
+            answers.append(results)
+        pgconn.exit_pipeline_mode()
+    except psycopg.OperationalError:
+        for results in answers:  # the server may have said why it ends the connection
+            cursor._check_results(results)
+        raise
+    if len(answers) > 2 or answers[0][0].status != _DONE:
+        for results in answers[:-1]:
+            cursor._check_results(results)
+    if (key := prepared.maybe_add_to_cache(converted, kind, name)) is not None:
+        prepared.validate(key, kind, name, answers[-1])
+    cursor._check_results(answers[-1])
+    cursor._set_results(answers[-1])
+    cursor._last_query = query
+    yield from prepared.maintain_gen(conn)
+
+
+def brief_steps(
+    pgconn: PGconn, statement: bytes, seconds: float
+) -> Generator[Any, Any, list[PGresult] | None]:
+    """As `query_steps`, but return None if there is no answer for so many seconds. `rest_steps` can still receive it.
+
+    psycopg resumes this generator every 0.1 s, which costs no timer, and an interrupt is handled as ever.
+    """
+    steps = query_steps(pgconn, statement)
+    begun = 0.0
+    try:
+        step = next(steps)
+        while True:
+            ready = yield step
+            if not ready:
+                now = time.monotonic()
+                begun = begun or now
+                if now - begun >= seconds:
+                    return None
+            step = steps.send(ready)
+    except StopIteration as end:
+        results: list[PGresult] = end.value
+        return results
+
+
+def rest_steps(pgconn: PGconn) -> Generator[Any, Any, list[PGresult]]:
+    """Return the steps that receive the results which `brief_steps` has left."""
     steps: Generator[Any, Any, list[PGresult]] = generators.execute(pgconn)
     return steps
 

@@ -18,20 +18,21 @@ ROOT = Path(__file__).parents[1]
 # A room may import itself and every room of an earlier row. Rooms of one row do not import each other, nor do the two
 # faces. Annotations count.
 _FACE = (
-    ("statements",),
+    ("opening", "statements"),
     ("pool",),
     ("listening", "open_state", "schema_check"),
     ("progress",),
-    ("commit",),
+    ("commit", "proving"),
     ("checkout", "keyed", "reconciler"),
     ("ending",),
     ("lifecycle",),
+    ("acquiring",),
     ("manager",),
     ("pool_tasks",),
     ("pool_control", "session", "transaction"),
     ("alone",),
     ("causal", "copying", "direct", "listener"),
-    ("observing",),
+    ("observing", "routing"),
     ("router",),
 )
 ROWS = (
@@ -55,6 +56,7 @@ ROWS = (
     ("_acompat",),
     ("_async", "_sync"),
     *(tuple(f"{face}.{room}" for face in ("_async", "_sync") for room in row) for row in _FACE),
+    ("faces",),
     ("config_file",),
     ("__init__",),
     ("testing", "batch", "contrib"),

@@ -28,6 +28,8 @@ from psycopg.waiting import WAIT_W
 import pgroute
 from pgroute._psycopg import (
     ConnectAborted,
+    begin_steps,
+    brief_steps,
     cancelling,
     end_steps,
     enter_block,
@@ -40,6 +42,8 @@ from pgroute._psycopg import (
     mark_pooled,
     query_steps,
     receive_steps,
+    rest_steps,
+    settings_of,
     swap_adapters,
     unwanted,
     watched_class,
@@ -82,6 +86,26 @@ def test_a_connection_takes_other_adapters_and_gets_its_own_back(conn: psycopg.C
     assert conn.execute("SELECT 1").fetchone() == ("1",), what
     swap_adapters(conn, before)
     assert conn.execute("SELECT 1").fetchone() == (1,), what
+
+
+@cluster_needed
+def test_the_settings_of_a_connection_are_read_from_where_they_are_kept(
+    conn: psycopg.Connection[Any],
+) -> None:
+    what = changed("settings_of", "a setting of a connection is kept elsewhere")
+    conn.autocommit, conn.prepare_threshold = False, 7
+    conn.isolation_level, conn.read_only, conn.deferrable = psycopg.IsolationLevel.SERIALIZABLE, True, True
+    names = (
+        "autocommit",
+        "read_only",
+        "isolation_level",
+        "deferrable",
+        "row_factory",
+        "cursor_factory",
+        "prepare_threshold",
+        "server_cursor_factory",
+    )
+    assert settings_of(conn) == tuple(getattr(conn, name) for name in names), what
 
 
 def test_adapters_are_layered() -> None:
@@ -257,6 +281,58 @@ def test_connecting_to_a_silent_host_asks_whether_it_is_wanted() -> None:
     assert isinstance(caught.value, ConnectAborted), changed("watched_class", told)
 
 
+STATEMENTS: list[tuple[str, Any]] = [
+    ("SELECT %s::int AS a, 'text' AS b", [1]),
+    ("SELECT %(number)s::int", {"number": 1}),
+    ("SELECT 1", None),
+    ("CREATE TEMPORARY TABLE canary (number int)", None),
+    ("SELECT 1 WHERE %s", [False]),
+    ("SELECT 1 / %s::int", [0]),
+    ("SELECT %s", [object()]),
+    ("SELECT pg_terminate_backend(pg_backend_pid()), %s::int", [1]),
+]
+
+
+def executed(conn: psycopg.Connection[Any], query: str, params: Any, *, along: bool) -> list[object]:
+    """Return all that a cursor tells after a statement, and what is prepared."""
+    cursor = conn.cursor()
+    told: object = None
+    try:
+        if along:
+            with conn.lock:
+                conn.wait(begin_steps(cursor, query, params))
+        else:
+            cursor.execute(query, params)
+    except psycopg.Error as exc:
+        told = type(exc), str(exc)
+    rows = cursor.fetchall() if cursor.description else None
+    description = [(column.name, column.type_code) for column in cursor.description or []]
+    told = told, rows, description, cursor.rowcount, cursor.statusmessage, cursor.rownumber
+    query_kept = cursor._last_query, cursor._query and cursor._query.query
+    return [told, query_kept, list(conn._prepared._names), list(conn._prepared._counts.values())]
+
+
+@cluster_needed
+@pytest.mark.parametrize(("query", "params"), STATEMENTS, ids=[query[:20] for query, _ in STATEMENTS])
+def test_a_statement_with_its_begin_does_what_it_does_alone(
+    shared: LocalCluster, query: str, params: Any
+) -> None:
+    what = changed("begin_steps", "Cursor.execute() does something else now")
+    found = []
+    for along in (False, True):
+        with contextlib.closing(psycopg.connect(shared.primary.conninfo)) as conn:
+            conn.prepare_threshold = 1
+            rounds = []
+            for _ in range(3):
+                rounds.append(executed(conn, query, params, along=along))
+                if conn.closed:
+                    break
+                assert not conn.pgconn.pipeline_status
+                conn.rollback() if "CREATE" in query else conn.commit()
+            found.append(rounds)
+    assert found[0] == found[1], what
+
+
 @cluster_needed
 def test_several_statements_give_several_results(conn: psycopg.Connection[Any]) -> None:
     with conn.lock:
@@ -265,6 +341,18 @@ def test_several_statements_give_several_results(conn: psycopg.Connection[Any]) 
     assert [result.get_value(0, 0) for result in found] == [b"1", b"2"], changed("query_steps", told)
     [failed] = conn.wait(query_steps(conn.pgconn, b"SELECT 1 / 0"))
     assert isinstance(error_from_result(failed, encoding="utf-8"), psycopg.errors.DivisionByZero)
+
+
+@cluster_needed
+def test_a_wait_is_resumed_to_see_whether_it_takes_too_long(conn: psycopg.Connection[Any]) -> None:
+    with conn.lock:
+        found = conn.wait(brief_steps(conn.pgconn, b"SELECT pg_sleep(60)", 0.0))
+        told = "Connection.wait does not resume the generator, so a wait for a key of once= is not bounded"
+        assert found is None, changed("brief_steps", told)
+        conn.cancel_safe(timeout=5.0)
+        [failed] = conn.wait(rest_steps(conn.pgconn))
+    told = "generators.execute does not receive the results of what was sent before"
+    assert isinstance(error_from_result(failed), psycopg.errors.QueryCanceled), changed("rest_steps", told)
 
 
 @cluster_needed
@@ -371,7 +459,16 @@ def test_other_warnings_of_psycopgs_are_told(conn: psycopg.Connection[Any]) -> N
 ROOT = Path(pgroute.__path__[0])
 DOOR = ROOT / "_psycopg.py"
 SOURCES = [Path(module.__path__[0]) for module in (psycopg, psycopg_pool)]
-USED = {"_tpc", "_num_transactions", "_prepared", "_pool", "_connect_gen", "_conn"}
+USED = {
+    "_tpc",
+    "_num_transactions",
+    "_prepared",
+    "_pool",
+    "_connect_gen",
+    "_conn",
+    "_autocommit",
+    "_read_only",
+}
 
 
 def is_private(name: str) -> bool:

@@ -148,36 +148,39 @@ def words() -> str:
     return "'{" + ",".join(sorted(found)) + "}'"
 
 
+def texts(value: Any) -> Iterator[str]:
+    """Yield the texts in a value of a module."""
+    kind = type(value)  # isinstance() would read Django's settings, and there are none
+    if issubclass(kind, (tuple, list, set, frozenset)):
+        for item in value:
+            yield from texts(item)
+    elif issubclass(kind, dict):
+        yield from texts(tuple(value.values()))
+    elif issubclass(kind, bytes):
+        yield value.decode("latin-1")
+    elif issubclass(kind, str):
+        yield value
+
+
 def statements() -> list[str]:
     """Return what looks like SQL in the package: values of the modules, and constants in functions."""
-    found: dict[str, None] = {}
-
-    def add(value: object) -> None:
-        if isinstance(value, (tuple, list, set, frozenset)):
-            for item in value:
-                add(item)
-        elif isinstance(value, dict):
-            add(tuple(value.values()))
-        elif isinstance(value, (str, bytes)):
-            text = value.decode("latin-1") if isinstance(value, bytes) else value
-            if STATEMENT.match(text):
-                found[text] = None
-
+    values: list[Any] = []
     for module in pkgutil.walk_packages([str(PACKAGE)], "pgroute."):
         if not (set(APART) & set(module.name.split(".")) or module.name.endswith("__main__")):
             with contextlib.suppress(ImportError):  # an extra that is not installed
-                for value in vars(importlib.import_module(module.name)).values():
-                    add(value)
+                values += vars(importlib.import_module(module.name)).values()
     for path in PACKAGE.rglob("*.py"):
         if not set(APART) & set(path.relative_to(PACKAGE).parts):
             tree = ast.parse(path.read_text("utf-8"))
             parts = {
                 id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values
             }
-            for node in ast.walk(tree):
-                if isinstance(node, ast.Constant) and id(node) not in parts:
-                    add(node.value)
-    return list(found)
+            values += [
+                node.value
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Constant) and id(node) not in parts
+            ]
+    return list(dict.fromkeys(filter(STATEMENT.match, texts(values))))
 
 
 class Trap:

@@ -23,7 +23,8 @@ from pgroute.testing import LocalCluster
 
 registry.register("postgresql.pgroute", "pgroute.contrib.sqlalchemy.dialect", "PgrouteDialect")
 
-DRIVERS = ("psycopg", "pgroute")
+DRIVERS = ("psycopg", "pgroute", "psycopg, pre-ping")
+"""Pre-ping asks the server at each checkout, as stock engines do that are to survive a restart of it."""
 
 
 class Base(DeclarativeBase):
@@ -60,13 +61,18 @@ async def async_read(maker, count, serial):
 
 
 def report(times):
-    for work in times["psycopg"]:
-        theirs, ours = times["psycopg"][work], times["pgroute"][work]
-        ratio = statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
-        print(
-            f"{work}: psycopg {statistics.median(theirs) * 1e6:.0f} us, pgroute "
-            f"{statistics.median(ours) * 1e6:.0f} us, ratio {ratio:.3f}"
-        )
+    for stock in (driver for driver in DRIVERS if driver != "pgroute"):
+        for work in times[stock]:
+            theirs, ours = times[stock][work], times["pgroute"][work]
+            ratio = statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
+            print(
+                f"{work}: {stock} {statistics.median(theirs) * 1e6:.0f} us, pgroute "
+                f"{statistics.median(ours) * 1e6:.0f} us, ratio {ratio:.3f}"
+            )
+
+
+def options_of(driver):
+    return {"pool_pre_ping": True} if driver.endswith("pre-ping") else {}
 
 
 def main():
@@ -78,7 +84,7 @@ def main():
     with LocalCluster(0) as cluster:
         node = cluster.primary
         urls = {
-            driver: f"postgresql+{driver}://postgres@{node.host}:{node.port}/postgres?passfile={cluster.passfile}"
+            driver: f"postgresql+{driver.partition(',')[0]}://postgres@{node.host}:{node.port}/postgres?passfile={cluster.passfile}"
             for driver in DRIVERS
         }
         engine = create_engine(urls["psycopg"])
@@ -90,7 +96,7 @@ def main():
 
 def rounds(urls, options):
     serial = itertools.count(1)
-    engines = {driver: create_engine(url) for driver, url in urls.items()}
+    engines = {driver: create_engine(url, **options_of(driver)) for driver, url in urls.items()}
     makers = {driver: sessionmaker(engine) for driver, engine in engines.items()}
     times = {driver: {"insert": [], "select": []} for driver in DRIVERS}
     for driver in DRIVERS:
@@ -109,7 +115,7 @@ def rounds(urls, options):
 
 async def async_rounds(urls, options):
     serial = itertools.count(1)
-    engines = {driver: create_async_engine(url) for driver, url in urls.items()}
+    engines = {driver: create_async_engine(url, **options_of(driver)) for driver, url in urls.items()}
     makers = {driver: async_sessionmaker(engine) for driver, engine in engines.items()}
     times = {driver: {"insert": [], "select": []} for driver in DRIVERS}
     for driver in DRIVERS:

@@ -16,21 +16,15 @@ from pgroute.core.config.retry_policy import RetryPolicy
 from pgroute.core.faults.classify import Fault, FaultKind
 from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostRole, Role, SessionAttrs
-from pgroute.core.routing.acquisition import (
-    PATIENCE,
-    Acquisition,
-    GiveUp,
-    Try,
-    first_choice,
-    patience,
-    routes,
-)
+from pgroute.core.routing.acquisition import PATIENCE, Acquisition, GiveUp, Try, patience
 from pgroute.core.routing.admission import SOON, Admission, is_fresh
 from pgroute.core.routing.balance import parse_policy
+from pgroute.core.routing.first_choice import first_choice
 from pgroute.core.routing.lending import Close, Connect, Lending, PoolFull, Rest
 from pgroute.core.routing.lifetime import lifetime
 from pgroute.core.routing.set_aside import SetAside
 from pgroute.core.schedule import CONNECT_GAP, DEFAULT_SLOTS, login_spread
+from pgroute.core.topology.changes import routes
 from pgroute.core.topology.observations import Failure
 from pgroute.core.topology.transition import apply
 from pgroute.core.transactions.retry import Phase, Raise, RetryState

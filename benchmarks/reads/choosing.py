@@ -8,9 +8,9 @@ import time
 
 from pgroute.core.model.position import Position
 from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
-from pgroute.core.routing.acquisition import first_choice
 from pgroute.core.routing.balance import parse_policy
 from pgroute.core.routing.demand import Demand
+from pgroute.core.routing.first_choice import first_choice
 from pgroute.core.topology.observations import Answer
 from pgroute.core.topology.transition import apply, initial_topology
 

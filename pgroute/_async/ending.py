@@ -13,6 +13,7 @@ from pgroute._async.commit import BY_PSYCOPG
 from pgroute._async.pool.lease import READ_ONLY_DEFAULT, alive, shut
 from pgroute._psycopg import has_two_phase
 from pgroute.core.faults.classify import one_line
+from pgroute.core.faults.read_only_host import note_read_only_host
 from pgroute.errors import SessionLost
 
 if TYPE_CHECKING:
@@ -109,18 +110,21 @@ async def roll_back(
     elif status == ACTIVE:
         # Waiting for the command's end could take for ever; the server rolls back when the connection goes.
         await shut(conn)
-    if (
-        read_write
-        and isinstance(exc, psycopg.errors.ReadOnlySqlTransaction)
-        and conn.pgconn.parameter_status(READ_ONLY_DEFAULT) != b"off"
-    ):
+    if read_write and isinstance(exc, psycopg.errors.ReadOnlySqlTransaction) and not _takes_writes(conn):
         # Its own settings contradict its pool, whatever the host is: the next session would fail likewise.
+        note_read_only_host(exc)
         await shut(conn)
     if checkout.note is not None:
         interrupted = not isinstance(exc, Exception)
         await checkout.note.ask(conn, lease.patience() if interrupted else _ROLLBACK_TIMEOUT)
     if lease.unconfirmed:
         exc.add_note(f"{checkout.key} committed before that, and no synchronous standby has confirmed it")
+
+
+def _takes_writes(conn: psycopg.AsyncConnection[Any]) -> bool:
+    """Return whether the server has reported so; poolers may pass nothing on, and PostgreSQL 13 reports nothing."""
+    told = conn.pgconn.parameter_status
+    return not conn.closed and told(READ_ONLY_DEFAULT) == told(b"in_hot_standby") == b"off"
 
 
 async def put_back(checkout: AsyncCheckout[Any]) -> None:
@@ -228,7 +232,10 @@ async def roll_back_quietly(
     interrupted = exc is not None and not isinstance(exc, Exception)
     try:
         # The server rolls back too when the connection goes, so a frozen one need not be waited for.
-        async with checkout.within(checkout.lease.patience() if interrupted else _ROLLBACK_TIMEOUT):
+        seconds = checkout.lease.patience() if interrupted else _ROLLBACK_TIMEOUT
+        if begun is BY_PSYCOPG and await BY_PSYCOPG.roll_back_within(conn, seconds):
+            return
+        async with checkout.within(seconds):
             await begun.roll_back(conn, exc)
     except psycopg.Error as failure:
         logger.debug("rolling back failed, closing the connection: %s", one_line(str(failure)))

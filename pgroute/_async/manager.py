@@ -1,66 +1,44 @@
-"""Acquires sessions for a router and takes them back."""
+"""What is behind a router: all that it opens and closes, and how a session comes to a connection and back."""
 
 from __future__ import annotations
 
-import asyncio  # async-only
-import random
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic
-
-import psycopg
-from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+from typing import TYPE_CHECKING
 
 # sync-only: from psycopg_pool.abc import CT
 from psycopg_pool.abc import ACT as CT  # async-only
 
-from pgroute._acompat import AsyncWatchdog
+from pgroute._async.acquiring import AsyncAcquiring
 from pgroute._async.checkout import AsyncCheckout
 from pgroute._async.ending import put_back
 from pgroute._async.keyed import AsyncKeyedConnections
 from pgroute._async.lifecycle import AsyncLifecycle
 from pgroute._async.listening.hub import AsyncListeningHub
-from pgroute._async.pool.lease import find_lease, lease_of
+from pgroute._async.pool.lease import find_lease
 from pgroute._async.pool.role_pool import AsyncRolePool
-from pgroute._async.pool.setup import SetupFailed
-from pgroute._async.progress import Question, ask_progress
 from pgroute.core.config.options import check_number
-from pgroute.core.faults.classify import one_line
 from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.core.model.stats import RouterStats
-from pgroute.core.routing.acquisition import PATIENCE, Acquisition, GiveUp, Try, first_choice, patience
-from pgroute.core.routing.demand import Demand, Proof
-from pgroute.core.routing.lending import PoolFull
 from pgroute.core.transactions.request import get_request
-from pgroute.errors import RouteError
 from pgroute.monitor.cluster_watch import ClusterWatch
 from pgroute.runtime.connect_backoff import ConnectBackoff
 from pgroute.runtime.credentials import CredentialSource
 from pgroute.runtime.event_dispatcher import EventDispatcher
 from pgroute.runtime.fork import forked
-from pgroute.runtime.meter import BEHIND, MET, Meter
+from pgroute.runtime.meter import Meter
 from pgroute.runtime.retry_budget import RetryBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pgroute._async.open_state import AsyncOpenState
-    from pgroute._async.progress import Progress
     from pgroute.core.config.router_config import RouterConfig
-    from pgroute.core.model.candidate import Candidate
     from pgroute.core.model.events import Event
     from pgroute.core.topology.snapshot import Topology
     from pgroute.core.transactions.request import Request
-    from pgroute.runtime.causality import CausalReading, Ticket
-
-_FIRST_ASK, _SLOWEST_ASK = 0.001, 0.02
-"""Seconds between two questions to a standby that is behind; the pause doubles."""
-
-_LEAST_ANSWER = 0.2
-"""Seconds that a standby has for an answer, even with a timeout of 0: the question takes a round trip."""
 
 
-class AsyncSessionManager(Generic[CT]):
+class AsyncSessionManager(AsyncAcquiring[CT]):
     """What is behind a router: the watch on its hosts, the pools of both roles, and the way of a session to a pool.
 
     Args:
@@ -86,9 +64,8 @@ class AsyncSessionManager(Generic[CT]):
     def __init__(
         self, config: RouterConfig, connection_class: type[CT], *, name: str, describe: Callable[[], str]
     ) -> None:
-        self.config = config
         source = None if config.credentials is None else CredentialSource(config.credentials)
-        self.watch: ClusterWatch = ClusterWatch(
+        watch = ClusterWatch(
             config.dsn.hosts,
             config.probe_params,
             config.probe,
@@ -99,40 +76,28 @@ class AsyncSessionManager(Generic[CT]):
             max_lag=config.max_lag,
             source=source,
         )
-        self.meter: Meter = Meter()
+        meter = Meter()
         writers = ConnectBackoff()
         readers = writers.sharing_logins() if config.same_login else ConnectBackoff()
-        self.pools: dict[Role, AsyncRolePool[CT]] = {
-            Role.WRITER: AsyncRolePool(
-                config.writer, connection_class, self.watch, writers, meter=self.meter, source=source
-            ),
-            Role.READER: AsyncRolePool(
-                config.reader, connection_class, self.watch, readers, meter=self.meter, source=source
-            ),
+        pools: dict[Role, AsyncRolePool[CT]] = {
+            each.role: AsyncRolePool(each, connection_class, watch, backoff, meter=meter, source=source)
+            for each, backoff in ((config.writer, writers), (config.reader, readers))
         }
         self.dispatcher: EventDispatcher = EventDispatcher()
         self.listening: AsyncListeningHub = AsyncListeningHub(
-            config, connection_class, self.watch, writers, source, name=name
+            config, connection_class, watch, writers, source, name=name
         )
-        self.lifecycle: AsyncLifecycle = AsyncLifecycle(
-            self.watch,
-            self.pools,
-            self.dispatcher,
-            self.listening,
-            source,
-            meter=self.meter,
-            name=name,
-            describe=describe,
+        lifecycle = AsyncLifecycle(
+            watch, pools, self.dispatcher, self.listening, source, meter=meter, name=name, describe=describe
         )
+        super().__init__(config, watch, pools, lifecycle, meter)
         self.longest_retry: float = 0.0
         self.retries: RetryBudget = RetryBudget()
         self.request: Callable[..., Request] = partial(
             get_request, reader_attrs=config.reader_attrs, reader_read_only=config.reader.read_only
         )
-        self._reader_demand = None if config.max_lag is None else Demand(config.max_lag)
         self.keyed: AsyncKeyedConnections[CT] = AsyncKeyedConnections()
         self._describe = describe
-        self._rng = random.Random()
 
     @property
     def topology(self) -> Topology:
@@ -149,216 +114,6 @@ class AsyncSessionManager(Generic[CT]):
             self.watch.sharing,
         )
 
-    async def acquire(
-        self,
-        attrs: SessionAttrs,
-        role: Role,
-        timeout: float,
-        *,
-        demand: Demand | None = None,
-        causal: CausalReading | None = None,
-        attempt: int = 1,
-    ) -> AsyncCheckout[CT]:
-        """Take a connection to a host that has these attributes from the pools of the role.
-
-        Args:
-            attrs: which hosts are accepted.
-            role: whose pools.
-            timeout: seconds to wait for one, from `seconds`; 0: what is ready now.
-            demand: what the session demands of the host's data; None: the router's max_lag, for readers.
-            causal: gives the demand, and takes note of how far the session came; None: the demand is fixed.
-            attempt: of its transaction, from 1; for observers.
-
-        Raises:
-            ConfigError: the position is one of another cluster.
-            PositionLost: a failover has lost the position.
-            NoHostAvailable, PoolExhausted, SplitBrainError: none could be had in time.
-            Exception: the error of the user's setup, if the server is not at fault.
-            RouterClosed: the router is not open.
-            RouteError: it was opened in another event loop.
-        """
-        router = self.lifecycle.check_open()
-        ticket: Ticket | None = None
-        if causal is not None:
-            demand, ticket = causal.begin()
-        elif demand is None and role is Role.READER:
-            demand = self._reader_demand
-        start, pool, meter = time.monotonic(), self.pools[role], self.meter
-        try:
-            tried_at = start
-            candidate = await self._first_host(attrs, pool, demand, start)
-            acquisition = None if demand is None else self.acquisition(attrs, role, start, timeout, demand)
-            if acquisition is None or candidate is None:
-                seconds = timeout if attrs is SessionAttrs.READ_WRITE else patience(attrs, timeout)
-            else:
-                seconds = acquisition.patience(self.topology, candidate, start, pool.load)
-            while True:
-                failure: Exception | None = None
-                if candidate is not None:
-                    conn: CT | None = None
-                    try:
-                        host_pool = pool.ready(candidate) or await pool.open(candidate)
-                        conn = await host_pool.getconn(seconds, start)
-                        if self.config.acquired is not None:
-                            self.config.acquired(candidate, time.monotonic() - tried_at)
-                        if demand is not None and acquisition is not None:
-                            await self._prove(conn, router, candidate, demand, acquisition)
-                        checkout = AsyncCheckout(conn, router, ticket)
-                        meter.begun(checkout.lease, attrs, role, candidate, since=start, attempt=attempt)
-                        return checkout
-                    except _ELSEWHERE as exc:
-                        failure = exc
-                        await _give_back(conn, router)
-                    except BaseException:
-                        await _give_back(conn, router)  # interrupted on one of the last lines
-                        raise
-                if acquisition is None:
-                    acquisition = self.acquisition(attrs, role, start, timeout, None)
-                if candidate is not None and failure is not None:
-                    _count_failure(acquisition, candidate, pool, failure, seconds)
-                step = await self._next_host(acquisition, router, role)
-                candidate, seconds, tried_at = step.candidate, step.timeout, time.monotonic()
-        except RouteError as exc:
-            meter.refused(role, start, attempt, exc)
-            raise
-
-    async def _first_host(
-        self, attrs: SessionAttrs, pool: AsyncRolePool[CT], demand: Demand | None, now: float
-    ) -> Candidate | None:
-        if pool.aside:
-            await pool.try_again(self.watch.topology)
-        topology, policy = self.watch.topology, self.config.policy
-        if demand is not None:
-            self.watch.expect_freshness(demand.max_lag)
-        elif not pool.aside and (only := topology.only.get(attrs)) is not None:
-            return only
-        return first_choice(
-            topology,
-            attrs,
-            policy,
-            self._rng,
-            pool.load,
-            demand=demand,
-            now=now,
-            replayed=self.watch.replayed,
-            arrange=pool.arrange,
-        )
-
-    async def _next_host(self, acquisition: Acquisition, router: AsyncOpenState, role: Role) -> Try:
-        """Wait until there is a host to try, and return it.
-
-        Raises:
-            NoHostAvailable, PoolExhausted, SplitBrainError, PositionLost: there is none in time.
-            RouterClosed: the router is not open any more.
-        """
-        pool, waiting = self.pools[role], self.meter.waiting
-        while True:
-            self.lifecycle.check_open()
-            now = time.monotonic()
-            version = router.changes.version
-            topology = self.watch.topology
-            step = acquisition.step(topology, now, pool.load)
-            if isinstance(step, GiveUp):
-                raise step.error
-            if isinstance(step, Try):
-                return step
-            if acquisition.is_outdated(topology):
-                for key in topology.by_key:
-                    self.watch.kick(key)
-            waiting[role] += 1
-            try:
-                await router.changes.wait(version, max(0.0, step.until - now))
-            finally:
-                waiting[role] -= 1
-
-    def acquisition(
-        self, attrs: SessionAttrs, role: Role, start: float, timeout: float, demand: Demand | None
-    ) -> Acquisition:
-        """Return the steps of a caller who began at *start* (monotonic seconds)."""
-        return Acquisition(
-            attrs,
-            self.config.policy,
-            self._rng,
-            deadline=start + timeout,
-            timeout=timeout,
-            role=role.value,
-            demand=demand,
-            replayed=self.watch.replayed,
-            arrange=self.pools[role].arrange,
-        )
-
-    def listeners_acquisition(self, start: float, timeout: float) -> Acquisition:
-        """Return what tells how long a listener waits for the primary, and with which error it gives up."""
-        return Acquisition(
-            SessionAttrs.PRIMARY,
-            self.config.policy,
-            self._rng,
-            deadline=start + timeout,
-            timeout=timeout,
-            role="listener",
-        )
-
-    async def _prove(
-        self,
-        conn: CT,
-        router: AsyncOpenState,
-        candidate: Candidate,
-        demand: Demand,
-        acquisition: Acquisition,
-    ) -> None:
-        """Return if a host satisfies the demand at this moment; ask it if the last probes do not prove it.
-
-        Raises:
-            Behind: it does not.
-            psycopg.OperationalError: the connection was lost, or it does not answer.
-            ConfigError, PositionLost: no host can satisfy the demand.
-        """
-        now = time.monotonic()  # the wait for the connection may have been long
-        demand.check(self.topology)
-        proof = demand.proof(self.topology, candidate, now, self.watch.replayed)
-        if proof is Proof.PROVEN:
-            return
-        begun, until, pause = now, acquisition.ask_until(self.topology, now), _FIRST_ASK
-        while proof is Proof.ASK:
-            topology = self.topology
-            host = topology.host(candidate.key)
-            if host is None or host.generation != candidate.generation:
-                break
-            # The rest of the time is for the next host.
-            most = max(_LEAST_ANSWER, min(self.config.probe.timeout, acquisition.left(now) / 2))
-            told = await self._ask(conn, Question(topology, host), most)
-            now = time.monotonic()
-            if told is None:
-                self.watch.kick(candidate.key)  # it may have been promoted
-                break
-            self.watch.replayed.note(candidate.key, candidate.generation, told.timeline, told.lsn)
-            if demand.met_by(self.topology, told.timeline, told.lsn, now):
-                self.meter.position_waited(MET, now - begun)
-                lease_of(conn).taken_at = now  # the session waited until now
-                return
-            hopeless = not demand.may_get_there(self.topology, told.timeline, told.lsn)
-            if now >= until or hopeless or router.closing:
-                break
-            await asyncio.sleep(min(pause, until - now))
-            pause = min(2 * pause, _SLOWEST_ASK)
-        self.meter.position_waited(BEHIND, time.monotonic() - begun)
-        raise Behind(f"{candidate.key} is not as far as demanded")
-
-    async def _ask(self, conn: CT, question: Question, seconds: float) -> Progress | None:
-        """Return how far a standby is. If it does not answer in time, as a frozen one, its connection is cut.
-
-        Raises:
-            psycopg.OperationalError: the connection was lost or cut.
-        """
-        lease = lease_of(conn)
-        try:
-            async with AsyncWatchdog(seconds, lease.abort):
-                return await ask_progress(conn, question)
-        except psycopg.Error as exc:
-            self.watch.kick(lease.pool.key)
-            text = f"asking for its position failed: {one_line(str(exc))}"
-            raise psycopg.OperationalError(text) from exc
-
     def seconds(self, timeout: float | None) -> float:
         """Return the timeout of a caller in seconds; None: acquire_timeout.
 
@@ -370,13 +125,13 @@ class AsyncSessionManager(Generic[CT]):
         check_number("timeout", timeout)
         return timeout
 
-    async def take(self, role: Role, timeout: float | None) -> CT:
-        """Take a connection of a role that `take_back` will be given."""
-        return (await self.acquire(self.attrs_of(role), role, self.seconds(timeout))).conn
-
     def attrs_of(self, role: Role) -> SessionAttrs:
         """Return which hosts serve a role."""
         return SessionAttrs.READ_WRITE if role is Role.WRITER else self.config.reader_attrs
+
+    async def take(self, role: Role, timeout: float | None) -> CT:
+        """Take a connection of a role that `take_back` will be given."""
+        return (await self.acquire(self.attrs_of(role), role, self.seconds(timeout))).conn
 
     async def take_back(self, conn: CT) -> None:
         """Release a connection that `getconn` has lent; a transaction still open is rolled back.
@@ -417,37 +172,3 @@ class AsyncSessionManager(Generic[CT]):
         if self.lifecycle.inherited:
             self.lifecycle.check_open()
         return self.dispatcher.subscribe(fn)
-
-
-class Behind(psycopg.OperationalError):
-    """A standby was asked, and does not satisfy the demand."""
-
-
-_ELSEWHERE = (PoolTimeout, PoolClosed, TooManyRequests, psycopg.OperationalError, SetupFailed)
-"""Errors of one host, after which another one is tried."""
-
-
-async def _give_back(conn: psycopg.AsyncConnection[Any] | None, router: AsyncOpenState) -> None:
-    if conn is not None:
-        await AsyncCheckout(conn, router).release()
-
-
-def _count_failure(
-    acquisition: Acquisition, candidate: Candidate, pool: AsyncRolePool[CT], failure: Exception, waited: float
-) -> None:
-    if isinstance(failure, SetupFailed):
-        failure.failure.add_note(f"setup failed with each connection that was tried, at {candidate.key}")
-        raise failure.failure
-    if isinstance(failure, (PoolClosed, PoolTimeout)) and not isinstance(failure, PoolFull):
-        failure = pool.last_failure(candidate) or failure
-    if isinstance(failure, Behind):
-        acquisition.behind(candidate)
-    elif isinstance(failure, TooManyRequests):
-        acquisition.exhausted(candidate, str(failure), refused=True)
-    elif isinstance(failure, PoolFull):
-        acquisition.exhausted(candidate, str(failure))
-    else:
-        acquisition.failed(candidate, failure, in_use=pool.load(candidate.key))
-        hasty = isinstance(failure, PoolTimeout) and waited < PATIENCE
-        if not (hasty or isinstance(failure, PoolClosed)):
-            pool.set_aside(candidate)

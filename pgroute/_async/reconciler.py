@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgroute._acompat import AsyncWorker, async_join_all, async_spawn
 from pgroute.core.model.events import Event, EventKind
-from pgroute.core.routing.acquisition import routes
+from pgroute.core.topology.changes import routes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -56,7 +56,7 @@ async def send(conn: psycopg.AsyncConnection[Any], statement: bytes) -> list[PGr
     """
     async with conn.lock:
         results: list[PGresult] = await conn.wait(query_steps(conn.pgconn, statement))
-    return _checked(conn, results)
+    return checked(conn, results)
 
 
 def filled(
@@ -93,7 +93,7 @@ async def ask_warily(
         steps: Any = query_steps(conn.pgconn, statement)
         steps = bounded(steps, conn.pgconn.socket, allowance, meanwhile)
         results: list[PGresult] = await conn.wait(steps)
-    return _checked(conn, results)
+    return checked(conn, results)
 
 
 async def ask_all(conn: psycopg.AsyncConnection[Any], statement: bytes) -> list[PGresult]:
@@ -107,7 +107,12 @@ async def ask_all(conn: psycopg.AsyncConnection[Any], statement: bytes) -> list[
     return results
 
 
-def _checked(conn: psycopg.AsyncConnection[Any], results: list[PGresult]) -> list[PGresult]:
+def checked(conn: psycopg.AsyncConnection[Any], results: list[PGresult]) -> list[PGresult]:
+    """Return the results of statements.
+
+    Raises:
+        psycopg.Error: the server's error, as a cursor raises it.
+    """
     for result in results:
         if result.status not in _GOOD:
             raise error_of(conn, result)

@@ -9,7 +9,7 @@ import psycopg
 from psycopg.pq import ExecStatus
 
 from pgroute._sync.statements import ask, error_of
-from pgroute._psycopg import has_unfinished, leave_block, query_steps
+from pgroute._psycopg import forget_prepared, has_unfinished, leave_block, query_steps
 
 if TYPE_CHECKING:
 
@@ -64,18 +64,45 @@ class ByPsycopg:
 
     def commit(self, conn: Connection, last: bytes, question: Question | None) -> Committed:
         """End the transaction. The question is not asked if the class of the connection ends it in a way of its own."""
-        if question is not None and not (
+        if (
             type(conn).commit is not psycopg.Connection.commit
-            or has_unfinished(conn)
             or conn.pgconn.pipeline_status
+            or has_unfinished(conn)
         ):
+            conn.commit()
+            return None, None
+        if question is not None:
             return BY_ROUTER.commit(conn, last, question)
-        conn.commit()
+        # What psycopg's commit() does, with less on the way.
+        with conn.lock:
+            results: list[PGresult] = conn.wait(query_steps(conn.pgconn, b"COMMIT"))
+        if results[0].status not in _GOOD:
+            raise error_of(conn, results[0])
         return None, None
 
     def roll_back(self, conn: Connection, exc: BaseException | None) -> None:
         """Roll back."""
         conn.rollback()
+
+    def roll_back_within(self, conn: Connection, seconds: float) -> bool:
+        """Roll back in so many seconds, without a timer; return False if that takes psycopg's own rollback().
+
+        Raises:
+            psycopg.Error: the connection was lost, or there was no answer in time.
+        """
+        if (
+            type(conn).rollback is not psycopg.Connection.rollback
+            or type(conn).wait is not psycopg.Connection.wait
+            or conn.pgconn.pipeline_status
+            or has_unfinished(conn)
+            or forget_prepared(conn)
+        ):
+            return False
+        with conn.lock:
+            results: list[PGresult] = conn.wait(query_steps(conn.pgconn, b"ROLLBACK"), timeout=seconds)
+        if results[0].status not in _GOOD:
+            raise error_of(conn, results[0])
+        return True
 
 
 class ByRouter:

@@ -57,7 +57,7 @@ def send(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult]:
     """
     with conn.lock:
         results: list[PGresult] = conn.wait(query_steps(conn.pgconn, statement))
-    return _checked(conn, results)
+    return checked(conn, results)
 
 
 def filled(
@@ -94,7 +94,7 @@ def ask_warily(
         steps: Any = query_steps(conn.pgconn, statement)
         steps = bounded(steps, conn.pgconn.socket, allowance, meanwhile)
         results: list[PGresult] = conn.wait(steps)
-    return _checked(conn, results)
+    return checked(conn, results)
 
 
 def ask_all(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult]:
@@ -108,7 +108,12 @@ def ask_all(conn: psycopg.Connection[Any], statement: bytes) -> list[PGresult]:
     return results
 
 
-def _checked(conn: psycopg.Connection[Any], results: list[PGresult]) -> list[PGresult]:
+def checked(conn: psycopg.Connection[Any], results: list[PGresult]) -> list[PGresult]:
+    """Return the results of statements.
+
+    Raises:
+        psycopg.Error: the server's error, as a cursor raises it.
+    """
     for result in results:
         if result.status not in _GOOD:
             raise error_of(conn, result)

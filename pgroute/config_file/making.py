@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from pgroute._async.router import AsyncRouter
 from pgroute._sync.router import Router
 from pgroute.config_file.place import construct
-from pgroute.config_file.shared import manager_behind, shared
+from pgroute.config_file.shared import shared
 from pgroute.config_file.tables import KINDS, Named, read_router
 from pgroute.core.config.options import PoolOptions, check_callable
 from pgroute.errors import ConfigError
+from pgroute.faces import manager_behind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable

@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pgroute._async.router import AsyncRouter
-from pgroute._async.router import manager_of as async_manager_of
-from pgroute._sync.router import Router, manager_of
+from pgroute.faces import AnyRouter, manager_behind
 from pgroute.runtime.fork import forked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
-
-AnyRouter = Router[Any] | AsyncRouter[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +66,6 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
-
-
-def manager_behind(router: AnyRouter) -> Any:
-    """Return what is behind a router of either face."""
-    return async_manager_of(router) if isinstance(router, AsyncRouter) else manager_of(router)
 
 
 def _lives(entry: _Entry) -> bool:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from pgroute.core.config.dns_names import Mode
     from pgroute.core.config.dsn import Params
+    from pgroute.core.config.lookups import ResolverSpec
     from pgroute.core.config.options import ProbeOptions
-    from pgroute.core.config.router_config import ResolverSpec
     from pgroute.core.config.srv import Targets
     from pgroute.core.model.events import Event
     from pgroute.core.model.host import HostInfo

@@ -14,8 +14,8 @@ from pgroute.monitor.errors import ProbeFailed
 from pgroute.monitor.resolver import LookupFailed, Resolver, make_resolver
 
 if TYPE_CHECKING:
+    from pgroute.core.config.lookups import ResolverSpec
     from pgroute.core.config.options import ProbeOptions
-    from pgroute.core.config.router_config import ResolverSpec
     from pgroute.core.model.roles import HostKey
 
 _RNG = random.Random()

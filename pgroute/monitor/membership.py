@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from pgroute.core.config.dns_names import Mode, Question
     from pgroute.core.config.dsn import Params
+    from pgroute.core.config.lookups import ResolverSpec
     from pgroute.core.config.options import ProbeOptions
-    from pgroute.core.config.router_config import ResolverSpec
     from pgroute.core.config.srv import Targets
     from pgroute.core.model.roles import HostKey
     from pgroute.core.model.stats import WatchSharing

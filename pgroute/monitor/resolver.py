@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dns.resolver import Answer, BaseResolver
 
     from pgroute.core.config.dns_names import Question
-    from pgroute.core.config.router_config import ResolverSpec
+    from pgroute.core.config.lookups import ResolverSpec
 
 
 class LookupFailed(Exception):

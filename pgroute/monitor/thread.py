@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgroute.core.config.dsn import Params
+    from pgroute.core.config.lookups import ResolverSpec
     from pgroute.core.config.options import ProbeOptions
-    from pgroute.core.config.router_config import ResolverSpec
     from pgroute.core.model.roles import HostKey
     from pgroute.monitor.shared.sharing import AnyWatcher
     from pgroute.monitor.subscribers import Subscriber

@@ -75,6 +75,17 @@ def create(folder: Path, name: str, owner: tuple[int, int] | None, content: str 
         _put(file, content)
 
 
+def remove(folder: Path, name: str) -> None:
+    """Remove a file; a link is removed itself.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ClusterError: a folder on the way is a link.
+    """
+    with _opened_folder(folder, name) as (at, last):
+        os.unlink(last, dir_fd=at)
+
+
 def _put(file: FileIO, content: str | bytes) -> None:
     left = memoryview(content.encode() if isinstance(content, str) else content)
     while left:
@@ -82,6 +93,13 @@ def _put(file: FileIO, content: str | bytes) -> None:
 
 
 def _open(folder: Path, name: str, flags: int) -> int:
+    with _opened_folder(folder, name) as (at, last):
+        return os.open(last, flags | NEVER, 0o600, dir_fd=at)
+
+
+@contextlib.contextmanager
+def _opened_folder(folder: Path, name: str) -> Iterator[tuple[int, str]]:
+    """Open the folder that holds a file; give its descriptor, and the file's name there."""
     *below, last = name.split("/")
     try:
         at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | NEVER)
@@ -90,7 +108,7 @@ def _open(folder: Path, name: str, flags: int) -> int:
                 inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | NEVER, dir_fd=at)
                 os.close(at)
                 at = inner
-            return os.open(last, flags | NEVER, 0o600, dir_fd=at)
+            yield at, last
         finally:
             os.close(at)
     except OSError as error:

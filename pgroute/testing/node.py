@@ -11,6 +11,7 @@ from . import files
 from .environment import conninfo
 from .errors import ClusterError
 from .server import USER, Server, quoted
+from .wal_tail import clear_tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,10 +125,9 @@ class Node(Server):
             primary: the promoted node.
             timeout: seconds.
         """
-        [(current,)] = primary.execute("SELECT pg_walfile_name(pg_current_wal_lsn())")
-        history = files.read_text(primary.data_dir, f"pg_wal/{current[:8]}.history").splitlines()
-        fork = history[-1].split("\t")[1]
-        timeline = int(current[:8], 16)
+        current, history = timeline_history(primary)
+        fork = history.splitlines()[-1].split("\t")[1]
+        timeline = int(current, 16)
         sender = f"(sender_host, sender_port, received_tli) = ('{primary.host}', {primary.port}, {timeline})"
         streams = f"EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming' AND {sender})"
         # Either position may be behind: WAL can be received but not replayed, or replayed from a file.
@@ -160,8 +160,7 @@ class Node(Server):
         try:
             if self._is_rival(primary):
                 raise ClusterError("both were promoted to the same timeline, which pg_rewind does not detect")
-            options = ["--no-sync", "--source-server", primary.tool_conninfo]
-            self._sandbox.run("pg_rewind", "-D", self.data_dir, *options, timeout=timeout)
+            self._rewind(primary, timeout=timeout)
             self.configure_standby(primary)
             self.start(timeout=timeout)
             self.wait_streaming(primary, timeout=10.0)
@@ -182,6 +181,14 @@ class Node(Server):
         files.write(
             folder, settings, "\n".join([*kept, f"primary_conninfo = {quoted(self._source(primary))}", ""])
         )
+
+    def _rewind(self, primary: Node, *, timeout: float) -> None:
+        options = ["--no-sync", "--source-server", primary.tool_conninfo]
+        output = self._sandbox.run("pg_rewind", "-D", self.data_dir, *options, timeout=timeout)
+        if "no rewind required" in output:
+            _, history = timeline_history(primary)
+            [(size,)] = primary.execute("SELECT pg_size_bytes(current_setting('wal_segment_size'))")
+            clear_tail(self.data_dir, history, size)
 
     def _is_rival(self, primary: Node) -> bool:
         """Whether this stopped server was a primary on the same timeline as the other one."""
@@ -214,3 +221,13 @@ class Node(Server):
             sslmode="disable",
             gssencmode="disable",
         )
+
+
+def timeline_history(primary: Node) -> tuple[str, str]:
+    """Return a primary's timeline, as in the names of its files, and its history file; "" if it was never promoted."""
+    [(current,)] = primary.execute("SELECT pg_walfile_name(pg_current_wal_lsn())")
+    timeline = str(current)[:8]
+    try:
+        return timeline, files.read_text(primary.data_dir, f"pg_wal/{timeline}.history")
+    except FileNotFoundError:
+        return timeline, ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import psycopg
@@ -10,7 +11,7 @@ from pgroute import AsyncRouter, RetryPolicy
 from pgroute._async.pool.lease import lease_of
 from pgroute.core.sql.schema import definition
 from pgroute.testing import LocalCluster, Node
-from tests.support import async_call
+from tests.support import AsyncBackground, AsyncHandle, async_call, async_eventually
 
 KEY = "payment 42"
 INCREMENT = "UPDATE counter SET value = value + 1 RETURNING value"
@@ -79,3 +80,45 @@ def waiting(node: Node, event: str) -> set[tuple[Any, ...]]:
 def terminate(node: Node, pid: int) -> None:
     """End a backend, and return when it has ended."""
     assert node.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,)) == [(True,)]
+
+
+class Lingering(Increment):
+    """A body that increments, says so by its runs, and goes on when told to: to the end, or to an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over = threading.Event()
+        self.error: Exception | None = None
+
+    async def __call__(self, conn: psycopg.AsyncConnection[Any]) -> int:
+        value = await super().__call__(conn)
+        await async_eventually(self.over.is_set)
+        if self.error is not None:
+            raise self.error
+        return value
+
+
+async def shown(conn: psycopg.AsyncConnection[Any]) -> str:
+    """Return the lock_timeout that holds."""
+    cursor = await conn.execute("SHOW lock_timeout")
+    (value,) = await cursor.fetchone() or ("",)
+    return str(value)
+
+
+async def shows(conn: psycopg.AsyncConnection[Any]) -> list[Any]:
+    """Increment the counter and return the lock_timeout of the body."""
+    cursor = await conn.execute(INCREMENT)
+    (value,) = await cursor.fetchone() or (0,)
+    return [value, await shown(conn)]
+
+
+async def start_after(
+    node: Node, router: AsyncRouter[Any], background: AsyncBackground
+) -> tuple[Lingering, AsyncHandle]:
+    """Start a call that waits for a predecessor; return the predecessor and the call."""
+    before = Lingering()
+    background.start(call_once, router, before)
+    await async_eventually(lambda: before.runs)
+    after = background.start(call_once, router, shows)
+    await async_eventually(lambda: waiting(node, "transactionid"))
+    return before, after

@@ -100,4 +100,4 @@ async def watched(
                 host = topology.host(key(node))
                 assert host is not None
                 each(host, topology.at)
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(0.002)  # how often it looks: nobody is told of each snapshot

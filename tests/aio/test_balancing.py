@@ -91,7 +91,7 @@ async def test_sessions_that_are_held_are_spread(shared: LocalCluster, balance: 
         # "adaptive" may think for a moment that one of them is far away.
         until = time.monotonic() + (0.0 if balance == "least-busy" else 10.0)
         while ports != even and time.monotonic() < until:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # what it thinks is forgotten with time
             ports = await where_eight_are_held(router)
     assert ports == even
 

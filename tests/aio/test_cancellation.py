@@ -256,7 +256,7 @@ async def test_who_queues_at_a_full_pool(shared: LocalCluster, table: str, late:
 
     async def drain() -> None:
         for _ in range(3):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # turns of the loop, in which the caller joins the queue
         while held:
             await router.putconn(held.pop())
 
@@ -334,7 +334,7 @@ async def copying(conn: psycopg.AsyncConnection[Any]) -> None:
 
 
 async def idling(_: psycopg.AsyncConnection[Any]) -> None:
-    await asyncio.sleep(60.0)
+    await asyncio.Event().wait()  # until it is cancelled
 
 
 @pytest.mark.parametrize(

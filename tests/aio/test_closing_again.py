@@ -168,12 +168,14 @@ async def test_nor_when_its_hosts_go_on_refusing_and_nothing_changes(kept: bool)
     routers: list[AsyncRouter[Any]] = []
 
     async def leave_open() -> None:
-        router = AsyncRouter("host=127.0.0.1 port=1", probe=QUICK)
-        await router.open()
-        await async_eventually(lambda: router.topology.initial_scan_done)
-        await asyncio.sleep(0.2)  # several probes, of which the later ones change nothing
-        if kept:
-            routers.append(router)
+        with pgroute.testing.FaultProxy(("127.0.0.1", 1)) as proxy:
+            router = AsyncRouter(f"host=127.0.0.1 port={proxy.port}", probe=QUICK)
+            await router.open()
+            await async_eventually(lambda: router.topology.initial_scan_done)
+            probes = proxy.attempts
+            await async_eventually(lambda: proxy.attempts >= probes + 3)  # they change nothing
+            if kept:
+                routers.append(router)
 
     await asyncio.to_thread(asyncio.run, leave_open())
     gc.collect()
@@ -193,7 +195,7 @@ async def test_a_close_that_is_cancelled_at_any_await_leaves_nothing(
     conn = await router.getconn("writer")
     closer = asyncio.create_task(router.close())
     for _ in range(awaits):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # to its next await
     closer.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await closer
@@ -222,7 +224,7 @@ async def test_a_close_that_is_cancelled_twice_is_finished_by_the_next(
     await async_eventually(stopping.is_set)
     for _ in range(3):
         closer.cancel()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the cancellation reaches it
     with pytest.raises(asyncio.CancelledError):
         await closer
     go_on.set()

@@ -66,7 +66,7 @@ async def test_closing_is_in_time_and_ends_all(proxied: Proxied, fault: str) -> 
                 background.start(keep_reading, router, stop, account)
         await async_eventually(lambda: all(account.sessions for account in accounts))
         await async_call(FAULTS[fault], proxied)
-        await asyncio.sleep(FELT)
+        await asyncio.sleep(FELT)  # the router is not told of each of them: there is nothing to wait for
         stop.set()
         begun = time.monotonic()
         await router.close(timeout=0.5)

@@ -626,7 +626,7 @@ async def test_loop_goes_on_meanwhile(shared: LocalCluster, goods: str) -> None:
     async def beat() -> None:
         nonlocal beats
         while True:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a turn of the loop, which is what is counted
             beats += 1
 
     async with AsyncRouter(shared.dsn) as router:

@@ -57,7 +57,7 @@ async def test_asynchronous_targets(shared: LocalCluster) -> None:
     got: list[bytes] = []
 
     async def take(data: bytes) -> None:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # as a real one, it gives way
         got.append(data)
 
     file = AwaitedFile()

@@ -464,7 +464,7 @@ async def test_the_gap_reaches_back_to_the_promotion_that_nobody_could_see(break
         await async_call(new.promote)
         await async_call(notify, new, "a", "lost")
         sent_at = time.monotonic()
-        link = manager_of(router).listening._link
+        link = manager_of(router).listening._keeper._link
         assert link is not None
         # The old primary goes on, and its connection is known to be alive.
         await async_eventually(lambda: link.proven_at > sent_at)

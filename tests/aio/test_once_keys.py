@@ -6,8 +6,6 @@ import contextlib
 import json
 import subprocess
 import sys
-import threading
-import time
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,20 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute import AsyncRouter, CommitUnknown, ConfigError, PoolOptions
-from pgroute.testing import LocalCluster, Node
+from pgroute import AsyncRouter, ConfigError, PoolOptions
 from tests.aio.conftest import Proxied
-from tests.aio.counting import INCREMENT, KEY, Increment, call_once, clear, counted, set_up, waiting
-from tests.aio.replicas import dsn_of
-from tests.support import AsyncBackground, AsyncHandle, async_call, async_eventually, within
-from tests.wiretap import Wiretap
+from tests.aio.counting import (
+    KEY,
+    Increment,
+    Lingering,
+    call_once,
+    clear,
+    counted,
+    shows,
+    start_after,
+    waiting,
+)
+from tests.support import AsyncBackground, async_call, async_eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -33,22 +38,6 @@ class Word(str):
     """A text of a type of its own."""
 
     __slots__ = ()
-
-
-class Lingering(Increment):
-    """A body that increments, says so by its runs, and goes on when told to: to the end, or to an error."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.over = threading.Event()
-        self.error: Exception | None = None
-
-    async def __call__(self, conn: psycopg.AsyncConnection[Any]) -> int:
-        value = await super().__call__(conn)
-        await async_eventually(self.over.is_set)
-        if self.error is not None:
-            raise self.error
-        return value
 
 
 # Several at once.
@@ -98,101 +87,6 @@ async def test_in_any_isolation_the_key_of_a_transaction_under_way_is_found(
         assert await before.result() == 1
         assert await after.result() == 1
     assert (first.runs, second.runs) == (1, 0)
-    assert await counted(node) == (1, 1)
-
-
-# A lock_timeout of the application's own.
-
-
-async def shown(conn: psycopg.AsyncConnection[Any]) -> str:
-    """Return the lock_timeout that holds."""
-    cursor = await conn.execute("SHOW lock_timeout")
-    (value,) = await cursor.fetchone() or ("",)
-    return str(value)
-
-
-async def shows(conn: psycopg.AsyncConnection[Any]) -> list[Any]:
-    """Increment the counter and return the lock_timeout of the body."""
-    cursor = await conn.execute(INCREMENT)
-    (value,) = await cursor.fetchone() or (0,)
-    return [value, await shown(conn)]
-
-
-async def start_after(
-    node: Node, router: AsyncRouter[Any], background: AsyncBackground
-) -> tuple[Lingering, AsyncHandle]:
-    """Start a call that waits for a predecessor; return the predecessor and the call."""
-    before = Lingering()
-    background.start(call_once, router, before)
-    await async_eventually(lambda: before.runs)
-    after = background.start(call_once, router, shows)
-    await async_eventually(lambda: waiting(node, "transactionid"))
-    return before, after
-
-
-async def test_a_lock_timeout_of_its_own_holds_in_the_body_and_not_for_the_key(cluster: LocalCluster) -> None:
-    set_up(cluster)
-    node = cluster.nodes[0]
-    writer = PoolOptions(settings={"lock_timeout": "50ms"})
-    longer = (
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'transactionid'"
-        " AND clock_timestamp() - query_start > interval '150 ms'"
-    )
-    async with AsyncRouter(cluster.dsn, writer=writer) as router, AsyncBackground() as background:
-        before, after = await start_after(node, router, background)
-        await async_eventually(lambda: node.execute(longer) == [(1,)])
-        before.error = ValueError("no")
-        before.over.set()
-        assert await after.result() == [1, "50ms"]
-        assert await call_once(router, shows) == [1, "50ms"]
-        async with router.writer() as conn:
-            assert await shown(conn) == "50ms"
-    assert await counted(node) == (1, 1)
-
-
-async def test_a_lock_timeout_that_changes_between_sessions_holds_in_each_body(pair: Proxied) -> None:
-    found = []
-    async with AsyncRouter(pair.dsn, writer=PoolOptions(max_size=1)) as router:
-        for number, value in enumerate(("70ms", "1min", "0", "0")):
-            async with router.writer() as conn:
-                await conn.execute(f"SET lock_timeout = '{value}'")
-            found.append(await router.run(shown, once=f"key {number}"))
-            async with router.writer() as conn:
-                assert await shown(conn) == value
-    assert found == ["70ms", "1min", "0", "0"]
-
-
-async def test_a_lock_timeout_of_its_own_costs_a_round_trip_at_first_alone(pair: Proxied) -> None:
-    node = pair.cluster.nodes[0]
-    options = PoolOptions(max_size=1, settings={"lock_timeout": "7s"})
-    with Wiretap(node) as tap:
-        async with AsyncRouter(
-            dsn_of((tap,)), writer=options, kwargs={"prepare_threshold": None}, probe=None
-        ) as router:
-            trips = []
-            for number in range(3):
-                tap.take()
-                assert await router.run(shown, once=f"key {number}") == "7s"
-                trips.append(tap.round_trips())
-    assert trips[1:] == [3, 3]
-
-
-async def test_one_deadline_bounds_all_that_is_waited_for(pair: Proxied) -> None:
-    node = pair.cluster.nodes[0]
-    conninfo = node.conninfo
-    async with AsyncRouter(pair.dsn) as router, AsyncBackground() as background:
-        assert await call_once(router, Increment()) == 1
-        with psycopg.connect(conninfo) as table, psycopg.connect(conninfo) as row:
-            row.execute("SELECT FROM pgroute.once FOR UPDATE")
-            table.execute("LOCK TABLE pgroute.once IN SHARE ROW EXCLUSIVE MODE")
-            begun = time.monotonic()
-            later = background.start(call_once, router, Increment(), 1.0)
-            await async_eventually(lambda: waiting(node, "relation"))
-            await async_eventually(lambda: time.monotonic() - begun > 0.7)
-            table.rollback()
-            with pytest.raises(CommitUnknown):
-                await later.result()
-            assert 0.9 < time.monotonic() - begun < within(1.5)
     assert await counted(node) == (1, 1)
 
 

@@ -11,7 +11,9 @@ from unittest import mock
 from psycopg_pool import PoolClosed
 
 from pgroute import _acompat
+from pgroute._async.pool.exchange import AsyncExchange
 from pgroute._async.pool.host_pool import AsyncHostPool
+from pgroute._sync.pool.exchange import Exchange
 from pgroute._sync.pool.host_pool import HostPool
 from pgroute.core.routing.lending import Lending
 
@@ -19,8 +21,14 @@ Patch = contextlib.AbstractContextManager[object]
 
 
 @contextlib.contextmanager
-def _both(name: str, of_async: Callable[..., Any], of_sync: Callable[..., Any]) -> Iterator[None]:
-    with mock.patch.object(AsyncHostPool, name, of_async), mock.patch.object(HostPool, name, of_sync):
+def _both(
+    name: str,
+    of_async: Callable[..., Any],
+    of_sync: Callable[..., Any],
+    *,
+    of: tuple[type, type] = (AsyncHostPool, HostPool),
+) -> Iterator[None]:
+    with mock.patch.object(of[0], name, of_async), mock.patch.object(of[1], name, of_sync):
         yield
 
 
@@ -122,14 +130,14 @@ def a_return_that_is_interrupted_loses_the_slot() -> Patch:
         lease.taken = False
         if self._options.reset is not None and not conn.closed:
             await self._clean(conn, lease)
-        await self._take_back(lease, conn)
+        await self._exchange.take_back(lease, conn)
 
     def putconn(self: HostPool[Any], conn: Any) -> None:
         lease = conn.pgroute_lease
         lease.taken = False
         if self._options.reset is not None and not conn.closed:
             self._clean(conn, lease)
-        self._take_back(lease, conn)
+        self._exchange.take_back(lease, conn)
 
     return _both("putconn", async_putconn, putconn)
 
@@ -149,19 +157,19 @@ def a_connection_is_lent_twice() -> Patch:
 def nobody_rings_for_a_replacement() -> Patch:
     """The worker is not told that a connection was closed for which another is wanted."""
 
-    async def async_dispose(self: AsyncHostPool[Any], lease: Any, conn: Any) -> None:
+    async def async_dispose(self: AsyncExchange[Any], lease: Any, conn: Any) -> None:
         await conn.close()
         with self._lock:
             lease.connection = None
             self._lending.remove(lease)
 
-    def dispose(self: HostPool[Any], lease: Any, conn: Any) -> None:
+    def dispose(self: Exchange[Any], lease: Any, conn: Any) -> None:
         conn.close()
         with self._lock:
             lease.connection = None
             self._lending.remove(lease)
 
-    return _both("_dispose", async_dispose, dispose)
+    return _both("dispose", async_dispose, dispose, of=(AsyncExchange, Exchange))
 
 
 BOTH = ("async", "sync")

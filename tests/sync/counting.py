@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import psycopg
@@ -11,7 +12,7 @@ from pgroute import Router, RetryPolicy
 from pgroute._sync.pool.lease import lease_of
 from pgroute.core.sql.schema import definition
 from pgroute.testing import LocalCluster, Node
-from tests.support import call
+from tests.support import Background, Handle, call, eventually
 
 KEY = "payment 42"
 INCREMENT = "UPDATE counter SET value = value + 1 RETURNING value"
@@ -80,3 +81,45 @@ def waiting(node: Node, event: str) -> set[tuple[Any, ...]]:
 def terminate(node: Node, pid: int) -> None:
     """End a backend, and return when it has ended."""
     assert node.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,)) == [(True,)]
+
+
+class Lingering(Increment):
+    """A body that increments, says so by its runs, and goes on when told to: to the end, or to an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over = threading.Event()
+        self.error: Exception | None = None
+
+    def __call__(self, conn: psycopg.Connection[Any]) -> int:
+        value = super().__call__(conn)
+        eventually(self.over.is_set)
+        if self.error is not None:
+            raise self.error
+        return value
+
+
+def shown(conn: psycopg.Connection[Any]) -> str:
+    """Return the lock_timeout that holds."""
+    cursor = conn.execute("SHOW lock_timeout")
+    (value,) = cursor.fetchone() or ("",)
+    return str(value)
+
+
+def shows(conn: psycopg.Connection[Any]) -> list[Any]:
+    """Increment the counter and return the lock_timeout of the body."""
+    cursor = conn.execute(INCREMENT)
+    (value,) = cursor.fetchone() or (0,)
+    return [value, shown(conn)]
+
+
+def start_after(
+    node: Node, router: Router[Any], background: Background
+) -> tuple[Lingering, Handle]:
+    """Start a call that waits for a predecessor; return the predecessor and the call."""
+    before = Lingering()
+    background.start(call_once, router, before)
+    eventually(lambda: before.runs)
+    after = background.start(call_once, router, shows)
+    eventually(lambda: waiting(node, "transactionid"))
+    return before, after

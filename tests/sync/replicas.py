@@ -100,4 +100,4 @@ def watched(
                 host = topology.host(key(node))
                 assert host is not None
                 each(host, topology.at)
-        time.sleep(0.002)
+        time.sleep(0.002)  # how often it looks: nobody is told of each snapshot

@@ -65,7 +65,7 @@ def test_closing_is_in_time_and_ends_all(proxied: Proxied, fault: str) -> None:
                 background.start(keep_reading, router, stop, account)
         eventually(lambda: all(account.sessions for account in accounts))
         call(FAULTS[fault], proxied)
-        time.sleep(FELT)
+        time.sleep(FELT)  # the router is not told of each of them: there is nothing to wait for
         stop.set()
         begun = time.monotonic()
         router.close(timeout=0.5)

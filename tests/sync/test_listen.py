@@ -433,7 +433,7 @@ def test_the_gap_reaches_back_to_the_promotion_that_nobody_could_see(breakable: 
         call(new.promote)
         call(notify, new, "a", "lost")
         sent_at = time.monotonic()
-        link = manager_of(router).listening._link
+        link = manager_of(router).listening._keeper._link
         assert link is not None
         # The old primary goes on, and its connection is known to be alive.
         eventually(lambda: link.proven_at > sent_at)

@@ -7,8 +7,6 @@ import contextlib
 import json
 import subprocess
 import sys
-import threading
-import time
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,20 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute import Router, CommitUnknown, ConfigError, PoolOptions
-from pgroute.testing import LocalCluster, Node
+from pgroute import Router, ConfigError, PoolOptions
 from tests.sync.conftest import Proxied
-from tests.sync.counting import INCREMENT, KEY, Increment, call_once, clear, counted, set_up, waiting
-from tests.sync.replicas import dsn_of
-from tests.support import Background, Handle, call, eventually, within
-from tests.wiretap import Wiretap
+from tests.sync.counting import (
+    KEY,
+    Increment,
+    Lingering,
+    call_once,
+    clear,
+    counted,
+    shows,
+    start_after,
+    waiting,
+)
+from tests.support import Background, call, eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -34,22 +39,6 @@ class Word(str):
     """A text of a type of its own."""
 
     __slots__ = ()
-
-
-class Lingering(Increment):
-    """A body that increments, says so by its runs, and goes on when told to: to the end, or to an error."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.over = threading.Event()
-        self.error: Exception | None = None
-
-    def __call__(self, conn: psycopg.Connection[Any]) -> int:
-        value = super().__call__(conn)
-        eventually(self.over.is_set)
-        if self.error is not None:
-            raise self.error
-        return value
 
 
 # Several at once.
@@ -99,101 +88,6 @@ def test_in_any_isolation_the_key_of_a_transaction_under_way_is_found(
         assert before.result() == 1
         assert after.result() == 1
     assert (first.runs, second.runs) == (1, 0)
-    assert counted(node) == (1, 1)
-
-
-# A lock_timeout of the application's own.
-
-
-def shown(conn: psycopg.Connection[Any]) -> str:
-    """Return the lock_timeout that holds."""
-    cursor = conn.execute("SHOW lock_timeout")
-    (value,) = cursor.fetchone() or ("",)
-    return str(value)
-
-
-def shows(conn: psycopg.Connection[Any]) -> list[Any]:
-    """Increment the counter and return the lock_timeout of the body."""
-    cursor = conn.execute(INCREMENT)
-    (value,) = cursor.fetchone() or (0,)
-    return [value, shown(conn)]
-
-
-def start_after(
-    node: Node, router: Router[Any], background: Background
-) -> tuple[Lingering, Handle]:
-    """Start a call that waits for a predecessor; return the predecessor and the call."""
-    before = Lingering()
-    background.start(call_once, router, before)
-    eventually(lambda: before.runs)
-    after = background.start(call_once, router, shows)
-    eventually(lambda: waiting(node, "transactionid"))
-    return before, after
-
-
-def test_a_lock_timeout_of_its_own_holds_in_the_body_and_not_for_the_key(cluster: LocalCluster) -> None:
-    set_up(cluster)
-    node = cluster.nodes[0]
-    writer = PoolOptions(settings={"lock_timeout": "50ms"})
-    longer = (
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'transactionid'"
-        " AND clock_timestamp() - query_start > interval '150 ms'"
-    )
-    with Router(cluster.dsn, writer=writer) as router, Background() as background:
-        before, after = start_after(node, router, background)
-        eventually(lambda: node.execute(longer) == [(1,)])
-        before.error = ValueError("no")
-        before.over.set()
-        assert after.result() == [1, "50ms"]
-        assert call_once(router, shows) == [1, "50ms"]
-        with router.writer() as conn:
-            assert shown(conn) == "50ms"
-    assert counted(node) == (1, 1)
-
-
-def test_a_lock_timeout_that_changes_between_sessions_holds_in_each_body(pair: Proxied) -> None:
-    found = []
-    with Router(pair.dsn, writer=PoolOptions(max_size=1)) as router:
-        for number, value in enumerate(("70ms", "1min", "0", "0")):
-            with router.writer() as conn:
-                conn.execute(f"SET lock_timeout = '{value}'")
-            found.append(router.run(shown, once=f"key {number}"))
-            with router.writer() as conn:
-                assert shown(conn) == value
-    assert found == ["70ms", "1min", "0", "0"]
-
-
-def test_a_lock_timeout_of_its_own_costs_a_round_trip_at_first_alone(pair: Proxied) -> None:
-    node = pair.cluster.nodes[0]
-    options = PoolOptions(max_size=1, settings={"lock_timeout": "7s"})
-    with Wiretap(node) as tap:
-        with Router(
-            dsn_of((tap,)), writer=options, kwargs={"prepare_threshold": None}, probe=None
-        ) as router:
-            trips = []
-            for number in range(3):
-                tap.take()
-                assert router.run(shown, once=f"key {number}") == "7s"
-                trips.append(tap.round_trips())
-    assert trips[1:] == [3, 3]
-
-
-def test_one_deadline_bounds_all_that_is_waited_for(pair: Proxied) -> None:
-    node = pair.cluster.nodes[0]
-    conninfo = node.conninfo
-    with Router(pair.dsn) as router, Background() as background:
-        assert call_once(router, Increment()) == 1
-        with psycopg.connect(conninfo) as table, psycopg.connect(conninfo) as row:
-            row.execute("SELECT FROM pgroute.once FOR UPDATE")
-            table.execute("LOCK TABLE pgroute.once IN SHARE ROW EXCLUSIVE MODE")
-            begun = time.monotonic()
-            later = background.start(call_once, router, Increment(), 1.0)
-            eventually(lambda: waiting(node, "relation"))
-            eventually(lambda: time.monotonic() - begun > 0.7)
-            table.rollback()
-            with pytest.raises(CommitUnknown):
-                later.result()
-            assert 0.9 < time.monotonic() - begun < within(1.5)
     assert counted(node) == (1, 1)
 
 

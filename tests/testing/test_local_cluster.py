@@ -240,6 +240,27 @@ def test_standby_that_gets_ahead_during_the_promotion_is_rewound(
     eventually(lambda: ahead.execute("SELECT i FROM t") == [(2,)], "it follows")
 
 
+def test_standby_that_has_the_first_half_of_a_lost_record_rejoins(cluster: LocalCluster) -> None:
+    old, new, half = cluster.nodes
+    half.stop()
+    new.stop()
+    [(segment, size)] = old.execute(
+        "SELECT pg_walfile_name(pg_current_wal_lsn()), pg_size_bytes(current_setting('wal_segment_size'))::int"
+    )
+    old.execute("SELECT pg_logical_emit_message(false, 'long', repeat('x', %s))", [size])
+    old.kill()
+    # All that it might have received of that record before the crash: pg_rewind asks what was replayed.
+    shutil.copyfile(old.data_dir / "pg_wal" / segment, half.data_dir / "pg_wal" / segment)
+    new.start()
+    new.promote()
+    half.rejoin(new)
+    assert "pg_basebackup" not in half.log()
+    new.execute("SELECT pg_switch_wal()")
+    new.execute("INSERT INTO t VALUES (1)")
+    cluster.catch_up()
+    assert number_of_rows(half) == 1
+
+
 def test_frozen_server_answers_nothing_until_thawed(steady: LocalCluster) -> None:
     primary = steady.primary
     with psycopg.connect(primary.conninfo, autocommit=True) as connection:

@@ -1,12 +1,9 @@
-"""The listeners of a router, and the thread or task that keeps the connection to the primary which they share."""
+"""The one connection of a router's listeners: the thread or task that keeps it, from the first listener to the last."""
 
 from __future__ import annotations
 
 import logging
-import math
 import os
-import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -18,35 +15,20 @@ from pgroute._acompat import (
     async_join_all,
     async_spawn,
 )
-from pgroute._async.listening.link import AsyncListeningLink, Pooled
+from pgroute._async.listening.keeper import LONGEST_PAUSE, AsyncLinkKeeper
+from pgroute._async.listening.listeners import AsyncListeners
 from pgroute.core.faults.classify import one_line
-from pgroute.core.listening import (
-    Drop,
-    Join,
-    Promotions,
-    Resume,
-    Subscriptions,
-    listen,
-    primary_to_listen_at,
-    unlisten,
-    why_leave,
-)
 
 if TYPE_CHECKING:
     from pgroute._async.listening.subscriber import AsyncSubscriber
     from pgroute.core.config.router_config import RouterConfig
-    from pgroute.core.model.host import HostInfo
     from pgroute.core.model.notifications import Gap, Notification
-    from pgroute.core.model.roles import HostKey
     from pgroute.core.topology.snapshot import Topology
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.connect_backoff import ConnectBackoff
     from pgroute.runtime.credentials import CredentialSource
 
 logger = logging.getLogger("pgroute")
-
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
-"""Seconds between attempts to connect to the same server."""
 
 
 class AsyncListeningHub:
@@ -61,9 +43,6 @@ class AsyncListeningHub:
         backoff: the writers'.
         source: calls the user's credentials function; None: there is none.
         name: the router's, for the name of the thread or task.
-
-    Attributes:
-        failure: why the last attempt to listen at the primary failed; None: it did not.
     """
 
     def __init__(
@@ -76,35 +55,29 @@ class AsyncListeningHub:
         *,
         name: str,
     ) -> None:
-        self.failure: psycopg.Error | None = None
-        self._config = config
-        self._class = connection_class
-        self._watch = watch
-        self._backoff = backoff
-        self._source = source
+        self._listeners = AsyncListeners()
+        self._keeper = AsyncLinkKeeper(
+            self._listeners, config, connection_class, watch=watch, backoff=backoff, source=source
+        )
         self._name = f"pgroute-listener-{name}"
-        self._lock = threading.Lock()
-        self._subscriptions: Subscriptions[AsyncSubscriber] = Subscriptions()
-        self._promotions = Promotions()
-        self._heard_at: HostKey | None = None
-        self._early: list[Notification] | None = None
-        self._link: AsyncListeningLink | None = None
         self._bell: AsyncDoorbell | None = None
         self._workers: list[AsyncWorker] = []
-        self._running = False
-        self._closed = False
-        self._pause = _FIRST_PAUSE
         self._pid = os.getpid()
+
+    @property
+    def failure(self) -> psycopg.Error | None:
+        """Why the last attempt to listen at the primary failed; None: it did not."""
+        return self._keeper.failure
 
     @property
     def closed(self) -> bool:
         """Whether the router is closed: no listener receives anything any more."""
-        return self._closed
+        return self._keeper.closed
 
     @property
     def idle(self) -> bool:
         """Whether there is no worker and no listener."""
-        return not self._running and self._subscriptions.idle
+        return self._listeners.idle
 
     def add(self, subscriber: AsyncSubscriber) -> None:
         """Add a listener; `has_joined` tells when it receives.
@@ -112,11 +85,9 @@ class AsyncListeningHub:
         Raises:
             psycopg.OperationalError: a thread cannot be started.
         """
-        with self._lock:
-            self._subscriptions.add(subscriber)
-            running = self._running
+        served = self._listeners.add(subscriber)
         try:
-            if not running:
+            if not served:
                 self._pid = os.getpid()
                 self._workers = [worker for worker in self._workers if not async_finished(worker)]
                 self._workers.append(async_spawn(self._work, self._name))
@@ -126,8 +97,7 @@ class AsyncListeningHub:
 
     def remove(self, subscriber: AsyncSubscriber) -> None:
         """Forget a listener."""
-        with self._lock:
-            self._subscriptions.remove(subscriber)
+        self._listeners.remove(subscriber)
         self._ring()
 
     def has_joined(self, subscriber: AsyncSubscriber) -> bool:
@@ -136,43 +106,27 @@ class AsyncListeningHub:
         Raises:
             psycopg.Error: the server has refused to listen to its channels.
         """
-        with self._lock:
-            if subscriber.failure is not None:
-                raise subscriber.failure
-            return self._subscriptions.has_joined(subscriber)
+        return self._listeners.has_joined(subscriber)
 
     def take(self, subscriber: AsyncSubscriber, taken: list[Notification | Gap]) -> None:
         """Move what came first for a listener, if anything waits, to a list."""
-        with self._lock:
-            subscriber.mailbox.take(taken)
+        self._listeners.take(subscriber, taken)
 
     def put_back(self, subscriber: AsyncSubscriber, taken: list[Notification | Gap]) -> None:
         """Undo a `take` whose caller was interrupted."""
-        with self._lock:
-            subscriber.mailbox.put_back(taken)
+        self._listeners.put_back(subscriber, taken)
 
     def on_snapshot(self, old: Topology, topology: Topology) -> None:
         """Leave a host that is not the primary any more; called in the monitor's thread."""
-        self._promotions.note(old, topology)
-        link = self._link
-        if link is not None and (reason := why_leave(topology, link.key, link.generation)):
-            link.leave(reason)
+        self._keeper.on_snapshot(old, topology)
         self._ring()
-        with self._lock:
-            waiting = tuple(self._subscriptions.joining)
-        for subscriber in waiting:
-            subscriber.changes.notify()
+        self._listeners.wake_joining()
 
     def close(self) -> None:
         """End: listeners are told what waits for them, and no more. May be called again."""
-        self._closed = True
-        if (link := self._link) is not None:
-            link.leave("the router is closed")
+        self._keeper.close()
         self._ring()
-        with self._lock:
-            everyone = self._subscriptions.everyone
-        for subscriber in everyone:
-            subscriber.changes.notify()
+        self._listeners.wake_all()
 
     async def join(self, timeout: float) -> None:
         """Wait at most *timeout* seconds for the worker to end."""
@@ -183,178 +137,36 @@ class AsyncListeningHub:
             bell.ring()
 
     async def _work(self) -> None:
-        with self._lock:
-            if self._running:
-                return  # two listeners came at the same time
-            self._running = True
+        if not self._listeners.begin_to_serve():
+            return  # two listeners came at the same time
         try:
             bell = self._bell = AsyncDoorbell()
             while await self._go_on(bell):
                 try:
-                    await self._turn(bell)
+                    await self._keeper.turn(bell)
                 except Exception as exc:
                     # A fault here must not leave listeners without a word.
                     logger.exception("listening failed")
-                    await self._end_link(f"listening failed: {one_line(str(exc))}")
-                    await bell.wait(None, _LONGEST_PAUSE)
+                    await self._keeper.end_link(f"listening failed: {one_line(str(exc))}")
+                    await bell.wait(None, LONGEST_PAUSE)
         except OSError as exc:  # no descriptor for the bell
-            self._running = False
-            self._fail(psycopg.OperationalError(f"cannot listen: {exc}"))
+            self._listeners.unserved()
+            self._listeners.refused_all(psycopg.OperationalError(f"cannot listen: {exc}"))
         except BaseException:
-            self._running = False
+            self._listeners.unserved()
             if os.getpid() == self._pid:
-                await self._end_link()
+                await self._keeper.end_link()
             raise
 
     async def _go_on(self, bell: AsyncDoorbell) -> bool:
         if os.getpid() != self._pid:
             return False  # the copy in a forked child, whose connection is its parent's
-        if self._needed:
+        if not (self.closed or self._listeners.empty):
             return True
-        await self._end_link()
-        with self._lock:  # who comes later starts another worker
-            self._running = self._needed
-            if not self._running:
-                self._bell = None
-                bell.close()
-            return self._running
+        await self._keeper.end_link()
 
-    @property
-    def _needed(self) -> bool:
-        return not (self._closed or self._subscriptions.empty)
+        def end() -> None:
+            self._bell = None
+            bell.close()
 
-    async def _turn(self, bell: AsyncDoorbell) -> None:
-        link = self._link
-        if link is None:
-            topology = self._watch.topology
-            primary = primary_to_listen_at(topology)
-            host = None if primary is None else topology.host(primary.key)
-            if host is None:
-                await bell.wait(None, None)
-            else:
-                await self._connect(host, bell)
-            return
-        try:
-            await self._serve(link, bell)
-        except psycopg.Error as exc:
-            await self._lose(link, exc, bell)
-
-    async def _connect(self, host: HostInfo, bell: AsyncDoorbell) -> None:
-        self._early = []
-        self._link = link = AsyncListeningLink(
-            self._config.writer,
-            host,
-            self._class,
-            self._watch,
-            self._backoff,
-            source=self._source,
-            on_notification=self._deliver,
-        )
-        if self._closed or why_leave(self._watch.topology, link.key, link.generation):
-            link.leave("changed since")  # before anybody could tell the link
-        try:
-            await link.open()
-        except psycopg.Error as exc:
-            self.failure, left = exc, link.closed
-            await self._end_link()
-            if not left:
-                await self._rest(bell)
-
-    async def _serve(self, link: AsyncListeningLink, bell: AsyncDoorbell) -> None:
-        with self._lock:
-            step = self._subscriptions.step()
-        match step:
-            case Resume(channels):
-                await link.ask(listen(channels))
-                await link.check_pooler()
-                self._resume(link.key, channels)
-            case Join():
-                await self._join(link, step)
-            case Drop(channels):
-                await link.ask(unlisten(channels))
-                with self._lock:
-                    self._subscriptions.dropped(step)
-            case None:
-                due = link.proven_at + self._config.probe.interval
-                left = due - time.monotonic()
-                if left <= 0:
-                    await link.ask()
-                    return
-                await bell.wait(link.fd, left)
-                link.read()
-
-    def _resume(self, key: HostKey, channels: tuple[str, ...]) -> None:
-        self.failure = None
-        since = math.inf if key == self._heard_at else self._promotions.since(key)
-        self._heard_at = key
-        with self._lock:
-            told = self._subscriptions.resumed(channels, since)
-            early, self._early = self._early or (), None
-        for notification in early:
-            self._deliver(notification)
-        for subscriber in told:
-            subscriber.changes.notify()
-
-    async def _join(self, link: AsyncListeningLink, step: Join[AsyncSubscriber]) -> None:
-        subscriber = step.subscriber
-        try:
-            await link.ask(listen(step.channels))
-        except psycopg.Error as exc:
-            if link.lost or exc.sqlstate is None or isinstance(exc, Pooled):
-                raise
-            subscriber.failure = exc
-            with self._lock:
-                self._subscriptions.remove(subscriber)
-        else:
-            with self._lock:
-                self._subscriptions.joined(step, link.proven_at)
-        subscriber.changes.notify()
-
-    def _deliver(self, notification: Notification) -> None:
-        if self._early is not None:
-            self._early.append(notification)  # the gap comes first
-            return
-        link = self._link
-        assert link is not None
-        with self._lock:
-            receivers = self._subscriptions.deliver(notification, link.proven_at)
-        for subscriber in receivers:
-            subscriber.changes.notify()
-
-    async def _lose(self, link: AsyncListeningLink, exc: psycopg.Error, bell: AsyncDoorbell) -> None:
-        told = link.closed
-        reason = link.reason if told else f"the connection to {link.key} was lost: {one_line(str(exc))}"
-        await self._end_link(reason)
-        if isinstance(exc, Pooled):
-            if not isinstance(self.failure, Pooled):
-                logger.warning("%s", exc)
-            self.failure = exc
-            self._fail(exc)
-        elif not told:
-            self.failure = psycopg.OperationalError(reason)
-            logger.info("listening: %s", reason)
-            self._watch.kick(link.key)
-        if time.monotonic() - link.made_at >= _LONGEST_PAUSE:
-            self._pause = _FIRST_PAUSE
-        elif not told:
-            await self._rest(bell)
-
-    def _fail(self, exc: psycopg.Error) -> None:
-        with self._lock:
-            waiting = tuple(self._subscriptions.joining)
-            for subscriber in waiting:
-                subscriber.failure = exc
-                self._subscriptions.remove(subscriber)
-        for subscriber in waiting:
-            subscriber.changes.notify()
-
-    async def _rest(self, bell: AsyncDoorbell) -> None:
-        pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
-        await bell.wait(None, pause)
-
-    async def _end_link(self, reason: str = "") -> None:
-        link, self._link = self._link, None
-        if link is not None:
-            with self._lock:
-                self._subscriptions.lost(reason, link.proven_at)
-            await link.close()
+        return self._listeners.still_to_serve(end, closed=self.closed)

@@ -9,23 +9,23 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from psycopg.pq import TransactionStatus
-from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-from pgroute._acompat import AsyncWaiter
 from pgroute._async.pool.connector import AsyncConnector
-from pgroute._async.pool.lease import AsyncLease, alive, attributes, contradicts, lease_of, restore, shut
+from pgroute._async.pool.exchange import AsyncExchange
+from pgroute._async.pool.lease import AsyncLease, alive, lease_of, restore, shut
 from pgroute._async.pool.setup import SETUP_ATTEMPTS, set_up
 from pgroute._async.pool.worker import AsyncPoolWorker
-from pgroute._psycopg import has_unfinished
+from pgroute._psycopg import has_unfinished, settings_of
 from pgroute.core.faults.classify import one_line
 from pgroute.core.model.durations import QUICK, Durations
-from pgroute.core.routing.lending import Lending, PoolFull
+from pgroute.core.routing.lending import Lending
 
 if TYPE_CHECKING:
     import psycopg
 
+    from pgroute._acompat import AsyncWaiter
     from pgroute.core.config.options import PoolOptions
-    from pgroute.core.config.router_config import RoleConfig
+    from pgroute.core.config.role_config import RoleConfig
     from pgroute.core.model.durations import DurationCounts
     from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import Role
@@ -43,7 +43,6 @@ logger = logging.getLogger("pgroute")
 _IDLE, _UNKNOWN = TransactionStatus.IDLE, TransactionStatus.UNKNOWN
 _FIT = (_IDLE, _UNKNOWN)
 
-_LEAST_WAIT = 0.001
 COUNTED = (
     "requests_num",
     "requests_queued",
@@ -79,7 +78,6 @@ class AsyncHostPool(Generic[CT]):
         key: of the host.
         generation: of the host.
         address: of the host, as the topology knew it.
-        host: as given.
         watch: as given.
         admission: bounds how fast it opens connections.
     """
@@ -96,12 +94,10 @@ class AsyncHostPool(Generic[CT]):
         source: CredentialSource | None = None,
     ) -> None:
         options = config.options_at(host)
-        self._limit = _limit(config, options)
         self.host = host
         self.key = host.key
         self.generation = host.generation
         self.address = host.address
-        self.host = host
         self.name = f"pgroute-{config.role.value}-{host.key}-{host.generation}"
         self.watch = watch
         self._options = options
@@ -134,6 +130,9 @@ class AsyncHostPool(Generic[CT]):
             max_lifetime=options.max_lifetime,
             close=self.close,
             opened=partial(self._note_opened, config.role),
+        )
+        self._exchange: AsyncExchange[CT] = AsyncExchange(
+            self._lending, self._lock, self._counts, self._worker, _limit(config, options)
         )
 
     def open(self) -> None:
@@ -173,7 +172,7 @@ class AsyncHostPool(Generic[CT]):
         """Take over the sizes; connections beyond max_size are closed, those in use when they come back."""
         options = config.options_at(self.host)
         with self._lock:
-            self._limit = _limit(config, options)
+            self._exchange.limit = _limit(config, options)
             self._lending.resize(options.min_size, options.max_size)
         self._worker.wake()
 
@@ -218,10 +217,10 @@ class AsyncHostPool(Generic[CT]):
                 with self._lock:
                     item = self._lending.take()
                     if item is None:
-                        waiter = self._queue(since)
+                        waiter = self._exchange.queue(since)
                 if waiter is not None:
                     until = until or time.monotonic() + timeout
-                    item = await self._wait(waiter, until - time.monotonic())
+                    item = await self._exchange.wait(waiter, until - time.monotonic())
                 assert item is not None
                 lease, conn = item
                 if self._usable(conn):
@@ -235,66 +234,21 @@ class AsyncHostPool(Generic[CT]):
                     failure = await set_up(self._setup, lease, conn, until - time.monotonic())
                     if failure is None:
                         return conn
-                    self._note_setup(lease)
-                    failures += not lease.doomed
+                    self._counts["requests_errors"] += 1
+                    if lease.doomed:
+                        self._note_lost()
+                    else:
+                        failures += 1
                     if failures >= SETUP_ATTEMPTS or time.monotonic() >= until:
                         raise failure
                 until = until or time.monotonic() + timeout
-                await self._dispose(lease, conn)
+                await self._exchange.dispose(lease, conn)
                 item = None
         except BaseException:
             # The collector would not find it: a variable of the session before may still refer to it.
             if item is not None:
-                await self._take_back(*item)
+                await self._exchange.take_back(*item)
             raise
-
-    def _queue(self, since: float) -> AsyncWaiter:
-        waiter = AsyncWaiter(since)
-        try:
-            self._lending.queue(waiter)
-        except TooManyRequests as exc:
-            self._counts["requests_errors"] += 1
-            raise TooManyRequests(f"{exc}; {self._sizes()}") from None
-        self._counts["requests_queued"] += 1
-        return waiter
-
-    async def _wait(self, waiter: AsyncWaiter, timeout: float) -> tuple[AsyncLease, CT]:
-        """Wait in the queue for a connection; an interrupted caller passes on what it was given."""
-        begun = time.monotonic()
-        try:
-            if self._lending.needs_connection:
-                self._worker.wake()
-            await waiter.wait(max(timeout, _LEAST_WAIT))
-            with self._lock:  # inside, because this wait may be interrupted too
-                self._lending.leave(waiter)
-        except BaseException:
-            with self._lock:
-                self._lending.leave(waiter)
-            self._counts["requests_errors"] += 1
-            if waiter.item is not None:
-                await self._take_back(*waiter.item)
-            raise
-        finally:
-            self._counts["requests_wait_ms"] += 1000.0 * (time.monotonic() - begun)
-        if waiter.item is not None:
-            return waiter.item
-        self._counts["requests_errors"] += 1
-        raise self._no_connection(time.monotonic() - begun)
-
-    def _no_connection(self, waited: float) -> Exception:
-        if self.closed:
-            return PoolClosed("the pool is closed")
-        if self._lending.in_use >= self._lending.max_size:
-            return PoolFull(self._sizes())
-        why = f": {one_line(str(self._worker.failure))}" if self._worker.failure is not None else ""
-        others = f" ({self._sizes()})" if self._lending.in_use else ""
-        return PoolTimeout(f"no connection could be opened in {waited:.3g} s{others}{why}")
-
-    def _note_setup(self, lease: AsyncLease) -> None:
-        """Take note of a failed setup."""
-        self._counts["requests_errors"] += 1
-        if lease.doomed:
-            self._note_lost()
 
     def _usable(self, conn: CT) -> bool:
         """Return whether an idle connection may be lent."""
@@ -320,7 +274,7 @@ class AsyncHostPool(Generic[CT]):
         lease = lease_of(conn)
         used = time.monotonic() - lease.taken_at
         self._counts["usage_ms"] += 1000.0 * used
-        if used < QUICK:  # without a call, as in `manager.acquire`
+        if used < QUICK:  # without a call, as in `Meter.begun`
             self._used.quick += 1
             self._used.quick_total += used
         else:
@@ -332,12 +286,12 @@ class AsyncHostPool(Generic[CT]):
             if has_unfinished(conn) or conn.pgconn.pipeline_status:
                 await shut(conn)  # the next caller would be in a transaction or pipeline of this one's
             elif conn.pgconn.transaction_status == _IDLE and (
-                self._options.reset is not None or attributes(conn) != lease.baseline
+                self._options.reset is not None or settings_of(conn) != lease.baseline
             ):
                 # One that is left in a transaction is closed instead: a reset function might commit it.
                 await self._clean(conn, lease)
         finally:
-            await self._take_back(lease, conn)
+            await self._exchange.take_back(lease, conn)
 
     async def _clean(self, conn: CT, lease: AsyncLease) -> None:
         try:
@@ -354,43 +308,6 @@ class AsyncHostPool(Generic[CT]):
             else:
                 why = one_line(str(exc))
                 logger.warning("closing a connection to %s that could not be reset: %s", self.key, why)
-
-    async def _take_back(self, lease: AsyncLease, conn: CT) -> None:
-        """Give a connection to the next caller in the queue, make it idle, or close it."""
-        item = (lease, conn)
-        try:
-            status = conn.pgconn.transaction_status
-            keep = status == _IDLE and not (lease.doomed or contradicts(conn))
-            with self._lock:
-                if keep and self._lending.keeps(lease, time.monotonic()):
-                    lease.taken = False
-                    lease.holder = None
-                    self._lending.offer(item)
-                    return
-            if status == _UNKNOWN:
-                self._counts["returns_bad"] += 1
-            await self._dispose(lease, conn)
-        except BaseException:
-            # The worker finishes what an interrupt has left undone.
-            with self._lock:
-                passed_on = self._lending.offered(item)
-            if not passed_on:
-                lease.taken = False
-                conn.pgconn.finish()
-                self._worker.lost(lease)
-            self._worker.wake()
-            raise
-
-    async def _dispose(self, lease: AsyncLease, conn: CT) -> None:
-        """Close a connection; the worker opens another if one is wanted."""
-        try:
-            await shut(conn)
-        finally:
-            with self._lock:
-                self._lending.remove(lease)
-                lease.taken = False
-                lease.connection = lease.holder = None
-            self._worker.wake()
 
     def lease_lost(self, lease: AsyncLease) -> None:
         """Note that a caller has lost its connection; called by the garbage collector, so no lock may be taken."""
@@ -422,12 +339,6 @@ class AsyncHostPool(Generic[CT]):
         self._created.add(seconds)
         if self._meter.observer is not None:
             self._meter.observer.connected(role, self.key, seconds)
-
-    def _sizes(self) -> str:
-        return (
-            f"{self._lending.in_use} of {self._limit} {self._lending.max_size} connections in use, "
-            f"{len(self._lending.waiting)} waiting"
-        )
 
     async def close(self) -> None:
         """Wake the waiters and close the idle connections; those in use are closed when they are returned."""

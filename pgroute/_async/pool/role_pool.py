@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pgroute.core.config.options import PoolOptions
-    from pgroute.core.config.router_config import RoleConfig
+    from pgroute.core.config.role_config import RoleConfig
     from pgroute.core.model.candidate import Candidate
     from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import HostKey
@@ -209,9 +209,8 @@ class AsyncRolePool(Generic[CT]):
             for pool in gone:
                 self._count(pool)
             kept = {*topology.by_key, *self._pools, *(p.key for p in self._retired)}
-            if not kept.issuperset(
-                self._past_at
-            ):  # where names move, there is no end to the hosts that were listed
+            # Where names move, there is no end to the hosts that were listed.
+            if not kept.issuperset(self._past_at):
                 self._past_at = {key: counts for key, counts in self._past_at.items() if key in kept}
 
     def _retire(self, pool: AsyncHostPool[CT]) -> None:

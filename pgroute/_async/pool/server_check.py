@@ -42,7 +42,8 @@ class WrongServer(psycopg.OperationalError):
 async def check_server(conn: psycopg.AsyncConnection[Any], host: HostInfo) -> int | None:
     """Compare role, system identifier and timeline with what is known of the host, as far as both are known.
 
-    Returns the server's max_connections, None if it does not tell.
+    Returns:
+        The server's max_connections; None: it does not tell.
 
     Raises:
         WrongServer: it is another one, or has another role.

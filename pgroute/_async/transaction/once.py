@@ -13,8 +13,10 @@ from pgroute._async.statements import literal, row, text
 from pgroute.core.faults.classify import one_line
 from pgroute.core.sql.schema import ONCE
 from pgroute.core.transactions.once_keys import (
+    BOUND,
     HEX_RESULT,
     PLAIN_RESULT,
+    UNBOUND,
     as_json,
     from_json,
     kept_as_it_is,
@@ -33,6 +35,15 @@ if TYPE_CHECKING:
 
 _GRACE = 0.5
 """Seconds by which the server's limit on a wait is shorter than ours: its error says more."""
+
+_BRIEF = 1.0
+"""Seconds for which a wait is not bounded by the server: if this process dies in it, its session goes on waiting."""
+
+_LEAST_LEFT = 3.0
+"""Seconds until the deadline: with less, there is no time to cancel a brief wait."""
+
+_CANCELS = psycopg.capabilities.has_cancel_safe()
+"""Whether a cancel request has a time limit (libpq 17)."""
 
 MISSING = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)
 
@@ -60,13 +71,26 @@ class Claim:
         stored: the result as every later call will get it; that of the body after the COMMIT.
     """
 
-    __slots__ = ("_conn", "_key", "_result", "_statements", "_told", "_written", "statement", "stored")
+    __slots__ = (
+        "_bounded",
+        "_conn",
+        "_key",
+        "_lease",
+        "_result",
+        "_statements",
+        "_told",
+        "_written",
+        "statement",
+        "stored",
+    )
 
     def __init__(self, transaction: AsyncUnderWay[Any], key: str) -> None:
-        self._conn = transaction.checkout.conn
+        checkout = transaction.checkout
+        self._conn, self._lease = checkout.conn, checkout.lease
         self._statements = once_statements(transaction.manager.config.schema.sql)
         self._key = key
         self._written = b""
+        self._bounded = True
         self._result: object = None
         self._told = False
         self.statement: bytes = b""
@@ -84,8 +108,8 @@ class Claim:
             psycopg.ProgrammingError: the row has no result.
             psycopg.DataError: the result cannot be read.
         """
-        checkout, key = transaction.checkout, self._key
-        if not checkout.lease.trusted >= ONCE:
+        key = self._key
+        if not self._lease.trusted >= ONCE:
             await self._look(transaction)
         begun = time.monotonic()
         try:
@@ -99,11 +123,11 @@ class Claim:
         except UnicodeEncodeError as exc:
             raise ConfigError("once", key, f"expected a key that the connection can send ({exc})") from None
         except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as exc:
-            raise self._undecided(checkout, exc, time.monotonic() - begun) from exc
+            raise self._undecided(transaction.checkout, exc, time.monotonic() - begun) from exc
         except psycopg.OperationalError as exc:
-            if not checkout.conn.broken:
+            if not self._conn.broken:
                 raise
-            raise checkout.lost_early(exc, "claiming its key") from exc
+            raise transaction.checkout.lost_early(exc, "claiming its key") from exc
         if found is None:
             transaction.mark_resolved()
             return False
@@ -169,33 +193,40 @@ class Claim:
 
     async def _insert_or_rewrite(self, transaction: AsyncUnderWay[Any]) -> Row | None:
         """Return the existing row, None if one was inserted."""
-        lease, statements = transaction.checkout.lease, self._statements
         self._written = literal(self._conn, self._key)
-        *_, shown, _, inserted, _ = await transaction.send(self._bounded(statements.claim, transaction))
-        before = shown.get_value(0, 0) or b""
-        if before != lease.lock_timeout:
-            if not before.isalnum():
-                raise psycopg.OperationalError("malformed answer: no lock_timeout")
-            lease.lock_timeout = before
-            if inserted.command_tuples:
-                await transaction.send(b"SET LOCAL lock_timeout = '%b'" % before)
-        while not inserted.command_tuples:
-            statement = self._bounded(statements.rewrite, transaction, _result(self._conn))
-            if (found := row(await transaction.send(statement))) is not None:
+        self._bounded = not (
+            _CANCELS and transaction.again and transaction.number == 1 and transaction.left > _LEAST_LEFT
+        )
+        claim = self._statements.claim % {b"key": self._written}
+        while True:
+            results = await self._ask(transaction, claim)
+            if results and results[-1].command_tuples:
+                return None
+            if results:
+                values = {b"key": self._written, b"result": _result(self._conn)}
+                results = await self._ask(transaction, self._statements.rewrite % values)
+            if results and (found := row(results)) is not None:
                 return found
-            # The row was purged in between.
-            statement = self._bounded(statements.claim_again, transaction)
-            *_, inserted, _ = await transaction.send(statement)
-        return None
+            # It was begun again, or the row was purged in between.
 
-    def _bounded(self, statement: bytes, transaction: AsyncUnderWay[Any], result: bytes = b"") -> bytes:
-        """Return a statement that waits for another transaction no longer than until the deadline."""
-        return statement % {
-            b"key": self._written,
-            b"wait": lock_timeout(transaction.left).encode(),
-            b"before": transaction.checkout.lease.lock_timeout,
-            b"result": result,
-        }
+    async def _ask(self, transaction: AsyncUnderWay[Any], statement: bytes) -> list[PGresult]:
+        """Run a statement that waits for another transaction no longer than until the deadline.
+
+        Returns:
+            its result as the last one; nothing, if it was not executed and the transaction has begun again.
+        """
+        if self._bounded:
+            bound = BOUND % {b"wait": lock_timeout(transaction.left).encode()}
+            return (await transaction.send(bound + statement + UNBOUND))[:-1]
+        try:
+            results = await transaction.send_briefly(statement, _BRIEF)
+        except psycopg.errors.LockNotAvailable:  # by a lock_timeout of the session's own
+            results = None
+        if results is None:
+            self._bounded = True
+            transaction.begin_again()
+            return []
+        return results
 
     def _undecided(self, checkout: AsyncCheckout[Any], exc: psycopg.Error, waited: float) -> CommitUnknown:
         why = ""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from psycopg.pq import PGnotify
 
     from pgroute._sync.pool.lease import Lease
-    from pgroute.core.config.router_config import RoleConfig
+    from pgroute.core.config.role_config import RoleConfig
     from pgroute.core.model.host import HostInfo
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.connect_backoff import ConnectBackoff

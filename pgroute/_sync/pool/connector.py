@@ -28,7 +28,7 @@ from pgroute.runtime.connect_backoff import BackedOff, ConnectBackoff
 
 if TYPE_CHECKING:
     from pgroute._sync.pool.lease import LeasingPool
-    from pgroute.core.config.router_config import RoleConfig
+    from pgroute.core.config.role_config import RoleConfig
     from pgroute.core.model.host import HostInfo
     from pgroute.monitor.cluster_watch import ClusterWatch
     from pgroute.runtime.credentials import CredentialSource

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
 
+from pgroute._psycopg import restore_settings, settings_of
 from pgroute.core.faults.classify import one_line
 from pgroute.core.transactions.begin import begin_statement
 
@@ -33,7 +34,7 @@ _LEAST_PATIENCE, _MOST_PATIENCE = 0.2, 2.0
 _ROUND_TRIPS = 6
 """Of a cancel request: TCP, TLS, the request, the statement's error."""
 
-_ATTRIBUTES = (
+_SETTINGS = (
     "autocommit",
     "read_only",
     "isolation_level",
@@ -97,11 +98,11 @@ class Lease:
         uses: the sessions that had the connection.
         trusted: tables of pgroute's that were found to run nobody else's code.
         was_idle: after a statement there was no transaction; set to False before, to learn that.
-        lock_timeout: of the session, as the server told it last.
         expires_at: monotonic seconds from which on it is not lent any more.
         connection: a weak reference to the connection, by which its loss is noticed.
         holder: a weak reference to the session that has it, which may be lost while its connection is not.
         observed: told of the end of the session that has it; None: nobody observes it.
+        noticed: called with the server's notices, while the session has it; None: nothing is.
     """
 
     __slots__ = (
@@ -113,7 +114,7 @@ class Lease:
         "doomed",
         "expires_at",
         "holder",
-        "lock_timeout",
+        "noticed",
         "observed",
         "pool",
         "read_only",
@@ -141,11 +142,11 @@ class Lease:
         self.uses: int = 0
         self.trusted: frozenset[str] = frozenset()
         self.was_idle: bool = False
-        self.lock_timeout: bytes = b"0"  # PostgreSQL's own
         self.expires_at: float = math.inf
         self.connection: weakref.ref[psycopg.Connection[Any]] | None = None
         self.holder: weakref.ref[Any] | None = None
         self.observed: Observed | None = None
+        self.noticed: Callable[[psycopg.errors.Diagnostic], object] | None = None
 
     def holder_lost(self, _: object) -> None:
         """Note that the session which should have returned the connection was collected."""
@@ -159,7 +160,7 @@ class Lease:
 
     def note_baseline(self, conn: psycopg.Connection[Any], *, read_only: bool) -> None:
         """Remember the attributes as they are now."""
-        self.baseline = attributes(conn)
+        self.baseline = settings_of(conn)
         self.begin = begin_statement(conn.isolation_level, conn.read_only, conn.deferrable)
         self.read_only = read_only
 
@@ -169,6 +170,8 @@ class Lease:
             self.unconfirmed = True
         if diagnostic.severity_nonlocalized in ("FATAL", "PANIC") or diagnostic.sqlstate in _ENDS:
             self.doomed = True
+        if self.noticed is not None:
+            self.noticed(diagnostic)
 
 
 def attach(conn: psycopg.Connection[Any], lease: Lease) -> None:
@@ -219,23 +222,11 @@ def shut(conn: psycopg.Connection[Any]) -> None:
         conn.pgconn.finish()
 
 
-def attributes(conn: psycopg.Connection[Any]) -> tuple[Any, ...]:
-    """Return the psycopg attributes that a body may change and the next one must not find."""
-    return (
-        conn.autocommit,
-        conn.read_only,
-        conn.isolation_level,
-        conn.deferrable,
-        conn.row_factory,
-        conn.cursor_factory,
-        conn.prepare_threshold,
-        conn.server_cursor_factory,
-    )
-
-
 def restore(conn: psycopg.Connection[Any], baseline: tuple[Any, ...]) -> None:
     """Give the attributes back their values; the connection must be idle. psycopg refuses it within a transaction."""
-    for name, value in zip(_ATTRIBUTES, baseline, strict=True):
+    if restore_settings(conn, baseline):
+        return
+    for name, value in zip(_SETTINGS, baseline, strict=True):
         if getattr(conn, name) is value:
             continue
         setter = getattr(conn, f"set_{name}", None)

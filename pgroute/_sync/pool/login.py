@@ -13,7 +13,7 @@ from pgroute._acompat import wait_for_call
 from pgroute._psycopg import ConnectAborted, unwanted
 from pgroute.core.config.credentials import login_of, request_for, with_credentials
 from pgroute.core.config.options import join_options
-from pgroute.core.config.router_config import POOL_CONNECT_TIMEOUT
+from pgroute.core.config.role_config import POOL_CONNECT_TIMEOUT
 from pgroute.core.faults.classify import FaultKind, connect_fault, one_line, options_refused
 from pgroute.runtime.connect_backoff import ConnectBackoff, Options
 from pgroute.runtime.credentials import CredentialsFailed, late, reason
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pgroute.core.config.credentials import CredentialRequest
     from pgroute.core.config.dsn import Params
-    from pgroute.core.config.router_config import RoleConfig
+    from pgroute.core.config.role_config import RoleConfig
     from pgroute.core.model.host import HostInfo
     from pgroute.runtime.credentials import CredentialSource
 

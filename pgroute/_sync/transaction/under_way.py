@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -10,8 +11,9 @@ import psycopg
 
 from pgroute._sync.checkout import NOTHING_SENT
 from pgroute._sync.commit import BY_ROUTER, ByClass
-from pgroute._sync.statements import send
-from pgroute._psycopg import enter_block
+from pgroute._sync.statements import checked, send
+from pgroute._psycopg import brief_steps, enter_block, rest_steps
+from pgroute.core.faults.classify import one_line
 from pgroute.core.transactions.begin import begin_statement
 
 if TYPE_CHECKING:
@@ -28,7 +30,12 @@ if TYPE_CHECKING:
 
 CT = TypeVar("CT", bound="psycopg.Connection[Any]")
 
+logger = logging.getLogger("pgroute")
+
 _LEAST_BOUND = 0.001
+
+_PATIENCE = 2.0
+"""Seconds that the server has to cancel a statement."""
 
 
 class Final(Protocol):
@@ -62,6 +69,7 @@ class UnderWay(Generic[CT]):
     Attributes:
         manager, key: as given.
         timeout: seconds of the call for all attempts; None: it has no timeout of its own.
+        again: what `begin_again` sends; b"" if that is not possible, because a class of the user's has begun it.
         ended: the attempt is over.
         final: a statement to send together with COMMIT, None if there is none.
         keep: set it to True to release the connection later than at the end.
@@ -78,6 +86,7 @@ class UnderWay(Generic[CT]):
         "_pending",
         "_request",
         "_state",
+        "again",
         "ended",
         "final",
         "keep",
@@ -99,6 +108,7 @@ class UnderWay(Generic[CT]):
         self.manager: SessionManager[CT] = manager
         self.key: str | None = key
         self.timeout: float | None = state.timeout
+        self.again: bytes = b""
         self.ended: bool = False
         self.final: Final | None = None
         self.keep: bool = False
@@ -174,12 +184,16 @@ class UnderWay(Generic[CT]):
                 conn.deferrable if request.deferrable is None else request.deferrable,
             )
         if self.key is not None:
-            self._pending = begin
+            self._pending, self.again = begin, b"ROLLBACK;" + begin
             return
         try:
             send(conn, begin)
         finally:
             lease.was_idle = False  # if BEGIN was refused, no body has ended the transaction
+
+    def begin_again(self) -> None:
+        """Roll back and begin as before, together with the next statement of `send`. The body must not have begun."""
+        self._pending = self.again
 
     def send(self, statement: bytes) -> list[PGresult]:
         """Run statements in one round trip and return the result of each; BEGIN goes along with the first ones.
@@ -195,6 +209,55 @@ class UnderWay(Generic[CT]):
         finally:
             if pending:
                 checkout.lease.was_idle = False  # as in `_begin`
+
+    def send_briefly(self, statement: bytes, seconds: float) -> list[PGresult] | None:
+        """Run statements as `send` does, and cancel them when they take too long: then return None.
+
+        The connection is shut down if the server does not answer that either.
+
+        Args:
+            statement: the statements. Only the results of the last ones are returned for sure.
+            seconds: after which to cancel; it may be 0.1 s more.
+
+        Raises:
+            psycopg.Error: as by `send`.
+        """
+        checkout, pending = self._checkout, self._pending
+        assert checkout is not None
+        self._pending = b""
+        conn, cancelled = checkout.conn, False
+        try:
+            with conn.lock:
+                results = conn.wait(brief_steps(conn.pgconn, pending + statement, seconds))
+                if results is None:
+                    cancelled, results = True, _cancel(checkout)
+            return checked(conn, results)
+        except psycopg.errors.QueryCanceled:
+            if not cancelled:
+                raise
+            return None
+        finally:
+            if pending:
+                checkout.lease.was_idle = False  # as in `_begin`
+
+
+def _cancel(checkout: Checkout[Any]) -> list[PGresult]:
+    """Have the statement under way cancelled, and return what came of it.
+
+    Raises:
+        psycopg.OperationalError: the server did not answer, and the connection was shut down.
+    """
+    conn = checkout.conn
+    with checkout.within(_PATIENCE):
+        try:
+            conn.cancel_safe(timeout=_PATIENCE)
+        except psycopg.Error as exc:
+            logger.debug(
+                "the server did not take a cancel request, closing the connection: %s", one_line(str(exc))
+            )
+            checkout.lease.abort()
+        results: list[PGresult] = conn.wait(rest_steps(conn.pgconn))
+        return results
 
 
 def _begin_by_class(conn: psycopg.Connection[Any], request: Request) -> ByClass:

@@ -13,6 +13,7 @@ from django.db.backends.utils import debug_transaction
 from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
 
+from pgroute._sync.router import manager_of
 from pgroute.contrib.django.client import DatabaseClient
 from pgroute.contrib.django.creation import DatabaseCreation
 from pgroute.contrib.django.errors import ErrorWrapper
@@ -69,6 +70,9 @@ class DatabaseWrapper(PostgresWrapper):
     def role(self) -> Role:
         """Which pools its connections come from."""
         self._settle_settings()
+        return self._settled_role()
+
+    def _settled_role(self) -> Role:
         assert self._options is not None
         # Django makes and drops test databases under an alias of this name.
         return Role.WRITER if self.alias == NO_DB_ALIAS else self._options.role
@@ -83,10 +87,14 @@ class DatabaseWrapper(PostgresWrapper):
     @property
     def router(self) -> Router[Any]:
         """The router that its connections come from, open."""
-        spec = self.spec
+        self._settle_settings()
+        return self._settled_router()
+
+    def _settled_router(self) -> Router[Any]:
+        assert self._spec is not None
         if self._router is None or not is_open(self._router):
             try:
-                self._router = router_for(spec)
+                self._router = router_for(self._spec)
             except ConfigError as exc:
                 raise self._improper(exc) from None
         return self._router
@@ -154,7 +162,8 @@ class DatabaseWrapper(PostgresWrapper):
             ) from None
 
     def _lend(self) -> Loan:
-        role, router, positions = self.role, self.router, current.get()
+        # Django has just asked for the parameters, which settles the settings.
+        role, router, positions = self._settled_role(), self._settled_router(), current.get()
         if positions is None:
             return lend(router, role, None)
         while True:
@@ -195,6 +204,12 @@ class DatabaseWrapper(PostgresWrapper):
     def ensure_timezone(self) -> bool:
         """Give the connection the time zone of the settings, which tests change; return whether it had another."""
         return self.connection is not None and bool(self._configure_timezone(self.connection))
+
+    def _configure_timezone(self, connection: psycopg.Connection[Any]) -> bool:
+        name: str | None = self.timezone_name
+        if not name or connection.pgconn.parameter_status(b"TimeZone") == name.encode():
+            return False
+        return super()._configure_timezone(connection)
 
     def _configure_role(self, connection: psycopg.Connection[Any]) -> bool:
         # The router does so, once for each connection.
@@ -263,6 +278,4 @@ class DatabaseWrapper(PostgresWrapper):
 
 def is_open(router: Router[Any]) -> bool:
     """Return whether a router can be used in this process."""
-    from pgroute._sync.router import manager_of
-
     return manager_of(router).lifecycle.state == "open"

@@ -102,7 +102,7 @@ class ErrorWrapper(DatabaseErrorWrapper):
     ) -> None:
         if exc_type is None:
             loan = self.wrapper.loan
-            if loan is not None and loan.unconfirmed:
+            if loan is not None and loan.lease.unconfirmed:
                 self._raise(loan.take_unconfirmed(), None)
             return
         if isinstance(exc, django.db.Error):  # it was raised here, by an inner call

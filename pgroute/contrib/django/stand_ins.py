@@ -67,6 +67,7 @@ class Wrapper:
     ops: Any
     settings_dict: dict[str, Any]
     timezone: Any
+    timezone_name: Any
     wrap_database_errors: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...

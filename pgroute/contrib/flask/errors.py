@@ -9,6 +9,7 @@ import psycopg
 from flask import jsonify, request
 
 from pgroute.contrib.web.answers import answer_to
+from pgroute.core.faults.read_only_host import is_of_read_only_host
 from pgroute.core.printable import printable
 
 if TYPE_CHECKING:
@@ -21,15 +22,23 @@ def add_error_handlers(app: Flask) -> None:
     """Have an application answer, instead of "500", when a session could not be had or was lost.
 
     CommitUnknown is 503 "it is not known whether this was done". PositionLost is 409. Any other
-    psycopg.OperationalError is 503 with ``Retry-After: 1``. The error is logged as a WARNING of "pgroute".
+    psycopg.OperationalError is 503 with ``Retry-After: 1``, and so is a write of a writer's that a demoted host has
+    refused. The error is logged as a WARNING of "pgroute".
 
     Args:
         app: the application.
     """
     app.register_error_handler(psycopg.OperationalError, _answer)
+    app.register_error_handler(psycopg.errors.ReadOnlySqlTransaction, _answer_refused)
 
 
-def _answer(error: psycopg.OperationalError) -> tuple[Response, int, dict[str, str]]:
+def _answer(error: psycopg.Error) -> tuple[Response, int, dict[str, str]]:
     logger.warning("%s %s: %s", request.method, request.path, printable(str(error)))
     status, detail, headers = answer_to(error)
     return jsonify(detail=detail), status, headers
+
+
+def _answer_refused(error: psycopg.errors.ReadOnlySqlTransaction) -> tuple[Response, int, dict[str, str]]:
+    if not is_of_read_only_host(error):
+        raise error
+    return _answer(error)

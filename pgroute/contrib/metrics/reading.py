@@ -10,6 +10,7 @@ from pgroute.core.model.roles import Role
 
 if TYPE_CHECKING:
     from pgroute.core.model.durations import DurationCounts
+    from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import HostKey
     from pgroute.core.model.stats import HostCounts, RouterCounts
     from pgroute.core.topology.snapshot import Topology
@@ -38,6 +39,11 @@ class Reading:
     def open(self) -> bool:
         """Whether sessions can be had of the router."""
         return bool(self._manager.lifecycle.state == "open")
+
+    @property
+    def watched(self) -> tuple[HostInfo, ...]:
+        """The hosts while somebody watches them: those of a router that is open."""
+        return self.topology.hosts if self.open else ()
 
     @cached_property
     def counts(self) -> RouterCounts:

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pgroute import AsyncRouter, Router
-from pgroute._async.router import manager_of as async_manager_of
-from pgroute._sync.router import manager_of
 from pgroute.contrib.metrics.reading import Reading
 from pgroute.errors import ConfigError
+from pgroute.faces import AnyRouter, manager_behind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-AnyRouter = Router[Any] | AsyncRouter[Any]
-
-
-def behind(router: AnyRouter) -> Any:
-    """Return the manager of a router of either face."""
-    return async_manager_of(router) if isinstance(router, AsyncRouter) else manager_of(router)
 
 
 class ObservedRouters:
@@ -61,6 +53,6 @@ class ObservedRouters:
             router = ref()
             if router is None:
                 continue
-            manager = behind(router)
+            manager = manager_behind(router)
             if not manager.lifecycle.inherited:
                 yield Reading(name, manager)

@@ -12,8 +12,9 @@ from opentelemetry import metrics, trace
 from opentelemetry.metrics import Observation
 
 from pgroute import AsyncRouter, Router
-from pgroute.contrib.metrics.families import COUNTER, FAMILIES, HISTOGRAM, SECONDS
-from pgroute.contrib.metrics.routers import AnyRouter, ObservedRouters, behind
+from pgroute.contrib.metrics.families import FAMILIES
+from pgroute.contrib.metrics.family import COUNTER, HISTOGRAM, SECONDS
+from pgroute.contrib.metrics.routers import ObservedRouters
 from pgroute.contrib.opentelemetry.sender import Sender
 from pgroute.contrib.opentelemetry.sessions import (
     POOL_NAME,
@@ -26,6 +27,7 @@ from pgroute.contrib.opentelemetry.sessions import (
 )
 from pgroute.core.model.durations import BOUNDS, OUTAGE_BOUNDS
 from pgroute.errors import ConfigError
+from pgroute.faces import AnyRouter, manager_behind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider
     from opentelemetry.trace import TracerProvider
 
-    from pgroute.contrib.metrics.families import Family
+    from pgroute.contrib.metrics.family import Family
     from pgroute.contrib.metrics.reading import Reading
 
     Read = Callable[[Reading], Iterable[Observation]]
@@ -107,10 +109,10 @@ class RouterInstrumentation:
         if self._closed:
             raise ConfigError("router", router, "expected an instrumentation that is not closed")
         given: object = router
-        if isinstance(given, (Router, AsyncRouter)) and behind(router).meter.observer is not None:
+        if isinstance(given, (Router, AsyncRouter)) and manager_behind(router).meter.observer is not None:
             raise ConfigError("router", router, "expected a router that has no instrumentation yet")
         name = self._routers.add(router)
-        behind(router).meter.observer = SessionObserver(name, self._instruments, self._sender, self)
+        manager_behind(router).meter.observer = SessionObserver(name, self._instruments, self._sender, self)
 
     def flush(self) -> None:
         """Take all sessions to OpenTelemetry that have ended; each collection of metrics does that too."""
@@ -123,7 +125,7 @@ class RouterInstrumentation:
         """
         self._closed = True
         for router in self._routers.living():
-            behind(router).meter.observer = None
+            manager_behind(router).meter.observer = None
         self._sender.end()
         atexit.unregister(self._at_exit)
 

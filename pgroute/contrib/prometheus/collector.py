@@ -9,8 +9,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from pgroute.contrib.metrics.families import COUNTER, FAMILIES, HISTOGRAM
-from pgroute.contrib.metrics.routers import AnyRouter, ObservedRouters
+from pgroute.contrib.metrics.families import FAMILIES
+from pgroute.contrib.metrics.family import COUNTER, HISTOGRAM
+from pgroute.contrib.metrics.routers import ObservedRouters
 from pgroute.core.model.durations import DurationCounts
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from pgroute.contrib.metrics.families import Family
+    from pgroute.contrib.metrics.family import Family
+    from pgroute.faces import AnyRouter
 
 
 class RouterCollector(Collector):

@@ -119,6 +119,10 @@ class AttemptLent:
         """Do as `close` does."""
         self.close()
 
+    def abandon(self) -> None:
+        """Do as `close` does."""
+        self.close()
+
     def detach(self) -> None:
         """Do nothing: the attempt has the connection."""
 

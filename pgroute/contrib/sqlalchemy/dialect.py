@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from pgroute._sync import ending
+from pgroute._sync.opening import begin_and_execute
 from pgroute._sync.router import Router
 from pgroute.contrib.sqlalchemy.async_dialect import AsyncPgrouteDialect
 from pgroute.contrib.sqlalchemy.routed import RoutedDialect
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy import URL
 
     from pgroute._async.router import AsyncRouter
@@ -22,6 +25,7 @@ class PgrouteDialect(RoutedDialect, PGDialect_psycopg):
 
     router_class: type[Router[Any] | AsyncRouter[Any]] = Router
     ending = ending
+    begin_and_execute: Callable[[Any, Any, str, Any], None] = staticmethod(begin_and_execute)
     supports_statement_cache = True
 
     @classmethod

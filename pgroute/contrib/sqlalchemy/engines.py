@@ -80,20 +80,3 @@ def dialect_of(engine: object) -> Any:
     if not isinstance(dialect, RoutedDialect):
         raise ConfigError("engine", engine, "expected an engine of postgresql+pgroute")
     return dialect
-
-
-def engine_of(maker: Any, *, asynchronous: bool) -> Engine:
-    """Return the engine of a sessionmaker.
-
-    Raises:
-        ConfigError: it has none, or not one of ``postgresql+pgroute``.
-    """
-    kw = getattr(maker, "kw", None)
-    kind = "an async_sessionmaker" if asynchronous else "a sessionmaker"
-    engine = kw.get("bind") if isinstance(kw, dict) else None
-    wanted = AsyncEngine if asynchronous else Engine
-    if not isinstance(kw, dict) or not isinstance(engine, wanted) or kw.get("binds"):
-        accepted = f"expected {kind} with bind= an engine of postgresql+pgroute, and no binds"
-        raise ConfigError("maker", maker, accepted)
-    dialect_of(engine)
-    return engine.sync_engine if isinstance(engine, AsyncEngine) else engine

@@ -13,35 +13,34 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from pgroute._psycopg import layered, swap_adapters
+from pgroute._psycopg import put_on, swap_adapters
 from pgroute.core.faults.classify import one_line
 from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.errors import RouteError, SessionLost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pgroute.contrib.sqlalchemy.owner import Held
 
 logger: logging.Logger = logging.getLogger("pgroute")
 notices: logging.Logger = logging.getLogger("sqlalchemy.dialects.postgresql")
 
-IDLE = TransactionStatus.IDLE
 INTRANS = TransactionStatus.INTRANS
+READ_WRITE = SessionAttrs.READ_WRITE
 
 
 class _Collecting:
-    """Knows whether this thread is within the garbage collector, where no lock may be taken."""
+    """Knows which thread is within the garbage collector, where no lock may be taken.
+
+    Attributes:
+        thread: its identifier; None: none is.
+    """
 
     def __init__(self) -> None:
-        self._thread: int | None = None
+        self.thread: int | None = None
         gc.callbacks.append(self._note)
 
     def _note(self, phase: str, _: object) -> None:
-        self._thread = threading.get_ident() if phase == "start" else None
-
-    def __bool__(self) -> bool:
-        return self._thread == threading.get_ident()
+        self.thread = threading.get_ident() if phase == "start" else None
 
 
 collecting: _Collecting = _Collecting()
@@ -64,15 +63,14 @@ class Dress:
 
     def __init__(self, conn: Any, adapters: Any) -> None:
         self._conn = conn
-        self._before = swap_adapters(conn, None)
-        swap_adapters(conn, layered(self._before, adapters))
+        self._before = put_on(conn, adapters)
         conn.row_factory = tuple_row  # its pool sets it back
-        conn.add_notice_handler(log_notice)
+        conn.pgroute_lease.noticed = log_notice
 
     def off(self) -> None:
         """Take it away again."""
         swap_adapters(self._conn, self._before)
-        self._conn.remove_notice_handler(log_notice)
+        self._conn.pgroute_lease.noticed = None
 
 
 class Lent:
@@ -83,9 +81,7 @@ class Lent:
         held: the router.
         role: of the session.
         attrs: the hosts that it accepts.
-        adapters: psycopg's adapters of the engine.
-        ending: the functions that end its transactions, for threads or for asyncio.
-        wait: runs what they return.
+        dialect: of the engine.
 
     Attributes:
         role: as given.
@@ -93,29 +89,24 @@ class Lent:
 
     __slots__ = ("_checkout", "_dress", "_ending", "_held", "_read_write", "_wait", "role")
 
-    def __init__(
-        self,
-        checkout: Any,
-        held: Held,
-        *,
-        role: Role,
-        attrs: SessionAttrs,
-        adapters: Any,
-        ending: Any,
-        wait: Callable[[Any], Any],
-    ) -> None:
+    def __init__(self, checkout: Any, held: Held, role: Role, attrs: SessionAttrs, dialect: Any) -> None:
         self._checkout = checkout
-        self._ending = ending
+        self._ending = dialect.ending
         self._held = held
         self.role: Role = role
-        self._read_write = attrs is SessionAttrs.READ_WRITE
-        self._wait = wait
-        self._dress = Dress(checkout.hold(), adapters)
+        self._read_write = attrs is READ_WRITE
+        self._wait = dialect.wait
+        self._dress = Dress(checkout.hold(), dialect._psycopg_adapters_map)  # noqa: SLF001  (SQLAlchemy's)
 
     @property
     def _ours(self) -> bool:
         """Whether this process has opened the connection, and may speak."""
         return self._held.pid == os.getpid()
+
+    @property
+    def _may_wait(self) -> bool:
+        """Whether this process has opened the connection, and may take a lock now."""
+        return self._held.pid == os.getpid() and collecting.thread != threading.get_ident()
 
     def settles(self, setting: str, value: object) -> bool:
         """Return whether a setting need not be set, here because the connection has gone and took it along."""
@@ -134,15 +125,16 @@ class Lent:
             RouterClosed: this is a forked child, and the connection is the parent's.
             psycopg.Error: the server's error.
         """
-        if self._checkout.left_to_parent(None):
+        checkout = self._checkout
+        if checkout.left_to_parent(None):
             return
-        only_reads = self._only_reads
-        self._forget_position()
+        if checkout.note is not None:
+            self._forget_position()
         try:
-            self._wait(self._ending.end(self._checkout, read_write=self._read_write))
-            self._checkout.note_begin()
+            self._wait(self._ending.end(checkout, read_write=self._read_write))
+            checkout.lease.was_idle = False
         except SessionLost as exc:
-            if not only_reads:
+            if not self._only_reads:
                 raise
             # Nothing is lost with it. In a session that has written elsewhere, the error would say that nothing was
             # committed.
@@ -153,48 +145,51 @@ class Lent:
 
         The server rolls back when a connection goes, so unlike psycopg's this is bounded in time and raises nothing.
         """
-        if not self._ours or collecting:
-            return False
         checkout = self._checkout
         status = checkout.conn.pgconn.transaction_status
-        if checkout.note is not None and status == INTRANS and self._only_reads:
+        note = checkout.note
+        if not self._may_wait:
+            return False
+        if not (status or note):
+            return True
+        if note is not None and status == INTRANS and self._only_reads:
             # COMMIT does the same to a transaction that only reads, and the position comes with its answer.
             self.commit()
-        elif checkout.note is not None or status:
+            return False
+        if note is not None:
             self._forget_position()
-            self._wait(self._ending.undo(checkout))
-            checkout.note_begin()
-        return bool(status == IDLE)
+        self._wait(self._ending.undo(checkout))
+        checkout.lease.was_idle = False
+        return not status
 
     def _forget_position(self) -> None:
         """Have the server asked again how far it is, if there was a statement since."""
-        note = self._checkout.note
-        if note is not None and (
-            self._checkout.transaction_ended or self._checkout.conn.pgconn.transaction_status
-        ):
+        checkout = self._checkout
+        note = checkout.note
+        if note is not None and (checkout.transaction_ended or checkout.conn.pgconn.transaction_status):
             note.told = None
 
     def close(self) -> None:
         """Give the connection back."""
-        if not self._ours:
-            return
-        if collecting:
+        if not self._may_wait:
             self.lose()
             return
+        checkout = self._checkout
         self._dress.off()
         try:
             try:
-                self._forget_position()
-                self._wait(self._ending.undo(self._checkout))
+                if checkout.note or checkout.conn.pgconn.transaction_status:
+                    self._forget_position()
+                    self._wait(self._ending.undo(checkout))
             finally:
-                self._wait(self._checkout.release())
+                self._wait(checkout.release())
         finally:
             if self._held.retired:
                 self._held.finish(self._wait)
 
     def terminate(self) -> None:
         """Close the connection."""
-        if self._ours and not collecting:
+        if self._may_wait:
             self._checkout.conn.pgconn.finish()
         self.close()
 
@@ -205,6 +200,12 @@ class Lent:
             checkout.forget()
             checkout.conn.pgconn.finish()
             checkout.lease.holder_lost(None)
+
+    def abandon(self) -> None:
+        """Close the connection as `lose` does, if an interrupt has kept it from being given back."""
+        holder = self._checkout.lease.holder
+        if holder is not None and holder() is self._checkout:
+            self.lose()
 
     def detach(self) -> None:
         """Have the connection closed at the end, because its user keeps what it sets."""

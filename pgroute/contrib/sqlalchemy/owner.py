@@ -13,6 +13,7 @@ from sqlalchemy.util.concurrency import in_greenlet
 from pgroute._async.router import AsyncRouter
 from pgroute._async.router import manager_of as async_manager_of
 from pgroute._sync.router import Router, manager_of
+from pgroute.core.model.roles import Role
 from pgroute.errors import ConfigError, RouteError, RouterClosed
 from pgroute.runtime.fork import forked
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgroute.contrib.sqlalchemy.options import EngineOptions
+    from pgroute.core.model.roles import SessionAttrs
 
 
 class Held:
@@ -31,20 +33,22 @@ class Held:
 
     Attributes:
         router, own: as given.
+        threaded: it is a Router.
         manager: what is behind the router.
+        attrs: the hosts of each role.
         opened: the engine has seen to it that the router is open.
         retired: the engine was disposed of: the last session to end closes the router.
         pid: the process.
     """
 
-    __slots__ = ("manager", "opened", "own", "pid", "retired", "router")
+    __slots__ = ("attrs", "manager", "opened", "own", "pid", "retired", "router", "threaded")
 
     def __init__(self, router: Any, *, own: bool) -> None:
         self.router: Any = router
         self.own: bool = own
-        self.manager: Any = (
-            async_manager_of(router) if isinstance(router, AsyncRouter) else manager_of(router)
-        )
+        self.threaded: bool = not isinstance(router, AsyncRouter)
+        self.manager: Any = manager_of(router) if self.threaded else async_manager_of(router)
+        self.attrs: dict[Role, SessionAttrs] = {role: self.manager.attrs_of(role) for role in Role}
         self.opened: bool = not own
         self.retired: bool = False
         self.pid: int = os.getpid()
@@ -128,6 +132,9 @@ class RouterOwner:
             ConfigError, RouterClosed: as `find`.
             RouteError: the engine is in use in another event loop.
         """
+        held = self._held
+        if held is not None and held.opened and held.threaded and held.pid == os.getpid():
+            return held
         held = self.find(options)
         loop = held.loop
         if loop is not None and in_greenlet() and loop is not asyncio.get_running_loop():

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.pool import NullPool, QueuePool, SingletonThreadPool
+from sqlalchemy.pool.base import _ConnectionRecord
+from sqlalchemy.util.langhelpers import only_once
 
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy.pool import Pool
+    from sqlalchemy.pool import ConnectionPoolEntry, Pool
+
+_ONCE = only_once(lambda: None, retry_on_exception=False).__code__
 
 _INSTEAD = {
     "pool_size": "max_size={value} in the URL, which is per host; the most of SQLAlchemy's is pool_size + max_overflow",
@@ -28,9 +33,12 @@ class RouterPool(NullPool):
 
     Attributes:
         replaced: called when the engine is disposed of, which then gets another pool; None: nothing is.
+        own_listeners: how many listeners to `connect` there are that run once; -1: some do each time.
     """
 
     replaced: Callable[[], object] | None = None
+    own_listeners: int = -1
+    _begun = False
 
     def __init__(
         self,
@@ -55,11 +63,48 @@ class RouterPool(NullPool):
                 )
         super().__init__(creator, **kw)
 
+    def note_listeners(self) -> None:
+        """Count the listeners to `connect` of a new engine, if they do nothing the second time, as SQLAlchemy's own."""
+        listeners = list(self.dispatch.connect)
+        if all(getattr(listener, "__code__", None) is _ONCE for listener in listeners):
+            self.own_listeners = len(listeners)
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        """Return a record with a connection; as NullPool, with less on the way if nobody listens."""
+        dialect: Any = self._dialect
+        if not (self._begun and dialect.known and len(self.dispatch.connect) == self.own_listeners):
+            record = super()._do_get()
+            self._begun = True
+            return record
+        record = _ConnectionRecord(self, connect=False)
+        record.starttime = time.time()
+        record.dbapi_connection = dialect.lend()
+        record.fresh = True
+        return record
+
+    def _do_return_conn(self, record: Any) -> None:
+        """Close the connection of a record; as NullPool."""
+        connection: Any = record.dbapi_connection
+        if connection is None or self.dispatch.close or self.dispatch.close_detached:
+            record.close()
+            return
+        lent = getattr(connection, "pgroute_lent", None)
+        record.dbapi_connection = None
+        try:
+            self._dialect.do_close(connection)
+        except BaseException as exc:
+            if lent is not None:
+                lent.abandon()  # no collector may find it: the log refers to it
+            self.logger.exception("Exception closing connection %r", connection)
+            if not isinstance(exc, Exception):
+                raise
+
     def recreate(self) -> RouterPool:
         """Return the pool that takes its place."""
         pool = super().recreate()
         assert isinstance(pool, RouterPool)
         pool.replaced = self.replaced
+        pool.own_listeners = self.own_listeners
         if self.replaced is not None:
             self.replaced()
         return pool

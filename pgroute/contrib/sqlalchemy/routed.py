@@ -13,10 +13,11 @@ from pgroute.contrib.sqlalchemy.options import EngineOptions, read_options
 from pgroute.contrib.sqlalchemy.owner import Held, RouterOwner
 from pgroute.contrib.sqlalchemy.pool import RouterPool, check_pool
 from pgroute.contrib.sqlalchemy.routes import Told, chosen, connect_as, install, of_connection, params_of
+from pgroute.contrib.sqlalchemy.statements import begins
 from pgroute.errors import ConfigError, PositionLost, RouterClosed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from sqlalchemy import URL, Connection, Engine
     from sqlalchemy.pool import Pool
@@ -34,6 +35,7 @@ class RoutedDialect:
         driver: "psycopg", by which types and extensions know what the connections are.
         router_class: of its engines.
         ending: the module that ends transactions of that router.
+        begin_and_execute: begins a transaction and executes its first statement.
     """
 
     driver = "psycopg"
@@ -41,6 +43,9 @@ class RoutedDialect:
     poolclass = RouterPool
     router_class: type[Router[Any] | AsyncRouter[Any]]
     ending: Any
+    begin_and_execute: Callable[[Any, Any, str, Any], None]
+    is_async = False
+    _has_events: bool
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -63,6 +68,7 @@ class RoutedDialect:
         owner: RouterOwner = engine.dialect.owner  # type: ignore[attr-defined]
         if isinstance(engine.pool, RouterPool):
             engine.pool.replaced = owner.retire
+            engine.pool.note_listeners()
         else:  # an engine with a listener looks for listeners at each statement
             event.listen(engine, "engine_disposed", lambda _: owner.retire())
         event.listen(engine.pool, "detach", _keep_apart)
@@ -74,6 +80,11 @@ class RoutedDialect:
         if "zone" not in options.arguments:  # which needs the host_options of the connect_args
             options.make(self.router_class)  # only to have mistakes told here
         return [], params
+
+    @property
+    def known(self) -> bool:
+        """Whether the parameters of its connections are known, and nobody changes them at each one."""
+        return self._read is not None and not self._has_events
 
     def hold(self, engine: Engine) -> Held:
         """Return the router of an engine, open."""
@@ -105,19 +116,26 @@ class RoutedDialect:
         route = chosen()
         if route is not None and route.look:
             raise Told(params)
+        self._options(params)
+        return self.lend()
+
+    def lend(self) -> Any:
+        """Take a connection from the router, once its parameters are known."""
+        assert self._read is not None
+        route, options = chosen(), self._read[1]
         if route is not None and route.attempt is not None:
             return self.handed(route.attempt.conn, route.attempt)
-        options = self._options(params)
         while True:
             held = self.owner.get(options)
-            role, attrs = options.role, options.attrs
+            manager, role, attrs = held.manager, options.role, options.attrs
             if route is not None and route.role is not None and route.role is not role:
                 role, attrs = route.role, None
-            attrs = held.manager.attrs_of(role) if attrs is None else attrs
+            if attrs is None:
+                attrs = held.attrs[role]
             causal = None if route is None else route.reading(role, held)
             try:
                 checkout = self.wait(
-                    held.manager.acquire(attrs, role, held.manager.seconds(None), causal=causal)
+                    manager.acquire(attrs, role, manager.config.acquire_timeout, causal=causal)
                 )
                 break
             except PositionLost:
@@ -127,17 +145,7 @@ class RoutedDialect:
             except RouterClosed:
                 if not held.retired:  # else the engine was disposed of meanwhile, and has another one
                     raise
-        adapters = self._psycopg_adapters_map  # type: ignore[attr-defined]
-        lent = Lent(
-            checkout,
-            held,
-            role=role,
-            attrs=attrs,
-            adapters=adapters,
-            ending=self.ending,
-            wait=self.wait,
-        )
-        return self.handed(checkout.conn, lent)
+        return self.handed(checkout.conn, Lent(checkout, held, role, attrs, self))
 
     def handed(self, conn: Any, lent: Any) -> Any:
         """Return the DBAPI connection for a connection of the router's."""
@@ -146,6 +154,14 @@ class RoutedDialect:
 
     def on_connect(self) -> None:
         """Do nothing: a connection is dressed when it is lent."""
+
+    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        actual = cursor._cursor if self.is_async else cursor  # noqa: SLF001  (SQLAlchemy's)
+        conn = actual.connection
+        if conn.pgconn.transaction_status or not begins(actual, conn, parameters, context):
+            cursor.execute(statement, parameters)
+        else:
+            self.begin_and_execute(conn, cursor, statement, parameters)
 
     def do_commit(self, dbapi_connection: Any) -> None:
         of_connection(dbapi_connection).commit()

@@ -15,7 +15,7 @@ from pgroute.core.model.roles import Role
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from sqlalchemy import Connection, Engine
     from sqlalchemy.pool import PoolProxiedConnection
@@ -104,10 +104,8 @@ class Route:
 
 _route: ContextVar[Route | None] = ContextVar("pgroute_route", default=None)
 
-
-def chosen() -> Route | None:
-    """Return what the connection is for that is being made; None: what its engine is for."""
-    return _route.get()
+chosen: Callable[[], Route | None] = _route.get
+"""Returns what the connection is for that is being made; None: what its engine is for."""
 
 
 def _connect(engine: Engine, route: Route) -> PoolProxiedConnection:
@@ -202,7 +200,8 @@ def of_connection(dbapi_connection: Any) -> Any:
     Raises:
         ConfigError: the connection is not the router's.
     """
-    lent = getattr(dbapi_connection, "pgroute_lent", None)
+    # The pool's proxy is asked for what it has: its __getattr__ costs a call.
+    lent = getattr(getattr(dbapi_connection, "dbapi_connection", dbapi_connection), "pgroute_lent", None)
     if lent is None:
         raise ConfigError("creator", None, "expected none: the router makes the connections of this engine")
     return lent

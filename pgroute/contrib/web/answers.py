@@ -25,7 +25,7 @@ def answer_to(error: Exception) -> Answer:
     """Return what a client is told of an error.
 
     Args:
-        error: a psycopg.OperationalError, which the errors of a router are.
+        error: a psycopg.OperationalError, which the errors of a router are, or the 25006 of a writer.
     """
     if isinstance(error, CommitUnknown):
         # No Retry-After: a client that repeats the request might do it twice.

@@ -1,16 +1,15 @@
-"""The validated configuration of a router: the parameters of each pool and of the probes."""
+"""The validated configuration of a router: of its roles, its probes and its rules."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from pgroute.core.config.credentials import Credentials, check_credentials
-from pgroute.core.config.dns_names import Mode, is_service
 from pgroute.core.config.dsn import Dsn, Params, parse_dsn, split_kwargs
+from pgroute.core.config.host_options import check_host_options, check_zone
+from pgroute.core.config.lookups import ResolverSpec, check_addresses, check_resolver
 from pgroute.core.config.options import (
-    HostOptions,
     PoolOptions,
     ProbeOptions,
     check_callable,
@@ -18,70 +17,31 @@ from pgroute.core.config.options import (
     check_max_lag,
     check_number,
     check_reset,
-    startup_options,
 )
 from pgroute.core.config.retry_policy import RetryPolicy, check_policy
+from pgroute.core.config.role_config import (
+    RoleConfig,
+    check_roles,
+    log_in_alike,
+    make_role,
+    with_row_factory,
+)
 from pgroute.core.config.srv import Targets, check_domains
-from pgroute.core.model.roles import HostKey, HostRole, Role, SessionAttrs
+from pgroute.core.model.roles import HostKey, Role, SessionAttrs
 from pgroute.core.routing.balance import Policy, listener_of, parse_policy
 from pgroute.core.sql.schema import Schema, check_schema
-from pgroute.core.topology.snapshot import Rules, names_of
+from pgroute.core.topology.snapshot import Rules
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from dns.resolver import BaseResolver
-
+    from pgroute.core.config.dns_names import Mode
+    from pgroute.core.config.options import HostOptions
     from pgroute.core.model.candidate import Candidate
-    from pgroute.core.model.host import HostInfo
-
-ResolverSpec: TypeAlias = "str | BaseResolver"
-
-POOL_CONNECT_TIMEOUT = "5"
-"""Seconds for connecting in a pool unless the user sets ``connect_timeout``."""
 
 _NAME_LENGTH = 63
 _PROBE_NAME = "pgroute-monitor"
-
-
-@dataclass(frozen=True, slots=True)
-class RoleConfig:
-    """How the pools of one role connect.
-
-    Attributes:
-        role: the role.
-        options: the sizes and callbacks.
-        dsn: the DSN with the parameters of the role.
-        overrides: libpq parameters that override them.
-        settings: the text that is added to libpq's ``options``; may be empty.
-        arguments: the arguments of psycopg.connect that are no libpq parameters (row_factory, ...).
-        read_only: sessions are read-only.
-        as_probe: its connections log in as the probes do, so that a refused login says something about the host. Not
-            known where a credentials function decides.
-        plain: a session can only be refused for its login, not for settings or a callback of the user.
-    """
-
-    role: Role
-    options: PoolOptions
-    dsn: Dsn
-    overrides: Mapping[str, str]
-    settings: str = field(repr=False)
-    arguments: Mapping[str, Any] = field(repr=False)
-    read_only: bool
-    as_probe: bool
-    plain: bool
-
-    def options_at(self, host: HostInfo) -> PoolOptions:
-        """Return the options of the pool to a host: on the primary there may be fewer connections for readers."""
-        most = self.options.max_size_on_primary
-        if most is None or host.role is not HostRole.PRIMARY or most >= self.options.max_size:
-            return self.options
-        return replace(self.options, max_size=most, min_size=min(self.options.min_size, most))
-
-    def params(self, key: HostKey) -> Params:
-        """Return the libpq parameters for a host, without its address if that has to be looked up."""
-        return self.dsn.conninfo(key, **self.overrides)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +115,7 @@ def make_config(
     Raises:
         ConfigError: an argument is invalid.
     """
-    for name, options in (("writer", writer), ("reader", reader)):
-        if not isinstance(options, PoolOptions):
-            raise ConfigError(name, options, "expected a PoolOptions")
-    if writer.read_only:
-        raise ConfigError("writer.read_only", True, "a writer cannot be read-only; use reader()")
-    if writer.max_size_on_primary is not None:
-        accepted = "expected None; it limits readers"
-        raise ConfigError("writer.max_size_on_primary", writer.max_size_on_primary, accepted)
+    check_roles(writer, reader)
     if not isinstance(probe, ProbeOptions):
         raise ConfigError("probe", probe, "expected a ProbeOptions")
     check_number("acquire_timeout", acquire_timeout, above=True)
@@ -172,49 +125,31 @@ def make_config(
     check_callable("configure", configure)
     check_reset(reset)
     check_credentials(credentials)
-    kwargs = _with_row_factory(row_factory, kwargs or {}, writer, reader)
+    kwargs = with_row_factory(row_factory, kwargs or {}, writer, reader)
     parameters, _ = split_kwargs(kwargs)
     parsed = parse_dsn(dsn, kwargs=parameters)
     if balance is None:
         balance = "ordered" if parsed.load_balance == "disable" else "random"
     policy = parse_policy(balance)
     watch = parse_dsn(dsn, kwargs={**parameters, **_probe_parameters(probe)})
-    hosts = _host_options(parsed, host_options, open_list=addresses == "expand")
-    zones = {name: options.zone for name, options in hosts.items()}
-    roles = [
-        _role_config(
-            role,
-            dsn,
-            watch,
-            kwargs,
-            _with_callbacks(options, configure, reset),
-            fixed=credentials is None,
-        )
+    hosts = check_host_options(parsed, host_options, open_list=addresses == "expand")
+    fixed = credentials is None
+    write, read = (
+        make_role(role, dsn, watch, kwargs, _with_callbacks(options, configure, reset), fixed=fixed)
         for role, options in ((Role.WRITER, writer), (Role.READER, reader))
-    ]
+    )
     return RouterConfig(
         dsn=parsed,
         watch=watch,
-        same_login=credentials is None
-        and all(role.plain for role in roles)
-        and _login(roles[0].dsn) == _login(roles[1].dsn),
+        same_login=fixed and log_in_alike(write, read),
         credentials=credentials,
-        writer=roles[0],
-        reader=roles[1],
+        writer=write,
+        reader=read,
         probe=probe,
         resolver=check_resolver(resolver),
-        addresses=_mode(addresses),
-        targets=check_domains(
-            srv_domains, [d.params for d in (parsed, watch, *(role.dsn for role in roles))]
-        ),
-        rules=Rules(
-            probe.check_system_id,
-            probe.system_id,
-            {name: options.weight for name, options in hosts.items()},
-            ordered=bool(getattr(policy, "ordered", False)),
-            zones=zones,
-            zone=_own_zone(zone, zones),
-        ),
+        addresses=check_addresses(addresses),
+        targets=check_domains(srv_domains, [d.params for d in (parsed, watch, write.dsn, read.dsn)]),
+        rules=_rules(probe, hosts, policy, zone),
         policy=policy,
         acquired=listener_of(policy),
         default_attrs=parsed.session_attrs,
@@ -226,28 +161,20 @@ def make_config(
     )
 
 
+def _rules(probe: ProbeOptions, hosts: Mapping[str, HostOptions], policy: Policy, zone: object) -> Rules:
+    zones = {name: options.zone for name, options in hosts.items()}
+    return Rules(
+        probe.check_system_id,
+        probe.system_id,
+        {name: options.weight for name, options in hosts.items()},
+        ordered=bool(getattr(policy, "ordered", False)),
+        zones=zones,
+        zone=check_zone(zone, zones),
+    )
+
+
 def _with_callbacks(options: PoolOptions, configure: Any, reset: Any) -> PoolOptions:
     return replace(options, configure=options.configure or configure, reset=options.reset or reset)
-
-
-def _with_row_factory(
-    row_factory: object, kwargs: Mapping[str, Any], writer: PoolOptions, reader: PoolOptions
-) -> Mapping[str, Any]:
-    """Return the keyword arguments with the row factory of the router.
-
-    Raises:
-        ConfigError: they have another one already, or those of a role do: its rows would not be of the type that
-            *row_factory* gives them.
-    """
-    check_callable("row_factory", row_factory)
-    if row_factory is None:
-        return kwargs
-    given = {"kwargs": kwargs, "writer.kwargs": writer.kwargs, "reader.kwargs": reader.kwargs}
-    for place, arguments in given.items():
-        other = (arguments or {}).get("row_factory")
-        if other not in (None, row_factory):
-            raise ConfigError("row_factory", row_factory, f"expected one for all rows; {place} has another")
-    return {**kwargs, "row_factory": row_factory}
 
 
 def _probe_parameters(probe: ProbeOptions) -> dict[str, str]:
@@ -260,94 +187,3 @@ def _probe_parameters(probe: ProbeOptions) -> dict[str, str]:
         accepted = "use ProbeOptions(timeout=) instead"
         raise ConfigError("connect_timeout", parameters["connect_timeout"], accepted)
     return parameters
-
-
-def _role_config(
-    role: Role, dsn: str, watch: Dsn, kwargs: Mapping[str, Any], options: PoolOptions, *, fixed: bool
-) -> RoleConfig:
-    """Return how a role connects; *fixed*: no function decides with which credentials."""
-    parameters, arguments = split_kwargs({**kwargs, **(options.kwargs or {})})
-    parsed = parse_dsn(dsn, kwargs=parameters)
-    read_only = role is Role.READER if options.read_only is None else options.read_only
-    settings = dict(options.settings or {})
-    if read_only:
-        settings["default_transaction_read_only"] = "on"
-    overrides = {} if "connect_timeout" in parsed.params else {"connect_timeout": POOL_CONNECT_TIMEOUT}
-    plain = not options.settings and options.configure is None
-    return RoleConfig(
-        role=role,
-        options=options,
-        dsn=parsed,
-        overrides=overrides,
-        settings=startup_options(settings),
-        arguments=arguments,
-        read_only=read_only,
-        as_probe=fixed and plain and _login(parsed) == _login(watch),
-        plain=plain,
-    )
-
-
-def _login(dsn: Dsn) -> dict[str, str]:
-    """Return the parameters for which a server may refuse a connection."""
-    names = ("application_name", "fallback_application_name", "connect_timeout")
-    return {name: value for name, value in dsn.params.items() if name not in names}
-
-
-def _mode(value: object) -> Mode:
-    if value not in ("one-host", "expand"):
-        raise ConfigError("addresses", value, "expected 'one-host' or 'expand'")
-    return "expand" if value == "expand" else "one-host"
-
-
-def check_resolver(value: object) -> ResolverSpec:
-    """Return the resolver that looks names up; ConfigError if *value* is none."""
-    if value in ("system", "dns"):
-        return "dns" if value == "dns" else "system"
-    if not isinstance(value, str):
-        import dns.resolver
-
-        if isinstance(value, dns.resolver.BaseResolver):
-            return value
-    raise ConfigError("resolver", value, "expected 'system', 'dns', or a Resolver of dnspython")
-
-
-def _own_zone(zone: object, zones: Mapping[str, str]) -> str:
-    """Return the zone of the router.
-
-    Args:
-        zone: the argument of the router.
-        zones: those of the hosts, by name.
-    """
-    if not isinstance(zone, str):
-        raise ConfigError("zone", zone, "expected a str")
-    known = sorted({z for z in zones.values() if z})
-    if zone and zone not in known:
-        listed = ", ".join(map(repr, known)) or "none"
-        raise ConfigError("zone", zone, f"expected one of the zones of the hosts in host_options ({listed})")
-    return zone
-
-
-def _host_options(dsn: Dsn, host_options: object, *, open_list: bool) -> dict[str, HostOptions]:
-    """Return the options by name.
-
-    Args:
-        dsn: the DSN.
-        host_options: the argument of the router.
-        open_list: hosts that are not in the DSN may be named.
-    """
-    if host_options is None:
-        return {}
-    if not isinstance(host_options, Mapping):
-        raise ConfigError(
-            "host_options", host_options, "expected a mapping from 'host' or 'host:port' to HostOptions"
-        )
-    open_list = open_list or any(map(is_service, dsn.hosts))
-    found: dict[str, HostOptions] = {}
-    for name, options in host_options.items():
-        if not isinstance(options, HostOptions):
-            raise ConfigError(f"host_options[{name!r}]", options, "expected a HostOptions")
-        if not isinstance(name, str) or not (open_list or any(name in names_of(key) for key in dsn.hosts)):
-            listed = ", ".join(str(k) for k in dsn.hosts)
-            raise ConfigError("host_options", name, f"expected one of the hosts of the DSN ({listed})")
-        found[name] = options
-    return found

@@ -58,7 +58,8 @@ class Role(enum.Enum):
     """
 
     if not TYPE_CHECKING:
-        # The hash of enum.Enum is a Python function, too slow for a lookup in each session.
+        # The hash of enum.Enum is a Python function: too slow for a lookup in each session, and another thread may run
+        # within it, so that counts by role, which are kept without a lock, would get lost.
         __hash__ = object.__hash__
 
     WRITER = "writer"

@@ -1,29 +1,27 @@
-"""The step machine of an acquisition: which host to try next, how long to wait, or with which error to give up."""
+"""The steps of an acquisition: which host to try next, how long to wait, or with which error to give up."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pgroute.core.faults.classify import one_line
-from pgroute.core.model.host import HostState
-from pgroute.core.model.roles import HostRole, SessionAttrs
+from pgroute.core.model.roles import SessionAttrs
 from pgroute.core.routing.demand import Proof, never_primary
+from pgroute.core.routing.first_choice import as_they_are
+from pgroute.core.routing.outcomes import Outcomes
 from pgroute.core.routing.warm_up import choose
-from pgroute.core.topology.wal_history import Standing
-from pgroute.errors import AcquireTimeout, NoHostAvailable, PoolExhausted, SplitBrainError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
     from pgroute.core.model.candidate import Candidate
-    from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import HostKey
     from pgroute.core.routing.balance import Policy
     from pgroute.core.routing.demand import Demand
     from pgroute.core.routing.replayed import Replayed
     from pgroute.core.topology.snapshot import Groups, Topology
+    from pgroute.errors import AcquireTimeout
 
 PATIENCE = 1.0
 """Seconds after which a reader that queues for a connection to one host is routed again."""
@@ -33,7 +31,6 @@ _STANDBYS_SHARE = 0.5
 
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.5
-_REFUSING = frozenset({HostState.REJECTED, HostState.BUSY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,54 +73,6 @@ def patience(attrs: SessionAttrs, left: float) -> float:
     return max(0.0, min(PATIENCE, left))
 
 
-def routes(topology: Topology) -> list[tuple[HostKey, int, bool]]:
-    """Return what decides where sessions go and which pools stay. While it is the same, no waiter has to be woken."""
-    return [(h.key, h.generation, h.usable) for h in topology.hosts]
-
-
-def as_they_are(groups: Groups) -> Groups:
-    """Return the groups as the topology has them."""
-    return groups
-
-
-def first_choice(
-    topology: Topology,
-    attrs: SessionAttrs,
-    policy: Policy,
-    rng: Random,
-    load: Callable[[HostKey], int],
-    *,
-    demand: Demand | None = None,
-    now: float = 0.0,
-    replayed: Replayed | None = None,
-    arrange: Callable[[Groups], Groups] = as_they_are,
-) -> Candidate | None:
-    """Return the host to try first, None if no host can serve. `topology.only` has it where there is no choice.
-
-    Args:
-        topology: the snapshot.
-        attrs: what the host must be.
-        policy: chooses among equally good hosts.
-        rng: for the policy.
-        load: returns the sessions in use at a host.
-        demand: what the session demands of the host's data; None: nothing.
-        now: monotonic seconds.
-        replayed: what standbys have told in sessions; None: nothing.
-        arrange: puts hosts behind the others to which no connection can be opened.
-
-    Raises:
-        ConfigError, PositionLost: no host can satisfy the demand; see `Demand.check`.
-    """
-    groups = topology.candidates[attrs]
-    if demand is not None:
-        demand.check(topology)
-        groups = demand.arrange(groups, topology, now, replayed=replayed)
-    groups = arrange(groups)
-    if not groups:
-        return None
-    return choose(policy, groups[0], load, rng, last_return=topology.last_return, now=now)
-
-
 class Acquisition:
     """The steps of one caller whose first choice had no free connection, up to the session or the error.
 
@@ -140,9 +89,8 @@ class Acquisition:
     """
 
     __slots__ = (
-        "_arrange", "_ask_until", "_attrs", "_backoff", "_causes", "_deadline", "_demand", "_exhausted", "_immediate",
-        "_in_use", "_looked", "_pause", "_policy", "_refused", "_replayed", "_retry_at", "_rng", "_role", "_timeout",
-        "_tried",
+        "_arrange", "_ask_until", "_attrs", "_backoff", "_deadline", "_demand", "_immediate", "_looked", "_outcomes",
+        "_pause", "_policy", "_replayed", "_retry_at", "_rng", "_role", "_timeout", "_tried",
     )  # fmt: skip
 
     def __init__(
@@ -170,10 +118,7 @@ class Acquisition:
         self._ask_until: float | None = None
         self._looked = False
         self._tried: set[tuple[HostKey, int]] = set()
-        self._causes: dict[HostKey, Exception] = {}
-        self._exhausted: dict[HostKey, str] = {}
-        self._refused: set[HostKey] = set()
-        self._in_use: dict[HostKey, int] = {}
+        self._outcomes = Outcomes()
         self._pause = _FIRST_PAUSE
         self._backoff = False
         self._retry_at: float | None = None
@@ -203,7 +148,7 @@ class Acquisition:
             if topology.locked_out or self._hopeless(now):
                 return GiveUp(self._error(topology, now))
             return Wait(self._deadline if self._demand is None else min(self._deadline, now + self._grow()))
-        if all(c.key in self._refused for group in groups for c in group):
+        if self._outcomes.turned_away_by_all(groups):
             return GiveUp(self._error(topology, now))
         # Every host was tried: try all again, after a pause unless the time was spent in their queues.
         if self._backoff:
@@ -265,16 +210,10 @@ class Acquisition:
 
     def is_outdated(self, topology: Topology) -> bool:
         """Return True once if the position is of a timeline that the router has not seen yet: all must be probed."""
-        if self._looked or not self._is_ahead(topology):
+        if self._looked or self._demand is None or not self._demand.is_ahead(topology):
             return False
         self._looked = True
         return True
-
-    def _is_ahead(self, topology: Topology) -> bool:
-        demand = self._demand
-        if demand is None or demand.after is None:
-            return False
-        return topology.wal.standing(demand.after) is Standing.AHEAD
 
     def behind(self, candidate: Candidate) -> None:
         """Report that a standby was asked, and does not satisfy the demand."""
@@ -326,12 +265,9 @@ class Acquisition:
             refused: its queue was full (max_waiting).
         """
         self._tried.add((candidate.key, candidate.generation))
-        self._exhausted[candidate.key] = detail
+        self._outcomes.exhausted(candidate.key, detail, refused=refused)
         if refused:
             self._backoff = True
-            self._refused.add(candidate.key)
-        else:
-            self._refused.discard(candidate.key)
 
     def failed(self, candidate: Candidate, cause: Exception, *, in_use: int = 0) -> None:
         """Report that a pool was closed, or that connecting failed.
@@ -342,64 +278,11 @@ class Acquisition:
             in_use: the connections of its pool that are in use.
         """
         self._tried.add((candidate.key, candidate.generation))
-        self._in_use[candidate.key] = in_use
+        self._outcomes.failed(candidate.key, cause, in_use)
         self._backoff = True
-        self._causes[candidate.key] = cause
-        self._exhausted.pop(candidate.key, None)
 
     def _error(self, topology: Topology, now: float) -> AcquireTimeout:
-        serving = {c.key for group in self._groups(topology, now) for c in group}
-        cls: type[AcquireTimeout] = NoHostAvailable
-        why = ""
-        if full := self._full_pools(topology, serving):
-            cls = PoolExhausted
-            why = ": " + "; ".join(f"{key}: {text}" for key, text in full.items())
-        elif topology.split_brain and not serving:
-            cls = SplitBrainError
-            names = " and ".join(str(h.key) for h in topology.hosts if h.key in topology.split_brain)
-            why = f": split brain, {names} both claim to be the primary"
-        elif topology.locked_out:
-            why = ": every host refuses the login"
-        elif self._is_ahead(topology):
-            why = ": no host was seen on the timeline of the position"
         within = f" within {self._timeout:.3g} s" if now >= self._deadline else ""
         wanted = f"{self._attrs.value}, {self._demand}" if self._demand is not None else self._attrs.value
-        summary = f"no {self._role} session ({wanted}){within}{why}"
-        error = cls(
-            "\n".join([summary, *(self._line(h, topology, now) for h in topology.hosts)]), topology=topology
-        )
-        for key, cause in self._causes.items():
-            error.add_note(f"{key}: {cause}")
-        if self._causes:
-            error.__cause__ = next(reversed(self._causes.values()))
-        return error
-
-    def _full_pools(self, topology: Topology, serving: set[HostKey]) -> dict[HostKey, str]:
-        """Return the pools that had no free connection, of hosts that still serve, and the state of each."""
-        full = {key: text for key, text in self._exhausted.items() if key in serving}
-        for h in topology.hosts:
-            if h.key in serving and h.state in _REFUSING:
-                if h.key in full:
-                    full[h.key] += f", and new ones are refused: {h.reason}"
-                elif in_use := self._in_use.get(h.key):
-                    full[h.key] = (
-                        f"all of its {in_use} connections are in use, and new ones are refused: {h.reason}"
-                    )
-        return full
-
-    def _line(self, h: HostInfo, topology: Topology, now: float) -> str:
-        role = f"{h.role.value}, " if h.role else ""
-        if h.read_only and h.role is HostRole.PRIMARY:
-            role = "read-only primary, "
-        line = f"  {h.key}: {role}{h.state.value} for {max(0.0, now - h.since):.1f} s"
-        if h.last_seen is None and h.state is HostState.DOWN:
-            line += ", never answered"
-        elif h.usable and h.state is HostState.REJECTED:
-            line += ", only open connections are used"
-        if self._demand is not None and (told := self._demand.describe(h, topology, now)):
-            line += f", {told}"
-        if h.reason:
-            line += f": {h.reason}"
-        elif h.key in self._causes:
-            line += f": connecting failed: {one_line(str(self._causes[h.key]))}"
-        return line
+        missing = f"no {self._role} session ({wanted}){within}"
+        return self._outcomes.error(missing, topology, self._groups(topology, now), self._demand, now)

@@ -72,6 +72,10 @@ class Demand:
                 f"position {self.after} {what}: {left}", position=self.after, topology=topology
             )
 
+    def is_ahead(self, topology: Topology) -> bool:
+        """Return whether the position is of a timeline that the router has not seen yet."""
+        return self.after is not None and topology.wal.standing(self.after) is Standing.AHEAD
+
     def proof(
         self, topology: Topology, candidate: Candidate, now: float, replayed: Replayed | None = None
     ) -> Proof:

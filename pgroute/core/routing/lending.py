@@ -179,7 +179,8 @@ class Lending(Generic[L, C]):
 
     def offer(self, item: tuple[L, C]) -> None:
         """Give a connection to the first caller in the queue, or make it idle."""
-        self._drop_served()
+        if self.waiting:
+            self._drop_served()
         if not self.waiting:
             self.idle.append(item)
             return

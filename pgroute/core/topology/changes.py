@@ -11,6 +11,7 @@ from pgroute.core.model.roles import HostRole
 
 if TYPE_CHECKING:
     from pgroute.core.model.host import HostInfo
+    from pgroute.core.model.roles import HostKey
     from pgroute.core.topology.snapshot import Topology
 
 
@@ -104,3 +105,8 @@ def _described(host: HostInfo, *, why: bool = False) -> str:
     # A host that is up may have a remark, which changes nothing.
     remark = host.role is not None and host.state is HostState.UP
     return f"{text} ({host.reason})" if why and host.reason and not remark else text
+
+
+def routes(topology: Topology) -> list[tuple[HostKey, int, bool]]:
+    """Return what decides where sessions go and which pools stay. While it is the same, no waiter has to be woken."""
+    return [(h.key, h.generation, h.usable) for h in topology.hosts]

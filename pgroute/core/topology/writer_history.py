@@ -24,6 +24,7 @@ class WriterHistory:
         outages: how many are over.
         failovers: how often the writers came to another host than before.
         outage: seconds of the last outage that is over; 0.0 if writers moved without one.
+        standbys_alone: there is to be no primary, until the first one is seen.
     """
 
     last: HostKey | None = None
@@ -32,17 +33,20 @@ class WriterHistory:
     outages: int = 0
     failovers: int = 0
     outage: float = 0.0
+    standbys_alone: bool = False
 
     def after(self, topology: Topology) -> WriterHistory:
         """Return the history with one more snapshot."""
         if topology.writable and topology.primary is not None:
             return self._found(topology.primary.key, topology.at)
-        if self.lost_at is not None:
+        if self.last is not None:
+            return self if self.lost_at is not None else replace(self, lost_at=topology.at)
+        expected = topology.initial_scan_done and topology.primary is None and not self.standbys_alone
+        if not expected or topology.primary_lost_at is None:
             return self
-        if self.last is None:
-            known = topology.initial_scan_done and topology.primary is None
-            return replace(self, lost_at=topology.primary_lost_at) if known else self
-        return replace(self, lost_at=topology.at)
+        if topology.outage(topology.at) is None:
+            return replace(self, lost_at=None, standbys_alone=True)
+        return self if self.lost_at is not None else replace(self, lost_at=topology.primary_lost_at)
 
     def _found(self, key: HostKey, at: float) -> WriterHistory:
         if self.lost_at is None and self.last == key:

@@ -16,17 +16,19 @@ from pgroute.errors import ConfigError
 UNBOUNDED_AGE = 86400.0
 """The least age in seconds at which keys may be deleted if retries have no time limit."""
 
-# lock_timeout bounds the wait for another transaction with the same key, but not the body. It must be set before the
-# INSERT is analysed, which locks the table. The session's own value is set again afterwards: the one that the router
-# believes it to be, which the value shown confirms or corrects. To read it and set it by set_config() would take the
-# server as long as the INSERT.
-_BOUND = b"SET LOCAL lock_timeout = '%(wait)s';"
-_INSERT = b"INSERT INTO %(schema)s.once (key) VALUES (%(key)s) ON CONFLICT (key) DO NOTHING"
-_UNBOUND = b";SET LOCAL lock_timeout = '%(before)s'"
-_SHOW = b"SHOW lock_timeout;"
+# lock_timeout bounds the wait for another transaction with the same key, but not the body, so it is set before the
+# INSERT is analysed, which locks the table, and set back. All that takes the server half as long as the INSERT:
+# a claim waits for a moment without, and only then begins again with it.
+BOUND = b"""
+SELECT pg_catalog.set_config('pgroute.lock_timeout', pg_catalog.current_setting('lock_timeout'), true);
+SET LOCAL lock_timeout = '%(wait)s';"""
+UNBOUND = b"""
+;SELECT pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('pgroute.lock_timeout'), true)"""
+
+_CLAIM = b"INSERT INTO %(schema)s.once (key) VALUES (%(key)s) ON CONFLICT (key) DO NOTHING"
 
 # The row is rewritten and not only read: a COMMIT waits for the synchronous standby only if it has written, and what an
-# earlier transaction wrote may be on this server alone. The bound stays: no body follows.
+# earlier transaction wrote may be on this server alone.
 _REWRITE = qualify("""
 UPDATE %(schema)s.once SET at = pg_catalog.clock_timestamp() WHERE key `=` %(key)s RETURNING %(result)s""")
 
@@ -57,15 +59,13 @@ class OnceStatements:
     """The statements on the table of a schema, for ``%`` with a mapping from names to SQL.
 
     Attributes:
-        claim: writes the row of a key, unless there is one. Results: lock_timeout, and of a SET, the INSERT, a SET.
-        claim_again: the same after a `claim` in this transaction, without the first result.
-        rewrite: writes the row that is there. The last result has its result.
+        claim: writes the row of a key, unless there is one.
+        rewrite: writes the row that is there, and returns its result.
         keep: stores the result, together with COMMIT.
         keep_and_tell: the same, and returns it as it is stored.
     """
 
     claim: bytes
-    claim_again: bytes
     rewrite: bytes
     keep: bytes
     keep_and_tell: bytes
@@ -74,8 +74,7 @@ class OnceStatements:
 @lru_cache(maxsize=64)
 def once_statements(schema: bytes) -> OnceStatements:
     """Return the statements on the table of a schema, whose name is written in SQL without a per cent sign."""
-    claim = _BOUND + _INSERT + _UNBOUND
-    texts = (_SHOW + claim, claim, _BOUND + _REWRITE, _KEEP, _KEEP + _RETURNING)
+    texts = (_CLAIM, _REWRITE, _KEEP, _KEEP + _RETURNING)
     return OnceStatements(*(text.replace(b"%(schema)s", schema) for text in texts))
 
 

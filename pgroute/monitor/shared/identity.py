@@ -18,8 +18,8 @@ from pgroute.core.topology.wire import WIRE_FORMAT
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pgroute.core.config.lookups import ResolverSpec
     from pgroute.core.config.options import ProbeOptions
-    from pgroute.core.config.router_config import ResolverSpec
     from pgroute.core.model.roles import HostKey
     from pgroute.runtime.credentials import CredentialSource
 

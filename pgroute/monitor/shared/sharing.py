@@ -11,8 +11,8 @@ from pgroute.monitor.shared.watcher import SharedWatcher
 
 if TYPE_CHECKING:
     from pgroute.core.config.dsn import Params
+    from pgroute.core.config.lookups import ResolverSpec
     from pgroute.core.config.options import ProbeOptions
-    from pgroute.core.config.router_config import ResolverSpec
     from pgroute.core.model.roles import HostKey
     from pgroute.monitor.dns_watch import Names
     from pgroute.runtime.credentials import CredentialSource

@@ -24,8 +24,8 @@ from opentelemetry.trace import StatusCode
 
 from pgroute import AsyncRouter, ConfigError, NoHostAvailable, ProbeOptions, Router
 from pgroute.contrib.metrics.families import FAMILIES
-from pgroute.contrib.metrics.routers import behind
 from pgroute.contrib.opentelemetry import RouterInstrumentation
+from pgroute.faces import manager_behind
 from pgroute.testing import LocalCluster
 from tests.support import Background, dsn_with, eventually, password_of
 
@@ -311,7 +311,7 @@ def test_nothing_is_told_after_the_close(shared: LocalCluster, telemetry: Teleme
         with router.writer():
             instrumentation.close()
         instrumentation.close()
-        assert behind(router).meter.observer is None
+        assert manager_behind(router).meter.observer is None
         use(router)
         assert len(telemetry.spans()) == 1
         assert telemetry.points("pgroute.open") == []
@@ -393,7 +393,7 @@ def test_a_processor_that_fails_harms_no_session(shared: LocalCluster, telemetry
 
 def test_a_router_without_an_instrumentation_keeps_nothing_of_a_session(shared: LocalCluster) -> None:
     with Router(shared.dsn) as router, router.writer() as conn:
-        assert behind(router).meter.observer is None
+        assert manager_behind(router).meter.observer is None
         assert conn.pgroute_lease.observed is None  # type: ignore[attr-defined]
 
 

@@ -15,7 +15,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from pgroute import AsyncRouter, ConfigError, NoHostAvailable, PoolOptions, ProbeOptions, Router
-from pgroute.contrib.metrics.families import COUNTER, FAMILIES
+from pgroute.contrib.metrics.families import FAMILIES
+from pgroute.contrib.metrics.family import COUNTER
 from pgroute.contrib.prometheus import RouterCollector
 from pgroute.testing import LocalCluster, Node
 from tests.contrib.metrics.pages import Page, registry_of
@@ -167,8 +168,8 @@ def test_counters_never_fall_while_many_threads_read(shared: LocalCluster) -> No
 
 
 def test_routers_of_one_name_get_numbers(shared: LocalCluster) -> None:
-    with Router(shared.dsn, name="shop") as one, AsyncRouterClosed(shared.dsn) as three:
-        two = Router(shared.dsn, name="shop")
+    two, three = Router(shared.dsn, name="shop"), AsyncRouter(shared.dsn, name="shop")
+    with Router(shared.dsn, name="shop") as one:
         collector = RouterCollector(one, two)
         collector.add(three)
         registry = CollectorRegistry()
@@ -180,19 +181,6 @@ def test_routers_of_one_name_get_numbers(shared: LocalCluster) -> None:
         assert page.value("open", router="shop#2") == 0
         keys = [(sample.name, tuple(sorted(sample.labels.items()))) for sample in page.samples]
         assert len(keys) == len(set(keys))
-
-
-class AsyncRouterClosed:
-    """An AsyncRouter of that name which is never opened."""
-
-    def __init__(self, dsn: str) -> None:
-        self._router = AsyncRouter(dsn, name="shop")
-
-    def __enter__(self) -> AsyncRouter:
-        return self._router
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 def test_a_router_that_is_closed_keeps_its_counters_until_it_is_collected(shared: LocalCluster) -> None:
@@ -211,6 +199,22 @@ def test_a_router_that_is_closed_keeps_its_counters_until_it_is_collected(shared
     page = Page(registry)
     assert page.samples == []
     assert page.types.keys() == {f"pgroute_{family.name}" for family in FAMILIES}
+
+
+def test_hosts_are_told_only_while_somebody_watches_them(shared: LocalCluster) -> None:
+    """Else the replicas of a router that was closed would fall behind, and the hosts of a new one would be down."""
+
+    def told() -> list[str]:
+        names = [sample.name for sample in Page(registry).samples]
+        return [name for name in names if name.startswith("pgroute_host_")]
+
+    router = Router(shared.dsn)
+    registry = registry_of(router)
+    assert told() == []
+    with router:
+        use(router)
+        assert told()
+    assert told() == []
 
 
 def test_the_name_of_a_router_that_is_gone_is_free_again() -> None:

@@ -31,6 +31,8 @@ from tests.support import dsn_at, eventually
 
 Reports = Annotated[psycopg.AsyncConnection[Any], Depends(Dependencies("reports").reader, scope="function")]
 SECRET = "0123456789abcdef"
+READ_ONLY = "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"
+"""What a demoted host tells its sessions."""
 
 
 def notes_app(table: str, database: Any) -> FastAPI:
@@ -52,6 +54,12 @@ def notes_app(table: str, database: Any) -> FastAPI:
     async def read(conn: Reader) -> dict[str, Any]:
         rows = await (await conn.execute(select)).fetchall()
         return {"notes": [text for (text,) in rows], "port": conn.info.port}
+
+    @app.post("/demoted/{text}")
+    async def write_where_nobody_can(text: str, conn: Writer) -> None:
+        await conn.execute(READ_ONLY)
+        await conn.commit()
+        await conn.execute(insert, (text,))
 
     @app.post("/by-reader/{text}")
     async def write_by_reader(text: str, conn: Reader) -> None:
@@ -113,6 +121,19 @@ def test_a_client_is_not_told_200_when_the_commit_is_unknown(
             wire.clear_faults()
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert any(text.startswith("POST /notes/coffee: ") for text in told)
+
+
+def test_a_writer_at_a_demoted_host_is_told_to_try_again_and_a_reader_that_writes_is_not(
+    shared: LocalCluster, notes: str
+) -> None:
+    app = notes_app(notes, lifespan(shared.dsn))
+    add_error_handlers(app)
+    with Served(app) as served:
+        reply = served.post("/demoted/tea")
+        assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
+        assert reply.body == {"detail": "the database cannot do this now: try again"}
+        assert served.post("/notes/tea").status == 200  # by another connection
+        assert served.post("/by-reader/milk").status == 500
 
 
 def test_users_see_what_they_have_written(shared: LocalCluster, held_back: str) -> None:

@@ -152,6 +152,24 @@ def test_a_client_is_not_told_200_when_the_commit_is_unknown(shared: LocalCluste
             db.close()
 
 
+def test_a_writer_at_a_demoted_host_is_told_to_try_again_and_a_reader_that_writes_is_not(
+    client: FlaskClient, db: PGRoute
+) -> None:
+    add_error_handlers(client.application)
+
+    @client.application.post("/demoted")
+    def write_where_nobody_can() -> str:
+        with db.writer() as conn:
+            conn.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+            conn.commit()
+            conn.execute("CREATE TABLE nowhere ()")
+        return "never"
+
+    reply = client.post("/demoted")
+    assert (reply.status_code, reply.headers.get("Retry-After")) == (503, "1")
+    assert client.post("/by-reader/milk").status_code == 500
+
+
 def test_all_threads_share_the_router_that_the_first_one_opens(client: FlaskClient, db: PGRoute) -> None:
     app = client.application
     barrier = threading.Barrier(8)

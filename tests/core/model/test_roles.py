@@ -94,3 +94,8 @@ def test_which_host_serves_which_session(value, primary, read_only_primary, stan
 
 def test_table_has_every_value():
     assert [row[0] for row in TABLE] == [attrs.value for attrs in SessionAttrs]
+
+
+def test_a_role_is_hashed_without_a_call_in_which_another_thread_may_run() -> None:
+    """Counts by role are added to without a lock (`Meter.waiting`)."""
+    assert Role.__hash__ is object.__hash__

@@ -19,11 +19,11 @@ from pgroute.core.routing.acquisition import (
     Step,
     Try,
     Wait,
-    first_choice,
     patience,
-    routes,
 )
 from pgroute.core.routing.balance import Ordered
+from pgroute.core.routing.first_choice import first_choice
+from pgroute.core.topology.changes import routes
 from pgroute.core.topology.observations import Listing, Members
 from pgroute.errors import AcquireTimeout, NoHostAvailable, PoolExhausted, SplitBrainError
 from tests.core.world import A, B, C, World

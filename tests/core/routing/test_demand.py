@@ -9,9 +9,10 @@ import pytest
 
 from pgroute.core.model.position import Position
 from pgroute.core.model.roles import HostRole, SessionAttrs
-from pgroute.core.routing.acquisition import PATIENCE, Acquisition, GiveUp, Step, Try, Wait, first_choice
+from pgroute.core.routing.acquisition import PATIENCE, Acquisition, GiveUp, Step, Try, Wait
 from pgroute.core.routing.balance import Ordered
 from pgroute.core.routing.demand import Demand, Proof, as_lsn
+from pgroute.core.routing.first_choice import first_choice
 from pgroute.core.routing.replayed import Replayed
 from pgroute.core.topology.observations import Members
 from pgroute.errors import ConfigError, NoHostAvailable, PositionLost

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from pgroute.core.model.candidate import Candidate
 from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
-from pgroute.core.routing.acquisition import Acquisition, Try, first_choice
+from pgroute.core.routing.acquisition import Acquisition, Try
 from pgroute.core.routing.balance import Ordered
+from pgroute.core.routing.first_choice import first_choice
 from pgroute.core.routing.set_aside import RETRY_GAP, SetAside
 from tests.core.world import A, B, C, D, World
 

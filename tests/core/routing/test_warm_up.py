@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from pgroute.core.model.candidate import Candidate
 from pgroute.core.model.roles import HostKey, SessionAttrs
-from pgroute.core.routing.acquisition import Acquisition, Try, first_choice
+from pgroute.core.routing.acquisition import Acquisition, Try
 from pgroute.core.routing.balance import Ordered, Policy, Uniform
+from pgroute.core.routing.first_choice import first_choice
 from pgroute.core.routing.round_robin import RoundRobin
 from pgroute.core.routing.warm_up import COLD, WARM_UP, warmth
 from tests.core.world import A, B, C, D, World

@@ -72,6 +72,22 @@ def test_standbys_alone_are_an_outage_for_a_minute() -> None:
     assert world.outage == 0.0
 
 
+def test_a_cluster_of_standbys_that_is_promoted_later_was_in_no_outage() -> None:
+    world = Told(A, B).standby(A).standby(B)
+    world.pass_time(3600.0).standby(A).standby(B).primary(A, 2)
+    assert (world.history.failovers, world.history.outages, world.history.seconds) == (0, 0, 0.0)
+    world.refuse(A).pass_time(2.0)
+    assert world.outage == pytest.approx(2.0)
+
+
+def test_a_standby_that_fails_where_all_are_standbys_is_no_outage_of_the_writers() -> None:
+    world = Told(A, B).standby(A).standby(B)
+    world.pass_time(3600.0).standby(A).standby(B).refuse(B)
+    assert world.outage == 0.0
+    world.standby(B).primary(A, 2)
+    assert (world.history.outages, world.history.seconds) == (0, 0.0)
+
+
 def test_nothing_is_known_before_each_host_was_checked() -> None:
     world = Told().standby(B).standby(C).pass_time(5.0)
     assert world.outage == 0.0

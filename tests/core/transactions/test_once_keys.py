@@ -76,7 +76,7 @@ def test_what_may_be_stored_in_another_form_is_read_again(result: Any) -> None:
 
 def test_statements_name_the_table_of_their_schema() -> None:
     statements = once_statements(b'"my shop"')
-    for name in ("claim", "claim_again", "rewrite", "keep", "keep_and_tell"):
+    for name in ("claim", "rewrite", "keep", "keep_and_tell"):
         text: bytes = getattr(statements, name)
         assert b'"my shop".once' in text
         assert b"%(schema)s" not in text

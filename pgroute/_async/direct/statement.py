@@ -1,0 +1,148 @@
+"""One statement of the user's: executed as a transaction of its own, and what its rows become."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pgroute._async.alone import COMMITTED, NOTHING, UNKNOWN
+from pgroute.core.sql.parts import may_commit_parts
+from pgroute.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence  # async-only
+
+    # sync-only: from collections.abc import Callable, Mapping, Sequence
+    import psycopg
+    from psycopg.abc import QueryNoTemplate as Query
+    from psycopg.rows import AsyncRowFactory
+
+    from pgroute._async.checkout import AsyncCheckout
+
+    Params = Sequence[Any] | Mapping[str, Any] | None
+
+
+class AsyncStatement:
+    """A statement, as `AsyncAlone` runs it.
+
+    Args:
+        fetch: returns what is wanted of a cursor that has executed it.
+        query: of the user's.
+        params: likewise.
+        row_factory: makes the rows; None: the connection's.
+    """
+
+    __slots__ = ("_conn", "_fetch", "_foreign", "_in_block", "_params", "_query", "_row_factory")
+
+    name = "statement"
+    keeps_session = False
+
+    def __init__(
+        self,
+        fetch: Callable[[psycopg.AsyncCursor[Any]], Awaitable[Any]],
+        query: Query,
+        params: Params,
+        row_factory: AsyncRowFactory[Any] | None = None,
+    ) -> None:
+        self._fetch = fetch
+        self._query = query
+        self._params = params
+        self._row_factory = row_factory
+        self._conn: psycopg.AsyncConnection[Any] | None = None
+        self._in_block = False
+        self._foreign: BaseException | None = None
+
+    async def run(self, checkout: AsyncCheckout[Any]) -> Any:
+        self._conn = conn = checkout.conn
+        if conn.isolation_level is None and (checkout.lease.read_only or not conn.read_only):
+            return await self._perform(conn)
+        # psycopg tells these with BEGIN alone, and the server has not said that its own defaults are the same.
+        self._in_block = True
+        async with conn.transaction():
+            value = await self._perform(conn)
+            self._in_block = False
+        return value
+
+    async def _perform(self, conn: psycopg.AsyncConnection[Any]) -> Any:
+        cursor = cursor_of(conn, self._row_factory)
+        try:
+            await execute_one(cursor, self._query, self._params)
+            return await self._fetch(cursor)
+        except BaseException as exc:
+            if cursor.pgresult is not None:
+                self._foreign = exc  # it was executed: this comes from the row factory, or from a value
+            raise
+
+    def outcome(self) -> str:
+        if self._in_block:
+            return NOTHING
+        return COMMITTED if self._foreign is not None else UNKNOWN
+
+    def is_own(self, exc: psycopg.Error) -> bool:
+        return exc is not self._foreign
+
+    def why_not_again(self, exc: psycopg.Error) -> str:
+        if self._in_block or exc.sqlstate not in ("40001", "40P01"):
+            return ""
+        parts = may_commit_parts(self._text())
+        return "it may have committed a part of its work before that" if parts else ""
+
+    def _text(self) -> str:
+        query = self._query
+        if isinstance(query, str):
+            return query
+        data = query if isinstance(query, bytes) else query.as_bytes(self._conn)
+        return data.decode("latin-1")
+
+
+def cursor_of(conn: psycopg.AsyncConnection[Any], row_factory: Any) -> psycopg.AsyncCursor[Any]:
+    """Return a new cursor with a row factory; None: that of the connection."""
+    return conn.cursor(row_factory=conn.row_factory if row_factory is None else row_factory)
+
+
+async def execute_one(cursor: psycopg.AsyncCursor[Any], query: Query, params: Params) -> None:
+    """Execute a query of one statement.
+
+    Raises:
+        psycopg.Error: the server's error, and that the query has several.
+    """
+    if _is_single(query):
+        await cursor.execute(query, params)
+        return
+    # Without values, psycopg would send several statements as they are. In a pipeline it uses the protocol in which the
+    # server refuses that.
+    async with cursor.connection.pipeline():
+        await cursor.execute(query, params)
+
+
+def _is_single(query: Query) -> bool:
+    """Return True if a query has one statement for sure: there is no semicolon within."""
+    return isinstance(query, str) and ";" not in query.rstrip("; \t\r\n")
+
+
+async def command_tag(cursor: psycopg.AsyncCursor[Any]) -> str:
+    """Return the command tag."""
+    return cursor.statusmessage or ""
+
+
+async def all_rows(cursor: psycopg.AsyncCursor[Any]) -> list[Any]:
+    """Return all rows."""
+    return [] if cursor.description is None else await cursor.fetchall()
+
+
+async def first_row(cursor: psycopg.AsyncCursor[Any]) -> Any:
+    """Return the first row, None if there is none."""
+    return None if cursor.description is None else await cursor.fetchone()
+
+
+async def first_value(column: int, cursor: psycopg.AsyncCursor[Any]) -> Any:
+    """Return a value of the first row, None if there is none.
+
+    Raises:
+        ConfigError: there is no such column.
+    """
+    row = await first_row(cursor)
+    if row is None:
+        return None
+    if column >= len(row):
+        raise ConfigError("column", column, f"expected a number below {len(row)}, the columns of the result")
+    return row[column]

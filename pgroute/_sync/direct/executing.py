@@ -1,0 +1,94 @@
+# Generated from pgroute/_async/direct/executing.py by .ci/unasync.py: edit that file, not this one.
+"""`execute` and `executemany` of the router."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, Literal, cast
+
+from pgroute._sync.direct.statement import Statement, command_tag, cursor_of, execute_one
+from pgroute._sync.direct.whole import CT_co, run_alone, run_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import psycopg
+    from psycopg.abc import QueryNoTemplate as Query
+
+    from pgroute._sync.direct.statement import Params
+    from pgroute._sync.manager import SessionManager
+    from pgroute.core.model.roles import Role
+
+
+class Executing(Generic[CT_co]):
+    """The part of a router that executes statements."""
+
+    _manager: SessionManager[CT_co]
+
+    def execute(
+        self,
+        query: Query,
+        params: Params = None,
+        *,
+        role: Literal["writer", "reader"] | Role = "writer",
+        timeout: float | None = None,
+        once: str | bool | None = None,
+    ) -> str:
+        """Execute one statement in a transaction of its own, and return its command tag, such as "INSERT 0 1".
+
+        It takes one round trip; with *once*, three. It is run again as `run()` would run it. A writer's statement whose
+        connection is lost after it was sent is not, except with *once*: it may have been committed.
+
+        Args:
+            query: one statement, with placeholders as in psycopg.
+            params: the values of the placeholders; None: the query has none.
+            role: "writer" or "reader".
+            timeout: seconds for the whole call; None: the limit of the policy, and acquire_timeout for each session.
+            once: as in `run()`.
+
+        Raises:
+            ConfigError: an argument is invalid.
+            NoHostAvailable, PoolExhausted, SplitBrainError: there was no session in time.
+            RouterClosed: the router is not open.
+            CommitUnknown: the connection of a writer was lost, or no synchronous standby has confirmed the commit.
+            SessionLost: the connection of a reader was lost, and there was no time for another attempt.
+            psycopg.Error: the server's error, and that the query has several statements, or begins a transaction.
+        """
+        if once is None or once is False:
+            statement = Statement(command_tag, query, params)
+            # One statement: on a line of its own, an interrupt after the commit would carry no note.
+            return cast("str", run_alone(self._manager, statement, role, timeout))
+
+        def body(conn: psycopg.Connection[Any]) -> str:
+            cursor = cursor_of(conn, None)
+            execute_one(cursor, query, params)
+            return command_tag(cursor)
+
+        return run_whole(self._manager, body, role, timeout, once)
+
+    def executemany(
+        self,
+        query: Query,
+        params_seq: Iterable[Sequence[Any] | Mapping[str, Any]],
+        *,
+        role: Literal["writer", "reader"] | Role = "writer",
+        timeout: float | None = None,
+    ) -> None:
+        """Execute a statement with each set of values, all in one transaction, which is run again as in `run()`.
+
+        Args:
+            query: one statement, with placeholders as in psycopg.
+            params_seq: the values. An iterator is read to its end before the first attempt.
+            role: "writer" or "reader".
+            timeout: seconds for the whole call; None: the limit of the policy, and acquire_timeout for each session.
+
+        Raises:
+            RouteError: as with `run()`.
+            psycopg.Error: the server's error; nothing was committed.
+        """
+        values = list(params_seq)
+
+        def body(conn: psycopg.Connection[Any]) -> None:
+            with conn.cursor() as cursor:
+                cursor.executemany(query, values)
+
+        run_whole(self._manager, body, role, timeout)
