@@ -31,6 +31,7 @@ CHAPTERS = (
     Chapter("Notifications", "pgroute", "Listener Notification Gap"),
     Chapter("COPY", "pgroute", "CopyStream CopyProgress CopyInOptions CopyOutOptions"),
     Chapter("Options", "pgroute", "PoolOptions ProbeOptions HostOptions RetryPolicy CredentialRequest"),
+    Chapter("Discovery", "pgroute", "PatroniDiscovery AuroraDiscovery HostAdvice AdviserInfo"),
     Chapter("Configuration files", "pgroute", "from_config"),
     Chapter(
         "Errors",

@@ -14,8 +14,10 @@ from pgroute._sync.session import Session
 from pgroute._sync.transaction.attempts import Attempt, Attempts
 from pgroute.config_file.entry import from_config
 from pgroute.core.config.credentials import CredentialRequest
+from pgroute.core.config.discovery import AuroraDiscovery, PatroniDiscovery
 from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
 from pgroute.core.config.retry_policy import RetryPolicy
+from pgroute.core.model.advice import AdviserInfo, HostAdvice
 from pgroute.core.model.candidate import Candidate
 from pgroute.core.model.copying import CopyInOptions, CopyOutOptions, CopyProgress
 from pgroute.core.model.events import Event, EventKind
@@ -44,6 +46,7 @@ __version__ = VERSION
 
 __all__ = [
     "AcquireTimeout",
+    "AdviserInfo",
     "AsyncAttempt",
     "AsyncAttempts",
     "AsyncCausal",
@@ -53,6 +56,7 @@ __all__ = [
     "AsyncSession",
     "Attempt",
     "Attempts",
+    "AuroraDiscovery",
     "Candidate",
     "Causal",
     "CommitUnknown",
@@ -65,6 +69,7 @@ __all__ = [
     "Event",
     "EventKind",
     "Gap",
+    "HostAdvice",
     "HostInfo",
     "HostKey",
     "HostOptions",
@@ -73,6 +78,7 @@ __all__ = [
     "Listener",
     "NoHostAvailable",
     "Notification",
+    "PatroniDiscovery",
     "Policy",
     "PoolExhausted",
     "PoolOptions",

@@ -45,6 +45,7 @@ ROWS = (
     (
         "core.abort_policy",
         "core.copying",
+        "core.discovery",
         "core.freshness",
         "core.listening",
         "core.schedule",

@@ -75,6 +75,7 @@ class SessionManager(Acquiring[CT]):
             targets=config.targets,
             max_lag=config.max_lag,
             source=source,
+            discovery=config.discovery,
         )
         meter = Meter()
         writers = ConnectBackoff()
@@ -111,6 +112,7 @@ class SessionManager(Acquiring[CT]):
             self.pools[Role.READER].stats(),
             self.dispatcher.dropped,
             self.meter.counts(self.topology),
+            self.topology.adviser,
             self.watch.sharing,
         )
 

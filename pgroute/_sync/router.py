@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from psycopg.rows import RowFactory, Row
 
     from pgroute.core.config.credentials import CredentialRequest
+    from pgroute.core.config.discovery import AuroraDiscovery, PatroniDiscovery
     from pgroute.core.config.retry_policy import RetryPolicy
     from pgroute.core.routing.balance import Policy
 
@@ -54,7 +55,7 @@ class Router(
     the hosts.
 
     A key of *host_options* that the DSN does not have is a ConfigError, unless the DSN has names whose hosts are not
-    known yet (SRV, ``addresses="expand"``).
+    known yet (SRV, ``addresses="expand"``, *discovery*).
 
     With ``addresses="one-host"`` a name is one host, whose addresses are tried in order. With "expand" each address is
     a host, and hosts join and leave with the records. SRV records always come from the DNS, whatever the *resolver*.
@@ -81,6 +82,8 @@ class Router(
         addresses: "one-host" or "expand": what a name with several addresses means.
         srv_domains: further domains for the targets of SRV records; "." is any. None: only the service's own domain
             with sslmode=verify-full, otherwise any.
+        discovery: who is asked for advice on the members, see docs/discovery.md: "patroni", the URLs of its REST API
+            with commas between them, a PatroniDiscovery, "aurora", or an AuroraDiscovery; None: nobody.
         retry: how long `run()` and `attempts()` retry; None: ``RetryPolicy()``.
         acquire_timeout: seconds to wait for a session.
         max_lag: seconds that a standby may miss at most to serve readers, at least 0.1; None: any number. Hosts are
@@ -124,6 +127,7 @@ class Router(
         resolver: str | BaseResolver = "system",
         addresses: Literal["one-host", "expand"] = "one-host",
         srv_domains: Collection[str] | None = None,
+        discovery: str | PatroniDiscovery | AuroraDiscovery | None = None,
         retry: RetryPolicy | None = None,
         acquire_timeout: float = 30.0,
         max_lag: float | None = None,
@@ -154,6 +158,7 @@ class Router(
         resolver: str | BaseResolver = "system",
         addresses: Literal["one-host", "expand"] = "one-host",
         srv_domains: Collection[str] | None = None,
+        discovery: str | PatroniDiscovery | AuroraDiscovery | None = None,
         retry: RetryPolicy | None = None,
         acquire_timeout: float = 30.0,
         max_lag: float | None = None,
@@ -183,6 +188,7 @@ class Router(
         resolver: str | BaseResolver = "system",
         addresses: Literal["one-host", "expand"] = "one-host",
         srv_domains: Collection[str] | None = None,
+        discovery: str | PatroniDiscovery | AuroraDiscovery | None = None,
         retry: RetryPolicy | None = None,
         acquire_timeout: float = 30.0,
         max_lag: float | None = None,
@@ -213,6 +219,7 @@ class Router(
         resolver: str | BaseResolver = "system",
         addresses: Literal["one-host", "expand"] = "one-host",
         srv_domains: Collection[str] | None = None,
+        discovery: str | PatroniDiscovery | AuroraDiscovery | None = None,
         retry: RetryPolicy | None = None,
         acquire_timeout: float = 30.0,
         max_lag: float | None = None,
@@ -248,6 +255,7 @@ class Router(
             resolver=resolver,
             addresses=addresses,
             srv_domains=srv_domains,
+            discovery=discovery,
             retry=retry,
             acquire_timeout=acquire_timeout,
             max_lag=max_lag,

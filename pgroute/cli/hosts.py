@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pgroute import HostRole, HostState
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from pgroute import HostInfo, Topology
+    from pgroute import AdviserInfo, HostInfo, Topology
 
 STYLES = {
     HostState.UP: "green",
@@ -24,7 +25,7 @@ STYLES = {
     HostState.STARTING: "yellow",
 }
 
-_DROPPED = ("reason", "rtt", "from", "address", "timeline", "staleness", "lag", "state", "role")
+_DROPPED = ("reason", "advice", "rtt", "from", "address", "timeline", "staleness", "lag", "state", "role")
 """The columns that a narrow terminal loses, the first ones first. The host column stays, folded if need be."""
 _HOST_WIDTH = 24
 """Columns are dropped before the host column gets narrower than this."""
@@ -93,6 +94,8 @@ def _columns(topology: Topology, names: Mapping[str, str] | None) -> dict[str, l
     columns["rtt"] = [_rtt_cell(h) for h in hosts]
     if any(h.origin for h in hosts):
         columns["from"] = [h.origin or "DSN" for h in hosts]
+    if any(h.advice and (h.advice.text or h.advice.state) for h in hosts):
+        columns["advice"] = [_advice_cell(h) for h in hosts]
     columns["reason"] = [h.reason or "" for h in hosts]
     return columns
 
@@ -108,6 +111,43 @@ def role_cell(host: HostInfo) -> str:
         return "-"
     read_only = host.read_only and host.role is HostRole.PRIMARY
     return host.role.value + (" (read-only)" if read_only else "")
+
+
+def _advice_cell(host: HostInfo) -> str:
+    if host.advice is None:
+        return "-"
+    return ", ".join(part for part in (host.advice.state, host.advice.text) if part) or "-"
+
+
+def adviser_text(adviser: AdviserInfo | None) -> str:
+    """Return what there is to say of the adviser, empty if there is none."""
+    if adviser is None:
+        return ""
+    parts = [f"{adviser.members} members"]
+    if adviser.scope:
+        parts[0] += f" of {adviser.scope}"
+    if adviser.heard_at is None:
+        parts = []
+    if adviser.source and not adviser.error:
+        parts[0] += f", by {adviser.source}"
+    if adviser.paused:
+        parts.append("paused: it does not fail over by itself")
+    if adviser.switchover:
+        at = "" if adviser.switchover_at is None else _clock(adviser.switchover_at)
+        parts.append(f"a switchover {adviser.switchover} is scheduled{at}")
+    parts += [f"member {member} is no host here ({why})" for member, why in adviser.strangers]
+    if adviser.error:
+        stands = "is forgotten" if adviser.forgotten else "stands"
+        what = f"what it said {stands}" if adviser.heard_at is not None else "it said nothing yet"
+        parts.append(f"no answer, {what} ({adviser.error})")
+    return f"{adviser.name}: {'; '.join(parts) or 'not asked yet'}"
+
+
+def _clock(at: float) -> str:
+    try:
+        return f" at {datetime.fromtimestamp(at, UTC).astimezone().isoformat(timespec='seconds')}"
+    except (OverflowError, ValueError, OSError):
+        return ""
 
 
 def _timeline_cell(host: HostInfo) -> str:

@@ -107,6 +107,11 @@ def _add_subject(parser: argparse.ArgumentParser, *, required: bool = False) -> 
         metavar="DOMAIN",
         help="accept SRV targets below this domain too; repeatable",
     )
+    parser.add_argument(
+        "--discovery",
+        metavar="ADVISER",
+        help="ask which members there are: patroni, URLs of its REST API with commas, or aurora",
+    )
 
 
 def _add_timeout(parser: argparse.ArgumentParser, default: float) -> None:

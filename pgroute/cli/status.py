@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pgroute import HostRole, HostState, SessionAttrs
+from pgroute.cli.hosts import adviser_text
 from pgroute.cli.subject import find_subject
 from pgroute.cli.terminal import open_console, silence_libraries
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from pgroute import HostInfo, Router, Topology
+    from pgroute import AdviserInfo, HostAdvice, HostInfo, Router, Topology
 
 _POLL = 0.01
 _FINE = (HostState.UP, HostState.ALIAS)
@@ -77,11 +78,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def observe(router: Router, timeout: float) -> Topology:
-    """Return the topology once every host was probed and no conflict is being probed again, or after *timeout*."""
+    """Return the topology once every host was probed, no conflict is being probed again, and the adviser was asked.
+
+    After *timeout* seconds it is returned as it is.
+    """
     deadline = time.monotonic() + timeout
     while True:
         topology = router.topology
-        if (topology.initial_scan_done and not topology.urgent) or time.monotonic() >= deadline:
+        asked = topology.adviser is None or topology.adviser.settled
+        if (topology.initial_scan_done and not topology.urgent and asked) or time.monotonic() >= deadline:
             return topology
         time.sleep(_POLL)
 
@@ -105,9 +110,13 @@ def _follow(router: Router, topology: Topology, console: Console | None) -> NoRe
 
 def _essence(topology: Topology) -> object:
     """Return the part of a topology whose change is printed: without lag and round-trip times."""
-    hosts = tuple((h.key, h.role, h.state, h.reason, h.read_only, h.usable) for h in topology.hosts)
+    hosts = tuple(
+        (h.key, h.role, h.state, h.reason, h.read_only, h.usable, h.advice and h.advice.text)
+        for h in topology.hosts
+    )
     return (
         hosts,
+        adviser_text(topology.adviser),
         topology.split_brain,
         {h.key: h.timeline for h in topology.hosts if h.role is HostRole.PRIMARY},
     )
@@ -124,6 +133,7 @@ def as_json(topology: Topology, assessment: Assessment) -> dict[str, Any]:
         "primary": str(topology.primary.key) if topology.primary else None,
         "split_brain": sorted(str(key) for key in topology.split_brain),
         "complete": topology.initial_scan_done,
+        "adviser": None if topology.adviser is None else _adviser_json(topology.adviser),
         "hosts": [_host_json(h) for h in topology.hosts],
     }
 
@@ -146,6 +156,34 @@ def _host_json(h: HostInfo) -> dict[str, Any]:
         "server_version": h.server_version or None,
         # 64 bits do not fit a JSON number in many languages.
         "system_id": None if h.system_id is None else str(h.system_id),
+        "zone": h.zone,
+        "advice": None if h.advice is None else _advice_json(h.advice),
+    }
+
+
+def _advice_json(advice: HostAdvice) -> dict[str, Any]:
+    return {
+        "member": advice.member,
+        "role": advice.role,
+        "state": advice.state,
+        "no_reads": advice.no_reads,
+        "no_failover": advice.no_failover,
+        "zone": advice.zone,
+        "lag_bytes": advice.lag_bytes,
+    }
+
+
+def _adviser_json(adviser: AdviserInfo) -> dict[str, Any]:
+    return {
+        "name": adviser.name,
+        "answering": adviser.answering,
+        "source": adviser.source,
+        "error": adviser.error,
+        "scope": adviser.scope,
+        "members": adviser.members,
+        "paused": adviser.paused,
+        "switchover": adviser.switchover,
+        "strangers": dict(adviser.strangers),
     }
 
 
@@ -157,6 +195,8 @@ def _show(console: Console, topology: Topology, assessment: Assessment) -> None:
     for name, hosts in (("writers", assessment.writers), ("readers", assessment.readers)):
         where = ", ".join(str(h.key) for h in hosts) or f"nowhere: {topology.why_not_writable}"
         console.print(f"{name}  {where}", style=None if hosts else "red")
+    if text := adviser_text(topology.adviser):
+        console.print(text, markup=False)
     style = {0: "green", 1: "yellow", 2: "red"}[assessment.status]
     console.print(f"{VERDICTS[assessment.status]}{_because(assessment)}", style=style)
 

@@ -57,14 +57,16 @@ def find_subject(args: argparse.Namespace) -> Subject:
         CommandError: they do not go together.
         ConfigError: the file cannot be used.
     """
-    names = {name: getattr(args, name) for name in ("resolver", "addresses", "srv_domains")}
+    names = {name: getattr(args, name) for name in ("resolver", "addresses", "srv_domains", "discovery")}
     given = {name: value for name, value in names.items() if value is not None}
     if not is_file(args.dsn):
         if args.router is not None:
             raise CommandError("--router is for a configuration file (.toml, .yaml, .yml)")
         return Subject({"dsn": args.dsn, **given})
     if given:
-        raise CommandError("--resolver, --addresses and --srv-domain are for a DSN: a file has its own")
+        raise CommandError(
+            "--resolver, --addresses, --srv-domain and --discovery are for a DSN: a file has its own"
+        )
     named = read_router(find_file(args.dsn), args.router)
     arguments = {name: value for name, value in named.arguments.items() if name not in _LEFT_OUT}
     if "kwargs" in arguments:

@@ -10,7 +10,8 @@ from pgroute._sync.router import Router
 from pgroute.config_file.place import Place, check_keys, construct, table_at
 from pgroute.config_file.retrying import RETRY_KEYS, read_retry
 from pgroute.config_file.source import read_tables
-from pgroute.config_file.values import Option, option_of, resolve
+from pgroute.config_file.values import Option, is_source, option_of, resolve
+from pgroute.core.config.discovery import AuroraDiscovery, PatroniDiscovery
 from pgroute.core.config.dsn import DSN_ONLY, PSYCOPG_ARGUMENTS
 from pgroute.core.config.libpq import is_secret, keywords
 from pgroute.core.config.options import (
@@ -29,6 +30,10 @@ T = TypeVar("T")
 
 KINDS = ("connection", "pool", "async_connection", "async_pool")
 DEFAULT_KIND = "pool"
+_ADVISERS: dict[str, type[PatroniDiscovery | AuroraDiscovery]] = {
+    "patroni": PatroniDiscovery,
+    "aurora": AuroraDiscovery,
+}
 _TOP = ("default", "routers")
 _NOT_IN_FILES = ("name", "unknown")
 _POOLS = ("writer", "reader")
@@ -106,6 +111,7 @@ def _router(name: str, place: Place, table: Mapping[str, object]) -> Named:
     homes = [
         (" or ".join(place.below(role).key for role in _POOLS), _names(PoolOptions)),
         (place.below("probe").key, _names(ProbeOptions)),
+        (place.below("discovery").key, _names(PatroniDiscovery)),
         (place.below("retry").key, RETRY_KEYS),
         ("the DSN", [*DSN_ONLY, *_SYNONYMS]),
         (place.below("kwargs").key, [*PSYCOPG_ARGUMENTS, *keywords()]),
@@ -134,8 +140,18 @@ def _argument(place: Place, key: str, value: object, annotation: str) -> object:
             return {host: _options(place.below(host), HostOptions, hosts[host]) for host in hosts}
         case "kwargs":
             return _kwargs(place, table_at(place, value))
+        case "discovery" if isinstance(value, dict) and not is_source(value):
+            return _discovery(place, value)
         case _:
             return resolve(place, value, option_of(annotation))
+
+
+def _discovery(place: Place, table: Mapping[str, object]) -> PatroniDiscovery | AuroraDiscovery:
+    kind = resolve(place.below("kind"), table.get("kind", "patroni"), Option())
+    if kind not in _ADVISERS:
+        raise place.below("kind").error(kind, f"expected one of {', '.join(_ADVISERS)}")
+    options = {key: value for key, value in table.items() if key != "kind"}
+    return _options(place, _ADVISERS[str(kind)], options)
 
 
 def _options(place: Place, cls: type[T], value: object) -> T:
@@ -148,6 +164,9 @@ def _options(place: Place, cls: type[T], value: object) -> T:
         inner = place.below(key)
         if key == "kwargs":
             arguments[key] = _kwargs(inner, table_at(inner, given))
+        elif key == "hosts" and isinstance(given, dict) and not is_source(given):
+            places = table_at(inner, given)
+            arguments[key] = {name: resolve(inner.below(name), places[name], Option()) for name in places}
         elif key == "settings":
             arguments[key] = _settings(inner, table_at(inner, given))
         else:

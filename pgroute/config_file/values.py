@@ -68,6 +68,11 @@ def option_of(annotation: str) -> Option:
     )
 
 
+def is_source(value: Mapping[str, object]) -> bool:
+    """Return True for a table that says where a text comes from."""
+    return bool(set(value) & set(_SOURCES))
+
+
 def resolve(place: Place, value: object, option: Option) -> object:
     """Return the value of an option for Python.
 

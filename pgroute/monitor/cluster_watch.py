@@ -33,6 +33,7 @@ from pgroute.monitor.thread import Monitor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pgroute.core.config.discovery import Discovery
     from pgroute.core.config.dns_names import Mode
     from pgroute.core.config.dsn import Params
     from pgroute.core.config.lookups import ResolverSpec
@@ -80,6 +81,7 @@ class ClusterWatch:
         targets: which targets of a service are accepted.
         max_lag: the router's, in seconds; None: it has none.
         source: calls the router's credentials function; None: it has none.
+        discovery: who is asked which members there are; None: nobody.
 
     Attributes:
         options: as given.
@@ -100,10 +102,11 @@ class ClusterWatch:
         targets: Targets = ANYWHERE,
         max_lag: float | None = None,
         source: CredentialSource | None = None,
+        discovery: Discovery | None = None,
     ) -> None:
         self.options = options
         self.topology: Topology = initial_topology(entries, time.monotonic(), rules)
-        self._source = HostSource(entries, params, resolver, mode, targets, source)
+        self._source = HostSource(entries, params, resolver, mode, targets, source, discovery)
         self._rules = rules
         self._listener: Callable[[], Listener | None] = lambda: None
         # One state for each side: the router's threads reach the loop through `_monitor`, from start() to stop();
@@ -241,6 +244,7 @@ class ClusterWatch:
             if was.silent_since is None:
                 membership.draining.add(was)
         self._reschedule(old, new, membership)
+        membership.seen(old, new)
 
     def _publish(self, old: Topology, new: Topology, events: tuple[Event, ...]) -> None:
         listener = self._listener()

@@ -24,6 +24,7 @@ from pgroute.monitor.draining import DrainingHosts
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from pgroute.core.config.discovery import Discovery
     from pgroute.core.config.dns_names import Mode, Question
     from pgroute.core.config.dsn import Params
     from pgroute.core.config.lookups import ResolverSpec
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from pgroute.core.model.roles import HostKey
     from pgroute.core.model.stats import WatchSharing
     from pgroute.core.topology.observations import Observation
+    from pgroute.core.topology.snapshot import Topology
+    from pgroute.monitor.advised import AdvisedHosts
     from pgroute.monitor.shared.sharing import AnyWatcher
     from pgroute.monitor.subscribers import Subscriber
     from pgroute.monitor.thread import Monitor
@@ -49,6 +52,7 @@ class HostSource:
         mode: what a name of several addresses stands for.
         targets: which targets of a service are accepted.
         credentials: calls the credentials function of the router; None: it has none.
+        discovery: who is asked which members there are; None: nobody.
     """
 
     entries: tuple[HostKey, ...]
@@ -57,6 +61,7 @@ class HostSource:
     mode: Mode
     targets: Targets = ANYWHERE
     credentials: CredentialSource | None = None
+    discovery: Discovery | None = None
 
 
 class Owner(draining.Sessions, Protocol):
@@ -94,10 +99,13 @@ class Membership:
         self._notes: dict[HostKey, str] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._ended = False
+        self._advised = None if source.discovery is None else self._advised_by(source.discovery)
 
     async def end(self) -> None:
         """Leave all hosts and names; returns when the connections that no other router needs are closed."""
         self._ended = True
+        if self._advised is not None:
+            await self._advised.end()
         watchers, self._watchers = self._watchers, {}
         asked, self._questions = self._questions, ()
         for watcher in watchers.values():
@@ -134,6 +142,11 @@ class Membership:
             self._notes[key] = text
             self.follow()
 
+    def seen(self, old: Topology, new: Topology) -> None:
+        """Work the members out again if what decides about those of the adviser has changed."""
+        if self._advised is not None and _places(old) != _places(new):
+            self._advised.refresh()
+
     def doubt(self, key: HostKey) -> None:
         """Look up again the names by which an unreachable host is listed."""
         host = self._owner.topology.host(key)
@@ -150,18 +163,29 @@ class Membership:
         listed, errors = members(
             self._source.entries, self._source.mode, self._names.found, self._source.targets
         )
+        listings = {m.key: m.listing for m in listed}
+        advised = None
+        if self._advised is not None:
+            joined, advised = self._advised.members(listings)
+            listings |= joined
+            dropped += self._ask()
         listings = {
-            m.key: replace(m.listing, note=m.listing.note or self._notes.get(m.key, "")) for m in listed
+            key: replace(listing, note=listing.note or self._notes.get(key, ""))
+            for key, listing in listings.items()
         }
         self._owner.observe(Members(tuple(listings), listings))
+        if advised is not None:
+            self._owner.observe(advised)
         for key in [key for key in self._watchers if key not in listings]:
             self._notes.pop(key, None)
             self._leave(self._watchers.pop(key), self._owner)
         for question in dropped:  # after the hosts, which need its answer
             self._finish(self._names.leave(question, self))
+        entries = {m.key for m in listed}
         for key in listings:
-            if key not in self._watchers and not stands_for_others(key, self._source.mode):
-                self._watchers[key] = self._join(key, self._owner)
+            if key in self._watchers or (key in entries and stands_for_others(key, self._source.mode)):
+                continue
+            self._watchers[key] = self._join(key, self._owner)
         for key, reason in errors.items():
             fault = Fault(FaultKind.UNRESOLVED, host_suspect=True, reason=reason)
             self._owner.observe(Failure(key, fault, time.monotonic()))
@@ -170,8 +194,11 @@ class Membership:
         """Ask for the names that the entries lead to, and return those that they led to before."""
         dropped: list[Question] = []
         found, targets = self._names.found, self._source.targets
+        entries = (
+            self._source.entries if self._advised is None else (*self._source.entries, *self._advised.keys)
+        )
         # In rounds: the targets of a service are names themselves, which may be known already.
-        while (wanted := questions(self._source.entries, found, targets)) != self._questions:
+        while (wanted := questions(entries, found, targets)) != self._questions:
             before, self._questions = self._questions, wanted
             for question in wanted:
                 if question not in before:
@@ -204,6 +231,24 @@ class Membership:
         """Log a bug in pgroute."""
         self._owner.log_error(text, exc)
 
+    def _advised_by(self, discovery: Discovery) -> AdvisedHosts:
+        # Only then: it takes what few routers need.
+        from pgroute.monitor.advised import AdvisedHosts
+        from pgroute.monitor.probe_login import ProbeLogin
+
+        source = self._source
+        return AdvisedHosts(
+            discovery=discovery,
+            resolver=source.resolver,
+            targets=source.targets,
+            login=lambda key: ProbeLogin(key, source.params(key), source.credentials),
+            monitor=self._monitor,
+            names=self._names,
+            reader=self,
+            topology=lambda: self._owner.topology,
+            on_change=self.follow,
+        )
+
     def _join(self, key: HostKey, subscriber: Subscriber) -> AnyWatcher:
         params = self._source.params(key)
         return self._monitor.join(
@@ -219,3 +264,10 @@ class Membership:
         task = asyncio.get_running_loop().create_task(leaving)
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
+
+
+def _places(topology: Topology) -> object:
+    """Return where the hosts are, and which of them serve."""
+    return topology.primary and topology.primary.key, [
+        (h.key, h.address, h.state, h.usable) for h in topology.hosts
+    ]

@@ -119,7 +119,31 @@ class ProbeConnection:
                 return answer
         raise ProbeFailed.malformed("another one to each question")
 
+    async def rows(self, sql: bytes, timeout: float) -> list[list[bytes | None]]:
+        """Return the rows of the last statement in a text.
+
+        Raises:
+            ProbeFailed: there is no answer in twice the time, it is an error, or the connection is lost.
+        """
+        *_, result = await self._results_of(sql, timeout, lambda _: None)
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            text = printable(result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"no rows")
+            raise ProbeFailed(Fault(FaultKind.OTHER, reason=text))
+        rows = [
+            [result.get_value(row, column) for column in range(result.nfields)]
+            for row in range(result.ntuples)
+        ]
+        self._allowance.answered(sum(len(value or b"") for row in rows for value in row))
+        return rows
+
     async def _ask_once(self, timeout: float, on_slow: Callable[[float], None]) -> Answer | None:
+        sent_at = time.monotonic()
+        results = await self._results_of(self._statement.sql, timeout, on_slow)
+        return self._read(results, sent_at, time.monotonic() - sent_at)
+
+    async def _results_of(
+        self, sql: bytes, timeout: float, on_slow: Callable[[float], None]
+    ) -> list[PGresult]:
         if self.lost is not None:
             raise ProbeFailed(self.lost)
         self._pending = self._loop.create_future()
@@ -127,7 +151,7 @@ class ProbeConnection:
         sent_at = time.monotonic()
         try:
             try:
-                self._pgconn.send_query(self._statement.sql)
+                self._pgconn.send_query(sql)
                 self._pgconn.flush()
             except psycopg.Error as exc:
                 self._lose(one_line(str(exc)))
@@ -135,10 +159,9 @@ class ProbeConnection:
                 on_slow(sent_at)
                 if not await stall_aware_wait(self._pending, timeout):
                     raise ProbeFailed.timed_out(f"no answer in {2 * timeout:g} s")
-            results = self._pending.result()
+            return self._pending.result()
         finally:
             self._pending = None
-        return self._read(results, sent_at, time.monotonic() - sent_at)
 
     def _read(self, results: list[PGresult], sent_at: float, rtt: float) -> Answer | None:
         """Return the answer, None if the statement must be sent again in another form."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pgroute.core.config.lookups import ResolverSpec
     from pgroute.core.config.options import ProbeOptions
     from pgroute.core.model.roles import HostKey
+    from pgroute.monitor.advisers import Advisers
     from pgroute.monitor.shared.sharing import AnyWatcher
     from pgroute.monitor.subscribers import Subscriber
     from pgroute.runtime.credentials import CredentialSource
@@ -61,6 +62,7 @@ class Monitor:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop
+        self._advisers: Advisers | None = None
         self._names: dict[object, Names] = {}
         self._watchers: dict[WatchKey, AnyWatcher] = {}
         self._sharing = Sharing()
@@ -172,6 +174,15 @@ class Monitor:
         if which not in self._names:
             self._names[which] = Names(spec)
         return self._names[which]
+
+    @property
+    def advisers(self) -> Advisers:
+        """Those of all routers; for use in the loop."""
+        if self._advisers is None:
+            from pgroute.monitor.advisers import Advisers  # only then: it takes what few routers need
+
+            self._advisers = Advisers()
+        return self._advisers
 
     def forget(self, names: Names) -> None:
         """Drop the names of a resolver once none of them is watched; in the loop."""

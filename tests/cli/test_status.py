@@ -65,11 +65,13 @@ def test_json_has_the_documented_keys(cluster, capsys):
         "primary": primary,
         "split_brain": [],
         "complete": True,
+        "adviser": None,
     }
     assert [set(host) for host in hosts] == 2 * [
         {
             "host", "port", "address", "origin", "role", "state", "reason", "usable", "read_only", "timeline",
             "lag_bytes", "staleness_seconds", "rtt_seconds", "server_version", "system_id",
+            "zone", "advice",
         }
     ]  # fmt: skip
     assert [host["role"] for host in hosts] == ["primary", "standby"]

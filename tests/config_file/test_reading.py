@@ -15,7 +15,16 @@ import pytest
 import tenacity
 from psycopg.rows import dict_row
 
-from pgroute import AsyncRouter, ConfigError, HostOptions, PoolOptions, ProbeOptions, Router, from_config
+from pgroute import (
+    AsyncRouter,
+    ConfigError,
+    HostOptions,
+    PatroniDiscovery,
+    PoolOptions,
+    ProbeOptions,
+    Router,
+    from_config,
+)
 from pgroute.config_file.tables import read_router
 
 SECRET = "hunter2-s3cret"
@@ -66,8 +75,15 @@ wait_random_exponential = { multiplier = 0.1, max = 1 }
 weight = 0
 zone = "b"
 
+[routers.shop.discovery]
+urls = ["http://${PGROUTE_HOST:-db1}:8008", "http://db2:8008"]
+interval = 5
+drain_before = "none"
+hosts = { pg1 = "db1:5432", pg2 = "${PGROUTE_HOST:-db2}:5433" }
+
 [routers.logs]
 dsn = "host=logs"
+discovery = "patroni"
 kind = "connection"
 """
 
@@ -107,8 +123,14 @@ routers:
       wait_random_exponential: {multiplier: 0.1, max: 1}
     host_options:
       "db2:5433": {weight: 0, zone: b}
+    discovery:
+      urls: ["http://${PGROUTE_HOST:-db1}:8008", "http://db2:8008"]
+      interval: 5
+      drain_before: null
+      hosts: {pg1: "db1:5432", pg2: "${PGROUTE_HOST:-db2}:5433"}
   logs:
     dsn: host=logs
+    discovery: patroni
     kind: connection
 """
 
@@ -166,6 +188,12 @@ def test_every_option_reaches_the_router(tmp_path, text, name):
         ),
         "probe": ProbeOptions(interval=0.5, abort_after=None),
         "host_options": {"db2:5433": HostOptions(weight=0, zone="b")},
+        "discovery": PatroniDiscovery(
+            urls=("http://db1:8008", "http://db2:8008"),
+            interval=5,
+            drain_before=None,
+            hosts={"pg1": "db1:5432", "pg2": "db2:5433"},
+        ),
     }
     assert retry.limit() == 10
     assert isinstance(retry.wait, tenacity.wait_random_exponential)

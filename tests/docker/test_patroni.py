@@ -19,6 +19,7 @@ import pytest
 from tests.chaos.account import Style
 from tests.chaos.check import History
 from tests.chaos.journal import Outcome, writer_of
+from tests.docker.advised import Advised, zone_and_no_reads
 from tests.docker.conftest import Clusters
 from tests.docker.containers import until
 from tests.docker.load import UNDER_WAY, Figures, Load, judge
@@ -220,6 +221,55 @@ def test_killed_leader(cluster: Patroni, tmp_path: Path, record: list[Figures]) 
         cluster.start(old)
         history = settle(load, "leader killed", record, Change(at, seen.host, seen.at))
     assert not failed_reads(history, since=back)
+
+
+def test_members_tags_and_a_dead_api(cluster: Patroni) -> None:
+    """The third node is known from Patroni alone: it joins, leaves and comes back."""
+    leader, sync = cluster.pair()
+    [third] = {*NODES} - {leader, sync}
+    advised = Advised(cluster)
+    with advised.router(leader, sync) as router:
+        advised.until_members(router, leader, sync, third)
+        assert {advised.where(router, "reader") for _ in range(30)} == {sync, third}
+        with zone_and_no_reads(cluster, third):
+            until(lambda: advised.said(router, third) == "no reads, zone east", "its tags are known")
+            assert {advised.where(router, "reader") for _ in range(30)} == {sync}
+        with advised.router(leader, sync, asked=[third]) as bereft:
+            advised.until_members(bereft, leader, sync, third)
+            cluster.pause(third)
+            cluster.execute(ETCD[0], "etcdctl", "del", f"/service/pgroute/members/{third}")
+            advised.until_members(router, leader, sync)
+            until(lambda: bool(bereft.stats().adviser.error), "the API of the paused node is missed")  # type: ignore[union-attr]
+            assert bereft.stats().adviser.members == 3, "its last word stands"  # type: ignore[union-attr]
+            assert advised.where(bereft, "writer") == leader
+            assert advised.where(bereft, "reader") == sync
+        cluster.unpause(third)
+        advised.until_members(router, leader, sync, third)
+        assert advised.where(router, "writer") == leader
+
+
+@pytest.mark.parametrize(
+    "scheduled", [True, pytest.param(False, marks=pytest.mark.long)], ids=["scheduled", "at once"]
+)
+def test_switchover_with_discovery(cluster: Patroni, scheduled: bool) -> None:
+    """Before a scheduled one the primary is drained, so that no session is ended; otherwise nothing differs."""
+    old, new = cluster.pair()
+    advised = Advised(cluster)
+    with advised.router(*NODES) as router, advised.writers(router) as outcome:
+        until(lambda: outcome.written > 10, "writes")
+        drained = advised.drained(router)
+        if scheduled:
+            advised.schedule(old, new, seconds=3.2)
+        else:
+            cluster.switch_over(new)
+        until(lambda: advised.where(router, "writer") == new, "the new primary")
+        written = outcome.written
+        until(lambda: outcome.written > written + 10, "writes at the new primary")
+    if scheduled:
+        assert drained() == [old]
+        assert outcome.errors == []
+    else:
+        assert drained() == []
 
 
 @pytest.mark.long

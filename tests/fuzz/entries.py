@@ -15,10 +15,12 @@ from typing import Any, get_args
 import psycopg
 
 from pgroute import (
+    AuroraDiscovery,
     ConfigError,
     HostKey,
     HostOptions,
     HostRole,
+    PatroniDiscovery,
     PoolOptions,
     ProbeOptions,
     RetryPolicy,
@@ -189,7 +191,10 @@ OPTIONS: dict[type[Any], tuple[str, ...]] = {
     RetryPolicy: ("stop", "wait"),
     Router: ("writer", "reader", "balance", "reader_attrs", "host_options", "probe", "resolver", "addresses", "retry",
              "acquire_timeout", "connection_class", "row_factory", "kwargs", "configure", "reset", "srv_domains",
-             "zone", "unknown"),
+             "zone", "discovery", "unknown"),
+    PatroniDiscovery: ("urls", "hosts", "zone_tag", "interval", "timeout", "forget_after", "drain_before", "drain_for",
+                       "cafile", "certfile", "keyfile"),
+    AuroraDiscovery: ("hosts", "interval", "timeout", "forget_after"),
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgroute import AcquireTimeout
 from pgroute._sync.router import manager_of
+from pgroute.cli.check.about_adviser import about_adviser
 from pgroute.cli.check.about_file import about_file
 from pgroute.cli.check.ask import ask_all
 from pgroute.cli.check.judge import Finding, Plan, cluster_findings, host_findings, status_of
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         refused = {role: _refusal(router, role, args.timeout) for role in ("writer", "reader")}
     named = subject.named
     of_file = [] if named is None else [about_file(named)]
-    about_all = [*of_file, *cluster_findings(topology, refused, answers, plan)]
+    about_all = [*of_file, *cluster_findings(topology, refused, answers, plan), *about_adviser(topology)]
     about_each = [(host, host_findings(host, answers[host.key], plan)) for host in topology.hosts]
     status = status_of([*about_all, *(finding for _, found in about_each for finding in found)])
     if console is None:

@@ -40,17 +40,18 @@ def check_host_options(dsn: Dsn, host_options: object, *, open_list: bool) -> di
     return found
 
 
-def check_zone(zone: object, zones: Mapping[str, str]) -> str:
+def check_zone(zone: object, zones: Mapping[str, str], *, told: bool) -> str:
     """Return the zone of the router.
 
     Args:
         zone: the argument of the router.
         zones: those of the hosts, by name.
+        told: an adviser may tell of others.
     """
     if not isinstance(zone, str):
         raise ConfigError("zone", zone, "expected a str")
     known = sorted({z for z in zones.values() if z})
-    if zone and zone not in known:
+    if zone and zone not in known and not told:
         listed = ", ".join(map(repr, known)) or "none"
         raise ConfigError("zone", zone, f"expected one of the zones of the hosts in host_options ({listed})")
     return zone

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pgroute.core.config.credentials import Credentials, check_credentials
+from pgroute.core.config.discovery import Discovery, check_discovery
 from pgroute.core.config.dsn import Dsn, Params, parse_dsn, split_kwargs
 from pgroute.core.config.host_options import check_host_options, check_zone
 from pgroute.core.config.lookups import ResolverSpec, check_addresses, check_resolver
@@ -66,6 +67,7 @@ class RouterConfig:
     resolver: ResolverSpec
     addresses: Mode
     targets: Targets
+    discovery: Discovery | None
     rules: Rules
     policy: Policy
     acquired: Callable[[Candidate, float], object] | None
@@ -109,6 +111,7 @@ def make_config(
     credentials: Any = None,
     srv_domains: object = None,
     zone: object = "",
+    discovery: object = None,
 ) -> RouterConfig:
     """Validate the arguments of a router; `Router` documents them.
 
@@ -132,7 +135,8 @@ def make_config(
         balance = "ordered" if parsed.load_balance == "disable" else "random"
     policy = parse_policy(balance)
     watch = parse_dsn(dsn, kwargs={**parameters, **_probe_parameters(probe)})
-    hosts = check_host_options(parsed, host_options, open_list=addresses == "expand")
+    adviser = check_discovery(discovery, parsed)
+    hosts = check_host_options(parsed, host_options, open_list=addresses == "expand" or adviser is not None)
     fixed = credentials is None
     write, read = (
         make_role(role, dsn, watch, kwargs, _with_callbacks(options, configure, reset), fixed=fixed)
@@ -149,7 +153,8 @@ def make_config(
         resolver=check_resolver(resolver),
         addresses=check_addresses(addresses),
         targets=check_domains(srv_domains, [d.params for d in (parsed, watch, write.dsn, read.dsn)]),
-        rules=_rules(probe, hosts, policy, zone),
+        discovery=adviser,
+        rules=_rules(probe, hosts, policy, zone, told=adviser is not None and bool(adviser.zone_tag)),
         policy=policy,
         acquired=listener_of(policy),
         default_attrs=parsed.session_attrs,
@@ -161,7 +166,9 @@ def make_config(
     )
 
 
-def _rules(probe: ProbeOptions, hosts: Mapping[str, HostOptions], policy: Policy, zone: object) -> Rules:
+def _rules(
+    probe: ProbeOptions, hosts: Mapping[str, HostOptions], policy: Policy, zone: object, *, told: bool
+) -> Rules:
     zones = {name: options.zone for name, options in hosts.items()}
     return Rules(
         probe.check_system_id,
@@ -169,7 +176,7 @@ def _rules(probe: ProbeOptions, hosts: Mapping[str, HostOptions], policy: Policy
         {name: options.weight for name, options in hosts.items()},
         ordered=bool(getattr(policy, "ordered", False)),
         zones=zones,
-        zone=check_zone(zone, zones),
+        zone=check_zone(zone, zones, told=told),
     )
 
 

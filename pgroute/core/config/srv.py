@@ -89,12 +89,21 @@ class Targets:
             return ""
         own = service.split(".", 2)[2]
         name, domain = _canonical(target), _canonical(own)
-        if (domain and _below(name, domain)) or any(_below(name, other) for other in self.domains):
+        if (domain and _below(name, domain)) or self._trusts(name):
             return ""
         return (
             f"the SRV target {target} is refused: it is not below {own}, and TLS would verify a name that came from "
             "the DNS; list the domains that you trust in srv_domains="
         )
+
+    def refusal_of_member(self, name: str) -> str:
+        """Return why a member at this name is refused that an API without TLS has named, empty if it is accepted."""
+        if self.anywhere or self._trusts(_canonical(name)):
+            return ""
+        return "TLS would verify a name that came without TLS; ask the API by https, or list its domain in srv_domains="
+
+    def _trusts(self, name: str) -> bool:
+        return any(_below(name, other) for other in self.domains)
 
 
 ANYWHERE = Targets()

@@ -23,7 +23,7 @@ class Candidate:
         lag_bytes: bytes of WAL that a standby is behind; None for a primary, or if not known.
         current_as_of: monotonic seconds; a standby holds everything that was committed before. None for a primary, or
             if not known.
-        zone: where it is, from `HostOptions`.
+        zone: where it is, from `HostOptions` or the adviser.
         returned_at: monotonic seconds at which it came back, from when on it warms up; None: it was never away.
     """
 

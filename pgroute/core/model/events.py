@@ -26,6 +26,8 @@ class EventKind(enum.Enum):
         SPLIT_BRAIN: several hosts claim to be the primary and nothing decides between them. ERROR.
         STALE_PRIMARY: a host was recognised as an old primary. ERROR.
         SESSIONS_ABORTED: the connections of sessions in flight were cut. WARNING.
+        ADVICE: the adviser says something else of a host or of the cluster, is silent, or answers again. INFO, or
+            WARNING if it is silent or paused.
     """
 
     HOST_ADDED = "host-added"
@@ -37,6 +39,7 @@ class EventKind(enum.Enum):
     SPLIT_BRAIN = "split-brain"
     STALE_PRIMARY = "stale-primary"
     SESSIONS_ABORTED = "sessions-aborted"
+    ADVICE = "advice"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pgroute.core.model.advice import HostAdvice
     from pgroute.core.model.roles import HostKey, HostRole
 
 
@@ -26,7 +27,8 @@ class HostState(enum.Enum):
         CONFLICT: one of several primaries between which nothing decides; none of them serves.
         FOREIGN: it belongs to another cluster, or reports no system identifier although one is pinned.
         ALIAS: it is the same server as another listed host.
-        DRAINED: it answers, and the operator has drained it; it gets no new sessions until it is readmitted.
+        DRAINED: it answers, and gets no new sessions: the operator has drained it, or it is about to hand over the
+            role of the primary in a scheduled switchover.
         DRAINING: its name has left the address where sessions are still in flight. A Topology has no such host.
     """
 
@@ -78,10 +80,11 @@ class HostInfo:
         origin: the name that stands for it; empty for a host of the DSN itself.
         degraded: which of timeline and system identifier it no longer reports, and why, in words; empty if none is
             missing.
-        zone: where it is, from `HostOptions`; empty if that does not say.
+        zone: where it is, from `HostOptions` or the adviser; empty if neither says.
         returned_at: monotonic seconds at which it became usable again, or was first seen after a restart; None: it has
             been usable since the router was opened, or is not usable.
         drained: the operator has drained it, whatever its state.
+        advice: what the adviser of the router says of it; None: nothing.
     """
 
     key: HostKey
@@ -109,6 +112,7 @@ class HostInfo:
     zone: str = ""
     returned_at: float | None = None
     drained: bool = False
+    advice: HostAdvice | None = None
 
     @property
     def host(self) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from pgroute.core.model.advice import AdviserInfo
     from pgroute.core.model.durations import DurationCounts
     from pgroute.core.model.roles import HostKey
 
@@ -92,6 +93,7 @@ class RouterStats:
         reader: the pools of readers.
         events_dropped: events that were not delivered because subscribers are too slow.
         counts: what has happened to sessions and to the writers' host.
+        adviser: what is known of the adviser that `discovery` names; None if there is none.
         watches: who watches each host; empty while the router is not open.
     """
 
@@ -99,6 +101,7 @@ class RouterStats:
     reader: RoleStats
     events_dropped: int = 0
     counts: RouterCounts = RouterCounts()
+    adviser: AdviserInfo | None = None
     watches: Mapping[HostKey, WatchSharing] = field(default_factory=dict)
 
 

@@ -17,15 +17,14 @@ from pgroute.core.model.roles import HostKey, HostRole
 from pgroute.core.topology.host_facts import UNPROVEN
 from pgroute.core.topology.identity import Identity, aliases, foreign, identify
 from pgroute.core.topology.timelines import Timelines
+from pgroute.core.topology.withheld import Verdict, withhold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pgroute.core.model.advice import AdviserInfo
     from pgroute.core.topology.host_facts import Facts
     from pgroute.core.topology.identity import Exclusion
-
-
-_BY_OPERATOR = "drained by the operator, gets no new sessions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +41,7 @@ class Memory:
         rivals_since: monotonic seconds at which they were first seen together.
         had_primary: there was a primary at some time.
         drained: the hosts that the operator has drained, listed or not.
+        adviser: what is known of the adviser; None: the router has none.
     """
 
     identity: Identity = field(default_factory=Identity)
@@ -53,16 +53,7 @@ class Memory:
     rivals_since: float = 0.0
     had_primary: bool = False
     drained: frozenset[HostKey] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The result for one host: its state, why, whether it may serve, and its tier (0 is chosen first)."""
-
-    state: HostState
-    reason: str
-    usable: bool = False
-    tier: int = 0
+    adviser: AdviserInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +160,7 @@ def arbitrate(
             rivals_since=rivals_since,
             had_primary=memory.had_primary or election.elected is not None,
         ),
-        {
-            f.key: _drained(_verdict(f, found)) if f.key in memory.drained else _verdict(f, found)
-            for f in hosts
-        },
+        withhold(hosts, {f.key: _verdict(f, found) for f in hosts}, memory.drained),
         election.elected.key if election.elected else None,
         unconfirmed | doubtful,
     )
@@ -245,14 +233,6 @@ def _verdict(f: Facts, found: _Findings) -> Verdict:
         doubt = _doubt(f, found)
         return Verdict(f.state, f.reason or doubt, usable=True, tier=max(tier, UNPROVEN) if doubt else tier)
     return Verdict(f.state, f.reason)
-
-
-def _drained(verdict: Verdict) -> Verdict:
-    """Return the verdict on a host that the operator has drained. Why it could not serve anyway comes first."""
-    if verdict.usable and verdict.state is HostState.UP:
-        return Verdict(HostState.DRAINED, _BY_OPERATOR)
-    reason = f"{verdict.reason}; {_BY_OPERATOR}" if verdict.reason else _BY_OPERATOR
-    return Verdict(verdict.state, reason)
 
 
 def _refused_primary(f: Facts, found: _Findings) -> Verdict:

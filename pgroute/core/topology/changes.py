@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pgroute.core.model.events import Event, EventKind
 from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostRole
+from pgroute.core.topology.advice_changes import advice_changes
 
 if TYPE_CHECKING:
     from pgroute.core.model.host import HostInfo
@@ -40,7 +41,7 @@ def changes(old: Topology, new: Topology, *, starting: bool = False) -> tuple[Ev
         events.append(Event(EventKind.SPLIT_BRAIN, new.at, None, text, level=logging.ERROR))
     if changed := _primary_changed(old, new, starting=starting):
         events.append(changed)
-    return tuple(events)
+    return (*events, *advice_changes(old, new))
 
 
 def _host_changed(was: HostInfo, host: HostInfo, at: float) -> Event | None:

@@ -12,6 +12,7 @@ from pgroute.core.topology.observations import Answer, Listing
 from pgroute.core.topology.wal_history import Promotion
 
 if TYPE_CHECKING:
+    from pgroute.core.model.advice import HostAdvice
     from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import HostKey
     from pgroute.core.topology.observations import Failure
@@ -22,8 +23,11 @@ BUSY_FOR = 2.5
 UNPROVEN = 1
 """The tier of a standby that may not follow the primary; see `Facts.tier`."""
 
+NOT_FOR_READS = 4
+"""The tier for readers of a host that the adviser keeps them from: only one that may be dead comes later."""
+
 _ALIVE = frozenset({HostState.UP, HostState.SUSPECT, HostState.BUSY})
-_TIERS = {HostState.UP: 0, HostState.BUSY: 2, HostState.SUSPECT: 4}
+_TIERS = {HostState.UP: 0, HostState.BUSY: 2, HostState.SUSPECT: 5}
 _LOGINS_REFUSED = 3
 _REFUSALS = {
     FaultKind.STARTING: HostState.STARTING,
@@ -64,6 +68,7 @@ class Facts:
         listing: how it came to be listed.
         missing: the names of the values that it reported once and does not report any more.
         promotion: how it became a primary, if that was seen.
+        advice: what the adviser says of it; None: nothing.
     """
 
     key: HostKey
@@ -83,6 +88,7 @@ class Facts:
     listing: Listing = field(default_factory=Listing)
     missing: tuple[str, ...] = ()
     promotion: Promotion | None = None
+    advice: HostAdvice | None = None
 
     @property
     def role(self) -> HostRole | None:

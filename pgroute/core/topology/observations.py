@@ -1,4 +1,4 @@
-"""What a snapshot is built from: probe answers, failures, the list of hosts, the override of the operator."""
+"""What a snapshot is built from: probe answers, failures, the list of hosts, advice, the override of the operator."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pgroute.core.faults.classify import Fault
+    from pgroute.core.model.advice import AdviserInfo, HostAdvice
     from pgroute.core.model.roles import HostKey, HostRole
 
 
@@ -118,4 +119,12 @@ class Readmit:
     hosts: frozenset[HostKey]
 
 
-Observation = Answer | Failure | Members | ForgetTimeline | Drain | Readmit
+@dataclass(frozen=True, slots=True)
+class Advised:
+    """What the adviser says now: of the cluster, and of each listed host of which it says anything."""
+
+    adviser: AdviserInfo
+    hosts: Mapping[HostKey, HostAdvice] = field(default_factory=dict)
+
+
+Observation = Answer | Failure | Members | ForgetTimeline | Drain | Readmit | Advised

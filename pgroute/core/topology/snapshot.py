@@ -11,6 +11,7 @@ from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pgroute.core.model.advice import AdviserInfo
     from pgroute.core.model.host import HostInfo
     from pgroute.core.topology.arbitration import Memory
     from pgroute.core.topology.host_facts import Facts
@@ -151,11 +152,12 @@ class Topology:
             return ""
         if self.split_brain:
             return "split brain between " + " and ".join(sorted(map(str, self.split_brain)))
-        if self.primary and self.primary.drained:
+        if self.primary and not self.primary.usable:
             return f"the primary {self.primary.key} is drained"
         if self.primary:
             return f"the primary {self.primary.key} is read-only"
-        return "no primary" if self.standbys else "no host can be used"
+        paused = f"; {self.adviser.name} is paused" if self.adviser and self.adviser.paused else ""
+        return ("no primary" if self.standbys else "no host can be used") + paused
 
     @property
     def highest_timeline(self) -> int | None:
@@ -182,6 +184,11 @@ class Topology:
     def drained(self) -> frozenset[HostKey]:
         """The hosts that the operator has drained, listed or not."""
         return self._memory.drained
+
+    @property
+    def adviser(self) -> AdviserInfo | None:
+        """What is known of the adviser that `discovery` names; None if there is none."""
+        return self._memory.adviser
 
     @property
     def initial_scan_done(self) -> bool:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pgroute.core.model.candidate import Candidate
 from pgroute.core.model.frozen import FrozenDict
 from pgroute.core.model.host import HostInfo
-from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
+from pgroute.core.model.roles import HostKey, HostRole
 from pgroute.core.topology.arbitration import Memory, arbitrate
+from pgroute.core.topology.candidates import candidates_of, zone_of
 from pgroute.core.topology.changes import changes
 from pgroute.core.topology.host_facts import Facts, observe, reborn, replaced
 from pgroute.core.topology.observations import (
+    Advised,
     Answer,
     Drain,
     Failure,
@@ -25,18 +26,10 @@ from pgroute.core.topology.snapshot import Rules, Topology
 from pgroute.core.topology.wal_history import WalHistory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pgroute.core.model.events import Event
-    from pgroute.core.topology.arbitration import Arbitration, Verdict
+    from pgroute.core.topology.arbitration import Arbitration
     from pgroute.core.topology.observations import Observation
-    from pgroute.core.topology.snapshot import Groups
-
-_ACCEPTING = {
-    (role, read_only): tuple(a for a in SessionAttrs if a.accepts(role, read_only=read_only))
-    for role in HostRole
-    for read_only in (False, True)
-}
+    from pgroute.core.topology.withheld import Verdict
 
 
 def initial_topology(hosts: tuple[HostKey, ...], now: float, rules: Rules | None = None) -> Topology:
@@ -61,7 +54,7 @@ def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, 
 
     Args:
         topology: the snapshot before.
-        seen: an answer, a failure, a new list of hosts, or what the operator asks for.
+        seen: an answer, a failure, a new list of hosts, advice, or what the operator asks for.
         now: monotonic seconds.
     """
     facts = topology._facts
@@ -86,6 +79,10 @@ def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, 
             memory = replace(memory, drained=memory.drained | seen.hosts)
         case Readmit() if seen.hosts & memory.drained:
             memory = replace(memory, drained=memory.drained - seen.hosts)
+        case Advised():
+            facts = tuple(replace(f, advice=seen.hosts.get(f.key)) for f in facts)
+            if seen.adviser != memory.adviser:
+                memory = replace(memory, adviser=seen.adviser)
     if facts == topology._facts and memory is topology._memory:
         return topology, ()
     new = _build(topology, facts, memory, now)
@@ -109,14 +106,14 @@ def _build(old: Topology, facts: tuple[Facts, ...], memory: Memory, now: float) 
             head=head.answer if head else None,
             first_generation=old.version,
             note=f.listing.note or f.degraded or _hint(f, outcome.primary),
-            zone=rules.zone_of(f.key),
+            zone=zone_of(f, rules),
             starting=not old._memory.ever_scanned,
             drained=f.key in memory.drained,
         )
         for f in facts
     )
     by_key = {h.key: h for h in hosts}
-    candidates = _candidates(facts, hosts, outcome, rules)
+    candidates = candidates_of(facts, hosts, outcome, rules)
     return Topology(
         hosts=hosts,
         primary=by_key[outcome.primary] if outcome.primary else None,
@@ -211,6 +208,7 @@ def _host_info(
         zone=zone,
         returned_at=None if starting else _returned_at(was, verdict, f.answer, now),
         drained=drained,
+        advice=f.advice,
     )
     a = f.answer
     if a is None:
@@ -257,36 +255,3 @@ def _hint(f: Facts, primary: HostKey | None) -> str:
     if primary is None and f.listing.addresses > 1 and f.role is HostRole.STANDBY:
         return f"one of the {f.listing.addresses} addresses of its name; addresses='expand' makes each a host"
     return ""
-
-
-def _candidates(
-    facts: tuple[Facts, ...], hosts: tuple[HostInfo, ...], outcome: Arbitration, rules: Rules
-) -> Mapping[SessionAttrs, Groups]:
-    """Return the usable hosts for each of the session attributes, in groups of equally good ones, the best first."""
-    ranked: dict[SessionAttrs, dict[tuple[int, bool, int, bool], list[Candidate]]] = {
-        attrs: {} for attrs in SessionAttrs
-    }
-    unchecked = [
-        (f.listing.priority, rules.away(rules.zone_of(f.key)), order)
-        for order, f in enumerate(facts)
-        if rules.ordered and not outcome.memory.ever_scanned and not f.checked
-    ]
-    first_unchecked = min(unchecked, default=None)
-    for order, (f, h) in enumerate(zip(facts, hosts, strict=True)):
-        if not h.usable or h.role is None:
-            continue
-        away = rules.away(h.zone)
-        if first_unchecked is not None and (f.listing.priority, away, order) > first_unchecked:
-            continue
-        weight = rules.weight(f.key, f.listing)
-        candidate = Candidate(
-            h.key, h.generation, h.role, order, weight, h.rtt or 0.0, h.lag_bytes, h.current_as_of,
-            h.zone, h.returned_at,
-        )  # fmt: skip
-        tier = outcome.verdicts[h.key].tier
-        for attrs in _ACCEPTING[h.role, h.read_only]:
-            fallback = attrs is SessionAttrs.PREFER_STANDBY and h.role is HostRole.PRIMARY
-            ranked[attrs].setdefault((tier, fallback, f.listing.priority, away), []).append(candidate)
-    return FrozenDict(
-        {attrs: tuple(tuple(group) for _, group in sorted(ranks.items())) for attrs, ranks in ranked.items()}
-    )

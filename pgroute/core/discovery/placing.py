@@ -1,0 +1,157 @@
+"""Which members are hosts of a router: those that it lists anyway, and those that a probe has found to belong to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from pgroute.core.model.host import HostState
+from pgroute.core.topology.observations import Listing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pgroute.core.discovery.report import Member, Report
+    from pgroute.core.model.advice import HostAdvice
+    from pgroute.core.model.roles import HostKey
+    from pgroute.core.topology.observations import Answer
+    from pgroute.core.topology.snapshot import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a probe has told of a member that was no host of the router.
+
+    Attributes:
+        joins: it is a server of the cluster, and no host of the router yet.
+        alias: the host of the router that it is; None: it is none of them.
+        reason: why it is neither; empty if it is one of them.
+    """
+
+    joins: bool = False
+    alias: HostKey | None = None
+    reason: str = ""
+
+
+def prove(answer: Answer, topology: Topology, *, check_system_id: bool) -> Proof:
+    """Return what a member's answer shows.
+
+    Args:
+        answer: its answer to a probe.
+        topology: the hosts of the router.
+        check_system_id: clusters are told apart by their identifier.
+    """
+    for host in topology.hosts:
+        if host.key == answer.host:
+            continue
+        same = (host.system_id, host.started_at) == (answer.system_id, answer.started_at)
+        if same and host.started_at is not None and host.system_id is not None:
+            return Proof(alias=host.key)
+    known = topology.system_id
+    if check_system_id and None not in (known, answer.system_id) and known != answer.system_id:
+        return Proof(reason=f"another cluster: system identifier {answer.system_id}")
+    if not any(host.usable for host in topology.hosts):
+        return Proof(reason="no host of the DSN has shown yet which cluster it is")
+    if any(host.state is HostState.UNKNOWN for host in topology.hosts):
+        return Proof(reason="it may be a host that was not heard from yet")
+    return Proof(joins=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The members of a report among the hosts of a router.
+
+    Attributes:
+        joined: the members that are hosts because of the report, with where they come from.
+        advice: what is said of each host.
+        tried: the members that are to be tried by a probe.
+        strangers: the members that are no hosts, with the reason.
+    """
+
+    joined: Mapping[HostKey, Listing] = field(default_factory=dict)
+    advice: Mapping[HostKey, HostAdvice] = field(default_factory=dict)
+    tried: tuple[HostKey, ...] = ()
+    strangers: tuple[tuple[str, str], ...] = ()
+
+
+def place(
+    report: Report,
+    listed: Mapping[HostKey, Listing],
+    topology: Topology,
+    proofs: Mapping[HostKey, Proof],
+    refusal: Callable[[Member], str],
+) -> Placed:
+    """Return which member is which host.
+
+    Args:
+        report: what the adviser said.
+        listed: the hosts of the DSN and its names.
+        topology: what is known of the hosts, and which joined before.
+        proofs: what probes have told of members that are not listed.
+        refusal: returns why a member may not join, empty if it may.
+    """
+    joined: dict[HostKey, Listing] = {}
+    advice: dict[HostKey, HostAdvice] = {}
+    tried: list[HostKey] = []
+    strangers: list[tuple[str, str]] = []
+    for member in report.members:
+        key = member.key
+        if key is None:
+            strangers.append((member.name, member.why))
+            continue
+        if hosts := _among(key, listed, topology):
+            advice |= dict.fromkeys(hosts, member.advice)
+            continue
+        if why := refusal(member):
+            strangers.append((member.name, f"{key}: {why}"))
+            continue
+        proof = proofs.get(key, Proof(reason="not tried yet"))
+        if proof.joins:
+            joined[key] = Listing(origin=f"member {member.name}")
+            advice[key] = member.advice
+            known = topology.host(key)
+            if known is not None and known.state is HostState.ALIAS:
+                tried.append(key)  # a host that was down then has come back: it is that one
+        elif proof.alias in listed or proof.alias in joined:
+            advice[proof.alias] = member.advice  # type: ignore[index]  # None is in neither
+        else:
+            tried.append(key)
+            strangers.append((member.name, f"{key}: {proof.reason}"))
+    return Placed(joined, advice, tuple(tried), tuple(strangers))
+
+
+def _among(key: HostKey, listed: Mapping[HostKey, Listing], topology: Topology) -> list[HostKey]:
+    """Return the listed hosts that a member is: by name or address, or where the probes reach them."""
+    found = []
+    for each in listed:
+        host = topology.host(each)
+        names = {each.host.lower().removesuffix("."), each.hostaddr, host.address if host else None}
+        if each.port == key.port and key.host.lower().removesuffix(".") in names:
+            found.append(each)
+    return found
+
+
+def stay(
+    before: Mapping[HostKey, Listing], now: Mapping[HostKey, Listing], topology: Topology, *, forgotten: bool
+) -> dict[HostKey, Listing]:
+    """Return the hosts that joined, with those that stay although the adviser does not name them.
+
+    The primary stays as long as probes find it to be the primary. If the adviser is silent for so long that it is
+    forgotten, a host stays as long as it serves.
+
+    Args:
+        before: those that joined before.
+        now: those that the adviser names.
+        topology: what the probes know.
+        forgotten: the adviser names none because it is forgotten.
+    """
+    kept = dict(now)
+    for key, listing in before.items():
+        host = topology.host(key)
+        if host is None or key in kept:
+            continue
+        primary = topology.primary is not None and topology.primary.key == key
+        if primary or (forgotten and host.usable):
+            note = "" if forgotten else "the adviser does not name it any more"
+            kept[key] = replace(listing, note=note)
+    return kept

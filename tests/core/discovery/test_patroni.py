@@ -1,0 +1,181 @@
+"""What is read from Patroni's answers, and which are none."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgroute.core.config.discovery import PatroniDiscovery
+from pgroute.core.discovery.patroni import read_cluster
+from pgroute.core.discovery.report import MOST_MEMBERS, Malformed, Report, Switchover
+from pgroute.core.model.advice import HostAdvice
+from pgroute.core.model.roles import HostKey
+from tests.core.discovery.answers import body, cluster
+
+OPTIONS = PatroniDiscovery()
+
+
+def read(told: object, options: PatroniDiscovery = OPTIONS) -> Report:
+    return read_cluster(body(told), options)
+
+
+def test_members_with_their_tags_and_lag() -> None:
+    report = read(cluster())
+    assert report.scope == "shop"
+    assert not report.paused
+    assert report.switchover is None
+    assert [member.advice for member in report.members] == [
+        HostAdvice("pg1", "leader", "running"),
+        HostAdvice("pg2", "sync_standby", "streaming", no_failover=True, zone="eu-1", lag_bytes=128),
+        HostAdvice("pg3", "replica", "in archive recovery", no_reads=True, zone="7"),
+    ]
+    assert [member.key for member in report.members] == [HostKey(f"pg{n}", 5432) for n in (1, 2, 3)]
+
+
+def test_pause_and_a_scheduled_switchover() -> None:
+    plan = {"at": "2026-11-29T18:00:00+01:00", "from": "pg1", "to": "pg2"}
+    report = read(cluster(pause=True, scheduled_switchover=plan))
+    assert report.paused
+    assert report.switchover == Switchover(1795971600.0, "pg1", "pg2")
+    assert read(cluster(scheduled_switchover={"at": plan["at"]})).switchover == Switchover(1795971600.0)
+
+
+@pytest.mark.parametrize(
+    ("tags", "no_reads", "no_failover"),
+    [
+        ({}, False, False),
+        ({"noloadbalance": False, "nofailover": False}, False, False),
+        ({"noloadbalance": "true", "nofailover": "on"}, True, True),
+        ({"noloadbalance": 1, "nofailover": 0}, True, False),
+        ({"noloadbalance": None, "nofailover": []}, False, False),
+        ({"failover_priority": 0}, False, True),
+        ({"failover_priority": 2}, False, False),
+        ({"failover_priority": "0"}, False, False),
+    ],
+)
+def test_tags(tags: dict[str, Any], no_reads: bool, no_failover: bool) -> None:
+    advice = read(cluster({"tags": tags})).members[0].advice
+    assert (advice.no_reads, advice.no_failover) == (no_reads, no_failover)
+
+
+def test_zone_is_that_of_the_named_tag() -> None:
+    tags = {"tags": {"zone": "a", "az": "b"}}
+    assert read(cluster(tags)).members[0].advice.zone == "a"
+    assert read(cluster(tags), PatroniDiscovery(zone_tag="az")).members[0].advice.zone == "b"
+    assert read(cluster(tags), PatroniDiscovery(zone_tag="")).members[0].advice.zone == ""
+    assert read(cluster({"tags": {"zone": {"a": 1}}})).members[0].advice.zone == ""
+
+
+@pytest.mark.parametrize(
+    ("hosts", "first"),
+    [
+        (None, HostKey("pg1", 5432)),
+        ("{name}.db.test", HostKey("pg1.db.test", 5432)),
+        ("{name}.db.test:6432", HostKey("pg1.db.test", 6432)),
+        ("{host}:{port}", HostKey("pg1", 5432)),
+        ({"pg1": "127.0.0.1:15441"}, HostKey("127.0.0.1", 15441)),
+        ({"pg1": "[fd00::1]:15441"}, HostKey("fd00::1", 15441)),
+        ({"pg1": "fd00::1"}, HostKey("fd00::1", 5432)),
+        ({"other": "127.0.0.1:15441"}, HostKey("pg1", 5432)),
+    ],
+)
+def test_where_members_are_reached(hosts: Any, first: HostKey) -> None:
+    assert read(cluster(), PatroniDiscovery(hosts=hosts)).members[0].key == first
+
+
+def test_address_of_a_member_may_be_one_of_ipv6() -> None:
+    assert read(cluster({"host": "fd00::1"})).members[0].key == HostKey("fd00::1", 5432)
+
+
+@pytest.mark.parametrize("host", ["/tmp", "@x", "a,b", "", "a b", "_pg._tcp.x", "x" * 300, "-:-", "a/b"])
+def test_member_whose_host_is_none_keeps_its_advice(host: str) -> None:
+    member = read(cluster({"host": host, "tags": {"noloadbalance": True}})).members[0]
+    assert member.key is None
+    assert member.why
+    assert member.advice.no_reads
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        None,
+        1,
+        [],
+        {},
+        {"members": None},
+        {"members": {}},
+        {"members": []},
+        {"members": [1]},
+        {"members": [{}]},
+        cluster({"name": ""}),
+        cluster({"name": 1}),
+        cluster({"name": "pg2"}),
+        cluster({"host": 1}),
+        cluster({"port": "5432"}),
+        cluster({"port": True}),
+        cluster({"port": 0}),
+        cluster({"port": 65536}),
+        cluster({"port": 1.5}),
+        cluster({"tags": []}),
+        cluster({"role": None}),
+        cluster(scope=[]),
+        cluster(scheduled_switchover="soon"),
+        cluster(scheduled_switchover={}),
+        cluster(scheduled_switchover={"at": "soon"}),
+        cluster(scheduled_switchover={"at": "2026-11-29T18:00:00"}),
+        cluster(scheduled_switchover={"at": 1}),
+        {"members": [{"name": f"m{n}"} for n in range(MOST_MEMBERS + 1)]},
+    ],
+)
+def test_answer_that_is_none(told: object) -> None:
+    with pytest.raises(Malformed):
+        read(told)
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"1" * 5000, b"<html>"])
+def test_body_that_is_no_json(raw: bytes) -> None:
+    with pytest.raises(Malformed):
+        read_cluster(raw, OPTIONS)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+KEYS = ("name", "role", "state", "host", "port", "tags", "lag", "replay_lag")
+MEMBER = st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, JSON))
+TOLD = st.fixed_dictionaries(
+    {"members": st.lists(MEMBER | JSON, max_size=4)},
+    optional={"scope": JSON, "pause": JSON, "scheduled_switchover": JSON},
+)
+
+
+@given(told=TOLD | JSON)
+def test_any_json_gives_a_report_or_is_malformed(told: object) -> None:
+    with contextlib.suppress(Malformed):
+        report = read(told)
+        assert 0 < len(report.members) <= MOST_MEMBERS
+        for member in report.members:
+            assert bool(member.why) is (member.key is None)
+            assert member.name.isprintable()
+            assert member.advice.zone.isprintable()
+            assert member.key is None or 0 < member.key.port < 65536
+
+
+@given(raw=st.binary(max_size=200))
+def test_any_bytes_give_a_report_or_are_malformed(raw: bytes) -> None:
+    with contextlib.suppress(Malformed):
+        read_cluster(raw, OPTIONS)
+
+
+@given(change=st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, JSON)))
+def test_one_member_may_say_anything(change: dict[str, Any]) -> None:
+    with contextlib.suppress(Malformed):
+        report = read(json.loads(json.dumps(cluster(change))))
+        assert report.members == tuple(sorted(report.members, key=lambda member: member.name))
