@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _RNG = random.Random()
 _REJECTIONS = 3
+_AFTER_FAULT = 1.0
 
 
 class SharedWatcher:
@@ -142,7 +143,8 @@ class SharedWatcher:
                 except Exception as exc:  # noqa: BLE001  (logged by the subscriber)
                     # A bug in pgroute must not leave a host unwatched.
                     self.subscribers.log_error(f"sharing the watch of {self._key} failed", exc)
-                    await self._alone(f"a fault in pgroute: {exc!r}")
+                    self.sharing = WatchSharing("alone", 0, "a fault in pgroute, see the log")
+                    await asyncio.sleep(_AFTER_FAULT)
         finally:
             self._decided()
 
@@ -179,8 +181,11 @@ class SharedWatcher:
         await asyncio.sleep(PAUSE)
 
     async def _lead(self, lead: Lead, watch: str) -> None:
-        own = self._probe()
-        audience = self._audience = Audience(self._key, watch, lead, own, self._show)
+        try:
+            audience = self._audience = Audience(self._key, watch, lead, self._probe(), self._show)
+        except BaseException:
+            lead.close()
+            raise
         self.subscribers.others = audience
         self._decided()
         self._after = -1
@@ -257,7 +262,8 @@ class SharedWatcher:
         self._undecided = None
         if self._own is None:
             self.subscribers.note("")
-            self._own = HostWatcher(self._key, self._params, self._names, subscribers=self.subscribers)
-            self._own.start()
+            own = HostWatcher(self._key, self._params, self._names, subscribers=self.subscribers)
+            own.start()
+            self._own = own
             self.sharing = WatchSharing("alone", 0, "it is not clear yet who watches")
         return self._own
