@@ -58,8 +58,13 @@ def three(dsn: str, start: Start) -> list[Process]:
     eventually(lambda: all(process.modes == ["told"] for process in others))
     eventually(lambda: all(process.roles == ["primary"] for process in others))
     for process in [first, *others]:
-        process.ask("events")  # of the beginning
+        wait_for_the_first_events(process)
     return [first, *others]
+
+
+def wait_for_the_first_events(process: Process) -> None:
+    """Take what is told of the beginning: subscribers are told in a thread, after the hosts are known."""
+    eventually(lambda: "primary-changed" in process.ask("events"))
 
 
 def one_watches(processes: list[Process]) -> bool:
@@ -185,7 +190,7 @@ def test_all_processes_follow_a_failover_also_without_the_one_that_watched(
     others = [start(any_cluster.dsn), start(any_cluster.dsn)]
     eventually(lambda: all(process.roles == ALL for process in others))
     for process in others:
-        process.ask("events")  # of the beginning
+        wait_for_the_first_events(process)
     new = any_cluster.nodes[1]
     any_cluster.primary.kill()
     if ending is not None:
