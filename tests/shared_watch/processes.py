@@ -50,8 +50,9 @@ def serve(commands, dsn, environment, probe):
     os.environ.update(environment)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     events = []
-    with commands, pgroute.Router(dsn, probe=pgroute.ProbeOptions(**probe)) as router:
-        router.subscribe(lambda event: events.append(event.kind.value))
+    router = pgroute.Router(dsn, probe=pgroute.ProbeOptions(**probe))
+    router.subscribe(lambda event: events.append(event.kind.value))  # before it is opened, so that none is missed
+    with commands, router:
         while data := commands.recv(65536):
             commands.send(json.dumps(answer(router, events, *json.loads(data))).encode())
 
