@@ -45,7 +45,7 @@ CHAPTERS = (
     Chapter("Hosts", "pgroute", "Topology HostInfo HostState HostRole HostKey Position"),
     Chapter("Roles", "pgroute", "Role SessionAttrs"),
     Chapter("Events", "pgroute", "Event EventKind"),
-    Chapter("Counters", "pgroute", "RouterStats RoleStats RouterCounts"),
+    Chapter("Counters", "pgroute", "RouterStats RoleStats RouterCounts WatchSharing"),
     Chapter("Balancing", "pgroute", "Policy Candidate"),
     Chapter("Batch jobs", "pgroute.batch", "BatchJob Keyset Chunk BatchReport BatchProgress BatchError"),
     Chapter(

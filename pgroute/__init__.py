@@ -15,7 +15,8 @@ from pgroute.core.model.host import HostInfo, HostState
 from pgroute.core.model.notifications import Gap, Notification
 from pgroute.core.model.position import Position
 from pgroute.core.model.roles import HostKey, HostRole, Role, SessionAttrs
-from pgroute.core.model.stats import RoleStats, RouterCounts, RouterStats
+from pgroute.core.model.stats import RoleStats, RouterCounts, RouterStats, WatchSharing
+from pgroute.core.model.version import VERSION
 from pgroute.core.routing.balance import Policy
 from pgroute.core.topology.snapshot import Topology
 from pgroute.errors import (
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from pgroute._sync.transaction.attempts import Attempt, Attempts
     from pgroute.config_file.entry import from_config
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "AcquireTimeout",
@@ -102,6 +103,7 @@ __all__ = [
     "SessionLost",
     "SplitBrainError",
     "Topology",
+    "WatchSharing",
     "from_config",
 ]
 

@@ -113,6 +113,7 @@ class SessionManager(Acquiring[CT]):
             self.dispatcher.dropped,
             self.meter.counts(self.topology),
             self.topology.adviser,
+            self.watch.sharing,
         )
 
     def seconds(self, timeout: float | None) -> float:

@@ -43,6 +43,8 @@ _JITTER = 0.1
 _BEATS = 4
 _FASTEST = 0.02
 _SLOWEST = 0.5
+_ONLY_WATCH = 4
+"""The only watch of a machine asks so much more often in an outage: every 5 ms at first."""
 _OUTAGE_SHARE = 0.01
 _STARTING_SHARE = 0.1
 
@@ -83,14 +85,34 @@ def probe_delay(
     """
     if key in topology.urgent:
         return 0.0
-    delay = interval
-    if (outage := topology.outage(now)) is not None:
-        delay = min(delay, max(_FASTEST, min(_SLOWEST, max(outage * _OUTAGE_SHARE, slots / _PROBES))))
-    return delay * _jitter(rng)
+    return jittered(pace(interval, topology.outage(now), slots=slots), rng)
 
 
-def _jitter(rng: Random) -> float:
-    return 1.0 + _JITTER * (2.0 * rng.random() - 1.0)
+def pace(
+    interval: float, outage: float | None, *, slots: int = DEFAULT_SLOTS, processes: int | None = None
+) -> float:
+    """Return the seconds from one probe of a host that is not urgent to the next, without jitter; see `probe_delay`.
+
+    The only watch of a machine may ask more often in an outage. What a server with many connections is spared depends
+    on how many processes do not ask.
+
+    Args:
+        interval: seconds from one probe to the next while there is no outage.
+        outage: seconds that it lasts, None while there is none.
+        slots: the server's max_connections.
+        processes: how many processes know what this one observes, itself included; None: each process may ask by
+            itself.
+    """
+    if outage is None:
+        return interval
+    often = 1 if processes is None else _ONLY_WATCH
+    spared = slots / _PROBES / min(processes or 1, _ONLY_WATCH)
+    return min(interval, max(_FASTEST / often, min(_SLOWEST, max(outage * _OUTAGE_SHARE / often, spared))))
+
+
+def jittered(delay: float, rng: Random) -> float:
+    """Return a delay that is up to a tenth shorter or longer."""
+    return delay * (1.0 + _JITTER * (2.0 * rng.random() - 1.0))
 
 
 class Beat:
@@ -115,9 +137,9 @@ class Beat:
         moments = self._moments.get(interval)
         if moments is None or due - moments[-1] > 2.0 * interval:
             self._forget(asked_at)
-            moments = self._moments[interval] = deque([asked_at + interval * _jitter(rng)], _BEATS)
+            moments = self._moments[interval] = deque([asked_at + jittered(interval, rng)], _BEATS)
         while due - moments[-1] > 0.5 * interval:
-            moments.append(moments[-1] + interval * _jitter(rng))
+            moments.append(moments[-1] + jittered(interval, rng))
         nearest = min(moments, key=lambda moment: abs(moment - due))
         return min(max(nearest, due - _JITTER * interval), due + _JITTER * interval)
 

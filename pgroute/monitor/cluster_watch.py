@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     from pgroute.core.model.events import Event
     from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import HostKey
+    from pgroute.core.model.stats import WatchSharing
     from pgroute.core.topology.snapshot import Rules, Topology
-    from pgroute.monitor.host_watcher import HostWatcher
+    from pgroute.monitor.shared.sharing import AnyWatcher
     from pgroute.runtime.credentials import CredentialSource
 
 
@@ -147,6 +148,12 @@ class ClusterWatch:
     def interval(self) -> float:
         """The seconds between two probes, no longer than the smallest max_lag in use permits."""
         return self._freshness.interval(self.options.interval, time.monotonic())
+
+    @property
+    def sharing(self) -> dict[HostKey, WatchSharing]:
+        """Whether and with whom the watch of each host is shared; empty while nothing is watched; from any thread."""
+        membership = self._membership
+        return {} if membership is None else membership.sharing
 
     def expect_freshness(self, max_lag: float | None) -> None:
         """Take note that a session has asked for a max_lag: hosts are probed often enough for it; from any thread."""
@@ -304,7 +311,7 @@ class ClusterWatch:
         if listener is not None:
             listener.log_error(text, exc)
 
-    def _watcher(self, key: HostKey) -> HostWatcher | None:
+    def _watcher(self, key: HostKey) -> AnyWatcher | None:
         return None if self._membership is None else self._membership.watcher(key)
 
     def _nudge(self) -> None:

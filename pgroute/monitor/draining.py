@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pgroute.core.model.roles import HostKey
     from pgroute.core.topology.observations import Answer, Failure
     from pgroute.core.topology.snapshot import Topology
-    from pgroute.monitor.host_watcher import HostWatcher
+    from pgroute.monitor.shared.sharing import AnyWatcher
     from pgroute.monitor.subscribers import Subscriber
 
 
@@ -46,13 +46,13 @@ class DrainingHosts:
     def __init__(
         self,
         sessions: Sessions,
-        join: Callable[[HostKey, Subscriber], HostWatcher],
-        leave: Callable[[HostWatcher, Subscriber], None],
+        join: Callable[[HostKey, Subscriber], AnyWatcher],
+        leave: Callable[[AnyWatcher, Subscriber], None],
     ) -> None:
         self._sessions = sessions
         self._join = join
         self._leave = leave
-        self._watched: dict[HostKey, tuple[_Address, HostWatcher]] = {}
+        self._watched: dict[HostKey, tuple[_Address, AnyWatcher]] = {}
 
     def __len__(self) -> int:
         return len(self._watched)

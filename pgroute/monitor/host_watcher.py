@@ -8,7 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 from pgroute.core.faults.classify import Fault, FaultKind
-from pgroute.core.schedule import CONNECT_GAP, CREDENTIALS_GAP
+from pgroute.core.model.stats import WatchSharing
+from pgroute.core.schedule import CONNECT_GAP, CREDENTIALS_GAP, REJECTED_GAP
 from pgroute.core.topology.observations import Failure
 from pgroute.monitor.address_move import AddressMove
 from pgroute.monitor.alarm import Alarm
@@ -41,9 +42,12 @@ class HostWatcher:
         params: the connection parameters, without hostaddr where the name is to be resolved.
         names: give the addresses.
         source: calls the credentials function of the router; None: it has none.
+        subscribers: the routers; None: nobody yet.
+        alone: why other processes do not share this watch.
 
     Attributes:
         subscribers: the routers.
+        sharing: whether and with whom this watch is shared.
     """
 
     def __init__(
@@ -52,8 +56,12 @@ class HostWatcher:
         params: Mapping[str, str],
         names: Names,
         source: CredentialSource | None = None,
+        *,
+        subscribers: Subscribers | None = None,
+        alone: str = "",
     ) -> None:
-        self.subscribers: Subscribers = Subscribers(key)
+        self.subscribers: Subscribers = Subscribers(key) if subscribers is None else subscribers
+        self.sharing: WatchSharing = WatchSharing("alone", 0, alone)
         self._key = key
         self._login = ProbeLogin(key, params, source)
         self._dialer = Dialer(key, self._login, names)
@@ -70,6 +78,7 @@ class HostWatcher:
         self._kicked = True
         self._fresh = False
         self._connected_at = -math.inf
+        self._refused_until = -math.inf
         self._had_no_credentials = False
         self._noted = ""
         self._asked_at = 0.0
@@ -81,12 +90,16 @@ class HostWatcher:
 
     async def stop(self) -> None:
         """Stop, and close the connections."""
+        if tasks := self.cancel():
+            await asyncio.wait(tasks)
+
+    def cancel(self) -> list[asyncio.Task[None]]:
+        """Begin to stop; return the tasks that end."""
         tasks = [task for task in (self._move.cancel(), self._task) if task is not None]
         # Together: nothing may run here once there are no subscribers.
         for task in tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        return tasks
 
     def join(self, subscriber: Subscriber) -> None:
         """Add a subscriber. It is told the last observation at once, and a probe follows."""
@@ -99,6 +112,12 @@ class HostWatcher:
         self._fresh = self._fresh or fresh
         self._changed.ring()
 
+    def ask(self, since: float, *, fresh: bool = False) -> None:
+        """Probe at once for another process, unless a probe (if *fresh*, a connection attempt) was begun since then."""
+        begun = self._connected_at if fresh else max(self._connected_at, self._asked_at)
+        if begun < since:
+            self.kick(fresh=fresh)
+
     def nudge(self) -> None:
         """Work out again when the next probe is due."""
         self._changed.ring()
@@ -106,6 +125,7 @@ class HostWatcher:
     def refused(self) -> None:
         """Count a pool's refused login as a connection attempt, and keep trying new connections until one succeeds."""
         self._connected_at = time.monotonic()
+        self._refused_until = self._connected_at + REJECTED_GAP
         self._had_no_credentials = False
         self._fresh = True
         self._changed.ring()
@@ -185,7 +205,9 @@ class HostWatcher:
         # What calls for a new connection is not served by a probe on the open one.
         hurry = self._kicked or self._fresh
         delay = self.subscribers.connect_delay(now, kicked=hurry)
-        return self._connected_at + (CREDENTIALS_GAP if self._had_no_credentials else delay)
+        connect_at = self._connected_at + (CREDENTIALS_GAP if self._had_no_credentials else delay)
+        # The login of one router or process was refused: the others do not know.
+        return max(connect_at, self._refused_until)
 
     def _has_credentials(self) -> bool:
         """Return whether a new connection can be opened at once; otherwise say what it waits for, if that is long."""

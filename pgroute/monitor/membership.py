@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from pgroute.core.config.options import ProbeOptions
     from pgroute.core.config.srv import Targets
     from pgroute.core.model.roles import HostKey
+    from pgroute.core.model.stats import WatchSharing
     from pgroute.core.topology.observations import Observation
     from pgroute.core.topology.snapshot import Topology
     from pgroute.monitor.advised import AdvisedHosts
-    from pgroute.monitor.host_watcher import HostWatcher
+    from pgroute.monitor.shared.sharing import AnyWatcher
     from pgroute.monitor.subscribers import Subscriber
     from pgroute.monitor.thread import Monitor
     from pgroute.runtime.credentials import CredentialSource
@@ -93,7 +94,7 @@ class Membership:
         self._owner = owner
         self._names = monitor.names(source.resolver)
         self._questions: tuple[Question, ...] = ()
-        self._watchers: dict[HostKey, HostWatcher] = {}
+        self._watchers: dict[HostKey, AnyWatcher] = {}
         self._notes: dict[HostKey, str] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._ended = False
@@ -115,9 +116,14 @@ class Membership:
             await asyncio.wait(self._leaving)
         self._monitor.forget(self._names)
 
-    def watcher(self, key: HostKey) -> HostWatcher | None:
+    def watcher(self, key: HostKey) -> AnyWatcher | None:
         """Return the watcher of a host, None if it is not listed."""
         return self._watchers.get(key)
+
+    @property
+    def sharing(self) -> dict[HostKey, WatchSharing]:
+        """Whether and with whom each host's watch is shared; may be read from any thread."""
+        return {key: watcher.sharing for key, watcher in tuple(self._watchers.items())}
 
     def nudge_hosts(self) -> None:
         """Work out again when each host is probed next."""
@@ -242,11 +248,14 @@ class Membership:
             on_change=self.follow,
         )
 
-    def _join(self, key: HostKey, subscriber: Subscriber) -> HostWatcher:
+    def _join(self, key: HostKey, subscriber: Subscriber) -> AnyWatcher:
         params = self._source.params(key)
-        return self._monitor.join(key, params, self._names, subscriber, self._source.credentials)
+        return self._monitor.join(
+            key, params, self._names, subscriber,
+            resolver=self._source.resolver, options=self._owner.options, source=self._source.credentials,
+        )  # fmt: skip
 
-    def _leave(self, watcher: HostWatcher, subscriber: Subscriber) -> None:
+    def _leave(self, watcher: AnyWatcher, subscriber: Subscriber) -> None:
         self._finish(self._monitor.leave(watcher, subscriber))
 
     def _finish(self, leaving: Coroutine[Any, Any, None]) -> None:

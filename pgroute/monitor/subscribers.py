@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Protocol
 
-from pgroute.core.schedule import Beat, connect_delay, probe_delay, steady
+from pgroute.core.schedule import Beat, connect_delay, jittered, pace
 from pgroute.core.topology.observations import Answer
+from pgroute.core.topology.wire import Need
 
 if TYPE_CHECKING:
     from pgroute.core.config.options import ProbeOptions
@@ -58,6 +59,33 @@ class Subscriber(RouterView, Protocol):
         ...
 
 
+class Others(Protocol):
+    """Processes that are told what this one observes."""
+
+    def observe(self, seen: Answer | Failure) -> None:
+        """Take an observation."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Show a remark on the host."""
+        ...
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for a connection attempt or a probe that the least patient one has; infinite if there are none."""
+        ...
+
+    def pace(self, now: float) -> float:
+        """Return the seconds from one probe to the next for the most eager one; infinite if there are none."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def in_outage(self) -> bool:
+        """Whether one of them knows of no primary."""
+        ...
+
+
 class Subscribers:
     """The subscribers to one host: the most eager one sets the pace, the least patient one the timeout.
 
@@ -66,10 +94,14 @@ class Subscribers:
 
     Attributes:
         last: the last observation.
+        noted: the last remark on the host.
+        others: processes that share this watch, None if there are none.
     """
 
     def __init__(self, key: HostKey) -> None:
         self.last: Answer | Failure | None = None
+        self.noted: str = ""
+        self.others: Others | None = None
         self._key = key
         self._all: list[Subscriber] = []
 
@@ -89,19 +121,51 @@ class Subscribers:
     @property
     def timeout(self) -> float:
         """Seconds for a connection attempt or a probe."""
-        return min(s.options.timeout for s in self._all)
+        own = min(s.options.timeout for s in self._all)
+        return own if self.others is None else min(own, self.others.timeout)
+
+    @property
+    def interval(self) -> float:
+        """Seconds from one probe to the next while there is no outage."""
+        return min(s.interval for s in self._all)
+
+    def need(self, now: float) -> Need:
+        """Return what they require of a watch in another process."""
+        outages = [outage for s in self._all if (outage := s.topology.outage(now)) is not None]
+        return Need(
+            self.interval,
+            min(s.options.timeout for s in self._all),
+            None if not outages else max(0.0, now - min(outages)),
+            min(s.slots for s in self._all),
+        )
+
+    @property
+    def urgent(self) -> bool:
+        """Whether one of them needs the next probe at once."""
+        return any(self._key in s.topology.urgent for s in self._all)
 
     def probe_at(self, asked_at: float, now: float) -> float:
         """Return when the next probe is due, in monotonic seconds, if the last one was sent at *asked_at*."""
-        return min(
-            _BEAT.next(asked_at, s.interval, _RNG)
-            if steady(s.topology, self._key, now)
-            else asked_at + probe_delay(s.topology, self._key, s.interval, now, _RNG, slots=s.slots)
-            for s in self._all
+        if self.urgent:
+            return asked_at
+        outages = [s.topology.outage(now) for s in self._all]
+        processes = None if self.others is None else 1 + len(self.others)
+        delay = min(
+            pace(s.interval, outage, slots=s.slots, processes=processes)
+            for s, outage in zip(self._all, outages, strict=True)
         )
+        if self.others is not None:
+            delay = min(delay, self.others.pace(now))
+            outages.append(0.0 if self.others.in_outage() else None)
+        if any(outage is not None for outage in outages):
+            return asked_at + jittered(delay, _RNG)
+        return _BEAT.next(asked_at, delay, _RNG)
 
     def connect_delay(self, now: float, *, kicked: bool = False) -> float:
         """Return the seconds from one connection attempt to the next."""
+        if self.others is not None and self.others.in_outage():
+            # In an outage that is theirs alone they would try more often; in one of all, no more often than this.
+            kicked = kicked or all(s.topology.outage(now) is None for s in self._all)
         return min(
             connect_delay(s.topology, self._key, s.options, now, _RNG, kicked=kicked, slots=s.slots)
             for s in self._all
@@ -112,11 +176,16 @@ class Subscribers:
         self.last = seen
         for subscriber in tuple(self._all):
             subscriber.observe(seen)
+        if self.others is not None:
+            self.others.observe(seen)
 
     def note(self, text: str) -> None:
         """Have everybody show a remark on the host; an empty text removes it."""
+        self.noted = text
         for subscriber in tuple(self._all):
             subscriber.note(self._key, text)
+        if self.others is not None:
+            self.others.note(text)
 
     def log_error(self, text: str, exc: Exception) -> None:
         """Have one of them log a bug in pgroute: one log entry is enough."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pgroute.core.config.dns_names import is_name
 from pgroute.monitor.dns_watch import Names
-from pgroute.monitor.host_watcher import HostWatcher
+from pgroute.monitor.shared.sharing import Sharing
 from pgroute.runtime.fork import forked
 from pgroute.runtime.wakeup import OneShotEvent
 
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 
     from pgroute.core.config.dsn import Params
     from pgroute.core.config.lookups import ResolverSpec
+    from pgroute.core.config.options import ProbeOptions
     from pgroute.core.model.roles import HostKey
     from pgroute.monitor.advisers import Advisers
+    from pgroute.monitor.shared.sharing import AnyWatcher
     from pgroute.monitor.subscribers import Subscriber
     from pgroute.runtime.credentials import CredentialSource
 
 _STOP_TIMEOUT = 5.0
 
-WatchKey = tuple["HostKey", "Params", int, "CredentialSource | None"]
+WatchKey = tuple["HostKey", "Params", int, "CredentialSource | None", bool]
 
 
 class Watch(Protocol):
@@ -62,7 +64,8 @@ class Monitor:
         self._loop: asyncio.AbstractEventLoop
         self._advisers: Advisers | None = None
         self._names: dict[object, Names] = {}
-        self._watchers: dict[WatchKey, HostWatcher] = {}
+        self._watchers: dict[WatchKey, AnyWatcher] = {}
+        self._sharing = Sharing()
         self._watches: set[Watch] = set()
         self._leaving: dict[Watch, OneShotEvent] = {}
         self._ending: set[Watch] = set()
@@ -192,27 +195,33 @@ class Monitor:
         params: Params,
         names: Names,
         subscriber: Subscriber,
+        *,
+        resolver: ResolverSpec,
+        options: ProbeOptions,
         source: CredentialSource | None = None,
-    ) -> HostWatcher:
+    ) -> AnyWatcher:
         """Subscribe to a host; in the loop.
 
         Routers with the same parameters share one watcher, but not one that logs in as a credentials function of
-        another router says.
+        another router says. Other processes may share it too.
         """
-        name = (key, params, id(names) if is_name(key) else 0, source)
+        name = (key, params, id(names) if is_name(key) else 0, source, options.share)
         watcher = self._watchers.get(name)
         if watcher is None:
-            watcher = self._watchers[name] = HostWatcher(key, params, names, source)
+            watcher = self._watchers[name] = self._sharing.watcher(
+                key, params, names, resolver=resolver, options=options, source=source
+            )
             watcher.start()
         watcher.join(subscriber)
         return watcher
 
-    async def leave(self, watcher: HostWatcher, subscriber: Subscriber) -> None:
+    async def leave(self, watcher: AnyWatcher, subscriber: Subscriber) -> None:
         """Unsubscribe; the last one to leave stops the watcher; in the loop."""
         watcher.subscribers.leave(subscriber)
         if not watcher.subscribers:
             self._watchers = {name: w for name, w in self._watchers.items() if w is not watcher}
             await watcher.stop()
+            self._sharing.left(watcher)
 
     def _on_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Have a router log a bug in pgroute: asyncio would call the user's log handlers in this thread."""
@@ -236,6 +245,7 @@ class Monitor:
             # Transports close their sockets one turn of the loop later.
             loop.run_until_complete(asyncio.sleep(0))
         finally:
+            self._sharing.close()
             loop.close()
             for leaving in tuple(self._leaving.values()):
                 leaving.set()

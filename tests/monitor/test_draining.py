@@ -59,7 +59,7 @@ class Hosts:
             nudge=lambda _: None,
         )
 
-    def join(self, key: HostKey, _params: object, _names: object, subscriber: Subscriber, *_: object) -> Any:
+    def join(self, key: HostKey, _params: object, _names: object, subscriber: Subscriber, **_: object) -> Any:
         self.joined[key] = subscriber
         return SimpleNamespace(nudge=lambda: None)
 
@@ -109,9 +109,9 @@ async def test_a_server_that_a_name_led_to_meanwhile_is_not_taken_for_the_one_be
 async def test_what_was_seen_at_an_address_before_its_name_left_does_not_count() -> None:
     class Seen(Hosts):
         def join(
-            self, key: HostKey, params: object, names: object, subscriber: Subscriber, *rest: object
+            self, key: HostKey, _params: object, _names: object, subscriber: Subscriber, **rest: object
         ) -> Any:
-            watcher = super().join(key, params, names, subscriber, *rest)
+            watcher = super().join(key, _params, _names, subscriber, **rest)
             if key == PLACE:
                 subscriber.observe(Failure(PLACE, Fault(FaultKind.TIMEOUT), 0.0))
             return watcher

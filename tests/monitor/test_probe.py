@@ -92,10 +92,23 @@ def test_routers_with_the_same_conninfo_share_the_probe_connections(shared: Loca
     eventually(lambda: not any(probes(node) for node in shared.nodes))
 
 
-def test_another_user_gets_probe_connections_of_its_own(shared: LocalCluster) -> None:
-    with Router(shared.dsn) as one, Router(shared.dsn, kwargs={"application_name": "other"}) as other:
+def test_other_parameters_get_probe_connections_of_their_own(shared: LocalCluster) -> None:
+    with Router(shared.dsn) as one, Router(shared.dsn, kwargs={"options": "-c geqo=off"}) as other:
         eventually(lambda: all_up(one) and all_up(other))
         assert [len(probes(node)) for node in shared.nodes] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(("share", "each"), [(True, 1), (False, 2)])
+def test_another_application_name_shares_them_as_another_process_does(
+    shared: LocalCluster, share: bool, each: int
+) -> None:
+    probe = ProbeOptions(share=share)
+    with (
+        Router(shared.dsn, probe=probe) as one,
+        Router(shared.dsn, probe=probe, kwargs={"application_name": "other"}) as other,
+    ):
+        eventually(lambda: all_up(one) and all_up(other))
+        assert [len(probes(node)) for node in shared.nodes] == [each] * 3
 
 
 def test_the_watch_logs_in_as_a_user_of_its_own_and_is_shared_by_those_who_say_so(

@@ -92,7 +92,7 @@ async def test_a_name_that_is_corrected_while_its_addresses_hang_is_followed_at_
     port, gate = trio.nodes[0].port, threading.Event()
     server.zone["db.test"] = [ADDRESSES[0]]
     with relay((GATE, port), (ADDRESSES[0], port), gate=gate) as links:
-        patient = ProbeOptions(interval=0.3, timeout=15.0, min_ttl=0.2, lookup_timeout=0.5)
+        patient = ProbeOptions(interval=0.3, timeout=15.0, min_ttl=0.2, lookup_timeout=0.5, share=False)
         async with router_of(trio, server, "db.test", probe=patient) as router:
             assert await where(router) == ADDRESSES[0]
             server.zone["db.test"] = [GATE]
@@ -216,7 +216,7 @@ async def test_the_loss_of_the_old_address_is_noticed_at_once_though_the_new_one
     with LocalCluster(addresses=ADDRESSES[:2]) as cluster:
         old, new = cluster.nodes
         server.zone["db.test"] = [old.host]
-        patient = ProbeOptions(interval=0.3, timeout=15.0, min_ttl=0.2, lookup_timeout=0.5)
+        patient = ProbeOptions(interval=0.3, timeout=15.0, min_ttl=0.2, lookup_timeout=0.5, share=False)
         async with router_of(cluster, server, "db.test", probe=patient) as router:
             assert await where(router) == old.host
             await async_call(new.freeze)
@@ -230,6 +230,7 @@ async def test_the_loss_of_the_old_address_is_noticed_at_once_though_the_new_one
                 membership = router._manager.watch._membership
                 assert membership is not None
                 [watcher] = membership._watchers.values()
+                assert isinstance(watcher, HostWatcher)
                 await async_eventually(lambda: waits_for_an_answer(watcher))
             await async_call(old.kill)
             # Far from the 15 s that the new one may take.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -69,6 +69,22 @@ class RouterCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchSharing:
+    """Who watches a host.
+
+    Attributes:
+        mode: "alone": this process, for itself; "shared": this process, which tells others too; "told": another process
+            of this user, which tells this one.
+        others: how many processes are told by this one.
+        reason: why the watch is not shared, in words; empty if it is.
+    """
+
+    mode: Literal["alone", "shared", "told"]
+    others: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RouterStats:
     """The result of `Router.stats()`.
 
@@ -78,6 +94,7 @@ class RouterStats:
         events_dropped: events that were not delivered because subscribers are too slow.
         counts: what has happened to sessions and to the writers' host.
         adviser: what is known of the adviser that `discovery` names; None if there is none.
+        watches: who watches each host; empty while the router is not open.
     """
 
     writer: RoleStats
@@ -85,6 +102,7 @@ class RouterStats:
     events_dropped: int = 0
     counts: RouterCounts = RouterCounts()
     adviser: AdviserInfo | None = None
+    watches: Mapping[HostKey, WatchSharing] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

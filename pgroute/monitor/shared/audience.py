@@ -1,0 +1,244 @@
+"""The processes that are told by this one: takes them in, tells them, and heeds what they need."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from typing import TYPE_CHECKING
+
+from pgroute.core.topology.wire import Ask, Beat, Enter, Need, Note, Refused, Welcome, encode
+from pgroute.monitor.shared.link import Link, LinkEnded
+from pgroute.monitor.shared.needs import pace_of
+from pgroute.monitor.shared.times import SHORTEST_BEAT, beat
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from pgroute.core.model.roles import HostKey
+    from pgroute.core.topology.observations import Answer, Failure
+    from pgroute.core.topology.wire import Message
+    from pgroute.monitor.host_watcher import HostWatcher
+    from pgroute.monitor.shared.turns import Lead
+
+_ENTERS_WITHIN = 2.0
+_UNHEARD = 5.0
+"""Seconds from one look at the turn to the next while there is nobody to tell."""
+
+
+class Audience:
+    """The processes that follow one turn. Used in the monitor's loop only.
+
+    Args:
+        key: the host.
+        watch: its name.
+        lead: the turn, which this process leads.
+        watcher: probes the host.
+        on_change: called when the number of processes has changed.
+
+    Attributes:
+        over: done when another process leads; closing is up to the owner.
+    """
+
+    def __init__(
+        self, key: HostKey, watch: str, lead: Lead, watcher: HostWatcher, on_change: Callable[[], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.over: asyncio.Future[None] = self._loop.create_future()
+        self._key = key
+        self._watch = watch
+        self._lead = lead
+        self._watcher = watcher
+        self._on_change = on_change
+        self._guests: set[_Guest] = set()
+        self._told_at = 0.0
+        self._told_linked = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop.add_reader(lead.sock.fileno(), self._accept)
+        self._schedule()
+
+    def __len__(self) -> int:
+        return sum(1 for guest in self._guests if guest.need is not None)
+
+    def close(self) -> None:
+        """Leave all processes to themselves."""
+        if self._lead.closed:
+            return
+        self._loop.remove_reader(self._lead.sock.fileno())
+        if self._timer is not None:
+            self._timer.cancel()
+        # The files first: whoever notices the end of its connection looks at once who is next.
+        self._lead.close()
+        for guest in self._guests:
+            guest.close()
+        self._guests.clear()
+
+    # As the others of the watch's subscribers.
+
+    def observe(self, seen: Answer | Failure) -> None:
+        """Tell all of them an observation."""
+        self._tell_linked()
+        self._tell(seen)
+
+    def note(self, text: str) -> None:
+        """Have all of them show a remark on the host."""
+        self._tell(Note(text))
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for a connection attempt or a probe that the least patient one has; infinite if there are none."""
+        return min((need.timeout for need in self._needs), default=math.inf)
+
+    def pace(self, now: float) -> float:
+        """Return the seconds from one probe to the next for the most eager one; infinite if there are none."""
+        processes = 1 + len(self)
+        return min((pace_of(need, now, processes=processes) for need in self._needs), default=math.inf)
+
+    def in_outage(self) -> bool:
+        """Whether one of them knows of no primary."""
+        return any(need.outage_since is not None for need in self._needs)
+
+    # For its guests.
+
+    def enter(self, guest: _Guest) -> None:
+        """Tell a process that it is told from now on, and what was seen last."""
+        guest.send(Welcome(self._watch))
+        guest.send(Beat(self._watcher.linked))
+        guest.send(Note(self._watcher.subscribers.noted))
+        if self._watcher.subscribers.last is not None:
+            guest.send(self._watcher.subscribers.last)
+        self.changed()
+
+    def changed(self) -> None:
+        """Heed what the processes need now."""
+        self._watcher.nudge()
+        self._schedule()
+        self._on_change()
+
+    def leave(self, guest: _Guest) -> None:
+        """Forget a process."""
+        if guest in self._guests:
+            self._guests.discard(guest)
+            self.changed()
+
+    def answer(self, guest: _Guest) -> None:
+        """Tell a process that this one runs."""
+        guest.send(Beat(self._watcher.linked))
+
+    def ask(self, guest: _Guest, ask: Ask) -> None:
+        """Probe for a process."""
+        self.answer(guest)
+        self._watcher.ask(min(ask.since, time.monotonic()), fresh=ask.fresh)
+
+    def refused(self) -> None:
+        """Take note that the host has refused a login of a process."""
+        self._watcher.refused()
+
+    @property
+    def _needs(self) -> list[Need]:
+        return [guest.need for guest in self._guests if guest.need is not None]
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._lead.sock.accept()
+            except BlockingIOError:
+                return
+            except OSError:
+                # No descriptor is left, say: whoever waits begins the next turn.
+                self._finish()
+                return
+            sock.setblocking(False)
+            with contextlib.suppress(LinkEnded, OSError):
+                self._guests.add(_Guest(sock, self._key, self._watch, self))
+
+    def _tell(self, message: Message) -> None:
+        self._told_at = self._loop.time()
+        if not self._guests:
+            return
+        data = encode(message)
+        for guest in tuple(self._guests):
+            if guest.need is not None:
+                guest.send_encoded(data)
+
+    def _tell_linked(self) -> None:
+        linked = self._watcher.linked
+        if linked != self._told_linked:
+            self._told_linked = linked
+            self._tell(Beat(linked))
+
+    def _schedule(self) -> None:
+        """Look again when it is time to tell that this process runs, if nothing else is told until then."""
+        when = max(self._told_at + self._period, self._loop.time() + SHORTEST_BEAT)
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._tick)
+
+    @property
+    def _period(self) -> float:
+        needs, now = self._needs, time.monotonic()
+        return beat(min(pace_of(need, now) for need in needs)) if needs else _UNHEARD
+
+    def _tick(self) -> None:
+        self._timer = None
+        if not self._lead.latest:
+            self._finish()
+            return
+        if self._loop.time() >= self._told_at + self._period:
+            self._told_linked = self._watcher.linked
+            self._tell(Beat(self._told_linked))
+        self._schedule()
+
+    def _finish(self) -> None:
+        if not self.over.done():
+            self.over.set_result(None)
+
+
+class _Guest:
+    """One process that is told, or has only connected so far.
+
+    Attributes:
+        need: what it requires; None until it has entered.
+    """
+
+    def __init__(self, sock: socket.socket, key: HostKey, watch: str, audience: Audience) -> None:
+        self.need: Need | None = None
+        self._watch = watch
+        self._audience = audience
+        self._link = Link(sock, key, on_message=self._on_message, on_end=lambda *_: self._drop())
+        self._deadline = asyncio.get_running_loop().call_later(_ENTERS_WITHIN, self._drop)
+
+    def send(self, message: Message) -> None:
+        self._link.send(message)
+
+    def send_encoded(self, data: bytes) -> None:
+        self._link.send_encoded(data)
+
+    def close(self) -> None:
+        self._deadline.cancel()
+        self._link.close()
+
+    def _drop(self) -> None:
+        self.close()
+        self._audience.leave(self)
+
+    def _on_message(self, message: Message) -> None:
+        match message:
+            case Enter(watch=watch, need=need) if self.need is None and watch == self._watch:
+                self._deadline.cancel()
+                self.need = need
+                self._audience.enter(self)
+            case Need() if self.need is not None:
+                self.need = message
+                self._audience.answer(self)
+                self._audience.changed()
+            case Ask() if self.need is not None:
+                self._audience.ask(self, message)
+            case Refused() if self.need is not None:
+                self._audience.refused()
+            case _:
+                self._drop()  # it does not belong here

@@ -1,0 +1,71 @@
+"""Makes the watchers of one process: shared with other processes where that is possible, and alone elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pgroute.monitor.host_watcher import HostWatcher
+from pgroute.monitor.shared.folder import Folder, Unusable
+from pgroute.monitor.shared.identity import NotShareable, identity
+from pgroute.monitor.shared.watcher import SharedWatcher
+
+if TYPE_CHECKING:
+    from pgroute.core.config.dsn import Params
+    from pgroute.core.config.lookups import ResolverSpec
+    from pgroute.core.config.options import ProbeOptions
+    from pgroute.core.model.roles import HostKey
+    from pgroute.monitor.dns_watch import Names
+    from pgroute.runtime.credentials import CredentialSource
+
+AnyWatcher = HostWatcher | SharedWatcher
+
+
+class Sharing:
+    """The folder in which this process meets others, from its first shared watch to its last. In the monitor's loop."""
+
+    def __init__(self) -> None:
+        self._folder: Folder | None = None
+        self._users: set[SharedWatcher] = set()
+
+    def watcher(
+        self,
+        key: HostKey,
+        params: Params,
+        names: Names,
+        *,
+        resolver: ResolverSpec,
+        options: ProbeOptions,
+        source: CredentialSource | None,
+    ) -> AnyWatcher:
+        """Return the watcher of a host, not started.
+
+        Args:
+            key: the host.
+            params: the parameters of the probe connection.
+            names: give the addresses.
+            resolver: looks the names up.
+            options: the probe options.
+            source: calls the credentials function of the router; None: it has none.
+        """
+        try:
+            which = identity(key, params, resolver=resolver, options=options, source=source)
+            folder = self._folder or Folder()
+        except (NotShareable, Unusable) as exc:
+            return HostWatcher(key, params, names, source, alone=str(exc))
+        self._folder = folder
+        watcher = SharedWatcher(key, params, names, folder, which)
+        self._users.add(watcher)
+        return watcher
+
+    def left(self, watcher: AnyWatcher) -> None:
+        """Take note that a watcher has stopped; the last one leaves the folder."""
+        if isinstance(watcher, SharedWatcher):
+            self._users.discard(watcher)
+            if not self._users:
+                self.close()
+
+    def close(self) -> None:
+        """Leave the folder."""
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.close()

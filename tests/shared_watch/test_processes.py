@@ -1,0 +1,203 @@
+"""Real processes share the watch of real servers: one probes, the others see as much, whatever becomes of the one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pgroute.testing import LocalCluster
+from tests.shared_watch.processes import Master, Process
+from tests.support import dsn_at, eventually
+
+pytestmark = pytest.mark.cluster
+
+PROBES = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%pgroute-monitor%'"
+ALL = ["primary", "standby", "standby"]
+
+
+def probes(cluster: LocalCluster) -> list[int]:
+    """Return the number of probe connections at each server."""
+    return [node.execute(PROBES)[0][0] for node in cluster.nodes if node.running]
+
+
+Start = Callable[..., Process]
+
+
+@pytest.fixture(scope="module")
+def master() -> Iterator[Master]:
+    master = Master()
+    yield master
+    master.close()
+
+
+@pytest.fixture
+def start(master: Master) -> Iterator[Start]:
+    """Starts a process with a router, which ends with the test; to be asked for last, so that it ends first."""
+    with contextlib.ExitStack() as stack:
+        yield lambda dsn, **probe: stack.enter_context(master.start(dsn, **probe))
+
+
+@pytest.fixture
+def dsn(shared: LocalCluster) -> str:
+    """The primary alone: it has one watch, and one process that leads."""
+    return dsn_at(f"{shared.primary.host}:{shared.primary.port}", shared)
+
+
+@pytest.fixture
+def three(dsn: str, start: Start) -> list[Process]:
+    """Three processes that share a watch; the first one leads."""
+    first = start(dsn)
+    eventually(lambda: first.modes == ["shared"])
+    others = [start(dsn), start(dsn)]
+    eventually(lambda: all(process.modes == ["told"] for process in others))
+    eventually(lambda: all(process.roles == ["primary"] for process in others))
+    for process in [first, *others]:
+        wait_for_the_first_events(process)
+    return [first, *others]
+
+
+def wait_for_the_first_events(process: Process) -> None:
+    """Take what is told of the beginning: subscribers are told in a thread, after the hosts are known."""
+    eventually(lambda: "primary-changed" in process.ask("events"))
+
+
+def one_watches(processes: list[Process]) -> bool:
+    """Whether one of the processes leads, and all others are told."""
+    modes = sorted(mode for process in processes for mode in process.modes)
+    return modes == ["shared"] + ["told"] * (len(processes) - 1)
+
+
+def test_processes_hold_one_probe_connection_together_and_leave_no_file(
+    shared: LocalCluster, place: Path, start: Start
+) -> None:
+    processes = [start(shared.dsn) for _ in range(3)]
+    eventually(lambda: all(process.roles == ALL for process in processes))
+    eventually(lambda: probes(shared) == [1, 1, 1])
+    modes = [mode for process in processes for mode in process.modes]
+    assert sorted(modes) == ["shared"] * 3 + ["told"] * 6
+    for process in processes:
+        process.close()
+    assert list(place.glob("pgroute-*")) == []
+
+
+def test_without_the_option_each_process_probes_for_itself(
+    shared: LocalCluster, dsn: str, place: Path, start: Start
+) -> None:
+    processes = [start(dsn, share=False) for _ in range(2)]
+    eventually(lambda: all(process.roles == ["primary"] for process in processes))
+    assert probes(shared)[0] == 2
+    assert [process.ask("sharing").popitem()[1] for process in processes] == [["alone", 0, "share=False"]] * 2
+    assert list(place.glob("pgroute-*")) == []
+
+
+@pytest.mark.parametrize("how", ["closed", "killed"])
+def test_another_process_goes_on_when_the_one_that_watches_ends(three: list[Process], how: str) -> None:
+    first, *others = three
+    if how == "closed":
+        first.close()
+    else:
+        first.signal(signal.SIGKILL)
+    eventually(lambda: one_watches(others))
+    assert all(process.ask("kick") for process in others)
+    assert all(process.roles == ["primary"] for process in others)
+    assert [process.ask("events") for process in others] == [[], []], "nothing has happened to the hosts"
+
+
+def test_another_process_goes_on_when_the_one_that_watches_hangs_which_then_is_told(
+    three: list[Process],
+) -> None:
+    first, *others = three
+    first.signal(signal.SIGSTOP)
+    eventually(lambda: one_watches(others))
+    assert all(process.ask("kick") for process in others)
+    first.signal(signal.SIGCONT)
+    eventually(lambda: one_watches(three) and first.modes == ["told"])
+    assert all(process.ask("kick") for process in three)
+    assert [process.ask("events") for process in three] == [[], [], []]
+
+
+def test_who_needs_a_probe_notices_at_once_that_the_one_that_watches_hangs(three: list[Process]) -> None:
+    first, second, _ = three
+    first.signal(signal.SIGSTOP)
+    assert second.ask("kick")
+    eventually(lambda: "told" not in second.modes or one_watches(three[1:]))
+
+
+def test_a_child_of_the_one_that_watches_keeps_nothing_alive(three: list[Process]) -> None:
+    first, *others = three
+    child = first.ask("fork")
+    try:
+        first.signal(signal.SIGKILL)
+        eventually(lambda: one_watches(others))
+        assert all(process.ask("kick") for process in others)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_stopped_process_that_is_told_holds_up_nobody_and_catches_up(three: list[Process]) -> None:
+    first, second, third = three
+    third.signal(signal.SIGSTOP)
+    begun = time.monotonic()
+    assert second.ask("kick")
+    first.close()
+    eventually(lambda: second.modes == ["shared"])
+    third.signal(signal.SIGCONT)
+    eventually(lambda: third.modes == ["told"])
+    eventually(lambda: third.last_seen > begun)
+
+
+def test_a_newcomer_knows_the_hosts_though_the_one_that_watches_hangs(
+    three: list[Process], start: Start, dsn: str
+) -> None:
+    first, *others = three
+    first.signal(signal.SIGSTOP)
+    newcomer = start(dsn)
+    eventually(lambda: newcomer.roles == ["primary"])
+    eventually(lambda: one_watches([*others, newcomer]))
+
+
+def test_the_most_eager_process_is_served(dsn: str, start: Start) -> None:
+    first = start(dsn, interval=30.0)
+    eventually(lambda: first.roles == ["primary"])
+    eager = start(dsn, interval=0.05)
+    eventually(lambda: eager.modes == ["told"] and eager.roles == ["primary"])
+    begun = time.monotonic()
+    seen = {eager.last_seen}
+    while len(seen) < 5:
+        assert time.monotonic() < begun + 10.0, "alone it takes 0.2 s"
+        seen.add(eager.last_seen)
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        pytest.param(None, id="watched", marks=pytest.mark.long),
+        pytest.param(signal.SIGKILL, id="killed"),
+        pytest.param(signal.SIGSTOP, id="stopped"),
+    ],
+)
+def test_all_processes_follow_a_failover_also_without_the_one_that_watched(
+    any_cluster: LocalCluster, start: Start, ending: signal.Signals | None
+) -> None:
+    first = start(any_cluster.dsn)
+    eventually(lambda: first.modes == ["shared"] * 3)
+    others = [start(any_cluster.dsn), start(any_cluster.dsn)]
+    eventually(lambda: all(process.roles == ALL for process in others))
+    for process in others:
+        wait_for_the_first_events(process)
+    new = any_cluster.nodes[1]
+    any_cluster.primary.kill()
+    if ending is not None:
+        first.signal(ending)
+    new.promote()
+    assert [process.ask("write", 10.0) for process in others] == [new.port] * 2
+    for process in others:
+        assert process.ask("primary") == f"{new.host}:{new.port}"
+        kinds = process.ask("events")
+        assert [kind for kind in kinds if "primary" in kind] == ["primary-lost", "primary-changed"], kinds
