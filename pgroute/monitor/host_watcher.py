@@ -173,6 +173,9 @@ class HostWatcher:
             self._had_no_credentials = isinstance(exc, NoCredentials)
         else:
             return
+        if fault.kind is FaultKind.REJECTED:
+            # From its end, as for pools: credentials refused a moment ago would not be sent again.
+            self._refused_until = time.monotonic() + REJECTED_GAP
         self._failed(fault)
 
     async def _due(self) -> bool:
@@ -206,7 +209,7 @@ class HostWatcher:
         hurry = self._kicked or self._fresh
         delay = self.subscribers.connect_delay(now, kicked=hurry)
         connect_at = self._connected_at + (CREDENTIALS_GAP if self._had_no_credentials else delay)
-        # The login of one router or process was refused: the others do not know.
+        # The snapshots of other routers and processes do not tell that a login was refused.
         return max(connect_at, self._refused_until)
 
     def _has_credentials(self) -> bool:

@@ -509,8 +509,9 @@ def test_a_file_of_somebody_else_is_told(tmp_path):
     file = write(tmp_path, "[routers.a]")
     file.chmod(0)
     code = (
-        "import os, sys, pgroute\nif not os.getuid(): os.setgid(65534), os.setuid(65534)\n"
-        "try: pgroute.from_config(sys.argv[1])\nexcept pgroute.ConfigError as exc: print(exc)"
+        "import os, sys, pgroute.config_file.making\nfrom pgroute import ConfigError, from_config\n"
+        "if not os.getuid(): os.setgid(65534), os.setuid(65534)\n"
+        "try: from_config(sys.argv[1])\nexcept ConfigError as exc: print(exc)"
     )
     folder = tmp_path
     while not folder.stat().st_mode & stat.S_IXOTH:

@@ -77,6 +77,12 @@ def state(router: Router[Any], node: Endpoint) -> HostState | None:
     return host.state if host else None
 
 
+def reason(router: Router[Any], node: Endpoint) -> str:
+    """Return why a node is in its state, as the router sees it."""
+    host = router.topology.host(key(node))
+    return host.reason if host else ""
+
+
 def primary(router: Router[Any]) -> HostKey | None:
     """Return the host that the router holds for the primary."""
     host = router.topology.primary
