@@ -86,11 +86,10 @@ def end_tidily(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def tests(marks: Sequence[str], wait_for_images: Callable[[], object]) -> tuple[list[Task], ...]:
-    """Return the tests as three lanes, of which the last one ends early and the others at about the same time.
+def tests(marks: Sequence[str], wait_for_images: Callable[[], object]) -> tuple[list[Task], list[Task]]:
+    """Return the tests as two lanes that take about the same time.
 
-    Those of core run by themselves, whose coverage they alone must show: in one process, which never waits. Those in
-    containers wait most of the time.
+    Those of core run by themselves, whose coverage they alone must show; those in containers wait most of the time.
     """
     options = ["-m", "pytest", *pytest_options(), *marks]
 
@@ -101,10 +100,10 @@ def tests(marks: Sequence[str], wait_for_images: Callable[[], object]) -> tuple[
     return (
         [Task("tests", [[*options, *others, *side_by_side(WORKERS)]])],
         [
-            Task("tests of programs", [[*options, *PROGRAMS, *BESIDE, *side_by_side(WORKERS_FOR_PROGRAMS)]]),
+            Task("tests of core", [[".ci/covered.py", *pytest_options(), *marks, CORE]]),
             Task("tests in containers", [[*options, CONTAINERS]], before=wait_for_images),
+            Task("tests of programs", [[*options, *PROGRAMS, *BESIDE, *side_by_side(WORKERS_FOR_PROGRAMS)]]),
         ],
-        [Task("tests of core", [[".ci/covered.py", *pytest_options(), *marks, CORE]])],
     )
 
 

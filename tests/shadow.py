@@ -7,6 +7,7 @@ router's own watch is told. No test should notice, unless it counts connections 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pgroute.core.config.dsn import Params
@@ -36,6 +37,8 @@ NOBODY = Nobody()
 
 def begin(self: ClusterWatch, monitor: Monitor) -> None:
     source = self._source
+
+    self.options = replace(self.options, share=True)
 
     def params(key: Any) -> Params:
         return Params({**source.params(key), "application_name": "shadow pgroute-monitor"})

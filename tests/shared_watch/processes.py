@@ -50,7 +50,7 @@ def serve(commands, dsn, environment, probe):
     os.environ.update(environment)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     events = []
-    router = pgroute.Router(dsn, probe=pgroute.ProbeOptions(**probe))
+    router = pgroute.Router(dsn, probe=pgroute.ProbeOptions(**{"share": True, **probe}))
     router.subscribe(lambda event: events.append(event.kind.value))  # before it is opened, so that none is missed
     with commands, router:
         while data := commands.recv(65536):

@@ -19,7 +19,7 @@ PARAMS = {"user": "app", "password": "secret", "dbname": "shop", "sslmode": "ver
 
 
 def which(key: HostKey = ADDRESS, params: dict[str, str] | None = None, **changed: Any) -> str:
-    arguments = {"resolver": "system", "options": ProbeOptions(), "source": None, **changed}
+    arguments = {"resolver": "system", "options": ProbeOptions(share=True), "source": None, **changed}
     return identity(key, Params(PARAMS | (params or {})), **arguments).digest(b"key", 16)
 
 
@@ -41,7 +41,7 @@ def test_what_is_shown_of_a_process_is_no_difference(monkeypatch: pytest.MonkeyP
     before = which()
     monkeypatch.setenv("PGAPPNAME", "other")
     assert which(params={"application_name": "worker 7"}) == before
-    assert which(options=ProbeOptions(interval=7.0, timeout=3.0, abort_after=None)) == before
+    assert which(options=ProbeOptions(interval=7.0, timeout=3.0, abort_after=None, share=True)) == before
 
 
 @pytest.mark.parametrize("name", ["PGSSLROOTCERT", "PGPASSFILE", "HOME", "KRB5CCNAME"])
@@ -64,7 +64,7 @@ def test_the_working_directory_is_a_difference_only_where_a_path_is_relative(
 
 
 def test_how_names_are_looked_up_is_a_difference_where_there_is_one() -> None:
-    rarely = ProbeOptions(max_ttl=100.0)
+    rarely = ProbeOptions(max_ttl=100.0, share=True)
     assert which(options=rarely) == which()
     assert which(NAME, options=rarely) != which(NAME)
     assert which(NAME, resolver="dns") != which(NAME)
@@ -84,7 +84,7 @@ def test_other_namespaces_are_a_difference(number: int, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"options": ProbeOptions(share=False)}, "share=False"),
+        ({"options": ProbeOptions()}, "share=False"),
         ({"source": object()}, "credentials"),
         ({"key": NAME, "resolver": object()}, "resolver"),
     ],

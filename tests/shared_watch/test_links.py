@@ -28,6 +28,7 @@ pytestmark = pytest.mark.cluster
 
 WATCH = "watch"
 ENTER = Enter(WATCH, Need(1.0, 1.0))
+SHARED = ProbeOptions(share=True)
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +119,7 @@ def future_answer() -> Answer:
 def test_a_process_that_is_told_nonsense_probes_by_itself(
     sent: tuple[Any, ...], dsn: str, folder: Folder
 ) -> None:
-    with FakeLeader(folder, *sent) as leader, Router(dsn) as router:
+    with FakeLeader(folder, *sent) as leader, Router(dsn, probe=SHARED) as router:
         eventually(lambda: up(router))
         assert mode(router) == "alone"
         eventually(lambda: leader.entered > 1)  # it tries again
@@ -127,13 +128,13 @@ def test_a_process_that_is_told_nonsense_probes_by_itself(
 
 
 def test_a_process_that_is_told_nothing_takes_the_next_turn(dsn: str, folder: Folder) -> None:
-    with FakeLeader(folder), Router(dsn) as router:
+    with FakeLeader(folder), Router(dsn, probe=SHARED) as router:
         eventually(lambda: up(router) and mode(router) == "shared")
 
 
 def test_a_process_whose_leader_falls_silent_takes_the_next_turn(dsn: str, folder: Folder) -> None:
     role = Answer(("", 0), HostRole.STANDBY, 1.0)  # type: ignore[arg-type]
-    with FakeLeader(folder, Welcome(WATCH), role), Router(dsn) as router:
+    with FakeLeader(folder, Welcome(WATCH), role), Router(dsn, probe=SHARED) as router:
         eventually(lambda: mode(router) == "told")
         assert router.topology.hosts[0].role is HostRole.STANDBY
         eventually(lambda: up(router) and mode(router) == "shared")
@@ -143,7 +144,7 @@ def test_nobody_trusts_a_process_of_another_user(
     dsn: str, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(link, "peer_of", lambda _: 4321)
-    with FakeLeader(folder, Welcome(WATCH)), Router(dsn) as router:
+    with FakeLeader(folder, Welcome(WATCH)), Router(dsn, probe=SHARED) as router:
         eventually(lambda: up(router))
         [sharing] = router.stats().watches.values()
         assert (sharing.mode, sharing.reason) == ("alone", "the process at the other end is of user id 4321")
@@ -180,7 +181,7 @@ class Guest:
 
 @pytest.fixture
 def router(dsn: str, folder: Folder) -> Iterator[Router]:
-    with Router(dsn, probe=ProbeOptions(interval=0.1)) as router:
+    with Router(dsn, probe=ProbeOptions(interval=0.1, share=True)) as router:
         eventually(lambda: up(router) and mode(router) == "shared")
         yield router
 
@@ -260,7 +261,7 @@ def test_the_most_eager_process_sets_the_pace(router: Router, guest: Guest) -> N
 
 
 def test_who_asks_gets_a_probe_that_was_sent_later(dsn: str, folder: Folder) -> None:
-    with Router(dsn, probe=ProbeOptions(interval=30.0)) as router:
+    with Router(dsn, probe=ProbeOptions(interval=30.0, share=True)) as router:
         eventually(lambda: up(router) and mode(router) == "shared")
         guest = Guest(folder)
         with guest.sock:
