@@ -357,6 +357,7 @@ def test_a_configure_that_fails_is_one_warning_until_it_succeeds(
             raise ValueError("no such setting")
 
     with Router(shared.dsn, writer=PoolOptions(min_size=3, configure=configure)) as router:
+        eventually(lambda: router.topology.primary is not None)
         for _ in range(3):
             with pytest.raises(NoHostAvailable, match="no such setting"):
                 with router.writer(timeout=0.3):
