@@ -138,7 +138,7 @@ async def work(router: AsyncRouter[Any], role: Any, stop: threading.Event) -> tu
         finally:
             await router.putconn(conn)
         served += 1
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0.001)  # the load leaves some of the processor to the server and the monitor
     return served, longest
 
 
@@ -436,7 +436,7 @@ async def test_a_pool_closes_while_its_function_hangs(roles: LocalCluster) -> No
 
 async def test_a_slow_answer_serves_the_next_attempt(roles: LocalCluster) -> None:
     def function(request: CredentialRequest) -> dict[str, str]:
-        time.sleep(0.5)
+        time.sleep(0.5)  # longer than one attempt waits: that is what is tested
         return {"user": "tea", "password": SECRET}
 
     async with AsyncRouter(dsn(roles), credentials=function, probe=ProbeOptions(timeout=0.2)) as router:

@@ -138,7 +138,7 @@ def work(router: Router[Any], role: Any, stop: threading.Event) -> tuple[int, fl
         finally:
             router.putconn(conn)
         served += 1
-        time.sleep(0.001)
+        time.sleep(0.001)  # the load leaves some of the processor to the server and the monitor
     return served, longest
 
 
@@ -436,7 +436,7 @@ def test_a_pool_closes_while_its_function_hangs(roles: LocalCluster) -> None:
 
 def test_a_slow_answer_serves_the_next_attempt(roles: LocalCluster) -> None:
     def function(request: CredentialRequest) -> dict[str, str]:
-        time.sleep(0.5)
+        time.sleep(0.5)  # longer than one attempt waits: that is what is tested
         return {"user": "tea", "password": SECRET}
 
     with Router(dsn(roles), credentials=function, probe=ProbeOptions(timeout=0.2)) as router:
