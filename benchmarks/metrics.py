@@ -33,9 +33,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 import pgroute
 from benchmarks.compare.table import show
 from benchmarks.versions import finish, machine, store, versions
-from pgroute.contrib.metrics.routers import behind
 from pgroute.contrib.opentelemetry import RouterInstrumentation
 from pgroute.contrib.prometheus import RouterCollector
+from pgroute.faces import manager_behind
 from pgroute.testing import LocalCluster
 
 OFF, METRICS, EVERYTHING = "off", "metrics", "everything"
@@ -57,7 +57,7 @@ class Observed:
 
     def __init__(self, router):
         self.router = router
-        self._meter = behind(router).meter
+        self._meter = manager_behind(router).meter
         self._registry = CollectorRegistry()
         self._registry.register(RouterCollector(router))
         self._tracing = TracerProvider()

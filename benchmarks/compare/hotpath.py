@@ -8,7 +8,8 @@ import time
 
 import psycopg
 
-from pgroute._sync.pool.lease import alive, attributes, lease_of
+from pgroute._psycopg.state import settings_of
+from pgroute._sync.pool.lease import alive, lease_of
 from pgroute.testing import LocalCluster
 
 from .contenders import ALL, SIZES
@@ -59,7 +60,7 @@ def works(conn, opened):
     with opened["pgroute"].writer() as routed:
         # An idle connection can be looked at from here; nobody else uses the pool.
         found[ALIVE] = lambda: alive(routed)
-        found[ATTRIBUTES] = lambda: attributes(routed) == lease_of(routed).baseline
+        found[ATTRIBUTES] = lambda: settings_of(routed) == lease_of(routed).baseline
     return found
 
 

@@ -11,7 +11,7 @@ from psycopg.pq import TransactionStatus
 from pgroute._async.checkout import COMMIT_SENT, COMMITTED, REFUSED
 from pgroute._async.commit import BY_PSYCOPG
 from pgroute._async.pool.lease import READ_ONLY_DEFAULT, alive, shut
-from pgroute._psycopg import has_two_phase
+from pgroute._psycopg.state import has_two_phase
 from pgroute.core.faults.classify import one_line
 from pgroute.core.faults.read_only_host import note_read_only_host
 from pgroute.errors import SessionLost

@@ -9,7 +9,8 @@ import psycopg
 from psycopg.pq import ExecStatus
 
 from pgroute._sync.statements import ask, error_of
-from pgroute._psycopg import forget_prepared, has_unfinished, leave_block, query_steps
+from pgroute._psycopg.state import forget_prepared, has_unfinished, leave_block
+from pgroute._psycopg.statements import query_steps
 
 if TYPE_CHECKING:
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pgroute._psycopg import begin_steps
+from pgroute._psycopg.statements import begin_steps
 
 if TYPE_CHECKING:
     import psycopg

@@ -12,7 +12,7 @@ import psycopg
 from psycopg.errors import error_from_result
 from psycopg.pq import Escaping, ExecStatus
 
-from pgroute._psycopg import query_steps
+from pgroute._psycopg.statements import query_steps
 from pgroute.runtime.receive_limit import bounded
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -182,6 +183,8 @@ class Crew:
         return subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=ROOT,
+            # Where they meet to share their watch: a killed one leaves its files, and they go with this folder.
+            env={**os.environ, "TMPDIR": str(self._folder), "XDG_RUNTIME_DIR": ""},
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,

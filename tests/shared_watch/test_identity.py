@@ -84,7 +84,7 @@ def test_other_namespaces_are_a_difference(number: int, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"options": ProbeOptions()}, "share=False"),
+        ({"options": ProbeOptions(share=False)}, "share=False"),
         ({"source": object()}, "credentials"),
         ({"key": NAME, "resolver": object()}, "resolver"),
     ],

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -338,9 +339,9 @@ def test_position_of_a_timeline_that_the_router_has_not_seen_yet(any_cluster: Lo
         call(any_cluster.catch_up)
         call(old.freeze)
         call(any_cluster.promote, new)
-        # Routers with the same login share the probes.
+        # Its own probes: routers share them otherwise.
         other = dsn_with(any_cluster.dsn, application_name="other")
-        with Router(other, probe=OFTEN) as ahead:
+        with Router(other, probe=replace(OFTEN, share=False)) as ahead:
             after = insert(ahead, 2)
         assert primary(behind) == behind.topology.hosts[0].key, "it does not know it yet"
         begun_at = time.monotonic()

@@ -15,7 +15,9 @@ from pgroute._async.pool.lease import READ_ONLY_DEFAULT, AsyncLease, attach, shu
 from pgroute._async.pool.login import AsyncLogin, NoCredentials
 from pgroute._async.pool.server_check import HEAR_WARNINGS, WrongServer, check_server
 from pgroute._async.statements import ask_warily
-from pgroute._psycopg import ConnectAborted, forget_prepared, mark_pooled, unwanted, watched_class
+from pgroute._psycopg.login import ConnectAborted, unwanted, watched_class
+from pgroute._psycopg.pooled import mark_pooled
+from pgroute._psycopg.state import forget_prepared
 from pgroute.core.config.options import DISCARD
 from pgroute.core.faults.classify import Fault, FaultKind, connect_fault, one_line
 from pgroute.core.model.host import HostState

@@ -15,7 +15,7 @@ from pgroute._async.pool.exchange import AsyncExchange
 from pgroute._async.pool.lease import AsyncLease, alive, lease_of, restore, shut
 from pgroute._async.pool.setup import SETUP_ATTEMPTS, set_up
 from pgroute._async.pool.worker import AsyncPoolWorker
-from pgroute._psycopg import has_unfinished, settings_of
+from pgroute._psycopg.state import has_unfinished, settings_of
 from pgroute.core.faults.classify import one_line
 from pgroute.core.model.durations import QUICK, Durations
 from pgroute.core.routing.lending import Lending

@@ -12,7 +12,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import AsyncWatchdog
-from pgroute._psycopg import cancelling
+from pgroute._psycopg.pooled import cancelling
 from pgroute.core.faults.classify import one_line
 
 if TYPE_CHECKING:

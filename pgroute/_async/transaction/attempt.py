@@ -14,7 +14,7 @@ from pgroute._async.commit import BY_ROUTER
 from pgroute._async.ending import end, roll_back
 from pgroute._async.pool.lease import shut
 from pgroute._async.transaction.under_way import AsyncUnderWay
-from pgroute._psycopg import leave_block
+from pgroute._psycopg.state import leave_block
 from pgroute.core.faults.classify import Fault, FaultKind, one_line, session_fault
 from pgroute.core.model.roles import Role
 from pgroute.core.transactions.nesting import open_surroundings, refuse_nested, surroundings

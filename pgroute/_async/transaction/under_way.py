@@ -11,7 +11,8 @@ import psycopg
 from pgroute._async.checkout import NOTHING_SENT
 from pgroute._async.commit import BY_ROUTER, ByClass
 from pgroute._async.statements import checked, send
-from pgroute._psycopg import brief_steps, enter_block, rest_steps
+from pgroute._psycopg.state import enter_block
+from pgroute._psycopg.statements import brief_steps, rest_steps
 from pgroute.core.faults.classify import one_line
 from pgroute.core.transactions.begin import begin_statement
 

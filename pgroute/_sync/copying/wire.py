@@ -17,7 +17,8 @@ from psycopg.pq import ExecStatus, TransactionStatus
 from pgroute._acompat import Watchdog
 from pgroute._sync.pool.lease import lease_of, shut
 from pgroute._sync.statements import error_of
-from pgroute._psycopg import end_steps, flush_steps, query_steps, receive_steps
+from pgroute._psycopg.copying import end_steps, flush_steps, receive_steps
+from pgroute._psycopg.statements import query_steps
 from pgroute.core.copying import BLOCK
 from pgroute.core.transactions.begin import begin_statement
 

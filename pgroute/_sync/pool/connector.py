@@ -15,7 +15,9 @@ from pgroute._sync.pool.lease import READ_ONLY_DEFAULT, Lease, attach, shut
 from pgroute._sync.pool.login import Login, NoCredentials
 from pgroute._sync.pool.server_check import HEAR_WARNINGS, WrongServer, check_server
 from pgroute._sync.statements import ask_warily
-from pgroute._psycopg import ConnectAborted, forget_prepared, mark_pooled, unwanted, watched_class
+from pgroute._psycopg.login import ConnectAborted, unwanted, watched_class
+from pgroute._psycopg.pooled import mark_pooled
+from pgroute._psycopg.state import forget_prepared
 from pgroute.core.config.options import DISCARD
 from pgroute.core.faults.classify import Fault, FaultKind, connect_fault, one_line
 from pgroute.core.model.host import HostState

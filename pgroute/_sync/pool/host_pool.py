@@ -16,7 +16,7 @@ from pgroute._sync.pool.exchange import Exchange
 from pgroute._sync.pool.lease import Lease, alive, lease_of, restore, shut
 from pgroute._sync.pool.setup import SETUP_ATTEMPTS, set_up
 from pgroute._sync.pool.worker import PoolWorker
-from pgroute._psycopg import has_unfinished, settings_of
+from pgroute._psycopg.state import has_unfinished, settings_of
 from pgroute.core.faults.classify import one_line
 from pgroute.core.model.durations import QUICK, Durations
 from pgroute.core.routing.lending import Lending

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
 
-from pgroute._psycopg import restore_settings, settings_of
+from pgroute._psycopg.state import restore_settings, settings_of
 from pgroute.core.faults.classify import one_line
 from pgroute.core.transactions.begin import begin_statement
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute._acompat import wait_for_call
-from pgroute._psycopg import ConnectAborted, unwanted
+from pgroute._psycopg.login import ConnectAborted, unwanted
 from pgroute.core.config.credentials import login_of, request_for, with_credentials
 from pgroute.core.config.options import join_options
 from pgroute.core.config.role_config import POOL_CONNECT_TIMEOUT

@@ -15,7 +15,7 @@ from pgroute._sync.commit import BY_ROUTER
 from pgroute._sync.ending import end, roll_back
 from pgroute._sync.pool.lease import shut
 from pgroute._sync.transaction.under_way import UnderWay
-from pgroute._psycopg import leave_block
+from pgroute._psycopg.state import leave_block
 from pgroute.core.faults.classify import Fault, FaultKind, one_line, session_fault
 from pgroute.core.model.roles import Role
 from pgroute.core.transactions.nesting import open_surroundings, refuse_nested, surroundings

@@ -13,7 +13,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from pgroute._psycopg import put_on, swap_adapters
+from pgroute._psycopg.adapters import put_on, swap_adapters
 from pgroute.core.faults.classify import one_line
 from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.errors import RouteError, SessionLost

@@ -282,8 +282,8 @@ class ProbeOptions:
         max_ttl: seconds for which it is used at most, also if the resolver reports no TTL ("system").
         lookup_timeout: seconds for one lookup of a name, at least 0.01.
         kwargs: libpq parameters for the connections of the probes, overriding those of the router.
-        share: True has one process of this user on this machine probe for all that share the probes of the same host
-            with the same parameters, where that is possible (Linux).
+        share: have one process of this user on this machine probe for all that probe the same host with the same
+            parameters, where that is possible.
 
     Raises:
         ConfigError: a value has the wrong type or is out of range.
@@ -299,7 +299,7 @@ class ProbeOptions:
     max_ttl: float = 30.0
     lookup_timeout: float = 2.0
     kwargs: Mapping[str, Any] | None = field(default=None, repr=False)
-    share: bool = False
+    share: bool = True
 
     def __post_init__(self) -> None:
         check_mapping("kwargs", self.kwargs)
