@@ -22,6 +22,7 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -43,7 +44,8 @@ SIZES = {"min_size": 1, "max_size": 4}
 PAUSE = 0.05
 AFTER_ERROR = 0.01
 PROMOTED_AFTER = 1.0
-START_BOUND = 120.0
+START_BOUND = 180.0
+AT_ONCE = 4
 WRITE = "INSERT INTO written DEFAULT VALUES RETURNING inet_server_port()"
 FULL = ("too many clients", "remaining connection slots")
 
@@ -53,7 +55,7 @@ class Process:
 
     def __init__(self, workers):
         self.workers = workers
-        self.stopped = threading.Event()
+        self.begun, self.stopped = threading.Event(), threading.Event()
         self.first = {}
         self.errors = collections.Counter()
 
@@ -69,9 +71,10 @@ class Process:
     def run(self, contender, dsn):
         with contender.open(dsn, SIZES, readers=False) as sessions:
             threads = [threading.Thread(target=self._work, args=(sessions,)) for _ in range(self.workers)]
+            print("ready", flush=True)
+            self.begun.wait()
             for thread in threads:
                 thread.start()
-            print("ready", flush=True)
             for thread in threads:
                 thread.join()
 
@@ -87,8 +90,9 @@ class Process:
 
     async def run_async(self, open_sessions, dsn, *, asyncpg=False):
         async with open_sessions(dsn, SIZES, readers=False) as sessions:
-            tasks = [asyncio.create_task(self._work_async(sessions, asyncpg)) for _ in range(self.workers)]
             print("ready", flush=True)
+            await asyncio.to_thread(self.begun.wait)
+            tasks = [asyncio.create_task(self._work_async(sessions, asyncpg)) for _ in range(self.workers)]
             await asyncio.gather(*tasks)
 
     async def _work_async(self, sessions, asyncpg):
@@ -115,12 +119,15 @@ async def open_asyncpg(dsn, sizes, readers):
 
 
 def child(library, dsn, workers):
-    """Work until standard input ends, however this process ends: nothing of it stays."""
+    """Work from the first line of standard input to its end, however this process ends: nothing of it stays."""
     logging.disable(logging.CRITICAL)
     process = Process(int(workers))
 
     def stop():
+        sys.stdin.readline()
+        process.begun.set()
         sys.stdin.read()
+        process.begun.set()
         process.stopped.set()
         time.sleep(PATIENCE)
         finish()
@@ -143,20 +150,28 @@ def child(library, dsn, workers):
 
 @contextlib.contextmanager
 def started(library, dsn, args):
-    """Start the processes, and yield them once all are ready; at the end none is left."""
+    """Start the processes, and yield them once all are ready and work; at the end none is left."""
     command = [sys.executable, "-m", "benchmarks.processes", "--child", library, dsn, str(args.workers)]
     processes = []
     try:
         pipe = subprocess.PIPE
-        while len(processes) < args.processes:
-            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
-            processes.append(process)
         watchdog = threading.Timer(START_BOUND, functools.partial(kill, processes))
         watchdog.start()
-        ready = [process.stdout.readline().strip() for process in processes]
+        ready = []
+        while len(processes) < args.processes:
+            # A few at a time: a start is the processor's work, and none may run into a limit of its library by that.
+            fresh = [
+                subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+                for _ in range(min(AT_ONCE, args.processes - len(processes)))
+            ]
+            processes += fresh
+            ready += [process.stdout.readline().strip() for process in fresh]
         watchdog.cancel()
         if ready != ["ready"] * args.processes:
             raise RuntimeError(f"{library}: only {ready.count('ready')} processes could start")
+        for process in processes:
+            process.stdin.write("work\n")
+            process.stdin.flush()
         yield processes
     finally:
         kill(processes)
@@ -256,6 +271,10 @@ def main():
     if args.child:
         child(*args.child)
         return
+    meeting = tempfile.TemporaryDirectory(
+        prefix="pgroute-"
+    )  # where they share their watch; a killed one leaves files
+    os.environ["TMPDIR"] = meeting.name
     found, rows = {}, []
     for library in args.libraries.split(","):
         if library != "hasql asyncpg" and library not in ALL:

@@ -17,6 +17,7 @@ import random
 import signal
 import socket
 import statistics
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -26,7 +27,8 @@ import psycopg
 import pgroute
 from pgroute.testing import LocalCluster
 
-PROBES = "pgroute-monitor"
+SLOTS = 200
+"""max_connections of the servers: each process of 64 that do not share has a probe and pools of its own."""
 COUNTED = """SELECT count(*), pg_stat_get_db_xact_commit(min(datid)) FROM pg_stat_activity
 WHERE application_name LIKE '%pgroute-monitor%'"""
 
@@ -156,7 +158,7 @@ def idle(cluster, count, share, seconds):
 
 def failover(count, share, fault, rng):
     """Return when processes wrote again after a promotion was seen, and the errors that they saw."""
-    with LocalCluster() as cluster:
+    with LocalCluster(settings={"max_connections": str(SLOTS)}) as cluster:
         cluster.primary.execute("CREATE TABLE written (at timestamptz DEFAULT clock_timestamp())")
         cluster.catch_up()
         with Processes(count, cluster, share) as processes:
@@ -194,8 +196,12 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    meeting = tempfile.TemporaryDirectory(
+        prefix="pgroute-"
+    )  # where they share their watch; a killed one leaves files
+    os.environ["TMPDIR"] = meeting.name
     measured = {"idle": [], "failover": []}
-    with LocalCluster() as cluster:
+    with LocalCluster(settings={"max_connections": str(SLOTS)}) as cluster:
         for count in map(int, filter(None, args.processes.split(","))):
             for share in (False, True):
                 row = idle(cluster, count, share, args.seconds)

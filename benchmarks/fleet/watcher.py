@@ -72,7 +72,8 @@ class Watcher:
         interval = OPTIONS.interval
         if steady(topology, self.server.key, now):
             return self.client.beat.next(self.asked_at, interval, rng)
-        return self.asked_at + probe_delay(topology, self.server.key, interval, now, rng, slots=slots)
+        delay = probe_delay(topology, self.server.key, interval, now, rng, slots=slots, processes=1)
+        return self.asked_at + delay
 
     def _turn(self, turn_id, connect):
         if self._busy or turn_id != self._turn_id:

@@ -10,7 +10,7 @@ import psycopg.rows
 import yaml
 
 import pgroute
-from tests.coming_from.sides import Psycopg, read_yaml, resolved
+from tests.coming_from.sides import OF_PGROUTE, Psycopg, read_yaml, resolved
 
 
 class Ours(Psycopg):
@@ -37,7 +37,7 @@ class Ours(Psycopg):
                 return super().connect(*args, **kwargs)
 
         hosts, ports = (",".join(map(str, each)) for each in zip(*self.hosts, strict=True))
-        found = {**vars(psycopg.rows), **vars(pgroute), "psycopg": psycopg}
+        found = {**vars(psycopg.rows), **OF_PGROUTE, "psycopg": psycopg}
         return {**found, "Mine": Mine, "hosts": hosts, "ports": ports}
 
     async def open(self, pool: Any) -> Any:

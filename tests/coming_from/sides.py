@@ -26,6 +26,9 @@ from tests.support import password_of
 
 SERIAL = itertools.count(1)
 
+OF_PGROUTE = {name: getattr(pgroute, name) for name in dir(pgroute)}
+"""All names of the package, which has most of them only when they are asked for."""
+
 CHANNEL = "jobs"
 
 BINARY_SEVEN = b"PGCOPY\n\xff\r\n\0" + struct.pack("!iihiih", 0, 0, 1, 4, 7, -1)

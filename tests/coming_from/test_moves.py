@@ -17,7 +17,7 @@ from pgroute.cli.parser import make_parser
 from pgroute.core.model.stats import MEASURES
 from tests.coming_from.ours import Ours, OursSync
 from tests.coming_from.page import Row, read_moves, read_rows
-from tests.coming_from.sides import Place
+from tests.coming_from.sides import OF_PGROUTE, Place
 from tests.coming_from.snippets import run_code
 from tests.coming_from.theirs import SIDES, sides_of
 
@@ -37,7 +37,7 @@ def rows(kind: str) -> pytest.MarkDecorator:
 def test_a_router_takes_what_stands_for_theirs(row: Row) -> None:
     assert row.ours is not None
     arguments = row.ours if row.ours.startswith('"') else f'"postgresql://db1,db2/shop", {row.ours}'
-    assert isinstance(eval(f"Router({arguments})", {**vars(pgroute)}), pgroute.Router)
+    assert isinstance(eval(f"Router({arguments})", {**OF_PGROUTE}), pgroute.Router)
 
 
 @rows("command")

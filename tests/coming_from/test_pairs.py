@@ -11,11 +11,10 @@ from typing import Any
 import psycopg
 import pytest
 
-import pgroute
 from tests.coming_from.observations import works
 from tests.coming_from.page import Row, read_policy, read_rows
 from tests.coming_from.rows import AROUND_CALLS, OF_ARGUMENTS, OF_ERRORS, Observation
-from tests.coming_from.sides import Place, Side, combined
+from tests.coming_from.sides import OF_PGROUTE, Place, Side, combined
 from tests.coming_from.snippets import run_code
 from tests.coming_from.theirs import sides_of
 from tests.support import password_of
@@ -205,7 +204,7 @@ def test_an_error_comes_in_the_same_case(row: Row, hosts: Callable[[Observation]
         return await provoke(theirs, provocation.theirs), await provoke(ours, provocation.ours)
 
     there, here = asyncio.run(both())
-    names = {**vars(pgroute), **theirs(place).names, "psycopg": psycopg, "TimeoutError": TimeoutError}
+    names = {**OF_PGROUTE, **theirs(place).names, "psycopg": psycopg, "TimeoutError": TimeoutError}
     assert row.ours is not None
     assert isinstance(there, tuple(eval(name, names) for name in row.theirs))
     assert isinstance(here, eval(row.ours, names))

@@ -68,7 +68,8 @@ with Router(dsn, probe=ProbeOptions(interval=0.1, timeout=0.3), writer=PoolOptio
     reasons = {str(h.port): set() for h in router.topology.hosts}
     def over():
         hosts = router.topology.hosts
-        return bool(errors) if role else mode == "time" or all(h.state.value == "down" for h in hosts)
+        if mode == "noticed": return all(told - {"", "not heard from yet"} for told in reasons.values())
+        return bool(errors) if role else all(h.state.value == "down" for h in hosts)
     latest = until + 10.0
     while peak() - before < 4 * most and (time.monotonic() < until or not over()) and time.monotonic() < latest:
         time.sleep(0.005)
@@ -111,8 +112,8 @@ AMID_A_LOGIN = ("notifications", "notices", "one notice", "settings", "one error
 def flooded(servers: dict[str, HostileServer], *, role: str = "", mode: str = "") -> dict[str, Any]:
     """Let a process watch these servers, and return how it did; its hosts by the servers' names.
 
-    It goes on for a while, and until all hosts are down, or with mode "time" no longer, or with a role until no session
-    was to be had.
+    It goes on for a while, and until all hosts are down, or with mode "noticed" until each was found at fault, or with
+    a role until no session was to be had.
     """
     with contextlib.ExitStack() as stack:
         for server in servers.values():
@@ -171,7 +172,7 @@ def test_floods_between_probes_take_neither_memory_nor_a_core() -> None:
         return HostileServer(answer)
 
     servers = {name: flooding(name, start) for start, name in enumerate(AMID_A_LOGIN, START)}
-    told = flooded(servers, mode="time")
+    told = flooded(servers, mode="noticed")
     assert told["grown"] < MOST
     assert told["cpu"] < within(1.0)
     for name, server in servers.items():

@@ -164,7 +164,7 @@ def test_idle_primary_makes_no_replica_look_old(lagging: LocalCluster, before: A
         )
         eventually(lambda: all(staleness(router, node) < within(ALLOWED) for node in standbys))
         watched(router, (standbys[0], standbys[1]), 2.0, note)
-    assert len(found) > 30
+    assert len(found) > 10
     print(f"at most {max(found) * 1000:.0f} ms")
     assert max(found) < within(ALLOWED)
 

@@ -177,7 +177,14 @@ def repeats(facts: Facts, seen: Answer) -> bool:
         and facts.observable
         and facts.silent_since is None
         and not facts.missing
-        and last.role is seen.role
+        and alike(last, seen)
+    )
+
+
+def alike(last: Answer, seen: Answer) -> bool:
+    """Return whether two answers of a host differ in nothing but positions and times."""
+    return (
+        last.role is seen.role
         and (last.role is HostRole.STANDBY or last.replayed == seen.replayed)
         and (last.read_only, last.timeline, last.system_id, last.started_at, last.address, last.reduced)
         == (seen.read_only, seen.timeline, seen.system_id, seen.started_at, seen.address, seen.reduced)

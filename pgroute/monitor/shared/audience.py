@@ -8,6 +8,8 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+from pgroute.core.topology.host_facts import alike
+from pgroute.core.topology.observations import Answer
 from pgroute.core.topology.wire import Ask, Beat, Enter, Need, Note, Refused, Welcome, encode
 from pgroute.monitor.shared.link import Link, LinkEnded
 from pgroute.monitor.shared.needs import pace_of
@@ -18,12 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgroute.core.model.roles import HostKey
-    from pgroute.core.topology.observations import Answer, Failure
+    from pgroute.core.topology.observations import Failure
     from pgroute.core.topology.wire import Message
     from pgroute.monitor.host_watcher import HostWatcher
+    from pgroute.monitor.shared.batch import Batch
     from pgroute.monitor.shared.turns import Lead
 
 _ENTERS_WITHIN = 2.0
+_LEISURELY = 0.5
+"""Seconds from one probe to the next from which on an answer that brings only positions may wait a moment."""
 _UNHEARD = 5.0
 """Seconds from one look at the turn to the next while there is nobody to tell."""
 
@@ -36,6 +41,7 @@ class Audience:
         watch: its name.
         lead: the turn, which this process leads.
         watcher: probes the host.
+        batch: tells what can wait a moment.
         on_change: called when the number of processes has changed.
 
     Attributes:
@@ -43,7 +49,14 @@ class Audience:
     """
 
     def __init__(
-        self, key: HostKey, watch: str, lead: Lead, watcher: HostWatcher, on_change: Callable[[], None]
+        self,
+        key: HostKey,
+        watch: str,
+        lead: Lead,
+        watcher: HostWatcher,
+        *,
+        batch: Batch,
+        on_change: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.over: asyncio.Future[None] = self._loop.create_future()
@@ -51,7 +64,11 @@ class Audience:
         self._watch = watch
         self._lead = lead
         self._watcher = watcher
+        self._batch = batch
         self._on_change = on_change
+        self._last: Answer | Failure | None = None
+        self._held: Answer | None = None
+        self._asked = False
         self._guests: set[_Guest] = set()
         self._told_at = 0.0
         self._told_linked = False
@@ -78,9 +95,29 @@ class Audience:
     # As the others of the watch's subscribers.
 
     def observe(self, seen: Answer | Failure) -> None:
-        """Tell all of them an observation."""
+        """Tell all of them an observation: at once, unless it brings nothing but positions that nobody waits for."""
+        last, self._last = self._last, seen
+        if isinstance(seen, Answer) and self._can_wait(last, seen):
+            self._held = seen
+            self._batch.add(self._tell_held)
+            return
+        self._asked, self._held = False, None
         self._tell_linked()
         self._tell(seen)
+
+    def _can_wait(self, last: Answer | Failure | None, seen: Answer) -> bool:
+        return (
+            isinstance(last, Answer)
+            and alike(last, seen)
+            and not self._asked
+            and all(need.outage_since is None and need.interval >= _LEISURELY for need in self._needs)
+        )
+
+    def _tell_held(self) -> None:
+        held, self._held = self._held, None
+        if held is not None and not self._lead.closed:
+            self._tell_linked()
+            self._tell(held)
 
     def note(self, text: str) -> None:
         """Have all of them show a remark on the host."""
@@ -129,6 +166,8 @@ class Audience:
 
     def ask(self, guest: _Guest, ask: Ask) -> None:
         """Probe for a process."""
+        self._tell_held()  # which may be what was asked for
+        self._asked = True
         self.answer(guest)
         self._watcher.ask(min(ask.since, time.monotonic()), fresh=ask.fresh)
 

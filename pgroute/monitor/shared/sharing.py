@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pgroute.monitor.host_watcher import HostWatcher
+from pgroute.monitor.shared.batch import Batch
 from pgroute.monitor.shared.folder import Folder, Unusable
 from pgroute.monitor.shared.identity import NotShareable, identity
 from pgroute.monitor.shared.watcher import SharedWatcher
@@ -26,6 +27,7 @@ class Sharing:
     def __init__(self) -> None:
         self._folder: Folder | None = None
         self._users: set[SharedWatcher] = set()
+        self._batch = Batch()
 
     def watcher(
         self,
@@ -53,7 +55,7 @@ class Sharing:
         except (NotShareable, Unusable) as exc:
             return HostWatcher(key, params, names, source, alone=str(exc))
         self._folder = folder
-        watcher = SharedWatcher(key, params, names, folder, which)
+        watcher = SharedWatcher(key, params, names, folder, identity=which, batch=self._batch)
         self._users.add(watcher)
         return watcher
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from pgroute.core.model.roles import HostKey
     from pgroute.monitor.dns_watch import Names
+    from pgroute.monitor.shared.batch import Batch
     from pgroute.monitor.shared.folder import Folder
     from pgroute.monitor.shared.identity import Identity
     from pgroute.monitor.shared.turns import Follow
@@ -43,6 +44,7 @@ class SharedWatcher:
         names: give the addresses.
         folder: where the processes meet.
         identity: what the observations depend on.
+        batch: that of the process.
 
     Attributes:
         subscribers: the routers of this process.
@@ -50,7 +52,14 @@ class SharedWatcher:
     """
 
     def __init__(
-        self, key: HostKey, params: Mapping[str, str], names: Names, folder: Folder, identity: Identity
+        self,
+        key: HostKey,
+        params: Mapping[str, str],
+        names: Names,
+        folder: Folder,
+        *,
+        identity: Identity,
+        batch: Batch,
     ) -> None:
         self.subscribers: Subscribers = Subscribers(key)
         self.sharing: WatchSharing = WatchSharing("alone", 0, "not decided yet")
@@ -59,6 +68,7 @@ class SharedWatcher:
         self._names = names
         self._folder = folder
         self._identity = identity
+        self._batch = batch
         self._own: HostWatcher | None = None
         self._told: Told | None = None
         self._audience: Audience | None = None
@@ -182,7 +192,9 @@ class SharedWatcher:
 
     async def _lead(self, lead: Lead, watch: str) -> None:
         try:
-            audience = self._audience = Audience(self._key, watch, lead, self._probe(), self._show)
+            audience = self._audience = Audience(
+                self._key, watch, lead, self._probe(), batch=self._batch, on_change=self._show
+            )
         except BaseException:
             lead.close()
             raise
