@@ -1,0 +1,121 @@
+"""What can wait a moment before other processes are told, and what cannot."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from pgroute.core.faults.classify import Fault, FaultKind
+from pgroute.core.model.roles import HostKey, HostRole
+from pgroute.core.topology.observations import Answer, Failure
+from pgroute.core.topology.wire import Ask, Need
+from pgroute.monitor.shared.audience import Audience
+from pgroute.monitor.shared.batch import Batch
+
+KEY = HostKey("db1", 5432)
+SEEN = Answer(KEY, HostRole.STANDBY, 1.0)
+
+
+async def test_functions_are_called_together_and_once() -> None:
+    batch, called, done = Batch(), list[str](), asyncio.Event()
+
+    def later() -> None:
+        called.append("later")
+        done.set()
+
+    def first() -> None:
+        called.append("first")
+        asyncio.get_running_loop().call_soon(later)
+
+    def second() -> None:
+        called.append("second")
+
+    for _ in range(2):
+        batch.add(first)
+        batch.add(second)
+        batch.add(first)
+        await done.wait()
+        done.clear()
+    assert called == ["first", "second", "later"] * 2
+
+
+class Lead:
+    closed = False
+
+
+class Watcher:
+    linked = True
+
+    def ask(self, since: float, *, fresh: bool) -> None:
+        pass
+
+
+class Guest:
+    """A process that is told, and what of."""
+
+    def __init__(self, interval: float = 1.0, outage_since: float | None = None) -> None:
+        self.need = Need(interval, 1.0, outage_since)
+        self.told = 0
+
+    def send(self, _: object) -> None:
+        pass
+
+    def send_encoded(self, _: bytes) -> None:
+        self.told += 1
+
+
+class Never(Batch):
+    """A moment that does not pass."""
+
+    def add(self, tell: object) -> None:
+        pass
+
+
+def audience_of(*guests: Guest) -> Audience:
+    audience = Audience.__new__(Audience)
+    audience._loop = asyncio.get_running_loop()
+    audience._guests = {*guests}  # type: ignore[arg-type]
+    audience._lead, audience._watcher, audience._batch = Lead(), Watcher(), Never()  # type: ignore[assignment]
+    audience._told_linked, audience._last, audience._held, audience._asked = True, None, None, False
+    return audience
+
+
+FAILURE = Failure(KEY, Fault(FaultKind.REFUSED, host_suspect=True, reason="refused"), 2.0)
+
+
+@pytest.mark.parametrize(
+    ("guest", "seen", "at_once"),
+    [
+        (Guest(), replace(SEEN, lsn=7, sent_at=2.0), False),
+        (Guest(), replace(SEEN, role=HostRole.PRIMARY, sent_at=2.0), True),
+        (Guest(), replace(SEEN, timeline=3, sent_at=2.0), True),
+        (Guest(), replace(SEEN, read_only=True, sent_at=2.0), True),
+        (Guest(), FAILURE, True),
+        (Guest(interval=0.1), replace(SEEN, lsn=7, sent_at=2.0), True),
+        (Guest(outage_since=1.0), replace(SEEN, lsn=7, sent_at=2.0), True),
+    ],
+    ids=["position", "role", "timeline", "read-only", "failure", "eager process", "outage"],
+)
+async def test_only_positions_that_nobody_waits_for_can_wait(
+    guest: Guest, seen: Answer | Failure, at_once: bool
+) -> None:
+    audience = audience_of(guest)
+    audience.observe(SEEN)
+    assert guest.told == 1, "the first one is news"
+    audience.observe(seen)
+    assert guest.told == 1 + at_once
+
+
+async def test_an_answer_that_was_asked_for_does_not_wait() -> None:
+    guest = Guest()
+    audience = audience_of(guest)
+    audience.observe(SEEN)
+    audience.observe(replace(SEEN, lsn=7, sent_at=2.0))
+    audience.ask(guest, Ask(1.5))  # type: ignore[arg-type]
+    assert guest.told == 2, "what was held back may be what was asked for"
+    audience.observe(replace(SEEN, lsn=8, sent_at=3.0))
+    assert guest.told == 3
+    audience.observe(replace(SEEN, lsn=9, sent_at=4.0))
+    assert guest.told == 3, "nobody has asked again"
