@@ -14,6 +14,7 @@ from pgroute.core.transactions.retry_budget import Usage
 
 FEW, MANY = 12, 400
 """Histories in each test; the long ones are 4,000."""
+CLIENTS = 8
 STUCK = "nothing will wake them|waits since|was not served"
 
 
@@ -65,10 +66,10 @@ def test_what_breaks_an_invariant_is_found(monkeypatch, broken, told):
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_fleet_gets_over_each_scenario_within_the_capacity_of_the_server(name):
-    figures = SCENARIOS[name](3, clients=25).run()
+    figures = SCENARIOS[name](3, clients=CLIENTS).run()
     assert figures["logins_peak"] < figures["capacity"]
     assert figures["probes_steady"] < 1.1
     if name != "full":
         assert figures["served_last"] < 2.0
     else:
-        assert figures["refused"] < 25 * 6.0 / 0.1
+        assert figures["refused"] < CLIENTS * 6.0 / 0.1

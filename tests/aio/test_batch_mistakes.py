@@ -17,7 +17,8 @@ from pgroute.testing import LocalCluster
 from tests.batching import Ground, ground_of
 from tests.support import async_call, coroutine_function
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 QUICK = RetryPolicy(stop=tenacity.stop_after_delay(0.5))
 AsyncConnection = psycopg.AsyncConnection[Any]

@@ -20,7 +20,8 @@ from tests.aio.replicas import dsn_of
 from tests.support import AsyncBackground, async_call, async_eventually
 from tests.wiretap import Wiretap
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 COPY_DONE = b"c\0\0\0\4"
 HERE = "cut here"

@@ -142,6 +142,7 @@ async def work(router: AsyncRouter[Any], role: Any, stop: threading.Event) -> tu
     return served, longest
 
 
+# sync-only: @pytest.mark.long
 @FACES
 async def test_a_password_is_rotated_under_load(roles: LocalCluster, wrap: Any) -> None:
     vault = Vault()
@@ -235,6 +236,7 @@ async def test_a_role_that_is_refused_says_nothing_of_the_others(roles: LocalClu
         assert all(host.state is HostState.UP for host in router.topology.hosts)
 
 
+# sync-only: @pytest.mark.long
 async def test_a_token_that_expires_is_issued_again(roles: LocalCluster) -> None:
     issued: list[tuple[str, float]] = []
     lock = threading.Lock()

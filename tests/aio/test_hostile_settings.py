@@ -19,7 +19,8 @@ from tests.aio.counting import waiting
 from tests.aio.workload import QUICK, key, primary, state
 from tests.support import AsyncBackground, async_call, async_eventually, dsn_with
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 SETTINGS = (
     ("default_transaction_isolation", "serializable"),

@@ -625,6 +625,7 @@ async def go_through(cluster: LocalCluster, rounds: int, act: Any) -> None:
     assert slow.gaps
 
 
+# sync-only: @pytest.mark.long
 @pytest.mark.parametrize("act", [crash, switch_over])
 async def test_nothing_is_lost_silently_in_failovers(any_cluster: LocalCluster, act: Any) -> None:
     await go_through(any_cluster, 3 if act is crash else 1, act)

@@ -26,7 +26,8 @@ from tests.aio.replicas import dsn_of
 from tests.support import AsyncBackground, async_call, async_eventually, within
 from tests.wiretap import Wiretap
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 CANCEL_REQUEST = (80877102).to_bytes(4, "big")

@@ -14,7 +14,8 @@ from pgroute.testing import FaultProxy, LocalCluster
 from tests.aio.workload import QUICK, Account, keep_reading, read, state
 from tests.support import AsyncBackground, async_call, async_eventually, within
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 FLAPS = 6
 POOL = 10

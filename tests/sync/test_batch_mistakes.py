@@ -18,7 +18,7 @@ from pgroute.testing import LocalCluster
 from tests.batching import Ground, ground_of
 from tests.support import call, coroutine_function
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 QUICK = RetryPolicy(stop=tenacity.stop_after_delay(0.5))
 Connection = psycopg.Connection[Any]

@@ -20,7 +20,7 @@ from tests.sync.replicas import dsn_of
 from tests.support import Background, call, eventually
 from tests.wiretap import Wiretap
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 COPY_DONE = b"c\0\0\0\4"
 HERE = "cut here"

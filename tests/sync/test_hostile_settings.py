@@ -20,7 +20,7 @@ from tests.sync.counting import waiting
 from tests.sync.workload import QUICK, key, primary, state
 from tests.support import Background, call, eventually, dsn_with
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 SETTINGS = (
     ("default_transaction_isolation", "serializable"),

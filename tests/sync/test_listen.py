@@ -594,6 +594,7 @@ def go_through(cluster: LocalCluster, rounds: int, act: Any) -> None:
     assert slow.gaps
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("act", [crash, switch_over])
 def test_nothing_is_lost_silently_in_failovers(any_cluster: LocalCluster, act: Any) -> None:
     go_through(any_cluster, 3 if act is crash else 1, act)

@@ -27,7 +27,7 @@ from tests.sync.replicas import dsn_of
 from tests.support import Background, call, eventually, within
 from tests.wiretap import Wiretap
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 CANCEL_REQUEST = (80877102).to_bytes(4, "big")

@@ -15,7 +15,7 @@ from pgroute.testing import FaultProxy, LocalCluster
 from tests.sync.workload import QUICK, Account, keep_reading, read, state
 from tests.support import Background, call, eventually, within
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 FLAPS = 6
 POOL = 10
