@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import weakref
@@ -64,9 +65,34 @@ class ForkHooks:
         self._objects = weakref.WeakSet()
         for fn in self._hooks:
             fn()
+        self._pid = os.getpid()  # first: whatever fails below, this process is not the parent
         for obj in self._kept:
-            obj.after_fork()
-        self._pid = os.getpid()
+            with contextlib.suppress(Exception):
+                obj.after_fork()
+
+
+class Inherited:
+    """A descriptor that a forked child is to close, unless it has closed it itself and the number is another file's.
+
+    Args:
+        fd: open.
+    """
+
+    __slots__ = ("_fd", "_file")
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._file = self._identity()
+
+    def _identity(self) -> tuple[int, int]:
+        found = os.fstat(self._fd)
+        return found.st_dev, found.st_ino
+
+    def close(self) -> None:
+        """Close it in a forked child."""
+        with contextlib.suppress(OSError):
+            if self._identity() == self._file:
+                os.close(self._fd)
 
 
 forked: ForkHooks = ForkHooks()

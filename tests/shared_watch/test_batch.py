@@ -58,6 +58,11 @@ class Guest:
     def __init__(self, interval: float = 1.0, outage_since: float | None = None) -> None:
         self.need = Need(interval, 1.0, outage_since)
         self.told = 0
+        self.told_at = 0.0
+        self.is_due = True
+
+    def due(self, _: float) -> bool:
+        return self.is_due
 
     def send(self, _: object) -> None:
         pass
@@ -78,7 +83,7 @@ def audience_of(*guests: Guest) -> Audience:
     audience._loop = asyncio.get_running_loop()
     audience._guests = {*guests}  # type: ignore[arg-type]
     audience._lead, audience._watcher, audience._batch = Lead(), Watcher(), Never()  # type: ignore[assignment]
-    audience._told_linked, audience._last, audience._held, audience._asked = True, None, None, False
+    audience._told_linked, audience._last, audience._held, audience._asked = True, None, None, None
     return audience
 
 
@@ -93,10 +98,10 @@ FAILURE = Failure(KEY, Fault(FaultKind.REFUSED, host_suspect=True, reason="refus
         (Guest(), replace(SEEN, timeline=3, sent_at=2.0), True),
         (Guest(), replace(SEEN, read_only=True, sent_at=2.0), True),
         (Guest(), FAILURE, True),
-        (Guest(interval=0.1), replace(SEEN, lsn=7, sent_at=2.0), True),
+        (Guest(), replace(SEEN, lsn=7, sent_at=2.0, fresh=True), True),
         (Guest(outage_since=1.0), replace(SEEN, lsn=7, sent_at=2.0), True),
     ],
-    ids=["position", "role", "timeline", "read-only", "failure", "eager process", "outage"],
+    ids=["position", "role", "timeline", "read-only", "failure", "new connection", "outage"],
 )
 async def test_only_positions_that_nobody_waits_for_can_wait(
     guest: Guest, seen: Answer | Failure, at_once: bool
@@ -113,9 +118,23 @@ async def test_an_answer_that_was_asked_for_does_not_wait() -> None:
     audience = audience_of(guest)
     audience.observe(SEEN)
     audience.observe(replace(SEEN, lsn=7, sent_at=2.0))
-    audience.ask(guest, Ask(1.5))  # type: ignore[arg-type]
+    guest.is_due = False
+    audience.ask(guest, Ask(3.5))  # type: ignore[arg-type]
     assert guest.told == 2, "what was held back may be what was asked for"
     audience.observe(replace(SEEN, lsn=8, sent_at=3.0))
-    assert guest.told == 3
-    audience.observe(replace(SEEN, lsn=9, sent_at=4.0))
-    assert guest.told == 3, "nobody has asked again"
+    audience.observe(replace(SEEN, lsn=8, sent_at=4.0))
+    assert guest.told == 4, "the first one was sent too early for what was asked"
+    audience.observe(replace(SEEN, lsn=9, sent_at=5.0))
+    assert guest.told == 4, "nobody has asked again"
+
+
+async def test_nobody_is_told_of_positions_more_often_than_it_would_ask() -> None:
+    eager, leisurely = Guest(0.01), Guest()
+    leisurely.is_due = False
+    audience = audience_of(eager, leisurely)
+    audience.observe(SEEN)
+    audience.observe(replace(SEEN, lsn=7, sent_at=2.0))
+    audience._tell_held()
+    assert (eager.told, leisurely.told) == (2, 1)
+    audience.observe(FAILURE)
+    assert (eager.told, leisurely.told) == (3, 2)

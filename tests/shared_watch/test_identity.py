@@ -41,7 +41,23 @@ def test_what_is_shown_of_a_process_is_no_difference(monkeypatch: pytest.MonkeyP
     before = which()
     monkeypatch.setenv("PGAPPNAME", "other")
     assert which(params={"application_name": "worker 7"}) == before
-    assert which(options=ProbeOptions(interval=7.0, timeout=3.0, abort_after=None, share=True)) == before
+    assert which(options=ProbeOptions(interval=7.0, abort_after=None, share=True)) == before
+
+
+def test_how_long_a_probe_may_take_is_a_difference() -> None:
+    """A slow host is up for the patient process, and down for the other."""
+    assert which(options=ProbeOptions(timeout=3.0)) != which()
+
+
+def test_a_working_directory_that_is_gone_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(NotShareable, match="working directory"):
+        which(params={"sslrootcert": "root.crt"})
 
 
 @pytest.mark.parametrize("name", ["PGSSLROOTCERT", "PGPASSFILE", "HOME", "KRB5CCNAME"])

@@ -22,6 +22,7 @@ from pgroute.monitor.shared.folder import Folder
 from pgroute.monitor.shared.identity import Identity
 from pgroute.monitor.shared.turns import Follow, Lead, take_place
 from pgroute.testing import LocalCluster
+from tests.shared_watch.entered import entered
 from tests.support import dsn_at, eventually
 
 pytestmark = pytest.mark.cluster
@@ -45,7 +46,7 @@ def dsn(shared: LocalCluster) -> str:
 
 @pytest.fixture
 def folder() -> Iterator[Folder]:
-    with contextlib.closing(Folder()) as folder:
+    with contextlib.closing(entered()) as folder:
         yield folder
 
 

@@ -14,13 +14,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from pgroute.monitor.shared.folder import Folder
 from pgroute.monitor.shared.turns import Follow, Lead, Nobody, take_place
+from tests.shared_watch.entered import entered
 
 WATCH = "0123456789abcdef"
 
 
 @pytest.fixture
 def folder() -> Iterator[Folder]:
-    folder = Folder()
+    folder = entered()
     yield folder
     folder.close()
 
@@ -127,7 +128,7 @@ class Processes(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Folder()
+        self.folder = entered()
         self.places: dict[int, Lead | int] = {}
         self.hung: dict[int, Lead] = {}
         self.serial = 0

@@ -8,8 +8,14 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+try:
+    import resource
+except ImportError:  # Windows, where nobody gets here
+    resource = None  # type: ignore[assignment]
+
+from pgroute.core.schedule import REJECTED_GAP
 from pgroute.core.topology.host_facts import alike
-from pgroute.core.topology.observations import Answer
+from pgroute.core.topology.observations import Answer, Failure
 from pgroute.core.topology.wire import Ask, Beat, Enter, Need, Note, Refused, Welcome, encode
 from pgroute.monitor.shared.link import Link, LinkEnded
 from pgroute.monitor.shared.needs import pace_of
@@ -20,17 +26,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgroute.core.model.roles import HostKey
-    from pgroute.core.topology.observations import Failure
     from pgroute.core.topology.wire import Message
     from pgroute.monitor.host_watcher import HostWatcher
     from pgroute.monitor.shared.batch import Batch
     from pgroute.monitor.shared.turns import Lead
 
 _ENTERS_WITHIN = 2.0
-_LEISURELY = 0.5
-"""Seconds from one probe to the next from which on an answer that brings only positions may wait a moment."""
+_ABOUT = 0.8
+"""Part of an interval after which the next probe is about due: it may be a tenth shorter, and the last one was late."""
+_LONGEST = 1.0
+"""Seconds of it at most: whoever hears nothing for 2.3 s goes elsewhere, however rarely it would probe."""
+_SHARE = 4
+"""The part of this process's descriptors that others may use is one in so many."""
 _UNHEARD = 5.0
 """Seconds from one look at the turn to the next while there is nobody to tell."""
+
+
+def room_for(descriptor: int) -> bool:
+    """Return whether another process may use a descriptor of this one: the lowest that was free.
+
+    So the descriptors of the application are never fewer than three quarters of what it may have.
+    """
+    return descriptor < resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _SHARE
 
 
 class Audience:
@@ -68,7 +85,8 @@ class Audience:
         self._on_change = on_change
         self._last: Answer | Failure | None = None
         self._held: Answer | None = None
-        self._asked = False
+        self._asked: float | None = None
+        self._refused_at = -math.inf
         self._guests: set[_Guest] = set()
         self._told_at = 0.0
         self._told_linked = False
@@ -97,27 +115,33 @@ class Audience:
     def observe(self, seen: Answer | Failure) -> None:
         """Tell all of them an observation: at once, unless it brings nothing but positions that nobody waits for."""
         last, self._last = self._last, seen
-        if isinstance(seen, Answer) and self._can_wait(last, seen):
+        asked = self._asked
+        if asked is not None and seen.sent_at >= asked:
+            self._asked = None
+        if (
+            isinstance(seen, Answer)
+            and isinstance(last, Answer)
+            and alike(last, seen)
+            and not seen.fresh
+            and asked is None
+            and not self.in_outage()
+        ):
             self._held = seen
             self._batch.add(self._tell_held)
             return
-        self._asked, self._held = False, None
+        self._held = None  # this is newer
         self._tell_linked()
         self._tell(seen)
 
-    def _can_wait(self, last: Answer | Failure | None, seen: Answer) -> bool:
-        return (
-            isinstance(last, Answer)
-            and alike(last, seen)
-            and not self._asked
-            and all(need.outage_since is None and need.interval >= _LEISURELY for need in self._needs)
-        )
-
-    def _tell_held(self) -> None:
+    def _tell_held(self, *, all_of_them: bool = False) -> None:
+        """Tell an answer that brings only positions, each process no more often than it needs."""
         held, self._held = self._held, None
-        if held is not None and not self._lead.closed:
-            self._tell_linked()
-            self._tell(held)
+        if held is None or self._lead.closed:
+            return
+        self._tell_linked()
+        now = self._loop.time()
+        due = {guest for guest in self._guests if all_of_them or guest.due(now)}
+        self._tell(held, due)
 
     def note(self, text: str) -> None:
         """Have all of them show a remark on the host."""
@@ -166,14 +190,21 @@ class Audience:
 
     def ask(self, guest: _Guest, ask: Ask) -> None:
         """Probe for a process."""
-        self._tell_held()  # which may be what was asked for
-        self._asked = True
+        self._tell_held(all_of_them=True)  # it may be what was asked for
+        since = min(ask.since, time.monotonic())
+        self._asked = since if self._asked is None else max(self._asked, since)
         self.answer(guest)
-        self._watcher.ask(min(ask.since, time.monotonic()), fresh=ask.fresh)
+        self._watcher.ask(since, fresh=ask.fresh)
 
     def refused(self) -> None:
-        """Take note that the host has refused a login of a process."""
-        self._watcher.refused()
+        """Take note that the host has refused a login of a process.
+
+        While the refusal of another one counts, this one changes nothing: many processes would hold each other up.
+        """
+        now = time.monotonic()
+        if now >= self._refused_at + REJECTED_GAP:
+            self._refused_at = now
+            self._watcher.refused()
 
     @property
     def _needs(self) -> list[Need]:
@@ -189,17 +220,22 @@ class Audience:
                 # No descriptor is left, say: whoever waits begins the next turn.
                 self._finish()
                 return
+            if not room_for(sock.fileno()):
+                sock.close()  # it probes by itself
+                continue
             sock.setblocking(False)
             with contextlib.suppress(LinkEnded, OSError):
                 self._guests.add(_Guest(sock, self._key, self._watch, self))
 
-    def _tell(self, message: Message) -> None:
-        self._told_at = self._loop.time()
+    def _tell(self, message: Message, guests: set[_Guest] | None = None) -> None:
+        self._told_at = now = self._loop.time()
         if not self._guests:
             return
-        data = encode(message)
-        for guest in tuple(self._guests):
+        data, seen = encode(message), isinstance(message, Answer | Failure)
+        for guest in tuple(self._guests if guests is None else guests):
             if guest.need is not None:
+                if seen:
+                    guest.told_at = now
                 guest.send_encoded(data)
 
     def _tell_linked(self) -> None:
@@ -242,14 +278,20 @@ class _Guest:
 
     Attributes:
         need: what it requires; None until it has entered.
+        told_at: when it was told an observation last, in seconds of the loop's clock.
     """
 
     def __init__(self, sock: socket.socket, key: HostKey, watch: str, audience: Audience) -> None:
         self.need: Need | None = None
+        self.told_at: float = -math.inf
         self._watch = watch
         self._audience = audience
         self._link = Link(sock, key, on_message=self._on_message, on_end=lambda *_: self._drop())
         self._deadline = asyncio.get_running_loop().call_later(_ENTERS_WITHIN, self._drop)
+
+    def due(self, now: float) -> bool:
+        """Return whether it would have probed by now."""
+        return self.need is not None and now - self.told_at >= _ABOUT * min(self.need.interval, _LONGEST)
 
     def send(self, message: Message) -> None:
         self._link.send(message)

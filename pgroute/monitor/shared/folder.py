@@ -14,14 +14,14 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-from pgroute.runtime.fork import forked
+from pgroute.runtime.fork import Inherited, forked
 
 if TYPE_CHECKING:
     from pgroute.monitor.shared.identity import Identity
 
 _KEY = "key"
 _KEY_BYTES = 32
-_ATTEMPTS = 50
+_ATTEMPTS = 8
 _PAUSE = 0.001
 _NAME_BYTES = 12
 _OVERFLOW_UID = 65534
@@ -37,21 +37,22 @@ class Folder:
     All files are opened relative to the folder, so that it cannot be replaced by another meanwhile. The lock also keeps
     systemd-tmpfiles from cleaning it up.
 
-    Raises:
-        Unusable: there is no folder that is certainly closed to other users, or nothing can be written to it.
+    It is entered by `renew`.
     """
 
     def __init__(self) -> None:
-        if fcntl is None:
-            raise Unusable("this system has no flock()")
         self.fd: int = -1
-        self._path = _place()
+        self._path = Path()
         self._key = b""
-        self._open()
+        self._inherited: Inherited | None = None
         forked.register(self)
 
     def _open(self) -> None:
+        if fcntl is None:
+            raise Unusable("this system has no flock()")
+        self._path = _place()  # anew: the one before may be gone for good
         self.fd = _enter(self._path)
+        self._inherited = Inherited(self.fd)
         try:
             self._key = _read_key(self.fd)
         except OSError as exc:
@@ -76,10 +77,10 @@ class Folder:
         return _is_at(self._path, self.fd)
 
     def renew(self) -> None:
-        """Go to the folder that is at the path now, if this one was removed.
+        """Enter it, or go to the folder that is at the path now, if this one was removed.
 
         Raises:
-            Unusable: there is none.
+            Unusable: there is none that is certainly closed to other users, or nothing can be written to it.
         """
         if self.fd >= 0 and self.current:
             return
@@ -118,8 +119,8 @@ class Folder:
     def after_fork(self) -> None:
         """Close the descriptor in a forked child: it would keep the lock for as long as the child lives."""
         fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        if fd >= 0 and self._inherited is not None:
+            self._inherited.close()
 
 
 def _place() -> Path:
@@ -175,6 +176,8 @@ def _enter(path: Path) -> int:
                 entered, fd = fd, -1
                 return entered
         except (FileNotFoundError, BlockingIOError):
+            if not path.parent.is_dir():
+                raise Unusable(f"{path.parent} is no folder") from None
             time.sleep(_PAUSE)  # the last process removes it at this moment
         except OSError as exc:
             raise Unusable(f"{path}: {exc.strerror}") from None

@@ -90,13 +90,21 @@ def identity(
         [
             [WIRE_FORMAT, VERSION, pq.version()],
             [key.host, key.port, key.hostaddr],
+            options.timeout,  # what is true of a slow host depends on it
             sorted((name, value) for name, value in params.items() if name not in _NAMES_ONLY),
             named,
             _process(),
-            sorted((name, value) for name, value in os.environ.items() if _matters(name)),
-            str(Path.cwd()) if _has_relative_path(params) else None,
+            sorted((name, value) for name, value in os.environ.copy().items() if _matters(name)),
+            _working_directory() if _has_relative_path(params) else None,
         ]
     )
+
+
+def _working_directory() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError as exc:
+        raise NotShareable(f"the working directory cannot be told: {exc.strerror}") from None
 
 
 def _matters(name: str) -> bool:

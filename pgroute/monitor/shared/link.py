@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import struct
 from typing import TYPE_CHECKING
 
 from pgroute.core.topology.wire import MOST_BYTES, BadMessage, decode, encode
-from pgroute.runtime.fork import forked
+from pgroute.runtime.fork import Inherited, forked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +59,7 @@ class Link:
         self._open = True
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock.fileno(), self._readable)
+        self._inherited = Inherited(sock.fileno())
         forked.register(self)
 
     def send(self, message: Message) -> None:
@@ -71,7 +71,7 @@ class Link:
         if not self._open:
             return
         try:
-            self._sock.send(data)
+            self._sock.send(data, socket.MSG_NOSIGNAL)
         except BlockingIOError:
             self._end("the process at the other end does not read")
         except OSError as exc:
@@ -88,8 +88,8 @@ class Link:
         """Close what a forked child has inherited: the other process would not notice the end of this one."""
         if self._open:
             self._open = False
-            with contextlib.suppress(OSError):
-                os.close(self._sock.detach())
+            self._sock.detach()
+            self._inherited.close()
 
     def _readable(self) -> None:
         for _ in range(_AT_ONCE):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pgroute.core.faults.classify import one_line
 from pgroute.monitor.host_watcher import HostWatcher
 from pgroute.monitor.shared.batch import Batch
-from pgroute.monitor.shared.folder import Folder, Unusable
+from pgroute.monitor.shared.folder import Folder
 from pgroute.monitor.shared.identity import NotShareable, identity
 from pgroute.monitor.shared.watcher import SharedWatcher
 
@@ -51,10 +52,13 @@ class Sharing:
         """
         try:
             which = identity(key, params, resolver=resolver, options=options, source=source)
-            folder = self._folder or Folder()
-        except (NotShareable, Unusable) as exc:
+        except NotShareable as exc:
             return HostWatcher(key, params, names, source, alone=str(exc))
-        self._folder = folder
+        except Exception as exc:  # noqa: BLE001  (a host must be watched, whatever is wrong here)
+            return HostWatcher(
+                key, params, names, source, alone=f"{type(exc).__name__}: {one_line(str(exc))}"
+            )
+        folder = self._folder = self._folder or Folder()
         watcher = SharedWatcher(key, params, names, folder, identity=which, batch=self._batch)
         self._users.add(watcher)
         return watcher

@@ -20,7 +20,7 @@ try:
 except ImportError:  # Windows, where nobody gets here
     fcntl = None  # type: ignore[assignment]
 
-from pgroute.runtime.fork import forked
+from pgroute.runtime.fork import Inherited, forked
 
 if TYPE_CHECKING:
     from pgroute.monitor.shared.folder import Folder
@@ -66,6 +66,7 @@ class Lead:
         self._folder = folder
         self._watch = watch
         self._lock = lock
+        self._inherited = Inherited(lock), Inherited(self.sock.fileno())
         forked.register(self)
 
     def listen(self) -> None:
@@ -113,9 +114,9 @@ class Lead:
         """Close what a forked child has inherited: it would keep the lock and the socket for as long as it lives."""
         lock, self._lock = self._lock, -1
         if lock >= 0:
-            os.close(lock)
-            with contextlib.suppress(OSError):
-                os.close(self.sock.detach())
+            self.sock.detach()
+            for inherited in self._inherited:
+                inherited.close()
 
     @property
     def _name(self) -> str:
