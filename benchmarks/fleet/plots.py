@@ -49,7 +49,7 @@ def crash(known):
             linewidth=2,
         )
     probes.set_yscale("log")
-    probes.set_yticks([0.1, 1, 10, 50], ["0.1", "1", "10", "50"])
+    probes.set_yticks([0.1, 1, 10, 50, 200], ["0.1", "1", "10", "50", "200"])
     probes.set_title("Probes per second, client and host")
     probes.set_xlabel("seconds; crash at 2, promotion at 6")
     figure.suptitle("A fleet follows a promotion", **HEADING)
