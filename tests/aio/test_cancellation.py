@@ -389,7 +389,7 @@ async def test_a_connection_class_with_a_wait_of_its_own_is_not_waited_for_eithe
     assert Waiting.waits
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.05], ids=["near", "far"])
+@pytest.mark.parametrize("seconds", [0.0, 0.03], ids=["near", "far"])
 async def test_a_server_that_answers_cancels_the_statement_and_its_connection_goes_on(
     proxied: Proxied, seconds: float
 ) -> None:

@@ -581,9 +581,10 @@ async def test_memory_does_not_grow_with_the_source(shared: LocalCluster, goods:
 
 # async-only: begin
 async def test_cancelled_copy_leaves_nothing(shared: LocalCluster, goods: str) -> None:
-    closed = []
+    begun, closed = [], []
 
     async def slow() -> AsyncIterator[tuple[int, str]]:
+        begun.append(True)
         try:
             for number in range(1, 20_000):
                 yield number, "x" * 20
@@ -594,7 +595,7 @@ async def test_cancelled_copy_leaves_nothing(shared: LocalCluster, goods: str) -
     async with AsyncRouter(shared.dsn, writer=ONE_CONNECTION) as router:
         task = asyncio.create_task(router.copy_to_table(goods, slow()))
         copying = f"SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'COPY%{goods}%'"
-        await async_eventually(lambda: shared.nodes[0].execute(copying))
+        await async_eventually(lambda: begun and shared.nodes[0].execute(copying))
         task.cancel()
         with pytest.raises(asyncio.CancelledError) as caught:
             await task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -153,7 +154,10 @@ def serving(folder, dsn, *command):
             try:
                 ask("/health")
                 break
-            except urllib.error.URLError:
+            except (
+                urllib.error.URLError,
+                http.client.RemoteDisconnected,
+            ):  # the port was another's for a moment
                 assert process.poll() is None, (folder / "log").read_text()
                 assert time.monotonic() < until
                 time.sleep(0.05)
