@@ -65,10 +65,9 @@ class ForkHooks:
         self._objects = weakref.WeakSet()
         for fn in self._hooks:
             fn()
-        self._pid = os.getpid()  # first: whatever fails below, this process is not the parent
         for obj in self._kept:
-            with contextlib.suppress(Exception):
-                obj.after_fork()
+            obj.after_fork()
+        self._pid = os.getpid()  # last: until then other threads of the child wait in `notice`
 
 
 class Inherited:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,8 +13,9 @@ from pgroute.core.faults.classify import Fault, FaultKind
 from pgroute.core.model.roles import HostKey, HostRole
 from pgroute.core.topology.observations import Answer, Failure
 from pgroute.core.topology.wire import Ask, Need
-from pgroute.monitor.shared.audience import Audience
+from pgroute.monitor.shared.audience import Audience, _Guest
 from pgroute.monitor.shared.batch import Batch
+from pgroute.monitor.shared.times import patience
 
 KEY = HostKey("db1", 5432)
 SEEN = Answer(KEY, HostRole.STANDBY, 1.0)
@@ -138,3 +141,17 @@ async def test_nobody_is_told_of_positions_more_often_than_it_would_ask() -> Non
     assert (eager.told, leisurely.told) == (2, 1)
     audience.observe(FAILURE)
     assert (eager.told, leisurely.told) == (3, 2)
+
+
+@pytest.mark.parametrize("interval", [0.1, 0.3, 1.0, 30.0])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.45, 0.5, 0.6, 0.72, 0.8, 0.9, 1.0])
+def test_nobody_is_told_too_seldom_beside_a_more_eager_process(interval: float, share: float) -> None:
+    """Each answer comes as late as it may, and some are just not due."""
+    guest = SimpleNamespace(need=Need(interval, 1.0), told_at=-math.inf)
+    step, longest, now = 1.1 * share * min(interval, 1.0), 0.0, 0.0
+    for _ in range(1000):
+        now += step
+        if _Guest.due(guest, now):  # type: ignore[arg-type]
+            longest = max(longest, now - guest.told_at) if guest.told_at > 0.0 else longest
+            guest.told_at = now
+    assert 0.0 < longest < patience(interval) - 0.2

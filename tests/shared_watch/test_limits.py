@@ -80,7 +80,7 @@ def test_whatever_fails_while_the_identity_is_made_the_hosts_are_watched(
     with Router(shared.dsn, probe=ProbeOptions(share=True)) as router:
         eventually(lambda: all(host.usable for host in router.topology.hosts))
         [told] = {(each.mode, each.reason) for each in router.stats().watches.values()}
-        assert told == ("alone", "LookupError: unheard of")
+        assert told == ("alone", "a fault in pgroute: LookupError")
 
 
 def test_a_place_that_is_gone_for_good_is_left_for_another(

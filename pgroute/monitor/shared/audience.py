@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from pgroute.monitor.shared.turns import Lead
 
 _ENTERS_WITHIN = 2.0
-_ABOUT = 0.8
-"""Part of an interval after which the next probe is about due: it may be a tenth shorter, and the last one was late."""
+_ABOUT = 0.5
+"""Part of its interval after which a process is told again. With answers that are just not due then, none of them waits
+longer than its patience."""
 _LONGEST = 1.0
 """Seconds of it at most: whoever hears nothing for 2.3 s goes elsewhere, however rarely it would probe."""
 _SHARE = 4

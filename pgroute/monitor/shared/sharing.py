@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pgroute.core.faults.classify import one_line
 from pgroute.monitor.host_watcher import HostWatcher
 from pgroute.monitor.shared.batch import Batch
 from pgroute.monitor.shared.folder import Folder
@@ -55,9 +54,8 @@ class Sharing:
         except NotShareable as exc:
             return HostWatcher(key, params, names, source, alone=str(exc))
         except Exception as exc:  # noqa: BLE001  (a host must be watched, whatever is wrong here)
-            return HostWatcher(
-                key, params, names, source, alone=f"{type(exc).__name__}: {one_line(str(exc))}"
-            )
+            # Its text may quote a parameter.
+            return HostWatcher(key, params, names, source, alone=f"a fault in pgroute: {type(exc).__name__}")
         folder = self._folder = self._folder or Folder()
         watcher = SharedWatcher(key, params, names, folder, identity=which, batch=self._batch)
         self._users.add(watcher)
