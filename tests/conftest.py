@@ -40,6 +40,9 @@ EACH_VERSION = [
     for major in VERSIONS
 ]
 
+NEWEST = [pytest.param(major, marks=() if major == VERSIONS[-1] else pytest.mark.long) for major in VERSIONS]
+"""The same, for tests of which the newest says enough."""
+
 PATIENCE = 10.0
 """Seconds that what a test has ended may take to be gone."""
 

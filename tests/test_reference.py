@@ -81,6 +81,7 @@ LACKS = [
 ]
 
 
+@pytest.mark.long
 def test_what_docstrings_lack_fails_the_check_and_a_run_too(tree, capsys):
     # All at once, and each one told: to read the whole package takes a second.
     for file, old, new, *_ in LACKS:

@@ -14,7 +14,8 @@ from tests.aio.replicas import standbys_as_they_were
 from tests.aio.workload import QUICK
 from tests.support import AsyncBackground, async_call, async_eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 ONE = PoolOptions(max_size=1)
 SELDOM = ProbeOptions(interval=60.0)

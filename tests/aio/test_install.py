@@ -15,7 +15,8 @@ from pgroute.core.sql.schema import rights
 from pgroute.testing import LocalCluster
 from tests.support import AsyncBackground
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 AsyncConnection = psycopg.AsyncConnection[Any]
 

@@ -28,7 +28,8 @@ from tests.aio.counting import (
 )
 from tests.support import AsyncBackground, async_call, async_eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 ROOT = Path(__file__).parents[2]
 ISOLATIONS = ["read committed", "repeatable read", "serializable"]
@@ -127,6 +128,77 @@ async def test_a_row_that_its_own_body_has_deleted_is_there_again(pair: Proxied)
         assert [await call_once(router, body) for _ in range(2)] == [1, 1]
     assert increment.runs == 1
     assert await counted(node) == (1, 1)
+
+
+async def test_none_is_stored_from_the_start_and_its_row_is_written_once(pair: Proxied) -> None:
+    node = pair.cluster.nodes[0]
+    places: list[Any] = []
+
+    async def body(conn: Any) -> None:
+        places.extend(await (await conn.execute("SELECT ctid FROM pgroute.once")).fetchone() or ())
+
+    query = "SELECT ctid, result::text FROM pgroute.once"
+    async with AsyncRouter(pair.dsn) as router:
+        assert await call_once(router, body) is None
+        assert await async_call(node.execute, query) == [(places[0], "null")]
+        assert await call_once(router, body) is None
+    assert len(places) == 1
+
+
+async def test_the_age_of_a_key_begins_with_the_end_of_a_long_body_that_returns_none(pair: Proxied) -> None:
+    node = pair.cluster.nodes[0]
+    moments: list[Any] = []
+
+    async def body(conn: Any) -> None:
+        await conn.execute("SELECT pg_sleep(1.1)")
+        moments.append((await (await conn.execute("SELECT clock_timestamp()")).fetchone())[0])
+
+    async with AsyncRouter(pair.dsn) as router:
+        await call_once(router, body)
+    query = "SELECT at > %s, result::text FROM pgroute.once"
+    assert await async_call(node.execute, query, (moments[0],)) == [(True, "null")]
+
+
+# Bodies that end their transaction themselves.
+
+
+@pytest.mark.parametrize("then", ["return", "raise", "go on", "fail"])
+async def test_what_a_body_has_committed_itself_has_no_result(pair: Proxied, then: str) -> None:
+    increment = Increment()
+
+    async def body(conn: Any) -> None:
+        await increment(conn)
+        await conn.execute("COMMIT")
+        if then == "raise":
+            raise ValueError("after its COMMIT")
+        if then == "go on":
+            await increment(conn)
+        if then == "fail":
+            await conn.execute("SELECT 1/0")
+
+    errors = {"raise": ValueError, "fail": psycopg.errors.DivisionByZero}
+    async with AsyncRouter(pair.dsn) as router:
+        with pytest.raises(errors.get(then, psycopg.ProgrammingError)):
+            await call_once(router, body)
+        for _ in range(2):
+            with pytest.raises(psycopg.ProgrammingError, match="no result is stored"):
+                await call_once(router, body)
+    assert await counted(pair.cluster.nodes[0]) == (1, 1)
+
+
+async def test_who_claims_the_key_that_a_body_has_rolled_back_keeps_it(pair: Proxied) -> None:
+    async with AsyncRouter(pair.dsn) as router, AsyncRouter(pair.dsn) as other:
+
+        async def nothing(_: Any) -> None:
+            pass
+
+        async def body(conn: Any) -> None:
+            await conn.execute("ROLLBACK")
+            await call_once(other, nothing)
+
+        with pytest.raises(psycopg.ProgrammingError, match="a COMMIT or ROLLBACK of its own"):
+            await call_once(router, body)
+        assert await call_once(router, body) is None
 
 
 # What leaves no key.

@@ -96,7 +96,13 @@ async def test_paused_replica_is_as_old_as_the_first_commit_that_it_misses(laggi
             await async_eventually(lambda: staleness(router, paused) < within(ALLOWED))
 
 
-@pytest.mark.parametrize("settings", [{}, {"synchronous_commit": "off"}], ids=["synchronous", "asynchronous"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, id="synchronous", marks=pytest.mark.long),
+        pytest.param({"synchronous_commit": "off"}, id="asynchronous"),
+    ],
+)
 async def test_what_is_claimed_of_a_delayed_replica_is_there(
     lagging: LocalCluster, settings: dict[str, str]
 ) -> None:
@@ -191,6 +197,7 @@ async def test_open_transaction_that_has_written_makes_no_replica_look_old_for_l
     assert max(found) < within(ALLOWED)
 
 
+@pytest.mark.long
 async def test_staleness_grows_while_the_primary_is_gone(lagging: LocalCluster) -> None:
     first, *standbys = lagging.nodes
     async with (

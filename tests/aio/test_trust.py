@@ -18,7 +18,8 @@ from pgroute.core.sql.schema import definition, rights
 from pgroute.testing import LocalCluster
 from tests.support import dsn_with
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 AsyncConnection = psycopg.AsyncConnection[Any]
 

@@ -92,7 +92,9 @@ def test_acknowledged_rows_are_found_and_nothing_is_left(temporary):
     assert leftovers(temporary) == []
 
 
-@pytest.mark.parametrize("moment", ["PostgreSQL", "killing", "promoting"])
+@pytest.mark.parametrize(
+    "moment", ["PostgreSQL", pytest.param("killing", marks=pytest.mark.long), "promoting"]
+)
 def test_ctrl_c_leaves_nothing_behind(temporary, moment):
     with start(temporary, "--duration", "3") as demo:
         for line in demo.stdout:

@@ -363,6 +363,7 @@ def test_demo_on_a_terminal_shows_the_view_and_then_the_report(tmp_path_factory)
     assert re.search("[▁▂▃▄▅▆▇█]", report.decode())
 
 
+@pytest.mark.long
 def test_demo_on_a_terminal_gives_it_back_after_ctrl_c():
     with Terminal("demo", "--fault", "freeze") as terminal:
         terminal.see(r"freezing node1")

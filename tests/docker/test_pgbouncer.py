@@ -148,6 +148,7 @@ def read_errors(load: Load) -> list[str]:
     return [read.error for read in load.crew.records if isinstance(read, Read) and read.error]
 
 
+@pytest.mark.long
 def test_the_primary_is_killed(cluster: Pooled, tmp_path: Path, record: list[Figures]) -> None:
     old = cluster.primary()
     with pooled_load(cluster, tmp_path) as load:

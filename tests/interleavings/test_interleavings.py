@@ -10,7 +10,7 @@ from tests.interleavings.faults import FAULTS, Patch
 from tests.interleavings.history import play
 from tests.interleavings.threads import Crew
 
-COUNTS = [pytest.param(100), pytest.param(10_000, marks=(pytest.mark.long, pytest.mark.timeout(1200)))]
+COUNTS = [pytest.param(50), pytest.param(10_000, marks=(pytest.mark.long, pytest.mark.timeout(1200)))]
 MOST = 1000
 """Histories that may be played until a fault is found; 2 to 200 are enough, it depends on which."""
 

@@ -29,7 +29,7 @@ from tests.sync.counting import (
 )
 from tests.support import Background, call, eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 ROOT = Path(__file__).parents[2]
 ISOLATIONS = ["read committed", "repeatable read", "serializable"]
@@ -128,6 +128,77 @@ def test_a_row_that_its_own_body_has_deleted_is_there_again(pair: Proxied) -> No
         assert [call_once(router, body) for _ in range(2)] == [1, 1]
     assert increment.runs == 1
     assert counted(node) == (1, 1)
+
+
+def test_none_is_stored_from_the_start_and_its_row_is_written_once(pair: Proxied) -> None:
+    node = pair.cluster.nodes[0]
+    places: list[Any] = []
+
+    def body(conn: Any) -> None:
+        places.extend((conn.execute("SELECT ctid FROM pgroute.once")).fetchone() or ())
+
+    query = "SELECT ctid, result::text FROM pgroute.once"
+    with Router(pair.dsn) as router:
+        assert call_once(router, body) is None
+        assert call(node.execute, query) == [(places[0], "null")]
+        assert call_once(router, body) is None
+    assert len(places) == 1
+
+
+def test_the_age_of_a_key_begins_with_the_end_of_a_long_body_that_returns_none(pair: Proxied) -> None:
+    node = pair.cluster.nodes[0]
+    moments: list[Any] = []
+
+    def body(conn: Any) -> None:
+        conn.execute("SELECT pg_sleep(1.1)")
+        moments.append(((conn.execute("SELECT clock_timestamp()")).fetchone())[0])
+
+    with Router(pair.dsn) as router:
+        call_once(router, body)
+    query = "SELECT at > %s, result::text FROM pgroute.once"
+    assert call(node.execute, query, (moments[0],)) == [(True, "null")]
+
+
+# Bodies that end their transaction themselves.
+
+
+@pytest.mark.parametrize("then", ["return", "raise", "go on", "fail"])
+def test_what_a_body_has_committed_itself_has_no_result(pair: Proxied, then: str) -> None:
+    increment = Increment()
+
+    def body(conn: Any) -> None:
+        increment(conn)
+        conn.execute("COMMIT")
+        if then == "raise":
+            raise ValueError("after its COMMIT")
+        if then == "go on":
+            increment(conn)
+        if then == "fail":
+            conn.execute("SELECT 1/0")
+
+    errors = {"raise": ValueError, "fail": psycopg.errors.DivisionByZero}
+    with Router(pair.dsn) as router:
+        with pytest.raises(errors.get(then, psycopg.ProgrammingError)):
+            call_once(router, body)
+        for _ in range(2):
+            with pytest.raises(psycopg.ProgrammingError, match="no result is stored"):
+                call_once(router, body)
+    assert counted(pair.cluster.nodes[0]) == (1, 1)
+
+
+def test_who_claims_the_key_that_a_body_has_rolled_back_keeps_it(pair: Proxied) -> None:
+    with Router(pair.dsn) as router, Router(pair.dsn) as other:
+
+        def nothing(_: Any) -> None:
+            pass
+
+        def body(conn: Any) -> None:
+            conn.execute("ROLLBACK")
+            call_once(other, nothing)
+
+        with pytest.raises(psycopg.ProgrammingError, match="a COMMIT or ROLLBACK of its own"):
+            call_once(router, body)
+        assert call_once(router, body) is None
 
 
 # What leaves no key.

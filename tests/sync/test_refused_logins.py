@@ -251,6 +251,7 @@ def refuse_at_one(cluster: LocalCluster) -> None:
         recovered(router, refusing, refusals, begun_at)
 
 
+@pytest.mark.long
 def test_password_rotated_role_locked_out_database_dropped_pg_hba_closed_are_told_rarely_tried_and_recover(
     with_roles: LocalCluster,
 ) -> None:

@@ -148,7 +148,8 @@ def test_settings_that_a_proxy_refuses_are_told_in_the_log(
 def test_a_setting_that_a_server_does_not_know_is_not_dropped(shared: LocalCluster) -> None:
     options = PoolOptions(settings={"statment_timeout": "5s"})
     with Router(shared.dsn, reader=options) as router:
-        for timeout in (0.5, 6.0):
+        router.wait()
+        for timeout in (within(1.0), 6.0):
             with pytest.raises(psycopg.OperationalError, match="unrecognized configuration parameter"):
                 router.getconn("reader", timeout=timeout)
         with router.writer() as conn:

@@ -32,7 +32,7 @@ from pgroute.testing import (
     find_server,
 )
 from pgroute.testing.account import EXECUTE, READ, Account, server_account
-from tests.conftest import EACH_VERSION, VERSIONS
+from tests.conftest import NEWEST, VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,7 +92,7 @@ def hangs(node: Node) -> bool:
         return True
 
 
-@pytest.fixture(params=EACH_VERSION, scope="module")
+@pytest.fixture(params=NEWEST, scope="module")
 def version(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
@@ -380,6 +380,7 @@ def test_settings_and_database_reach_every_node() -> None:
         assert urlsplit(cluster.dsn).path == "/shop"
 
 
+@pytest.mark.long
 def test_two_clusters_are_different_and_share_nothing() -> None:
     with LocalCluster(0) as one, LocalCluster(0) as two:
         identifiers = {
@@ -513,6 +514,7 @@ def test_ctrl_c_does_not_reach_the_servers() -> None:
         assert child.wait(10) == 0
 
 
+@pytest.mark.long
 def test_forked_child_leaves_the_cluster_alone() -> None:
     code = """
         import os, sys

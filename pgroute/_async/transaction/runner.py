@@ -235,7 +235,6 @@ async def run_function(
         claim = Claim(transaction, key)
         if not await claim.found(transaction):
             claim.keep(await work(transaction, conn))
-            transaction.final = claim
         return claim
 
     if key is not None:

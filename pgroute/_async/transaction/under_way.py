@@ -42,7 +42,7 @@ class Final(Protocol):
     """A statement that is sent together with COMMIT.
 
     Attributes:
-        statement: of one result.
+        statement: of one result; b"": none is needed.
     """
 
     statement: bytes
@@ -53,6 +53,10 @@ class Final(Protocol):
 
     def refused(self, failure: psycopg.Error) -> None:
         """Raise what an error means that came from the statement or from COMMIT; return if nothing else."""
+        ...
+
+    async def disown(self, checkout: AsyncCheckout[Any]) -> None:
+        """Do what is left to do if the body has ended the transaction itself."""
         ...
 
 

@@ -234,7 +234,6 @@ def run_function(
         claim = Claim(transaction, key)
         if not claim.found(transaction):
             claim.keep(work(transaction, conn))
-            transaction.final = claim
         return claim
 
     if key is not None:

@@ -43,7 +43,7 @@ class Final(Protocol):
     """A statement that is sent together with COMMIT.
 
     Attributes:
-        statement: of one result.
+        statement: of one result; b"": none is needed.
     """
 
     statement: bytes
@@ -54,6 +54,10 @@ class Final(Protocol):
 
     def refused(self, failure: psycopg.Error) -> None:
         """Raise what an error means that came from the statement or from COMMIT; return if nothing else."""
+        ...
+
+    def disown(self, checkout: Checkout[Any]) -> None:
+        """Do what is left to do if the body has ended the transaction itself."""
         ...
 
 
