@@ -89,18 +89,21 @@ def end_tidily(*_: object) -> None:
 def tests(marks: Sequence[str], wait_for_images: Callable[[], object]) -> tuple[list[Task], list[Task]]:
     """Return the tests as two lanes that take about the same time.
 
-    Those of core run by themselves, whose coverage they alone must show; those in containers wait most of the time.
+    Those in containers wait most of the time. The coverage of core, which its own tests alone must show, is measured
+    with all tests: measuring takes longer than those tests.
     """
     options = ["-m", "pytest", *pytest_options(), *marks]
 
     def side_by_side(workers: int) -> list[str]:
         return ["-n", str(workers), "--dist", "worksteal"]
 
+    core = [".ci/covered.py", *pytest_options(), *marks] if marks else [*options, *side_by_side(2)]
+    core.append(CORE)
     others = [f"--ignore={path}" for path in (CORE, CONTAINERS, *PROGRAMS, *BESIDE)]
     return (
         [Task("tests", [[*options, *others, *side_by_side(WORKERS)]])],
         [
-            Task("tests of core", [[".ci/covered.py", *pytest_options(), *marks, CORE]]),
+            Task("tests of core", [core]),
             Task("tests in containers", [[*options, CONTAINERS]], before=wait_for_images),
             Task("tests of programs", [[*options, *PROGRAMS, *BESIDE, *side_by_side(WORKERS_FOR_PROGRAMS)]]),
         ],

@@ -378,7 +378,7 @@ def test_an_interrupt_at_any_line_costs_no_slot_and_hides_no_commit(
 ) -> None:
     work, options = WORKS[name]
     # An interrupt must say what became of the router's own transaction, on every line.
-    each = lines(request, 1 if "run" in name or name in ("attempts", "causal") else 5)
+    each = lines(request, 2 if "run" in name or name in ("attempts", "causal") else 5)
     line = next(each)
     going_on = True
     while going_on:
@@ -503,7 +503,7 @@ def test_an_interrupt_at_any_line_of_listening_leaves_no_listener(
     with Router(trial.shared.dsn, writer=PoolOptions(max_size=SIZE)) as router:
         router.wait()
         hub = manager_of(router).listening
-        for line in lines(request, 4):
+        for line in lines(request, 8):
             if not trial.interrupt(router, listening, line, truth=False) or trial.faults:
                 break
             eventually(lambda: hub.idle)

@@ -28,6 +28,11 @@ def query_steps(pgconn: PGconn, statement: bytes) -> Generator[Any, Any, list[PG
     return steps
 
 
+def late_query_steps(pgconn: PGconn, statement: bytes) -> Generator[Any, Any, list[PGresult]]:
+    """As `query_steps`, but nothing is sent before ``conn.wait`` has sent what comes first."""
+    return (yield from query_steps(pgconn, statement))
+
+
 _DONE, _SYNCED = ExecStatus.COMMAND_OK, ExecStatus.PIPELINE_SYNC
 
 

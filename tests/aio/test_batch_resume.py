@@ -536,6 +536,7 @@ async def test_a_plan_of_items_that_is_undone_is_made_again(ground: Ground) -> N
     assert ground.seen() == [*range(1000)]
 
 
+@pytest.mark.long
 def test_the_process_of_these_tests_fails_loudly() -> None:
     """So that a process which was killed for another reason is no pass."""
     process = start_process("host=127.0.0.1 port=1 connect_timeout=1", "", 1, 1)

@@ -77,6 +77,7 @@ async def test_a_long_wait_for_a_row_is_bounded_too(pair: Proxied) -> None:
     assert await counted(node) == (2, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("action", ["reset", "blackhole"])
 async def test_a_wait_whose_cancel_request_is_lost_is_given_up_and_begun_again(
     pair: Proxied, action: Literal["reset", "blackhole"]
@@ -126,6 +127,7 @@ async def test_what_cannot_be_begun_again_is_bounded_at_once(
 # A lock_timeout of the application's own.
 
 
+@pytest.mark.long
 async def test_a_lock_timeout_of_its_own_holds_in_the_body_and_not_for_the_key(cluster: LocalCluster) -> None:
     set_up(cluster)
     node = cluster.nodes[0]

@@ -111,6 +111,7 @@ async def test_readers_leave_a_standby_that_is_shutting_down(
         assert (await read(router)).port == leaving.port
 
 
+@pytest.mark.long
 async def test_writers_go_on_where_a_standby_is_promoted_after_a_smart_shutdown(
     any_cluster: LocalCluster, renewed_soon: None
 ) -> None:

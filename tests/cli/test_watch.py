@@ -221,6 +221,7 @@ def test_status_watch_tells_each_change_as_a_line_of_json():
         assert (status.returncode, err) == (130, "")
 
 
+@pytest.mark.long
 def test_status_watch_says_nothing_while_nothing_changes(cluster):
     with run("status", cluster.dsn, "--watch", "--json") as status:
         status.stdout.readline()

@@ -80,6 +80,7 @@ def test_a_user_sees_his_note_and_others_see_what_a_late_standby_has(start, any_
         assert "Traceback" not in app.output
 
 
+@pytest.mark.long
 def test_a_cluster_of_its_own_is_gone_at_the_end(start, temporary):
     with start() as app:
         app.wait_for("/notes", 200)

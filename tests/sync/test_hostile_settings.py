@@ -231,6 +231,7 @@ def test_every_setting_is_routed_right_and_applied_once(installed: LocalCluster,
             raise
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("database", DATABASES)
 def test_every_setting_reads_what_it_has_written(hostile: LocalCluster, database: str) -> None:
     for number, setting in enumerate(SETTINGS):

@@ -321,6 +321,7 @@ def trusted(tmp_path: Path) -> Authority:
     return Authority(tmp_path, "trusted")
 
 
+@pytest.mark.long
 def test_one_host_whose_certificate_is_not_trusted_is_rarely_tried_leaves_the_others_and_recovers(
     shared: LocalCluster, encrypted: tuple[TLSFront, TLSFront], trusted: Authority, tmp_path: Path
 ) -> None:

@@ -84,6 +84,7 @@ def test_a_split_brain_goes_on_while_one_of_the_two_refuses_logins(split) -> Non
     assert numbers(second) == []
 
 
+@pytest.mark.long
 def test_a_split_brain_ends_when_one_of_the_two_goes_away(split) -> None:
     cluster, second, third = split
     with Router(cluster.dsn) as router:
@@ -92,6 +93,7 @@ def test_a_split_brain_ends_when_one_of_the_two_goes_away(split) -> None:
         assert (write(router, 1, timeout=5.0)).port == second.port
 
 
+@pytest.mark.long
 def test_a_split_brain_ends_when_one_of_the_two_rejoins_the_other(split) -> None:
     cluster, second, third = split
     with Router(cluster.dsn) as router:

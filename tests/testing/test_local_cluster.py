@@ -163,6 +163,7 @@ def test_killed_primary_rejoins_a_promoted_standby_by_rewinding(cluster: LocalCl
     assert "copying" not in old.log()
 
 
+@pytest.mark.long
 def test_of_two_that_were_promoted_at_once_one_becomes_the_standby_of_the_other():
     with LocalCluster() as cluster:
         old, new, rival = cluster.nodes
@@ -494,6 +495,7 @@ def test_nothing_is_left_when_the_python_process_is_ended(sig: signal.Signals) -
             os.killpg(child.pid, signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_ctrl_c_does_not_reach_the_servers() -> None:
     code = """
         import signal, time
@@ -561,6 +563,7 @@ def test_runs_as_an_ordinary_user() -> None:
     assert nothing_left(Path(folder))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root hides files from the servers' user")
 def test_binaries_the_server_user_cannot_reach_are_copied(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path

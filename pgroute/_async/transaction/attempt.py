@@ -125,6 +125,7 @@ class AsyncTransaction(AsyncUnderWay[CT]):
         surroundings.set(self._outer)
         if checkout.left_to_parent(None):
             return None
+        forget_begin(checkout)
         try:
             try:
                 return await self._commit(checkout)
@@ -182,6 +183,7 @@ class AsyncTransaction(AsyncUnderWay[CT]):
         surroundings.set(self._outer)
         if checkout.left_to_parent(exc):
             return _LET_OUT
+        forget_begin(checkout)
         try:
             try:
                 return await self._fail(checkout, exc)
@@ -242,6 +244,13 @@ class AsyncTransaction(AsyncUnderWay[CT]):
         if error is not exc:
             raise error
         return step
+
+
+def forget_begin(checkout: AsyncCheckout[Any]) -> None:
+    """Leave a transaction that no statement has begun."""
+    if checkout.lease.first:
+        checkout.lease.first = b""
+        leave_block(checkout.conn)
 
 
 async def acquire(manager: AsyncSessionManager[CT], request: Request, state: RetryState) -> AsyncCheckout[CT]:

@@ -126,6 +126,7 @@ class Transaction(UnderWay[CT]):
         surroundings.set(self._outer)
         if checkout.left_to_parent(None):
             return None
+        forget_begin(checkout)
         try:
             try:
                 return self._commit(checkout)
@@ -183,6 +184,7 @@ class Transaction(UnderWay[CT]):
         surroundings.set(self._outer)
         if checkout.left_to_parent(exc):
             return _LET_OUT
+        forget_begin(checkout)
         try:
             try:
                 return self._fail(checkout, exc)
@@ -243,6 +245,13 @@ class Transaction(UnderWay[CT]):
         if error is not exc:
             raise error
         return step
+
+
+def forget_begin(checkout: Checkout[Any]) -> None:
+    """Leave a transaction that no statement has begun."""
+    if checkout.lease.first:
+        checkout.lease.first = b""
+        leave_block(checkout.conn)
 
 
 def acquire(manager: SessionManager[CT], request: Request, state: RetryState) -> Checkout[CT]:

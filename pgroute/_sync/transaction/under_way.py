@@ -188,6 +188,9 @@ class UnderWay(Generic[CT]):
                 conn.read_only if request.read_only is None else request.read_only,
                 conn.deferrable if request.deferrable is None else request.deferrable,
             )
+        elif self.key is None and self.timeout is None and not self.keep:
+            lease.first = begin  # the body's first statement waits for both, as in psycopg's own transactions
+            return
         if self.key is not None:
             self._pending, self.again = begin, b"ROLLBACK;" + begin
             return

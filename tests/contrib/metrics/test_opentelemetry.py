@@ -445,6 +445,7 @@ with pgroute.Router(sys.argv[1]) as router:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("program", "printed"), [(FORK, ""), (AT_EXIT, "pgroute writer")])
 def test_the_end_of_a_process_and_a_fork(shared: LocalCluster, program: str, printed: str) -> None:
     done = subprocess.run(
