@@ -23,7 +23,9 @@ from psycopg.conninfo import make_conninfo
 from pgroute.testing import LocalCluster, Node, available_versions
 from pgroute.testing.binaries import find_server
 from pgroute.testing.initdb import run_initdb
+from pgroute.testing.server import Server
 from tests.initdb_cache import InitdbCache, copy
+from tests.kept_sessions import KEPT
 
 # A deadline for each example fails on a busy machine, and says nothing there.
 hypothesis.settings.register_profile("pgroute", deadline=None)
@@ -88,6 +90,28 @@ def initdb_cache() -> Iterator[None]:
         patch.setattr("pgroute.testing.sandbox.Sandbox.copy", copy)
         yield
     cache.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_sessions() -> Iterator[None]:
+    """`Node.execute` logs in as rarely as it can. A server that is stopped finds no session of it."""
+    stop, stop_all = Server.stop, LocalCluster.stop
+
+    def stop_one(server: Server, *args: Any, **given: Any) -> None:
+        KEPT.forget(server.port)
+        stop(server, *args, **given)
+
+    def stop_cluster(cluster: LocalCluster) -> None:
+        for node in cluster.nodes:
+            KEPT.forget(node.port)
+        stop_all(cluster)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pgroute.testing.server.run_query", KEPT.run)
+        patch.setattr(Server, "stop", stop_one)
+        patch.setattr(LocalCluster, "stop", stop_cluster)
+        yield
+    KEPT.forget()
 
 
 @pytest.fixture
@@ -262,7 +286,8 @@ def threads() -> set[str]:
 def descriptors() -> set[str]:
     """Return the open descriptors, with what they lead to."""
     found = set()
-    ours = {str(fd) for inspector in INSPECTORS for fd in inspector.descriptors()}
+    ours = {str(fd) for fd in KEPT.descriptors()}
+    ours |= {str(fd) for inspector in INSPECTORS for fd in inspector.descriptors()}
     for fd in os.listdir("/proc/self/fd"):  # noqa: PTH208  (before and after every test: Path objects take far longer)
         if fd in ours:
             continue

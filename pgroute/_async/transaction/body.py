@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from types import CoroutineType, GeneratorType
+from types import CoroutineType, FunctionType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from pgroute.core.transactions.decorated import check_plain
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     # sync-only: from collections.abc import Callable
     import psycopg
+
+
+_OTHERS = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR  # async-only
+# sync-only: _OTHERS = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR | inspect.CO_COROUTINE
 
 
 async def call(fn: Callable[..., Any], conn: psycopg.AsyncConnection[Any], *args: Any) -> Any:
@@ -42,7 +46,7 @@ def body_of(
             raise await _idle(fn, conn, result)
         result = await result
         # async-only: end
-        if isinstance(result, LAZY) or hasattr(result, "__await__"):
+        if result is not None and (isinstance(result, LAZY) or hasattr(result, "__await__")):
             raise await _idle(fn, conn, result)
         return result
 
@@ -51,6 +55,8 @@ def body_of(
 
 def check_function(parameter: str, fn: object) -> None:
     """Raise ConfigError if *fn* is visibly not a body. `call` checks its result."""
+    if type(fn) is FunctionType and not fn.__code__.co_flags & _OTHERS:
+        return
     if isinstance(fn, CoroutineType):
         fn.close()
         name = fn.__name__

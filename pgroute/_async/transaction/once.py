@@ -230,7 +230,11 @@ class Claim:
         """Return the existing row, None if one was inserted."""
         self._written = literal(self._conn, self._key)
         self._bounded = not (
-            _CANCELS and transaction.again and transaction.number == 1 and transaction.left > _LEAST_LEFT
+            _CANCELS
+            and transaction.again
+            and transaction.number == 1
+            and transaction.left > _LEAST_LEFT
+            and type(self._conn).wait is psycopg.AsyncConnection.wait
         )
         claim = self._statements.claim % {b"key": self._written}
         while True:

@@ -228,17 +228,7 @@ async def run_function(
             note_limit(manager, retry, timeout)
 
     work = body_of(fn, args)
-    body: Callable[[AsyncTransaction[CT], CT], Awaitable[Any]] = work
-
-    async def keyed(transaction: AsyncTransaction[CT], conn: CT) -> Claim:
-        assert key is not None
-        claim = Claim(transaction, key)
-        if not await claim.found(transaction):
-            claim.keep(await work(transaction, conn))
-        return claim
-
-    if key is not None:
-        body = keyed
+    body: Callable[[AsyncTransaction[CT], CT], Awaitable[Any]] = work if key is None else keyed(work, key)
     # One statement: on a line of its own, an interrupt after the COMMIT would carry no note.
     return await run_transaction(  # type: ignore[return-value]
         manager,
@@ -249,6 +239,21 @@ async def run_function(
         key=key,
         causal=causal,
     )
+
+
+def keyed(
+    work: Callable[[object, psycopg.AsyncConnection[Any]], Awaitable[Any]],
+    key: str,
+) -> Callable[[AsyncTransaction[CT], CT], Awaitable[Claim]]:
+    """Return a body that does the work of another one unless that was done under the key; it returns its claim."""
+
+    async def body(transaction: AsyncTransaction[CT], conn: CT) -> Claim:
+        claim = Claim(transaction, key)
+        if not await claim.found(transaction):
+            claim.keep(await work(transaction, conn))
+        return claim
+
+    return body
 
 
 def note_limit(manager: AsyncSessionManager[Any], retry: RetryPolicy | None, timeout: float | None) -> float:

@@ -7,12 +7,13 @@ import time
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from pgroute._async.checkout import NOTHING_SENT
 from pgroute._async.commit import BY_ROUTER, ByClass
 from pgroute._async.statements import checked, send
 from pgroute._psycopg.state import enter_block
-from pgroute._psycopg.statements import brief_steps, rest_steps
+from pgroute._psycopg.statements import query_steps, rest_steps
 from pgroute.core.faults.classify import one_line
 from pgroute.core.transactions.begin import begin_statement
 
@@ -235,8 +236,12 @@ class AsyncUnderWay(Generic[CT]):
         conn, cancelled = checkout.conn, False
         try:
             async with conn.lock:
-                results = await conn.wait(brief_steps(conn.pgconn, pending + statement, seconds))
-                if results is None:
+                results: list[PGresult]
+                try:
+                    results = await conn.wait(query_steps(conn.pgconn, pending + statement), timeout=seconds)
+                except psycopg.OperationalError:
+                    if conn.pgconn.transaction_status != TransactionStatus.ACTIVE:
+                        raise  # the connection was lost
                     cancelled, results = True, await _cancel(checkout)
             return checked(conn, results)
         except psycopg.errors.QueryCanceled:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import inspect
-from types import CoroutineType, GeneratorType
+from types import CoroutineType, FunctionType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from pgroute.core.transactions.decorated import check_plain
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from collections.abc import Callable
     import psycopg
+
+
+_OTHERS = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR | inspect.CO_COROUTINE
 
 
 def call(fn: Callable[..., Any], conn: psycopg.Connection[Any], *args: Any) -> Any:
@@ -35,7 +38,7 @@ def body_of(
 
     def body(_: object, conn: psycopg.Connection[Any]) -> Any:
         result = fn(conn, *args)
-        if isinstance(result, LAZY) or hasattr(result, "__await__"):
+        if result is not None and (isinstance(result, LAZY) or hasattr(result, "__await__")):
             raise _idle(fn, conn, result)
         return result
 
@@ -44,6 +47,8 @@ def body_of(
 
 def check_function(parameter: str, fn: object) -> None:
     """Raise ConfigError if *fn* is visibly not a body. `call` checks its result."""
+    if type(fn) is FunctionType and not fn.__code__.co_flags & _OTHERS:
+        return
     if isinstance(fn, CoroutineType):
         fn.close()
         name = fn.__name__

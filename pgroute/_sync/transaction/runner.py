@@ -227,17 +227,7 @@ def run_function(
             note_limit(manager, retry, timeout)
 
     work = body_of(fn, args)
-    body: Callable[[Transaction[CT], CT], Any] = work
-
-    def keyed(transaction: Transaction[CT], conn: CT) -> Claim:
-        assert key is not None
-        claim = Claim(transaction, key)
-        if not claim.found(transaction):
-            claim.keep(work(transaction, conn))
-        return claim
-
-    if key is not None:
-        body = keyed
+    body: Callable[[Transaction[CT], CT], Any] = work if key is None else keyed(work, key)
     # One statement: on a line of its own, an interrupt after the COMMIT would carry no note.
     return run_transaction(  # type: ignore[return-value]
         manager,
@@ -248,6 +238,21 @@ def run_function(
         key=key,
         causal=causal,
     )
+
+
+def keyed(
+    work: Callable[[object, psycopg.Connection[Any]], Any],
+    key: str,
+) -> Callable[[Transaction[CT], CT], Claim]:
+    """Return a body that does the work of another one unless that was done under the key; it returns its claim."""
+
+    def body(transaction: Transaction[CT], conn: CT) -> Claim:
+        claim = Claim(transaction, key)
+        if not claim.found(transaction):
+            claim.keep(work(transaction, conn))
+        return claim
+
+    return body
 
 
 def note_limit(manager: SessionManager[Any], retry: RetryPolicy | None, timeout: float | None) -> float:

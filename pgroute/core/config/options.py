@@ -75,16 +75,18 @@ MOST_NAME_BYTES = 512
 
 def check_name(parameter: str, value: object, also: str = "") -> None:
     """Raise ConfigError unless *value* can be stored as a name; *also* says what else is accepted."""
+    if isinstance(value, str):
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            size = 0
+        if 1 <= size <= MOST_NAME_BYTES and "\0" not in value:
+            return
     accepted = f"expected 1 to {MOST_NAME_BYTES} bytes (UTF-8, without NUL){also}"
     if not isinstance(value, str):
         raise ConfigError(parameter, value, f"{accepted}; a string, such as {parameter}={str(value)!r}")
-    try:
-        size = len(value.encode())
-    except UnicodeEncodeError:
-        size = 0
-    if not 1 <= size <= MOST_NAME_BYTES or "\0" in value:
-        shown = value if size <= MOST_NAME_BYTES else f"{value[:40]}... ({size} bytes)"
-        raise ConfigError(parameter, shown, accepted)
+    shown = value if size <= MOST_NAME_BYTES else f"{value[:40]}... ({size} bytes)"
+    raise ConfigError(parameter, shown, accepted)
 
 
 DISCARD = "discard"
