@@ -55,7 +55,10 @@ def sessions_at(node: Any) -> int:
     return int(node.execute(f"SELECT count(*) {CLIENTS}")[0][0])
 
 
-CLIENTS = "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+CLIENTS = (
+    "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    " AND application_name <> 'pgroute-testing'"
+)
 
 
 def hold(router: Router, entered: threading.Event, release: threading.Event) -> None:

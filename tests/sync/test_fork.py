@@ -55,7 +55,7 @@ def backends():
         with psycopg.connect(conninfo, application_name="outside") as conn:
             found += conn.execute(
                 "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'"
-                " AND application_name <> 'outside' ORDER BY 1"
+                " AND application_name NOT IN ('outside', 'pgroute-testing') ORDER BY 1"
             ).fetchall()
     return found
 
