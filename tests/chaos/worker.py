@@ -150,13 +150,13 @@ def run_sync(args: argparse.Namespace, journal: Journal) -> None:
 
         def keep_writing(writer: int) -> None:
             number = 0
-            while not stop.wait(WRITE_PAUSE * account.rng.random()):
+            while not stop.wait(WRITE_PAUSE * args.pause * account.rng.random()):
                 number += 1
                 work(router, account.begin(writer, number))
 
         def keep_reading(_reader: int) -> None:
             number = 0
-            while not stop.wait(READ_PAUSE * account.rng.random()):
+            while not stop.wait(READ_PAUSE * args.pause * account.rng.random()):
                 number += 1
                 read(router, account, number)
 
@@ -194,14 +194,14 @@ async def run_async(args: argparse.Namespace, journal: Journal) -> None:
             while not stop.is_set():
                 number += 1
                 await work(router, account.begin(writer, number))
-                await asyncio.sleep(WRITE_PAUSE * account.rng.random())
+                await asyncio.sleep(WRITE_PAUSE * args.pause * account.rng.random())
 
         async def keep_reading() -> None:
             number = 0
             while not stop.is_set():
                 number += 1
                 await async_read(router, account, number)
-                await asyncio.sleep(READ_PAUSE * account.rng.random())
+                await asyncio.sleep(READ_PAUSE * args.pause * account.rng.random())
 
         async with asyncio.TaskGroup() as tasks:
             for writer in range(args.writers):
@@ -258,6 +258,7 @@ def main() -> None:
     parser.add_argument("--journal", type=Path, required=True)
     parser.add_argument("--writers", type=int, default=3)
     parser.add_argument("--readers", type=int, default=2)
+    parser.add_argument("--pause", type=float, default=1.0, help="between two sessions, as a multiple")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument(
         "--run", action="store_true", help="write by Router.run(), every other writer with a key"

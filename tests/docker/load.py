@@ -97,6 +97,7 @@ class Workers(Crew):
         dsn: what their routers are given.
         folder: where journals and logs go, on this side.
         faces: one for each process.
+        pause: between two sessions, as a multiple of the worker's: faults need no heavy load to be seen.
         module: what a process runs, if not the worker with the default options.
     """
 
@@ -110,6 +111,7 @@ class Workers(Crew):
         *,
         writers: int = 4,
         readers: int = 2,
+        pause: float = 4.0,
         module: str = WORKER,
     ) -> None:
         folder.mkdir(exist_ok=True)
@@ -118,6 +120,7 @@ class Workers(Crew):
         self._service = service
         self._first = next(_numbers)
         self._module = module
+        self._pause = pause
 
     def face(self, process: int) -> str:
         """Return the face of the process with a number."""
@@ -138,7 +141,8 @@ class Workers(Crew):
 
     def _command(self, number: int, place: int) -> list[str]:
         command = [self._module, "--process", str(number), "--journal", "-", "--run"]
-        return [*command, "--writers", str(self._writers), "--readers", str(self._readers)]
+        command += ["--writers", str(self._writers), "--readers", str(self._readers)]
+        return [*command, "--pause", str(self._pause)]
 
     def _launch(self, number: int, command: list[str], log: BinaryIO) -> subprocess.Popen[bytes]:
         with self._journal(number).open("wb") as journal:
