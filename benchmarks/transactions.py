@@ -30,8 +30,8 @@ from pgroute.testing import FaultProxy, LocalCluster
 INSERT = "INSERT INTO written (number) VALUES (1)"
 STATEMENTS = once_statements(b"pgroute")
 BY_HAND, KEY_BY_HAND = "by hand", "a key by hand"
-WRITER, RUN, ONCE, RESULT = "writer()", "run()", "run(once=)", "run(once=), a result"
-COMPARED = ((WRITER, RUN), (RUN, ONCE), (RUN, RESULT), (BY_HAND, KEY_BY_HAND))
+WRITER, RUN, ONCE = "writer()", "run()", "run(once=)"
+COMPARED = ((WRITER, RUN), (RUN, ONCE), (BY_HAND, KEY_BY_HAND))
 SIZES = pgroute.PoolOptions(max_size=1)
 SERIAL = itertools.count()
 
@@ -44,16 +44,6 @@ async def async_insert(conn):
     await conn.execute(INSERT)
 
 
-def insert_and_tell(conn):
-    conn.execute(INSERT)
-    return 1
-
-
-async def async_insert_and_tell(conn):
-    await conn.execute(INSERT)
-    return 1
-
-
 def by_hand(conn):
     conn.pgconn.exec_(b"BEGIN")
     conn.execute(INSERT)
@@ -61,9 +51,13 @@ def by_hand(conn):
 
 
 def key_by_hand(conn):
-    conn.pgconn.exec_(b"BEGIN;" + STATEMENTS.claim % {b"key": b"'by hand %d'" % next(SERIAL)})
+    values = {
+        b"key": b"'by hand %d'" % next(SERIAL),
+        b"value": b"'null'",
+    }
+    conn.pgconn.exec_(b"BEGIN;" + STATEMENTS.claim % values)
     conn.execute(INSERT)
-    conn.pgconn.exec_(b"COMMIT")
+    conn.pgconn.exec_(STATEMENTS.keep % values + b";COMMIT")
 
 
 def in_writer(router):
@@ -134,7 +128,6 @@ def measure_sync(dsn, args, count):
             WRITER: (pid, lambda: in_writer(router)),
             RUN: (pid, lambda: router.run(insert)),
             ONCE: (pid, lambda: router.run(insert, once=key())),
-            RESULT: (pid, lambda: router.run(insert_and_tell, once=key())),
         }
         for index in range(-2, args.rounds):  # the first ones are for warming up
             found = {}
@@ -158,7 +151,6 @@ async def measure_async(dsn, args, count):
             WRITER: lambda: in_async_writer(router),
             RUN: lambda: router.run(async_insert),
             ONCE: lambda: router.run(async_insert, once=key()),
-            RESULT: lambda: router.run(async_insert_and_tell, once=key()),
         }
         for index in range(-2, args.rounds):
             found = {}

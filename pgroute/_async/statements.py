@@ -11,7 +11,7 @@ import psycopg
 from psycopg.errors import error_from_result
 from psycopg.pq import Escaping, ExecStatus
 
-from pgroute._psycopg.statements import late_query_steps, query_steps
+from pgroute._psycopg.statements import query_steps
 from pgroute.runtime.receive_limit import bounded
 
 if TYPE_CHECKING:
@@ -45,14 +45,11 @@ async def ask(
     if conn.pgconn.pipeline_status:
         await conn.close()
         raise psycopg.ProgrammingError("the body left its pipeline open: nothing was committed")
-    steps = late_query_steps(conn.pgconn, filled(conn, statement, **values))
-    async with conn.lock:
-        results: list[PGresult] = await conn.wait(steps)
-    return checked(conn, results)
+    return await send(conn, filled(conn, statement, **values))
 
 
 async def send(conn: psycopg.AsyncConnection[Any], statement: bytes) -> list[PGresult]:
-    """Run statements as `ask` does, on a connection that is not in pipeline mode, and has begun what it is to begin.
+    """Run statements as `ask` does, on a connection that is certainly not in pipeline mode.
 
     Raises:
         psycopg.Error: the server's error, as a cursor raises it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -25,11 +26,6 @@ def query_steps(pgconn: PGconn, statement: bytes) -> Generator[Any, Any, list[PG
     pgconn.send_query(statement)
     steps: Generator[Any, Any, list[PGresult]] = generators.execute(pgconn)
     return steps
-
-
-def late_query_steps(pgconn: PGconn, statement: bytes) -> Generator[Any, Any, list[PGresult]]:
-    """As `query_steps`, but nothing is sent before ``conn.wait`` has sent what comes first."""
-    return (yield from query_steps(pgconn, statement))
 
 
 _DONE, _SYNCED = ExecStatus.COMMAND_OK, ExecStatus.PIPELINE_SYNC
@@ -92,7 +88,31 @@ def begin_steps(
     yield from prepared.maintain_gen(conn)
 
 
+def brief_steps(
+    pgconn: PGconn, statement: bytes, seconds: float
+) -> Generator[Any, Any, list[PGresult] | None]:
+    """As `query_steps`, but return None if there is no answer for so many seconds. `rest_steps` can still receive it.
+
+    psycopg resumes this generator every 0.1 s, which costs no timer, and an interrupt is handled as ever.
+    """
+    steps = query_steps(pgconn, statement)
+    begun = 0.0
+    try:
+        step = next(steps)
+        while True:
+            ready = yield step
+            if not ready:
+                now = time.monotonic()
+                begun = begun or now
+                if now - begun >= seconds:
+                    return None
+            step = steps.send(ready)
+    except StopIteration as end:
+        results: list[PGresult] = end.value
+        return results
+
+
 def rest_steps(pgconn: PGconn) -> Generator[Any, Any, list[PGresult]]:
-    """Return the steps that receive the results of `query_steps` which were not waited for."""
+    """Return the steps that receive the results which `brief_steps` has left."""
     steps: Generator[Any, Any, list[PGresult]] = generators.execute(pgconn)
     return steps

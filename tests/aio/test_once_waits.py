@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from pgroute import AsyncRouter, CommitUnknown, PoolOptions
+from pgroute._psycopg.statements import query_steps
 from pgroute.testing import LocalCluster, Node
 from tests.aio.conftest import Proxied
 from tests.aio.counting import (
@@ -122,6 +123,23 @@ async def test_what_cannot_be_begun_again_is_bounded_at_once(
         assert await after.result() == [1, "50ms"]
     assert trigger.hits == 0
     assert await counted(node) == (1, 1)
+
+
+def taken_and_given_up(pgconn: Any, statement: bytes, seconds: float) -> Any:
+    """Stand in for `brief_steps`: all answers have come, and their end is not waited for."""
+    yield from query_steps(pgconn, statement)
+    return None
+
+
+async def test_a_wait_that_ends_as_it_is_given_up_is_begun_again(
+    pair: Proxied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgroute._async.transaction.under_way.brief_steps", taken_and_given_up)
+    increment = Increment()
+    async with AsyncRouter(pair.dsn) as router:
+        assert [await call_once(router, increment) for _ in range(2)] == [1, 1]
+    assert increment.runs == 1
+    assert await counted(pair.cluster.nodes[0]) == (1, 1)
 
 
 # A lock_timeout of the application's own.

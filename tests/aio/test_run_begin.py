@@ -1,4 +1,4 @@
-"""BEGIN of run(): it goes ahead of the body's first statement, whatever that is, and nobody but the server notices."""
+"""The transaction of run() has begun before the body's first statement, whatever that is."""
 
 from __future__ import annotations
 
@@ -59,7 +59,14 @@ async def by_server_cursor(conn: Any, table: str) -> None:
     await conn.execute(INSERT.format(table))
 
 
+async def by_notifies(conn: Any, table: str) -> None:
+    async for _ in conn.notifies(timeout=0):
+        raise AssertionError
+    await conn.execute(INSERT.format(table))
+
+
 WAYS = [
+    by_notifies,
     by_execute,
     by_many,
     by_copy,

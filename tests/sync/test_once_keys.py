@@ -130,33 +130,22 @@ def test_a_row_that_its_own_body_has_deleted_is_there_again(pair: Proxied) -> No
     assert counted(node) == (1, 1)
 
 
-def test_none_is_stored_from_the_start_and_its_row_is_written_once(pair: Proxied) -> None:
-    node = pair.cluster.nodes[0]
-    places: list[Any] = []
+@pytest.mark.parametrize(
+    "ends", ["DELETE FROM pgroute.once", "ROLLBACK AND CHAIN"], ids=["deletes", "rolls back and goes on"]
+)
+def test_a_body_that_returns_none_and_has_lost_its_row_is_not_run_again(
+    pair: Proxied, ends: str
+) -> None:
+    increment = Increment()
 
     def body(conn: Any) -> None:
-        places.extend((conn.execute("SELECT ctid FROM pgroute.once")).fetchone() or ())
-
-    query = "SELECT ctid, result::text FROM pgroute.once"
-    with Router(pair.dsn) as router:
-        assert call_once(router, body) is None
-        assert call(node.execute, query) == [(places[0], "null")]
-        assert call_once(router, body) is None
-    assert len(places) == 1
-
-
-def test_the_age_of_a_key_begins_with_the_end_of_a_long_body_that_returns_none(pair: Proxied) -> None:
-    node = pair.cluster.nodes[0]
-    moments: list[Any] = []
-
-    def body(conn: Any) -> None:
-        conn.execute("SELECT pg_sleep(1.1)")
-        moments.append(((conn.execute("SELECT clock_timestamp()")).fetchone())[0])
+        conn.execute(ends)
+        increment(conn)
 
     with Router(pair.dsn) as router:
-        call_once(router, body)
-    query = "SELECT at > %s, result::text FROM pgroute.once"
-    assert call(node.execute, query, (moments[0],)) == [(True, "null")]
+        assert [call_once(router, body) for _ in range(2)] == [None, None]
+    assert increment.runs == 1
+    assert counted(pair.cluster.nodes[0]) == (1, 1)
 
 
 # Bodies that end their transaction themselves.

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from pgroute import Router, CommitUnknown, PoolOptions
+from pgroute._psycopg.statements import query_steps
 from pgroute.testing import LocalCluster, Node
 from tests.sync.conftest import Proxied
 from tests.sync.counting import (
@@ -122,6 +123,23 @@ def test_what_cannot_be_begun_again_is_bounded_at_once(
         assert after.result() == [1, "50ms"]
     assert trigger.hits == 0
     assert counted(node) == (1, 1)
+
+
+def taken_and_given_up(pgconn: Any, statement: bytes, seconds: float) -> Any:
+    """Stand in for `brief_steps`: all answers have come, and their end is not waited for."""
+    yield from query_steps(pgconn, statement)
+    return None
+
+
+def test_a_wait_that_ends_as_it_is_given_up_is_begun_again(
+    pair: Proxied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgroute._sync.transaction.under_way.brief_steps", taken_and_given_up)
+    increment = Increment()
+    with Router(pair.dsn) as router:
+        assert [call_once(router, increment) for _ in range(2)] == [1, 1]
+    assert increment.runs == 1
+    assert counted(pair.cluster.nodes[0]) == (1, 1)
 
 
 # A lock_timeout of the application's own.

@@ -1,5 +1,5 @@
 # Generated from tests/aio/test_run_begin.py by .ci/unasync.py: edit that file, not this one.
-"""BEGIN of run(): it goes ahead of the body's first statement, whatever that is, and nobody but the server notices."""
+"""The transaction of run() has begun before the body's first statement, whatever that is."""
 
 from __future__ import annotations
 
@@ -60,7 +60,14 @@ def by_server_cursor(conn: Any, table: str) -> None:
     conn.execute(INSERT.format(table))
 
 
+def by_notifies(conn: Any, table: str) -> None:
+    for _ in conn.notifies(timeout=0):
+        raise AssertionError
+    conn.execute(INSERT.format(table))
+
+
 WAYS = [
+    by_notifies,
     by_execute,
     by_many,
     by_copy,

@@ -12,9 +12,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import AsyncWatchdog
-from pgroute._async.statements import checked
 from pgroute._psycopg.pooled import cancelling
-from pgroute._psycopg.statements import query_steps
 from pgroute.core.faults.classify import one_line
 
 if TYPE_CHECKING:
@@ -38,8 +36,6 @@ _SWALLOWS = sys.version_info < (3, 12)
 def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callable[[], object]) -> None:
     """Bound the time that an interrupted statement on this connection takes, and note when its transaction ends.
 
-    Before the first statement of a transaction it sends ``lease.first``.
-
     psycopg asks the server to cancel an interrupted statement, and waits up to 5 s for that and 5 s for the statement.
     A frozen host answers neither. psycopg does this in `wait` and `cancel_safe`. Both are replaced on the connection,
     because its class is the user's.
@@ -59,8 +55,6 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
         task = asyncio.current_task() if _SWALLOWS else None
         requests = 0 if task is None else task.cancelling()
         # async-only: end
-        if lease.first:
-            gen = begun(gen)
         try:
             # sync-only: return cls.wait(this(), gen, *args, **kwargs)  # type: ignore[arg-type]  # its caller holds it
             # async-only: begin
@@ -74,15 +68,8 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
                 started, watchdog = watchdog, None
                 cancelling.set(False)
                 await started.__aexit__(None, None, None)
-            if pgconn.transaction_status == IDLE and not lease.first:
+            if pgconn.transaction_status == IDLE:
                 lease.was_idle = True
-
-    def begun(steps: Any) -> Any:
-        conn = this()
-        assert conn is not None
-        checked(conn, (yield from query_steps(pgconn, lease.first)))
-        lease.first = b""
-        return (yield from steps)
 
     async def cancel_safe(*, timeout: float = 30.0) -> None:
         nonlocal watchdog

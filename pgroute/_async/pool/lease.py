@@ -90,7 +90,6 @@ class AsyncLease:
         doomed: the server announced the end of this connection, or its session was lost.
         baseline: psycopg attributes that every session finds.
         begin: BEGIN for these, and b"" if the session may have found others.
-        first: BEGIN, to be sent together with the session's first statement; b"": it was sent.
         read_only: what the server should report of default_transaction_read_only.
         unconfirmed: a COMMIT returned without the synchronous standby's acknowledgement.
         taken: a caller has the connection.
@@ -113,7 +112,6 @@ class AsyncLease:
         "connection",
         "doomed",
         "expires_at",
-        "first",
         "holder",
         "noticed",
         "observed",
@@ -136,7 +134,6 @@ class AsyncLease:
         self.doomed: bool = False
         self.baseline: tuple[Any, ...] = ()
         self.begin: bytes = b""
-        self.first: bytes = b""
         self.read_only: bool = False
         self.unconfirmed: bool = False
         self.taken: bool = False

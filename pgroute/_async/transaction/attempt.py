@@ -125,7 +125,6 @@ class AsyncTransaction(AsyncUnderWay[CT]):
         surroundings.set(self._outer)
         if checkout.left_to_parent(None):
             return None
-        forget_begin(checkout)
         try:
             try:
                 return await self._commit(checkout)
@@ -144,7 +143,7 @@ class AsyncTransaction(AsyncUnderWay[CT]):
         conn, final, read_write = checkout.conn, self.final, self._request.read_write
         try:
             if checkout.lease.was_idle:
-                await self._let_go(checkout)
+                await shut(conn)
                 raise psycopg.ProgrammingError(_SPLIT)
             if conn.pgconn.pipeline_status:
                 # COMMIT would only be queued here, and nobody would see its failure.
@@ -183,7 +182,6 @@ class AsyncTransaction(AsyncUnderWay[CT]):
         surroundings.set(self._outer)
         if checkout.left_to_parent(exc):
             return _LET_OUT
-        forget_begin(checkout)
         try:
             try:
                 return await self._fail(checkout, exc)
@@ -207,7 +205,7 @@ class AsyncTransaction(AsyncUnderWay[CT]):
             exc.add_note("the body ended the transaction by a COMMIT or ROLLBACK of its own: not run again")
             if isinstance(exc, RouteError):
                 exc.rerun_safe = False
-            await self._let_go(checkout)
+            await shut(conn)
             return _LET_OUT
         await roll_back(checkout, exc, self._begun, read_write=read_write)
         if isinstance(exc, psycopg.Rollback) and exc.transaction is None:
@@ -216,14 +214,6 @@ class AsyncTransaction(AsyncUnderWay[CT]):
         if isinstance(step, Retry):
             self._discard_reads(checkout)
         return step
-
-    async def _let_go(self, checkout: AsyncCheckout[Any]) -> None:
-        """Close the connection of a body that has ended the transaction itself."""
-        try:
-            if self.final is not None:
-                await self.final.disown(checkout)
-        finally:
-            await shut(checkout.conn)
 
     def _discard_reads(self, checkout: AsyncCheckout[CT]) -> None:
         """Another attempt follows, so what a reader has read does not count. A writer's goes to the primary anyway."""
@@ -244,13 +234,6 @@ class AsyncTransaction(AsyncUnderWay[CT]):
         if error is not exc:
             raise error
         return step
-
-
-def forget_begin(checkout: AsyncCheckout[Any]) -> None:
-    """Leave a transaction that no statement has begun."""
-    if checkout.lease.first:
-        checkout.lease.first = b""
-        leave_block(checkout.conn)
 
 
 async def acquire(manager: AsyncSessionManager[CT], request: Request, state: RetryState) -> AsyncCheckout[CT]:

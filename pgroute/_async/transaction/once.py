@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import math
 import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg.pq import TransactionStatus
 
 from pgroute._async.schema_check import check_trust
-from pgroute._async.statements import literal, row, send, text
+from pgroute._async.statements import literal, row, text
 from pgroute.core.faults.classify import one_line
 from pgroute.core.sql.schema import ONCE
 from pgroute.core.transactions.once_keys import (
     BOUND,
     HEX_RESULT,
-    KEPT_FOR_NONE,
     PLAIN_RESULT,
     UNBOUND,
     as_json,
@@ -37,8 +33,6 @@ if TYPE_CHECKING:
     from pgroute._async.statements import Row
     from pgroute._async.transaction.under_way import AsyncUnderWay
 
-logger = logging.getLogger("pgroute")
-
 _GRACE = 0.5
 """Seconds by which the server's limit on a wait is shorter than ours: its error says more."""
 
@@ -47,9 +41,6 @@ _BRIEF = 1.0
 
 _LEAST_LEFT = 3.0
 """Seconds until the deadline: with less, there is no time to cancel a brief wait."""
-
-_DISOWN = 5.0
-"""Seconds to take the result from a key."""
 
 _CANCELS = psycopg.capabilities.has_cancel_safe()
 """Whether a cancel request has a time limit (libpq 17)."""
@@ -76,13 +67,12 @@ class Claim:
         key: of ``once=``.
 
     Attributes:
-        statement: stores the result of the body, if it is not stored yet; of one result.
+        statement: after `keep`, stores the result of the body; of one result.
         stored: the result as every later call will get it; that of the body after the COMMIT.
     """
 
     __slots__ = (
         "_bounded",
-        "_claimed",
         "_conn",
         "_key",
         "_lease",
@@ -101,7 +91,6 @@ class Claim:
         self._key = key
         self._written = b""
         self._bounded = True
-        self._claimed = math.inf
         self._result: object = None
         self._told = False
         self.statement: bytes = b""
@@ -140,9 +129,7 @@ class Claim:
                 raise
             raise transaction.checkout.lost_early(exc, "claiming its key") from exc
         if found is None:
-            self._claimed = time.monotonic()
             transaction.mark_resolved()
-            transaction.final = self
             return False
         if found[0] is None:
             raise psycopg.ProgrammingError(
@@ -157,8 +144,6 @@ class Claim:
         Raises:
             TypeError: the result is not JSON.
         """
-        if result is None and time.monotonic() - self._claimed < KEPT_FOR_NONE:
-            return
         conn, key = self._conn, self._key
         self._result = result
         self._told = told = not kept_as_it_is(result)
@@ -189,30 +174,10 @@ class Claim:
         Raises:
             TypeError: PostgreSQL cannot store the result.
         """
-        if self.statement and isinstance(failure, psycopg.DataError):
+        if isinstance(failure, psycopg.DataError):
             # jsonb has no NUL, no lone surrogate, no number out of numeric's range (PostgreSQL docs, 8.14), and only
             # the characters of the database's encoding.
             raise not_json(self._result, self._key, one_line(str(failure))) from failure
-
-    async def disown(self, checkout: AsyncCheckout[Any]) -> None:
-        """Take the result from the row, if the body has committed it by itself: what else it did is not known.
-
-        Args:
-            checkout: of the transaction, which is over.
-        """
-        conn = self._conn
-        status = conn.pgconn.transaction_status
-        if conn.closed or conn.pgconn.pipeline_status or status == TransactionStatus.ACTIVE:
-            return
-        seconds = b"%.6f" % (time.monotonic() - self._claimed)
-        try:
-            statement = self._statements.disown % {b"key": literal(conn, self._key), b"seconds": seconds}
-            async with checkout.within(_DISOWN):
-                if status != TransactionStatus.IDLE:
-                    await send(conn, b"ROLLBACK")
-                await send(conn, statement)
-        except (psycopg.Error, UnicodeEncodeError) as exc:
-            logger.debug("once=%r keeps a result that nobody returned: %s", self._key, one_line(str(exc)))
 
     async def _look(self, transaction: AsyncUnderWay[Any]) -> None:
         conn, schema = self._conn, transaction.manager.config.schema
@@ -230,11 +195,7 @@ class Claim:
         """Return the existing row, None if one was inserted."""
         self._written = literal(self._conn, self._key)
         self._bounded = not (
-            _CANCELS
-            and transaction.again
-            and transaction.number == 1
-            and transaction.left > _LEAST_LEFT
-            and type(self._conn).wait is psycopg.AsyncConnection.wait
+            _CANCELS and transaction.again and transaction.number == 1 and transaction.left > _LEAST_LEFT
         )
         claim = self._statements.claim % {b"key": self._written}
         while True:

@@ -251,6 +251,7 @@ def keyed(
         claim = Claim(transaction, key)
         if not await claim.found(transaction):
             claim.keep(await work(transaction, conn))
+            transaction.final = claim
         return claim
 
     return body

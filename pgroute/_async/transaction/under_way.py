@@ -7,13 +7,12 @@ import time
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import psycopg
-from psycopg.pq import TransactionStatus
 
 from pgroute._async.checkout import NOTHING_SENT
 from pgroute._async.commit import BY_ROUTER, ByClass
 from pgroute._async.statements import checked, send
 from pgroute._psycopg.state import enter_block
-from pgroute._psycopg.statements import query_steps, rest_steps
+from pgroute._psycopg.statements import brief_steps, rest_steps
 from pgroute.core.faults.classify import one_line
 from pgroute.core.transactions.begin import begin_statement
 
@@ -43,7 +42,7 @@ class Final(Protocol):
     """A statement that is sent together with COMMIT.
 
     Attributes:
-        statement: of one result; b"": none is needed.
+        statement: of one result.
     """
 
     statement: bytes
@@ -54,10 +53,6 @@ class Final(Protocol):
 
     def refused(self, failure: psycopg.Error) -> None:
         """Raise what an error means that came from the statement or from COMMIT; return if nothing else."""
-        ...
-
-    async def disown(self, checkout: AsyncCheckout[Any]) -> None:
-        """Do what is left to do if the body has ended the transaction itself."""
         ...
 
 
@@ -188,9 +183,6 @@ class AsyncUnderWay(Generic[CT]):
                 conn.read_only if request.read_only is None else request.read_only,
                 conn.deferrable if request.deferrable is None else request.deferrable,
             )
-        elif self.key is None and self.timeout is None and not self.keep:
-            lease.first = begin  # the body's first statement waits for both, as in psycopg's own transactions
-            return
         if self.key is not None:
             self._pending, self.again = begin, b"ROLLBACK;" + begin
             return
@@ -236,13 +228,11 @@ class AsyncUnderWay(Generic[CT]):
         conn, cancelled = checkout.conn, False
         try:
             async with conn.lock:
-                results: list[PGresult]
-                try:
-                    results = await conn.wait(query_steps(conn.pgconn, pending + statement), timeout=seconds)
-                except psycopg.OperationalError:
-                    if conn.pgconn.transaction_status != TransactionStatus.ACTIVE:
-                        raise  # the connection was lost
+                results = await conn.wait(brief_steps(conn.pgconn, pending + statement, seconds))
+                if results is None:
                     cancelled, results = True, await _cancel(checkout)
+            if cancelled and not results:
+                return None  # it was done at that moment, and what it came to was lost with the first wait
             return checked(conn, results)
         except psycopg.errors.QueryCanceled:
             if not cancelled:

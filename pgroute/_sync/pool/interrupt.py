@@ -12,9 +12,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import Watchdog
-from pgroute._sync.statements import checked
 from pgroute._psycopg.pooled import cancelling
-from pgroute._psycopg.statements import query_steps
 from pgroute.core.faults.classify import one_line
 
 if TYPE_CHECKING:
@@ -33,8 +31,6 @@ _INTERRUPTS = (KeyboardInterrupt,)
 def guard(conn: psycopg.Connection[Any], lease: Lease, suspect: Callable[[], object]) -> None:
     """Bound the time that an interrupted statement on this connection takes, and note when its transaction ends.
 
-    Before the first statement of a transaction it sends ``lease.first``.
-
     psycopg asks the server to cancel an interrupted statement, and waits up to 5 s for that and 5 s for the statement.
     A frozen host answers neither. psycopg does this in `wait` and `cancel_safe`. Both are replaced on the connection,
     because its class is the user's.
@@ -50,8 +46,6 @@ def guard(conn: psycopg.Connection[Any], lease: Lease, suspect: Callable[[], obj
 
     def wait(gen: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal watchdog
-        if lease.first:
-            gen = begun(gen)
         try:
             return cls.wait(this(), gen, *args, **kwargs)  # type: ignore[arg-type]  # its caller holds it
         finally:
@@ -59,15 +53,8 @@ def guard(conn: psycopg.Connection[Any], lease: Lease, suspect: Callable[[], obj
                 started, watchdog = watchdog, None
                 cancelling.set(False)
                 started.__exit__(None, None, None)
-            if pgconn.transaction_status == IDLE and not lease.first:
+            if pgconn.transaction_status == IDLE:
                 lease.was_idle = True
-
-    def begun(steps: Any) -> Any:
-        conn = this()
-        assert conn is not None
-        checked(conn, (yield from query_steps(pgconn, lease.first)))
-        lease.first = b""
-        return (yield from steps)
 
     def cancel_safe(*, timeout: float = 30.0) -> None:
         nonlocal watchdog

@@ -91,7 +91,6 @@ class Lease:
         doomed: the server announced the end of this connection, or its session was lost.
         baseline: psycopg attributes that every session finds.
         begin: BEGIN for these, and b"" if the session may have found others.
-        first: BEGIN, to be sent together with the session's first statement; b"": it was sent.
         read_only: what the server should report of default_transaction_read_only.
         unconfirmed: a COMMIT returned without the synchronous standby's acknowledgement.
         taken: a caller has the connection.
@@ -114,7 +113,6 @@ class Lease:
         "connection",
         "doomed",
         "expires_at",
-        "first",
         "holder",
         "noticed",
         "observed",
@@ -137,7 +135,6 @@ class Lease:
         self.doomed: bool = False
         self.baseline: tuple[Any, ...] = ()
         self.begin: bytes = b""
-        self.first: bytes = b""
         self.read_only: bool = False
         self.unconfirmed: bool = False
         self.taken: bool = False

@@ -126,7 +126,6 @@ class Transaction(UnderWay[CT]):
         surroundings.set(self._outer)
         if checkout.left_to_parent(None):
             return None
-        forget_begin(checkout)
         try:
             try:
                 return self._commit(checkout)
@@ -145,7 +144,7 @@ class Transaction(UnderWay[CT]):
         conn, final, read_write = checkout.conn, self.final, self._request.read_write
         try:
             if checkout.lease.was_idle:
-                self._let_go(checkout)
+                shut(conn)
                 raise psycopg.ProgrammingError(_SPLIT)
             if conn.pgconn.pipeline_status:
                 # COMMIT would only be queued here, and nobody would see its failure.
@@ -184,7 +183,6 @@ class Transaction(UnderWay[CT]):
         surroundings.set(self._outer)
         if checkout.left_to_parent(exc):
             return _LET_OUT
-        forget_begin(checkout)
         try:
             try:
                 return self._fail(checkout, exc)
@@ -208,7 +206,7 @@ class Transaction(UnderWay[CT]):
             exc.add_note("the body ended the transaction by a COMMIT or ROLLBACK of its own: not run again")
             if isinstance(exc, RouteError):
                 exc.rerun_safe = False
-            self._let_go(checkout)
+            shut(conn)
             return _LET_OUT
         roll_back(checkout, exc, self._begun, read_write=read_write)
         if isinstance(exc, psycopg.Rollback) and exc.transaction is None:
@@ -217,14 +215,6 @@ class Transaction(UnderWay[CT]):
         if isinstance(step, Retry):
             self._discard_reads(checkout)
         return step
-
-    def _let_go(self, checkout: Checkout[Any]) -> None:
-        """Close the connection of a body that has ended the transaction itself."""
-        try:
-            if self.final is not None:
-                self.final.disown(checkout)
-        finally:
-            shut(checkout.conn)
 
     def _discard_reads(self, checkout: Checkout[CT]) -> None:
         """Another attempt follows, so what a reader has read does not count. A writer's goes to the primary anyway."""
@@ -245,13 +235,6 @@ class Transaction(UnderWay[CT]):
         if error is not exc:
             raise error
         return step
-
-
-def forget_begin(checkout: Checkout[Any]) -> None:
-    """Leave a transaction that no statement has begun."""
-    if checkout.lease.first:
-        checkout.lease.first = b""
-        leave_block(checkout.conn)
 
 
 def acquire(manager: SessionManager[CT], request: Request, state: RetryState) -> Checkout[CT]:

@@ -250,6 +250,7 @@ def keyed(
         claim = Claim(transaction, key)
         if not claim.found(transaction):
             claim.keep(work(transaction, conn))
+            transaction.final = claim
         return claim
 
     return body

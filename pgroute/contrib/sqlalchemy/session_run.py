@@ -221,7 +221,7 @@ class SessionRun:
                 lent.in_body = False
             if claim is not None and not lent.rolled_back:
                 claim.keep(value)
-                value = claim
+                transaction.final = value = claim
         return value
 
 

@@ -24,8 +24,7 @@ SET LOCAL lock_timeout = '%(wait)s';"""
 UNBOUND = b"""
 ;SELECT pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('pgroute.lock_timeout'), true)"""
 
-# The result of most bodies is None. It is there from the start, so that COMMIT needs no second row version for it.
-_CLAIM = b"INSERT INTO %(schema)s.once (key, result) VALUES (%(key)s, 'null') ON CONFLICT (key) DO NOTHING"
+_CLAIM = b"INSERT INTO %(schema)s.once (key) VALUES (%(key)s) ON CONFLICT (key) DO NOTHING"
 
 # The row is rewritten and not only read: a COMMIT waits for the synchronous standby only if it has written, and what an
 # earlier transaction wrote may be on this server alone.
@@ -38,16 +37,6 @@ _KEEP = b"""
 INSERT INTO %(schema)s.once (key, result) VALUES (%(key)s, %(value)s)
 ON CONFLICT (key) DO UPDATE SET result = excluded.result, at = excluded.at"""
 _RETURNING = b" RETURNING %(result)s"
-
-KEPT_FOR_NONE = 1.0
-"""Seconds that a body may take for its key to be as old as the claim. A longer one's key gets its age at the end."""
-
-# The row of a body that has ended its transaction itself. If that was by a ROLLBACK, another transaction may have
-# claimed the key since; the age tells their rows apart.
-_DISOWN = qualify("""
-UPDATE %(schema)s.once SET result = NULL
- WHERE key `=` %(key)s AND result `=` 'null'::pg_catalog.jsonb
-   AND at `<=` (pg_catalog.clock_timestamp() `-` pg_catalog.make_interval(secs => %(seconds)s))""")
 
 # The result: on a connection that can receive any text, and on one that cannot.
 PLAIN_RESULT = b"result::pg_catalog.text"
@@ -72,20 +61,18 @@ class OnceStatements(NamedTuple):
         rewrite: writes the row that is there, and returns its result.
         keep: stores the result, together with COMMIT.
         keep_and_tell: the same, and returns it as it is stored.
-        disown: takes the result from a row of that age at least.
     """
 
     claim: bytes
     rewrite: bytes
     keep: bytes
     keep_and_tell: bytes
-    disown: bytes
 
 
 @lru_cache(maxsize=64)
 def once_statements(schema: bytes) -> OnceStatements:
     """Return the statements on the table of a schema, whose name is written in SQL without a per cent sign."""
-    texts = (_CLAIM, _REWRITE, _KEEP, _KEEP + _RETURNING, _DISOWN)
+    texts = (_CLAIM, _REWRITE, _KEEP, _KEEP + _RETURNING)
     return OnceStatements(*(text.replace(b"%(schema)s", schema) for text in texts))
 
 

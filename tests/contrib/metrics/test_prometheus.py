@@ -190,7 +190,7 @@ def test_a_router_that_is_closed_keeps_its_counters_until_it_is_collected(shared
     with router:
         use(router)
     page = Page(registry)
-    assert page.value("open") == 0
+    assert page.value("open") == page.value("writable") == page.value("readable") == 0
     assert page.value("session_wait_seconds_count", role="writer") == 1
     assert sum(page.all("connections")) == 0
     gone = weakref.ref(router)
