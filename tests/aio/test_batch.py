@@ -27,7 +27,8 @@ from pgroute.testing import LocalCluster
 from tests.batching import NOTE, Ground, ground_of, noted
 from tests.support import async_call, async_eventually, coroutine_function
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.cluster  # async-only
+# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 AsyncConnection = psycopg.AsyncConnection[Any]
 

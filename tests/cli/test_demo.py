@@ -138,9 +138,10 @@ FAULTS = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "fault",
-    [pytest.param(fault, marks=() if fault == "standby-loss" else pytest.mark.long) for fault in FAULTS],
+    FAULTS,
 )
 def test_every_fault_is_played_to_its_end(temporary, fault):
     face = ["--async"] if fault in ("freeze", "standby-loss") else []

@@ -188,7 +188,7 @@ def failed_reads(history: History, *, since: float = math.inf) -> list[str]:
 @pytest.mark.parametrize(
     ("fault", "hand_over"),
     [
-        pytest.param("switchover", Patroni.switch_over, id="switchover"),
+        pytest.param("switchover", Patroni.switch_over, id="switchover", marks=pytest.mark.long),
         pytest.param("failover by hand", Patroni.fail_over, id="failover", marks=pytest.mark.long),
     ],
 )

@@ -332,6 +332,7 @@ def test_readers_are_read_only_in_their_transactions(cluster: Pooled, port: int)
     assert notes(cluster) == 2
 
 
+@pytest.mark.long
 def test_a_full_pool_is_no_dead_host_where_the_watch_has_a_user_of_its_own(
     cluster: Pooled, port: int
 ) -> None:

@@ -214,6 +214,7 @@ def test_rejoin_while_the_promotion_is_fresh(cluster: Cluster) -> None:
     assert cluster.logged(old, "pg_rewind: Done!", at) is not None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "synchronous",
     [pytest.param(True, id="synchronous"), pytest.param(False, id="asynchronous", marks=pytest.mark.long)],

@@ -117,6 +117,7 @@ def test_acknowledged_orders_survive_the_death_of_the_primary(start, temporary):
     assert leftovers(temporary) == []
 
 
+@pytest.mark.long
 def test_ctrl_c_leaves_nothing_behind(start, temporary):
     with start() as app:
         app.wait_for_health(200)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.interleavings.faults import FAULTS, Patch
+from tests.interleavings.faults import FAULTS, RARE, Patch
 from tests.interleavings.history import play
 from tests.interleavings.threads import Crew
 
@@ -33,7 +33,9 @@ def test_nobody_is_forgotten_and_nothing_is_lost(count: int, face: str, crew: Cr
 @pytest.mark.parametrize(
     ("fault", "face"),
     [
-        pytest.param(fault, face, id=f"{fault.__name__}-{face}")
+        pytest.param(
+            fault, face, id=f"{fault.__name__}-{face}", marks=pytest.mark.long if fault in RARE else ()
+        )
         for fault, faces in FAULTS.items()
         for face in faces
     ],

@@ -183,6 +183,7 @@ def test_of_two_that_were_promoted_at_once_one_becomes_the_standby_of_the_other(
         )
 
 
+@pytest.mark.long
 def test_node_rejoins_by_base_backup_when_it_cannot_be_rewound(cluster: LocalCluster) -> None:
     standby = cluster.standbys[0]
     standby.kill()  # pg_rewind cannot recover a crashed standby
@@ -208,6 +209,7 @@ def test_switchover_and_back(cluster: LocalCluster) -> None:
     assert [number_of_rows(node) for node in cluster.nodes] == [2, 2, 2]
 
 
+@pytest.mark.long
 def test_standby_ahead_of_the_promoted_one_is_rewound(cluster: LocalCluster) -> None:
     old, behind, ahead = cluster.nodes
     behind.stop()
@@ -221,6 +223,7 @@ def test_standby_ahead_of_the_promoted_one_is_rewound(cluster: LocalCluster) -> 
     assert ahead.execute("SELECT i FROM t") == [(2,)]
 
 
+@pytest.mark.long
 def test_standby_that_gets_ahead_during_the_promotion_is_rewound(
     cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -467,7 +470,15 @@ def run_python(code: str, *, python: str = sys.executable, **options: Any) -> su
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, **options)
 
 
-@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda sig: sig.name)
+@pytest.mark.parametrize(
+    "sig",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.long),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.long),
+        signal.SIGKILL,
+    ],
+    ids=lambda sig: sig.name,
+)
 def test_nothing_is_left_when_the_python_process_is_ended(sig: signal.Signals) -> None:
     code = """
         import os, signal, time
