@@ -37,7 +37,7 @@ def static(site: str) -> tuple[list[Task], list[Task]]:
     """Return the static checks, as two lanes."""
     return (
         [
-            Task("mypy", [["-m", "mypy"]]),
+            Task("mypy", [["-m", "mypy", "--num-workers", "2"]]),
             Task("pyright", [[".ci/typed.py"]]),
         ],
         [

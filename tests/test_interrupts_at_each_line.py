@@ -378,7 +378,7 @@ def test_an_interrupt_at_any_line_costs_no_slot_and_hides_no_commit(
 ) -> None:
     work, options = WORKS[name]
     # An interrupt must say what became of the router's own transaction, on every line.
-    each = lines(request, 2 if "run" in name or name in ("attempts", "causal") else 5)
+    each = lines(request, 3 if "run" in name or name in ("attempts", "causal") else 5)
     line = next(each)
     going_on = True
     while going_on:
@@ -441,6 +441,7 @@ class Holder(threading.Thread):
         self.join()
 
 
+@pytest.mark.long
 @EVERY
 def test_an_interrupt_at_any_line_of_the_first_session_leaves_the_router_usable(
     which: str, request: pytest.FixtureRequest, trial: Trial

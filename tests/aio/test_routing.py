@@ -12,7 +12,9 @@ import pytest
 from pgroute import AsyncRouter, Candidate, HostKey, HostOptions, NoHostAvailable
 from pgroute.testing import LocalCluster
 from tests.aio.workload import key
-from tests.conftest import EACH_VERSION, assert_no_backends
+from tests.conftest import EACH_VERSION, assert_no_backends  # async-only
+
+# sync-only: from tests.conftest import NEWEST, assert_no_backends
 from tests.support import async_call, async_eventually, dsn_with
 
 pytestmark = pytest.mark.cluster
@@ -24,7 +26,8 @@ READ_ONLY = {
 }
 
 
-@pytest.fixture(scope="module", params=EACH_VERSION, ids=lambda major: f"pg{major}")
+@pytest.fixture(scope="module", params=EACH_VERSION, ids=lambda major: f"pg{major}")  # async-only
+# sync-only: @pytest.fixture(scope="module", params=NEWEST, ids=lambda major: f"pg{major}")
 def made(request) -> Iterator[LocalCluster]:
     with LocalCluster(version=request.param) as cluster:
         yield cluster

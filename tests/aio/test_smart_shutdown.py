@@ -58,6 +58,7 @@ async def test_idle_connections_do_not_hold_up_a_smart_shutdown(
         await router.wait()
 
 
+@pytest.mark.long
 async def test_a_session_in_flight_ends_in_peace_and_the_shutdown_follows(mended: LocalCluster) -> None:
     def requests() -> int:
         return node.log().count("received smart shutdown request")

@@ -150,6 +150,7 @@ async def test_forgetting_the_timeline_admits_an_older_primary(any_cluster: Loca
     assert other.running
 
 
+@pytest.mark.long
 async def test_a_restored_backup_is_written_to_once_no_host_is_on_a_higher_timeline(
     pgroute_cluster_factory,
 ) -> None:

@@ -24,6 +24,8 @@ from tests.docker.pooled_worker import OPTIONS
 from tests.docker.primary_replica import NODES, Cluster
 from tests.support import Background
 
+pytestmark = pytest.mark.long  # what a pooler does is seen without containers too: tests/aio/test_pooler.py
+
 BOUNCERS = tuple(f"bouncer{number}:6432" for number in (1, 2, 3))
 POOL_SIZE = 20
 READERS = 4

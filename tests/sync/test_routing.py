@@ -13,7 +13,8 @@ import pytest
 from pgroute import Router, Candidate, HostKey, HostOptions, NoHostAvailable
 from pgroute.testing import LocalCluster
 from tests.sync.workload import key
-from tests.conftest import EACH_VERSION, assert_no_backends
+
+from tests.conftest import NEWEST, assert_no_backends
 from tests.support import call, eventually, dsn_with
 
 pytestmark = pytest.mark.cluster
@@ -25,7 +26,7 @@ READ_ONLY = {
 }
 
 
-@pytest.fixture(scope="module", params=EACH_VERSION, ids=lambda major: f"pg{major}")
+@pytest.fixture(scope="module", params=NEWEST, ids=lambda major: f"pg{major}")
 def made(request) -> Iterator[LocalCluster]:
     with LocalCluster(version=request.param) as cluster:
         yield cluster

@@ -241,6 +241,7 @@ def test_a_session_that_could_not_be_had_is_a_span_without_a_host(telemetry: Tel
     assert float(told["pgroute.wait_time"]) >= 0.05
 
 
+@pytest.mark.long
 def test_a_failover_is_told(any_cluster: LocalCluster, telemetry: Telemetry) -> None:
     with Router(any_cluster.dsn, name="shop", probe=QUICK) as router, telemetry.instrument(router):
         use(router)
