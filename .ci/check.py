@@ -90,7 +90,7 @@ def tests(marks: Sequence[str], wait_for_images: Callable[[], object]) -> tuple[
     """Return the tests as two lanes that take about the same time.
 
     Those in containers wait most of the time. The coverage of core, which its own tests alone must show, is measured
-    with all tests: measuring takes longer than those tests.
+    by `--long` only: measuring takes longer than those tests.
     """
     options = ["-m", "pytest", *pytest_options(), *marks]
 

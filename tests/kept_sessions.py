@@ -30,7 +30,10 @@ Key = tuple[tuple[str, str | int], ...]
 
 
 class KeptSessions:
-    """Stands in for `run_query`."""
+    """Stands in for `run_query`.
+
+    A statement on a kept session has no time limit but that of the test.
+    """
 
     def __init__(self) -> None:
         self._owner = os.getpid()

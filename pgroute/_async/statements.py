@@ -158,6 +158,7 @@ def literal(conn: psycopg.AsyncConnection[Any], value: str) -> bytes:
     Raises:
         UnicodeEncodeError: the connection's encoding cannot express it.
     """
+    # Nothing to escape, whatever standard_conforming_strings says.
     if value.isascii() and "'" not in value and "\\" not in value and "\0" not in value:
         return b"'%b'" % value.encode()
     data = value.encode() if value.isascii() else value.encode(encoding_of(conn), "surrogateescape")
