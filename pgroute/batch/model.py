@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Protocol
+
+from pgroute.core.late_dataclass import dataclass
 
 if TYPE_CHECKING:
     from psycopg import sql

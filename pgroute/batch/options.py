@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
@@ -11,6 +10,7 @@ import psycopg
 from pgroute.batch.source import Keyset, check_source, signature
 from pgroute.core.config.options import check_integer, check_name
 from pgroute.core.config.retry_policy import check_policy
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.printable import printable
 from pgroute.errors import ConfigError, RouteError
 

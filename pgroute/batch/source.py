@@ -6,9 +6,9 @@ import hashlib
 import inspect
 from collections.abc import Callable, ItemsView, Iterable, KeysView, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from typing import Any
 
+from pgroute.core.late_dataclass import dataclass
 from pgroute.errors import ConfigError
 
 ITEMS = "items"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import enum
 import threading
 import time
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pgroute.batch.errors import BatchError
+from pgroute.core.late_dataclass import dataclass
 
 COMPACT_CHUNKS = 100
 COMPACT_SECONDS = 2.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -12,6 +12,7 @@ from pgroute import HostRole, HostState, SessionAttrs
 from pgroute.cli.hosts import adviser_text
 from pgroute.cli.subject import find_subject
 from pgroute.cli.terminal import open_console, silence_libraries
+from pgroute.core.late_dataclass import dataclass
 
 if TYPE_CHECKING:
     import argparse

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
 from pgroute import PoolOptions, ProbeOptions, Router
@@ -11,6 +11,7 @@ from pgroute.config_file.making import find_file, pools_of
 from pgroute.config_file.source import SUFFIXES
 from pgroute.config_file.tables import Named, read_router
 from pgroute.core.config.dsn import PSYCOPG_ARGUMENTS
+from pgroute.core.late_dataclass import dataclass
 
 if TYPE_CHECKING:
     import argparse

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.printable import printable
 from pgroute.core.spelling import nearest
 from pgroute.errors import ConfigError

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pgroute._async.router import AsyncRouter
+from pgroute.core.late_dataclass import dataclass
 from pgroute.faces import AnyRouter, manager_behind
 from pgroute.runtime.fork import forked
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
+    """A router that was asked for by its file and name."""
+
     router: AnyRouter
     loop: asyncio.AbstractEventLoop | None  # in which it was asked for
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pgroute._sync.router import Router
@@ -20,6 +20,7 @@ from pgroute.core.config.options import (
     ProbeOptions,
     is_secret_setting,
 )
+from pgroute.core.late_dataclass import dataclass
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:

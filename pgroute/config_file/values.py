@@ -6,11 +6,11 @@ import importlib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from pgroute.config_file.place import Place, check_keys, type_name
 from pgroute.config_file.source import read_secret
 from pgroute.core.config.variables import expand
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.printable import printable
 from pgroute.errors import ConfigError
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import HostRole, SessionAttrs
 from pgroute.errors import ConfigError
 

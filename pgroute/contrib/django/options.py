@@ -6,7 +6,7 @@ import difflib
 import inspect
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
@@ -17,6 +17,7 @@ from pgroute.core.config.dsn import PSYCOPG_ARGUMENTS
 from pgroute.core.config.libpq import is_secret, keywords
 from pgroute.core.config.mistakes import refuse_unknown
 from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import Role
 from pgroute.errors import ConfigError
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.durations import DurationCounts
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import TYPE_CHECKING, Any
 
 from psycopg.conninfo import make_conninfo
@@ -15,6 +15,7 @@ from pgroute.config_file.values import option_of
 from pgroute.core.config.discreet import discreet
 from pgroute.core.config.libpq import is_secret, keywords
 from pgroute.core.config.options import PoolOptions, ProbeOptions, is_secret_setting
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.errors import ConfigError
 

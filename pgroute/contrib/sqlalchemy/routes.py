@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pgroute._async.causal import AsyncCausal
 from pgroute._async.causal import reading_of as async_reading_of
 from pgroute._sync.causal import Causal, reading_of
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.position import parse_position
 from pgroute.core.model.roles import Role
 from pgroute.errors import ConfigError

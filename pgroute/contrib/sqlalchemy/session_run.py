@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -27,6 +26,7 @@ from pgroute.contrib.sqlalchemy.makers import SessionMaker
 from pgroute.contrib.sqlalchemy.routes import ATTEMPT, CAUSAL, OwnCausal, Route
 from pgroute.contrib.sqlalchemy.run_settings import with_settings
 from pgroute.core.config.retry_policy import check_policy
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import Role
 from pgroute.core.transactions.once_keys import check_key
 from pgroute.core.transactions.retry import Raise, Retry

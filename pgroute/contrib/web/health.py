@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import Role
 from pgroute.errors import ConfigError
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal
 
 from itsdangerous import BadSignature, TimestampSigner
 
 from pgroute.core.config.discreet import discreet
 from pgroute.core.config.options import check_integer
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.position import Position
 from pgroute.errors import ConfigError
 

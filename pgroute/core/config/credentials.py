@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pgroute.core.config import libpq
 from pgroute.core.config.dsn import Params
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.spelling import nearest
 from pgroute.errors import ConfigError
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from pgroute.core.config.discreet import discreetly_made
 from pgroute.core.config.dns_names import is_service
 from pgroute.core.config.options import check_number
 from pgroute.core.config.rest_urls import target_of
+from pgroute.core.late_dataclass import dataclass
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:

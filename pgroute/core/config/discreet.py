@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from pgroute.core.late_dataclass import LateMethod
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,5 +35,7 @@ def discreet(function: Callable[P, R]) -> Callable[P, R]:
 
 def discreetly_made(cls: C) -> C:
     """Decorate a class so that `discreet` applies to its constructor."""
-    cls.__init__ = discreet(cls.__init__)
+    init = cls.__dict__["__init__"]
+    late = init.make if isinstance(init, LateMethod) else lambda: init
+    cls.__init__ = LateMethod(cls, "__init__", lambda: discreet(late()))
     return cls

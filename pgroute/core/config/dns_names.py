@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pgroute.core.config.srv import ANYWHERE, Service, Targets, is_address, is_host, is_service_name
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import HostKey
 from pgroute.core.printable import printable
 from pgroute.core.topology.observations import Listing

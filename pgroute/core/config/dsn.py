@@ -10,13 +10,14 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from psycopg.conninfo import make_conninfo
 
 from pgroute.core.config import libpq
 from pgroute.core.config.srv import is_address
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import HostKey, SessionAttrs
 from pgroute.errors import ConfigError, holds_password
 

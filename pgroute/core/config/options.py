@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from types import MappingProxyType, NoneType
 from typing import Any, Literal
 
 from pgroute.core.config.discreet import discreetly_made
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.routing.demand import LEAST_MAX_LAG
 from pgroute.errors import ConfigError
 

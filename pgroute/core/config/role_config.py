@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
 from pgroute.core.config.dsn import Dsn, Params, parse_dsn, split_kwargs
 from pgroute.core.config.options import PoolOptions, check_callable, startup_options
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import HostKey, HostRole, Role
 from pgroute.errors import ConfigError
 

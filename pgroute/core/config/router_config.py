@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
 from pgroute.core.config.credentials import Credentials, check_credentials
@@ -28,6 +28,7 @@ from pgroute.core.config.role_config import (
     with_row_factory,
 )
 from pgroute.core.config.srv import Targets, check_domains
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import HostKey, Role, SessionAttrs
 from pgroute.core.routing.balance import Policy, listener_of, parse_policy
 from pgroute.core.sql.schema import Schema, check_schema

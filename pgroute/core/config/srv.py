@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.late_pattern import LatePattern
 from pgroute.errors import ConfigError
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 from pgroute.core.discovery.placing import Placed, place, stay
 from pgroute.core.discovery.timing import handing_over
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.advice import AdviserInfo
 from pgroute.core.topology.observations import Advised
 

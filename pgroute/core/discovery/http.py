@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from pgroute.core.discovery.report import Malformed
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.printable import printable
 
 MOST_BYTES = 262_144

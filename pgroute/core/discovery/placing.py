@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.host import HostState
 from pgroute.core.topology.observations import Listing
 

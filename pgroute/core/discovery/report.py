@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pgroute.core.config.srv import Service, is_host
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import HostKey
 
 if TYPE_CHECKING:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psycopg
 
 from pgroute.core.faults import translations
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.late_pattern import LatePattern
 from pgroute.core.printable import printable
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from pgroute.core.late_dataclass import dataclass
 
 if TYPE_CHECKING:
     from pgroute.core.model.host import HostInfo

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.late_pattern import LatePattern
 from pgroute.errors import ConfigError
 

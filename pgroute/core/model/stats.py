@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Literal
+
+from pgroute.core.late_dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -100,7 +102,7 @@ class RouterStats:
     writer: RoleStats
     reader: RoleStats
     events_dropped: int = 0
-    counts: RouterCounts = RouterCounts()
+    counts: RouterCounts = field(default_factory=RouterCounts)
     adviser: AdviserInfo | None = None
     watches: Mapping[HostKey, WatchSharing] = field(default_factory=dict)
 

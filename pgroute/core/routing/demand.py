@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import HostRole, SessionAttrs
 from pgroute.core.topology.wal_history import Standing
 from pgroute.errors import ConfigError, PositionLost

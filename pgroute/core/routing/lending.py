@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+
+from pgroute.core.late_dataclass import dataclass
 
 if TYPE_CHECKING:
     from pgroute.core.routing.admission import Admission

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.sql.statements import qualify
 from pgroute.errors import ConfigError
 

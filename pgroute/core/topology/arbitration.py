@@ -9,9 +9,10 @@ to while a higher one may live, and of two primaries on the same timeline neithe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostKey, HostRole
 from pgroute.core.topology.host_facts import UNPROVEN

@@ -12,6 +12,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from pgroute.core.faults.classify import Fault, FaultKind
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.host import HostState
 from pgroute.core.topology.host_facts import Facts, observe, replaced
 from pgroute.core.topology.observations import Answer, Failure
@@ -37,7 +38,7 @@ def departures(old: Topology, new: Topology) -> list[HostInfo]:
     return out
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class DrainingHost:
     """A server at an address that its name has left.
 

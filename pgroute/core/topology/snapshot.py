@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.candidate import Candidate
 from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
 

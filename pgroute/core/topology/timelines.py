@@ -7,9 +7,9 @@ long as it is repeated and `CLAIM_FOR` seconds more, and never if it is out of p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import HostKey, HostRole
 
 if TYPE_CHECKING:

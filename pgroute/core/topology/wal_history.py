@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import enum
 from bisect import bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
+
+from pgroute.core.late_dataclass import dataclass
 
 if TYPE_CHECKING:
     from pgroute.core.model.position import Position

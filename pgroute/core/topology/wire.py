@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from pgroute.core.faults.classify import Fault, FaultKind
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import HostRole
 from pgroute.core.printable import MOST, printable
 from pgroute.core.topology.observations import Answer, Failure

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostRole
 

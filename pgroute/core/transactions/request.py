@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute.core.config.options import check_number
+from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.errors import ConfigError
 

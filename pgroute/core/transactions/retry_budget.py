@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pgroute.core.faults.classify import FaultKind
+from pgroute.core.late_dataclass import dataclass
 
 if TYPE_CHECKING:
     from pgroute.core.config.retry_policy import RetryPolicy

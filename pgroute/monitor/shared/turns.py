@@ -12,8 +12,9 @@ import contextlib
 import errno
 import os
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from pgroute.core.late_dataclass import dataclass
 
 try:
     import fcntl
