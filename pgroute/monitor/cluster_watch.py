@@ -105,8 +105,6 @@ class ClusterWatch:
         discovery: Discovery | None = None,
     ) -> None:
         self.options = options
-        if options.share:
-            import pgroute.monitor.shared.sharing  # noqa: F401 (for the monitor's thread; most programs do without)
         self.topology: Topology = initial_topology(entries, time.monotonic(), rules)
         self._source = HostSource(entries, params, resolver, mode, targets, source, discovery)
         self._rules = rules

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pgroute.core.config.dns_names import is_name
 from pgroute.monitor.dns_watch import Names
-from pgroute.monitor.host_watcher import HostWatcher
+from pgroute.monitor.shared.sharing import Sharing
 from pgroute.runtime.fork import forked
 from pgroute.runtime.wakeup import OneShotEvent
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pgroute.core.config.options import ProbeOptions
     from pgroute.core.model.roles import HostKey
     from pgroute.monitor.advisers import Advisers
-    from pgroute.monitor.shared.sharing import AnyWatcher, Sharing
+    from pgroute.monitor.shared.sharing import AnyWatcher
     from pgroute.monitor.subscribers import Subscriber
     from pgroute.runtime.credentials import CredentialSource
 
@@ -65,7 +65,7 @@ class Monitor:
         self._advisers: Advisers | None = None
         self._names: dict[object, Names] = {}
         self._watchers: dict[WatchKey, AnyWatcher] = {}
-        self._sharing: Sharing | None = None
+        self._sharing = Sharing()
         self._watches: set[Watch] = set()
         self._leaving: dict[Watch, OneShotEvent] = {}
         self._ending: set[Watch] = set()
@@ -208,13 +208,9 @@ class Monitor:
         name = (key, params, id(names) if is_name(key) else 0, source, options.share)
         watcher = self._watchers.get(name)
         if watcher is None:
-            if options.share:
-                watcher = self._shared().watcher(
-                    key, params, names, resolver=resolver, options=options, source=source
-                )
-            else:
-                watcher = HostWatcher(key, params, names, source, alone="share=False")
-            self._watchers[name] = watcher
+            watcher = self._watchers[name] = self._sharing.watcher(
+                key, params, names, resolver=resolver, options=options, source=source
+            )
             watcher.start()
         watcher.join(subscriber)
         return watcher
@@ -225,15 +221,7 @@ class Monitor:
         if not watcher.subscribers:
             self._watchers = {name: w for name, w in self._watchers.items() if w is not watcher}
             await watcher.stop()
-            if self._sharing is not None:
-                self._sharing.left(watcher)
-
-    def _shared(self) -> Sharing:
-        # Imported before, by the watch that asks for it: this is not the thread to wait for a disk.
-        from pgroute.monitor.shared.sharing import Sharing
-
-        self._sharing = self._sharing or Sharing()
-        return self._sharing
+            self._sharing.left(watcher)
 
     def _on_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Have a router log a bug in pgroute: asyncio would call the user's log handlers in this thread."""
@@ -257,8 +245,7 @@ class Monitor:
             # Transports close their sockets one turn of the loop later.
             loop.run_until_complete(asyncio.sleep(0))
         finally:
-            if self._sharing is not None:
-                self._sharing.close()
+            self._sharing.close()
             loop.close()
             for leaving in tuple(self._leaving.values()):
                 leaving.set()

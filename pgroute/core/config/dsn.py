@@ -178,6 +178,22 @@ def parse_dsn(dsn: str = "", *, kwargs: Mapping[str, Any] | None = None) -> Dsn:
     return Dsn(hosts, Params(params), attrs, load_balance)
 
 
+def parser(dsn: str) -> Callable[[Mapping[str, str]], Dsn]:
+    """Return `parse_dsn` for one string and any libpq parameters beside it; the same ones are parsed once.
+
+    The pools and probes of a router have mostly the same, and libpq is asked four times for each.
+    """
+    parsed: dict[frozenset[tuple[str, str]], Dsn] = {}
+
+    def parse(parameters: Mapping[str, str]) -> Dsn:
+        which = frozenset(parameters.items())
+        if which not in parsed:
+            parsed[which] = parse_dsn(dsn, kwargs=parameters)
+        return parsed[which]
+
+    return parse
+
+
 def _check_secrets(dsn: str, in_dsn: Mapping[str, str]) -> None:
     """Refuse a DSN in which a part of a password may be read as a value that is shown."""
     uri = _URI.match(dsn)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
-from pgroute.core.config.dsn import Dsn, Params, parse_dsn, split_kwargs
+from pgroute.core.config.dsn import Dsn, Params, split_kwargs
 from pgroute.core.config.options import PoolOptions, check_callable, startup_options
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import HostKey, HostRole, Role
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pgroute.core.model.host import HostInfo
 
@@ -60,13 +60,19 @@ class RoleConfig:
 
 
 def make_role(
-    role: Role, dsn: str, watch: Dsn, kwargs: Mapping[str, Any], options: PoolOptions, *, fixed: bool
+    role: Role,
+    parse: Callable[[Mapping[str, str]], Dsn],
+    watch: Dsn,
+    kwargs: Mapping[str, Any],
+    options: PoolOptions,
+    *,
+    fixed: bool,
 ) -> RoleConfig:
     """Return how a role connects.
 
     Args:
         role: the role.
-        dsn: the argument of the router.
+        parse: parses the DSN of the router with the parameters of libpq beside it.
         watch: the DSN with the parameters of the probes.
         kwargs: the router's arguments of psycopg.connect.
         options: of the role's pools.
@@ -76,7 +82,7 @@ def make_role(
         ConfigError: an argument of psycopg.connect is invalid.
     """
     parameters, arguments = split_kwargs({**kwargs, **(options.kwargs or {})})
-    parsed = parse_dsn(dsn, kwargs=parameters)
+    parsed = parse(parameters)
     read_only = role is Role.READER if options.read_only is None else options.read_only
     settings = dict(options.settings or {})
     if read_only:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgroute.core.config.credentials import Credentials, check_credentials
 from pgroute.core.config.discovery import Discovery, check_discovery
-from pgroute.core.config.dsn import Dsn, Params, parse_dsn, split_kwargs
+from pgroute.core.config.dsn import Dsn, Params, parser, split_kwargs
 from pgroute.core.config.host_options import check_host_options, check_zone
 from pgroute.core.config.lookups import ResolverSpec, check_addresses, check_resolver
 from pgroute.core.config.options import (
@@ -131,17 +131,18 @@ def make_config(
     check_credentials(credentials)
     kwargs = with_row_factory(row_factory, kwargs or {}, writer, reader)
     parameters, _ = split_kwargs(kwargs)
-    parsed = parse_dsn(dsn, kwargs=parameters)
+    parse = parser(dsn)
+    parsed = parse(parameters)
     if balance is None:
         balance = "ordered" if parsed.load_balance == "disable" else "random"
     policy = parse_policy(balance)
-    watch = parse_dsn(dsn, kwargs={**parameters, **_probe_parameters(probe)})
+    watch = parse({**parameters, **_probe_parameters(probe)})
     adviser = check_discovery(discovery, parsed)
     open_list = addresses == "expand" or adviser is not None
     hosts = check_host_options(parsed, host_options, open_list=open_list)
     fixed = credentials is None
     write, read = (
-        make_role(role, dsn, watch, kwargs, _with_callbacks(options, configure, reset), fixed=fixed)
+        make_role(role, parse, watch, kwargs, _with_callbacks(options, configure, reset), fixed=fixed)
         for role, options in ((Role.WRITER, writer), (Role.READER, reader))
     )
     return RouterConfig(

@@ -249,3 +249,13 @@ def test_zone_of_no_host_is_refused(zone: object, options: dict[str, str] | None
     with pytest.raises(ConfigError, match=said) as caught:
         plan(host_options=made, zone=zone)
     assert caught.value.parameter == "zone"
+
+
+def test_a_dsn_is_parsed_once_for_the_same_parameters() -> None:
+    config = plan(reader=PoolOptions(kwargs={"application_name": "reports"}))
+    assert config.watch is config.dsn
+    assert config.writer.dsn is config.dsn
+    assert (config.dsn.params.get("application_name"), config.reader.dsn.params["application_name"]) == (
+        None,
+        "reports",
+    )
