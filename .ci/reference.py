@@ -18,6 +18,21 @@ if TYPE_CHECKING:
     Sections = dict[str, Any]
 
 
+class Dataclasses(griffe.Extension):
+    """Has griffe take ours for the standard library's, which it knows."""
+
+    def on_class_instance(self, *, cls: griffe.Class, **_: Any) -> None:
+        """Called for each class."""
+        for decorator in cls.decorators:
+            call = decorator.value
+            function = call.function if isinstance(call, griffe.ExprCall) else call
+            if isinstance(function, griffe.ExprName) and function.canonical_path == OURS:
+                function.parent = "dataclasses"
+
+
+OURS = "pgroute.core.late_dataclass.dataclass"
+
+
 class Chapter(NamedTuple):
     """Public names of one package, under one heading."""
 
@@ -112,6 +127,7 @@ class Reference:
             try_relative_path=False,
             allow_inspection=False,
             docstring_parser="google",
+            extensions=griffe.load_extensions(Dataclasses),
         )
 
     def text(self) -> str:

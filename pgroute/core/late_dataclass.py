@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from dataclasses import dataclass as dataclass  # noqa: PLC0414 (exported: what type checkers see)
 
 
 def late(*, frozen: bool, slots: bool, kw_only: bool = False, repr: bool = True) -> Callable[[type], type]:  # noqa: A002 (its name there)
@@ -50,8 +49,11 @@ def late(*, frozen: bool, slots: bool, kw_only: bool = False, repr: bool = True)
     return decorate
 
 
+# Tools that read the source, such as type checkers, see that of the standard library.
 if not TYPE_CHECKING:
     dataclass = late
+else:
+    from dataclasses import dataclass as dataclass  # noqa: PLC0414
 
 
 class LateMethod:
@@ -68,7 +70,7 @@ class LateMethod:
     def __init__(self, owner: type, name: str, make: Callable[[], Any]) -> None:
         self._owner = owner
         self._name = name
-        self.make = make
+        self.make: Callable[[], Any] = make
 
     def __get__(self, instance: object | None, owner: type | None = None) -> Any:
         """Put the function into the place of this, and return the method."""

@@ -12,9 +12,9 @@ import pytest
 from psycopg_pool.base import BasePool
 
 import pgroute
-from pgroute._async.pool.host_pool import COUNTED
 from pgroute.cli.parser import make_parser
 from pgroute.core.model.stats import MEASURES
+from pgroute.core.routing.pool_counts import COUNTED
 from tests.coming_from.ours import Ours, OursSync
 from tests.coming_from.page import Row, read_moves, read_rows
 from tests.coming_from.sides import OF_PGROUTE, Place

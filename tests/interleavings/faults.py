@@ -129,14 +129,14 @@ def a_return_that_is_interrupted_loses_the_slot() -> Patch:
         lease = conn.pgroute_lease
         lease.taken = False
         if self._options.reset is not None and not conn.closed:
-            await self._clean(conn, lease)
+            await self._cleaning.clean(conn, lease)
         await self._exchange.take_back(lease, conn)
 
     def putconn(self: HostPool[Any], conn: Any) -> None:
         lease = conn.pgroute_lease
         lease.taken = False
         if self._options.reset is not None and not conn.closed:
-            self._clean(conn, lease)
+            self._cleaning.clean(conn, lease)
         self._exchange.take_back(lease, conn)
 
     return _both("putconn", async_putconn, putconn)

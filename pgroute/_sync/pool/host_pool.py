@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from psycopg.pq import TransactionStatus
 
+from pgroute._sync.pool.cleaning import Cleaning
 from pgroute._sync.pool.connector import Connector
 from pgroute._sync.pool.exchange import Exchange
-from pgroute._sync.pool.lease import Lease, alive, lease_of, restore, shut
+from pgroute._sync.pool.lease import Lease, alive, lease_of, shut
 from pgroute._sync.pool.setup import SETUP_ATTEMPTS, set_up
 from pgroute._sync.pool.worker import PoolWorker
 from pgroute._psycopg.state import has_unfinished, settings_of
-from pgroute.core.faults.classify import one_line
-from pgroute.core.model.durations import QUICK, Durations
+from pgroute.core.model.durations import QUICK
 from pgroute.core.routing.lending import Lending
+from pgroute.core.routing.pool_counts import PoolCounts
 
 if TYPE_CHECKING:
     import psycopg
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from pgroute._acompat import Waiter
     from pgroute.core.config.options import PoolOptions
     from pgroute.core.config.role_config import RoleConfig
-    from pgroute.core.model.durations import DurationCounts
     from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import Role
     from pgroute.core.routing.admission import Admission
@@ -43,19 +43,6 @@ logger = logging.getLogger("pgroute")
 # Looked up on the way of each session, where an attribute of an enumeration costs 0.1 us.
 _IDLE, _UNKNOWN = TransactionStatus.IDLE, TransactionStatus.UNKNOWN
 _FIT = (_IDLE, _UNKNOWN)
-
-COUNTED = (
-    "requests_num",
-    "requests_queued",
-    "requests_errors",
-    "requests_wait_ms",
-    "usage_ms",
-    "returns_bad",
-    "connections_num",
-    "connections_ms",
-    "connections_errors",
-    "connections_lost",
-)
 
 
 class HostPool(Generic[CT]):
@@ -81,6 +68,7 @@ class HostPool(Generic[CT]):
         address: of the host, as the topology knew it.
         watch: as given.
         admission: bounds how fast it opens connections.
+        counts: what has happened in it.
     """
 
     def __init__(
@@ -114,18 +102,20 @@ class HostPool(Generic[CT]):
             now=time.monotonic(),
             admission=self.admission,
         )
-        self._counts: dict[str, float] = dict.fromkeys(COUNTED, 0)
-        self._used = Durations()
-        self._created = Durations()
+        self.counts = PoolCounts()
+        self._counters, self._used = self.counts.counters, self.counts.used
         self._meter = meter
         self._connector = Connector(
             config, host, connection_class, watch, backoff, pool=self, source=source
+        )
+        self._cleaning = Cleaning(
+            self._connector, host.key, closed=lambda: self.closed, lost=self._note_lost
         )
         self._worker: PoolWorker[CT] = PoolWorker(
             self.name,
             self._lending,
             self._lock,
-            self._counts,
+            self._counters,
             self._connector,
             admission=self.admission,
             max_lifetime=options.max_lifetime,
@@ -133,7 +123,7 @@ class HostPool(Generic[CT]):
             opened=partial(self._note_opened, config.role),
         )
         self._exchange: Exchange[CT] = Exchange(
-            self._lending, self._lock, self._counts, self._worker, _limit(config, options)
+            self._lending, self._lock, self._counters, self._worker, _limit(config, options)
         )
 
     def open(self) -> None:
@@ -210,7 +200,7 @@ class HostPool(Generic[CT]):
         """
         until = 0.0
         failures = 0
-        self._counts["requests_num"] += 1
+        self._counters["requests_num"] += 1
         item: tuple[Lease, CT] | None = None
         try:
             while True:
@@ -235,7 +225,7 @@ class HostPool(Generic[CT]):
                     failure = set_up(self._setup, lease, conn, until - time.monotonic())
                     if failure is None:
                         return conn
-                    self._counts["requests_errors"] += 1
+                    self._counters["requests_errors"] += 1
                     if lease.doomed:
                         self._note_lost()
                     else:
@@ -267,14 +257,14 @@ class HostPool(Generic[CT]):
         return False
 
     def _note_lost(self) -> None:
-        self._counts["connections_lost"] += 1
+        self._counters["connections_lost"] += 1
         self.watch.kick(self.key)
 
     def putconn(self, conn: CT) -> None:
         """Take a connection back and reset it; one that must not be used again is closed."""
         lease = lease_of(conn)
         used = time.monotonic() - lease.taken_at
-        self._counts["usage_ms"] += 1000.0 * used
+        self._counters["usage_ms"] += 1000.0 * used
         if used < QUICK:  # without a call, as in `Meter.begun`
             self._used.quick += 1
             self._used.quick_total += used
@@ -290,29 +280,17 @@ class HostPool(Generic[CT]):
                 self._options.reset is not None or settings_of(conn) != lease.baseline
             ):
                 # One that is left in a transaction is closed instead: a reset function might commit it.
-                self._clean(conn, lease)
+                self._cleaning.clean(conn, lease)
         finally:
             self._exchange.take_back(lease, conn)
-
-    def _clean(self, conn: CT, lease: Lease) -> None:
-        try:
-            restore(conn, lease.baseline)
-            if not self.closed:
-                self._connector.reset(conn)
-        except BaseException as exc:
-            lost = conn.broken or not alive(conn)
-            shut(conn)
-            if not isinstance(exc, Exception):
-                raise
-            if lost:
-                self._note_lost()
-            else:
-                why = one_line(str(exc))
-                logger.warning("closing a connection to %s that could not be reset: %s", self.key, why)
 
     def lease_lost(self, lease: Lease) -> None:
         """Note that a caller has lost its connection; called by the garbage collector, so no lock may be taken."""
         self._worker.lost(lease)
+
+    def stats(self) -> dict[str, int]:
+        """Return the statistics, under the keys of psycopg_pool."""
+        return self.counts.stats(self._lending)
 
     def abort(self) -> int:
         """Shut down the sockets of all sessions in flight, from any thread; return how many were open until now."""
@@ -320,24 +298,8 @@ class HostPool(Generic[CT]):
             leases = tuple(self._lending.leases)
         return sum(lease.abort() for lease in leases if lease.taken)
 
-    def stats(self) -> dict[str, int]:
-        """Return the statistics, under the keys of psycopg_pool."""
-        lending = self._lending
-        measures = {
-            "pool_min": lending.min_size,
-            "pool_max": lending.max_size,
-            "pool_size": lending.size,
-            "pool_available": len(lending.idle),
-            "requests_waiting": len(lending.waiting),
-        }
-        return measures | {name: int(count) for name, count in self._counts.items() if count}
-
-    def durations(self) -> tuple[DurationCounts, DurationCounts]:
-        """Return how long sessions had their connections, and how long it took to open connections."""
-        return self._used.read(), self._created.read()
-
     def _note_opened(self, role: Role, seconds: float) -> None:
-        self._created.add(seconds)
+        self.counts.created.add(seconds)
         if self._meter.observer is not None:
             self._meter.observer.connected(role, self.key, seconds)
 

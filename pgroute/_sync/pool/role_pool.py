@@ -314,9 +314,8 @@ class RolePool(Generic[CT]):
 
 def _counts_of(pool: HostPool[Any]) -> HostCounts:
     stats = pool.stats()
-    used, created = pool.durations()
     sizes = {"in_use": pool.in_use}
     if not pool.closed:
         sizes |= {key: stats[key] for key in MEASURES}
     counters = {key: count for key, count in stats.items() if key not in MEASURES}
-    return HostCounts(counters, sizes, used, created)
+    return HostCounts(counters, sizes, pool.counts.used.read(), pool.counts.created.read())
