@@ -37,7 +37,7 @@ _FACE = (
 )
 ROWS = (
     ("errors",),
-    ("core.late_pattern", "core.spelling"),
+    ("core.late_dataclass", "core.late_pattern", "core.spelling"),
     ("core", "core.model", "core.printable"),
     ("core.faults", "core.mailbox", "core.sql"),
     ("core.topology",),

@@ -57,6 +57,7 @@ class SessionManager(Acquiring[CT]):
         meter: the counters.
         keyed: the connections of `getconn(key=)`.
         longest_retry: seconds for which a call so far may retry with a key of ``once=``.
+        prepares_keys: the statements for such keys may be prepared.
         retries: the budget of the retries of transactions.
         request: validates the arguments of a transaction; see `get_request`.
     """
@@ -93,6 +94,7 @@ class SessionManager(Acquiring[CT]):
         )
         super().__init__(config, watch, pools, lifecycle, meter)
         self.longest_retry: float = 0.0
+        self.prepares_keys: bool = config.writer.options.reset != "discard"  # it would remove them
         self.retries: RetryBudget = RetryBudget()
         self.request: Callable[..., Request] = partial(
             get_request, reader_attrs=config.reader_attrs, reader_read_only=config.reader.read_only

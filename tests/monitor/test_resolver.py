@@ -64,6 +64,7 @@ def test_a_name_that_does_not_resolve_gives_its_reason_and_the_others_serve(
 
 def test_only_unresolvable_names_are_told_in_the_error(names) -> None:
     with Router("postgresql://nowhere.test,nothing.test/postgres") as router:
+        eventually(lambda: all("could not resolve" in host.reason for host in router.topology.hosts))
         asked_at = time.monotonic()
         with pytest.raises(NoHostAvailable, match=r"could not resolve 'nothing\.test'"):
             write(router, 0.3)

@@ -99,6 +99,8 @@ class AsyncLease:
         was_idle: after a statement there was no transaction; set to False before, to learn that.
         expires_at: monotonic seconds from which on it is not lent any more.
         connection: a weak reference to the connection, by which its loss is noticed.
+        keys: how many keys of ``once=`` were claimed on it without prepared statements.
+        prepared: the statements for them are prepared; False: they are not to be; None: they were not needed yet.
         holder: a weak reference to the session that has it, which may be lost while its connection is not.
         observed: told of the end of the session that has it; None: nobody observes it.
         noticed: called with the server's notices, while the session has it; None: nothing is.
@@ -113,9 +115,11 @@ class AsyncLease:
         "doomed",
         "expires_at",
         "holder",
+        "keys",
         "noticed",
         "observed",
         "pool",
+        "prepared",
         "read_only",
         "taken",
         "taken_at",
@@ -144,6 +148,8 @@ class AsyncLease:
         self.expires_at: float = math.inf
         self.connection: weakref.ref[psycopg.AsyncConnection[Any]] | None = None
         self.holder: weakref.ref[Any] | None = None
+        self.keys: int = 0
+        self.prepared: bool | None = None
         self.observed: Observed | None = None
         self.noticed: Callable[[psycopg.errors.Diagnostic], object] | None = None
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pgroute._async.checkout import AsyncCheckout
     from pgroute._async.commit import Begun
     from pgroute._async.manager import AsyncSessionManager
+    from pgroute.core.faults.classify import Fault
     from pgroute.core.transactions.nesting import Surroundings
     from pgroute.core.transactions.request import Request
     from pgroute.core.transactions.retry import RetryState
@@ -51,8 +52,8 @@ class Final(Protocol):
         """Take the result, after the COMMIT."""
         ...
 
-    def refused(self, failure: psycopg.Error) -> None:
-        """Raise what an error means that came from the statement or from COMMIT; return if nothing else."""
+    def refused(self, failure: psycopg.Error) -> Fault | None:
+        """Raise or return what an error means that came from the statement or from COMMIT; None: nothing else."""
         ...
 
 

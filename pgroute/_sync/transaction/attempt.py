@@ -161,10 +161,9 @@ class Transaction(UnderWay[CT]):
             if final is not None and result is not None:
                 final.read(result)
         except psycopg.Error as failure:
-            if final is not None and checkout.phase is REFUSED:
-                final.refused(failure)
+            fault = final.refused(failure) if final is not None and checkout.phase is REFUSED else None
             phase = Phase.EXIT if checkout.phase is NOTHING_SENT else Phase.COMMIT
-            fault = end_fault(failure, phase, lost=False, read_write=read_write)
+            fault = fault or end_fault(failure, phase, lost=False, read_write=read_write)
             step = self._next(failure, fault, phase)
             if isinstance(step, Raise):
                 raise

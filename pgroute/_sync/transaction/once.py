@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import psycopg
 
 from pgroute._sync.schema_check import check_trust
 from pgroute._sync.statements import literal, row, text
-from pgroute.core.faults.classify import one_line
+from pgroute.core.faults.classify import Fault, FaultKind, one_line
 from pgroute.core.sql.schema import ONCE
 from pgroute.core.transactions.once_keys import (
     BOUND,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from pgroute._sync.statements import Row
     from pgroute._sync.transaction.under_way import UnderWay
 
+logger = logging.getLogger("pgroute")
+
 _GRACE = 0.5
 """Seconds by which the server's limit on a wait is shorter than ours: its error says more."""
 
@@ -45,6 +48,8 @@ _LEAST_LEFT = 3.0
 
 _CANCELS = psycopg.capabilities.has_cancel_safe()
 """Whether a cancel request has a time limit (libpq 17)."""
+
+_UNPREPARED = (psycopg.errors.InvalidSqlStatementName, psycopg.errors.DuplicatePreparedStatement)
 
 MISSING = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)
 
@@ -77,6 +82,8 @@ class Claim:
         "_conn",
         "_key",
         "_lease",
+        "_manager",
+        "_prepared",
         "_result",
         "_statements",
         "_told",
@@ -88,10 +95,12 @@ class Claim:
     def __init__(self, transaction: UnderWay[Any], key: str) -> None:
         checkout = transaction.checkout
         self._conn, self._lease = checkout.conn, checkout.lease
-        self._statements = once_statements(transaction.manager.config.schema.sql)
+        self._manager = transaction.manager
+        self._statements = once_statements(self._manager.config.schema.sql)
         self._key = key
         self._written = b""
         self._bounded = True
+        self._prepared = False
         self._result: object = None
         self._told = False
         self.statement: bytes = b""
@@ -157,7 +166,9 @@ class Claim:
             raise not_json(result, key, f"the connection cannot send it: {exc}") from exc
         if told:
             values[b"result"] = _result(conn)
-        self.statement = (self._statements.keep_and_tell if told else self._statements.keep) % values
+        statements = self._statements
+        plain = statements.prepared_keep if self._prepared else statements.keep
+        self.statement = (statements.keep_and_tell if told else plain) % values
 
     def read(self, result: PGresult) -> None:
         """Take the result of `statement`, after the COMMIT."""
@@ -169,16 +180,20 @@ class Claim:
         assert found[0] is not None
         self.stored = _stored(self._conn, found[0], self._key)
 
-    def refused(self, failure: psycopg.Error) -> None:
-        """Raise what an error of `statement` or of COMMIT means.
+    def refused(self, failure: psycopg.Error) -> Fault | None:
+        """Raise or return what an error of `statement` or of COMMIT means; None: nothing else than it says.
 
         Raises:
             TypeError: PostgreSQL cannot store the result.
         """
+        if self._prepared and isinstance(failure, _UNPREPARED):
+            self._prepare_no_more(failure)  # the body has removed them, by DEALLOCATE ALL for instance
+            return Fault(FaultKind.OTHER, rerun_safe=True)
         if isinstance(failure, psycopg.DataError):
             # jsonb has no NUL, no lone surrogate, no number out of numeric's range (PostgreSQL docs, 8.14), and only
             # the characters of the database's encoding.
             raise not_json(self._result, self._key, one_line(str(failure))) from failure
+        return None
 
     def _look(self, transaction: UnderWay[Any]) -> None:
         conn, schema = self._conn, transaction.manager.config.schema
@@ -198,9 +213,17 @@ class Claim:
         self._bounded = not (
             _CANCELS and transaction.again and transaction.number == 1 and transaction.left > _LEAST_LEFT
         )
-        claim = self._statements.claim % {b"key": self._written}
         while True:
-            results = self._ask(transaction, claim)
+            try:
+                results = self._ask(transaction, self._claim(transaction))
+            except _UNPREPARED as exc:
+                if not self._prepared:
+                    raise
+                self._prepare_no_more(exc)
+                transaction.begin_again()
+                continue
+            if results and self._prepared:
+                self._lease.prepared = True
             if results and results[-1].command_tuples:
                 return None
             if results:
@@ -209,6 +232,36 @@ class Claim:
             if results and (found := row(results)) is not None:
                 return found
             # It was begun again, or the row was purged in between.
+
+    def _claim(self, transaction: UnderWay[Any]) -> bytes:
+        """Return the statement that claims the key: a prepared one where psycopg would have prepared it by now.
+
+        It takes the server half the time. Without a prepare_threshold there is none (psycopg documentation, "Prepared
+        statements": it is to be None behind a pooler that does not keep them).
+        """
+        lease, statements, threshold = self._lease, self._statements, self._conn.prepare_threshold
+        values = {b"key": self._written}
+        self._prepared = (
+            threshold is not None
+            and lease.keys >= threshold
+            and lease.prepared is not False
+            and self._manager.prepares_keys
+            and transaction.again != b""
+        )
+        if not self._prepared:
+            lease.keys += 1
+            return statements.claim % values
+        if lease.prepared:
+            return statements.prepared_claim % values
+        lease.prepared = False  # until they are there for sure
+        return statements.prepare + statements.prepared_claim % values
+
+    def _prepare_no_more(self, exc: psycopg.Error) -> None:
+        """Do without prepared statements: a pooler has no place for them, or somebody removes them."""
+        self._prepared = self._lease.prepared = self._manager.prepares_keys = False
+        logger.debug(
+            "keys of once= are claimed without prepared statements from now on: %s", one_line(str(exc))
+        )
 
     def _ask(self, transaction: UnderWay[Any], statement: bytes) -> list[PGresult]:
         """Run a statement that waits for another transaction no longer than until the deadline.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from binascii import crc32
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -61,19 +62,37 @@ class OnceStatements(NamedTuple):
         rewrite: writes the row that is there, and returns its result.
         keep: stores the result, together with COMMIT.
         keep_and_tell: the same, and returns it as it is stored.
+        prepare: prepares `claim` and `keep` on a connection; without values.
+        prepared_claim: `claim`, where they were prepared.
+        prepared_keep: `keep`, likewise.
     """
 
     claim: bytes
     rewrite: bytes
     keep: bytes
     keep_and_tell: bytes
+    prepare: bytes
+    prepared_claim: bytes
+    prepared_keep: bytes
 
 
 @lru_cache(maxsize=64)
 def once_statements(schema: bytes) -> OnceStatements:
     """Return the statements on the table of a schema, whose name is written in SQL without a per cent sign."""
-    texts = (_CLAIM, _REWRITE, _KEEP, _KEEP + _RETURNING)
-    return OnceStatements(*(text.replace(b"%(schema)s", schema) for text in texts))
+    claim, keep = (text.replace(b"%(schema)s", schema) for text in (_CLAIM, _KEEP))
+    values = {b"key": b"$1", b"value": b"$2"}
+    # Behind a pooler the name may be there already: then it stands for the same statement, whoever has prepared it.
+    which = b"%08x" % crc32(claim + keep)
+    return OnceStatements(
+        claim,
+        _REWRITE.replace(b"%(schema)s", schema),
+        keep,
+        keep + _RETURNING,
+        b"PREPARE pgroute_claim_%b (pg_catalog.text) AS %b;" % (which, claim % values)
+        + b"PREPARE pgroute_keep_%b (pg_catalog.text, pg_catalog.jsonb) AS %b;" % (which, keep % values),
+        b"EXECUTE pgroute_claim_%b (%%(key)s)" % which,
+        b"EXECUTE pgroute_keep_%b (%%(key)s, %%(value)s)" % which,
+    )
 
 
 def check_key(once: object) -> str | None:
