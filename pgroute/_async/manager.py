@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import TYPE_CHECKING
 
 # sync-only: from psycopg_pool.abc import CT
@@ -20,7 +19,7 @@ from pgroute._async.pool.role_pool import AsyncRolePool
 from pgroute.core.config.options import check_number
 from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.core.model.stats import RouterStats
-from pgroute.core.transactions.request import get_request
+from pgroute.core.transactions.request import Requests
 from pgroute.monitor.cluster_watch import ClusterWatch
 from pgroute.runtime.connect_backoff import ConnectBackoff
 from pgroute.runtime.credentials import CredentialSource
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from pgroute.core.config.router_config import RouterConfig
     from pgroute.core.model.events import Event
     from pgroute.core.topology.snapshot import Topology
-    from pgroute.core.transactions.request import Request
 
 
 class AsyncSessionManager(AsyncAcquiring[CT]):
@@ -59,7 +57,7 @@ class AsyncSessionManager(AsyncAcquiring[CT]):
         longest_retry: seconds for which a call so far may retry with a key of ``once=``.
         prepares_keys: the statements for such keys may be prepared.
         retries: the budget of the retries of transactions.
-        request: validates the arguments of a transaction; see `get_request`.
+        request: validates the arguments of a transaction.
     """
 
     def __init__(
@@ -96,8 +94,8 @@ class AsyncSessionManager(AsyncAcquiring[CT]):
         self.longest_retry: float = 0.0
         self.prepares_keys: bool = config.writer.options.reset != "discard"  # it would remove them
         self.retries: RetryBudget = RetryBudget()
-        self.request: Callable[..., Request] = partial(
-            get_request, reader_attrs=config.reader_attrs, reader_read_only=config.reader.read_only
+        self.request: Requests = Requests(
+            reader_attrs=config.reader_attrs, reader_read_only=config.reader.read_only
         )
         self.keyed: AsyncKeyedConnections[CT] = AsyncKeyedConnections()
         self._describe = describe

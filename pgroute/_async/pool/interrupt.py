@@ -27,10 +27,6 @@ ACTIVE = TransactionStatus.ACTIVE
 
 _INTERRUPTS = (KeyboardInterrupt, asyncio.CancelledError)  # async-only
 # sync-only: _INTERRUPTS = (KeyboardInterrupt,)
-# async-only: begin
-_SWALLOWS = sys.version_info < (3, 12)
-"""Whether psycopg's wait_for() swallows a cancellation that comes with the answer (cpython#86296)."""
-# async-only: end
 
 
 def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callable[[], object]) -> None:
@@ -51,18 +47,8 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
 
     async def wait(gen: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal watchdog
-        # async-only: begin
-        task = asyncio.current_task() if _SWALLOWS else None
-        requests = 0 if task is None else task.cancelling()
-        # async-only: end
         try:
-            # sync-only: return cls.wait(this(), gen, *args, **kwargs)  # type: ignore[arg-type]  # its caller holds it
-            # async-only: begin
-            result = await cls.wait(this(), gen, *args, **kwargs)  # type: ignore[arg-type]  # its caller holds it
-            if task is not None and task.cancelling() > requests:
-                raise asyncio.CancelledError
-            return result
-            # async-only: end
+            return await cls.wait(this(), gen, *args, **kwargs)  # type: ignore[arg-type]  # its caller holds it
         finally:
             if watchdog is not None:
                 started, watchdog = watchdog, None

@@ -94,14 +94,51 @@ def make_request(
 _known_request = lru_cache(maxsize=256, typed=True)(make_request)
 
 
-def get_request(role: object, *, timeout: object = None, **given: Any) -> Request:
-    """Return the result of `make_request`, cached by its arguments."""
-    if timeout is not None:
-        check_number("timeout", timeout)
-    try:
-        return _known_request(role, **given)
-    except TypeError:  # an argument is not hashable
-        return make_request(role, **given)
+class Requests:
+    """Validates the arguments of the transactions of one router, and remembers what they stand for.
+
+    Args:
+        reader_attrs: of the router.
+        reader_read_only: sessions of readers are read-only.
+    """
+
+    def __init__(self, *, reader_attrs: SessionAttrs, reader_read_only: bool) -> None:
+        self._readers = {"reader_attrs": reader_attrs, "reader_read_only": reader_read_only}
+        self._plain: dict[tuple[str, bool, bool], Request] = {}
+
+    def __call__(
+        self,
+        role: object,
+        *,
+        timeout: object = None,
+        isolation: object = None,
+        read_only: object = None,
+        deferrable: object = None,
+        decidable: bool = False,
+        independent: bool = False,
+    ) -> Request:
+        """Return the result of `make_request`, or raise its ConfigError; *timeout* is in seconds."""
+        if timeout is not None:
+            check_number("timeout", timeout)
+        plain = isolation is read_only is deferrable is None and type(role) is str
+        # Nearly all are plain, and for those a key of all arguments and their types takes longer than the rest.
+        if plain and (found := self._plain.get((role, decidable, independent))) is not None:  # type: ignore[arg-type]
+            return found
+        given: dict[str, Any] = {
+            **self._readers,
+            "isolation": isolation,
+            "read_only": read_only,
+            "deferrable": deferrable,
+            "decidable": decidable,
+            "independent": independent,
+        }
+        try:
+            request = _known_request(role, **given)
+        except TypeError:  # an argument is not hashable
+            request = make_request(role, **given)
+        if plain:
+            self._plain[role, decidable, independent] = request  # type: ignore[index]
+        return request
 
 
 def parse_isolation(value: Any) -> IsolationLevel | None:

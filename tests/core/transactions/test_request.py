@@ -8,12 +8,22 @@ import psycopg
 import pytest
 
 from pgroute.core.model.roles import Role, SessionAttrs
-from pgroute.core.transactions.request import Request, get_request
+from pgroute.core.transactions.request import Request, Requests
 from pgroute.errors import ConfigError
 
 
 def request(role: Any = "writer", *, enforced: bool = True, **given: Any) -> Request:
-    return get_request(role, reader_attrs=SessionAttrs.PREFER_STANDBY, reader_read_only=enforced, **given)
+    return Requests(reader_attrs=SessionAttrs.PREFER_STANDBY, reader_read_only=enforced)(role, **given)
+
+
+def test_what_a_request_stands_for_is_remembered() -> None:
+    requests = Requests(reader_attrs=SessionAttrs.PREFER_STANDBY, reader_read_only=True)
+    assert requests("writer") is requests("writer")
+    assert requests("writer", decidable=True) is not requests("writer")
+    assert requests("writer", read_only=True) != requests("writer")
+    assert requests("reader").attrs is SessionAttrs.PREFER_STANDBY
+    with pytest.raises(ConfigError, match="timeout"):
+        requests("writer", timeout="soon")
 
 
 def test_a_role_decides_on_hosts_and_pools() -> None:
