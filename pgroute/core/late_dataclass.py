@@ -36,11 +36,13 @@ def late(*, frozen: bool, slots: bool, kw_only: bool = False, repr: bool = True)
 
     def decorate(cls: type) -> type:
         made: Any = dataclasses.dataclass(init=False, repr=False, eq=False, slots=True, kw_only=kw_only)(cls)
-        # Frozen dataclasses of the standard library may be derived from it: they look here.
-        made.__dataclass_params__.frozen = True
+        # What it looks like to frozen dataclasses that are derived from it, and to whoever looks there.
+        flags = made.__dataclass_params__
+        flags.init, flags.repr, flags.eq, flags.frozen = True, repr, True, True
+        names = sys.modules[cls.__module__].__dict__
         for name, write in _COMPILED.items():
             if made.__dict__.get(name) is None and (repr or name != "__repr__"):
-                setattr(made, name, LateMethod(made, name, partial(_compiled, made, name, write)))
+                setattr(made, name, _late(made, name, partial(_compiled, made, name, write, names)))
         for name, function in _SHARED.items():
             if name not in made.__dict__:
                 setattr(made, name, function)
@@ -56,26 +58,39 @@ else:
     from dataclasses import dataclass as dataclass  # noqa: PLC0414
 
 
-class LateMethod:
-    """Stands for a method until somebody asks for it.
+def _late(owner: type, name: str, make: Callable[[], Any]) -> Any:
+    """Return what stands for a method until it is first used."""
+    if name == "__init__":
+        return LateInit(owner, make)
+
+    # A function: CPython ignores what a descriptor raises there, Ctrl-C too, and compares or shows as by default.
+    def method(self: object, *args: object) -> Any:
+        function = make()
+        setattr(owner, name, function)
+        return function(self, *args)
+
+    method.__name__, method.__qualname__ = name, f"{owner.__qualname__}.{name}"
+    return method
+
+
+class LateInit:
+    """Stands for `__init__` until somebody asks for it, to call it or for its signature.
 
     Args:
         owner: the class.
-        name: the name of the method.
         make: makes the function; two threads at the same time may call it twice.
     """
 
-    __slots__ = ("_name", "_owner", "make")
+    __slots__ = ("_owner", "make")
 
-    def __init__(self, owner: type, name: str, make: Callable[[], Any]) -> None:
+    def __init__(self, owner: type, make: Callable[[], Any]) -> None:
         self._owner = owner
-        self._name = name
         self.make: Callable[[], Any] = make
 
     def __get__(self, instance: object | None, owner: type | None = None) -> Any:
         """Put the function into the place of this, and return the method."""
         function = self.make()
-        setattr(self._owner, self._name, function)
+        self._owner.__init__ = function  # type: ignore[misc]
         return function.__get__(instance, owner)
 
 
@@ -101,13 +116,13 @@ class _Source:
         self._names = names
         self._annotations = annotations or {}
 
-    def function(self, owner: type, name: str) -> Any:
-        """Compile it as a method of a class."""
+    def function(self, owner: type, name: str, module: dict[str, Any]) -> Any:
+        """Compile it as a method of a class, among the names of its module."""
         body = "".join(f"\n  {line}" for line in self._body)
         # A function around it, as in dataclasses: its names must not hide the module's, which annotations refer to.
         text = f"def make({', '.join(self._names)}):\n def {name}({self._parameters}):{body}\n return {name}"
         made: dict[str, Any] = {}
-        exec(text, sys.modules[owner.__module__].__dict__, made)  # noqa: S102 (names of fields only)
+        exec(text, module, made)  # noqa: S102 (names of fields only)
         function = made["make"](**self._names)
         function.__qualname__ = f"{owner.__qualname__}.{name}"
         function.__annotations__ = self._annotations
@@ -124,8 +139,8 @@ class _Missing:
 _MISSING = _Missing()
 
 
-def _compiled(owner: type, name: str, write: Callable[[type], _Source]) -> Any:
-    return write(owner).function(owner, name)
+def _compiled(owner: type, name: str, write: Callable[[type], _Source], module: dict[str, Any]) -> Any:
+    return write(owner).function(owner, name, module)
 
 
 def _init(cls: type) -> _Source:
@@ -214,8 +229,10 @@ def _state(self: Any) -> list[Any]:
 
 
 def _restore(self: Any, state: list[Any]) -> None:
-    for field, value in zip(dataclasses.fields(self), state, strict=True):
+    for field, value in zip(dataclasses.fields(self), state, strict=False):
         object.__setattr__(self, field.name, value)
 
 
 _SHARED = {"__setattr__": _set, "__delattr__": _delete, "__getstate__": _state, "__setstate__": _restore}
+for _name, _function in _SHARED.items():
+    _function.__name__ = _function.__qualname__ = _name

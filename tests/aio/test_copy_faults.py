@@ -91,7 +91,6 @@ async def test_lost_on_the_way_is_run_again(
     assert told[-1].bytes == len(DATA)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("kind", ONCE)
 async def test_source_that_is_read_once_is_lost(proxied: Proxied, written: str, kind: str) -> None:
     make, name = ONCE[kind]

@@ -197,7 +197,6 @@ async def test_a_router_that_is_not_open_counts_no_errors(shared: LocalCluster) 
     assert sum(router.stats().counts.session_errors["writer"].values()) == 0
 
 
-@pytest.mark.long
 async def test_callers_that_wait_for_a_host_are_told(mended: LocalCluster) -> None:
     async def write(router: AsyncRouter[Any]) -> None:
         async with router.writer():

@@ -200,7 +200,6 @@ async def test_a_commit_unanswered_by_a_deaf_primary_is_unknown_after_the_promot
 # Hosts that are only slow.
 
 
-@pytest.mark.long
 async def test_an_only_primary_with_slow_probes_goes_on_serving(proxied: Proxied) -> None:
     make_table(proxied.cluster)
     proxy = proxied.proxies[0]

@@ -285,7 +285,6 @@ async def test_only_the_connection_of_the_listeners_is_dead(proxied: Proxied) ->
         assert await payloads(events, 1) == ["after"]
 
 
-@pytest.mark.long
 async def test_one_that_comes_before_the_primary_waits_for_it(any_cluster: LocalCluster) -> None:
     node = any_cluster.primary
     await async_call(node.kill)
@@ -436,7 +435,6 @@ async def test_a_frozen_primary_is_left_on_the_verdict_of_the_monitor(any_cluste
         assert await payloads(events, 1) == ["after"]
 
 
-@pytest.mark.long
 async def test_a_primary_that_a_promotion_has_overtaken_is_left_though_it_answers(
     any_cluster: LocalCluster,
 ) -> None:

@@ -242,7 +242,6 @@ async def hold(router: AsyncRouter[Any], max_lag: float, ports: list[int], relea
         ports.append(0)
 
 
-@pytest.mark.long
 async def test_readers_that_spill_over_are_limited_and_standbys_take_them_back(
     lagging: LocalCluster,
 ) -> None:

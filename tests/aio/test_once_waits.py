@@ -78,7 +78,6 @@ async def test_a_long_wait_for_a_row_is_bounded_too(pair: Proxied) -> None:
     assert await counted(node) == (2, 1)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("action", ["reset", "blackhole"])
 async def test_a_wait_whose_cancel_request_is_lost_is_given_up_and_begun_again(
     pair: Proxied, action: Literal["reset", "blackhole"]
@@ -145,7 +144,6 @@ async def test_a_wait_that_ends_as_it_is_given_up_is_begun_again(
 # A lock_timeout of the application's own.
 
 
-@pytest.mark.long
 async def test_a_lock_timeout_of_its_own_holds_in_the_body_and_not_for_the_key(cluster: LocalCluster) -> None:
     set_up(cluster)
     node = cluster.nodes[0]

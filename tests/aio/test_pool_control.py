@@ -278,7 +278,6 @@ async def all_but(router: AsyncRouter[Any], drained: HostKey) -> None:
     await async_eventually(lambda: all(h.usable is (h.key != drained) for h in router.topology.hosts))
 
 
-@pytest.mark.long
 async def test_writers_go_to_a_promoted_standby_while_the_old_primary_is_drained(
     any_cluster: LocalCluster,
 ) -> None:

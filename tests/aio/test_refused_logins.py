@@ -347,7 +347,6 @@ async def test_one_host_whose_certificate_is_not_trusted_is_rarely_tried_leaves_
         await recovered(router, refusing, refusals, begun_at)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("doubt", [pytest.param(0.5, marks=pytest.mark.long), 0.0])
 async def test_a_database_dropped_under_busy_callers_costs_hardly_a_refused_login_at_each_host(
     mended: LocalCluster, monkeypatch: pytest.MonkeyPatch, doubt: float

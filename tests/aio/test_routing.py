@@ -96,7 +96,7 @@ async def test_a_writer_is_on_the_primary_and_a_reader_on_the_standbys(steady: L
     assert found == {"writer": {False}, "reader": {True}}
 
 
-@pytest.mark.long
+# sync-only: @pytest.mark.long
 @pytest.mark.parametrize("level", READ_ONLY)
 async def test_a_primary_that_is_read_only_serves_all_but_read_write(any_cluster, level) -> None:
     any_cluster.primary.execute(READ_ONLY[level])

@@ -84,7 +84,6 @@ async def test_a_split_brain_goes_on_while_one_of_the_two_refuses_logins(split) 
     assert await numbers(second) == []
 
 
-@pytest.mark.long
 async def test_a_split_brain_ends_when_one_of_the_two_goes_away(split) -> None:
     cluster, second, third = split
     async with AsyncRouter(cluster.dsn) as router:
@@ -150,7 +149,6 @@ async def test_forgetting_the_timeline_admits_an_older_primary(any_cluster: Loca
     assert other.running
 
 
-@pytest.mark.long
 async def test_a_restored_backup_is_written_to_once_no_host_is_on_a_higher_timeline(
     pgroute_cluster_factory,
 ) -> None:

@@ -248,7 +248,6 @@ async def test_staleness_grows_while_the_primary_is_frozen(lagging: LocalCluster
             pass
 
 
-@pytest.mark.long
 async def test_cascading_replica_is_as_old_as_what_it_misses(lagging: LocalCluster) -> None:
     first, between, last = lagging.nodes
     await async_call(last.follow, between)
@@ -270,7 +269,6 @@ async def test_cascading_replica_is_as_old_as_what_it_misses(lagging: LocalClust
             )
 
 
-@pytest.mark.long
 async def test_replica_cut_off_from_the_primary_is_as_old_as_what_it_misses(lagging: LocalCluster) -> None:
     first, standby, _ = lagging.nodes
     with FaultProxy(first) as wire:
@@ -293,7 +291,6 @@ async def test_replica_cut_off_from_the_primary_is_as_old_as_what_it_misses(lagg
         await async_call(standby.follow, first)
 
 
-@pytest.mark.long
 async def test_restarted_replica_is_known_again(lagging: LocalCluster) -> None:
     first, standby, _ = lagging.nodes
     async with AsyncRouter(lagging.dsn, probe=OFTEN) as router:
@@ -329,7 +326,6 @@ async def test_a_role_without_rights_sees_the_same(lagging: LocalCluster, plain:
 # Failovers.
 
 
-@pytest.mark.long
 async def test_replica_that_follows_the_new_primary_is_fresh_again(any_cluster: LocalCluster) -> None:
     first, second, third = any_cluster.nodes
     make_table(any_cluster)

@@ -64,7 +64,6 @@ async def test_idle_connections_to_the_old_primary_are_never_handed_out_again(
     assert before.isdisjoint(after)
 
 
-@pytest.mark.long
 async def test_connections_that_never_saw_their_end_are_not_handed_out_after_a_switchover_and_back(
     any_cluster: LocalCluster, pgroute_proxy_factory
 ) -> None:

@@ -9,7 +9,9 @@ import pickle
 import subprocess
 import sys
 import threading
+import typing
 from typing import TYPE_CHECKING, Any, ClassVar
+from unittest import mock
 
 import pytest
 
@@ -129,6 +131,51 @@ def test_methods_of_its_own_are_kept() -> None:
     assert (repr(made(1)), made(1) == made(2), hash(made(1))) == ("own", True, 5)
 
 
+def test_it_looks_like_one_of_the_standard_library() -> None:
+    ours, theirs = sample(late_dataclass.late), sample(dataclasses.dataclass)
+    for flag in ("init", "repr", "eq", "frozen"):
+        assert getattr(ours.__dataclass_params__, flag) == getattr(theirs.__dataclass_params__, flag)
+    assert ours(1).__getstate__() == theirs(1).__getstate__()
+    assert {name for name in vars(theirs) if name.startswith("__")} <= set(vars(ours))
+
+
+@pytest.mark.parametrize(
+    "use", [lambda one, other: one == other, lambda one, _: repr(one), lambda one, _: hash(one)]
+)
+def test_an_interrupt_at_the_first_use_of_a_method_is_not_lost(use: Callable[[Any, Any], Any]) -> None:
+    class Interrupt(BaseException):
+        pass
+
+    def interrupt(_frame: Any, event: str, _arg: Any) -> None:
+        if event == "call" and _frame.f_code.co_name in {"_eq", "_repr", "_hash"}:
+            raise Interrupt
+
+    cls = sample(late_dataclass.late)
+    one, other = cls(1), cls(1)
+    before = sys.gettrace()
+    sys.settrace(interrupt)
+    try:
+        with pytest.raises(Interrupt):
+            use(one, other)
+    finally:
+        sys.settrace(before)
+    assert one == other
+    assert use(one, other) == use(other, one)
+
+
+def test_annotations_are_those_of_the_module_in_which_it_was_made() -> None:
+    names = typing.get_type_hints(pgroute.PoolOptions.__init__)
+    assert names["min_size"] is int
+    assert "Mapping" in str(names["settings"])
+
+
+def test_a_module_that_was_forgotten_is_not_missed() -> None:
+    with mock.patch.dict(sys.modules):
+        made = sample(late_dataclass.late)
+        sys.modules.pop(__name__, None)
+        assert made(1) == made(1)
+
+
 def test_others_are_refused() -> None:
     for options in ({"frozen": False, "slots": True}, {"frozen": True, "slots": False}):
         with pytest.raises(TypeError, match="frozen dataclasses with slots"):
@@ -156,9 +203,9 @@ def test_its_methods_may_be_first_used_by_many_threads_at_once() -> None:
 
 def test_importing_compiles_no_method() -> None:
     program = (
-        "import dataclasses, pgroute; from pgroute.core.late_dataclass import LateMethod\n"
+        "import dataclasses, pgroute; from pgroute.core.late_dataclass import LateInit\n"
         "from pgroute import AsyncRouter, Router\n"
-        "late = [isinstance(vars(value)['__init__'], LateMethod) for value in vars(pgroute).values()"
+        "late = [isinstance(vars(value)['__init__'], LateInit) for value in vars(pgroute).values()"
         " if dataclasses.is_dataclass(value) and isinstance(value, type)]\n"
         "print(len(late), all(late))"
     )

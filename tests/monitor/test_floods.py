@@ -187,7 +187,6 @@ def test_floods_amid_the_login_of_a_probe_take_no_memory() -> None:
     assert {name: state for name, (state, _) in told["hosts"].items() if state != "down"} == {}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", ["notifications", "notices", "settings"])
 def test_floods_amid_the_login_of_a_session_take_no_memory(name: str) -> None:
     told = flooded({name: HostileServer(login=logged_in_never(name, probes=False))}, role="primary")
@@ -206,7 +205,6 @@ def test_flood_that_answers_the_check_of_a_new_session_takes_no_memory() -> None
     assert "it sent more than 64 kB" in error
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", ["notices", "settings"])
 def test_floods_of_a_listener_take_no_memory(name: str) -> None:
     def answer(visitor: Visitor, sql: bytes) -> None:

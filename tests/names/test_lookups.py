@@ -123,7 +123,6 @@ async def test_a_name_that_never_resolves_has_a_reason_and_disturbs_nobody(
         assert told in str(caught.value)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("records", "told"),
     [
@@ -187,7 +186,6 @@ async def test_routers_with_one_resolver_share_its_questions(trio: LocalCluster,
         assert server.count() == 2
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("mode", ["one-host", "expand", "SRV"])
 async def test_an_old_primary_that_a_name_brings_back_stays_stale(server: NameServer, mode: str) -> None:
     with LocalCluster(addresses=ADDRESSES[:2]) as cluster:
@@ -228,7 +226,6 @@ async def test_members_that_join_before_there_is_a_primary_are_all_asked_first(s
         assert f"primary is db.test:{old.port} ({old.host}), timeline 1" not in seen
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("mode", ["one-host", "expand", "SRV"])
 async def test_in_a_long_outage_names_are_asked_on_and_on(server: NameServer, mode: str) -> None:
     with LocalCluster(addresses=ADDRESSES[:2]) as cluster:

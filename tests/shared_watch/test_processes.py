@@ -121,7 +121,6 @@ def test_another_process_goes_on_when_the_one_that_watches_ends(three: list[Proc
     assert [process.ask("events") for process in others] == [[], []], "nothing has happened to the hosts"
 
 
-@pytest.mark.long
 def test_another_process_goes_on_when_the_one_that_watches_hangs_which_then_is_told(
     three: list[Process],
 ) -> None:

@@ -197,7 +197,6 @@ def test_a_router_that_is_not_open_counts_no_errors(shared: LocalCluster) -> Non
     assert sum(router.stats().counts.session_errors["writer"].values()) == 0
 
 
-@pytest.mark.long
 def test_callers_that_wait_for_a_host_are_told(mended: LocalCluster) -> None:
     def write(router: Router[Any]) -> None:
         with router.writer():

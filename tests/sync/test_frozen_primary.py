@@ -102,7 +102,6 @@ def test_thawed_it_is_a_stale_primary_and_never_written_to(any_cluster: LocalClu
     assert numbers(old) == [0]
 
 
-@pytest.mark.long
 def test_a_router_opened_while_both_live_never_writes_to_the_stale_one(
     any_cluster: LocalCluster,
 ) -> None:
@@ -139,7 +138,6 @@ def test_the_stale_one_that_answers_first_is_not_written_to(any_cluster: LocalCl
     assert numbers(old) == []
 
 
-@pytest.mark.long
 def test_with_its_postmaster_alone_frozen_writers_move_on_the_promotion(
     any_cluster: LocalCluster,
 ) -> None:

@@ -283,7 +283,6 @@ def test_only_the_connection_of_the_listeners_is_dead(proxied: Proxied) -> None:
         assert payloads(events, 1) == ["after"]
 
 
-@pytest.mark.long
 def test_one_that_comes_before_the_primary_waits_for_it(any_cluster: LocalCluster) -> None:
     node = any_cluster.primary
     call(node.kill)
@@ -404,7 +403,6 @@ def test_a_frozen_primary_is_left_on_the_verdict_of_the_monitor(any_cluster: Loc
         assert payloads(events, 1) == ["after"]
 
 
-@pytest.mark.long
 def test_a_primary_that_a_promotion_has_overtaken_is_left_though_it_answers(
     any_cluster: LocalCluster,
 ) -> None:

@@ -241,7 +241,6 @@ def hold(router: Router[Any], max_lag: float, ports: list[int], release: Any) ->
         ports.append(0)
 
 
-@pytest.mark.long
 def test_readers_that_spill_over_are_limited_and_standbys_take_them_back(
     lagging: LocalCluster,
 ) -> None:

@@ -65,7 +65,6 @@ def test_a_flipped_endpoint_is_followed_and_the_old_sessions_are_retired(
             eventually(lambda: sessions_at(old) == 0)
 
 
-@pytest.mark.long
 def test_a_name_that_flips_between_two_standbys_gives_readers_no_error(
     trio: LocalCluster, server: NameServer
 ) -> None:

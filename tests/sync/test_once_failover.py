@@ -61,7 +61,6 @@ def crash_and_promote(cluster: LocalCluster) -> Node:
     return promote(cluster, crash(cluster))
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("fate", FATES)
 def test_a_result_that_a_promotion_could_lose_is_not_reported_before_it_is_confirmed(
     trio: Proxied, fate: Fate
@@ -150,7 +149,6 @@ def test_without_synchronous_replication_row_and_key_are_lost_together(breakable
     assert counted(new) == (1, 1)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("fate", FATES)
 def test_an_outage_longer_than_the_time_to_try_leaves_it_to_a_later_call(
     trio: Proxied, fate: Fate

@@ -86,7 +86,6 @@ def test_position_that_the_probes_have_seen_replayed_costs_no_round_trip(
         assert sum(tap.round_trips() for tap in tapped) == 3 * 20, "BEGIN, SELECT, COMMIT"
 
 
-@pytest.mark.long
 def test_replica_that_the_probes_have_not_seen_there_is_asked(
     lagging: LocalCluster, tapped: tuple[Wiretap, ...]
 ) -> None:
@@ -329,7 +328,6 @@ def test_position_that_a_crash_of_an_asynchronous_primary_has_lost(any_cluster: 
                         pass
 
 
-@pytest.mark.long
 def test_position_of_a_timeline_that_the_router_has_not_seen_yet(any_cluster: LocalCluster) -> None:
     """The old primary hangs, and a router that probes seldom does not know it yet."""
     old, new, _ = any_cluster.nodes

@@ -248,7 +248,6 @@ def test_staleness_grows_while_the_primary_is_frozen(lagging: LocalCluster) -> N
             pass
 
 
-@pytest.mark.long
 def test_cascading_replica_is_as_old_as_what_it_misses(lagging: LocalCluster) -> None:
     first, between, last = lagging.nodes
     call(last.follow, between)
@@ -270,7 +269,6 @@ def test_cascading_replica_is_as_old_as_what_it_misses(lagging: LocalCluster) ->
             )
 
 
-@pytest.mark.long
 def test_replica_cut_off_from_the_primary_is_as_old_as_what_it_misses(lagging: LocalCluster) -> None:
     first, standby, _ = lagging.nodes
     with FaultProxy(first) as wire:
@@ -293,7 +291,6 @@ def test_replica_cut_off_from_the_primary_is_as_old_as_what_it_misses(lagging: L
         call(standby.follow, first)
 
 
-@pytest.mark.long
 def test_restarted_replica_is_known_again(lagging: LocalCluster) -> None:
     first, standby, _ = lagging.nodes
     with Router(lagging.dsn, probe=OFTEN) as router:
@@ -329,7 +326,6 @@ def test_a_role_without_rights_sees_the_same(lagging: LocalCluster, plain: str) 
 # Failovers.
 
 
-@pytest.mark.long
 def test_replica_that_follows_the_new_primary_is_fresh_again(any_cluster: LocalCluster) -> None:
     first, second, third = any_cluster.nodes
     make_table(any_cluster)

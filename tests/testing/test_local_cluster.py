@@ -163,7 +163,6 @@ def test_killed_primary_rejoins_a_promoted_standby_by_rewinding(cluster: LocalCl
     assert "copying" not in old.log()
 
 
-@pytest.mark.long
 def test_of_two_that_were_promoted_at_once_one_becomes_the_standby_of_the_other():
     with LocalCluster() as cluster:
         old, new, rival = cluster.nodes
@@ -183,7 +182,6 @@ def test_of_two_that_were_promoted_at_once_one_becomes_the_standby_of_the_other(
         )
 
 
-@pytest.mark.long
 def test_node_rejoins_by_base_backup_when_it_cannot_be_rewound(cluster: LocalCluster) -> None:
     standby = cluster.standbys[0]
     standby.kill()  # pg_rewind cannot recover a crashed standby
@@ -209,7 +207,6 @@ def test_switchover_and_back(cluster: LocalCluster) -> None:
     assert [number_of_rows(node) for node in cluster.nodes] == [2, 2, 2]
 
 
-@pytest.mark.long
 def test_standby_ahead_of_the_promoted_one_is_rewound(cluster: LocalCluster) -> None:
     old, behind, ahead = cluster.nodes
     behind.stop()
@@ -223,7 +220,6 @@ def test_standby_ahead_of_the_promoted_one_is_rewound(cluster: LocalCluster) -> 
     assert ahead.execute("SELECT i FROM t") == [(2,)]
 
 
-@pytest.mark.long
 def test_standby_that_gets_ahead_during_the_promotion_is_rewound(
     cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -506,7 +502,6 @@ def test_nothing_is_left_when_the_python_process_is_ended(sig: signal.Signals) -
             os.killpg(child.pid, signal.SIGKILL)
 
 
-@pytest.mark.long
 def test_ctrl_c_does_not_reach_the_servers() -> None:
     code = """
         import signal, time

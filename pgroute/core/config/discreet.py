@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from pgroute.core.late_dataclass import LateMethod
+from pgroute.core.late_dataclass import LateInit
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,6 +36,6 @@ def discreet(function: Callable[P, R]) -> Callable[P, R]:
 def discreetly_made(cls: C) -> C:
     """Decorate a class so that `discreet` applies to its constructor."""
     init = cls.__dict__["__init__"]
-    late = init.make if isinstance(init, LateMethod) else lambda: init
-    cls.__init__ = LateMethod(cls, "__init__", lambda: discreet(late()))
+    late = init.make if isinstance(init, LateInit) else lambda: init
+    cls.__init__ = LateInit(cls, lambda: discreet(late()))
     return cls

@@ -158,7 +158,6 @@ def test_aliases_with_other_session_settings_share_the_pool(configure, dsn):
         connections["other"].close()
 
 
-@pytest.mark.long
 def test_a_role_is_assumed_once_for_each_connection(configure, dsn, shared):
     with Wiretap(shared.primary) as tap:
         configure(dsn_at(f"{tap.host}:{tap.port}", tap, dbname="django_tests"), assume_role="pg_monitor")

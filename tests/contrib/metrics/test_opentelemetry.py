@@ -241,7 +241,6 @@ def test_a_session_that_could_not_be_had_is_a_span_without_a_host(telemetry: Tel
     assert float(told["pgroute.wait_time"]) >= 0.05
 
 
-@pytest.mark.long
 def test_a_failover_is_told(any_cluster: LocalCluster, telemetry: Telemetry) -> None:
     with Router(any_cluster.dsn, name="shop", probe=QUICK) as router, telemetry.instrument(router):
         use(router)
@@ -446,7 +445,6 @@ with pgroute.Router(sys.argv[1]) as router:
 """
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("program", "printed"), [(FORK, ""), (AT_EXIT, "pgroute writer")])
 def test_the_end_of_a_process_and_a_fork(shared: LocalCluster, program: str, printed: str) -> None:
     done = subprocess.run(
