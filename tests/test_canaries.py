@@ -30,6 +30,7 @@ from pgroute._psycopg.adapters import layered, swap_adapters
 from pgroute._psycopg.copying import end_steps, flush_steps, receive_steps
 from pgroute._psycopg.login import ConnectAborted, unwanted, watched_class
 from pgroute._psycopg.pooled import cancelling, mark_pooled, worth_telling
+from pgroute._psycopg.prepared import note_gone, note_prepared, still_prepared
 from pgroute._psycopg.state import (
     enter_block,
     forget_prepared,
@@ -54,6 +55,29 @@ def changed(name: str, what: str) -> str:
 def conn(shared: LocalCluster) -> Iterator[psycopg.Connection[Any]]:
     with contextlib.closing(psycopg.connect(shared.primary.conninfo, autocommit=True)) as conn:
         yield conn
+
+
+@cluster_needed
+@pytest.mark.parametrize("end", ["rollback", "DEALLOCATE ALL", "CREATE TEMP TABLE w (); DROP TABLE w"])
+def test_psycopg_tells_when_it_removes_what_is_prepared(conn: psycopg.Connection[Any], end: str) -> None:
+    conn.execute("PREPARE one AS SELECT 1")
+    conn.execute("PREPARE two AS SELECT 2")
+    assert not still_prepared(conn, b"one", b"two")
+    note_prepared(conn, b"one", b"two")
+    conn.execute("SELECT 1")
+    assert still_prepared(conn, b"one", b"two"), changed("still_prepared", "it removes them for nothing")
+    if end == "rollback":
+        with conn.transaction(force_rollback=True):
+            conn.execute("SELECT 1")
+    else:
+        for statement in end.split("; "):
+            conn.execute(statement)
+    assert not still_prepared(conn, b"one", b"two"), changed("still_prepared", "it does not tell")
+    left = conn.execute("SELECT count(*) FROM pg_prepared_statements WHERE name IN ('one', 'two')").fetchone()
+    assert left == (0,), changed("still_prepared", "it leaves them")
+    note_prepared(conn, b"one")
+    note_gone(conn, b"one")
+    assert not still_prepared(conn, b"one")
 
 
 @cluster_needed

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ class SessionManager(Acquiring[CT]):
         meter: the counters.
         keyed: the connections of `getconn(key=)`.
         longest_retry: seconds for which a call so far may retry with a key of ``once=``.
-        prepares_keys: the statements for such keys may be prepared.
+        unprepared: how often a prepared statement for such a key was gone; inf if DISCARD ALL ends each session.
         retries: the budget of the retries of transactions.
         request: validates the arguments of a transaction.
     """
@@ -92,7 +93,7 @@ class SessionManager(Acquiring[CT]):
         )
         super().__init__(config, watch, pools, lifecycle, meter)
         self.longest_retry: float = 0.0
-        self.prepares_keys: bool = config.writer.options.reset != "discard"  # it would remove them
+        self.unprepared: float = math.inf if config.writer.options.reset == "discard" else 0
         self.retries: RetryBudget = RetryBudget()
         self.request: Requests = Requests(
             reader_attrs=config.reader_attrs, reader_read_only=config.reader.read_only

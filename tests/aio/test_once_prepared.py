@@ -29,10 +29,17 @@ async def ours(router: AsyncRouter[Any]) -> int:
     return int(count)
 
 
-async def removing(conn: psycopg.AsyncConnection[Any], statement: str = "DEALLOCATE ALL") -> int:
-    """Increment the counter, and remove what is prepared."""
+def remove(conn: psycopg.AsyncConnection[Any]) -> None:
+    """Remove our statements without psycopg's knowledge."""
+    names = conn.pgconn.exec_(b"SELECT name FROM pg_prepared_statements WHERE name LIKE 'pgroute%'")
+    for row in range(names.ntuples):
+        conn.pgconn.exec_(b"DEALLOCATE %b" % (names.get_value(row, 0) or b""))
+
+
+async def removing(conn: psycopg.AsyncConnection[Any]) -> int:
+    """Increment the counter, and remove our statements."""
     [value] = await (await conn.execute(INCREMENT)).fetchone() or (0,)
-    await conn.execute(statement)
+    remove(conn)
     return int(value)
 
 
@@ -72,21 +79,77 @@ async def test_none_are_prepared(pair: Proxied, kwargs: dict[str, Any], writer: 
             assert await ours(router) == 0
 
 
-async def test_what_a_session_has_removed_is_not_missed(pair: Proxied) -> None:
+async def fail(router: AsyncRouter[Any]) -> None:
+    """Have a session roll back, after which psycopg removes all that is prepared."""
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        async with router.writer() as conn:
+            await conn.execute("SELECT 1")
+            await conn.execute("SELECT 1/0")
+
+
+async def deallocate(router: AsyncRouter[Any]) -> None:
+    async with router.writer() as conn:
+        await conn.execute("DEALLOCATE ALL")
+
+
+async def drop(router: AsyncRouter[Any]) -> None:
+    async with router.writer() as conn:
+        await conn.execute("CREATE TEMP TABLE short_lived ()")
+        await conn.execute("DROP TABLE short_lived")
+
+
+@pytest.mark.parametrize("end", [fail, deallocate, drop])
+async def test_what_a_session_has_removed_is_prepared_anew(pair: Proxied, end: Any) -> None:
+    async with AsyncRouter(pair.dsn, writer=ONE, kwargs={"prepare_threshold": 1}) as router:
+        for number in range(4):
+            assert await router.run(Increment(), once=f"key {number}") == number + 1
+        assert await ours(router) == 2
+        await end(router)
+        assert await ours(router) == 0
+        prepared = []
+        for number in range(4, 7):
+            body = Increment()
+            assert await router.run(body, once=f"key {number}") == number + 1
+            assert body.runs == 1
+            prepared.append(await ours(router))
+        assert prepared == [0, 2, 2]
+    assert await counted(pair.cluster.primary) == (7, 7)
+
+
+STATEMENTS = ["SAVEPOINT a; ROLLBACK TO a", "CREATE TEMP TABLE w (); DROP TABLE w", "DEALLOCATE ALL"]
+
+
+@pytest.mark.parametrize("statements", STATEMENTS)
+async def test_a_body_after_which_psycopg_removes_them_is_run_once(pair: Proxied, statements: str) -> None:
+    async def body(conn: psycopg.AsyncConnection[Any]) -> int:
+        [value] = await (await conn.execute(INCREMENT)).fetchone() or (0,)
+        for statement in statements.split("; "):
+            await conn.execute(statement)
+        runs.append(conn)
+        return int(value)
+
+    runs: list[object] = []
+    once = RetryPolicy(stop=tenacity.stop_after_attempt(1))
+    async with AsyncRouter(pair.dsn, writer=ONE, kwargs=AT_ONCE, retry=once) as router:
+        for number in range(3):
+            assert await router.run(body, once=f"key {number}") == number + 1
+    assert len(runs) == 3
+    assert await counted(pair.cluster.primary) == (3, 3)
+
+
+async def test_what_is_gone_without_a_word_is_missed_at_the_next_key(pair: Proxied) -> None:
     async with AsyncRouter(pair.dsn, writer=ONE, kwargs=AT_ONCE) as router:
         assert await router.run(Increment(), once="first") == 1
         async with router.writer() as conn:
-            await conn.execute("DEALLOCATE ALL")
+            remove(conn)
         body = Increment()
         assert await router.run(body, once="second") == 2
         assert body.runs == 1
         assert await ours(router) == 0
-        assert await router.run(Increment(), once="third") == 3
-        assert await ours(router) == 0
-    assert await counted(pair.cluster.primary) == (3, 3)
+    assert await counted(pair.cluster.primary) == (2, 2)
 
 
-async def test_a_body_that_removes_them_is_run_again_once(pair: Proxied) -> None:
+async def test_a_body_that_removes_them_without_a_word_is_run_again_once(pair: Proxied) -> None:
     async with AsyncRouter(pair.dsn, writer=ONE, kwargs=AT_ONCE) as router:
         runs = []
 
@@ -101,7 +164,37 @@ async def test_a_body_that_removes_them_is_run_again_once(pair: Proxied) -> None
     assert await counted(pair.cluster.primary) == (2, 2)
 
 
-async def test_without_another_attempt_a_body_that_removes_them_leaves_nothing(pair: Proxied) -> None:
+async def test_a_router_that_misses_them_often_prepares_no_more(pair: Proxied) -> None:
+    async with AsyncRouter(pair.dsn, writer=ONE, kwargs=AT_ONCE) as router:
+        for number in range(5):
+            assert await router.run(removing, once=f"key {number}") == number + 1
+            await router.expire("writer")
+        assert await router.run(Increment(), once="last") == 6
+        assert await ours(router) == 0
+
+
+async def test_an_error_of_that_kind_from_the_users_own_trigger_is_raised(pair: Proxied) -> None:
+    node = pair.cluster.primary
+    trigger = """
+        CREATE FUNCTION pg_temp_like() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'mine' USING ERRCODE = '26000'; END $$;
+        CREATE CONSTRAINT TRIGGER late AFTER UPDATE ON counter DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION pg_temp_like()"""
+    await async_call(node.execute, trigger)
+    try:
+        async with AsyncRouter(pair.dsn, writer=ONE, kwargs=AT_ONCE) as router:
+            body = Increment()
+            with pytest.raises(psycopg.errors.InvalidSqlStatementName, match="mine"):
+                await router.run(body, once="key")
+            assert body.runs == 1
+    finally:
+        await async_call(node.execute, "DROP FUNCTION pg_temp_like CASCADE")
+    assert await counted(node) == (0, 0)
+
+
+async def test_without_another_attempt_a_body_that_removes_them_without_a_word_leaves_nothing(
+    pair: Proxied,
+) -> None:
     async with AsyncRouter(
         pair.dsn, writer=ONE, kwargs=AT_ONCE, retry=RetryPolicy(stop=tenacity.stop_after_attempt(1))
     ) as router:

@@ -30,10 +30,17 @@ def ours(router: Router[Any]) -> int:
     return int(count)
 
 
-def removing(conn: psycopg.Connection[Any], statement: str = "DEALLOCATE ALL") -> int:
-    """Increment the counter, and remove what is prepared."""
+def remove(conn: psycopg.Connection[Any]) -> None:
+    """Remove our statements without psycopg's knowledge."""
+    names = conn.pgconn.exec_(b"SELECT name FROM pg_prepared_statements WHERE name LIKE 'pgroute%'")
+    for row in range(names.ntuples):
+        conn.pgconn.exec_(b"DEALLOCATE %b" % (names.get_value(row, 0) or b""))
+
+
+def removing(conn: psycopg.Connection[Any]) -> int:
+    """Increment the counter, and remove our statements."""
     [value] = (conn.execute(INCREMENT)).fetchone() or (0,)
-    conn.execute(statement)
+    remove(conn)
     return int(value)
 
 
@@ -73,21 +80,77 @@ def test_none_are_prepared(pair: Proxied, kwargs: dict[str, Any], writer: PoolOp
             assert ours(router) == 0
 
 
-def test_what_a_session_has_removed_is_not_missed(pair: Proxied) -> None:
+def fail(router: Router[Any]) -> None:
+    """Have a session roll back, after which psycopg removes all that is prepared."""
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        with router.writer() as conn:
+            conn.execute("SELECT 1")
+            conn.execute("SELECT 1/0")
+
+
+def deallocate(router: Router[Any]) -> None:
+    with router.writer() as conn:
+        conn.execute("DEALLOCATE ALL")
+
+
+def drop(router: Router[Any]) -> None:
+    with router.writer() as conn:
+        conn.execute("CREATE TEMP TABLE short_lived ()")
+        conn.execute("DROP TABLE short_lived")
+
+
+@pytest.mark.parametrize("end", [fail, deallocate, drop])
+def test_what_a_session_has_removed_is_prepared_anew(pair: Proxied, end: Any) -> None:
+    with Router(pair.dsn, writer=ONE, kwargs={"prepare_threshold": 1}) as router:
+        for number in range(4):
+            assert router.run(Increment(), once=f"key {number}") == number + 1
+        assert ours(router) == 2
+        end(router)
+        assert ours(router) == 0
+        prepared = []
+        for number in range(4, 7):
+            body = Increment()
+            assert router.run(body, once=f"key {number}") == number + 1
+            assert body.runs == 1
+            prepared.append(ours(router))
+        assert prepared == [0, 2, 2]
+    assert counted(pair.cluster.primary) == (7, 7)
+
+
+STATEMENTS = ["SAVEPOINT a; ROLLBACK TO a", "CREATE TEMP TABLE w (); DROP TABLE w", "DEALLOCATE ALL"]
+
+
+@pytest.mark.parametrize("statements", STATEMENTS)
+def test_a_body_after_which_psycopg_removes_them_is_run_once(pair: Proxied, statements: str) -> None:
+    def body(conn: psycopg.Connection[Any]) -> int:
+        [value] = (conn.execute(INCREMENT)).fetchone() or (0,)
+        for statement in statements.split("; "):
+            conn.execute(statement)
+        runs.append(conn)
+        return int(value)
+
+    runs: list[object] = []
+    once = RetryPolicy(stop=tenacity.stop_after_attempt(1))
+    with Router(pair.dsn, writer=ONE, kwargs=AT_ONCE, retry=once) as router:
+        for number in range(3):
+            assert router.run(body, once=f"key {number}") == number + 1
+    assert len(runs) == 3
+    assert counted(pair.cluster.primary) == (3, 3)
+
+
+def test_what_is_gone_without_a_word_is_missed_at_the_next_key(pair: Proxied) -> None:
     with Router(pair.dsn, writer=ONE, kwargs=AT_ONCE) as router:
         assert router.run(Increment(), once="first") == 1
         with router.writer() as conn:
-            conn.execute("DEALLOCATE ALL")
+            remove(conn)
         body = Increment()
         assert router.run(body, once="second") == 2
         assert body.runs == 1
         assert ours(router) == 0
-        assert router.run(Increment(), once="third") == 3
-        assert ours(router) == 0
-    assert counted(pair.cluster.primary) == (3, 3)
+    assert counted(pair.cluster.primary) == (2, 2)
 
 
-def test_a_body_that_removes_them_is_run_again_once(pair: Proxied) -> None:
+def test_a_body_that_removes_them_without_a_word_is_run_again_once(pair: Proxied) -> None:
     with Router(pair.dsn, writer=ONE, kwargs=AT_ONCE) as router:
         runs = []
 
@@ -102,7 +165,37 @@ def test_a_body_that_removes_them_is_run_again_once(pair: Proxied) -> None:
     assert counted(pair.cluster.primary) == (2, 2)
 
 
-def test_without_another_attempt_a_body_that_removes_them_leaves_nothing(pair: Proxied) -> None:
+def test_a_router_that_misses_them_often_prepares_no_more(pair: Proxied) -> None:
+    with Router(pair.dsn, writer=ONE, kwargs=AT_ONCE) as router:
+        for number in range(5):
+            assert router.run(removing, once=f"key {number}") == number + 1
+            router.expire("writer")
+        assert router.run(Increment(), once="last") == 6
+        assert ours(router) == 0
+
+
+def test_an_error_of_that_kind_from_the_users_own_trigger_is_raised(pair: Proxied) -> None:
+    node = pair.cluster.primary
+    trigger = """
+        CREATE FUNCTION pg_temp_like() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'mine' USING ERRCODE = '26000'; END $$;
+        CREATE CONSTRAINT TRIGGER late AFTER UPDATE ON counter DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION pg_temp_like()"""
+    call(node.execute, trigger)
+    try:
+        with Router(pair.dsn, writer=ONE, kwargs=AT_ONCE) as router:
+            body = Increment()
+            with pytest.raises(psycopg.errors.InvalidSqlStatementName, match="mine"):
+                router.run(body, once="key")
+            assert body.runs == 1
+    finally:
+        call(node.execute, "DROP FUNCTION pg_temp_like CASCADE")
+    assert counted(node) == (0, 0)
+
+
+def test_without_another_attempt_a_body_that_removes_them_without_a_word_leaves_nothing(
+    pair: Proxied,
+) -> None:
     with Router(
         pair.dsn, writer=ONE, kwargs=AT_ONCE, retry=RetryPolicy(stop=tenacity.stop_after_attempt(1))
     ) as router:

@@ -100,7 +100,7 @@ class AsyncLease:
         expires_at: monotonic seconds from which on it is not lent any more.
         connection: a weak reference to the connection, by which its loss is noticed.
         keys: how many keys of ``once=`` were claimed on it without prepared statements.
-        prepared: the statements for them are prepared; False: they are not to be; None: they were not needed yet.
+        prepared: the statements for them were prepared; False: they are not to be; None: they were not needed yet.
         holder: a weak reference to the session that has it, which may be lost while its connection is not.
         observed: told of the end of the session that has it; None: nobody observes it.
         noticed: called with the server's notices, while the session has it; None: nothing is.

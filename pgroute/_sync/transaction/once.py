@@ -12,6 +12,7 @@ import psycopg
 
 from pgroute._sync.schema_check import check_trust
 from pgroute._sync.statements import literal, row, text
+from pgroute._psycopg.prepared import note_gone, note_prepared, still_prepared
 from pgroute.core.faults.classify import Fault, FaultKind, one_line
 from pgroute.core.sql.schema import ONCE
 from pgroute.core.transactions.once_keys import (
@@ -48,6 +49,9 @@ _LEAST_LEFT = 3.0
 
 _CANCELS = psycopg.capabilities.has_cancel_safe()
 """Whether a cancel request has a time limit (libpq 17)."""
+
+_MOST_UNPREPARED = 3
+"""How many prepared statements a router misses before it prepares no more: it is behind a pooler, for instance."""
 
 _UNPREPARED = (psycopg.errors.InvalidSqlStatementName, psycopg.errors.DuplicatePreparedStatement)
 
@@ -167,8 +171,12 @@ class Claim:
         if told:
             values[b"result"] = _result(conn)
         statements = self._statements
-        plain = statements.prepared_keep if self._prepared else statements.keep
-        self.statement = (statements.keep_and_tell if told else plain) % values
+        if told:
+            self.statement = statements.keep_and_tell % values
+        elif self._prepared and still_prepared(conn, *statements.names):
+            self.statement = statements.prepared_keep % values
+        else:
+            self.statement = statements.keep % values
 
     def read(self, result: PGresult) -> None:
         """Take the result of `statement`, after the COMMIT."""
@@ -186,8 +194,12 @@ class Claim:
         Raises:
             TypeError: PostgreSQL cannot store the result.
         """
-        if self._prepared and isinstance(failure, _UNPREPARED):
-            self._prepare_no_more(failure)  # the body has removed them, by DEALLOCATE ALL for instance
+        if (
+            self._prepared
+            and isinstance(failure, _UNPREPARED)
+            and self._statements.names[1].decode() in str(failure)
+        ):
+            self._note_unprepared(failure)  # the body has removed them, and psycopg does not know
             return Fault(FaultKind.OTHER, rerun_safe=True)
         if isinstance(failure, psycopg.DataError):
             # jsonb has no NUL, no lone surrogate, no number out of numeric's range (PostgreSQL docs, 8.14), and only
@@ -219,11 +231,11 @@ class Claim:
             except _UNPREPARED as exc:
                 if not self._prepared:
                     raise
-                self._prepare_no_more(exc)
+                self._note_unprepared(exc)
                 transaction.begin_again()
                 continue
             if results and self._prepared:
-                self._lease.prepared = True
+                self._note_prepared()
             if results and results[-1].command_tuples:
                 return None
             if results:
@@ -239,13 +251,20 @@ class Claim:
         It takes the server half the time. Without a prepare_threshold there is none (psycopg documentation, "Prepared
         statements": it is to be None behind a pooler that does not keep them).
         """
-        lease, statements, threshold = self._lease, self._statements, self._conn.prepare_threshold
+        conn, lease, statements, threshold = (
+            self._conn,
+            self._lease,
+            self._statements,
+            self._conn.prepare_threshold,
+        )
         values = {b"key": self._written}
+        if lease.prepared and not still_prepared(conn, *statements.names):
+            lease.prepared, lease.keys = None, 0  # psycopg begins to count anew too
         self._prepared = (
             threshold is not None
             and lease.keys >= threshold
             and lease.prepared is not False
-            and self._manager.prepares_keys
+            and self._manager.unprepared < _MOST_UNPREPARED
             and transaction.again != b""
         )
         if not self._prepared:
@@ -256,12 +275,17 @@ class Claim:
         lease.prepared = False  # until they are there for sure
         return statements.prepare + statements.prepared_claim % values
 
-    def _prepare_no_more(self, exc: psycopg.Error) -> None:
-        """Do without prepared statements: a pooler has no place for them, or somebody removes them."""
-        self._prepared = self._lease.prepared = self._manager.prepares_keys = False
-        logger.debug(
-            "keys of once= are claimed without prepared statements from now on: %s", one_line(str(exc))
-        )
+    def _note_prepared(self) -> None:
+        if not self._lease.prepared:
+            note_prepared(self._conn, *self._statements.names)
+            self._lease.prepared = True
+
+    def _note_unprepared(self, exc: psycopg.Error) -> None:
+        """Do without prepared statements on this connection: a pooler has no place for them, or they were removed."""
+        self._prepared = self._lease.prepared = False
+        self._manager.unprepared += 1
+        note_gone(self._conn, *self._statements.names)
+        logger.debug("a prepared statement for the keys of once= is gone: %s", one_line(str(exc)))
 
     def _ask(self, transaction: UnderWay[Any], statement: bytes) -> list[PGresult]:
         """Run a statement that waits for another transaction no longer than until the deadline.

@@ -62,6 +62,7 @@ class OnceStatements(NamedTuple):
         rewrite: writes the row that is there, and returns its result.
         keep: stores the result, together with COMMIT.
         keep_and_tell: the same, and returns it as it is stored.
+        names: those of the two statements that `prepare` prepares.
         prepare: prepares `claim` and `keep` on a connection; without values.
         prepared_claim: `claim`, where they were prepared.
         prepared_keep: `keep`, likewise.
@@ -71,6 +72,7 @@ class OnceStatements(NamedTuple):
     rewrite: bytes
     keep: bytes
     keep_and_tell: bytes
+    names: tuple[bytes, bytes]
     prepare: bytes
     prepared_claim: bytes
     prepared_keep: bytes
@@ -83,15 +85,18 @@ def once_statements(schema: bytes) -> OnceStatements:
     values = {b"key": b"$1", b"value": b"$2"}
     # Behind a pooler the name may be there already: then it stands for the same statement, whoever has prepared it.
     which = b"%08x" % crc32(claim + keep)
+    names = b"pgroute_claim_" + which, b"pgroute_keep_" + which
+    texts = claim % values, keep % values
     return OnceStatements(
         claim,
         _REWRITE.replace(b"%(schema)s", schema),
         keep,
         keep + _RETURNING,
-        b"PREPARE pgroute_claim_%b (pg_catalog.text) AS %b;" % (which, claim % values)
-        + b"PREPARE pgroute_keep_%b (pg_catalog.text, pg_catalog.jsonb) AS %b;" % (which, keep % values),
-        b"EXECUTE pgroute_claim_%b (%%(key)s)" % which,
-        b"EXECUTE pgroute_keep_%b (%%(key)s, %%(value)s)" % which,
+        names,
+        b"PREPARE %b (pg_catalog.text) AS %b;PREPARE %b (pg_catalog.text, pg_catalog.jsonb) AS %b;"
+        % (names[0], texts[0], names[1], texts[1]),
+        b"EXECUTE %b (%%(key)s)" % names[0],
+        b"EXECUTE %b (%%(key)s, %%(value)s)" % names[1],
     )
 
 
