@@ -248,7 +248,7 @@ class Claim:
     def _claim(self, transaction: UnderWay[Any]) -> bytes:
         """Return the statement that claims the key: a prepared one where psycopg would have prepared it by now.
 
-        It takes the server a good deal less time. Without a prepare_threshold there is none (psycopg documentation, "Prepared
+        It takes the server less time. Without a prepare_threshold there is none (psycopg documentation, "Prepared
         statements": it is to be None behind a pooler that does not keep them).
         """
         conn, lease, statements, threshold = (
