@@ -30,7 +30,7 @@ from pgroute._psycopg.adapters import layered, swap_adapters
 from pgroute._psycopg.copying import end_steps, flush_steps, receive_steps
 from pgroute._psycopg.login import ConnectAborted, unwanted, watched_class
 from pgroute._psycopg.pooled import cancelling, mark_pooled, worth_telling
-from pgroute._psycopg.prepared import note_gone, note_prepared, still_prepared
+from pgroute._psycopg.prepared import not_prepared, note_gone, note_prepared
 from pgroute._psycopg.state import (
     enter_block,
     forget_prepared,
@@ -62,22 +62,27 @@ def conn(shared: LocalCluster) -> Iterator[psycopg.Connection[Any]]:
 def test_psycopg_tells_when_it_removes_what_is_prepared(conn: psycopg.Connection[Any], end: str) -> None:
     conn.execute("PREPARE one AS SELECT 1")
     conn.execute("PREPARE two AS SELECT 2")
-    assert not still_prepared(conn, b"one", b"two")
+    assert not_prepared(conn, b"one", b"two") == [b"one", b"two"]
     note_prepared(conn, b"one", b"two")
     conn.execute("SELECT 1")
-    assert still_prepared(conn, b"one", b"two"), changed("still_prepared", "it removes them for nothing")
+    assert not_prepared(conn, b"one", b"two") == [], changed("not_prepared", "it removes them for nothing")
     if end == "rollback":
         with conn.transaction(force_rollback=True):
             conn.execute("SELECT 1")
     else:
         for statement in end.split("; "):
             conn.execute(statement)
-    assert not still_prepared(conn, b"one", b"two"), changed("still_prepared", "it does not tell")
+    assert not_prepared(conn, b"one", b"two") != [], changed("not_prepared", "it does not tell")
     left = conn.execute("SELECT count(*) FROM pg_prepared_statements WHERE name IN ('one', 'two')").fetchone()
-    assert left == (0,), changed("still_prepared", "it leaves them")
+    assert left == (0,), changed("not_prepared", "it leaves them")
     note_prepared(conn, b"one")
     note_gone(conn, b"one")
-    assert not still_prepared(conn, b"one")
+    assert not_prepared(conn, b"one") == [b"one"]
+    note_prepared(conn, b"one")
+    forget_prepared(conn)
+    assert not_prepared(conn, b"one") is None
+    conn.execute("SELECT 1")
+    assert not_prepared(conn, b"one") == [b"one"]
 
 
 @cluster_needed

@@ -20,10 +20,10 @@ def note_prepared(conn: Connection, *names: bytes) -> None:
         conn._prepared._names[name, ()] = name
 
 
-def still_prepared(conn: Connection, *names: bytes) -> bool:
-    """Return whether psycopg has not removed these statements, as far as it knows, and is not about to."""
+def not_prepared(conn: Connection, *names: bytes) -> list[bytes] | None:
+    """Return which of these statements are not in psycopg's list; None: it is about to remove all that are prepared."""
     prepared = conn._prepared
-    return not prepared._to_flush and all((name, ()) in prepared._names for name in names)
+    return None if prepared._to_flush else [name for name in names if (name, ()) not in prepared._names]
 
 
 def note_gone(conn: Connection, *names: bytes) -> None:

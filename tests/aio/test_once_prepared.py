@@ -173,6 +173,23 @@ async def test_a_router_that_misses_them_often_prepares_no_more(pair: Proxied) -
         assert await ours(router) == 0
 
 
+async def test_one_that_psycopg_has_removed_to_make_room_is_prepared_anew(pair: Proxied) -> None:
+    async with AsyncRouter(pair.dsn, writer=ONE, kwargs=AT_ONCE) as router:
+        assert await router.run(Increment(), once="first") == 1
+        async with router.writer() as conn:
+            conn.prepared_max = 4
+            for number in range(4):
+                await conn.execute(f"SELECT {number}")
+            conn.prepared_max = 100
+        for number in range(2, 4):
+            body = Increment()
+            assert await router.run(body, once=f"key {number}") == number
+            assert body.runs == 1
+        assert await ours(router) == 2
+        assert router._manager.unprepared == 0
+    assert await counted(pair.cluster.primary) == (3, 3)
+
+
 async def test_an_error_of_that_kind_from_the_users_own_trigger_is_raised(pair: Proxied) -> None:
     node = pair.cluster.primary
     trigger = """

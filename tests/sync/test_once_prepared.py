@@ -174,6 +174,23 @@ def test_a_router_that_misses_them_often_prepares_no_more(pair: Proxied) -> None
         assert ours(router) == 0
 
 
+def test_one_that_psycopg_has_removed_to_make_room_is_prepared_anew(pair: Proxied) -> None:
+    with Router(pair.dsn, writer=ONE, kwargs=AT_ONCE) as router:
+        assert router.run(Increment(), once="first") == 1
+        with router.writer() as conn:
+            conn.prepared_max = 4
+            for number in range(4):
+                conn.execute(f"SELECT {number}")
+            conn.prepared_max = 100
+        for number in range(2, 4):
+            body = Increment()
+            assert router.run(body, once=f"key {number}") == number
+            assert body.runs == 1
+        assert ours(router) == 2
+        assert router._manager.unprepared == 0
+    assert counted(pair.cluster.primary) == (3, 3)
+
+
 def test_an_error_of_that_kind_from_the_users_own_trigger_is_raised(pair: Proxied) -> None:
     node = pair.cluster.primary
     trigger = """

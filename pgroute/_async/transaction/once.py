@@ -11,7 +11,7 @@ import psycopg
 
 from pgroute._async.schema_check import check_trust
 from pgroute._async.statements import literal, row, text
-from pgroute._psycopg.prepared import note_gone, note_prepared, still_prepared
+from pgroute._psycopg.prepared import not_prepared, note_gone, note_prepared
 from pgroute.core.faults.classify import Fault, FaultKind, one_line
 from pgroute.core.sql.schema import ONCE
 from pgroute.core.transactions.once_keys import (
@@ -172,7 +172,7 @@ class Claim:
         statements = self._statements
         if told:
             self.statement = statements.keep_and_tell % values
-        elif self._prepared and still_prepared(conn, *statements.names):
+        elif self._prepared and not_prepared(conn, *statements.prepare) == []:
             self.statement = statements.prepared_keep % values
         else:
             self.statement = statements.keep % values
@@ -193,11 +193,8 @@ class Claim:
         Raises:
             TypeError: PostgreSQL cannot store the result.
         """
-        if (
-            self._prepared
-            and isinstance(failure, _UNPREPARED)
-            and self._statements.names[1].decode() in str(failure)
-        ):
+        ours = self._prepared and any(name.decode() in str(failure) for name in self._statements.prepare)
+        if ours and isinstance(failure, _UNPREPARED):
             self._note_unprepared(failure)  # the body has removed them, and psycopg does not know
             return Fault(FaultKind.OTHER, rerun_safe=True)
         if isinstance(failure, psycopg.DataError):
@@ -250,40 +247,38 @@ class Claim:
         It takes the server less time. Without a prepare_threshold there is none (psycopg documentation, "Prepared
         statements": it is to be None behind a pooler that does not keep them).
         """
-        conn, lease, statements, threshold = (
-            self._conn,
-            self._lease,
-            self._statements,
-            self._conn.prepare_threshold,
-        )
+        lease, statements, threshold = self._lease, self._statements, self._conn.prepare_threshold
         values = {b"key": self._written}
-        if lease.prepared and not still_prepared(conn, *statements.names):
+        self._prepared = False
+        if (
+            threshold is None
+            or lease.prepared is False
+            or self._manager.unprepared >= _MOST_UNPREPARED
+            or not transaction.again
+        ):
+            return statements.claim % values
+        gone = not_prepared(self._conn, *statements.prepare)
+        if lease.prepared and gone != []:
             lease.prepared, lease.keys = None, 0  # psycopg begins to count anew too
-        self._prepared = (
-            threshold is not None
-            and lease.keys >= threshold
-            and lease.prepared is not False
-            and self._manager.unprepared < _MOST_UNPREPARED
-            and transaction.again != b""
-        )
-        if not self._prepared:
+        if gone is None or lease.keys < threshold:
             lease.keys += 1
             return statements.claim % values
-        if lease.prepared:
+        self._prepared = True
+        if not gone:
             return statements.prepared_claim % values
         lease.prepared = False  # until they are there for sure
-        return statements.prepare + statements.prepared_claim % values
+        return b"".join([statements.prepare[name] for name in gone]) + statements.prepared_claim % values
 
     def _note_prepared(self) -> None:
         if not self._lease.prepared:
-            note_prepared(self._conn, *self._statements.names)
+            note_prepared(self._conn, *self._statements.prepare)
             self._lease.prepared = True
 
     def _note_unprepared(self, exc: psycopg.Error) -> None:
         """Do without prepared statements on this connection: a pooler has no place for them, or they were removed."""
         self._prepared = self._lease.prepared = False
         self._manager.unprepared += 1
-        note_gone(self._conn, *self._statements.names)
+        note_gone(self._conn, *self._statements.prepare)
         logger.debug("a prepared statement for the keys of once= is gone: %s", one_line(str(exc)))
 
     async def _ask(self, transaction: AsyncUnderWay[Any], statement: bytes) -> list[PGresult]:
