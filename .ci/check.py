@@ -29,7 +29,7 @@ ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BUILD = 900
 """Seconds for which the images are waited for."""
 # They wait for servers a good part of the time; more workers than that only make each other late.
-WORKERS = 4
+WORKERS = 3
 WORKERS_FOR_PROGRAMS = 3
 
 

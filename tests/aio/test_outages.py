@@ -193,8 +193,8 @@ async def test_connection_attempts_are_bounded_however_many_wait() -> None:
                 await waiter.result()
         for host in hosts:
             assert 5 <= len(host.times) <= 11, "at least 200 ms apart"
-            gaps = [b - a for a, b in zip(host.times, host.times[1:], strict=False)]
-            assert min(gaps) > 0.15
+            # Of two, as the test may be late to notice one.
+            assert min(later - first for first, later in zip(host.times, host.times[2:], strict=False)) > 0.3
 
 
 async def test_a_restarted_primary_gets_no_storm_of_connections(mended: LocalCluster) -> None:
