@@ -30,7 +30,7 @@ from pgroute._psycopg.adapters import layered, swap_adapters
 from pgroute._psycopg.copying import end_steps, flush_steps, receive_steps
 from pgroute._psycopg.login import ConnectAborted, unwanted, watched_class
 from pgroute._psycopg.pooled import cancelling, mark_pooled, worth_telling
-from pgroute._psycopg.prepared import not_prepared, note_gone, note_prepared
+from pgroute._psycopg.prepared import Prepared, removes_prepared
 from pgroute._psycopg.state import (
     enter_block,
     forget_prepared,
@@ -58,31 +58,36 @@ def conn(shared: LocalCluster) -> Iterator[psycopg.Connection[Any]]:
 
 
 @cluster_needed
-@pytest.mark.parametrize("end", ["rollback", "DEALLOCATE ALL", "CREATE TEMP TABLE w (); DROP TABLE w"])
+@pytest.mark.parametrize("end", ["rollback", "DEALLOCATE ALL", "CREATE TEMP TABLE w{n} (); DROP TABLE w{n}"])
 def test_psycopg_tells_when_it_removes_what_is_prepared(conn: psycopg.Connection[Any], end: str) -> None:
     conn.execute("PREPARE one AS SELECT 1")
-    conn.execute("PREPARE two AS SELECT 2")
-    assert not_prepared(conn, b"one", b"two") == [b"one", b"two"]
-    note_prepared(conn, b"one", b"two")
-    conn.execute("SELECT 1")
-    assert not_prepared(conn, b"one", b"two") == [], changed("not_prepared", "it removes them for nothing")
-    if end == "rollback":
-        with conn.transaction(force_rollback=True):
-            conn.execute("SELECT 1")
-    else:
-        for statement in end.split("; "):
-            conn.execute(statement)
-    assert not_prepared(conn, b"one", b"two") != [], changed("not_prepared", "it does not tell")
-    left = conn.execute("SELECT count(*) FROM pg_prepared_statements WHERE name IN ('one', 'two')").fetchone()
-    assert left == (0,), changed("not_prepared", "it leaves them")
-    note_prepared(conn, b"one")
-    note_gone(conn, b"one")
-    assert not_prepared(conn, b"one") == [b"one"]
-    note_prepared(conn, b"one")
+    prepared, left = Prepared(conn), "SELECT count(*) FROM pg_prepared_statements WHERE name = 'one'"
+
+    def over(number: int = 0) -> None:  # psycopg looks at a text only when it is new
+        if end == "rollback":
+            with conn.transaction(force_rollback=True):
+                conn.execute("SELECT 1", prepare=False)
+        else:
+            for statement in end.format(n=number).split("; "):
+                conn.execute(statement, prepare=False)
+
+    if end != "DEALLOCATE ALL":
+        over()
+        kept = conn.execute(left, prepare=False).fetchone()
+        assert (kept, prepared.intact) == ((1,), True), changed(
+            "Prepared", "it removes them, having none of its own"
+        )
+    conn.execute("SELECT 1", prepare=True)
+    was_intact = prepared.intact
+    over(1)
+    assert (was_intact, prepared.intact) == (True, False), changed("Prepared", "it does not tell")
+    assert conn.execute(left, prepare=False).fetchone() == (0,), changed("Prepared", "it leaves them")
+    conn.execute("SELECT 1", prepare=True)
+    assert not removes_prepared(conn)
     forget_prepared(conn)
-    assert not_prepared(conn, b"one") is None
-    conn.execute("SELECT 1")
-    assert not_prepared(conn, b"one") == [b"one"]
+    assert removes_prepared(conn), changed("removes_prepared", "it does not tell")
+    conn.execute("SELECT 1", prepare=False)
+    assert not removes_prepared(conn)
 
 
 @cluster_needed

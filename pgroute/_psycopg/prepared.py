@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,23 +11,35 @@ if TYPE_CHECKING:
     Connection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 
 
-def note_prepared(conn: Connection, *names: bytes) -> None:
-    """Enter statements that SQL has prepared into psycopg's list.
+class Prepared:
+    """Statements that SQL has prepared on a connection, until psycopg removes all that is prepared.
 
-    psycopg sends DEALLOCATE ALL after a ROLLBACK, a DROP or an ALTER, and then forgets its list. There is no other way
-    to learn of that.
+    It does so, by DEALLOCATE ALL, after a ROLLBACK, a DROP or an ALTER, if it has prepared something itself. It then
+    clears its list, which is the only sign. In that list ours would have it do so where it has prepared nothing.
+
+    Args:
+        conn: the connection.
+
+    Attributes:
+        intact: psycopg has not removed them.
     """
-    for name in names:
-        conn._prepared._names[name, ()] = name
+
+    def __init__(self, conn: Connection) -> None:
+        self.intact: bool = True
+        manager = conn._prepared
+        clear, this = type(manager).clear, weakref.ref(manager)
+
+        def watched_clear() -> bool:
+            manager = this()
+            assert manager is not None  # its caller holds it
+            removed = clear(manager)
+            if removed:
+                self.intact = False
+            return removed
+
+        manager.clear = watched_clear  # type: ignore[method-assign]
 
 
-def not_prepared(conn: Connection, *names: bytes) -> list[bytes] | None:
-    """Return which of these statements are not in psycopg's list; None: it is about to remove all that are prepared."""
-    prepared = conn._prepared
-    return None if prepared._to_flush else [name for name in names if (name, ()) not in prepared._names]
-
-
-def note_gone(conn: Connection, *names: bytes) -> None:
-    """Take statements out of psycopg's list that are gone."""
-    for name in names:
-        conn._prepared._names.pop((name, ()), None)
+def removes_prepared(conn: Connection) -> bool:
+    """Return whether psycopg is about to remove what is prepared, together with its next statement."""
+    return bool(conn._prepared._to_flush)

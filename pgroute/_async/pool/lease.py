@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import psycopg
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable
 
+    from pgroute._psycopg.prepared import Prepared
     from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import HostKey
     from pgroute.monitor.cluster_watch import ClusterWatch
@@ -100,7 +101,7 @@ class AsyncLease:
         expires_at: monotonic seconds from which on it is not lent any more.
         connection: a weak reference to the connection, by which its loss is noticed.
         keys: how many keys of ``once=`` were claimed on it without prepared statements.
-        prepared: the statements for them were prepared; False: they are not to be; None: they were not needed yet.
+        prepared: the statements that were prepared for them; None: there are none; False: nor are there to be any.
         holder: a weak reference to the session that has it, which may be lost while its connection is not.
         observed: told of the end of the session that has it; None: nobody observes it.
         noticed: called with the server's notices, while the session has it; None: nothing is.
@@ -149,7 +150,7 @@ class AsyncLease:
         self.connection: weakref.ref[psycopg.AsyncConnection[Any]] | None = None
         self.holder: weakref.ref[Any] | None = None
         self.keys: int = 0
-        self.prepared: bool | None = None
+        self.prepared: Prepared | Literal[False] | None = None
         self.observed: Observed | None = None
         self.noticed: Callable[[psycopg.errors.Diagnostic], object] | None = None
 

@@ -11,7 +11,7 @@ import psycopg
 
 from pgroute._async.schema_check import check_trust
 from pgroute._async.statements import literal, row, text
-from pgroute._psycopg.prepared import not_prepared, note_gone, note_prepared
+from pgroute._psycopg.prepared import Prepared, removes_prepared
 from pgroute.core.faults.classify import Fault, FaultKind, one_line
 from pgroute.core.sql.schema import ONCE
 from pgroute.core.transactions.once_keys import (
@@ -172,7 +172,7 @@ class Claim:
         statements = self._statements
         if told:
             self.statement = statements.keep_and_tell % values
-        elif self._prepared and not_prepared(conn, *statements.prepare) == []:
+        elif self._prepared and self._lease.prepared and self._lease.prepared.intact:
             self.statement = statements.prepared_keep % values
         else:
             self.statement = statements.keep % values
@@ -193,7 +193,7 @@ class Claim:
         Raises:
             TypeError: PostgreSQL cannot store the result.
         """
-        ours = self._prepared and any(name.decode() in str(failure) for name in self._statements.prepare)
+        ours = self._prepared and any(name.decode() in str(failure) for name in self._statements.names)
         if ours and isinstance(failure, _UNPREPARED):
             self._note_unprepared(failure)  # the body has removed them, and psycopg does not know
             return Fault(FaultKind.OTHER, rerun_safe=True)
@@ -230,8 +230,8 @@ class Claim:
                 self._note_unprepared(exc)
                 transaction.begin_again()
                 continue
-            if results and self._prepared:
-                self._note_prepared()
+            if results and self._prepared and not self._lease.prepared:
+                self._lease.prepared = Prepared(self._conn)
             if results and results[-1].command_tuples:
                 return None
             if results:
@@ -257,28 +257,21 @@ class Claim:
             or not transaction.again
         ):
             return statements.claim % values
-        gone = not_prepared(self._conn, *statements.prepare)
-        if lease.prepared and gone != []:
+        if lease.prepared is not None and not lease.prepared.intact:
             lease.prepared, lease.keys = None, 0  # psycopg begins to count anew too
-        if gone is None or lease.keys < threshold:
+        if lease.keys < threshold or removes_prepared(self._conn):
             lease.keys += 1
             return statements.claim % values
         self._prepared = True
-        if not gone:
+        if lease.prepared is not None:
             return statements.prepared_claim % values
         lease.prepared = False  # until they are there for sure
-        return b"".join([statements.prepare[name] for name in gone]) + statements.prepared_claim % values
-
-    def _note_prepared(self) -> None:
-        if not self._lease.prepared:
-            note_prepared(self._conn, *self._statements.prepare)
-            self._lease.prepared = True
+        return statements.prepare + statements.prepared_claim % values
 
     def _note_unprepared(self, exc: psycopg.Error) -> None:
         """Do without prepared statements on this connection: a pooler has no place for them, or they were removed."""
         self._prepared = self._lease.prepared = False
         self._manager.unprepared += 1
-        note_gone(self._conn, *self._statements.prepare)
         logger.debug("a prepared statement for the keys of once= is gone: %s", one_line(str(exc)))
 
     async def _ask(self, transaction: AsyncUnderWay[Any], statement: bytes) -> list[PGresult]:

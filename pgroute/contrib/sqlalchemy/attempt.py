@@ -63,6 +63,7 @@ class AttemptLent:
         self.in_body: bool = False
         self.rolled_back: bool = False
         self.committed: bool = False
+        self._initialized: bool = False
         self._transaction = transaction
         self._read_write = read_write
         self._wait = wait
@@ -102,8 +103,15 @@ class AttemptLent:
 
     def rollback(self) -> bool:
         """Note it: the attempt rolls back at its end. Returns that psycopg is not to be told."""
-        self.rolled_back = self.rolled_back or self.in_body
+        if self._initialized:
+            self._initialized = False
+        else:
+            self.rolled_back = self.rolled_back or self.in_body
         return False
+
+    def initialized(self) -> None:
+        """Note that SQLAlchemy has asked for itself: the rollback that follows is not the function's."""
+        self._initialized = True
 
     def close(self) -> None:
         """Leave the connection to the attempt."""

@@ -108,6 +108,9 @@ class Lent:
         """Whether this process has opened the connection, and may take a lock now."""
         return self._held.pid == os.getpid() and collecting.thread != threading.get_ident()
 
+    def initialized(self) -> None:
+        """Do nothing: the transaction in which SQLAlchemy has asked is to be rolled back."""
+
     def settles(self, setting: str, value: object) -> bool:
         """Return whether a setting need not be set, here because the connection has gone and took it along."""
         return bool(self._checkout.conn.closed)

@@ -155,6 +155,11 @@ class RoutedDialect:
     def on_connect(self) -> None:
         """Do nothing: a connection is dressed when it is lent."""
 
+    def initialize(self, connection: Any) -> None:
+        """Ask the server what the dialect has to know; SQLAlchemy rolls back then."""
+        super().initialize(connection)  # type: ignore[misc]
+        of_connection(connection.connection).initialized()
+
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         actual = cursor._cursor if self.is_async else cursor  # noqa: SLF001  (SQLAlchemy's)
         conn = actual.connection

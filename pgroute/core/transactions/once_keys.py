@@ -7,14 +7,11 @@ import os
 from binascii import crc32
 from datetime import timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from pgroute.core.config.options import check_name, check_number
 from pgroute.core.sql.statements import qualify
 from pgroute.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 UNBOUNDED_AGE = 86400.0
 """The least age in seconds at which keys may be deleted if retries have no time limit."""
@@ -65,7 +62,8 @@ class OnceStatements(NamedTuple):
         rewrite: writes the row that is there, and returns its result.
         keep: stores the result, together with COMMIT.
         keep_and_tell: the same, and returns it as it is stored.
-        prepare: prepares `claim` and `keep` on a connection, by their names there; without values.
+        names: those of the two statements that `prepare` prepares.
+        prepare: prepares `claim` and `keep` on a connection; without values.
         prepared_claim: `claim`, where they were prepared.
         prepared_keep: `keep`, likewise.
     """
@@ -74,7 +72,8 @@ class OnceStatements(NamedTuple):
     rewrite: bytes
     keep: bytes
     keep_and_tell: bytes
-    prepare: Mapping[bytes, bytes]
+    names: tuple[bytes, bytes]
+    prepare: bytes
     prepared_claim: bytes
     prepared_keep: bytes
 
@@ -86,17 +85,17 @@ def once_statements(schema: bytes) -> OnceStatements:
     values = {b"key": b"$1", b"value": b"$2"}
     # Behind a pooler the name may be there already: then it stands for the same statement, whoever has prepared it.
     which = b"%08x" % crc32(claim + keep)
-    prepared_claim, prepared_keep = b"pgroute_claim_" + which, b"pgroute_keep_" + which
-    types = {prepared_claim: b"pg_catalog.text", prepared_keep: b"pg_catalog.text, pg_catalog.jsonb"}
-    texts = {prepared_claim: claim % values, prepared_keep: keep % values}
+    names = b"pgroute_claim_" + which, b"pgroute_keep_" + which
     return OnceStatements(
         claim,
         _REWRITE.replace(b"%(schema)s", schema),
         keep,
         keep + _RETURNING,
-        {name: b"PREPARE %b (%b) AS %b;" % (name, types[name], text) for name, text in texts.items()},
-        b"EXECUTE %b (%%(key)s)" % prepared_claim,
-        b"EXECUTE %b (%%(key)s, %%(value)s)" % prepared_keep,
+        names,
+        b"PREPARE %b (pg_catalog.text) AS %b;" % (names[0], claim % values)
+        + b"PREPARE %b (pg_catalog.text, pg_catalog.jsonb) AS %b;" % (names[1], keep % values),
+        b"EXECUTE %b (%%(key)s)" % names[0],
+        b"EXECUTE %b (%%(key)s, %%(value)s)" % names[1],
     )
 
 

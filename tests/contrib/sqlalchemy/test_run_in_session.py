@@ -217,6 +217,22 @@ def test_a_key_applies_it_once(maker):
     assert stored(maker) == [5]
 
 
+def test_the_result_is_stored_where_it_is_the_first_use_of_the_engine(engine, numbers, shared):
+    with Router(shared.dsn) as router:
+        router.install()
+    key = f"first {id(engine)}"
+    assert [run_in_session(sessionmaker(engine), add, 1, once=key) for _ in range(2)] == [1, 1]
+
+
+def test_a_result_that_is_not_json_is_refused_in_the_first_use_of_the_engine(engine, numbers, shared):
+    with Router(shared.dsn) as router:
+        router.install()
+    maker = sessionmaker(engine)
+    with pytest.raises(TypeError, match="cannot be stored"):
+        run_in_session(maker, lambda session: add(session, 1) and object(), once=f"object {id(engine)}")
+    assert stored(maker) == []
+
+
 def test_a_reader_reads_from_a_standby(maker):
     assert run_in_session(maker, lambda s: s.scalar(select(func.pg_is_in_recovery())), role="reader")
 
