@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 class Prepared:
     """Statements that SQL has prepared on a connection, until psycopg removes all that is prepared.
 
-    It does so, by DEALLOCATE ALL, after a ROLLBACK, a DROP or an ALTER, if it has prepared something itself. It then
-    clears its list, which is the only sign. In that list ours would have it do so where it has prepared nothing.
+    psycopg does so, by DEALLOCATE ALL, after a ROLLBACK, a DROP or an ALTER, but only if it has prepared a statement
+    itself. The only sign is that it clears its list. If that list named ours, psycopg would send DEALLOCATE ALL where
+    it has prepared nothing, and remove what the user has prepared.
 
     Args:
         conn: the connection.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def late(*, frozen: bool, slots: bool, kw_only: bool = False, repr: bool = True) -> Callable[[type], type]:  # noqa: A002 (its name there)
-    """Do what `dataclasses.dataclass` does, by and by.
+    """Do what `dataclasses.dataclass` does, but compile each method when it is first used.
 
     Args:
         frozen: has to be True.
@@ -36,7 +36,7 @@ def late(*, frozen: bool, slots: bool, kw_only: bool = False, repr: bool = True)
 
     def decorate(cls: type) -> type:
         made: Any = dataclasses.dataclass(init=False, repr=False, eq=False, slots=True, kw_only=kw_only)(cls)
-        # What it looks like to frozen dataclasses that are derived from it, and to whoever looks there.
+        # dataclasses looks here when a frozen dataclass is derived from it, and other tools do.
         flags = made.__dataclass_params__
         flags.init, flags.repr, flags.eq, flags.frozen = True, repr, True, True
         names = sys.modules[cls.__module__].__dict__
@@ -63,7 +63,8 @@ def _late(owner: type, name: str, make: Callable[[], Any]) -> Any:
     if name == "__init__":
         return LateInit(owner, make)
 
-    # A function: CPython ignores what a descriptor raises there, Ctrl-C too, and compares or shows as by default.
+    # Not a descriptor: where CPython looks up these methods, it ignores what a descriptor raises, Ctrl-C too, and goes
+    # on as if the class had no such method.
     def method(self: object, *args: object) -> Any:
         function = make()
         setattr(owner, name, function)

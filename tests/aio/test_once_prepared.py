@@ -215,8 +215,9 @@ async def test_without_another_attempt_a_body_that_removes_them_without_a_word_l
     async with AsyncRouter(
         pair.dsn, writer=ONE, kwargs=AT_ONCE, retry=RetryPolicy(stop=tenacity.stop_after_attempt(1))
     ) as router:
-        with pytest.raises(psycopg.errors.InvalidSqlStatementName):
+        with pytest.raises(psycopg.errors.InvalidSqlStatementName) as caught:
             await router.run(removing, once="key")
+        assert any("set prepare_threshold=None" in note for note in caught.value.__notes__)
         assert await counted(pair.cluster.primary) == (0, 0)
         assert await router.run(removing, once="key") == 1
     assert await counted(pair.cluster.primary) == (1, 1)

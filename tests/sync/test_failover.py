@@ -38,7 +38,7 @@ def crash_and_promote(cluster: LocalCluster, crash: str = "kill") -> tuple[Node,
         old.kill()
     else:
         old.stop("immediate")
-    time.sleep(OUTAGE)
+    time.sleep(OUTAGE)  # its length is what the test gives, as an operator would
     new = cluster.promote(repoint=False)
     return new, time.monotonic()
 
@@ -50,7 +50,7 @@ def test_twenty_writers_that_wait_all_write_after_the_promotion(cluster: LocalCl
         call(cluster.catch_up)
         call(cluster.primary.kill)
         writers = [background.start(write, router, number) for number in range(1, 21)]
-        time.sleep(OUTAGE)
+        time.sleep(OUTAGE)  # as above
         new = call(cluster.promote, repoint=False)
         promoted_at = time.monotonic()
         sessions = [writer.result() for writer in writers]

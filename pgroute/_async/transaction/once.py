@@ -196,6 +196,10 @@ class Claim:
         ours = self._prepared and any(name.decode() in str(failure) for name in self._statements.names)
         if ours and isinstance(failure, _UNPREPARED):
             self._note_unprepared(failure)  # the body has removed them, and psycopg does not know
+            failure.add_note(
+                "the body, or a pooler, has removed what pgroute had prepared; nothing was committed. Allow another "
+                "attempt, or set prepare_threshold=None"
+            )
             return Fault(FaultKind.OTHER, rerun_safe=True)
         if isinstance(failure, psycopg.DataError):
             # jsonb has no NUL, no lone surrogate, no number out of numeric's range (PostgreSQL docs, 8.14), and only
@@ -272,7 +276,8 @@ class Claim:
         """Do without prepared statements on this connection: a pooler has no place for them, or they were removed."""
         self._prepared = self._lease.prepared = False
         self._manager.unprepared += 1
-        logger.debug("a prepared statement for the keys of once= is gone: %s", one_line(str(exc)))
+        where, why = self._lease.pool.key, one_line(str(exc))
+        logger.debug("a prepared statement for the keys of once= is gone at %s: %s", where, why)
 
     async def _ask(self, transaction: AsyncUnderWay[Any], statement: bytes) -> list[PGresult]:
         """Run a statement that waits for another transaction no longer than until the deadline.

@@ -83,7 +83,7 @@ def once_statements(schema: bytes) -> OnceStatements:
     """Return the statements on the table of a schema, whose name is written in SQL without a per cent sign."""
     claim, keep = (text.replace(b"%(schema)s", schema) for text in (_CLAIM, _KEEP))
     values = {b"key": b"$1", b"value": b"$2"}
-    # Behind a pooler the name may be there already: then it stands for the same statement, whoever has prepared it.
+    # Behind a pooler another client may have prepared the name already: it then stands for the same statement.
     which = b"%08x" % crc32(claim + keep)
     names = b"pgroute_claim_" + which, b"pgroute_keep_" + which
     return OnceStatements(
