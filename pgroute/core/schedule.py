@@ -43,9 +43,13 @@ _JITTER = 0.1
 _BEATS = 4
 _FASTEST = 0.02
 _SLOWEST = 0.5
-_ONLY_WATCH = 4
-"""The only watch of a machine asks so much more often in an outage: every 5 ms at first."""
 _OUTAGE_SHARE = 0.01
+_ONLY_FASTEST = 0.005
+"""As `_FASTEST`, for the only watch of a machine."""
+_ONLY_SHARE = 0.001
+"""As `_OUTAGE_SHARE`, for the only watch of a machine."""
+_SPARED = 4
+"""A process that watches for others may ask as often as so many would by themselves, at most."""
 _STARTING_SHARE = 0.1
 
 
@@ -79,7 +83,7 @@ def probe_delay(
     """Return the seconds from one probe of a host on an open connection to the next.
 
     With a primary, or where none is expected: the interval. During an outage: 1 % of its length so far, between 20 ms
-    and 500 ms, or for the only watch of a machine 0.25 %, between 5 ms and 500 ms. So the router adds little to an
+    and 500 ms, or for the only watch of a machine 0.1 %, between 5 ms and 500 ms. So the router adds little to an
     outage. Where a server has many connections, there may be as many clients, and each asks less often. Jittered by a
     tenth.
 
@@ -114,9 +118,9 @@ def pace(
     """
     if outage is None:
         return interval
-    often = 1 if processes is None else _ONLY_WATCH
-    spared = slots / _PROBES / min(processes or 1, _ONLY_WATCH)
-    return min(interval, max(_FASTEST / often, min(_SLOWEST, max(outage * _OUTAGE_SHARE / often, spared))))
+    fastest, share = (_FASTEST, _OUTAGE_SHARE) if processes is None else (_ONLY_FASTEST, _ONLY_SHARE)
+    spared = slots / _PROBES / min(processes or 1, _SPARED)
+    return min(interval, max(fastest, min(_SLOWEST, max(outage * share, spared))))
 
 
 def jittered(delay: float, rng: Random) -> float:

@@ -15,6 +15,7 @@ from pgroute.core.schedule import (
     Beat,
     connect_delay,
     login_spread,
+    pace,
     probe_delay,
     steady,
 )
@@ -54,6 +55,19 @@ def test_interval_while_a_primary_is_known():
 )
 def test_one_percent_of_the_outage_between_20_and_500_ms(outage, delay):
     assert probe(World().settled().refuse(A), outage=outage) == pytest.approx(delay)
+
+
+@pytest.mark.parametrize(
+    ("outage", "delay"), [(0.0, 0.005), (5.0, 0.005), (20.0, 0.02), (500.0, 0.5), (3600.0, 0.5)]
+)
+def test_the_only_watch_of_a_machine_asks_more_often_in_an_outage(outage, delay):
+    assert pace(1.0, outage, processes=1) == pytest.approx(delay)
+    assert pace(1.0, outage, processes=64) == pytest.approx(delay)
+
+
+@pytest.mark.parametrize(("processes", "delay"), [(None, 0.1), (1, 0.1), (2, 0.05), (4, 0.025), (64, 0.025)])
+def test_a_large_server_is_asked_less_often_in_an_outage_by_processes_that_watch_for_few(processes, delay):
+    assert pace(1.0, 0.0, slots=2000, processes=processes) == pytest.approx(delay)
 
 
 def test_suspect_primary_hurries_the_probes():
