@@ -42,9 +42,6 @@ EACH_VERSION = [
     for major in VERSIONS
 ]
 
-NEWEST = [pytest.param(major, marks=() if major == VERSIONS[-1] else pytest.mark.long) for major in VERSIONS]
-"""The same, for tests of which the newest says enough."""
-
 PATIENCE = 10.0
 """Seconds that what a test has ended may take to be gone."""
 
@@ -131,9 +128,9 @@ def temporary() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.fixture(params=NEWEST, ids=lambda major: f"pg{major}")
+@pytest.fixture(params=EACH_VERSION, ids=lambda major: f"pg{major}")
 def cluster(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
-    """A fresh primary with two standbys, which the test may break as it likes."""
+    """A fresh primary with two standbys of each version, which the test may break as it likes."""
     with LocalCluster(version=request.param) as cluster:
         yield cluster
         assert_no_backends(cluster)

@@ -441,7 +441,6 @@ class Holder(threading.Thread):
         self.join()
 
 
-@pytest.mark.long
 @EVERY
 def test_an_interrupt_at_any_line_of_the_first_session_leaves_the_router_usable(
     which: str, request: pytest.FixtureRequest, trial: Trial

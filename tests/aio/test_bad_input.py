@@ -249,7 +249,6 @@ def dsn_of(cluster: LocalCluster, password: str, database: str = "postgres") -> 
     return f"postgresql://shop:{password}@{hosts}/{database}"
 
 
-# sync-only: @pytest.mark.long
 @pytest.mark.cluster
 @pytest.mark.parametrize(
     ("password", "database", "reason"),

@@ -27,8 +27,7 @@ from pgroute.testing import LocalCluster
 from tests.batching import NOTE, Ground, ground_of, noted
 from tests.support import async_call, async_eventually, coroutine_function
 
-pytestmark = pytest.mark.cluster  # async-only
-# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 AsyncConnection = psycopg.AsyncConnection[Any]
 

@@ -144,7 +144,6 @@ async def test_a_killed_process_has_applied_whole_chunks(ground: Ground, workers
     assert ground.rows() == {"batch_job": 1, "batch_chunk": 0, "batch_reject": 0}
 
 
-@pytest.mark.long
 async def test_copies_at_once_share_the_work(ground: Ground) -> None:
     processes = [start_process(ground.dsn, "j", 2000, 10, workers=2) for _ in range(3)]
     try:
@@ -536,7 +535,6 @@ async def test_a_plan_of_items_that_is_undone_is_made_again(ground: Ground) -> N
     assert ground.seen() == [*range(1000)]
 
 
-@pytest.mark.long
 def test_the_process_of_these_tests_fails_loudly() -> None:
     """So that a process which was killed for another reason is no pass."""
     process = start_process("host=127.0.0.1 port=1 connect_timeout=1", "", 1, 1)

@@ -28,8 +28,7 @@ from pgroute import AsyncRouter, ConfigError, CopyProgress, PoolOptions, RouterC
 from pgroute.testing import LocalCluster
 from tests.support import async_eventually  # async-only
 
-pytestmark = pytest.mark.cluster  # async-only
-# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 ONE_CONNECTION = PoolOptions(max_size=1)
 ROWS = [(1, "a\tb\\"), (2, None), (3, "ü\r\n\b")]

@@ -21,8 +21,7 @@ from pgroute import AsyncRouter, ConfigError, PoolOptions, RouterClosed
 from pgroute.testing import LocalCluster
 from tests.support import async_eventually  # async-only
 
-pytestmark = pytest.mark.cluster  # async-only
-# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 ONE_CONNECTION = PoolOptions(max_size=1)
 MANY = "SELECT number, 'x' FROM generate_series(1, 30000) AS number"

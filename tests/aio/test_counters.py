@@ -14,8 +14,7 @@ from tests.aio.replicas import standbys_as_they_were
 from tests.aio.workload import QUICK
 from tests.support import AsyncBackground, async_call, async_eventually
 
-pytestmark = pytest.mark.cluster  # async-only
-# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 ONE = PoolOptions(max_size=1)
 SELDOM = ProbeOptions(interval=60.0)
@@ -130,7 +129,7 @@ async def test_waits_for_a_position_are_counted_by_their_outcome(mended: LocalCl
     assert counts.readers_on_primary == 1
 
 
-@pytest.mark.long
+# sync-only: @pytest.mark.long
 async def test_an_outage_is_counted_while_it_goes_on(mended: LocalCluster) -> None:
     async with AsyncRouter(mended.dsn, probe=QUICK) as router:
         await router.wait()

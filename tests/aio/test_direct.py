@@ -381,7 +381,6 @@ async def _fetch_from_writer(router: AsyncRouter[Any], query: str) -> Any:
     return await router.fetch(query, role="writer")
 
 
-# sync-only: @pytest.mark.long
 async def test_statements_go_on_through_a_failover(breakable: Proxied) -> None:
     breakable.cluster.nodes[0].execute("CREATE TABLE written (number int)")
     breakable.cluster.catch_up()

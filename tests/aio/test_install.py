@@ -15,8 +15,7 @@ from pgroute.core.sql.schema import rights
 from pgroute.testing import LocalCluster
 from tests.support import AsyncBackground
 
-pytestmark = pytest.mark.cluster  # async-only
-# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 AsyncConnection = psycopg.AsyncConnection[Any]
 

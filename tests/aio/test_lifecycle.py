@@ -212,7 +212,6 @@ async def test_routers_share_one_thread_and_one_probe_connection_for_each_host(s
     assert monitors() == 0
 
 
-# sync-only: @pytest.mark.long
 async def test_routers_opened_and_closed_in_numbers_leave_nothing(shared: LocalCluster) -> None:
     for _ in range(10):
         async with AsyncRouter(shared.dsn) as router:

@@ -19,8 +19,7 @@ from pgroute.testing import LocalCluster, Node
 from tests.aio.workload import QUICK, key, state
 from tests.support import AsyncBackground, async_call, async_eventually, dsn_with, password_of
 
-pytestmark = pytest.mark.cluster  # async-only
-# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 Conn = psycopg.AsyncConnection[Any]
 
@@ -149,6 +148,7 @@ async def test_a_crash_with_25_sessions_at_work_is_two_warnings(any_cluster: Loc
     assert len([line for line in log.at(logging.DEBUG) if "attempt 1 failed in body" in line]) == 5
 
 
+# sync-only: @pytest.mark.long
 async def test_sessions_cut_at_a_frozen_primary_are_one_warning(any_cluster: LocalCluster, log: Log) -> None:
     old = any_cluster.primary
     seen, over = threading.Event(), threading.Event()
@@ -190,6 +190,7 @@ async def test_sessions_cut_at_a_frozen_primary_are_one_warning(any_cluster: Loc
     assert text.endswith(f"{key(new)} serves")
 
 
+# sync-only: @pytest.mark.long
 async def test_a_restart_of_a_standby_is_no_warning(mended: LocalCluster, log: Log) -> None:
     standby = mended.nodes[1]
     async with AsyncRouter(mended.dsn, probe=QUICK, reader=PoolOptions(min_size=5)) as router:

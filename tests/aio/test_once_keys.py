@@ -28,8 +28,7 @@ from tests.aio.counting import (
 )
 from tests.support import AsyncBackground, async_call, async_eventually
 
-pytestmark = pytest.mark.cluster  # async-only
-# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
 ISOLATIONS = ["read committed", "repeatable read", "serializable"]

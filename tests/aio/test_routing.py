@@ -12,9 +12,7 @@ import pytest
 from pgroute import AsyncRouter, Candidate, HostKey, HostOptions, NoHostAvailable
 from pgroute.testing import LocalCluster
 from tests.aio.workload import key
-from tests.conftest import EACH_VERSION, assert_no_backends  # async-only
-
-# sync-only: from tests.conftest import NEWEST, assert_no_backends
+from tests.conftest import EACH_VERSION, assert_no_backends
 from tests.support import async_call, async_eventually, dsn_with
 
 pytestmark = pytest.mark.cluster
@@ -26,8 +24,7 @@ READ_ONLY = {
 }
 
 
-@pytest.fixture(scope="module", params=EACH_VERSION, ids=lambda major: f"pg{major}")  # async-only
-# sync-only: @pytest.fixture(scope="module", params=NEWEST, ids=lambda major: f"pg{major}")
+@pytest.fixture(scope="module", params=EACH_VERSION, ids=lambda major: f"pg{major}")
 def made(request) -> Iterator[LocalCluster]:
     with LocalCluster(version=request.param) as cluster:
         yield cluster
@@ -96,7 +93,6 @@ async def test_a_writer_is_on_the_primary_and_a_reader_on_the_standbys(steady: L
     assert found == {"writer": {False}, "reader": {True}}
 
 
-# sync-only: @pytest.mark.long
 @pytest.mark.parametrize("level", READ_ONLY)
 async def test_a_primary_that_is_read_only_serves_all_but_read_write(any_cluster, level) -> None:
     any_cluster.primary.execute(READ_ONLY[level])

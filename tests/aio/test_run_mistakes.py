@@ -27,8 +27,7 @@ from tests.aio.conftest import Proxied
 from tests.aio.counting import Increment, waiting
 from tests.support import AsyncBackground, async_call, async_eventually, within
 
-pytestmark = pytest.mark.cluster  # async-only
-# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 AsyncConnection = psycopg.AsyncConnection[Any]
 

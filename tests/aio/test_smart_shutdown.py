@@ -58,7 +58,6 @@ async def test_idle_connections_do_not_hold_up_a_smart_shutdown(
         await router.wait()
 
 
-@pytest.mark.long
 async def test_a_session_in_flight_ends_in_peace_and_the_shutdown_follows(mended: LocalCluster) -> None:
     def requests() -> int:
         return node.log().count("received smart shutdown request")
@@ -112,7 +111,6 @@ async def test_readers_leave_a_standby_that_is_shutting_down(
         assert (await read(router)).port == leaving.port
 
 
-@pytest.mark.long
 async def test_writers_go_on_where_a_standby_is_promoted_after_a_smart_shutdown(
     any_cluster: LocalCluster, renewed_soon: None
 ) -> None:

@@ -100,7 +100,7 @@ async def test_paused_replica_is_as_old_as_the_first_commit_that_it_misses(laggi
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param({}, id="synchronous", marks=pytest.mark.long),
+        pytest.param({}, id="synchronous"),
         pytest.param({"synchronous_commit": "off"}, id="asynchronous"),
     ],
 )
@@ -198,7 +198,6 @@ async def test_open_transaction_that_has_written_makes_no_replica_look_old_for_l
     assert max(found) < within(ALLOWED)
 
 
-@pytest.mark.long
 async def test_staleness_grows_while_the_primary_is_gone(lagging: LocalCluster) -> None:
     first, *standbys = lagging.nodes
     async with (
@@ -345,7 +344,6 @@ async def test_replica_that_follows_the_new_primary_is_fresh_again(any_cluster: 
                 assert commits.before(as_of) <= there
 
 
-@pytest.mark.long
 async def test_lost_end_of_an_old_timeline_never_counts(any_cluster: LocalCluster) -> None:
     """The old primary goes on, and a standby follows it: that is not what the new one has."""
     old, new, misled = any_cluster.nodes

@@ -18,8 +18,7 @@ from pgroute.core.sql.schema import definition, rights
 from pgroute.testing import LocalCluster
 from tests.support import dsn_with
 
-pytestmark = pytest.mark.cluster  # async-only
-# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 AsyncConnection = psycopg.AsyncConnection[Any]
 

@@ -127,7 +127,7 @@ LARGE: dict[str, tuple[Callable[[str], object], tuple[str, ...]]] = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.long if name in ("hosts", "host list") else ()) for name in LARGE],
+    LARGE,
 )
 def test_a_hundred_kilobytes_take_no_time(name: str) -> None:
     check, pieces = LARGE[name]

@@ -185,6 +185,3 @@ FAULTS: dict[Callable[[], Patch], tuple[str, ...]] = {
     nobody_rings_for_a_replacement: BOTH,
 }
 """By the faces on which they can be."""
-
-RARE = (waits_swallow_cancellations, who_is_torn_out_keeps_what_it_was_given)
-"""Those that take hundreds of histories to be found."""

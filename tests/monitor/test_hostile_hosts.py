@@ -287,7 +287,6 @@ def test_scram_shows_no_password_to_a_host_that_does_not_know_it() -> None:
         assert server.passwords[0].startswith(b"SCRAM-SHA-256\0")
 
 
-@pytest.mark.long
 def test_answers_with_bytes_changed_at_random_stop_no_watch(caplog: pytest.LogCaptureFixture) -> None:
     rng = random.Random(16)
     lies = [0]

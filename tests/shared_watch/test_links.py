@@ -231,7 +231,6 @@ def test_a_process_that_sends_nonsense_is_dropped(
         eventually(lambda: others(router) == 1)
 
 
-@pytest.mark.long
 def test_a_process_that_does_not_read_is_dropped_and_keeps_nobody_waiting(
     router: Router, guest: Guest, folder: Folder
 ) -> None:

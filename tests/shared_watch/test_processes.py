@@ -191,7 +191,7 @@ def test_the_most_eager_process_is_served(dsn: str, start: Start) -> None:
     [
         pytest.param(None, id="watched", marks=pytest.mark.long),
         pytest.param(signal.SIGKILL, id="killed"),
-        pytest.param(signal.SIGSTOP, id="stopped", marks=pytest.mark.long),
+        pytest.param(signal.SIGSTOP, id="stopped"),
     ],
 )
 def test_all_processes_follow_a_failover_also_without_the_one_that_watched(

@@ -250,7 +250,6 @@ def dsn_of(cluster: LocalCluster, password: str, database: str = "postgres") -> 
     return f"postgresql://shop:{password}@{hosts}/{database}"
 
 
-@pytest.mark.long
 @pytest.mark.cluster
 @pytest.mark.parametrize(
     ("password", "database", "reason"),

@@ -27,7 +27,7 @@ from pgroute.testing import LocalCluster
 from tests.batching import NOTE, Ground, ground_of, noted
 from tests.support import call, eventually, coroutine_function
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 Connection = psycopg.Connection[Any]
 

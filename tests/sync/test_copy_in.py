@@ -26,7 +26,7 @@ from psycopg.types.json import Jsonb
 from pgroute import Router, ConfigError, CopyProgress, PoolOptions, RouterClosed
 from pgroute.testing import LocalCluster
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 ONE_CONNECTION = PoolOptions(max_size=1)
 ROWS = [(1, "a\tb\\"), (2, None), (3, "ü\r\n\b")]

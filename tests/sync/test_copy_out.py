@@ -20,7 +20,7 @@ from psycopg import sql
 from pgroute import Router, ConfigError, PoolOptions, RouterClosed
 from pgroute.testing import LocalCluster
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 ONE_CONNECTION = PoolOptions(max_size=1)
 MANY = "SELECT number, 'x' FROM generate_series(1, 30000) AS number"

@@ -15,7 +15,7 @@ from tests.sync.replicas import standbys_as_they_were
 from tests.sync.workload import QUICK
 from tests.support import Background, call, eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 ONE = PoolOptions(max_size=1)
 SELDOM = ProbeOptions(interval=60.0)

@@ -37,7 +37,7 @@ from tests.support import (
     within,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 SECRET = "s3cret-hunter2"
 WRONG = "wr0ng-hunter3"
@@ -48,7 +48,7 @@ FACES = pytest.mark.parametrize(
     "wrap",
     [
         pytest.param(as_function, id="function"),
-        pytest.param(as_coroutine, id="coroutine", marks=pytest.mark.long),
+        pytest.param(as_coroutine, id="coroutine"),
     ],
 )
 
@@ -148,6 +148,7 @@ def work(router: Router[Any], role: Any, stop: threading.Event) -> tuple[int, fl
     return served, longest
 
 
+@pytest.mark.long
 @FACES
 def test_a_password_is_rotated_under_load(roles: LocalCluster, wrap: Any) -> None:
     vault = Vault()

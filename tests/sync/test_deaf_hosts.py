@@ -218,7 +218,6 @@ def test_an_only_primary_with_slow_probes_goes_on_serving(proxied: Proxied) -> N
     assert account.errors == []
 
 
-@pytest.mark.long
 def test_an_only_primary_too_slow_for_any_probe_loses_no_session_in_flight(proxied: Proxied) -> None:
     make_table(proxied.cluster)
     proxy = proxied.proxies[0]

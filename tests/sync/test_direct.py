@@ -381,7 +381,6 @@ def _fetch_from_writer(router: Router[Any], query: str) -> Any:
     return router.fetch(query, role="writer")
 
 
-@pytest.mark.long
 def test_statements_go_on_through_a_failover(breakable: Proxied) -> None:
     breakable.cluster.nodes[0].execute("CREATE TABLE written (number int)")
     breakable.cluster.catch_up()

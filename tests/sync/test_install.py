@@ -16,7 +16,7 @@ from pgroute.core.sql.schema import rights
 from pgroute.testing import LocalCluster
 from tests.support import Background
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 Connection = psycopg.Connection[Any]
 

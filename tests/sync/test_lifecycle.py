@@ -209,7 +209,6 @@ def test_routers_share_one_thread_and_one_probe_connection_for_each_host(shared:
     assert monitors() == 0
 
 
-@pytest.mark.long
 def test_routers_opened_and_closed_in_numbers_leave_nothing(shared: LocalCluster) -> None:
     for _ in range(10):
         with Router(shared.dsn) as router:

@@ -18,7 +18,7 @@ from pgroute.testing import LocalCluster, Node
 from tests.sync.workload import QUICK, key, state
 from tests.support import Background, call, eventually, dsn_with, password_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 Conn = psycopg.Connection[Any]
 
@@ -147,6 +147,7 @@ def test_a_crash_with_25_sessions_at_work_is_two_warnings(any_cluster: LocalClus
     assert len([line for line in log.at(logging.DEBUG) if "attempt 1 failed in body" in line]) == 5
 
 
+@pytest.mark.long
 def test_sessions_cut_at_a_frozen_primary_are_one_warning(any_cluster: LocalCluster, log: Log) -> None:
     old = any_cluster.primary
     seen, over = threading.Event(), threading.Event()
@@ -188,6 +189,7 @@ def test_sessions_cut_at_a_frozen_primary_are_one_warning(any_cluster: LocalClus
     assert text.endswith(f"{key(new)} serves")
 
 
+@pytest.mark.long
 def test_a_restart_of_a_standby_is_no_warning(mended: LocalCluster, log: Log) -> None:
     standby = mended.nodes[1]
     with Router(mended.dsn, probe=QUICK, reader=PoolOptions(min_size=5)) as router:

@@ -85,7 +85,6 @@ def test_a_name_that_flips_between_two_standbys_gives_readers_no_error(
     assert [error for _, _, error in seen if error] == []
 
 
-@pytest.mark.long
 def test_a_set_of_addresses_grows_and_shrinks_under_load_without_an_error(
     trio: LocalCluster, server: NameServer
 ) -> None:
@@ -142,7 +141,6 @@ def test_services_give_ports_priorities_and_weights(trio: LocalCluster, server: 
         assert where(router, "reader") == ADDRESSES[0]
 
 
-@pytest.mark.long
 def test_sessions_at_a_frozen_primary_are_released_when_its_name_moves_away(server: NameServer) -> None:
     with LocalCluster(addresses=ADDRESSES[:2]) as cluster:
         old, new = cluster.nodes

@@ -29,7 +29,7 @@ from tests.sync.counting import (
 )
 from tests.support import Background, call, eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
 ISOLATIONS = ["read committed", "repeatable read", "serializable"]

@@ -144,7 +144,6 @@ def test_a_deadlock_is_run_again(shared: LocalCluster, table: str) -> None:
     assert set(runs) == {1, 2}
 
 
-@pytest.mark.long
 def test_run_survives_a_failover_without_an_error(cluster: LocalCluster) -> None:
     cluster.primary.execute("CREATE TABLE counted (n int)")
     cluster.primary.execute("INSERT INTO counted VALUES (0)")

@@ -26,7 +26,7 @@ from tests.sync.conftest import Proxied
 from tests.sync.counting import Increment, waiting
 from tests.support import Background, call, eventually, within
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 Connection = psycopg.Connection[Any]
 

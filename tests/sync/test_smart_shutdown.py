@@ -57,7 +57,6 @@ def test_idle_connections_do_not_hold_up_a_smart_shutdown(
         router.wait()
 
 
-@pytest.mark.long
 def test_a_session_in_flight_ends_in_peace_and_the_shutdown_follows(mended: LocalCluster) -> None:
     def requests() -> int:
         return node.log().count("received smart shutdown request")
@@ -111,7 +110,6 @@ def test_readers_leave_a_standby_that_is_shutting_down(
         assert (read(router)).port == leaving.port
 
 
-@pytest.mark.long
 def test_writers_go_on_where_a_standby_is_promoted_after_a_smart_shutdown(
     any_cluster: LocalCluster, renewed_soon: None
 ) -> None:

@@ -32,7 +32,7 @@ from pgroute.testing import (
     find_server,
 )
 from pgroute.testing.account import EXECUTE, READ, Account, server_account
-from tests.conftest import NEWEST, VERSIONS
+from tests.conftest import EACH_VERSION, VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,7 +92,7 @@ def hangs(node: Node) -> bool:
         return True
 
 
-@pytest.fixture(params=NEWEST, scope="module")
+@pytest.fixture(params=EACH_VERSION, scope="module")
 def version(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
@@ -380,7 +380,6 @@ def test_settings_and_database_reach_every_node() -> None:
         assert urlsplit(cluster.dsn).path == "/shop"
 
 
-@pytest.mark.long
 def test_two_clusters_are_different_and_share_nothing() -> None:
     with LocalCluster(0) as one, LocalCluster(0) as two:
         identifiers = {
@@ -469,8 +468,8 @@ def run_python(code: str, *, python: str = sys.executable, **options: Any) -> su
 @pytest.mark.parametrize(
     "sig",
     [
-        pytest.param(signal.SIGINT, marks=pytest.mark.long),
-        pytest.param(signal.SIGTERM, marks=pytest.mark.long),
+        signal.SIGINT,
+        signal.SIGTERM,
         signal.SIGKILL,
     ],
     ids=lambda sig: sig.name,
@@ -522,7 +521,6 @@ def test_ctrl_c_does_not_reach_the_servers() -> None:
         assert child.wait(10) == 0
 
 
-@pytest.mark.long
 def test_forked_child_leaves_the_cluster_alone() -> None:
     code = """
         import os, sys
@@ -569,7 +567,6 @@ def test_runs_as_an_ordinary_user() -> None:
     assert nothing_left(Path(folder))
 
 
-@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root hides files from the servers' user")
 def test_binaries_the_server_user_cannot_reach_are_copied(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path

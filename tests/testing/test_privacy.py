@@ -20,7 +20,7 @@ from pgroute.testing.account import server_account
 from pgroute.testing.initdb import run_initdb
 from pgroute.testing.processes import _remove_segment
 from pgroute.testing.sandbox import Sandbox
-from tests.conftest import NEWEST
+from tests.conftest import EACH_VERSION
 
 pytestmark = pytest.mark.cluster
 
@@ -41,7 +41,7 @@ def stopped() -> Iterator[Node]:
 # Who is let in.
 
 
-@pytest.mark.parametrize("version", NEWEST)
+@pytest.mark.parametrize("version", EACH_VERSION)
 def test_nobody_is_let_in_without_the_password(version: int) -> None:
     with LocalCluster(1, version=version) as cluster:
         cluster.primary.execute("CREATE ROLE app LOGIN SUPERUSER")
