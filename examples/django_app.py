@@ -106,6 +106,15 @@ def serve(dsn: str, port: int, cluster: LocalCluster | None = None) -> None:
 
         daemon_threads = False
 
+        def serve_until_signal(self) -> None:
+            """Answer requests until Ctrl-C or SIGTERM.
+
+            An exception of a signal handler could come between a request and the start of the thread that answers it.
+            """
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: threading.Thread(target=self.shutdown).start())
+            self.serve_forever(poll_interval=0.1)
+
     if cluster is not None:
         add_demo(cluster)
         cluster.catch_up()
@@ -114,7 +123,7 @@ def serve(dsn: str, port: int, cluster: LocalCluster | None = None) -> None:
         usage = USAGE if cluster is None else USAGE + DEMO_USAGE
         print(f"orders are kept by {get_router().name}")
         print(usage.format(url=f"http://{HOST}:{server.server_port}"), flush=True)
-        server.serve_forever()
+        server.serve_until_signal()
 
 
 def main() -> None:

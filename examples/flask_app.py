@@ -173,6 +173,15 @@ class Server(ThreadedWSGIServer):
 
     daemon_threads = False
 
+    def serve_until_signal(self) -> None:
+        """Answer requests until Ctrl-C or SIGTERM.
+
+        An exception of a signal handler could come between a request and the start of the thread that answers it.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: threading.Thread(target=self.shutdown).start())
+        self.serve_forever(poll_interval=0.1)
+
 
 def serve(dsn: str, port: int, cluster: LocalCluster | None = None) -> None:
     """Answer requests until Ctrl-C or SIGTERM."""
@@ -185,7 +194,7 @@ def serve(dsn: str, port: int, cluster: LocalCluster | None = None) -> None:
         usage = USAGE if cluster is None else USAGE + DEMO_USAGE
         print(f"orders are kept by {router.name}")
         print(usage.format(url=f"http://{HOST}:{server.port}", patience=PATIENCE), flush=True)
-        server.serve_forever()
+        server.serve_until_signal()
 
 
 def main() -> None:

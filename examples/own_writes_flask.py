@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import signal
+import threading
 from typing import Any
 
 from flask import Flask, request
@@ -90,6 +91,15 @@ class Server(ThreadedWSGIServer):
 
     daemon_threads = False
 
+    def serve_until_signal(self) -> None:
+        """Answer requests until Ctrl-C or SIGTERM.
+
+        An exception of a signal handler could come between a request and the start of the thread that answers it.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: threading.Thread(target=self.shutdown).start())
+        self.serve_forever(poll_interval=0.1)
+
 
 def serve(dsn: str, port: int, cluster: LocalCluster | None = None) -> None:
     """Answer requests until Ctrl-C or SIGTERM."""
@@ -99,7 +109,7 @@ def serve(dsn: str, port: int, cluster: LocalCluster | None = None) -> None:
     secret = os.environ.get("SECRET_KEY") or secrets.token_hex()
     server = Server(HOST, port, make_app(dsn, secret), Handler)
     print(USAGE.format(url=f"http://{HOST}:{server.port}"), flush=True)
-    server.serve_forever()
+    server.serve_until_signal()
 
 
 def main() -> None:

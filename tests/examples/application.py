@@ -28,9 +28,20 @@ class Reply(NamedTuple):
 
 
 class Application:
-    """`python examples/NAME [ARGUMENT]...` on a free port, with temporary files in *folder* and its output in *log*."""
+    """`python examples/NAME [ARGUMENT]...` on a free port, with temporary files in *folder* and its output in *log*.
 
-    def __init__(self, name: str, folder: Path, log: Path, *arguments: str, secret: str = "") -> None:
+    *modules* is a folder of modules that it may import.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        log: Path,
+        *arguments: str,
+        secret: str = "",
+        modules: Path | None = None,
+    ) -> None:
         self._port = Port()
         self._log = log
         self._temporary = folder
@@ -48,7 +59,8 @@ class Application:
                 cwd=ROOT,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "TMPDIR": str(folder), "SECRET_KEY": secret},
+                env={**os.environ, "TMPDIR": str(folder), "SECRET_KEY": secret}
+                | ({} if modules is None else {"PYTHONPATH": str(modules)}),
                 start_new_session=True,
             )
 

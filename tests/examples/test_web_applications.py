@@ -152,6 +152,43 @@ def test_sigterm_amid_requests_loses_no_acknowledged_order(start, dsn):
     assert set(acknowledged) <= set(found)
 
 
+LATE = """
+import pathlib, threading, time
+
+start = threading.Thread.start
+
+def start_late(thread):
+    if getattr(thread, "_args", ())[1:] and thread._target.__name__ == "process_request_thread":
+        pathlib.Path({mark!r}).touch()
+        time.sleep(0.3)
+    start(thread)
+
+threading.Thread.start = start_late
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", ["flask_app.py", "own_writes_flask.py", "django_app.py"])
+def test_a_request_whose_thread_has_not_started_at_the_signal_is_answered(
+    dsn, name, number, temporary, tmp_path
+):
+    mark = tmp_path / "mark"
+    (tmp_path / "sitecustomize.py").write_text(LATE.format(mark=str(mark)))
+    path = "/notes" if name == "own_writes_flask.py" else "/orders"
+    log = tmp_path / "log"
+    with (
+        Application(name, temporary, log, dsn, secret="x" * 16, modules=tmp_path) as app,
+        Background() as background,
+    ):
+        app.wait_for(path, 200)
+        mark.unlink()
+        asking = background.start(app.request, "GET", path)
+        eventually(mark.exists)
+        app.end(number)
+        assert asking.result().status == 200
+    assert "Traceback" not in log.read_text()
+
+
 def test_a_lost_acknowledgement_is_settled_or_told(start, proxies, proxied_dsn, dsn):
     with start(proxied_dsn) as app:
         app.wait_for_health(200)
