@@ -21,10 +21,9 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pgroute.testing import LocalCluster, Node, available_versions
-from pgroute.testing.binaries import find_server
 from pgroute.testing.initdb import run_initdb
 from pgroute.testing.server import Server
-from tests.initdb_cache import InitdbCache, copy
+from tests.initdb_cache import InitdbCache, Templates, copy
 from tests.kept_sessions import KEPT
 
 # A deadline for each example fails on a busy machine, and says nothing there.
@@ -69,6 +68,12 @@ def pytest_configure() -> None:
             os.environ["TMPDIR"] = tempfile.tempdir = MEMORY
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not (hasattr(session.config, "workerinput") or session.config.option.collectonly):
+        templates = Templates()
+        session.config.add_cleanup(templates.close)
+
+
 def pytest_collection_finish() -> None:
     """Have the garbage collector pass over the modules and tests, which live as long as the run.
 
@@ -81,12 +86,11 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def initdb_cache() -> Iterator[None]:
     """Most clusters of this run copy what initdb made for one before, and share files that are only read."""
-    cache = InitdbCache(find_server())
+    cache = InitdbCache()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pgroute.testing.initdb.run_initdb", cache.fill)
         patch.setattr("pgroute.testing.sandbox.Sandbox.copy", copy)
         yield
-    cache.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import os
 import re
+import shutil
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pgroute.testing.binaries import find_server
 from pgroute.testing.initdb import run_initdb
 from pgroute.testing.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from pgroute.testing.binaries import ServerBinaries
+
+TEMPLATES = "PGROUTE_TESTS_TEMPLATES"
+"""The variable of the environment that tells the workers where the templates are."""
 
 COPY_ALL = Sandbox.copy
 WAL_FILE = re.compile(r"[0-9A-F]{24}")
@@ -29,24 +37,32 @@ cp --parents --remove-destination base/4/PG_VERSION base/4/pg_filenode.map "$tar
 """
 
 
-class InitdbCache:
-    """Stands in for `run_initdb`.
+class Templates:
+    """The folder of the templates, which all workers of a run share, from the begin of the run to its end."""
 
-    A copy has the system identifier of its template, so that a template serves one cluster at a time: clusters that
-    exist side by side differ, as real ones do. A test whose cluster comes after another one, in one router, asks for
-    the fixture `real_initdb`.
-    """
-
-    def __init__(self, server: ServerBinaries) -> None:
-        self._owner = os.getpid()
-        self._lock = threading.Lock()
-        self._sandbox = Sandbox(server)
-        self._templates: dict[ServerBinaries, list[Path]] = {}
-        self._users: dict[Path, Path] = {}
+    def __init__(self) -> None:
+        self._sandbox = Sandbox(find_server())
+        os.environ[TEMPLATES] = str(self._sandbox.folder)
 
     def close(self) -> None:
         """Remove the templates."""
+        del os.environ[TEMPLATES]
         self._sandbox.close()
+
+
+class InitdbCache:
+    """Stands in for `run_initdb`.
+
+    A copy has the system identifier of its template, so that in a process a template serves one cluster at a time:
+    clusters that exist side by side differ, as real ones do. A test whose cluster comes after another one, in one
+    router, asks for the fixture `real_initdb`.
+    """
+
+    def __init__(self) -> None:
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._folder = Path(os.environ[TEMPLATES])
+        self._users: dict[Path, Path] = {}
 
     def fill(self, server: ServerBinaries, sandbox: Sandbox, folder: Path, timeout: float) -> None:
         """Make the files of a new server, as `run_initdb`."""
@@ -54,18 +70,27 @@ class InitdbCache:
             run_initdb(server, sandbox, folder, timeout)
             return
         with self._lock:
-            templates = self._templates.setdefault(server, [])
-            free = [template for template in templates if not self._users[template].exists()]
-            if free:
-                sandbox.copy(free[0], folder, timeout=timeout)
-                self._users[free[0]] = folder
-                return
-            run_initdb(server, sandbox, folder, timeout)
-            template = self._sandbox.folder / f"template{len(self._users)}"
-            self._sandbox.copy(folder, template, timeout=timeout)
-            make_sparse(template)
-            templates.append(template)
+            template = next(path for path in self._names(server) if not self._in_use(path))
             self._users[template] = folder
+        with Path(f"{template}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not template.exists():
+                run_initdb(server, sandbox, folder, timeout)
+                making = Path(f"{template}.new")
+                shutil.rmtree(making, ignore_errors=True)
+                sandbox.copy(folder, making, timeout=timeout)
+                make_sparse(making)
+                making.rename(template)
+                return
+        sandbox.copy(template, folder, timeout=timeout)
+
+    def _names(self, server: ServerBinaries) -> Iterator[Path]:
+        name = str(server.bindir).replace("/", "-")
+        return (self._folder / f"{name}-{number}" for number in itertools.count())
+
+    def _in_use(self, template: Path) -> bool:
+        user = self._users.get(template)
+        return user is not None and user.exists()
 
 
 def copy(sandbox: Sandbox, source: Path, target: Path, *, timeout: float) -> None:

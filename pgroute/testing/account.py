@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pwd
 import shutil
+import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +54,21 @@ def server_account() -> Account | None:
         if name in users:
             return Account(name, users[name].pw_uid, users[name].pw_gid)
     raise ClusterError("PostgreSQL does not run as root, and there is no other user on this system")
+
+
+@functools.cache
+def changing_user(account: Account) -> list[str]:
+    """Return a command that runs the one after it as `account`; empty where there is none that can.
+
+    With it, the child of a large process starts in 2 ms, not 7: without a user to change to, `subprocess` need not copy
+    the page tables (vfork). The setpriv of BusyBox cannot do it.
+    """
+    program = shutil.which("setpriv", path="/usr/bin:/bin")
+    if program is None:
+        return []
+    command = [program, f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups", "--"]
+    done = subprocess.run([*command, program, "--version"], check=False, capture_output=True)
+    return command if done.returncode == 0 else []
 
 
 def temporary_root(account: Account | None) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import files, processes, watchdog
-from .account import EXECUTE, copy_server, reachable, server_account, temporary_root
+from .account import EXECUTE, changing_user, copy_server, reachable, server_account, temporary_root
 from .environment import program_environment
 from .errors import ClusterError, ClusterTimeout
 
@@ -38,6 +38,7 @@ class Sandbox:
 
     def __init__(self, server: ServerBinaries) -> None:
         self._account = server_account()
+        self._as_owner = [] if self._account is None else changing_user(self._account)
         self._owner = os.getpid()
         self._children: list[subprocess.Popen[bytes]] = []
         self._watchdog: subprocess.Popen[bytes] | None = None
@@ -82,7 +83,7 @@ class Sandbox:
         command = [str(self.bindir / tool), *map(str, args)]
         try:
             done = subprocess.run(
-                command,
+                [*self._as_owner, *command],
                 check=False,
                 input=stdin,
                 stdout=subprocess.PIPE,
@@ -104,7 +105,7 @@ class Sandbox:
         self._children = [child for child in self._children if child.poll() is None]
         with open(log, "ab", opener=_private) as output:
             child = subprocess.Popen(
-                [str(self.bindir / tool), *args],
+                [*self._as_owner, str(self.bindir / tool), *args],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -157,7 +158,7 @@ class Sandbox:
             "start_new_session": True,
             "umask": 0o077,
         }
-        if self._account is not None:
+        if self._account is not None and not self._as_owner:
             options |= {"user": self._account.uid, "group": self._account.gid, "extra_groups": []}
         return options
 

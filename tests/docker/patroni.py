@@ -43,6 +43,10 @@ class Patroni(Containers):
     them to another network, and to other numbers, when a node loses the one that had them.
     """
 
+    def __init__(self, project: str) -> None:
+        super().__init__(project)
+        self._published: dict[str, str] = {}
+
     def say(self, node: str) -> dict[str, Any]:
         """Return what a node says of itself; "leader" is whether it holds the lock.
 
@@ -51,9 +55,13 @@ class Patroni(Containers):
         """
         status, text = self.ask(node, "/primary")
         try:
-            return {**json.loads(text), "leader": status == 200}
+            said = json.loads(text)
         except ValueError:
             raise DockerError(f"{node} says {status} {text!r}") from None
+        if (name := said["patroni"]["name"]) != node:
+            del self._published[node]
+            raise DockerError(f"{name} has the port now that {node} had")
+        return {**said, "leader": status == 200}
 
     def ask(
         self,
@@ -68,16 +76,22 @@ class Patroni(Containers):
         Raises:
             DockerError: none came.
         """
-        published = docker("port", self.id(node), "8008/tcp").split()
-        if not published:
-            raise DockerError(f"{node} has no published port")
+        address = self._published.get(node) or self._look_up(node)
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://{published[0]}{path}", data, method=method)
+        request = urllib.request.Request(f"http://{address}{path}", data, method=method)
         try:
             with _open(request, timeout) as answer:
                 return answer.status, answer.read().decode()
         except OSError as exc:
+            self._published.pop(node, None)
             raise DockerError(f"{node}: {exc}") from None
+
+    def _look_up(self, node: str) -> str:
+        published = docker("port", self.id(node), "8008/tcp").split()
+        if not published:
+            raise DockerError(f"{node} has no published port")
+        self._published[node] = published[0]
+        return published[0]
 
     def leader(self, *, synchronous: bool | None = True) -> str:
         """Return the leader of a cluster that is whole: it alone holds the lock, and the others stream from it.

@@ -31,7 +31,7 @@ from pgroute.testing import (
     available_versions,
     find_server,
 )
-from pgroute.testing.account import EXECUTE, READ, Account, server_account
+from pgroute.testing.account import EXECUTE, READ, Account, changing_user, server_account
 from tests.conftest import EACH_VERSION, VERSIONS
 
 if TYPE_CHECKING:
@@ -602,6 +602,35 @@ def test_root_without_a_postgres_user_takes_nobody(monkeypatch: pytest.MonkeyPat
     assert chosen.name == "nobody"
     with LocalCluster(0) as cluster:
         assert cluster.primary.data_dir.owner() == "nobody"
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or sys.platform != "linux", reason="only root has other users, Linux tells their groups"
+)
+@pytest.mark.parametrize("program", ["setpriv", "none"])
+def test_servers_of_root_have_only_the_groups_of_their_user(
+    program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if program == "none":
+        monkeypatch.setattr("pgroute.testing.sandbox.changing_user", lambda _: [])
+    account = server_account()
+    assert account is not None
+    with LocalCluster(0) as cluster:
+        pid = (cluster.primary.data_dir / "postmaster.pid").read_text().split()[0]
+        told = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    assert told["Uid"].split() == [str(account.uid)] * 4
+    assert told["Gid"].split() == [str(account.gid)] * 4
+    assert told["Groups"].split() == []
+
+
+def test_a_program_that_cannot_change_the_user_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busybox = tmp_path / "setpriv"
+    busybox.write_text("#!/bin/sh\nexit 1\n")
+    busybox.chmod(0o755)
+    monkeypatch.setattr("shutil.which", lambda *_, **__: str(busybox))
+    assert changing_user(Account("other", 65533, 65533)) == []
 
 
 def test_fixtures_work_and_the_plugin_is_cheap_to_import(tmp_path: Path) -> None:
