@@ -43,6 +43,7 @@ def crash_and_promote(cluster: LocalCluster, crash: str = "kill") -> tuple[Node,
     return new, time.monotonic()
 
 
+# sync-only: @pytest.mark.long
 async def test_twenty_writers_that_wait_all_write_after_the_promotion(cluster: LocalCluster) -> None:
     make_table(cluster)
     async with AsyncRouter(cluster.dsn) as router, AsyncBackground() as background:
@@ -59,6 +60,7 @@ async def test_twenty_writers_that_wait_all_write_after_the_promotion(cluster: L
     assert await numbers(new) == [*range(21)]
 
 
+# sync-only: @pytest.mark.long
 @pytest.mark.parametrize(("crash", "outage"), [("immediate", 0.2), ("kill", 5.0)])
 async def test_a_writer_waits_for_the_promotion_and_little_longer(
     any_cluster: LocalCluster, crash: str, outage: float
@@ -125,6 +127,7 @@ async def test_writers_at_work_lose_only_sessions_in_flight(any_cluster: LocalCl
         assert {session.port for session in account.since(promoted_at)} == {new.port}
 
 
+# sync-only: @pytest.mark.long
 async def test_two_hundred_waiters_at_a_full_pool_cause_one_discovery(
     pgroute_cluster_factory, pgroute_proxy_factory
 ) -> None:
@@ -165,6 +168,7 @@ async def test_two_hundred_waiters_at_a_full_pool_cause_one_discovery(
     assert await numbers(new) == [*range(100, 200)]
 
 
+# sync-only: @pytest.mark.long
 async def test_every_acknowledged_row_is_there_after_the_failover(pgroute_cluster_factory) -> None:
     cluster = pgroute_cluster_factory(synchronous=True)
     make_table(cluster)
@@ -186,6 +190,7 @@ async def test_every_acknowledged_row_is_there_after_the_failover(pgroute_cluste
     assert found - acknowledged - unknown == set()
 
 
+# sync-only: @pytest.mark.long
 async def test_readers_go_on_through_a_crash_of_the_primary(any_cluster: LocalCluster) -> None:
     stop = threading.Event()
     account = Account()
@@ -204,6 +209,7 @@ async def test_readers_go_on_through_a_crash_of_the_primary(any_cluster: LocalCl
     assert longest < within(1.0)
 
 
+# sync-only: @pytest.mark.long
 async def test_a_promoted_host_leaves_the_reader_pool(any_cluster: LocalCluster) -> None:
     async with AsyncRouter(any_cluster.dsn) as router:
         await async_eventually(lambda: len(router.topology.standbys) == 2)

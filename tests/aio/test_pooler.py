@@ -26,6 +26,7 @@ PROGRAM = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbi
 
 pytestmark = [
     pytest.mark.cluster,
+    # sync-only: pytest.mark.long,
     pytest.mark.skipif(PROGRAM is None, reason="the pgbouncer program is not installed"),
 ]
 
