@@ -37,8 +37,7 @@ from tests.support import (
     within,
 )
 
-pytestmark = pytest.mark.cluster  # async-only
-# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 SECRET = "s3cret-hunter2"
 WRONG = "wr0ng-hunter3"
@@ -49,7 +48,7 @@ FACES = pytest.mark.parametrize(
     "wrap",
     [
         pytest.param(as_function, id="function"),
-        pytest.param(as_coroutine, id="coroutine"),
+        pytest.param(as_coroutine, id="coroutine", marks=pytest.mark.long),
     ],
 )
 
@@ -149,6 +148,7 @@ async def work(router: AsyncRouter[Any], role: Any, stop: threading.Event) -> tu
     return served, longest
 
 
+# sync-only: @pytest.mark.long
 @FACES
 async def test_a_password_is_rotated_under_load(roles: LocalCluster, wrap: Any) -> None:
     vault = Vault()
@@ -242,6 +242,7 @@ async def test_a_role_that_is_refused_says_nothing_of_the_others(roles: LocalClu
         assert all(host.state is HostState.UP for host in router.topology.hosts)
 
 
+# sync-only: @pytest.mark.long
 async def test_a_token_that_expires_is_issued_again(roles: LocalCluster) -> None:
     issued: list[tuple[str, float]] = []
     lock = threading.Lock()

@@ -60,8 +60,9 @@ async def test_twenty_writers_that_wait_all_write_after_the_promotion(cluster: L
     assert await numbers(new) == [*range(21)]
 
 
-# sync-only: @pytest.mark.long
-@pytest.mark.parametrize(("crash", "outage"), [("immediate", 0.2), ("kill", 5.0)])
+@pytest.mark.parametrize(
+    ("crash", "outage"), [("immediate", 0.2), pytest.param("kill", 5.0, marks=pytest.mark.long)]
+)
 async def test_a_writer_waits_for_the_promotion_and_little_longer(
     any_cluster: LocalCluster, crash: str, outage: float
 ) -> None:
@@ -127,7 +128,6 @@ async def test_writers_at_work_lose_only_sessions_in_flight(any_cluster: LocalCl
         assert {session.port for session in account.since(promoted_at)} == {new.port}
 
 
-# sync-only: @pytest.mark.long
 async def test_two_hundred_waiters_at_a_full_pool_cause_one_discovery(
     pgroute_cluster_factory, pgroute_proxy_factory
 ) -> None:
@@ -168,7 +168,6 @@ async def test_two_hundred_waiters_at_a_full_pool_cause_one_discovery(
     assert await numbers(new) == [*range(100, 200)]
 
 
-# sync-only: @pytest.mark.long
 async def test_every_acknowledged_row_is_there_after_the_failover(pgroute_cluster_factory) -> None:
     cluster = pgroute_cluster_factory(synchronous=True)
     make_table(cluster)
@@ -190,7 +189,6 @@ async def test_every_acknowledged_row_is_there_after_the_failover(pgroute_cluste
     assert found - acknowledged - unknown == set()
 
 
-# sync-only: @pytest.mark.long
 async def test_readers_go_on_through_a_crash_of_the_primary(any_cluster: LocalCluster) -> None:
     stop = threading.Event()
     account = Account()
@@ -209,7 +207,6 @@ async def test_readers_go_on_through_a_crash_of_the_primary(any_cluster: LocalCl
     assert longest < within(1.0)
 
 
-# sync-only: @pytest.mark.long
 async def test_a_promoted_host_leaves_the_reader_pool(any_cluster: LocalCluster) -> None:
     async with AsyncRouter(any_cluster.dsn) as router:
         await async_eventually(lambda: len(router.topology.standbys) == 2)

@@ -28,8 +28,7 @@ from tests.aio.test_pooler import CONFIG, PROGRAM, pooler
 from tests.aio.workload import QUICK
 from tests.support import AsyncBackground, async_call, async_eventually, dsn_with, within
 
-pytestmark = pytest.mark.cluster  # async-only
-# sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 LISTENING = (
     "FROM pg_stat_activity WHERE query LIKE '%pg_catalog.pg_backend_pid()' AND backend_type = 'client backend'"
@@ -626,6 +625,7 @@ async def go_through(cluster: LocalCluster, rounds: int, act: Any) -> None:
     assert slow.gaps
 
 
+# sync-only: @pytest.mark.long
 @pytest.mark.parametrize("act", [crash, switch_over])
 async def test_nothing_is_lost_silently_in_failovers(any_cluster: LocalCluster, act: Any) -> None:
     await go_through(any_cluster, 3 if act is crash else 1, act)

@@ -26,7 +26,6 @@ PROGRAM = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbi
 
 pytestmark = [
     pytest.mark.cluster,
-    # sync-only: pytest.mark.long,
     pytest.mark.skipif(PROGRAM is None, reason="the pgbouncer program is not installed"),
 ]
 

@@ -94,7 +94,11 @@ def test_acknowledged_rows_are_found_and_nothing_is_left(temporary):
 
 @pytest.mark.parametrize(
     "moment",
-    ["PostgreSQL", "killing", "promoting"],
+    [
+        "PostgreSQL",
+        pytest.param("killing", marks=pytest.mark.long),
+        pytest.param("promoting", marks=pytest.mark.long),
+    ],
 )
 def test_ctrl_c_leaves_nothing_behind(temporary, moment):
     with start(temporary, "--duration", "3") as demo:
@@ -134,9 +138,10 @@ FAULTS = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "fault",
-    [pytest.param(fault, marks=() if fault == "split-brain" else pytest.mark.long) for fault in FAULTS],
+    FAULTS,
 )
 def test_every_fault_is_played_to_its_end(temporary, fault):
     face = ["--async"] if fault in ("freeze", "standby-loss") else []
@@ -167,6 +172,7 @@ def test_every_fault_is_played_to_its_end(temporary, fault):
     assert leftovers(temporary) == []
 
 
+@pytest.mark.long
 def test_async_demo_is_ended_by_ctrl_c(temporary):
     with start(temporary, "--async", "--fault", "freeze") as demo:
         for line in demo.stdout:

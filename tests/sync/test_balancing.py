@@ -164,6 +164,7 @@ def refusals(node: Node) -> int:
     return node.log().count('pg_hba.conf rejects connection for host "127.0.0.1", user "picky"')
 
 
+@pytest.mark.long
 def test_replica_that_refuses_the_readers_login_is_set_aside_and_comes_back(
     mended: LocalCluster,
 ) -> None:

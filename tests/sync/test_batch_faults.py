@@ -131,7 +131,7 @@ def test_a_finished_job_is_not_reported_before_the_standby_has_it(pair: Proxied)
 @pytest.mark.parametrize(
     ("kind", "workers"),
     [
-        ("items", 1),
+        pytest.param("items", 1, marks=pytest.mark.long),
         ("keyset", 4),
         pytest.param("items", 4, marks=pytest.mark.long),
         pytest.param("keyset", 1, marks=pytest.mark.long),
@@ -170,6 +170,7 @@ def test_a_job_goes_on_through_a_crash_and_a_promotion(trio: Proxied, kind: str,
         assert ground.seen() == [*range(1, count + 1)]
 
 
+@pytest.mark.long
 def test_a_job_goes_on_through_a_promotion_of_a_standby_that_lacked_something(
     cluster: LocalCluster,
 ) -> None:

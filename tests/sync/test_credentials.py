@@ -37,7 +37,7 @@ from tests.support import (
     within,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 SECRET = "s3cret-hunter2"
 WRONG = "wr0ng-hunter3"
@@ -48,7 +48,7 @@ FACES = pytest.mark.parametrize(
     "wrap",
     [
         pytest.param(as_function, id="function"),
-        pytest.param(as_coroutine, id="coroutine"),
+        pytest.param(as_coroutine, id="coroutine", marks=pytest.mark.long),
     ],
 )
 
@@ -148,6 +148,7 @@ def work(router: Router[Any], role: Any, stop: threading.Event) -> tuple[int, fl
     return served, longest
 
 
+@pytest.mark.long
 @FACES
 def test_a_password_is_rotated_under_load(roles: LocalCluster, wrap: Any) -> None:
     vault = Vault()
@@ -241,6 +242,7 @@ def test_a_role_that_is_refused_says_nothing_of_the_others(roles: LocalCluster) 
         assert all(host.state is HostState.UP for host in router.topology.hosts)
 
 
+@pytest.mark.long
 def test_a_token_that_expires_is_issued_again(roles: LocalCluster) -> None:
     issued: list[tuple[str, float]] = []
     lock = threading.Lock()

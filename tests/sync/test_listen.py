@@ -27,7 +27,7 @@ from tests.sync.test_pooler import CONFIG, PROGRAM, pooler
 from tests.sync.workload import QUICK
 from tests.support import Background, call, eventually, dsn_with, within
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 LISTENING = (
     "FROM pg_stat_activity WHERE query LIKE '%pg_catalog.pg_backend_pid()' AND backend_type = 'client backend'"
@@ -594,6 +594,7 @@ def go_through(cluster: LocalCluster, rounds: int, act: Any) -> None:
     assert slow.gaps
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("act", [crash, switch_over])
 def test_nothing_is_lost_silently_in_failovers(any_cluster: LocalCluster, act: Any) -> None:
     go_through(any_cluster, 3 if act is crash else 1, act)

@@ -251,6 +251,7 @@ def refuse_at_one(cluster: LocalCluster) -> None:
         recovered(router, refusing, refusals, begun_at)
 
 
+@pytest.mark.long
 def test_password_rotated_role_locked_out_database_dropped_pg_hba_closed_are_told_rarely_tried_and_recover(
     with_roles: LocalCluster,
 ) -> None:
@@ -320,6 +321,7 @@ def trusted(tmp_path: Path) -> Authority:
     return Authority(tmp_path, "trusted")
 
 
+@pytest.mark.long
 def test_one_host_whose_certificate_is_not_trusted_is_rarely_tried_leaves_the_others_and_recovers(
     shared: LocalCluster, encrypted: tuple[TLSFront, TLSFront], trusted: Authority, tmp_path: Path
 ) -> None:
