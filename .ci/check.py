@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 CORE, CONTAINERS = "tests/core", "tests/docker"
 PROGRAMS = ("tests/cli", "tests/examples", "tests/test_docs.py")
-BESIDE = ("tests/coming_from", "tests/discovery", "tests/monitor", "tests/names", "tests/testing")
+BESIDE = (
+    "tests/coming_from",
+    "tests/contrib",
+    "tests/discovery",
+    "tests/monitor",
+    "tests/names",
+    "tests/testing",
+)
 """Folders that the lane of the programs takes over, so that both end at about the same time."""
 
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

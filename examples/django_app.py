@@ -111,8 +111,16 @@ def serve(dsn: str, port: int, cluster: LocalCluster | None = None) -> None:
 
             An exception of a signal handler could come between a request and the start of the thread that answers it.
             """
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: threading.Thread(target=self.shutdown).start())
+
+            def end(*_: object) -> None:
+                for number in numbers:
+                    signal.signal(number, signal.default_int_handler)  # the next one interrupts what waits
+                # A daemon, since the start of another thread may need a lock that is held where the signal comes.
+                threading.Thread(target=self.shutdown, daemon=True).start()
+
+            numbers = (signal.SIGINT, signal.SIGTERM)
+            for number in numbers:
+                signal.signal(number, end)
             self.serve_forever(poll_interval=0.1)
 
     if cluster is not None:

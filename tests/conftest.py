@@ -21,9 +21,10 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pgroute.testing import LocalCluster, Node, available_versions
+from pgroute.testing.errors import ServerNotFound
 from pgroute.testing.initdb import run_initdb
 from pgroute.testing.server import Server
-from tests.initdb_cache import InitdbCache, Templates, copy
+from tests.initdb_cache import TEMPLATES, InitdbCache, Templates, copy
 from tests.kept_sessions import KEPT
 
 # A deadline for each example fails on a busy machine, and says nothing there.
@@ -70,8 +71,8 @@ def pytest_configure() -> None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     if not (hasattr(session.config, "workerinput") or session.config.option.collectonly):
-        templates = Templates()
-        session.config.add_cleanup(templates.close)
+        with contextlib.suppress(ServerNotFound):  # the tests that need a server say so
+            session.config.add_cleanup(Templates().close)
 
 
 def pytest_collection_finish() -> None:
@@ -86,6 +87,9 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def initdb_cache() -> Iterator[None]:
     """Most clusters of this run copy what initdb made for one before, and share files that are only read."""
+    if TEMPLATES not in os.environ:
+        yield
+        return
     cache = InitdbCache()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pgroute.testing.initdb.run_initdb", cache.fill)
@@ -134,7 +138,7 @@ def temporary() -> Iterator[Path]:
 
 @pytest.fixture(params=EACH_VERSION, ids=lambda major: f"pg{major}")
 def cluster(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
-    """A fresh primary with two standbys of each version, which the test may break as it likes."""
+    """A fresh primary with two standbys, which the test may break as it likes; once for each version."""
     with LocalCluster(version=request.param) as cluster:
         yield cluster
         assert_no_backends(cluster)

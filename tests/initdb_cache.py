@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import threading
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ cp --parents --remove-destination base/4/PG_VERSION base/4/pg_filenode.map "$tar
 
 
 class Templates:
-    """The folder of the templates, which all workers of a run share, from the begin of the run to its end."""
+    """The folder of the templates, which all workers of a run share, from the beginning of the run to its end."""
 
     def __init__(self) -> None:
         self._sandbox = Sandbox(find_server())
@@ -46,7 +47,7 @@ class Templates:
 
     def close(self) -> None:
         """Remove the templates."""
-        del os.environ[TEMPLATES]
+        os.environ.pop(TEMPLATES, None)
         self._sandbox.close()
 
 
@@ -72,20 +73,20 @@ class InitdbCache:
         with self._lock:
             template = next(path for path in self._names(server) if not self._in_use(path))
             self._users[template] = folder
-        with Path(f"{template}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not template.exists():
-                run_initdb(server, sandbox, folder, timeout)
-                making = Path(f"{template}.new")
-                shutil.rmtree(making, ignore_errors=True)
-                sandbox.copy(folder, making, timeout=timeout)
-                make_sparse(making)
-                making.rename(template)
-                return
-        sandbox.copy(template, folder, timeout=timeout)
+            with Path(f"{template}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not template.exists():
+                    run_initdb(server, sandbox, folder, timeout)
+                    making = Path(f"{template}.new")
+                    shutil.rmtree(making, ignore_errors=True)
+                    sandbox.copy(folder, making, timeout=timeout)
+                    make_sparse(making)
+                    making.rename(template)
+                    return
+            sandbox.copy(template, folder, timeout=timeout)
 
     def _names(self, server: ServerBinaries) -> Iterator[Path]:
-        name = str(server.bindir).replace("/", "-")
+        name = f"{server.major}-{zlib.crc32(os.fsencode(server.bindir)):08x}"
         return (self._folder / f"{name}-{number}" for number in itertools.count())
 
     def _in_use(self, template: Path) -> bool:

@@ -44,12 +44,12 @@ _BEATS = 4
 _FASTEST = 0.02
 _SLOWEST = 0.5
 _OUTAGE_SHARE = 0.01
-_ONLY_FASTEST = 0.005
-"""As `_FASTEST`, for the only watch of a machine."""
-_ONLY_SHARE = 0.001
-"""As `_OUTAGE_SHARE`, for the only watch of a machine."""
-_SPARED = 4
-"""A process that watches for others may ask as often as so many would by themselves, at most."""
+_SHARED_FASTEST = 0.005
+"""As `_FASTEST`, for a watch that processes share."""
+_SHARED_SHARE = 0.001
+"""As `_OUTAGE_SHARE`, for a watch that processes share."""
+_MOST_SPARED = 4
+"""A server with many connections is asked more often by a process that watches for others: for so many at most."""
 _STARTING_SHARE = 0.1
 
 
@@ -83,9 +83,8 @@ def probe_delay(
     """Return the seconds from one probe of a host on an open connection to the next.
 
     With a primary, or where none is expected: the interval. During an outage: 1 % of its length so far, between 20 ms
-    and 500 ms, or for the only watch of a machine 0.1 %, between 5 ms and 500 ms. So the router adds little to an
-    outage. Where a server has many connections, there may be as many clients, and each asks less often. Jittered by a
-    tenth.
+    and 500 ms, or for a shared watch 0.1 %, between 5 ms and 500 ms. So the router adds little to an outage. Where a
+    server has many connections, there may be as many clients, and each asks less often. Jittered by a tenth.
 
     Args:
         topology: tells whether there is an outage, and which hosts are urgent.
@@ -106,8 +105,8 @@ def pace(
 ) -> float:
     """Return the seconds from one probe of a host that is not urgent to the next, without jitter; see `probe_delay`.
 
-    The only watch of a machine may ask more often in an outage. What a server with many connections is spared depends
-    on how many processes do not ask.
+    A shared watch asks more often in an outage. What a server with many connections is spared depends on how many
+    processes do not ask.
 
     Args:
         interval: seconds from one probe to the next while there is no outage.
@@ -118,8 +117,8 @@ def pace(
     """
     if outage is None:
         return interval
-    fastest, share = (_FASTEST, _OUTAGE_SHARE) if processes is None else (_ONLY_FASTEST, _ONLY_SHARE)
-    spared = slots / _PROBES / min(processes or 1, _SPARED)
+    fastest, share = (_FASTEST, _OUTAGE_SHARE) if processes is None else (_SHARED_FASTEST, _SHARED_SHARE)
+    spared = slots / _PROBES / min(processes or 1, _MOST_SPARED)
     return min(interval, max(fastest, min(_SLOWEST, max(outage * share, spared))))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pgroute.core.config.dns_names import is_name
 from pgroute.monitor.dns_watch import Names
+from pgroute.monitor.shared.sharing import Sharing
 from pgroute.runtime.fork import forked
 from pgroute.runtime.wakeup import OneShotEvent
 
@@ -60,8 +61,6 @@ class Monitor:
     _inherited: ClassVar[list[Monitor]] = []
 
     def __init__(self) -> None:
-        from pgroute.monitor.shared.sharing import Sharing  # only programs that open a router need all that
-
         self._loop: asyncio.AbstractEventLoop
         self._advisers: Advisers | None = None
         self._names: dict[object, Names] = {}

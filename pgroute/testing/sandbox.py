@@ -94,6 +94,8 @@ class Sandbox:
             )
         except subprocess.TimeoutExpired as error:
             raise ClusterTimeout(f"{tool} did not end within {timeout} s: {error.output}") from error
+        except OSError as error:
+            raise ClusterError(f"{tool} cannot be run: {error}") from error
         if done.returncode != 0:
             raise ClusterError(
                 f"{tool} failed with exit status {done.returncode}: {' '.join(command)}\n{done.stdout}"

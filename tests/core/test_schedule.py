@@ -60,7 +60,7 @@ def test_one_percent_of_the_outage_between_20_and_500_ms(outage, delay):
 @pytest.mark.parametrize(
     ("outage", "delay"), [(0.0, 0.005), (5.0, 0.005), (20.0, 0.02), (500.0, 0.5), (3600.0, 0.5)]
 )
-def test_the_only_watch_of_a_machine_asks_more_often_in_an_outage(outage, delay):
+def test_a_shared_watch_asks_more_often_in_an_outage(outage, delay):
     assert pace(1.0, outage, processes=1) == pytest.approx(delay)
     assert pace(1.0, outage, processes=64) == pytest.approx(delay)
 

@@ -53,13 +53,15 @@ class Patroni(Containers):
         Raises:
             DockerError: it does not answer.
         """
-        status, text = self.ask(node, "/primary")
+        status, text = self.ask(node, "/primary", cached=True)
         try:
             said = json.loads(text)
-        except ValueError:
+            name = said["patroni"]["name"]
+        except (ValueError, LookupError, TypeError):
+            self._published.pop(node, None)
             raise DockerError(f"{node} says {status} {text!r}") from None
-        if (name := said["patroni"]["name"]) != node:
-            del self._published[node]
+        if name != node:
+            self._published.pop(node, None)
             raise DockerError(f"{name} has the port now that {node} had")
         return {**said, "leader": status == 200}
 
@@ -70,13 +72,17 @@ class Patroni(Containers):
         body: dict[str, Any] | None = None,
         method: str = "GET",
         timeout: float = ANSWER,
+        *,
+        cached: bool = False,
     ) -> tuple[int, str]:
         """Return status and text of an answer of a node's REST API.
+
+        With *cached*, another node may answer, at the port that this one had before.
 
         Raises:
             DockerError: none came.
         """
-        address = self._published.get(node) or self._look_up(node)
+        address = (cached and self._published.get(node)) or self._look_up(node)
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"http://{address}{path}", data, method=method)
         try:

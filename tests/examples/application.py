@@ -60,7 +60,7 @@ class Application:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "TMPDIR": str(folder), "SECRET_KEY": secret}
-                | ({} if modules is None else {"PYTHONPATH": str(modules)}),
+                | ({} if modules is None else {"PYTHONPATH": _path_with(modules)}),
                 start_new_session=True,
             )
 
@@ -133,6 +133,10 @@ class Application:
         """Send a signal as the terminal does, to all that run in the foreground, and see the application end well."""
         os.killpg(self.process.pid, number)
         assert self.process.wait(30) == 0, self.output
+
+
+def _path_with(folder: Path) -> str:
+    return os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH", ""))))
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.client
 import itertools
+import os
 import signal
 import threading
 import time
@@ -160,8 +161,10 @@ start = threading.Thread.start
 
 def start_late(thread):
     if getattr(thread, "_args", ())[1:] and thread._target.__name__ == "process_request_thread":
-        pathlib.Path({mark!r}).touch()
-        time.sleep(0.3)
+        pathlib.Path({folder!r}, "late").touch()
+        until = time.monotonic() + 10
+        while not pathlib.Path({folder!r}, "signalled").exists() and time.monotonic() < until:
+            time.sleep(0.01)
     start(thread)
 
 threading.Thread.start = start_late
@@ -173,8 +176,9 @@ threading.Thread.start = start_late
 def test_a_request_whose_thread_has_not_started_at_the_signal_is_answered(
     dsn, name, number, temporary, tmp_path
 ):
-    mark = tmp_path / "mark"
-    (tmp_path / "sitecustomize.py").write_text(LATE.format(mark=str(mark)))
+    late, signalled = tmp_path / "late", tmp_path / "signalled"
+    signalled.touch()
+    (tmp_path / "sitecustomize.py").write_text(LATE.format(folder=str(tmp_path)))
     path = "/notes" if name == "own_writes_flask.py" else "/orders"
     log = tmp_path / "log"
     with (
@@ -182,10 +186,13 @@ def test_a_request_whose_thread_has_not_started_at_the_signal_is_answered(
         Background() as background,
     ):
         app.wait_for(path, 200)
-        mark.unlink()
+        signalled.unlink()
+        late.unlink()
         asking = background.start(app.request, "GET", path)
-        eventually(mark.exists)
-        app.end(number)
+        eventually(late.exists)
+        os.killpg(app.process.pid, number)
+        signalled.touch()
+        assert app.process.wait(30) == 0, app.output
         assert asking.result().status == 200
     assert "Traceback" not in log.read_text()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -141,6 +142,25 @@ async def test_nobody_is_told_of_positions_more_often_than_it_would_ask() -> Non
     assert (eager.told, leisurely.told) == (2, 1)
     audience.observe(FAILURE)
     assert (eager.told, leisurely.told) == (3, 2)
+
+
+async def test_in_an_outage_nobody_is_told_of_positions_more_often_than_it_would_ask_itself() -> None:
+    eager, leisurely = Guest(outage_since=1.0), Guest(outage_since=1.0)
+    leisurely.is_due = False
+    audience = audience_of(eager, leisurely)
+    audience.observe(SEEN)
+    for sent_at in (2.0, 3.0):
+        audience.observe(replace(SEEN, lsn=7, sent_at=sent_at))
+    assert (eager.told, leisurely.told) == (3, 1)
+    audience.observe(replace(SEEN, role=HostRole.PRIMARY, sent_at=4.0))
+    assert (eager.told, leisurely.told) == (4, 2)
+
+
+@pytest.mark.parametrize(("outage", "pause"), [(0.0, 0.02), (20.0, 0.2), (3600.0, 0.5)])
+def test_in_an_outage_a_process_is_due_when_it_would_ask_itself(outage: float, pause: float) -> None:
+    guest = SimpleNamespace(need=Need(1.0, 1.0, time.monotonic() - outage), told_at=100.0)
+    assert not _Guest.due(guest, 100.0 + 0.9 * pause)  # type: ignore[arg-type]
+    assert _Guest.due(guest, 100.0 + 1.1 * pause)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("interval", [0.1, 0.3, 1.0, 30.0])

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Unpack
 from psycopg_pool.abc import ACT as CT  # async-only
 
 from pgroute._async.alone import AsyncAlone
+from pgroute._async.copying.copy_in import AsyncCopyIn
+from pgroute._async.copying.copy_out import AsyncCopyOut, AsyncExtract
+from pgroute._async.copying.stream import AsyncCopyStream
 from pgroute._async.transaction.runner import run_function
+from pgroute.core.copying import check_types
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,7 +21,6 @@ if TYPE_CHECKING:
     from psycopg import sql
     from psycopg.abc import QueryNoTemplate as Query
 
-    from pgroute._async.copying.stream import AsyncCopyStream
     from pgroute._async.manager import AsyncSessionManager
     from pgroute.core.copying import AsyncCopySource, CopyTarget
     from pgroute.core.model.copying import CopyInOptions, CopyOutOptions, CopyProgress
@@ -80,8 +83,6 @@ class AsyncCopying(Generic[CT]):
             psycopg.Error: the server's error; nothing was committed.
             Exception: that of the source or of *progress*; nothing was committed.
         """
-        from pgroute._async.copying.copy_in import AsyncCopyIn
-
         manager = self._manager
         request = manager.request(role, timeout=timeout)
         work = AsyncCopyIn(table, source, columns, dict(options), where=where, types=types, progress=progress)
@@ -160,8 +161,6 @@ class AsyncCopying(Generic[CT]):
             psycopg.Error: the server's error.
             Exception: that of the target or of *progress*; nothing was committed.
         """
-        from pgroute._async.copying.copy_out import AsyncCopyOut, AsyncExtract
-
         manager = self._manager
         request = manager.request(role, timeout=timeout)
         extract = AsyncExtract(query_or_table, params, columns, dict(options))
@@ -200,10 +199,6 @@ class AsyncCopying(Generic[CT]):
         Raises:
             ConfigError: an argument is invalid.
         """
-        from pgroute._async.copying.copy_out import AsyncExtract
-        from pgroute._async.copying.stream import AsyncCopyStream
-        from pgroute.core.copying import check_types
-
         check_types(types)
         if format not in ("text", "binary"):
             raise ConfigError("format", format, "expected 'text' or 'binary'; others have copy_chunks()")
@@ -234,9 +229,6 @@ class AsyncCopying(Generic[CT]):
         Raises:
             ConfigError: an argument is invalid.
         """
-        from pgroute._async.copying.copy_out import AsyncExtract
-        from pgroute._async.copying.stream import AsyncCopyStream
-
         request = self._manager.request(role, timeout=timeout)
         extract = AsyncExtract(query_or_table, params, columns, dict(options))
         return AsyncCopyStream(self._manager, request, timeout, extract, rows=False)

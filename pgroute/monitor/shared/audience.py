@@ -114,7 +114,11 @@ class Audience:
     # As the others of the watch's subscribers.
 
     def observe(self, seen: Answer | Failure) -> None:
-        """Tell all of them an observation: at once, unless it brings nothing but positions that nobody waits for."""
+        """Tell all of them an observation.
+
+        One that brings nothing but positions that nobody waits for comes a moment later, and in an outage to those that
+        would have asked by themselves by now: this process asks more often than they would.
+        """
         last, self._last = self._last, seen
         asked = self._asked
         if asked is not None and seen.sent_at >= asked:
@@ -125,10 +129,12 @@ class Audience:
             and alike(last, seen)
             and not seen.fresh
             and asked is None
-            and not self.in_outage()
         ):
             self._held = seen
-            self._batch.add(self._tell_held)
+            if self.in_outage():
+                self._tell_held()
+            else:
+                self._batch.add(self._tell_held)
             return
         self._held = None  # this is newer
         self._tell_linked()
@@ -292,7 +298,12 @@ class _Guest:
 
     def due(self, now: float) -> bool:
         """Return whether it would have probed by now."""
-        return self.need is not None and now - self.told_at >= _ABOUT * min(self.need.interval, _LONGEST)
+        if self.need is None:
+            return False
+        pace = pace_of(self.need, time.monotonic())
+        return now - self.told_at >= (
+            _ABOUT * min(pace, _LONGEST) if self.need.outage_since is None else pace
+        )
 
     def send(self, message: Message) -> None:
         self._link.send(message)
