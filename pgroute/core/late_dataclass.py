@@ -35,24 +35,18 @@ def late(*, frozen: bool, slots: bool, kw_only: bool = False, repr: bool = True)
         raise TypeError(message)
 
     def decorate(cls: type) -> type:
-        plain: Any = dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=kw_only)(cls)
+        made: Any = dataclasses.dataclass(init=False, repr=False, eq=False, slots=True, kw_only=kw_only)(cls)
         # dataclasses looks here when a frozen dataclass is derived from it, and other tools do.
-        flags = plain.__dataclass_params__
+        flags = made.__dataclass_params__
         flags.init, flags.repr, flags.eq, flags.frozen = True, repr, True, True
-        if hasattr(flags, "slots"):  # from Python 3.12 on
-            flags.slots = True
-        owner, module = Owner(cls), sys.modules[cls.__module__].__dict__
-        namespace = _with_slots(plain)
+        names = sys.modules[cls.__module__].__dict__
         for name, write in _COMPILED.items():
-            if namespace.get(name) is None and (repr or name != "__repr__"):
-                namespace[name] = _late(owner, name, partial(_compiled, owner, name, write, module))
+            if made.__dict__.get(name) is None and (repr or name != "__repr__"):
+                setattr(made, name, _late(made, name, partial(_compiled, made, name, write, names)))
         for name, function in _SHARED.items():
-            namespace.setdefault(name, function)
-        # With all methods in it: each that is set later takes as long as half of this.
-        made = type(cls)(cls.__name__, cls.__bases__, namespace)
-        made.__qualname__ = cls.__qualname__
-        owner.cls = made
-        return made
+            if name not in made.__dict__:
+                setattr(made, name, function)
+        return made  # type: ignore[no-any-return]
 
     return decorate
 
@@ -64,33 +58,7 @@ else:
     from dataclasses import dataclass as dataclass  # noqa: PLC0414
 
 
-class Owner:
-    """The class that methods are of, which is made after they are.
-
-    Attributes:
-        cls: that class.
-    """
-
-    __slots__ = ("cls",)
-
-    def __init__(self, cls: type) -> None:
-        self.cls: Any = cls
-
-
-def _with_slots(cls: Any) -> dict[str, Any]:
-    """Return the content of a class for another one of the same name with slots for the fields of this dataclass."""
-    namespace = dict(cls.__dict__)
-    names = [field.name for field in dataclasses.fields(cls)]
-    inherited = {name for base in cls.__mro__[1:] for name in base.__dict__.get("__slots__", ())}
-    for name in (*names, "__dict__", "__weakref__"):
-        namespace.pop(
-            name, None
-        )  # the default of a field, as a class attribute, would be in the way of its slot
-    namespace["__slots__"] = tuple(name for name in names if name not in inherited)
-    return namespace
-
-
-def _late(owner: Owner, name: str, make: Callable[[], Any]) -> Any:
+def _late(owner: type, name: str, make: Callable[[], Any]) -> Any:
     """Return what stands for a method until it is first used."""
     if name == "__init__":
         return LateInit(owner, make)
@@ -99,10 +67,10 @@ def _late(owner: Owner, name: str, make: Callable[[], Any]) -> Any:
     # on as if the class had no such method.
     def method(self: object, *args: object) -> Any:
         function = make()
-        setattr(owner.cls, name, function)
+        setattr(owner, name, function)
         return function(self, *args)
 
-    method.__name__, method.__qualname__ = name, f"{owner.cls.__qualname__}.{name}"
+    method.__name__, method.__qualname__ = name, f"{owner.__qualname__}.{name}"
     return method
 
 
@@ -116,14 +84,14 @@ class LateInit:
 
     __slots__ = ("_owner", "make")
 
-    def __init__(self, owner: Owner, make: Callable[[], Any]) -> None:
+    def __init__(self, owner: type, make: Callable[[], Any]) -> None:
         self._owner = owner
         self.make: Callable[[], Any] = make
 
     def __get__(self, instance: object | None, owner: type | None = None) -> Any:
         """Put the function into the place of this, and return the method."""
         function = self.make()
-        self._owner.cls.__init__ = function
+        self._owner.__init__ = function  # type: ignore[misc]
         return function.__get__(instance, owner)
 
 
@@ -172,8 +140,8 @@ class _Missing:
 _MISSING = _Missing()
 
 
-def _compiled(owner: Owner, name: str, write: Callable[[type], _Source], module: dict[str, Any]) -> Any:
-    return write(owner.cls).function(owner.cls, name, module)
+def _compiled(owner: type, name: str, write: Callable[[type], _Source], module: dict[str, Any]) -> Any:
+    return write(owner).function(owner, name, module)
 
 
 def _init(cls: type) -> _Source:

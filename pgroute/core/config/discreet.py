@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from pgroute.core.late_dataclass import LateInit, Owner
+from pgroute.core.late_dataclass import LateInit
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,5 +37,5 @@ def discreetly_made(cls: C) -> C:
     """Decorate a class so that `discreet` applies to its constructor."""
     init = cls.__dict__["__init__"]
     late = init.make if isinstance(init, LateInit) else lambda: init
-    cls.__init__ = LateInit(Owner(cls), lambda: discreet(late()))
+    cls.__init__ = LateInit(cls, lambda: discreet(late()))
     return cls
