@@ -224,7 +224,7 @@ def main() -> None:
                 serve(cluster.dsn, args.port, cluster)
     except (pgroute.AcquireTimeout, pgroute.ConfigError) as error:
         raise SystemExit(f"cannot begin: {error}") from None
-    except KeyboardInterrupt:  # before the server was there to be ended
+    except KeyboardInterrupt:  # before the server was there to be ended, or a second one
         pass
 
 
