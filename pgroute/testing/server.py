@@ -167,7 +167,11 @@ class Server:
             self._end()
 
     def kill(self) -> None:
-        """SIGKILL the postmaster and all its children, frozen or not, like a crash of the machine; the files stay."""
+        """SIGKILL the postmaster and all its children, frozen or not, like a crash of the machine; the files stay.
+
+        All are stopped first. Otherwise a session that begins meanwhile could go on when new ones are refused.
+        """
+        self._stop_all()
         self._end()
 
     def freeze(self, *, postmaster_only: bool = False) -> None:
@@ -182,9 +186,10 @@ class Server:
         if self._process is None or not self.running:
             raise ClusterError(f"{self.name} does not run")
         self._frozen = True
-        self._process.send_signal(signal.SIGSTOP)
-        if not postmaster_only:
-            processes.freeze(self.data_dir, self._sandbox.bindir)
+        if postmaster_only:
+            self._process.send_signal(signal.SIGSTOP)
+        else:
+            self._stop_all()
 
     def thaw(self) -> None:
         """Resume a frozen server; does nothing if it is not frozen."""
@@ -223,6 +228,12 @@ class Server:
     def _keep(self, port: Port) -> None:
         self._sandbox.ports.append(port)
         self.port = port.number
+
+    def _stop_all(self) -> None:
+        """SIGSTOP every process of this server; the postmaster first, so that no other one begins."""
+        if self._process is not None and self.running:
+            self._process.send_signal(signal.SIGSTOP)
+        processes.freeze(self.data_dir, self._sandbox.bindir)
 
     def _end(self) -> None:
         """End every process of this server."""

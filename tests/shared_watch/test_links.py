@@ -8,14 +8,16 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
-from pgroute import ProbeOptions, Router
+from pgroute import Event, HostState, ProbeOptions, Router
+from pgroute.core.faults.classify import Fault, FaultKind
 from pgroute.core.model.roles import HostRole
-from pgroute.core.topology.observations import Answer
+from pgroute.core.topology.observations import Answer, Failure
 from pgroute.core.topology.wire import Ask, Beat, Enter, Message, Need, Note, Welcome, decode, encode
 from pgroute.monitor.shared import link, watcher
 from pgroute.monitor.shared.folder import Folder
@@ -65,10 +67,10 @@ def others(router: Router) -> int:
 class FakeLeader:
     """Leads, and sends to each process what the test says."""
 
-    def __init__(self, folder: Folder, *sent: bytes | Message) -> None:
+    def __init__(self, folder: Folder, *sent: bytes | Message, after: int = -1) -> None:
         self.entered = 0
         self._sent = [data if isinstance(data, bytes) else encode(data) for data in sent]
-        lead = take_place(folder, WATCH)
+        lead = take_place(folder, WATCH, after=after)
         assert isinstance(lead, Lead)
         self._lead = lead
         self._lead.sock.setblocking(True)
@@ -139,6 +141,29 @@ def test_a_process_whose_leader_falls_silent_takes_the_next_turn(dsn: str, folde
         eventually(lambda: mode(router) == "told")
         assert router.topology.hosts[0].role is HostRole.STANDBY
         eventually(lambda: up(router) and mode(router) == "shared")
+
+
+@pytest.mark.parametrize("known", ["an answer", "a failure"])
+def test_what_the_next_leader_has_seen_before_is_no_news(known: str, dsn: str, folder: Folder) -> None:
+    now = time.monotonic()
+    answer = Answer(("", 0), HostRole.PRIMARY, now)  # type: ignore[arg-type]
+    earlier = replace(answer, role=HostRole.STANDBY, sent_at=now - 0.1)
+    refused = Failure(answer.host, Fault(FaultKind.REFUSED, host_suspect=True, reason="refused"), now)
+    events: list[Event] = []
+    router = Router(dsn, probe=SHARED)
+    router.subscribe(events.append)
+    with FakeLeader(folder, Welcome(WATCH), answer if known == "an answer" else refused) as first:
+        router.open()
+        eventually(lambda: router.topology.hosts[0].state is not HostState.UNKNOWN)
+        second = FakeLeader(folder, Welcome(WATCH), earlier, after=0)
+    with second:
+        eventually(lambda: second.entered)
+        # In its turn, as the second one says nothing more.
+        eventually(lambda: up(router) and mode(router) == "shared")
+        router.close()
+    assert first.entered == 1
+    assert events
+    assert [event.text for event in events if event.after and event.after.role is HostRole.STANDBY] == []
 
 
 def test_nobody_trusts_a_process_of_another_user(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pwd
+import select
 import shutil
 import signal
 import socket
@@ -22,6 +24,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from psycopg.pq import ConnStatus
 
 from pgroute.testing import (
     ClusterError,
@@ -30,6 +33,7 @@ from pgroute.testing import (
     ServerNotFound,
     available_versions,
     find_server,
+    processes,
 )
 from pgroute.testing.account import EXECUTE, READ, Account, changing_user, server_account
 from tests.conftest import EACH_VERSION, VERSIONS
@@ -280,6 +284,48 @@ def test_frozen_server_answers_nothing_until_thawed(steady: LocalCluster) -> Non
         query.join(10)
         assert answers == [(1,)]
     assert primary.execute("SELECT 1") == [(1,)]
+
+
+def refuses(node: Node) -> bool:
+    """Whether nobody listens at the port of a node."""
+    with socket.socket() as sock:
+        return sock.connect_ex((node.host, node.port)) == errno.ECONNREFUSED
+
+
+def answers(conn: psycopg.Connection) -> bool:
+    """Whether the server of a session answers."""
+    conn.pgconn.send_query(b"SELECT 1")
+    if not select.select([conn.pgconn.socket], [], [], 1.0)[0]:
+        return False
+    with contextlib.suppress(psycopg.OperationalError):
+        conn.pgconn.consume_input()
+    return conn.pgconn.status == ConnStatus.OK
+
+
+def test_no_session_goes_on_when_a_killed_server_refuses_new_ones(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    primary, members = cluster.primary, processes.members
+    postmaster, found, looks = primary.pid, [], []
+    assert postmaster is not None
+
+    def look(folder: Path, bindir: Path) -> list[int]:
+        pids = members(folder, bindir)
+        looks.append(pids)
+        if not found and not processes._stopped(postmaster):  # one that this look has missed
+            found.append(psycopg.connect(primary.conninfo, autocommit=True))
+        if found and refuses(primary):
+            assert not answers(found[0])
+        return pids
+
+    monkeypatch.setattr(processes, "members", look)
+    try:
+        primary.kill()
+    finally:
+        for conn in found:
+            conn.close()
+    assert postmaster in looks[0]
+    assert refuses(primary)
 
 
 def test_frozen_postmaster_keeps_its_sessions(steady: LocalCluster) -> None:

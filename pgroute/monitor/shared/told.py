@@ -160,6 +160,10 @@ class Told:
     def _observe(self, seen: Answer | Failure) -> None:
         if self._seen_at != self._began_at and time.monotonic() - seen.sent_at > oldest(self._need.timeout):
             return  # it was not read in time, as this process did not run: what follows is newer
+        last = self._subscribers.last
+        if last is not None and seen.sent_at < last.sent_at:
+            # Of a process that has just begun to lead. The one before, or this process itself, has seen more.
+            return
         self._seen_at = self._heard_at
         self._subscribers.observe(seen)
         self._on_seen()
