@@ -61,16 +61,14 @@ class DrainingHosts:
         """Watch an address that a name has left, if sessions are in flight there."""
         if not self._sessions.sessions_at(was.key, was.address):
             return
-        host = DrainingHost.start(was)
+        host = DrainingHost.start(was, time.monotonic())
         if host.key in self._watched:
             # The name led there again meanwhile, perhaps to another server.
             self._watched[host.key][0].host = host
             return
         address = _Address(self._sessions, self._judge)
         watcher = self._join(host.key, address)
-        address.host = (
-            host  # only now: what the watcher has seen before says nothing about a host that drains
-        )
+        address.host = host
         self._watched[host.key] = address, watcher
 
     def end(self) -> None:

@@ -78,6 +78,7 @@ class HostWatcher:
         self._kicked = True
         self._fresh = False
         self._connected_at = -math.inf
+        self._refused_at = -math.inf
         self._refused_until = -math.inf
         self._had_no_credentials = False
         self._noted = ""
@@ -124,8 +125,8 @@ class HostWatcher:
 
     def refused(self) -> None:
         """Count a pool's refused login as a connection attempt, and keep trying new connections until one succeeds."""
-        self._connected_at = time.monotonic()
-        self._refused_until = self._connected_at + REJECTED_GAP
+        self._refused_at = time.monotonic()
+        self._refused_until = self._refused_at + REJECTED_GAP
         self._had_no_credentials = False
         self._fresh = True
         self._changed.ring()
@@ -208,7 +209,8 @@ class HostWatcher:
         # What calls for a new connection is not served by a probe on the open one.
         hurry = self._kicked or self._fresh
         delay = self.subscribers.connect_delay(now, kicked=hurry)
-        connect_at = self._connected_at + (CREDENTIALS_GAP if self._had_no_credentials else delay)
+        last = max(self._connected_at, self._refused_at)
+        connect_at = last + (CREDENTIALS_GAP if self._had_no_credentials else delay)
         # The snapshots of other routers and processes do not tell that a login was refused.
         return max(connect_at, self._refused_until)
 

@@ -128,7 +128,7 @@ class ProbeConnection:
         Raises:
             ProbeFailed: there is no answer in twice the time, it is an error, or the connection is lost.
         """
-        *_, result = await self._results_of(sql, timeout, lambda _: None)
+        *_, result = await self._results_of(sql, timeout, lambda: None)
         if result.status != pq.ExecStatus.TUPLES_OK:
             text = printable(result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"no rows")
             raise ProbeFailed(Fault(FaultKind.OTHER, reason=text))
@@ -141,17 +141,14 @@ class ProbeConnection:
 
     async def _ask_once(self, timeout: float, on_slow: Callable[[float], None]) -> Answer | None:
         sent_at = time.monotonic()
-        results = await self._results_of(self._statement.sql, timeout, on_slow)
+        results = await self._results_of(self._statement.sql, timeout, lambda: on_slow(sent_at))
         return self._read(results, sent_at, time.monotonic() - sent_at)
 
-    async def _results_of(
-        self, sql: bytes, timeout: float, on_slow: Callable[[float], None]
-    ) -> list[PGresult]:
+    async def _results_of(self, sql: bytes, timeout: float, on_slow: Callable[[], None]) -> list[PGresult]:
         if self.lost is not None:
             raise ProbeFailed(self.lost)
         alarm = self._pending = Alarm()
         self._results = []
-        sent_at = time.monotonic()
         try:
             try:
                 self._pgconn.send_query(sql)
@@ -159,7 +156,7 @@ class ProbeConnection:
             except psycopg.Error as exc:
                 self._lose(one_line(str(exc)))
             if not await stall_aware_alarm(alarm, timeout):
-                on_slow(sent_at)
+                on_slow()
                 if not await stall_aware_alarm(alarm, timeout):
                     raise ProbeFailed.timed_out(f"no answer in {2 * timeout:g} s")
         finally:

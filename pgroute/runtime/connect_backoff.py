@@ -116,8 +116,11 @@ class ConnectBackoff:
         for key, (_, until, _) in tuple(failures.items()):
             if until < now:  # of hosts that left, too
                 failures.pop(key, None)
-        failures[host.key] = (host.generation, now + seconds, str(failure))
-        self._last[host.key] = (host.generation, str(failure))
+        # An attempt at an earlier generation may have taken longer.
+        if failures.get(host.key, (-1,))[0] <= host.generation:
+            failures[host.key] = (host.generation, now + seconds, str(failure))
+        if self._last.get(host.key, (-1,))[0] <= host.generation:
+            self._last[host.key] = (host.generation, str(failure))
 
     def record_success(self, host: HostInfo) -> None:
         """Forget the text of the last failure, and offer the host as before."""

@@ -171,8 +171,10 @@ class Server:
 
         All are stopped first. Otherwise a session that begins meanwhile could go on when new ones are refused.
         """
-        self._stop_all()
-        self._end()
+        try:
+            self._stop_all()
+        finally:
+            self._end()
 
     def freeze(self, *, postmaster_only: bool = False) -> None:
         """SIGSTOP the server: it stops answering, while the kernel keeps its connections and accepts new ones.

@@ -29,8 +29,9 @@ class Left:
         tell(A, address=WAS, **told)
         if not primary:
             self.world.primary(B)
-        self.server = DrainingHost.start(self.world.host(A))
+        was = self.world.host(A)
         tell(A, timeline, address=NOW, started_at=9.0)
+        self.server = DrainingHost.start(was, self.world.now)
         self.told = {"system_id": OURS, "started_at": float(ord("a"))} | told
 
     def answer(self, role: HostRole | None = None, timeline: int | None = 1, **told: Any) -> Left:
@@ -94,6 +95,14 @@ def test_it_is_silent_since_it_was_first_missed():
     left.answer(started_at=7.0)
     assert left.why(after=3) == ""
     assert left.why(after=5)
+
+
+def test_what_was_sent_before_says_nothing():
+    left = Left(primary=True, timeline=2)
+    sent_at = left.world.now - 0.02  # before the name was seen to lead elsewhere
+    fault = Fault(FaultKind.TIMEOUT, host_suspect=True, reason="told late by another process")
+    assert not left.see(Failure(left.server.key, fault, sent_at)).why(after=3600)
+    assert left.fail(FaultKind.TIMEOUT).why()
 
 
 @pytest.mark.parametrize("kind", [FaultKind.BUSY, FaultKind.STARTING, FaultKind.REJECTED])

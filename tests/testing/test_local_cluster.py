@@ -306,7 +306,8 @@ def test_no_session_goes_on_when_a_killed_server_refuses_new_ones(
     cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     primary, members = cluster.primary, processes.members
-    postmaster, found, looks = primary.pid, [], []
+    postmaster, looks = primary.pid, list[list[int]]()
+    found: list[psycopg.Connection] = []
     assert postmaster is not None
 
     def look(folder: Path, bindir: Path) -> list[int]:

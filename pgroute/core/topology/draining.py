@@ -44,18 +44,25 @@ class DrainingHost:
 
     Attributes:
         was: the host when its name left the address.
+        since: monotonic seconds at which that was seen. What was sent to the address before says nothing.
         facts: what was observed at the address since.
         replaced: another server was the last to answer there.
     """
 
     was: HostInfo
+    since: float
     facts: Facts
     replaced: bool = False
 
     @classmethod
-    def start(cls, was: HostInfo) -> DrainingHost:
-        """Return what is known before the first observation: the last probe was answered."""
-        return cls(was, Facts(was.key._replace(hostaddr=was.address), HostState.UP))
+    def start(cls, was: HostInfo, now: float) -> DrainingHost:
+        """Return what is known before the first observation: the last probe was answered.
+
+        Args:
+            was: the host when its name left the address.
+            now: monotonic seconds.
+        """
+        return cls(was, now, Facts(was.key._replace(hostaddr=was.address), HostState.UP))
 
     @property
     def key(self) -> HostKey:
@@ -83,8 +90,10 @@ class DrainingHost:
 
         Once another server has answered there, the one that was there counts as silent: a refusal is not its own.
         """
+        if seen.sent_at < self.since:
+            return self
         other = replaced(self.was, seen) if isinstance(seen, Answer) else self.replaced
         if other:
             fault = Fault(FaultKind.REFUSED, reason="another server is there")
             seen = Failure(self.key, fault, seen.sent_at)
-        return DrainingHost(self.was, observe(self.facts, seen, now), other)
+        return DrainingHost(self.was, self.since, observe(self.facts, seen, now), other)

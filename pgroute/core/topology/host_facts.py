@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,7 @@ class Facts:
         login_reason: what the host said when it refused a connection; empty while it refuses none.
         login_failed_at: monotonic seconds of that.
         login_tried: the last new connection was not given up for want of credentials.
+        login_proven_at: monotonic seconds at which the newest probe on a new connection was sent that was answered.
         login_accepted: it has accepted a login at least once.
         sessions_possible: it accepted a login and was neither down nor starting since, so connections may be open.
         observable: the last answer came over a connection that was still open afterwards. False once that one is lost
@@ -83,6 +85,7 @@ class Facts:
     login_reason: str = ""
     login_failed_at: float = 0.0
     login_tried: bool = True
+    login_proven_at: float = -math.inf
     login_accepted: bool = False
     sessions_possible: bool = False
     observable: bool = True
@@ -200,7 +203,7 @@ def repeated(facts: Facts, seen: Answer, now: float) -> Facts:
         seen: the answer.
         now: monotonic seconds.
     """
-    return replace(facts, answer=seen, last_seen=now)
+    return replace(facts, answer=seen, last_seen=now, login_proven_at=_proven_at(facts, seen))
 
 
 def observe(facts: Facts, seen: Answer | Failure, now: float) -> Facts:
@@ -214,11 +217,17 @@ def observe(facts: Facts, seen: Answer | Failure, now: float) -> Facts:
     if isinstance(seen, Answer):
         return _answered(facts, seen, now)
     refusal = _REFUSALS.get(seen.fault.kind)
-    last = facts.answer
-    if last is not None and seen.sent_at < last.sent_at and (refusal is None or last.fresh):
-        # An attempt of a pool that took long: a probe that was sent later has been answered.
+    # An attempt of a pool may take long: a probe that was sent later may have been answered. An open connection says
+    # nothing about new ones.
+    if refusal is not None:
+        return facts if seen.sent_at < facts.login_proven_at else _refused(facts, seen, refusal, now)
+    if facts.answer is not None and seen.sent_at < facts.answer.sent_at:
         return facts
-    return _silent(facts, seen) if refusal is None else _refused(facts, seen, refusal, now)
+    return _silent(facts, seen)
+
+
+def _proven_at(facts: Facts, seen: Answer) -> float:
+    return max(facts.login_proven_at, seen.sent_at) if seen.fresh else facts.login_proven_at
 
 
 def _answered(facts: Facts, seen: Answer, now: float) -> Facts:
@@ -238,6 +247,7 @@ def _answered(facts: Facts, seen: Answer, now: float) -> Facts:
         silent_since=None,
         login_state=login_state,
         login_reason=login_reason,
+        login_proven_at=_proven_at(facts, seen),
         login_accepted=facts.login_accepted or accepts,
         sessions_possible=accepts or (facts.sessions_possible and same_server),
         observable=True,

@@ -87,9 +87,10 @@ class Told:
         self._wanted: float | None = None
         self._wanted_fresh = False
         self._asked_at = -math.inf
-        self._began_at = self._heard_at = self._loop.time()
+        self._heard_at = self._loop.time()
         self._answer_by: float | None = self._heard_at + HEARING
         self._seen_at = self._heard_at
+        self._taken = False
         self._stalls = 0
         self._timer: asyncio.TimerHandle | None = None
         self._link.send(Enter(watch, self._need))
@@ -158,12 +159,14 @@ class Told:
                 self._end(Ending.NONSENSE, "a message that does not belong here")
 
     def _observe(self, seen: Answer | Failure) -> None:
-        if self._seen_at != self._began_at and time.monotonic() - seen.sent_at > oldest(self._need.timeout):
-            return  # it was not read in time, as this process did not run: what follows is newer
-        last = self._subscribers.last
-        if last is not None and seen.sent_at < last.sent_at:
-            # Of a process that has just begun to lead. The one before, or this process itself, has seen more.
+        if self._taken:
+            if time.monotonic() - seen.sent_at > oldest(self._need.timeout):
+                return  # it was not read in time, as this process did not run: what follows is newer
+        elif (last := self._subscribers.last) is not None and (seen.sent_at < last.sent_at or seen == last):
+            # The process that led before, or this one itself, has seen more, or has told the same: a failure that is
+            # told twice would count twice. Once one is taken, what comes is in the order in which it was seen.
             return
+        self._taken = True
         self._seen_at = self._heard_at
         self._subscribers.observe(seen)
         self._on_seen()

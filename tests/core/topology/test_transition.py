@@ -408,6 +408,17 @@ def test_what_is_known_already_is_no_new_snapshot():
     assert world.events[-1].host == A
 
 
+@pytest.mark.parametrize("kind", [FaultKind.REJECTED, FaultKind.BUSY, FaultKind.NO_CREDENTIALS])
+def test_a_login_refused_late_says_nothing_after_one_that_was_sent_later_and_accepted(kind):
+    world = World().settled()
+    sent_at = world.now
+    world.primary(A, fresh=True)
+    world.primary(A).primary(A, flushed=7)  # alike, and not on a new connection
+    before = world.topology
+    assert world.fail(A, kind, sent_at=sent_at, linked=True).topology is before
+    assert world.fail(A, kind, linked=True).state(A) is not HostState.UP
+
+
 def test_text_is_a_table_of_the_hosts():
     world = World().primary(A, 12, lsn=900).standby(B, 12, lsn=400, rtt=0.0123).refuse(C)
     assert str(world.topology).splitlines() == [
