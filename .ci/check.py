@@ -21,23 +21,12 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE, CONTAINERS = "tests/core", "tests/docker"
-PROGRAMS = ("tests/cli", "tests/examples", "tests/test_docs.py")
-BESIDE = (
-    "tests/coming_from",
-    "tests/contrib",
-    "tests/discovery",
-    "tests/monitor",
-    "tests/names",
-    "tests/testing",
-)
-"""Folders that the lane of the programs takes over, so that both end at about the same time."""
 
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BUILD = 900
 """Seconds for which the images are waited for."""
 # They wait for servers a good part of the time; more workers than that only make each other late.
-WORKERS = 3
-WORKERS_FOR_PROGRAMS = 3
+WORKERS = 5
 
 
 def static(site: str) -> tuple[list[Task], list[Task]]:
@@ -94,10 +83,10 @@ def end_tidily(*_: object) -> None:
 
 
 def tests(marks: Sequence[str], wait_for_images: Callable[[], object]) -> tuple[list[Task], list[Task]]:
-    """Return the tests as two lanes that take about the same time.
+    """Return the tests as two lanes: those in containers wait most of the time.
 
-    Those in containers wait most of the time. The coverage of core, which its own tests alone must show, is measured
-    by `--long` only: measuring takes longer than those tests.
+    The coverage of core, which its own tests alone must show, is measured by `--long` only: measuring takes longer than
+    those tests.
     """
     options = ["-m", "pytest", *pytest_options(), *marks]
 
@@ -106,13 +95,12 @@ def tests(marks: Sequence[str], wait_for_images: Callable[[], object]) -> tuple[
 
     core = [".ci/covered.py", *pytest_options(), *marks] if marks else [*options, *side_by_side(2)]
     core.append(CORE)
-    others = [f"--ignore={path}" for path in (CORE, CONTAINERS, *PROGRAMS, *BESIDE)]
+    others = [f"--ignore={path}" for path in (CORE, CONTAINERS)]
     return (
         [Task("tests", [[*options, *others, *side_by_side(WORKERS)]])],
         [
             Task("tests of core", [core]),
             Task("tests in containers", [[*options, CONTAINERS]], before=wait_for_images),
-            Task("tests of programs", [[*options, *PROGRAMS, *BESIDE, *side_by_side(WORKERS_FOR_PROGRAMS)]]),
         ],
     )
 

@@ -42,6 +42,9 @@ EACH_VERSION = [
     for major in VERSIONS
 ]
 
+PROGRAMS = Path(__file__).with_name("programs")
+"""A folder for the PYTHONPATH of programs that tests start."""
+
 PATIENCE = 10.0
 """Seconds that what a test has ended may take to be gone."""
 
@@ -86,7 +89,10 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def initdb_cache() -> Iterator[None]:
-    """Most clusters of this run copy what initdb made for one before, and share files that are only read."""
+    """Most clusters of this run copy what initdb made for one before, and share files that are only read.
+
+    Those of the programs that tests start do so too.
+    """
     if TEMPLATES not in os.environ:
         yield
         return
@@ -94,6 +100,7 @@ def initdb_cache() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pgroute.testing.initdb.run_initdb", cache.fill)
         patch.setattr("pgroute.testing.sandbox.Sandbox.copy", copy)
+        patch.setenv("PYTHONPATH", str(PROGRAMS), prepend=os.pathsep)
         yield
 
 

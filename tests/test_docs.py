@@ -71,12 +71,7 @@ def plain(text):
 @pytest.mark.cluster
 @pytest.mark.parametrize(
     ("page", "program"),
-    [
-        pytest.param(
-            page, block, id=block.name, marks=pytest.mark.long if block.name == "test_shop.py" else ()
-        )
-        for page, block in PROGRAMS
-    ],
+    [pytest.param(page, block, id=block.name) for page, block in PROGRAMS],
 )
 def test_a_program_runs_as_printed(page, program, tmp_path):
     for block in blocks(page):

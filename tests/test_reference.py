@@ -36,7 +36,6 @@ def test_committed_reference_is_what_the_docstrings_give(capsys):
     assert reference.main(["--check"]) == 0, capsys.readouterr().err
 
 
-@pytest.mark.long
 def test_check_shows_an_edited_reference_and_a_run_mends_it(tree, capsys):
     path = tree / reference.TARGET
     edit(path, "The pools of one role.", "The pools.")
@@ -82,7 +81,6 @@ LACKS = [
 ]
 
 
-@pytest.mark.long
 def test_what_docstrings_lack_fails_the_check_and_a_run_too(tree, capsys):
     # All at once, and each one told: to read the whole package takes a second.
     for file, old, new, *_ in LACKS:

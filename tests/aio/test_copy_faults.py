@@ -350,7 +350,6 @@ async def test_target_that_cannot_give_back_gets_nothing_twice(proxied: Proxied)
 LOST_COMMIT: dict[str, Any] = {"pattern": b"COMMIT\0", "direction": "to_client", "after_forwarding": False}
 
 
-@pytest.mark.long
 async def test_query_of_a_writer_is_lost_before_its_commit_or_during_it(
     proxied: Proxied, written: str, tmp_path: Path
 ) -> None:
@@ -378,7 +377,6 @@ async def test_query_of_a_writer_is_lost_before_its_commit_or_during_it(
             assert got.endswith(b"1\tx\n"), "the rows are nowhere else"
 
 
-@pytest.mark.long
 async def test_iteration_that_is_lost_ends_with_an_error(proxied: Proxied, written: str) -> None:
     taken = 0
     async with AsyncRouter(proxied.dsn) as router:

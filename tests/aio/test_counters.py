@@ -129,7 +129,6 @@ async def test_waits_for_a_position_are_counted_by_their_outcome(mended: LocalCl
     assert counts.readers_on_primary == 1
 
 
-@pytest.mark.long
 async def test_an_outage_is_counted_while_it_goes_on(mended: LocalCluster) -> None:
     async with AsyncRouter(mended.dsn, probe=QUICK) as router:
         await router.wait()

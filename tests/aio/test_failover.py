@@ -43,7 +43,6 @@ def crash_and_promote(cluster: LocalCluster, crash: str = "kill") -> tuple[Node,
     return new, time.monotonic()
 
 
-# sync-only: @pytest.mark.long
 async def test_twenty_writers_that_wait_all_write_after_the_promotion(cluster: LocalCluster) -> None:
     make_table(cluster)
     async with AsyncRouter(cluster.dsn) as router, AsyncBackground() as background:
@@ -60,9 +59,7 @@ async def test_twenty_writers_that_wait_all_write_after_the_promotion(cluster: L
     assert await numbers(new) == [*range(21)]
 
 
-@pytest.mark.parametrize(
-    ("crash", "outage"), [("immediate", 0.2), pytest.param("kill", 5.0, marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize(("crash", "outage"), [("immediate", 0.2), ("kill", 5.0)])
 async def test_a_writer_waits_for_the_promotion_and_little_longer(
     any_cluster: LocalCluster, crash: str, outage: float
 ) -> None:

@@ -85,7 +85,6 @@ async def test_a_name_that_flips_between_two_standbys_gives_readers_no_error(
     assert [error for _, _, error in seen if error] == []
 
 
-@pytest.mark.long
 async def test_a_set_of_addresses_grows_and_shrinks_under_load_without_an_error(
     trio: LocalCluster, server: NameServer
 ) -> None:

@@ -344,7 +344,6 @@ async def test_replica_that_follows_the_new_primary_is_fresh_again(any_cluster: 
                 assert commits.before(as_of) <= there
 
 
-@pytest.mark.long
 async def test_lost_end_of_an_old_timeline_never_counts(any_cluster: LocalCluster) -> None:
     """The old primary goes on, and a standby follows it: that is not what the new one has."""
     old, new, misled = any_cluster.nodes

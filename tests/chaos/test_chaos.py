@@ -67,7 +67,6 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.chaos", "--brisk", "--seed", str(SEED)]

@@ -94,11 +94,7 @@ def test_acknowledged_rows_are_found_and_nothing_is_left(temporary):
 
 @pytest.mark.parametrize(
     "moment",
-    [
-        "PostgreSQL",
-        pytest.param("killing", marks=pytest.mark.long),
-        pytest.param("promoting", marks=pytest.mark.long),
-    ],
+    ["PostgreSQL", "killing", "promoting"],
 )
 def test_ctrl_c_leaves_nothing_behind(temporary, moment):
     with start(temporary, "--duration", "3") as demo:
@@ -172,7 +168,6 @@ def test_every_fault_is_played_to_its_end(temporary, fault):
     assert leftovers(temporary) == []
 
 
-@pytest.mark.long
 def test_async_demo_is_ended_by_ctrl_c(temporary):
     with start(temporary, "--async", "--fault", "freeze") as demo:
         for line in demo.stdout:

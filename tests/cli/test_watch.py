@@ -348,7 +348,6 @@ def test_other_shells_get_a_script(capsys, shell):
     assert "split-brain" in capsys.readouterr().out
 
 
-@pytest.mark.long
 def test_demo_on_a_terminal_shows_the_view_and_then_the_report(tmp_path_factory):
     with Terminal("demo", "--duration", "4") as terminal:
         lines = terminal.see(r"^reads .* [1-9]\d* /s$")
@@ -364,7 +363,6 @@ def test_demo_on_a_terminal_shows_the_view_and_then_the_report(tmp_path_factory)
     assert re.search("[▁▂▃▄▅▆▇█]", report.decode())
 
 
-@pytest.mark.long
 def test_demo_on_a_terminal_gives_it_back_after_ctrl_c():
     with Terminal("demo", "--fault", "freeze") as terminal:
         terminal.see(r"freezing node1")

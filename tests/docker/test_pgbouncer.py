@@ -24,8 +24,6 @@ from tests.docker.pooled_worker import OPTIONS
 from tests.docker.primary_replica import NODES, Cluster
 from tests.support import Background
 
-pytestmark = pytest.mark.long  # what a pooler does is seen without containers too: tests/aio/test_pooler.py
-
 BOUNCERS = tuple(f"bouncer{number}:6432" for number in (1, 2, 3))
 POOL_SIZE = 20
 READERS = 4
@@ -150,7 +148,6 @@ def read_errors(load: Load) -> list[str]:
     return [read.error for read in load.crew.records if isinstance(read, Read) and read.error]
 
 
-@pytest.mark.long
 def test_the_primary_is_killed(cluster: Pooled, tmp_path: Path, record: list[Figures]) -> None:
     old = cluster.primary()
     with pooled_load(cluster, tmp_path) as load:
@@ -334,7 +331,6 @@ def test_readers_are_read_only_in_their_transactions(cluster: Pooled, port: int)
     assert notes(cluster) == 2
 
 
-@pytest.mark.long
 def test_a_full_pool_is_no_dead_host_where_the_watch_has_a_user_of_its_own(
     cluster: Pooled, port: int
 ) -> None:

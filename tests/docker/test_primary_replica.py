@@ -174,7 +174,6 @@ def test_rolling_restart(cluster: Cluster, tmp_path: Path, record: list[Figures]
         assert not load.told_keyed(patience=outage)
 
 
-@pytest.mark.long
 def test_full_disk(cluster: Cluster, tmp_path: Path, record: list[Figures]) -> None:
     """First nothing can be added, then no WAL can be written and the server ends itself, then a standby takes over."""
     old = cluster.primary()

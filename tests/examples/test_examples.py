@@ -65,7 +65,6 @@ def test_quickstart_tells_without_a_traceback_that_no_host_answers():
     assert "geheim" not in done.stderr
 
 
-@pytest.mark.long
 def test_async_app_loses_its_primary_and_no_order():
     done = start("examples/async_app.py")
     assert (done.returncode, done.stderr) == (0, "")
@@ -100,7 +99,6 @@ def test_async_app_takes_a_dsn_and_leaves_nothing_there(pgroute_shared_cluster, 
         conn.execute("SELECT FROM pgroute_orders")
 
 
-@pytest.mark.long
 def test_batch_job_reprices_each_row_once_through_two_crashes_and_its_own_death():
     out = run("batch_job.py", "--rows", "60000")
     assert out.count("was promoted") == 2
@@ -117,7 +115,6 @@ def test_batch_job_takes_a_dsn_and_leaves_nothing_there(pgroute_shared_cluster, 
             conn.execute("SELECT FROM pgroute_item")
 
 
-@pytest.mark.long
 def test_the_tests_of_an_application_pass_and_leave_nothing_behind(temporary):
     # Not as a worker of the run that runs this.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}

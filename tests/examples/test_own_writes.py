@@ -38,7 +38,7 @@ class User:
         return self.request("GET", "/notes")
 
 
-@pytest.fixture(params=[pytest.param("own_writes_flask.py", marks=pytest.mark.long), "own_writes_fastapi.py"])
+@pytest.fixture(params=["own_writes_flask.py", "own_writes_fastapi.py"])
 def start(request, temporary, tmp_path):
     """Starts the application with these arguments."""
     return functools.partial(Application, request.param, temporary, tmp_path / "log", secret=SECRET)
@@ -80,7 +80,6 @@ def test_a_user_sees_his_note_and_others_see_what_a_late_standby_has(start, any_
         assert "Traceback" not in app.output
 
 
-@pytest.mark.long
 def test_a_cluster_of_its_own_is_gone_at_the_end(start, temporary):
     with start() as app:
         app.wait_for("/notes", 200)

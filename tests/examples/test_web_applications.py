@@ -23,7 +23,7 @@ WRITERS = 4
 NAMES = itertools.count(1)
 
 
-@pytest.fixture(params=["flask_app.py", pytest.param("fastapi_app.py", marks=pytest.mark.long)])
+@pytest.fixture(params=["flask_app.py", "fastapi_app.py"])
 def start(request, temporary, tmp_path):
     """Starts the application with these arguments."""
     return functools.partial(Application, request.param, temporary, tmp_path / "log")
@@ -118,7 +118,6 @@ def test_acknowledged_orders_survive_the_death_of_the_primary(start, temporary):
     assert leftovers(temporary) == []
 
 
-@pytest.mark.long
 def test_ctrl_c_leaves_nothing_behind(start, temporary):
     with start() as app:
         app.wait_for_health(200)

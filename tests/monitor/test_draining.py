@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -72,7 +73,8 @@ class Hosts:
 
 async def test_a_server_that_a_name_led_to_meanwhile_is_not_taken_for_the_one_before() -> None:
     def told(key: HostKey, address: str, timeline: int, started_at: float) -> Answer:
-        return Answer(key, HostRole.PRIMARY, 0.0, timeline=timeline, started_at=started_at, address=address)
+        now = time.monotonic()
+        return Answer(key, HostRole.PRIMARY, now, timeline=timeline, started_at=started_at, address=address)
 
     def seen() -> HostInfo:
         host = watch.topology.host(KEY)

@@ -131,7 +131,6 @@ async def test_sessions_at_a_host_that_freezes_after_it_left_are_released(
             await async_eventually(lambda: probes_at(cluster.nodes[1]) == 0)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("mode", ["one-host", "expand"])
 async def test_sessions_at_an_address_that_another_server_has_now_are_released(
     server: NameServer, mode: str

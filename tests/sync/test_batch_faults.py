@@ -170,7 +170,6 @@ def test_a_job_goes_on_through_a_crash_and_a_promotion(trio: Proxied, kind: str,
         assert ground.seen() == [*range(1, count + 1)]
 
 
-@pytest.mark.long
 def test_a_job_goes_on_through_a_promotion_of_a_standby_that_lacked_something(
     cluster: LocalCluster,
 ) -> None:

@@ -143,7 +143,6 @@ def test_a_killed_process_has_applied_whole_chunks(ground: Ground, workers: int)
     assert ground.rows() == {"batch_job": 1, "batch_chunk": 0, "batch_reject": 0}
 
 
-@pytest.mark.long
 def test_copies_at_once_share_the_work(ground: Ground) -> None:
     processes = [start_process(ground.dsn, "j", 2000, 10, workers=2) for _ in range(3)]
     try:

@@ -334,7 +334,6 @@ def test_target_that_cannot_give_back_gets_nothing_twice(proxied: Proxied) -> No
 LOST_COMMIT: dict[str, Any] = {"pattern": b"COMMIT\0", "direction": "to_client", "after_forwarding": False}
 
 
-@pytest.mark.long
 def test_query_of_a_writer_is_lost_before_its_commit_or_during_it(
     proxied: Proxied, written: str, tmp_path: Path
 ) -> None:
@@ -362,7 +361,6 @@ def test_query_of_a_writer_is_lost_before_its_commit_or_during_it(
             assert got.endswith(b"1\tx\n"), "the rows are nowhere else"
 
 
-@pytest.mark.long
 def test_iteration_that_is_lost_ends_with_an_error(proxied: Proxied, written: str) -> None:
     taken = 0
     with Router(proxied.dsn) as router:

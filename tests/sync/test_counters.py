@@ -130,7 +130,6 @@ def test_waits_for_a_position_are_counted_by_their_outcome(mended: LocalCluster)
     assert counts.readers_on_primary == 1
 
 
-@pytest.mark.long
 def test_an_outage_is_counted_while_it_goes_on(mended: LocalCluster) -> None:
     with Router(mended.dsn, probe=QUICK) as router:
         router.wait()

@@ -43,7 +43,6 @@ def crash_and_promote(cluster: LocalCluster, crash: str = "kill") -> tuple[Node,
     return new, time.monotonic()
 
 
-@pytest.mark.long
 def test_twenty_writers_that_wait_all_write_after_the_promotion(cluster: LocalCluster) -> None:
     make_table(cluster)
     with Router(cluster.dsn) as router, Background() as background:
@@ -61,7 +60,7 @@ def test_twenty_writers_that_wait_all_write_after_the_promotion(cluster: LocalCl
 
 
 @pytest.mark.parametrize(
-    ("crash", "outage"), [("immediate", 0.2), pytest.param("kill", 5.0, marks=pytest.mark.long)]
+    ("crash", "outage"), [("immediate", 0.2), ("kill", 5.0)]
 )
 def test_a_writer_waits_for_the_promotion_and_little_longer(
     any_cluster: LocalCluster, crash: str, outage: float

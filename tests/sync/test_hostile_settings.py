@@ -231,7 +231,6 @@ def test_every_setting_is_routed_right_and_applied_once(installed: LocalCluster,
             raise
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("database", DATABASES)
 def test_every_setting_reads_what_it_has_written(hostile: LocalCluster, database: str) -> None:
     for number, setting in enumerate(SETTINGS):
@@ -443,7 +442,6 @@ def _settled(router: Router[Any], old: Node) -> None:
     eventually(lambda: state(router, old) is HostState.STALE)
 
 
-@pytest.mark.long
 def test_every_setting_survives_a_failover_and_an_old_primary_that_comes_back(
     installed: LocalCluster,
 ) -> None:

@@ -98,7 +98,6 @@ def test_a_reader_waits_for_a_replica_to_come_back(mended: LocalCluster) -> None
         assert (reader.result()).port == second.port
 
 
-@pytest.mark.long
 def test_a_flapping_replica_gives_new_readers_no_error_and_gets_no_storm(
     shared: LocalCluster, pgroute_proxy_factory
 ) -> None:

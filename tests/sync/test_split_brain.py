@@ -68,7 +68,6 @@ def test_a_promotion_beside_the_primary_in_use_stops_the_writers(pgroute_cluster
     assert numbers(third) == []
 
 
-@pytest.mark.long
 def test_a_split_brain_goes_on_while_one_of_the_two_refuses_logins(split) -> None:
     cluster, second, third = split
     for node in (second, third):

@@ -24,7 +24,6 @@ pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.long
 def test_acknowledged_orders_survive_the_death_of_the_primary(temporary, tmp_path):
     acknowledged: list[str] = []
     end = threading.Event()

@@ -107,16 +107,13 @@ def test_whatever_else_an_answer_brings_is_arbitrated(host, told, arbitrations):
 @pytest.mark.parametrize(
     "unsettle",
     [
-        lambda world: world.refuse(C),
-        lambda world: world.timeout(C),
-        lambda world: world.reject(C, linked=True),
         lambda world: world.standby(C, 2),
         lambda world: world.primary(C, 0),
         lambda world: world.primary(C, 1),
         lambda world: world.standby(C, system_id=OTHER),
         lambda world: world.standby(C, started_at=float(ord("b"))),
     ],
-    ids=["down", "suspect", "refuses logins", "claims", "stale", "rival", "foreign", "alias"],
+    ids=["claims", "stale", "rival", "foreign", "alias"],
 )
 def test_nothing_is_taken_without_an_arbitration_while_time_alone_may_change_something(
     unsettle, arbitrations
@@ -126,6 +123,31 @@ def test_nothing_is_taken_without_an_arbitration_while_time_alone_may_change_som
     for _ in range(2):
         world.standby(B)
         assert arbitrations
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        lambda world: world.refuse(A),
+        lambda world: world.timeout(A),
+        lambda world: world.reject(A, linked=True),
+        lambda world: world.refuse(A).refuse(C),
+    ],
+    ids=["down", "suspect", "refuses logins", "two down"],
+)
+def test_answers_of_a_standby_in_an_outage_need_no_arbitration(lose, arbitrations):
+    world = lose(settled()).standby(B)
+    arbitrations.clear()
+    for _ in range(3):
+        world.pass_time(20.0).standby(B)
+    assert not arbitrations
+
+
+def test_answers_that_do_not_tell_the_cluster_are_arbitrated_while_all_others_are_silent(arbitrations):
+    world = settled().refuse(A).refuse(C).standby(B, system_id=None).standby(B, system_id=None)
+    arbitrations.clear()
+    world.standby(B, system_id=None)
+    assert arbitrations, "the votes of the others end with time"
 
 
 def test_the_moment_at_which_the_cluster_was_heard_is_kept(arbitrations):
