@@ -180,28 +180,23 @@ def arbitrate(
         withhold(hosts, {f.key: _verdict(f, found) for f in hosts}, memory.drained),
         election.elected.key if election.elected else None,
         unconfirmed | doubtful,
-        settled=_settled(hosts, found, memory, remembered, voting=check_system_id and pinned is None),
+        settled=_settled(found, memory, remembered),
     )
 
 
-def _settled(
-    hosts: Sequence[Facts], found: _Findings, before: Memory, after: Memory, *, voting: bool
-) -> bool:
+def _settled(found: _Findings, before: Memory, after: Memory) -> bool:
     """Return whether answers that bring nothing but other positions and times lead to the same result, at any time.
 
     The passes repeat themselves if they have changed nothing that is remembered, but the time at which the cluster was
-    heard. Time counts only for hosts that are none of the cluster, for primaries that were not elected, for what
-    standbys alone tell of timelines, and where the hosts say which cluster they are (*voting*), for the votes of those
-    that are silent: they decide nothing while a host of the known cluster answers.
+    heard. Time counts only for hosts that are none of the cluster, for primaries that were not elected, and for what
+    standbys alone tell of timelines. The votes of silent hosts end with time too, but for the only cluster there is.
     """
-    known = after.identity.system_id
     return (
         found.scanned
         and not found.excluded
         and not found.election.stale
         and not found.election.rivals
         and not after.timelines.claims
-        and (not voting or known is None or any(f.answering and f.system_id == known for f in hosts))
         and replace(after, identity=replace(after.identity, last_seen=before.identity.last_seen)) == before
     )
 

@@ -143,13 +143,6 @@ def test_answers_of_a_standby_in_an_outage_need_no_arbitration(lose, arbitration
     assert not arbitrations
 
 
-def test_answers_that_do_not_tell_the_cluster_are_arbitrated_while_all_others_are_silent(arbitrations):
-    world = settled().refuse(A).refuse(C).standby(B, system_id=None).standby(B, system_id=None)
-    arbitrations.clear()
-    world.standby(B, system_id=None)
-    assert arbitrations, "the votes of the others end with time"
-
-
 def test_the_moment_at_which_the_cluster_was_heard_is_kept(arbitrations):
     world = settled()
     arbitrations.clear()
