@@ -96,7 +96,8 @@ class InitdbCache:
 
 def copy(sandbox: Sandbox, source: Path, target: Path, *, timeout: float) -> None:
     """Stand in for `Sandbox.copy`: copy the files of a server that is stopped."""
-    if sys.platform != "linux" or not (source / "base/4/PG_VERSION").exists():
+    elsewhere = source.stat().st_dev != target.parent.stat().st_dev
+    if elsewhere or sys.platform != "linux" or not (source / "base/4/PG_VERSION").exists():
         COPY_ALL(sandbox, source, target, timeout=timeout)
         return
     sandbox.make_folder(target)

@@ -35,18 +35,24 @@ def send(sig: signal.Signals, folder: Path, bindir: Path) -> list[int]:
     """Send `sig` to all members and return their pids."""
     pids = members(folder, bindir)
     for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            _send_one(pid, sig, folder, bindir)
+        _signal(pid, sig, folder, bindir)
     return pids
 
 
 def freeze(folder: Path, bindir: Path, *, timeout: float = 5.0) -> None:
-    """Send SIGSTOP to all members until each one is stopped; raise TimeoutError after `timeout` seconds."""
+    """Send SIGSTOP to all members until each one is stopped; raise TimeoutError after `timeout` seconds.
+
+    The last look finds nobody that was not stopped before it: nobody was left to begin another process meanwhile.
+    """
     deadline = time.monotonic() + timeout
-    while not all(_stopped(pid) for pid in send(signal.SIGSTOP, folder, bindir)):
+    stopped: set[int] = set()
+    while running := [pid for pid in members(folder, bindir) if pid not in stopped]:
+        for pid in running:
+            _signal(pid, signal.SIGSTOP, folder, bindir)
+        stopped.update(pid for pid in running if _stopped(pid))
         if time.monotonic() > deadline:
             raise TimeoutError(f"server processes below {folder} did not stop within {timeout} s")
-        time.sleep(0.002)
+        time.sleep(0.001)
 
 
 def end(folder: Path, bindir: Path, *, timeout: float = 10.0) -> None:
@@ -73,18 +79,20 @@ def _belongs(pid: int | str, folder: Path, bindir: Path) -> bool:
     return program.parent == bindir or "postgres" in program.name
 
 
-def _send_one(pid: int, sig: signal.Signals, folder: Path, bindir: Path) -> None:
-    try:
-        handle = os.pidfd_open(pid)
-    except (AttributeError, OSError):  # not Linux, an old kernel, or gone
-        os.kill(pid, sig)
-        return
-    try:
-        # While the handle is open the pid cannot be reused, so the checked process is the one that gets the signal.
-        if _belongs(pid, folder, bindir):
-            signal.pidfd_send_signal(handle, sig)
-    finally:
-        os.close(handle)
+def _signal(pid: int, sig: signal.Signals, folder: Path, bindir: Path) -> None:
+    """Send a signal to a member, unless it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        try:
+            handle = os.pidfd_open(pid)
+        except (AttributeError, OSError):  # not Linux, an old kernel, or gone
+            os.kill(pid, sig)
+            return
+        try:
+            # While the handle is open the pid cannot be reused, so the checked process is the one that gets the signal.
+            if _belongs(pid, folder, bindir):
+                signal.pidfd_send_signal(handle, sig)
+        finally:
+            os.close(handle)
 
 
 def _stopped(pid: int) -> bool:

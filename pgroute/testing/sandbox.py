@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -76,31 +77,37 @@ class Sandbox:
     def run(self, tool: str, *args: str | Path, stdin: str = "", timeout: float = 60.0) -> str:
         """Run a program of the server, or any program by its absolute path, and return its output.
 
+        If it is given up, all that it has started ends with it.
+
         Raises:
             ClusterError: it failed; the message has its output.
             ClusterTimeout: it did not end within `timeout` seconds.
         """
         command = [str(self.bindir / tool), *map(str, args)]
         try:
-            done = subprocess.run(
+            with subprocess.Popen(
                 [*self._as_owner, *command],
-                check=False,
-                input=stdin,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                timeout=timeout,
                 **self._popen_options(),
-            )
+            ) as process:
+                try:
+                    output, _ = process.communicate(stdin, timeout)
+                except BaseException:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)  # of a session of its own
+                    raise
         except subprocess.TimeoutExpired as error:
             raise ClusterTimeout(f"{tool} did not end within {timeout} s: {error.output}") from error
         except OSError as error:
             raise ClusterError(f"{tool} cannot be run: {error}") from error
-        if done.returncode != 0:
+        if process.returncode != 0:
             raise ClusterError(
-                f"{tool} failed with exit status {done.returncode}: {' '.join(command)}\n{done.stdout}"
+                f"{tool} failed with exit status {process.returncode}: {' '.join(command)}\n{output}"
             )
-        return str(done.stdout)
+        return str(output)
 
     def spawn(self, tool: str, args: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
         """Start a long-running server program, appending its output to `log`; Ctrl-C does not reach it."""

@@ -36,6 +36,7 @@ from pgroute.testing import (
     processes,
 )
 from pgroute.testing.account import EXECUTE, READ, Account, changing_user, server_account
+from pgroute.testing.sandbox import Sandbox
 from tests.conftest import EACH_VERSION, VERSIONS
 
 if TYPE_CHECKING:
@@ -313,8 +314,9 @@ def test_no_session_goes_on_when_a_killed_server_refuses_new_ones(
     def look(folder: Path, bindir: Path) -> list[int]:
         pids = members(folder, bindir)
         looks.append(pids)
-        if not found and not processes._stopped(postmaster):  # one that this look has missed
-            found.append(psycopg.connect(primary.conninfo, autocommit=True))
+        if len(looks) == 1:
+            with contextlib.suppress(psycopg.OperationalError):  # no session can begin any more
+                found.append(psycopg.connect(primary.conninfo, autocommit=True, connect_timeout=2))
         if found and refuses(primary):
             assert not answers(found[0])
         return pids
@@ -495,6 +497,16 @@ def test_failed_cluster_start_leaves_nothing(monkeypatch: pytest.MonkeyPatch) ->
         LocalCluster(settings={"no_such_setting": "1"}).start()
     assert folders
     assert not any(Path(folder).exists() for folder in folders)
+
+
+def test_a_program_that_is_given_up_ends_with_all_that_it_has_started() -> None:
+    with contextlib.closing(Sandbox(find_server())) as sandbox:
+        late = sandbox.folder / "late"
+        sandbox.make_folder(late)
+        with pytest.raises(ClusterTimeout, match="did not end within 0.2 s"):
+            sandbox.run("/bin/sh", "-c", f"(sleep 1; touch {late}/file) & wait", timeout=0.2)
+        time.sleep(1.5)  # nobody tells that nothing happens
+        assert not list(late.iterdir())
 
 
 def test_abandoned_cluster_is_collected() -> None:

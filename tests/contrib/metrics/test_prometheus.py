@@ -148,7 +148,7 @@ def test_counters_never_fall_while_many_threads_read(shared: LocalCluster) -> No
         found = []
         while not stop.is_set():
             found.append(Page(registry).value("session_use_seconds_count", role="writer"))
-            time.sleep(0.001)  # a thread that never waits keeps the others from their sessions
+            time.sleep(0.01)  # a thread that never waits keeps the others from their sessions
         return found
 
     with Router(shared.dsn, writer=PoolOptions(max_size=2)) as router, Background() as background:
@@ -156,7 +156,7 @@ def test_counters_never_fall_while_many_threads_read(shared: LocalCluster) -> No
         use(router)
         workers = [background.start(work, router) for _ in range(4)]
         readers = [background.start(read, registry) for _ in range(2)]
-        eventually(lambda: router.stats().counts.sessions["writer"] > 200)
+        eventually(lambda: router.stats().counts.sessions["writer"] > 100)
         stop.set()
         for worker in workers:
             worker.result()
