@@ -399,8 +399,12 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 def main(arguments: list[str], root: Path = ROOT) -> int:
     """Write or check the document, report problems on stderr, and return the exit status."""
     reference = Reference(root)
-    wanted = reference.text()
-    problems = list(reference.problems)
+    return conclude(reference.text(), reference.problems, arguments, root)
+
+
+def conclude(wanted: str, found_problems: Iterable[str], arguments: list[str], root: Path) -> int:
+    """Write or check the document that the docstrings give, report problems, and return the exit status."""
+    problems = list(found_problems)
     path = root / TARGET
     found = path.read_bytes().decode() if path.exists() else ""
     if "--check" not in arguments:

@@ -169,7 +169,7 @@ def test_every_fault_is_played_to_its_end(temporary, fault):
 
 
 def test_async_demo_is_ended_by_ctrl_c(temporary):
-    with start(temporary, "--async", "--fault", "freeze") as demo:
+    with start(temporary, "--async", "--fault", "freeze", "--duration", "3") as demo:
         for line in demo.stdout:
             if "freezing" in line:
                 break

@@ -349,7 +349,7 @@ def test_other_shells_get_a_script(capsys, shell):
 
 
 def test_demo_on_a_terminal_shows_the_view_and_then_the_report(tmp_path_factory):
-    with Terminal("demo", "--duration", "4") as terminal:
+    with Terminal("demo", "--duration", "3") as terminal:
         lines = terminal.see(r"^reads .* [1-9]\d* /s$")
         assert lines[0].startswith("pgroute demo: crash    PostgreSQL ")
         assert re.match(r"node1 :\d+  primary  up     1 ", lines[3])
@@ -364,7 +364,7 @@ def test_demo_on_a_terminal_shows_the_view_and_then_the_report(tmp_path_factory)
 
 
 def test_demo_on_a_terminal_gives_it_back_after_ctrl_c():
-    with Terminal("demo", "--fault", "freeze") as terminal:
+    with Terminal("demo", "--fault", "freeze", "--duration", "3") as terminal:
         terminal.see(r"freezing node1")
         terminal.interrupt()
         assert terminal.end() == 130

@@ -503,7 +503,7 @@ def test_a_program_that_is_given_up_ends_with_all_that_it_has_started() -> None:
     with contextlib.closing(Sandbox(find_server())) as sandbox:
         late = sandbox.folder / "late"
         sandbox.make_folder(late)
-        with pytest.raises(ClusterTimeout, match="did not end within 0.2 s"):
+        with pytest.raises(ClusterTimeout, match=r"did not end within 0\.2 s"):
             sandbox.run("/bin/sh", "-c", f"(sleep 1; touch {late}/file) & wait", timeout=0.2)
         time.sleep(1.5)  # nobody tells that nothing happens
         assert not list(late.iterdir())
