@@ -28,11 +28,20 @@ _MOST_SHOWN = 500
 _PASSWORD = re.compile(r"(?i)(passw(or)?d|secret|scram_(client|server)_key)['\"]?\s*[=:]")
 
 
+def presentable(value: object) -> object:
+    """Return a value, or words for one without a repr: Python prints no int of thousands of digits."""
+    try:
+        repr(value)
+    except Exception:  # noqa: BLE001  (the user's object)
+        return f"<{type(value).__name__} that cannot be shown>"
+    return value
+
+
 def holds_password(value: object) -> bool:
     """Return True if a value may hold a password: a mapping, a keyword string, a URI with a login."""
     if not isinstance(value, (str, bytes, list, tuple, Mapping)):
         return False
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else repr(presentable(value))
     _, scheme, rest = text.partition("://")
     login, at, _ = rest.rpartition("@")
     return bool(scheme and at and ":" in login) or _PASSWORD.search(text) is not None
@@ -61,6 +70,7 @@ class ConfigError(psycopg.ProgrammingError, ValueError):
     """
 
     def __init__(self, parameter: str, value: object, accepted: str, *, secret: bool = False) -> None:
+        value = presentable(value)
         if secret or holds_password(value):
             # libpq repeats the name of a service. A short value is also a part of other words.
             if isinstance(value, str) and value:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
+import socket
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -165,6 +169,25 @@ async def test_closing_cancels_a_coroutine_in_the_loop_of_the_application() -> N
     source.close()
     await async_eventually(lambda: asyncio.all_tasks() == before)
     assert call.done
+
+
+@pytest.mark.parametrize(
+    "at", [(socket, "socketpair"), (asyncio.events, "new_event_loop")], ids=lambda at: at[1]
+)
+def test_a_coroutine_for_which_there_is_no_loop_is_closed_and_the_next_one_runs(
+    monkeypatch: pytest.MonkeyPatch, at: tuple[Any, str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    source = CredentialSource(as_coroutine(lambda r: {"user": r.role}))
+    with warnings.catch_warnings(record=True) as warned, monkeypatch.context() as patched:
+        warnings.simplefilter("always")
+        patched.setattr(*at, refuse)
+        assert "Too many open files" in reason(source)
+        gc.collect()
+    assert [str(warning.message) for warning in warned] == []
+    assert outcome(source) == {"user": "writer"}
 
 
 class Rude(Exception):

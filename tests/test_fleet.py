@@ -66,7 +66,7 @@ def test_what_breaks_an_invariant_is_found(monkeypatch, broken, told):
 
 @pytest.mark.parametrize(
     "name",
-    [*SCENARIOS],
+    [pytest.param(name, marks=pytest.mark.long if name in ("full", "return") else ()) for name in SCENARIOS],
 )
 def test_a_fleet_gets_over_each_scenario_within_the_capacity_of_the_server(name):
     figures = SCENARIOS[name](3, clients=CLIENTS).run()

@@ -8,6 +8,8 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import psycopg
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -38,7 +40,11 @@ class AsyncDisk:
         self._stuck = False
 
     async def do(self, fn: Callable[..., T], *args: Any) -> T:
-        """Call a function and return its result. If this is cancelled, the function goes on."""
+        """Call a function and return its result. If this is cancelled, the function goes on.
+
+        Raises:
+            psycopg.OperationalError: a thread cannot be started.
+        """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
 
@@ -56,7 +62,10 @@ class AsyncDisk:
 
         if self._thread is None:
             thread = threading.Thread(target=self._serve, name="pgroute-files", daemon=True)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as exc:
+                raise psycopg.OperationalError(f"cannot open the file: {exc}") from None
             self._thread = thread
         self._calls.put(work)
         try:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _STEP = 0.05
 """Seconds after which a wait notices that nobody wants its outcome any more."""
 
+_LONGEST_POLL = 1e6
+"""Seconds; poll() takes a C int of milliseconds."""
+
 
 class Changes:
     """A version number to wait for: `notify` changes it from any thread, `wait` returns when it has changed.
@@ -182,12 +185,15 @@ class Doorbell:
             self._outside.send(b"!")
 
     def wait(self, fd: int | None, timeout: float | None) -> None:
-        """Return when rung, when there is something to read, or after *timeout* seconds (None: not before)."""
+        """Return when rung, when there is something to read, or after *timeout* seconds (None: not before).
+
+        A wait of many days ends early.
+        """
         poll = select.poll()
         poll.register(self._inside, select.POLLIN)
         if fd is not None:
             poll.register(fd, select.POLLIN)
-        poll.poll(None if timeout is None else max(0.0, 1000.0 * timeout))
+        poll.poll(None if timeout is None else 1000.0 * min(max(0.0, timeout), _LONGEST_POLL))
         with contextlib.suppress(BlockingIOError):
             self._inside.recv(4096)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
     from pgroute.batch.source import Source
     from pgroute.core.config.retry_policy import RetryPolicy
 
-_MOST_ROWS = 2**31 - 1
-
 _RERUN = frozenset({"40001", "40P01", "25006"})
 # Connection exceptions, insufficient resources, operator intervention, system errors: not caused by the data.
 _SERVER_STATE = ("08", "53", "57P", "58")
 # A lock or statement timeout: another session may have caused it.
 _TIMEOUTS = frozenset({"55P03", "57014"})
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
+_NO_THREAD = "can't start new thread"
+"""The text of the RuntimeError for which Python has no class of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +54,6 @@ def check_job(
     check_name("job", name)
     check_source(source)
     check_integer("chunk_size", chunk_size, low=1)
-    if chunk_size > _MOST_ROWS:
-        raise ConfigError("chunk_size", chunk_size, f"expected at most {_MOST_ROWS}")
     check_integer("workers", workers, low=1)
     if workers > most_workers:
         accepted = (
@@ -117,15 +117,26 @@ def check_same(options: JobOptions, types: Sequence[str], stored_source: str, st
 def belongs_to_chunk(exc: BaseException) -> bool:
     """Whether a chunk itself causes an error, so that another attempt would fail in the same way.
 
-    The connection must still be intact. Errors of the router, errors that are retried, and errors about the server's
-    state are not the chunk's.
+    The connection must still be intact. Errors of the router, errors that are retried, errors about the server's
+    state, and shortages of this process or machine are not the chunk's.
     """
     seen: BaseException | None = exc
     while seen is not None:
-        if not isinstance(seen, Exception) or isinstance(seen, (RouteError, ConfigError, MemoryError)):
+        if (
+            not isinstance(seen, Exception)
+            or isinstance(seen, (RouteError, ConfigError))
+            or _is_shortage(seen)
+        ):
             return False
         state = (seen.sqlstate or "") if isinstance(seen, psycopg.Error) else ""
         if state in _RERUN or state in _TIMEOUTS or state.startswith(_SERVER_STATE):
             return False
         seen = seen.__cause__  # the body may have wrapped the server's error in its own
     return True
+
+
+def _is_shortage(exc: Exception) -> bool:
+    """Whether memory, descriptors, space on a disk or threads are lacking."""
+    if isinstance(exc, OSError):
+        return exc.errno in _SHORTAGES
+    return isinstance(exc, MemoryError) or (isinstance(exc, RuntimeError) and _NO_THREAD in str(exc))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.printable import printable
 from pgroute.core.spelling import nearest
-from pgroute.errors import ConfigError
+from pgroute.errors import ConfigError, presentable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -57,7 +57,7 @@ class Place:
         return self._error(key, exc.value, exc.accepted)
 
     def _error(self, key: str, value: object, accepted: str, *, secret: bool = False) -> ConfigError:
-        text = str(value)
+        text = str(presentable(value))
         secret = secret or any(part in text or text in part for part in self.hidden if part)
         for part in sorted(self.hidden, key=len, reverse=True):
             if len(part) > 1:

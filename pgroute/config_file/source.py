@@ -80,6 +80,8 @@ def _toml(text: str) -> tuple[dict[str, Any], str]:
         return tomllib.loads(text), ""
     except tomllib.TOMLDecodeError as exc:
         return {}, f"expected TOML: {_QUOTED.sub('...', printable(str(exc)))}"
+    except ValueError:
+        return {}, "expected TOML: a number of too many digits"
     except RecursionError:
         return {}, "expected TOML: too many brackets within each other"
 

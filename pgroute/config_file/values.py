@@ -142,7 +142,7 @@ def _number(place: Place, text: str, option: Option) -> object:
         return None
     try:
         value: object = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:  # no TOML, or a number of too many digits
         value = None
     if isinstance(value, (bool, int, float)):
         return value

@@ -7,14 +7,14 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from pgroute.core.faults.classify import Fault, FaultKind
+from pgroute.core.faults.classify import NOT_TRIED, Fault, FaultKind
 from pgroute.core.model.stats import WatchSharing
 from pgroute.core.schedule import CONNECT_GAP, CREDENTIALS_GAP, REJECTED_GAP
 from pgroute.core.topology.observations import Failure
 from pgroute.monitor.address_move import AddressMove
 from pgroute.monitor.alarm import Alarm
 from pgroute.monitor.dialer import Dialer
-from pgroute.monitor.errors import NoCredentials, ProbeFailed
+from pgroute.monitor.errors import ProbeFailed
 from pgroute.monitor.probe_login import ProbeLogin
 from pgroute.monitor.subscribers import Subscribers
 
@@ -80,7 +80,7 @@ class HostWatcher:
         self._connected_at = -math.inf
         self._refused_at = -math.inf
         self._refused_until = -math.inf
-        self._had_no_credentials = False
+        self._not_tried = False
         self._noted = ""
         self._asked_at = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -127,7 +127,7 @@ class HostWatcher:
         """Count a pool's refused login as a connection attempt, and keep trying new connections until one succeeds."""
         self._refused_at = time.monotonic()
         self._refused_until = self._refused_at + REJECTED_GAP
-        self._had_no_credentials = False
+        self._not_tried = False
         self._fresh = True
         self._changed.ring()
 
@@ -171,7 +171,7 @@ class HostWatcher:
             await self._ask()
         except ProbeFailed as exc:
             fault = exc.fault
-            self._had_no_credentials = isinstance(exc, NoCredentials)
+            self._not_tried = fault.kind in NOT_TRIED
         else:
             return
         if fault.kind is FaultKind.REJECTED:
@@ -210,7 +210,7 @@ class HostWatcher:
         hurry = self._kicked or self._fresh
         delay = self.subscribers.connect_delay(now, kicked=hurry)
         last = max(self._connected_at, self._refused_at)
-        connect_at = last + (CREDENTIALS_GAP if self._had_no_credentials else delay)
+        connect_at = last + (CREDENTIALS_GAP if self._not_tried else delay)
         # The snapshots of other routers and processes do not tell that a login was refused.
         return max(connect_at, self._refused_until)
 
@@ -230,7 +230,7 @@ class HostWatcher:
 
     async def _connect(self) -> None:
         self._connected_at = time.monotonic()
-        self._had_no_credentials = False
+        self._not_tried = False
         timeout = self.subscribers.timeout
         if self._conn is not None and self._move.targets:
             # The old address still serves, though the name has left it.
@@ -284,11 +284,13 @@ class HostWatcher:
             self._fresh = False
         elif conn is not None and conn.lost is None and self._connected_at > self._asked_at:
             # Only the attempt at a new connection failed. The open one goes on, and says nothing about that.
+            self._fresh = True
+            if fault.kind is FaultKind.SHORTAGE:
+                return
             if fault.kind is not FaultKind.REJECTED:
                 reason = f"takes no new connection: {fault.reason}"
                 fault = Fault(FaultKind.BUSY, host_suspect=True, reason=reason)
             self.subscribers.observe(Failure(self._key, fault, self._connected_at, linked=True))
-            self._fresh = True
             return
         sent_at = max(self._connected_at, self._asked_at)
         if conn is not None:

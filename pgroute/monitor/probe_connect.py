@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import pq
 
-from pgroute.core.faults.classify import connect_fault
+from pgroute.core.faults.classify import Fault, FaultKind, connect_fault
 from pgroute.monitor.errors import ProbeFailed
 from pgroute.monitor.stalls import stall_aware_wait
 from pgroute.runtime.receive_limit import Allowance, TooMuch, narrow
@@ -35,13 +36,25 @@ async def establish(pgconn: PGconn, timeout: float) -> Allowance:
         except TooMuch as exc:
             raise ProbeFailed.malformed(exc) from None
         except psycopg.Error as exc:
-            raise ProbeFailed(connect_fault(exc)) from None
+            raise ProbeFailed(_shortage() or connect_fault(exc)) from None
     except BaseException:
         attempt.cancel()
         await asyncio.wait({attempt})
         pgconn.finish()
         raise
     return allowance
+
+
+def _shortage() -> Fault | None:
+    """Return the fault that this process can open no connection at all, whatever the host; None: it can.
+
+    libpq does not always tell.
+    """
+    try:
+        socket.socket().close()
+    except OSError as exc:
+        return Fault(FaultKind.SHORTAGE, reason=f"this process can open no connection: {exc.strerror}")
+    return None
 
 
 async def _establish(pgconn: PGconn, allowance: Allowance) -> None:

@@ -123,6 +123,10 @@ def _address(host: str | int, _port: object, _flow: int = 0, scope: int = 0) -> 
     return f"{host}%{scope}" if scope else str(host)
 
 
+def _one_line(exc: Exception) -> str:
+    return " ".join(str(exc).split())[:200] or type(exc).__name__
+
+
 class _Answer(NamedTuple):
     """Records of one kind. `failed`: whether there are any is not known."""
 
@@ -179,18 +183,20 @@ class DnsResolver:
 
     async def _ask(self, name: str, kind: str, timeout: float) -> _Answer:
         """Ask for the records of one kind."""
-        import dns.exception
-        import dns.resolver
-
+        try:
+            import dns.exception
+            import dns.resolver
+        except (ImportError, OSError) as exc:  # no descriptor is left to read them with
+            return self._failed(_one_line(exc))
         try:
             answer = await self._resolve(name, kind, timeout)
         except dns.resolver.NXDOMAIN:
             return _Answer(error="the name does not exist (NXDOMAIN)")
         except (dns.exception.Timeout, TimeoutError):
             return self._failed(f"no answer in {timeout:g} s")
-        except (dns.exception.DNSException, OSError, ValueError) as exc:
+        except (dns.exception.DNSException, ImportError, OSError, ValueError) as exc:
             # NoNameservers: SERVFAIL, REFUSED and the like, with a long text for each server.
-            return self._failed(" ".join(str(exc).split())[:200] or type(exc).__name__)
+            return self._failed(_one_line(exc))
         if answer.rrset is None:
             return _Answer(error=f"it has no {kind} records")
         # In a chain of CNAMEs the shortest TTL counts.

@@ -8,6 +8,7 @@ import contextlib
 import contextvars
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pgroute.core.config.dns_names import is_name
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pgroute.runtime.credentials import CredentialSource
 
 _STOP_TIMEOUT = 5.0
+_AFTER_FAULT = 0.1
 
 WatchKey = tuple["HostKey", "Params", int, "CredentialSource | None", bool]
 
@@ -47,6 +49,19 @@ class Watch(Protocol):
     def log_error(self, text: str, exc: BaseException | None) -> None:
         """Log a bug in pgroute, in another thread: a log handler is the user's code, which must not run here."""
         ...
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop that says nothing when it is collected half made: asyncio's fails then, in its `__del__`."""
+
+    def __init__(self) -> None:
+        self._made = False
+        super().__init__()
+        self._made = True
+
+    def __del__(self) -> None:
+        if self._made:
+            super().__del__()
 
 
 class Monitor:
@@ -72,6 +87,7 @@ class Monitor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._pid = os.getpid()
         self._ready = OneShotEvent()
+        self._failure: Exception | None = None
         self._abandoned = False
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="pgroute-monitor", daemon=True)
@@ -80,23 +96,30 @@ class Monitor:
             self._ready.wait()
         except BaseException:
             self._abandoned = True
-            if self._ready.is_set:
+            if self._ready.is_set and self._failure is None:
                 self.call(self._loop.stop)
             raise
+        if self._failure is not None:
+            raise RuntimeError(f"the monitor cannot be started: {self._failure}") from self._failure
 
     @classmethod
     def attach(cls, watch: Watch) -> Monitor:
         """Begin a watch; starts the thread if there is none.
 
         Raises:
-            RuntimeError: the thread cannot be started.
+            RuntimeError: the thread or its loop cannot be started.
         """
         forked.notice()
         with cls._lock:
-            if cls._current is None:
+            if cls._current is None or not cls._current.alive:
                 cls._current = cls()
             cls._current.add(watch)
             return cls._current
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
 
     def add(self, watch: Watch) -> None:
         """Begin a watch; the caller has the lock."""
@@ -229,14 +252,19 @@ class Monitor:
             watch.log_error(f"in the monitor's loop: {context['message']}", context.get("exception"))
 
     def _main(self) -> None:
-        # Made in this thread, where no Ctrl-C arrives: an interrupt would leave half a loop, which warns later.
-        self._loop = loop = asyncio.SelectorEventLoop()
+        try:
+            # Made in this thread, where no Ctrl-C arrives: an interrupt would leave half a loop, which warns later.
+            self._loop = loop = _Loop()
+        except Exception as exc:  # noqa: BLE001  (raised where the thread was started; no descriptor is left, say)
+            self._failure = exc
+            self._ready.set()
+            return
         loop.set_exception_handler(self._on_fault)
         self._ready.set()
         if self._abandoned:
             loop.stop()
         try:
-            loop.run_forever()
+            self._run(loop)
             tasks = asyncio.all_tasks(loop)
             for task in tasks:
                 task.cancel()
@@ -249,6 +277,17 @@ class Monitor:
             loop.close()
             for leaving in tuple(self._leaving.values()):
                 leaving.set()
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run the loop until it is stopped, whatever is raised in it: without it no host would be watched any more."""
+        while True:
+            try:
+                loop.run_forever()
+            except BaseException as exc:  # noqa: BLE001  (out of memory, say)
+                self._on_fault(loop, {"message": "it was interrupted, and goes on", "exception": exc})
+                time.sleep(_AFTER_FAULT)
+            else:
+                return
 
     @classmethod
     def shut_down(cls) -> None:

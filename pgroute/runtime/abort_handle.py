@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -10,7 +11,8 @@ class AbortHandle:
     """The socket of a connection, which any thread may shut down.
 
     A descriptor may be closed and reused for something else at any moment. So a duplicate is shut down, and only if it
-    is still the socket that was noted at connect.
+    is still the socket that was noted at connect. If the process has no descriptor left for one, the socket itself is:
+    whoever waits at it would wait for ever otherwise.
 
     Args:
         fd: the descriptor of the socket.
@@ -30,17 +32,28 @@ class AbortHandle:
             return False
         try:
             duplicate = os.dup(self._fd)
-        except OSError:
-            return False
+        except OSError as exc:
+            if exc.errno != errno.EMFILE or not self._shut_down(self._fd):
+                return False
+        else:
+            try:
+                if not self._shut_down(duplicate):
+                    return False
+            finally:
+                os.close(duplicate)
+        self._aborted = True
+        return True
+
+    def _shut_down(self, fd: int) -> bool:
         try:
-            info = os.fstat(duplicate)
+            info = os.fstat(fd)
             if (info.st_dev, info.st_ino) != self._identity:
                 return False
-            with socket.socket(fileno=os.dup(duplicate)) as same:
+            same = socket.socket(fileno=fd)
+            try:
                 same.shutdown(socket.SHUT_RDWR)
+            finally:
+                same.detach()
         except OSError:
             return False
-        finally:
-            os.close(duplicate)
-        self._aborted = True
         return True

@@ -6,6 +6,8 @@ import asyncio
 import concurrent.futures
 import contextlib
 import inspect
+import selectors
+import socket
 import threading
 import time
 from collections import deque
@@ -232,14 +234,13 @@ class CredentialSource:
 
     def _outcome(self, call: CredentialCall, awaitable: Awaitable[Any]) -> Any:
         if self._loop is None:
-            return asyncio.run(_cancellable(call, awaitable))
+            return _run_alone(call, awaitable)
         waiting = _awaited(awaitable)
         try:
             future = asyncio.run_coroutine_threadsafe(waiting, self._loop)
         except BaseException:
             waiting.close()
-            if inspect.iscoroutine(awaitable):
-                awaitable.close()
+            _close(awaitable)
             raise
         call.on_cancel(future.cancel)
         while True:
@@ -311,6 +312,32 @@ def end_in_loop(call: CredentialCall) -> asyncio.Future[None]:
 
     call.on_done(tell)
     return ended
+
+
+def _run_alone(call: CredentialCall, awaitable: Awaitable[Any]) -> Any:
+    """Await it in a loop of its own."""
+    runner = asyncio.Runner()
+    try:
+        _check_descriptors()
+        runner.get_loop()
+    except BaseException:
+        _close(awaitable)
+        raise
+    with runner:
+        return runner.run(_cancellable(call, awaitable))
+
+
+def _check_descriptors() -> None:
+    """Raise OSError if there are none for a loop: one that finds none halfway cannot be closed, and says so."""
+    with selectors.DefaultSelector():
+        for end in socket.socketpair():
+            end.close()
+
+
+def _close(awaitable: Awaitable[Any]) -> None:
+    """End a coroutine that never ran, which Python would warn of."""
+    if inspect.iscoroutine(awaitable):
+        awaitable.close()
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:

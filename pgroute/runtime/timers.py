@@ -129,19 +129,26 @@ class Timers:
     def _main(self) -> None:
         heap: list[tuple[float, int, Timer]] = []
         while self._wanted():
-            while self._new:
-                heapq.heappush(heap, self._new.popleft())
-            while heap and (heap[0][2].cancelled or heap[0][0] <= time.monotonic()):
-                heapq.heappop(heap)[2].fire()
-            if len(heap) >= _MOST_NEW:
-                heap = [entry for entry in heap if not entry[2].cancelled]
-                heapq.heapify(heap)
-            self._kept = len(heap)
-            self._next_at = heap[0][0] if heap else math.inf
-            if not self._new:
-                self._wakeup.wait(heap[0][0] - time.monotonic() if heap else None)
-            self._next_at = -math.inf
+            try:
+                self._turn(heap)
+            except Exception:  # noqa: BLE001  (out of memory, say: without this thread nothing would be ended any more)
+                time.sleep(_END_STEP)
         self._new.extend(heap)  # for the thread that has replaced this one
+
+    def _turn(self, heap: list[tuple[float, int, Timer]]) -> None:
+        """Take the new timers, fire those that are due, and wait for the next one."""
+        while self._new:
+            heapq.heappush(heap, self._new.popleft())
+        while heap and (heap[0][2].cancelled or heap[0][0] <= time.monotonic()):
+            heapq.heappop(heap)[2].fire()
+        if len(heap) >= _MOST_NEW:
+            heap[:] = [entry for entry in heap if not entry[2].cancelled]
+            heapq.heapify(heap)
+        self._kept = len(heap)
+        self._next_at = heap[0][0] if heap else math.inf
+        if not self._new:
+            self._wakeup.wait(heap[0][0] - time.monotonic() if heap else None)
+        self._next_at = -math.inf
 
     def _wanted(self) -> bool:
         with self._lock:

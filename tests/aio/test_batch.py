@@ -403,6 +403,7 @@ async def test_an_error_of_the_progress_callable_ends_the_run(ground: Ground) ->
         ("job", "a\0b", "without NUL"),
         ("job", "\udc80", "UTF-8"),
         ("job", 7, "expected 1 to 512"),
+        pytest.param("job", 10**5000, "expected 1 to 512", id="huge"),
         ("source", "text", "not a str"),
         ("source", 7, "an iterable, or a function"),
         ("source", list, "an iterable, or a function"),

@@ -19,6 +19,7 @@ from pgroute import (
     Gap,
     NoHostAvailable,
     Notification,
+    ProbeOptions,
     RouterClosed,
 )
 from pgroute._async.router import manager_of
@@ -88,6 +89,14 @@ async def test_what_is_sent_is_received_in_order(shared: LocalCluster) -> None:
             assert event.payload == "last"
             break
         assert router.stats().writer.totals["pool_size"] == 0, "it is not one of the pool's"
+
+
+async def test_it_is_received_however_seldom_the_connection_is_proven(shared: LocalCluster) -> None:
+    probe = ProbeOptions(interval=1e9)
+    async with AsyncRouter(shared.dsn, probe=probe) as router, router.listen("jobs") as events:
+        assert await events.next(0.2) is None  # it has begun to wait
+        await async_call(notify, shared.nodes[0], "jobs", "1")
+        assert isinstance(await events.next(10), Notification)
 
 
 NAMES = ("with space", 'with "quotes"', "UPPER", "ünï; LISTEN x", "x" * 63, "ä" * 31, "%s", "$1", "--", "\\")

@@ -199,6 +199,33 @@ async def test_a_real_limit_on_processes(shared: LocalCluster) -> None:
     assert (done.stderr, done.stdout, done.returncode) == ("", "", 0)
 
 
+# async-only: begin
+@pytest.mark.parametrize("way", ["in", "made", "out"])
+async def test_a_copy_is_told_that_there_is_no_thread_for_its_file(
+    shared: LocalCluster, no_threads: NoThreads, tmp_path: Path, way: str
+) -> None:
+    path = tmp_path / "data"
+    path.write_text("1\n")
+
+    async def copy(router: AsyncRouter) -> int:
+        if way == "out":
+            return await router.copy_from("SELECT 1", path)
+        return await router.copy_to_table("no_threads", path if way == "in" else lambda: path)
+
+    shared.primary.execute("CREATE TABLE no_threads (n int)")
+    try:
+        async with AsyncRouter(shared.dsn, writer=ONE) as router:
+            await router.wait()
+            await router.wait("reader")
+            with no_threads, pytest.raises(psycopg.OperationalError, match="file: can't start new thread"):
+                await copy(router)
+            assert [each.name for each in tmp_path.iterdir()] == ["data"]
+            assert await copy(router) == 1
+    finally:
+        shared.primary.execute("DROP TABLE no_threads")
+
+
+# async-only: end
 async def test_a_listener_is_told_that_there_is_no_thread(
     shared: LocalCluster, no_threads: NoThreads
 ) -> None:

@@ -28,6 +28,7 @@ from pgroute import (
 from pgroute.config_file.tables import read_router
 
 SECRET = "hunter2-s3cret"
+MANY = "1" + 5000 * "0"
 
 FULL = """
 default = "shop"
@@ -281,6 +282,14 @@ def test_functions_and_classes_are_named_by_their_modules(tmp_path, monkeypatch)
         ("[routers.a]\ndsn = 'x'\ndsn = 'y'", "expected TOML: Cannot overwrite a value"),
         (b"[routers.a]\ndsn = '\xff'", "expected UTF-8 text (line 2 is not)"),
         ("x = " + "[" * 5000, "expected TOML"),
+        (f"[routers.a.writer]\nmax_size = {MANY}", "expected TOML: a number of too many digits"),
+        (f"[routers.a.writer]\nmax_size = '${{NO:-{MANY}}}'", "max_size '1000"),
+        (
+            f"[routers.a.writer]\nmax_size = 0x{MANY}",
+            "routers.a.writer.max_size '<int that cannot be shown>'",
+        ),
+        (f"[routers.a]\nacquire_timeout = 0x{MANY}", "acquire_timeout '<int that cannot be shown>'"),
+        (f"[routers.a]\nbalance = 0x{MANY}", "balance '<int that cannot be shown>'"),
         ("", "invalid routers None: expected at least one table [routers.NAME]"),
         ("[routers]", "expected at least one table [routers.NAME]"),
         ("routers = 5", "invalid routers '***': expected a table of keys and values, not int"),

@@ -53,6 +53,22 @@ def test_docstring_draws_the_whole_tree():
         assert cls.__name__ in errors.__doc__
 
 
+class Rude:
+    def __repr__(self) -> str:
+        raise TypeError("hunter2")
+
+
+@pytest.mark.parametrize(
+    "value", [10**5000, Rude(), [10**5000, "password=hunter2"]], ids=["int", "object", "list"]
+)
+def test_a_value_that_cannot_be_shown_is_told_by_its_type(value):
+    error = ConfigError("max_size", value, "expected less")
+    text = f"<{type(value).__name__} that cannot be shown>"
+    assert str(error) == f"invalid max_size {text!r}: expected less"
+    assert text in repr(error)
+    assert str(pickled(error)) == str(error)
+
+
 @pytest.mark.parametrize("cls", ROUTE_ERRORS)
 def test_plain_error_promises_nothing(cls):
     error = cls("what happened")

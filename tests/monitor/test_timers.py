@@ -6,6 +6,8 @@ import threading
 import time
 from functools import partial
 
+import pytest
+
 from pgroute._acompat import Watchdog
 from pgroute.runtime.timers import Timers, timers
 from tests.support import eventually
@@ -45,6 +47,22 @@ def test_a_timer_that_fails_does_not_end_the_others() -> None:
     mine.acquire(mine)
     mine.set(0.0, lambda: 1 / 0)
     mine.set(0.001, fired.set)
+    assert fired.wait(10)
+    mine.release(mine)
+
+
+def test_an_error_in_the_thread_itself_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        monkeypatch.undo()
+        failed.set()
+        raise MemoryError("for a moment")
+
+    mine, failed, fired = Timers(), threading.Event(), threading.Event()
+    mine.acquire(mine)
+    monkeypatch.setattr("heapq.heappush", fail)
+    mine.set(0.0, lambda: None)  # is lost
+    assert failed.wait(10)
+    mine.set(0.0, fired.set)
     assert fired.wait(10)
     mine.release(mine)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
 import gc
 import socket
 import time
@@ -128,6 +130,28 @@ async def test_the_servers_are_read_again_when_those_known_do_not_answer(
         await resolver.look_up(DB, 0.2)
     conf.write_text("nameserver 127.0.0.1\n")
     assert (await resolver.look_up(DB, 0.5)).records == ["127.0.0.2"]
+
+
+@pytest.mark.parametrize("module", ["dns.exception", "dns.resolver", "dns.asyncresolver", "dns.asyncbackend"])
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), ImportError("no file")])
+async def test_a_library_that_cannot_be_read_now_fails_the_lookup_and_is_read_by_the_next(
+    server: NameServer, monkeypatch: pytest.MonkeyPatch, module: str, error: Exception
+) -> None:
+    load = builtins.__import__
+
+    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == module:
+            raise error
+        return load(name, *args, **kwargs)
+
+    resolver = DnsResolver(server.resolver)
+    with monkeypatch.context() as patched:
+        patched.setattr(builtins, "__import__", refuse)
+        with pytest.raises(
+            LookupFailed, match=r"no addresses of 'db\.test': .*(Too many open files|no file)"
+        ):
+            await resolver.look_up(DB, 1.0)
+    assert (await resolver.look_up(DB, 1.0)).records == ["127.0.0.2"]
 
 
 async def test_an_address_of_a_link_keeps_its_scope(monkeypatch: pytest.MonkeyPatch) -> None:

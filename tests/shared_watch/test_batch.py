@@ -117,6 +117,15 @@ async def test_only_positions_that_nobody_waits_for_can_wait(
     assert guest.told == 1 + at_once
 
 
+async def test_a_process_that_can_open_no_connection_lets_another_one_lead() -> None:
+    guest = Guest()
+    audience = audience_of(guest)
+    audience.over = asyncio.get_running_loop().create_future()
+    audience.observe(Failure(KEY, Fault(FaultKind.SHORTAGE, reason="no descriptor is left"), 2.0))
+    assert audience.over.done()
+    assert guest.told == 0
+
+
 async def test_an_answer_that_was_asked_for_does_not_wait() -> None:
     guest = Guest()
     audience = audience_of(guest)

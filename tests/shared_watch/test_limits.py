@@ -70,6 +70,24 @@ def test_a_place_that_was_of_no_use_when_the_router_opened_is_tried_again(
 
 
 @pytest.mark.cluster
+def test_what_could_not_be_told_of_the_process_when_the_router_opened_is_asked_again(
+    shared: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise identity.NotKnown("no descriptor is left")
+
+    monkeypatch.setattr(watcher, "RETRY", 0.1)
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        patch.setattr(identity, "_process", broken)
+        router = stack.enter_context(Router(shared.dsn, probe=ProbeOptions(share=True)))
+        eventually(lambda: all(host.usable for host in router.topology.hosts))
+        [told] = {(each.mode, each.reason) for each in router.stats().watches.values()}
+        assert told == ("alone", "no descriptor is left")
+        patch.undo()
+        eventually(lambda: mode(router) == {"shared"})
+
+
+@pytest.mark.cluster
 def test_whatever_fails_while_the_identity_is_made_the_hosts_are_watched(
     shared: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -182,6 +184,14 @@ def test_a_column_added_meanwhile_harms_nobody(ground: Ground) -> None:
     assert ground.seen() == [*range(1, 61)]
 
 
+@pytest.mark.parametrize("error", [OSError(errno.ENOENT, "No such file"), RuntimeError("broken")], ids=repr)
+def test_other_errors_of_the_same_classes_reject_their_chunk(ground: Ground, error: Exception) -> None:
+    with Router(ground.dsn) as router:
+        job = BatchJob(router, "j", range(4), chunk_size=2, on_error="reject")
+        report = job.run(Failing(1, error))
+    assert (report.rows, report.rejected) == (2, 1)
+
+
 def wrapped() -> Exception:
     try:
         raise psycopg.errors.SerializationFailure
@@ -198,8 +208,13 @@ def wrapped() -> Exception:
         psycopg.errors.QueryCanceled("statement timeout"),
         wrapped(),
         MemoryError(),
+        *(
+            OSError(code, os.strerror(code))
+            for code in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
+        ),
+        RuntimeError("can't start new thread"),
     ],
-    ids=lambda error: type(error).__name__,
+    ids=repr,
 )
 def test_trouble_that_passes_stops_the_job_and_rejects_no_chunk(
     ground: Ground, error: Exception

@@ -174,7 +174,7 @@ def _value(name: str, value: object, annotation: str) -> object:
         return value
     try:
         found = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:  # no TOML, or a number of too many digits
         found = None
     if isinstance(found, (bool, int, float)):
         return found

@@ -19,7 +19,7 @@ from pgroute.core.config import libpq
 from pgroute.core.config.srv import is_address
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import HostKey, SessionAttrs
-from pgroute.errors import ConfigError, holds_password
+from pgroute.errors import ConfigError, holds_password, presentable
 
 PSYCOPG_ARGUMENTS = ("autocommit", "prepare_threshold", "context", "row_factory", "cursor_factory")
 DSN_ONLY = ("host", "hostaddr", "port", "service", "target_session_attrs", "load_balance_hosts")
@@ -234,7 +234,7 @@ def split_kwargs(kwargs: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, A
 
 
 def _text(name: str, value: object) -> str:
-    if isinstance(value, (str, int, float, os.PathLike)):
+    if isinstance(value, (str, int, float, os.PathLike)) and presentable(value) is value:
         text = str(value)
         if "\0" not in text and text == text.encode(errors="ignore").decode():
             return text

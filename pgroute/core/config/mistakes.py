@@ -10,7 +10,7 @@ from pgroute.core.config.libpq import is_secret, keywords
 from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
 from pgroute.core.config.retry_policy import RetryPolicy
 from pgroute.core.spelling import nearest
-from pgroute.errors import ConfigError
+from pgroute.errors import ConfigError, presentable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -37,7 +37,7 @@ def refuse_unknown(unknown: Mapping[str, object], known: Iterable[str]) -> None:
 
 
 def _belongs(name: str, value: object) -> str:
-    shown = repr(value) if isinstance(value, (bool, int, float)) else "..."
+    shown = repr(presentable(value)) if isinstance(value, (bool, int, float)) else "..."
     if name in _SYNONYMS:
         return f"the router has no such parameter, did you mean {_SYNONYMS[name]}?"
     if name in _names(PoolOptions):

@@ -12,12 +12,17 @@ from typing import Any, Literal
 from pgroute.core.config.discreet import discreetly_made
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.routing.demand import LEAST_MAX_LAG
-from pgroute.errors import ConfigError
+from pgroute.errors import ConfigError, presentable
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 _MOST = 1e9
 """The longest timeout in seconds that every operating system can wait for."""
+
+MOST_WHOLE = 2**31 - 1
+"""The highest count: an integer of the server, and of every other system that it is told to."""
+
+_MOST_SYSTEM_ID = 2**64 - 1
 
 
 def check_number(
@@ -47,10 +52,10 @@ def check_max_lag(value: object, parameter: str = "max_lag") -> float | None:
     return float(value)
 
 
-def check_integer(name: str, value: object, *, low: int) -> None:
-    """Raise ConfigError unless *value* is an int of at least *low*."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ConfigError(name, value, f"expected a whole number of at least {low}")
+def check_integer(name: str, value: object, *, low: int, high: int = MOST_WHOLE) -> None:
+    """Raise ConfigError unless *value* is an int from *low* to *high*."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ConfigError(name, value, f"expected a whole number of at least {low}, at most {high}")
 
 
 def check_callable(name: str, value: object) -> None:
@@ -85,7 +90,9 @@ def check_name(parameter: str, value: object, also: str = "") -> None:
             return
     accepted = f"expected 1 to {MOST_NAME_BYTES} bytes (UTF-8, without NUL){also}"
     if not isinstance(value, str):
-        raise ConfigError(parameter, value, f"{accepted}; a string, such as {parameter}={str(value)!r}")
+        raise ConfigError(
+            parameter, value, f"{accepted}; a string, such as {parameter}={str(presentable(value))!r}"
+        )
     shown = value if size <= MOST_NAME_BYTES else f"{value[:40]}... ({size} bytes)"
     raise ConfigError(parameter, shown, accepted)
 
@@ -143,7 +150,7 @@ def _setting(name: str, value: object) -> str:
     match value:
         case bool():
             text = "on" if value else "off"
-        case int():
+        case int() if presentable(value) is value:
             text = int.__repr__(value)
         case float() if math.isfinite(value):
             text = float.__repr__(value)
@@ -320,7 +327,7 @@ class ProbeOptions:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(name, getattr(self, name), "expected True or False")
         if self.system_id is not None:
-            check_integer("system_id", self.system_id, low=1)
+            check_integer("system_id", self.system_id, low=1, high=_MOST_SYSTEM_ID)
             if not self.check_system_id:
                 raise ConfigError("system_id", self.system_id, "expected None where check_system_id is False")
 

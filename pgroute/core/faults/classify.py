@@ -27,11 +27,16 @@ class FaultKind(enum.Enum):
     BUSY = "busy"
     REJECTED = "rejected"
     NO_CREDENTIALS = "no credentials"
+    SHORTAGE = "shortage"
     LOST = "lost"
     READ_ONLY = "read-only"
     SERIALIZATION = "serialization"
     DEADLOCK = "deadlock"
     OTHER = "other"
+
+
+NOT_TRIED = frozenset({FaultKind.NO_CREDENTIALS, FaultKind.SHORTAGE})
+"""Nothing was asked of the host: the credentials function gave none, or this process could not open a connection."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 1.0
+_TIDY_GAP = 0.1
+"""The least seconds between two rounds of closing idle connections, whatever the options say."""
 
 
 class Lease(Protocol):
@@ -124,7 +126,7 @@ class Lending(Generic[L, C]):
         self.min_size: int = min_size
         self.max_size: int = max_size
         self._max_waiting = max_waiting
-        self._max_idle = max_idle
+        self._max_idle = max(max_idle, _TIDY_GAP)
         self._max_uses = math.inf if max_uses is None else max_uses
         self._retired: deque[tuple[L, C]] = deque()
         self._missing = 0
@@ -133,7 +135,8 @@ class Lending(Generic[L, C]):
         self._connected_once = False
         self._pause = _FIRST_PAUSE
         self._retry_at = now
-        self._shrink_at = now + max_idle
+        self._shrink_at = now + self._max_idle
+        self._renew_at = now
         self._unused = 0
         self._admission = admission
 
@@ -311,11 +314,14 @@ class Lending(Generic[L, C]):
                 self._connecting = True
                 return Connect()
             return Rest(at - now)
-        due = min([self._shrink_at, *(lease.expires_at for lease, _ in self.idle)])
+        expiry = min((lease.expires_at for lease, _ in self.idle), default=math.inf)
+        due = min(self._shrink_at, max(self._renew_at, expiry))
         return Rest(max(0.0, due - now))
 
     def _surplus(self, now: float) -> list[tuple[L, C]]:
-        expired = [item for item in self.idle if item[0].expires_at <= now]
+        expired = [item for item in self.idle if item[0].expires_at <= now >= self._renew_at]
+        if expired:
+            self._renew_at = now + _TIDY_GAP
         if expired or now < self._shrink_at:
             return expired
         unneeded = self._unused > 0 and len(self.leases) > self.min_size

@@ -22,6 +22,8 @@ _TABLE = (
 )
 _COLUMNS = "expected a sequence of names of columns"
 _MOST_PARTS = 3
+_MOST = 2**63 - 1
+"""The highest bigint, which REJECT_LIMIT is."""
 
 # A query that reads a table has white space, brackets, quotes or asterisks.
 _TABLE_NAME = LatePattern(r"""[^\s()"',;*]+""")
@@ -180,8 +182,8 @@ def _some_columns(name: str, value: object) -> str:
 
 
 def _number(name: str, value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(name, value, "expected a whole number of at least 1, or None")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST:
+        raise ConfigError(name, value, f"expected a whole number of at least 1, at most {_MOST}, or None")
     return str(value)
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
-from pgroute.core.faults.classify import FaultKind
+from pgroute.core.faults.classify import NOT_TRIED, FaultKind
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostRole
@@ -36,10 +36,11 @@ _REFUSALS = {
     FaultKind.BUSY: HostState.BUSY,
     FaultKind.REJECTED: HostState.REJECTED,
     FaultKind.NO_CREDENTIALS: HostState.REJECTED,
+    FaultKind.SHORTAGE: HostState.REJECTED,
 }
 """The faults by which a host shows that it is alive, and the state that each means.
 
-Without credentials nothing was asked of the host; as after a refused login, open connections go on.
+Where nothing was asked of the host, open connections go on, as after a refused login.
 """
 
 
@@ -62,7 +63,7 @@ class Facts:
         login_state: UP, or BUSY or REJECTED while new connections fail. Only a login that succeeds ends a rejection.
         login_reason: what the host said when it refused a connection; empty while it refuses none.
         login_failed_at: monotonic seconds of that.
-        login_tried: the last new connection was not given up for want of credentials.
+        login_tried: the last new connection was not given up for want of credentials or descriptors.
         login_proven_at: monotonic seconds at which the newest probe on a new connection was sent that was answered.
         login_accepted: it has accepted a login at least once.
         sessions_possible: it accepted a login and was neither down nor starting since, so connections may be open.
@@ -299,7 +300,7 @@ def _refused(facts: Facts, seen: Failure, state: HostState, now: float) -> Facts
     # "Too many connections" is said before the password is checked, so it does not end a rejection.
     if state is HostState.REJECTED or (state is HostState.BUSY and login_state is not HostState.REJECTED):
         login_state, login_reason = state, seen.fault.reason
-    tried = seen.fault.kind is not FaultKind.NO_CREDENTIALS
+    tried = seen.fault.kind not in NOT_TRIED
     facts = replace(
         facts,
         last_seen=now if tried else facts.last_seen,

@@ -13,6 +13,7 @@ try:
 except ImportError:  # Windows, where nobody gets here
     resource = None  # type: ignore[assignment]
 
+from pgroute.core.faults.classify import FaultKind
 from pgroute.core.schedule import REJECTED_GAP
 from pgroute.core.topology.host_facts import alike
 from pgroute.core.topology.observations import Answer, Failure
@@ -119,6 +120,9 @@ class Audience:
         One that brings nothing but positions that nobody waits for comes a moment later, and in an outage to those that
         would have asked by themselves by now: this process asks more often than they would.
         """
+        if isinstance(seen, Failure) and seen.fault.kind is FaultKind.SHORTAGE:
+            self._finish()  # another process can do better
+            return
         last, self._last = self._last, seen
         asked = self._asked
         if asked is not None and seen.sent_at >= asked:

@@ -56,6 +56,10 @@ class NotShareable(Exception):
     """Other processes cannot share this watch; the text says why."""
 
 
+class NotKnown(NotShareable):
+    """It cannot be told now whether they can: there is no descriptor left, say."""
+
+
 def identity(
     key: HostKey,
     params: Mapping[str, str],
@@ -74,7 +78,8 @@ def identity(
         source: calls the credentials function of the router; None: it has none.
 
     Raises:
-        NotShareable: they depend on what other processes do not have, or it cannot be found out.
+        NotShareable: they depend on what other processes do not have.
+        NotKnown: it cannot be found out now.
     """
     if not options.share:
         raise NotShareable("share=False")
@@ -104,7 +109,7 @@ def _working_directory() -> str:
     try:
         return str(Path.cwd())
     except OSError as exc:
-        raise NotShareable(f"the working directory cannot be told: {exc.strerror}") from None
+        raise NotKnown(f"the working directory cannot be told: {exc.strerror}") from None
 
 
 def _matters(name: str) -> bool:
@@ -135,4 +140,4 @@ def _process() -> list[object]:
             Path("/proc/self/cgroup").read_text("utf-8", "surrogateescape"),
         ]
     except OSError as exc:
-        raise NotShareable(f"cannot tell in which namespaces this process is: {exc.strerror}") from None
+        raise NotKnown(f"cannot tell in which namespaces this process is: {exc.strerror}") from None

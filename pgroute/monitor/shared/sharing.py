@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pgroute.monitor.host_watcher import HostWatcher
 from pgroute.monitor.shared.batch import Batch
 from pgroute.monitor.shared.folder import Folder
-from pgroute.monitor.shared.identity import NotShareable, identity
+from pgroute.monitor.shared.identity import NotKnown, NotShareable, identity
 from pgroute.monitor.shared.watcher import SharedWatcher
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pgroute.core.config.dsn import Params
     from pgroute.core.config.lookups import ResolverSpec
     from pgroute.core.config.options import ProbeOptions
     from pgroute.core.model.roles import HostKey
     from pgroute.monitor.dns_watch import Names
+    from pgroute.monitor.shared.identity import Identity
     from pgroute.runtime.credentials import CredentialSource
 
 AnyWatcher = HostWatcher | SharedWatcher
+
+
+def _identity_now(identify: Callable[[], Identity]) -> Identity | None:
+    try:
+        return identify()
+    except NotKnown:
+        return None
 
 
 class Sharing:
@@ -49,15 +60,18 @@ class Sharing:
             options: the probe options.
             source: calls the credentials function of the router; None: it has none.
         """
+        identify = partial(identity, key, params, resolver=resolver, options=options, source=source)
         try:
-            which = identity(key, params, resolver=resolver, options=options, source=source)
+            which = _identity_now(identify)
         except NotShareable as exc:
             return HostWatcher(key, params, names, source, alone=str(exc))
         except Exception as exc:  # noqa: BLE001  (a host must be watched, whatever is wrong here)
             # Its text may quote a parameter.
             return HostWatcher(key, params, names, source, alone=f"a fault in pgroute: {type(exc).__name__}")
         folder = self._folder = self._folder or Folder()
-        watcher = SharedWatcher(key, params, names, folder, identity=which, batch=self._batch)
+        watcher = SharedWatcher(
+            key, params, names, folder, identity=which, identify=identify, batch=self._batch
+        )
         self._users.add(watcher)
         return watcher
 

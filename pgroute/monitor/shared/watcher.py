@@ -10,6 +10,7 @@ from pgroute.core.model.stats import WatchSharing
 from pgroute.monitor.host_watcher import HostWatcher
 from pgroute.monitor.shared.audience import Audience
 from pgroute.monitor.shared.folder import Unusable
+from pgroute.monitor.shared.identity import NotShareable
 from pgroute.monitor.shared.link import LinkEnded
 from pgroute.monitor.shared.times import HEARING, PAUSE, RETRY
 from pgroute.monitor.shared.told import Ending, Told
@@ -17,7 +18,7 @@ from pgroute.monitor.shared.turns import Lead, Nobody, take_place
 from pgroute.monitor.subscribers import Subscribers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pgroute.core.model.roles import HostKey
     from pgroute.monitor.dns_watch import Names
@@ -43,7 +44,8 @@ class SharedWatcher:
         params: the connection parameters, without hostaddr where the name is to be resolved.
         names: give the addresses.
         folder: where the processes meet.
-        identity: what the observations depend on.
+        identity: what the observations depend on; None: that could not be told.
+        identify: tells it.
         batch: that of the process.
 
     Attributes:
@@ -58,7 +60,8 @@ class SharedWatcher:
         names: Names,
         folder: Folder,
         *,
-        identity: Identity,
+        identity: Identity | None,
+        identify: Callable[[], Identity],
         batch: Batch,
     ) -> None:
         self.subscribers: Subscribers = Subscribers(key)
@@ -68,6 +71,7 @@ class SharedWatcher:
         self._names = names
         self._folder = folder
         self._identity = identity
+        self._identify = identify
         self._batch = batch
         self._own: HostWatcher | None = None
         self._told: Told | None = None
@@ -162,13 +166,15 @@ class SharedWatcher:
         """Take a place among the processes, and keep it until it is lost."""
         self._undecide()
         try:
+            if self._identity is None:
+                self._identity = self._identify()
             self._folder.renew()
             watch = self._folder.name(self._identity)
             place = take_place(self._folder, watch, after=self._after)
         except OSError as exc:
             await self._alone(f"{self._folder.location}: {exc.strerror}")
             return
-        except Unusable as exc:
+        except (Unusable, NotShareable) as exc:
             await self._alone(str(exc))
             return
         if isinstance(place, Nobody):

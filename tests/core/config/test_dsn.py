@@ -442,6 +442,11 @@ def test_kwargs_that_are_no_text_are_refused(name, value):
     assert error.value == ("***" if name == "password" else value)
 
 
+def test_a_number_in_kwargs_that_cannot_be_shown_is_refused():
+    error = refused("host=h", kwargs={"connect_timeout": 10**5000})
+    assert error.parameter == "connect_timeout"
+
+
 # -- what a connection gets
 
 

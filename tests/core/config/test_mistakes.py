@@ -48,6 +48,13 @@ def test_an_argument_that_a_router_does_not_have_is_told_where_it_belongs(
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize("router", [Router, AsyncRouter])
+@pytest.mark.parametrize("name", ["max_size", "interval", "conninfo", "autocommit", "colour"])
+def test_a_number_that_cannot_be_shown_is_told_where_it_belongs_too(router: Any, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"invalid {name} .*: "):
+        router("dbname=shop", **{name: 10**5000})
+
+
 @pytest.mark.parametrize(
     ("dsn", "said"),
     [

@@ -20,11 +20,11 @@ from pgroute.errors import ConfigError
 
 NAN, INF = math.nan, math.inf
 NUMBERS = ["1", None, True, NAN, INF, -INF, 1.001e9, 1j, [1]]
-WHOLE = ["1", None, True, 1.0, NAN]
+WHOLE = ["1", None, True, 1.0, NAN, 10**400]
 
 BAD: list[tuple[type, str, Any, str]] = [
     *((PoolOptions, "min_size", bad, "a whole number of at least 0") for bad in [*WHOLE, -1]),
-    *((PoolOptions, "max_size", bad, "a whole number of at least 1") for bad in [*WHOLE, 0]),
+    *((PoolOptions, "max_size", bad, "a whole number of at least 1") for bad in [*WHOLE, 0, 2**31]),
     *((PoolOptions, "max_waiting", bad, "a whole number of at least 0") for bad in [*WHOLE, -1]),
     *((PoolOptions, "max_idle", bad, "a number above 0") for bad in [*NUMBERS, 0, 0.0, -1]),
     *((PoolOptions, "max_lifetime", bad, "a number above 0") for bad in [*NUMBERS, 0, -0.5]),
@@ -47,7 +47,10 @@ BAD: list[tuple[type, str, Any, str]] = [
     ),
     *((ProbeOptions, "abort_stale", bad, "True or False") for bad in [None, 1, "on"]),
     *((ProbeOptions, "check_system_id", bad, "True or False") for bad in [None, 0, "off"]),
-    *((ProbeOptions, "system_id", bad, "a whole number of at least 1") for bad in ["7", 0, -1, True, 1.5]),
+    *(
+        (ProbeOptions, "system_id", bad, "a whole number of at least 1")
+        for bad in ["7", 0, -1, True, 1.5, 2**64]
+    ),
     *((ProbeOptions, "kwargs", bad, "a mapping or None") for bad in ["user=x", 5, [("user", "x")]]),
     (ProbeOptions, "kwargs", {1: "x"}, "str keys"),
     *((HostOptions, "weight", bad, "of at least 0") for bad in [*NUMBERS, -0.1]),
@@ -72,7 +75,7 @@ def test_bad_value(options, parameter, value, accepted):
 
 GOOD: list[Any] = [
     *((PoolOptions, "min_size", good) for good in (0, 1, 10)),
-    *((PoolOptions, "max_size", good) for good in (1, 500)),
+    *((PoolOptions, "max_size", good) for good in (1, 500, 2**31 - 1)),
     *((PoolOptions, "max_idle", good) for good in (0.001, 1)),
     (PoolOptions, "max_idle", 1e9),
     (PoolOptions, "max_lifetime", 1),
@@ -85,7 +88,7 @@ GOOD: list[Any] = [
     *((ProbeOptions, name, good) for name in ("interval", "timeout") for good in (0.01, 60)),
     *((ProbeOptions, "abort_after", good) for good in (None, 0, 3.5)),
     *((ProbeOptions, name, good) for name in ("abort_stale", "check_system_id") for good in (True, False)),
-    *((ProbeOptions, "system_id", good) for good in (None, 1, 2**63)),
+    *((ProbeOptions, "system_id", good) for good in (None, 1, 2**63, 2**64 - 1)),
     *((ProbeOptions, "kwargs", good) for good in (None, {}, {"user": "watch"})),
     *((HostOptions, "weight", good) for good in (0, 0.5, 100)),
 ]
@@ -108,6 +111,21 @@ def test_pinned_identifier_that_is_not_looked_at_is_a_mistake():
     ):
         ProbeOptions(system_id=7, check_system_id=False)
     assert ProbeOptions(system_id=7).system_id == 7
+
+
+HUGE = 10**5000  # Python refuses to print its digits
+
+
+@pytest.mark.parametrize("value", [HUGE, [HUGE], {"a": HUGE}], ids=["int", "list", "dict"])
+@pytest.mark.parametrize("parameter", ["min_size", "max_size", "max_uses", "max_idle", "read_only", "reset"])
+def test_a_number_that_cannot_be_shown_is_refused_with_its_parameter(parameter, value):
+    with pytest.raises(ConfigError, match=f"invalid {parameter} .*{type(value).__name__}.*: expected "):
+        PoolOptions(**{parameter: value})
+
+
+def test_a_setting_that_cannot_be_shown_is_refused():
+    with pytest.raises(ConfigError, match=r"invalid settings.*work_mem.*: expected "):
+        PoolOptions(settings={"work_mem": HUGE})
 
 
 def test_number_beyond_any_float():

@@ -259,6 +259,23 @@ def test_one_connection_above_min_size_goes_in_each_period_in_which_it_was_not_n
     assert books.step(40.0) == Rest(10.0)  # min_size is kept
 
 
+def test_the_shortest_lifetimes_have_an_idle_connection_replaced_ten_times_a_second() -> None:
+    books = lending()
+    item = opened(books, expires_at=0.0)
+    assert books.step(0.0) == Close([item])
+    item = opened(books, expires_at=0.0)
+    assert books.step(0.0) == Rest(0.1)
+    assert books.step(0.1) == Close([item])
+    item = opened(books, now=0.1, expires_at=0.1)
+    assert not books.keeps(item[0], 0.1), "one that comes back from its user is replaced at once"
+
+
+def test_the_shortest_periods_have_idle_connections_counted_ten_times_a_second() -> None:
+    books, _ = filled(1, max_idle=1e-300)
+    assert books.step(1.0) == Rest(0.1)
+    assert books.step(2.0) == Rest(0.1)
+
+
 def test_what_was_needed_once_in_a_period_stays() -> None:
     books, (one,) = filled(1, max_size=2, max_idle=10.0)
     books.take()

@@ -132,7 +132,7 @@ BAD: dict[str, list[Any]] = {
     "force_null": ["a", []],
     "encoding": ["", "utf 8", "UTF8'", "\0", 8, "UTF8\n"],
     "on_error": ["skip", True, 5],
-    "reject_limit": [0, -1, 1.5, True, "3"],
+    "reject_limit": [0, -1, 1.5, True, "3", 2**63],
     "log_verbosity": ["loud", 1],
 }
 
@@ -141,6 +141,11 @@ BAD: dict[str, list[Any]] = {
 def test_invalid_option_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"(?s)^invalid {name} .*: expected "):
         copy_in("t", None, {name: value})
+
+
+def test_number_that_cannot_be_shown_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^invalid reject_limit .*: expected "):
+        copy_in("t", None, {"reject_limit": 10**5000})
 
 
 @pytest.mark.parametrize("columns", ["a", [], [""], [1], {"a": 1}, 5, ["a\0"], ("a", None)], ids=repr)
