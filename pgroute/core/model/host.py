@@ -22,8 +22,8 @@ class HostState(enum.Enum):
         DOWN: it refuses connections, or failed two probes in a row.
         STARTING: it is starting up or shutting down.
         BUSY: it accepts no further connections; it serves only after hosts that are up.
-        REJECTED: it refuses the credentials, the database or TLS, or the credentials function gave none; connections
-            that are already open still serve.
+        REJECTED: it refuses the credentials, the database or TLS, or the credentials function gave none, or this
+            process can open no connection; connections that are already open still serve.
         STALE: an old primary, on a lower timeline than the highest one seen; it never serves.
         CONFLICT: one of several primaries between which nothing decides; none of them serves.
         FOREIGN: it belongs to another cluster, or reports no system identifier although one is pinned.
