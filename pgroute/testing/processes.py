@@ -143,6 +143,18 @@ def _read(lock: Path) -> tuple[str, os.stat_result]:
         return file.read(4096), os.fstat(file.fileno())
 
 
+def remove(folder: Path, *, timeout: float = 5.0) -> None:
+    """Remove a folder, also if a program that nobody knows of still writes there: it fails as soon as it is gone.
+
+    Tries for `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    shutil.rmtree(folder, ignore_errors=True)
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _clear_away(folder: Path, bindir: Path) -> None:
     deadline = time.monotonic() + 10
     while folder.exists() and time.monotonic() < deadline:

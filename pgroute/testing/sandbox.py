@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -150,7 +149,7 @@ class Sandbox:
                     child.kill()
                 child.wait(10)
         finally:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            processes.remove(self.folder)
             while self.ports:
                 self.ports.pop().release()
         if self._watchdog is not None:

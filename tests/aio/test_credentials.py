@@ -242,6 +242,7 @@ async def test_a_role_that_is_refused_says_nothing_of_the_others(roles: LocalClu
         assert all(host.state is HostState.UP for host in router.topology.hosts)
 
 
+@pytest.mark.long
 async def test_a_token_that_expires_is_issued_again(roles: LocalCluster) -> None:
     issued: list[tuple[str, float]] = []
     lock = threading.Lock()

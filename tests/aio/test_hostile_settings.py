@@ -442,6 +442,7 @@ async def _settled(router: AsyncRouter[Any], old: Node) -> None:
     await async_eventually(lambda: state(router, old) is HostState.STALE)
 
 
+@pytest.mark.long
 async def test_every_setting_survives_a_failover_and_an_old_primary_that_comes_back(
     installed: LocalCluster,
 ) -> None:

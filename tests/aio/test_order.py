@@ -35,6 +35,7 @@ async def first_readers(dsn: str, numbers: range) -> list[int]:
         return [await reader.result() for reader in readers]
 
 
+@pytest.mark.long
 async def test_first_sessions_of_many_routers_go_to_the_first_host_although_it_answers_last(
     proxied: Proxied, monkeypatch: pytest.MonkeyPatch
 ) -> None:

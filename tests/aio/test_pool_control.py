@@ -376,6 +376,7 @@ class Load:
         await async_eventually(lambda: self.done >= target or self.failed, 30.0)
 
 
+@pytest.mark.long
 async def test_no_session_fails_while_pools_are_resized_expired_and_drained_amid_a_failover(
     any_cluster: LocalCluster,
 ) -> None:

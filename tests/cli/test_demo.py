@@ -37,6 +37,14 @@ def eventually(condition, what, *, timeout=20.0):
         time.sleep(0.02)
 
 
+def all_gone(folder):
+    """Wait until nothing lives in a folder any more."""
+    deadline = time.monotonic() + 20.0
+    while found := leftovers(folder):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+
+
 def leftovers(folder):
     """What lives in a folder: files, and processes that work there or name it."""
     found = [str(path) for path in folder.iterdir()]
@@ -104,7 +112,7 @@ def test_ctrl_c_leaves_nothing_behind(temporary, moment):
         demo.send_signal(signal.SIGINT)
         _, err = demo.communicate(timeout=60)
     assert (demo.returncode, err) == (130, "")
-    eventually(lambda: leftovers(temporary) == [], "everything gone")
+    all_gone(temporary)
 
 
 def test_ctrl_c_while_the_servers_start_leaves_nothing_behind(temporary):
@@ -113,7 +121,7 @@ def test_ctrl_c_while_the_servers_start_leaves_nothing_behind(temporary):
         demo.send_signal(signal.SIGINT)
         _, err = demo.communicate(timeout=60)
     assert (demo.returncode, err) == (130, "")
-    eventually(lambda: leftovers(temporary) == [], "everything gone")
+    all_gone(temporary)
 
 
 def test_unknown_server_version_is_told_with_what_to_do(temporary):
@@ -176,7 +184,7 @@ def test_async_demo_is_ended_by_ctrl_c(temporary):
         demo.send_signal(signal.SIGINT)
         _, err = demo.communicate(timeout=60)
     assert (demo.returncode, err) == (130, "")
-    eventually(lambda: leftovers(temporary) == [], "everything gone")
+    all_gone(temporary)
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ def load(name):
     return module
 
 
+@pytest.mark.long
 def test_a_secret_is_rotated_without_a_refused_login():
     out = run("rotating_secret.py")
     found = re.fullmatch(

@@ -38,7 +38,7 @@ class User:
         return self.request("GET", "/notes")
 
 
-@pytest.fixture(params=["own_writes_flask.py", "own_writes_fastapi.py"])
+@pytest.fixture(params=[pytest.param("own_writes_flask.py", marks=pytest.mark.long), "own_writes_fastapi.py"])
 def start(request, temporary, tmp_path):
     """Starts the application with these arguments."""
     return functools.partial(Application, request.param, temporary, tmp_path / "log", secret=SECRET)

@@ -147,6 +147,7 @@ def celery_settings(shared: LocalCluster, tmp_path: Path) -> Iterator[dict[str, 
     shared.primary.execute("DROP DATABASE celery_shop WITH (FORCE)")
 
 
+@pytest.mark.long
 def test_celery_workers_pay_each_order_once(
     shared: LocalCluster, celery_settings: dict[str, str], tmp_path: Path
 ) -> None:

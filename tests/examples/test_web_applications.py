@@ -23,7 +23,7 @@ WRITERS = 4
 NAMES = itertools.count(1)
 
 
-@pytest.fixture(params=["flask_app.py", "fastapi_app.py"])
+@pytest.fixture(params=["flask_app.py", pytest.param("fastapi_app.py", marks=pytest.mark.long)])
 def start(request, temporary, tmp_path):
     """Starts the application with these arguments."""
     return functools.partial(Application, request.param, temporary, tmp_path / "log")

@@ -106,6 +106,7 @@ def test_a_fleet_shares_a_primary_that_has_not_enough_connections(small: LocalCl
     assert tried <= len(fleet) * (1 + took / 0.1) + 1
 
 
+@pytest.mark.long
 def test_no_reader_waits_for_a_standby_whose_turn_to_be_connected_to_has_not_come(
     mended: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,7 +59,9 @@ def test_twenty_writers_that_wait_all_write_after_the_promotion(cluster: LocalCl
     assert numbers(new) == [*range(21)]
 
 
-@pytest.mark.parametrize(("crash", "outage"), [("immediate", 0.2), ("kill", 5.0)])
+@pytest.mark.parametrize(
+    ("crash", "outage"), [("immediate", 0.2), pytest.param("kill", 5.0, marks=pytest.mark.long)]
+)
 def test_a_writer_waits_for_the_promotion_and_little_longer(
     any_cluster: LocalCluster, crash: str, outage: float
 ) -> None:

@@ -442,6 +442,7 @@ def _settled(router: Router[Any], old: Node) -> None:
     eventually(lambda: state(router, old) is HostState.STALE)
 
 
+@pytest.mark.long
 def test_every_setting_survives_a_failover_and_an_old_primary_that_comes_back(
     installed: LocalCluster,
 ) -> None:

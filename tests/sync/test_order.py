@@ -36,6 +36,7 @@ def first_readers(dsn: str, numbers: range) -> list[int]:
         return [reader.result() for reader in readers]
 
 
+@pytest.mark.long
 def test_first_sessions_of_many_routers_go_to_the_first_host_although_it_answers_last(
     proxied: Proxied, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -509,6 +509,25 @@ def test_a_program_that_is_given_up_ends_with_all_that_it_has_started() -> None:
         assert not list(late.iterdir())
 
 
+def test_a_folder_is_removed_although_somebody_writes_there_a_little_longer() -> None:
+    sandbox = Sandbox(find_server())
+    writing = threading.Event()
+
+    def write() -> None:
+        # As a program does that was started at the moment of a Ctrl-C, so that nobody knows of it.
+        for number in range(10_000):
+            with contextlib.suppress(FileNotFoundError):
+                (sandbox.folder / f"{number}").mkdir()
+            writing.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert writing.wait(10)
+    sandbox.close()
+    writer.join(10)
+    assert not sandbox.folder.exists()
+
+
 def test_abandoned_cluster_is_collected() -> None:
     cluster = LocalCluster(0)
     cluster.start()

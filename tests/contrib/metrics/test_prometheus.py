@@ -137,6 +137,7 @@ async def test_an_async_router_is_read_from_another_thread(shared: LocalCluster)
         assert page.value("session_wait_seconds_count", role="writer") == 1
 
 
+@pytest.mark.long
 def test_counters_never_fall_while_many_threads_read(shared: LocalCluster) -> None:
     stop = threading.Event()
 
