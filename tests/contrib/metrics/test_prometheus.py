@@ -77,7 +77,7 @@ def test_a_histogram_is_cumulative_and_counts_each_session(shared: LocalCluster)
 
 
 def test_a_failover_on_the_page(any_cluster: LocalCluster) -> None:
-    with Router(any_cluster.dsn, name="shop", probe=QUICK) as router:
+    with Router(any_cluster.dsn, name="shop") as router:
         registry = registry_of(router)
         use(router)
         eventually(lambda: all(host.usable for host in router.topology.hosts))
