@@ -25,10 +25,19 @@ from pgroute.batch import AsyncBatchJob
 DSN, TABLE, LEAVE = sys.argv[1:]
 ONE = PoolOptions(max_size=1)
 libc = ctypes.PyDLL(None)
-# If another thread waits for the interpreter's lock at the moment of the fork, CPython hangs in the child as soon as
-# that has two threads: the waiter is still counted there, and PyOS_AfterFork_Child, which would forget it, is not
-# called. Nothing of pgroute's runs then, so another child is made.
+# If another thread waits for the interpreter's lock at the moment of the fork, CPython hangs in the child, at its next
+# line or as soon as it has two threads: the waiter is still counted there, and PyOS_AfterFork_Child, which would forget
+# it, is not called. Nothing of pgroute's runs then, so the parent ends that child, which cannot do so itself, and makes
+# another one.
 HANGS, CHILDREN = 15, 3
+
+def end_of(number):
+    until = time.monotonic() + HANGS
+    while not (ended := os.waitpid(number, os.WNOHANG))[0]:
+        if time.monotonic() > until:
+            os.kill(number, signal.SIGKILL)
+        time.sleep(0.01)
+    return os.waitstatus_to_exitcode(ended[1])
 
 async def pid_of(router, role="writer"):
     async with router.connection("read-write" if role == "writer" else "standby", 10.0) as conn:
@@ -117,10 +126,9 @@ async def main():
         for _ in range(CHILDREN):
             number = libc.fork()
             if not number:
-                libc.alarm(HANGS)
                 break
-            status = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
-            if status != -signal.SIGALRM:
+            status = end_of(number)
+            if status != -signal.SIGKILL:
                 break
         if not number:
             status = 1
