@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import inspect
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +10,7 @@ import psycopg
 from pgroute.batch.source import Keyset, check_source, signature
 from pgroute.core.config.options import check_integer, check_name
 from pgroute.core.config.retry_policy import check_policy
+from pgroute.core.faults.classify import SHORTAGES
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.printable import printable
 from pgroute.errors import ConfigError, RouteError
@@ -26,7 +26,6 @@ _RERUN = frozenset({"40001", "40P01", "25006"})
 _SERVER_STATE = ("08", "53", "57P", "58")
 # A lock or statement timeout: another session may have caused it.
 _TIMEOUTS = frozenset({"55P03", "57014"})
-_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
 _NO_THREAD = "can't start new thread"
 """The text of the RuntimeError for which Python has no class of its own."""
 
@@ -138,5 +137,5 @@ def belongs_to_chunk(exc: BaseException) -> bool:
 def _is_shortage(exc: Exception) -> bool:
     """Whether memory, descriptors, space on a disk or threads are lacking."""
     if isinstance(exc, OSError):
-        return exc.errno in _SHORTAGES
+        return exc.errno in SHORTAGES
     return isinstance(exc, MemoryError) or (isinstance(exc, RuntimeError) and _NO_THREAD in str(exc))

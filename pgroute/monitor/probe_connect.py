@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import pq
 
-from pgroute.core.faults.classify import Fault, FaultKind, connect_fault
+from pgroute.core.faults.classify import SHORTAGES, Fault, FaultKind, connect_fault
 from pgroute.monitor.errors import ProbeFailed
 from pgroute.monitor.stalls import stall_aware_wait
 from pgroute.runtime.receive_limit import Allowance, TooMuch, narrow
@@ -53,7 +53,8 @@ def _shortage() -> Fault | None:
     try:
         socket.socket().close()
     except OSError as exc:
-        return Fault(FaultKind.SHORTAGE, reason=f"this process can open no connection: {exc.strerror}")
+        if exc.errno in SHORTAGES:
+            return Fault(FaultKind.SHORTAGE, reason=f"this process can open no connection: {exc.strerror}")
     return None
 
 

@@ -195,7 +195,9 @@ async def test_replica_that_refuses_the_readers_login_is_set_aside_and_comes_bac
             until = time.monotonic() + within(10.0)
             while await read_from(router, mended) != 1:
                 assert time.monotonic() < until
-                await asyncio.sleep(0.01)  # it comes back after 5 s
+                await asyncio.sleep(
+                    0.01
+                )  # how often it reads: nothing else tells that the host is offered again
     finally:
         hba.write_text(rules)
         refusing.execute("SELECT pg_reload_conf()")

@@ -119,7 +119,7 @@ async def write_until(router: AsyncRouter[Any], stop: threading.Event) -> int:
         async with router.writer(timeout=PATIENCE) as conn:
             await conn.execute("SELECT 1")
         served += 1
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # the load leaves some of the processor to the server and the monitor
     return served
 
 
@@ -211,7 +211,7 @@ async def one_host_refuses(router: AsyncRouter[Any], refusing: Endpoint, other: 
     until = begun_at + PATIENCE
     while time.monotonic() < until:
         assert (await read(router)).port == other.port
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # how often it reads
     return begun_at
 
 

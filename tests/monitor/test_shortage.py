@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 import threading
@@ -12,6 +13,7 @@ import psycopg
 import pytest
 
 from pgroute import HostState, ProbeOptions, Router
+from pgroute.monitor import probe_connect
 from pgroute.monitor.thread import Monitor
 from pgroute.runtime.abort_handle import AbortHandle
 from pgroute.testing import LocalCluster
@@ -60,6 +62,17 @@ def test_the_monitor_goes_on_after_an_exception_in_its_loop(
         eventually(lambda: "in the monitor's loop: it was interrupted, and goes on" in caplog.text)
         before = time.monotonic()
         eventually(lambda: all((host.last_seen or 0.0) > before for host in router.topology.hosts))
+
+
+@pytest.mark.parametrize("number", [errno.EAFNOSUPPORT, errno.EACCES])
+def test_a_system_that_permits_no_socket_of_this_kind_is_no_shortage(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, "not here")
+
+    monkeypatch.setattr("socket.socket", refuse)
+    assert probe_connect._shortage() is None
 
 
 def test_a_socket_is_shut_down_though_there_is_no_descriptor_for_another_one() -> None:

@@ -194,7 +194,9 @@ def test_replica_that_refuses_the_readers_login_is_set_aside_and_comes_back(
             until = time.monotonic() + within(10.0)
             while read_from(router, mended) != 1:
                 assert time.monotonic() < until
-                time.sleep(0.01)  # it comes back after 5 s
+                time.sleep(
+                    0.01
+                )  # how often it reads: nothing else tells that the host is offered again
     finally:
         hba.write_text(rules)
         refusing.execute("SELECT pg_reload_conf()")

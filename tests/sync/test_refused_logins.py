@@ -118,7 +118,7 @@ def write_until(router: Router[Any], stop: threading.Event) -> int:
         with router.writer(timeout=PATIENCE) as conn:
             conn.execute("SELECT 1")
         served += 1
-        time.sleep(0.01)
+        time.sleep(0.01)  # the load leaves some of the processor to the server and the monitor
     return served
 
 
@@ -210,7 +210,7 @@ def one_host_refuses(router: Router[Any], refusing: Endpoint, other: Node) -> fl
     until = begun_at + PATIENCE
     while time.monotonic() < until:
         assert (read(router)).port == other.port
-        time.sleep(0.01)
+        time.sleep(0.01)  # how often it reads
     return begun_at
 
 

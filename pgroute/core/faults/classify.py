@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import errno
 import re
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,9 @@ class FaultKind(enum.Enum):
     DEADLOCK = "deadlock"
     OTHER = "other"
 
+
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC})
+"""The error numbers that tell of a shortage in this process or machine."""
 
 NOT_TRIED = frozenset({FaultKind.NO_CREDENTIALS, FaultKind.SHORTAGE})
 """Nothing was asked of the host: the credentials function gave none, or this process could not open a connection."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,24 +13,14 @@ from pgroute.monitor.shared.identity import NotKnown, NotShareable, identity
 from pgroute.monitor.shared.watcher import SharedWatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pgroute.core.config.dsn import Params
     from pgroute.core.config.lookups import ResolverSpec
     from pgroute.core.config.options import ProbeOptions
     from pgroute.core.model.roles import HostKey
     from pgroute.monitor.dns_watch import Names
-    from pgroute.monitor.shared.identity import Identity
     from pgroute.runtime.credentials import CredentialSource
 
 AnyWatcher = HostWatcher | SharedWatcher
-
-
-def _identity_now(identify: Callable[[], Identity]) -> Identity | None:
-    try:
-        return identify()
-    except NotKnown:
-        return None
 
 
 class Sharing:
@@ -62,16 +53,15 @@ class Sharing:
         """
         identify = partial(identity, key, params, resolver=resolver, options=options, source=source)
         try:
-            which = _identity_now(identify)
+            with contextlib.suppress(NotKnown):  # it is asked again
+                identify()
         except NotShareable as exc:
             return HostWatcher(key, params, names, source, alone=str(exc))
         except Exception as exc:  # noqa: BLE001  (a host must be watched, whatever is wrong here)
             # Its text may quote a parameter.
             return HostWatcher(key, params, names, source, alone=f"a fault in pgroute: {type(exc).__name__}")
         folder = self._folder = self._folder or Folder()
-        watcher = SharedWatcher(
-            key, params, names, folder, identity=which, identify=identify, batch=self._batch
-        )
+        watcher = SharedWatcher(key, params, names, folder, identify=identify, batch=self._batch)
         self._users.add(watcher)
         return watcher
 

@@ -44,8 +44,7 @@ class SharedWatcher:
         params: the connection parameters, without hostaddr where the name is to be resolved.
         names: give the addresses.
         folder: where the processes meet.
-        identity: what the observations depend on; None: that could not be told.
-        identify: tells it.
+        identify: tells what the observations depend on, or raises NotShareable.
         batch: that of the process.
 
     Attributes:
@@ -60,7 +59,6 @@ class SharedWatcher:
         names: Names,
         folder: Folder,
         *,
-        identity: Identity | None,
         identify: Callable[[], Identity],
         batch: Batch,
     ) -> None:
@@ -70,7 +68,7 @@ class SharedWatcher:
         self._params = params
         self._names = names
         self._folder = folder
-        self._identity = identity
+        self._identity: Identity | None = None
         self._identify = identify
         self._batch = batch
         self._own: HostWatcher | None = None
@@ -166,8 +164,7 @@ class SharedWatcher:
         """Take a place among the processes, and keep it until it is lost."""
         self._undecide()
         try:
-            if self._identity is None:
-                self._identity = self._identify()
+            self._identity = self._identity or self._identify()
             self._folder.renew()
             watch = self._folder.name(self._identity)
             place = take_place(self._folder, watch, after=self._after)
