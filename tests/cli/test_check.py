@@ -93,9 +93,10 @@ def test_pools_times_processes_are_compared_with_max_connections(shared: LocalCl
     status, told = check_json(capsys, shared.dsn, "--processes", "1000")
     assert status == 2
     assert told["processes"] == 1000
-    [(result, text)] = set(found(told, "connections"))
-    assert result == "fail"
-    assert text.startswith("1000 processes may open 21000 (10000 writer + 10000 reader + 1000 probe) of ")
+    told_of_each = found(told, "connections")  # how many are in use differs
+    assert {result for result, _ in told_of_each} == {"fail"}
+    for _, text in told_of_each:
+        assert text.startswith("1000 processes may open 21000 (10000 writer + 10000 reader + 1000 probe) of ")
 
 
 def test_a_role_with_a_limit_and_a_database_with_one(shared: LocalCluster, capsys):
