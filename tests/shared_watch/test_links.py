@@ -138,8 +138,7 @@ def test_a_process_that_is_told_nothing_takes_the_next_turn(dsn: str, folder: Fo
 def test_a_process_whose_leader_falls_silent_takes_the_next_turn(dsn: str, folder: Folder) -> None:
     role = Answer(("", 0), HostRole.STANDBY, 1.0)  # type: ignore[arg-type]
     with FakeLeader(folder, Welcome(WATCH), role), Router(dsn, probe=SHARED) as router:
-        eventually(lambda: mode(router) == "told")
-        assert router.topology.hosts[0].role is HostRole.STANDBY
+        eventually(lambda: mode(router) == "told" and router.topology.hosts[0].role is HostRole.STANDBY)
         eventually(lambda: up(router) and mode(router) == "shared")
 
 
