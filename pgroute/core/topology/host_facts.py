@@ -58,6 +58,7 @@ class Facts:
         answer: the last answer to a probe.
         reached_timeline: the highest timeline that it told in this run of its postmaster. A standby never goes back to
             a lower one, but tells of it again while it does not stream: its control file is minutes late.
+        left_timeline: the one that it told before that, if it has told two in this run.
         last_seen: monotonic seconds of the last answer or refusal, None if there was none.
         silent_since: monotonic seconds at which the first attempt since then was sent, None while the host answers.
         login_state: UP, or BUSY or REJECTED while new connections fail. Only a login that succeeds ends a rejection.
@@ -80,6 +81,7 @@ class Facts:
     probe_reason: str = "not heard from yet"
     answer: Answer | None = None
     reached_timeline: int | None = None
+    left_timeline: int | None = None
     last_seen: float | None = None
     silent_since: float | None = None
     login_state: HostState = HostState.UP
@@ -238,12 +240,14 @@ def _answered(facts: Facts, seen: Answer, now: float) -> Facts:
         login_state, login_reason = HostState.UP, ""
     accepts = login_state is not HostState.REJECTED
     same_server = facts.answer is not None and not reborn(facts.answer, seen)
+    reached, left = _timelines(facts, seen)
     return replace(
         facts,
         probe_state=HostState.UP,
         probe_reason="",
         answer=seen,
-        reached_timeline=_reached_timeline(facts, seen),
+        reached_timeline=reached,
+        left_timeline=left,
         last_seen=now,
         silent_since=None,
         login_state=login_state,
@@ -257,11 +261,12 @@ def _answered(facts: Facts, seen: Answer, now: float) -> Facts:
     )
 
 
-def _reached_timeline(facts: Facts, seen: Answer) -> int | None:
+def _timelines(facts: Facts, seen: Answer) -> tuple[int | None, int | None]:
+    """Return `reached_timeline` and `left_timeline` after an answer."""
     known, told = facts.reached_timeline, seen.timeline
     if seen.role is HostRole.PRIMARY or known is None or told is None or not _same_run(facts.answer, seen):
-        return told
-    return max(known, told)
+        return told, None
+    return (told, known) if told > known else (known, facts.left_timeline)
 
 
 def _promotion(facts: Facts, seen: Answer) -> Promotion | None:
@@ -270,7 +275,10 @@ def _promotion(facts: Facts, seen: Answer) -> Promotion | None:
         return None
     if last.role is HostRole.PRIMARY:
         return facts.promotion
-    return None if seen.replayed is None else Promotion(facts.reached_timeline, seen.replayed)
+    # A promotion writes the new timeline to the control file a moment before it ends recovery.
+    during = facts.reached_timeline is not None and facts.reached_timeline == seen.timeline
+    parent = facts.left_timeline if during else facts.reached_timeline
+    return None if seen.replayed is None else Promotion(parent, seen.replayed)
 
 
 def _same_run(last: Answer | None, seen: Answer) -> bool:

@@ -347,6 +347,13 @@ def test_promotion_that_is_seen_leaves_the_old_timeline_at_the_position_of_its_r
     assert world.topology.wal.forks == (Fork(1, 110, 110),)
 
 
+def test_standby_that_tells_its_own_timeline_before_its_promotion_is_over_has_left_the_one_before():
+    world = World(A, B, C).primary(A, lsn=100).standby(B, lsn=100).standby(C, lsn=100).refuse(A)
+    world.pass_time(0.1).standby(B, 2, lsn=110).standby(B, 1, lsn=110).primary(B, 2, lsn=160, replayed=110)
+    assert world.topology.wal.forks == (Fork(1, 110, 110),)
+    assert world.host(C).staleness is not None
+
+
 def test_standby_without_a_receiver_is_still_on_the_timeline_that_it_told_before():
     # Its control file tells of the second failover's timeline minutes late, and its receiver ends with the primary.
     world = World(A, B, C).primary(A, 2, lsn=100).standby(B, 2, lsn=100).standby(C, 2, lsn=100).refuse(A)
