@@ -145,7 +145,7 @@ def leftovers(folder: Path) -> list[str]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 if str(folder) in command or (entry / "cwd").readlink().is_relative_to(folder):
                     found.append(command)
             except OSError:
