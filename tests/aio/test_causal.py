@@ -11,12 +11,14 @@ from typing import Any
 
 import psycopg
 import pytest
+import tenacity
 
 from pgroute import (
     AsyncRouter,
     CommitUnknown,
     PoolOptions,
     PositionLost,
+    RetryPolicy,
     RouteError,
     SessionLost,
 )
@@ -458,11 +460,15 @@ async def is_ended_by_the_server(conn: Conn) -> None:
     await conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
 
+# By number, as an attempt that has hardly any time left gets no session.
+THRICE = RetryPolicy(stop=tenacity.stop_after_attempt(3), wait=tenacity.wait_none())
+
+
 async def outcome(source: Any, kind: str, body: Any) -> tuple[str, str]:
     """Run a body in a session; return the class and the first line of the error."""
     try:
         if kind == "run":
-            await source.run(body, timeout=1.0)
+            await source.run(body, retry=THRICE)
         else:
             async with source.writer() if kind == "writer" else source.reader() as conn:
                 await body(conn)

@@ -10,12 +10,14 @@ from typing import Any
 
 import psycopg
 import pytest
+import tenacity
 
 from pgroute import (
     Router,
     CommitUnknown,
     PoolOptions,
     PositionLost,
+    RetryPolicy,
     RouteError,
     SessionLost,
 )
@@ -456,11 +458,15 @@ def is_ended_by_the_server(conn: Conn) -> None:
     conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
 
+# By number, as an attempt that has hardly any time left gets no session.
+THRICE = RetryPolicy(stop=tenacity.stop_after_attempt(3), wait=tenacity.wait_none())
+
+
 def outcome(source: Any, kind: str, body: Any) -> tuple[str, str]:
     """Run a body in a session; return the class and the first line of the error."""
     try:
         if kind == "run":
-            source.run(body, timeout=1.0)
+            source.run(body, retry=THRICE)
         else:
             with source.writer() if kind == "writer" else source.reader() as conn:
                 body(conn)

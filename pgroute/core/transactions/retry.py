@@ -21,6 +21,9 @@ LEAST_COMMIT = 5.0
 """Seconds that a COMMIT has at least, even after a long body and close to the deadline."""
 
 _NO_SESSION = Fault(FaultKind.OTHER, rerun_safe=True)
+_LEAST_ATTEMPT = 0.001
+"""Seconds without which no other attempt is made: it would fail for want of time, and hide why the one before did."""
+
 _LEAST_PAUSE = 0.02
 _MOST_PAUSE = 2.0
 
@@ -221,10 +224,19 @@ class RetryState:
         self.unknown: CommitUnknown | None = None
 
     def left(self, now: float) -> float:
-        """Return the seconds to wait for a session."""
+        """Return the seconds to wait for a session.
+
+        Raises:
+            BaseException: that of the attempt before, if the pause has taken the time that was left.
+        """
         if self._limit is None:
             return self._patience
-        return min(self._patience, max(0.0, self._begun + self._limit - now))
+        left = self._begun + self._limit - now
+        if left < _LEAST_ATTEMPT and self._previous is not None:
+            previous, self._previous = self._previous, None
+            self.attempt -= 1
+            raise previous
+        return min(self._patience, max(0.0, left))
 
     def until_end(self, now: float) -> float:
         """Return the seconds until no attempt begins any more; without a limit, those to wait for a session."""

@@ -180,6 +180,16 @@ def course(**given: Any) -> RetryState:
     return RetryState(given.pop("policy", POLICY), NOW, **{**options, **given})
 
 
+@pytest.mark.parametrize("later", [1.0, 0.9995])
+def test_a_pause_that_takes_all_the_time_is_no_reason_to_hide_why_the_attempt_failed(later: float) -> None:
+    story, lost = course(timeout=1.0), SessionLost("lost")
+    assert isinstance(story.failed(lost, fault(FaultKind.LOST), Phase.BODY, NOW + 0.1), Retry)
+    with pytest.raises(SessionLost) as caught:
+        story.left(NOW + later)
+    assert story.without_session(caught.value, NOW + later) is lost
+    assert lost.__notes__ == [f"pgroute: 1 attempt in {later:.2f} s"]
+
+
 def test_a_session_may_be_waited_for_as_long_as_is_left() -> None:
     assert course().left(NOW + 100) == 20.0
     assert course(timeout=50.0).left(NOW + 10) == 40.0
