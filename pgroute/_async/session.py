@@ -42,6 +42,7 @@ class AsyncSession(AsyncFace, Generic[CT]):
         "_causal",
         "_checkout",
         "_demand",
+        "_free",
         "_manager",
         "_role",
         "_timeout",
@@ -64,6 +65,8 @@ class AsyncSession(AsyncFace, Generic[CT]):
         self._demand = demand
         self._causal = causal
         self._checkout: AsyncCheckout[CT] | None = None
+        # Empty while somebody enters it, or has: of several threads only one can take what is in a list.
+        self._free = [True]
 
     if not TYPE_CHECKING:
 
@@ -81,8 +84,10 @@ class AsyncSession(AsyncFace, Generic[CT]):
         # async-only: end
 
     async def __aenter__(self) -> CT:
-        if self._checkout is not None:
-            raise RuntimeError("this session is in use already; ask the router for another")
+        try:
+            self._free.pop()
+        except IndexError:
+            raise RuntimeError("this session is in use already; ask the router for another") from None
         checkout: AsyncCheckout[CT] | None = None
         try:
             self._checkout = checkout = await self._manager.acquire(
@@ -96,8 +101,9 @@ class AsyncSession(AsyncFace, Generic[CT]):
         except BaseException as exc:
             if self._causal is not None and isinstance(exc, PositionLost):
                 self._causal.note_lost()
+            self._checkout = None
+            self._free.append(True)
             if checkout is not None:
-                self._checkout = None
                 await checkout.release()
             raise
 
@@ -105,7 +111,9 @@ class AsyncSession(AsyncFace, Generic[CT]):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         checkout, self._checkout = self._checkout, None
-        assert checkout is not None
+        if checkout is None:
+            raise RuntimeError("this session was not entered, or has ended already")
+        self._free.append(True)
         if checkout.left_to_parent(exc):
             return
         read_write = self._attrs is SessionAttrs.READ_WRITE

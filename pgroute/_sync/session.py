@@ -43,6 +43,7 @@ class Session(Face, Generic[CT]):
         "_causal",
         "_checkout",
         "_demand",
+        "_free",
         "_manager",
         "_role",
         "_timeout",
@@ -65,6 +66,8 @@ class Session(Face, Generic[CT]):
         self._demand = demand
         self._causal = causal
         self._checkout: Checkout[CT] | None = None
+        # Empty while somebody enters it, or has: of several threads only one can take what is in a list.
+        self._free = [True]
 
     if not TYPE_CHECKING:
 
@@ -74,8 +77,10 @@ class Session(Face, Generic[CT]):
 
 
     def __enter__(self) -> CT:
-        if self._checkout is not None:
-            raise RuntimeError("this session is in use already; ask the router for another")
+        try:
+            self._free.pop()
+        except IndexError:
+            raise RuntimeError("this session is in use already; ask the router for another") from None
         checkout: Checkout[CT] | None = None
         try:
             self._checkout = checkout = self._manager.acquire(
@@ -89,8 +94,9 @@ class Session(Face, Generic[CT]):
         except BaseException as exc:
             if self._causal is not None and isinstance(exc, PositionLost):
                 self._causal.note_lost()
+            self._checkout = None
+            self._free.append(True)
             if checkout is not None:
-                self._checkout = None
                 checkout.release()
             raise
 
@@ -98,7 +104,9 @@ class Session(Face, Generic[CT]):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         checkout, self._checkout = self._checkout, None
-        assert checkout is not None
+        if checkout is None:
+            raise RuntimeError("this session was not entered, or has ended already")
+        self._free.append(True)
         if checkout.left_to_parent(exc):
             return
         read_write = self._attrs is SessionAttrs.READ_WRITE

@@ -101,6 +101,6 @@ class EventDispatcher:
             for subscription in self._subscribers:
                 try:
                     subscription.fn(event)
-                except Exception:
+                except BaseException:
                     with contextlib.suppress(Exception):
                         logger.exception("a subscriber failed on %s", event)

@@ -257,6 +257,28 @@ async def test_putconn_refuses_a_connection_that_is_back_already(shared: LocalCl
         assert await pid_of(router, 1.0) == conn.info.backend_pid
 
 
+async def test_of_two_that_put_a_connection_back_at_the_same_time_one_is_refused(
+    shared: LocalCluster,
+) -> None:
+    async def put(router: AsyncRouter[Any], conn: Any) -> bool:
+        try:
+            await router.putconn(conn)
+        except ValueError:
+            return False
+        return True
+
+    async with (
+        AsyncRouter(shared.dsn, writer=PoolOptions(max_size=1)) as router,
+        AsyncBackground() as background,
+    ):
+        for _ in range(20):
+            conn = await router.getconn("writer")
+            await conn.execute("SELECT 1")  # a ROLLBACK follows, for whose answer the other does not wait
+            works = [background.start(put, router, conn) for _ in range(2)]
+            assert sorted([await work.result() for work in works]) == [False, True]
+            assert router.stats().writer.totals["pool_available"] == 1
+
+
 # Waiting for a role.
 
 
@@ -381,13 +403,14 @@ async def test_a_subscriber_that_unsubscribed_is_told_no_more(shared: LocalClust
     assert not any(event.text == "event 2" for event in first)
 
 
+@pytest.mark.parametrize("error", [KeyError, SystemExit])
 async def test_a_subscriber_that_fails_does_not_keep_others_from_hearing(
-    shared: LocalCluster, caplog: pytest.LogCaptureFixture
+    shared: LocalCluster, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:
     heard: list[Event] = []
 
     def fail(event: Event) -> None:
-        raise KeyError(event.text)
+        raise error(event.text)
 
     async with AsyncRouter(shared.dsn) as router:
         router.subscribe(fail)

@@ -383,6 +383,18 @@ async def test_attempts_serve_for_one_loop(shared: LocalCluster) -> None:
                 pass
 
 
+async def test_an_attempt_is_left_only_after_it_was_entered(shared: LocalCluster) -> None:
+    async with AsyncRouter(shared.dsn) as router:
+        async for attempt in router.attempts():
+            with pytest.raises(RuntimeError, match="not entered"):
+                await attempt.__aexit__(None, None, None)
+            async with attempt:
+                with pytest.raises(RuntimeError, match="can be used once"):
+                    await attempt.__aenter__()
+            with pytest.raises(RuntimeError, match="ended already"):
+                await attempt.__aexit__(None, None, None)
+
+
 async def test_attempts_take_a_policy_and_a_timeout(shared: LocalCluster) -> None:
     twice = RetryPolicy(stop=tenacity.stop_after_attempt(2), wait=tenacity.wait_none())
     for given, most in (({"retry": twice}, 2), ({"timeout": 0.2}, 50)):

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg.rows import Row, dict_row, namedtuple_row
 
-from pgroute import AsyncRouter, CommitUnknown, PoolOptions, SessionLost
+from pgroute import AsyncRouter, CommitUnknown, PoolExhausted, PoolOptions, SessionLost
 from pgroute.testing import FaultProxy, LocalCluster, Node
 from tests.support import AsyncBackground, async_call, async_eventually, dsn_with
 
@@ -95,6 +95,52 @@ async def test_a_session_object_serves_once_at_a_time(shared: LocalCluster) -> N
             with pytest.raises(RuntimeError, match="in use already"):
                 async with session:
                     pass
+
+
+async def test_a_session_object_is_not_waited_for_twice(shared: LocalCluster) -> None:
+    async with (
+        AsyncRouter(shared.dsn, writer=PoolOptions(max_size=1)) as router,
+        AsyncBackground() as background,
+    ):
+        session = router.writer(10.0)
+
+        async def enter() -> str:
+            try:
+                async with session as conn:
+                    await conn.execute("SELECT 1")
+            except RuntimeError as exc:
+                return str(exc)
+            return ""
+
+        held = await router.getconn("writer")
+        entering = [background.start(enter) for _ in range(2)]
+        await async_eventually(lambda: any(work.done() for work in entering))
+        await router.putconn(held)
+        told = sorted([await work.result() for work in entering])
+        assert told == ["", "this session is in use already; ask the router for another"]
+        assert await enter() == "", "it serves again"
+
+
+async def test_a_session_that_got_no_connection_may_be_entered_again(shared: LocalCluster) -> None:
+    async with AsyncRouter(shared.dsn, writer=PoolOptions(max_size=1)) as router:
+        session = router.writer(0.05)
+        held = await router.getconn("writer")
+        with pytest.raises(PoolExhausted):
+            await session.__aenter__()
+        await router.putconn(held)
+        async with session:
+            pass
+
+
+async def test_a_session_that_was_not_entered_cannot_be_left(shared: LocalCluster) -> None:
+    async with AsyncRouter(shared.dsn) as router:
+        session = router.writer()
+        with pytest.raises(RuntimeError, match="not entered"):
+            await session.__aexit__(None, None, None)
+        async with session:
+            pass
+        with pytest.raises(RuntimeError, match="not entered"):
+            await session.__aexit__(None, None, None)
 
 
 async def test_kwargs_reach_the_connection(shared: LocalCluster) -> None:

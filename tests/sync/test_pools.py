@@ -258,6 +258,28 @@ def test_putconn_refuses_a_connection_that_is_back_already(shared: LocalCluster)
         assert pid_of(router, 1.0) == conn.info.backend_pid
 
 
+def test_of_two_that_put_a_connection_back_at_the_same_time_one_is_refused(
+    shared: LocalCluster,
+) -> None:
+    def put(router: Router[Any], conn: Any) -> bool:
+        try:
+            router.putconn(conn)
+        except ValueError:
+            return False
+        return True
+
+    with (
+        Router(shared.dsn, writer=PoolOptions(max_size=1)) as router,
+        Background() as background,
+    ):
+        for _ in range(20):
+            conn = router.getconn("writer")
+            conn.execute("SELECT 1")  # a ROLLBACK follows, for whose answer the other does not wait
+            works = [background.start(put, router, conn) for _ in range(2)]
+            assert sorted([work.result() for work in works]) == [False, True]
+            assert router.stats().writer.totals["pool_available"] == 1
+
+
 # Waiting for a role.
 
 
@@ -382,13 +404,14 @@ def test_a_subscriber_that_unsubscribed_is_told_no_more(shared: LocalCluster) ->
     assert not any(event.text == "event 2" for event in first)
 
 
+@pytest.mark.parametrize("error", [KeyError, SystemExit])
 def test_a_subscriber_that_fails_does_not_keep_others_from_hearing(
-    shared: LocalCluster, caplog: pytest.LogCaptureFixture
+    shared: LocalCluster, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:
     heard: list[Event] = []
 
     def fail(event: Event) -> None:
-        raise KeyError(event.text)
+        raise error(event.text)
 
     with Router(shared.dsn) as router:
         router.subscribe(fail)

@@ -382,6 +382,18 @@ def test_attempts_serve_for_one_loop(shared: LocalCluster) -> None:
                 pass
 
 
+def test_an_attempt_is_left_only_after_it_was_entered(shared: LocalCluster) -> None:
+    with Router(shared.dsn) as router:
+        for attempt in router.attempts():
+            with pytest.raises(RuntimeError, match="not entered"):
+                attempt.__exit__(None, None, None)
+            with attempt:
+                with pytest.raises(RuntimeError, match="can be used once"):
+                    attempt.__enter__()
+            with pytest.raises(RuntimeError, match="ended already"):
+                attempt.__exit__(None, None, None)
+
+
 def test_attempts_take_a_policy_and_a_timeout(shared: LocalCluster) -> None:
     twice = RetryPolicy(stop=tenacity.stop_after_attempt(2), wait=tenacity.wait_none())
     for given, most in (({"retry": twice}, 2), ({"timeout": 0.2}, 50)):

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg.rows import Row, dict_row, namedtuple_row
 
-from pgroute import Router, CommitUnknown, PoolOptions, SessionLost
+from pgroute import Router, CommitUnknown, PoolExhausted, PoolOptions, SessionLost
 from pgroute.testing import FaultProxy, LocalCluster, Node
 from tests.support import Background, call, eventually, dsn_with
 
@@ -95,6 +95,52 @@ def test_a_session_object_serves_once_at_a_time(shared: LocalCluster) -> None:
             with pytest.raises(RuntimeError, match="in use already"):
                 with session:
                     pass
+
+
+def test_a_session_object_is_not_waited_for_twice(shared: LocalCluster) -> None:
+    with (
+        Router(shared.dsn, writer=PoolOptions(max_size=1)) as router,
+        Background() as background,
+    ):
+        session = router.writer(10.0)
+
+        def enter() -> str:
+            try:
+                with session as conn:
+                    conn.execute("SELECT 1")
+            except RuntimeError as exc:
+                return str(exc)
+            return ""
+
+        held = router.getconn("writer")
+        entering = [background.start(enter) for _ in range(2)]
+        eventually(lambda: any(work.done() for work in entering))
+        router.putconn(held)
+        told = sorted([work.result() for work in entering])
+        assert told == ["", "this session is in use already; ask the router for another"]
+        assert enter() == "", "it serves again"
+
+
+def test_a_session_that_got_no_connection_may_be_entered_again(shared: LocalCluster) -> None:
+    with Router(shared.dsn, writer=PoolOptions(max_size=1)) as router:
+        session = router.writer(0.05)
+        held = router.getconn("writer")
+        with pytest.raises(PoolExhausted):
+            session.__enter__()
+        router.putconn(held)
+        with session:
+            pass
+
+
+def test_a_session_that_was_not_entered_cannot_be_left(shared: LocalCluster) -> None:
+    with Router(shared.dsn) as router:
+        session = router.writer()
+        with pytest.raises(RuntimeError, match="not entered"):
+            session.__exit__(None, None, None)
+        with session:
+            pass
+        with pytest.raises(RuntimeError, match="not entered"):
+            session.__exit__(None, None, None)
 
 
 def test_kwargs_reach_the_connection(shared: LocalCluster) -> None:

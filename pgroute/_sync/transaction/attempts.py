@@ -51,12 +51,13 @@ class Attempt(Face, Generic[CT]):
 
     __module__ = "pgroute"
 
-    __slots__ = ("__weakref__", "_handover", "_state", "_transaction")
+    __slots__ = ("__weakref__", "_free", "_handover", "_state", "_transaction")
 
     def __init__(self, transaction: Transaction[CT], state: RetryState, handover: _Handover) -> None:
         self._transaction = transaction
         self._state = state
         self._handover = handover
+        self._free = [True]  # of several threads only one can take what is in a list
 
     @property
     def number(self) -> int:
@@ -65,8 +66,10 @@ class Attempt(Face, Generic[CT]):
 
     def __enter__(self) -> CT:
         transaction = self._transaction
-        if transaction.open or transaction.ended:
-            raise RuntimeError("an attempt can be used once: take the next from the iterator")
+        try:
+            self._free.pop()
+        except IndexError:
+            raise RuntimeError("an attempt can be used once: take the next from the iterator") from None
         while isinstance(begun := transaction.begin(), Retry):
             pause(transaction.manager, self._state, begun)
         return begun
@@ -74,6 +77,8 @@ class Attempt(Face, Generic[CT]):
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool:
+        if not self._transaction.open:
+            raise RuntimeError("this attempt was not entered, or has ended already")
         try:
             if exc is None:
                 self._handover.retry = self._transaction.commit()
