@@ -17,7 +17,6 @@ psycopg.OperationalError
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import psycopg
@@ -25,7 +24,11 @@ from psycopg_pool import PoolClosed, PoolTimeout
 
 _MOST_SHOWN = 500
 """The most characters of a value that the text of an error shows."""
+LEAST_MASKED = 4
+"""The fewest characters of a secret that is looked for in a text: a shorter one is a part of any sentence."""
 _PASSWORD = re.compile(r"(?i)(passw(or)?d|secret|scram_(client|server)_key)['\"]?\s*[=:]")
+_LOGIN = re.compile(r"[^\s:/@'\"]:(?!//)(?:(?<!\b[A-Za-z]:)|(?![\\/]))\S")
+"""Matches the end of a user name and the beginning of a password, but neither a scheme nor a drive of Windows."""
 
 
 def presentable(value: object) -> object:
@@ -38,17 +41,32 @@ def presentable(value: object) -> object:
 
 
 def holds_password(value: object) -> bool:
-    """Return True if a value may hold a password: a mapping, a keyword string, a URI with a login."""
-    if not isinstance(value, (str, bytes, list, tuple, Mapping)):
+    """Return True if what is shown of a value may hold a password: a keyword string, a mapping, a login before a host.
+
+    It is the repr that is looked at, unless the value is a text: an object of any type may have a DSN in it.
+    """
+    if value is None or isinstance(value, (bool, int, float)):
         return False
     text = value if isinstance(value, str) else repr(presentable(value))
     _, scheme, rest = text.partition("://")
     login, at, _ = rest.rpartition("@")
-    return bool(scheme and at and ":" in login) or _PASSWORD.search(text) is not None
+    return (
+        bool(scheme and at and ":" in login)
+        or _PASSWORD.search(text) is not None
+        or any(map(_has_login, text.split()))
+    )
+
+
+def _has_login(word: str) -> bool:
+    """Return True for ``user:password@host`` without a scheme; ``12:30@host`` is taken for a time."""
+    login, _, host = word.rpartition("@")
+    return bool(host) and _LOGIN.search(login) is not None and not login.replace(":", "").isdigit()
 
 
 def _masked(text: str, value: str) -> str:
     """Return a text with "***" in place of a value, wherever that is no part of a longer word."""
+    if len(value) < LEAST_MASKED:
+        return text
     found = []
     end = 0
     while (at := text.find(value, end)) >= 0:
@@ -64,17 +82,18 @@ class ConfigError(psycopg.ProgrammingError, ValueError):
     """A parameter has an invalid value. No host was contacted, or nothing was written.
 
     Attributes:
-        parameter: the name of the parameter.
+        parameter: the name of the parameter; ``"***"`` if a password is in the place of the name.
         value: the value; ``"***"`` if it is, or may hold, a secret.
         accepted: which values are accepted, in words.
     """
 
     def __init__(self, parameter: str, value: object, accepted: str, *, secret: bool = False) -> None:
         value = presentable(value)
+        if holds_password(parameter):
+            parameter = "***"
         if secret or holds_password(value):
-            # libpq repeats the name of a service. A short value is also a part of other words.
-            if isinstance(value, str) and value:
-                accepted = _masked(accepted, value)
+            # libpq repeats the name of a service.
+            accepted = _masked(accepted, value if isinstance(value, str) else repr(value))
             value = "***"
         super().__init__(parameter, value, accepted)  # type: ignore[arg-type]  # psycopg names only the first
         self.parameter = parameter

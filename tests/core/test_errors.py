@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import psycopg_pool
@@ -122,12 +125,99 @@ def test_config_error_keeps_a_secret():
     ("value", "accepted", "shown"),
     [
         ("a", "the router has no such parameter", "the router has no such parameter"),
-        ("a", "not a 'a', or a", "not *** '***', or ***"),
+        ("a", "every word of a keyword string needs '='", "every word of a keyword string needs '='"),
+        ("'", "a word needs '='", "a word needs '='"),
+        ("s3cr", "not a 's3cr', or s3cr", "not a '***', or ***"),
         ("s3cret!", "service s3cret! is unknown", "service *** is unknown"),
         ("s3cret", "in xs3cret and s3crets, as s3cret", "in xs3cret and s3crets, as ***"),
-        ("!", "a!b", "a***b"),
+        ("!!!!", "a!!!!b", "a***b"),
     ],
 )
 def test_a_secret_is_hidden_in_what_is_accepted_and_words_stay_whole(value, accepted, shown):
     error = ConfigError("zones", value, accepted, secret=True)
     assert str(error) == f"invalid zones '***': {shown}"
+
+
+LOGIN = "app:hunter2@db1/shop"
+DSN = f"postgresql://{LOGIN}"
+
+
+class Shown:
+    """An object that shows a DSN, as those of pydantic do."""
+
+    def __repr__(self) -> str:
+        return f"Shown({DSN!r})"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        DSN,
+        DSN.encode(),
+        bytearray(DSN.encode()),
+        {DSN},
+        frozenset({DSN}),
+        {"dsn": DSN}.values(),
+        [DSN],
+        urlsplit(DSN),
+        SimpleNamespace(password="hunter2"),
+        ValueError(DSN),
+        Shown(),
+        Path(DSN),
+        LOGIN,
+        f"/srv/postgresql:/{LOGIN}",
+        "app@tenant:hunter2@db1",
+        "u:it's@db1",
+        "app:/hunter2@db1",
+        "app:\\hunter2@db1",
+        "12:hunter2@db1",
+        [LOGIN],
+    ],
+    ids=repr,
+)
+def test_a_password_is_found_in_what_any_object_shows(value: object) -> None:
+    error = ConfigError("zone", value, "expected another")
+    assert str(error) == "invalid zone '***': expected another"
+    assert "hunter2" not in repr(error) + repr(vars(error))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "connection to server at host:5432 failed",
+        "app@db1:5432",
+        "postgresql://app@db1:5432/shop",
+        "postgresql:///shop",
+        "12:30@noon",
+        "12:30:15@noon",
+        "[fe80::1%eth0]:5432",
+        "::1",
+        "eu-1:a",
+        "C:\\Users\\me@corp\\pgroute.toml",
+        "C:/Users/me@corp/pgroute.toml",
+        "@abstract",
+        "me@example.com: no such user",
+        ["me@example.com", "db1:5432"],
+        {"db1:5432": "me@example.com"},
+        5432,
+        12.5,
+        object,
+        print,
+    ],
+    ids=repr,
+)
+def test_an_ordinary_value_is_shown(value: object) -> None:
+    error = ConfigError("zone", value, "expected another")
+    assert str(error) == f"invalid zone {value!r}: expected another"
+
+
+@pytest.mark.parametrize("parameter", [DSN, LOGIN, f"host_options[{DSN!r}]", "password=hunter2"])
+def test_a_password_in_the_place_of_a_name_is_not_shown(parameter: str) -> None:
+    error = ConfigError(parameter, 5, "expected another")
+    assert str(error) == "invalid *** 5: expected another"
+    assert "hunter2" not in repr(error) + repr(vars(error))
+
+
+def test_what_is_accepted_does_not_repeat_an_object_that_is_hidden() -> None:
+    error = ConfigError("once", DSN.encode(), f"a string, not {DSN.encode()!r}")
+    assert str(error) == "invalid once '***': a string, not ***"
