@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pgroute.core.config.discreet import discreetly_made
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.routing.demand import LEAST_MAX_LAG
-from pgroute.errors import ConfigError, presentable
+from pgroute.errors import ConfigError, holds_password, presentable
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
@@ -90,11 +90,14 @@ def check_name(parameter: str, value: object, also: str = "") -> None:
             return
     accepted = f"expected 1 to {MOST_NAME_BYTES} bytes (UTF-8, without NUL){also}"
     if not isinstance(value, str):
-        raise ConfigError(
-            parameter, value, f"{accepted}; a string, such as {parameter}={str(presentable(value))!r}"
-        )
+        from uuid import UUID
+
+        # What others show of themselves as a text may be a secret.
+        named = type(value) in (int, UUID) and presentable(value) is value
+        example = f"; a string, such as {parameter}={str(value)!r}" if named else "; a string"
+        raise ConfigError(parameter, value, f"{accepted}{example}")
     shown = value if size <= MOST_NAME_BYTES else f"{value[:40]}... ({size} bytes)"
-    raise ConfigError(parameter, shown, accepted)
+    raise ConfigError(parameter, shown, accepted, secret=holds_password(value))
 
 
 DISCARD = "discard"

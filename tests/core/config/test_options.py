@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import uuid
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from pgroute.core.config.options import (
     HostOptions,
     PoolOptions,
     ProbeOptions,
+    check_name,
     check_number,
     join_options,
     startup_options,
@@ -221,3 +223,51 @@ def test_settings_follow_the_options_that_are_given(given, joined):
 
 def test_settings_may_hold_secrets_and_are_not_shown():
     assert "hunter2" not in repr(PoolOptions(settings={"app.token": "hunter2"}))
+
+
+class Token:
+    """An object that shows a secret only as a text."""
+
+    def __repr__(self) -> str:
+        return "<Token>"
+
+    def __str__(self) -> str:
+        return "hunter2"
+
+
+class Rude:
+    """An object that has no text."""
+
+    def __str__(self) -> str:
+        raise TypeError
+
+    def __repr__(self) -> str:
+        return "<Rude>"
+
+
+@pytest.mark.parametrize("value", [4711, uuid.UUID(int=1)])
+def test_a_name_that_is_a_number_or_an_identifier_is_told_how_to_write_it(value):
+    with pytest.raises(ConfigError, match=f"; a string, such as once='{value}'"):
+        check_name("once", value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"postgresql://app:hunter2@db1",
+        {"password": "hunter2"},
+        Token(),
+        Rude(),
+        False,
+        None,
+        HUGE,
+        "postgresql://application:hunter2@" + "x" * 600,
+        "app:hunter2@" + "x" * 600,
+    ],
+    ids=["bytes", "dict", "token", "rude", "bool", "none", "huge", "uri", "login"],
+)
+def test_no_other_name_is_repeated_as_an_example(value):
+    with pytest.raises(ConfigError, match=r"invalid once .*: expected 1 to 512 bytes") as caught:
+        check_name("once", value)
+    assert "such as" not in str(caught.value)
+    assert "hunter2" not in str(caught.value) + repr(caught.value)
