@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.printable import printable
 from pgroute.core.spelling import nearest
-from pgroute.errors import ConfigError, presentable
+from pgroute.errors import LEAST_MASKED, ConfigError, holds_password, presentable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -37,7 +37,9 @@ class Place:
 
     def below(self, name: str) -> Place:
         """Return the place of a key in this table."""
-        shown = name if _BARE.fullmatch(name) else f'"{printable(name, 60)}"'
+        # What is left of a DSN that is cut does not look like one.
+        text = "***" if holds_password(name) else printable(name, 60)
+        shown = name if _BARE.fullmatch(name) else f'"{text}"'
         return Place(self.file, f"{self.key}.{shown}" if self.key else shown, self.hidden)
 
     def error(self, value: object, accepted: str, *, secret: bool = False) -> ConfigError:
@@ -60,7 +62,7 @@ class Place:
         text = str(presentable(value))
         secret = secret or any(part in text or text in part for part in self.hidden if part)
         for part in sorted(self.hidden, key=len, reverse=True):
-            if len(part) > 1:
+            if len(part) >= LEAST_MASKED:
                 accepted = accepted.replace(part, "***")
         return ConfigError(key or "configuration", value, f"{accepted} (in {self.file})", secret=secret)
 
@@ -122,7 +124,8 @@ def table_at(place: Place, value: object) -> Mapping[str, Any]:
         raise place.error(None, f"expected a table of keys and values, not {type_name(value)}", secret=True)
     for key in value:
         if not isinstance(key, str):
-            raise place.error(None, f"expected keys that are texts (put {key!r} in quotes)")
+            shown = "***" if holds_password(key) else presentable(key)
+            raise place.error(None, f"expected keys that are texts (put {shown} in quotes)")
     return value
 
 

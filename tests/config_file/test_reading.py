@@ -415,6 +415,23 @@ def test_a_secret_that_is_not_there_is_told(tmp_path, monkeypatch, value, told):
     assert SECRET not in whole_text(caught.value)
 
 
+def test_a_key_that_is_a_dsn_is_not_shown(tmp_path):
+    key = f"postgresql://{'application' * 5}:{SECRET}@h/db"
+    for text in (f"['{key}']", f"[routers.a]\n'{key}' = 1", f"[routers.a.host_options.'{key}']\nx = 1"):
+        with pytest.raises(ConfigError) as caught:
+            from_config(write(tmp_path, text))
+        assert SECRET not in whole_text(caught.value)
+        assert "postgresql" not in str(caught.value)
+
+
+def test_a_short_text_of_a_variable_leaves_an_error_readable(tmp_path, monkeypatch):
+    monkeypatch.setenv("PGROUTE_SHORT", "or")
+    with pytest.raises(
+        ConfigError, match=r"acquire_timeout '\*\*\*': expected a number, true or false from the"
+    ):
+        from_config(write(tmp_path, "[routers.a]\nacquire_timeout = '${PGROUTE_SHORT}'"))
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -467,6 +484,7 @@ def whole_text(exc: BaseException) -> str:
         ("routers: {shop: {dsn: &a [*a]}}", "routers.shop.dsn 'a list': expected a text"),
         ("routers: {shop: {5: x}}", "expected keys that are texts (put 5 in quotes)"),
         ("5: x", "expected keys that are texts (put 5 in quotes)"),
+        (f"? 0x{MANY}\n: x", "expected keys that are texts (put <int that cannot be shown> in quotes)"),
         ("routers: {shop: {dsn: 2026-01-01}}", "routers.shop.dsn 'date': expected a text"),
         ("routers: {shop: {dsn: null}}", "routers.shop.dsn None: expected a value"),
         ("routers: {shop: {balance: NO}}", "routers.shop.balance False: expected one of"),

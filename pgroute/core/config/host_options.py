@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pgroute.core.config.dns_names import is_service
 from pgroute.core.config.options import HostOptions
 from pgroute.core.topology.snapshot import names_of
-from pgroute.errors import ConfigError
+from pgroute.errors import ConfigError, holds_password
 
 if TYPE_CHECKING:
     from pgroute.core.config.dsn import Dsn
@@ -31,11 +31,12 @@ def check_host_options(dsn: Dsn, host_options: object, *, open_list: bool) -> di
     open_list = open_list or any(map(is_service, dsn.hosts))
     found: dict[str, HostOptions] = {}
     for name, options in host_options.items():
-        if not isinstance(options, HostOptions):
-            raise ConfigError(f"host_options[{name!r}]", options, "expected a HostOptions")
         if not isinstance(name, str) or not (open_list or any(name in names_of(key) for key in dsn.hosts)):
             listed = ", ".join(str(k) for k in dsn.hosts)
             raise ConfigError("host_options", name, f"expected one of the hosts of the DSN ({listed})")
+        if not isinstance(options, HostOptions):
+            secret = holds_password({name: options})
+            raise ConfigError(f"host_options[{name!r}]", options, "expected a HostOptions", secret=secret)
         found[name] = options
     return found
 

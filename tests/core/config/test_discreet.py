@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -59,6 +60,14 @@ REFUSED: list[Callable[[Any], object]] = [
     lambda cls: cls("host=h", retry={"scram_client_key": SECRET}),
     lambda cls: cls("host=h", host_options={"h": HIDDEN}),
     lambda cls: cls("host=h", host_options={GOOD: HostOptions()}),
+    lambda cls: cls("host=h", host_options={GOOD: 5}),
+    lambda cls: cls("host=h", host_options={GOOD: 5}, addresses="expand"),
+    lambda cls: cls("host=h", host_options={"password": SECRET}),
+    lambda cls: cls("host=h", host_options={"password": SECRET}, addresses="expand"),
+    lambda cls: cls("host=h", zone=f"u:{SECRET}@h/db"),
+    lambda cls: cls("host=h", **{GOOD: 1}),
+    lambda cls: cls("host=h", resolver=urlsplit(GOOD)),
+    lambda cls: cls("host=h", schema={GOOD}),
     lambda cls: cls("host=h", host_options=[GOOD]),
     lambda cls: cls("host=h", balance=GOOD),
     lambda cls: cls("host=h", kwargs={"host": GOOD}),

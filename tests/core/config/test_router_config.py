@@ -56,6 +56,7 @@ def plan(dsn: str = DSN, **given: Any) -> RouterConfig:
         ({"host_options": []}, "host_options"),
         ({"host_options": {"a": 1}}, "host_options"),
         ({"host_options": {"c": HostOptions()}}, "host_options"),
+        ({"host_options": {10**5000: 5}}, "host_options"),
         ({"resolver": "hosts"}, "resolver"),
         ({"resolver": 53}, "resolver"),
         ({"addresses": "any"}, "addresses"),
