@@ -16,6 +16,7 @@ from typing import Any
 from psycopg.conninfo import make_conninfo
 
 from pgroute.core.config import libpq
+from pgroute.core.config.arguments import check_argument
 from pgroute.core.config.srv import is_address
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import HostKey, SessionAttrs
@@ -216,12 +217,13 @@ def split_kwargs(kwargs: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, A
         The libpq parameters as text, and psycopg's own arguments.
 
     Raises:
-        ConfigError: a name is neither, belongs in the DSN, or its value cannot be sent as text.
+        ConfigError: a name is neither, belongs in the DSN, its value cannot be sent as text, or is none for psycopg.
     """
     parameters: dict[str, str] = {}
     arguments: dict[str, Any] = {}
     for name, value in kwargs.items():
         if name in PSYCOPG_ARGUMENTS:
+            check_argument(name, value)
             arguments[name] = value
         elif name in DSN_ONLY:
             raise ConfigError(name, value, "expected in the DSN, not among the keyword arguments")

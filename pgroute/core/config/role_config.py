@@ -140,6 +140,6 @@ def with_row_factory(
     given = {"kwargs": kwargs, "writer.kwargs": writer.kwargs, "reader.kwargs": reader.kwargs}
     for place, arguments in given.items():
         other = (arguments or {}).get("row_factory")
-        if other not in (None, row_factory):
+        if other is not None and not (callable(other) and other == row_factory):
             raise ConfigError("row_factory", row_factory, f"expected one for all rows; {place} has another")
     return {**kwargs, "row_factory": row_factory}

@@ -10,6 +10,7 @@ import pickle
 import re
 import traceback
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import dict_row
 
 from pgroute.core.config import libpq
 from pgroute.core.config.dsn import PSYCOPG_ARGUMENTS, Params, parse_dsn, split_kwargs
@@ -414,6 +416,43 @@ def test_kwargs_are_split():
 def test_the_arguments_of_psycopg_are_the_known_ones(connect):
     kinds = inspect.signature(connect).parameters.values()
     assert {p.name for p in kinds if p.kind is p.KEYWORD_ONLY} == set(PSYCOPG_ARGUMENTS)
+
+
+NO_FACTORIES: list[Any] = ["dict_row", 5, "", []]
+NO_ARGUMENTS: dict[str, list[Any]] = {
+    "autocommit": ["false", "", 0, 1, []],
+    "prepare_threshold": ["5", "", -1, True, 1.5, float("nan")],
+    "context": [5, "", []],
+    "row_factory": NO_FACTORIES,
+    "cursor_factory": NO_FACTORIES,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name in NO_ARGUMENTS for value in NO_ARGUMENTS[name]]
+)
+def test_arguments_that_psycopg_would_take_or_fail_with_later_are_refused(name, value):
+    with pytest.raises(ConfigError) as caught:
+        split_kwargs({name: value})
+    assert (caught.value.parameter, caught.value.value) == (name, value)
+    assert caught.value.accepted.startswith("expected ")
+    assert caught.value.accepted.endswith("None")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, None) for name in PSYCOPG_ARGUMENTS),
+        *(("autocommit", value) for value in (True, False)),
+        *(("prepare_threshold", value) for value in (0, 5, 2**70)),
+        ("row_factory", dict_row),
+        ("cursor_factory", psycopg.ClientCursor),
+        ("context", psycopg),
+        ("context", psycopg.adapt.Transformer()),
+    ],
+)
+def test_arguments_that_psycopg_takes_are_taken(name, value):
+    assert split_kwargs({name: value}) == ({}, {name: value})
 
 
 @pytest.mark.parametrize(

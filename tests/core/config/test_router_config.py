@@ -6,6 +6,7 @@ from typing import Any
 
 import dns.resolver
 import pytest
+from psycopg.rows import dict_row
 
 from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
 from pgroute.core.config.router_config import RouterConfig, make_config
@@ -16,6 +17,21 @@ from pgroute.errors import ConfigError
 
 DSN = "postgresql://app:secret@a:1,b:2/shop"
 A, B = HostKey("a", 1), HostKey("b", 2)
+
+
+class Incomparable:
+    """An object whose comparisons are no answer, as those of arrays are none."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> Any:
+        return self
+
+    def __bool__(self) -> bool:
+        raise ValueError("ambiguous")
+
+
+EQUAL_TO_NOTHING = Incomparable()
 
 
 def plan(dsn: str = DSN, **given: Any) -> RouterConfig:
@@ -49,6 +65,10 @@ def plan(dsn: str = DSN, **given: Any) -> RouterConfig:
         ({"retry": 3}, "retry"),
         ({"acquire_timeout": 0}, "acquire_timeout"),
         ({"kwargs": []}, "kwargs"),
+        ({"kwargs": {"autocommit": "false"}}, "autocommit"),
+        ({"writer": PoolOptions(kwargs={"prepare_threshold": "5"})}, "prepare_threshold"),
+        ({"reader": PoolOptions(kwargs={"cursor_factory": 5})}, "cursor_factory"),
+        ({"row_factory": dict_row, "kwargs": {"row_factory": EQUAL_TO_NOTHING}}, "kwargs has another"),
         ({"configure": 1}, "configure"),
         ({"reset": "x"}, "reset"),
         ({"balance": "nearest"}, "balance"),
