@@ -37,6 +37,7 @@ _SECRET_INSIDE = re.compile(r"(?i)(passw(or)?d|passphrase|pwd|secret|token|key)\
 _URI = re.compile(r"postgres(ql)?://(?P<login>[^@/]*@)?(?P<hosts>[^/?]*)(?P<path>[^?]*)", re.DOTALL)
 """A URI as libpq reads it: the login ends at the first '@', which must be before any '/'."""
 _BLANK_OR_QUOTE = re.compile(r"[\s='\"]")
+_IN_NO_NAME = re.compile(r"[][:/;]")
 _C_INTEGER = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)[ \t\n\v\f\r]*")
 _C_INT_MAX = 2**31 - 1
 
@@ -287,6 +288,10 @@ def _hosts(
         if _BLANK_OR_QUOTE.search(name) and not name.startswith(("/", "@")):
             accepted = "expected names without blanks, quotes and '=': is a quote missing or misplaced?"
             raise ConfigError("host", name, accepted, secret=True)
+        if not (address or is_address(name) or name.startswith(("/", "@"))) and _IN_NO_NAME.search(name):
+            # No resolver would find it. With an address it is never looked up.
+            accepted = "expected a name or an address, without any of ':[]/;' (a port belongs in port=)"
+            raise refusal("host", name, accepted)
         if address and not is_address(address):
             raise refusal("hostaddr", address, "expected an IP address")
         port = _c_int(text or _default_port())

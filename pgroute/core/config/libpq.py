@@ -201,7 +201,12 @@ def validate(params: Mapping[str, str]) -> None:
     if _INVALID in message and last in params:
         # Both ends of the protocol range are parsed by the same function (pqParseProtocolVersion).
         message = _ask({**asked, "min_protocol_version": params[last]}).message.replace("min_", "max_")
-    if _INVALID in message:
+    if _INVALID in message and {"min_protocol_version", "max_protocol_version"} <= params.keys():
+        # Each is valid. Which of them is higher is checked at the very end.
+        message = _ask({**params, **nowhere}).message
+        if "min_protocol_version" not in message:
+            return
+    elif _INVALID in message:
         return
     words = _WORD.findall(_SCRAM_KEY.sub(r"scram_\1_key", message))
     named = [word for word in dict.fromkeys(words) if word in _ACCEPTED and word in params]

@@ -23,6 +23,7 @@ from psycopg.rows import dict_row
 
 from pgroute.core.config import libpq
 from pgroute.core.config.dsn import PSYCOPG_ARGUMENTS, Params, parse_dsn, split_kwargs
+from pgroute.core.config.srv import is_address
 from pgroute.core.model.roles import HostKey, SessionAttrs
 from pgroute.errors import ConfigError
 
@@ -81,6 +82,9 @@ def test_libpq_regression_uris(case, socket_dir):
     expected = dict(case["expect"])
     host, port, hostaddr = (expected.pop(name, "") for name in ("host", "port", "hostaddr"))
     host = host or ("" if hostaddr else socket_dir)
+    if ":" in host and not is_address(host):
+        assert refused(case["uri"]).value == host  # libpq would ask the resolver
+        return
     dsn = parse_dsn(case["uri"])
     assert dsn.hosts == (HostKey(host, int(port or 5432), hostaddr or None),)
     if "sslmode=" in case["uri"]:
@@ -112,6 +116,33 @@ def test_libpq_regression_uris(case, socket_dir):
 )
 def test_host_and_port_lists(dsn, expected):
     assert keys(dsn) == [(*key, None) for key in expected]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "::1",
+        "fe80::1%eth0",
+        "fe80::1%eth0:1",
+        "::ffff:10.0.0.1",
+        "my_host",
+        "db-1.test.",
+        "a%b",
+        "a\\b",
+        "ü",
+        "127.1",
+        "/run/a:b",
+        "@a:b",
+        "_postgresql._tcp.db.test",
+    ],
+)
+def test_names_that_a_resolver_may_know_are_taken(host):
+    assert keys(make_conninfo(host=host)) == [(host, 5432, None)]
+
+
+@pytest.mark.parametrize("host", ["db1:5432", "a/b"])
+def test_a_name_that_is_never_looked_up_is_left_to_libpq(host):
+    assert keys(f"host={host} hostaddr=10.0.0.1") == [(host, 5432, "10.0.0.1")]
 
 
 @pytest.mark.parametrize("dsn", ["", "dbname=x", "host=''", "postgresql://", "host='' hostaddr='' port=5432"])
@@ -166,6 +197,15 @@ def test_hostaddr_lists(dsn, expected):
         ("postgresql://:1,:1,:1/db", "host", ",,"),
         ("hostaddr=,", "host", ","),
         ("host=user@h1", "host", "***"),
+        ("host=db1:5432,db2:5432", "host", "db1:5432"),
+        ("host=db1,db2:5432", "host", "db2:5432"),
+        ("host=[::1]", "host", "[::1]"),
+        ("host=fe80::1::2", "host", "fe80::1::2"),
+        ("host=http://a", "host", "http://a"),
+        ("host=a;b", "host", "a;b"),
+        ("host=a/b", "host", "a/b"),
+        ("postgresql://a%3A5432/db", "host", "a:5432"),
+        ("postgresql://u:pw@a%3A5432/db", "host", "***"),
     ],
 )
 def test_wrong_lists_are_refused(dsn, parameter, value):
@@ -226,6 +266,23 @@ def test_wrong_values_are_refused(dsn, parameter, value):
 def test_values_that_do_not_go_together_are_refused():
     error = refused("host=h sslrootcert=system sslmode=require")
     assert (error.parameter, error.accepted) == ("sslmode", "expected a value that goes with sslrootcert")
+
+
+@knows("max_protocol_version")
+@pytest.mark.parametrize("low", ["3.2", "latest"])
+def test_a_lowest_protocol_version_above_the_highest_is_refused(low, monkeypatch):
+    monkeypatch.setenv("PGMAXPROTOCOLVERSION", "3.0")
+    for dsn in (f"host=h min_protocol_version={low} max_protocol_version=3.0", f"min_protocol_version={low}"):
+        error = refused(dsn)
+        assert (error.parameter, error.value) == ("min_protocol_version", low)
+        assert error.accepted == "expected a value that goes with max_protocol_version"
+
+
+@knows("max_protocol_version")
+@pytest.mark.parametrize(("low", "high"), [("3.0", "3.0"), ("3.0", "3.2"), ("3.2", "3.2"), ("3.2", "latest")])
+def test_a_range_of_protocol_versions_is_accepted(low, high):
+    params = {"min_protocol_version": low, "max_protocol_version": high}
+    assert parse_dsn(make_conninfo("host=h", **params)).params == params
 
 
 def test_a_refusal_without_a_name_lists_the_parameters():
