@@ -13,7 +13,7 @@ from pgroute.config_file.place import construct
 from pgroute.config_file.shared import shared
 from pgroute.config_file.tables import KINDS, Named, read_router
 from pgroute.core.config.options import PoolOptions, check_callable
-from pgroute.core.spelling import nearest
+from pgroute.core.spelling import is_one_of, nearest
 from pgroute.errors import ConfigError
 from pgroute.faces import manager_behind
 
@@ -30,11 +30,12 @@ def shared_router(
         ConfigError: an argument is invalid, the file cannot be used, or that router makes other rows.
     """
     check_callable("row_factory", row_factory)
-    if kind is not None and kind not in KINDS:
-        near = nearest(str(kind), KINDS)
+    given: object = kind
+    if given is not None and not is_one_of(given, *KINDS):
+        near = nearest(given, KINDS) if isinstance(given, str) else None
         guess = f"; did you mean {near!r}?" if near else ""
-        raise ConfigError("kind", kind, f"expected one of {', '.join(KINDS)}, or None{guess}")
-    given: object = name
+        raise ConfigError("kind", given, f"expected one of {', '.join(KINDS)}, or None{guess}")
+    given = name
     if not (given is None or isinstance(given, str)):
         raise ConfigError("name", name, "expected the name of a router in the file, or None")
     file = find_file(path)

@@ -1,4 +1,4 @@
-"""Which of the known names somebody may have meant who misspelt one."""
+"""Whether a value is one of the known names, and which of them somebody may have meant who misspelt one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+def is_one_of(value: object, *known: str) -> bool:
+    """Return True for a text that is one of the known ones. Other objects are not compared: their ``==`` may raise."""
+    return isinstance(value, str) and value in known
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

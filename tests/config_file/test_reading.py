@@ -26,6 +26,7 @@ from pgroute import (
     from_config,
 )
 from pgroute.config_file.tables import read_router
+from tests.core.incomparable import INCOMPARABLE
 
 SECRET = "hunter2-s3cret"
 MANY = "1" + 5000 * "0"
@@ -560,7 +561,7 @@ def test_what_is_no_name_is_told(tmp_path, name):
         from_config(write(tmp_path, "[routers.a]"), name)
 
 
-@pytest.mark.parametrize("kind", ["pol", "", 5, ["pool"]])
+@pytest.mark.parametrize("kind", ["pol", "", 5, ["pool"], 10**5000, INCOMPARABLE], ids=[*"abcdef"])
 def test_what_is_no_kind_is_told(tmp_path, kind):
     with pytest.raises(ConfigError, match=r"invalid kind .*: expected one of connection, pool"):
         from_config(write(tmp_path, "[routers.a]"), kind=kind)

@@ -68,7 +68,9 @@ class PatroniDiscovery:
     keyfile: str | None = None
 
     def __post_init__(self) -> None:
-        urls = self.urls.split(",") if isinstance(self.urls, str) and self.urls else self.urls or ()
+        urls: object = self.urls
+        if urls is None or isinstance(urls, str):
+            urls = urls.split(",") if urls else ()
         if isinstance(urls, Mapping) or not isinstance(urls, Collection):
             raise ConfigError("urls", type(self.urls).__name__, "expected a list of http or https URLs")
         object.__setattr__(self, "urls", tuple(map(_url, urls)))

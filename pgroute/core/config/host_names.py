@@ -24,7 +24,7 @@ def find_hosts(host: object, known: Iterable[HostKey]) -> frozenset[HostKey]:
     """
     known = tuple(dict.fromkeys(known))
     if isinstance(host, HostKey):
-        found = frozenset({host} & set(known))
+        found = frozenset(key for key in known if key == host)
     else:
         named = host if isinstance(host, str) else ""  # one that has only an address has an empty name
         found = frozenset(key for key in known if named and named in (*names_of(key), str(key)))

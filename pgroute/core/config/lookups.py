@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
+from pgroute.core.spelling import is_one_of
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ ResolverSpec: TypeAlias = "str | BaseResolver"
 
 def check_resolver(value: object) -> ResolverSpec:
     """Return the resolver that looks names up; ConfigError if *value* is none."""
-    if value in ("system", "dns"):
+    if is_one_of(value, "system", "dns"):
         return "dns" if value == "dns" else "system"
     if not isinstance(value, str):
         import dns.resolver
@@ -28,6 +29,6 @@ def check_resolver(value: object) -> ResolverSpec:
 
 def check_addresses(value: object) -> Mode:
     """Return what a name with several addresses stands for; ConfigError if *value* does not say it."""
-    if value not in ("one-host", "expand"):
-        raise ConfigError("addresses", value, "expected 'one-host' or 'expand'")
-    return "expand" if value == "expand" else "one-host"
+    if is_one_of(value, "one-host", "expand"):
+        return "expand" if value == "expand" else "one-host"
+    raise ConfigError("addresses", value, "expected 'one-host' or 'expand'")

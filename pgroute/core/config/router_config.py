@@ -138,7 +138,8 @@ def make_config(
     policy = parse_policy(balance)
     watch = parse({**parameters, **_probe_parameters(probe)})
     adviser = check_discovery(discovery, parsed)
-    open_list = addresses == "expand" or adviser is not None
+    mode = check_addresses(addresses)
+    open_list = mode == "expand" or adviser is not None
     hosts = check_host_options(parsed, host_options, open_list=open_list)
     fixed = credentials is None
     write, read = (
@@ -154,7 +155,7 @@ def make_config(
         reader=read,
         probe=probe,
         resolver=check_resolver(resolver),
-        addresses=check_addresses(addresses),
+        addresses=mode,
         targets=check_domains(srv_domains, [d.params for d in (parsed, watch, write.dsn, read.dsn)]),
         discovery=adviser,
         rules=_rules(probe, hosts, policy, zone, tagged=adviser is not None and bool(adviser.zone_tag)),
@@ -184,7 +185,11 @@ def _rules(
 
 
 def _with_callbacks(options: PoolOptions, configure: Any, reset: Any) -> PoolOptions:
-    return replace(options, configure=options.configure or configure, reset=options.reset or reset)
+    return replace(
+        options,
+        configure=configure if options.configure is None else options.configure,
+        reset=reset if options.reset is None else options.reset,
+    )
 
 
 def _probe_parameters(probe: ProbeOptions) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.late_pattern import LatePattern
+from pgroute.core.spelling import is_one_of
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -142,7 +143,9 @@ def check_domains(value: object, params: Iterable[Mapping[str, str]]) -> Targets
     domains = []
     for given in value:
         name = _canonical(given) if isinstance(given, str) else " "
-        if given != "." and (len(name) > _MOST_DOMAIN or not _DOMAIN.fullmatch(name) or is_address(name)):
+        if not is_one_of(given, ".") and (
+            len(name) > _MOST_DOMAIN or not _DOMAIN.fullmatch(name) or is_address(name)
+        ):
             raise ConfigError(
                 "srv_domains", given, f"{accepted}; a domain includes all names below it, without '*'"
             )

@@ -67,8 +67,11 @@ class Position:
             b: likewise.
 
         Raises:
-            ConfigError: they belong to different clusters.
+            ConfigError: they belong to different clusters, or one is no Position.
         """
+        for each in (a, b):
+            if not (each is None or isinstance(each, Position)):
+                raise ConfigError("position", each, "expected a pgroute.Position or None")
         if a is None or b is None:
             return a or b
         if a.system_id != b.system_id:

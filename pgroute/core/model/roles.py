@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, NamedTuple
 
+from pgroute.core.spelling import is_one_of
 from pgroute.errors import ConfigError
 
 
@@ -70,7 +71,7 @@ class Role(enum.Enum):
         """Return the role named *value*; ConfigError for anything but ``writer`` and ``reader``."""
         if isinstance(value, cls):
             return value
-        if value in ("writer", "reader"):
+        if is_one_of(value, "writer", "reader"):
             return cls(value)
         raise ConfigError(parameter, value, "expected 'writer' or 'reader'")
 

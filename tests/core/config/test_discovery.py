@@ -10,6 +10,7 @@ from pgroute import ConfigError, HostOptions, PatroniDiscovery, Router
 from pgroute.core.config.discovery import check_discovery
 from pgroute.core.config.dsn import parse_dsn
 from pgroute.core.config.srv import Targets
+from tests.core.incomparable import INCOMPARABLE
 
 
 def urls(value: object, dsn: str = "postgresql://db1,db2:5433/x") -> tuple[str, ...]:
@@ -26,6 +27,8 @@ def test_urls_are_those_given_or_follow_from_the_dsn() -> None:
     assert urls("patroni", "host=_pg._tcp.x,/tmp,b") == ("http://b:8008",)
     assert urls("http://a:1/,https://b/x") == ("http://a:1", "https://b/x")
     assert urls(PatroniDiscovery(urls=["http://a"])) == ("http://a",)
+    for none in ("", (), None):
+        assert urls(PatroniDiscovery(urls=none), "host=b") == ("http://b:8008",)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -45,6 +48,8 @@ def test_without_a_host_to_ask_urls_are_needed() -> None:
     ("option", "value"),
     [
         ("urls", 5),
+        ("urls", INCOMPARABLE),
+        ("urls", [INCOMPARABLE]),
         ("urls", {"http://a": 1}),
         ("urls", "pg1:8008"),
         ("urls", ["http://a", 5]),

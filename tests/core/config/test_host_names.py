@@ -54,6 +54,7 @@ def test_a_host_is_named_as_in_host_options(host: Any, found: set[HostKey]) -> N
         ("db1", 5432),
         b"db1",
         ["db1"],
+        HostKey(["db1"], 5432),  # type: ignore[arg-type]
     ],
 )
 def test_an_unknown_host_is_refused_with_the_list(host: Any) -> None:

@@ -14,24 +14,10 @@ from pgroute.core.model.roles import HostKey, Role, SessionAttrs
 from pgroute.core.model.stats import MEASURES, total
 from pgroute.core.topology.observations import Listing
 from pgroute.errors import ConfigError
+from tests.core.incomparable import INCOMPARABLE
 
 DSN = "postgresql://app:secret@a:1,b:2/shop"
 A, B = HostKey("a", 1), HostKey("b", 2)
-
-
-class Incomparable:
-    """An object whose comparisons are no answer, as those of arrays are none."""
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __eq__(self, other: object) -> Any:
-        return self
-
-    def __bool__(self) -> bool:
-        raise ValueError("ambiguous")
-
-
-EQUAL_TO_NOTHING = Incomparable()
 
 
 def plan(dsn: str = DSN, **given: Any) -> RouterConfig:
@@ -68,7 +54,7 @@ def plan(dsn: str = DSN, **given: Any) -> RouterConfig:
         ({"kwargs": {"autocommit": "false"}}, "autocommit"),
         ({"writer": PoolOptions(kwargs={"prepare_threshold": "5"})}, "prepare_threshold"),
         ({"reader": PoolOptions(kwargs={"cursor_factory": 5})}, "cursor_factory"),
-        ({"row_factory": dict_row, "kwargs": {"row_factory": EQUAL_TO_NOTHING}}, "kwargs has another"),
+        ({"row_factory": dict_row, "kwargs": {"row_factory": INCOMPARABLE}}, "kwargs has another"),
         ({"configure": 1}, "configure"),
         ({"reset": "x"}, "reset"),
         ({"balance": "nearest"}, "balance"),
@@ -97,6 +83,57 @@ def plan(dsn: str = DSN, **given: Any) -> RouterConfig:
 def test_what_cannot_be_used_is_refused_by_name(given: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         plan(**given)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "writer",
+        "probe",
+        "retry",
+        "acquire_timeout",
+        "max_lag",
+        "kwargs",
+        "row_factory",
+        "configure",
+        "credentials",
+        "balance",
+        "reader_attrs",
+        "host_options",
+        "resolver",
+        "addresses",
+        "srv_domains",
+        "zone",
+        "discovery",
+        "schema",
+    ],
+)
+def test_what_cannot_be_compared_is_refused_by_name(named: str) -> None:
+    with pytest.raises(ConfigError, match=f"invalid {named} "):
+        plan(**{named: INCOMPARABLE})
+
+
+def test_what_is_in_a_list_and_cannot_be_compared_is_refused() -> None:
+    with pytest.raises(ConfigError, match="invalid srv_domains "):
+        plan(srv_domains=[INCOMPARABLE])
+    with pytest.raises(ConfigError, match="invalid host_options"):
+        plan(host_options={"a": INCOMPARABLE})
+
+
+class Unsure:
+    """A callback that is neither true nor false."""
+
+    def __bool__(self) -> bool:
+        raise ValueError("ambiguous")
+
+    def __call__(self, conn: object) -> None: ...
+
+
+def test_the_callbacks_of_a_role_go_before_those_of_the_router() -> None:
+    own = Unsure()
+    made = plan(configure=print, reset=print, reader=PoolOptions(configure=own, reset=own))
+    assert (made.writer.options.configure, made.writer.options.reset) == (print, print)
+    assert made.reader.options.configure is made.reader.options.reset is own
 
 
 def test_roles_connect_with_the_parameters_of_the_dsn_and_a_timeout_of_their_own() -> None:

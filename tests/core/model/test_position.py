@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pgroute import ConfigError, Position
 from pgroute.core.model.position import parse_position
+from tests.core.incomparable import INCOMPARABLE
 
 SYSTEM_IDS = st.integers(-(2**63), 2**63 - 1)
 TIMELINES = st.integers(1, 2**31 - 1)
@@ -62,6 +63,13 @@ def test_text_is_the_identifier_the_timeline_and_the_place_in_the_log(text, posi
     assert Position.parse(text) == position
     assert str(position) == text
     assert parse_position(position, "after") is position
+
+
+@pytest.mark.parametrize("value", ["1-1-1", 5, INCOMPARABLE])
+def test_what_is_no_position_is_not_compared_with_one(value):
+    for pair in ((Position(1, 1, 1), value), (value, Position(1, 1, 1)), (None, value), (value, None)):
+        with pytest.raises(ConfigError, match=r"invalid position .*: expected a pgroute.Position or None"):
+            Position.later(*pair)
 
 
 def test_any_position_is_later_than_none():

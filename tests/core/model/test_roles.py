@@ -6,6 +6,7 @@ import pytest
 
 from pgroute.core.model.roles import HostKey, HostRole, Role, SessionAttrs
 from pgroute.errors import ConfigError
+from tests.core.incomparable import INCOMPARABLE
 
 
 @pytest.mark.parametrize(
@@ -99,3 +100,9 @@ def test_table_has_every_value():
 def test_a_role_is_hashed_without_a_call_in_which_another_thread_may_run() -> None:
     """Counts by role are added to without a lock (`Meter.waiting`)."""
     assert Role.__hash__ is object.__hash__
+
+
+@pytest.mark.parametrize("value", [INCOMPARABLE, ["writer", "reader"], "Writer", 5])
+def test_what_is_no_role_is_refused(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"invalid role .*: expected 'writer' or 'reader'"):
+        Role.parse(value)
