@@ -22,7 +22,7 @@ from pgroute._async.transaction.runner import AsyncRunner
 from pgroute.core.config.discreet import discreet
 from pgroute.core.config.mistakes import refuse_unknown
 from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions, check_number
-from pgroute.core.config.router_config import make_config
+from pgroute.core.config.router_config import check_router_name, make_config
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class AsyncRouter(
             of libpq parameters, such as user and password, that override all others. None: they do not change. A
             function runs in a thread of its own; a coroutine runs in the loop of an AsyncRouter, or else in one of
             its own. It must answer within ``ProbeOptions(timeout=)`` for a probe, connect_timeout for a pool.
-        name: for the repr and the names of threads and tasks; empty: the hosts.
+        name: for the repr, metrics, and the names of threads and tasks, at most 512 bytes; empty: the hosts.
         unknown: no other arguments are accepted; the ConfigError says where such an option belongs.
 
     Attributes:
@@ -245,6 +245,7 @@ class AsyncRouter(
                 "connection_class", connection_class, "expected a subclass of psycopg.AsyncConnection"
             )
         made_by = cast("type[CT]", given)
+        check_router_name(name)
         config = make_config(
             dsn,
             writer=PoolOptions() if writer is None else writer,

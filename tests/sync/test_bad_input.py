@@ -101,6 +101,9 @@ def test_an_environment_that_cannot_be_used_is_refused(monkeypatch: pytest.Monke
     [
         ({"dsn": 5432}, "dsn"),
         ({"dsn": None}, "dsn"),
+        ({"name": ["a"]}, "name"),
+        ({"name": USER}, "name"),
+        ({"name": "\udc80"}, "name"),
         ({"balance": "fastest"}, "balance"),
         ({"balance": int}, "balance"),
         ({"reader_attrs": "Standby"}, "reader_attrs"),

@@ -16,6 +16,7 @@ from pgroute.core.config.options import (
     check_callable,
     check_mapping,
     check_max_lag,
+    check_name,
     check_number,
     check_reset,
 )
@@ -33,7 +34,7 @@ from pgroute.core.model.roles import HostKey, Role, SessionAttrs
 from pgroute.core.routing.balance import Policy, listener_of, parse_policy
 from pgroute.core.sql.schema import Schema, check_schema
 from pgroute.core.topology.snapshot import Rules
-from pgroute.errors import ConfigError
+from pgroute.errors import ConfigError, holds_password
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -168,6 +169,15 @@ def make_config(
         retry=retry or RetryPolicy(),
         schema=check_schema(schema, schema_owner),
     )
+
+
+def check_router_name(name: object) -> None:
+    """Raise ConfigError unless *name* can be shown by logs and metrics; "" stands for the hosts."""
+    if isinstance(name, str) and not name:
+        return
+    check_name("name", name, ', or ""')
+    if holds_password(name):
+        raise ConfigError("name", name, "expected no password: logs and metrics show it")
 
 
 def _rules(

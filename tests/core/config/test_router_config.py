@@ -9,7 +9,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
-from pgroute.core.config.router_config import RouterConfig, make_config
+from pgroute.core.config.router_config import RouterConfig, check_router_name, make_config
 from pgroute.core.model.roles import HostKey, Role, SessionAttrs
 from pgroute.core.model.stats import MEASURES, total
 from pgroute.core.topology.observations import Listing
@@ -118,6 +118,34 @@ def test_what_is_in_a_list_and_cannot_be_compared_is_refused() -> None:
         plan(srv_domains=[INCOMPARABLE])
     with pytest.raises(ConfigError, match="invalid host_options"):
         plan(host_options={"a": INCOMPARABLE})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "postgresql://app:hunter2@db1",
+        "app:hunter2@db1/shop",
+        "a\0b",
+        "\udc80",
+        "ü" * 257,
+        None,
+        5,
+        ["a"],
+        b"a",
+        10**5000,
+        INCOMPARABLE,
+    ],
+    ids=[*"abcdefghijk"],
+)
+def test_a_name_that_metrics_could_not_show_is_refused(name: object) -> None:
+    with pytest.raises(ConfigError, match="invalid name ") as caught:
+        check_router_name(name)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "shop", "eu-1:a", "db1:5432,db2:5432", "ü" * 256, "a b"])
+def test_any_other_name_is_taken(name: str) -> None:
+    check_router_name(name)
 
 
 class Unsure:
