@@ -64,7 +64,9 @@ def find_file(path: str | os.PathLike[str]) -> Path:
         ConfigError: it is no path.
     """
     try:
-        return Path(os.path.realpath(os.fspath(path)))
+        # The path that a DSN leads to has lost a slash, by which its password would be found.
+        if "://" not in str(os.fspath(path)):
+            return Path(os.path.realpath(os.fspath(path)))
     except (TypeError, ValueError, AttributeError):
         pass
     raise ConfigError("path", path, "expected the path of a file")

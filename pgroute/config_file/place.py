@@ -112,12 +112,12 @@ def construct(place: Place, make: Callable[..., T], arguments: Mapping[str, Any]
 
 
 def table_at(place: Place, value: object) -> Mapping[str, Any]:
-    """Return a table of the file; nothing is an empty one.
+    """Return a table of the file; nothing, or "none", is an empty one.
 
     Raises:
         ConfigError: it is something else, or has keys that are not texts.
     """
-    if value is None:
+    if value is None or value == "none":
         return {}
     if not isinstance(value, dict):
         # A text here may be a secret in the wrong place.

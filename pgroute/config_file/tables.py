@@ -13,7 +13,7 @@ from pgroute.config_file.source import read_tables
 from pgroute.config_file.values import Option, is_source, option_of, resolve
 from pgroute.core.config.discovery import AuroraDiscovery, PatroniDiscovery
 from pgroute.core.config.dsn import DSN_ONLY, PSYCOPG_ARGUMENTS
-from pgroute.core.config.libpq import is_secret, keywords
+from pgroute.core.config.libpq import NUMBERS, is_secret, keywords
 from pgroute.core.config.options import (
     HostOptions,
     PoolOptions,
@@ -42,9 +42,9 @@ _SYNONYMS = ("url", "uri", "conninfo", "hosts")
 _ARGUMENTS = {
     "autocommit": Option(text=False),
     "prepare_threshold": Option(text=False, none=True),
-    "context": Option(text=False, reference=True),
-    "row_factory": Option(text=False, reference=True),
-    "cursor_factory": Option(text=False, reference=True),
+    "context": Option(text=False, none=True, reference=True),
+    "row_factory": Option(text=False, none=True, reference=True),
+    "cursor_factory": Option(text=False, none=True, reference=True),
 }
 
 
@@ -179,7 +179,8 @@ def _kwargs(place: Place, table: Mapping[str, object]) -> dict[str, Any]:
     check_keys(place, table, [*PSYCOPG_ARGUMENTS, *keywords()])
     found: dict[str, Any] = {}
     for key, value in table.items():
-        inner, option = place.below(key), _ARGUMENTS.get(key, Option(secret=is_secret(key)))
+        inner = place.below(key)
+        option = _ARGUMENTS.get(key) or Option(secret=is_secret(key), only_text=key not in NUMBERS)
         found[key] = resolve(inner, value, option)
         if option.reference and isinstance(found[key], (str, bool, int, float)):
             raise inner.error(

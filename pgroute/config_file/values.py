@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import re
@@ -12,7 +13,7 @@ from pgroute.config_file.source import read_secret
 from pgroute.core.config.variables import expand
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.printable import printable
-from pgroute.errors import ConfigError
+from pgroute.errors import ConfigError, holds_password
 
 _SOURCES = ("from_env", "from_file")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -30,6 +31,7 @@ class Option:
         reference: it accepts a Python object, written as "module:name".
         many: it is a list.
         secret: its value is a secret.
+        only_text: a number would not be what was written: `012` and `1_0` are other numbers, `yes` is true.
     """
 
     text: bool = True
@@ -37,6 +39,7 @@ class Option:
     reference: bool = False
     many: bool = False
     secret: bool = False
+    only_text: bool = False
 
 
 class _Noting(Mapping[str, str]):
@@ -87,6 +90,8 @@ def resolve(place: Place, value: object, option: Option) -> object:
             raise place.error(None, "expected a value")
         return None
     if isinstance(value, (bool, int, float)):
+        if option.only_text:
+            raise place.error(value, "expected a text: put it in quotes", secret=option.secret)
         return value
     if isinstance(value, dict):
         text, given = _from_elsewhere(place, value), True
@@ -95,10 +100,12 @@ def resolve(place: Place, value: object, option: Option) -> object:
         text, given = _expanded(place, value, secret=option.secret), "${" in value
     else:
         raise place.error(value, f"expected a text, a number, true or false, not {type_name(value)}")
+    if option.none and text == "none":
+        return None
     if option.reference and ":" in text:
         return _object(place, text)
     if not option.text and not option.reference:
-        return _number(place, text, option) if given or (option.none and text == "none") else text
+        return _number(place, text) if given else text
     return text
 
 
@@ -126,26 +133,26 @@ def _from_elsewhere(place: Place, source: Mapping[object, object]) -> str:
         # What is no name may be the secret itself.
         strange = _NAME.fullmatch(where) is None
         raise place.below(name).error(where, "the environment variable is not set, or empty", secret=strange)
-    path = place.file.parent / _expanded(place.below(name), where, secret=False)
+    given = _expanded(place.below(name), where, secret=False)
     try:
-        return read_secret(path)
+        return read_secret(place.file.parent / given)
     except ConfigError as exc:
         refused, accepted = exc.value, exc.accepted
-    raise place.below(name).error(refused, accepted)
+    # The path that a DSN leads to has lost a slash, by which its password would be found.
+    raise place.below(name).error(refused, accepted, secret=holds_password(given))
 
 
-def _number(place: Place, text: str, option: Option) -> object:
+def _number(place: Place, text: str) -> object:
     """Return what a text from a variable means for an option that is not a text, by the rules of TOML."""
     import tomllib
 
-    if text == "none" and option.none:
-        return None
-    try:
-        value: object = tomllib.loads(f"value = {text}")["value"]
-    except ValueError:  # no TOML, or a number of too many digits
-        value = None
-    if isinstance(value, (bool, int, float)):
-        return value
+    line = text.strip()
+    # No TOML, a number of too many digits, or too many brackets within each other.
+    with contextlib.suppress(ValueError, RecursionError):
+        # What follows a comment or a line would not be looked at.
+        value = None if "#" in line or "\n" in line else tomllib.loads(f"value = {line}")["value"]
+        if isinstance(value, (bool, int, float)):
+            return value
     raise place.error(text, "expected a number, true or false from the variable or file")
 
 

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 import tenacity
+import yaml
 from psycopg.rows import dict_row
 
 from pgroute import (
@@ -26,6 +28,7 @@ from pgroute import (
     from_config,
 )
 from pgroute.config_file.tables import read_router
+from pgroute.core.config.libpq import keywords
 from tests.core.incomparable import INCOMPARABLE
 
 SECRET = "hunter2-s3cret"
@@ -413,6 +416,111 @@ def test_a_secret_that_is_not_there_is_told(tmp_path, monkeypatch, value, told):
         from_config(file)
     assert told in str(caught.value)
     assert str(file) in str(caught.value)
+    assert SECRET not in whole_text(caught.value)
+
+
+@pytest.mark.parametrize("value", ["012345", "0o12", "1_000.50", "yes", "true", "1e3", "5"])
+@pytest.mark.parametrize("key", ["password", "sslpassword", "user", "dbname", "application_name", "options"])
+def test_a_text_without_quotes_is_refused_instead_of_changed(tmp_path, key, value):
+    file = write(tmp_path, f"routers: {{a: {{dsn: host=h, kwargs: {{{key}: {value}}}}}}}", "x.yaml")
+    if not isinstance(yaml.safe_load(value), str):
+        with pytest.raises(
+            ConfigError, match=f"routers.a.kwargs.{key} .*: expected a text: put it in quotes"
+        ) as caught:
+            from_config(file)
+        assert ("'***'" in str(caught.value)) is (key in ("password", "sslpassword"))
+    file = write(tmp_path, f"routers: {{a: {{dsn: host=h, kwargs: {{{key}: '{value}'}}}}}}", "y.yaml")
+    assert from_config(file)._manager.config.dsn.params[key] == value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("connect_timeout", "3", "3"),
+        ("keepalives", "0", "0"),
+        ("keepalives_idle", "'30'", "30"),
+        ("tcp_user_timeout", "5000", "5000"),
+        ("sslsni", "0", "0"),
+        ("sslcompression", "1", "1"),
+        ("replication", "true", "True"),
+        ("max_protocol_version", "3.0", "3.0"),
+        ("require_auth", "'none'", "none"),
+    ],
+)
+def test_a_number_that_libpq_reads_as_one_needs_no_quotes(tmp_path, key, value, text):
+    if key not in keywords():
+        pytest.skip(f"this libpq has no {key}")
+    file = write(tmp_path, f"[routers.a]\ndsn = 'host=h'\nkwargs = {{{key} = {value}}}")
+    assert from_config(file)._manager.config.dsn.params[key] == text
+
+
+@pytest.mark.parametrize("value", ["5 # spare\n[x]", "5\na = 2", "5 # spare", "[" * 5000])
+def test_a_variable_that_is_more_than_a_number_is_refused(tmp_path, monkeypatch, value):
+    monkeypatch.setenv("PGROUTE_SIZE", value)
+    with pytest.raises(
+        ConfigError, match=r"max_size '\*\*\*': expected a number, true or false from the variable"
+    ):
+        from_config(write(tmp_path, "[routers.a.writer]\nmax_size = '${PGROUTE_SIZE}'"))
+
+
+@pytest.mark.parametrize("value", ["5", " 5 ", "5\n", "0x5", "+5"])
+def test_a_variable_may_have_blanks_around_a_number(tmp_path, monkeypatch, value):
+    monkeypatch.setenv("PGROUTE_SIZE", value)
+    file = write(tmp_path, "[routers.a.writer]\nmax_size = '${PGROUTE_SIZE}'")
+    assert read_router(file, None).arguments["writer"].max_size == 5
+
+
+NONE = "${PGROUTE_NONE:-none}"
+
+
+@pytest.mark.parametrize("written", ["none", NONE])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(
+            "balance",
+            "srv_domains",
+            "discovery",
+            "max_lag",
+            "schema_owner",
+            "configure",
+            "reset",
+            "credentials",
+        ),
+        *("row_factory", "probe.abort_after", "kwargs.prepare_threshold"),
+        *(f"writer.{key}" for key in ("configure", "reset", "setup", "read_only", "max_uses")),
+        *(f"discovery.{key}" for key in ("hosts", "cafile", "certfile", "keyfile")),
+        *(f"kwargs.{key}" for key in ("row_factory", "cursor_factory", "context")),
+    ],
+)
+def test_none_is_written_as_none_wherever_it_is_accepted(tmp_path, key, written):
+    file = write(tmp_path, f"routers.a.dsn = 'host=h'\nrouters.a.{key} = '{written}'")
+    found: Any = read_router(file, None).arguments
+    for step in key.split("."):
+        found = found[step] if isinstance(found, dict) else getattr(found, step)
+    assert found is None
+    assert from_config(file).name == "a"
+
+
+@pytest.mark.parametrize(
+    "key", ["writer", "probe", "retry", "host_options", "kwargs", "writer.settings", "reader.kwargs"]
+)
+def test_a_table_that_is_none_is_one_without_keys(tmp_path, key):
+    file = write(tmp_path, f"routers.a.dsn = 'host=h'\nrouters.a.{key} = 'none'")
+    assert from_config(file).name == "a"
+
+
+@pytest.mark.parametrize("where", ["text", "path", "from_file"])
+@pytest.mark.parametrize("tail", ["", ".toml", "/../x.toml"])
+def test_a_dsn_in_the_place_of_a_path_is_not_shown(tmp_path, monkeypatch, where, tail):
+    monkeypatch.chdir(tmp_path)
+    dsn = f"postgresql://app:{SECRET}@db1/shop{tail}"
+    with pytest.raises(ConfigError) as caught:
+        if where == "from_file":
+            from_config(write(tmp_path, f"[routers.a.kwargs]\npassword = {{from_file = '{dsn}'}}"))
+        else:
+            from_config(Path(dsn) if where == "path" else dsn)
+    assert "'***'" in str(caught.value)
     assert SECRET not in whole_text(caught.value)
 
 

@@ -24,14 +24,6 @@ from pgroute.errors import ConfigError, holds_password, presentable
 
 PSYCOPG_ARGUMENTS = ("autocommit", "prepare_threshold", "context", "row_factory", "cursor_factory")
 DSN_ONLY = ("host", "hostaddr", "port", "service", "target_session_attrs", "load_balance_hosts")
-_INTEGERS = (
-    "connect_timeout",
-    "keepalives",
-    "keepalives_idle",
-    "keepalives_interval",
-    "keepalives_count",
-    "tcp_user_timeout",
-)
 _SECRET_INSIDE = re.compile(r"(?i)(passw(or)?d|passphrase|pwd|secret|token|key)\s*=")
 """Matches a value that contains a secret: a setting in ``options``, or text that a misplaced quote included."""
 _URI = re.compile(r"postgres(ql)?://(?P<login>[^@/]*@)?(?P<hosts>[^/?]*)(?P<path>[^?]*)", re.DOTALL)
@@ -166,7 +158,7 @@ def parse_dsn(dsn: str = "", *, kwargs: Mapping[str, Any] | None = None) -> Dsn:
     session_attrs = params.pop("target_session_attrs", SessionAttrs.ANY.value)
     load_balance = params.pop("load_balance_hosts", None)
     hosts = _hosts(expanded, ports, functools.partial(_refusal, dsn, in_dsn))
-    for keyword in _INTEGERS:
+    for keyword in libpq.INTEGERS:
         if keyword in params and _c_int(params[keyword]) is None:
             raise ConfigError(keyword, params[keyword], "expected an integer")
     if load_balance not in (None, "disable", "random"):

@@ -28,6 +28,27 @@ if TYPE_CHECKING:
 _SECRETS = frozenset(
     {"password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret"}
 )
+INTEGERS = (
+    "connect_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_count",
+    "tcp_user_timeout",
+)
+"""The parameters that libpq reads as integers when it connects."""
+NUMBERS = (
+    *INTEGERS,
+    "port",
+    "sslcompression",
+    "sslsni",
+    "requiressl",
+    "gssdelegation",
+    "replication",
+    "min_protocol_version",
+    "max_protocol_version",
+)
+"""The parameters whose values look like numbers, or true and false, in any spelling."""
 _NAME = LatePattern(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 _INVALID = "pgroute-checks-options-only"
 
