@@ -94,8 +94,8 @@ def check_name(parameter: str, value: object, also: str = "") -> None:
 
         # What others show of themselves as a text may be a secret.
         named = type(value) in (int, UUID) and presentable(value) is value
-        example = f"; a string, such as {parameter}={str(value)!r}" if named else "; a string"
-        raise ConfigError(parameter, value, f"{accepted}{example}")
+        hint = f"such as {parameter}={str(value)!r}" if named else f"not {type(value).__name__}"
+        raise ConfigError(parameter, value, f"{accepted}; a string, {hint}")
     shown = value if size <= MOST_NAME_BYTES else f"{value[:40]}... ({size} bytes)"
     raise ConfigError(parameter, shown, accepted, secret=holds_password(value))
 
