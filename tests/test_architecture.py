@@ -38,7 +38,7 @@ _FACE = (
 ROWS = (
     ("errors",),
     ("core.late_dataclass", "core.late_pattern", "core.spelling"),
-    ("core", "core.model", "core.printable"),
+    ("core", "core.callables", "core.model", "core.printable"),
     ("core.faults", "core.mailbox", "core.sql"),
     ("core.topology",),
     ("core.routing",),

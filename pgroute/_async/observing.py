@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Generic
 
 # sync-only: from psycopg_pool.abc import CT
 from psycopg_pool.abc import ACT as CT  # async-only
 
 from pgroute._async.listener import DEFAULT_LIMIT, AsyncListener
+from pgroute.core.callables import is_coroutine_function
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class AsyncObserving(Generic[CT]):
             RouterClosed: the router was opened before this process was forked.
         """
         given: object = fn
-        if not callable(given) or inspect.iscoroutinefunction(given):
+        if not callable(given) or is_coroutine_function(given):
             raise ConfigError("fn", fn, "expected a callable that is not a coroutine function")
         return self._manager.subscribe(fn)
 

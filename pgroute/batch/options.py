@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
 
 from pgroute.batch.source import Keyset, check_source, signature
+from pgroute.core.callables import is_coroutine_function
 from pgroute.core.config.options import check_integer, check_name
 from pgroute.core.config.retry_policy import check_policy
 from pgroute.core.faults.classify import SHORTAGES
@@ -70,7 +70,7 @@ def check_job(
 def check_progress(progress: object) -> None:
     """Raise ConfigError unless *progress* is None, True, False or a plain callable."""
     good = progress is None or isinstance(progress, bool) or callable(progress)
-    if not good or inspect.iscoroutinefunction(progress):
+    if not good or is_coroutine_function(progress):
         raise ConfigError(
             "progress", progress, "expected True, None or a plain callable, not a coroutine function"
         )

@@ -6,12 +6,12 @@ import enum
 import io
 import os
 from collections.abc import AsyncIterable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from inspect import iscoroutinefunction
 from types import CoroutineType
 from typing import Any, Protocol
 
 from psycopg import sql
 
+from pgroute.core.callables import is_coroutine_function
 from pgroute.errors import ConfigError
 
 BLOCK = 256 * 1024
@@ -185,7 +185,7 @@ def check_types(types: object) -> None:
 
 def check_progress(progress: object) -> None:
     """Raise ConfigError unless a function to be told the progress is None, or a plain function."""
-    if progress is not None and (not callable(progress) or iscoroutinefunction(progress)):
+    if progress is not None and (not callable(progress) or is_coroutine_function(progress)):
         raise ConfigError(
             "progress", progress, "expected a function of a CopyProgress, no coroutine function, or None"
         )

@@ -6,10 +6,14 @@ import inspect
 from types import CoroutineType, FunctionType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
+from pgroute.core.callables import (
+    LAZY,  # async-only
+    drop,
+    is_unfinished,
+)
 from pgroute.core.transactions.decorated import check_plain
 
-# sync-only: from pgroute.core.transactions.request import COROUTINE_FUNCTION, LAZY
-from pgroute.core.transactions.request import LAZY  # async-only
+# sync-only: from pgroute.core.transactions.request import COROUTINE_FUNCTION
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,7 +50,7 @@ def body_of(
             raise await _idle(fn, conn, result)
         result = await result
         # async-only: end
-        if result is not None and (isinstance(result, LAZY) or hasattr(result, "__await__")):
+        if is_unfinished(result):
             raise await _idle(fn, conn, result)
         return result
 
@@ -92,17 +96,14 @@ def check_decorated(fn: object) -> None:
 async def _idle(fn: object, conn: psycopg.AsyncConnection[Any], result: Any) -> ConfigError:
     """Prevent that work which a body has left for later is ever done, and return the error for it."""
     what = type(result).__name__
-    if isinstance(result, (CoroutineType, GeneratorType)):
-        result.close()
-    else:
+    drop(result)
+    if not isinstance(result, (CoroutineType, GeneratorType)):
         # It may go on to use the connection, which must not happen in the next caller's transaction.
         await conn.close()
     accepted = f"expected a body that does its work; it returned a {what}, and was rolled back"
     # sync-only: if hasattr(result, "__await__"):
     # sync-only:     accepted += " (coroutine functions are for the asynchronous router)"
     # async-only: begin
-    if hasattr(result, "cancel"):
-        result.cancel()
     if hasattr(result, "__await__"):
         accepted += ": await it there"
     elif not isinstance(result, LAZY):

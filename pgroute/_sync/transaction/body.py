@@ -7,9 +7,13 @@ import inspect
 from types import CoroutineType, FunctionType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
+from pgroute.core.callables import (
+    drop,
+    is_unfinished,
+)
 from pgroute.core.transactions.decorated import check_plain
 
-from pgroute.core.transactions.request import COROUTINE_FUNCTION, LAZY
+from pgroute.core.transactions.request import COROUTINE_FUNCTION
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,7 +42,7 @@ def body_of(
 
     def body(_: object, conn: psycopg.Connection[Any]) -> Any:
         result = fn(conn, *args)
-        if result is not None and (isinstance(result, LAZY) or hasattr(result, "__await__")):
+        if is_unfinished(result):
             raise _idle(fn, conn, result)
         return result
 
@@ -79,9 +83,8 @@ def check_decorated(fn: object) -> None:
 def _idle(fn: object, conn: psycopg.Connection[Any], result: Any) -> ConfigError:
     """Prevent that work which a body has left for later is ever done, and return the error for it."""
     what = type(result).__name__
-    if isinstance(result, (CoroutineType, GeneratorType)):
-        result.close()
-    else:
+    drop(result)
+    if not isinstance(result, (CoroutineType, GeneratorType)):
         # It may go on to use the connection, which must not happen in the next caller's transaction.
         conn.close()
     accepted = f"expected a body that does its work; it returned a {what}, and was rolled back"

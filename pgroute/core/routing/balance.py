@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from pgroute.core.callables import is_coroutine_function
 from pgroute.core.routing.adaptive import Adaptive
 from pgroute.core.routing.least_busy import LeastBusy
 from pgroute.core.routing.round_robin import RoundRobin
@@ -91,6 +92,8 @@ def parse_policy(value: object) -> Policy:
     if isinstance(value, str) and value in _POLICIES:
         return _POLICIES[value]()
     pick = None if isinstance(value, (str, type)) else getattr(value, "pick", None)
+    if is_coroutine_function(pick):
+        raise ConfigError("balance.pick", pick, "expected a plain method, no coroutine function")
     if callable(pick):
         return value  # type: ignore[return-value]  # has the one method of the protocol
     names = ", ".join(repr(n) for n in sorted(_POLICIES))
@@ -104,8 +107,10 @@ def listener_of(policy: Policy) -> Callable[[Candidate, float], object] | None:
         ConfigError: it has such an attribute, which cannot be called.
     """
     acquired = getattr(policy, "acquired", None)
-    if acquired is None or callable(acquired):
+    if acquired is None or (callable(acquired) and not is_coroutine_function(acquired)):
         return acquired
     raise ConfigError(
-        "balance.acquired", acquired, "expected a method of (candidate, seconds), or no such attribute"
+        "balance.acquired",
+        acquired,
+        "expected a method of (candidate, seconds), no coroutine, or no such attribute",
     )

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pgroute.core.callables import drop
+from pgroute.core.model.candidate import Candidate
+from pgroute.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from pgroute.core.model.candidate import Candidate
     from pgroute.core.model.roles import HostKey
     from pgroute.core.routing.balance import Policy
 
@@ -51,10 +54,28 @@ def choose(
         rng: for the policy.
         last_return: monotonic seconds at which a host came back last.
         now: monotonic seconds.
+
+    Raises:
+        ConfigError: the policy has returned something else than one of the hosts.
     """
     if now < last_return + WARM_UP and len(group) > 1:
         group = tuple(
             c if (part := warmth(c.returned_at, now)) == 1.0 else replace(c, weight=c.weight * part)
             for c in group
         )
-    return policy.pick(group, load, rng)
+    chosen: object = policy.pick(group, load, rng)
+    for candidate in group:
+        if chosen is candidate:
+            return candidate
+    return _meant(chosen, group)
+
+
+def _meant(chosen: object, group: tuple[Candidate, ...]) -> Candidate:
+    """Return the candidate that a policy has named by a copy of it; ConfigError if it has named none."""
+    if isinstance(chosen, Candidate):
+        for candidate in group:
+            if (chosen.key, chosen.generation) == (candidate.key, candidate.generation):
+                return candidate
+    drop(chosen)
+    what = "None" if chosen is None else f"a {type(chosen).__name__}"
+    raise ConfigError("balance.pick", what, "expected it to return one of the candidates that it is given")

@@ -7,6 +7,7 @@ import inspect
 import sys
 from typing import TYPE_CHECKING, Any
 
+from pgroute.core.callables import is_coroutine_function
 from pgroute.core.config.options import check_name
 from pgroute.core.transactions.once_keys import check_key
 from pgroute.errors import ConfigError
@@ -135,7 +136,7 @@ def check_plain(fn: object) -> None:
 
 def check_once_option(once: object, *, writes: bool) -> None:
     """Raise ConfigError if *once* is nothing that `Decorated` takes, or if a transaction cannot write its key."""
-    if inspect.iscoroutinefunction(once):
+    if is_coroutine_function(once):
         raise ConfigError("once", once, "expected a plain function, this is a coroutine function")
     if not callable(once):
         check_key(once)

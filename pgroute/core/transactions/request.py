@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import field
 from functools import lru_cache
-from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -16,9 +15,6 @@ from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
     from psycopg import IsolationLevel
-
-LAZY = (GeneratorType, AsyncGeneratorType, map, filter, zip)
-"""The types of results whose work has not been done when the body returns."""
 
 COROUTINE_FUNCTION = "coroutine function: use AsyncRouter"
 """What the body of a synchronous `run()` must not be, for the error text."""
