@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol, Self
+from unittest.mock import AsyncMock
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 
@@ -166,3 +167,28 @@ async def hang(*_: object) -> Any:
 
 async def coroutine_function(*_: object) -> None:
     """Do nothing, as a coroutine function in the tests of both faces."""
+
+
+class Coroutines:
+    """Has coroutine methods, among them __call__, those of a policy, and one for anything else."""
+
+    async def __call__(self, *_: object) -> None: ...
+
+    async def method(self, *_: object) -> None: ...
+
+    async def pick(self, *_: object) -> None: ...
+
+
+def coroutine_mock() -> Any:
+    """Return what stands in for a coroutine function."""
+    return AsyncMock()
+
+
+class AcquiredByCoroutine:
+    """A policy that could never be told of sessions."""
+
+    def pick(self, candidates: Any, *_: object) -> Any:
+        """Return the first one."""
+        return candidates[0]
+
+    async def acquired(self, *_: object) -> None: ...

@@ -20,7 +20,7 @@ from pgroute.core.routing.acquisition import PATIENCE, Acquisition, GiveUp, Try,
 from pgroute.core.routing.demand import Demand
 from pgroute.core.routing.first_choice import first_choice
 from pgroute.core.routing.lending import PoolFull
-from pgroute.errors import RouteError
+from pgroute.errors import ConfigError, RouteError
 
 if TYPE_CHECKING:
     from pgroute._async.lifecycle import AsyncLifecycle
@@ -82,7 +82,7 @@ class AsyncAcquiring(Generic[CT]):
             attempt: of its transaction, from 1; for observers.
 
         Raises:
-            ConfigError: the position is one of another cluster.
+            ConfigError: the position is one of another cluster; configure, setup or the balance cannot be used.
             PositionLost: a failover has lost the position.
             NoHostAvailable, PoolExhausted, SplitBrainError: none could be had in time.
             Exception: the error of the user's setup, if the server is not at fault.
@@ -227,12 +227,15 @@ def _note_failure(
 
     Raises:
         Exception: the error of the user's setup.
+        ConfigError: configure is a function of the other face.
     """
     if isinstance(failure, SetupFailed):
         failure.failure.add_note(f"setup failed with each connection that was tried, at {candidate.key}")
         raise failure.failure
     if isinstance(failure, (PoolClosed, PoolTimeout)) and not isinstance(failure, PoolFull):
         failure = pool.last_failure(candidate) or failure
+    if isinstance(failure, ConfigError):
+        raise failure
     if isinstance(failure, Behind):
         acquisition.behind(candidate)
     elif isinstance(failure, TooManyRequests):

@@ -19,6 +19,8 @@ from pgroute._sync.pool_control import PoolControl
 from pgroute._sync.routing import Routing
 from pgroute._sync.transaction.decorator import Decorating
 from pgroute._sync.transaction.runner import Runner
+
+from pgroute.core.config.callbacks import refuse_coroutine_functions
 from pgroute.core.config.discreet import discreet
 from pgroute.core.config.mistakes import refuse_unknown
 from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions, check_number
@@ -100,7 +102,7 @@ class Router(
         reset: called with each connection that is returned, or "discard"; see PoolOptions.
         credentials: called with a CredentialRequest before each new connection of a pool or a probe; returns a mapping
             of libpq parameters, such as user and password, that override all others. None: they do not change. A
-            function runs in a thread of its own; a coroutine runs in the loop of an Router, or else in one of
+            function runs in a thread of its own; a coroutine runs in the loop of the asynchronous router, or in one of
             its own. It must answer within ``ProbeOptions(timeout=)`` for a probe, connect_timeout for a pool.
         name: for the repr, metrics, and the names of threads and tasks, at most 512 bytes; empty: the hosts.
         unknown: no other arguments are accepted; the ConfigError says where such an option belongs.
@@ -270,6 +272,7 @@ class Router(
             reset=reset,
             credentials=credentials,
         )
+        refuse_coroutine_functions(configure=configure, reset=reset, writer=writer, reader=reader)
         self.name: str = name or ",".join(str(key) for key in config.dsn.hosts)
         self._manager = SessionManager(config, made_by, name=self.name, describe=self.__repr__)
 

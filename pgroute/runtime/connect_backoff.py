@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pgroute.core.model.candidate import Candidate
     from pgroute.core.model.host import HostInfo
     from pgroute.core.model.roles import HostKey
+    from pgroute.errors import ConfigError
 
 
 class BackedOff(psycopg.OperationalError):
@@ -46,10 +47,12 @@ class ConnectBackoff:
 
     Attributes:
         aside: the hosts that are offered last meanwhile.
+        mistake: in the user's configure, so that no connection can be opened to any host; None: there is none.
     """
 
     def __init__(self) -> None:
         self.aside: SetAside = SetAside()
+        self.mistake: ConfigError | None = None
         self._failures: dict[HostKey, tuple[int, float, str]] = {}
         self._logins: dict[HostKey, tuple[int, float, str]] = {}
         self._options: dict[HostKey, tuple[int, Options]] = {}
@@ -125,6 +128,7 @@ class ConnectBackoff:
     def record_success(self, host: HostInfo) -> None:
         """Forget the text of the last failure, and offer the host as before."""
         self.aside.succeeded(host.key)
+        self.mistake = None
         self._last.pop(host.key, None)
         self._told.pop(host.key, None)
 

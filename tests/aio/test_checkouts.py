@@ -12,12 +12,7 @@ from psycopg.rows import dict_row
 
 from pgroute import AcquireTimeout, AsyncRouter, ConfigError, NoHostAvailable, PoolOptions
 from pgroute.testing import LocalCluster
-from tests.support import (
-    AsyncBackground,
-    async_eventually,
-    # sync-only: coroutine_function,
-    within,
-)
+from tests.support import AsyncBackground, async_eventually, within
 
 pytestmark = pytest.mark.cluster  # async-only
 # sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
@@ -124,15 +119,6 @@ async def test_a_setup_that_leaves_a_transaction_open_is_refused(shared: LocalCl
     async with AsyncRouter(shared.dsn, writer=PoolOptions(setup=setup)) as router:
         with pytest.raises(psycopg.ProgrammingError, match="setup left a transaction open, or closed"):
             await pid_of(router)
-
-
-async def test_a_setup_of_the_other_face_is_refused(shared: LocalCluster) -> None:
-    # sync-only: setup = coroutine_function
-    setup = bool  # async-only
-    async with AsyncRouter(shared.dsn, writer=PoolOptions(setup=setup)) as router:
-        with pytest.raises(TypeError) as caught:
-            await pid_of(router)
-        assert any("setup failed" in note for note in caught.value.__notes__)
 
 
 async def test_a_connection_that_is_lost_in_setup_is_nobodys_error(shared: LocalCluster) -> None:

@@ -12,12 +12,7 @@ from psycopg.rows import dict_row
 
 from pgroute import AcquireTimeout, Router, ConfigError, NoHostAvailable, PoolOptions
 from pgroute.testing import LocalCluster
-from tests.support import (
-    Background,
-    eventually,
-    coroutine_function,
-    within,
-)
+from tests.support import Background, eventually, within
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
@@ -123,14 +118,6 @@ def test_a_setup_that_leaves_a_transaction_open_is_refused(shared: LocalCluster,
     with Router(shared.dsn, writer=PoolOptions(setup=setup)) as router:
         with pytest.raises(psycopg.ProgrammingError, match="setup left a transaction open, or closed"):
             pid_of(router)
-
-
-def test_a_setup_of_the_other_face_is_refused(shared: LocalCluster) -> None:
-    setup = coroutine_function
-    with Router(shared.dsn, writer=PoolOptions(setup=setup)) as router:
-        with pytest.raises(TypeError) as caught:
-            pid_of(router)
-        assert any("setup failed" in note for note in caught.value.__notes__)
 
 
 def test_a_connection_that_is_lost_in_setup_is_nobodys_error(shared: LocalCluster) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import psycopg
 
 from pgroute._acompat import AsyncWatchdog, async_stray
+from pgroute._async.pool.callback import call_back
 from pgroute._async.pool.interrupt import guard
 from pgroute._async.pool.lease import READ_ONLY_DEFAULT, AsyncLease, attach, shut
 from pgroute._async.pool.login import AsyncLogin, NoCredentials
@@ -205,7 +206,10 @@ class AsyncConnector:
         if self._configure is None:
             return
         try:
-            await self._configure(conn)
+            mistake = await call_back("configure", self._configure, conn)
+            if mistake is not None:
+                self._backoff.mistake = mistake
+                raise mistake
         except BaseException as exc:
             if conn.broken or not (isinstance(exc, Exception) or async_stray(exc)):
                 raise
@@ -224,7 +228,9 @@ class AsyncConnector:
         if self._reset == DISCARD:
             await self._discard(conn)
         elif callable(self._reset):
-            await self._reset(conn)
+            mistake = await call_back("reset", self._reset, conn)
+            if mistake is not None:
+                raise mistake
         if conn.pgconn.transaction_status:
             raise psycopg.ProgrammingError("reset left a transaction open")
 

@@ -18,6 +18,7 @@ from pgroute.core.model.roles import HostRole
 from pgroute.core.model.stats import MEASURES, HostCounts, RoleStats, since, total
 from pgroute.core.routing.admission import SOON
 from pgroute.core.routing.shares import shares
+from pgroute.errors import ConfigError
 from pgroute.runtime.connect_backoff import BackedOff
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ class AsyncRolePool(Generic[CT]):
 
     def last_failure(self, candidate: Candidate) -> Exception | None:
         """Return why connecting to a host failed last; None: it has succeeded since, or was not tried."""
+        if (mistake := self._backoff.mistake) is not None:
+            return ConfigError(mistake.parameter, mistake.value, mistake.accepted)
         return self._backoff.last_failure(candidate)
 
     def pool(self, key: HostKey) -> AsyncHostPool[CT] | None:

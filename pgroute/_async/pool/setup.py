@@ -8,6 +8,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import AsyncWatchdog
+from pgroute._async.pool.callback import call_back
 from pgroute._async.pool.lease import shut
 from pgroute.core.faults.classify import one_line
 
@@ -50,11 +51,7 @@ async def set_up(
     lease.begin = b""  # it may change the attributes
     try:
         async with AsyncWatchdog(max(_LEAST_TIME, seconds), lease.abort):
-            await setup(conn)  # async-only
-            # sync-only: done = setup(conn)
-        # sync-only: if hasattr(done, "__await__"):
-        # sync-only:     done.close()
-        # sync-only:     raise TypeError("setup is a coroutine function, which is for an AsyncRouter")
+            failure = await call_back("setup", setup, conn)
     except Exception as exc:  # noqa: BLE001  (returned)
         failure = exc
     except BaseException:

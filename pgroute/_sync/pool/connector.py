@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import psycopg
 
 from pgroute._acompat import Watchdog, stray
+from pgroute._sync.pool.callback import call_back
 from pgroute._sync.pool.interrupt import guard
 from pgroute._sync.pool.lease import READ_ONLY_DEFAULT, Lease, attach, shut
 from pgroute._sync.pool.login import Login, NoCredentials
@@ -205,7 +206,10 @@ class Connector:
         if self._configure is None:
             return
         try:
-            self._configure(conn)
+            mistake = call_back("configure", self._configure, conn)
+            if mistake is not None:
+                self._backoff.mistake = mistake
+                raise mistake
         except BaseException as exc:
             if conn.broken or not (isinstance(exc, Exception) or stray(exc)):
                 raise
@@ -224,7 +228,9 @@ class Connector:
         if self._reset == DISCARD:
             self._discard(conn)
         elif callable(self._reset):
-            self._reset(conn)
+            mistake = call_back("reset", self._reset, conn)
+            if mistake is not None:
+                raise mistake
         if conn.pgconn.transaction_status:
             raise psycopg.ProgrammingError("reset left a transaction open")
 

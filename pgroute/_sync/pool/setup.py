@@ -9,6 +9,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import Watchdog
+from pgroute._sync.pool.callback import call_back
 from pgroute._sync.pool.lease import shut
 from pgroute.core.faults.classify import one_line
 
@@ -51,10 +52,7 @@ def set_up(
     lease.begin = b""  # it may change the attributes
     try:
         with Watchdog(max(_LEAST_TIME, seconds), lease.abort):
-            done = setup(conn)
-        if hasattr(done, "__await__"):
-            done.close()
-            raise TypeError("setup is a coroutine function, which is for an Router")
+            failure = call_back("setup", setup, conn)
     except Exception as exc:  # noqa: BLE001  (returned)
         failure = exc
     except BaseException:

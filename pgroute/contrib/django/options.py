@@ -218,10 +218,10 @@ def _assuming(role: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _setup(
     statement: sql.Composed, then: Callable[[Any], Any] | None, *, once: bool
-) -> Callable[[psycopg.Connection[Any]], None]:
+) -> Callable[[psycopg.Connection[Any]], object]:
     done: weakref.WeakSet[psycopg.Connection[Any]] = weakref.WeakSet()
 
-    def setup(conn: psycopg.Connection[Any]) -> None:
+    def setup(conn: psycopg.Connection[Any]) -> object:
         if conn not in done:
             autocommit = conn.autocommit
             conn.autocommit = True
@@ -229,7 +229,6 @@ def _setup(
             conn.autocommit = autocommit
             if once:
                 done.add(conn)
-        if then is not None:
-            then(conn)
+        return None if then is None else then(conn)
 
     return setup
