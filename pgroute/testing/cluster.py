@@ -7,6 +7,14 @@ import weakref
 from typing import TYPE_CHECKING
 
 from .binaries import find_server
+from .cluster_arguments import (
+    check_addresses,
+    check_dbname,
+    check_settings,
+    check_standbys,
+    check_timeout,
+    check_version,
+)
 from .errors import ClusterError, ClusterTimeout
 from .initdb import SETTINGS, make_files
 from .node import Node
@@ -71,12 +79,14 @@ class LocalCluster:
         password: str | None = None,
         timeout: float = 60.0,
     ) -> None:
+        check_addresses(addresses)
         if addresses:
             standbys = len(addresses) - 1
-        if standbys < 0 or (synchronous and standbys == 0):
-            raise ValueError(f"standbys must be at least {int(synchronous)}, not {standbys}")
-        if not dbname.isidentifier() or not dbname.isascii():
-            raise ValueError(f"dbname must be a plain name, not {dbname!r}")
+        check_standbys(standbys, synchronous=synchronous)
+        check_dbname(dbname)
+        check_settings(settings)
+        check_timeout(timeout)
+        check_version(version)
         self.server: ServerBinaries = find_server(version)
         self.dbname = dbname
         self.password: str = make_password() if password is None else password

@@ -33,9 +33,10 @@ def make_password() -> str:
     return secrets.token_urlsafe(24)
 
 
-def check_password(password: str) -> None:
+def check_password(password: object) -> None:
     """Raise ValueError for a password that SCRAM would normalize or a password file cannot hold."""
-    if not 0 < len(password) <= LONGEST or not password.isascii() or not password.isprintable():
+    text = password if isinstance(password, str) else ""
+    if not 0 < len(text) <= LONGEST or not text.isascii() or not text.isprintable():
         raise ValueError(f"password must be 1 to {LONGEST} printable ASCII characters")
 
 

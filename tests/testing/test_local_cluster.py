@@ -451,7 +451,28 @@ def test_port_of_a_stopped_node_refuses_and_stays_ours() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"standbys": -1}, {"standbys": 0, "synchronous": True}, {"dbname": "a b"}]
+    "options",
+    [
+        {"standbys": -1},
+        {"standbys": 0, "synchronous": True},
+        {"standbys": "2"},
+        {"standbys": 1.5},
+        {"standbys": True},
+        {"standbys": 10**5000},
+        {"synchronous": "no"},
+        {"dbname": "a b"},
+        {"dbname": None},
+        {"password": b"x"},
+        {"settings": {"work_mem": 4}},
+        {"settings": ["work_mem"]},
+        {"addresses": "127.0.0.2"},
+        {"addresses": [127]},
+        {"timeout": "x"},
+        {"timeout": 0},
+        {"version": 16.2},
+        {"version": 10**5000},
+    ],
+    ids="-".join,
 )
 def test_senseless_options_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="must be"):
