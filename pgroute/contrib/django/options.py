@@ -17,6 +17,7 @@ from pgroute.core.config.dsn import PSYCOPG_ARGUMENTS
 from pgroute.core.config.libpq import is_secret, keywords
 from pgroute.core.config.mistakes import refuse_unknown
 from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
+from pgroute.core.config.parameter_text import parameter_text
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import Role
 from pgroute.errors import ConfigError
@@ -107,6 +108,8 @@ def read_options(options: object) -> AliasOptions:
         elif name in ROUTER_OPTIONS:
             router[name] = _option(name, value)
         elif name in _OF_DJANGO or name in PSYCOPG_ARGUMENTS or name in keywords():
+            if name == "assume_role" and not (value is None or isinstance(value, str)):
+                raise ConfigError(name, value, "expected the name of a role, or None")
             django[name] = value
         else:
             known = (*ROUTER_OPTIONS, *_OF_DJANGO, *PSYCOPG_ARGUMENTS, *keywords(), "role")
@@ -175,7 +178,11 @@ class RouterSpec:
         Raises:
             ConfigError: an option is invalid.
         """
-        hosts = {name: str(value) for name, value in self.parameters.items() if name in _IN_DSN}
+        hosts = {
+            name: parameter_text(name, value)
+            for name, value in self.parameters.items()
+            if name in _IN_DSN and value is not None
+        }
         rest = {name: value for name, value in self.parameters.items() if name not in _IN_DSN}
         options = dict(self.options)
         if self.assume_role:

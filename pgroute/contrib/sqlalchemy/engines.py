@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from pgroute.contrib.sqlalchemy.routed import RoutedDialect
+from pgroute.core.config.options import check_mapping
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,8 +51,9 @@ def async_router_engine(
 
 
 def _with(router: object, role: object, options: dict[str, Any]) -> dict[str, Any]:
-    given = options.pop("connect_args", {})
-    return {**options, "connect_args": {**given, "router": router, "role": role}}
+    given = options.pop("connect_args", None)
+    check_mapping("connect_args", given)
+    return {**options, "connect_args": {**(given or {}), "router": router, "role": role}}
 
 
 def router_of(engine: Engine | AsyncEngine) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import tomllib
@@ -15,6 +16,7 @@ from pgroute.config_file.values import option_of
 from pgroute.core.config.discreet import discreet
 from pgroute.core.config.libpq import is_secret, keywords
 from pgroute.core.config.options import PoolOptions, ProbeOptions, is_secret_setting
+from pgroute.core.config.parameter_text import parameter_text
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.errors import ConfigError
@@ -26,8 +28,12 @@ _POOLS = ("writer", "reader")
 _OBJECTS = ("writer", "reader", "probe", "kwargs")
 """Parameters of the router that hold other options; in a URL those are written as "reader.max_size"."""
 _NO_TEXT = (*_OBJECTS, "host_options", "retry", "settings")
-_ARGUMENTS = ("autocommit", "prepare_threshold", "cursor_factory")
-"""Arguments of psycopg.connect; SQLAlchemy needs the others itself."""
+_ARGUMENTS = {
+    "autocommit": "bool | None",
+    "prepare_threshold": "int | None",
+    "cursor_factory": "Callable | None",
+}
+"""Arguments of psycopg.connect, and their types; SQLAlchemy needs the others itself."""
 _ENGINE = ("router", "role", "target_session_attrs")
 _OF_READERS = ("max_size_on_primary",)
 
@@ -99,11 +105,10 @@ def read_options(given: Mapping[str, Any]) -> EngineOptions:
         elif part in parts and option in (known := _PROBE if part == "probe" else _POOL):
             parts[part][option] = _value(name, value, known[option])
         elif name in _ARGUMENTS:
-            kwargs[name] = _value(
-                name, value, "bool | None | Callable" if name == "autocommit" else "int | None"
-            )
+            kwargs[name] = _value(name, value, _ARGUMENTS[name])
         elif name in keywords():
-            params[name] = _one(name, value)
+            if value is not None:
+                params[name] = _one(name, value)
         else:
             raise _unknown(name, value)
     router = given.get("router")
@@ -150,7 +155,7 @@ def _one(name: str, value: object) -> str:
         raise ConfigError(
             name, None, "expected one value, it is given more than once", secret=is_secret(name)
         )
-    return str(value)
+    return parameter_text(name, value)
 
 
 def _value(name: str, value: object, annotation: str) -> object:
@@ -172,10 +177,11 @@ def _value(name: str, value: object, annotation: str) -> object:
         raise ConfigError(name, value, accepted, secret=True)
     if option.text:
         return value
-    try:
-        found = tomllib.loads(f"value = {value}")["value"]
-    except ValueError:  # no TOML, or a number of too many digits
-        found = None
+    found = None
+    # TOML would leave out a comment, and the lines after the first.
+    if "#" not in value and value.isprintable():
+        with contextlib.suppress(ValueError):  # no TOML, or a number of too many digits
+            found = tomllib.loads(f"value = {value}")["value"]
     if isinstance(found, (bool, int, float)):
         return found
     raise ConfigError(name, value, "expected a number, true or false")

@@ -9,7 +9,7 @@ from sqlalchemy.pool import NullPool, QueuePool, SingletonThreadPool
 from sqlalchemy.pool.base import _ConnectionRecord
 from sqlalchemy.util.langhelpers import only_once
 
-from pgroute.errors import ConfigError
+from pgroute.errors import ConfigError, presentable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,9 +58,10 @@ class RouterPool(NullPool):
         }
         for name, value in given.items():
             if value is not None:
-                raise ConfigError(
-                    name, value, f"the router has the pools, expected {_INSTEAD[name].format(value=value)}"
-                )
+                number = isinstance(value, (int, float))
+                shown = presentable(value) if number else "..."  # a mapping may hold a password
+                accepted = f"the router has the pools, expected {_INSTEAD[name].format(value=shown)}"
+                raise ConfigError(name, value, accepted)
         super().__init__(creator, **kw)
 
     def note_listeners(self) -> None:

@@ -87,11 +87,18 @@ def told(**options):
             "host_options 'db9': expected one of the hosts of the DSN",
         ),
         ({"sslmode": "sometimes"}, "sslmode"),
+        ({"assume_role": True}, "assume_role True: expected the name of a role, or None"),
         ({"connect_timeout": "soon"}, "connect_timeout 'soon': expected an integer"),
     ],
 )
 def test_a_wrong_option_is_named_with_its_value_and_what_is_accepted(options, text):
     assert text in told(**options)
+
+
+def test_a_host_that_is_no_text_is_refused():
+    databases(HOST=b"db1")
+    with pytest.raises(ImproperlyConfigured, match="invalid host b'db1': expected a str"):
+        get_router()
 
 
 def test_options_may_be_mappings_so_that_settings_need_no_import():

@@ -6,7 +6,8 @@ import pytest
 from sqlalchemy import URL, create_engine, make_url
 from sqlalchemy.pool import NullPool, QueuePool
 
-from pgroute import ConfigError, PoolOptions, ProbeOptions
+from pgroute import ConfigError, PoolOptions, ProbeOptions, Router
+from pgroute.contrib.sqlalchemy import router_engine
 from pgroute.contrib.sqlalchemy.dialect import PgrouteDialect
 from pgroute.contrib.sqlalchemy.options import read_options
 from pgroute.core.model.roles import Role, SessionAttrs
@@ -45,6 +46,8 @@ def test_hosts_are_written_in_the_style_of_sqlalchemy():
             {"probe": ProbeOptions(interval=0.5, abort_stale=True)},
         ),
         ("&prepare_threshold=none", {"kwargs": {"prepare_threshold": None}}),
+        ("&autocommit=true", {"kwargs": {"autocommit": True}}),
+        ("&cursor_factory=none", {"kwargs": {"cursor_factory": None}}),
         ("&srv_domains=a.example&srv_domains=b.example", {"srv_domains": ("a.example", "b.example")}),
     ],
 )
@@ -82,6 +85,9 @@ def test_the_role_is_said_by_itself_or_by_target_session_attrs(query, role, attr
         ),
         ("&max_size=many", "max_size", "'many': expected a number, true or false"),
         ("&max_size=0", "max_size", "expected a whole number of at least 1"),
+        ("&max_size=1%0Aa%3D2", "max_size", "expected a number, true or false"),
+        ("&max_size=1%20%23%20spare", "max_size", "expected a number, true or false"),
+        ("&cursor_factory=5", "cursor_factory", "a URL cannot hold one"),
         ("&max_lag=0.001", "max_lag", "expected a number of seconds from 0.1"),
         ("&balance=fair", "balance", "expected"),
         ("&sslmode=require&sslmode=disable", "sslmode", "given more than once"),
@@ -113,6 +119,8 @@ def test_a_misspelt_password_is_not_shown():
         ({"max_overflow": 5}, "invalid max_overflow 5"),
         ({"pool_timeout": 3}, "expected acquire_timeout=3 in the URL"),
         ({"pool_use_lifo": True}, "invalid pool_use_lifo"),
+        ({"pool_timeout": 10**5000}, "invalid pool_timeout"),
+        ({"pool_size": {"password": "hush"}}, "expected max_size=... in the URL"),
         ({"poolclass": QueuePool}, "invalid poolclass 'QueuePool': expected none, or NullPool"),
     ],
 )
@@ -120,6 +128,38 @@ def test_options_of_pools_of_sqlalchemy_are_refused_with_ours(argument, words):
     with pytest.raises(ConfigError) as caught:
         create_engine(HOSTS, **argument)
     assert words in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+def test_arguments_that_are_none_are_left_out():
+    found = read_options({"host": "db1", "password": None, "application_name": None, "port": 5433})
+    assert sorted(found.dsn.split()) == ["host=db1", "port=5433"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"application_name": b"x"}, "invalid application_name b'x': expected a str, a number or a path"),
+        ({"password": b"hush"}, "invalid password '***': expected a str"),
+        ({"password": "hush\0"}, "invalid password '***': expected no NUL"),
+        (
+            {"password": "hush", "application_name": "\udc80"},
+            "expected no NUL character and no lone surrogate",
+        ),
+    ],
+)
+def test_arguments_that_are_no_texts_are_refused(arguments, words):
+    with pytest.raises(ConfigError) as caught:
+        read_options({"host": "a", **arguments})
+    assert words in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+def test_an_engine_of_a_router_takes_no_other_arguments_than_a_mapping():
+    router = Router("host=a")
+    router_engine(router, connect_args=None).dispose()
+    with pytest.raises(ConfigError, match="invalid connect_args 'int'"):
+        router_engine(router, connect_args=5)
 
 
 def test_options_without_a_meaning_here_do_no_harm():
