@@ -23,7 +23,7 @@ from pgroute._sync.transaction.runner import Runner
 from pgroute.core.config.callbacks import refuse_coroutine_functions
 from pgroute.core.config.discreet import discreet
 from pgroute.core.config.mistakes import refuse_unknown
-from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions, check_number
+from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions, check_bool, check_number
 from pgroute.core.config.router_config import check_router_name, make_config
 from pgroute.errors import ConfigError
 
@@ -292,9 +292,12 @@ class Router(
             timeout: seconds to wait for it.
 
         Raises:
+            ConfigError: an argument is invalid.
             RouterClosed: the router was closed; a closed router cannot be opened again.
             AcquireTimeout: with *wait*, there was no writer's session in time; the router stays open.
         """
+        check_bool("wait", wait)
+        check_number("timeout", timeout)
         self._manager.lifecycle.open()
         if wait:
             self.wait(timeout=timeout)

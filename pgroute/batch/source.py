@@ -8,6 +8,7 @@ from collections.abc import Callable, ItemsView, Iterable, KeysView, Mapping, Se
 from collections.abc import Set as AbstractSet
 from typing import Any
 
+from pgroute.core.config.options import check_bool
 from pgroute.core.late_dataclass import dataclass
 from pgroute.errors import ConfigError
 
@@ -49,9 +50,7 @@ class Keyset:
         params: object = self.params
         if isinstance(params, (str, bytes)) or not isinstance(params, (Sequence, Mapping, type(None))):
             raise ConfigError("params", type(params).__name__, "expected a sequence, a mapping or None")
-        fetch: object = self.fetch
-        if not isinstance(fetch, bool):
-            raise ConfigError("fetch", fetch, "expected True or False")
+        check_bool("fetch", self.fetch)
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -15,7 +15,15 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute import AsyncRouter, CommitUnknown, NoHostAvailable, PoolOptions, RouteError, RouterClosed
+from pgroute import (
+    AsyncRouter,
+    CommitUnknown,
+    ConfigError,
+    NoHostAvailable,
+    PoolOptions,
+    RouteError,
+    RouterClosed,
+)
 from pgroute.core.model.roles import Role
 from pgroute.testing import LocalCluster, Node
 from tests.aio.workload import key
@@ -79,6 +87,19 @@ async def test_a_closed_router_gives_no_session_and_cannot_be_opened_again(share
     # sync-only:     with pytest.raises(RouterClosed, match="is closed"):
     # sync-only:         use()
     assert "closed" in repr(router)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"wait": "no"}, {"wait": 1}, {"timeout": -5}, {"timeout": "1"}, {"wait": True, "timeout": None}],
+)
+async def test_arguments_that_cannot_be_used_open_no_router(arguments: dict[str, Any]) -> None:
+    router = AsyncRouter("host=127.0.0.1 port=1")
+    with pytest.raises(ConfigError, match="expected"):
+        await router.open(**arguments)
+    assert router.closed
+    assert "new" in repr(router)
+    await router.close()
 
 
 async def test_opening_and_closing_twice_is_once(shared: LocalCluster) -> None:

@@ -15,7 +15,15 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute import Router, CommitUnknown, NoHostAvailable, PoolOptions, RouteError, RouterClosed
+from pgroute import (
+    Router,
+    CommitUnknown,
+    ConfigError,
+    NoHostAvailable,
+    PoolOptions,
+    RouteError,
+    RouterClosed,
+)
 from pgroute.core.model.roles import Role
 from pgroute.testing import LocalCluster, Node
 from tests.sync.workload import key
@@ -76,6 +84,19 @@ def test_a_closed_router_gives_no_session_and_cannot_be_opened_again(shared: Loc
         with pytest.raises(RouterClosed, match="is closed"):
             use()
     assert "closed" in repr(router)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"wait": "no"}, {"wait": 1}, {"timeout": -5}, {"timeout": "1"}, {"wait": True, "timeout": None}],
+)
+def test_arguments_that_cannot_be_used_open_no_router(arguments: dict[str, Any]) -> None:
+    router = Router("host=127.0.0.1 port=1")
+    with pytest.raises(ConfigError, match="expected"):
+        router.open(**arguments)
+    assert router.closed
+    assert "new" in repr(router)
+    router.close()
 
 
 def test_opening_and_closing_twice_is_once(shared: LocalCluster) -> None:

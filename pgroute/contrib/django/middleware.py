@@ -11,6 +11,7 @@ from django.db import connections
 from django.utils.cache import patch_vary_headers
 
 from pgroute.contrib.django.positions import Positions, current
+from pgroute.core.config.options import check_bool
 from pgroute.core.model.position import Position
 from pgroute.errors import ConfigError
 
@@ -46,6 +47,7 @@ class PositionMiddleware:
     on_reads: bool = True
 
     def __init__(self, get_response: Callable[[Any], Any]) -> None:
+        check_bool("on_reads", self.on_reads)
         self.get_response = get_response
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:

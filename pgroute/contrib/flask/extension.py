@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, TypeVarTuple
 
-from flask import current_app, has_request_context, request
+from flask import Flask, current_app, has_request_context, request
 
 from pgroute import Causal, Router
 from pgroute.contrib.web.position_cookie import PositionCookie, SameSite, cookie_name, position_cookie
 from pgroute.contrib.web.request_sessions import RequestSessions
+from pgroute.core.callables import is_coroutine_function
 from pgroute.core.config.discreet import discreet
+from pgroute.core.config.options import check_bool, check_mapping
 from pgroute.errors import ConfigError
 from pgroute.runtime.fork import forked
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import psycopg
-    from flask import Flask, Response
+    from flask import Response
 
     from pgroute import Session
 
@@ -106,6 +109,7 @@ class PGRoute:
         config_prefix: str = _PREFIX,
         **options: Any,
     ) -> None:
+        check_bool("read_your_writes", read_your_writes)
         self._dsn = dsn
         self._options = options
         self._prefix = config_prefix
@@ -129,6 +133,11 @@ class PGRoute:
         Raises:
             ConfigError: the configuration is invalid, or the application has been taken up before.
         """
+        given: object = app
+        if not isinstance(given, Flask):
+            raise ConfigError(
+                "app", type(app).__name__, "expected a Flask application; a DSN belongs in dsn="
+            )
         states = app.extensions.setdefault("pgroute", {})
         if self in states:
             raise ConfigError("app", app.name, "expected one call of init_app() for each application")
@@ -206,8 +215,14 @@ class PGRoute:
 
     def _maker(self, app: Flask) -> Callable[[], Router[Any]]:
         dsn: str | Callable[[], Router[Any]] = app.config.get(f"{self._prefix}_DSN", self._dsn)
-        options = {**self._options, **app.config.get(f"{self._prefix}_OPTIONS", {})}
+        configured = app.config.get(f"{self._prefix}_OPTIONS")
+        check_mapping(f"{self._prefix}_OPTIONS", configured)
+        options = {**self._options, **(configured or {})}
         if callable(dsn):
+            if is_coroutine_function(dsn):
+                raise ConfigError(
+                    "dsn", dsn, "expected a function that returns a Router, no coroutine function"
+                )
             if options:
                 raise ConfigError(
                     ", ".join(options), "...", "expected no options beside a function: give them in it"
@@ -222,8 +237,10 @@ class PGRoute:
             raise ConfigError(
                 "SECRET_KEY", key, "expected one, which read_your_writes=True signs its cookie with"
             )
-        keys = [*(app.config.get("SECRET_KEY_FALLBACKS") or ()), key]
-        return position_cookie(keys, **self._cookie_options)
+        old = app.config.get("SECRET_KEY_FALLBACKS") or ()
+        if isinstance(old, (str, bytes)) or not isinstance(old, Iterable):
+            raise ConfigError("SECRET_KEY_FALLBACKS", type(old).__name__, "expected a list of secrets")
+        return position_cookie([*old, key], **self._cookie_options)
 
     def _carries_position(self) -> bool:
         return has_request_context() and self._state.cookie is not None

@@ -25,6 +25,7 @@ from pgroute.contrib.opentelemetry.sessions import (
     pool_name,
     server,
 )
+from pgroute.core.config.options import check_bool
 from pgroute.core.model.durations import BOUNDS, OUTAGE_BOUNDS
 from pgroute.errors import ConfigError
 from pgroute.faces import AnyRouter, manager_behind
@@ -65,7 +66,7 @@ class RouterInstrumentation:
         traces: make spans.
 
     Raises:
-        ConfigError: one is no router, or has an instrumentation already.
+        ConfigError: one is no router, or has an instrumentation already; another argument is invalid.
     """
 
     def __init__(
@@ -75,6 +76,9 @@ class RouterInstrumentation:
         tracer_provider: TracerProvider | None = None,
         traces: bool = True,
     ) -> None:
+        check_bool("traces", traces)
+        _check_provider("meter_provider", meter_provider, "get_meter")
+        _check_provider("tracer_provider", tracer_provider, "get_tracer")
         self._routers = ObservedRouters()
         self._sender = Sender()
         self._closed = False
@@ -140,6 +144,11 @@ class RouterInstrumentation:
 def _end_at_exit(sender: weakref.ref[Sender]) -> None:
     if (found := sender()) is not None:
         found.end()
+
+
+def _check_provider(name: str, provider: object, method: str) -> None:
+    if provider is not None and not callable(getattr(provider, method, None)):
+        raise ConfigError(name, provider, f"expected a provider of OpenTelemetry, with {method}(), or None")
 
 
 def _version() -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgroute import AsyncRouter
 from pgroute.contrib.web.request_sessions import RequestSessions
+from pgroute.core.callables import is_coroutine_function
 from pgroute.core.config.discreet import discreet
 from pgroute.errors import ConfigError
 
@@ -49,6 +50,10 @@ def lifespan(
         ConfigError: an argument of AsyncRouter is invalid.
     """
     if callable(dsn):
+        if is_coroutine_function(dsn):
+            raise ConfigError(
+                "dsn", dsn, "expected a function that returns an AsyncRouter, no coroutine function"
+            )
         if options:
             raise ConfigError(
                 ", ".join(options), "...", "expected no options beside a function: give them in it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pgroute.core.config.options import check_bool
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import Role
 from pgroute.errors import ConfigError
@@ -59,6 +60,7 @@ def health_check(roles: Sequence[Any], *, details: bool) -> HealthCheck:
     Raises:
         ConfigError: not that.
     """
+    check_bool("details", details)
     accepted = 'expected a list of "writer", "reader" or both'
     if isinstance(roles, str) or not roles:
         raise ConfigError("roles", roles, accepted)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from itsdangerous import BadSignature, TimestampSigner
 
 from pgroute.core.config.discreet import discreet
-from pgroute.core.config.options import check_integer
+from pgroute.core.config.options import check_bool, check_integer
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.position import Position
 from pgroute.errors import ConfigError
@@ -98,12 +98,13 @@ def position_cookie(
     if not _is_text(name) or not _COOKIE_NAME.fullmatch(name):
         raise ConfigError("name", name, "expected a name for a cookie: letters, digits, - and _")
     check_integer("max_age", max_age, low=1)
+    check_bool("secure", secure)
     if samesite not in ("lax", "strict", "none"):
         raise ConfigError("samesite", samesite, 'expected "lax", "strict" or "none"')
     if samesite == "none" and not secure:
         raise ConfigError("samesite", samesite, "expected secure=True with it: browsers drop such cookies")
-    for option, value in (("path", path), ("domain", domain)):
-        if value is not None and not (_is_text(value) and value.isprintable() and ";" not in value):
+    for option, value in (("path", path), ("domain", "" if domain is None else domain)):
+        if not (_is_text(value) and value.isprintable() and ";" not in value):
             raise ConfigError(option, value, "expected a printable text without semicolons")
     signer = TimestampSigner(keys, salt="pgroute.position")
     return PositionCookie(name, max_age, path, domain, secure, samesite, signer)

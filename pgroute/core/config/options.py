@@ -64,6 +64,12 @@ def check_callable(name: str, value: object) -> None:
         raise ConfigError(name, value, "expected a callable or None")
 
 
+def check_bool(name: str, value: object) -> None:
+    """Raise ConfigError unless *value* is True or False: any text would count as True, "false" too."""
+    if not isinstance(value, bool):
+        raise ConfigError(name, value, "expected True or False")
+
+
 def check_mapping(name: str, value: object) -> None:
     """Raise ConfigError unless *value* is None or a mapping with str keys. The error does not show its values."""
     if value is None:

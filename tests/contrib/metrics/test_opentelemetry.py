@@ -352,6 +352,20 @@ def test_a_router_has_one_instrumentation(telemetry: Telemetry) -> None:
             telemetry.instrument("host=a")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "parameter"),
+    [
+        ({"traces": "false"}, "traces"),
+        ({"meter_provider": 5}, "meter_provider"),
+        ({"tracer_provider": 5}, "tracer_provider"),
+    ],
+)
+def test_an_argument_that_cannot_be_used_is_refused(arguments: dict[str, Any], parameter: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RouterInstrumentation(**arguments)
+    assert caught.value.parameter == parameter
+
+
 def test_routers_of_one_name_get_numbers(shared: LocalCluster, telemetry: Telemetry) -> None:
     one, two = (Router(shared.dsn, name="shop") for _ in range(2))
     with one, two, telemetry.instrument(one, two):

@@ -16,7 +16,7 @@ from flask.testing import FlaskClient
 import pgroute
 from pgroute.contrib.flask import PGRoute, add_error_handlers, health_blueprint
 from pgroute.testing import FaultProxy, LocalCluster
-from tests.support import Background, dsn_at, eventually
+from tests.support import Background, coroutine_function, dsn_at, eventually
 
 SECRET = "0123456789abcdef"
 
@@ -239,6 +239,12 @@ def test_the_configuration_comes_before_the_arguments(shared: LocalCluster) -> N
         ({}, {"read_your_writes": True}, "SECRET_KEY"),
         ({"SECRET_KEY": "geheim"}, {"read_your_writes": True}, "secret_key"),
         ({"SECRET_KEY": SECRET}, {"read_your_writes": True, "max_age": 0}, "max_age"),
+        ({"SECRET_KEY": SECRET}, {"read_your_writes": "false"}, "read_your_writes 'false'"),
+        ({"SECRET_KEY": SECRET}, {"read_your_writes": True, "secure": "false"}, "secure"),
+        ({"SECRET_KEY": SECRET, "SECRET_KEY_FALLBACKS": 5}, {"read_your_writes": True}, "FALLBACKS"),
+        ({"SECRET_KEY": SECRET, "SECRET_KEY_FALLBACKS": "geheim"}, {"read_your_writes": True}, "FALLBACKS"),
+        ({"PGROUTE_OPTIONS": 5}, {}, "PGROUTE_OPTIONS 'int': expected a mapping"),
+        ({"PGROUTE_DSN": coroutine_function}, {}, "no coroutine function"),
     ],
 )
 def test_a_mistake_is_told_when_it_is_made(config: Any, options: Any, told: str) -> None:
@@ -247,6 +253,17 @@ def test_a_mistake_is_told_when_it_is_made(config: Any, options: Any, told: str)
     with pytest.raises(pgroute.ConfigError, match=told) as caught:
         PGRoute(app, **options)
     assert "geheim" not in str(caught.value)
+
+
+def test_options_that_are_none_are_none() -> None:
+    app = flask.Flask("plain")
+    app.config.update(PGROUTE_OPTIONS=None, PGROUTE_DSN="host=a")
+    PGRoute(app)
+
+
+def test_a_dsn_in_the_place_of_the_application_is_told() -> None:
+    with pytest.raises(pgroute.ConfigError, match=r"invalid app 'str': .* a DSN belongs in dsn="):
+        PGRoute("host=a")  # type: ignore[arg-type]
 
 
 def test_use_without_init_app_is_told() -> None:
