@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -21,14 +22,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # Commands are imported when they run, so that --help is fast and does not need rich.
         status: int = importlib.import_module(f"pgroute.cli.{args.command}").run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except (CommandError, ConfigError, NotInTime) as exc:
         print(f"pgroute {args.command}: {exc}", file=sys.stderr)
         return 1 if isinstance(exc, NotInTime) else 2
     except BrokenPipeError:
-        # The reader has closed the pipe (`pgroute watch | head`); the interpreter's own flush must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader has closed the pipe (`pgroute watch | head`)
         return 141
+    except (OSError, UnicodeError) as exc:
+        print(f"pgroute {args.command}: {exc}", file=sys.stderr)
+        try:
+            print(end="", flush=True)
+        except OSError:  # such as a full disk
+            _drop_output()
+        return 2
     except KeyboardInterrupt:
         return 130
     return status
+
+
+def _drop_output() -> None:
+    """Have the interpreter's own flush at its exit not fail again."""
+    with contextlib.suppress(OSError, AttributeError):  # closed, or no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,6 +15,7 @@ from pgroute._sync.schema_check import check_trust
 from pgroute.cli.errors import CommandError
 from pgroute.cli.subject import find_subject
 from pgroute.cli.terminal import as_text, open_console, print_table, silence_libraries
+from pgroute.core.config.options import check_name
 from pgroute.core.faults.classify import one_line
 from pgroute.core.printable import printable
 from pgroute.core.sql.schema import BATCH
@@ -67,6 +68,8 @@ _RESET = "DELETE FROM {schema}.batch_job WHERE job `=` %(job)s"
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
+    if args.action != "list":
+        check_name("job", args.job)
     silence_libraries()
     console = None if getattr(args, "json", True) else open_console()
     subject = find_subject(args)
@@ -126,7 +129,8 @@ def _reset(router: Router[Any], name: str, timeout: float, *, sure: bool) -> int
         done = f"{job['chunks_done']} chunks ({job['rows_done']} rows) are done"
         print(f"{name!r} is {job['state']}, {done}. Reset it, so that they are done again?", end=" ")
         print("[y/N] ", end="", flush=True)
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        answer = "" if sys.stdin is None else sys.stdin.readline()
+        if answer.strip().lower() not in ("y", "yes"):
             print("nothing was changed")
             return 1
     try:

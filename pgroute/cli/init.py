@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pgroute.cli.errors import CommandError
+from pgroute.core.printable import printable
 
 if TYPE_CHECKING:
     import argparse
@@ -43,9 +44,10 @@ def run(args: argparse.Namespace) -> int:
         folder / template.program: (source / f"{args.template}.py.txt").read_text("utf-8"),
     }
     _write(contents, force=args.force)
-    print(f"wrote {' and '.join(map(str, contents))}\n\nnext:")
+    # The name of a folder may be in no encoding that can be printed.
+    print(f"wrote {' and '.join(printable(str(file)) for file in contents)}\n\nnext:")
     if args.dir != ".":
-        print(f"  cd {shlex.quote(args.dir)}")
+        print(f"  cd {shlex.quote(printable(args.dir))}")
     print("  export DATABASE_URL=postgresql://app@db1,db2,db3/shop")
     for step in (f"pgroute check {_CONFIG}", *template.next_steps):
         print(f"  {step}")

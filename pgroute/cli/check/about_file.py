@@ -30,7 +30,7 @@ def _holds_secret(named: Named) -> bool:
     found = [parse(named.arguments.get("dsn", "")), *(each.get("kwargs") or {} for each in given)]
     # What came from elsewhere is hidden in errors.
     return any(
-        is_secret(name) and value and not any(value in text for text in named.place.hidden)
+        is_secret(name) and value and not any(str(value) in text for text in named.place.hidden)
         for table in found
         for name, value in table.items()
     )

@@ -1,0 +1,63 @@
+"""Output that cannot be written, and arguments that are in no encoding: a message, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pgroute.cli import main
+
+INSTALL = "-m pgroute install --sql"
+
+
+def shell(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        timeout=60,
+        check=False,
+        env=os.environ | {"PYTHON": sys.executable} | variables,
+    )
+
+
+def test_a_full_disk_is_told() -> None:
+    done = shell(f'"$PYTHON" {INSTALL} > /dev/full')
+    assert done.returncode == 2
+    assert done.stderr == "pgroute install: [Errno 28] No space left on device\n"
+
+
+def test_without_an_output_nothing_is_told() -> None:
+    done = shell(f'"$PYTHON" {INSTALL} >&-')
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_folder_whose_name_cannot_be_printed_gets_its_files(tmp_path: Path) -> None:
+    done = shell(
+        f"cd {tmp_path}; \"$PYTHON\" -m pgroute init script --dir $'\\xff'", PYTHONIOENCODING="utf-8:strict"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"wrote \udcff/pgroute.toml and \udcff/main.py" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "\udcff").iterdir()) == ["main.py", "pgroute.toml"]
+
+
+@pytest.mark.parametrize("action", ["show", "reset"])
+def test_a_job_that_cannot_have_this_name_is_told(action: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["batch", action, "host=127.0.0.1 port=1", "\udcff"]) == 2
+    assert r"pgroute batch: invalid job '\udcff': expected 1 to 512 bytes" in capsys.readouterr().err
+
+
+def test_a_file_with_a_number_as_password_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("D", "postgresql://app@127.0.0.1:1/shop")
+    file = tmp_path / "f.toml"
+    file.write_text('[routers.shop]\ndsn = "${D}"\n[routers.shop.kwargs]\npassword = 12345\n')
+    file.chmod(0o644)
+    assert main(["check", str(file), "--timeout", "0.3"]) == 2
+    assert "password" in "".join(capsys.readouterr())
