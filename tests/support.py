@@ -192,3 +192,15 @@ class AcquiredByCoroutine:
         return candidates[0]
 
     async def acquired(self, *_: object) -> None: ...
+
+
+class Undecided:
+    """An object that cannot be compared, as an array of numpy."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("ambiguous")
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return "Undecided()"

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from psycopg import sql
 
 from pgroute.core.callables import is_coroutine_function
+from pgroute.core.sql.copy_statement import is_plain
 from pgroute.errors import ConfigError
 
 BLOCK = 256 * 1024
@@ -23,6 +24,7 @@ _SOURCES = (
 )
 _TARGETS = "expected a path, a file opened in binary mode, or a function of one argument (bytes)"
 _ROW = "expected rows that are sequences of values, such as tuples, or nothing but bytes as the server reads them"
+_MOST_OID = 2**32 - 1
 _FOR_ROWS = ("format", "on_error", "reject_limit", "log_verbosity")
 """Options that apply to rows: what they look like on the way is not the user's business."""
 
@@ -79,6 +81,7 @@ def source_kind(source: object, *, asynchronous: bool) -> Kind:
     if isinstance(source, (bytes, bytearray, memoryview)):
         raise ConfigError("source", shown, f"{_SOURCES}; data as such: io.BytesIO(data)")
     if isinstance(source, (str, os.PathLike)):
+        _check_path("source", source)
         return Kind.PATH
     if _is_text(source):
         return Kind.TEXT_FILE
@@ -104,6 +107,7 @@ def target_kind(target: object) -> Kind:
         ConfigError: it is none.
     """
     if isinstance(target, (str, os.PathLike)):
+        _check_path("target", target)
         return Kind.PATH
     if _is_text(target):
         return Kind.TEXT_FILE
@@ -112,6 +116,18 @@ def target_kind(target: object) -> Kind:
     if callable(target) and not isinstance(target, type):
         return Kind.FUNCTION
     raise ConfigError("target", type(target).__name__, _TARGETS)
+
+
+def _check_path(parameter: str, path: str | os.PathLike[str]) -> None:
+    """Raise ConfigError for a path that no file can have."""
+    try:
+        name = os.fsencode(path)
+    except UnicodeEncodeError:
+        name = b"\0"
+    if b"\0" in name:
+        raise ConfigError(
+            parameter, path, "expected a path without null characters, in the encoding of the system"
+        )
 
 
 def _is_text(file: object) -> bool:
@@ -177,10 +193,14 @@ def check_types(types: object) -> None:
     if types is None:
         return
     good = isinstance(types, Sequence) and not isinstance(types, (str, bytes))
-    if not good or not all(isinstance(t, (str, int)) and not isinstance(t, bool) for t in types):  # type: ignore[attr-defined]
+    if not good or not all(isinstance(t, str) or _is_oid(t) for t in types):  # type: ignore[attr-defined]
         raise ConfigError(
             "types", types, "expected a sequence of names of types or oids, one for each column, or None"
         )
+
+
+def _is_oid(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_OID
 
 
 def check_progress(progress: object) -> None:
@@ -194,7 +214,7 @@ def check_progress(progress: object) -> None:
 def check_where(where: object) -> None:
     """Raise ConfigError unless a condition is None, or SQL."""
     if where is not None and not (
-        isinstance(where, sql.Composable) or (isinstance(where, str) and where.strip())
+        isinstance(where, sql.Composable) or (isinstance(where, str) and where.strip() and is_plain(where))
     ):
         raise ConfigError(
             "where", where, "expected an expression of SQL, as text or as composed by psycopg.sql"

@@ -205,9 +205,19 @@ def test_options_that_do_not_go_with_text() -> None:
 def test_types() -> None:
     check_types(None)
     check_types(["int4", 25])
-    for types in ("int4", [None], {"int4"}, 5, [True]):
+    check_types([0, 2**32 - 1])
+    for types in ("int4", [None], {"int4"}, 5, [True], [-1], [2**32], [10**5000]):
         with pytest.raises(ConfigError, match="invalid types"):
             check_types(types)
+
+
+@pytest.mark.parametrize("path", ["a\0b", Path("a\0b"), "a\ud800"])
+def test_a_path_that_no_file_can_have_is_refused(path: Any) -> None:
+    with pytest.raises(ConfigError, match="invalid source"):
+        source_kind(path, asynchronous=False)
+    with pytest.raises(ConfigError, match="invalid target"):
+        target_kind(path)
+    assert source_kind("a\udcff", asynchronous=False) is target_kind("a\udcff") is Kind.PATH
 
 
 def test_progress() -> None:
@@ -221,6 +231,6 @@ def test_progress() -> None:
 def test_where() -> None:
     for where in (None, "a > 1", sql.SQL("a > {}").format(1)):
         check_where(where)
-    for bad in ("", " ", b"a", 5):
+    for bad in ("", " ", b"a", 5, "a\0", "\udc80"):
         with pytest.raises(ConfigError, match="invalid where"):
             check_where(bad)

@@ -348,10 +348,12 @@ def test_bad_arguments_are_refused_before_anything_is_read(shared: LocalCluster,
             {"delimeter": ","},
             {"progress": 5},
             {"types": "int4"},
+            {"types": [-1]},
+            {"where": "\udc80"},
         ):
             with pytest.raises(ConfigError, match=rf"^invalid {next(iter(arguments))} "):
                 router.copy_to_table(goods, source, **arguments)
-        for bad in (5, b"1", {"id": 1}):
+        for bad in (5, b"1", {"id": 1}, "a\0b"):
             with pytest.raises(ConfigError, match=r"^invalid source"):
                 router.copy_to_table(goods, bad)  # type: ignore[arg-type]
         for table in ('"goods"', "", None):

@@ -180,6 +180,23 @@ def test_bad_arguments_are_refused(shared: LocalCluster) -> None:
             router.fetchval("SELECT 1", column=-1)
         with pytest.raises(ConfigError, match="invalid once"):
             router.execute("SELECT 1", once=b"key")  # type: ignore[arg-type]
+        anything: Any = router
+        for query in (5, None, ["SELECT 1"]):
+            for method in (anything.execute, anything.fetch, anything.fetchrow, anything.fetchval):
+                with pytest.raises(ConfigError, match="invalid query"):
+                    method(query)
+            for method in (anything.executemany, anything.fetchmany):
+                with pytest.raises(ConfigError, match="invalid query"):
+                    method(query, [])
+        with pytest.raises(ConfigError, match="invalid query 'int'"):
+            anything.execute(5, once="key")
+        for params in (5, "ab", b"ab", {1}):
+            with pytest.raises(ConfigError, match="invalid params"):
+                anything.fetch("SELECT %s", params)
+        for params_seq in (5, None, [5], ["ab"], {"a": 1}):
+            for method in (anything.executemany, anything.fetchmany):
+                with pytest.raises(ConfigError, match="invalid params_seq"):
+                    method("SELECT %s", params_seq)
         with pytest.raises(psycopg.ProgrammingError, match="COPY"):
             router.execute("COPY pg_database TO STDOUT", role="reader")
         with pytest.raises(psycopg.ProgrammingError):

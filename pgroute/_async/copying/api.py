@@ -200,7 +200,8 @@ class AsyncCopying(Generic[CT]):
             ConfigError: an argument is invalid.
         """
         check_types(types)
-        if format not in ("text", "binary"):
+        given: object = format
+        if not isinstance(given, str) or given not in ("text", "binary"):
             raise ConfigError("format", format, "expected 'text' or 'binary'; others have copy_chunks()")
         request = self._manager.request(role, timeout=timeout)
         extract = AsyncExtract(query_or_table, params, columns, {"format": format})

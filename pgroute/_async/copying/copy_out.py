@@ -16,6 +16,7 @@ from pgroute.core.copying import BLOCK, Kind, check_progress, check_text_options
 from pgroute.core.faults.classify import one_line
 from pgroute.core.model.copying import CopyProgress
 from pgroute.core.sql.copy_statement import copy_query_out, copy_table_out, is_table
+from pgroute.core.sql.queries import check_query
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ class AsyncExtract:
 
     def __init__(self, source: Any, params: Any, columns: object, options: dict[str, Any]) -> None:
         self.may_write: bool = not is_table(source)
-        self.binary: bool = options.get("format") == "binary"
-        self.header: bool = bool(options.get("header"))
         self._source = source
         self._params = params
         self._columns = columns
@@ -56,6 +55,8 @@ class AsyncExtract:
             copy_table_out(source, columns, options, "query_or_table")
             if params is not None:
                 raise ConfigError("params", type(params).__name__, "expected None with a table")
+        self.binary: bool = options.get("format") == "binary"
+        self.header: bool = bool(options.get("header"))
 
     def _check_query(self) -> None:
         source = self._source
@@ -65,6 +66,7 @@ class AsyncExtract:
             raise ConfigError(
                 "query_or_table", shown, "expected a query, or a table as its name, tuple or Identifier"
             )
+        check_query(source, self._params)
         if self._columns is not None:
             raise ConfigError(
                 "columns", self._columns, "expected None with a query, which selects its columns itself"

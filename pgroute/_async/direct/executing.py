@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, cast
 
 from pgroute._async.direct.statement import AsyncStatement, command_tag, cursor_of, execute_one
 from pgroute._async.direct.whole import CT_co, run_alone, run_whole
+from pgroute.core.sql.queries import check_query, read_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -56,6 +57,7 @@ class AsyncExecuting(Generic[CT_co]):
             statement = AsyncStatement(command_tag, query, params)
             # One statement: on a line of its own, an interrupt after the commit would carry no note.
             return cast("str", await run_alone(self._manager, statement, role, timeout))
+        check_query(query, params)
 
         async def body(conn: psycopg.AsyncConnection[Any]) -> str:
             cursor = cursor_of(conn, None)
@@ -81,10 +83,12 @@ class AsyncExecuting(Generic[CT_co]):
             timeout: seconds for the whole call; None: the limit of the policy, and acquire_timeout for each session.
 
         Raises:
+            ConfigError: an argument is invalid.
             RouteError: as with `run()`.
             psycopg.Error: the server's error; nothing was committed.
         """
-        values = list(params_seq)
+        check_query(query, None)
+        values = read_values(params_seq)
 
         async def body(conn: psycopg.AsyncConnection[Any]) -> None:
             async with conn.cursor() as cursor:

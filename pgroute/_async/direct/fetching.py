@@ -10,6 +10,7 @@ from psycopg.rows import tuple_row
 from pgroute._async.direct.statement import AsyncStatement, all_rows, cursor_of, first_row, first_value
 from pgroute._async.direct.whole import CT_co, run_alone, run_whole
 from pgroute.core.config.options import check_callable, check_integer
+from pgroute.core.sql.queries import check_query, read_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -76,7 +77,8 @@ class AsyncFetching(Generic[CT_co]):
             psycopg.Error: the server's error; nothing was committed.
         """
         check_callable("row_factory", row_factory)
-        values = list(params_seq)
+        check_query(query, None)
+        values = read_values(params_seq)
 
         async def body(conn: psycopg.AsyncConnection[Any]) -> list[Any]:
             async with cursor_of(conn, row_factory) as cursor:

@@ -17,6 +17,7 @@ from pgroute.core.copying import BLOCK, Kind, check_progress, check_text_options
 from pgroute.core.faults.classify import one_line
 from pgroute.core.model.copying import CopyProgress
 from pgroute.core.sql.copy_statement import copy_query_out, copy_table_out, is_table
+from pgroute.core.sql.queries import check_query
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,8 +46,6 @@ class Extract:
 
     def __init__(self, source: Any, params: Any, columns: object, options: dict[str, Any]) -> None:
         self.may_write: bool = not is_table(source)
-        self.binary: bool = options.get("format") == "binary"
-        self.header: bool = bool(options.get("header"))
         self._source = source
         self._params = params
         self._columns = columns
@@ -57,6 +56,8 @@ class Extract:
             copy_table_out(source, columns, options, "query_or_table")
             if params is not None:
                 raise ConfigError("params", type(params).__name__, "expected None with a table")
+        self.binary: bool = options.get("format") == "binary"
+        self.header: bool = bool(options.get("header"))
 
     def _check_query(self) -> None:
         source = self._source
@@ -66,6 +67,7 @@ class Extract:
             raise ConfigError(
                 "query_or_table", shown, "expected a query, or a table as its name, tuple or Identifier"
             )
+        check_query(source, self._params)
         if self._columns is not None:
             raise ConfigError(
                 "columns", self._columns, "expected None with a query, which selects its columns itself"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, cast
 
 from pgroute._sync.direct.statement import Statement, command_tag, cursor_of, execute_one
 from pgroute._sync.direct.whole import CT_co, run_alone, run_whole
+from pgroute.core.sql.queries import check_query, read_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -57,6 +58,7 @@ class Executing(Generic[CT_co]):
             statement = Statement(command_tag, query, params)
             # One statement: on a line of its own, an interrupt after the commit would carry no note.
             return cast("str", run_alone(self._manager, statement, role, timeout))
+        check_query(query, params)
 
         def body(conn: psycopg.Connection[Any]) -> str:
             cursor = cursor_of(conn, None)
@@ -82,10 +84,12 @@ class Executing(Generic[CT_co]):
             timeout: seconds for the whole call; None: the limit of the policy, and acquire_timeout for each session.
 
         Raises:
+            ConfigError: an argument is invalid.
             RouteError: as with `run()`.
             psycopg.Error: the server's error; nothing was committed.
         """
-        values = list(params_seq)
+        check_query(query, None)
+        values = read_values(params_seq)
 
         def body(conn: psycopg.Connection[Any]) -> None:
             with conn.cursor() as cursor:

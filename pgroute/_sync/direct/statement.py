@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgroute._sync.alone import COMMITTED, NOTHING, UNKNOWN
 from pgroute.core.sql.parts import may_commit_parts
+from pgroute.core.sql.queries import check_query
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ class Statement:
         query: of the user's.
         params: likewise.
         row_factory: makes the rows; None: the connection's.
+
+    Raises:
+        ConfigError: it is no query, or these are no values.
     """
 
     __slots__ = ("_conn", "_fetch", "_foreign", "_in_block", "_params", "_query", "_row_factory")
@@ -43,6 +47,7 @@ class Statement:
         params: Params,
         row_factory: RowFactory[Any] | None = None,
     ) -> None:
+        check_query(query, params)
         self._fetch = fetch
         self._query = query
         self._params = params

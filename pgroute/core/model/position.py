@@ -67,11 +67,14 @@ class Position:
             b: likewise.
 
         Raises:
-            ConfigError: they belong to different clusters, or one is no Position.
+            ConfigError: they belong to different clusters, or one is something else.
         """
-        for each in (a, b):
-            if not (each is None or isinstance(each, Position)):
-                raise ConfigError("position", each, "expected a pgroute.Position or None")
+        for value in (a, b):
+            given: object = value
+            if not (given is None or isinstance(given, Position)):
+                raise ConfigError(
+                    "position", given, "expected a pgroute.Position or None; Position.parse reads a text"
+                )
         if a is None or b is None:
             return a or b
         if a.system_id != b.system_id:

@@ -143,9 +143,14 @@ def _with(options: Mapping[str, object], known: Mapping[str, Render]) -> str:
     return f" WITH ({', '.join(told)})" if told else ""
 
 
+def is_plain(text: str) -> bool:
+    """Return whether a text can be sent: it has no null characters and no lone surrogates."""
+    return "\0" not in text and text == text.encode(errors="ignore").decode()
+
+
 def _text(name: str, value: object) -> str:
-    if not isinstance(value, str) or "\0" in value:
-        raise ConfigError(name, value, "expected a text without null characters, or None")
+    if not isinstance(value, str) or not is_plain(value):
+        raise ConfigError(name, value, "expected a text without null characters and surrogates, or None")
     text = value.replace("'", "''")
     # Understood alike with and without standard_conforming_strings.
     return "E'{}'".format(text.replace("\\", "\\\\")) if "\\" in text else f"'{text}'"
@@ -170,7 +175,7 @@ def _flag(name: str, value: object) -> str:
 
 
 def _header(name: str, value: object) -> str:
-    if value == "match":
+    if isinstance(value, str) and value == "match":
         return "match"
     if not isinstance(value, bool):
         raise ConfigError(name, value, "expected True, False, 'match' or None")
@@ -189,7 +194,7 @@ def _number(name: str, value: object) -> str:
 
 def _one_of(*accepted: str) -> Render:
     def render(name: str, value: object) -> str:
-        if value not in accepted:
+        if not isinstance(value, str) or value not in accepted:
             raise ConfigError(name, value, f"expected {', '.join(map(repr, accepted))} or None")
         return str(value)
 

@@ -19,6 +19,7 @@ from pgroute.core.sql.copy_statement import (
     with_where,
 )
 from pgroute.errors import ConfigError
+from tests.support import Undecided
 
 NAMES: list[tuple[Any, str]] = [
     ("orders", '"orders"'),
@@ -121,11 +122,11 @@ def test_several_options_are_joined() -> None:
 
 
 BAD: dict[str, list[Any]] = {
-    "format": ["CSV", "json", 1, b"csv", []],
+    "format": ["CSV", "json", 1, b"csv", [], Undecided()],
     "delimiter": ["", ",,", 5, b",", "\0"],
-    "null": [5, b"", "\0", True],
-    "default": [5, "\0"],
-    "header": ["MATCH", 1, "true"],
+    "null": [5, b"", "\0", True, "\udc80"],
+    "default": [5, "\0", "\udc80"],
+    "header": ["MATCH", 1, "true", Undecided()],
     "quote": ["", "''", 5],
     "escape": ["", "''", 5],
     "force_not_null": ["a", [], [""], [1], {"a"}, 1, ["a\0"]],
