@@ -94,7 +94,7 @@ class SessionManager(Acquiring[CT]):
         )
         super().__init__(config, watch, pools, lifecycle, meter)
         self.longest_retry: float = 0.0
-        self.unprepared: float = math.inf if config.writer.options.reset == "discard" else 0
+        self.unprepared: float = math.inf if isinstance(config.writer.options.reset, str) else 0
         self.retries: RetryBudget = RetryBudget()
         self.request: Requests = Requests(
             reader_attrs=config.reader_attrs, reader_read_only=config.reader.read_only

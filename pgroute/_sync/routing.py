@@ -73,7 +73,7 @@ class Routing(Generic[CT]):
         """
         config = self._manager.config
         demand: Demand | None = None
-        if max_lag is not None or after is not None or wait != DEFAULT_WAIT:
+        if max_lag is not None or after is not None or wait is not DEFAULT_WAIT:
             demand = make_demand(config.max_lag, max_lag=max_lag, after=after, wait=wait)
         return Session(self._manager, config.reader_attrs, Role.READER, timeout, demand=demand)
 

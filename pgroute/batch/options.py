@@ -59,7 +59,8 @@ def check_job(
             f"expected at most {most_workers}: each needs a connection, see writer=PoolOptions(max_size=...)"
         )
         raise ConfigError("workers", workers, accepted)
-    if on_error not in ("stop", "reject"):
+    given: object = on_error
+    if not isinstance(given, str) or given not in ("stop", "reject"):
         raise ConfigError("on_error", on_error, "expected 'stop' or 'reject'")
     check_policy(retry)
     return JobOptions(

@@ -32,7 +32,7 @@ def parse_target(target: object) -> tuple[str, int]:
 
 def check_choice(name: str, value: object, accepted: tuple[str, ...]) -> None:
     """Raise ValueError unless a value is one of the accepted ones."""
-    if value not in accepted:
+    if not isinstance(value, str) or value not in accepted:
         raise ValueError(f"{name} must be one of {', '.join(accepted)}, not {value!r}")
 
 

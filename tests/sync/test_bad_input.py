@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from pgroute import (
     ProbeOptions,
 )
 from pgroute.testing import LocalCluster, Node
-from tests.support import Background, call, eventually, within
+from tests.support import Background, Undecided, call, eventually, within
 
 SECRET = "hunter2-Tr0ub4dor"
 USER = f"postgresql://shop:{SECRET}@"
@@ -124,6 +125,7 @@ def test_an_environment_that_cannot_be_used_is_refused(monkeypatch: pytest.Monke
         ({"reader": None, "probe": 1.0}, "probe"),
         ({"configure": "SET"}, "configure"),
         ({"reset": "RESET"}, "reset"),
+        ({"reset": Undecided()}, "reset"),
         ({"host_options": [1]}, "host_options"),
         ({"host_options": {"a": 1}}, "host_options"),
         ({"host_options": {"elsewhere": HostOptions()}}, "elsewhere"),
@@ -185,6 +187,12 @@ def test_a_timeout_that_cannot_be_used_is_refused() -> None:
             with pytest.raises(ConfigError, match="timeout"):
                 with router.writer(timeout):  # type: ignore[arg-type]
                     pass
+        for wait in (Decimal("sNaN"), "0.1", -1, Undecided()):
+            with pytest.raises(ConfigError, match="invalid wait"):
+                router.reader(wait=wait)  # type: ignore[arg-type]
+        assert router.reader(wait=float("0.1")) is not None
+        with pytest.raises(ConfigError, match="invalid format"):
+            router.copy_rows("t", format=Undecided())  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="target_session_attrs 'Primary'"):
             router.connection("Primary")
 

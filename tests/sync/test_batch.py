@@ -25,7 +25,7 @@ from pgroute.batch import BatchJob, BatchError, BatchProgress, Chunk, Keyset
 from pgroute.core.sql.schema import rights
 from pgroute.testing import LocalCluster
 from tests.batching import NOTE, Ground, ground_of, noted
-from tests.support import call, eventually, coroutine_function
+from tests.support import Coroutines, Undecided, call, eventually, coroutine_function
 
 pytestmark = pytest.mark.cluster
 
@@ -486,7 +486,12 @@ def test_a_body_that_leaves_its_work_to_be_done_later_is_rolled_back(
     assert ground.rows()["batch_reject"] == 0
 
 
-@pytest.mark.parametrize("progress", [7, "yes", coroutine_function])
+def test_what_cannot_be_compared_is_no_word() -> None:
+    with pytest.raises(ConfigError, match=r"^invalid on_error "):
+        BatchJob(Router("host=a"), "j", range(3), on_error=Undecided())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("progress", [7, "yes", coroutine_function, Coroutines()])
 def test_progress_that_cannot_be_told(ground: Ground, progress: Any) -> None:
     with Router(ground.dsn) as router:
         with pytest.raises(ConfigError, match=r"^invalid progress "):

@@ -23,7 +23,7 @@ import pytest
 
 from pgroute.testing import ClusterError, ClusterTimeout, FaultProxy, LocalCluster, Trigger
 from tests.conftest import backends
-from tests.support import eventually, within
+from tests.support import Undecided, eventually, within
 
 SILENCE = 0.1  # seconds: on loopback anything that comes at all comes within one
 PATIENCE = 10.0
@@ -1180,6 +1180,7 @@ def test_name_is_resolved_and_a_proxy_may_be_a_target(proxy: FaultProxy, server:
             "existing must be one of keep, reset, disconnect.*'drop'",
         ),
         (lambda proxy: proxy.reset("old"), "connections must be one of existing, new, all, not 'old'"),
+        (lambda proxy: proxy.reset(cast("Any", Undecided())), "connections must be one of existing"),
         (
             lambda proxy: proxy.blackhole("up"),
             "direction must be one of to_server, to_client, both, not 'up'",

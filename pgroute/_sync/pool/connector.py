@@ -19,7 +19,6 @@ from pgroute._sync.statements import ask_warily
 from pgroute._psycopg.login import ConnectAborted, unwanted, watched_class
 from pgroute._psycopg.pooled import mark_pooled
 from pgroute._psycopg.state import forget_prepared
-from pgroute.core.config.options import DISCARD
 from pgroute.core.faults.classify import Fault, FaultKind, connect_fault, one_line
 from pgroute.core.model.host import HostState
 from pgroute.core.printable import printable
@@ -225,9 +224,9 @@ class Connector:
         Raises:
             Exception: as the user's function, psycopg or the user's configure.
         """
-        if self._reset == DISCARD:
+        if isinstance(self._reset, str):
             self._discard(conn)
-        elif callable(self._reset):
+        elif self._reset is not None:
             mistake = call_back("reset", self._reset, conn)
             if mistake is not None:
                 raise mistake

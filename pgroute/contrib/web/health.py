@@ -62,9 +62,10 @@ def health_check(roles: Sequence[Any], *, details: bool) -> HealthCheck:
     """
     check_bool("details", details)
     accepted = 'expected a list of "writer", "reader" or both'
-    if isinstance(roles, str) or not roles:
-        raise ConfigError("roles", roles, accepted)
     try:
-        return HealthCheck(tuple(Role.parse(role) for role in roles), details)
+        needed = () if isinstance(roles, str) else tuple(Role.parse(role) for role in roles)
     except (ConfigError, TypeError):
-        raise ConfigError("roles", roles, accepted) from None
+        needed = ()
+    if not needed:
+        raise ConfigError("roles", roles, accepted)
+    return HealthCheck(needed, details)

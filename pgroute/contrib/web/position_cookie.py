@@ -99,7 +99,7 @@ def position_cookie(
         raise ConfigError("name", name, "expected a name for a cookie: letters, digits, - and _")
     check_integer("max_age", max_age, low=1)
     check_bool("secure", secure)
-    if samesite not in ("lax", "strict", "none"):
+    if not _is_text(samesite) or samesite not in ("lax", "strict", "none"):
         raise ConfigError("samesite", samesite, 'expected "lax", "strict" or "none"')
     if samesite == "none" and not secure:
         raise ConfigError("samesite", samesite, "expected secure=True with it: browsers drop such cookies")

@@ -112,7 +112,7 @@ DISCARD = "discard"
 
 def check_reset(value: object) -> None:
     """Raise ConfigError unless *value* is None, callable or "discard"."""
-    if not (value is None or callable(value) or value == DISCARD):
+    if not (value is None or callable(value) or (isinstance(value, str) and value == DISCARD)):
         raise ConfigError("reset", value, f"expected a callable, {DISCARD!r} or None")
 
 

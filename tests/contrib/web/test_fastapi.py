@@ -27,7 +27,7 @@ from pgroute.contrib.starlette import causal_of, router_of
 from pgroute.contrib.web.position_cookie import position_cookie
 from pgroute.testing import FaultProxy, LocalCluster
 from tests.contrib.web.serving import Served, cookie_of
-from tests.support import coroutine_function, dsn_at, eventually
+from tests.support import Undecided, coroutine_function, dsn_at, eventually
 
 Reports = Annotated[psycopg.AsyncConnection[Any], Depends(Dependencies("reports").reader, scope="function")]
 SECRET = "0123456789abcdef"
@@ -278,6 +278,7 @@ def test_an_application_without_the_lifespan_is_told() -> None:
         (lambda: ReadYourWrites(None, SECRET, cookie="a b"), "name"),  # type: ignore[arg-type]
         (lambda: ReadYourWrites(None, SECRET, max_age=0), "max_age"),  # type: ignore[arg-type]
         (lambda: ReadYourWrites(None, SECRET, samesite="Lax"), "samesite"),  # type: ignore[arg-type]
+        (lambda: ReadYourWrites(None, SECRET, samesite=Undecided()), "samesite"),  # type: ignore[arg-type]
         (lambda: ReadYourWrites(None, SECRET, samesite="none", secure=False), "secure=True"),  # type: ignore[arg-type]
         (lambda: ReadYourWrites(None, SECRET, path="/;a"), "path"),  # type: ignore[arg-type]
         (lambda: ReadYourWrites(None, SECRET, path=None), "path"),  # type: ignore[arg-type]
