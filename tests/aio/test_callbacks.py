@@ -155,6 +155,22 @@ async def test_functions_that_do_their_work_are_called_whatever_they_are(
     assert len(pids) == 1
 
 
+class Calls(list[int]):
+    """A function that is false until it was called, as any empty list."""
+
+    async def __call__(self, conn: Any) -> None:
+        self.append(conn.info.backend_pid)
+
+
+async def test_a_function_that_is_false_is_called_as_any_other(shared: LocalCluster) -> None:
+    calls = Calls(), Calls(), Calls()
+    options = PoolOptions(min_size=0, **dict(zip(("configure", "reset", "setup"), calls, strict=True)))
+    async with AsyncRouter(shared.dsn, writer=options) as router, router.writer() as conn:
+        pid = conn.info.backend_pid
+    assert {each[0] for each in calls if each} == {pid}
+    assert [len(each) for each in calls] == [1, 1, 1]
+
+
 # Functions that are told something.
 
 

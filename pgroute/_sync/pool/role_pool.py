@@ -115,7 +115,10 @@ class RolePool(Generic[CT]):
         return pool
 
     def last_failure(self, candidate: Candidate) -> Exception | None:
-        """Return why connecting to a host failed last; None: it has succeeded since, or was not tried."""
+        """Return why connecting to a host failed last; None: it has succeeded since, or was not tried.
+
+        A ConfigError is a mistake in the user's configure, for which no host is at fault.
+        """
         if (mistake := self._backoff.mistake) is not None:
             return ConfigError(mistake.parameter, mistake.value, mistake.accepted)
         return self._backoff.last_failure(candidate)
