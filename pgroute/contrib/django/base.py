@@ -35,6 +35,9 @@ else:
 
 logger: logging.Logger = logging.getLogger("pgroute")
 
+_OF_SESSION = ("cursor_factory", "prepare_threshold")
+"""The parameters of a connection that a subclass may change: each session is given them."""
+
 _SETTINGS = ("NAME", "HOST", "PORT", "USER", "PASSWORD", "OPTIONS", "CONN_MAX_AGE", "TIME_ZONE")
 
 
@@ -80,14 +83,14 @@ class DatabaseWrapper(PostgresWrapper):
     @property
     def spec(self) -> RouterSpec:
         """Which router its connections come from."""
-        self._settle_settings()
+        self._check_params(self.get_connection_params())
         assert self._spec is not None
         return self._spec
 
     @property
     def router(self) -> Router[Any]:
         """The router that its connections come from, open."""
-        self._settle_settings()
+        self._check_params(self.get_connection_params())
         return self._settled_router()
 
     def _settled_router(self) -> Router[Any]:
@@ -130,11 +133,30 @@ class DatabaseWrapper(PostgresWrapper):
         """Return what Django's own backend would pass to psycopg.connect."""
         self._settle_settings()
         assert self._params is not None
-        return self._params
+        return Parameters(self._params)  # a subclass may change it
+
+    def _check_params(self, given: Parameters) -> None:
+        """Raise ImproperlyConfigured if a subclass gives other parameters than those that the router connects with."""
+        if given == self._params:
+            return
+        self._settle_settings()
+        assert self._params is not None
+        changed = [
+            name
+            for name in {*given, *self._params}
+            if name not in given or (name not in _OF_SESSION and given[name] != self._params.get(name))
+        ]
+        if changed:
+            raise ImproperlyConfigured(
+                f"DATABASES[{self.alias!r}]: get_connection_params() of {type(self).__module__} changes "
+                f"{', '.join(sorted(changed))}, but the router opens the connections: expected in OPTIONS, and as "
+                "OPTIONS['credentials'] what a login needs, such as a password that changes"
+            )
 
     @async_unsafe
     def get_new_connection(self, conn_params: Parameters) -> psycopg.Connection[Any]:
         """Return a connection from a pool of the router."""
+        self._check_params(conn_params)
         assert self._options is not None
         isolation = self._isolation(self._options)
         loan = self._lend()

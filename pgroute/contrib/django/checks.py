@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -11,7 +12,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils.module_loading import import_string
 
 from pgroute.contrib.django.middleware import PositionMiddleware
-from pgroute.contrib.django.routing import ENGINE, reading
+from pgroute.contrib.django.routing import is_ours, reading
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _SESSIONS = "django.contrib.sessions.middleware.SessionMiddleware"
 
 def check_settings(app_configs: object = None, **kwargs: object) -> list[CheckMessage]:
     """Return what is wrong with the settings; no host is contacted."""
-    ours = {alias: each for alias, each in connections.settings.items() if each["ENGINE"] == ENGINE}
+    ours = _find_ours()
     readers = [alias for alias, each in ours.items() if reading(each)]
     specs: dict[str, RouterSpec] = {}
     found: list[CheckMessage] = []
@@ -54,6 +55,15 @@ def check_settings(app_configs: object = None, **kwargs: object) -> list[CheckMe
             )
         )
     return [*found, *_check_middleware()]
+
+
+def _find_ours() -> dict[str, Mapping[str, Any]]:
+    found = {}
+    for alias, each in connections.settings.items():
+        with suppress(ImportError, ImproperlyConfigured):  # Django tells
+            if is_ours(each):
+                found[alias] = each
+    return found
 
 
 def _check_hosts(alias: str, each: Mapping[str, Any]) -> Iterator[CheckMessage]:

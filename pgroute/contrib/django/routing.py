@@ -5,18 +5,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.utils import load_backend
 
 from pgroute.core.model.roles import Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ENGINE = "pgroute.contrib.django"
+
+def is_ours(settings: Mapping[str, Any]) -> bool:
+    """Return whether an entry of DATABASES has this backend, or a subclass of it.
+
+    Raises:
+        ImportError: its backend cannot be loaded.
+        ImproperlyConfigured: likewise.
+    """
+    # Not before it is called: the settings may name this package.
+    from pgroute.contrib.django.base import DatabaseWrapper
+
+    return issubclass(load_backend(settings["ENGINE"]).DatabaseWrapper, DatabaseWrapper)
 
 
 def reading(settings: Mapping[str, Any]) -> bool:
     """Return whether an entry of DATABASES is for reading."""
-    return settings["ENGINE"] == ENGINE and settings["OPTIONS"].get("role") in ("reader", Role.READER)
+    return settings["OPTIONS"].get("role") in ("reader", Role.READER) and is_ours(settings)
 
 
 class ReadReplicaRouter:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import django
@@ -54,6 +56,30 @@ def use(databases: dict[str, Any]) -> None:
     connections.settings = connections.configure_settings(databases)
     connections._connections = Local(connections.thread_critical)
     router.__dict__.pop("routers", None)
+
+
+@pytest.fixture
+def make_backend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Return a function that makes a project's own subclass of the backend, and returns its ENGINE."""
+
+    def make(**members: Any) -> str:
+        # Not before the settings are made.
+        from pgroute.contrib.django.base import DatabaseWrapper
+
+        engine = f"own_backend_{next(NAMES)}"
+        for name in (engine, f"{engine}.base"):
+            monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        members["__module__"] = f"{engine}.base"
+        made: Any = sys.modules[f"{engine}.base"]
+        made.DatabaseWrapper = type("DatabaseWrapper", (DatabaseWrapper,), members)
+        return engine
+
+    return make
+
+
+def with_params(**changes: Any) -> Callable[[Any], dict[str, Any]]:
+    """Return an override of get_connection_params."""
+    return lambda self: super(type(self), self).get_connection_params() | changes
 
 
 @pytest.fixture

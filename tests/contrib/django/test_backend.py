@@ -15,7 +15,7 @@ from django.db.utils import IntegrityError
 
 from pgroute import Router
 from pgroute.contrib.django import get_router
-from tests.contrib.django.conftest import use
+from tests.contrib.django.conftest import use, with_params
 from tests.contrib.django.models import Comment, Note
 from tests.support import dsn_at, dsn_with, password_of
 from tests.wiretap import Wiretap
@@ -156,6 +156,18 @@ def test_aliases_with_other_session_settings_share_the_pool(configure, dsn):
             assert value("other", "SHOW transaction_isolation") == "serializable"
         assert pid("other") == first
         connections["other"].close()
+
+
+def test_a_subclass_of_the_backend_shares_the_router_and_may_have_its_own_cursors(databases, make_backend):
+    class Mine(psycopg.ClientCursor):
+        pass
+
+    engine = make_backend(get_connection_params=with_params(cursor_factory=Mine))
+    use({alias: each | {"ENGINE": engine} for alias, each in databases.items()})
+    assert get_router("default") is get_router("reader")
+    assert not Note.objects.exists()
+    assert Note.objects.all().db == "reader"
+    assert type(connections["reader"].cursor().cursor) is Mine
 
 
 def test_a_role_is_assumed_once_for_each_connection(configure, dsn, shared):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import connection, connections, router
 from django.test import override_settings
 
 from pgroute import HostOptions, PoolOptions, ProbeOptions
@@ -12,7 +12,7 @@ from pgroute.contrib.django import get_router
 from pgroute.contrib.django.checks import check_settings
 from pgroute.contrib.django.client import DatabaseClient
 from pgroute.contrib.django.options import read_options
-from tests.contrib.django.conftest import use
+from tests.contrib.django.conftest import use, with_params
 
 ENTRY = {
     "ENGINE": "pgroute.contrib.django",
@@ -190,3 +190,41 @@ def test_psql_is_sent_to_a_host_of_the_role():
         )
         assert args == ["psql", "-U", "app", "-h", "db1,db2", "-c", "SELECT 1", "shop"]
         assert env == {"PGPASSWORD": "geheim", "PGTARGETSESSIONATTRS": attrs}
+
+
+def test_a_subclass_of_the_backend_is_checked_and_read_from_as_the_backend_itself(make_backend):
+    engine = make_backend()
+    found = ids({"ENGINE": engine, "OPTIONS": {"role": "reader"}}, ENGINE=engine, HOST="db1")
+    assert {"pgroute.W001", "pgroute.W002", "pgroute.W003"} == {*found}
+    assert router.db_for_read(object) == "reader"
+    assert router.allow_migrate("reader", "auth") is False
+
+
+def test_an_alias_of_a_backend_that_cannot_be_loaded_is_left_to_django():
+    use({"default": ENTRY, "archive": ENTRY | {"ENGINE": "nowhere"}})
+    assert check_settings() == []
+
+
+@pytest.mark.parametrize(
+    "use_it",
+    [get_router, lambda: connection.spec, lambda: connection.cursor().close()],
+    ids=["router", "spec", "connection"],
+)
+def test_a_subclass_that_changes_what_is_connected_with_is_told(make_backend, use_it):
+    override = with_params(password="heute", application_name="web", cursor_factory=object)
+    databases(ENGINE=make_backend(get_connection_params=override))
+    for _ in range(2):
+        with pytest.raises(ImproperlyConfigured) as caught:
+            use_it()
+        assert "changes application_name, password" in str(caught.value)
+        assert "OPTIONS['credentials']" in str(caught.value)
+        assert "heute" not in str(caught.value)
+    assert [message.id for message in check_settings()] == ["pgroute.E001"]
+
+
+def test_a_subclass_that_asks_no_base_for_its_parameters_is_told(make_backend):
+    databases(ENGINE=make_backend(get_connection_params=lambda _: {"dbname": "mine"}))
+    with pytest.raises(
+        ImproperlyConfigured, match="changes client_encoding, context, cursor_factory, dbname"
+    ):
+        connection.ensure_connection()
