@@ -163,7 +163,7 @@ class RoutedDialect:
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         actual = cursor._cursor if self.is_async else cursor  # noqa: SLF001  (SQLAlchemy's)
         conn = actual.connection
-        if conn.pgconn.transaction_status or not begins(actual, conn, parameters, context):
+        if conn.pgconn.transaction_status or not begins(actual, conn, statement, parameters, context):
             cursor.execute(statement, parameters)
         else:
             self.begin_and_execute(conn, cursor, statement, parameters)

@@ -36,22 +36,26 @@ def _reads(part: visitors.ExternallyTraversible) -> bool:
     return getattr(part, "_for_update_arg", None) is None
 
 
-def begins(cursor: Any, conn: Any, parameters: object, context: Any) -> bool:
+def begins(cursor: Any, conn: Any, statement: str, parameters: object, context: Any) -> bool:
     """Return whether BEGIN may go along with a statement.
 
-    It must be one statement: SQL of the user's may hold several, if it has no parameters. Server-side cursors do it
-    their own way.
+    It must be one statement: SQL of the user's may hold several, if it has no parameters, and so may what a listener
+    has made of SQLAlchemy's. Server-side cursors do it their own way.
 
     Args:
         cursor: psycopg's.
         conn: its connection, in no transaction.
+        statement: as it goes to the server.
         parameters: of the statement.
         context: SQLAlchemy's; None: there is none.
     """
     return (
         context is not None
         and context.compiled is not None
-        and (bool(parameters) or context.compiled.statement.__visit_name__ in _SINGLE)
+        and (
+            bool(parameters)
+            or (statement == context.statement and context.compiled.statement.__visit_name__ in _SINGLE)
+        )
         and type(cursor) in _PLAIN
         and not (conn.autocommit or conn.pgconn.pipeline_status)
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import bindparam, create_engine, exc, func, insert, literal, select, text
+from sqlalchemy import bindparam, create_engine, event, exc, func, insert, literal, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
@@ -133,6 +133,18 @@ def test_sql_of_the_driver_comes_first_as_it_did(engine):
     with engine.connect() as conn:
         conn.exec_driver_sql("SELECT 1; SELECT 2", {"unused": 1})
         assert conn.scalar(ONE) == 1
+
+
+def test_what_a_listener_puts_before_a_statement_comes_first_as_it_did(engine, numbers):
+    @event.listens_for(engine, "before_cursor_execute", retval=True)
+    def prefix(*told):
+        _, _, statement, parameters, context, _ = told
+        before = "SET LOCAL application_name = 'prefixed'; " if context.compiled else ""
+        return before + statement, parameters
+
+    with engine.connect() as conn:
+        conn.execute(select(Number.number))
+        assert conn.exec_driver_sql("SHOW application_name").fetchall() == [("prefixed",)]
 
 
 def test_a_savepoint_may_come_first(engine, numbers):
