@@ -143,6 +143,23 @@ async def test_a_connection_that_its_caller_dropped_gives_its_place_back(
     assert "pgroute-writer" in caplog.text
 
 
+async def test_a_return_that_is_interrupted_is_finished_and_no_connection_is_said_to_be_lost(
+    shared: LocalCluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: object) -> bool:
+        raise KeyboardInterrupt
+
+    async with AsyncRouter(shared.dsn, writer=ONE) as router:
+        conn = await router.getconn("writer")
+        with monkeypatch.context() as patch:
+            patch.setattr("pgroute._async.pool.exchange.contradicts", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                await router.putconn(conn)
+        await assert_lends(router, 1)
+        assert router.get_stats()["writer"].get("connections_lost", 0) == 0
+    assert "was lost by its caller" not in caplog.text
+
+
 async def test_a_statement_after_the_block_is_not_committed_by_the_next_session(
     shared: LocalCluster, table: str, caplog: pytest.LogCaptureFixture
 ) -> None:

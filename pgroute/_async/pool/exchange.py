@@ -127,6 +127,7 @@ class AsyncExchange(Generic[CT]):
                 passed_on = self._lending.offered(item)
             if not passed_on:
                 lease.taken = False
+                lease.given_up = True
                 conn.pgconn.finish()
                 self._worker.lost(lease)
             self._worker.wake()

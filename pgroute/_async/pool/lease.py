@@ -105,6 +105,7 @@ class AsyncLease:
         holder: a weak reference to the session that has it, which may be lost while its connection is not.
         observed: told of the end of the session that has it; None: nobody observes it.
         noticed: called with the server's notices, while the session has it; None: nothing is.
+        given_up: the session has given the connection up, to be closed by the pool's worker.
     """
 
     __slots__ = (
@@ -115,6 +116,7 @@ class AsyncLease:
         "connection",
         "doomed",
         "expires_at",
+        "given_up",
         "holder",
         "keys",
         "noticed",
@@ -153,6 +155,7 @@ class AsyncLease:
         self.prepared: Prepared | Literal[False] | None = None
         self.observed: Observed | None = None
         self.noticed: Callable[[psycopg.errors.Diagnostic], object] | None = None
+        self.given_up: bool = False
 
     def holder_lost(self, _: object) -> None:
         """Note that the session which should have returned the connection was collected."""

@@ -94,7 +94,7 @@ class PoolWorker(Generic[CT]):
         self._wakeup.set()
 
     def lost(self, lease: Lease) -> None:
-        """Have the connection of a lease closed that its caller has lost; without a lock."""
+        """Have the connection of a lease closed that its caller has lost or given up; without a lock."""
         self._lost.append(lease)
         self._wakeup.set()
 
@@ -133,14 +133,19 @@ class PoolWorker(Generic[CT]):
         return True
 
     def forget_lost(self) -> None:
-        """Close connections that their callers have lost; never under the lock: a log handler is the user's code."""
+        """Close connections that their callers have lost or given up.
+
+        Never under the lock: a log handler is the user's code.
+        """
         while self._lost:
             lease = self._lost.popleft()
             with self._lock:
                 known = lease in self._lending.leases
                 self._lending.remove(lease)
-            if known:
-                lease.abort()
+            if not known:
+                continue
+            lease.abort()
+            if not lease.given_up:
                 self._counts["connections_lost"] += 1
                 logger.warning("a connection of %s was lost by its caller, and is closed", self._name)
 

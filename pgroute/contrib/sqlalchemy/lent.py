@@ -106,7 +106,12 @@ class Lent:
     @property
     def _may_wait(self) -> bool:
         """Whether this process has opened the connection, and may take a lock now."""
-        return self._held.pid == os.getpid() and collecting.thread != threading.get_ident()
+        return self._ours and not self._collected
+
+    @property
+    def _collected(self) -> bool:
+        """Whether the garbage collector has found it."""
+        return collecting.thread == threading.get_ident()
 
     def initialized(self) -> None:
         """Do nothing: the transaction in which SQLAlchemy has asked is to be rolled back."""
@@ -202,6 +207,7 @@ class Lent:
             checkout = self._checkout
             checkout.forget()
             checkout.conn.pgconn.finish()
+            checkout.lease.given_up = not self._collected
             checkout.lease.holder_lost(None)
 
     def abandon(self) -> None:

@@ -89,20 +89,25 @@ async def test_a_lost_connection_is_told_and_replaced(engine, inspector):
         assert await conn.scalar(PID) != pid
 
 
-async def test_a_cancelled_statement_gives_its_connection_back(router):
+async def test_a_cancelled_statement_gives_its_connection_back(router, shared, caplog):
     engine = async_router_engine(router)
 
     async def sleep():
         async with engine.connect() as conn:
+            pids.append(await conn.scalar(PID))
             await conn.execute(text("SELECT pg_sleep(60)"))
 
+    pids: list[int] = []
     task = asyncio.create_task(sleep())
-    await asyncio.sleep(0.2)
+    asleep = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND pid = {}"
+    await async_eventually(lambda: pids and shared.primary.execute(asleep.format(pids[0])))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     async with router.writer(timeout=5) as conn:
         assert await (await conn.execute("SELECT 1")).fetchone() == (1,)
+    assert "lost by its caller" not in caplog.text
+    assert not router.stats().writer.totals.get("connections_lost")
 
 
 async def test_a_connection_that_is_collected_is_closed(router):

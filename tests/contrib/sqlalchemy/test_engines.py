@@ -390,7 +390,7 @@ def test_an_engine_that_is_collected_closes_its_router(url):
     eventually(lambda: "closed" in repr(router))
 
 
-def test_a_connection_that_is_collected_is_closed(router):
+def test_a_connection_that_is_collected_is_closed_and_told(router, caplog):
     engine = router_engine(router)
     conn = engine.connect()
     pid = conn.scalar(PID)
@@ -399,6 +399,7 @@ def test_a_connection_that_is_collected_is_closed(router):
     gc.collect()
     with router.writer(timeout=5) as conn:
         assert conn.info.backend_pid != pid
+    assert "lost by its caller" in caplog.text
 
 
 def test_a_connect_event_comes_with_each_use(router):
