@@ -150,6 +150,9 @@ class AsyncPoolWorker(Generic[CT]):
             if not known:
                 continue
             lease.abort()
+            if lease.observed is not None:
+                observed, lease.observed = lease.observed, None
+                observed.ended(time.monotonic() - lease.taken_at)
             if not lease.given_up:
                 self._counts["connections_lost"] += 1
                 logger.warning("a connection of %s was lost by its caller, and is closed", self._name)

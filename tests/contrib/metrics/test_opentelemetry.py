@@ -164,6 +164,17 @@ def test_each_session_is_a_span(shared: LocalCluster, telemetry: Telemetry) -> N
         assert span.status.status_code is StatusCode.UNSET
 
 
+def test_a_session_whose_connection_does_not_come_back_is_a_span_too(
+    shared: LocalCluster, telemetry: Telemetry
+) -> None:
+    with Router(shared.dsn) as router, telemetry.instrument(router):
+        conn = router.getconn("writer")
+        del conn
+        gc.collect()
+        eventually(lambda: router.get_stats()["writer"].get("connections_lost") == 1)
+    assert [span.name for span in telemetry.spans()] == ["pgroute writer"]
+
+
 def test_a_span_belongs_to_the_trace_in_which_its_session_was_begun(
     shared: LocalCluster, telemetry: Telemetry
 ) -> None:
