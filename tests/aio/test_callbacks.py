@@ -163,8 +163,8 @@ class Calls(list[int]):
 
 
 async def test_a_function_that_is_false_is_called_as_any_other(shared: LocalCluster) -> None:
-    calls = Calls(), Calls(), Calls()
-    options = PoolOptions(min_size=0, **dict(zip(("configure", "reset", "setup"), calls, strict=True)))
+    calls = configure, reset, setup = Calls(), Calls(), Calls()
+    options = PoolOptions(min_size=0, configure=configure, reset=reset, setup=setup)
     async with AsyncRouter(shared.dsn, writer=options) as router, router.writer() as conn:
         pid = conn.info.backend_pid
     assert {each[0] for each in calls if each} == {pid}
