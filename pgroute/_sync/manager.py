@@ -21,6 +21,7 @@ from pgroute.core.config.options import check_number
 from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.core.model.stats import RouterStats
 from pgroute.core.transactions.request import Requests
+from pgroute.errors import holds_password
 from pgroute.monitor.cluster_watch import ClusterWatch
 from pgroute.runtime.connect_backoff import ConnectBackoff
 from pgroute.runtime.credentials import CredentialSource
@@ -158,7 +159,8 @@ class SessionManager(Acquiring[CT]):
                 or lease.pool.watch is not self.watch
                 or not (first and lease.taken)
             ):
-                raise ValueError(f"not a connection taken from {self._describe()}: {conn!r}")
+                shown = "***" if holds_password(conn) else repr(conn)
+                raise ValueError(f"not a connection taken from {self._describe()}: {shown}")
             if lease.holder is not None:
                 raise ValueError(f"a session has this connection, and returns it at its end: {conn!r}")
             self.keyed.drop(conn)

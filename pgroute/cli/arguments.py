@@ -7,6 +7,8 @@ import math
 import re
 from typing import NoReturn
 
+from pgroute.errors import holds_password
+
 PICTURES = (".svg", ".png", ".pdf")
 _QUOTED = re.compile(r"(?s)(['\"]).*\1")
 
@@ -40,7 +42,7 @@ def _not_an_option(word: str) -> bool:
 
 
 def _like_a_dsn(word: str) -> bool:
-    return "://" in word or "=" in word.lstrip("-'\"")
+    return "://" in word or "=" in word.lstrip("-'\"") or holds_password(word)
 
 
 class seconds:  # noqa: N801  (argparse shows the name of the type)

@@ -248,6 +248,14 @@ async def test_putconn_refuses_a_connection_that_is_not_ours(shared: LocalCluste
         await theirs.execute("SELECT 1")
 
 
+async def test_putconn_repeats_no_password(shared: LocalCluster) -> None:
+    given: Any = "postgresql://app:hunter2@db1/shop"
+    async with AsyncRouter(shared.dsn) as router:
+        with pytest.raises(ValueError, match="not a connection taken from") as caught:
+            await router.putconn(given)
+    assert "hunter2" not in str(caught.value)
+
+
 async def test_putconn_refuses_a_connection_that_is_back_already(shared: LocalCluster) -> None:
     async with AsyncRouter(shared.dsn) as router:
         conn = await router.getconn("writer")

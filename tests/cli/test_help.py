@@ -31,6 +31,7 @@ def test_help_fits_a_terminal_of_80_columns(parser, monkeypatch):
     ("arguments", "said"),
     [
         ([DSN], "expected a command before the DSN, as in `pgroute status DSN`"),
+        (["app:s3cret@db1/shop"], "expected a command before the DSN, as in `pgroute status DSN`"),
         (["batch", DSN], "expected a command before the DSN, as in `pgroute batch list DSN`"),
         (["batch", "host=db1 password=s3cret"], "as in `pgroute batch list DSN`"),
         (["status", DSN, DSN], "unrecognized arguments: ***"),

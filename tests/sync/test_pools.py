@@ -249,6 +249,14 @@ def test_putconn_refuses_a_connection_that_is_not_ours(shared: LocalCluster) -> 
         theirs.execute("SELECT 1")
 
 
+def test_putconn_repeats_no_password(shared: LocalCluster) -> None:
+    given: Any = "postgresql://app:hunter2@db1/shop"
+    with Router(shared.dsn) as router:
+        with pytest.raises(ValueError, match="not a connection taken from") as caught:
+            router.putconn(given)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_putconn_refuses_a_connection_that_is_back_already(shared: LocalCluster) -> None:
     with Router(shared.dsn) as router:
         conn = router.getconn("writer")

@@ -7,7 +7,6 @@ The grammar is libpq's own (:mod:`pgroute.core.config.libpq`); the list rules ar
 from __future__ import annotations
 
 import functools
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
@@ -17,10 +16,11 @@ from psycopg.conninfo import make_conninfo
 
 from pgroute.core.config import libpq
 from pgroute.core.config.arguments import check_argument
+from pgroute.core.config.parameter_text import parameter_text
 from pgroute.core.config.srv import is_address
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import HostKey, SessionAttrs
-from pgroute.errors import ConfigError, holds_password, presentable
+from pgroute.errors import ConfigError, holds_password
 
 PSYCOPG_ARGUMENTS = ("autocommit", "prepare_threshold", "context", "row_factory", "cursor_factory")
 DSN_ONLY = ("host", "hostaddr", "port", "service", "target_session_attrs", "load_balance_hosts")
@@ -224,19 +224,8 @@ def split_kwargs(kwargs: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, A
             accepted = f"expected {', '.join(PSYCOPG_ARGUMENTS)} or a libpq parameter"
             raise ConfigError("keyword argument", name, accepted)
         elif value is not None:
-            parameters[name] = _text(name, value)
+            parameters[name] = parameter_text(name, value)
     return parameters, arguments
-
-
-def _text(name: str, value: object) -> str:
-    if isinstance(value, (str, int, float, os.PathLike)) and presentable(value) is value:
-        text = str(value)
-        if "\0" not in text and text == text.encode(errors="ignore").decode():
-            return text
-        raise ConfigError(
-            name, value, "expected no NUL character and no lone surrogate", secret=libpq.is_secret(name)
-        )
-    raise ConfigError(name, value, "expected a str, a number or a path", secret=libpq.is_secret(name))
 
 
 def _refusal(dsn: str, in_dsn: Mapping[str, str], keyword: str, value: str, accepted: str) -> ConfigError:

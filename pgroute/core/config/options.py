@@ -333,8 +333,7 @@ class ProbeOptions:
         check_number("timeout", self.timeout, low=0.01)
         check_number("abort_after", self.abort_after, none=True)
         for name in ("abort_stale", "check_system_id", "share"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(name, getattr(self, name), "expected True or False")
+            check_bool(name, getattr(self, name))
         if self.system_id is not None:
             check_integer("system_id", self.system_id, low=1, high=_MOST_SYSTEM_ID)
             if not self.check_system_id:

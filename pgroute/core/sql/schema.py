@@ -6,7 +6,7 @@ from dataclasses import field
 
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.sql.statements import qualify
-from pgroute.errors import ConfigError
+from pgroute.errors import ConfigError, holds_password
 
 DEFAULT = "pgroute"
 
@@ -130,7 +130,8 @@ def _check_identifier(parameter: str, name: object) -> None:
     except UnicodeEncodeError:
         size = 0
     if not 1 <= size <= _MOST_NAME_BYTES or "\0" in name:
-        raise ConfigError(parameter, name if len(name) <= 100 else f"{name[:40]}... ({size} bytes)", accepted)
+        shown = name if len(name) <= 100 else f"{name[:40]}... ({size} bytes)"
+        raise ConfigError(parameter, shown, accepted, secret=holds_password(name))
 
 
 def identifier(name: str) -> str:
