@@ -127,6 +127,20 @@ def test_hosts_of_the_dsn_stay_whatever_the_adviser_says(shared: LocalCluster, a
         assert [h.advice and h.advice.member for h in router.topology.hosts] == [None, None, "n3"]
 
 
+def test_member_that_is_all_that_is_left_of_the_cluster_joins(
+    any_cluster: LocalCluster, api: RestApi
+) -> None:
+    first, second, _ = any_cluster.nodes
+    api.answer = whole(told(any_cluster, 1))
+    with Router(first_dsn(any_cluster), discovery=asking(api)) as router:
+        eventually(lambda: up(router, first) and adviser(router).answering)
+        first.kill()
+        eventually(lambda: router.topology.hosts[0].state is HostState.DOWN)
+        second.promote()
+        api.answer = whole(told(any_cluster, 2))
+        assert port_of(router, "writer") == second.port
+
+
 def test_member_of_another_name_is_known_by_what_its_server_says(shared: LocalCluster, api: RestApi) -> None:
     answer = tagged(told(shared), "n2", noloadbalance=True)
     answer["members"] = [{**m, "host": "localhost"} for m in answer["members"]]

@@ -48,10 +48,11 @@ def prove(answer: Answer, topology: Topology, *, check_system_id: bool) -> Proof
         same = (host.system_id, host.started_at) == (answer.system_id, answer.started_at)
         if same and host.started_at is not None and host.system_id is not None:
             return Proof(alias=host.key)
-    known = topology.system_id
-    if check_system_id and None not in (known, answer.system_id) and known != answer.system_id:
-        return Proof(reason=f"another cluster: system identifier {answer.system_id}")
-    if not any(host.usable for host in topology.hosts):
+    known = topology.system_id if check_system_id else None
+    if None not in (known, answer.system_id):
+        if known != answer.system_id:
+            return Proof(reason=f"another cluster: system identifier {answer.system_id}")
+    elif not any(host.usable for host in topology.hosts):
         return Proof(reason="no host of the DSN has shown yet which cluster it is")
     if any(host.state is HostState.UNKNOWN for host in topology.hosts):
         return Proof(reason="it may be a host that was not heard from yet")

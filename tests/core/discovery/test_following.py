@@ -155,6 +155,23 @@ def test_nobody_joins_before_a_host_of_the_dsn_has_shown_the_cluster() -> None:
     assert prove(replace(answer, system_id=OTHER), World().settled().topology, check_system_id=False) == JOINS
 
 
+def test_member_of_the_known_cluster_joins_while_no_host_serves() -> None:
+    answer = Answer(PG2, HostRole.PRIMARY, 0.0, timeline=2, system_id=OURS, started_at=1.0)
+    down = World().settled().refuse(A).refuse(B).refuse(C).topology
+    assert prove(answer, down, check_system_id=True) == JOINS
+    assert prove(replace(answer, system_id=OTHER), down, check_system_id=True).reason
+    # Nothing tells here that it is of the same cluster.
+    assert prove(answer, down, check_system_id=False).reason
+    assert prove(replace(answer, system_id=None), down, check_system_id=True).reason
+
+
+def test_member_of_the_pinned_cluster_joins_although_no_host_was_ever_heard() -> None:
+    answer = Answer(PG2, HostRole.PRIMARY, 0.0, system_id=OURS, started_at=1.0)
+    for pinned, joins in ((OURS, True), (OTHER, False)):
+        world = World(A, system_id=pinned).refuse(A)
+        assert prove(answer, world.topology, check_system_id=True).joins is joins
+
+
 PLAN = {"at": "2026-11-29T17:00:00+00:00", "from": "pg1"}
 EPOCH = 1795971600.0
 
