@@ -152,6 +152,31 @@ def test_member_of_another_name_is_known_by_what_its_server_says(shared: LocalCl
         assert {port_of(router, "reader") for _ in range(20)} == {shared.nodes[2].port}
 
 
+def test_member_that_joined_may_have_another_name_beside_it(shared: LocalCluster, api: RestApi) -> None:
+    first, second, _ = shared.nodes
+    api.answer = whole(told(shared, 1, 2))
+    with Router(first_dsn(shared), discovery=asking(api)) as router:
+        eventually(lambda: up(router, first, second))
+        answer = told(shared, 1, 2)
+        answer["members"].append(member("a2", "localhost", second.port))
+        api.answer = whole(answer)
+        eventually(lambda: adviser(router).members == 3 and adviser(router).settled)
+        eventually(lambda: adviser(router).strangers == ())
+        assert up(router, first, second)
+
+
+def test_renamed_member_is_heard_while_its_old_name_is_still_listed(
+    shared: LocalCluster, api: RestApi
+) -> None:
+    answer = tagged(told(shared), "n2", noloadbalance=True)
+    _, second, third = shared.nodes
+    answer["members"].append(member("old", second.host, second.port) | {"state": "stopped"})
+    api.answer = whole(answer)
+    with Router(shared.dsn, discovery=asking(api)) as router:
+        eventually(lambda: up(router, *shared.nodes) and advice(router, 2))
+        assert {port_of(router, "reader") for _ in range(20)} == {third.port}
+
+
 def test_member_at_a_private_name_is_no_host_and_no_trouble(shared: LocalCluster, api: RestApi) -> None:
     answer = told(shared, 1, 2)
     answer["members"] += [member("n3", "n3.invalid", 5432), member("n4", "127.0.0.1", 1)]

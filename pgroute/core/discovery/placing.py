@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from pgroute.core.topology.observations import Answer
     from pgroute.core.topology.snapshot import Topology
 
+_LEADS = frozenset({"leader", "master", "standby_leader", "writer"})
+_RUNS = frozenset({"running", "streaming", "in archive recovery"})
+"""Roles and states in the words of Patroni and Aurora."""
+
 
 @dataclass(frozen=True, slots=True)
 class Proof:
@@ -93,16 +97,16 @@ def place(
         refusal: returns why a member may not join, empty if it may.
     """
     joined: dict[HostKey, Listing] = {}
-    advice: dict[HostKey, HostAdvice] = {}
+    claims: list[tuple[HostKey, HostKey, Member]] = []
     tried: list[HostKey] = []
     strangers: list[tuple[str, str]] = []
-    for member in report.members:
+    for member in sorted(report.members, key=_standing):
         key = member.key
         if key is None:
             strangers.append((member.name, member.why))
             continue
         if hosts := _among(key, listed, topology):
-            advice |= dict.fromkeys(hosts, member.advice)
+            claims += [(host, key, member) for host in hosts]
             continue
         if why := refusal(member):
             strangers.append((member.name, f"{key}: {why}"))
@@ -110,16 +114,33 @@ def place(
         proof = proofs.get(key, Proof(reason="not tried yet"))
         if proof.joins:
             joined[key] = Listing(origin=f"member {member.name}")
-            advice[key] = member.advice
+            claims.append((key, key, member))
             known = topology.host(key)
             if known is not None and known.state is HostState.ALIAS:
                 tried.append(key)  # a host that was down then has come back: it is that one
-        elif proof.alias in listed or proof.alias in joined:
-            advice[proof.alias] = member.advice  # type: ignore[index]  # None is in neither
+        elif proof.alias is not None:
+            claims.append((proof.alias, key, member))
         else:
             tried.append(key)
             strangers.append((member.name, f"{key}: {proof.reason}"))
-    return Placed(joined, advice, tuple(tried), tuple(strangers))
+    advice: dict[HostKey, HostAdvice] = {}
+    for host, key, member in claims:
+        # The primary stays although its own place is not named any more, see `stay`.
+        if host in listed or host in joined or host == (topology.primary and topology.primary.key):
+            advice[host] = member.advice
+        else:
+            tried.append(key)
+            strangers.append((member.name, f"{key}: it was {host}, which is no host any more"))
+    by_name = dict(sorted(joined.items(), key=lambda each: each[1].origin))  # the same order, whoever leads
+    return Placed(by_name, advice, tuple(tried), tuple(sorted(strangers)))
+
+
+def _standing(member: Member) -> tuple[bool, bool]:
+    """Return the order in which members of one place speak for it, the last one counts.
+
+    Until its entry expires, a renamed member is also there by its old name.
+    """
+    return member.advice.role in _LEADS, member.advice.state in _RUNS
 
 
 def _among(key: HostKey, listed: Mapping[HostKey, Listing], topology: Topology) -> list[HostKey]:

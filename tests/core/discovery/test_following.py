@@ -16,7 +16,7 @@ from pgroute.core.discovery.placing import Proof, prove
 from pgroute.core.discovery.timing import Heard, due_at, handing_over, next_question, next_turn
 from pgroute.core.model.roles import HostKey, HostRole
 from pgroute.core.topology.observations import Answer, Listing
-from tests.core.discovery.answers import body, cluster
+from tests.core.discovery.answers import MEMBERS, body, cluster
 from tests.core.world import OTHER, OURS, A, B, C, World
 
 OPTIONS = PatroniDiscovery()
@@ -96,6 +96,56 @@ def test_member_that_joined_and_is_found_to_be_another_host_is_tried_again() -> 
     assert PG1 in found.tried
     answer = Answer(PG1, HostRole.PRIMARY, 0.0, system_id=OURS, started_at=1.0)
     assert prove(answer, world.topology, check_system_id=True) == Proof(alias=A)
+
+
+@pytest.mark.parametrize("place", [{"host": "pg1"}, {"host": "elsewhere"}])
+@pytest.mark.parametrize("names", [("pg1", "node1"), ("node1", "pg1")])
+@pytest.mark.parametrize("state", ["stopped", "running"])
+def test_renamed_member_speaks_for_its_host(
+    place: dict[str, Any], names: tuple[str, str], state: str
+) -> None:
+    old, new = names
+    left = {"name": old, "role": "replica", "state": state, **place}
+    members = [{**MEMBERS[0], "name": new}, {**MEMBERS[0], **left}]
+    said = heard(cluster(members=members))
+    proofs = {HostKey("elsewhere", 5432): Proof(alias=PG1)}
+    assert advice(followed(said, PG1, proofs=proofs)) == {PG1: new}
+    found = followed(said, PG2, proofs={PG1: JOINS, **proofs})
+    assert advice(found) == {PG1: new}
+    assert found.joined == {PG1: Listing(origin=f"member {new}")}
+
+
+def test_order_of_those_that_joined_does_not_depend_on_who_leads() -> None:
+    proofs = {PG1: JOINS, PG2: JOINS, PG3: JOINS}
+    for leader in range(3):
+        roles = [{"role": "leader" if n == leader else "replica"} for n in range(3)]
+        assert list(followed(heard(cluster(*roles)), A, proofs=proofs).joined) == [PG1, PG2, PG3]
+
+
+def test_renamed_standby_that_runs_goes_before_its_old_name() -> None:
+    old = {**MEMBERS[1], "name": "pg9", "state": "stopped", "role": "replica"}
+    found = followed(heard(cluster(members=[*MEMBERS, old])), PG1, PG2, PG3)
+    assert advice(found) == {PG1: "pg1", PG2: "pg2", PG3: "pg3"}
+
+
+def test_member_that_is_a_joined_one_by_another_name_waits_for_no_order() -> None:
+    for alias, joins in ((PG1, PG2), (PG2, PG1)):
+        found = followed(heard(), PG3, proofs={alias: Proof(alias=joins), joins: JOINS})
+        assert list(found.joined) == [joins]
+        assert found.tried == ()
+        assert found.advised is not None
+        assert found.advised.adviser.strangers == ()
+
+
+def test_member_that_is_the_primary_by_another_name_is_no_stranger() -> None:
+    # Patroni tells of it at another address only; the primary stays where it has joined.
+    world = World(A, B).standby(A).primary(B)
+    found = followed(
+        heard(), A, before=(B,), world=world, proofs={PG1: Proof(alias=B), PG2: JOINS, PG3: JOINS}
+    )
+    assert set(found.joined) == {B, PG2, PG3}
+    assert advice(found)[B] == "pg1"
+    assert found.tried == ()
 
 
 def test_refused_member_neither_joins_nor_is_tried() -> None:
