@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pgroute.core.config.dns_names import Question, is_name
@@ -62,7 +63,11 @@ class Newcomers:
     def review(self) -> None:
         """Judge the last answers again of those that are no hosts: more is known of the other hosts now."""
         for key, answer in self._answers.items():
-            self.proofs[key] = self._judge(answer)
+            was, proof = self.proofs[key], self._judge(answer)
+            if was.alias is not None and proof.alias is None:
+                # The answer is from before its host has restarted, or has left.
+                proof = replace(was, doubted=True)
+            self.proofs[key] = proof
 
     def follow(self, tried: Iterable[HostKey], named: Iterable[HostKey]) -> None:
         """Try these members and no others; forget the proofs of those that are not *named* any more."""
@@ -113,11 +118,11 @@ class Newcomers:
         try:
             answer = await self._answer(key)
         except ProbeFailed as exc:
-            proof = Proof(reason=exc.fault.reason)
+            proof = self._unheard(key, exc.fault.reason)
             rejected = exc.fault.kind in (FaultKind.REJECTED, FaultKind.NO_CREDENTIALS)
         except Exception as exc:  # noqa: BLE001  (logged by the router)
             self._reader.log_error(f"trying the member at {key} failed", exc)
-            proof = Proof(reason=repr(exc))
+            proof = self._unheard(key, repr(exc))
         else:
             self._answers[key] = answer
             proof = self._judge(answer)
@@ -125,6 +130,12 @@ class Newcomers:
             self.proofs[key] = proof
             self._on_proof()
         return rejected
+
+    def _unheard(self, key: HostKey, reason: str) -> Proof:
+        """Return the proof while there is no answer: an alias stays one, unless its host has left."""
+        was = self.proofs.get(key)
+        known = was is not None and was.alias is not None and self._topology().host(was.alias) is not None
+        return was if was is not None and known else Proof(reason=reason)
 
     def _joins(self, key: HostKey) -> bool:
         proof = self.proofs.get(key)

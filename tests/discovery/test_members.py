@@ -27,6 +27,7 @@ from pgroute import (
 from pgroute.testing import LocalCluster, Node
 from tests.certificates import Authority
 from tests.discovery.rest_api import Answering, RestApi, endless, member, raw, silent, slow, whole
+from tests.names.relay import relay
 from tests.support import dsn_at, eventually, within
 
 pytestmark = pytest.mark.cluster
@@ -175,6 +176,37 @@ def test_renamed_member_is_heard_while_its_old_name_is_still_listed(
     with Router(shared.dsn, discovery=asking(api)) as router:
         eventually(lambda: up(router, *shared.nodes) and advice(router, 2))
         assert {port_of(router, "reader") for _ in range(20)} == {third.port}
+
+
+def test_alias_whose_server_restarts_does_not_join_at_an_address_that_leads_nowhere(
+    any_cluster: LocalCluster, api: RestApi
+) -> None:
+    _, second, third = any_cluster.nodes
+    answer = tagged(told(any_cluster, 1, 2), "n2", noloadbalance=True)
+    private = ("127.0.0.77", second.port)
+    answer["members"][1]["host"] = private[0]
+    api.answer = whole(answer)
+    events: list[Event] = []
+    router = Router(any_cluster.dsn, discovery=asking(api))
+    router.subscribe(events.append)
+    with router:
+        with relay(private, (second.host, second.port)):
+            eventually(lambda: up(router, *any_cluster.nodes) and advice(router, 2))
+        started = router.topology.hosts[1].started_at
+        second.stop()
+        second.start()
+        eventually(lambda: router.topology.hosts[1].started_at != started and up(router, *any_cluster.nodes))
+        asked = len(api.asked)
+        eventually(lambda: len(api.asked) >= asked + 5)
+        known = advice(router, 2)
+        assert known is not None
+        assert known.no_reads
+        assert up(router, *any_cluster.nodes)
+        # An answer tells otherwise.
+        with relay(private, (third.host, third.port)):
+            eventually(lambda: advice(router, 3))
+            assert advice(router, 2) is None
+    assert [event.kind for event in events if event.kind is EventKind.HOST_ADDED] == []
 
 
 def test_member_at_a_private_name_is_no_host_and_no_trouble(shared: LocalCluster, api: RestApi) -> None:

@@ -31,11 +31,13 @@ class Proof:
         joins: it is a server of the cluster, and no host of the router yet.
         alias: the host of the router that it is; None: it is none of them.
         reason: why it is neither; empty if it is one of them.
+        doubted: that host has restarted since, so the member is to be asked again whether it is an alias.
     """
 
     joins: bool = False
     alias: HostKey | None = None
     reason: str = ""
+    doubted: bool = False
 
 
 def prove(answer: Answer, topology: Topology, *, check_system_id: bool) -> Proof:
@@ -120,6 +122,8 @@ def place(
                 tried.append(key)  # a host that was down then has come back: it is that one
         elif proof.alias is not None:
             claims.append((proof.alias, key, member))
+            if proof.doubted:
+                tried.append(key)
         else:
             tried.append(key)
             strangers.append((member.name, f"{key}: {proof.reason}"))

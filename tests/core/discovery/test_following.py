@@ -89,6 +89,12 @@ def test_member_that_is_a_host_by_another_name_gives_that_one_its_advice() -> No
     assert PG1 in followed(heard(), B, proofs={PG1: Proof(alias=A)}).tried
 
 
+def test_alias_in_doubt_gives_its_advice_and_is_tried_again() -> None:
+    found = followed(heard(), A, proofs={PG1: Proof(alias=A, doubted=True), PG2: JOINS, PG3: JOINS})
+    assert advice(found)[A] == "pg1"
+    assert found.tried == (PG1,)
+
+
 def test_member_that_joined_and_is_found_to_be_another_host_is_tried_again() -> None:
     world = World(A, PG1).primary(A, started_at=1.0).primary(PG1, started_at=1.0)
     found = followed(heard(), A, before=(PG1,), world=world, proofs={PG1: JOINS})
@@ -273,7 +279,9 @@ def test_time_always_goes_on(at: float, due: float | None, now: float, chance: f
 
 
 KEYS = st.sampled_from([PG1, PG2, PG3, A, B, C])
-PROOFS = st.sampled_from([JOINS, Proof(alias=A), Proof(alias=PG1), Proof(reason="no")])
+PROOFS = st.sampled_from(
+    [JOINS, Proof(alias=A), Proof(alias=A, doubted=True), Proof(alias=PG1), Proof(reason="no")]
+)
 
 
 @given(
