@@ -79,7 +79,7 @@ class Adviser:
 
     async def _ask(self) -> Heard:
         try:
-            told = await self._source.ask()
+            told = await self._source.ask(self.last.scope(self.options, time.monotonic()))
         except NoAnswer as exc:
             self._misses += 1
             # One question that is lost is no news, unless nothing is known yet.

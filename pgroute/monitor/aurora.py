@@ -47,8 +47,9 @@ class AuroraSource:
         self._topology = topology
         self._last: HostKey | None = None
 
-    async def ask(self) -> Told:
-        """As Source."""
+    async def ask(self, scope: str) -> Told:
+        """As Source; a host tells of its own cluster."""
+        del scope
         keys = [host.key for host in self._topology().hosts if host.usable]
         keys.sort(key=lambda key: key != self._last)
         errors: list[str] = []

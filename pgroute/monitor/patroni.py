@@ -33,14 +33,14 @@ class PatroniSource:
         self._context: ssl.SSLContext | None = None
         self._first = 0
 
-    async def ask(self) -> Told:
+    async def ask(self, scope: str) -> Told:
         """As Source."""
         urls = tuple(self._options.urls)
         errors: list[str] = []
         for number in range(len(urls)):
             at = (self._first + number) % len(urls)
             try:
-                told = await self._ask_at(urls[at])
+                told = await self._ask_at(urls[at], scope)
             except (NoAnswer, Malformed) as exc:
                 errors.append(f"{urls[at]}: {printable(str(exc))}")
             else:
@@ -49,12 +49,15 @@ class PatroniSource:
         self._context = None  # its files may have changed
         raise NoAnswer("; ".join(errors))
 
-    async def _ask_at(self, url: str) -> Told:
+    async def _ask_at(self, url: str, scope: str) -> Told:
         target = target_of(url)
         context = self._tls() if target.tls else None
         timeout = self._options.timeout
         answer = await get(target, "/cluster", resolver=self._resolver, context=context, timeout=timeout)
-        return Told(read_cluster(answer.body, self._options), url, answer.date)
+        report = read_cluster(answer.body, self._options)
+        if scope and report.scope not in ("", scope):  # old versions do not tell it
+            raise NoAnswer(f"it tells of another cluster, {report.scope}, not of {scope}")
+        return Told(report, url, answer.date)
 
     def _tls(self) -> ssl.SSLContext:
         if self._context is None:

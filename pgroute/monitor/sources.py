@@ -23,8 +23,11 @@ class Told(NamedTuple):
 class Source(Protocol):
     """Somebody to ask."""
 
-    async def ask(self) -> Told:
+    async def ask(self, scope: str) -> Told:
         """Ask once.
+
+        Args:
+            scope: the name of the cluster; an answer that names another one is none. Empty: it is not known.
 
         Raises:
             NoAnswer: there was none.

@@ -304,6 +304,34 @@ def test_next_url_is_asked_if_one_is_dead_or_silent(shared: LocalCluster, api: R
             assert len(api.asked) < len(good.asked), "the one that answered is asked first"
 
 
+def test_answer_about_another_cluster_is_none_and_its_url_is_left_again(
+    shared: LocalCluster, api: RestApi
+) -> None:
+    foreign = whole({"members": [member("x1", "127.0.0.1", 1)], "scope": "billing"})
+    api.answer = whole(told(shared))
+    with (
+        RestApi(foreign) as other,
+        Router(first_dsn(shared), discovery=asking(api, other)) as router,
+    ):
+        eventually(lambda: up(router, *shared.nodes))
+        api.answer = whole({"members": []})
+        text = eventually(lambda: error(router))
+        assert f"{other.url}: it tells of another cluster, billing, not of shop" in text
+        assert up(router, *shared.nodes)
+        api.answer = whole(told(shared))
+        eventually(lambda: adviser(router).answering)
+        assert adviser(router).source == api.url
+
+
+def test_another_cluster_is_believed_once_the_first_is_forgotten(shared: LocalCluster, api: RestApi) -> None:
+    api.answer = whole(told(shared))
+    with Router(shared.dsn, discovery=asking(api, forget_after=0.5)) as router:
+        eventually(lambda: adviser(router).scope == "shop")
+        api.answer = whole(told(shared, scope="shop2"))
+        eventually(lambda: adviser(router).scope == "shop2")
+        assert up(router, *shared.nodes)
+
+
 def test_routers_of_a_process_share_their_questions(shared: LocalCluster, api: RestApi) -> None:
     api.answer = whole(told(shared))
     discovery = asking(api, interval=60.0)

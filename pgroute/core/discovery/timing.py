@@ -45,6 +45,10 @@ class Heard:
         """Return True while the last answer counts."""
         return self.at is not None and now - self.at <= options.forget_after
 
+    def scope(self, options: Discovery, now: float) -> str:
+        """Return the name of the cluster that is known by the last answer, empty if none counts."""
+        return self.report.scope if self.report is not None and self.current(options, now) else ""
+
 
 def due_at(report: Report, now: float, wall: float, date: float | None) -> float | None:
     """Return the monotonic time at which the scheduled switchover begins; None: none will.

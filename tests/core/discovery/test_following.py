@@ -254,6 +254,12 @@ def test_primary_makes_way_for_a_bounded_time() -> None:
     assert [key for key, told in found.advised.hosts.items() if told.handing_over] == [PG1]
 
 
+def test_scope_is_known_while_the_last_answer_counts() -> None:
+    assert Heard().scope(OPTIONS, AT) == ""
+    assert heard().scope(OPTIONS, AT + OPTIONS.forget_after) == "shop"
+    assert heard().scope(OPTIONS, AT + OPTIONS.forget_after + 0.1) == ""
+
+
 def test_adviser_is_asked_before_a_switchover_and_while_it_is_due() -> None:
     assert next_question(heard(), OPTIONS, AT, 0.5) == 10.0
     due = heard(cluster(scheduled_switchover=PLAN), due=AT + 5)
