@@ -50,12 +50,13 @@ class AuroraSource:
     async def ask(self, scope: str) -> Told:
         """As Source; a host tells of its own cluster."""
         del scope
-        keys = [host.key for host in self._topology().hosts if host.usable]
-        keys.sort(key=lambda key: key != self._last)
+        hosts = [host for host in self._topology().hosts if host.usable]
+        hosts.sort(key=lambda host: host.key != self._last)
         errors: list[str] = []
-        for key in keys[:_MOST_ASKED]:
+        for host in hosts[:_MOST_ASKED]:
+            key = host.key
             try:
-                report = read_replicas(await self._rows(key), self._options, key.port)
+                report = read_replicas(await self._rows(key, host.address), self._options, key.port)
             except ProbeFailed as exc:
                 errors.append(f"{key}: {exc.fault.reason}")
             except Malformed as exc:
@@ -65,9 +66,10 @@ class AuroraSource:
                 return Told(report, str(key))
         raise NoAnswer("; ".join(errors) or "no host serves that could be asked")
 
-    async def _rows(self, key: HostKey) -> list[list[bytes | None]]:
+    async def _rows(self, key: HostKey, address: str | None) -> list[list[bytes | None]]:
         timeout = self._options.timeout
         dialer = Dialer(key, self._login(key), self._names)
+        dialer.preferred = address  # where the probes reach it
         conn = await dialer.connect(timeout=timeout, on_loss=lambda: None)
         try:
             return await conn.rows(STATEMENT, timeout)

@@ -101,22 +101,23 @@ class Newcomers:
         question = Question(key.host) if is_name(key) else None
         if question is not None:
             self._names.join(question, self._reader)
+        dialer = Dialer(key, self._login(key), self._names)  # it knows which address did not answer
         try:
             gap = _FIRST_GAP
             while True:
-                rejected = await self._ask(key)
+                rejected = await self._ask(key, dialer)
                 await asyncio.sleep(max(gap, REJECTED_GAP) if rejected else gap)
                 gap = min(_LONGEST_GAP, 2 * gap)
         finally:
             if question is not None:
                 await self._names.leave(question, self._reader)
 
-    async def _ask(self, key: HostKey) -> bool:
+    async def _ask(self, key: HostKey, dialer: Dialer) -> bool:
         """Ask a member once, and return whether it refused the login."""
         rejected = False
         self._answers.pop(key, None)
         try:
-            answer = await self._answer(key)
+            answer = await self._answer(dialer)
         except ProbeFailed as exc:
             proof = self._unheard(key, exc.fault.reason)
             rejected = exc.fault.kind in (FaultKind.REJECTED, FaultKind.NO_CREDENTIALS)
@@ -144,9 +145,8 @@ class Newcomers:
     def _judge(self, answer: Answer) -> Proof:
         return prove(answer, self._topology(), check_system_id=self._reader.options.check_system_id)
 
-    async def _answer(self, key: HostKey) -> Answer:
+    async def _answer(self, dialer: Dialer) -> Answer:
         timeout = self._reader.options.timeout
-        dialer = Dialer(key, self._login(key), self._names)
         conn = await dialer.connect(timeout=timeout, on_loss=lambda: None)
         try:
             return await conn.ask(timeout, on_slow=lambda _: None)

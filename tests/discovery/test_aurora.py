@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import psycopg
 import pytest
 
-from pgroute import AuroraDiscovery, HostState, Router
+from pgroute import AuroraDiscovery, HostState, ProbeOptions, Router
 from pgroute.testing import LocalCluster
+from tests.names.nameserver import NameServer
 from tests.support import dsn_at, dsn_with, eventually
 
 pytestmark = pytest.mark.cluster
@@ -67,6 +69,18 @@ def test_instances_join_and_leave(aurora: LocalCluster) -> None:
         eventually(
             lambda: [h.port for h in router.topology.hosts] == [aurora.nodes[0].port, aurora.nodes[2].port]
         )
+
+
+def test_instance_is_asked_at_the_address_where_probes_reach_it(aurora: LocalCluster) -> None:
+    run(aurora, instances(aurora, "i1"))
+    first = aurora.nodes[0]
+    discovery = AuroraDiscovery(hosts={"i1": f"i1.test:{first.port}"}, interval=0.1, timeout=1.0)
+    dsn = dsn_with(dsn_at(f"i1.test:{first.port}", aurora), dbname=DATABASE)
+    probe = ProbeOptions(timeout=1.0)
+    with NameServer() as names, socket.create_server(("127.0.0.2", first.port)):
+        names.zone["i1.test"] = ["127.0.0.2", first.host]
+        with Router(dsn, discovery=discovery, resolver=names.resolver, probe=probe) as router:
+            eventually(lambda: router.topology.adviser and router.topology.adviser.answering)
 
 
 def test_server_without_the_function_serves_as_ever(aurora: LocalCluster) -> None:

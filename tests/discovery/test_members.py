@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -22,11 +23,13 @@ from pgroute import (
     HostState,
     NoHostAvailable,
     PatroniDiscovery,
+    ProbeOptions,
     Router,
 )
 from pgroute.testing import LocalCluster, Node
 from tests.certificates import Authority
 from tests.discovery.rest_api import Answering, RestApi, endless, member, raw, silent, slow, whole
+from tests.names.nameserver import NameServer
 from tests.names.relay import relay
 from tests.support import dsn_at, eventually, within
 
@@ -220,6 +223,20 @@ def test_member_at_a_private_name_is_no_host_and_no_trouble(shared: LocalCluster
         assert reasons.keys() == {"n3", "n4"}
         assert "could not resolve 'n3.invalid'" in reasons["n3"]
         assert "refused" in reasons["n4"]
+
+
+def test_member_joins_although_the_first_address_of_its_name_hangs(
+    shared: LocalCluster, api: RestApi
+) -> None:
+    first, second, _ = shared.nodes
+    answer = told(shared, 1, 2)
+    answer["members"][1]["host"] = "n2.test"
+    api.answer = whole(answer)
+    probe = ProbeOptions(timeout=1.0)
+    with NameServer() as names, socket.create_server(("127.0.0.2", second.port)):
+        names.zone["n2.test"] = ["127.0.0.2", second.host]
+        with Router(first_dsn(shared), discovery=asking(api), resolver=names.resolver, probe=probe) as router:
+            eventually(lambda: up(router, first, second))
 
 
 def test_names_of_members_lead_where_the_user_says(shared: LocalCluster, api: RestApi) -> None:
