@@ -382,6 +382,20 @@ def test_primary_makes_way_for_a_switchover_that_is_given_up(shared: LocalCluste
         assert up(router, *shared.nodes)
 
 
+def test_primary_serves_on_if_the_named_candidate_is_down(any_cluster: LocalCluster, api: RestApi) -> None:
+    first, _, third = any_cluster.nodes
+    third.kill()
+    options: dict[str, Any] = {"drain_before": 1000.0, "drain_for": 1000.0}
+    plan = {"at": (datetime.now(UTC) + timedelta(seconds=60)).isoformat(), "from": "n1", "to": "n3"}
+    api.answer = whole(told(any_cluster, scheduled_switchover=plan))
+    with Router(any_cluster.dsn, discovery=asking(api, **options)) as router:
+        eventually(lambda: (known := advice(router, 1)) and known.handing_over)
+        eventually(lambda: router.topology.hosts[1].usable)
+        assert port_of(router, "writer") == first.port
+        third.start()
+        eventually(lambda: router.topology.hosts[0].state is HostState.DRAINED)
+
+
 def test_switchover_that_is_taken_back_ends_the_wait_at_once(shared: LocalCluster, api: RestApi) -> None:
     options: dict[str, Any] = {"drain_before": 1000.0, "drain_for": 1000.0}
     plan = {"at": (datetime.now(UTC) + timedelta(seconds=60)).isoformat(), "from": "n1"}

@@ -84,7 +84,9 @@ def _handing_over(report: Report, advice: Mapping[HostKey, HostAdvice]) -> dict[
     assert plan is not None  # there is a time for it
     why = f"a switchover {plan.text} begins: gets no new sessions"
     return {
-        key: replace(told, handing_over=why) if plan.leader in ("", told.member) else told
+        key: replace(told, handing_over=why, successor=plan.candidate)
+        if plan.leader in ("", told.member)
+        else told
         for key, told in advice.items()
     }
 

@@ -20,6 +20,7 @@ class HostAdvice:
         lag_seconds: seconds that it is behind, likewise.
         handing_over: why the host gets no new sessions while it is the primary: a switchover is about to begin. Empty
             if none is.
+        successor: the member that is to be the primary then; empty: any that may.
     """
 
     member: str
@@ -31,6 +32,7 @@ class HostAdvice:
     lag_bytes: int | None = None
     lag_seconds: float | None = None
     handing_over: str = ""
+    successor: str = ""
 
     @property
     def text(self) -> str:

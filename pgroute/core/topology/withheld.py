@@ -32,28 +32,34 @@ def withhold(
 ) -> dict[HostKey, Verdict]:
     """Return the verdicts, with those that are withheld from sessions.
 
-    A primary makes way for a switchover only while there is a standby that can take over. If there is none, nothing
-    will come of it.
+    A primary makes way for a switchover only while there is a standby that can take over, the one that is named if one
+    is. If there is none, nothing will come of it.
 
     Args:
         hosts: the facts of all hosts.
         verdicts: on each.
         drained: the hosts that the operator has drained.
     """
-    heirs = any(_may_take_over(f, verdicts[f.key]) for f in hosts)
     out = {}
     for f in hosts:
         verdict = verdicts[f.key]
         if f.key in drained:
             verdict = _drained(verdict)
-        elif heirs and verdict.usable and f.role is HostRole.PRIMARY and f.advice and f.advice.handing_over:
+        elif (
+            verdict.usable
+            and f.role is HostRole.PRIMARY
+            and f.advice
+            and f.advice.handing_over
+            and any(_may_take_over(heir, verdicts[heir.key], f.advice.successor) for heir in hosts)
+        ):
             verdict = Verdict(HostState.DRAINED, f.advice.handing_over)
         out[f.key] = verdict
     return out
 
 
-def _may_take_over(f: Facts, verdict: Verdict) -> bool:
-    willing = f.advice is None or not f.advice.no_failover
+def _may_take_over(f: Facts, verdict: Verdict, successor: str) -> bool:
+    named = not successor or (f.advice is not None and f.advice.member == successor)
+    willing = named and not (f.advice is not None and f.advice.no_failover)
     return f.role is HostRole.STANDBY and verdict.usable and verdict.state is HostState.UP and willing
 
 

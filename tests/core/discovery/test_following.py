@@ -228,7 +228,7 @@ def test_member_of_the_pinned_cluster_joins_although_no_host_was_ever_heard() ->
         assert prove(answer, world.topology, check_system_id=True).joins is joins
 
 
-PLAN = {"at": "2026-11-29T17:00:00+00:00", "from": "pg1"}
+PLAN = {"at": "2026-11-29T17:00:00+00:00", "from": "pg1", "to": "pg2"}
 EPOCH = 1795971600.0
 
 
@@ -252,6 +252,7 @@ def test_primary_makes_way_for_a_bounded_time() -> None:
     found = followed(said, PG1, PG2, now=AT + 5)
     assert found.advised is not None
     assert [key for key, told in found.advised.hosts.items() if told.handing_over] == [PG1]
+    assert found.advised.hosts[PG1].successor == "pg2"
 
 
 def test_scope_is_known_while_the_last_answer_counts() -> None:

@@ -73,6 +73,22 @@ def test_primary_keeps_its_sessions_if_nobody_can_take_over() -> None:
     assert world.writers == [A]
 
 
+def test_primary_makes_way_only_for_the_member_that_is_named() -> None:
+    told = {
+        A: HostAdvice("a", handing_over="a switchover begins", successor="c"),
+        B: HostAdvice("b"),
+        C: HostAdvice("c"),
+    }
+    world = advise(World().settled(), told)
+    assert world.state(A) is HostState.DRAINED
+    world.refuse(C)
+    assert world.writers == [A]
+    assert world.state(A) is HostState.UP
+    # Nor for one that is no host.
+    world = advise(World().settled(), {key: told[key] for key in (A, B)})
+    assert world.writers == [A]
+
+
 def test_standby_that_is_told_to_hand_over_serves_on() -> None:
     world = advise(World().settled(), {B: HostAdvice("b", handing_over="a switchover begins")})
     assert world.state(B) is HostState.UP
