@@ -120,7 +120,10 @@ class AddressMove:
         try:
             answer = await conn.ask(timeout, on_slow=lambda _: None)
             if self._subscribers.belongs_to_another_cluster(answer):
-                reason = f"another cluster: system identifier {answer.system_id}"
+                told = answer.system_id
+                reason = (
+                    f"another cluster: system identifier {told}" if told else "tells no system identifier"
+                )
                 raise ProbeFailed(Fault(FaultKind.REJECTED, reason=reason))
         except BaseException:
             conn.close()

@@ -6,13 +6,12 @@ import random
 from typing import TYPE_CHECKING, Protocol
 
 from pgroute.core.schedule import Beat, connect_delay, jittered, pace
-from pgroute.core.topology.observations import Answer
 from pgroute.core.topology.wire import Need
 
 if TYPE_CHECKING:
     from pgroute.core.config.options import ProbeOptions
     from pgroute.core.model.roles import HostKey
-    from pgroute.core.topology.observations import Failure
+    from pgroute.core.topology.observations import Answer, Failure
     from pgroute.core.topology.snapshot import Topology
 
 _RNG = random.Random()
@@ -193,6 +192,10 @@ class Subscribers:
             subscriber.log_error(text, exc)
 
     def belongs_to_another_cluster(self, answer: Answer) -> bool:
-        """Whether the system identifier differs from the one of the last answer."""
-        known = self.last.system_id if isinstance(self.last, Answer) else None
-        return None not in (known, answer.system_id) and known != answer.system_id
+        """Whether a router that tells clusters apart knows another system identifier, or wants one and is told none."""
+        return any(
+            s.options.check_system_id
+            and s.topology.system_id not in (None, answer.system_id)
+            and (answer.system_id is not None or s.options.system_id is not None)
+            for s in self._all
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -201,6 +202,65 @@ async def test_the_primary_and_a_host_out_of_reach_leave_together_without_a_faul
         await async_eventually(lambda: [host.host for host in router.topology.hosts] == ["c.test"])
         assert await where(router, "reader") == ADDRESSES[1]
     assert not [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+
+
+@pytest.fixture
+def elsewhere(trio: LocalCluster) -> Iterator[LocalCluster]:
+    """Give a server of another cluster, at the address NOWHERE and the port of the trio."""
+    with (
+        LocalCluster(standbys=0, password=trio.password) as other,
+        relay((NOWHERE, trio.nodes[0].port), (other.primary.host, other.primary.port)),
+    ):
+        yield other
+
+
+@pytest.mark.parametrize("pinned", [False, True], ids=["learned", "pinned"])
+async def test_a_name_that_led_to_another_cluster_is_followed_once_it_is_corrected(
+    trio: LocalCluster, elsewhere: LocalCluster, server: NameServer, pinned: bool
+) -> None:
+    server.zone |= {f"db{n}.test": [address] for n, address in enumerate(ADDRESSES)}
+    server.zone["db2.test"] = [NOWHERE]
+    [[system_id]] = trio.primary.execute("SELECT system_identifier FROM pg_control_system()")
+    quick = ProbeOptions(interval=0.3, min_ttl=0.2, system_id=int(system_id) if pinned else None)
+    names = ["db2.test"] if pinned else ["db0.test", "db1.test", "db2.test"]
+    async with router_of(trio, server, *names, probe=quick) as router:
+        await async_eventually(lambda: router.topology.hosts[-1].state is HostState.FOREIGN)
+        server.zone["db2.test"] = [ADDRESSES[2]]
+        await async_eventually(lambda: router.topology.hosts[-1].state is HostState.UP)
+        assert addresses(router)[-1] == ADDRESSES[2]
+
+
+async def test_where_clusters_are_not_told_apart_a_name_is_followed_to_another_one(
+    trio: LocalCluster, elsewhere: LocalCluster, server: NameServer
+) -> None:
+    server.zone["db.test"] = [ADDRESSES[0]]
+    unchecked = ProbeOptions(interval=0.3, min_ttl=0.2, check_system_id=False)
+    async with router_of(trio, server, "db.test", probe=unchecked) as router:
+        assert await where(router) == ADDRESSES[0]
+        server.zone["db.test"] = [NOWHERE]
+        await async_eventually(lambda: addresses(router) == [NOWHERE])
+        assert await where(router) == NOWHERE
+
+
+async def test_an_old_address_that_takes_no_new_connection_is_not_left_for_another_cluster(
+    trio: LocalCluster, elsewhere: LocalCluster, server: NameServer
+) -> None:
+    port = trio.nodes[0].port
+    rarely = ProbeOptions(interval=30.0, timeout=0.5, min_ttl=0.2, share=False)
+    leads_to = (ADDRESSES[0], port)
+    server.zone["db.test"] = [GATE]
+    with socket.create_server(("127.0.0.1", 0)) as silent, relay((GATE, port), lambda: leads_to):
+        async with router_of(trio, server, "db.test", probe=rarely) as router:
+            assert await where(router) == GATE
+            leads_to = silent.getsockname()
+            router._manager.watch.kick(router.topology.hosts[0].key, fresh=True)
+            await async_eventually(lambda: router.topology.hosts[0].state is HostState.BUSY)
+            server.zone["db.test"] = [NOWHERE]
+            membership = router._manager.watch._membership
+            assert membership is not None
+            [watcher] = membership._watchers.values()
+            await async_eventually(lambda: "another cluster" in watcher.subscribers.noted)
+            assert (router.topology.hosts[0].state, addresses(router)) == (HostState.BUSY, [GATE])
 
 
 def waits_for_an_answer(watcher: HostWatcher) -> bool:

@@ -86,6 +86,13 @@ def test_how_names_are_looked_up_is_a_difference_where_there_is_one() -> None:
     assert which(NAME, resolver="dns") != which(NAME)
 
 
+@pytest.mark.parametrize("other", [{"check_system_id": False}, {"system_id": 1}])
+def test_to_which_cluster_a_name_is_followed_is_a_difference(other: dict[str, Any]) -> None:
+    options = ProbeOptions(share=True, **other)
+    assert which(options=options) == which()
+    assert which(NAME, options=options) != which(NAME)
+
+
 @pytest.mark.parametrize("number", range(4))
 def test_other_namespaces_are_a_difference(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     before = which()

@@ -89,7 +89,10 @@ def identity(
         raise NotShareable("a credentials function belongs to its process")
     if is_name(key) and not isinstance(resolver, str):
         raise NotShareable("a resolver of its own belongs to its process")
-    named = [resolver, options.min_ttl, options.max_ttl, options.lookup_timeout] if is_name(key) else None
+    named: list[object] | None = None
+    if is_name(key):  # where it leads, and whether it is followed to another cluster
+        named = [resolver, options.min_ttl, options.max_ttl, options.lookup_timeout]
+        named += [options.check_system_id, options.system_id]
     # In no variable: a traceback may be shown with all of them.
     return Identity(
         [
