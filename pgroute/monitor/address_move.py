@@ -1,4 +1,4 @@
-"""A host whose name has moved: connects to the new address, while the old one serves."""
+"""A host whose name has moved: connects to the new address while the old one serves, and back if need be."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 class AddressMove:
     """Tries the addresses that a name stands for now, until the cluster's own server answers at one of them.
 
+    While it is not known to serve anywhere, the address at which it has served last is tried too, though the name has
+    left it: it may only have hung for a while.
+
     Args:
         key: the host.
         dialer: opens the connections.
@@ -34,7 +37,7 @@ class AddressMove:
 
     Attributes:
         targets: the addresses to move to; empty if the connection is where the name leads.
-        arrival: the connection to the new address, and its first answer.
+        arrival: the connection to one of them, and its first answer.
     """
 
     def __init__(
@@ -58,9 +61,8 @@ class AddressMove:
         self._task: asyncio.Task[None] | None = None
 
     def aim(self) -> None:
-        """Move to where the name leads now, and no longer anywhere else. Needs an open connection."""
-        addresses, current = self._dialer.addresses, self._current()
-        targets = addresses if current is not None and current not in addresses else ()
+        """Move to where the name leads now, or back to where the cluster was, and no longer anywhere else."""
+        targets = self._aim_at()
         if targets == self.targets:
             return
         self.targets = targets
@@ -69,8 +71,19 @@ class AddressMove:
             self._task = asyncio.get_running_loop().create_task(
                 self._move(targets), name=f"pgroute-move-{self._key}"
             )
-        else:
+        if not self._dialer.has_left(self._current()):
             self._subscribers.note("")
+
+    def _aim_at(self) -> tuple[str, ...]:
+        current, home, dialer = self._current(), self._subscribers.home, self._dialer
+        if dialer.has_left(current):
+            return dialer.addresses
+        back = (home,) if home is not None and dialer.has_left(home) else ()
+        if current is None:
+            return back  # the watcher itself connects to where the name leads
+        if self._subscribers.astray:
+            return tuple(address for address in (*back, *dialer.addresses) if address != current)
+        return ()
 
     def take(self) -> tuple[ProbeConnection, Answer]:
         """Return the arrival, and forget it."""
@@ -88,7 +101,9 @@ class AddressMove:
         return task
 
     async def _move(self, targets: tuple[str, ...]) -> None:
-        while self._current() is not None:
+        if self._current() is None:  # it was tried a moment ago
+            await asyncio.sleep(self._subscribers.connect_delay(time.monotonic()))
+        while True:
             reasons = []
             rejected = False
             for address in targets:
@@ -104,15 +119,13 @@ class AddressMove:
                     return
                 reasons.append(f"{address}: {fault.reason}")
                 rejected = rejected or fault.kind is FaultKind.REJECTED
-            why = "; ".join(reasons)
-            self._subscribers.note(
-                printable(f"its name stands for another address, and the old one serves ({why})")
-            )
+            if self._dialer.has_left(self._current()):
+                why = "; ".join(reasons)
+                self._subscribers.note(
+                    printable(f"its name stands for another address, and the old one serves ({why})")
+                )
             pause = self._subscribers.connect_delay(time.monotonic())
             await asyncio.sleep(max(pause, REJECTED_GAP) if rejected else pause)
-        # The old address is lost: the watcher itself connects to where the name leads.
-        self.targets = ()
-        self._subscribers.note("")
 
     async def _arrive(self, address: str) -> tuple[ProbeConnection, Answer]:
         timeout = self._subscribers.timeout

@@ -46,6 +46,10 @@ class Dialer:
         found = self._names.found(Question(self._key.host)) if is_name(self._key) else None
         return tuple(r for r in (found and found.records) or () if isinstance(r, str))
 
+    def has_left(self, address: str | None) -> bool:
+        """Return whether the host is named, and its name does not stand for this address, as far as is known."""
+        return address is not None and is_name(self._key) and address not in self.addresses
+
     async def connect(self, *, timeout: float, on_loss: Callable[[], None]) -> ProbeConnection:
         """Look the name up, and connect to the first address that does not refuse, as libpq does.
 

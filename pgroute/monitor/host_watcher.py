@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pgroute.core.faults.classify import NOT_TRIED, Fault, FaultKind
 from pgroute.core.model.stats import WatchSharing
 from pgroute.core.schedule import CONNECT_GAP, CREDENTIALS_GAP, REJECTED_GAP
-from pgroute.core.topology.observations import Failure
+from pgroute.core.topology.observations import Answer, Failure
 from pgroute.monitor.address_move import AddressMove
 from pgroute.monitor.alarm import Alarm
 from pgroute.monitor.dialer import Dialer
@@ -65,6 +65,7 @@ class HostWatcher:
         self._key = key
         self._login = ProbeLogin(key, params, source)
         self._dialer = Dialer(key, self._login, names)
+        self._dialer.preferred = self.subscribers.home
         self._conn: ProbeConnection | None = None
         self._move = AddressMove(
             key,
@@ -135,7 +136,7 @@ class HostWatcher:
         """Take note that the name stands for other addresses, or that its lookup had another outcome."""
         if self._conn is None:
             self.kick()
-        self._move.aim()
+        self._aim()
 
     @property
     def linked(self) -> bool:
@@ -163,6 +164,7 @@ class HostWatcher:
         if (fault := self._breach) is not None:
             self._replace(None)
             self.subscribers.observe(Failure(self._key, fault, time.monotonic()))
+            self._aim()
             return
         self._kicked = False
         try:
@@ -232,21 +234,38 @@ class HostWatcher:
         self._connected_at = time.monotonic()
         self._not_tried = False
         timeout = self.subscribers.timeout
-        if self._conn is not None and self._move.targets:
+        address = self._serving_at
+        if self._dialer.has_left(address):
             # The old address still serves, though the name has left it.
-            address = self._dialer.preferred = self._conn.address
+            self._dialer.preferred = address
             conn = await self._dialer.open(address, timeout=timeout, on_loss=self._lost)
         else:
             conn = await self._dialer.connect(timeout=timeout, on_loss=self._lost)
         self._replace(conn)
         self._fresh = False
-        self._move.aim()  # the name may have moved meanwhile
+        self._aim()  # the name may have moved meanwhile
+
+    @property
+    def _serving_at(self) -> str | None:
+        """Where the host serves as far as is known: perhaps only from another process, which has watched before."""
+        if self._conn is not None:
+            return self._conn.address
+        last = self.subscribers.last
+        return last.address if isinstance(last, Answer) else None
+
+    def _aim(self) -> None:
+        """Try to connect where the connection is not, if the host should be there."""
+        if (
+            self._conn is not None or self._move.arrival is None
+        ):  # without one, the arrival is about to be used
+            self._move.aim()
 
     async def _ask(self) -> None:
         self._asked_at = time.monotonic()
         assert self._conn is not None
         answer = await self._conn.ask(self.subscribers.timeout, on_slow=self._slow)
         self.subscribers.observe(answer)
+        self._aim()
 
     def _slow(self, sent_at: float) -> None:
         fault = ProbeFailed.timed_out(f"no answer in {self.subscribers.timeout:g} s").fault
@@ -259,7 +278,7 @@ class HostWatcher:
         self._dialer.preferred = conn.address
         self._connected_at = self._asked_at = answer.sent_at
         self.subscribers.observe(answer)
-        self._move.aim()
+        self._aim()
 
     def _replace(self, conn: ProbeConnection | None) -> None:
         old, self._conn = self._conn, conn
@@ -302,3 +321,4 @@ class HostWatcher:
                 return
             self._conn = None
         self.subscribers.observe(Failure(self._key, fault, sent_at))
+        self._aim()

@@ -6,12 +6,13 @@ import random
 from typing import TYPE_CHECKING, Protocol
 
 from pgroute.core.schedule import Beat, connect_delay, jittered, pace
+from pgroute.core.topology.observations import Answer
 from pgroute.core.topology.wire import Need
 
 if TYPE_CHECKING:
     from pgroute.core.config.options import ProbeOptions
     from pgroute.core.model.roles import HostKey
-    from pgroute.core.topology.observations import Answer, Failure
+    from pgroute.core.topology.observations import Failure
     from pgroute.core.topology.snapshot import Topology
 
 _RNG = random.Random()
@@ -93,12 +94,14 @@ class Subscribers:
 
     Attributes:
         last: the last observation.
+        home: the address at which a server of the cluster itself has answered last, None if none has.
         noted: the last remark on the host.
         others: processes that share this watch, None if there are none.
     """
 
     def __init__(self, key: HostKey) -> None:
         self.last: Answer | Failure | None = None
+        self.home: str | None = None
         self.noted: str = ""
         self.others: Others | None = None
         self._key = key
@@ -173,6 +176,8 @@ class Subscribers:
     def observe(self, seen: Answer | Failure) -> None:
         """Tell everybody an observation."""
         self.last = seen
+        if isinstance(seen, Answer) and not self.belongs_to_another_cluster(seen):
+            self.home = seen.address
         for subscriber in tuple(self._all):
             subscriber.observe(seen)
         if self.others is not None:
@@ -190,6 +195,11 @@ class Subscribers:
         """Have one of them log a bug in pgroute: one log entry is enough."""
         for subscriber in self._all[:1]:
             subscriber.log_error(text, exc)
+
+    @property
+    def astray(self) -> bool:
+        """Whether what has answered last belongs to another cluster."""
+        return isinstance(self.last, Answer) and self.belongs_to_another_cluster(self.last)
 
     def belongs_to_another_cluster(self, answer: Answer) -> bool:
         """Whether a router that tells clusters apart knows another system identifier, or wants one and is told none."""

@@ -307,3 +307,29 @@ async def test_a_name_of_several_servers_says_that_one_of_them_is_taken(
         assert await where(router, "reader") == ADDRESSES[1]
         with pytest.raises(NoHostAvailable, match=r"one of the 3 addresses of its name; addresses='expand'"):
             await where(router, timeout=0.2)
+
+
+@pytest.mark.parametrize("leads_to", ["another cluster", "nowhere"])
+async def test_an_old_address_that_hangs_for_a_while_serves_again_where_the_new_one_does_not(
+    trio: LocalCluster, server: NameServer, leads_to: str, request: pytest.FixtureRequest
+) -> None:
+    if leads_to == "another cluster":
+        request.getfixturevalue("elsewhere")
+    port, gate = trio.nodes[0].port, threading.Event()
+    gate.set()
+    quick = ProbeOptions(interval=0.2, timeout=0.5, min_ttl=0.2, lookup_timeout=0.5)
+    server.zone["db.test"] = [GATE]
+    with relay((GATE, port), (ADDRESSES[0], port), gate=gate):
+        async with router_of(trio, server, "db.test", probe=quick) as router:
+            assert await where(router) == GATE
+            server.zone["db.test"] = [NOWHERE]
+            await async_eventually(lambda: NOWHERE in router.topology.hosts[0].reason)
+            gate.clear()
+            state = HostState.DOWN if leads_to == "nowhere" else HostState.FOREIGN
+            await async_eventually(lambda: router.topology.hosts[0].state is state)
+            gate.set()
+            assert await where(router, timeout=10.0) == GATE
+            await async_eventually(lambda: NOWHERE in router.topology.hosts[0].reason)
+            server.zone["db.test"] = [ADDRESSES[0]]
+            await async_eventually(lambda: addresses(router) == [ADDRESSES[0]])
+            await async_eventually(lambda: router.topology.hosts[0].reason == "")

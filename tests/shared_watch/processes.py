@@ -12,8 +12,20 @@ import sys
 from typing import Any, Self
 
 PROGRAM = """
-import json, os, signal, socket, sys, time
+import json, os, pathlib, signal, socket, sys, time
 import pgroute
+
+look_up = socket.getaddrinfo
+
+def getaddrinfo(name, *given, **more):
+    if not str(name).endswith(".test"):
+        return look_up(name, *given, **more)
+    zone = json.loads(pathlib.Path(os.environ["TMPDIR"], "zone").read_text())
+    if name not in zone:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in zone[name]]
+
+socket.getaddrinfo = getaddrinfo
 
 def answer(router, events, command, *given):
     match command:
@@ -24,13 +36,18 @@ def answer(router, events, command, *given):
                 [host.role.value if host.role else None, host.state.value, host.last_seen]
                 for host in router.topology.hosts
             ]
+        case "reason":
+            return router.topology.hosts[0].reason
+        case "addresses":
+            names = router._manager.watch._membership._names
+            return [names.found(question).records for question in names._watchers]
         case "primary":
             return str(router.topology.primary and router.topology.primary.key)
         case "events":
             return [events.pop(0) for _ in range(len(events))]
         case "kick":
             key = router.topology.hosts[0].key
-            router._manager.watch.kick(key)
+            router._manager.watch.kick(key, fresh=bool(given))
             until = time.monotonic() + 10
             while not router._manager.watch.heard(key):
                 assert time.monotonic() < until

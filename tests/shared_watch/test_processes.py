@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pgroute.testing import LocalCluster
+from tests.names.relay import relay
 from tests.shared_watch.processes import Master, Process
 from tests.support import dsn_at, eventually
 
@@ -217,3 +219,76 @@ def test_all_processes_follow_a_failover_also_without_the_one_that_watched(
             ["primary-lost", "primary-changed"],
             ["stale-primary", "primary-changed"],
         ), kinds
+
+
+@pytest.fixture
+def lead_to(place: Path) -> Callable[..., None]:
+    """Has the name db.test lead to addresses, or have none, for the processes that run and those that start."""
+
+    def lead_to(*addresses: str) -> None:
+        (place / "zone.new").write_text(json.dumps({"db.test": addresses} if addresses else {}))
+        (place / "zone.new").replace(place / "zone")
+
+    return lead_to
+
+
+MOVED = {"min_ttl": 0.2, "max_ttl": 0.2, "lookup_timeout": 0.5, "interval": 0.3}
+NOWHERE = "127.0.0.9"
+
+
+def up_without_events(process: Process, *how: str) -> bool:
+    """Whether a new probe finds the primary, to which nothing has happened."""
+    return process.ask("kick", *how) and process.roles == ["primary"] and not process.ask("events")
+
+
+@pytest.fixture
+def two(shared: LocalCluster, lead_to: Callable[..., None], start: Start) -> list[Process]:
+    """Two processes that share the watch of db.test; the first one leads."""
+    dsn = dsn_at(f"db.test:{shared.primary.port}", shared)
+    lead_to(shared.primary.host)
+    first = start(dsn, **MOVED)
+    eventually(lambda: first.modes == ["shared"])
+    second = start(dsn, **MOVED)
+    eventually(lambda: second.modes == ["told"] and second.roles == ["primary"])
+    wait_for_the_first_events(second)
+    return [first, second]
+
+
+def test_the_address_that_a_name_has_left_serves_on_when_the_one_that_watches_ends(
+    two: list[Process], lead_to: Callable[..., None]
+) -> None:
+    first, second = two
+    lead_to(NOWHERE)
+    eventually(lambda: NOWHERE in second.ask("reason") and second.ask("addresses") == [[NOWHERE]])
+    first.signal(signal.SIGKILL)
+    eventually(lambda: second.modes == ["shared"])
+    assert up_without_events(second)
+
+
+def test_of_several_addresses_the_one_that_serves_is_kept_when_the_one_that_watches_ends(
+    shared: LocalCluster, two: list[Process], lead_to: Callable[..., None]
+) -> None:
+    first, second = two
+    with relay((NOWHERE, shared.primary.port), (shared.nodes[1].host, shared.nodes[1].port)):
+        lead_to(NOWHERE, shared.primary.host)
+        eventually(lambda: second.ask("addresses") == [[NOWHERE, shared.primary.host]])
+        first.signal(signal.SIGKILL)
+        eventually(lambda: second.modes == ["shared"])
+        assert up_without_events(second)
+        second.close()
+
+
+def test_a_process_that_has_never_found_the_address_of_a_name_goes_on_where_the_host_was(
+    shared: LocalCluster, lead_to: Callable[..., None], start: Start
+) -> None:
+    lead_to(shared.primary.host)
+    first = start(dsn_at(f"db.test:{shared.primary.port}", shared), **MOVED)
+    eventually(lambda: first.modes == ["shared"])
+    lead_to()
+    second = start(dsn_at(f"db.test:{shared.primary.port}", shared), **MOVED)
+    eventually(lambda: second.modes == ["told"] and second.roles == ["primary"])
+    wait_for_the_first_events(second)
+    first.signal(signal.SIGKILL)
+    eventually(lambda: second.modes == ["shared"])
+    assert up_without_events(second)
+    assert up_without_events(second, "fresh"), "it takes a new connection, as it does every minute"
