@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from pgroute.core.config.lookups import ResolverSpec
 
 
+_KEPT = 10.0
+"""Seconds for which the result of a lookup that was given up is kept: it is asked for again within half of that."""
+
+
 class LookupFailed(Exception):
     """A lookup found nothing; the text says why."""
 
@@ -78,6 +82,7 @@ class SystemResolver:
         await asyncio.wait({lookup}, timeout=timeout)
         if not lookup.done():
             raise LookupFailed(f"could not resolve {name!r} in {timeout:g} s")
+        self._forget(name, lookup)
         try:
             return Looked(lookup.result(), None)
         except OSError as exc:
@@ -89,10 +94,12 @@ class SystemResolver:
         self._lookups[name] = future
 
         def finish(addresses: list[str], error: OSError | None) -> None:
-            self._lookups.pop(name, None)
             if error is None:
+                # It counts for the next attempt if this one was given up: else a slow lookup would never end in time.
+                loop.call_later(_KEPT, self._forget, name, future)
                 future.set_result(addresses)
             else:
+                self._forget(name, future)
                 future.set_exception(error)
                 future.exception()  # mark it as retrieved: there may be no waiter left
 
@@ -116,6 +123,10 @@ class SystemResolver:
         except RuntimeError as exc:  # no thread is available now
             finish([], OSError(str(exc)))
         return future
+
+    def _forget(self, name: str, lookup: asyncio.Future[list[str]]) -> None:
+        if self._lookups.get(name) is lookup:
+            del self._lookups[name]
 
 
 def _address(host: str | int, _port: object, _flow: int = 0, scope: int = 0) -> str:

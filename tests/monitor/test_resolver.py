@@ -86,6 +86,23 @@ def test_a_lookup_that_hangs_disturbs_no_other_host(shared: LocalCluster, names)
         eventually(lambda: not any(t.name.startswith("pgroute-resolve") for t in threading.enumerate()))
 
 
+def test_a_lookup_that_takes_longer_than_its_timeout_counts_once_it_has_ended(
+    shared: LocalCluster, names
+) -> None:
+    first, others = threading.Event(), threading.Event()
+    lookups: list[threading.Event] = [first]
+    names["slow.test"] = lambda: (lookups.pop() if lookups else others).wait(20) and ["127.0.0.1"]
+    try:
+        with Router(dsn(shared, "slow.test"), probe=ProbeOptions(lookup_timeout=0.2)) as router:
+            eventually(lambda: "could not resolve 'slow.test' in 0.2 s" in router.topology.hosts[0].reason)
+            first.set()
+            assert write(router) == shared.primary.port
+    finally:
+        first.set()
+        others.set()
+        eventually(lambda: not any(t.name.startswith("pgroute-resolve") for t in threading.enumerate()))
+
+
 def test_a_name_is_tried_at_each_of_its_addresses(shared: LocalCluster, names) -> None:
     names["both.test"] = ["127.0.0.99", "127.0.0.1"]
     with Router(dsn(shared, "both.test")) as router:
