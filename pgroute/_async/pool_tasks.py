@@ -86,7 +86,7 @@ def _too_few(
 
 
 async def set_drained(manager: AsyncSessionManager[Any], host: object, *, drained: bool) -> None:
-    """Drain or readmit the hosts that a name stands for, and return when the topology says so.
+    """Drain or readmit the hosts that a name stands for, and return when that is so.
 
     Raises:
         ConfigError: there is no such host.
@@ -102,6 +102,8 @@ async def set_drained(manager: AsyncSessionManager[Any], host: object, *, draine
         router = manager.lifecycle.check_open()
         version = router.changes.version
         if manager.topology.drained & keys == (keys if drained else frozenset()):
+            for pool in manager.pools.values():  # now: whoever waits there would still get a session
+                await pool.reconcile(manager.topology)
             return
         left = until - time.monotonic()
         if left <= 0:

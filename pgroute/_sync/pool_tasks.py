@@ -87,7 +87,7 @@ def _too_few(
 
 
 def set_drained(manager: SessionManager[Any], host: object, *, drained: bool) -> None:
-    """Drain or readmit the hosts that a name stands for, and return when the topology says so.
+    """Drain or readmit the hosts that a name stands for, and return when that is so.
 
     Raises:
         ConfigError: there is no such host.
@@ -103,6 +103,8 @@ def set_drained(manager: SessionManager[Any], host: object, *, drained: bool) ->
         router = manager.lifecycle.check_open()
         version = router.changes.version
         if manager.topology.drained & keys == (keys if drained else frozenset()):
+            for pool in manager.pools.values():  # now: whoever waits there would still get a session
+                pool.reconcile(manager.topology)
             return
         left = until - time.monotonic()
         if left <= 0:

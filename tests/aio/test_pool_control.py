@@ -25,7 +25,7 @@ from pgroute import (
 )
 from pgroute.testing import LocalCluster, Node
 from tests.aio.workload import key, state
-from tests.support import AsyncBackground, async_call, async_eventually, within
+from tests.support import AsyncBackground, async_call, async_eventually, dsn_at, within
 
 pytestmark = pytest.mark.cluster  # async-only
 # sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
@@ -251,6 +251,27 @@ async def test_a_drained_standby_gets_no_session_and_its_idle_connections_close(
         assert {await port_of(router) for _ in range(5)} == {there.port}
     changed = [e for e in events if e.kind is EventKind.HOST_CHANGED and e.host == key(there)]
     assert any("standby up -> standby drained" in e.text for e in changed)
+
+
+async def test_who_waits_for_a_session_at_a_host_gets_none_there_once_it_is_drained(
+    shared: LocalCluster,
+) -> None:
+    primary, standby, _ = shared.nodes
+    dsn = dsn_at(f"{primary.host}:{primary.port},{standby.host}:{standby.port}", shared)
+    async with AsyncRouter(dsn, reader=EMPTY, probe=QUICK) as router, AsyncBackground() as background:
+        await all_known(router)
+        held = await router.getconn("reader")
+        assert held.info.port == standby.port
+        waiting = background.start(router.getconn, "reader")
+        await async_eventually(lambda: measures(router, "reader")["requests_waiting"] == 1)
+        reconciler = router._manager.lifecycle.reconciler
+        assert reconciler is not None
+        reconciler._pools = {}  # as if it did not run before the session is given back
+        await router.drain(key(standby))
+        await router.putconn(held)
+        conn = await waiting.result()
+        assert conn.info.port == primary.port
+        await router.putconn(conn)
 
 
 async def test_a_drained_primary_makes_writers_wait_until_it_is_readmitted(

@@ -26,7 +26,7 @@ from pgroute import (
 )
 from pgroute.testing import LocalCluster, Node
 from tests.sync.workload import key, state
-from tests.support import Background, call, eventually, within
+from tests.support import Background, call, eventually, dsn_at, within
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
@@ -251,6 +251,27 @@ def test_a_drained_standby_gets_no_session_and_its_idle_connections_close(
         assert {port_of(router) for _ in range(5)} == {there.port}
     changed = [e for e in events if e.kind is EventKind.HOST_CHANGED and e.host == key(there)]
     assert any("standby up -> standby drained" in e.text for e in changed)
+
+
+def test_who_waits_for_a_session_at_a_host_gets_none_there_once_it_is_drained(
+    shared: LocalCluster,
+) -> None:
+    primary, standby, _ = shared.nodes
+    dsn = dsn_at(f"{primary.host}:{primary.port},{standby.host}:{standby.port}", shared)
+    with Router(dsn, reader=EMPTY, probe=QUICK) as router, Background() as background:
+        all_known(router)
+        held = router.getconn("reader")
+        assert held.info.port == standby.port
+        waiting = background.start(router.getconn, "reader")
+        eventually(lambda: measures(router, "reader")["requests_waiting"] == 1)
+        reconciler = router._manager.lifecycle.reconciler
+        assert reconciler is not None
+        reconciler._pools = {}  # as if it did not run before the session is given back
+        router.drain(key(standby))
+        router.putconn(held)
+        conn = waiting.result()
+        assert conn.info.port == primary.port
+        router.putconn(conn)
 
 
 def test_a_drained_primary_makes_writers_wait_until_it_is_readmitted(

@@ -212,9 +212,10 @@ class RolePool(Generic[CT]):
         self._close_retired()
         gone = [p for p in tuple(self._retired) if p.gone]  # not under the lock: it may log
         with self._lock:
-            self._retired = [p for p in self._retired if p not in gone]
             for pool in gone:
-                self._count(pool)
+                if pool in self._retired:  # another thread may reconcile too
+                    self._retired.remove(pool)
+                    self._count(pool)
             kept = {*topology.by_key, *self._pools, *(p.key for p in self._retired)}
             # Where names move, there is no end to the hosts that were listed.
             if not kept.issuperset(self._past_at):
