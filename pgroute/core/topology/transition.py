@@ -72,6 +72,9 @@ def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, 
                 replace(known.get(key, Facts(key)), listing=seen.listings.get(key, Listing()))
                 for key in dict.fromkeys(seen.hosts)
             )
+            joined = frozenset(f.key for f in facts if f.key not in known and _among(memory.drained, f))
+            if not joined <= memory.drained:
+                memory = replace(memory, drained=memory.drained | joined)
             if topology.primary is None and any(f.key not in known for f in facts):
                 # A host that joins may be the primary with the higher timeline, so all are checked again.
                 memory = replace(memory, initial_scan_done=False)
@@ -80,7 +83,8 @@ def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, 
         case Drain() if not seen.hosts <= memory.drained:
             memory = replace(memory, drained=memory.drained | seen.hosts)
         case Readmit() if seen.hosts & memory.drained:
-            memory = replace(memory, drained=memory.drained - seen.hosts)
+            kept = memory.drained - seen.hosts - {f.key for f in facts if _among(seen.hosts, f)}
+            memory = replace(memory, drained=kept)
         case Advised():
             facts = tuple(replace(f, advice=seen.hosts.get(f.key)) for f in facts)
             if seen.adviser != memory.adviser:
@@ -89,6 +93,12 @@ def apply(topology: Topology, seen: Observation, now: float) -> tuple[Topology, 
         return topology, ()
     new = _arbitrated(topology, facts, memory, now)
     return new, changes(topology, new, starting=not topology._memory.ever_scanned)
+
+
+def _among(entries: frozenset[HostKey], f: Facts) -> bool:
+    """Return whether one of these entries stands for a host: a name for its addresses, a service for its targets."""
+    named = f.key.hostaddr is not None and f.key._replace(hostaddr=None) in entries
+    return named or any(f.listing.origin == f"SRV {entry.host}" for entry in entries)
 
 
 def _repeated(topology: Topology, seen: Answer, now: float) -> Topology | None:

@@ -13,7 +13,7 @@ from pgroute.core.faults.classify import FaultKind
 from pgroute.core.model.events import EventKind
 from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostKey, HostRole, SessionAttrs
-from pgroute.core.topology.observations import Drain, Readmit
+from pgroute.core.topology.observations import Drain, Listing, Members, Readmit
 from tests.core.world import A, B, C, D, World
 
 BY_OPERATOR = "drained by the operator, gets no new sessions"
@@ -200,3 +200,33 @@ class Operated(RuleBasedStateMachine):
 
 Operated.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 TestOperated = Operated.TestCase
+
+
+NAME, SERVICE = HostKey("db.test", 5432), HostKey("_pg._tcp.test", 5432)
+
+
+@pytest.mark.parametrize(
+    ("entry", "origin", "stands_for"),
+    [
+        (NAME, "name db.test", [NAME._replace(hostaddr=f"10.0.0.{n}") for n in (1, 2)]),
+        (SERVICE, "SRV _pg._tcp.test", [HostKey("one.test", 5433), HostKey("two.test", 5434)]),
+    ],
+    ids=["name", "service"],
+)
+def test_a_name_that_is_drained_before_it_resolves_is_drained_whatever_it_stands_for(
+    entry: HostKey, origin: str, stands_for: list[HostKey]
+) -> None:
+    def follow(*hosts: HostKey) -> None:
+        world.see(Members((A, other, *hosts), {key: Listing(origin) for key in hosts}))
+
+    first, second = stands_for
+    other = NAME._replace(port=1, hostaddr="10.0.0.3")
+    world = drain(World(A, entry).primary(A).refuse(entry), entry)
+    follow(first)
+    world.standby(first)
+    assert everywhere(world) == {A}
+    follow(first, second)
+    assert {host.key for host in world.topology.hosts if host.drained} == {first, second}
+    readmit(world, entry)
+    assert not world.topology.drained
+    assert everywhere(world.standby(second, started_at=1.0)) == {A, first, second}
