@@ -92,6 +92,9 @@ class Promotions:
             if host.role is HostRole.PRIMARY and (before is None or before.role is not HostRole.PRIMARY):
                 known = old.known_standby_at(host.key)
                 self._since[host.key] = -math.inf if known is None else known
+        if not self._since.keys() <= new.by_key.keys():
+            # Where names move, there is no end to the hosts that were listed.
+            self._since = {key: since for key, since in self._since.items() if key in new.by_key}
 
     def since(self, key: HostKey) -> float:
         """Return the monotonic seconds at which a host certainly was not the primary yet; minus infinity: unknown."""

@@ -322,3 +322,22 @@ def test_since_when_a_host_may_be_the_primary() -> None:
     see(lambda: world.primary(B, 2))
     assert promotions.since(B) == pytest.approx(asked_at)
     assert promotions.since(C) == -math.inf
+
+
+def test_hosts_that_have_left_are_forgotten_until_they_are_primaries_again() -> None:
+    world = World().settled()
+    promotions = Promotions()
+
+    def see(act: Callable[[], object]) -> None:
+        old = world.topology
+        act()
+        promotions.note(old, world.topology)
+
+    see(lambda: world.standby(B))
+    see(lambda: world.pass_time(0.5).primary(B, 2))
+    assert promotions.since(B) != -math.inf
+    see(lambda: world.members(A, C))
+    assert not promotions._since
+    see(lambda: world.members(A, B, C))
+    see(lambda: world.primary(B, 2))
+    assert promotions.since(B) == -math.inf
