@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from psycopg.conninfo import make_conninfo
 
-from pgroute.core.config.dns_names import Question, is_name
+from pgroute.core.config.dns_names import is_name
 from pgroute.core.config.dsn import Params
 from pgroute.core.faults.classify import FaultKind
 from pgroute.monitor.errors import ProbeFailed
@@ -43,8 +43,7 @@ class Dialer:
     @property
     def addresses(self) -> tuple[str, ...]:
         """The addresses that the name stands for now, as far as known; empty if the host is not named."""
-        found = self._names.found(Question(self._key.host)) if is_name(self._key) else None
-        return tuple(r for r in (found and found.records) or () if isinstance(r, str))
+        return self._names.known(self._key)
 
     def has_left(self, address: str | None) -> bool:
         """Return whether the host is named, and its name does not stand for this address, as far as is known."""

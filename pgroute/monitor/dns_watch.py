@@ -181,6 +181,11 @@ class Names:
         watcher = self._watchers.get(question)
         return None if watcher is None else watcher.found
 
+    def known(self, key: HostKey) -> tuple[str, ...]:
+        """Return the addresses that a host's name stands for now, as far as known; none if the host is not named."""
+        found = self.found(Question(key.host)) if is_name(key) else None
+        return tuple(r for r in (found and found.records) or () if isinstance(r, str))
+
     def hurry(self, question: Question, gap: float) -> None:
         """Look a name up again, *gap* seconds after the last lookup at the earliest: it may have moved."""
         watcher = self._watchers.get(question)

@@ -130,6 +130,24 @@ def test_a_process_that_is_told_nonsense_probes_by_itself(
     assert folder.names() == ["key"]
 
 
+def test_a_process_that_knows_an_address_is_not_led_by_one_that_has_never_found_any(
+    shared: LocalCluster, folder: Folder
+) -> None:
+    host = f"localhost:{shared.primary.port}"
+    fault = Fault(FaultKind.UNRESOLVED, host_suspect=True, reason="could not resolve 'localhost'")
+    unresolved = Failure(("", 0), fault, time.monotonic())  # type: ignore[arg-type]
+    with (
+        Router(dsn_at(host, shared, dbname="template1"), probe=ProbeOptions(share=False)) as other,
+        FakeLeader(folder, Welcome(WATCH), unresolved) as leader,
+    ):
+        eventually(lambda: up(other))  # the lookup is everybody's in this process
+        with Router(dsn_at(host, shared), probe=SHARED) as router:
+            eventually(lambda: up(router))
+            assert mode(router) == "alone"
+            eventually(lambda: leader.entered > 1)  # it tries again
+            assert up(router)
+
+
 def test_a_process_that_is_told_nothing_takes_the_next_turn(dsn: str, folder: Folder) -> None:
     with FakeLeader(folder), Router(dsn, probe=SHARED) as router:
         eventually(lambda: up(router) and mode(router) == "shared")

@@ -61,8 +61,9 @@ class Follower:
         self.noted.clear()
         with theirs:
             told = Told(
-                KEY, WATCH, ours, self._subscribers, on_welcome=lambda: None, on_seen=self._seen, fresh=False
-            )
+                KEY, WATCH, ours, self._subscribers,
+                on_welcome=lambda: None, on_seen=self._seen, resolved=lambda: True, fresh=False,
+            )  # fmt: skip
             try:
                 for message in (Welcome(WATCH), Beat(linked=True), *sent, Note("the end")):
                     theirs.send(encode(message))

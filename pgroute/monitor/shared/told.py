@@ -8,6 +8,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+from pgroute.core.faults.classify import FaultKind
 from pgroute.core.topology.observations import Answer, Failure
 from pgroute.core.topology.wire import Ask, Beat, Enter, Note, Refused, Welcome
 from pgroute.monitor.shared.link import Link
@@ -34,11 +35,13 @@ class Ending(enum.Enum):
         GONE: the other process has closed the connection, or has ended.
         SILENT: it does not run, or too rarely.
         NONSENSE: it sends what no pgroute sends.
+        LOST: it does not know where the host is, and this process does.
     """
 
     GONE = "gone"
     SILENT = "silent"
     NONSENSE = "nonsense"
+    LOST = "lost"
 
 
 class Told:
@@ -51,6 +54,7 @@ class Told:
         subscribers: of this process.
         on_welcome: called once the other process has taken this one in.
         on_seen: called after each observation.
+        resolved: tells whether this process knows an address of the host.
         fresh: the first probe has to use a new connection.
 
     Attributes:
@@ -71,6 +75,7 @@ class Told:
         *,
         on_welcome: Callable[[], None],
         on_seen: Callable[[], None],
+        resolved: Callable[[], bool],
         fresh: bool,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -81,6 +86,7 @@ class Told:
         self._subscribers = subscribers
         self._on_welcome = on_welcome
         self._on_seen = on_seen
+        self._resolved = resolved
         self._need: Need = subscribers.need(time.monotonic())
         self._link = Link(sock, key, on_message=self._on_message, on_end=self._on_end)
         self._asked: float | None = None
@@ -159,6 +165,9 @@ class Told:
                 self._end(Ending.NONSENSE, "a message that does not belong here")
 
     def _observe(self, seen: Answer | Failure) -> None:
+        if isinstance(seen, Failure) and seen.fault.kind is FaultKind.UNRESOLVED and self._resolved():
+            self._end(Ending.LOST, "the process that watches has never found an address of the name")
+            return
         if self._taken:
             if time.monotonic() - seen.sent_at > oldest(self._need.timeout):
                 return  # it was not read in time, as this process did not run: what follows is newer

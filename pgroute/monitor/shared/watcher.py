@@ -222,7 +222,8 @@ class SharedWatcher:
         try:
             told = Told(
                 self._key, watch, place.sock, self.subscribers,
-                on_welcome=self._welcomed, on_seen=self._seen, fresh=fresh,
+                on_welcome=self._welcomed, on_seen=self._seen,
+                resolved=lambda: bool(self._names.known(self._key)), fresh=fresh,
             )  # fmt: skip
         except LinkEnded as exc:
             await self._alone(str(exc))
@@ -236,7 +237,7 @@ class SharedWatcher:
         self._rejections = 0 if told.welcome else self._rejections + 1
         if ending is Ending.SILENT:
             self._after = place.turn
-        elif ending is Ending.NONSENSE or self._rejections > _REJECTIONS:
+        elif ending in (Ending.NONSENSE, Ending.LOST) or self._rejections > _REJECTIONS:
             await self._alone(why)
 
     def _welcomed(self) -> None:
