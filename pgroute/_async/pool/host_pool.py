@@ -287,6 +287,10 @@ class AsyncHostPool(Generic[CT]):
         """Note that a caller has lost its connection; called by the garbage collector, so no lock may be taken."""
         self._worker.lost(lease)
 
+    def forget_lost(self) -> None:
+        """Forget connections that callers have lost or given up, which counted as in use until now."""
+        self._worker.forget_lost()
+
     def stats(self) -> dict[str, int]:
         """Return the statistics, under the keys of psycopg_pool."""
         return self.counts.stats(self._lending)

@@ -142,9 +142,11 @@ class AsyncPoolWorker(Generic[CT]):
 
         Never under the lock: a log handler is the user's code.
         """
-        while self._lost:
-            lease = self._lost.popleft()
-            with self._lock:
+        while True:
+            with self._lock:  # whoever finds none knows that none is left in the books
+                if not self._lost:
+                    return
+                lease = self._lost.popleft()
                 known = lease in self._lending.leases
                 self._lending.remove(lease)
             if not known:

@@ -252,6 +252,11 @@ class RolePool(Generic[CT]):
         """Sessions in flight."""
         return sum(p.in_use for p in (*self._pools.values(), *self._retired))
 
+    def forget_lost(self) -> None:
+        """Forget connections that callers have lost or given up, which counted as in use until now."""
+        for pool in (*self._pools.values(), *self._retired):
+            pool.forget_lost()
+
     def _count(self, pool: HostPool[CT]) -> None:
         counters = {k: v for k, v in pool.stats().items() if k not in MEASURES}
         self._past = total([self._past, counters])

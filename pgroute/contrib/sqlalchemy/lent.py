@@ -209,6 +209,8 @@ class Lent:
             checkout.conn.pgconn.finish()
             checkout.lease.given_up = not self._collected
             checkout.lease.holder_lost(None)
+            if self._held.retired:
+                self._held.finish_elsewhere()
 
     def abandon(self) -> None:
         """Close the connection as `lose` does, if an interrupt has kept it from being given back."""

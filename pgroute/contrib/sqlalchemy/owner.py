@@ -64,6 +64,8 @@ class Held:
     @property
     def in_use(self) -> bool:
         """Whether a session is in flight."""
+        for pool in self.manager.pools.values():
+            pool.forget_lost()
         return any(pool.in_use for pool in self.manager.pools.values())
 
     def finish(self, wait: Callable[[Any], Any]) -> None:
@@ -73,6 +75,18 @@ class Held:
         if self.loop is None or in_greenlet():
             wait(self.router.close(0))
         else:  # nothing can be awaited, as in async_engine.sync_engine.dispose()
+            self.close_elsewhere()
+
+    def finish_elsewhere(self) -> None:
+        """As `finish`, soon, in its loop or another thread; takes no lock."""
+        loop = self.loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._finish_here)
+        else:
+            _thread.start_new_thread(self._finish_here, ())
+
+    def _finish_here(self) -> None:
+        if not self.in_use:
             self.close_elsewhere()
 
     def close_elsewhere(self) -> None:

@@ -134,6 +134,32 @@ async def test_an_engine_may_be_disposed_of_twice_and_used_again(url):
     await engine.dispose()
 
 
+@pytest.mark.parametrize("end", ["cancelled", "invalidated"])
+async def test_a_connection_in_use_that_outlives_its_engine_closes_the_router_whatever_its_end(url, end):
+    engine = create_async_engine(url)
+
+    async def use():
+        async with engine.connect() as conn:
+            await conn.scalar(PID)
+            ready.set()
+            if end == "cancelled":
+                await conn.execute(text("SELECT pg_sleep(60)"))
+            await disposed.wait()
+            await conn.invalidate()
+
+    ready, disposed = asyncio.Event(), asyncio.Event()
+    task = asyncio.create_task(use())
+    await ready.wait()
+    router = router_of(engine)
+    await engine.dispose()
+    assert "closed" not in repr(router)
+    disposed.set()
+    if end == "cancelled":
+        task.cancel()
+    await asyncio.wait([task])
+    await async_eventually(lambda: "closed" in repr(router))
+
+
 async def test_an_engine_that_is_collected_closes_its_router(url):
     engine = create_async_engine(url)
     async with engine.connect() as conn:

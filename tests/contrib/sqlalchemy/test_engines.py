@@ -351,6 +351,19 @@ def test_a_connection_in_use_outlives_its_engine(url):
     assert "closed" in repr(router)
 
 
+def test_a_connection_that_outlives_its_engine_and_is_collected_closes_the_router(url):
+    engine = create_engine(url)
+    conn = engine.connect()
+    conn.scalar(PID)
+    router = router_of(engine)
+    engine.dispose()
+    assert "closed" not in repr(router)
+    conn.me = conn  # type: ignore[attr-defined]  # for the collector
+    del conn
+    gc.collect()
+    eventually(lambda: "closed" in repr(router))
+
+
 def test_who_waits_for_a_connection_when_the_engine_is_disposed_of_gets_one(url, monkeypatch):
     engine = create_engine(url)
     with engine.connect() as conn:
