@@ -210,6 +210,8 @@ class Lifecycle:
             while True:
                 version = opened.changes.version
                 left = self._until - time.monotonic()
+                for pool in self._pools.values():
+                    pool.forget_lost()
                 if not sum(pool.in_use for pool in self._pools.values()) or left <= 0:
                     return
                 opened.changes.wait(version, left)

@@ -143,6 +143,17 @@ async def test_a_connection_that_its_caller_dropped_gives_its_place_back(
     assert "pgroute-writer" in caplog.text
 
 
+async def test_close_does_not_wait_for_a_connection_that_its_caller_dropped(shared: LocalCluster) -> None:
+    router = AsyncRouter(shared.dsn, writer=ONE)
+    await router.open()
+    conn = await router.getconn("writer")
+    del conn
+    gc.collect()
+    begun = time.monotonic()
+    await router.close(timeout=30)
+    assert time.monotonic() < begun + 20
+
+
 async def test_a_return_that_is_interrupted_is_finished_and_no_connection_is_said_to_be_lost(
     shared: LocalCluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,17 @@ def test_a_connection_that_its_caller_dropped_gives_its_place_back(
     assert "pgroute-writer" in caplog.text
 
 
+def test_close_does_not_wait_for_a_connection_that_its_caller_dropped(shared: LocalCluster) -> None:
+    router = Router(shared.dsn, writer=ONE)
+    router.open()
+    conn = router.getconn("writer")
+    del conn
+    gc.collect()
+    begun = time.monotonic()
+    router.close(timeout=30)
+    assert time.monotonic() < begun + 20
+
+
 def test_a_return_that_is_interrupted_is_finished_and_no_connection_is_said_to_be_lost(
     shared: LocalCluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
