@@ -9,6 +9,7 @@ import gc
 import itertools
 import logging
 import socket
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -561,3 +562,15 @@ def test_no_other_module_touches_a_private_name_of_psycopg() -> None:
     assert found == []
     trees = [ast.parse(path.read_text("utf-8")) for path in DOOR.glob("*.py")]
     assert {name for tree in trees for _, name in touched(tree, private)} >= USED
+
+
+def test_an_rlock_tells_whether_this_thread_has_it() -> None:
+    """By a method that threading.Condition calls too; the pools ask it whether they are closed amid their own lines."""
+    lock = threading.RLock()
+    told = [lock._is_owned()]  # type: ignore[attr-defined]
+    with lock:
+        told.append(lock._is_owned())  # type: ignore[attr-defined]
+        other = threading.Thread(target=lambda: told.append(lock._is_owned()))  # type: ignore[attr-defined]
+        other.start()
+        other.join()
+    assert told == [False, True, False], "adapt _amid_call in pgroute/_async/pool/host_pool.py"

@@ -174,7 +174,7 @@ class Doorbell:
     """Wakes one thread that waits for a socket, too; `ring` from any thread ends its wait, or the next one."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may ring in between
         self._inside, self._outside = socket.socketpair()
         self._inside.setblocking(False)
         self._outside.setblocking(False)

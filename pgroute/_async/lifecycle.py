@@ -22,8 +22,9 @@ from pgroute.errors import RouteError, RouterClosed
 from pgroute.runtime.fork import forked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping  # async-only
 
+    # sync-only: from collections.abc import Callable, Mapping
     from pgroute._async.listening.hub import AsyncListeningHub
     from pgroute._async.pool.role_pool import AsyncRolePool
     from pgroute.core.model.roles import Role
@@ -78,7 +79,7 @@ class AsyncLifecycle:
         self.opened: AsyncOpenState | None = None
         self.reconciler: AsyncPoolReconciler | None = None
         self._turn = AsyncLock()
-        self._busy: object = None
+        self._inside: set[object] = set()  # before the lock is taken: a signal handler may come in between
         self._close_asked = False
         self._until = math.inf
         forked.register(self)
@@ -128,18 +129,26 @@ class AsyncLifecycle:
             RuntimeError: a thread cannot be started; the router may be opened later.
         """
         forked.notice()
-        async with self._turn:
-            self._busy = async_myself()
-            try:
-                if self.state == _NEW:
-                    await self._begin()
-                    if self._close_asked:
-                        await self._close()
-            finally:
-                self._busy = None
+        await self._in_turn(self._begin)
         self.check_open()
 
+    # sync-only: def _in_turn(self, step: Callable[[], None]) -> None:
+    async def _in_turn(self, step: Callable[[], Awaitable[None]]) -> None:  # async-only
+        me = async_myself()
+        while True:
+            try:
+                self._inside.add(me)
+                async with self._turn:
+                    await step()
+            finally:
+                self._inside.discard(me)
+            if not self._close_asked or self._state == _CLOSED:
+                return
+            step = self._close
+
     async def _begin(self) -> None:
+        if self.state != _NEW:
+            return
         opened = AsyncOpenState(self._watch, self._meter, self._describe)
         self.reconciler = reconciler = AsyncPoolReconciler(
             self._watch,
@@ -177,17 +186,10 @@ class AsyncLifecycle:
         self._until = min(self._until, time.monotonic() + timeout)
         if self._state == _CLOSING and self.opened is not None:
             self.opened.changes.notify()  # the caller that is closing it may have a later deadline
-        if self._busy == async_myself():
-            self._close_asked = (
-                True  # called by a signal handler within open() or close(), which then goes on
-            )
+        if async_myself() in self._inside:
+            self._close_asked = True  # called by a signal handler within open() or close(), which does it
             return
-        async with self._turn:
-            self._busy = async_myself()
-            try:
-                await self._close()
-            finally:
-                self._busy = None
+        await self._in_turn(self._close)
 
     async def _close(self) -> None:
         if self._state == _NEW:
@@ -248,4 +250,5 @@ class AsyncLifecycle:
         """In a forked child: make a router that was not opened yet usable; leave any other alone."""
         if self.opened is None:
             self._turn = AsyncLock()
+            self._inside = set()
             self._dispatcher.after_fork()

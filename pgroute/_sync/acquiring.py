@@ -165,9 +165,9 @@ class Acquiring(Generic[CT]):
         """
         pool, waiting = self.pools[role], self.meter.waiting
         while True:
+            version = router.changes.version  # first: a close after this line ends the wait below
             self.lifecycle.check_open()
             now = time.monotonic()
-            version = router.changes.version
             topology = self.watch.topology
             step = acquisition.step(topology, now, pool.load)
             if isinstance(step, GiveUp):

@@ -23,8 +23,8 @@ from pgroute.errors import RouteError, RouterClosed
 from pgroute.runtime.fork import forked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
+    from collections.abc import Callable, Mapping
     from pgroute._sync.listening.hub import ListeningHub
     from pgroute._sync.pool.role_pool import RolePool
     from pgroute.core.model.roles import Role
@@ -79,7 +79,7 @@ class Lifecycle:
         self.opened: OpenState | None = None
         self.reconciler: PoolReconciler | None = None
         self._turn = Lock()
-        self._busy: object = None
+        self._inside: set[object] = set()  # before the lock is taken: a signal handler may come in between
         self._close_asked = False
         self._until = math.inf
         forked.register(self)
@@ -126,18 +126,25 @@ class Lifecycle:
             RuntimeError: a thread cannot be started; the router may be opened later.
         """
         forked.notice()
-        with self._turn:
-            self._busy = myself()
-            try:
-                if self.state == _NEW:
-                    self._begin()
-                    if self._close_asked:
-                        self._close()
-            finally:
-                self._busy = None
+        self._in_turn(self._begin)
         self.check_open()
 
+    def _in_turn(self, step: Callable[[], None]) -> None:
+        me = myself()
+        while True:
+            try:
+                self._inside.add(me)
+                with self._turn:
+                    step()
+            finally:
+                self._inside.discard(me)
+            if not self._close_asked or self._state == _CLOSED:
+                return
+            step = self._close
+
     def _begin(self) -> None:
+        if self.state != _NEW:
+            return
         opened = OpenState(self._watch, self._meter, self._describe)
         self.reconciler = reconciler = PoolReconciler(
             self._watch,
@@ -175,17 +182,10 @@ class Lifecycle:
         self._until = min(self._until, time.monotonic() + timeout)
         if self._state == _CLOSING and self.opened is not None:
             self.opened.changes.notify()  # the caller that is closing it may have a later deadline
-        if self._busy == myself():
-            self._close_asked = (
-                True  # called by a signal handler within open() or close(), which then goes on
-            )
+        if myself() in self._inside:
+            self._close_asked = True  # called by a signal handler within open() or close(), which does it
             return
-        with self._turn:
-            self._busy = myself()
-            try:
-                self._close()
-            finally:
-                self._busy = None
+        self._in_turn(self._close)
 
     def _close(self) -> None:
         if self._state == _NEW:
@@ -246,4 +246,5 @@ class Lifecycle:
         """In a forked child: make a router that was not opened yet usable; leave any other alone."""
         if self.opened is None:
             self._turn = Lock()
+            self._inside = set()
             self._dispatcher.after_fork()

@@ -173,10 +173,10 @@ class SessionManager(Acquiring[CT]):
         """Wait, unless the router is closed meanwhile."""
         router = self.lifecycle.opened
         until = time.monotonic() + seconds
-        while router is not None and not (router.closing or router.inherited):
-            version = router.changes.version
+        while router is not None:
+            version = router.changes.version  # first: a close after this line ends the wait below
             left = until - time.monotonic()
-            if left <= 0:
+            if router.closing or router.inherited or left <= 0:
                 return
             router.changes.wait(version, left)
 

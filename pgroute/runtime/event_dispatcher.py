@@ -33,7 +33,7 @@ class EventDispatcher:
         # Not a Queue: an interrupted close() may leave its lock held, and the monitor's thread would wait for it.
         self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close the router amid the lines of another call
         self._closed = False
 
     def subscribe(self, fn: Callable[[Event], object]) -> Callable[[], None]:
@@ -46,6 +46,8 @@ class EventDispatcher:
         with self._lock:
             self._start()
             self._subscribers = [*self._subscribers, mine]
+            if self._closed:  # maybe by a signal handler, before it knew of the thread
+                self._queue.put(None)
 
         def unsubscribe() -> None:
             with self._lock:
@@ -73,7 +75,7 @@ class EventDispatcher:
         """Start over in a forked child: the thread is the parent's, and another thread may have held the lock."""
         self._queue = queue.SimpleQueue()
         self._thread = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def put(self, events: tuple[Event, ...]) -> None:
         """Queue events; never blocks. Called in the monitor's thread."""

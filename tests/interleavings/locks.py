@@ -116,6 +116,12 @@ class SimRLock:
             self._owner = None
             self._lock.release()
 
+    def locked(self) -> bool:
+        return self._lock.locked()
+
+    def _is_owned(self) -> bool:
+        return self._owner is self._scheduler.current
+
     def __enter__(self) -> bool:
         return self.acquire()
 

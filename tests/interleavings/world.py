@@ -106,7 +106,10 @@ class World:
         """Look at the books of every pool; called between any two steps of a history."""
         for pool in self.pools:
             lending = getattr(pool, "_lending", None)
-            if lending is None or pool._lock.locked():
+            if lending is None:
+                continue
+            lock = pool._lock  # threading's has no `locked` before Python 3.14; in a loop it is this thread's
+            if getattr(lock, "locked", lock._is_owned)():
                 continue
             if lending.closed:
                 if lending.waiting or lending.idle:

@@ -21,7 +21,7 @@ class AsyncListeners:
     """The listeners of one router, and whether a worker serves them; those with news are woken outside of the lock."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close the router amid the lines of another call
         self._subscriptions: Subscriptions[AsyncSubscriber] = Subscriptions()
         self._served = False
 

@@ -47,7 +47,7 @@ class AsyncExchange(Generic[CT]):
     def __init__(
         self,
         lending: Lending[AsyncLease, CT],
-        lock: threading.Lock,
+        lock: threading.RLock,
         counts: dict[str, float],
         worker: AsyncPoolWorker[CT],
         limit: str,

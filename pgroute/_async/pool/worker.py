@@ -56,7 +56,7 @@ class AsyncPoolWorker(Generic[CT]):
         self,
         name: str,
         lending: Lending[AsyncLease, CT],
-        lock: threading.Lock,
+        lock: threading.RLock,
         counts: dict[str, float],
         connector: AsyncConnector,
         *,

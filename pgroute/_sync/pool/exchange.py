@@ -48,7 +48,7 @@ class Exchange(Generic[CT]):
     def __init__(
         self,
         lending: Lending[Lease, CT],
-        lock: threading.Lock,
+        lock: threading.RLock,
         counts: dict[str, float],
         worker: PoolWorker[CT],
         limit: str,

@@ -67,7 +67,7 @@ class RolePool(Generic[CT]):
         self._config = config
         self._class = connection_class
         self._watch = watch
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close the router amid the lines of another call
         self._backoff = backoff
         self._source = source
         self._meter = meter
@@ -93,13 +93,13 @@ class RolePool(Generic[CT]):
         with self._lock:
             options = resized(self._config.options, min_size, max_size)
             self._config = replace(self._config, options=options)
-            for pool in self._pools.values():
+            for pool in tuple(self._pools.values()):
                 pool.resize(self._config)
 
     def expire(self) -> None:
         """Replace all connections: those in use when they come back."""
         with self._lock:
-            for pool in self._pools.values():
+            for pool in tuple(self._pools.values()):
                 pool.expire()
 
     def load(self, key: HostKey) -> int:
@@ -181,6 +181,8 @@ class RolePool(Generic[CT]):
                     self._retired.append(before)
                 self._pools[candidate.key] = pool
                 pool.open()
+                if self._closed:  # by a signal handler, on one of the lines above
+                    raise PoolClosed("the router was closed")
             except BaseException as exc:  # noqa: BLE001  (raised below)
                 # Interrupted, or no thread could be started; in the first case the worker may run already.
                 failure = exc
@@ -266,13 +268,14 @@ class RolePool(Generic[CT]):
 
     def stats(self) -> RoleStats:
         """Return the counters."""
-        now = {key: pool.stats() for key, pool in self._pools.items()}
+        pools = dict(self._pools)  # which may change meanwhile
+        now = {key: pool.stats() for key, pool in pools.items()}
         past = [{k: v for k, v in p.stats().items() if k not in MEASURES} for p in self._retired]
         empty = dict.fromkeys(MEASURES, 0)
         return RoleStats(
             totals=total([empty, self._past, *past, *now.values()]),
             hosts={
-                key: {**stats, "in_use": self.load(key), "generation": self._pools[key].generation}
+                key: {**stats, "in_use": self.load(key), "generation": pools[key].generation}
                 for key, stats in now.items()
             },
         )

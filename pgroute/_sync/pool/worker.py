@@ -56,7 +56,7 @@ class PoolWorker(Generic[CT]):
         self,
         name: str,
         lending: Lending[Lease, CT],
-        lock: threading.Lock,
+        lock: threading.RLock,
         counts: dict[str, float],
         connector: Connector,
         *,
