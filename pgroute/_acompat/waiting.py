@@ -62,10 +62,16 @@ class Changes:
 
 
 class AsyncChanges:
-    """As Changes, for tasks of the loop that was running when it was made."""
+    """As Changes, for tasks of the loop that was running when it was made.
+
+    Attributes:
+        version: as in Changes.
+        then: called in the loop after each change; None: nothing is.
+    """
 
     def __init__(self) -> None:
         self.version: int = 0
+        self.then: Callable[[], object] | None = None
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
 
@@ -83,6 +89,8 @@ class AsyncChanges:
         self.version += 1
         self._event.set()
         self._event = asyncio.Event()
+        if self.then is not None:
+            self.then()
 
     async def wait(self, seen: int, timeout: float | None) -> None:
         """Return when `version` differs from *seen*, or after *timeout* seconds (None: not before)."""

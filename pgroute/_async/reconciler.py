@@ -63,6 +63,8 @@ class AsyncPoolReconciler:
         self._owner = owner
         self._log: deque[tuple[int, str, BaseException | None]] = deque(maxlen=_LOG_QUEUE)
         self._worker: AsyncWorker | None = None
+        self._name = ""
+        self._done = 0  # async-only
         self._ended = False
 
     def start(self, name: str) -> None:
@@ -71,11 +73,33 @@ class AsyncPoolReconciler:
         Raises:
             RuntimeError: a thread cannot be started; `watch.stop` and `stop` undo what was begun.
         """
-        self._worker = async_spawn(self._work, f"pgroute-reconciler-{name}")
+        self._name = f"pgroute-reconciler-{name}"
+        self._worker = async_spawn(self._work, self._name)
+        # async-only: begin
+        self._worker.add_done_callback(self._go_on)
+        self._changes.then = self._go_on
+        # async-only: end
         self._watch.start(self)
 
+    # async-only: begin
+    def _go_on(self, _: object = None) -> None:
+        # Some applications cancel every task that they find. It begins again when there is something to do, not at
+        # once: a task begun while asyncio.run() ends would be left over.
+        worker = self._worker
+        if (
+            worker is not None
+            and worker.cancelled()
+            and self._done != self._changes.version
+            and not self._ended
+        ):
+            self._worker = async_spawn(self._work, self._name)
+            self._worker.add_done_callback(self._go_on)
+
+    # async-only: end
     async def stop(self, timeout: float) -> None:
         """End, and wait at most *timeout* seconds until the queued messages are in the log."""
+        self._done = -1  # async-only
+        self._go_on()  # async-only
         self._ended = True
         self._meter.close()
         self._changes.notify()
@@ -103,6 +127,7 @@ class AsyncPoolReconciler:
                     logger.log(level, "%s", text, exc_info=exc)
             if ended:
                 return
+            self._done = version  # async-only
             await self._changes.wait(version, 60.0)
 
     def on_snapshot(self, old: Topology, topology: Topology, events: tuple[Event, ...]) -> None:

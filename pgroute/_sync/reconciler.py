@@ -64,6 +64,7 @@ class PoolReconciler:
         self._owner = owner
         self._log: deque[tuple[int, str, BaseException | None]] = deque(maxlen=_LOG_QUEUE)
         self._worker: Worker | None = None
+        self._name = ""
         self._ended = False
 
     def start(self, name: str) -> None:
@@ -72,7 +73,8 @@ class PoolReconciler:
         Raises:
             RuntimeError: a thread cannot be started; `watch.stop` and `stop` undo what was begun.
         """
-        self._worker = spawn(self._work, f"pgroute-reconciler-{name}")
+        self._name = f"pgroute-reconciler-{name}"
+        self._worker = spawn(self._work, self._name)
         self._watch.start(self)
 
     def stop(self, timeout: float) -> None:

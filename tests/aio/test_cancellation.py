@@ -14,10 +14,10 @@ import psycopg
 import pytest
 import tenacity
 
-from pgroute import AsyncRouter, PoolOptions, RetryPolicy
+from pgroute import AsyncRouter, PoolOptions, ProbeOptions, RetryPolicy
 from pgroute.testing import FaultProxy, LocalCluster
 from tests.aio.conftest import Proxied
-from tests.support import async_eventually, within
+from tests.support import async_call, async_eventually, within
 
 pytestmark = pytest.mark.cluster
 
@@ -453,6 +453,32 @@ async def test_hundreds_of_tasks_cancelled_at_random(shared: LocalCluster, table
         await asyncio.gather(*tasks, return_exceptions=True)
         assert all(task.cancelled() or task.exception() is None for task in tasks)
         await assert_whole(router)
+
+
+async def test_an_application_that_cancels_all_tasks_has_its_callers_served_after_a_failover(
+    any_cluster: LocalCluster,
+) -> None:
+    options = PoolOptions(max_size=1)
+    async with AsyncRouter(any_cluster.dsn, writer=options, probe=ProbeOptions(interval=0.2)) as router:
+        await router.wait()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0)
+        held = await router.getconn("writer")
+        old = held.info.port
+
+        async def queue() -> int:
+            async with router.writer(timeout=20.0) as conn:
+                return conn.info.port
+
+        waiter = asyncio.create_task(queue())
+        await async_eventually(lambda: router.get_stats()["writer"]["requests_waiting"])
+        await async_call(any_cluster.primary.kill)
+        await async_call(any_cluster.promote)
+        begun = time.monotonic()
+        assert await waiter != old
+        assert time.monotonic() - begun < within(5.0)
+        await router.putconn(held)
 
 
 # async-only: end
