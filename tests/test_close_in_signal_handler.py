@@ -48,7 +48,9 @@ class HandlerAt:
 
 def writing(router: Router) -> None:
     with router.writer() as conn:
+        closed = router.closed
         conn.execute("SELECT 1")
+        assert not closed, "a session of a closed router"
 
 
 def returning(router: Router) -> None:
@@ -132,7 +134,7 @@ def run_closed_at(
 @pytest.mark.parametrize(
     ("work", "step"),
     [
-        (writing, 13),
+        (writing, 7),
         (returning, 7),
         (resizing, 67),
         (listening, 19),

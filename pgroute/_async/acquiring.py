@@ -115,6 +115,8 @@ class AsyncAcquiring(Generic[CT]):
                             self.config.acquired(candidate, time.monotonic() - tried_at)
                         if demand is not None and acquisition is not None:
                             await self._prover.prove(conn, router, candidate, demand, acquisition)
+                        if router.closing:  # meanwhile, and nobody may be left to abort the session
+                            self.lifecycle.check_open()
                         checkout = AsyncCheckout(conn, router, ticket)
                         meter.begun(checkout.lease, attrs, role, candidate, since=start, attempt=attempt)
                         return checkout

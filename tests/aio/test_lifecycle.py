@@ -300,6 +300,17 @@ async def test_a_router_closed_while_it_connects_to_a_frozen_host_leaves_nothing
 
 
 # async-only: begin
+async def test_a_connection_passed_on_just_before_the_close_becomes_no_session(shared: LocalCluster) -> None:
+    router = AsyncRouter(shared.dsn, writer=ONE)
+    await router.open()
+    async with router.writer():
+        waiter = asyncio.create_task(session(router))
+        await async_eventually(lambda: router.get_stats()["writer"]["requests_waiting"])
+    await router.close(timeout=0)
+    with pytest.raises(RouterClosed, match="is closed"):
+        await waiter
+
+
 async def test_a_close_that_is_cancelled_leaves_nothing(
     shared: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
