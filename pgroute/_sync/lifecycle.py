@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 _NEW, _OPEN, _CLOSING, _CLOSED = "new", "open", "closing", "closed"
 _END_TIMEOUT = 2.0
+_STEP = 0.05
+"""Seconds after which a close notices that sessions were lost, which notify nobody."""
 
 
 class Lifecycle:
@@ -209,12 +211,14 @@ class Lifecycle:
                 pool.close()
             while True:
                 version = opened.changes.version
+                for pool in self._pools.values():
+                    pool.forget_lost()
                 left = self._until - time.monotonic()
                 for pool in self._pools.values():
                     pool.forget_lost()
                 if not sum(pool.in_use for pool in self._pools.values()) or left <= 0:
                     return
-                opened.changes.wait(version, left)
+                opened.changes.wait(version, min(left, _STEP))
         finally:
             for pool in self._pools.values():
                 pool.abort_all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio  # async-only
+import gc
 import socket
 import subprocess
 import sys
@@ -166,6 +167,27 @@ async def test_a_session_returned_after_the_close_is_closed_too(shared: LocalClu
     await router.close(timeout=0)
     await router.putconn(conn)
     assert conn.closed
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+async def test_close_does_not_wait_for_connections_that_were_lost(shared: LocalCluster, when: str) -> None:
+    router = AsyncRouter(shared.dsn)
+    await router.open()
+    lent = [await router.getconn("writer")]
+    begun = time.monotonic()
+    if when == "before":
+        lent.clear()
+        gc.collect()
+        await router.close(timeout=30)
+    else:
+        async with AsyncBackground() as background:
+            closing = background.start(router.close, 30.0)
+            retired = router._manager.pools[Role.WRITER]._retired
+            await async_eventually(lambda: [pool for pool in retired if pool.closed])
+            lent.clear()
+            gc.collect()
+            await closing.result()
+    assert time.monotonic() - begun < within(5.0)
 
 
 async def test_an_idle_transaction_aborted_by_close_is_lost(shared: LocalCluster, table: str) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import subprocess
 import sys
@@ -163,6 +164,27 @@ def test_a_session_returned_after_the_close_is_closed_too(shared: LocalCluster) 
     router.close(timeout=0)
     router.putconn(conn)
     assert conn.closed
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_close_does_not_wait_for_connections_that_were_lost(shared: LocalCluster, when: str) -> None:
+    router = Router(shared.dsn)
+    router.open()
+    lent = [router.getconn("writer")]
+    begun = time.monotonic()
+    if when == "before":
+        lent.clear()
+        gc.collect()
+        router.close(timeout=30)
+    else:
+        with Background() as background:
+            closing = background.start(router.close, 30.0)
+            retired = router._manager.pools[Role.WRITER]._retired
+            eventually(lambda: [pool for pool in retired if pool.closed])
+            lent.clear()
+            gc.collect()
+            closing.result()
+    assert time.monotonic() - begun < within(5.0)
 
 
 def test_an_idle_transaction_aborted_by_close_is_lost(shared: LocalCluster, table: str) -> None:

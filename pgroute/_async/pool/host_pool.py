@@ -323,10 +323,14 @@ class AsyncHostPool(Generic[CT]):
             lease.connection = None
             await shut(conn)
 
+    def forget_lost(self) -> None:
+        """Close connections that their callers have lost, where the worker may have ended."""
+        self._worker.forget_lost()
+
     @property
     def gone(self) -> bool:
         """Whether nothing is left of a closed pool: neither sessions nor its worker."""
-        self._worker.forget_lost()
+        self.forget_lost()
         self._worker.wake()  # the caller of close() may have been interrupted before
         return not self._lending.leases and self._worker.finished
 
