@@ -144,7 +144,8 @@ class AsyncWaiter:
     def wake(self) -> None:
         """End the wait, or the next one if none has begun."""
         if not self._future.done():
-            self._future.set_result(None)
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and the caller gone
+                self._future.set_result(None)
 
     async def wait(self, timeout: float) -> None:
         """Return when woken, or after *timeout* seconds. Unlike wait_for(), it never loses a cancellation."""

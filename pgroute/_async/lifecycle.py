@@ -185,6 +185,15 @@ class AsyncLifecycle:
         forked.notice()
         if self.inherited:
             return
+        # async-only: begin
+        if (
+            self.opened is not None
+            and self._state != _CLOSED
+            and self.opened.loop is not async_loop_identity()
+        ):
+            await self._close_elsewhere(self.opened)
+            return
+        # async-only: end
         self._until = min(self._until, time.monotonic() + timeout)
         if self._state == _CLOSING and self.opened is not None:
             self.opened.changes.notify()  # the caller that is closing it may have a later deadline
@@ -227,27 +236,40 @@ class AsyncLifecycle:
             for pool in self._pools.values():
                 pool.abort_all()
 
-    async def _end(self) -> None:
-        """Do every step even if others fail; all of them may be repeated."""
+    # async-only: begin
+    async def _close_elsewhere(self, opened: AsyncOpenState) -> None:
+        """Do what needs no event loop, once the router's is closed: nothing there goes on."""
+        if not opened.changes.deserted:
+            raise RouteError(f"{self._describe()} belongs to another event loop: close it there")
         assert self.reconciler is not None
-        failure: BaseException | None = None
-        steps: tuple[Callable[[], Any], ...] = (
+        self._state, opened.closing = _CLOSING, True
+        await _do_all(
             *(partial(async_blocking, source.close) for source in (self._source,) if source is not None),
-            *(pool.close for pool in self._pools.values()),  # again: an interrupt may have left some open
-            partial(self._listening.join, _END_TIMEOUT),
+            *(partial(async_blocking, pool.abort_all) for pool in self._pools.values()),
+            *(pool.close for pool in self._pools.values()),
+            partial(async_blocking, self._listening.close),
             partial(async_blocking, self._watch.stop),
-            partial(self.reconciler.stop, _END_TIMEOUT),
-            *(partial(pool.join, _END_TIMEOUT) for pool in self._pools.values()),
+            partial(async_blocking, self.reconciler.abandon),
             partial(async_blocking, self._dispatcher.close),
         )
-        for step in steps:
-            try:
-                await step()
-            except BaseException as exc:  # noqa: BLE001  (raised below)
-                failure = exc
-        async_stop_keeping_time(self)
-        if failure is not None:
-            raise failure
+        self._state = _CLOSED
+
+    # async-only: end
+    async def _end(self) -> None:
+        """Do the rest; all steps may be repeated."""
+        assert self.reconciler is not None
+        try:
+            await _do_all(
+                *(partial(async_blocking, source.close) for source in (self._source,) if source is not None),
+                *(pool.close for pool in self._pools.values()),  # again: an interrupt may have left some open
+                partial(self._listening.join, _END_TIMEOUT),
+                partial(async_blocking, self._watch.stop),
+                partial(self.reconciler.stop, _END_TIMEOUT),
+                *(partial(pool.join, _END_TIMEOUT) for pool in self._pools.values()),
+                partial(async_blocking, self._dispatcher.close),
+            )
+        finally:
+            async_stop_keeping_time(self)
         self._state = _CLOSED
 
     def after_fork(self) -> None:
@@ -256,3 +278,15 @@ class AsyncLifecycle:
             self._turn = AsyncLock()
             self._inside = set()
             self._dispatcher.after_fork()
+
+
+async def _do_all(*steps: Callable[[], Any]) -> None:
+    """Do every step even if others fail, and raise the last error."""
+    failure: BaseException | None = None
+    for step in steps:
+        try:
+            await step()
+        except BaseException as exc:  # noqa: BLE001  (raised below)
+            failure = exc
+    if failure is not None:
+        raise failure

@@ -106,6 +106,13 @@ class AsyncPoolReconciler:
         if self._worker is not None:
             await async_join_all([self._worker], timeout)
 
+    # async-only: begin
+    def abandon(self) -> None:
+        """End without a word more: the loop is closed."""
+        self._ended = True
+        self._meter.close()
+
+    # async-only: end
     async def _work(self) -> None:
         """Close the pools of hosts that lost their role, as soon as they do, and write the log.
 

@@ -312,6 +312,7 @@ class AsyncRouter(
 
         Raises:
             ConfigError: the timeout is not a number of seconds.
+            RouteError: it was opened in another event loop, which is still there.
         """
         check_number("timeout", timeout)
         await self._manager.lifecycle.close(timeout)

@@ -224,26 +224,20 @@ class Lifecycle:
                 pool.abort_all()
 
     def _end(self) -> None:
-        """Do every step even if others fail; all of them may be repeated."""
+        """Do the rest; all steps may be repeated."""
         assert self.reconciler is not None
-        failure: BaseException | None = None
-        steps: tuple[Callable[[], Any], ...] = (
-            *(partial(blocking, source.close) for source in (self._source,) if source is not None),
-            *(pool.close for pool in self._pools.values()),  # again: an interrupt may have left some open
-            partial(self._listening.join, _END_TIMEOUT),
-            partial(blocking, self._watch.stop),
-            partial(self.reconciler.stop, _END_TIMEOUT),
-            *(partial(pool.join, _END_TIMEOUT) for pool in self._pools.values()),
-            partial(blocking, self._dispatcher.close),
-        )
-        for step in steps:
-            try:
-                step()
-            except BaseException as exc:  # noqa: BLE001  (raised below)
-                failure = exc
-        stop_keeping_time(self)
-        if failure is not None:
-            raise failure
+        try:
+            _do_all(
+                *(partial(blocking, source.close) for source in (self._source,) if source is not None),
+                *(pool.close for pool in self._pools.values()),  # again: an interrupt may have left some open
+                partial(self._listening.join, _END_TIMEOUT),
+                partial(blocking, self._watch.stop),
+                partial(self.reconciler.stop, _END_TIMEOUT),
+                *(partial(pool.join, _END_TIMEOUT) for pool in self._pools.values()),
+                partial(blocking, self._dispatcher.close),
+            )
+        finally:
+            stop_keeping_time(self)
         self._state = _CLOSED
 
     def after_fork(self) -> None:
@@ -252,3 +246,15 @@ class Lifecycle:
             self._turn = Lock()
             self._inside = set()
             self._dispatcher.after_fork()
+
+
+def _do_all(*steps: Callable[[], Any]) -> None:
+    """Do every step even if others fail, and raise the last error."""
+    failure: BaseException | None = None
+    for step in steps:
+        try:
+            step()
+        except BaseException as exc:  # noqa: BLE001  (raised below)
+            failure = exc
+    if failure is not None:
+        raise failure

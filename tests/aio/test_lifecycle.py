@@ -413,6 +413,43 @@ async def test_another_event_loop_is_told_to_open_its_own(shared: LocalCluster) 
         await session(router)
 
 
+async def test_a_close_in_another_event_loop_is_told_to_close_there(shared: LocalCluster) -> None:
+    async with AsyncRouter(shared.dsn) as router:
+        await session(router)
+        with pytest.raises(RouteError, match="another event loop: close it there"):
+            await asyncio.to_thread(asyncio.run, router.close())
+        await session(router)
+
+
+@pytest.mark.parametrize("tasks", ["cancelled", "forgotten"])
+async def test_a_router_whose_event_loop_is_closed_can_be_closed(shared: LocalCluster, tasks: str) -> None:
+    router = AsyncRouter(shared.dsn)
+    lent: list[Any] = []
+
+    async def use() -> None:
+        await router.open(wait=True)
+        lent.append(await router.getconn("writer"))
+
+    def run() -> float:
+        if tasks == "cancelled":
+            asyncio.run(use())
+        else:
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(use())
+            loop.close()
+        begun = time.monotonic()
+        asyncio.run(router.close())
+        asyncio.run(router.close())
+        return time.monotonic() - begun
+
+    assert await async_call(run) < within(1.5)
+    assert "closed" in repr(router)
+    with pytest.raises(RouterClosed, match="is closed"):
+        await session(router)
+    with pytest.raises(psycopg.OperationalError):
+        await lent[0].execute("SELECT 1")
+
+
 async def test_a_router_in_each_event_loop(shared: LocalCluster) -> None:
     async with AsyncRouter(shared.dsn) as router:
         await asyncio.gather(
