@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pgroute.runtime.meter import Meter
 
 _NEW, _OPEN, _CLOSING, _CLOSED = "new", "open", "closing", "closed"
-_END_TIMEOUT = 2.0
+_END_TIMEOUT, _EVENTS_TIMEOUT, _LEAST = 2.0, 1.0, 0.1
 _STEP = 0.05
 """Seconds after which a close notices that sessions were lost, which notify nobody."""
 
@@ -256,17 +256,23 @@ class AsyncLifecycle:
 
     # async-only: end
     async def _end(self) -> None:
-        """Do the rest; all steps may be repeated."""
-        assert self.reconciler is not None
+        """Do the rest; all steps may be repeated, and wait for what hangs at the same time."""
+        reconciler = self.reconciler
+        assert reconciler is not None
+        until = time.monotonic() + _END_TIMEOUT
+
+        def left() -> float:
+            return max(_LEAST, until - time.monotonic())
+
         try:
             await _do_all(
                 *(partial(async_blocking, source.close) for source in (self._source,) if source is not None),
                 *(pool.close for pool in self._pools.values()),  # again: an interrupt may have left some open
-                partial(self._listening.join, _END_TIMEOUT),
+                lambda: self._listening.join(left()),
                 partial(async_blocking, self._watch.stop),
-                partial(self.reconciler.stop, _END_TIMEOUT),
-                *(partial(pool.join, _END_TIMEOUT) for pool in self._pools.values()),
-                partial(async_blocking, self._dispatcher.close),
+                lambda: reconciler.stop(left()),
+                partial(async_blocking, lambda: self._dispatcher.close(min(_EVENTS_TIMEOUT, left()))),
+                *((lambda pool=pool: pool.join(left())) for pool in self._pools.values()),
             )
         finally:
             async_stop_keeping_time(self)

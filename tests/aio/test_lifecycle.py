@@ -169,6 +169,37 @@ async def test_a_session_returned_after_the_close_is_closed_too(shared: LocalClu
     assert conn.closed
 
 
+async def test_close_waits_for_all_that_hangs_at_the_same_time(shared: LocalCluster) -> None:
+    release = threading.Event()
+    hanging: list[object] = []
+
+    async def configure(conn: Any) -> None:
+        hanging.append(conn)
+        await async_call(release.wait, 60.0)
+
+    def subscriber(event: object) -> None:
+        hanging.append(event)
+        release.wait(60.0)
+
+    async def refused(role: Any) -> None:
+        with pytest.raises(RouterClosed):
+            await router.getconn(role)
+
+    router = AsyncRouter(shared.dsn, configure=configure)
+    router.subscribe(subscriber)
+    await router.open()
+    async with AsyncBackground() as background:
+        waiters = [background.start(refused, role) for role in ("writer", "reader")]
+        await async_eventually(lambda: len(hanging) == 3)
+        begun = time.monotonic()
+        await router.close(timeout=0)
+        taken = time.monotonic() - begun
+        release.set()
+        for waiter in waiters:
+            await waiter.result()
+    assert taken < within(3.2), "2 s in all"
+
+
 @pytest.mark.parametrize("when", ["before", "during"])
 async def test_close_does_not_wait_for_connections_that_were_lost(shared: LocalCluster, when: str) -> None:
     router = AsyncRouter(shared.dsn)

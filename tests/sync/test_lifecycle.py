@@ -166,6 +166,37 @@ def test_a_session_returned_after_the_close_is_closed_too(shared: LocalCluster) 
     assert conn.closed
 
 
+def test_close_waits_for_all_that_hangs_at_the_same_time(shared: LocalCluster) -> None:
+    release = threading.Event()
+    hanging: list[object] = []
+
+    def configure(conn: Any) -> None:
+        hanging.append(conn)
+        call(release.wait, 60.0)
+
+    def subscriber(event: object) -> None:
+        hanging.append(event)
+        release.wait(60.0)
+
+    def refused(role: Any) -> None:
+        with pytest.raises(RouterClosed):
+            router.getconn(role)
+
+    router = Router(shared.dsn, configure=configure)
+    router.subscribe(subscriber)
+    router.open()
+    with Background() as background:
+        waiters = [background.start(refused, role) for role in ("writer", "reader")]
+        eventually(lambda: len(hanging) == 3)
+        begun = time.monotonic()
+        router.close(timeout=0)
+        taken = time.monotonic() - begun
+        release.set()
+        for waiter in waiters:
+            waiter.result()
+    assert taken < within(3.2), "2 s in all"
+
+
 @pytest.mark.parametrize("when", ["before", "during"])
 def test_close_does_not_wait_for_connections_that_were_lost(shared: LocalCluster, when: str) -> None:
     router = Router(shared.dsn)
