@@ -153,6 +153,33 @@ async def test_close_aborts_sessions_that_outlast_its_timeout(shared: LocalClust
     await async_call(end_sleepers, shared.primary)
 
 
+async def test_with_a_connection_check_the_server_ends_what_close_has_aborted(
+    shared: LocalCluster, table: str
+) -> None:
+    begun = threading.Event()
+
+    async def work(router: AsyncRouter[Any]) -> None:
+        async with router.writer() as conn:
+            await conn.execute(f"INSERT INTO {table} VALUES (1)")
+            begun.set()
+            await conn.execute("SELECT pg_sleep(60)")
+
+    checking = PoolOptions(kwargs={"options": "-c client_connection_check_interval=50ms"})
+    router = AsyncRouter(shared.dsn, writer=checking)
+    await router.open()
+    async with AsyncBackground() as background:
+        worker = background.start(work, router)
+        await async_eventually(begun.is_set)
+        await router.close(timeout=0)
+        with pytest.raises(psycopg.OperationalError):
+            await worker.result(1.0)
+    closed_at = time.monotonic()
+    await async_call(
+        shared.primary.execute, f"INSERT INTO {table} VALUES (1)"
+    )  # waits for the lock of the first
+    assert time.monotonic() - closed_at < within(5.0)
+
+
 def end_sleepers(node: Node) -> None:
     """The server does not notice that a client is gone while it sleeps."""
     node.execute(

@@ -150,6 +150,33 @@ def test_close_aborts_sessions_that_outlast_its_timeout(shared: LocalCluster) ->
     call(end_sleepers, shared.primary)
 
 
+def test_with_a_connection_check_the_server_ends_what_close_has_aborted(
+    shared: LocalCluster, table: str
+) -> None:
+    begun = threading.Event()
+
+    def work(router: Router[Any]) -> None:
+        with router.writer() as conn:
+            conn.execute(f"INSERT INTO {table} VALUES (1)")
+            begun.set()
+            conn.execute("SELECT pg_sleep(60)")
+
+    checking = PoolOptions(kwargs={"options": "-c client_connection_check_interval=50ms"})
+    router = Router(shared.dsn, writer=checking)
+    router.open()
+    with Background() as background:
+        worker = background.start(work, router)
+        eventually(begun.is_set)
+        router.close(timeout=0)
+        with pytest.raises(psycopg.OperationalError):
+            worker.result(1.0)
+    closed_at = time.monotonic()
+    call(
+        shared.primary.execute, f"INSERT INTO {table} VALUES (1)"
+    )  # waits for the lock of the first
+    assert time.monotonic() - closed_at < within(5.0)
+
+
 def end_sleepers(node: Node) -> None:
     """The server does not notice that a client is gone while it sleeps."""
     node.execute(
