@@ -224,8 +224,6 @@ class AsyncLifecycle:
                 await pool.close()
             while True:
                 version = opened.changes.version
-                for pool in self._pools.values():
-                    pool.forget_lost()
                 left = self._until - time.monotonic()
                 for pool in self._pools.values():
                     pool.forget_lost()

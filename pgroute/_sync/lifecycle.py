@@ -211,8 +211,6 @@ class Lifecycle:
                 pool.close()
             while True:
                 version = opened.changes.version
-                for pool in self._pools.values():
-                    pool.forget_lost()
                 left = self._until - time.monotonic()
                 for pool in self._pools.values():
                     pool.forget_lost()

@@ -321,11 +321,6 @@ class AsyncRolePool(Generic[CT]):
         for pool in self._retired:
             await pool.join(max(0.01, until - time.monotonic()))
 
-    def forget_lost(self) -> None:
-        """Close connections that their callers have lost, so that they are not in use any more."""
-        for pool in (*self._pools.values(), *self._retired):
-            pool.forget_lost()
-
     def abort_all(self) -> int:
         """Abort every session in flight; return how many."""
         return sum(pool.abort() for pool in (*self._pools.values(), *self._retired))

@@ -291,7 +291,8 @@ class HostPool(Generic[CT]):
 
     def forget_lost(self) -> None:
         """Forget connections that callers have lost or given up, which counted as in use until now."""
-        self._worker.forget_lost()
+        if not self._amid_call:
+            self._worker.forget_lost()
 
     def stats(self) -> dict[str, int]:
         """Return the statistics, under the keys of psycopg_pool."""
@@ -323,10 +324,6 @@ class HostPool(Generic[CT]):
         for lease, conn in items:
             lease.connection = None
             shut(conn)
-
-    def forget_lost(self) -> None:
-        """Close connections that their callers have lost, where the worker may have ended."""
-        self._worker.forget_lost()
 
     @property
     def gone(self) -> bool:
