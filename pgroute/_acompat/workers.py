@@ -7,12 +7,14 @@ import contextlib
 import contextvars
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pgroute.runtime.wakeup import OneShotEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
+
+T = TypeVar("T")
 
 Lock = threading.Lock
 AsyncLock = asyncio.Lock
@@ -78,6 +80,29 @@ async def async_blocking(fn: Callable[[], object]) -> None:
         fn()
         return
     await done
+
+
+def shielded(fn: Callable[[], T]) -> T:
+    """Call a function."""
+    return fn()
+
+
+async def async_shielded(fn: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Await *fn* to its end, however often the task is cancelled meanwhile, and raise the last cancellation then.
+
+    Whatever bounds its time must be within: anyio cancels a task again in each turn of the loop.
+    """
+    task = asyncio.get_running_loop().create_task(fn())
+    interrupt: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as exc:
+            interrupt = exc
+    if interrupt is None or task.cancelled():
+        return task.result()
+    task.exception()  # otherwise asyncio logs that nobody has looked at it
+    raise interrupt
 
 
 def finished(worker: Worker) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from pgroute._acompat import async_shielded
 from pgroute._async.checkout import COMMIT_SENT, COMMITTED, REFUSED
-from pgroute._async.commit import BY_PSYCOPG
+from pgroute._async.commit import BY_PSYCOPG, BY_ROUTER
 from pgroute._async.pool.lease import READ_ONLY_DEFAULT, alive, shut
 from pgroute._psycopg.state import has_two_phase
 from pgroute.core.faults.classify import one_line
@@ -228,11 +231,21 @@ async def roll_back_quietly(
         begun: how its transaction was begun.
         exc: the error of the body; None: there is none.
     """
+    cause = sys.exception() if exc is None else exc
+    interrupted = cause is not None and not isinstance(cause, Exception)
+    # The server rolls back too when the connection goes, so a frozen one need not be waited for.
+    seconds = checkout.lease.patience() if interrupted else _ROLLBACK_TIMEOUT
+    if interrupted and begun in (BY_PSYCOPG, BY_ROUTER):
+        await async_shielded(partial(_roll_back, checkout, begun, exc, seconds))
+    else:  # what a class of the user's does may belong to this task
+        await _roll_back(checkout, begun, exc, seconds)
+
+
+async def _roll_back(
+    checkout: AsyncCheckout[Any], begun: Begun, exc: BaseException | None, seconds: float
+) -> None:
     conn = checkout.conn
-    interrupted = exc is not None and not isinstance(exc, Exception)
     try:
-        # The server rolls back too when the connection goes, so a frozen one need not be waited for.
-        seconds = checkout.lease.patience() if interrupted else _ROLLBACK_TIMEOUT
         if begun is BY_PSYCOPG and await BY_PSYCOPG.roll_back_within(conn, seconds):
             return
         async with checkout.within(seconds):

@@ -429,6 +429,117 @@ async def test_a_statement_is_cancelled_also_where_its_answer_is_not_waited_for(
         await async_eventually(lambda: not primary.execute(sleeping, [pid]))
 
 
+async def sleeping(conn: psycopg.AsyncConnection[Any]) -> None:
+    await conn.execute("SELECT pg_sleep(60) /* of the body */")
+
+
+async def sleeping_in_a_block(conn: psycopg.AsyncConnection[Any]) -> None:
+    async with conn.transaction():
+        await sleeping(conn)
+
+
+async def sleeping_in_copy(conn: psycopg.AsyncConnection[Any]) -> None:
+    async with conn.cursor().copy("COPY (SELECT pg_sleep(60) /* of the body */) TO STDOUT") as copy:
+        await copy.read()
+
+
+async def in_fetch(router: AsyncRouter[Any], _: Body) -> None:
+    await router.fetch("SELECT pg_sleep(60) /* of the body */", role="writer")
+
+
+async def in_getconn(router: AsyncRouter[Any], body: Body) -> None:
+    conn = await router.getconn("writer")
+    try:
+        await body(conn)
+    finally:
+        await router.putconn(conn)
+
+
+def cancel_in_each_turn(task: asyncio.Task[Any]) -> None:
+    """Cancel a task until it ends, as anyio does, and so each framework that is built on it."""
+    if not task.done():
+        waits_for = getattr(task, "_fut_waiter", None)
+        if waits_for is not None and not waits_for.done():
+            task.cancel()
+        asyncio.get_running_loop().call_soon(cancel_in_each_turn, task)
+
+
+@pytest.mark.parametrize(
+    ("session_of", "statement"),
+    [
+        (in_writer, sleeping),
+        (in_writer, sleeping_in_a_block),
+        (in_writer, sleeping_in_copy),
+        (in_run, sleeping),
+        (in_attempts, sleeping),
+        (in_getconn, sleeping),
+        (in_fetch, sleeping),
+    ],
+)
+async def test_a_task_that_is_cancelled_in_each_turn_leaves_no_statement_at_the_server(
+    shared: LocalCluster, session_of: Callable[..., Any], statement: Body
+) -> None:
+    running = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%of the body%' AND wait_event = 'PgSleep'"
+    async with AsyncRouter(shared.dsn, writer=OPTIONS) as router:
+        await router.wait()
+        task = asyncio.get_running_loop().create_task(session_of(router, statement))
+        await async_eventually(lambda: shared.primary.execute(running))
+        begun_at = time.monotonic()
+        cancel_in_each_turn(task)
+        await asyncio.wait({task})
+        assert task.cancelled()
+        assert time.monotonic() - begun_at < within(3.0)
+        await async_eventually(lambda: not shared.primary.execute(running))
+        await assert_whole(router)
+
+
+@pytest.mark.parametrize("session_of", [in_writer, in_run, in_attempts, in_getconn])
+async def test_a_task_that_is_cancelled_in_each_turn_keeps_its_connection_if_no_statement_runs(
+    shared: LocalCluster, session_of: Callable[..., Any]
+) -> None:
+    pids: list[int] = []
+
+    async def body(conn: psycopg.AsyncConnection[Any]) -> None:
+        await conn.execute("SELECT 1")
+        pids.append(conn.info.backend_pid)
+        await idling(conn)
+
+    async with AsyncRouter(shared.dsn, writer=PoolOptions(max_size=1)) as router:
+        await router.wait()
+        task = asyncio.get_running_loop().create_task(session_of(router, body))
+        await async_eventually(lambda: pids)
+        cancel_in_each_turn(task)
+        await asyncio.wait({task})
+        assert task.cancelled()
+        async with router.writer() as conn:
+            assert [conn.info.backend_pid] == pids
+
+
+async def test_a_task_that_is_cancelled_in_each_turn_waits_no_longer_for_a_frozen_host(
+    mended: LocalCluster,
+) -> None:
+    async with AsyncRouter(mended.nodes[0].conninfo) as router:
+        await router.wait()
+        ready = asyncio.Event()
+
+        async def body(conn: psycopg.AsyncConnection[Any]) -> None:
+            await conn.execute("SELECT 1")
+            mended.nodes[0].freeze()
+            ready.set()
+            await conn.execute("SELECT 1")
+
+        task = asyncio.get_running_loop().create_task(in_writer(router, body))
+        await ready.wait()
+        await asyncio.sleep(0.05)  # the statement is sent
+        begun_at = time.monotonic()
+        cancel_in_each_turn(task)
+        await asyncio.wait({task})
+        assert time.monotonic() - begun_at < 3.0
+        assert not [each for each in asyncio.all_tasks() if "end_statement" in repr(each)]
+        mended.nodes[0].thaw()
+        await router.wait()
+
+
 async def test_a_cancel_request_of_the_callers_own_closes_nothing(shared: LocalCluster) -> None:
     async with AsyncRouter(shared.dsn, writer=OPTIONS) as router, router.writer() as conn:
         task = asyncio.get_running_loop().create_task(conn.execute("SELECT pg_sleep(60)"))

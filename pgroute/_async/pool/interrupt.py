@@ -6,12 +6,14 @@ import asyncio  # async-only
 import logging
 import sys
 import weakref
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from pgroute._acompat import AsyncWatchdog
+from pgroute._acompat import AsyncWatchdog, async_shielded
 from pgroute._psycopg.pooled import cancelling
 from pgroute.core.faults.classify import one_line
 
@@ -44,12 +46,15 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
     cls, pgconn = type(conn), conn.pgconn
     this = weakref.ref(conn)
     watchdog: AsyncWatchdog | None = None
+    awaited: Any = None
 
     async def wait(gen: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal watchdog
+        nonlocal watchdog, awaited
+        awaited = gen
         try:
             return await cls.wait(this(), gen, *args, **kwargs)  # type: ignore[arg-type]  # its caller holds it
         finally:
+            awaited = None
             if watchdog is not None:
                 started, watchdog = watchdog, None
                 cancelling.set(False)
@@ -58,27 +63,23 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
                 lease.was_idle = True
 
     async def cancel_safe(*, timeout: float = 30.0) -> None:
-        nonlocal watchdog
+        nonlocal watchdog, awaited
         conn = this()
         assert conn is not None
         # Only where wait() handles an interrupt: a direct call of cancel_safe() does what psycopg documents.
         if not isinstance(sys.exception(), _INTERRUPTS) or pgconn.transaction_status != ACTIVE:
             await cls.cancel_safe(conn, timeout=timeout)
             return
+        if watchdog is not None:  # interrupted again while it is being cancelled
+            abort()
+            return
         timeout = min(timeout, lease.patience())
+        gen, awaited = awaited, None
         cancelling.set(True)
         watchdog = AsyncWatchdog(timeout, abort)
         await watchdog.__aenter__()
-        try:
-            # sync-only: cls.cancel_safe(conn, timeout=timeout)
-            # libpq before 17 knows no timeout.
-            async with asyncio.timeout(timeout):  # async-only
-                await cls.cancel_safe(conn, timeout=timeout)  # async-only
-        except (psycopg.Error, TimeoutError) as exc:
-            late = isinstance(exc, TimeoutError)
-            why = f"no answer in {timeout:.2f} s" if late else one_line(str(exc))
-            logger.debug("the server did not take a cancel request, closing the connection: %s", why)
-            abort()
+        with suppress(*_INTERRUPTS):  # the first one is raised in any case
+            await async_shielded(partial(_end_statement, cls, conn, gen, timeout, abort))
 
     def abort() -> None:
         lease.abort()
@@ -86,3 +87,29 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
 
     conn.wait = wait  # type: ignore[method-assign]
     conn.cancel_safe = cancel_safe  # type: ignore[method-assign]
+
+
+async def _end_statement(
+    cls: type[psycopg.AsyncConnection[Any]],
+    conn: psycopg.AsyncConnection[Any],
+    gen: Any,
+    timeout: float,
+    abort: Callable[[], object],
+) -> None:
+    """Have the statement under way cancelled, and receive what is left of it: psycopg then has nothing to await."""
+    try:
+        # sync-only: cls.cancel_safe(conn, timeout=timeout)
+        # libpq before 17 knows no timeout.
+        async with asyncio.timeout(timeout):  # async-only
+            await cls.cancel_safe(conn, timeout=timeout)  # async-only
+    except (psycopg.Error, TimeoutError) as exc:
+        late = isinstance(exc, TimeoutError)
+        why = f"no answer in {timeout:.2f} s" if late else one_line(str(exc))
+        logger.debug("the server did not take a cancel request, closing the connection: %s", why)
+        abort()
+    except BaseException:
+        abort()
+        raise
+    if gen is not None:
+        with suppress(psycopg.Error):
+            await cls.wait(conn, gen, timeout=timeout)
