@@ -67,7 +67,7 @@ class ByPsycopg:
     async def commit(self, conn: Connection, last: bytes, question: Question | None) -> Committed:
         """End the transaction. The question is not asked if the class of the connection ends it in a way of its own."""
         if (
-            type(conn).commit is not psycopg.AsyncConnection.commit
+            conn.__class__.commit is not psycopg.AsyncConnection.commit
             or conn.pgconn.pipeline_status
             or has_unfinished(conn)
         ):
@@ -93,8 +93,8 @@ class ByPsycopg:
             psycopg.Error: the connection was lost, or there was no answer in time.
         """
         if (
-            type(conn).rollback is not psycopg.AsyncConnection.rollback
-            or type(conn).wait is not psycopg.AsyncConnection.wait
+            conn.__class__.rollback is not psycopg.AsyncConnection.rollback
+            or conn.__class__.wait is not psycopg.AsyncConnection.wait
             or conn.pgconn.pipeline_status
             or has_unfinished(conn)
             or forget_prepared(conn)

@@ -34,6 +34,15 @@ def mark_pooled(conn: Connection) -> None:
         logging.getLogger(name).addFilter(worth_telling)  # does nothing if it is there
 
 
+def bare(conn: Any) -> Any:
+    """Return the connection itself where connect() has returned a proxy of it.
+
+    The agents of Datadog and New Relic patch connect() so. Their proxies are those of wrapt: only type() and identity
+    tell them from the connection.
+    """
+    return getattr(conn, "__wrapped__", conn)
+
+
 _LOGGERS = ("psycopg", "psycopg.transaction")
 
 

@@ -35,7 +35,7 @@ def restore_settings(conn: Connection, settings: tuple[Any, ...]) -> bool:
     psycopg's methods ask for the status of the transaction, as steps of which each setting takes six.
     """
     cls, base = (
-        type(conn),
+        conn.__class__,
         psycopg.Connection if isinstance(conn, psycopg.Connection) else psycopg.AsyncConnection,
     )
     for name in ("set_autocommit", "set_read_only", "set_isolation_level", "set_deferrable"):

@@ -66,7 +66,7 @@ class ByPsycopg:
     def commit(self, conn: Connection, last: bytes, question: Question | None) -> Committed:
         """End the transaction. The question is not asked if the class of the connection ends it in a way of its own."""
         if (
-            type(conn).commit is not psycopg.Connection.commit
+            conn.__class__.commit is not psycopg.Connection.commit
             or conn.pgconn.pipeline_status
             or has_unfinished(conn)
         ):
@@ -92,8 +92,8 @@ class ByPsycopg:
             psycopg.Error: the connection was lost, or there was no answer in time.
         """
         if (
-            type(conn).rollback is not psycopg.Connection.rollback
-            or type(conn).wait is not psycopg.Connection.wait
+            conn.__class__.rollback is not psycopg.Connection.rollback
+            or conn.__class__.wait is not psycopg.Connection.wait
             or conn.pgconn.pipeline_status
             or has_unfinished(conn)
             or forget_prepared(conn)

@@ -171,7 +171,7 @@ class AsyncUnderWay(Generic[CT]):
 
     async def _begin(self, checkout: AsyncCheckout[CT]) -> None:
         conn, lease, request = checkout.conn, checkout.lease, self._request
-        if type(conn).transaction is not psycopg.AsyncConnection.transaction:
+        if conn.__class__.transaction is not psycopg.AsyncConnection.transaction:
             self._begun = await _begin_by_class(conn, request)
             lease.was_idle = False
             return

@@ -14,7 +14,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import Watchdog, shielded
-from pgroute._psycopg.pooled import cancelling
+from pgroute._psycopg.pooled import bare, cancelling
 from pgroute.core.faults.classify import one_line
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def guard(conn: psycopg.Connection[Any], lease: Lease, suspect: Callable[[], obj
         lease: its own.
         suspect: called when the server did not answer in time.
     """
+    conn = bare(conn)
     cls, pgconn = type(conn), conn.pgconn
     this = weakref.ref(conn)
     watchdog: Watchdog | None = None

@@ -226,7 +226,7 @@ def shut(conn: psycopg.Connection[Any]) -> None:
         conn.close()
     except Exception as exc:  # noqa: BLE001
         logger.warning(
-            "%s.close() failed: %s: %s", type(conn).__name__, type(exc).__name__, one_line(str(exc))
+            "%s.close() failed: %s: %s", conn.__class__.__name__, type(exc).__name__, one_line(str(exc))
         )
     finally:
         conn.pgconn.finish()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pgroute._acompat import Wakeup, Worker, finished, join_all, spawn
 from pgroute._sync.pool.lease import contradicts, lease_of, shut
+from pgroute._psycopg.pooled import bare
 from pgroute.core.routing.lending import Close, Connect, Rest
 from pgroute.core.routing.lifetime import lifetime
 
@@ -180,7 +181,7 @@ class PoolWorker(Generic[CT]):
         lease = lease_of(conn)
         lease.expires_at = now + lifetime(self._max_lifetime, self._rng)
         self._admission.opened(now - begun, now)
-        lease.connection = weakref.ref(conn, lambda _: lease.pool.lease_lost(lease))
+        lease.connection = weakref.ref(bare(conn), lambda _: lease.pool.lease_lost(lease))
         with self._lock:
             # One that contradicts its pool is lent to a caller who waits already, and never idle.
             fit = bool(self._lending.waiting) or not contradicts(conn)

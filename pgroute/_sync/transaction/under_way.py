@@ -172,7 +172,7 @@ class UnderWay(Generic[CT]):
 
     def _begin(self, checkout: Checkout[CT]) -> None:
         conn, lease, request = checkout.conn, checkout.lease, self._request
-        if type(conn).transaction is not psycopg.Connection.transaction:
+        if conn.__class__.transaction is not psycopg.Connection.transaction:
             self._begun = _begin_by_class(conn, request)
             lease.was_idle = False
             return
