@@ -31,7 +31,7 @@ from pgroute._psycopg.adapters import layered, swap_adapters
 from pgroute._psycopg.copying import end_steps, flush_steps, receive_steps
 from pgroute._psycopg.login import ConnectAborted, unwanted, watched_class
 from pgroute._psycopg.pooled import cancelling, mark_pooled, worth_telling
-from pgroute._psycopg.prepared import Prepared, removes_prepared
+from pgroute._psycopg.prepared import Prepared, remove_steps, removes_prepared
 from pgroute._psycopg.state import (
     enter_block,
     forget_prepared,
@@ -210,6 +210,16 @@ def test_prepared_statements_are_forgotten(conn: psycopg.Connection[Any]) -> Non
         prepare(conn)
     except psycopg.errors.InvalidSqlStatementName:
         pytest.fail(changed("forget_prepared", "Connection._prepared.clear() does not forget all statements"))
+
+
+@cluster_needed
+def test_prepared_statements_are_removed_at_once(conn: psycopg.Connection[Any]) -> None:
+    conn.autocommit = True
+    prepare(conn)
+    conn.wait(remove_steps(conn))
+    left = conn.execute("SELECT count(*) FROM pg_prepared_statements", prepare=False).fetchone()
+    assert left == (0,), changed("remove_steps", "Connection._prepared.maintain_gen() leaves them")
+    prepare(conn)
 
 
 @cluster_needed

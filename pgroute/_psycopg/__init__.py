@@ -5,8 +5,8 @@ Private names, as they are in psycopg 3.3.9, the oldest version that pgroute acc
 - ``Connection._tpc`` and ``_num_transactions``: `has_two_phase`, `has_unfinished`, `enter_block`, `leave_block`.
 - ``Connection._prepared``: `forget_prepared`; with its ``prepare_threshold``, and ``_autocommit``, ``_read_only``,
   ``_isolation_level``, ``_deferrable``: `settings_of`, and with ``_begin_statement`` `restore_settings`.
-- ``Connection._prepared`` with its ``clear``, which is replaced on one connection, and ``_to_flush``: `Prepared`,
-  `removes_prepared`.
+- ``Connection._prepared`` with its ``clear``, which is replaced on one connection, ``maintain_gen`` and ``_to_flush``:
+  `Prepared`, `remove_steps`, `removes_prepared`.
 - ``Connection._pool``: `mark_pooled`.
 - ``Connection._adapters``: `swap_adapters`.
 - ``AdaptersMap._loaders``, ``_dumpers``, ``_dumpers_by_oid``, ``TypesRegistry._registry``: `layered`.

@@ -6,6 +6,8 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     import psycopg
 
     Connection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
@@ -39,6 +41,12 @@ class Prepared:
             return removed
 
         manager.clear = watched_clear  # type: ignore[method-assign]
+
+
+def remove_steps(conn: Connection) -> Generator[Any, Any, None]:
+    """Remove all that is prepared, if psycopg has prepared anything, as it does after a ROLLBACK; for ``conn.wait``."""
+    conn._prepared.clear()
+    yield from conn._prepared.maintain_gen(conn)
 
 
 def removes_prepared(conn: Connection) -> bool:

@@ -81,7 +81,7 @@ def test_sessions(shared: LocalCluster, table: str) -> None:
                 raise KeyError
         with router.writer() as conn:
             conn.set_autocommit(True)
-            conn.row_factory = psycopg.rows.dict_row
+            conn.row_factory = psycopg.rows.dict_row  # type: ignore[assignment]
             conn.execute("SELECT 1")
         with router.writer() as conn:
             assert not conn.autocommit

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+from psycopg.pq import TransactionStatus
+
 from pgroute._async.alone import COMMITTED, NOTHING, UNKNOWN
+from pgroute._psycopg.prepared import remove_steps
+from pgroute.core.faults.classify import plan_outdated
 from pgroute.core.sql.parts import may_commit_parts
 from pgroute.core.sql.queries import check_query
 from pgroute.errors import ConfigError
@@ -13,13 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence  # async-only
 
     # sync-only: from collections.abc import Callable, Mapping, Sequence
-    import psycopg
     from psycopg.abc import QueryNoTemplate as Query
     from psycopg.rows import AsyncRowFactory
 
     from pgroute._async.checkout import AsyncCheckout
 
     Params = Sequence[Any] | Mapping[str, Any] | None
+
+_IDLE = TransactionStatus.IDLE
 
 
 class AsyncStatement:
@@ -68,6 +74,16 @@ class AsyncStatement:
         return value
 
     async def _perform(self, conn: psycopg.AsyncConnection[Any]) -> Any:
+        try:
+            return await self._execute(conn)
+        except psycopg.errors.FeatureNotSupported as exc:
+            if conn.pgconn.transaction_status != _IDLE or not plan_outdated(exc):
+                raise
+        async with conn.lock:
+            await conn.wait(remove_steps(conn))  # after a pipeline; otherwise it was done
+        return await self._execute(conn)
+
+    async def _execute(self, conn: psycopg.AsyncConnection[Any]) -> Any:
         cursor = cursor_of(conn, self._row_factory)
         try:
             await execute_one(cursor, self._query, self._params)

@@ -1,4 +1,4 @@
-"""Interrupted statements: asks the server to cancel, waits a moment, then shuts the socket down."""
+"""What happens to a connection when its statements are interrupted, or were prepared before a migration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import AsyncWatchdog, async_shielded
 from pgroute._psycopg.pooled import bare, cancelling
-from pgroute.core.faults.classify import one_line
+from pgroute._psycopg.prepared import remove_steps
+from pgroute.core.faults.classify import one_line, plan_outdated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +34,8 @@ _INTERRUPTS = (KeyboardInterrupt, asyncio.CancelledError)  # async-only
 
 def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callable[[], object]) -> None:
     """Bound the time that an interrupted statement on this connection takes, and note when its transaction ends.
+
+    In autocommit mode it also removes what was prepared before a migration. After a ROLLBACK psycopg does it.
 
     psycopg asks the server to cancel an interrupted statement, and waits up to 5 s for that and 5 s for the statement.
     A frozen host answers neither. psycopg does this in `wait` and `cancel_safe`. Both are replaced on the connection,
@@ -54,6 +57,10 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
         awaited = gen
         try:
             return await cls.wait(this(), gen, *args, **kwargs)  # type: ignore[arg-type]  # its caller holds it
+        except psycopg.errors.FeatureNotSupported as exc:
+            if pgconn.transaction_status == IDLE and plan_outdated(exc):
+                await _forget_plans(cls, this())
+            raise
         finally:
             awaited = None
             if watchdog is not None:
@@ -114,3 +121,9 @@ async def _end_statement(
     if gen is not None:
         with suppress(psycopg.Error):
             await cls.wait(conn, gen, timeout=timeout)
+
+
+async def _forget_plans(cls: type[psycopg.AsyncConnection[Any]], conn: Any) -> None:
+    """Remove what was prepared on a connection whose lock is held."""
+    if not conn.pgconn.pipeline_status:
+        await cls.wait(conn, remove_steps(conn))

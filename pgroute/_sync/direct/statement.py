@@ -5,7 +5,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+from psycopg.pq import TransactionStatus
+
 from pgroute._sync.alone import COMMITTED, NOTHING, UNKNOWN
+from pgroute._psycopg.prepared import remove_steps
+from pgroute.core.faults.classify import plan_outdated
 from pgroute.core.sql.parts import may_commit_parts
 from pgroute.core.sql.queries import check_query
 from pgroute.errors import ConfigError
@@ -13,13 +18,14 @@ from pgroute.errors import ConfigError
 if TYPE_CHECKING:
 
     from collections.abc import Callable, Mapping, Sequence
-    import psycopg
     from psycopg.abc import QueryNoTemplate as Query
     from psycopg.rows import RowFactory
 
     from pgroute._sync.checkout import Checkout
 
     Params = Sequence[Any] | Mapping[str, Any] | None
+
+_IDLE = TransactionStatus.IDLE
 
 
 class Statement:
@@ -68,6 +74,16 @@ class Statement:
         return value
 
     def _perform(self, conn: psycopg.Connection[Any]) -> Any:
+        try:
+            return self._execute(conn)
+        except psycopg.errors.FeatureNotSupported as exc:
+            if conn.pgconn.transaction_status != _IDLE or not plan_outdated(exc):
+                raise
+        with conn.lock:
+            conn.wait(remove_steps(conn))  # after a pipeline; otherwise it was done
+        return self._execute(conn)
+
+    def _execute(self, conn: psycopg.Connection[Any]) -> Any:
         cursor = cursor_of(conn, self._row_factory)
         try:
             execute_one(cursor, self._query, self._params)

@@ -1,5 +1,5 @@
 # Generated from pgroute/_async/pool/interrupt.py by .ci/unasync.py: edit that file, not this one.
-"""Interrupted statements: asks the server to cancel, waits a moment, then shuts the socket down."""
+"""What happens to a connection when its statements are interrupted, or were prepared before a migration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import Watchdog, shielded
 from pgroute._psycopg.pooled import bare, cancelling
-from pgroute.core.faults.classify import one_line
+from pgroute._psycopg.prepared import remove_steps
+from pgroute.core.faults.classify import one_line, plan_outdated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,8 @@ _INTERRUPTS = (KeyboardInterrupt,)
 
 def guard(conn: psycopg.Connection[Any], lease: Lease, suspect: Callable[[], object]) -> None:
     """Bound the time that an interrupted statement on this connection takes, and note when its transaction ends.
+
+    In autocommit mode it also removes what was prepared before a migration. After a ROLLBACK psycopg does it.
 
     psycopg asks the server to cancel an interrupted statement, and waits up to 5 s for that and 5 s for the statement.
     A frozen host answers neither. psycopg does this in `wait` and `cancel_safe`. Both are replaced on the connection,
@@ -53,6 +56,10 @@ def guard(conn: psycopg.Connection[Any], lease: Lease, suspect: Callable[[], obj
         awaited = gen
         try:
             return cls.wait(this(), gen, *args, **kwargs)  # type: ignore[arg-type]  # its caller holds it
+        except psycopg.errors.FeatureNotSupported as exc:
+            if pgconn.transaction_status == IDLE and plan_outdated(exc):
+                _forget_plans(cls, this())
+            raise
         finally:
             awaited = None
             if watchdog is not None:
@@ -111,3 +118,9 @@ def _end_statement(
     if gen is not None:
         with suppress(psycopg.Error):
             cls.wait(conn, gen, timeout=timeout)
+
+
+def _forget_plans(cls: type[psycopg.Connection[Any]], conn: Any) -> None:
+    """Remove what was prepared on a connection whose lock is held."""
+    if not conn.pgconn.pipeline_status:
+        cls.wait(conn, remove_steps(conn))

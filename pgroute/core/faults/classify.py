@@ -179,6 +179,17 @@ def options_refused(exc: psycopg.Error, *, names: Collection[str]) -> bool | Non
     return False if any(quoted in names for quoted in _QUOTED.findall(said["text"])) else None
 
 
+def plan_outdated(exc: BaseException) -> bool:
+    """Return whether a prepared statement was refused because a migration has changed its columns; nothing has run.
+
+    The text is in the language of the server, and other errors have this SQLSTATE.
+    """
+    return (
+        isinstance(exc, psycopg.errors.FeatureNotSupported)
+        and exc.diag.source_function == "RevalidateCachedQuery"
+    )
+
+
 _LOST_STATES = frozenset({"57P01", "57P02", "57P03"})
 
 
@@ -219,4 +230,4 @@ def session_fault(
         return Fault(FaultKind.DEADLOCK, rerun_safe=True, reason=reason)
     if sqlstate in _LOST_STATES or sqlstate.startswith("08"):
         return Fault(FaultKind.LOST, host_suspect=True, fresh=sqlstate.startswith("08"), reason=reason)
-    return Fault(FaultKind.OTHER, reason=reason)
+    return Fault(FaultKind.OTHER, rerun_safe=plan_outdated(exc), reason=reason)
