@@ -27,8 +27,9 @@ from pgroute import (
 )
 from pgroute._async import ending
 from pgroute.runtime.connect_backoff import ConnectBackoff
-from pgroute.testing import LocalCluster, Node
+from pgroute.testing import FaultProxy, LocalCluster, Node
 from tests import support
+from tests.aio.conftest import Proxied
 from tests.aio.workload import key, read, state
 from tests.support import AsyncBackground, async_call, async_eventually, dsn_at, within
 
@@ -141,6 +142,41 @@ async def test_a_configure_whose_statement_fails_leaves_the_other_role_alone(sha
     assert 3 <= len(calls) <= 3 * 6, "at each host at least 200 ms apart"
 
 
+async def test_a_connection_that_falls_silent_in_configure_is_replaced(
+    proxied: Proxied, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def configure(conn: psycopg.AsyncConnection[Any]) -> None:
+        await conn.execute("SELECT 'of configure'")
+        await conn.commit()
+
+    (proxy, *_) = proxied.proxies
+    proxy.when(b"of configure", action="discard", after_forwarding=False)
+    options = PoolOptions(max_size=1, configure=configure, kwargs={"connect_timeout": 2})
+    async with AsyncRouter(FaultProxy.dsn([proxy]), writer=options) as router:
+        async with router.writer(timeout=15.0) as conn:
+            await conn.execute("SELECT 1")
+        assert router.topology.hosts[0].state is HostState.UP
+    assert "cannot be opened: configure took longer than 2 s" in caplog.text
+
+
+# async-only: begin
+async def test_a_configure_that_waits_for_something_else_is_cancelled(
+    shared: LocalCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[bool] = []
+
+    async def configure(_: psycopg.AsyncConnection[Any]) -> None:
+        calls.append(True)
+        if len(calls) == 1:
+            await asyncio.Event().wait()
+
+    options = PoolOptions(max_size=1, configure=configure, kwargs={"connect_timeout": 2})
+    async with AsyncRouter(shared.dsn, writer=options) as router, router.writer(timeout=15.0) as conn:
+        await conn.execute("SELECT 1")
+    assert "cannot be opened: configure took longer than 2 s" in caplog.text
+
+
+# async-only: end
 async def test_a_connection_class_that_cannot_connect_is_named(shared: LocalCluster) -> None:
     calls: list[float] = []
 

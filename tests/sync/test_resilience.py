@@ -27,8 +27,9 @@ from pgroute import (
 )
 from pgroute._sync import ending
 from pgroute.runtime.connect_backoff import ConnectBackoff
-from pgroute.testing import LocalCluster, Node
+from pgroute.testing import FaultProxy, LocalCluster, Node
 from tests import support
+from tests.sync.conftest import Proxied
 from tests.sync.workload import key, read, state
 from tests.support import Background, call, eventually, dsn_at, within
 
@@ -138,6 +139,23 @@ def test_a_configure_whose_statement_fails_leaves_the_other_role_alone(shared: L
     why = 'configure failed: UndefinedTable: relation "no_such_table" does not exist'
     assert all(why in explained(error) for error in errors)
     assert 3 <= len(calls) <= 3 * 6, "at each host at least 200 ms apart"
+
+
+def test_a_connection_that_falls_silent_in_configure_is_replaced(
+    proxied: Proxied, caplog: pytest.LogCaptureFixture
+) -> None:
+    def configure(conn: psycopg.Connection[Any]) -> None:
+        conn.execute("SELECT 'of configure'")
+        conn.commit()
+
+    (proxy, *_) = proxied.proxies
+    proxy.when(b"of configure", action="discard", after_forwarding=False)
+    options = PoolOptions(max_size=1, configure=configure, kwargs={"connect_timeout": 2})
+    with Router(FaultProxy.dsn([proxy]), writer=options) as router:
+        with router.writer(timeout=15.0) as conn:
+            conn.execute("SELECT 1")
+        assert router.topology.hosts[0].state is HostState.UP
+    assert "cannot be opened: configure took longer than 2 s" in caplog.text
 
 
 def test_a_connection_class_that_cannot_connect_is_named(shared: LocalCluster) -> None:

@@ -39,10 +39,11 @@ logger = logging.getLogger("pgroute")
 
 _CHECK_TIMEOUT = 5.0
 _PROBE_STEP = 0.002
+_GRACE = 0.2
 
 
 class ConfigureFailed(psycopg.OperationalError):
-    """The user's configure raised, which says nothing about the server."""
+    """The user's configure raised or took too long, which says nothing about the server."""
 
 
 class Connector:
@@ -182,7 +183,7 @@ class Connector:
                 conn.set_read_only(True)
             conn.set_autocommit(self._autocommit)
             conn.add_notice_handler(lease.on_notice)
-            self._configured(conn)
+            self._configured_in_time(conn, lease)
             lease.note_baseline(conn, read_only=self._expected_read_only(conn))
         except BaseException:
             shut(conn)
@@ -200,6 +201,25 @@ class Connector:
         if self._as_probe and not self._read_only:
             return self._host.read_only
         return conn.pgconn.parameter_status(READ_ONLY_DEFAULT) == b"on"
+
+    def _configured_in_time(self, conn: psycopg.Connection[Any], lease: Lease) -> None:
+        """Configure a new connection within connect_timeout: meanwhile the pool opens no other one."""
+        seconds, late = self._login.seconds, False
+
+        def end() -> None:
+            nonlocal late
+            late = True
+            lease.abort()
+
+        try:
+            with Watchdog(seconds, end):
+                self._configured(conn)
+                # It may wait for something else than this connection.
+        except Exception:
+            if not late:
+                raise
+        if late:
+            raise ConfigureFailed(f"configure took longer than {seconds:g} s (connect_timeout)")
 
     def _configured(self, conn: psycopg.Connection[Any]) -> None:
         if self._configure is None:

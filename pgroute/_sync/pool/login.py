@@ -56,6 +56,7 @@ class Login:
         source: calls the user's credentials function; None: there is none.
 
     Attributes:
+        seconds: connect_timeout, which also bounds what else a new connection needs.
         undecided: the last refusal may have been for the settings alone, so it says nothing about the host.
     """
 
@@ -75,6 +76,8 @@ class Login:
         self._source = source
         self._own_settings = bool(config.options.settings)
         self._params = config.params(host.key)
+        seconds = float(self._params.get("connect_timeout", 0))
+        self.seconds: float = seconds if seconds > 0 else float(POOL_CONNECT_TIMEOUT)
         self._arguments: dict[str, Any] = {**config.arguments, "autocommit": True}
         if host.address is not None and not host.key.is_socket:
             self._arguments["hostaddr"] = host.address
@@ -108,15 +111,13 @@ class Login:
         return self._try(source, request, afresh)
 
     def _ask(self, source: CredentialSource, request: CredentialRequest) -> Params:
-        seconds = float(self._params.get("connect_timeout", 0))
-        seconds = seconds if seconds > 0 else float(POOL_CONNECT_TIMEOUT)
         call = source.ask(request)
-        done = wait_for_call(call, seconds, unwanted.get())
+        done = wait_for_call(call, self.seconds, unwanted.get())
         if unwanted.get()():
             raise ConnectAborted("the pool was closed while it connected")
         if not done:
             call.missed = True
-            raise NoCredentials(reason(late(seconds)))
+            raise NoCredentials(reason(late(self.seconds)))
         try:
             return call.result()
         except CredentialsFailed as exc:
