@@ -177,7 +177,7 @@ class AsyncAlone(Generic[CT]):
                     f"the connection to {checkout.key} was lost during the {work.name}: it may have been committed"
                 )
                 fault = Fault(FaultKind.LOST, commit_unknown=True)
-            elif lost:
+            elif lost and not fault.time_limit:
                 error = SessionLost(f"the connection to {checkout.key} was lost", topology=checkout.topology)
                 fault = Fault(FaultKind.LOST, rerun_safe=True)
         state, refusal = self._state, work.why_not_again(exc)

@@ -187,10 +187,12 @@ async def _end_without_commit(
         raise psycopg.ProgrammingError(f"the body closed its connection: {rest}")
     if status == INTRANS or (status == UNKNOWN and begun.whole):
         await shut(conn)
-        checkout.kick()
+        limit = checkout.lease.time_limit
+        if not limit:
+            checkout.kick()
         raise SessionLost(
-            f"the connection to {checkout.key} was lost before COMMIT was sent: nothing of the transaction "
-            "was committed",
+            f"the connection to {checkout.key} was lost before COMMIT was sent{limit and f' ({limit})'}: nothing of "
+            "the transaction was committed",
             topology=checkout.topology,
         )
     if status == UNKNOWN:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import psycopg
 
 from pgroute._psycopg.state import restore_settings, settings_of
-from pgroute.core.faults.classify import one_line
+from pgroute.core.faults.classify import TIME_LIMITS, one_line
 from pgroute.core.transactions.begin import begin_statement
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class Lease:
         taken_at: monotonic seconds of the checkout.
         uses: the sessions that had the connection.
         trusted: tables of pgroute's that were found to run nobody else's code.
+        time_limit: the setting with which the server has ended the connection; empty: it has not, or not so.
         was_idle: after a statement there was no transaction; set to False before, to learn that.
         expires_at: monotonic seconds from which on it is not lent any more.
         connection: a weak reference to the connection, by which its loss is noticed.
@@ -127,6 +128,7 @@ class Lease:
         "read_only",
         "taken",
         "taken_at",
+        "time_limit",
         "trusted",
         "unconfirmed",
         "uses",
@@ -148,6 +150,7 @@ class Lease:
         self.taken_at: float = 0.0
         self.uses: int = 0
         self.trusted: frozenset[str] = frozenset()
+        self.time_limit: str = ""
         self.was_idle: bool = False
         self.expires_at: float = math.inf
         self.connection: weakref.ref[psycopg.Connection[Any]] | None = None
@@ -180,6 +183,7 @@ class Lease:
             self.unconfirmed = True
         if diagnostic.severity_nonlocalized in ("FATAL", "PANIC") or diagnostic.sqlstate in _ENDS:
             self.doomed = True
+            self.time_limit = TIME_LIMITS.get(diagnostic.sqlstate or "", "")
         if self.noticed is not None:
             self.noticed(diagnostic)
 

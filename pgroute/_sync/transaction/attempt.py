@@ -163,7 +163,9 @@ class Transaction(UnderWay[CT]):
         except psycopg.Error as failure:
             fault = final.refused(failure) if final is not None and checkout.phase is REFUSED else None
             phase = Phase.EXIT if checkout.phase is NOTHING_SENT else Phase.COMMIT
-            fault = fault or end_fault(failure, phase, lost=False, read_write=read_write)
+            fault = fault or end_fault(
+                failure, phase, lost=False, read_write=read_write, time_limit=checkout.lease.time_limit
+            )
             step = self._next(failure, fault, phase)
             if isinstance(step, Raise):
                 raise

@@ -54,6 +54,7 @@ class Fault:
         rerun_safe: the transaction was certainly not committed.
         commit_unknown: it may have been committed.
         shut: the server itself refuses everybody, because it is starting or stopping.
+        time_limit: the setting with which the server has ended a transaction that took too long; empty: it has not.
         reason: one printable line for people, without secrets.
     """
 
@@ -63,6 +64,7 @@ class Fault:
     rerun_safe: bool = False
     commit_unknown: bool = False
     shut: bool = False
+    time_limit: str = ""
     reason: str = ""
 
     def __post_init__(self) -> None:
@@ -190,6 +192,9 @@ def plan_outdated(exc: BaseException) -> bool:
     )
 
 
+TIME_LIMITS = {"25P03": "idle_in_transaction_session_timeout", "25P04": "transaction_timeout"}
+"""By SQLSTATE, the settings with which a server ends a connection because of its client (PostgreSQL docs, 19.11)."""
+
 _LOST_STATES = frozenset({"57P01", "57P02", "57P03"})
 
 
@@ -206,6 +211,9 @@ def session_fault(
     """
     sqlstate = getattr(exc, "sqlstate", None) or ""
     reason = one_line(str(exc)) if isinstance(exc, psycopg.Error) else type(exc).__name__
+    if sqlstate in TIME_LIMITS:
+        limit = TIME_LIMITS[sqlstate]
+        return Fault(FaultKind.OTHER, commit_unknown=committing, time_limit=limit, reason=reason)
     if closed:
         kind = {"40001": FaultKind.SERIALIZATION, "40P01": FaultKind.DEADLOCK}.get(sqlstate, FaultKind.LOST)
         return Fault(

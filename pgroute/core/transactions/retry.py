@@ -73,7 +73,9 @@ def body_fault(exc: BaseException, *, lost: bool, closed: bool, read_write: bool
     return session_fault(exc, closed=lost, read_write=read_write)
 
 
-def end_fault(exc: psycopg.Error, phase: Phase, *, lost: bool, read_write: bool) -> Fault:
+def end_fault(
+    exc: psycopg.Error, phase: Phase, *, lost: bool, read_write: bool, time_limit: str = ""
+) -> Fault:
     """Classify an error at the end of a transaction whose body raised nothing.
 
     Args:
@@ -81,9 +83,12 @@ def end_fault(exc: psycopg.Error, phase: Phase, *, lost: bool, read_write: bool)
         phase: COMMIT if it was sent, else EXIT.
         lost: the error closed the connection.
         read_write: the session was requested as read-write.
+        time_limit: the setting with which the server had ended the connection before COMMIT; empty: it had not.
     """
     if isinstance(exc, CommitUnknown):
         return Fault(FaultKind.LOST, commit_unknown=True)
+    if time_limit:
+        return Fault(FaultKind.OTHER, time_limit=time_limit)
     if isinstance(exc, SessionLost):
         return Fault(FaultKind.LOST, rerun_safe=True)
     if phase is Phase.EXIT:
@@ -283,6 +288,8 @@ class RetryState:
             return step
         if step.failed:
             self._remark = f"; {step.reason}"
+        if fault.time_limit:
+            self._remark = f"; not run again: it took longer than the server's {fault.time_limit}"
         if phase is not Phase.BODY and isinstance(error, RouteError) and self.unknown is None:
             error.rerun_safe = not error.may_have_committed
         return step

@@ -279,7 +279,9 @@ SESSIONS = [
     # The connection is gone.
     ("57P01", CLOSED, LOST),
     ("57P02", CLOSED, LOST),
-    ("25P03", CLOSED, LOST),
+    ("25P03", CLOSED, Fault(FaultKind.OTHER, time_limit="idle_in_transaction_session_timeout")),
+    ("25P04", CLOSED, Fault(FaultKind.OTHER, time_limit="transaction_timeout")),
+    ("25P04", OPEN, Fault(FaultKind.OTHER, time_limit="transaction_timeout")),
     ("08P01", CLOSED, Fault(FaultKind.LOST, host_suspect=True, fresh=True, rerun_safe=True)),
     (
         "57P01",
@@ -318,6 +320,7 @@ def test_session(code, facts, fault):
     assert told.reason == "said the server"
     assert (told.kind, told.host_suspect, told.fresh) == (fault.kind, fault.host_suspect, fault.fresh)
     assert (told.rerun_safe, told.commit_unknown) == (fault.rerun_safe, fault.commit_unknown)
+    assert told.time_limit == fault.time_limit
 
 
 def test_connection_lost_without_a_word():
