@@ -30,14 +30,14 @@ def interruptible():
 
 
 @contextmanager
-def signalled_when(condition: Callable[[], Any]) -> Iterator[None]:
+def signalled_when(condition: Callable[[], Any], number: signal.Signals = signal.SIGINT) -> Iterator[None]:
     """Interrupt the block, which runs in the main thread, when the condition is true."""
     main = threading.main_thread().ident
     assert main is not None
 
     def interrupt() -> None:
         eventually(condition)
-        signal.pthread_kill(main, signal.SIGINT)
+        signal.pthread_kill(main, number)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
@@ -66,6 +66,59 @@ def test_a_statement_interrupted_in_a_session_is_rolled_back(shared: LocalCluste
             conn.execute("SELECT pg_sleep(60)")
         with router.writer(2.0) as conn:
             assert conn.execute(f"SELECT * FROM {table}").fetchall() == []
+
+
+class SoftTimeLimitExceeded(Exception):
+    """As Celery's, raised by a signal handler."""
+
+
+@pytest.fixture
+def time_limited() -> Iterator[None]:
+    def exceeded(*_: object) -> None:
+        raise SoftTimeLimitExceeded
+
+    before = signal.signal(signal.SIGALRM, exceeded)
+    yield
+    signal.signal(signal.SIGALRM, before)
+
+
+def in_writer(router: Router, statement: str) -> None:
+    with router.writer() as conn:
+        conn.execute(statement)
+
+
+def in_run(router: Router, statement: str) -> None:
+    router.run(lambda conn: conn.execute(statement).rowcount)
+
+
+def in_execute(router: Router, statement: str) -> None:
+    router.execute(statement)
+
+
+def in_copy(router: Router, statement: str) -> None:
+    with router.writer() as conn, conn.cursor().copy(f"COPY ({statement}) TO STDOUT") as copy:
+        copy.read()
+
+
+@pytest.mark.parametrize("session_of", [in_writer, in_run, in_execute, in_copy])
+@pytest.mark.usefixtures("time_limited")
+def test_an_exception_of_a_signal_handler_leaves_no_statement_at_the_server(
+    shared: LocalCluster, session_of: Callable[[Router, str], None]
+) -> None:
+    running = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%of the job%' AND wait_event = 'PgSleep'"
+    pids: list[Any] = []
+    with Router(shared.dsn, writer=ONE) as router:
+        router.wait()
+
+        def slept() -> bool:
+            pids[:] = shared.primary.execute(running)
+            return bool(pids)
+
+        with signalled_when(slept, signal.SIGALRM), pytest.raises(SoftTimeLimitExceeded):
+            session_of(router, "SELECT pg_sleep(60) /* of the job */")
+        eventually(lambda: not shared.primary.execute(running))
+        with router.writer(5.0) as conn:
+            assert [(conn.info.backend_pid,)] == pids or session_of is in_copy
 
 
 def test_a_statement_interrupted_on_a_frozen_host_is_not_waited_for(

@@ -21,6 +21,8 @@ from pgroute.core.faults.classify import one_line, plan_outdated
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from psycopg.pq.abc import PGconn
+
     from pgroute._async.pool.lease import AsyncLease
 
 logger = logging.getLogger("pgroute")
@@ -61,6 +63,11 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
             if pgconn.transaction_status == IDLE and plan_outdated(exc):
                 await _forget_plans(cls, this())
             raise
+        except BaseException as exc:
+            # As of a signal handler, or of gevent: psycopg ends the statement for its own interrupts alone.
+            if _left_running(pgconn, exc):
+                await cancel(lease.patience())
+            raise
         finally:
             awaited = None
             if watchdog is not None:
@@ -71,23 +78,25 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
                 lease.was_idle = True
 
     async def cancel_safe(*, timeout: float = 30.0) -> None:
-        nonlocal watchdog, awaited
         conn = this()
         assert conn is not None
         # Only where wait() handles an interrupt: a direct call of cancel_safe() does what psycopg documents.
         if not isinstance(sys.exception(), _INTERRUPTS) or pgconn.transaction_status != ACTIVE:
             await cls.cancel_safe(conn, timeout=timeout)
             return
+        with suppress(*_INTERRUPTS):  # the first one is raised in any case
+            await cancel(min(timeout, lease.patience()))
+
+    async def cancel(timeout: float) -> None:
+        nonlocal watchdog, awaited
         if watchdog is not None:  # interrupted again while it is being cancelled
             abort()
             return
-        timeout = min(timeout, lease.patience())
         gen, awaited = awaited, None
         cancelling.set(True)
         watchdog = AsyncWatchdog(timeout, abort)
         await watchdog.__aenter__()
-        with suppress(*_INTERRUPTS):  # the first one is raised in any case
-            await async_shielded(partial(_end_statement, cls, conn, gen, timeout, abort))
+        await async_shielded(partial(_end_statement, cls, this(), gen, timeout, abort))
 
     def abort() -> None:
         lease.abort()
@@ -97,9 +106,16 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
     conn.cancel_safe = cancel_safe  # type: ignore[method-assign]
 
 
+def _left_running(pgconn: PGconn, exc: BaseException) -> bool:
+    """Return whether an exception that is not psycopg's has left a statement running."""
+    if isinstance(exc, (psycopg.Error, GeneratorExit)):  # after a GeneratorExit nothing can be awaited
+        return False
+    return pgconn.transaction_status == ACTIVE and not pgconn.pipeline_status
+
+
 async def _end_statement(
     cls: type[psycopg.AsyncConnection[Any]],
-    conn: psycopg.AsyncConnection[Any],
+    conn: Any,
     gen: Any,
     timeout: float,
     abort: Callable[[], object],
