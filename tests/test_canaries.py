@@ -129,8 +129,13 @@ def test_the_settings_of_a_connection_are_read_from_where_they_are_kept(
         "cursor_factory",
         "prepare_threshold",
         "server_cursor_factory",
+        "prepared_max",
     )
-    assert settings_of(conn) == tuple(getattr(conn, name) for name in names), what
+    conn.prepared_max = 8
+    for add in (conn.add_notice_handler, conn.add_notify_handler):
+        add(print)
+    told = settings_of(conn)
+    assert told == (*(getattr(conn, name) for name in names), [print], [print]), what
 
 
 def test_adapters_are_layered() -> None:

@@ -4,7 +4,8 @@ Private names, as they are in psycopg 3.3.9, the oldest version that pgroute acc
 
 - ``Connection._tpc`` and ``_num_transactions``: `has_two_phase`, `has_unfinished`, `enter_block`, `leave_block`.
 - ``Connection._prepared``: `forget_prepared`; with its ``prepare_threshold``, and ``_autocommit``, ``_read_only``,
-  ``_isolation_level``, ``_deferrable``: `settings_of`, and with ``_begin_statement`` `restore_settings`.
+  ``_isolation_level``, ``_deferrable``, ``_notice_handlers``, ``_notify_handlers`` and ``_prepared.prepared_max``:
+  `settings_of`, and with ``_begin_statement`` `restore_settings`.
 - ``Connection._prepared`` with its ``clear``, which is replaced on one connection, ``maintain_gen`` and ``_to_flush``:
   `Prepared`, `remove_steps`, `removes_prepared`.
 - ``Connection._pool``: `mark_pooled`.

@@ -22,18 +22,30 @@ settings_of: Callable[[Connection], tuple[Any, ...]] = attrgetter(
     "cursor_factory",
     "_prepared.prepare_threshold",
     "server_cursor_factory",
+    "_prepared.prepared_max",
+    "_notice_handlers",
+    "_notify_handlers",
 )
 """Returns the settings that a session may change: of psycopg's public properties of the same names, without the calls.
+The handlers have none, and are the lists themselves.
 
 The pool compares them after each session, and five calls are a tenth of what lending a connection costs.
 """
 
 
-def restore_settings(conn: Connection, settings: tuple[Any, ...]) -> bool:
-    """Set what `settings_of` has told on a connection in no transaction; False: its class has ways of its own.
+def noted_settings(conn: Connection) -> tuple[Any, ...]:
+    """Return `settings_of` a connection, to compare with later ones."""
+    *settings, notice_handlers, notify_handlers = settings_of(conn)
+    return (*settings, [*notice_handlers], [*notify_handlers])
 
-    psycopg's methods ask for the status of the transaction, as steps of which each setting takes six.
+
+def restore_settings(conn: Connection, settings: tuple[Any, ...]) -> bool:
+    """Set what `noted_settings` has told on a connection in no transaction; False: its class has ways of its own.
+
+    Then what psycopg has methods for is left to these. They ask for the status of the transaction, as steps of which
+    each setting takes six.
     """
+    conn._prepared.prepared_max, conn._notice_handlers[:], conn._notify_handlers[:] = settings[8:]
     cls, base = (
         conn.__class__,
         psycopg.Connection if isinstance(conn, psycopg.Connection) else psycopg.AsyncConnection,
@@ -43,7 +55,7 @@ def restore_settings(conn: Connection, settings: tuple[Any, ...]) -> bool:
             return False
     conn._autocommit, conn._read_only, conn._isolation_level, conn._deferrable = settings[:4]
     conn._begin_statement = b""  # which depends on them
-    conn.row_factory, conn.cursor_factory, conn.prepare_threshold, conn.server_cursor_factory = settings[4:]
+    conn.row_factory, conn.cursor_factory, conn.prepare_threshold, conn.server_cursor_factory = settings[4:8]
     return True
 
 

@@ -44,6 +44,30 @@ def terminate(node: Node, *pids: int) -> None:
 # The way in: what the body gets.
 
 
+async def test_handlers_and_the_limit_of_prepared_statements_do_not_reach_the_next_session(
+    shared: LocalCluster,
+) -> None:
+    told: list[str] = []
+
+    async def configure(conn: psycopg.AsyncConnection[Any]) -> None:
+        conn.add_notice_handler(lambda _: told.append("kept"))
+
+    async with AsyncRouter(shared.dsn, writer=ONE, configure=configure) as router:
+        async with router.writer() as conn:
+            pid, most = conn.info.backend_pid, conn.prepared_max
+            conn.prepared_max = 3
+            conn.add_notice_handler(lambda _: told.append("notice"))
+            conn.add_notify_handler(lambda _: told.append("notify"))
+            await conn.execute("LISTEN handled")
+        async with router.writer() as conn:
+            assert (conn.info.backend_pid, conn.prepared_max) == (pid, most)
+            await conn.execute("DO $$ BEGIN RAISE NOTICE 'noticed'; END $$")
+            await conn.execute("NOTIFY handled")
+            await conn.commit()
+            await conn.execute("UNLISTEN handled")
+    assert told == ["kept"]
+
+
 async def test_the_body_gets_a_plain_psycopg_connection(shared: LocalCluster) -> None:
     async with AsyncRouter(shared.dsn) as router, router.writer() as conn:
         assert type(conn) is psycopg.AsyncConnection

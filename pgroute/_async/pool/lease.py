@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import psycopg
 
-from pgroute._psycopg.state import restore_settings, settings_of
+from pgroute._psycopg.state import noted_settings, restore_settings
 from pgroute.core.faults.classify import TIME_LIMITS, one_line
 from pgroute.core.transactions.begin import begin_statement
 
@@ -172,7 +172,7 @@ class AsyncLease:
 
     def note_baseline(self, conn: psycopg.AsyncConnection[Any], *, read_only: bool) -> None:
         """Remember the attributes as they are now."""
-        self.baseline = settings_of(conn)
+        self.baseline = noted_settings(conn)
         self.begin = begin_statement(conn.isolation_level, conn.read_only, conn.deferrable)
         self.read_only = read_only
 
@@ -239,7 +239,7 @@ async def restore(conn: psycopg.AsyncConnection[Any], baseline: tuple[Any, ...])
     """Give the attributes back their values; the connection must be idle. psycopg refuses it within a transaction."""
     if restore_settings(conn, baseline):
         return
-    for name, value in zip(_SETTINGS, baseline, strict=True):
+    for name, value in zip(_SETTINGS, baseline, strict=False):  # without what is restored now
         if getattr(conn, name) is value:
             continue
         setter = getattr(conn, f"set_{name}", None)
