@@ -33,7 +33,6 @@ from pgroute.runtime.retry_budget import RetryBudget
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pgroute._sync.pool.lease import Lease
     from pgroute.core.config.router_config import RouterConfig
     from pgroute.core.model.events import Event
     from pgroute.core.topology.snapshot import Topology
@@ -102,7 +101,6 @@ class SessionManager(Acquiring[CT]):
         )
         self.keyed: KeyedConnections[CT] = KeyedConnections()
         self._describe = describe
-        self._returning: dict[Lease | None, object] = {}
 
     @property
     def topology(self) -> Topology:
@@ -149,25 +147,23 @@ class SessionManager(Acquiring[CT]):
             self.lifecycle.check_open()
         router = self.lifecycle.opened
         lease = find_lease(conn)
-        # Of two callers at the same time one is refused: setdefault() is one operation.
-        mine = object()
+        if router is None or lease is None or lease.pool.watch is not self.watch or not lease.taken:
+            shown = "***" if holds_password(conn) else repr(conn)
+            raise ValueError(f"not a connection taken from {self._describe()}: {shown}")
+        if lease.holder is not None:
+            raise ValueError(f"a session has this connection, and returns it at its end: {conn!r}")
+        loan, mine = lease.loan, False
         try:
-            first = self._returning.setdefault(lease, mine) is mine
-            if (
-                router is None
-                or lease is None
-                or lease.pool.watch is not self.watch
-                or not (first and lease.taken)
-            ):
-                shown = "***" if holds_password(conn) else repr(conn)
-                raise ValueError(f"not a connection taken from {self._describe()}: {shown}")
-            if lease.holder is not None:
-                raise ValueError(f"a session has this connection, and returns it at its end: {conn!r}")
+            try:
+                mine = loan.pop()
+            except IndexError:
+                raise ValueError(f"another caller is putting this connection back: {conn!r}") from None
             self.keyed.drop(conn)
             put_back(Checkout(conn, router))
-        finally:
-            if self._returning.get(lease) is mine:
-                del self._returning[lease]
+        except BaseException:
+            if mine:
+                loan.append(True)
+            raise
 
     def pause(self, seconds: float) -> None:
         """Wait, unless the router is closed meanwhile."""

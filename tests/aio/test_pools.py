@@ -284,6 +284,8 @@ async def test_of_two_that_put_a_connection_back_at_the_same_time_one_is_refused
             await conn.execute("SELECT 1")  # a ROLLBACK follows, for whose answer the other does not wait
             works = [background.start(put, router, conn) for _ in range(2)]
             assert sorted([await work.result() for work in works]) == [False, True]
+            conn = await router.getconn("writer")
+            assert await put(router, conn)
             assert router.stats().writer.totals["pool_available"] == 1
 
 

@@ -162,6 +162,9 @@ class Connection:
         self.cursor_factory = psycopg.AsyncCursor
         self.server_cursor_factory = psycopg.AsyncServerCursor
         self.prepare_threshold = 5
+        self.prepared_max = 100
+        self._notice_handlers: list[Any] = []
+        self._notify_handlers: list[Any] = []
         self.closed = False
         self.broken = False
         self.gone = False

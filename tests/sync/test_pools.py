@@ -285,6 +285,8 @@ def test_of_two_that_put_a_connection_back_at_the_same_time_one_is_refused(
             conn.execute("SELECT 1")  # a ROLLBACK follows, for whose answer the other does not wait
             works = [background.start(put, router, conn) for _ in range(2)]
             assert sorted([work.result() for work in works]) == [False, True]
+            conn = router.getconn("writer")
+            assert put(router, conn)
             assert router.stats().writer.totals["pool_available"] == 1
 
 
