@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars  # async-only
 import logging
 import time
 from collections import deque
@@ -75,10 +76,8 @@ class AsyncPoolReconciler:
         """
         self._name = f"pgroute-reconciler-{name}"
         self._worker = async_spawn(self._work, self._name)
-        # async-only: begin
-        self._worker.add_done_callback(self._go_on)
-        self._changes.then = self._go_on
-        # async-only: end
+        self._watch_worker(self._worker)  # async-only
+        self._changes.then = self._go_on  # async-only
         self._watch.start(self)
 
     # async-only: begin
@@ -93,7 +92,10 @@ class AsyncPoolReconciler:
             and not self._ended
         ):
             self._worker = async_spawn(self._work, self._name)
-            self._worker.add_done_callback(self._go_on)
+            self._watch_worker(self._worker)
+
+    def _watch_worker(self, worker: AsyncWorker) -> None:
+        worker.add_done_callback(self._go_on, context=contextvars.Context())  # not what the caller's holds
 
     # async-only: end
     async def stop(self, timeout: float) -> None:

@@ -180,6 +180,7 @@ _FAULT = {
     "commit_unknown": _flag,
     "shut": _flag,
     "reason": _text,
+    "time_limit": _text,
 }
 _ANSWER = {
     "role": _member(HostRole),
