@@ -15,7 +15,7 @@ from pgroute._async.ending import roll_back
 from pgroute._async.pool.lease import shut
 from pgroute._async.transaction.attempt import acquire
 from pgroute._async.transaction.loop import begin_attempts, pause
-from pgroute.core.faults.classify import Fault, FaultKind, session_fault
+from pgroute.core.faults.classify import Fault, FaultKind, plan_outdated, session_fault
 from pgroute.core.model.roles import Role
 from pgroute.core.transactions.nesting import refuse_nested, surroundings
 from pgroute.core.transactions.retry import Phase, Raise, Retry
@@ -166,7 +166,7 @@ class AsyncAlone(Generic[CT]):
             return Raise("it is not an error of this connection")
         conn, error, request = checkout.conn, exc, self._request
         lost = conn.closed
-        unknown = lost and self._outcome(work) is not NOTHING
+        unknown = lost and self._outcome(work) is not NOTHING and not plan_outdated(exc)
         if isinstance(exc, RouteError):
             fault = Fault(FaultKind.LOST, commit_unknown=isinstance(exc, CommitUnknown))
         else:

@@ -150,6 +150,9 @@ async def undo(checkout: AsyncCheckout[Any]) -> None:
         checkout.kick()
         return
     if conn.pgconn.transaction_status:
+        if conn.pgconn.transaction_status == ACTIVE:
+            # Of another task, which holds the lock until its statement ends, or of nobody any more.
+            checkout.lease.abort()
         await roll_back_quietly(checkout)
     if note is not None:
         await note.ask(conn, _ROLLBACK_TIMEOUT)
@@ -237,7 +240,8 @@ async def roll_back_quietly(
     interrupted = cause is not None and not isinstance(cause, Exception)
     # The server rolls back too when the connection goes, so a frozen one need not be waited for.
     seconds = checkout.lease.patience() if interrupted else _ROLLBACK_TIMEOUT
-    if interrupted and begun in (BY_PSYCOPG, BY_ROUTER):
+    psycopgs = checkout.conn.__class__.rollback is psycopg.AsyncConnection.rollback
+    if interrupted and psycopgs and begun in (BY_PSYCOPG, BY_ROUTER):
         await async_shielded(partial(_roll_back, checkout, begun, exc, seconds))
     else:  # what a class of the user's does may belong to this task
         await _roll_back(checkout, begun, exc, seconds)

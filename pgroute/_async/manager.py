@@ -152,17 +152,15 @@ class AsyncSessionManager(AsyncAcquiring[CT]):
             raise ValueError(f"not a connection taken from {self._describe()}: {shown}")
         if lease.holder is not None:
             raise ValueError(f"a session has this connection, and returns it at its end: {conn!r}")
-        loan, mine = lease.loan, False
+        loan, mine = lease.loan, object()
         try:
-            try:
-                mine = loan.pop()
-            except IndexError:
-                raise ValueError(f"another caller is putting this connection back: {conn!r}") from None
+            if loan.setdefault("by", mine) is not mine:
+                raise ValueError(f"another caller is putting this connection back: {conn!r}")
             self.keyed.drop(conn)
             await put_back(AsyncCheckout(conn, router))
         except BaseException:
-            if mine:
-                loan.append(True)
+            if loan.get("by") is mine:
+                del loan["by"]
             raise
 
     async def pause(self, seconds: float) -> None:

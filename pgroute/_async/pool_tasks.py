@@ -102,8 +102,9 @@ async def set_drained(manager: AsyncSessionManager[Any], host: object, *, draine
         router = manager.lifecycle.check_open()
         version = router.changes.version
         if manager.topology.drained & keys == (keys if drained else frozenset()):
-            for pool in manager.pools.values():  # now: whoever waits there would still get a session
-                await pool.reconcile(manager.topology)
+            if drained:
+                for pool in manager.pools.values():  # now: whoever waits there would still get a session
+                    await pool.reconcile(manager.topology)
             return
         left = until - time.monotonic()
         if left <= 0:

@@ -103,8 +103,9 @@ def set_drained(manager: SessionManager[Any], host: object, *, drained: bool) ->
         router = manager.lifecycle.check_open()
         version = router.changes.version
         if manager.topology.drained & keys == (keys if drained else frozenset()):
-            for pool in manager.pools.values():  # now: whoever waits there would still get a session
-                pool.reconcile(manager.topology)
+            if drained:
+                for pool in manager.pools.values():  # now: whoever waits there would still get a session
+                    pool.reconcile(manager.topology)
             return
         left = until - time.monotonic()
         if left <= 0:

@@ -103,7 +103,9 @@ class AddressMove:
     async def _move(self, targets: tuple[str, ...]) -> None:
         if self._current() is None:  # it was tried a moment ago
             await asyncio.sleep(self._subscribers.connect_delay(time.monotonic()))
-        while True:
+        while targets := tuple(
+            a for a in targets if a in self._dialer.addresses or a == self._subscribers.home
+        ):
             reasons = []
             rejected = False
             for address in targets:
@@ -126,6 +128,7 @@ class AddressMove:
                 )
             pause = self._subscribers.connect_delay(time.monotonic())
             await asyncio.sleep(max(pause, REJECTED_GAP) if rejected else pause)
+        self.targets = ()
 
     async def _arrive(self, address: str) -> tuple[ProbeConnection, Answer]:
         timeout = self._subscribers.timeout

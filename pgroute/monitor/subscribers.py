@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from pgroute.core.schedule import Beat, connect_delay, jittered, pace
+from pgroute.core.topology.identity import RELEARN_AFTER
 from pgroute.core.topology.observations import Answer
 from pgroute.core.topology.wire import Need
 
@@ -94,14 +97,14 @@ class Subscribers:
 
     Attributes:
         last: the last observation.
-        home: the address at which a server of the cluster itself has answered last, None if none has.
         noted: the last remark on the host.
         others: processes that share this watch, None if there are none.
     """
 
     def __init__(self, key: HostKey) -> None:
         self.last: Answer | Failure | None = None
-        self.home: str | None = None
+        self._home: str | None = None
+        self._home_at = -math.inf
         self.noted: str = ""
         self.others: Others | None = None
         self._key = key
@@ -109,6 +112,14 @@ class Subscribers:
 
     def __bool__(self) -> bool:
         return bool(self._all)
+
+    @property
+    def home(self) -> str | None:
+        """The address at which a server of the cluster itself has answered last; None if none has for a while.
+
+        Then the cluster itself would be learned anew, and the address may be somebody else's.
+        """
+        return self._home if time.monotonic() - self._home_at < RELEARN_AFTER else None
 
     def join(self, subscriber: Subscriber) -> None:
         """Add a subscriber, which is told the last observation at once."""
@@ -177,7 +188,7 @@ class Subscribers:
         """Tell everybody an observation."""
         self.last = seen
         if isinstance(seen, Answer) and not self.belongs_to_another_cluster(seen):
-            self.home = seen.address
+            self._home, self._home_at = seen.address, seen.sent_at
         for subscriber in tuple(self._all):
             subscriber.observe(seen)
         if self.others is not None:

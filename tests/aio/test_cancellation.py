@@ -592,4 +592,17 @@ async def test_an_application_that_cancels_all_tasks_has_its_callers_served_afte
         await router.putconn(held)
 
 
+async def test_a_stream_that_is_cancelled_keeps_its_connection(shared: LocalCluster) -> None:
+    many = "SELECT repeat('x', 1000) FROM generate_series(1, 20000000)"
+    async with AsyncRouter(shared.dsn, writer=PoolOptions(max_size=1)) as router:
+        pids = set()
+        for _ in range(2):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.3), router.writer() as conn:
+                    pids.add(conn.info.backend_pid)
+                    async for _row in conn.cursor().stream(many):
+                        await asyncio.sleep(0)
+        assert len(pids) == 1
+
+
 # async-only: end

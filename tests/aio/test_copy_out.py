@@ -456,3 +456,22 @@ async def test_cancelled_copy_leaves_nothing(shared: LocalCluster, tmp_path: Pat
 
 
 # async-only: end
+
+
+async def test_a_row_that_cannot_be_read_does_not_end_a_copy_of_the_users_own(shared: LocalCluster) -> None:
+    rows = "SELECT CASE WHEN i = 3 THEN 'x' ELSE gen_random_uuid()::text END FROM generate_series(1, 5000) i"
+    good = bad = 0
+    async with (
+        AsyncRouter(shared.dsn) as router,
+        router.writer() as conn,
+        conn.cursor().copy(f"COPY ({rows}) TO STDOUT") as copy,
+    ):
+        copy.set_types(["uuid"])
+        while True:
+            try:
+                if await copy.read_row() is None:
+                    break
+                good += 1
+            except ValueError:
+                bad += 1
+    assert (good, bad) == (4999, 1)

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from pgroute import AsyncRouter, PoolOptions
-from pgroute.testing import LocalCluster
+from pgroute.testing import FaultProxy, LocalCluster
 
 pytestmark = pytest.mark.cluster
 
@@ -64,6 +64,36 @@ async def test_a_transaction_is_run_again(migrated: LocalCluster) -> None:
         assert await router.run(select) == [(1,)]
         migrate(migrated)
         assert await router.run(select) == [(1, 2)]
+
+
+async def test_what_the_user_has_prepared_is_not_run_again_for_long(migrated: LocalCluster) -> None:
+    async def prepare(conn: psycopg.AsyncConnection[Any]) -> None:
+        await conn.execute(f"PREPARE mine AS {QUERY}")
+        await conn.commit()
+
+    async def use(conn: psycopg.AsyncConnection[Any]) -> None:
+        await conn.execute("EXECUTE mine")
+
+    options = PoolOptions(max_size=1, configure=prepare)
+    async with AsyncRouter(migrated.dsn, writer=options) as router:
+        await router.run(use)
+        migrate(migrated)
+        with pytest.raises(psycopg.errors.FeatureNotSupported) as caught:
+            await router.run(use)
+        assert "4 attempts" in str(caught.value.__notes__)
+        assert "not run again: its plan is still outdated" in str(caught.value.__notes__)
+
+
+async def test_a_connection_lost_as_it_forgets_its_plans_leaves_nothing_unknown(
+    migrated: LocalCluster,
+) -> None:
+    with FaultProxy(migrated.primary) as front:
+        async with AsyncRouter(FaultProxy.dsn([front]), writer=ONE) as router:
+            assert await router.fetch(QUERY, role="writer") == [(1,)]
+            migrate(migrated)
+            front.when(b"DEALLOCATE", "to_server", "reset")
+            assert await router.fetch(QUERY, role="writer") == [(1, 2)]
+            assert any(router.stats().counts.retries.values())
 
 
 @pytest.mark.parametrize("autocommit", [False, True])

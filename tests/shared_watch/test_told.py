@@ -12,6 +12,7 @@ from dataclasses import replace
 from pgroute import Event, HostState, ProbeOptions
 from pgroute.core.faults.classify import Fault, FaultKind
 from pgroute.core.model.roles import HostKey, HostRole
+from pgroute.core.topology.identity import RELEARN_AFTER
 from pgroute.core.topology.observations import Answer, Failure
 from pgroute.core.topology.snapshot import Rules
 from pgroute.core.topology.transition import apply, initial_topology
@@ -118,3 +119,12 @@ async def test_one_failure_that_two_processes_tell_is_one() -> None:
         assert follower.topology.primary is not None
     async with follower.led(replace(failure, sent_at=time.monotonic())):
         assert follower.state() is HostState.DOWN
+
+
+def test_an_address_that_has_not_answered_for_long_is_not_gone_back_to() -> None:
+    subscribers = Subscribers(KEY)
+    seen = Answer(KEY, HostRole.PRIMARY, time.monotonic(), address="127.0.0.7")
+    subscribers.observe(seen)
+    assert subscribers.home == "127.0.0.7"
+    subscribers.observe(replace(seen, sent_at=time.monotonic() - RELEARN_AFTER - 1.0))
+    assert subscribers.home is None

@@ -412,3 +412,22 @@ def test_iterator_that_is_never_left_gives_its_connection_back(shared: LocalClus
         assert router.fetchval("SELECT 1") == 1
 
 
+
+
+def test_a_row_that_cannot_be_read_does_not_end_a_copy_of_the_users_own(shared: LocalCluster) -> None:
+    rows = "SELECT CASE WHEN i = 3 THEN 'x' ELSE gen_random_uuid()::text END FROM generate_series(1, 5000) i"
+    good = bad = 0
+    with (
+        Router(shared.dsn) as router,
+        router.writer() as conn,
+        conn.cursor().copy(f"COPY ({rows}) TO STDOUT") as copy,
+    ):
+        copy.set_types(["uuid"])
+        while True:
+            try:
+                if copy.read_row() is None:
+                    break
+                good += 1
+            except ValueError:
+                bad += 1
+    assert (good, bad) == (4999, 1)

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from pgroute import Router, PoolOptions
-from pgroute.testing import LocalCluster
+from pgroute.testing import FaultProxy, LocalCluster
 
 pytestmark = pytest.mark.cluster
 
@@ -65,6 +65,36 @@ def test_a_transaction_is_run_again(migrated: LocalCluster) -> None:
         assert router.run(select) == [(1,)]
         migrate(migrated)
         assert router.run(select) == [(1, 2)]
+
+
+def test_what_the_user_has_prepared_is_not_run_again_for_long(migrated: LocalCluster) -> None:
+    def prepare(conn: psycopg.Connection[Any]) -> None:
+        conn.execute(f"PREPARE mine AS {QUERY}")
+        conn.commit()
+
+    def use(conn: psycopg.Connection[Any]) -> None:
+        conn.execute("EXECUTE mine")
+
+    options = PoolOptions(max_size=1, configure=prepare)
+    with Router(migrated.dsn, writer=options) as router:
+        router.run(use)
+        migrate(migrated)
+        with pytest.raises(psycopg.errors.FeatureNotSupported) as caught:
+            router.run(use)
+        assert "4 attempts" in str(caught.value.__notes__)
+        assert "not run again: its plan is still outdated" in str(caught.value.__notes__)
+
+
+def test_a_connection_lost_as_it_forgets_its_plans_leaves_nothing_unknown(
+    migrated: LocalCluster,
+) -> None:
+    with FaultProxy(migrated.primary) as front:
+        with Router(FaultProxy.dsn([front]), writer=ONE) as router:
+            assert router.fetch(QUERY, role="writer") == [(1,)]
+            migrate(migrated)
+            front.when(b"DEALLOCATE", "to_server", "reset")
+            assert router.fetch(QUERY, role="writer") == [(1, 2)]
+            assert any(router.stats().counts.retries.values())
 
 
 @pytest.mark.parametrize("autocommit", [False, True])

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import psycopg_pool
 import pytest
+from psycopg.pq import TransactionStatus
 
 from pgroute import (
     Router,
@@ -20,6 +21,7 @@ from pgroute import (
     NoHostAvailable,
     PoolExhausted,
     PoolOptions,
+    Role,
 )
 from pgroute.testing import LocalCluster, Node
 from tests.sync.workload import key
@@ -264,6 +266,49 @@ def test_putconn_refuses_a_connection_that_is_back_already(shared: LocalCluster)
         with pytest.raises(ValueError, match="not a connection taken from"):
             router.putconn(conn)
         assert pid_of(router, 1.0) == conn.info.backend_pid
+
+
+def test_a_connection_is_put_back_though_a_statement_of_another_is_running(
+    shared: LocalCluster,
+) -> None:
+    with (
+        Router(shared.dsn, writer=PoolOptions(max_size=1)) as router,
+        Background() as background,
+    ):
+        conn = router.getconn("writer")
+        pid, asked_at = conn.info.backend_pid, time.monotonic()
+        sleep = background.start(conn.execute, "SELECT pg_sleep(20)")
+        eventually(lambda: conn.pgconn.transaction_status == TransactionStatus.ACTIVE)
+        router.putconn(conn)
+        with pytest.raises(psycopg.OperationalError):
+            sleep.result()
+        assert time.monotonic() - asked_at < within(10.0)
+        call(shared.primary.execute, f"SELECT pg_terminate_backend({pid})")
+        with router.writer() as conn:
+            conn.execute("SELECT 1")
+
+
+def is_free(lock: Any) -> bool:
+    if not lock.acquire(timeout=5.0):
+        return False
+    lock.release()
+    return True
+
+
+def test_all_pools_are_changed_without_the_lock_that_close_takes(shared: LocalCluster) -> None:
+    with Router(shared.dsn) as router, Background() as background:
+        with router.writer():
+            pass
+        role_pool = router._manager.pools[Role.WRITER]
+        [pool] = role_pool._pools.values()
+        with pool._lock:
+            works = [
+                background.start(call, fn) for fn in (role_pool.expire, lambda: role_pool.resize(1, 2))
+            ]
+            call(time.sleep, 0.1)
+            assert call(is_free, role_pool._lock)
+        for work in works:
+            work.result()
 
 
 def test_of_two_that_put_a_connection_back_at_the_same_time_one_is_refused(

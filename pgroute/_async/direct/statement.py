@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -79,8 +80,11 @@ class AsyncStatement:
         except psycopg.errors.FeatureNotSupported as exc:
             if conn.pgconn.transaction_status != _IDLE or not plan_outdated(exc):
                 raise
-        async with conn.lock:
-            await conn.wait(remove_steps(conn))  # after a pipeline; otherwise it was done
+            with suppress(psycopg.Error):
+                async with conn.lock:
+                    await conn.wait(remove_steps(conn))  # after a pipeline; otherwise it was done
+            if conn.closed:
+                raise
         return await self._execute(conn)
 
     async def _execute(self, conn: psycopg.AsyncConnection[Any]) -> Any:

@@ -65,7 +65,7 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
             raise
         except BaseException as exc:
             # As of a signal handler, or of gevent: psycopg ends the statement for its own interrupts alone.
-            if _left_running(pgconn, exc):
+            if _left_running(pgconn, exc, gen):
                 await cancel(lease.patience())
             raise
         finally:
@@ -106,9 +106,10 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
     conn.cancel_safe = cancel_safe  # type: ignore[method-assign]
 
 
-def _left_running(pgconn: PGconn, exc: BaseException) -> bool:
-    """Return whether an exception that is not psycopg's has left a statement running."""
-    if isinstance(exc, (psycopg.Error, GeneratorExit)):  # after a GeneratorExit nothing can be awaited
+def _left_running(pgconn: PGconn, exc: BaseException, gen: Any) -> bool:
+    """Return whether an exception has left a statement running: psycopg has not handled it, and *gen* not raised it."""
+    # After a GeneratorExit nothing can be awaited.
+    if isinstance(exc, (psycopg.Error, GeneratorExit, *_INTERRUPTS)) or getattr(gen, "gi_frame", gen) is None:
         return False
     return pgconn.transaction_status == ACTIVE and not pgconn.pipeline_status
 
@@ -142,4 +143,5 @@ async def _end_statement(
 async def _forget_plans(cls: type[psycopg.AsyncConnection[Any]], conn: Any) -> None:
     """Remove what was prepared on a connection whose lock is held."""
     if not conn.pgconn.pipeline_status:
-        await cls.wait(conn, remove_steps(conn))
+        with suppress(psycopg.Error):  # the statement's own error says that nothing has run
+            await cls.wait(conn, remove_steps(conn))

@@ -91,15 +91,17 @@ class AsyncRolePool(Generic[CT]):
         """
         with self._lock:
             options = resized(self._config.options, min_size, max_size)
-            self._config = replace(self._config, options=options)
-            for pool in tuple(self._pools.values()):
-                pool.resize(self._config)
+            self._config = config = replace(self._config, options=options)
+            pools = tuple(self._pools.values())
+        for pool in pools:  # outside: a handler that closes the router has a pool's lock first
+            pool.resize(config)
 
     def expire(self) -> None:
         """Replace all connections: those in use when they come back."""
         with self._lock:
-            for pool in tuple(self._pools.values()):
-                pool.expire()
+            pools = tuple(self._pools.values())
+        for pool in pools:
+            pool.expire()
 
     def load(self, key: HostKey) -> int:
         """Return the sessions in use at a host."""
@@ -223,8 +225,10 @@ class AsyncRolePool(Generic[CT]):
                 self._past_at = {key: counts for key, counts in self._past_at.items() if key in kept}
 
     def _retire(self, pool: AsyncHostPool[CT]) -> None:
-        self._retired.append(pool)
-        del self._pools[pool.key]
+        # A signal handler that closes the router may come in between.
+        if pool not in self._retired:
+            self._retired.append(pool)
+        self._pools.pop(pool.key, None)
 
     async def _close_retired(self) -> None:
         for pool in tuple(self._retired):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -79,8 +80,11 @@ class Statement:
         except psycopg.errors.FeatureNotSupported as exc:
             if conn.pgconn.transaction_status != _IDLE or not plan_outdated(exc):
                 raise
-        with conn.lock:
-            conn.wait(remove_steps(conn))  # after a pipeline; otherwise it was done
+            with suppress(psycopg.Error):
+                with conn.lock:
+                    conn.wait(remove_steps(conn))  # after a pipeline; otherwise it was done
+            if conn.closed:
+                raise
         return self._execute(conn)
 
     def _execute(self, conn: psycopg.Connection[Any]) -> Any:

@@ -218,7 +218,7 @@ class HostPool(Generic[CT]):
                 if self._usable(conn):
                     lease.taken = True
                     lease.taken_at = time.monotonic()
-                    lease.loan = [True]
+                    lease.loan = {}
                     lease.unconfirmed = False
                     lease.uses += 1
                     if self._setup is None:

@@ -96,7 +96,7 @@ class Lease:
         unconfirmed: a COMMIT returned without the synchronous standby's acknowledgement.
         taken: a caller has the connection.
         taken_at: monotonic seconds of the checkout.
-        loan: of this checkout; whoever puts the connection back takes the item out, which of several only one can.
+        loan: of this checkout; whoever puts the connection back enters itself first, which of several only one can.
         uses: the sessions that had the connection.
         trusted: tables of pgroute's that were found to run nobody else's code.
         time_limit: the setting with which the server has ended the connection; empty: it has not, or not so.
@@ -150,7 +150,7 @@ class Lease:
         self.unconfirmed: bool = False
         self.taken: bool = False
         self.taken_at: float = 0.0
-        self.loan: list[bool] = []
+        self.loan: dict[str, object] = {}
         self.uses: int = 0
         self.trusted: frozenset[str] = frozenset()
         self.time_limit: str = ""

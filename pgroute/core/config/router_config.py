@@ -176,7 +176,9 @@ def check_router_name(name: object) -> None:
     if isinstance(name, str) and not name:
         return
     check_name("name", name, ', or ""')
-    if holds_password(name):
+    assert isinstance(name, str)
+    dsn = "://" in name or "=" in name or "/" in name.rpartition("@")[2]
+    if dsn and holds_password(name):
         raise ConfigError("name", name, "expected no password: logs and metrics show it")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import psycopg
 
 from pgroute.core.config.options import check_number
-from pgroute.core.faults.classify import Fault, FaultKind, session_fault
+from pgroute.core.faults.classify import Fault, FaultKind, plan_outdated, session_fault
 from pgroute.core.printable import printable
 from pgroute.errors import CommitUnknown, ConfigError, RouteError, SessionLost
 
@@ -23,6 +23,9 @@ LEAST_COMMIT = 5.0
 _NO_SESSION = Fault(FaultKind.OTHER, rerun_safe=True)
 _LEAST_ATTEMPT = 0.001
 """Seconds without which no other attempt is made: it would fail for want of time, and hide why the one before did."""
+
+_MOST_OUTDATED = 3
+"""How often a plan may be outdated: each connection has its own. What psycopg has not prepared stays outdated."""
 
 _LEAST_PAUSE = 0.02
 _MOST_PAUSE = 2.0
@@ -225,6 +228,7 @@ class RetryState:
         self._remark = ""
         self._budget = budget
         self._spent = ""
+        self._outdated = 0
         self.timeout = timeout
         self.unknown: CommitUnknown | None = None
 
@@ -275,6 +279,13 @@ class RetryState:
             decidable=self._decidable,
             error=error,
         )
+        if plan_outdated(error):
+            self._outdated += 1
+            if self._outdated > _MOST_OUTDATED:
+                refusal = (
+                    refusal
+                    or "its plan is still outdated, so the statement is none that psycopg has prepared"
+                )
         if isinstance(step, Retry) and refusal:
             step = Raise(refusal)
             self._remark = f"; not run again: {refusal}"

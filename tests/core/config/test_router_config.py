@@ -143,7 +143,19 @@ def test_a_name_that_metrics_could_not_show_is_refused(name: object) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["", "shop", "eu-1:a", "db1:5432,db2:5432", "ü" * 256, "a b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "shop",
+        "eu-1:a",
+        "db1:5432,db2:5432",
+        "ü" * 256,
+        "a b",
+        "svc:orders@eu-west",
+        "reset-password:worker",
+    ],
+)
 def test_any_other_name_is_taken(name: str) -> None:
     check_router_name(name)
 
