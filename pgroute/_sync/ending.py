@@ -152,7 +152,7 @@ def undo(checkout: Checkout[Any]) -> None:
         return
     if conn.pgconn.transaction_status:
         if conn.pgconn.transaction_status == ACTIVE:
-            # Of another task, which holds the lock until its statement ends, or of nobody any more.
+            # Another task waits for the statement and holds the lock until then, or nobody does any more.
             checkout.lease.abort()
         roll_back_quietly(checkout)
     if note is not None:

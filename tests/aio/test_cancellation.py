@@ -22,6 +22,7 @@ from tests.support import async_call, async_eventually, within
 pytestmark = pytest.mark.cluster
 
 SIZE = 2
+ACTIVE = psycopg.pq.TransactionStatus.ACTIVE
 OPTIONS = PoolOptions(max_size=SIZE, kwargs={"application_name": "pooled"})
 
 
@@ -520,17 +521,16 @@ async def test_a_task_that_is_cancelled_in_each_turn_waits_no_longer_for_a_froze
 ) -> None:
     async with AsyncRouter(mended.nodes[0].conninfo) as router:
         await router.wait()
-        ready = asyncio.Event()
+        used: list[psycopg.AsyncConnection[Any]] = []
 
         async def body(conn: psycopg.AsyncConnection[Any]) -> None:
             await conn.execute("SELECT 1")
             mended.nodes[0].freeze()
-            ready.set()
+            used.append(conn)
             await conn.execute("SELECT 1")
 
         task = asyncio.get_running_loop().create_task(in_writer(router, body))
-        await ready.wait()
-        await asyncio.sleep(0.05)  # the statement is sent
+        await async_eventually(lambda: used and used[0].pgconn.transaction_status == ACTIVE)
         begun_at = time.monotonic()
         cancel_in_each_turn(task)
         await asyncio.wait({task})

@@ -294,20 +294,28 @@ def is_free(lock: Any) -> bool:
     return True
 
 
-async def test_all_pools_are_changed_without_the_lock_that_close_takes(shared: LocalCluster) -> None:
+@pytest.mark.parametrize("change", ["expire", "resize"])
+async def test_all_pools_are_changed_without_the_lock_that_close_takes(
+    shared: LocalCluster, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
     async with AsyncRouter(shared.dsn) as router, AsyncBackground() as background:
         async with router.writer():
             pass
         role_pool = router._manager.pools[Role.WRITER]
         [pool] = role_pool._pools.values()
+        begun, real = threading.Event(), getattr(pool, change)
+
+        def noted(*args: Any) -> None:
+            begun.set()
+            real(*args)
+
+        monkeypatch.setattr(pool, change, noted)
+        arguments = (1, 2) if change == "resize" else ()
         with pool._lock:
-            works = [
-                background.start(async_call, fn) for fn in (role_pool.expire, lambda: role_pool.resize(1, 2))
-            ]
-            await async_call(time.sleep, 0.1)
+            work = background.start(async_call, getattr(role_pool, change), *arguments)
+            await async_eventually(begun.is_set)
             assert await async_call(is_free, role_pool._lock)
-        for work in works:
-            await work.result()
+        await work.result()
 
 
 async def test_of_two_that_put_a_connection_back_at_the_same_time_one_is_refused(

@@ -295,20 +295,28 @@ def is_free(lock: Any) -> bool:
     return True
 
 
-def test_all_pools_are_changed_without_the_lock_that_close_takes(shared: LocalCluster) -> None:
+@pytest.mark.parametrize("change", ["expire", "resize"])
+def test_all_pools_are_changed_without_the_lock_that_close_takes(
+    shared: LocalCluster, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
     with Router(shared.dsn) as router, Background() as background:
         with router.writer():
             pass
         role_pool = router._manager.pools[Role.WRITER]
         [pool] = role_pool._pools.values()
+        begun, real = threading.Event(), getattr(pool, change)
+
+        def noted(*args: Any) -> None:
+            begun.set()
+            real(*args)
+
+        monkeypatch.setattr(pool, change, noted)
+        arguments = (1, 2) if change == "resize" else ()
         with pool._lock:
-            works = [
-                background.start(call, fn) for fn in (role_pool.expire, lambda: role_pool.resize(1, 2))
-            ]
-            call(time.sleep, 0.1)
+            work = background.start(call, getattr(role_pool, change), *arguments)
+            eventually(begun.is_set)
             assert call(is_free, role_pool._lock)
-        for work in works:
-            work.result()
+        work.result()
 
 
 def test_of_two_that_put_a_connection_back_at_the_same_time_one_is_refused(

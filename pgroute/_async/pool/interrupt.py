@@ -107,7 +107,7 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
 
 
 def _left_running(pgconn: PGconn, exc: BaseException, gen: Any) -> bool:
-    """Return whether an exception has left a statement running: psycopg has not handled it, and *gen* not raised it."""
+    """Return whether an exception has left a statement running: *gen* has not raised it, nor psycopg handled it."""
     # After a GeneratorExit nothing can be awaited.
     if isinstance(exc, (psycopg.Error, GeneratorExit, *_INTERRUPTS)) or getattr(gen, "gi_frame", gen) is None:
         return False
