@@ -4,15 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from pgroute.core.config.credentials import CredentialRequest
-from pgroute.core.config.discovery import AuroraDiscovery, PatroniDiscovery
 from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
 from pgroute.core.config.retry_policy import RetryPolicy
 from pgroute.core.model.advice import AdviserInfo, HostAdvice
 from pgroute.core.model.candidate import Candidate
-from pgroute.core.model.copying import CopyInOptions, CopyOutOptions, CopyProgress
 from pgroute.core.model.events import Event, EventKind
 from pgroute.core.model.host import HostInfo, HostState
-from pgroute.core.model.notifications import Gap, Notification
 from pgroute.core.model.position import Position
 from pgroute.core.model.roles import HostKey, HostRole, Role, SessionAttrs
 from pgroute.core.model.stats import RoleStats, RouterCounts, RouterStats, WatchSharing
@@ -46,6 +43,9 @@ if TYPE_CHECKING:
     from pgroute._sync.session import Session
     from pgroute._sync.transaction.attempts import Attempt, Attempts
     from pgroute.config_file.entry import from_config
+    from pgroute.core.config.discovery import AuroraDiscovery, PatroniDiscovery
+    from pgroute.core.model.copying import CopyInOptions, CopyOutOptions, CopyProgress
+    from pgroute.core.model.notifications import Gap, Notification
 
 __version__ = VERSION
 
@@ -107,7 +107,7 @@ __all__ = [
     "from_config",
 ]
 
-# Imported when first used: hardly a program needs both faces.
+# Imported when first used: hardly a program needs both faces, and few copy or ask an adviser.
 _LATER = {
     "AsyncAttempt": "_async.transaction.attempts",
     "AsyncAttempts": "_async.transaction.attempts",
@@ -118,9 +118,16 @@ _LATER = {
     "AsyncSession": "_async.session",
     "Attempt": "_sync.transaction.attempts",
     "Attempts": "_sync.transaction.attempts",
+    "AuroraDiscovery": "core.config.discovery",
     "Causal": "_sync.causal",
+    "CopyInOptions": "core.model.copying",
+    "CopyOutOptions": "core.model.copying",
+    "CopyProgress": "core.model.copying",
     "CopyStream": "_sync.copying.stream",
+    "Gap": "core.model.notifications",
     "Listener": "_sync.listener",
+    "Notification": "core.model.notifications",
+    "PatroniDiscovery": "core.config.discovery",
     "Router": "_sync.router",
     "Session": "_sync.session",
     "from_config": "config_file.entry",

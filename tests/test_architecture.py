@@ -316,6 +316,22 @@ def test_a_face_is_imported_when_it_is_first_used(statement, faces):
     assert loaded & {"_async", "_sync"} == faces
 
 
+def test_what_few_programs_use_is_imported_when_it_is_first_used():
+    statement = "from pgroute import AsyncRouter, Router"
+    assert "hashlib" not in loaded_by(statement)
+    for named in ("CopyInOptions", "CopyProgress", "Notification", "PatroniDiscovery"):
+        module = f"pgroute.{pgroute._LATER[named]}"
+        assert module not in loaded_by(statement)
+        assert module in loaded_by(f"{statement}; from pgroute import {named}")
+    without = loaded_by(f"{statement}; Router('host=db'); AsyncRouter('host=db')")
+    assert [
+        name
+        for name in without
+        if name.endswith((".copy_in", ".copy_out", ".stream", ".adaptive", ".hub", ".listener"))
+    ] == []
+    assert "pgroute.core.routing.adaptive" in loaded_by(f"{statement}; Router('host=db', balance='adaptive')")
+
+
 def test_names_that_are_imported_later_can_be_listed_and_others_are_refused():
     code = "import pgroute; assert set(pgroute.__all__) <= set(dir(pgroute)); pgroute.Rooter"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -502,7 +502,7 @@ def test_an_interrupt_at_any_line_of_listening_leaves_no_listener(
 
     with Router(trial.shared.dsn, writer=PoolOptions(max_size=SIZE)) as router:
         router.wait()
-        hub = manager_of(router).listening
+        hub = manager_of(router).listening.hub
         for line in lines(request, 8):
             if not trial.interrupt(router, listening, line, truth=False) or trial.faults:
                 break

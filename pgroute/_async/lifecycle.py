@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping  # async-only
 
     # sync-only: from collections.abc import Callable, Mapping
-    from pgroute._async.listening.hub import AsyncListeningHub
+    from pgroute._async.listening import AsyncListening
     from pgroute._async.pool.role_pool import AsyncRolePool
     from pgroute.core.model.roles import Role
     from pgroute.monitor.cluster_watch import ClusterWatch
@@ -62,7 +62,7 @@ class AsyncLifecycle:
         watch: ClusterWatch,
         pools: Mapping[Role, AsyncRolePool[Any]],
         dispatcher: EventDispatcher,
-        listening: AsyncListeningHub,
+        listening: AsyncListening,
         source: CredentialSource | None = None,
         *,
         meter: Meter,

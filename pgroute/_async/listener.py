@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from pgroute._async.open_state import AsyncOpenState
     from pgroute.core.model.notifications import Gap, Notification
 
-DEFAULT_LIMIT = 1000
-
 
 class AsyncListener(AsyncFace):
     """Receives notifications from the primary, wherever it is: what `listen()` returns.
@@ -70,7 +68,7 @@ class AsyncListener(AsyncFace):
         self._router = self._manager.lifecycle.check_open()
         try:
             self._subscriber = subscriber = AsyncSubscriber(self._channels, self._limit)
-            self._manager.listening.add(subscriber)
+            self._manager.listening.hub.add(subscriber)
             await self._join(subscriber)
             return self
         except BaseException:
@@ -78,7 +76,7 @@ class AsyncListener(AsyncFace):
             raise
 
     async def _join(self, subscriber: AsyncSubscriber) -> None:
-        manager, hub = self._manager, self._manager.listening
+        manager, hub = self._manager, self._manager.listening.hub
         start = time.monotonic()
         deadline = start + self._timeout
         acquisition = manager.listeners_acquisition(start, self._timeout)
@@ -110,7 +108,7 @@ class AsyncListener(AsyncFace):
         self._ended = True
         subscriber, router = self._subscriber, self._router
         if subscriber is not None and router is not None and not router.inherited:
-            self._manager.listening.remove(subscriber)
+            self._manager.listening.hub.remove(subscriber)
             subscriber.changes.notify()
 
     def __aiter__(self) -> Self:
@@ -157,7 +155,7 @@ class AsyncListener(AsyncFace):
         subscriber, router = self._subscriber, self._router
         if subscriber is None or router is None:
             raise RuntimeError("enter the listener first: `with router.listen(...) as events`")
-        hub = self._manager.listening
+        hub = self._manager.listening.hub
         until = None if timeout is None else time.monotonic() + timeout
         while True:
             if router.inherited:
@@ -172,4 +170,4 @@ class AsyncListener(AsyncFace):
 
     def _put_back(self, taken: list[Notification | Gap]) -> None:
         if self._subscriber is not None and taken:
-            self._manager.listening.put_back(self._subscriber, taken)
+            self._manager.listening.hub.put_back(self._subscriber, taken)

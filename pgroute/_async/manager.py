@@ -14,7 +14,7 @@ from pgroute._async.checkout import AsyncCheckout
 from pgroute._async.ending import put_back
 from pgroute._async.keyed import AsyncKeyedConnections
 from pgroute._async.lifecycle import AsyncLifecycle
-from pgroute._async.listening.hub import AsyncListeningHub
+from pgroute._async.listening import AsyncListening
 from pgroute._async.pool.lease import find_lease
 from pgroute._async.pool.role_pool import AsyncRolePool
 from pgroute.core.config.options import check_number
@@ -86,7 +86,7 @@ class AsyncSessionManager(AsyncAcquiring[CT]):
             for each, backoff in ((config.writer, writers), (config.reader, readers))
         }
         self.dispatcher: EventDispatcher = EventDispatcher()
-        self.listening: AsyncListeningHub = AsyncListeningHub(
+        self.listening: AsyncListening = AsyncListening(
             config, connection_class, watch, writers, source, name=name
         )
         lifecycle = AsyncLifecycle(

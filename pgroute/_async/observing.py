@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Generic
 # sync-only: from psycopg_pool.abc import CT
 from psycopg_pool.abc import ACT as CT  # async-only
 
-from pgroute._async.listener import DEFAULT_LIMIT, AsyncListener
 from pgroute.core.callables import is_coroutine_function
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pgroute._async.listener import AsyncListener
     from pgroute._async.manager import AsyncSessionManager
     from pgroute.core.model.events import Event
     from pgroute.core.topology.snapshot import Topology
@@ -46,9 +46,7 @@ class AsyncObserving(Generic[CT]):
             raise ConfigError("fn", fn, "expected a callable that is not a coroutine function")
         return self._manager.subscribe(fn)
 
-    def listen(
-        self, *channels: str, timeout: float | None = None, max_waiting: int = DEFAULT_LIMIT
-    ) -> AsyncListener:
+    def listen(self, *channels: str, timeout: float | None = None, max_waiting: int = 1000) -> AsyncListener:
         """Return a context manager that yields an iterator of Notification and Gap, from the primary.
 
         All listeners of a router share one connection, beside the pools. It goes with the primary. After a failover the
@@ -67,6 +65,8 @@ class AsyncObserving(Generic[CT]):
             RouterClosed: on entering, the router is not open.
             psycopg.NotSupportedError: on entering, a pooler is in between that lends connections for a transaction.
         """
+        from pgroute._async.listener import AsyncListener
+
         return AsyncListener(self._manager, channels, timeout=timeout, limit=max_waiting)
 
     def forget_timeline(self) -> None:

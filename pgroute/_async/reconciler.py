@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pgroute._acompat import AsyncChanges
-    from pgroute._async.listening.hub import AsyncListeningHub
+    from pgroute._async.listening import AsyncListening
     from pgroute._async.pool.role_pool import AsyncRolePool
     from pgroute.core.model.roles import HostKey, Role
     from pgroute.core.topology.snapshot import Topology
@@ -49,7 +49,7 @@ class AsyncPoolReconciler:
         watch: ClusterWatch,
         pools: Mapping[Role, AsyncRolePool[Any]],
         dispatcher: EventDispatcher,
-        listening: AsyncListeningHub,
+        listening: AsyncListening,
         changes: AsyncChanges,
         *,
         meter: Meter,

@@ -25,7 +25,7 @@ from pgroute.runtime.fork import forked
 if TYPE_CHECKING:
 
     from collections.abc import Callable, Mapping
-    from pgroute._sync.listening.hub import ListeningHub
+    from pgroute._sync.listening import Listening
     from pgroute._sync.pool.role_pool import RolePool
     from pgroute.core.model.roles import Role
     from pgroute.monitor.cluster_watch import ClusterWatch
@@ -62,7 +62,7 @@ class Lifecycle:
         watch: ClusterWatch,
         pools: Mapping[Role, RolePool[Any]],
         dispatcher: EventDispatcher,
-        listening: ListeningHub,
+        listening: Listening,
         source: CredentialSource | None = None,
         *,
         meter: Meter,

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from pgroute._sync.open_state import OpenState
     from pgroute.core.model.notifications import Gap, Notification
 
-DEFAULT_LIMIT = 1000
-
 
 class Listener(Face):
     """Receives notifications from the primary, wherever it is: what `listen()` returns.
@@ -71,7 +69,7 @@ class Listener(Face):
         self._router = self._manager.lifecycle.check_open()
         try:
             self._subscriber = subscriber = Subscriber(self._channels, self._limit)
-            self._manager.listening.add(subscriber)
+            self._manager.listening.hub.add(subscriber)
             self._join(subscriber)
             return self
         except BaseException:
@@ -79,7 +77,7 @@ class Listener(Face):
             raise
 
     def _join(self, subscriber: Subscriber) -> None:
-        manager, hub = self._manager, self._manager.listening
+        manager, hub = self._manager, self._manager.listening.hub
         start = time.monotonic()
         deadline = start + self._timeout
         acquisition = manager.listeners_acquisition(start, self._timeout)
@@ -111,7 +109,7 @@ class Listener(Face):
         self._ended = True
         subscriber, router = self._subscriber, self._router
         if subscriber is not None and router is not None and not router.inherited:
-            self._manager.listening.remove(subscriber)
+            self._manager.listening.hub.remove(subscriber)
             subscriber.changes.notify()
 
     def __iter__(self) -> Self:
@@ -158,7 +156,7 @@ class Listener(Face):
         subscriber, router = self._subscriber, self._router
         if subscriber is None or router is None:
             raise RuntimeError("enter the listener first: `with router.listen(...) as events`")
-        hub = self._manager.listening
+        hub = self._manager.listening.hub
         until = None if timeout is None else time.monotonic() + timeout
         while True:
             if router.inherited:
@@ -173,4 +171,4 @@ class Listener(Face):
 
     def _put_back(self, taken: list[Notification | Gap]) -> None:
         if self._subscriber is not None and taken:
-            self._manager.listening.put_back(self._subscriber, taken)
+            self._manager.listening.hub.put_back(self._subscriber, taken)

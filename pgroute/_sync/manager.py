@@ -14,7 +14,7 @@ from pgroute._sync.checkout import Checkout
 from pgroute._sync.ending import put_back
 from pgroute._sync.keyed import KeyedConnections
 from pgroute._sync.lifecycle import Lifecycle
-from pgroute._sync.listening.hub import ListeningHub
+from pgroute._sync.listening import Listening
 from pgroute._sync.pool.lease import find_lease
 from pgroute._sync.pool.role_pool import RolePool
 from pgroute.core.config.options import check_number
@@ -86,7 +86,7 @@ class SessionManager(Acquiring[CT]):
             for each, backoff in ((config.writer, writers), (config.reader, readers))
         }
         self.dispatcher: EventDispatcher = EventDispatcher()
-        self.listening: ListeningHub = ListeningHub(
+        self.listening: Listening = Listening(
             config, connection_class, watch, writers, source, name=name
         )
         lifecycle = Lifecycle(

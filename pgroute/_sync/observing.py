@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Generic
 
 from psycopg_pool.abc import CT
 
-from pgroute._sync.listener import DEFAULT_LIMIT, Listener
 from pgroute.core.callables import is_coroutine_function
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pgroute._sync.listener import Listener
     from pgroute._sync.manager import SessionManager
     from pgroute.core.model.events import Event
     from pgroute.core.topology.snapshot import Topology
@@ -46,9 +46,7 @@ class Observing(Generic[CT]):
             raise ConfigError("fn", fn, "expected a callable that is not a coroutine function")
         return self._manager.subscribe(fn)
 
-    def listen(
-        self, *channels: str, timeout: float | None = None, max_waiting: int = DEFAULT_LIMIT
-    ) -> Listener:
+    def listen(self, *channels: str, timeout: float | None = None, max_waiting: int = 1000) -> Listener:
         """Return a context manager that yields an iterator of Notification and Gap, from the primary.
 
         All listeners of a router share one connection, beside the pools. It goes with the primary. After a failover the
@@ -67,6 +65,8 @@ class Observing(Generic[CT]):
             RouterClosed: on entering, the router is not open.
             psycopg.NotSupportedError: on entering, a pooler is in between that lends connections for a transaction.
         """
+        from pgroute._sync.listener import Listener
+
         return Listener(self._manager, channels, timeout=timeout, limit=max_waiting)
 
     def forget_timeline(self) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pgroute._acompat import Changes
-    from pgroute._sync.listening.hub import ListeningHub
+    from pgroute._sync.listening import Listening
     from pgroute._sync.pool.role_pool import RolePool
     from pgroute.core.model.roles import HostKey, Role
     from pgroute.core.topology.snapshot import Topology
@@ -49,7 +49,7 @@ class PoolReconciler:
         watch: ClusterWatch,
         pools: Mapping[Role, RolePool[Any]],
         dispatcher: EventDispatcher,
-        listening: ListeningHub,
+        listening: Listening,
         changes: Changes,
         *,
         meter: Meter,

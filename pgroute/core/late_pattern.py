@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 class LatePattern:
@@ -27,13 +27,21 @@ class LatePattern:
         """The compiled expression."""
         return re.compile(self._text, self._flags)
 
-    def search(self, text: str) -> re.Match[str] | None:
-        """Return the first match anywhere."""
-        return self.compiled.search(text)
+    def search(self, text: str, start: int = 0) -> re.Match[str] | None:
+        """Return the first match anywhere behind the start."""
+        return self.compiled.search(text, start)
+
+    def match(self, text: str, start: int = 0) -> re.Match[str] | None:
+        """Return the match that begins at the start."""
+        return self.compiled.match(text, start)
 
     def fullmatch(self, text: str) -> re.Match[str] | None:
         """Return the match of the whole text."""
         return self.compiled.fullmatch(text)
+
+    def finditer(self, text: str, start: int = 0) -> Iterator[re.Match[str]]:
+        """Return an iterator over all matches behind the start."""
+        return self.compiled.finditer(text, start)
 
     def findall(self, text: str) -> list[str]:
         """Return all matches."""

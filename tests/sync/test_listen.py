@@ -376,6 +376,14 @@ def test_iteration_ends_when_the_router_closes(shared: LocalCluster) -> None:
             pass
 
 
+def test_a_hub_that_is_made_while_the_router_closes_is_closed(shared: LocalCluster) -> None:
+    with Router(shared.dsn) as router:
+        listening = manager_of(router).listening
+    assert listening.closed
+    assert listening.hub.closed
+    assert listening.hub is listening.hub
+
+
 def test_a_listener_is_entered_once(shared: LocalCluster) -> None:
     with Router(shared.dsn) as router:
         events = router.listen("a")
@@ -442,7 +450,7 @@ def test_the_gap_reaches_back_to_the_promotion_that_nobody_could_see(breakable: 
         call(new.promote)
         call(notify, new, "a", "lost")
         sent_at = time.monotonic()
-        link = manager_of(router).listening._keeper._link
+        link = manager_of(router).listening.hub._keeper._link
         assert link is not None
         # The old primary goes on, and its connection is known to be alive.
         eventually(lambda: link.proven_at > sent_at)

@@ -1,4 +1,4 @@
-"""The part of a router that copies tables in and out."""
+"""The part of a router that copies tables in and out. What does the copying is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Unpack
 from psycopg_pool.abc import ACT as CT  # async-only
 
 from pgroute._async.alone import AsyncAlone
-from pgroute._async.copying.copy_in import AsyncCopyIn
-from pgroute._async.copying.copy_out import AsyncCopyOut, AsyncExtract
-from pgroute._async.copying.stream import AsyncCopyStream
 from pgroute._async.transaction.runner import run_function
-from pgroute.core.copying import check_types
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,6 +17,7 @@ if TYPE_CHECKING:
     from psycopg import sql
     from psycopg.abc import QueryNoTemplate as Query
 
+    from pgroute._async.copying.stream import AsyncCopyStream
     from pgroute._async.manager import AsyncSessionManager
     from pgroute.core.copying import AsyncCopySource, CopyTarget
     from pgroute.core.model.copying import CopyInOptions, CopyOutOptions, CopyProgress
@@ -83,6 +80,8 @@ class AsyncCopying(Generic[CT]):
             psycopg.Error: the server's error; nothing was committed.
             Exception: that of the source or of *progress*; nothing was committed.
         """
+        from pgroute._async.copying.copy_in import AsyncCopyIn
+
         manager = self._manager
         request = manager.request(role, timeout=timeout)
         work = AsyncCopyIn(table, source, columns, dict(options), where=where, types=types, progress=progress)
@@ -161,6 +160,8 @@ class AsyncCopying(Generic[CT]):
             psycopg.Error: the server's error.
             Exception: that of the target or of *progress*; nothing was committed.
         """
+        from pgroute._async.copying.copy_out import AsyncCopyOut, AsyncExtract
+
         manager = self._manager
         request = manager.request(role, timeout=timeout)
         extract = AsyncExtract(query_or_table, params, columns, dict(options))
@@ -199,6 +200,10 @@ class AsyncCopying(Generic[CT]):
         Raises:
             ConfigError: an argument is invalid.
         """
+        from pgroute._async.copying.copy_out import AsyncExtract
+        from pgroute._async.copying.stream import AsyncCopyStream
+        from pgroute.core.copying import check_types
+
         check_types(types)
         given: object = format
         if not isinstance(given, str) or given not in ("text", "binary"):
@@ -230,6 +235,9 @@ class AsyncCopying(Generic[CT]):
         Raises:
             ConfigError: an argument is invalid.
         """
+        from pgroute._async.copying.copy_out import AsyncExtract
+        from pgroute._async.copying.stream import AsyncCopyStream
+
         request = self._manager.request(role, timeout=timeout)
         extract = AsyncExtract(query_or_table, params, columns, dict(options))
         return AsyncCopyStream(self._manager, request, timeout, extract, rows=False)

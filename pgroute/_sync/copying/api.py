@@ -1,5 +1,5 @@
 # Generated from pgroute/_async/copying/api.py by .ci/unasync.py: edit that file, not this one.
-"""The part of a router that copies tables in and out."""
+"""The part of a router that copies tables in and out. What does the copying is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Unpack
 from psycopg_pool.abc import CT
 
 from pgroute._sync.alone import Alone
-from pgroute._sync.copying.copy_in import CopyIn
-from pgroute._sync.copying.copy_out import CopyOut, Extract
-from pgroute._sync.copying.stream import CopyStream
 from pgroute._sync.transaction.runner import run_function
-from pgroute.core.copying import check_types
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,6 +17,7 @@ if TYPE_CHECKING:
     from psycopg import sql
     from psycopg.abc import QueryNoTemplate as Query
 
+    from pgroute._sync.copying.stream import CopyStream
     from pgroute._sync.manager import SessionManager
     from pgroute.core.copying import CopySource, CopyTarget
     from pgroute.core.model.copying import CopyInOptions, CopyOutOptions, CopyProgress
@@ -83,6 +80,8 @@ class Copying(Generic[CT]):
             psycopg.Error: the server's error; nothing was committed.
             Exception: that of the source or of *progress*; nothing was committed.
         """
+        from pgroute._sync.copying.copy_in import CopyIn
+
         manager = self._manager
         request = manager.request(role, timeout=timeout)
         work = CopyIn(table, source, columns, dict(options), where=where, types=types, progress=progress)
@@ -161,6 +160,8 @@ class Copying(Generic[CT]):
             psycopg.Error: the server's error.
             Exception: that of the target or of *progress*; nothing was committed.
         """
+        from pgroute._sync.copying.copy_out import CopyOut, Extract
+
         manager = self._manager
         request = manager.request(role, timeout=timeout)
         extract = Extract(query_or_table, params, columns, dict(options))
@@ -199,6 +200,10 @@ class Copying(Generic[CT]):
         Raises:
             ConfigError: an argument is invalid.
         """
+        from pgroute._sync.copying.copy_out import Extract
+        from pgroute._sync.copying.stream import CopyStream
+        from pgroute.core.copying import check_types
+
         check_types(types)
         given: object = format
         if not isinstance(given, str) or given not in ("text", "binary"):
@@ -230,6 +235,9 @@ class Copying(Generic[CT]):
         Raises:
             ConfigError: an argument is invalid.
         """
+        from pgroute._sync.copying.copy_out import Extract
+        from pgroute._sync.copying.stream import CopyStream
+
         request = self._manager.request(role, timeout=timeout)
         extract = Extract(query_or_table, params, columns, dict(options))
         return CopyStream(self._manager, request, timeout, extract, rows=False)

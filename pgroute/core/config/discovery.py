@@ -157,8 +157,8 @@ def _check_hosts(hosts: object) -> None:
                 raise ConfigError("hosts", name, accepted)
 
 
-def check_discovery(value: object, dsn: Dsn) -> Discovery | None:
-    """Return the discovery of a router, with what follows from the DSN; None: there is none.
+def check_discovery(value: object, dsn: Dsn) -> Discovery:
+    """Return the discovery of a router, with what follows from the DSN.
 
     Args:
         value: the argument ``discovery=``.
@@ -167,8 +167,6 @@ def check_discovery(value: object, dsn: Dsn) -> Discovery | None:
     Raises:
         ConfigError: *value* is no discovery, or whom to ask, or where, does not follow from the DSN.
     """
-    if value is None:
-        return None
     if isinstance(value, str):
         if value == "patroni":
             value = PatroniDiscovery()
@@ -198,3 +196,8 @@ def _instances(dsn: Dsn) -> str:
             return f"{{name}}.{rest.removeprefix('ro-').removesuffix('.')}"
     accepted = "expected hosts='{name}.DOMAIN': the DSN has no endpoint of a cluster"
     raise ConfigError("discovery.hosts", None, accepted)
+
+
+for _public in (AuroraDiscovery, PatroniDiscovery):
+    _public.__module__ = "pgroute"
+del _public

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import field, replace
 from types import MappingProxyType, NoneType
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 from pgroute.core.config.discreet import discreetly_made
 from pgroute.core.late_dataclass import dataclass
+from pgroute.core.late_pattern import LatePattern
 from pgroute.core.routing.demand import LEAST_MAX_LAG
 from pgroute.errors import ConfigError, holds_password, presentable
 
@@ -116,12 +116,12 @@ def check_reset(value: object) -> None:
         raise ConfigError("reset", value, f"expected a callable, {DISCARD!r} or None")
 
 
-_SECRET_NAME = re.compile(r"(?i)passw(or)?d|passphrase|pwd|secret|token|key")
+_SECRET_NAME = LatePattern(r"(?i)passw(or)?d|passphrase|pwd|secret|token|key")
 """Matches the name of a setting that may hold a secret."""
-_SETTING = re.compile(r"_*[A-Za-z][A-Za-z0-9_$]*(\._*[A-Za-z][A-Za-z0-9_$]*)*")
+_SETTING = LatePattern(r"_*[A-Za-z][A-Za-z0-9_$]*(\._*[A-Za-z][A-Za-z0-9_$]*)*")
 # The server splits the options at white space as in C's isspace(); a backslash escapes the next character
 # (pg_split_opts).
-_SPLITTING = re.compile(r"[ \t\n\v\f\r\\]")
+_SPLITTING = LatePattern(r"[ \t\n\v\f\r\\]")
 _MOST_OPTION_BYTES = 8000
 """A startup packet has at most 10,000 bytes (MAX_STARTUP_PACKET_LENGTH)."""
 

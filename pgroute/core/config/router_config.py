@@ -6,7 +6,6 @@ from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
 from pgroute.core.config.credentials import Credentials, check_credentials
-from pgroute.core.config.discovery import Discovery, check_discovery
 from pgroute.core.config.dsn import Dsn, Params, parser, split_kwargs
 from pgroute.core.config.host_options import check_host_options, check_zone
 from pgroute.core.config.lookups import ResolverSpec, check_addresses, check_resolver
@@ -39,6 +38,7 @@ from pgroute.errors import ConfigError, holds_password
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pgroute.core.config.discovery import Discovery
     from pgroute.core.config.dns_names import Mode
     from pgroute.core.config.options import HostOptions
     from pgroute.core.model.candidate import Candidate
@@ -138,7 +138,7 @@ def make_config(
         balance = "ordered" if parsed.load_balance == "disable" else "random"
     policy = parse_policy(balance)
     watch = parse({**parameters, **_probe_parameters(probe)})
-    adviser = check_discovery(discovery, parsed)
+    adviser = _adviser(discovery, parsed)
     mode = check_addresses(addresses)
     open_list = mode == "expand" or adviser is not None
     hosts = check_host_options(parsed, host_options, open_list=open_list)
@@ -180,6 +180,14 @@ def check_router_name(name: object) -> None:
     dsn = "://" in name or "=" in name or "/" in name.rpartition("@")[2]
     if dsn and holds_password(name):
         raise ConfigError("name", name, "expected no password: logs and metrics show it")
+
+
+def _adviser(discovery: object, dsn: Dsn) -> Discovery | None:
+    if discovery is None:
+        return None  # as for most routers, which do without the modules
+    from pgroute.core.config.discovery import check_discovery
+
+    return check_discovery(discovery, dsn)
 
 
 def _rules(

@@ -86,3 +86,8 @@ class CopyProgress:
     bytes: int
     rows: int | None
     attempt: int
+
+
+for _public in (CopyInOptions, CopyOutOptions, CopyProgress):
+    _public.__module__ = "pgroute"
+del _public

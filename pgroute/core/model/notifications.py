@@ -36,3 +36,8 @@ class Gap:
     reason: str
     since: float
     dropped: int = 0
+
+
+for _public in (Gap, Notification):
+    _public.__module__ = "pgroute"
+del _public

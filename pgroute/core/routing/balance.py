@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from pgroute.core.callables import is_coroutine_function
-from pgroute.core.routing.adaptive import Adaptive
 from pgroute.core.routing.least_busy import LeastBusy
 from pgroute.core.routing.round_robin import RoundRobin
 from pgroute.errors import ConfigError
@@ -74,8 +73,14 @@ class Uniform:
         return next(c for c in reversed(candidates) if c.weight)
 
 
-_POLICIES: dict[str, type[Policy]] = {
-    "adaptive": Adaptive,
+def _adaptive() -> Policy:
+    from pgroute.core.routing.adaptive import Adaptive
+
+    return Adaptive()
+
+
+_POLICIES: dict[str, Callable[[], Policy]] = {
+    "adaptive": _adaptive,
     "least-busy": LeastBusy,
     "ordered": Ordered,
     "random": Uniform,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 
-_WORD = re.compile(r"[A-Za-z]+")
-_COMMENT_MARK = re.compile(r"/\*|\*/")
-_CONCURRENTLY = re.compile(r"\bconcurrently\b", re.IGNORECASE)
+from pgroute.core.late_pattern import LatePattern
+
+_WORD = LatePattern(r"[A-Za-z]+")
+_COMMENT_MARK = LatePattern(r"/\*|\*/")
+_CONCURRENTLY = LatePattern(r"\bconcurrently\b", re.IGNORECASE)
 
 
 def may_commit_parts(query: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -49,6 +48,8 @@ class Identity:
 
     def digest(self, key: bytes, size: int) -> str:
         """Return *size* bytes as hexadecimal digits, which say nothing to anybody who does not have the key."""
+        import hashlib
+
         return hashlib.blake2b(self._data, key=key, digest_size=size).hexdigest()
 
 

@@ -20,7 +20,6 @@ def urls(value: object, dsn: str = "postgresql://db1,db2:5433/x") -> tuple[str, 
 
 
 def test_urls_are_those_given_or_follow_from_the_dsn() -> None:
-    assert check_discovery(None, parse_dsn("host=a")) is None
     assert urls("patroni") == ("http://db1:8008", "http://db2:8008")
     assert urls(PatroniDiscovery(), "host=db1,db1 port=1,2") == ("http://db1:8008",)
     assert urls("patroni", "host=a hostaddr=fd00::1") == ("http://[fd00::1]:8008",)
