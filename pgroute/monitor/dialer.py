@@ -37,17 +37,18 @@ class Dialer:
         self.preferred: str | None = None
         self.login = login
         self._key = key
+        self._named = is_name(key)
         self._names = names
         self._conninfo: tuple[str | None, Params, bytes] | None = None
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """The addresses that the name stands for now, as far as known; empty if the host is not named."""
-        return self._names.known(self._key)
+        return self._names.known(self._key) if self._named else ()
 
     def has_left(self, address: str | None) -> bool:
         """Return whether the host is named, and its name does not stand for this address, as far as is known."""
-        return address is not None and is_name(self._key) and address not in self.addresses
+        return self._named and address is not None and address not in self.addresses
 
     async def connect(self, *, timeout: float, on_loss: Callable[[], None]) -> ProbeConnection:
         """Look the name up, and connect to the first address that does not refuse, as libpq does.

@@ -181,7 +181,7 @@ class ProbeConnection:
         if result.status != pq.ExecStatus.TUPLES_OK or result.ntuples != 1:
             raise Malformed("not one row")
         row = [result.get_value(0, i) for i in range(result.nfields)]
-        self._allowance.answered(sum(len(value or b"") for value in row))
+        self._allowance.answered(sum(map(len, filter(None, row))))
         told = None if self._statement.single_value else read_probe(row)
         role = read_shown(row) if told is None else told.role
         if self._statement.restarts(role, None if told is None else told.started_at):

@@ -22,6 +22,7 @@ _ACCEPTING = {
     for role in HostRole
     for read_only in (False, True)
 }
+_ATTRS = tuple(SessionAttrs)
 _WRITING = frozenset({SessionAttrs.READ_WRITE, SessionAttrs.PRIMARY})
 
 
@@ -35,7 +36,7 @@ def candidates_of(
 ) -> Mapping[SessionAttrs, Groups]:
     """Return the usable hosts for each of the session attributes, in groups of equally good ones, the best first."""
     ranked: dict[SessionAttrs, dict[tuple[int, bool, int, bool], list[Candidate]]] = {
-        attrs: {} for attrs in SessionAttrs
+        attrs: {} for attrs in _ATTRS
     }
     unchecked = [
         (f.listing.priority, rules.away(zone_of(f, rules)), order)

@@ -352,11 +352,14 @@ def replaced(was: HostInfo | Answer, seen: Answer) -> bool:
 
     Only values that both report are compared.
     """
-    pairs = ((was.system_id, seen.system_id), (was.started_at, seen.started_at))
-    return any(None not in pair and pair[0] != pair[1] for pair in pairs)
+    return _differ(was.system_id, seen.system_id) or _differ(was.started_at, seen.started_at)
+
+
+def _differ(before: object, after: object) -> bool:
+    return before is not None and after is not None and before != after
 
 
 def reborn(was: HostInfo | Answer, seen: Answer) -> bool:
     """Return True if connections made before must not be used any more: the server or what it is has changed."""
-    moved = None not in (was.address, seen.address) and was.address != seen.address
-    return replaced(was, seen) or moved or (was.role, was.read_only) != (seen.role, seen.read_only)
+    moved = _differ(was.address, seen.address)
+    return moved or replaced(was, seen) or (was.role, was.read_only) != (seen.role, seen.read_only)
