@@ -9,6 +9,7 @@ from psycopg_pool.abc import ACT as CT  # async-only
 
 from pgroute.core.callables import is_coroutine_function
 from pgroute.errors import ConfigError
+from pgroute.runtime.fork import forked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +66,8 @@ class AsyncObserving(Generic[CT]):
             RouterClosed: on entering, the router is not open.
             psycopg.NotSupportedError: on entering, a pooler is in between that lends connections for a transaction.
         """
-        from pgroute._async.listener import AsyncListener
+        with forked.importing:
+            from pgroute._async.listener import AsyncListener
 
         return AsyncListener(self._manager, channels, timeout=timeout, limit=max_waiting)
 

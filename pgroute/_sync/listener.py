@@ -109,7 +109,8 @@ class Listener(Face):
         self._ended = True
         subscriber, router = self._subscriber, self._router
         if subscriber is not None and router is not None and not router.inherited:
-            self._manager.listening.hub.remove(subscriber)
+            if (hub := self._manager.listening.made) is not None:
+                hub.remove(subscriber)
             subscriber.changes.notify()
 
     def __iter__(self) -> Self:

@@ -28,6 +28,10 @@ class ForkHooks:
 
     The child keeps the parent's objects forever: their sockets, threads and loop are the parent's, and a finalizer that
     closed one would end the parent's session.
+
+    Attributes:
+        importing: hold it to import a module in any thread. A fork waits for it: in the child, the lock of a module that
+            another thread is importing is never released.
     """
 
     def __init__(self) -> None:
@@ -36,7 +40,13 @@ class ForkHooks:
         self._hooks: list[Callable[[], None]] = []
         self._objects: weakref.WeakSet[Forkable] = weakref.WeakSet()
         self._kept: list[Forkable] = []
-        os.register_at_fork(after_in_child=self._after_fork)
+        # Reentrant: a signal handler may fork amid an import, which then goes on in both processes.
+        self.importing: threading.RLock = threading.RLock()
+        os.register_at_fork(
+            before=self.importing.acquire,
+            after_in_parent=self.importing.release,
+            after_in_child=self._after_fork,
+        )
         # For a child that never uses pgroute. Registered first, it runs last at exit, but before any finalizer.
         atexit.register(self.notice)
 
@@ -57,6 +67,7 @@ class ForkHooks:
                 self._start_over()
 
     def _after_fork(self) -> None:
+        self.importing.release()
         self._lock = threading.Lock()
         self._start_over()
 

@@ -377,14 +377,6 @@ async def test_iteration_ends_when_the_router_closes(shared: LocalCluster) -> No
             pass
 
 
-async def test_a_hub_that_is_made_while_the_router_closes_is_closed(shared: LocalCluster) -> None:
-    async with AsyncRouter(shared.dsn) as router:
-        listening = manager_of(router).listening
-    assert listening.closed
-    assert listening.hub.closed
-    assert listening.hub is listening.hub
-
-
 async def test_a_listener_is_entered_once(shared: LocalCluster) -> None:
     async with AsyncRouter(shared.dsn) as router:
         events = router.listen("a")

@@ -376,14 +376,6 @@ def test_iteration_ends_when_the_router_closes(shared: LocalCluster) -> None:
             pass
 
 
-def test_a_hub_that_is_made_while_the_router_closes_is_closed(shared: LocalCluster) -> None:
-    with Router(shared.dsn) as router:
-        listening = manager_of(router).listening
-    assert listening.closed
-    assert listening.hub.closed
-    assert listening.hub is listening.hub
-
-
 def test_a_listener_is_entered_once(shared: LocalCluster) -> None:
     with Router(shared.dsn) as router:
         events = router.listen("a")

@@ -10,6 +10,7 @@ from psycopg_pool.abc import ACT as CT  # async-only
 from pgroute._async.alone import AsyncAlone
 from pgroute._async.transaction.runner import run_function
 from pgroute.errors import ConfigError
+from pgroute.runtime.fork import forked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -80,7 +81,8 @@ class AsyncCopying(Generic[CT]):
             psycopg.Error: the server's error; nothing was committed.
             Exception: that of the source or of *progress*; nothing was committed.
         """
-        from pgroute._async.copying.copy_in import AsyncCopyIn
+        with forked.importing:
+            from pgroute._async.copying.copy_in import AsyncCopyIn
 
         manager = self._manager
         request = manager.request(role, timeout=timeout)
@@ -160,7 +162,8 @@ class AsyncCopying(Generic[CT]):
             psycopg.Error: the server's error.
             Exception: that of the target or of *progress*; nothing was committed.
         """
-        from pgroute._async.copying.copy_out import AsyncCopyOut, AsyncExtract
+        with forked.importing:
+            from pgroute._async.copying.copy_out import AsyncCopyOut, AsyncExtract
 
         manager = self._manager
         request = manager.request(role, timeout=timeout)
@@ -200,9 +203,10 @@ class AsyncCopying(Generic[CT]):
         Raises:
             ConfigError: an argument is invalid.
         """
-        from pgroute._async.copying.copy_out import AsyncExtract
-        from pgroute._async.copying.stream import AsyncCopyStream
-        from pgroute.core.copying import check_types
+        with forked.importing:
+            from pgroute._async.copying.copy_out import AsyncExtract
+            from pgroute._async.copying.stream import AsyncCopyStream
+            from pgroute.core.copying import check_types
 
         check_types(types)
         given: object = format
@@ -235,8 +239,9 @@ class AsyncCopying(Generic[CT]):
         Raises:
             ConfigError: an argument is invalid.
         """
-        from pgroute._async.copying.copy_out import AsyncExtract
-        from pgroute._async.copying.stream import AsyncCopyStream
+        with forked.importing:
+            from pgroute._async.copying.copy_out import AsyncExtract
+            from pgroute._async.copying.stream import AsyncCopyStream
 
         request = self._manager.request(role, timeout=timeout)
         extract = AsyncExtract(query_or_table, params, columns, dict(options))

@@ -10,6 +10,7 @@ from psycopg_pool.abc import CT
 from pgroute._sync.alone import Alone
 from pgroute._sync.transaction.runner import run_function
 from pgroute.errors import ConfigError
+from pgroute.runtime.fork import forked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -80,7 +81,8 @@ class Copying(Generic[CT]):
             psycopg.Error: the server's error; nothing was committed.
             Exception: that of the source or of *progress*; nothing was committed.
         """
-        from pgroute._sync.copying.copy_in import CopyIn
+        with forked.importing:
+            from pgroute._sync.copying.copy_in import CopyIn
 
         manager = self._manager
         request = manager.request(role, timeout=timeout)
@@ -160,7 +162,8 @@ class Copying(Generic[CT]):
             psycopg.Error: the server's error.
             Exception: that of the target or of *progress*; nothing was committed.
         """
-        from pgroute._sync.copying.copy_out import CopyOut, Extract
+        with forked.importing:
+            from pgroute._sync.copying.copy_out import CopyOut, Extract
 
         manager = self._manager
         request = manager.request(role, timeout=timeout)
@@ -200,9 +203,10 @@ class Copying(Generic[CT]):
         Raises:
             ConfigError: an argument is invalid.
         """
-        from pgroute._sync.copying.copy_out import Extract
-        from pgroute._sync.copying.stream import CopyStream
-        from pgroute.core.copying import check_types
+        with forked.importing:
+            from pgroute._sync.copying.copy_out import Extract
+            from pgroute._sync.copying.stream import CopyStream
+            from pgroute.core.copying import check_types
 
         check_types(types)
         given: object = format
@@ -235,8 +239,9 @@ class Copying(Generic[CT]):
         Raises:
             ConfigError: an argument is invalid.
         """
-        from pgroute._sync.copying.copy_out import Extract
-        from pgroute._sync.copying.stream import CopyStream
+        with forked.importing:
+            from pgroute._sync.copying.copy_out import Extract
+            from pgroute._sync.copying.stream import CopyStream
 
         request = self._manager.request(role, timeout=timeout)
         extract = Extract(query_or_table, params, columns, dict(options))

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pgroute.runtime.fork import forked
+
 if TYPE_CHECKING:
     import psycopg
 
@@ -47,30 +49,36 @@ class Listening:
         self.closed: bool = False
 
     @property
+    def made(self) -> ListeningHub | None:
+        """The hub; None while there has been no listener."""
+        return self._made.get("")
+
+    @property
     def hub(self) -> ListeningHub:
         """The hub. It is made by the first who asks for it."""
-        hub = self._made.get("")
+        hub = self.made
         if hub is None:
-            from pgroute._sync.listening.hub import ListeningHub
+            with forked.importing:
+                from pgroute._sync.listening.hub import ListeningHub
 
             # Of two threads both get what the first has put in. A hub holds nothing before it has a listener.
             hub = self._made.setdefault("", ListeningHub(*self._of_the_router, name=self._name))
-            if self.closed:  # whoever closes sets this before he looks whether there is a hub
-                hub.close()
+        if self.closed:  # whoever closes sets this before he looks whether there is a hub
+            hub.close()
         return hub
 
     def on_snapshot(self, old: Topology, topology: Topology) -> None:
         """Leave a host that is not the primary any more; called in the monitor's thread."""
-        for hub in tuple(self._made.values()):
+        if (hub := self.made) is not None:
             hub.on_snapshot(old, topology)
 
     def close(self) -> None:
         """End: listeners are told what waits for them, and no more. May be called again."""
         self.closed = True
-        for hub in tuple(self._made.values()):
+        if (hub := self.made) is not None:
             hub.close()
 
     def join(self, timeout: float) -> None:
         """Wait at most *timeout* seconds for the worker to end."""
-        for hub in tuple(self._made.values()):
+        if (hub := self.made) is not None:
             hub.join(timeout)
