@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # These are for the application's sessions, and for the kind of router that the file is for. What is left decides which
 # hosts there are, who logs in, and where sessions go.
-_LEFT_OUT = ("configure", "reset", "connection_class", "acquire_timeout")
+_LEFT_OUT = ("configure", "reset", "connection_class", "row_factory", "acquire_timeout")
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,8 @@ class ForkHooks:
     closed one would end the parent's session.
 
     Attributes:
-        importing: hold it to import a module in any thread. A fork waits for it: in the child, the lock of a module that
-            another thread is importing is never released.
+        importing: hold it to import a module in any thread. A fork waits for it: in the child, the lock of a module
+            that another thread is importing is never released.
     """
 
     def __init__(self) -> None:

@@ -23,6 +23,7 @@ OF_THE_APPLICATION = """
 configure = "os:abort"
 reset = "os:abort"
 acquire_timeout = 600
+row_factory = "psycopg.rows:dict_row"
 [routers.shop.writer]
 min_size = 10
 setup = "os:abort"
