@@ -93,15 +93,20 @@ def reach(advice: HostAdvice, host: str, port: int, hosts: Mapping[str, str] | s
     place = told or "{host}:{port}"
     if not host and "{host}" in place:
         return Member(advice, None, "the adviser does not say where it is")
-    text = place.replace("{host}", host).replace("{port}", str(port)).replace("{name}", advice.member)
+    text = place.replace("{port}", str(port))
+    for variable, value in (("{host}", host), ("{name}", advice.member)):
+        text = text.replace(f"[{variable}]", variable).replace(variable, _bracketed(value))
     name, number = text, port
     head, colon, tail = text.rpartition(":")
     if colon and tail.isdecimal() and (":" not in head or head.startswith("[")):
         name, number = head, int(tail[:6])
-    elif not told:  # an IPv6 address of the adviser's, without brackets
-        name = host
     name = name.removeprefix("[").removesuffix("]")
     # libpq would read other texts as a socket directory, or as several hosts.
     if not (number <= 65535 and is_host(Service(0, 0, number, name))):
         return Member(advice, None, f"{text!r} is no host")
     return Member(advice, HostKey(name, number))
+
+
+def _bracketed(value: str) -> str:
+    """Return a host as it stands before a port. Without brackets, a port behind an IPv6 address is a part of it."""
+    return f"[{value.removeprefix('[').removesuffix(']')}]" if ":" in value else value

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pgroute.core.config.discovery import PatroniDiscovery
 from pgroute.core.discovery.patroni import read_cluster
-from pgroute.core.discovery.report import MOST_MEMBERS, Malformed, Report, Switchover
+from pgroute.core.discovery.report import MOST_MEMBERS, Malformed, Report, Switchover, reach
 from pgroute.core.model.advice import HostAdvice
 from pgroute.core.model.roles import HostKey
 from tests.core.discovery.answers import body, cluster
@@ -90,6 +90,25 @@ def test_where_members_are_reached(hosts: Any, first: HostKey) -> None:
 
 def test_address_of_a_member_may_be_one_of_ipv6() -> None:
     assert read(cluster({"host": "fd00::1"})).members[0].key == HostKey("fd00::1", 5432)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "port"),
+    [
+        ("{host}:6432", 6432),
+        ("[{host}]:6432", 6432),
+        ("{host}:{port}", 5432),
+        ("{host}", 5432),
+        ({"pg1": "{host}:6432"}, 6432),
+        ("{name}:6432", 6432),
+        ("[{name}]:6432", 6432),
+        ({"fd00::1": "{name}:6432"}, 6432),
+    ],
+)
+@pytest.mark.parametrize("address", ["fd00::1", "[fd00::1]"])
+def test_address_of_ipv6_does_not_run_into_the_port(hosts: Any, port: int, address: str) -> None:
+    name = "fd00::1" if "{name}" in str(hosts) else "pg1"
+    assert reach(HostAdvice(name), address, 5432, hosts).key == HostKey("fd00::1", port)
 
 
 @pytest.mark.parametrize("host", ["/tmp", "@x", "a,b", "", "a b", "_pg._tcp.x", "x" * 300, "-:-", "a/b"])
