@@ -137,7 +137,8 @@ def _url(given: object) -> str:
     except ValueError:
         accepted = "expected an http or https URL with a host, and perhaps a port and a path"
     else:
-        return url.rstrip("/")
+        scheme, colon, rest = url.rstrip("/").partition(":")
+        return f"{scheme.lower()}{colon}{rest}"
     # It may hold a password, though none is needed.
     raise ConfigError("urls", given, accepted, secret="@" in url)
 
@@ -172,7 +173,7 @@ def check_discovery(value: object, dsn: Dsn) -> Discovery:
             value = PatroniDiscovery()
         elif value == "aurora":
             value = AuroraDiscovery()
-        elif value.startswith(("http://", "https://")):
+        elif value.lower().startswith(("http://", "https://")):
             value = PatroniDiscovery(urls=value)
     if isinstance(value, AuroraDiscovery):
         return value if value.hosts is not None else replace(value, hosts=_instances(dsn))
@@ -193,7 +194,9 @@ def _instances(dsn: Dsn) -> str:
         name, _, domain = key.host.partition(".")
         kind, _, rest = domain.partition("-")
         if name and kind == "cluster" and domain.removesuffix(".").endswith(_AURORA):
-            return f"{{name}}.{rest.removeprefix('ro-').removesuffix('.')}"
+            # The kind of the endpoint stands before the identifier: "ro-", "custom-", or nothing.
+            label, dot, region = rest.removesuffix(".").partition(".")
+            return f"{{name}}.{label.rpartition('-')[2]}{dot}{region}"
     accepted = "expected hosts='{name}.DOMAIN': the DSN has no endpoint of a cluster"
     raise ConfigError("discovery.hosts", None, accepted)
 

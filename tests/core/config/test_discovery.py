@@ -26,6 +26,7 @@ def test_urls_are_those_given_or_follow_from_the_dsn() -> None:
     assert urls("patroni", "host=_pg._tcp.x,/tmp,b") == ("http://b:8008",)
     assert urls("http://a:1/,https://b/x") == ("http://a:1", "https://b/x")
     assert urls(PatroniDiscovery(urls=["http://a"])) == ("http://a",)
+    assert urls("HTTPS://A:1/X,Http://b") == ("https://A:1/X", "http://b")
     for none in ("", (), None):
         assert urls(PatroniDiscovery(urls=none), "host=b") == ("http://b:8008",)  # type: ignore[arg-type]
 

@@ -51,6 +51,7 @@ def test_any_rows_give_a_report_or_are_malformed(rows: Rows) -> None:
     [
         ("shop.cluster-abc.eu-west-1.rds.amazonaws.com", "{name}.abc.eu-west-1.rds.amazonaws.com"),
         ("shop.cluster-ro-abc.eu-west-1.rds.amazonaws.com", "{name}.abc.eu-west-1.rds.amazonaws.com"),
+        ("shop.cluster-custom-abc.eu-west-1.rds.amazonaws.com", "{name}.abc.eu-west-1.rds.amazonaws.com"),
         ("x,shop.cluster-abc.cn-north-1.rds.amazonaws.com.cn", "{name}.abc.cn-north-1.rds.amazonaws.com.cn"),
     ],
 )
