@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from pgroute.core.discovery.report import Malformed
@@ -89,6 +90,8 @@ def _head(head: bytes) -> tuple[int, dict[str, str]]:
 
 def _date(headers: dict[str, str]) -> float | None:
     try:
-        return parsedate_to_datetime(headers["date"]).timestamp()
+        date = parsedate_to_datetime(headers["date"])
+        # "-0000" is UTC without a word on where the server is (RFC 5322, 3.3), and comes without a zone.
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (KeyError, ValueError, TypeError, IndexError, OverflowError):
         return None

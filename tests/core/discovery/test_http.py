@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import pytest
 from hypothesis import given
@@ -27,6 +28,18 @@ def test_answer_with_a_length_does_not_wait_for_the_end() -> None:
     assert read_response(raw[:-1], ended=False) is None
     assert read_response(raw, ended=False) == Response(b"{}", DATE)
     assert read_response(raw + b"more", ended=False) == Response(b"{}", DATE)
+
+
+@pytest.mark.parametrize("zone", ["GMT", "-0000", "+0000", ""])
+def test_date_is_read_as_utc_wherever_the_process_runs(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = b"HTTP/1.0 200 OK\r\nDate: Sun, 29 Nov 2026 17:00:00 %s\r\n\r\n{}" % zone.encode()
+    try:
+        monkeypatch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        assert read_response(head, ended=True) == Response(b"{}", DATE)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_lines_may_end_without_a_carriage_return() -> None:
