@@ -16,6 +16,9 @@ _WATCHFUL = 2.0
 _AHEAD = 0.5
 """Seconds before the primary is drained at which the adviser is asked once more."""
 
+_AFTER = 0.001
+"""Seconds after the last moment of something at which it is over."""
+
 _SPREAD = 0.2
 _SKEW = 2.0
 """Seconds by which our clock may differ from the adviser's, which tells whole seconds, without being corrected."""
@@ -90,16 +93,23 @@ def handing_over(heard: Heard, options: Discovery, now: float) -> bool:
     """
     if heard.due is None or heard.at is None or options.drain_before is None:
         return False
-    if now - heard.at > 2 * options.interval:
+    if now > _doubtful(heard.at, options):
         return False
     return heard.due - options.drain_before <= now < heard.due + options.drain_for
+
+
+def _doubtful(at: float, options: Discovery) -> float:
+    """Return the last moment at which a plan counts."""
+    return at + 2 * options.interval
 
 
 def next_turn(heard: Heard, options: Discovery, now: float) -> float | None:
     """Return the monotonic time at which something changes without an answer; None: nothing will."""
     moments = []
     if heard.at is not None:
-        moments.append(heard.at + options.forget_after + 0.001)
+        moments.append(heard.at + options.forget_after + _AFTER)
     if heard.due is not None and options.drain_before is not None:
         moments += [heard.due - options.drain_before, heard.due + options.drain_for]
+        if heard.at is not None:
+            moments.append(_doubtful(heard.at, options) + _AFTER)
     return min((moment for moment in moments if moment > now), default=None)

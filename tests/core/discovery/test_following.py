@@ -269,6 +269,8 @@ def test_adviser_is_asked_before_a_switchover_and_while_it_is_due() -> None:
     assert next_question(due, OPTIONS, AT + 10, 0.5) == 10.0
     assert next_turn(due, OPTIONS, AT) == AT + 4
     assert next_turn(due, OPTIONS, AT + 4) == AT + 10
+    stale = replace(due, due=AT + 18)  # the plan is due when what told of it is too old
+    assert next_turn(stale, OPTIONS, AT + 17) == pytest.approx(AT + 2 * OPTIONS.interval, abs=0.01)
     assert next_turn(Heard(), OPTIONS, AT) is None
 
 
@@ -283,6 +285,19 @@ def test_time_always_goes_on(at: float, due: float | None, now: float, chance: f
     assert turn is None or turn > now
     if due is not None and now >= due + OPTIONS.drain_for:
         assert not handing_over(said, OPTIONS, now)
+
+
+@given(due=st.none() | st.floats(AT, AT + 30))
+def test_nothing_changes_between_two_turns(due: float | None) -> None:
+    said = heard(cluster(scheduled_switchover=PLAN), due=due)
+    now = AT
+    while (turn := next_turn(said, OPTIONS, now)) is not None:
+        later = max(now, turn - 0.002)  # what ends is looked at a moment later
+        assert handing_over(said, OPTIONS, later) == handing_over(said, OPTIONS, now)
+        assert said.current(OPTIONS, later) == said.current(OPTIONS, now)
+        now = turn
+    assert not handing_over(said, OPTIONS, now)
+    assert not said.current(OPTIONS, now)
 
 
 KEYS = st.sampled_from([PG1, PG2, PG3, A, B, C])
