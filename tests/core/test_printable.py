@@ -101,6 +101,7 @@ AS_IT_IS = {
     "monitor/shared/link.py": "printable since core/topology/wire.py",
     "monitor/shared/sharing.py": "ours",
     "monitor/shared/watcher.py": "ours; printable since monitor/shared/link.py",
+    "core/discovery/patroni.py": "ours",
     "core/topology/advice_changes.py": "printable since monitor/advisers.py",
     "core/routing/outcomes.py": "the causes, printable since they were made",
     "runtime/connect_backoff.py": "printable since the connector",

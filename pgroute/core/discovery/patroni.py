@@ -6,7 +6,15 @@ import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from pgroute.core.discovery.report import LONGEST_NAME, MOST_MEMBERS, Malformed, Report, Switchover, reach
+from pgroute.core.discovery.report import (
+    LONGEST_NAME,
+    MOST_MEMBERS,
+    Malformed,
+    Member,
+    Report,
+    Switchover,
+    reach,
+)
 from pgroute.core.model.advice import HostAdvice
 from pgroute.core.printable import printable
 
@@ -14,10 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pgroute.core.config.discovery import PatroniDiscovery
-    from pgroute.core.discovery.report import Member
 
 _DEFAULT_PORT = 5432
-_TRUE = frozenset({"true", "yes", "on", "1"})
 _LONGEST_ZONE = 63
 _MOST_LAG = 1 << 63
 
@@ -43,7 +49,7 @@ def read_cluster(body: bytes, options: PatroniDiscovery) -> Report:
         raise Malformed("it lists no members")
     if len(listed) > MOST_MEMBERS:
         raise Malformed(f"it lists {len(listed)} members, more than the {MOST_MEMBERS} accepted")
-    members = {member.name: member for member in (_member(each, options) for each in listed)}
+    members = {member.name: member for member in _members(listed, options)}
     if len(members) < len(listed):
         raise Malformed("two members have the same name")
     return Report(
@@ -54,24 +60,40 @@ def read_cluster(body: bytes, options: PatroniDiscovery) -> Report:
     )
 
 
-def _member(told: object, options: PatroniDiscovery) -> Member:
-    if not isinstance(told, dict):
-        raise Malformed("a member is not a JSON object")
+def _members(listed: list[object], options: PatroniDiscovery) -> list[Member]:
+    """Return the members. One that cannot be read has no place, and the others count."""
+    found, errors = [], []
+    for number, told in enumerate(listed, 1):
+        if not isinstance(told, dict):
+            raise Malformed("a member is not a JSON object")
+        try:
+            found.append(_member(told, options))
+        except Malformed as exc:
+            name = told.get("name")
+            known = printable(name, LONGEST_NAME) if isinstance(name, str) else ""
+            found.append(Member(HostAdvice(member=known or f"number {number}"), None, str(exc)))
+            errors.append(str(exc))
+    if len(errors) == len(listed):
+        raise Malformed(f"none of its members can be read: {errors[0]}")
+    return found
+
+
+def _member(told: Mapping[str, Any], options: PatroniDiscovery) -> Member:
     name = _text(told, "name")
     if not name:
-        raise Malformed("a member has no name")
-    port = told.get("port", _DEFAULT_PORT)
+        raise Malformed("it has no name")
+    port = _DEFAULT_PORT if told.get("port") is None else told["port"]
     if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
-        raise Malformed(f"the port of {name} is not a port")
-    tags = told.get("tags", {})
+        raise Malformed("'port' is no number from 1 to 65535")
+    tags = {} if told.get("tags") is None else told["tags"]
     if not isinstance(tags, dict):
-        raise Malformed(f"the tags of {name} are not a JSON object")
+        raise Malformed("'tags' are not a JSON object")
     advice = HostAdvice(
         member=name,
         role=_text(told, "role"),
         state=_text(told, "state"),
-        no_reads=_flag(tags, "noloadbalance"),
-        no_failover=_flag(tags, "nofailover") or _never_next(tags),
+        no_reads=bool(tags.get("noloadbalance")),  # to Patroni, any text is a yes
+        no_failover=_no_failover(tags),
         zone=_zone(tags.get(options.zone_tag) if options.zone_tag else None),
         lag_bytes=_lag(told),
     )
@@ -79,21 +101,28 @@ def _member(told: object, options: PatroniDiscovery) -> Member:
 
 
 def _text(told: Mapping[str, Any], key: str) -> str:
-    value = told.get(key, "")
+    value = told.get(key)
+    if value is None:
+        return ""
     if not isinstance(value, str):
         raise Malformed(f"{key!r} is not a text")
     return printable(value, LONGEST_NAME)
 
 
-def _flag(tags: Mapping[str, Any], name: str) -> bool:
-    value = tags.get(name)
-    return value is True or (isinstance(value, (str, int)) and str(value).lower() in _TRUE)
+def _no_failover(tags: Mapping[str, Any]) -> bool:
+    """Return whether a member is never the next primary (patroni/tags.py).
 
-
-def _never_next(tags: Mapping[str, Any]) -> bool:
-    """Return True for a ``failover_priority`` of 0, which means the same as ``nofailover`` (Patroni docs, tags)."""
+    A ``failover_priority`` of 0 or less says so too, but only without a ``nofailover``. It may be a text.
+    """
+    if tags.get("nofailover") is not None:
+        return bool(tags["nofailover"])
     priority = tags.get("failover_priority")
-    return isinstance(priority, int) and not isinstance(priority, bool) and priority <= 0
+    if isinstance(priority, bool) or not isinstance(priority, (str, int, float)):
+        return False
+    try:
+        return round(float(priority)) <= 0
+    except (ValueError, OverflowError):
+        return False
 
 
 def _zone(value: object) -> str:
@@ -115,11 +144,15 @@ def _switchover(told: object) -> Switchover | None:
     if told is None:
         return None
     if not isinstance(told, dict):
-        raise Malformed("the scheduled switchover is not a JSON object")
+        return Switchover(None, why="it is not a JSON object")
     try:
-        at = datetime.fromisoformat(_text(told, "at"))
+        leader, candidate, text = (_text(told, key) for key in ("from", "to", "at"))
+    except Malformed as exc:
+        return Switchover(None, why=str(exc))
+    try:
+        at = datetime.fromisoformat(text)
     except ValueError:
         at = None
     if at is None or at.tzinfo is None:
-        raise Malformed("the time of the scheduled switchover is none with a time zone")
-    return Switchover(at.timestamp(), _text(told, "from"), _text(told, "to"))
+        return Switchover(None, leader, candidate, f"{text!r} is no time with a time zone")
+    return Switchover(at.timestamp(), leader, candidate)

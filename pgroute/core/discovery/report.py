@@ -48,19 +48,22 @@ class Switchover:
     """A switchover that is scheduled.
 
     Attributes:
-        at: seconds since the epoch, by the clock of the servers.
+        at: seconds since the epoch, by the clock of the servers; None if that is not known.
         leader: the member that hands over; empty: whoever is the leader.
         candidate: the member that takes over; empty: any.
+        why: why its time is not known.
     """
 
-    at: float
+    at: float | None
     leader: str = ""
     candidate: str = ""
+    why: str = ""
 
     @property
     def text(self) -> str:
         """Who hands over to whom."""
-        return f"from {self.leader or 'the leader'} to {self.candidate or 'any member'}"
+        who = f"from {self.leader or 'the leader'} to {self.candidate or 'any member'}"
+        return f"{who} ({self.why})" if self.why else who
 
 
 @dataclass(frozen=True, slots=True)

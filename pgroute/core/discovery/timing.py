@@ -62,10 +62,11 @@ def due_at(report: Report, now: float, wall: float, date: float | None) -> float
         wall: our clock, seconds since the epoch.
         date: the adviser's clock; None if it does not tell.
     """
-    if report.switchover is None or report.paused:
+    plan = report.switchover
+    if plan is None or plan.at is None or report.paused:
         return None
     apart = 0.0 if date is None else date - wall
-    return now + report.switchover.at - (wall + (apart if abs(apart) > _SKEW else 0.0))
+    return now + plan.at - (wall + (apart if abs(apart) > _SKEW else 0.0))
 
 
 def next_question(heard: Heard, options: Discovery, now: float, chance: float) -> float:

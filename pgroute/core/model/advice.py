@@ -60,7 +60,8 @@ class AdviserInfo:
         members: how many it has.
         paused: the cluster manager is paused, and does not fail over by itself.
         switchover: the switchover that is scheduled, in words; empty if none is.
-        switchover_at: its time, seconds since the epoch by the clock of the servers; None if none is scheduled.
+        switchover_at: its time, seconds since the epoch by the clock of the servers; None if none is scheduled, or the
+            adviser gives no time that can be read.
         strangers: the members that are not hosts of the router, each with the reason.
         settled: it was asked, and each of its members was tried once.
     """

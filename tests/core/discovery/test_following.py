@@ -255,6 +255,17 @@ def test_primary_makes_way_for_a_bounded_time() -> None:
     assert found.advised.hosts[PG1].successor == "pg2"
 
 
+def test_odd_member_is_a_stranger_and_an_odd_plan_drains_nobody() -> None:
+    plan = {"at": "2026-11-29T17:00:00", "from": "pg1"}
+    found = followed(heard(cluster({}, {"port": "x"}, scheduled_switchover=plan)), PG1, PG2, PG3)
+    assert advice(found) == {PG1: "pg1", PG3: "pg3"}
+    assert found.advised is not None
+    adviser = found.advised.adviser
+    assert adviser.strangers == (("pg2", "'port' is no number from 1 to 65535"),)
+    assert "no time with a time zone" in adviser.switchover
+    assert adviser.switchover_at is None
+
+
 def test_scope_is_known_while_the_last_answer_counts() -> None:
     assert Heard().scope(OPTIONS, AT) == ""
     assert heard().scope(OPTIONS, AT + OPTIONS.forget_after) == "shop"

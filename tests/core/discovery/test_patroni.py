@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from pgroute.core.config.discovery import PatroniDiscovery
 from pgroute.core.discovery.patroni import read_cluster
-from pgroute.core.discovery.report import MOST_MEMBERS, Malformed, Report, Switchover, reach
+from pgroute.core.discovery.report import MOST_MEMBERS, Malformed, Member, Report, Switchover, reach
+from pgroute.core.discovery.timing import due_at
 from pgroute.core.model.advice import HostAdvice
 from pgroute.core.model.roles import HostKey
-from tests.core.discovery.answers import body, cluster
+from tests.core.discovery.answers import MEMBERS, body, cluster
 
 OPTIONS = PatroniDiscovery()
 
@@ -55,7 +56,20 @@ def test_pause_and_a_scheduled_switchover() -> None:
         ({"noloadbalance": None, "nofailover": []}, False, False),
         ({"failover_priority": 0}, False, True),
         ({"failover_priority": 2}, False, False),
-        ({"failover_priority": "0"}, False, False),
+        ({"failover_priority": "0"}, False, True),
+        ({"failover_priority": " -1 "}, False, True),
+        ({"failover_priority": 0.4}, False, True),
+        ({"failover_priority": "1"}, False, False),
+        ({"failover_priority": "none"}, False, False),
+        ({"failover_priority": "inf"}, False, False),
+        ({"failover_priority": True}, False, False),
+        ({"failover_priority": False}, False, False),
+        ({"failover_priority": []}, False, False),
+        ({"failover_priority": None}, False, False),
+        ({"nofailover": False, "failover_priority": 0}, False, False),
+        ({"nofailover": None, "failover_priority": 0}, False, True),
+        ({"nofailover": True, "failover_priority": 2}, False, True),
+        ({"noloadbalance": "false", "nofailover": "false"}, True, True),  # to Patroni, a text is a yes
     ],
 )
 def test_tags(tags: dict[str, Any], no_reads: bool, no_failover: bool) -> None:
@@ -131,29 +145,80 @@ def test_member_whose_host_is_none_keeps_its_advice(host: str) -> None:
         {"members": []},
         {"members": [1]},
         {"members": [{}]},
-        cluster({"name": ""}),
-        cluster({"name": 1}),
+        {"members": [*MEMBERS, 1]},
         cluster({"name": "pg2"}),
-        cluster({"host": 1}),
-        cluster({"port": "5432"}),
-        cluster({"port": True}),
-        cluster({"port": 0}),
-        cluster({"port": 65536}),
-        cluster({"port": 1.5}),
-        cluster({"tags": []}),
-        cluster({"role": None}),
+        cluster(*[{"port": 0}] * len(MEMBERS)),
         cluster(scope=[]),
-        cluster(scheduled_switchover="soon"),
-        cluster(scheduled_switchover={}),
-        cluster(scheduled_switchover={"at": "soon"}),
-        cluster(scheduled_switchover={"at": "2026-11-29T18:00:00"}),
-        cluster(scheduled_switchover={"at": 1}),
         {"members": [{"name": f"m{n}"} for n in range(MOST_MEMBERS + 1)]},
     ],
 )
 def test_answer_that_is_none(told: object) -> None:
     with pytest.raises(Malformed):
         read(told)
+
+
+@pytest.mark.parametrize(
+    ("odd", "why"),
+    [
+        ({"host": 1}, "'host' is not a text"),
+        ({"role": []}, "'role' is not a text"),
+        ({"port": "5432"}, "'port' is no number from 1 to 65535"),
+        ({"port": True}, "'port' is no number from 1 to 65535"),
+        ({"port": 0}, "'port' is no number from 1 to 65535"),
+        ({"port": 65536}, "'port' is no number from 1 to 65535"),
+        ({"port": 1.5}, "'port' is no number from 1 to 65535"),
+        ({"tags": []}, "'tags' are not a JSON object"),
+    ],
+)
+def test_odd_member_is_of_no_use_and_the_others_count(odd: dict[str, Any], why: str) -> None:
+    good = read(cluster())
+    first, *others = read(cluster(odd)).members
+    assert first == Member(HostAdvice("pg1"), None, why)
+    assert others == list(good.members[1:])
+
+
+@pytest.mark.parametrize(
+    ("odd", "why"), [({"name": ""}, "it has no name"), ({"name": 1}, "'name' is not a text")]
+)
+def test_member_without_a_name_is_known_by_its_number(odd: dict[str, Any], why: str) -> None:
+    members = read(cluster({}, odd)).members
+    assert [member.name for member in members] == ["number 2", "pg1", "pg3"]
+    assert (members[0].key, members[0].why) == (None, why)
+
+
+def test_null_is_like_nothing() -> None:
+    keys = ("role", "state", "port", "tags", "lag", "replay_lag")
+    nulls: dict[str, Any] = dict.fromkeys(keys)
+    member = read(cluster(nulls, scope=None, pause=None, scheduled_switchover=None)).members[0]
+    assert member == Member(HostAdvice("pg1"), HostKey("pg1", 5432))
+    unplaced = read(cluster({"host": None})).members[0]
+    assert unplaced.why == "the adviser does not say where it is"
+
+
+@pytest.mark.parametrize(
+    ("plan", "text"),
+    [
+        ("soon", "from the leader to any member (it is not a JSON object)"),
+        ({}, "from the leader to any member ('' is no time with a time zone)"),
+        ({"at": None, "from": None}, "from the leader to any member ('' is no time with a time zone)"),
+        ({"at": "soon", "from": "pg1", "to": "pg2"}, "from pg1 to pg2 ('soon' is no time with a time zone)"),
+        (
+            {"at": "2026-11-29T18:00:00", "to": "pg2"},
+            "from the leader to pg2 ('2026-11-29T18:00:00' is no time with a time zone)",
+        ),
+        ({"at": 1}, "from the leader to any member ('at' is not a text)"),
+        (
+            {"at": "2026-11-29T18:00:00+01:00", "from": 1},
+            "from the leader to any member ('from' is not a text)",
+        ),
+    ],
+)
+def test_odd_plan_has_no_time_and_the_members_count(plan: object, text: str) -> None:
+    report = read(cluster(scheduled_switchover=plan))
+    assert report.members == read(cluster()).members
+    assert report.switchover is not None
+    assert (report.switchover.at, report.switchover.text) == (None, text)
+    assert due_at(report, 0.0, 0.0, None) is None
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"1" * 5000, b"<html>"])
@@ -180,6 +245,8 @@ def test_any_json_gives_a_report_or_is_malformed(told: object) -> None:
     with contextlib.suppress(Malformed):
         report = read(told)
         assert 0 < len(report.members) <= MOST_MEMBERS
+        if report.switchover is not None:
+            assert report.switchover.text.isprintable()
         for member in report.members:
             assert bool(member.why) is (member.key is None)
             assert member.name.isprintable()
