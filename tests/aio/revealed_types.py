@@ -273,6 +273,68 @@ async def transaction_keeps_the_type(router: AsyncRouter, dicts: AsyncRouter[Dic
     router.transaction()(Item)  # type: ignore[arg-type]
 
 
+async def transaction_of_any_router_keeps_the_type(router: AsyncRouter[Any]) -> None:
+    @router.transaction
+    async def bare(conn: Tuples, number: int) -> str:
+        return await same(conn, str(number))
+
+    @router.transaction()
+    async def of_own_class(conn: DictConnection, number: int) -> str:
+        return await own(conn, number)
+
+    @router.transaction(once=key)
+    async def of_any(conn: Any, source: int) -> int:
+        return source
+
+    class Bank:
+        @router.transaction
+        async def book(self, conn: Tuples, number: int) -> str:
+            return await same(conn, str(number))
+
+        @router.transaction(role="writer")
+        async def book_all(self, conn: Dicts, *numbers: int) -> str:
+            return await same(conn, str(numbers))
+
+        @router.transaction()
+        async def of_own_class(self, conn: DictConnection) -> str:
+            return await own(conn, 1)
+
+        @router.transaction
+        async def of_any(self, conn: Any, number: int) -> int:
+            return number
+
+        @staticmethod
+        @router.transaction
+        async def static(conn: Tuples, number: int) -> str:
+            return await same(conn, str(number))
+
+        @classmethod
+        @router.transaction
+        async def of_class(cls, conn: Tuples, number: int) -> str:
+            return await same(conn, str(number))
+
+    assert_type(await bare(1), str)
+    assert_type(await of_own_class(number=1), str)
+    assert_type(await router.transaction(nothing)(), None)
+    assert_type(await router.transaction()(transfer)(1, fee=True), float)
+    assert_type(await Bank().book(1), str)
+    assert_type(await Bank().book_all(1, 2), str)
+    # Not refused; one of the checkers does not keep what they return.
+    await of_any(1)
+    await Bank().of_own_class()
+    await Bank().of_any(number=1)
+    assert_type(await Bank.static(1), str)
+    assert_type(await Bank.of_class(1), str)
+
+    await bare("bad")  # type: ignore[arg-type]
+    await bare()  # type: ignore[call-arg]
+    await of_own_class("bad")  # type: ignore[arg-type]
+    await Bank().book("bad")  # type: ignore[arg-type]
+    await Bank().book_all("bad")  # type: ignore[arg-type]
+    await Bank.static("bad")  # type: ignore[arg-type]
+    await Bank.of_class("bad")  # type: ignore[arg-type]
+
+
 async def copies_check_their_options(router: AsyncRouter) -> None:
     rows: list[tuple[int, str]] = []
     assert_type(await router.copy_to_table("items", rows), int)

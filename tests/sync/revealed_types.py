@@ -274,6 +274,68 @@ def transaction_keeps_the_type(router: Router, dicts: Router[Dicts]) -> None:
     router.transaction()(Item)  # type: ignore[arg-type]
 
 
+def transaction_of_any_router_keeps_the_type(router: Router[Any]) -> None:
+    @router.transaction
+    def bare(conn: Tuples, number: int) -> str:
+        return same(conn, str(number))
+
+    @router.transaction()
+    def of_own_class(conn: DictConnection, number: int) -> str:
+        return own(conn, number)
+
+    @router.transaction(once=key)
+    def of_any(conn: Any, source: int) -> int:
+        return source
+
+    class Bank:
+        @router.transaction
+        def book(self, conn: Tuples, number: int) -> str:
+            return same(conn, str(number))
+
+        @router.transaction(role="writer")
+        def book_all(self, conn: Dicts, *numbers: int) -> str:
+            return same(conn, str(numbers))
+
+        @router.transaction()
+        def of_own_class(self, conn: DictConnection) -> str:
+            return own(conn, 1)
+
+        @router.transaction
+        def of_any(self, conn: Any, number: int) -> int:
+            return number
+
+        @staticmethod
+        @router.transaction
+        def static(conn: Tuples, number: int) -> str:
+            return same(conn, str(number))
+
+        @classmethod
+        @router.transaction
+        def of_class(cls, conn: Tuples, number: int) -> str:
+            return same(conn, str(number))
+
+    assert_type(bare(1), str)
+    assert_type(of_own_class(number=1), str)
+    assert_type(router.transaction(nothing)(), None)
+    assert_type(router.transaction()(transfer)(1, fee=True), float)
+    assert_type(Bank().book(1), str)
+    assert_type(Bank().book_all(1, 2), str)
+    # Not refused; one of the checkers does not keep what they return.
+    of_any(1)
+    Bank().of_own_class()
+    Bank().of_any(number=1)
+    assert_type(Bank.static(1), str)
+    assert_type(Bank.of_class(1), str)
+
+    bare("bad")  # type: ignore[arg-type]
+    bare()  # type: ignore[call-arg]
+    of_own_class("bad")  # type: ignore[arg-type]
+    Bank().book("bad")  # type: ignore[arg-type]
+    Bank().book_all("bad")  # type: ignore[arg-type]
+    Bank.static("bad")  # type: ignore[arg-type]
+    Bank.of_class("bad")  # type: ignore[arg-type]
+
+
 def copies_check_their_options(router: Router) -> None:
     rows: list[tuple[int, str]] = []
     assert_type(router.copy_to_table("items", rows), int)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, Never, ParamSpec, TypeVar, overload
 
 # sync-only: from psycopg_pool.abc import CT
 from psycopg_pool.abc import ACT as CT  # async-only
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 P = ParamSpec("P")
 Owner = TypeVar("Owner")
+# Some overloads are for a router of Never. Only an AsyncRouter[Any] passes for one. The other overloads would take the
+# `self` of a method for its connection, as anything is Any; these ask for a connection.
+Conn = TypeVar("Conn", bound="psycopg.AsyncConnection[Any]")
 
 
 class AsyncTransactionDecorator(Generic[CT]):
@@ -46,6 +49,20 @@ class AsyncTransactionDecorator(Generic[CT]):
         manager.request(**{name: value for name, value in options.items() if name != "retry"})
         writes = Role.parse(options["role"]) is Role.WRITER and not options["read_only"]
         check_once_option(self._once, writes=writes)
+
+    @overload
+    def __call__(
+        self: AsyncTransactionDecorator[Never],
+        fn: Callable[Concatenate[Conn, P], Awaitable[T]],
+        /,
+    ) -> Callable[P, Coroutine[Any, Any, T]]: ...
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # for no real router
+        self: AsyncTransactionDecorator[Never],
+        fn: Callable[Concatenate[Owner, Conn, P], Awaitable[T]],
+        /,
+    ) -> Callable[Concatenate[Owner, P], Coroutine[Any, Any, T]]: ...
 
     @overload
     def __call__(
@@ -84,6 +101,20 @@ class AsyncDecorating(Generic[CT]):
     """The part of a router that decorates functions."""
 
     _manager: AsyncSessionManager[CT]
+
+    @overload
+    def transaction(
+        self: AsyncDecorating[Never],
+        fn: Callable[Concatenate[Conn, P], Awaitable[T]],
+        /,
+    ) -> Callable[P, Coroutine[Any, Any, T]]: ...
+
+    @overload
+    def transaction(  # type: ignore[overload-overlap]  # for no real router
+        self: AsyncDecorating[Never],
+        fn: Callable[Concatenate[Owner, Conn, P], Awaitable[T]],
+        /,
+    ) -> Callable[Concatenate[Owner, P], Coroutine[Any, Any, T]]: ...
 
     @overload
     def transaction(

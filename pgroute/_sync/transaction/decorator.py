@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, Never, ParamSpec, TypeVar, overload
 
 from psycopg_pool.abc import CT
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 P = ParamSpec("P")
 Owner = TypeVar("Owner")
+# Some overloads are for a router of Never. Only an Router[Any] passes for one. The other overloads would take the
+# `self` of a method for its connection, as anything is Any; these ask for a connection.
+Conn = TypeVar("Conn", bound="psycopg.Connection[Any]")
 
 
 class TransactionDecorator(Generic[CT]):
@@ -45,6 +48,20 @@ class TransactionDecorator(Generic[CT]):
         manager.request(**{name: value for name, value in options.items() if name != "retry"})
         writes = Role.parse(options["role"]) is Role.WRITER and not options["read_only"]
         check_once_option(self._once, writes=writes)
+
+    @overload
+    def __call__(
+        self: TransactionDecorator[Never],
+        fn: Callable[Concatenate[Conn, P], T],
+        /,
+    ) -> Callable[P, T]: ...
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # for no real router
+        self: TransactionDecorator[Never],
+        fn: Callable[Concatenate[Owner, Conn, P], T],
+        /,
+    ) -> Callable[Concatenate[Owner, P], T]: ...
 
     @overload
     def __call__(
@@ -83,6 +100,20 @@ class Decorating(Generic[CT]):
     """The part of a router that decorates functions."""
 
     _manager: SessionManager[CT]
+
+    @overload
+    def transaction(
+        self: Decorating[Never],
+        fn: Callable[Concatenate[Conn, P], T],
+        /,
+    ) -> Callable[P, T]: ...
+
+    @overload
+    def transaction(  # type: ignore[overload-overlap]  # for no real router
+        self: Decorating[Never],
+        fn: Callable[Concatenate[Owner, Conn, P], T],
+        /,
+    ) -> Callable[Concatenate[Owner, P], T]: ...
 
     @overload
     def transaction(
