@@ -131,9 +131,13 @@ class AsyncCheckout(Generic[CT]):
     def check_confirmed(self) -> None:
         """Raise CommitUnknown if no synchronous standby has confirmed what was committed."""
         if self.lease.unconfirmed:
-            raise self.commit_unknown(
-                f"{self.key} committed locally, but no synchronous standby has confirmed it"
-            )
+            raise self.unconfirmed_error()
+
+    def unconfirmed_error(self) -> CommitUnknown:
+        """Return the error for a commit that no synchronous standby has confirmed, and count it."""
+        return self.commit_unknown(
+            f"{self.key} committed locally, but no synchronous standby has confirmed it"
+        )
 
     def commit_unknown(self, text: str) -> CommitUnknown:
         """Return the error for a COMMIT whose outcome is not known, and count it."""

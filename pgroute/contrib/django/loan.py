@@ -15,12 +15,13 @@ from pgroute._sync.pool.lease import READ_ONLY_DEFAULT, alive, shut
 from pgroute._sync.router import manager_of
 from pgroute.core.config.demand_options import DEFAULT_WAIT
 from pgroute.core.model.roles import Role
-from pgroute.errors import CommitUnknown, SessionLost
+from pgroute.errors import SessionLost
 from pgroute.runtime.causality import CausalReading
 
 if TYPE_CHECKING:
     from pgroute._sync.open_state import OpenState
     from pgroute._sync.router import Router
+    from pgroute.errors import CommitUnknown
     from pgroute.runtime.causality import Causality, Ticket
 
 _PATIENCE = 5.0
@@ -65,10 +66,7 @@ class Loan(Checkout[Any]):
     def take_unconfirmed(self) -> CommitUnknown:
         """Return the error for a statement whose commit is not confirmed; it is told once."""
         self.lease.unconfirmed = False
-        return CommitUnknown(
-            f"{self.key} committed locally, but no synchronous standby has confirmed it",
-            topology=self.topology,
-        )
+        return self.unconfirmed_error()
 
     @property
     def quiet(self) -> bool:

@@ -160,6 +160,7 @@ def test_a_commit_that_no_standby_confirms_is_commit_unknown(configure, synchron
             Note.objects.create(text="local too")
     finally:
         standby.thaw()
+    assert get_router().stats().counts.commits_unknown == 2
     assert texts() == ["local", "local too"]
     use({})
     first.execute("DROP DATABASE django_pair WITH (FORCE)")
