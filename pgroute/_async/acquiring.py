@@ -20,7 +20,7 @@ from pgroute.core.routing.acquisition import PATIENCE, Acquisition, GiveUp, Try,
 from pgroute.core.routing.demand import Demand
 from pgroute.core.routing.first_choice import first_choice
 from pgroute.core.routing.lending import PoolFull
-from pgroute.errors import ConfigError, RouteError
+from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
     from pgroute._async.lifecycle import AsyncLifecycle
@@ -96,6 +96,8 @@ class AsyncAcquiring(Generic[CT]):
         elif demand is None and role is Role.READER:
             demand = self._reader_demand
         start, pool, meter = time.monotonic(), self.pools[role], self.meter
+        conn: CT | None = None
+        checkout: AsyncCheckout[CT] | None = None
         try:
             tried_at = start
             candidate = await self._first_host(attrs, pool, demand, start)
@@ -107,7 +109,6 @@ class AsyncAcquiring(Generic[CT]):
             while True:
                 failure: Exception | None = None
                 if candidate is not None:
-                    conn: CT | None = None
                     try:
                         host_pool = pool.ready(candidate) or await pool.open(candidate)
                         conn = await host_pool.getconn(seconds, start)
@@ -121,19 +122,18 @@ class AsyncAcquiring(Generic[CT]):
                         meter.begun(checkout.lease, attrs, role, candidate, since=start, attempt=attempt)
                         return checkout
                     except _ELSEWHERE as exc:
-                        failure = exc
-                        await _give_back(conn, router)
-                    except BaseException:
-                        await _give_back(conn, router)  # interrupted on one of the last lines
-                        raise
+                        failure, unfit, conn = exc, conn, None
+                        await _give_back(unfit, router, exc)
                 if acquisition is None:
                     acquisition = self.acquisition(attrs, role, start, timeout, None)
                 if candidate is not None and failure is not None:
                     _note_failure(acquisition, candidate, pool, failure, seconds)
                 step = await self._next_host(acquisition, router, role)
                 candidate, seconds, tried_at = step.candidate, step.timeout, time.monotonic()
-        except RouteError as exc:
-            meter.refused(role, start, attempt, exc)
+        except BaseException as exc:
+            if checkout is None:  # otherwise it is counted as a session
+                meter.refused(role, start, attempt, exc)
+            await _give_back(conn, router, exc)  # interrupted on one of the last lines
             raise
 
     async def _first_host(
@@ -217,9 +217,13 @@ _ELSEWHERE = (PoolTimeout, PoolClosed, TooManyRequests, psycopg.OperationalError
 """Errors of one host, after which another one is tried."""
 
 
-async def _give_back(conn: psycopg.AsyncConnection[Any] | None, router: AsyncOpenState) -> None:
+async def _give_back(
+    conn: psycopg.AsyncConnection[Any] | None, router: AsyncOpenState, exc: BaseException
+) -> None:
     if conn is not None:
-        await AsyncCheckout(conn, router).release()
+        checkout: AsyncCheckout[Any] = AsyncCheckout(conn, router)
+        checkout.note_failure(exc)
+        await checkout.release()
 
 
 def _note_failure(

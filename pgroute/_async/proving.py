@@ -85,7 +85,6 @@ class AsyncProver:
         self._meter.position_waited(MET if met else BEHIND, now - begun)
         if not met:
             raise Behind(f"{candidate.key} is not as far as demanded")
-        lease_of(conn).taken_at = now  # the session waited until now
 
     async def _gets_there(
         self,

@@ -20,7 +20,7 @@ from pgroute.core.routing.acquisition import PATIENCE, Acquisition, GiveUp, Try,
 from pgroute.core.routing.demand import Demand
 from pgroute.core.routing.first_choice import first_choice
 from pgroute.core.routing.lending import PoolFull
-from pgroute.errors import ConfigError, RouteError
+from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
     from pgroute._sync.lifecycle import Lifecycle
@@ -96,6 +96,8 @@ class Acquiring(Generic[CT]):
         elif demand is None and role is Role.READER:
             demand = self._reader_demand
         start, pool, meter = time.monotonic(), self.pools[role], self.meter
+        conn: CT | None = None
+        checkout: Checkout[CT] | None = None
         try:
             tried_at = start
             candidate = self._first_host(attrs, pool, demand, start)
@@ -107,7 +109,6 @@ class Acquiring(Generic[CT]):
             while True:
                 failure: Exception | None = None
                 if candidate is not None:
-                    conn: CT | None = None
                     try:
                         host_pool = pool.ready(candidate) or pool.open(candidate)
                         conn = host_pool.getconn(seconds, start)
@@ -121,19 +122,18 @@ class Acquiring(Generic[CT]):
                         meter.begun(checkout.lease, attrs, role, candidate, since=start, attempt=attempt)
                         return checkout
                     except _ELSEWHERE as exc:
-                        failure = exc
-                        _give_back(conn, router)
-                    except BaseException:
-                        _give_back(conn, router)  # interrupted on one of the last lines
-                        raise
+                        failure, unfit, conn = exc, conn, None
+                        _give_back(unfit, router, exc)
                 if acquisition is None:
                     acquisition = self.acquisition(attrs, role, start, timeout, None)
                 if candidate is not None and failure is not None:
                     _note_failure(acquisition, candidate, pool, failure, seconds)
                 step = self._next_host(acquisition, router, role)
                 candidate, seconds, tried_at = step.candidate, step.timeout, time.monotonic()
-        except RouteError as exc:
-            meter.refused(role, start, attempt, exc)
+        except BaseException as exc:
+            if checkout is None:  # otherwise it is counted as a session
+                meter.refused(role, start, attempt, exc)
+            _give_back(conn, router, exc)  # interrupted on one of the last lines
             raise
 
     def _first_host(
@@ -217,9 +217,13 @@ _ELSEWHERE = (PoolTimeout, PoolClosed, TooManyRequests, psycopg.OperationalError
 """Errors of one host, after which another one is tried."""
 
 
-def _give_back(conn: psycopg.Connection[Any] | None, router: OpenState) -> None:
+def _give_back(
+    conn: psycopg.Connection[Any] | None, router: OpenState, exc: BaseException
+) -> None:
     if conn is not None:
-        Checkout(conn, router).release()
+        checkout: Checkout[Any] = Checkout(conn, router)
+        checkout.note_failure(exc)
+        checkout.release()
 
 
 def _note_failure(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _PREFERRED, _PRIMARY = SessionAttrs.PREFER_STANDBY, HostRole.PRIMARY
 
 _OTHER = "other"
+_CANCELLED = "cancelled"
 _UNKNOWN = "commit-unknown"
 _CAUSES = tuple(
     kind.value for kind in (FaultKind.LOST, FaultKind.READ_ONLY, FaultKind.SERIALIZATION, FaultKind.DEADLOCK)
@@ -50,11 +51,11 @@ class Leased(Protocol):
     """What the router keeps of a connection; see `_async/pool/lease.py`.
 
     Attributes:
-        taken_at: monotonic seconds at which the session got it.
+        taken_at: monotonic seconds at which a session got it; None: no session has it.
         observed: told of the end of the session; None: nobody observes it.
     """
 
-    taken_at: float
+    taken_at: float | None
     observed: Observed | None
 
 
@@ -117,7 +118,7 @@ class Meter:
         self.readers_on_primary: int = 0
         self.sessions_aborted: int = 0
         self.failover_times: Durations = Durations(OUTAGE_BOUNDS)
-        self._errors = {role: dict.fromkeys((*_ERRORS, _OTHER), 0) for role in Role}
+        self._errors = {role: dict.fromkeys((*_ERRORS, _CANCELLED, _OTHER), 0) for role in Role}
         self._position_waits = {MET: 0, BEHIND: 0}
         self._position_seconds = 0.0
         self._events = dict.fromkeys((kind.value for kind in EventKind), 0)
@@ -143,7 +144,8 @@ class Meter:
             since: monotonic seconds at which the session was asked for.
             attempt: of its transaction, from 1.
         """
-        waits, waited = self.waits[role], lease.taken_at - since
+        lease.taken_at = now = time.monotonic()
+        waits, waited = self.waits[role], now - since
         if waited < QUICK:
             waits.quick += 1
             waits.quick_total += waited
@@ -155,11 +157,11 @@ class Meter:
             lease.observed = self.observer.begun(role, candidate.key, since, waited, attempt)
 
     def refused(self, role: Role, since: float, attempt: int, exc: BaseException) -> None:
-        """Count a session that could not be had."""
+        """Count a session that could not be had, for whatever reason but that the router is not open."""
         if isinstance(exc, RouterClosed):
             return
-        name = type(exc).__name__
-        self._errors[role][name if name in _ERRORS else _OTHER] += 1
+        name = type(exc).__name__ if isinstance(exc, Exception) else _CANCELLED
+        self._errors[role][name if name in self._errors[role] else _OTHER] += 1
         if self.observer is not None:
             self.observer.refused(role, since, attempt, exc)
 

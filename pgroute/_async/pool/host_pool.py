@@ -121,6 +121,7 @@ class AsyncHostPool(Generic[CT]):
             max_lifetime=options.max_lifetime,
             close=self.close,
             opened=partial(self._note_opened, config.role),
+            ended=self._note_ended,
         )
         self._exchange: AsyncExchange[CT] = AsyncExchange(
             self._lending, self._lock, self._counters, self._worker, _limit(config, options)
@@ -216,7 +217,6 @@ class AsyncHostPool(Generic[CT]):
                 lease, conn = item
                 if self._usable(conn):
                     lease.taken = True
-                    lease.taken_at = time.monotonic()
                     lease.loan = {}
                     lease.unconfirmed = False
                     lease.uses += 1
@@ -264,16 +264,7 @@ class AsyncHostPool(Generic[CT]):
     async def putconn(self, conn: CT) -> None:
         """Take a connection back and reset it; one that must not be used again is closed."""
         lease = lease_of(conn)
-        used = time.monotonic() - lease.taken_at
-        self._counters["usage_ms"] += 1000.0 * used
-        if used < QUICK:  # without a call, as in `Meter.begun`
-            self._used.quick += 1
-            self._used.quick_total += used
-        else:
-            self._used.add(used)
-        if lease.observed is not None:
-            observed, lease.observed = lease.observed, None
-            observed.ended(used)
+        self._note_ended(lease)
         try:
             if has_unfinished(conn) or conn.pgconn.pipeline_status:
                 await shut(conn)  # the next caller would be in a transaction or pipeline of this one's
@@ -284,6 +275,21 @@ class AsyncHostPool(Generic[CT]):
                 await self._cleaning.clean(conn, lease)
         finally:
             await self._exchange.take_back(lease, conn)
+
+    def _note_ended(self, lease: AsyncLease) -> None:
+        taken_at, lease.taken_at = lease.taken_at, None
+        if taken_at is None:
+            return  # it was not fit for the session that had asked for it
+        used = time.monotonic() - taken_at
+        self._counters["usage_ms"] += 1000.0 * used
+        if used < QUICK:  # without a call, as in `Meter.begun`
+            self._used.quick += 1
+            self._used.quick_total += used
+        else:
+            self._used.add(used)
+        if lease.observed is not None:
+            observed, lease.observed = lease.observed, None
+            observed.ended(used)
 
     def lease_lost(self, lease: AsyncLease) -> None:
         """Note that a caller has lost its connection; called by the garbage collector, so no lock may be taken."""

@@ -48,6 +48,7 @@ class AsyncPoolWorker(Generic[CT]):
         max_lifetime: seconds.
         close: closes the pool.
         opened: told of each connection that was opened, after how many seconds.
+        ended: counts the session that had a connection, if one had.
 
     Attributes:
         failure: why the last attempt to connect failed; None: it did not.
@@ -66,6 +67,7 @@ class AsyncPoolWorker(Generic[CT]):
         # sync-only: close: Callable[[], None],
         close: Callable[[], Awaitable[None]],  # async-only
         opened: Callable[[float], None],
+        ended: Callable[[AsyncLease], None],
     ) -> None:
         self.failure: BaseException | None = None
         self._name = name
@@ -78,6 +80,7 @@ class AsyncPoolWorker(Generic[CT]):
         self._rng = random.Random()
         self._close = close
         self._opened = opened
+        self._ended = ended
         self._pid = os.getpid()
         self._lost: deque[AsyncLease] = deque()
         self._wakeup = AsyncWakeup()
@@ -153,9 +156,7 @@ class AsyncPoolWorker(Generic[CT]):
             if not known:
                 continue
             lease.abort()
-            if lease.observed is not None:
-                observed, lease.observed = lease.observed, None
-                observed.ended(time.monotonic() - lease.taken_at)
+            self._ended(lease)
             if not lease.given_up:
                 self._counts["connections_lost"] += 1
                 logger.warning("a connection of %s was lost by its caller, and is closed", self._name)

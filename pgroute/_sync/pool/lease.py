@@ -95,7 +95,7 @@ class Lease:
         read_only: what the server should report of default_transaction_read_only.
         unconfirmed: a COMMIT returned without the synchronous standby's acknowledgement.
         taken: a caller has the connection.
-        taken_at: monotonic seconds of the checkout.
+        taken_at: monotonic seconds at which a session got it; None: no session has it.
         loan: of this checkout; whoever puts the connection back enters itself first, which of several only one can.
         uses: the sessions that had the connection.
         trusted: tables of pgroute's that were found to run nobody else's code.
@@ -149,7 +149,7 @@ class Lease:
         self.read_only: bool = False
         self.unconfirmed: bool = False
         self.taken: bool = False
-        self.taken_at: float = 0.0
+        self.taken_at: float | None = None
         self.loan: dict[str, object] = {}
         self.uses: int = 0
         self.trusted: frozenset[str] = frozenset()

@@ -48,6 +48,7 @@ class PoolWorker(Generic[CT]):
         max_lifetime: seconds.
         close: closes the pool.
         opened: told of each connection that was opened, after how many seconds.
+        ended: counts the session that had a connection, if one had.
 
     Attributes:
         failure: why the last attempt to connect failed; None: it did not.
@@ -65,6 +66,7 @@ class PoolWorker(Generic[CT]):
         max_lifetime: float,
         close: Callable[[], None],
         opened: Callable[[float], None],
+        ended: Callable[[Lease], None],
     ) -> None:
         self.failure: BaseException | None = None
         self._name = name
@@ -77,6 +79,7 @@ class PoolWorker(Generic[CT]):
         self._rng = random.Random()
         self._close = close
         self._opened = opened
+        self._ended = ended
         self._pid = os.getpid()
         self._lost: deque[Lease] = deque()
         self._wakeup = Wakeup()
@@ -148,9 +151,7 @@ class PoolWorker(Generic[CT]):
             if not known:
                 continue
             lease.abort()
-            if lease.observed is not None:
-                observed, lease.observed = lease.observed, None
-                observed.ended(time.monotonic() - lease.taken_at)
+            self._ended(lease)
             if not lease.given_up:
                 self._counts["connections_lost"] += 1
                 logger.warning("a connection of %s was lost by its caller, and is closed", self._name)

@@ -38,8 +38,9 @@ class RouterCounts:
 
     Attributes:
         sessions: how many sessions were begun, by role.
-        session_errors: how many sessions could not be had, by role and by the name of the error, such as
-            "NoHostAvailable".
+        session_errors: how many sessions could not be had, by role and by the name of the error: "NoHostAvailable",
+            "PoolExhausted", "SplitBrainError", "PositionLost", "cancelled" if the caller was cancelled or interrupted
+            meanwhile, or "other", such as an error of setup. A router that is not open counts none.
         retries: how often a transaction or statement was run again, by cause: "lost", "read-only", "serialization",
             "deadlock", "commit-unknown" or "other".
         commits_unknown: how often a COMMIT ended with an unknown outcome, whether or not ``once=`` found it out later.

@@ -1,0 +1,216 @@
+"""What the counters and the observer of a router are told of sessions that fail, are lost or could not be had."""
+
+from __future__ import annotations
+
+import asyncio  # async-only
+import gc
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgroute import AsyncRouter, NoHostAvailable, PoolOptions, Role
+from pgroute.testing import LocalCluster
+from tests.aio.replicas import standbys_as_they_were
+from tests.support import async_call, async_eventually
+
+pytestmark = pytest.mark.cluster
+
+
+class Interrupt(BaseException):
+    """As KeyboardInterrupt, which would end the event loop too."""
+
+
+class Seen:
+    """A session, as the observer keeps it.
+
+    Attributes:
+        waited: seconds until it had its connection.
+        error: the class of the error that ended it; None: there was none.
+        ends: how often it was told to have ended.
+    """
+
+    def __init__(self, waited: float) -> None:
+        self.waited = waited
+        self.error: type[BaseException] | None = None
+        self.ends = 0
+
+    def failed(self, exc: BaseException) -> None:
+        self.error = type(exc)
+
+    def ended(self, seconds: float) -> None:
+        assert seconds >= 0.0
+        self.ends += 1
+
+
+class Observer:
+    """Keeps what it is told of the sessions of a router.
+
+    Attributes:
+        sessions: that were begun.
+        refusals: the classes of the errors of those that could not be had.
+    """
+
+    def __init__(self) -> None:
+        self.sessions: list[Seen] = []
+        self.refusals: list[type[BaseException]] = []
+
+    def begun(self, role: Role, key: Any, since: float, waited: float, attempt: int) -> Seen:
+        self.sessions.append(Seen(waited))
+        return self.sessions[-1]
+
+    def refused(self, role: Role, since: float, attempt: int, exc: BaseException) -> None:
+        self.refusals.append(type(exc))
+
+    def connected(self, role: Role, key: Any, seconds: float) -> None:
+        pass
+
+    def failed_over(self, seconds: float) -> None:
+        pass
+
+    @property
+    def errors(self) -> list[type[BaseException] | None]:
+        """Of the sessions that were begun, each of which has ended once."""
+        assert all(session.ends == 1 for session in self.sessions)
+        return [session.error for session in self.sessions]
+
+
+def observe(router: AsyncRouter[Any]) -> Observer:
+    observer = router._manager.meter.observer = Observer()
+    return observer
+
+
+def errors_of(router: AsyncRouter[Any], role: str = "writer") -> dict[str, int]:
+    """Return how many sessions of a role could not be had, by the error."""
+    errors = router.stats().counts.session_errors[role]
+    return {name: count for name, count in errors.items() if count}
+
+
+def uses_of(router: AsyncRouter[Any], role: str = "writer") -> int:
+    """Return how many sessions of a role are counted as having had a connection."""
+    return sum(counts.used.count for counts in router._manager.pools[Role(role)].by_host().values())
+
+
+# Sessions that could not be had.
+
+
+# async-only: begin
+async def test_callers_that_are_cancelled_while_they_wait_are_counted(shared: LocalCluster) -> None:
+    async with AsyncRouter(shared.dsn, writer=PoolOptions(max_size=1)) as router:
+        observer = observe(router)
+        async with router.writer():
+            tasks = [
+                asyncio.create_task(router.getconn("writer")),
+                asyncio.create_task(router.execute("SELECT 1")),
+                asyncio.create_task(router.run(psycopg.AsyncConnection.commit)),
+            ]
+            await async_eventually(lambda: router.get_stats()["writer"]["requests_waiting"] == 3)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        assert errors_of(router) == {"cancelled": 3}
+        assert observer.refusals == [asyncio.CancelledError] * 3
+        assert router.stats().counts.sessions["writer"] == len(observer.errors) == 1
+
+
+async def test_an_outage_that_callers_do_not_wait_out_is_counted() -> None:
+    async with AsyncRouter("host=127.0.0.1 port=1") as router:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05), router.writer(timeout=60.0):
+                pass
+        assert errors_of(router) == {"cancelled": 1}
+
+
+# async-only: end
+
+
+@pytest.mark.parametrize(
+    ("error", "key"), [(ValueError, "other"), (psycopg.DataError, "other"), (Interrupt, "cancelled")]
+)
+async def test_sessions_that_setup_fails_are_counted(
+    shared: LocalCluster, error: type[BaseException], key: str
+) -> None:
+    async def setup(conn: Any) -> None:
+        raise error
+
+    async with AsyncRouter(shared.dsn, writer=PoolOptions(setup=setup)) as router:
+        observer = observe(router)
+        with pytest.raises(error):
+            await router.getconn("writer")
+        assert errors_of(router) == {key: 1}
+        assert observer.refusals == [error]
+        assert (router.stats().counts.sessions["writer"], uses_of(router)) == (0, 0)
+
+
+async def test_a_session_without_a_host_is_counted_by_its_error() -> None:
+    async with AsyncRouter("host=127.0.0.1 port=1") as router:
+        observer = observe(router)
+        with pytest.raises(NoHostAvailable):
+            await router.getconn("writer", timeout=0.05)
+        assert errors_of(router) == {"NoHostAvailable": 1}
+        assert observer.refusals == [NoHostAvailable]
+
+
+# How long sessions had their connections.
+
+
+async def test_a_standby_that_was_behind_has_not_served_the_session(mended: LocalCluster) -> None:
+    with standbys_as_they_were(mended) as cluster:
+        primary, *standbys = cluster.nodes
+        async with AsyncRouter(cluster.dsn) as router:
+            await async_eventually(lambda: all(host.usable for host in router.topology.hosts))
+            for node in standbys:
+                await async_call(node.pause_replay)
+            causal = router.causal()
+            async with causal.writer() as conn:
+                await conn.execute("INSERT INTO written VALUES (1)")
+            observer = observe(router)
+            async with causal.reader(wait=0.1) as conn:
+                assert conn.info.port == primary.port
+            assert router.stats().counts.position_waits["behind"] == 2
+            assert router.stats().counts.sessions["reader"] == uses_of(router, "reader") == 1
+            assert observer.errors == [None]
+
+
+async def test_a_session_that_its_caller_loses_is_counted_once(shared: LocalCluster) -> None:
+    async with AsyncRouter(shared.dsn) as router:
+        observer = observe(router)
+        conn = await router.getconn("writer")
+        del conn
+
+        def noticed() -> bool:
+            gc.collect()
+            return router.get_stats()["writer"].get("connections_lost") == 1
+
+        await async_eventually(noticed)
+        assert router.stats().counts.sessions["writer"] == uses_of(router) == 1
+        assert observer.errors == [None]
+
+
+async def test_the_time_of_setup_is_waited_and_not_used(shared: LocalCluster) -> None:
+    async def setup(conn: Any) -> None:
+        await conn.execute("SELECT pg_sleep(0.2)")
+        await conn.commit()
+
+    async with AsyncRouter(shared.dsn, writer=PoolOptions(setup=setup)) as router:
+        observer = observe(router)
+        await router.putconn(await router.getconn("writer"))
+        [session] = observer.sessions
+        assert session.waited >= 0.2
+        assert (session.ends, uses_of(router)) == (1, 1)
+
+
+async def test_connections_with_which_setup_fails_are_no_sessions(shared: LocalCluster) -> None:
+    failures = 2
+
+    async def setup(conn: Any) -> None:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise ValueError
+
+    async with AsyncRouter(shared.dsn, writer=PoolOptions(setup=setup)) as router:
+        async with router.writer():
+            pass
+        assert router.stats().counts.sessions["writer"] == uses_of(router) == 1
+        assert errors_of(router) == {}

@@ -1,0 +1,188 @@
+# Generated from tests/aio/test_observed.py by .ci/unasync.py: edit that file, not this one.
+"""What the counters and the observer of a router are told of sessions that fail, are lost or could not be had."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgroute import Router, NoHostAvailable, PoolOptions, Role
+from pgroute.testing import LocalCluster
+from tests.sync.replicas import standbys_as_they_were
+from tests.support import call, eventually
+
+pytestmark = pytest.mark.cluster
+
+
+class Interrupt(BaseException):
+    """As KeyboardInterrupt, which would end the event loop too."""
+
+
+class Seen:
+    """A session, as the observer keeps it.
+
+    Attributes:
+        waited: seconds until it had its connection.
+        error: the class of the error that ended it; None: there was none.
+        ends: how often it was told to have ended.
+    """
+
+    def __init__(self, waited: float) -> None:
+        self.waited = waited
+        self.error: type[BaseException] | None = None
+        self.ends = 0
+
+    def failed(self, exc: BaseException) -> None:
+        self.error = type(exc)
+
+    def ended(self, seconds: float) -> None:
+        assert seconds >= 0.0
+        self.ends += 1
+
+
+class Observer:
+    """Keeps what it is told of the sessions of a router.
+
+    Attributes:
+        sessions: that were begun.
+        refusals: the classes of the errors of those that could not be had.
+    """
+
+    def __init__(self) -> None:
+        self.sessions: list[Seen] = []
+        self.refusals: list[type[BaseException]] = []
+
+    def begun(self, role: Role, key: Any, since: float, waited: float, attempt: int) -> Seen:
+        self.sessions.append(Seen(waited))
+        return self.sessions[-1]
+
+    def refused(self, role: Role, since: float, attempt: int, exc: BaseException) -> None:
+        self.refusals.append(type(exc))
+
+    def connected(self, role: Role, key: Any, seconds: float) -> None:
+        pass
+
+    def failed_over(self, seconds: float) -> None:
+        pass
+
+    @property
+    def errors(self) -> list[type[BaseException] | None]:
+        """Of the sessions that were begun, each of which has ended once."""
+        assert all(session.ends == 1 for session in self.sessions)
+        return [session.error for session in self.sessions]
+
+
+def observe(router: Router[Any]) -> Observer:
+    observer = router._manager.meter.observer = Observer()
+    return observer
+
+
+def errors_of(router: Router[Any], role: str = "writer") -> dict[str, int]:
+    """Return how many sessions of a role could not be had, by the error."""
+    errors = router.stats().counts.session_errors[role]
+    return {name: count for name, count in errors.items() if count}
+
+
+def uses_of(router: Router[Any], role: str = "writer") -> int:
+    """Return how many sessions of a role are counted as having had a connection."""
+    return sum(counts.used.count for counts in router._manager.pools[Role(role)].by_host().values())
+
+
+# Sessions that could not be had.
+
+
+
+
+@pytest.mark.parametrize(
+    ("error", "key"), [(ValueError, "other"), (psycopg.DataError, "other"), (Interrupt, "cancelled")]
+)
+def test_sessions_that_setup_fails_are_counted(
+    shared: LocalCluster, error: type[BaseException], key: str
+) -> None:
+    def setup(conn: Any) -> None:
+        raise error
+
+    with Router(shared.dsn, writer=PoolOptions(setup=setup)) as router:
+        observer = observe(router)
+        with pytest.raises(error):
+            router.getconn("writer")
+        assert errors_of(router) == {key: 1}
+        assert observer.refusals == [error]
+        assert (router.stats().counts.sessions["writer"], uses_of(router)) == (0, 0)
+
+
+def test_a_session_without_a_host_is_counted_by_its_error() -> None:
+    with Router("host=127.0.0.1 port=1") as router:
+        observer = observe(router)
+        with pytest.raises(NoHostAvailable):
+            router.getconn("writer", timeout=0.05)
+        assert errors_of(router) == {"NoHostAvailable": 1}
+        assert observer.refusals == [NoHostAvailable]
+
+
+# How long sessions had their connections.
+
+
+def test_a_standby_that_was_behind_has_not_served_the_session(mended: LocalCluster) -> None:
+    with standbys_as_they_were(mended) as cluster:
+        primary, *standbys = cluster.nodes
+        with Router(cluster.dsn) as router:
+            eventually(lambda: all(host.usable for host in router.topology.hosts))
+            for node in standbys:
+                call(node.pause_replay)
+            causal = router.causal()
+            with causal.writer() as conn:
+                conn.execute("INSERT INTO written VALUES (1)")
+            observer = observe(router)
+            with causal.reader(wait=0.1) as conn:
+                assert conn.info.port == primary.port
+            assert router.stats().counts.position_waits["behind"] == 2
+            assert router.stats().counts.sessions["reader"] == uses_of(router, "reader") == 1
+            assert observer.errors == [None]
+
+
+def test_a_session_that_its_caller_loses_is_counted_once(shared: LocalCluster) -> None:
+    with Router(shared.dsn) as router:
+        observer = observe(router)
+        conn = router.getconn("writer")
+        del conn
+
+        def noticed() -> bool:
+            gc.collect()
+            return router.get_stats()["writer"].get("connections_lost") == 1
+
+        eventually(noticed)
+        assert router.stats().counts.sessions["writer"] == uses_of(router) == 1
+        assert observer.errors == [None]
+
+
+def test_the_time_of_setup_is_waited_and_not_used(shared: LocalCluster) -> None:
+    def setup(conn: Any) -> None:
+        conn.execute("SELECT pg_sleep(0.2)")
+        conn.commit()
+
+    with Router(shared.dsn, writer=PoolOptions(setup=setup)) as router:
+        observer = observe(router)
+        router.putconn(router.getconn("writer"))
+        [session] = observer.sessions
+        assert session.waited >= 0.2
+        assert (session.ends, uses_of(router)) == (1, 1)
+
+
+def test_connections_with_which_setup_fails_are_no_sessions(shared: LocalCluster) -> None:
+    failures = 2
+
+    def setup(conn: Any) -> None:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise ValueError
+
+    with Router(shared.dsn, writer=PoolOptions(setup=setup)) as router:
+        with router.writer():
+            pass
+        assert router.stats().counts.sessions["writer"] == uses_of(router) == 1
+        assert errors_of(router) == {}
