@@ -150,6 +150,7 @@ class AsyncAlone(Generic[CT]):
 
     async def _ended(self, checkout: AsyncCheckout[CT], work: AsyncWork[Any], exc: BaseException) -> None:
         """Tell in a note what an error that is not the server's has left behind."""
+        checkout.note_failure(exc)
         if isinstance(exc, Exception) and self._outcome(work) is COMMITTED:
             rest = ", but no synchronous standby has confirmed it" if checkout.lease.unconfirmed else ""
             exc.add_note(f"the {work.name} was committed{rest}")  # as of a row factory

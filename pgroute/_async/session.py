@@ -104,6 +104,7 @@ class AsyncSession(AsyncFace, Generic[CT]):
             self._checkout = None
             self._free.append(True)
             if checkout is not None:
+                checkout.note_failure(exc)
                 await checkout.release()
             raise
 

@@ -63,38 +63,43 @@ def end(
     """
     conn, note = checkout.conn, checkout.note
     result: PGresult | None = None
-    # Read before `alive`, which may find that the connection is lost and change it.
-    if (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
-        question = None if note is None else note.question()
-        checkout.phase = COMMIT_SENT
-        try:
-            if bound is None:
-                result, told = begun.commit(conn, last, question)
-            else:
-                with bound:
+    try:
+        # Read before `alive`, which may find that the connection is lost and change it.
+        if (status := conn.pgconn.transaction_status) == INTRANS and alive(conn):
+            question = None if note is None else note.question()
+            checkout.phase = COMMIT_SENT
+            try:
+                if bound is None:
                     result, told = begun.commit(conn, last, question)
-        except BaseException as failure:
-            may_write = may_write and not conn.read_only
-            _commit_failed(checkout, failure, begun, may_write=may_write)
-            raise
-        checkout.phase = COMMITTED
-        if note is not None:
-            note.told = told
-    else:
-        try:
+                else:
+                    with bound:
+                        result, told = begun.commit(conn, last, question)
+            except BaseException as failure:
+                may_write = may_write and not conn.read_only
+                _commit_failed(checkout, failure, begun, may_write=may_write)
+                raise
+            checkout.phase = COMMITTED
+            if note is not None:
+                note.told = told
+        else:
             _end_without_commit(checkout, status, begun, read_write=read_write)
-        except BaseException as failure:
-            checkout.note_failure(failure)
-            raise
-    if note is not None:
-        note.ask(conn, _ROLLBACK_TIMEOUT)
-    if checkout.lease.unconfirmed:
-        checkout.check_confirmed()
+        if note is not None:
+            note.ask(conn, _ROLLBACK_TIMEOUT)
+        if checkout.lease.unconfirmed:
+            checkout.check_confirmed()
+    except BaseException as failure:
+        checkout.note_failure(failure)
+        raise
     return result
 
 
 def roll_back(
-    checkout: Checkout[Any], exc: BaseException, begun: Begun = BY_PSYCOPG, *, read_write: bool
+    checkout: Checkout[Any],
+    exc: BaseException,
+    begun: Begun = BY_PSYCOPG,
+    *,
+    read_write: bool,
+    wanted: bool = False,
 ) -> None:
     """Roll back after an error of the body, and have the host probed if the error makes it suspect.
 
@@ -103,9 +108,11 @@ def roll_back(
         exc: the error. It gets a note if the body committed something that no synchronous standby has confirmed.
         begun: how its transaction was begun.
         read_write: the session was asked for as read-write.
+        wanted: the error asks for the rollback, and nothing has failed.
     """
     conn, lease = checkout.conn, checkout.lease
-    checkout.note_failure(exc)
+    if not wanted:
+        checkout.note_failure(exc)
     if isinstance(exc, psycopg.Error):
         checkout.report(exc, read_write=read_write)
     status = conn.pgconn.transaction_status
@@ -164,7 +171,6 @@ def _commit_failed(
 ) -> None:
     """Raise what a failed COMMIT means; return if the failure itself is to be raised."""
     conn = checkout.conn
-    checkout.note_failure(failure)
     if not isinstance(failure, psycopg.Error):
         shut(conn)
         return

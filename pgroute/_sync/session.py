@@ -97,6 +97,7 @@ class Session(Face, Generic[CT]):
             self._checkout = None
             self._free.append(True)
             if checkout is not None:
+                checkout.note_failure(exc)
                 checkout.release()
             raise
 

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute import AsyncRouter, NoHostAvailable, PoolOptions, Role
+from pgroute import AsyncRouter, ConfigError, NoHostAvailable, PoolOptions, Role
 from pgroute.testing import LocalCluster
 from tests.aio.replicas import standbys_as_they_were
 from tests.support import async_call, async_eventually
@@ -214,3 +214,108 @@ async def test_connections_with_which_setup_fails_are_no_sessions(shared: LocalC
             pass
         assert router.stats().counts.sessions["writer"] == uses_of(router) == 1
         assert errors_of(router) == {}
+
+
+# The errors of sessions.
+
+
+@pytest.mark.parametrize(
+    ("query", "column", "error"),
+    [("SELECT 1/0", 0, psycopg.errors.DivisionByZero), ("SELECT 1", 5, ConfigError)],
+)
+async def test_the_error_of_a_statement_is_told(
+    shared: LocalCluster, query: str, column: int, error: type[Exception]
+) -> None:
+    async with AsyncRouter(shared.dsn) as router:
+        observer = observe(router)
+        with pytest.raises(error):
+            await router.fetchval(query, column=column)
+        assert observer.errors == [error]
+
+
+async def test_the_error_of_a_row_factory_is_told(shared: LocalCluster) -> None:
+    def factory(cursor: Any) -> Any:
+        def make(values: Any) -> Any:
+            raise KeyError if role == "reader" else psycopg.DataError
+
+        return make
+
+    async with AsyncRouter(shared.dsn) as router:
+        observer = observe(router)
+        for role, error in (("reader", KeyError), ("writer", psycopg.DataError)):
+            with pytest.raises(error):
+                await router.fetch("SELECT 1", role=Role(role), row_factory=factory)
+        assert observer.errors == [KeyError, psycopg.DataError]
+
+
+# async-only: begin
+async def test_statements_and_transactions_that_are_cancelled_are_told(shared: LocalCluster) -> None:
+    async def sleep(conn: psycopg.AsyncConnection[Any]) -> None:
+        await conn.execute("SELECT pg_sleep(60)")
+
+    async with AsyncRouter(shared.dsn) as router:
+        observer = observe(router)
+        for number, work in enumerate((router.execute("SELECT pg_sleep(60)"), router.run(sleep)), 1):
+            task = asyncio.create_task(work)
+            await async_eventually(lambda: len(observer.sessions) == number)  # noqa: B023
+            active = "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
+            await async_eventually(lambda: shared.primary.execute(active))  # noqa: B023
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+        assert observer.errors == [asyncio.CancelledError] * 2
+
+
+# async-only: end
+
+
+async def test_a_wanted_rollback_is_no_error(shared: LocalCluster) -> None:
+    async def body(conn: psycopg.AsyncConnection[Any]) -> None:
+        raise psycopg.Rollback
+
+    async with AsyncRouter(shared.dsn) as router:
+        observer = observe(router)
+        await router.run(body)
+        async for attempt in router.attempts():
+            async with attempt:
+                raise psycopg.Rollback
+        assert observer.errors == [None, None]
+
+
+async def test_a_rollback_that_is_not_wanted_there_is_an_error(shared: LocalCluster) -> None:
+    async def body(conn: psycopg.AsyncConnection[Any]) -> None:
+        await conn.execute("COMMIT")
+        raise psycopg.Rollback
+
+    async with AsyncRouter(shared.dsn) as router:
+        observer = observe(router)
+        with pytest.raises(psycopg.Rollback):
+            await router.run(body)
+        with pytest.raises(psycopg.Rollback):
+            async with router.writer():
+                raise psycopg.Rollback
+        assert observer.errors == [psycopg.Rollback] * 2
+
+
+async def test_the_error_of_a_body_that_commits_by_itself_is_told(shared: LocalCluster) -> None:
+    async def body(conn: psycopg.AsyncConnection[Any], error: type[Exception] | None) -> None:
+        await conn.execute("COMMIT")
+        if error is not None:
+            raise error
+
+    async with AsyncRouter(shared.dsn) as router:
+        observer = observe(router)
+        for error in (KeyError, None):
+            with pytest.raises(psycopg.ProgrammingError if error is None else error):
+                await router.run(body, error)
+        assert observer.errors == [KeyError, psycopg.ProgrammingError]
+
+
+async def test_the_error_amid_a_copy_is_told(shared: LocalCluster) -> None:
+    async with AsyncRouter(shared.dsn) as router:
+        observer = observe(router)
+        with pytest.raises(KeyError):
+            async with router.copy_rows("SELECT generate_series(1, 100000)") as rows:
+                async for _ in rows:
+                    raise KeyError
+        assert observer.errors == [KeyError]

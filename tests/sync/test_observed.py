@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute import Router, NoHostAvailable, PoolOptions, Role
+from pgroute import Router, ConfigError, NoHostAvailable, PoolOptions, Role
 from pgroute.testing import LocalCluster
 from tests.sync.replicas import standbys_as_they_were
 from tests.support import call, eventually
@@ -186,3 +186,89 @@ def test_connections_with_which_setup_fails_are_no_sessions(shared: LocalCluster
             pass
         assert router.stats().counts.sessions["writer"] == uses_of(router) == 1
         assert errors_of(router) == {}
+
+
+# The errors of sessions.
+
+
+@pytest.mark.parametrize(
+    ("query", "column", "error"),
+    [("SELECT 1/0", 0, psycopg.errors.DivisionByZero), ("SELECT 1", 5, ConfigError)],
+)
+def test_the_error_of_a_statement_is_told(
+    shared: LocalCluster, query: str, column: int, error: type[Exception]
+) -> None:
+    with Router(shared.dsn) as router:
+        observer = observe(router)
+        with pytest.raises(error):
+            router.fetchval(query, column=column)
+        assert observer.errors == [error]
+
+
+def test_the_error_of_a_row_factory_is_told(shared: LocalCluster) -> None:
+    def factory(cursor: Any) -> Any:
+        def make(values: Any) -> Any:
+            raise KeyError if role == "reader" else psycopg.DataError
+
+        return make
+
+    with Router(shared.dsn) as router:
+        observer = observe(router)
+        for role, error in (("reader", KeyError), ("writer", psycopg.DataError)):
+            with pytest.raises(error):
+                router.fetch("SELECT 1", role=Role(role), row_factory=factory)
+        assert observer.errors == [KeyError, psycopg.DataError]
+
+
+
+
+def test_a_wanted_rollback_is_no_error(shared: LocalCluster) -> None:
+    def body(conn: psycopg.Connection[Any]) -> None:
+        raise psycopg.Rollback
+
+    with Router(shared.dsn) as router:
+        observer = observe(router)
+        router.run(body)
+        for attempt in router.attempts():
+            with attempt:
+                raise psycopg.Rollback
+        assert observer.errors == [None, None]
+
+
+def test_a_rollback_that_is_not_wanted_there_is_an_error(shared: LocalCluster) -> None:
+    def body(conn: psycopg.Connection[Any]) -> None:
+        conn.execute("COMMIT")
+        raise psycopg.Rollback
+
+    with Router(shared.dsn) as router:
+        observer = observe(router)
+        with pytest.raises(psycopg.Rollback):
+            router.run(body)
+        with pytest.raises(psycopg.Rollback):
+            with router.writer():
+                raise psycopg.Rollback
+        assert observer.errors == [psycopg.Rollback] * 2
+
+
+def test_the_error_of_a_body_that_commits_by_itself_is_told(shared: LocalCluster) -> None:
+    def body(conn: psycopg.Connection[Any], error: type[Exception] | None) -> None:
+        conn.execute("COMMIT")
+        if error is not None:
+            raise error
+
+    with Router(shared.dsn) as router:
+        observer = observe(router)
+        for error in (KeyError, None):
+            with pytest.raises(psycopg.ProgrammingError if error is None else error):
+                router.run(body, error)
+        assert observer.errors == [KeyError, psycopg.ProgrammingError]
+
+
+def test_the_error_amid_a_copy_is_told(shared: LocalCluster) -> None:
+    with Router(shared.dsn) as router:
+        observer = observe(router)
+        with pytest.raises(KeyError):
+            with router.copy_rows("SELECT generate_series(1, 100000)") as rows:
+                for _ in rows:
+                    raise KeyError
+        assert observer.errors == [KeyError]

@@ -92,6 +92,7 @@ class AsyncCopyStream(AsyncFace, Generic[T]):
             elif self._reading.finished:
                 await roll_back(checkout, exc, read_write=self._request.read_write)
             else:
+                checkout.note_failure(exc)
                 await shut(checkout.conn)
         finally:
             await checkout.release()
@@ -111,6 +112,7 @@ class AsyncCopyStream(AsyncFace, Generic[T]):
         except BaseException as exc:
             if reading.outcome() is not NOTHING:
                 exc.add_note("interrupted during COMMIT: it may have been committed")
+            checkout.note_failure(exc)
             await shut(checkout.conn)
             raise
 

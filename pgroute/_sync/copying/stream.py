@@ -93,6 +93,7 @@ class CopyStream(Face, Generic[T]):
             elif self._reading.finished:
                 roll_back(checkout, exc, read_write=self._request.read_write)
             else:
+                checkout.note_failure(exc)
                 shut(checkout.conn)
         finally:
             checkout.release()
@@ -112,6 +113,7 @@ class CopyStream(Face, Generic[T]):
         except BaseException as exc:
             if reading.outcome() is not NOTHING:
                 exc.add_note("interrupted during COMMIT: it may have been committed")
+            checkout.note_failure(exc)
             shut(checkout.conn)
             raise
 

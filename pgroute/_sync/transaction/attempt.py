@@ -98,6 +98,7 @@ class Transaction(UnderWay[CT]):
         try:
             if not isinstance(exc, psycopg.Error):
                 self.ended = True
+                checkout.note_failure(exc)
                 shut(checkout.conn)
                 return _LET_OUT
             fault = session_fault(exc, closed=checkout.conn.closed, read_write=read_write)
@@ -161,6 +162,7 @@ class Transaction(UnderWay[CT]):
             if final is not None and result is not None:
                 final.read(result)
         except psycopg.Error as failure:
+            checkout.note_failure(failure)
             fault = final.refused(failure) if final is not None and checkout.phase is REFUSED else None
             phase = Phase.EXIT if checkout.phase is NOTHING_SENT else Phase.COMMIT
             fault = fault or end_fault(
@@ -207,10 +209,12 @@ class Transaction(UnderWay[CT]):
             exc.add_note("the body ended the transaction by a COMMIT or ROLLBACK of its own: not run again")
             if isinstance(exc, RouteError):
                 exc.rerun_safe = False
+            checkout.note_failure(exc)
             shut(conn)
             return _LET_OUT
-        roll_back(checkout, exc, self._begun, read_write=read_write)
-        if isinstance(exc, psycopg.Rollback) and exc.transaction is None:
+        wanted = isinstance(exc, psycopg.Rollback) and exc.transaction is None
+        roll_back(checkout, exc, self._begun, read_write=read_write, wanted=wanted)
+        if wanted:
             return None
         step = self._next(exc, fault, Phase.BODY)
         if isinstance(step, Retry):
