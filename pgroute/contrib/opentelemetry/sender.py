@@ -5,19 +5,27 @@ span more than 10.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import logging
 import threading
 import time
 from collections import deque
 from typing import Protocol
 
 from pgroute.runtime.fork import forked
-from pgroute.runtime.wakeup import Wakeup
+from pgroute.runtime.wakeup import OneShotEvent, Wakeup
+
+logger: logging.Logger = logging.getLogger("pgroute")
+
+ROOM = 10_000
+"""How many notes may wait, each with the context of its session; further ones are dropped and counted."""
 
 _GATHER = 0.2
 """Seconds for which the thread lets sessions gather, so that it is woken five times a second at most."""
 
+_FLUSH_TIMEOUT = 5.0
 _END_TIMEOUT = 5.0
-_END_STEP = 0.05
+_STEP = 0.05
 
 
 class Note(Protocol):
@@ -28,14 +36,25 @@ class Note(Protocol):
         ...
 
 
+class _Mark:
+    """A place in the queue."""
+
+    def __init__(self) -> None:
+        self.reached = OneShotEvent()
+
+    def send(self) -> None:
+        self.reached.set()
+
+
 class Sender:
     """A queue of notes, and the thread that empties it. It begins with the first note, and again in a forked child.
 
-    Nothing is dropped: there is one note for each session that has ended, and it takes less time than a session.
-    To leave a note: append it to `notes`, and call `wake` if `idle`. That is the way of each session, without a lock.
+    A note takes less time than its session, unless a span processor of the user's is slow. Then notes are dropped once
+    the queue is full, and nobody waits for the rest for longer than a few seconds.
 
     Attributes:
         notes: the queue; once this has ended, it keeps nothing.
+        dropped: how many notes found no room.
         idle: nobody will look at the queue.
     """
 
@@ -45,13 +64,15 @@ class Sender:
 
     def _start_over(self) -> None:
         self.notes: deque[Note] = deque()
+        self.dropped: int = 0
         self.idle: bool = True
+        self._drops = itertools.count(1)  # of many threads, without a lock
         self._wakeup = Wakeup()
+        self._hurry = False
         self._starting = threading.Lock()
-        # Reentrant: a span processor of the user's may flush.
-        self._emptying = threading.RLock()
         self._thread: threading.Thread | None = None
         self._ended = False
+        self._over = False
 
     def after_fork(self) -> None:
         """In a forked child: what waits is the parent's, who sends it."""
@@ -60,8 +81,21 @@ class Sender:
         if ended:
             self.end()
 
-    def wake(self) -> None:
-        """Have the notes sent soon."""
+    def leave(self, note: Note) -> None:
+        """Have a note sent soon. This is on the way of each session, and takes no lock."""
+        if len(self.notes) < ROOM:
+            self.notes.append(note)
+        else:
+            self.dropped = dropped = next(self._drops)
+            if dropped == 1:
+                logger.warning(
+                    "OpenTelemetry is slower than the sessions of the routers: the spans and durations of some "
+                    "are dropped from now on; look at its span processors"
+                )
+        if self.idle:
+            self._wake()
+
+    def _wake(self) -> None:
         if self._thread is not None:
             self.idle = False
             self._wakeup.set()
@@ -79,29 +113,49 @@ class Sender:
     def _work(self) -> None:
         while not self._ended:
             self.idle = False
-            self._wakeup.wait(_GATHER)  # only the end interrupts it
-            self.flush(patient=True)
+            if not self._hurry:
+                self._wakeup.wait(_GATHER)  # only a flush and the end interrupt it
+            self._hurry = False
+            while not self._ended and self._send_next():
+                time.sleep(0)  # gives up the GIL, for which threads would wait 5 ms otherwise
             self.idle = True
             if not (self.notes or self._ended):
                 self._wakeup.wait(None)
-        self._finish()
+        self._send_rest()
+        self._close()
 
-    def flush(self, *, patient: bool = False) -> None:
-        """Send all notes that wait.
+    def _send_next(self) -> bool:
+        try:
+            note = self.notes.popleft()
+        except IndexError:
+            return False
+        with contextlib.suppress(Exception):  # of a processor or exporter of the user's
+            note.send()
+        return True
 
-        Args:
-            patient: let other threads go first after each.
+    def flush(self, timeout: float = _FLUSH_TIMEOUT) -> None:
+        """Wait until all notes that wait now are sent, for *timeout* seconds at most.
+
+        In a note, as a span processor of the user's may call it, this sends nothing: the notes are on their way.
         """
-        with self._emptying:
-            while True:
-                try:
-                    note = self.notes.popleft()
-                except IndexError:
-                    return
-                with contextlib.suppress(Exception):  # of a processor or exporter of the user's
-                    note.send()
-                if patient:
-                    time.sleep(0)  # gives up the GIL, for which threads would wait 5 ms otherwise
+        thread = self._thread
+        if thread is threading.current_thread():
+            return
+        until = time.monotonic() + timeout
+        mark = _Mark()
+        self.notes.append(mark)
+        self._hurry = True
+        self._wakeup.set()
+        while thread is not None and thread.is_alive() and not self._over:
+            if mark.reached.wait(max(0.0, min(_STEP, until - time.monotonic()))) or time.monotonic() >= until:
+                return
+        self._send_rest(until)
+
+    def _send_rest(self, until: float | None = None) -> None:
+        """Send what waits now."""
+        for _ in range(len(self.notes)):
+            if (until is not None and time.monotonic() >= until) or not self._send_next():
+                return
 
     def abandon(self) -> None:
         """Have the thread end when all notes are sent, without waiting for it; further ones are left."""
@@ -109,16 +163,20 @@ class Sender:
         self._wakeup.set()
 
     def end(self) -> None:
-        """End the thread when all notes are sent; further ones are left. May be called again."""
+        """End the thread when all notes are sent, after five seconds at the latest; further ones are left.
+
+        May be called again.
+        """
         self.abandon()
+        until = time.monotonic() + _END_TIMEOUT
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            until = time.monotonic() + _END_TIMEOUT
             while thread.is_alive() and time.monotonic() < until:
-                thread.join(_END_STEP)
-        self._finish()
+                thread.join(_STEP)
+        self._send_rest(until)
+        self._close()
 
-    def _finish(self) -> None:
-        self.flush()
+    def _close(self) -> None:
         self.notes = deque(maxlen=0)
         self.idle = False
+        self._over = True

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Histogram
     from opentelemetry.trace import Tracer
 
-    from pgroute.contrib.opentelemetry.sender import Note, Sender
+    from pgroute.contrib.opentelemetry.sender import Sender
     from pgroute.core.model.roles import HostKey, Role
 
 Attributes = dict[str, str | int | float]
@@ -95,10 +95,7 @@ class Kept:
     def ended(self, seconds: float) -> None:
         """Take note of its end."""
         self._used = seconds
-        sender = self._observer.sender
-        sender.notes.append(self)
-        if sender.idle:
-            sender.wake()
+        self._observer.sender.leave(self)
 
     def send(self) -> None:
         """Take it to OpenTelemetry."""
@@ -188,17 +185,12 @@ class SessionObserver:
         if self.instruments.tracer is not None:
             kept = Kept(self, role, None, since, time.monotonic() - since, attempt)
             kept.failed(exc)
-            self._leave(kept)
+            self.sender.leave(kept)
 
     def connected(self, role: Role, key: HostKey, seconds: float) -> None:
         """Take note of a connection that was opened."""
-        self._leave(_Duration(self.instruments.create_time, seconds, self.attributes(role, key)))
+        self.sender.leave(_Duration(self.instruments.create_time, seconds, self.attributes(role, key)))
 
     def failed_over(self, seconds: float) -> None:
         """Take note of a failover."""
-        self._leave(_Duration(self.instruments.failover, seconds, {ROUTER: self.router}))
-
-    def _leave(self, note: Note) -> None:
-        self.sender.notes.append(note)
-        if self.sender.idle:
-            self.sender.wake()
+        self.sender.leave(_Duration(self.instruments.failover, seconds, {ROUTER: self.router}))

@@ -1,0 +1,139 @@
+"""The thread that takes notes of sessions to OpenTelemetry, where that is slow or hangs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pgroute.contrib.opentelemetry import sender as module
+from pgroute.contrib.opentelemetry.sender import Sender
+from tests.support import Background, eventually
+
+
+class Gate:
+    """A note that is being sent until it is let through."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+
+    def send(self) -> None:
+        self.reached.set()
+        assert self.opened.wait(30)
+
+
+class Counted:
+    """A note that counts how often it was sent, and puts another one in the queue if that is said."""
+
+    def __init__(self, sender: Sender, *, again: bool = False) -> None:
+        self.sent = 0
+        self._sender = sender
+        self._again = again
+
+    def send(self) -> None:
+        self.sent += 1
+        if self._again:
+            self._sender.leave(self)
+
+
+@pytest.fixture
+def sender() -> Iterator[Sender]:
+    sender = Sender()
+    yield sender
+    sender.end()
+
+
+@pytest.fixture
+def gate(sender: Sender) -> Iterator[Gate]:
+    """A note at which the thread of the sender stands."""
+    gate = Gate()
+    sender.leave(gate)
+    assert gate.reached.wait(30)
+    yield gate
+    gate.opened.set()
+
+
+def test_what_finds_no_room_is_dropped_counted_and_logged_once(
+    sender: Sender, gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "ROOM", 10)
+    note = Counted(sender)
+    for _ in range(25):
+        sender.leave(note)
+    assert len(sender.notes) == 10
+    assert sender.dropped == 15
+    [logged] = caplog.records
+    assert "OpenTelemetry is slower than the sessions" in logged.getMessage()
+    gate.opened.set()
+    sender.flush()
+    assert note.sent == 10
+
+
+def test_a_flush_sends_what_was_queued_when_it_began(sender: Sender) -> None:
+    endless, note = Counted(sender, again=True), Counted(sender)
+    sender.leave(endless)
+    sender.leave(note)
+    with Background() as background:
+        background.start(sender.flush).result()
+    assert note.sent == 1
+
+
+def test_a_flush_waits_for_the_note_that_is_being_sent(sender: Sender, gate: Gate) -> None:
+    with Background() as background:
+        flushing = background.start(sender.flush)
+        eventually(lambda: sender.notes)
+        assert not flushing.done()
+        gate.opened.set()
+        flushing.result()
+
+
+def test_a_flush_does_not_wait_forever(sender: Sender, gate: Gate) -> None:
+    with Background() as background:
+        background.start(sender.flush, 0.05).result()
+    assert not gate.opened.is_set()
+
+
+def test_a_note_may_flush(sender: Sender) -> None:
+    class Flushing:
+        def send(self) -> None:
+            sender.flush()
+
+    note = Counted(sender)
+    sender.leave(Flushing())
+    sender.leave(note)
+    sender.flush()
+    assert note.sent == 1
+
+
+def test_the_end_does_not_wait_forever_and_leaves_the_rest(
+    sender: Sender, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_END_TIMEOUT", 0.05)
+    note = Counted(sender)
+    sender.leave(note)
+    with Background() as background:
+        background.start(sender.end).result()
+    gate.opened.set()
+    eventually(lambda: "pgroute-opentelemetry" not in [thread.name for thread in threading.enumerate()])
+    sender.flush()
+    sender.leave(note)
+    assert note.sent == 0
+    assert not sender.notes
+
+
+def test_notes_are_sent_where_no_thread_can_be_started(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    notes = [Counted(sender) for _ in range(3)]
+    for note in notes[:2]:
+        sender.leave(note)
+    sender.flush()
+    sender.leave(notes[2])
+    sender.end()
+    assert [note.sent for note in notes] == [1, 1, 1]
