@@ -10,6 +10,7 @@ from pgroute import AsyncRouter, Router
 from pgroute.contrib.metrics.reading import Reading
 from pgroute.errors import ConfigError
 from pgroute.faces import AnyRouter, manager_behind
+from pgroute.runtime.fork import forked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,11 @@ class ObservedRouters:
         # Reentrant: a scrape may come within a signal handler.
         self._lock = threading.RLock()
         self._routers: dict[str, weakref.ref[AnyRouter]] = {}
+        forked.register(self)
+
+    def after_fork(self) -> None:
+        """In a forked child: a thread of the parent may have held the lock."""
+        self._lock = threading.RLock()
 
     def add(self, router: AnyRouter) -> str:
         """Add a router and return the name that it goes by: its own, with a number if another one has that.
@@ -32,6 +38,7 @@ class ObservedRouters:
         given: object = router
         if not isinstance(given, (Router, AsyncRouter)):
             raise ConfigError("router", router, "expected a Router or an AsyncRouter")
+        forked.notice()
         with self._lock:
             living = {name: ref for name, ref in self._routers.items() if ref() is not None}
             if any(ref() is router for ref in living.values()):
@@ -42,6 +49,12 @@ class ObservedRouters:
                 name = f"{router.name}#{number}"
             self._routers = living | {name: weakref.ref(router)}
         return name
+
+    def remove(self, router: AnyRouter) -> None:
+        """Forget a router, if it was added."""
+        forked.notice()
+        with self._lock:
+            self._routers = {name: ref for name, ref in self._routers.items() if ref() is not router}
 
     def living(self) -> list[AnyRouter]:
         """Return the routers that are not gone."""

@@ -281,10 +281,40 @@ with pgroute.Router(sys.argv[1], name="parent's") as router:
     assert page.value("session_wait_seconds_count", router="later", role="writer") == 0
 """
 
+LOCKED = """
+import os, signal, threading
+import pgroute
+from pgroute.contrib.prometheus import RouterCollector
 
-def test_a_forked_child_has_the_routers_that_it_opens(shared: LocalCluster) -> None:
+class Slow(str):
+    # Is looked for among the names while the collector has its lock.
+    def __hash__(self):
+        held.set()
+        assert released.wait(30)
+        return hash(str(self))
+
+held, released = threading.Event(), threading.Event()
+collector = RouterCollector()
+slow, other = (pgroute.Router("host=a", name=name) for name in ("slow", "other"))
+slow.name = Slow("slow")
+thread = threading.Thread(target=collector.add, args=(slow,))
+thread.start()
+assert held.wait(30)
+child = os.fork()
+if not child:
+    signal.alarm(10)
+    collector.add(other)
+    os._exit(0)
+released.set()
+thread.join()
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.parametrize("program", [FORK, LOCKED], ids=["routers", "lock"])
+def test_a_forked_child_has_the_routers_that_it_opens(shared: LocalCluster, program: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", FORK, shared.dsn],
+        [sys.executable, "-W", "error", "-c", program, shared.dsn],
         cwd=ROOT,
         capture_output=True,
         text=True,
