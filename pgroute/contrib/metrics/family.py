@@ -32,6 +32,7 @@ class Family:
         read: yields the values of the labels, and the value.
         otel: in OpenTelemetry, behind ``pgroute.``; empty: the conventions have a name for it.
         unit: SECONDS, BYTES, or as OpenTelemetry writes what is counted.
+        states: the last label is a state, the value 1 for that which holds; OpenTelemetry is told of no other.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Family:
     read: Read
     otel: str = ""
     unit: str = ""
+    states: bool = False
 
 
 def single(get: Callable[[Reading], Value]) -> Read:

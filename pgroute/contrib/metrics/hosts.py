@@ -73,6 +73,7 @@ HOSTS: tuple[Family, ...] = (
         "1 for the state of the host, 0 for all others",
         _states,
         "host.state",
+        states=True,
     ),
     Family(
         "host_staleness_seconds",

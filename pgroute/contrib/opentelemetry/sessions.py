@@ -24,23 +24,34 @@ Attributes = dict[str, str | int | float]
 POOL_NAME = "db.client.connection.pool.name"
 SYSTEM = "db.system.name"
 ADDRESS, PORT = "server.address", "server.port"
+PEER_ADDRESS, PEER_PORT = "network.peer.address", "network.peer.port"
 ROUTER, ROLE = "pgroute.router", "pgroute.role"
 WAIT_TIME, RETRIES = "pgroute.wait_time", "pgroute.retries"
 ERROR_TYPE, SQLSTATE = "error.type", "db.response.status_code"
 
 
-class Instruments(NamedTuple):
-    """Where the values go.
+class Histograms(NamedTuple):
+    """Where durations go.
 
     Attributes:
         wait_time, use_time, create_time, failover: of seconds.
-        tracer: makes the spans; None: there are none.
     """
 
     wait_time: Histogram
     use_time: Histogram
     create_time: Histogram
     failover: Histogram
+
+
+class Instruments(NamedTuple):
+    """Where the values go.
+
+    Attributes:
+        histograms: take the durations.
+        tracer: makes the spans; None: there are none.
+    """
+
+    histograms: Histograms
     tracer: Tracer | None
 
 
@@ -50,8 +61,13 @@ def pool_name(router: str, role: str) -> str:
 
 
 def server(host: HostKey) -> Attributes:
-    """Return the attributes of a host."""
-    return {ADDRESS: host.host or host.hostaddr or "", PORT: host.port}
+    """Return the attributes of a host, other ones for each: a pool has no others."""
+    if host.is_socket:
+        return {ADDRESS: f"{host.host}/.s.PGSQL.{host.port}"}
+    attributes: Attributes = {ADDRESS: host.host or host.hostaddr or "", PORT: host.port}
+    if host.hostaddr:
+        attributes |= {PEER_ADDRESS: host.hostaddr, PEER_PORT: host.port}
+    return attributes
 
 
 class Kept:
@@ -103,8 +119,8 @@ class Kept:
         instruments = observer.instruments
         if self._key is not None:
             attributes = observer.attributes(self._role, self._key)
-            instruments.wait_time.record(self._waited, attributes, self._context)
-            instruments.use_time.record(self._used, attributes, self._context)
+            instruments.histograms.wait_time.record(self._waited, attributes, self._context)
+            instruments.histograms.use_time.record(self._used, attributes, self._context)
         if instruments.tracer is not None:
             self._trace(instruments.tracer)
 
@@ -156,7 +172,7 @@ class SessionObserver:
         owner: kept alive as long as the router is.
 
     Attributes:
-        router, instruments, sender: as given.
+        router, instruments, sender, owner: as given.
         traces: spans are made.
         begun: returns what is kept of a session.
     """
@@ -167,7 +183,7 @@ class SessionObserver:
         self.sender = sender
         self.traces: bool = instruments.tracer is not None
         self.begun: Callable[[Role, HostKey, float, float, int], Kept] = partial(Kept, self)
-        self._owner = owner
+        self.owner = owner
         self._attributes: dict[tuple[Role, HostKey], Mapping[str, str | int | float]] = {}
 
     def attributes(self, role: Role, key: HostKey) -> Mapping[str, str | int | float]:
@@ -189,8 +205,10 @@ class SessionObserver:
 
     def connected(self, role: Role, key: HostKey, seconds: float) -> None:
         """Take note of a connection that was opened."""
-        self.sender.leave(_Duration(self.instruments.create_time, seconds, self.attributes(role, key)))
+        self.sender.leave(
+            _Duration(self.instruments.histograms.create_time, seconds, self.attributes(role, key))
+        )
 
     def failed_over(self, seconds: float) -> None:
         """Take note of a failover."""
-        self.sender.leave(_Duration(self.instruments.failover, seconds, {ROUTER: self.router}))
+        self.sender.leave(_Duration(self.instruments.histograms.failover, seconds, {ROUTER: self.router}))

@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 from opentelemetry.context import Context
+from opentelemetry.metrics import Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
@@ -24,7 +25,10 @@ from opentelemetry.trace import StatusCode
 
 from pgroute import AsyncRouter, ConfigError, NoHostAvailable, ProbeOptions, Router
 from pgroute.contrib.metrics.families import FAMILIES
-from pgroute.contrib.opentelemetry import RouterInstrumentation
+from pgroute.contrib.opentelemetry import RouterInstrumentation, counting
+from pgroute.contrib.opentelemetry.counting import RisingCounter
+from pgroute.contrib.opentelemetry.sessions import server
+from pgroute.core.model.roles import HostKey
 from pgroute.faces import manager_behind
 from pgroute.testing import LocalCluster
 from tests.support import Background, dsn_with, eventually, password_of
@@ -422,6 +426,141 @@ def test_a_router_without_an_instrumentation_keeps_nothing_of_a_session(shared: 
         assert conn.pgroute_lease.observed is None  # type: ignore[attr-defined]
 
 
+def told(telemetry: Telemetry, name: str = "pgroute.open") -> dict[str, float]:
+    """Return the values of a metric by router."""
+    return {point.attributes["pgroute.router"]: point.value for point in telemetry.points(name)}
+
+
+def test_several_instrumentations_of_one_provider_are_told(telemetry: Telemetry) -> None:
+    one, two, three = (Router("host=a", name=name) for name in ("one", "two", "one"))
+    first = telemetry.instrument(one)
+    with telemetry.instrument(two), telemetry.instrument(three):
+        assert told(telemetry).keys() == {"one", "two", "one#2"}
+        first.close()
+        assert told(telemetry).keys() == {"two", "one#2"}
+        with telemetry.instrument(one):
+            assert told(telemetry).keys() == {"one", "two", "one#2"}
+    assert told(telemetry) == {}
+
+
+def test_counters_of_a_name_do_not_fall(shared: LocalCluster, telemetry: Telemetry) -> None:
+    def attempts() -> float:
+        [point] = telemetry.points("pgroute.connection.attempts", pgroute__role="writer")
+        return float(point.value)
+
+    with Router(shared.dsn, name="shop") as router, telemetry.instrument(router):
+        conns = [router.getconn("writer") for _ in range(3)]
+        for conn in conns:
+            router.putconn(conn)
+        before = attempts()
+    assert before >= 3
+    with Router(shared.dsn, name="shop") as router, telemetry.instrument(router):
+        use(router)
+        assert attempts() > before
+
+
+def test_a_counter_goes_on_where_its_host_comes_back_and_keeps_no_more_sets_than_it_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def rising(*values: float, host: str = "a") -> list[float]:
+        observed = [Observation(value, {"pgroute.host": host}) for value in values]
+        return [told.value for told in counter.rising(observed)]
+
+    monkeypatch.setattr(counting, "_SETS", 1)
+    counter = RisingCounter()
+    assert [rising(value) for value in (5, 2, 2, 3, 0, 1)] == [[5], [7], [7], [8], [8], [9]]
+    assert rising(1, 1) == [10]
+    assert [rising(value, host="b") for value in (5, 2)] == [[5], [2]]
+    seconds = RisingCounter()
+    told = [seconds.rising([Observation(value, {})])[0].value for value in (1.0, 5.0, 4.75, 5.0)]
+    assert told == [1.0, 5.0, 5.0, 5.25]
+
+
+def test_the_state_that_holds_is_told_alone(shared: LocalCluster, telemetry: Telemetry) -> None:
+    with Router(shared.dsn) as router, telemetry.instrument(router):
+        eventually(lambda: all(host.usable for host in router.topology.hosts))
+        points = telemetry.points("pgroute.host.state")
+        assert {point.attributes["pgroute.host"] for point in points} == {
+            f"{node.host}:{node.port}" for node in shared.nodes
+        }
+        assert [(point.attributes["pgroute.state"], point.value) for point in points] == [("up", 1)] * 3
+
+
+def test_the_address_of_a_host_is_told_beside_its_name(shared: LocalCluster, telemetry: Telemetry) -> None:
+    address, port = shared.primary.host, shared.primary.port
+    dsn = (
+        f"host=db hostaddr={address} port={port} user=postgres dbname=postgres password={password_of(shared)}"
+    )
+    with Router(dsn) as router, telemetry.instrument(router):
+        use(router)
+        for name in ("use_time", "max"):
+            [point] = telemetry.points(f"db.client.connection.{name}")
+            assert point.attributes["server.address"] == "db"
+            assert point.attributes["network.peer.address"] == address
+            assert point.attributes["network.peer.port"] == port
+
+
+@pytest.mark.parametrize(
+    ("key", "attributes"),
+    [
+        (HostKey("db", 5432), {"server.address": "db", "server.port": 5432}),
+        (
+            HostKey("db", 5432, "10.0.0.1"),
+            {
+                "server.address": "db",
+                "server.port": 5432,
+                "network.peer.address": "10.0.0.1",
+                "network.peer.port": 5432,
+            },
+        ),
+        (
+            HostKey("", 5432, "10.0.0.1"),
+            {
+                "server.address": "10.0.0.1",
+                "server.port": 5432,
+                "network.peer.address": "10.0.0.1",
+                "network.peer.port": 5432,
+            },
+        ),
+        (HostKey("/run/postgresql", 5433), {"server.address": "/run/postgresql/.s.PGSQL.5433"}),
+        (HostKey("@abstract", 5433), {"server.address": "@abstract/.s.PGSQL.5433"}),
+    ],
+)
+def test_a_host_is_told_by_the_attributes_of_the_conventions(
+    key: HostKey, attributes: dict[str, str | int]
+) -> None:
+    assert server(key) == attributes
+
+
+class Gated(SpanProcessor):
+    """A processor that stands still until it is let through."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.reached.set()
+        assert self.opened.wait(30)
+
+
+def test_a_processor_that_stands_still_holds_up_no_collection(
+    shared: LocalCluster, telemetry: Telemetry
+) -> None:
+    gated = Gated()
+    telemetry.tracer_provider.add_span_processor(gated)
+    with Router(shared.dsn, name="shop") as router, telemetry.instrument(router) as instrumentation:
+        use(router)
+        use(router)
+        assert gated.reached.wait(30)
+        with Background() as background:
+            assert background.start(told, telemetry).result() == {"shop": 1}
+        assert instrumentation.dropped == 0
+        gated.opened.set()
+        [used] = telemetry.points("db.client.connection.use_time")
+        assert used.count == 2
+
+
 FORK = """
 import os, sys
 import pgroute
@@ -454,6 +593,26 @@ with pgroute.Router(sys.argv[1], name="parent's") as router:
     assert [span.attributes["pgroute.router"] for span in telemetry.spans()] == ["parent's"] * 2
 """
 
+GLOBAL = """
+import sys
+import pgroute
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from pgroute.contrib.opentelemetry import RouterInstrumentation
+
+routers = [pgroute.Router(sys.argv[1], name=name) for name in ("early", "direct", "late")]
+reader = InMemoryMetricReader()
+provider = MeterProvider([reader])
+early = RouterInstrumentation(routers[0])
+direct = RouterInstrumentation(routers[1], meter_provider=provider)
+metrics.set_meter_provider(provider)
+late = RouterInstrumentation(routers[2])
+scopes = [s for r in reader.get_metrics_data().resource_metrics for s in r.scope_metrics]
+[opened] = [metric for scope in scopes for metric in scope.metrics if metric.name == "pgroute.open"]
+print(sorted(point.attributes["pgroute.router"] for point in opened.data.data_points))
+"""
+
 AT_EXIT = """
 import sys
 import pgroute
@@ -470,7 +629,9 @@ with pgroute.Router(sys.argv[1]) as router:
 """
 
 
-@pytest.mark.parametrize(("program", "printed"), [(FORK, ""), (AT_EXIT, "pgroute writer")])
+@pytest.mark.parametrize(
+    ("program", "printed"), [(FORK, ""), (AT_EXIT, "pgroute writer"), (GLOBAL, "['direct', 'early', 'late']")]
+)
 def test_the_end_of_a_process_and_a_fork(shared: LocalCluster, program: str, printed: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program, shared.dsn],

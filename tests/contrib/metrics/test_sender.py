@@ -93,6 +93,7 @@ def test_a_flush_does_not_wait_forever(sender: Sender, gate: Gate) -> None:
     with Background() as background:
         background.start(sender.flush, 0.05).result()
     assert not gate.opened.is_set()
+    assert not sender.notes
 
 
 def test_a_note_may_flush(sender: Sender) -> None:
