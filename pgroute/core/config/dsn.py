@@ -281,7 +281,13 @@ def _hosts(
         # With an address alone the name stays empty, as in libpq: it is used by TLS and the password file.
         host = name or ("" if address else expanded.default_host)
         keys.append(HostKey(host, port, address or None))
-    return tuple(dict.fromkeys(keys))
+    return _without_doubles(keys)
+
+
+def _without_doubles(keys: list[HostKey]) -> tuple[HostKey, ...]:
+    # An address as a name and one as hostaddr= are one host. TLS verifies the one with a name.
+    named = {str(key): key for key in reversed(keys) if key.host}
+    return tuple(dict.fromkeys(named.get(str(key), key) for key in keys))
 
 
 def _default_port() -> str:

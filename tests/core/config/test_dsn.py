@@ -163,6 +163,10 @@ def test_empty_elements_are_the_default_socket(socket_dir):
         ("host=h1,h2 hostaddr=10.0.0.1,", [("h1", 5432, "10.0.0.1"), ("h2", 5432, None)]),
         ("host=,h2 hostaddr=10.0.0.1,10.0.0.2", [("", 5432, "10.0.0.1"), ("h2", 5432, "10.0.0.2")]),
         ("host=h1,h1 hostaddr=10.0.0.1,10.0.0.2", [("h1", 5432, "10.0.0.1"), ("h1", 5432, "10.0.0.2")]),
+        # One host under two spellings; TLS can verify the one that has a name.
+        ("host=10.0.0.1, hostaddr=,10.0.0.1", [("10.0.0.1", 5432, None)]),
+        ("host=,10.0.0.1 hostaddr=10.0.0.1,", [("10.0.0.1", 5432, None)]),
+        ("host=::1,::1 hostaddr=::1,", [("::1", 5432, "::1")]),
         ("host=h1 hostaddr=fe80::1%eth0", [("h1", 5432, "fe80::1%eth0")]),
         ("host=h1 hostaddr=''", [("h1", 5432, None)]),
     ],
