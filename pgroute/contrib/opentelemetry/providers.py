@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from pgroute.contrib.metrics.reading import Reading
     from pgroute.contrib.opentelemetry.sender import Sender
+    from pgroute.contrib.opentelemetry.sessions import Histograms
 
 _COLLECTION_TIMEOUT = 1.0
 """Seconds for which a collection waits for notes of sessions; those of OpenTelemetry end after some seconds."""
@@ -44,8 +45,8 @@ class InstrumentedRouters:
         self._global = provider is metrics.get_meter_provider()
         self._provider = weakref.ref(provider)
         self._senders: dict[weakref.ref[Sender], None] = {}
-        self.routers = ObservedRouters()
-        self.histograms = create(metrics.get_meter("pgroute", package_version(), provider), self)
+        self.routers: ObservedRouters = ObservedRouters()
+        self.histograms: Histograms = create(metrics.get_meter("pgroute", package_version(), provider), self)
 
     @property
     def provider(self) -> MeterProvider | None:
