@@ -75,16 +75,18 @@ SELECT chunk FROM %(schema)s.batch_chunk
 """)
 
 # One statement and one round trip. lock_timeout bounds the wait for another copy of the job, but not the body. If no
-# row is found, the bound stays until the end of the transaction, which follows at once.
-_CLAIM = """
-UPDATE %(schema)s.batch_chunk AS claimed SET done_at = pg_catalog.clock_timestamp(){more}
+# row is found, the bound stays until the end of the transaction, which follows at once. The job must still be the one
+# that the run began with: after a reset, another of its name may have the same chunks of other rows.
+_CLAIM = f"""
+UPDATE %(schema)s.batch_chunk AS claimed SET done_at = pg_catalog.clock_timestamp(){{more}}
   FROM (SELECT pg_catalog.set_config('pgroute.lock_timeout', pg_catalog.current_setting('lock_timeout'), true) AS had
        ) AS aside,
        LATERAL (SELECT pg_catalog.set_config('lock_timeout', %(wait)s, true) AS has WHERE aside.had IS NOT NULL
        ) AS bound
  WHERE claimed.job `=` %(job)s AND claimed.chunk `=` %(chunk)s AND claimed.done_at IS NULL AND bound.has IS NOT NULL
+   AND EXISTS (SELECT 1 FROM %(schema)s.batch_job WHERE job `=` %(job)s AND {_STARTED} `=` %(started)s)
 RETURNING pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('pgroute.lock_timeout'), true),
-          claimed.row_count{columns}
+          claimed.row_count{{columns}}
 """
 
 PLAN_KEYS = b"""

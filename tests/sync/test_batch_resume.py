@@ -391,9 +391,30 @@ def test_a_job_that_is_reset_and_begun_anew_while_it_runs_says_so(ground: Ground
                 "UPDATE pgroute.batch_chunk SET done_at = NULL"
             )
 
+    body = Body()
     with Router(ground.dsn) as router:
         with pytest.raises(BatchError, match="the job 'j' no longer exists in the database"):
-            BatchJob(router, "j", source_of(kind), chunk_size=2).run(nothing, renew)
+            BatchJob(router, "j", source_of(kind), chunk_size=2).run(body, renew)
+    assert body.ran == [0, 1, 2]
+
+
+def test_a_copy_of_a_job_that_was_reset_takes_no_chunk_of_the_next_one(ground: Ground) -> None:
+    def replace(progress: BatchProgress) -> None:
+        if progress.chunks == 3:
+            ground.execute("DELETE FROM pgroute.batch_job; DELETE FROM seen")
+            ground.execute(
+                "INSERT INTO pgroute.batch_job (job, source, chunk_size, planned) VALUES ('j', 'items', 10, 64)"
+            )
+            ground.execute(
+                "INSERT INTO pgroute.batch_chunk (job, chunk, row_count) SELECT 'j', generate_series(0, 63), 10"
+            )
+
+    with Router(ground.dsn) as router:
+        with pytest.raises(BatchError, match="the job 'j' no longer exists in the database"):
+            BatchJob(router, "j", range(100), chunk_size=10).run(Body(), replace)
+        report = BatchJob(router, "j", range(1000, 1100), chunk_size=10).run(Body())
+    assert (report.rows, report.skipped) == (100, 0)
+    assert ground.seen() == [*range(1000, 1100)]
 
 
 @pytest.mark.parametrize(

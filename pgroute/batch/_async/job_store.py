@@ -77,8 +77,9 @@ class AsyncJobStore:
             raise missing("job", self._name, exc) from None
 
     async def ask(self, conn: Connection, statement: bytes, **values: str | float | None) -> list[PGresult]:
-        """Run a statement, with the job's name among its values."""
-        return await ask(conn, statement, schema=self._schema.sql, job=self._name, **values)
+        """Run a statement, with the job's name and start among its values."""
+        own = {"schema": self._schema.sql, "job": self._name, "started": self._started}
+        return await ask(conn, statement, **own, **values)
 
     async def start(self) -> JobStatus:
         """Create the job, or find it.

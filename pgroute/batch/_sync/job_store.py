@@ -77,8 +77,9 @@ class JobStore:
             raise missing("job", self._name, exc) from None
 
     def ask(self, conn: Connection, statement: bytes, **values: str | float | None) -> list[PGresult]:
-        """Run a statement, with the job's name among its values."""
-        return ask(conn, statement, schema=self._schema.sql, job=self._name, **values)
+        """Run a statement, with the job's name and start among its values."""
+        own = {"schema": self._schema.sql, "job": self._name, "started": self._started}
+        return ask(conn, statement, **own, **values)
 
     def start(self) -> JobStatus:
         """Create the job, or find it.
