@@ -109,7 +109,7 @@ CLAIM_ITEMS = qualify(_CLAIM.format(more=", row_count = %(rows)s", columns=""))
 READ_CHUNK = qualify(f"""
 SELECT {_STARTED}, planned, complete, watermark, rows_total, chunk IS NOT NULL, done_at IS NOT NULL, row_count
   FROM %(schema)s.batch_job
-  LEFT JOIN %(schema)s.batch_chunk ON batch_chunk.job `=` batch_job.job AND chunk `=` %(chunk)s
+  LEFT JOIN %(schema)s.batch_chunk ON batch_chunk.job `=` %(job)s AND chunk `=` %(chunk)s
  WHERE batch_job.job `=` %(job)s
 """)
 

@@ -11,7 +11,7 @@ import tenacity
 
 from pgroute import AsyncRouter, ConfigError, RetryPolicy
 from pgroute.batch import AsyncBatchJob
-from pgroute.core.sql.schema import rights
+from pgroute.core.sql.schema import definition, rights
 from pgroute.testing import LocalCluster
 from tests.support import AsyncBackground
 
@@ -62,6 +62,33 @@ async def test_installing_twice_and_at_once_is_harmless(shared: LocalCluster, da
         assert await router.run(ask, "SELECT 8", once="kept") == 7
 
 
+COLLATIONS = (
+    "SELECT string_agg(DISTINCT collname, ' ') FROM pg_attribute JOIN pg_collation ON attcollation = pg_collation.oid"
+    " WHERE attrelid = ANY ('{pgroute.once,pgroute.batch_job,pgroute.batch_chunk,pgroute.batch_reject}'::regclass[])"
+    " AND attname = ANY ('{key,job}')"
+)
+
+
+async def test_no_index_depends_on_the_order_of_a_language(shared: LocalCluster, database: str) -> None:
+    async with AsyncRouter(shared.dsn, kwargs={"dbname": database}) as router:
+        await router.install()
+        assert await router.run(ask, COLLATIONS) == "C"
+
+
+async def test_tables_that_sort_by_a_language_serve_as_they_are(shared: LocalCluster, database: str) -> None:
+    made = definition().replace(' COLLATE pg_catalog."C"', "")
+    async with AsyncRouter(shared.dsn, kwargs={"dbname": database}) as router:
+        await router.run(execute, made)
+        await router.install()
+        assert await router.run(ask, COLLATIONS) == "default"
+        job = AsyncBatchJob(router, "job", [1, 2], chunk_size=1, on_error="reject")
+        assert (await job.run(refuse)).rejected == 2
+        for table in ("batch_job", "batch_chunk", "batch_reject"):
+            await router.run(execute, f'ALTER TABLE pgroute.{table} ALTER job TYPE text COLLATE "C"')
+        assert (await job.run(refuse)).skipped == 2
+        assert (await AsyncBatchJob(router, "other", [1]).run(nothing)).rows == 1
+
+
 async def test_without_the_tables_nothing_is_done_and_the_error_says_what_to_do(
     shared: LocalCluster, database: str
 ) -> None:
@@ -106,6 +133,10 @@ async def test_the_rights_that_are_told_are_enough_and_none_too_many(
 
 async def refuse(_: AsyncConnection, __: Any) -> None:
     raise ValueError
+
+
+async def nothing(_: AsyncConnection, __: Any) -> None:
+    """Do nothing."""
 
 
 async def execute(conn: AsyncConnection, sql: str) -> None:

@@ -12,7 +12,7 @@ import tenacity
 
 from pgroute import Router, ConfigError, RetryPolicy
 from pgroute.batch import BatchJob
-from pgroute.core.sql.schema import rights
+from pgroute.core.sql.schema import definition, rights
 from pgroute.testing import LocalCluster
 from tests.support import Background
 
@@ -63,6 +63,33 @@ def test_installing_twice_and_at_once_is_harmless(shared: LocalCluster, database
         assert router.run(ask, "SELECT 8", once="kept") == 7
 
 
+COLLATIONS = (
+    "SELECT string_agg(DISTINCT collname, ' ') FROM pg_attribute JOIN pg_collation ON attcollation = pg_collation.oid"
+    " WHERE attrelid = ANY ('{pgroute.once,pgroute.batch_job,pgroute.batch_chunk,pgroute.batch_reject}'::regclass[])"
+    " AND attname = ANY ('{key,job}')"
+)
+
+
+def test_no_index_depends_on_the_order_of_a_language(shared: LocalCluster, database: str) -> None:
+    with Router(shared.dsn, kwargs={"dbname": database}) as router:
+        router.install()
+        assert router.run(ask, COLLATIONS) == "C"
+
+
+def test_tables_that_sort_by_a_language_serve_as_they_are(shared: LocalCluster, database: str) -> None:
+    made = definition().replace(' COLLATE pg_catalog."C"', "")
+    with Router(shared.dsn, kwargs={"dbname": database}) as router:
+        router.run(execute, made)
+        router.install()
+        assert router.run(ask, COLLATIONS) == "default"
+        job = BatchJob(router, "job", [1, 2], chunk_size=1, on_error="reject")
+        assert (job.run(refuse)).rejected == 2
+        for table in ("batch_job", "batch_chunk", "batch_reject"):
+            router.run(execute, f'ALTER TABLE pgroute.{table} ALTER job TYPE text COLLATE "C"')
+        assert (job.run(refuse)).skipped == 2
+        assert (BatchJob(router, "other", [1]).run(nothing)).rows == 1
+
+
 def test_without_the_tables_nothing_is_done_and_the_error_says_what_to_do(
     shared: LocalCluster, database: str
 ) -> None:
@@ -107,6 +134,10 @@ def test_the_rights_that_are_told_are_enough_and_none_too_many(
 
 def refuse(_: Connection, __: Any) -> None:
     raise ValueError
+
+
+def nothing(_: Connection, __: Any) -> None:
+    """Do nothing."""
 
 
 def execute(conn: Connection, sql: str) -> None:

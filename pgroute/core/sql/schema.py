@@ -23,9 +23,10 @@ LOCK = b"SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('pgroute.in
 # Nothing here depends on the search_path: otherwise a role that may create objects in one of its schemas could run
 # code as the installer.
 #
-# The keys of `once` are checked by who writes them: a CHECK would take the server a quarter of the time of a key. They
-# are compared by their bytes: the order of a language changes with its library, and differs between hosts with other
-# versions of it, where an index then does not find its rows (PostgreSQL docs, 23.2.2.1.1), and a key is applied again.
+# Keys and names of jobs are compared by their bytes: the order of a language changes with its library, and differs
+# between hosts with other versions of it, where an index then does not find its rows (PostgreSQL docs, 23.2.2.1.1), and
+# a key or a job is applied again. The keys of `once` are checked by who writes them: a CHECK would take the server a
+# quarter of the time of a key.
 _DEFINITION = qualify("""\
 CREATE SCHEMA IF NOT EXISTS {schema};
 
@@ -37,7 +38,7 @@ CREATE TABLE IF NOT EXISTS {schema}.once (
 COMMENT ON TABLE {schema}.once IS 'transactions that were applied, by the key of run(once=)';
 
 CREATE TABLE IF NOT EXISTS {schema}.batch_job (
-    job pg_catalog.text PRIMARY KEY
+    job pg_catalog.text COLLATE pg_catalog."C" PRIMARY KEY
         CHECK (pg_catalog.octet_length(job) `>=` 1 AND pg_catalog.octet_length(job) `<=` 512),
     source pg_catalog.text NOT NULL,
     chunk_size integer NOT NULL CHECK (chunk_size `>` 0),
@@ -52,7 +53,7 @@ CREATE TABLE IF NOT EXISTS {schema}.batch_job (
 COMMENT ON TABLE {schema}.batch_job IS 'jobs; every chunk below the watermark was applied or set aside';
 
 CREATE TABLE IF NOT EXISTS {schema}.batch_chunk (
-    job pg_catalog.text NOT NULL REFERENCES {schema}.batch_job ON DELETE CASCADE,
+    job pg_catalog.text COLLATE pg_catalog."C" NOT NULL REFERENCES {schema}.batch_job ON DELETE CASCADE,
     chunk bigint NOT NULL,
     after pg_catalog.text[],
     upto pg_catalog.text[],
@@ -63,7 +64,7 @@ CREATE TABLE IF NOT EXISTS {schema}.batch_chunk (
 COMMENT ON TABLE {schema}.batch_chunk IS 'chunks at or above the watermark; each marked as done by its own transaction';
 
 CREATE TABLE IF NOT EXISTS {schema}.batch_reject (
-    job pg_catalog.text NOT NULL REFERENCES {schema}.batch_job ON DELETE CASCADE,
+    job pg_catalog.text COLLATE pg_catalog."C" NOT NULL REFERENCES {schema}.batch_job ON DELETE CASCADE,
     chunk bigint NOT NULL,
     after pg_catalog.text[],
     upto pg_catalog.text[],
