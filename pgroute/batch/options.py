@@ -26,6 +26,8 @@ _RERUN = frozenset({"40001", "40P01", "25006"})
 _SERVER_STATE = ("08", "53", "57P", "58")
 # A lock or statement timeout: another session may have caused it.
 _TIMEOUTS = frozenset({"55P03", "57014"})
+_ABORTED = "25P02"
+"""An earlier statement of the transaction has failed: the body has hidden why, if that error is not told with it."""
 _NO_THREAD = "can't start new thread"
 """The text of the RuntimeError for which Python has no class of its own."""
 
@@ -118,20 +120,34 @@ def belongs_to_chunk(exc: BaseException) -> bool:
     """Whether a chunk itself causes an error, so that another attempt would fail in the same way.
 
     The connection must still be intact. Errors of the router, errors that are retried, errors about the server's
-    state, and shortages of this process or machine are not the chunk's.
+    state, and shortages of this process or machine are not the chunk's, wherever a traceback would show them: as the
+    reason of an error of the body's own, or in a group.
     """
-    seen: BaseException | None = exc
-    while seen is not None:
+    pending, seen = [exc], set[int]()
+    while pending:
+        error = pending.pop()
+        if id(error) in seen:
+            continue
+        seen.add(id(error))
+        state = (error.sqlstate or "") if isinstance(error, psycopg.Error) else ""
         if (
-            not isinstance(seen, Exception)
-            or isinstance(seen, (RouteError, ConfigError))
-            or _is_shortage(seen)
+            not isinstance(error, Exception)
+            or isinstance(error, (RouteError, ConfigError))
+            or _is_shortage(error)
+            or state in _RERUN
+            or state in _TIMEOUTS
+            or state.startswith(_SERVER_STATE)
         ):
             return False
-        state = (seen.sqlstate or "") if isinstance(seen, psycopg.Error) else ""
-        if state in _RERUN or state in _TIMEOUTS or state.startswith(_SERVER_STATE):
+        reason = error.__cause__
+        if reason is None and not error.__suppress_context__:
+            reason = error.__context__
+        if state == _ABORTED and not isinstance(reason, psycopg.Error):
             return False
-        seen = seen.__cause__  # the body may have wrapped the server's error in its own
+        if reason is not None:
+            pending.append(reason)
+        if isinstance(error, ExceptionGroup):
+            pending += error.exceptions
     return True
 
 

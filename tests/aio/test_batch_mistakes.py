@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -184,7 +185,15 @@ async def test_a_column_added_meanwhile_harms_nobody(ground: Ground) -> None:
     assert ground.seen() == [*range(1, 61)]
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOENT, "No such file"), RuntimeError("broken")], ids=repr)
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOENT, "No such file"),
+        RuntimeError("broken"),
+        ExceptionGroup("both", [KeyError("a"), KeyError("b")]),
+    ],
+    ids=repr,
+)
 async def test_other_errors_of_the_same_classes_reject_their_chunk(ground: Ground, error: Exception) -> None:
     async with AsyncRouter(ground.dsn) as router:
         job = AsyncBatchJob(router, "j", range(4), chunk_size=2, on_error="reject")
@@ -192,13 +201,17 @@ async def test_other_errors_of_the_same_classes_reject_their_chunk(ground: Groun
     assert (report.rows, report.rejected) == (2, 1)
 
 
-def wrapped() -> Exception:
+def wrapped(*, told: bool) -> Exception:
+    """Return an error that a body made of the server's, with or without `from`."""
     try:
-        raise psycopg.errors.SerializationFailure
-    except psycopg.Error as exc:
-        error = RuntimeError("storage")
-        error.__cause__ = exc
-        return error
+        try:
+            raise psycopg.errors.SerializationFailure
+        except psycopg.Error as exc:
+            if told:
+                raise RuntimeError("storage") from exc
+            raise RuntimeError("storage")  # noqa: B904
+    except RuntimeError as exc:
+        return exc
 
 
 @pytest.mark.parametrize(
@@ -206,7 +219,12 @@ def wrapped() -> Exception:
     [
         psycopg.errors.LockNotAvailable("somebody else's lock"),
         psycopg.errors.QueryCanceled("statement timeout"),
-        wrapped(),
+        wrapped(told=True),
+        wrapped(told=False),
+        ExceptionGroup(
+            "tasks", [ValueError("mine"), psycopg.errors.LockNotAvailable("somebody else's lock")]
+        ),
+        ExceptionGroup("tasks", [ExceptionGroup("inner", [wrapped(told=True)])]),
         MemoryError(),
         *(
             OSError(code, os.strerror(code))
@@ -226,6 +244,48 @@ async def test_trouble_that_passes_stops_the_job_and_rejects_no_chunk(
         assert ground.rows()["batch_reject"] == 0
         assert (await job.run(Failing(-1, ValueError()))).rows == 6
     assert ground.seen() == [*range(6)]
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_a_body_that_hides_why_its_transaction_failed_has_no_chunk_rejected(
+    ground: Ground, goes_on: bool
+) -> None:
+    async def hide(conn: AsyncConnection, chunk: Chunk) -> None:
+        with contextlib.suppress(psycopg.errors.QueryCanceled):
+            await conn.execute("SET LOCAL statement_timeout = '1ms'; SELECT pg_sleep(60)")
+        if goes_on:
+            await conn.execute("SELECT 1")
+
+    async with AsyncRouter(ground.dsn) as router:
+        job = AsyncBatchJob(router, "j", range(6), chunk_size=2, on_error="reject")
+        with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+            await job.run(hide)
+        assert ground.rows()["batch_reject"] == 0
+        assert (await job.run(Failing(-1, ValueError()))).rows == 6
+
+
+async def test_an_earlier_attempts_error_is_not_held_against_the_chunks_own(ground: Ground) -> None:
+    errors = [psycopg.errors.SerializationFailure(), ValueError("mine")]
+
+    async def fail(conn: AsyncConnection, chunk: Chunk) -> None:
+        raise errors.pop(0)
+
+    async with AsyncRouter(ground.dsn) as router:
+        report = await AsyncBatchJob(router, "j", [1], chunk_size=1, on_error="reject").run(fail)
+    assert (report.rejected, report.retries) == (1, 1)
+
+
+async def test_a_failed_transaction_whose_first_error_is_known_rejects_its_chunk(ground: Ground) -> None:
+    async def note(conn: AsyncConnection, chunk: Chunk) -> None:
+        try:
+            await conn.execute("SELECT 1/0")
+        except psycopg.errors.DivisionByZero:
+            await conn.execute("INSERT INTO seen VALUES (1)")
+
+    async with AsyncRouter(ground.dsn) as router:
+        report = await AsyncBatchJob(router, "j", [1], chunk_size=1, on_error="reject").run(note)
+    assert report.rejected == 1
+    assert ground.value("SELECT sqlstate FROM pgroute.batch_reject") == "25P02"
 
 
 async def test_a_chunk_is_rejected_also_if_its_connection_is_too_old_to_be_kept(ground: Ground) -> None:
