@@ -200,6 +200,15 @@ def lock_not_released(name: str, what: str, seconds: float) -> BatchError:
     )
 
 
+def wait_ended(name: str, seconds: float, why: str) -> BatchError:
+    """Return the error for a statement of ours that the server ended."""
+    return BatchError(
+        f"the server ended a statement on the tables of the job {name!r} after {seconds:.1f} s ({why}): another "
+        "session, such as another copy of the job, may hold a row of it; run the job again later, or with a longer "
+        "statement_timeout"
+    )
+
+
 def source_changed(name: str, problem: str) -> BatchError:
     """Return the error for items that differ from those of an earlier run."""
     return BatchError(

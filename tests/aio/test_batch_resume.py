@@ -198,6 +198,28 @@ async def test_a_job_whose_row_is_held_for_too_long_is_named(ground: Ground) -> 
                 await AsyncBatchJob(router, "j", range(9), chunk_size=3, retry=BRIEF).run(nothing)
 
 
+@pytest.mark.parametrize(
+    "held",
+    [
+        "UPDATE pgroute.batch_chunk SET done_at = now() WHERE chunk = 1",
+        "SELECT FROM pgroute.batch_job FOR UPDATE",
+    ],
+)
+async def test_a_wait_that_the_roles_statement_timeout_ends_is_named(ground: Ground, held: str) -> None:
+    brief = PoolOptions(settings={"statement_timeout": "1s"})
+    async with AsyncRouter(ground.dsn) as router, AsyncRouter(ground.dsn, writer=brief) as other:
+        with pytest.raises(ZeroDivisionError):
+            await AsyncBatchJob(router, "j", range(9), chunk_size=3).run(Body(1))
+        async with router.writer() as conn:
+            await conn.execute(held.encode())
+            with pytest.raises(
+                BatchError, match=r"on the tables of the job 'j' .*statement timeout.*another copy"
+            ):
+                await AsyncBatchJob(other, "j", range(9), chunk_size=3, on_error="reject").run(nothing)
+            await conn.rollback()
+        assert (await AsyncBatchJob(router, "j", range(9), chunk_size=3).run(nothing)).rejected == 0
+
+
 async def test_the_bound_on_the_claim_is_none_on_the_body(ground: Ground) -> None:
     found: list[Any] = []
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -28,7 +29,9 @@ from pgroute.batch.state import (
     lock_not_released,
     number,
     source_changed,
+    wait_ended,
 )
+from pgroute.core.faults.classify import one_line
 from pgroute.core.sql.schema import BATCH
 from pgroute.core.transactions.once_keys import lock_timeout
 from pgroute.errors import ConfigError
@@ -77,9 +80,17 @@ class JobStore:
             raise missing("job", self._name, exc) from None
 
     def ask(self, conn: Connection, statement: bytes, **values: str | float | None) -> list[PGresult]:
-        """Run a statement, with the job's name and start among its values."""
+        """Run a statement on the tables, with the job's name and start among its values.
+
+        Raises:
+            BatchError: the server ended it, most often by statement_timeout: it waits only for other sessions.
+        """
         own = {"schema": self._schema.sql, "job": self._name, "started": self._started}
-        return ask(conn, statement, **own, **values)
+        begun = time.monotonic()
+        try:
+            return ask(conn, statement, **own, **values)
+        except psycopg.errors.QueryCanceled as exc:
+            raise wait_ended(self._name, time.monotonic() - begun, one_line(str(exc))) from exc
 
     def start(self) -> JobStatus:
         """Create the job, or find it.
