@@ -243,6 +243,28 @@ def test_the_rows_of_done_chunks_are_deleted_on_the_way(ground: Ground) -> None:
     assert most < 300
 
 
+def test_rows_of_done_chunks_that_cannot_be_deleted_on_the_way_end_no_run(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pgroute.batch.state.COMPACT_CHUNKS", 2)
+    told = "job 'j': the rows of done chunks were not deleted: another session holds the row of the job 'j'"
+
+    with ground.connect() as other:
+
+        def hold(conn: Connection, chunk: Chunk) -> None:
+            conn.execute(NOTE, noted(chunk))
+            if chunk.number == 1:
+                other.execute("BEGIN; SELECT FROM pgroute.batch_chunk WHERE chunk = 0 FOR UPDATE")
+            if chunk.number == 2:
+                assert told in caplog.text
+                other.execute("ROLLBACK")
+
+        with Router(ground.dsn) as router:
+            report = BatchJob(router, "j", range(9), chunk_size=3, retry=BRIEF).run(hold)
+    assert report.finished
+    assert ground.seen() == [*range(9)]
+
+
 @pytest.mark.parametrize("kind", ["list", "keyset"])
 def test_done_chunks_are_passed_over_without_a_transaction(ground: Ground, kind: str) -> None:
     ground.items(1000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+
+logger = logging.getLogger("pgroute")
 
 
 class AsyncJobStore:
@@ -146,13 +149,22 @@ class AsyncJobStore:
         return await self._transact(work)
 
     async def compact(self) -> None:
-        """Delete the rows of the done chunks below the first open one, unless another copy is doing so."""
+        """Delete the rows of the done chunks below the first open one, unless another copy is doing so.
+
+        A failure is only logged: the next compaction deletes them too.
+        """
 
         async def work(conn: Connection) -> None:
             if row(await self.ask(conn, sql.LOCK_TO_COMPACT)) is not None:
                 await self.ask(conn, sql.COMPACT)
 
-        await self._transact(work)
+        try:
+            await self._transact(work)
+        except ConfigError:  # the tables can no longer be trusted
+            raise
+        except psycopg.Error as exc:
+            why = one_line(str(exc))
+            logger.warning("job %r: the rows of done chunks were not deleted: %s", self._name, why)
 
     async def finish(self) -> JobStatus:
         """Finish the job if the database records all chunks as done.

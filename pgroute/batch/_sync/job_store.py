@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+
+logger = logging.getLogger("pgroute")
 
 
 class JobStore:
@@ -146,13 +149,22 @@ class JobStore:
         return self._transact(work)
 
     def compact(self) -> None:
-        """Delete the rows of the done chunks below the first open one, unless another copy is doing so."""
+        """Delete the rows of the done chunks below the first open one, unless another copy is doing so.
+
+        A failure is only logged: the next compaction deletes them too.
+        """
 
         def work(conn: Connection) -> None:
             if row(self.ask(conn, sql.LOCK_TO_COMPACT)) is not None:
                 self.ask(conn, sql.COMPACT)
 
-        self._transact(work)
+        try:
+            self._transact(work)
+        except ConfigError:  # the tables can no longer be trusted
+            raise
+        except psycopg.Error as exc:
+            why = one_line(str(exc))
+            logger.warning("job %r: the rows of done chunks were not deleted: %s", self._name, why)
 
     def finish(self) -> JobStatus:
         """Finish the job if the database records all chunks as done.
