@@ -6,7 +6,7 @@ import contextlib
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from pgroute.batch.model import BatchProgress
 from pgroute.core.printable import printable
@@ -135,7 +135,7 @@ def display(progress: bool | Callable[[BatchProgress], object] | None) -> Displa
         from rich.console import Console
     except ModuleNotFoundError:
         return _Lines()
-    console = Console(stderr=True)
+    console = Console(file=cast("IO[str]", _Stderr()))
     return _Bar(console) if console.is_terminal else _Lines()
 
 
@@ -189,10 +189,28 @@ class _Lines:
 
 
 def _print(tracker: ProgressTracker) -> None:
-    # A closed stderr must not end the job.
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        sys.stderr.write(as_line(tracker.snapshot()) + "\n")
-        sys.stderr.flush()
+    stream = _Stderr()
+    stream.write(as_line(tracker.snapshot()) + "\n")
+    stream.flush()
+
+
+class _Stderr:
+    """The stderr of this moment. It may be closed, or its terminal gone, which must not end the job."""
+
+    def __init__(self) -> None:
+        self._stream: Any = sys.stderr  # None in a program without a console
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class _Bar:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -367,6 +368,25 @@ def test_progress_that_nobody_reads_ends_no_job(
         with pytest.raises(ValueError, match="mine"):
             job.run(Failing(1, ValueError("mine")), progress=True)
         assert (job.run(Failing(-1, ValueError()), progress=True)).rows == 4
+
+
+def test_a_terminal_that_goes_away_ends_no_job(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    master, slave = os.openpty()
+    with io.TextIOWrapper(io.FileIO(slave, "w"), write_through=True) as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+
+        def hang_up(conn: Connection, chunk: Chunk) -> None:
+            if chunk.number == 0:
+                os.close(master)
+            if chunk.number == 1:
+                raise KeyError("mine")
+
+        with Router(ground.dsn) as router:
+            job = BatchJob(router, "j", range(4), chunk_size=2)
+            with pytest.raises(KeyError, match="mine"):
+                job.run(hang_up, progress=True)
+            assert (job.run(Failing(-1, ValueError()), progress=True)).finished
 
 
 def test_in_the_end_a_copy_tells_of_all_rows(ground: Ground) -> None:
