@@ -39,6 +39,25 @@ SELECT pg_catalog.format_type(given.oid, -1), nspname, typname, (
      WHERE opcintype `=` based.oid AND opcdefault AND opcmethod `=` method.oid AND amname `=` 'btree'
        AND amopfamily `=` opcfamily AND amoplefttype `=` opcintype AND amoprighttype `=` opcintype
        AND amopstrategy `=` 5 AND amopopr `=` sign.oid AND oprnamespace `=` home.oid
+     LIMIT 1), (
+    WITH RECURSIVE part (oid) AS (
+        SELECT given.oid
+         UNION
+        SELECT within.oid
+          FROM part,
+               LATERAL (SELECT typbasetype FROM pg_catalog.pg_type WHERE oid `=` part.oid
+                         UNION ALL
+                        SELECT typelem FROM pg_catalog.pg_type WHERE oid `=` part.oid
+                         UNION ALL
+                        SELECT rngsubtype FROM pg_catalog.pg_range WHERE rngtypid `=` part.oid
+                         UNION ALL
+                        SELECT atttypid FROM pg_catalog.pg_attribute, pg_catalog.pg_type AS composite
+                         WHERE composite.oid `=` part.oid AND attrelid `=` typrelid AND attnum `>` 0
+                       ) AS within (oid)
+    )
+    SELECT varying.typname FROM part, pg_catalog.pg_type AS varying
+     WHERE varying.oid `=` part.oid AND varying.oid `<` 16384::pg_catalog.oid
+       AND varying.typname::pg_catalog.text `~` '^(money|reg[a-z]+)$'
      LIMIT 1)
   FROM pg_catalog.unnest(%(oids)s::pg_catalog.oid[]) WITH ORDINALITY AS given (oid, n),
        pg_catalog.pg_type AS type, pg_catalog.pg_namespace AS home
@@ -46,7 +65,8 @@ SELECT pg_catalog.format_type(given.oid, -1), nspname, typname, (
  ORDER BY n
 """)
 """For each key: its type as text, by which the job recognizes it (with typmod -1, since NULL would turn `bpchar` into
-`character`); the schema and name of the type; the schema of its btree operator `>` (strategy 5), NULL if none."""
+`character`); the schema and name of the type; the schema of its btree operator `>` (strategy 5), NULL if none; the type
+in it, or itself, whose text sessions read differently (by lc_monetary, or by the search_path), NULL if none."""
 
 # Keys are stored as text, in formats that every session reads alike, whatever its own settings.
 PORTABLE_FORMATS = b"""

@@ -98,6 +98,16 @@ def check_columns(keyset: Keyset, columns: Sequence[str]) -> None:
             raise ConfigError("key", keyset.key, f"the query has {found} named {name!r} (columns: {shown})")
 
 
+def check_portable(keyset: Keyset, name: str, varying: str) -> None:
+    """Raise ConfigError for a key column if *varying*, a type in it that sessions read differently, is not empty."""
+    if varying:
+        accepted = (
+            "expected keys whose text is the same to every session, and the column "
+            f"{name!r} has the type {varying}: cast it in the query (money::numeric, regclass::oid)"
+        )
+        raise ConfigError("key", keyset.key, accepted)
+
+
 def check_same(options: JobOptions, types: Sequence[str], stored_source: str, stored_size: int) -> None:
     """Raise ConfigError if a job of this name was started with another source or chunk_size."""
     advice = "choose another name, or reset the existing job: pgroute batch reset DSN JOB"

@@ -501,10 +501,16 @@ def test_progress_that_cannot_be_told(ground: Ground, progress: Any) -> None:
         ("SELECT id, id FROM item", ("id",), "2 columns named 'id'"),
         ("SELECT id, nullif(id, 7) AS k FROM item", "k", "never NULL"),
         ("SELECT id, nullif(id, 7) AS k FROM item", ("id", "k"), "never NULL"),
+        ("SELECT id, id::money AS k FROM item", ("id", "k"), r"'k' has the type money.*cast.*money::numeric"),
+        ("SELECT id::oid::regclass AS k FROM item", "k", "'k' has the type regclass.*regclass::oid"),
+        ("SELECT ARRAY[id::oid::regprocedure] AS k FROM item", "k", "the type regprocedure"),
+        ("SELECT id::money::price AS k FROM item", "k", "the type money"),
+        ("SELECT ROW(id::money)::priced AS k FROM item", "k", "the type money"),
     ],
 )
 def test_keys_that_cannot_serve(ground: Ground, query: str, key: Any, accepted: str) -> None:
     ground.items(10)
+    ground.execute("CREATE DOMAIN price AS money; CREATE TYPE priced AS (amount price)")
     with Router(ground.dsn) as router:
         with pytest.raises(ConfigError, match=f"^invalid key .*{accepted}"):
             BatchJob(router, "j", Keyset(query, key), chunk_size=3).run(nothing)

@@ -16,7 +16,7 @@ from pgroute._async.transaction.loop import run_transaction
 from pgroute._async.transaction.once import MISSING, missing
 from pgroute.batch import keyset_sql, sql
 from pgroute.batch.keyset_sql import Key, KeysetSql, quoted
-from pgroute.batch.options import check_columns, check_encoding, check_same
+from pgroute.batch.options import check_columns, check_encoding, check_portable, check_same
 from pgroute.batch.source import Keyset, signature
 from pgroute.batch.state import (
     LOOKUP_BATCH,
@@ -265,16 +265,11 @@ class AsyncJobStore:
         await ask(conn, keyset_sql.CLEAR_SEARCH_PATH)
         array = f"{{{','.join(map(str, oids))}}}"
         keys = []
-        for oid, found in zip(oids, rows(await ask(conn, keyset_sql.KEY_TYPES, oids=array)), strict=True):
-            kind, schema, name, home = (text(conn, value or b"pg_catalog") for value in found)
-            keys.append(
-                Key(
-                    kind,
-                    oid,
-                    f"{quoted(schema)}.{quoted(name)}",
-                    quoted(home),
-                )
-            )
+        found = rows(await ask(conn, keyset_sql.KEY_TYPES, oids=array))
+        for name, oid, values in zip(keyset.keys, oids, found, strict=True):
+            kind, schema, type_name, home = (text(conn, value or b"pg_catalog") for value in values[:4])
+            check_portable(keyset, name, text(conn, values[4] or b""))
+            keys.append(Key(kind, oid, f"{quoted(schema)}.{quoted(type_name)}", quoted(home)))
         await ask(conn, keyset_sql.RESTORE_SEARCH_PATH)
         raw = conn.pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII"
         self.sql = KeysetSql(keyset, keys, raw=raw)
