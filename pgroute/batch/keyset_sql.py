@@ -27,7 +27,7 @@ RESTORE_SEARCH_PATH = (
 )
 
 KEY_TYPES = qualify("""
-SELECT pg_catalog.format_type(given.oid, -1), nspname, typname, (
+SELECT pg_catalog.format_type(given.oid, -1), nspname, typname, typcollation, (
     WITH RECURSIVE based (oid, base) AS (
         SELECT oid, typbasetype FROM pg_catalog.pg_type WHERE oid `=` given.oid
          UNION ALL
@@ -65,8 +65,18 @@ SELECT pg_catalog.format_type(given.oid, -1), nspname, typname, (
  ORDER BY n
 """)
 """For each key: its type as text, by which the job recognizes it (with typmod -1, since NULL would turn `bpchar` into
-`character`); the schema and name of the type; the schema of its btree operator `>` (strategy 5), NULL if none; the type
-in it, or itself, whose text sessions read differently (by lc_monetary, or by the search_path), NULL if none."""
+`character`); the schema and name of the type; its collation, 0 if it cannot have any; the schema of its btree operator
+`>` (strategy 5), NULL if none; the type in it, or itself, whose text sessions read differently (by lc_monetary, or by
+the search_path), NULL if none."""
+
+COLLATIONS = qualify("""
+SELECT nspname, collname
+  FROM pg_catalog.unnest(%(oids)s::pg_catalog.oid[]) WITH ORDINALITY AS given (oid, n)
+  LEFT JOIN (pg_catalog.pg_collation AS named JOIN pg_catalog.pg_namespace AS home ON collnamespace `=` home.oid)
+    ON named.oid `=` given.oid
+ ORDER BY n
+""")
+"""For each collation its schema and name, NULL for none."""
 
 # Keys are stored as text, in formats that every session reads alike, whatever its own settings.
 PORTABLE_FORMATS = b"""
@@ -94,12 +104,14 @@ class Key(NamedTuple):
         oid: the OID of its type.
         cast: its type as a cast in a statement.
         home: the schema of its operators.
+        collation: the COLLATE clause with that of the query, empty if there is none.
     """
 
     type: str
     oid: int
     cast: str
     home: str
+    collation: str
 
 
 def quoted(name: str) -> str:
@@ -144,6 +156,10 @@ class KeysetSql:
         # The newline ends a comment at the end of the query.
         self._rows = f"(\n{text}\n) AS source"
         self._columns = ", ".join(map(quoted, keyset.keys))
+        # Where the user compares them, the columns may be those of a table, which has another order than the query.
+        self._compared = ", ".join(
+            f"{quoted(name)}{key.collation}" for name, key in zip(keyset.keys, keys, strict=False)
+        )
         # A row comparison cannot name operators of several schemas. Without names PostgreSQL accepts only btree
         # operators there, which only a superuser can create.
         homes = {key.home for key in keys}
@@ -158,6 +174,16 @@ class KeysetSql:
     def describe(self) -> tuple[str, Any]:
         """Return a query for the columns, without rows."""
         return f"SELECT * FROM {self._rows} LIMIT 0", self._arguments
+
+    def collations(self, collated: Sequence[bool]) -> tuple[str, Any]:
+        """Return a query for the OIDs of the collations of the keys, NULL for those that are not *collated*."""
+        asked = ", ".join(
+            f"pg_catalog.pg_collation_for(source.{quoted(name)})::pg_catalog.regcollation::pg_catalog.oid"
+            if has_one
+            else "NULL"
+            for name, has_one in zip(self._keyset.keys, collated, strict=True)
+        )
+        return f"SELECT {asked} FROM (SELECT) AS one LEFT JOIN {self._rows} ON false", self._arguments
 
     def find_null(self) -> tuple[str, Any]:
         """Return a query that returns a row if a key is NULL."""
@@ -194,7 +220,7 @@ class KeysetSql:
 
     def _test(self, after: Sequence[str] | None, upto: Sequence[str]) -> str:
         return " AND ".join(
-            f"({self._columns}) {sign} ({', '.join(self._constants(bound))})"
+            f"({self._compared}) {sign} ({', '.join(self._constants(bound))})"
             for sign, bound in ((self._above, after), (self._within, upto))
             if bound is not None
         )

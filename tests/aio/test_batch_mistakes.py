@@ -120,6 +120,69 @@ async def test_keys_are_kept_exactly_whatever_the_settings(ground: Ground, kind:
     assert ground.seen() == [*range(1, 21)]
 
 
+@pytest.mark.parametrize(
+    ("kind", "of_table", "of_query"),
+    [
+        ("text", "und-x-icu", "C"),
+        ("text", "C", "public.own"),
+        ("varchar(9)", "public.own", "und-x-icu"),
+        ("text[]", "und-x-icu", "C"),
+        ("spelled", "C", "und-x-icu"),
+    ],
+)
+async def test_a_chunk_is_compared_in_the_order_of_its_query(
+    ground: Ground, kind: str, of_table: str, of_query: str
+) -> None:
+    if not ground.execute("SELECT 1 FROM pg_collation WHERE collname = 'und-x-icu'"):
+        pytest.skip("this server was built without ICU, and knows one order only")
+    ground.execute("CREATE COLLATION \"own\" (provider = icu, locale = 'und-u-kf-upper')")
+    ground.execute('CREATE DOMAIN spelled AS text COLLATE "C"')
+    collation, order = (".".join(f'"{part}"' for part in name.split(".")) for name in (of_table, of_query))
+    value = "ARRAY[chr(64 + n / 2 + 32 * (n % 2))]" if kind == "text[]" else "chr(64 + n / 2 + 32 * (n % 2))"
+    ground.execute(f"CREATE TABLE keyed (n int, k {kind} COLLATE {collation})")
+    ground.execute(f"INSERT INTO keyed SELECT n, {value} FROM generate_series(2, 21) AS n")
+
+    async def note(conn: AsyncConnection, chunk: Chunk) -> None:
+        insert = sql.SQL("INSERT INTO seen SELECT n, %s FROM keyed WHERE {}").format(chunk.where)
+        await conn.execute(insert, (chunk.number,))
+
+    async with AsyncRouter(ground.dsn) as router:
+        source = Keyset(f"SELECT n, k COLLATE {order} AS k FROM keyed", key=("k", "n"), fetch=False)
+        report = await AsyncBatchJob(router, "j", source, chunk_size=3).run(note)
+    assert report.rows == 20
+    assert ground.seen() == [*range(2, 22)]
+
+
+async def test_a_chunk_names_the_order_of_its_query(ground: Ground) -> None:
+    ground.items(3)
+    conditions: list[str] = []
+
+    async def note(conn: AsyncConnection, chunk: Chunk) -> None:
+        assert chunk.where is not None
+        conditions.append(chunk.where.as_string(conn))
+
+    async with AsyncRouter(ground.dsn) as router:
+        source = Keyset('SELECT id, id::text COLLATE "C" AS k FROM item', key=("k", "id"), fetch=False)
+        await AsyncBatchJob(router, "j", source).run(note)
+    [condition] = conditions
+    assert condition.startswith('(("k" COLLATE "pg_catalog"."C", "id") ')
+
+
+async def test_a_query_without_an_order_of_its_own_uses_the_index_of_its_table(ground: Ground) -> None:
+    ground.execute("CREATE TABLE keyed AS SELECT n::text AS k FROM generate_series(1, 3000) AS n")
+    ground.execute("CREATE INDEX ON keyed (k); ANALYZE keyed")
+    plans: list[str] = []
+
+    async def explain(conn: AsyncConnection, chunk: Chunk) -> None:
+        cursor = await conn.execute(sql.SQL("EXPLAIN SELECT FROM keyed WHERE {}").format(chunk.where))
+        plans.append(" ".join(str(row[0]) for row in await cursor.fetchall()))
+
+    async with AsyncRouter(ground.dsn) as router:
+        source = Keyset("SELECT k FROM keyed", key="k", fetch=False)
+        await AsyncBatchJob(router, "j", source, chunk_size=10).run(explain)
+    assert all("Index" in plan for plan in plans), plans[:1]
+
+
 @pytest.mark.parametrize("encoding", ["SJIS", "SHIFT_JIS_2004"])
 async def test_a_yen_sign_in_a_key_is_no_backslash(ground: Ground, encoding: str) -> None:
     ground.execute("CREATE TABLE victim ()")

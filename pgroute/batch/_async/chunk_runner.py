@@ -13,7 +13,7 @@ from pgroute._async.statements import encoding_of, row, text
 from pgroute._async.transaction.body import call
 from pgroute._async.transaction.loop import run_transaction
 from pgroute.batch import sql
-from pgroute.batch._async.job_store import encode
+from pgroute.batch._async.keys import encode
 from pgroute.batch.model import Chunk
 from pgroute.batch.options import belongs_to_chunk
 from pgroute.batch.source import Keyset

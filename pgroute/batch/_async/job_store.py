@@ -11,12 +11,13 @@ import psycopg
 
 from pgroute._async.router import manager_of
 from pgroute._async.schema_check import check_trust
-from pgroute._async.statements import ask, encoding_of, row, rows, text
+from pgroute._async.statements import ask, row, rows, text
 from pgroute._async.transaction.loop import run_transaction
 from pgroute._async.transaction.once import MISSING, missing
 from pgroute.batch import keyset_sql, sql
-from pgroute.batch.keyset_sql import Key, KeysetSql, quoted
-from pgroute.batch.options import check_columns, check_encoding, check_portable, check_same
+from pgroute.batch._async.keys import execute, find_keys
+from pgroute.batch.keyset_sql import KeysetSql
+from pgroute.batch.options import check_same
 from pgroute.batch.source import Keyset, signature
 from pgroute.batch.state import (
     LOOKUP_BATCH,
@@ -243,41 +244,19 @@ class AsyncJobStore:
             accepted = f"expected a name that the client encoding can represent ({exc})"
             raise ConfigError("job", self._name, accepted) from None
 
-    @staticmethod
-    async def _execute(conn: Connection, query: tuple[str, Any]) -> PGresult:
-        """Run a statement that contains the user's query and its parameters; return the raw result."""
-        statement, params = query
-        cursor = psycopg.AsyncCursor(conn)
-        await cursor.execute(encode(conn, statement), params, prepare=False)
-        assert cursor.pgresult is not None
-        return cursor.pgresult
-
     async def _types(self, conn: Connection) -> list[str]:
         """Return the types of the key columns, and prepare the statements on them."""
         keyset = self._options.source
         if not isinstance(keyset, Keyset):
             return []
-        check_encoding(encoding_of(conn))
-        result = await self._execute(conn, KeysetSql(keyset).describe())
-        names = [text(conn, result.fname(column) or b"") for column in range(result.nfields)]
-        check_columns(keyset, names)
-        oids = [result.ftype(names.index(name)) for name in keyset.keys]
-        await ask(conn, keyset_sql.CLEAR_SEARCH_PATH)
-        array = f"{{{','.join(map(str, oids))}}}"
-        keys = []
-        found = rows(await ask(conn, keyset_sql.KEY_TYPES, oids=array))
-        for name, oid, values in zip(keyset.keys, oids, found, strict=True):
-            kind, schema, type_name, home = (text(conn, value or b"pg_catalog") for value in values[:4])
-            check_portable(keyset, name, text(conn, values[4] or b""))
-            keys.append(Key(kind, oid, f"{quoted(schema)}.{quoted(type_name)}", quoted(home)))
-        await ask(conn, keyset_sql.RESTORE_SEARCH_PATH)
+        keys = await find_keys(conn, keyset)
         raw = conn.pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII"
         self.sql = KeysetSql(keyset, keys, raw=raw)
         return [key.type for key in keys]
 
     async def _create(self, conn: Connection, types: list[str]) -> None:
         source, size = self._options.source, self._options.chunk_size
-        if isinstance(source, Keyset) and (await self._execute(conn, self.sql.find_null())).ntuples:
+        if isinstance(source, Keyset) and (await execute(conn, self.sql.find_null())).ntuples:
             raise ConfigError(
                 "key", source.key, "expected keys that are never NULL; the query returns NULL keys"
             )
@@ -292,7 +271,7 @@ class AsyncJobStore:
         it has more rows than are counted for it, and the next chunk has fewer.
         """
         await ask(conn, keyset_sql.PORTABLE_FORMATS)
-        await self._execute(conn, self.sql.declare())
+        await execute(conn, self.sql.declare())
         partitioner = Partitioner()
         while not partitioner.ended:
             # Past the end, MOVE and FETCH return no rows.
@@ -316,11 +295,6 @@ class AsyncJobStore:
         done = row(await self.ask(conn, sql.COUNT_DONE))
         rejected = row(await self.ask(conn, sql.COUNT_REJECTED))
         return JobStatus.read(found, done, rejected, finished=finished)
-
-
-def encode(conn: Connection, statement: str) -> bytes:
-    """Return a statement in the connection's encoding; with SQL_ASCII, of bytes that psycopg refuses to encode."""
-    return statement.encode(encoding_of(conn), "surrogateescape")
 
 
 def _texts(conn: Connection, result: PGresult) -> list[str] | None:

@@ -14,7 +14,7 @@ from pgroute._sync.statements import encoding_of, row, text
 from pgroute._sync.transaction.body import call
 from pgroute._sync.transaction.loop import run_transaction
 from pgroute.batch import sql
-from pgroute.batch._sync.job_store import encode
+from pgroute.batch._sync.keys import encode
 from pgroute.batch.model import Chunk
 from pgroute.batch.options import belongs_to_chunk
 from pgroute.batch.source import Keyset
