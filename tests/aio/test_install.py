@@ -85,6 +85,8 @@ async def test_tables_that_sort_by_a_language_serve_as_they_are(shared: LocalClu
         assert (await job.run(refuse)).rejected == 2
         for table in ("batch_job", "batch_chunk", "batch_reject"):
             await router.run(execute, f'ALTER TABLE pgroute.{table} ALTER job TYPE text COLLATE "C"')
+        await router.run(execute, 'ALTER TABLE pgroute.once ALTER key TYPE text COLLATE "C"')
+        assert await router.run(ask, COLLATIONS) == "C"
         assert (await job.run(refuse)).skipped == 2
         assert (await AsyncBatchJob(router, "other", [1]).run(nothing)).rows == 1
 

@@ -86,6 +86,8 @@ def test_tables_that_sort_by_a_language_serve_as_they_are(shared: LocalCluster, 
         assert (job.run(refuse)).rejected == 2
         for table in ("batch_job", "batch_chunk", "batch_reject"):
             router.run(execute, f'ALTER TABLE pgroute.{table} ALTER job TYPE text COLLATE "C"')
+        router.run(execute, 'ALTER TABLE pgroute.once ALTER key TYPE text COLLATE "C"')
+        assert router.run(ask, COLLATIONS) == "C"
         assert (job.run(refuse)).skipped == 2
         assert (BatchJob(router, "other", [1]).run(nothing)).rows == 1
 
