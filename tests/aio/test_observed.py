@@ -167,9 +167,7 @@ async def test_a_standby_that_was_behind_has_not_served_the_session(mended: Loca
             observer = observe(router)
             async with causal.reader(wait=0.1) as conn:
                 assert conn.info.port == primary.port
-            assert (
-                router.stats().counts.position_waits["behind"] >= 1
-            )  # or no time is left for the other
+            assert router.stats().counts.position_waits["behind"] >= 1  # or no time is left for the other
             assert router.stats().counts.sessions["reader"] == uses_of(router, "reader") == 1
             assert observer.errors == [None]
 
