@@ -49,7 +49,8 @@ class Mailbox:
         if self._full_since is not None:
             self._full_since = min(self._full_since, since)  # that gap goes on, and covers this one
         elif self._items and isinstance(last := self._items[-1], Gap):
-            self._items[-1] = Gap(f"{last.reason}; then {reason}"[:_MOST_REASON], last.since)
+            text = f"{last.reason}; then {reason}"[:_MOST_REASON]
+            self._items[-1] = Gap(text, min(last.since, since), last.dropped)
         else:
             self._items.append(Gap(reason, since))
 
