@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,6 +65,95 @@ def test_rights_stay_and_new_ones_are_usual(tmp_path: Path) -> None:
         os.umask(before)
     assert old.stat().st_mode & 0o777 == 0o640
     assert new.stat().st_mode & 0o777 == 0o640
+
+
+def test_part_of_a_file_that_is_nobody_elses_is_nobody_elses(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(b"before")
+    path.chmod(0o640)
+    file = ReplacingFile(path)
+    file.open()
+    try:
+        [part] = tmp_path.glob(".pgroute-*.part")
+        assert part.stat().st_mode & 0o777 == 0o600
+        file.keep()
+    finally:
+        file.close()
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_owner_and_group_stay(temporary: Path) -> None:
+    path = temporary / "data"
+    path.write_bytes(b"before")
+    path.chmod(0o640)
+    os.chown(path, 65534, 65533)
+    written(path, b"after")
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (65534, 65533, 0o640)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_group_that_cannot_stay_leaves_no_rights_to_another(temporary: Path) -> None:
+    path = temporary / "data"
+    path.write_bytes(b"before")
+    path.chmod(0o664)
+    os.chown(path, 65534, 65533)
+    temporary.chmod(0o777)
+    os.seteuid(65534)
+    try:
+        written(path, b"after")
+    finally:
+        os.seteuid(0)
+    found = path.stat()
+    assert (found.st_uid, found.st_mode & 0o777) == (65534, 0o644)
+
+
+def test_names_are_on_the_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "data"
+    synced: list[set[str]] = []
+
+    def note(descriptor: int, fsync: Callable[[int], None] = os.fsync) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            synced.append({"part" if name.endswith(".part") else name for name in names(tmp_path)})
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    file = ReplacingFile(path)
+    file.open()
+    file.save()
+    file.keep()
+    file.close()
+    assert synced == [{"part"}, {"data"}]
+
+
+def test_data_that_are_nowhere_else_stay_beside_a_path_that_cannot_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    file = ReplacingFile(path)
+    file.open()
+    file.write(b"1")
+    file.lasting = True
+    path.mkdir()
+    with pytest.raises(IsADirectoryError):
+        file.keep()
+    file.close()
+    assert file.beside.read_bytes() == b"1"
+
+
+def test_what_the_process_has_open_is_written_on(tmp_path: Path) -> None:
+    log, link = tmp_path / "log", tmp_path / "link"
+    link.symlink_to("/dev/stdout")
+    code = (
+        "import sys; from pgroute.runtime.replacing import ReplacingFile\n"
+        "print('before', flush=True)\n"
+        "file = ReplacingFile(sys.argv[1]); file.open(); file.write(b'data\\n'); file.keep(); file.close()\n"
+        "print('after')"
+    )
+    for path in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/proc/thread-self/fd/1", str(link)):
+        with log.open("wb") as out:
+            subprocess.run([sys.executable, "-c", code, path], stdout=out, check=True)
+        assert log.read_text() == "before\ndata\nafter\n"
+        assert sorted(names(tmp_path)) == ["link", "log"]
 
 
 def test_symbolic_link_is_followed(tmp_path: Path) -> None:

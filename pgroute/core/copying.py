@@ -5,7 +5,16 @@ from __future__ import annotations
 import enum
 import io
 import os
-from collections.abc import AsyncIterable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from types import CoroutineType
 from typing import Any, Protocol
 
@@ -118,6 +127,22 @@ def target_kind(target: object) -> Kind:
     raise ConfigError("target", type(target).__name__, _TARGETS)
 
 
+def took(target: object, count: object, size: int) -> int:
+    """Return how much a target has taken; ConfigError if that is nothing.
+
+    Args:
+        target: a file.
+        count: what its write() has returned. A raw file may take a part; another that does not tell has taken all.
+        size: what it was given, in bytes or characters.
+    """
+    raw = isinstance(getattr(target, "file", target), io.RawIOBase)  # also as tempfile wraps it
+    if (count is None and raw) or (isinstance(count, int) and count <= 0):
+        raise ConfigError(
+            "target", f"{count} from its write()", "expected a file that blocks until it takes some"
+        )
+    return count if isinstance(count, int) else size
+
+
 def _check_path(parameter: str, path: str | os.PathLike[str]) -> None:
     """Raise ConfigError for a path that no file can have."""
     try:
@@ -140,6 +165,11 @@ def _is_text(file: object) -> bool:
 def is_lasting(items: object) -> bool:
     """Return whether an iterable gives the same items each time: a container does, a generator does not."""
     return isinstance(items, Collection) and not isinstance(items, Iterator)
+
+
+def passes(source: object) -> bool:
+    """Return whether a source is at its end once it was read, so that whoever gets it again gets nothing."""
+    return isinstance(source, (Iterator, AsyncIterator)) or callable(getattr(source, "read", None))
 
 
 def check_text_options(parameter: str, options: Mapping[str, object]) -> None:

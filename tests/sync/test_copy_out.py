@@ -190,6 +190,43 @@ def test_query_has_written_nothing_if_the_target_fails(
     assert path.read_text() == "1\n2\n"
 
 
+def test_rows_that_are_nowhere_else_stay_beside_a_path_that_cannot_be_replaced(
+    shared: LocalCluster, table: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "data"
+    with Router(shared.dsn, writer=ONE_CONNECTION) as router:
+        router.execute(f"INSERT INTO {table} VALUES (1), (2)")
+        delete = f"DELETE FROM {table} RETURNING number"
+        with pytest.raises(IsADirectoryError) as caught:
+            router.copy_from(delete, path, role="writer", progress=lambda _: path.mkdir())
+        assert router.fetch(f"SELECT * FROM {table}", role="writer") == []
+        [part] = tmp_path.glob(".pgroute-*.part")
+        assert part.read_text() == "1\n2\n"
+        assert str(part) in str(caught.value.__notes__)
+        path.rmdir()
+        part.unlink()
+        with pytest.raises(IsADirectoryError):
+            router.copy_from("SELECT 1", path, progress=lambda _: path.mkdir())
+    assert list(tmp_path.iterdir()) == [path], "a query that has written nothing can be asked again"
+
+
+def test_target_that_takes_nothing_has_not_taken_all(shared: LocalCluster, table: str) -> None:
+    class Full:
+        def write(self, _: bytes) -> int:
+            return 0
+
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    delete = f"DELETE FROM {table} RETURNING number"
+    with Router(shared.dsn, writer=ONE_CONNECTION) as router:
+        router.execute(f"INSERT INTO {table} SELECT generate_series(1, 50000)")
+        with open(writing, "wb", buffering=0) as pipe, open(reading, "rb"):  # noqa: PTH123
+            for target, shown in ((pipe, "None"), (Full(), "0")):
+                with pytest.raises(ConfigError, match=rf"^invalid target '{shown} from its write"):
+                    router.copy_from(delete, target, role="writer")
+        assert router.fetchval(f"SELECT count(*) FROM {table}", role="writer") == 50_000
+
+
 def test_query_has_written_what_was_read_to_its_end(shared: LocalCluster, table: str) -> None:
     delete = f"DELETE FROM {table} WHERE number < %s RETURNING number"
     with Router(shared.dsn, writer=ONE_CONNECTION) as router:

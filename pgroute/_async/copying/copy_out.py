@@ -155,7 +155,9 @@ class AsyncCopyOut:
             self._done = True
             await self.target.keep()
         except BaseException as exc:
-            if self.outcome() is not NOTHING:
+            if self.outcome() is NOTHING:
+                self.target.let_go()
+            else:
                 await self._keep_anyway(exc)
             raise
         return rows
@@ -168,15 +170,20 @@ class AsyncCopyOut:
         rows = await self._receive(wire)
         if self._in_block:
             await target.save()
+            target.hold()
             await wire.commit()
         return rows
 
     async def _keep_anyway(self, exc: BaseException) -> None:
         """Keep the data, which are all there: if it was committed, they may be nowhere else."""
+        target = self.target
         try:
-            await self.target.keep()
+            await target.keep()
         except OSError as failure:
-            exc.add_note(f"the target could not be kept: {one_line(str(failure))}")
+            exc.add_note(f"the rows are in {target.where()}: {one_line(str(failure))}")
+        except BaseException as failure:
+            failure.add_note(f"the rows are in {target.where()} if they are not in the target")
+            raise
 
     async def _receive(self, wire: AsyncWire) -> int:
         rows, told = -1 if self._extract.header else 0, 0

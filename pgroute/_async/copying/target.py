@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from pgroute._acompat import AsyncDisk, async_settle
-from pgroute.core.copying import Kind, target_kind
+from pgroute.core.copying import Kind, target_kind, took
 from pgroute.runtime.replacing import ReplacingFile
 
 
@@ -29,7 +29,7 @@ class AsyncTarget:
     def __init__(self, given: Any) -> None:
         self.kind = target_kind(given)
         self.written = 0
-        self._kept = False
+        self._lasting = False
         self._given = given
         self._start: Any = None
         self._decoder: Any = None
@@ -67,6 +67,7 @@ class AsyncTarget:
         Raises:
             OSError: the file cannot go back.
         """
+        self.let_go()
         if self.written:
             await self._take_back()
         if self.kind is Kind.TEXT_FILE:
@@ -87,9 +88,7 @@ class AsyncTarget:
         else:
             rest: bytes | str = data if self._decoder is None else self._decoder.decode(data)
             while rest:
-                count = await async_settle(self._given.write(rest))
-                # A raw file may take a part; one that does not tell has taken all.
-                rest = rest[count:] if isinstance(count, int) and count > 0 else rest[:0]
+                rest = rest[took(self._given, await async_settle(self._given.write(rest)), len(rest)) :]
 
     def why_not_again(self) -> str:
         """Return why there can be no further attempt, empty if there can."""
@@ -113,19 +112,35 @@ class AsyncTarget:
         elif hasattr(self._given, "flush"):
             await async_settle(self._given.flush())
 
+    def hold(self) -> None:
+        """From now on what this attempt has written may be nowhere else: it is not removed in the end."""
+        self._lasting = True
+        if self._beside is not None:
+            self._beside.lasting = True
+
+    def let_go(self) -> None:
+        """Undo `hold`."""
+        self._lasting = False
+        if self._beside is not None:
+            self._beside.lasting = False
+
+    def where(self) -> str:
+        """Return the path at which the data are until they are kept; empty: they are in the target itself."""
+        return str(self._beside.beside) if self._beside is not None and self._beside.replaces else ""
+
     async def keep(self) -> None:
         """Keep what this attempt has written: from now on a path leads to it.
 
         Raises:
             OSError: it cannot be kept.
         """
-        self._kept = True
+        self._lasting = True
         if self._beside is not None:
             await self._disk.do(self._beside.keep)
 
     async def take_back(self) -> None:
         """After the last attempt: take back what a user's file has got, if it can give it back."""
-        if self.written and self._start is not None and not self._kept:
+        if self.written and self._start is not None and not self._lasting:
             with suppress(OSError, ValueError):  # ValueError: it was closed
                 await self._take_back()
 
@@ -138,7 +153,7 @@ class AsyncTarget:
             await async_settle(self._given.truncate())
 
     async def close(self) -> None:
-        """Close what was opened here; of a path, what was not kept is gone."""
+        """Close what was opened here; of a path, what was neither kept nor is held is gone."""
         if self._beside is not None:
             try:
                 await self._disk.end(self._beside.close)

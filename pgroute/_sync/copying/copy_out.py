@@ -156,7 +156,9 @@ class CopyOut:
             self._done = True
             self.target.keep()
         except BaseException as exc:
-            if self.outcome() is not NOTHING:
+            if self.outcome() is NOTHING:
+                self.target.let_go()
+            else:
                 self._keep_anyway(exc)
             raise
         return rows
@@ -169,15 +171,20 @@ class CopyOut:
         rows = self._receive(wire)
         if self._in_block:
             target.save()
+            target.hold()
             wire.commit()
         return rows
 
     def _keep_anyway(self, exc: BaseException) -> None:
         """Keep the data, which are all there: if it was committed, they may be nowhere else."""
+        target = self.target
         try:
-            self.target.keep()
+            target.keep()
         except OSError as failure:
-            exc.add_note(f"the target could not be kept: {one_line(str(failure))}")
+            exc.add_note(f"the rows are in {target.where()}: {one_line(str(failure))}")
+        except BaseException as failure:
+            failure.add_note(f"the rows are in {target.where()} if they are not in the target")
+            raise
 
     def _receive(self, wire: Wire) -> int:
         rows, told = -1 if self._extract.header else 0, 0

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from pgroute._acompat import Disk, settle
-from pgroute.core.copying import Kind, target_kind
+from pgroute.core.copying import Kind, target_kind, took
 from pgroute.runtime.replacing import ReplacingFile
 
 
@@ -30,7 +30,7 @@ class Target:
     def __init__(self, given: Any) -> None:
         self.kind = target_kind(given)
         self.written = 0
-        self._kept = False
+        self._lasting = False
         self._given = given
         self._start: Any = None
         self._decoder: Any = None
@@ -68,6 +68,7 @@ class Target:
         Raises:
             OSError: the file cannot go back.
         """
+        self.let_go()
         if self.written:
             self._take_back()
         if self.kind is Kind.TEXT_FILE:
@@ -88,9 +89,7 @@ class Target:
         else:
             rest: bytes | str = data if self._decoder is None else self._decoder.decode(data)
             while rest:
-                count = settle(self._given.write(rest))
-                # A raw file may take a part; one that does not tell has taken all.
-                rest = rest[count:] if isinstance(count, int) and count > 0 else rest[:0]
+                rest = rest[took(self._given, settle(self._given.write(rest)), len(rest)) :]
 
     def why_not_again(self) -> str:
         """Return why there can be no further attempt, empty if there can."""
@@ -114,19 +113,35 @@ class Target:
         elif hasattr(self._given, "flush"):
             settle(self._given.flush())
 
+    def hold(self) -> None:
+        """From now on what this attempt has written may be nowhere else: it is not removed in the end."""
+        self._lasting = True
+        if self._beside is not None:
+            self._beside.lasting = True
+
+    def let_go(self) -> None:
+        """Undo `hold`."""
+        self._lasting = False
+        if self._beside is not None:
+            self._beside.lasting = False
+
+    def where(self) -> str:
+        """Return the path at which the data are until they are kept; empty: they are in the target itself."""
+        return str(self._beside.beside) if self._beside is not None and self._beside.replaces else ""
+
     def keep(self) -> None:
         """Keep what this attempt has written: from now on a path leads to it.
 
         Raises:
             OSError: it cannot be kept.
         """
-        self._kept = True
+        self._lasting = True
         if self._beside is not None:
             self._disk.do(self._beside.keep)
 
     def take_back(self) -> None:
         """After the last attempt: take back what a user's file has got, if it can give it back."""
-        if self.written and self._start is not None and not self._kept:
+        if self.written and self._start is not None and not self._lasting:
             with suppress(OSError, ValueError):  # ValueError: it was closed
                 self._take_back()
 
@@ -139,7 +154,7 @@ class Target:
             settle(self._given.truncate())
 
     def close(self) -> None:
-        """Close what was opened here; of a path, what was not kept is gone."""
+        """Close what was opened here; of a path, what was neither kept nor is held is gone."""
         if self._beside is not None:
             try:
                 self._disk.end(self._beside.close)
