@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute import Router, CommitUnknown, CopyProgress, PoolOptions, SessionLost
+from pgroute import Router, CommitUnknown, ConfigError, CopyProgress, PoolOptions, SessionLost
 from pgroute.testing import LocalCluster
 from tests.sync.conftest import Proxied
 from tests.sync.counting import waiting
@@ -88,6 +88,22 @@ def test_lost_on_the_way_is_run_again(
     assert count(proxied.cluster) == SIZE
     assert told[-1].attempt == 2
     assert told[-1].bytes == len(DATA)
+
+
+@pytest.mark.parametrize("once", [None, "key"])
+def test_function_that_returns_what_it_returned_before(pair: Proxied, once: str | None) -> None:
+    node = pair.cluster.nodes[0]
+    node.execute("CREATE TABLE IF NOT EXISTS copied (id int, name text); TRUNCATE copied")
+    rows = generated()
+    with Router(pair.dsn) as router:
+        pair.proxies[0].when(HERE.encode(), action="reset")
+        with pytest.raises(ConfigError, match=r"^invalid source .*the same generator"):
+            router.copy_to_table("copied", lambda: rows, once=once)
+        again = generated()
+        pair.proxies[0].when(b"COPY", action="reset")
+        assert router.copy_to_table("copied", lambda: again, once=once) == SIZE, "nothing was taken"
+    assert node.execute("SELECT count(*) FROM copied") == [(SIZE,)]
+    node.execute("DROP TABLE copied")
 
 
 @pytest.mark.parametrize("kind", ONCE)

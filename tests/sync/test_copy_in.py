@@ -139,6 +139,23 @@ def test_nothing_is_copied_of_an_empty_source(shared: LocalCluster, goods: str, 
         assert router.copy_to_table(goods, source) == 0
 
 
+CSV: dict[str, Any] = {"format": "csv", "delimiter": ";", "quote": "'"}
+
+
+@pytest.mark.parametrize(
+    "options", [CSV, {"format": "binary"}, {"null": "nil"}], ids=["csv", "binary", "text"]
+)
+def test_empty_table_is_copied_as_any_other(
+    shared: LocalCluster, goods: str, options: dict[str, Any]
+) -> None:
+    with (
+        Router(shared.dsn) as router,
+        router.copy_chunks(goods, role="writer", **options) as chunks,
+    ):
+        assert router.copy_to_table(goods, [bytes(c) for c in chunks], **options) == 0
+        assert router.copy_to_table(goods, iter(()), **options) == 0
+
+
 def test_values_of_many_types(shared: LocalCluster, goods: str) -> None:
     shared.nodes[0].execute(
         f"ALTER TABLE {goods} ADD amount numeric, ADD at timestamptz, ADD words text[], ADD facts jsonb, ADD raw bytea"

@@ -208,7 +208,7 @@ class AsyncCopyIn:
             for block in iterator:
                 await self._send_block(wire, block)
             return None
-        rows = self._row_writer(wire, result)
+        rows = self._row_writer(wire, result, first)
         try:
             for row in iterator if first is _END else chain((first,), iterator):
                 if data := rows.add(row):
@@ -229,7 +229,7 @@ class AsyncCopyIn:
             async for block in stream:
                 await self._send_block(wire, block)
             return None
-        rows = self._row_writer(wire, result)
+        rows = self._row_writer(wire, result, first)
         try:
             if first is not _END:
                 await wire.put(rows.add(first))
@@ -249,8 +249,9 @@ class AsyncCopyIn:
         await wire.put(block.tobytes() if isinstance(block, memoryview) else block)  # type: ignore[arg-type]
         self._tell(None)
 
-    def _row_writer(self, wire: AsyncWire, result: PGresult) -> AsyncRowWriter:
-        check_row_options(self._options)
+    def _row_writer(self, wire: AsyncWire, result: PGresult, first: object) -> AsyncRowWriter:
+        if first is not _END:  # of nothing it is not known whether it would have been rows
+            check_row_options(self._options)
         return AsyncRowWriter(wire.conn, result, binary=self._binary, types=self._types)
 
     def _tell(self, rows: int | None, *, end: bool = False) -> None:

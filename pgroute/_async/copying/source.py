@@ -10,7 +10,7 @@ from types import (
 from typing import TYPE_CHECKING, Any
 
 from pgroute._acompat import AsyncDisk, async_settle
-from pgroute.core.copying import BLOCK, Kind, is_lasting, source_kind
+from pgroute.core.copying import BLOCK, Kind, is_lasting, passes, source_kind
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class AsyncSource:
         self._disk: AsyncDisk | None = None
         self._start: Any = None
         self._made: AsyncSource | None = None
+        self._returned: Any = None
         self._iterator: Any = None
 
     @property
@@ -112,7 +113,16 @@ class AsyncSource:
         again, self.taken = self.taken > 0, 0
         if self.kind is Kind.FUNCTION:
             await self._close_made()
-            self._made = made = AsyncSource(await async_settle(self._given()), owned=True)
+            given = await async_settle(self._given())
+            if again and given is self._returned and passes(given):
+                raise ConfigError(
+                    "source",
+                    "function",
+                    f"expected a function that makes a new source for each attempt, not the same "
+                    f"{type(given).__name__} again; nothing was committed",
+                )
+            self._returned = given
+            self._made = made = AsyncSource(given, owned=True)
             if made.kind is Kind.FUNCTION:
                 raise ConfigError("source", "function", "expected a function that returns no other")
             await made.open()

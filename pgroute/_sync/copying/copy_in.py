@@ -205,7 +205,7 @@ class CopyIn:
             for block in iterator:
                 self._send_block(wire, block)
             return None
-        rows = self._row_writer(wire, result)
+        rows = self._row_writer(wire, result, first)
         try:
             for row in iterator if first is _END else chain((first,), iterator):
                 if data := rows.add(row):
@@ -222,8 +222,9 @@ class CopyIn:
         wire.put(block.tobytes() if isinstance(block, memoryview) else block)  # type: ignore[arg-type]
         self._tell(None)
 
-    def _row_writer(self, wire: Wire, result: PGresult) -> RowWriter:
-        check_row_options(self._options)
+    def _row_writer(self, wire: Wire, result: PGresult, first: object) -> RowWriter:
+        if first is not _END:  # of nothing it is not known whether it would have been rows
+            check_row_options(self._options)
         return RowWriter(wire.conn, result, binary=self._binary, types=self._types)
 
     def _tell(self, rows: int | None, *, end: bool = False) -> None:

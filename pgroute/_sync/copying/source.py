@@ -10,7 +10,7 @@ from types import (
 from typing import TYPE_CHECKING, Any
 
 from pgroute._acompat import Disk, settle
-from pgroute.core.copying import BLOCK, Kind, is_lasting, source_kind
+from pgroute.core.copying import BLOCK, Kind, is_lasting, passes, source_kind
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Source:
         self._disk: Disk | None = None
         self._start: Any = None
         self._made: Source | None = None
+        self._returned: Any = None
         self._iterator: Any = None
 
     @property
@@ -99,7 +100,16 @@ class Source:
         again, self.taken = self.taken > 0, 0
         if self.kind is Kind.FUNCTION:
             self._close_made()
-            self._made = made = Source(settle(self._given()), owned=True)
+            given = settle(self._given())
+            if again and given is self._returned and passes(given):
+                raise ConfigError(
+                    "source",
+                    "function",
+                    f"expected a function that makes a new source for each attempt, not the same "
+                    f"{type(given).__name__} again; nothing was committed",
+                )
+            self._returned = given
+            self._made = made = Source(given, owned=True)
             if made.kind is Kind.FUNCTION:
                 raise ConfigError("source", "function", "expected a function that returns no other")
             made.open()
