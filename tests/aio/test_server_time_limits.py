@@ -86,6 +86,54 @@ async def test_a_single_statement_of_a_reader(shared: LocalCluster) -> None:
     assert WHY in str(caught.value.__notes__)
 
 
+@pytest.mark.parametrize("setting", ["idle_in_transaction_session_timeout", "transaction_timeout"])
+async def test_a_copy_out_whose_taker_is_slow(shared: LocalCluster, table: str, setting: str) -> None:
+    alive = "SELECT 1 FROM pg_stat_activity WHERE pid = %s"
+    delete = f"DELETE FROM {table} RETURNING pg_backend_pid()"
+    taken: list[int] = []
+
+    async def take(data: bytes) -> None:
+        taken.append(int(data))
+        await async_eventually(lambda: not shared.primary.execute(alive, [int(data)]))
+
+    async def copy(router: AsyncRouter[Any]) -> None:
+        await router.copy_from(delete, take, role="writer")
+
+    async def iterate(router: AsyncRouter[Any]) -> None:
+        async with router.copy_chunks(delete, role="writer") as chunks:
+            async for chunk in chunks:
+                await take(chunk)
+
+    shared.primary.execute(f"INSERT INTO {table} VALUES (1)")
+    async with AsyncRouter(shared.dsn, writer=limited(setting)) as router:
+        await router.wait()
+        for call in (copy, iterate):
+            with pytest.raises(psycopg.Error, match="before COMMIT") as caught:
+                await call(router)
+            assert caught.value.sqlstate == ("25P03" if setting.startswith("idle") else "25P04")
+            assert WHY + setting in str(caught.value.__notes__)
+    assert shared.primary.execute(f"SELECT count(*) FROM {table}") == [(1,)], "nothing was committed"
+    assert len(taken) == 2
+
+
+async def test_a_copy_out_whose_connection_somebody_ends_before_its_commit(
+    shared: LocalCluster, table: str
+) -> None:
+    delete = f"DELETE FROM {table} RETURNING pg_backend_pid()"
+    alive = "SELECT 1 FROM pg_stat_activity WHERE pid = %s"
+
+    async def take(data: bytes) -> None:
+        shared.primary.execute("SELECT pg_terminate_backend(%s)", [int(data)])
+        await async_eventually(lambda: not shared.primary.execute(alive, [int(data)]))
+
+    shared.primary.execute(f"INSERT INTO {table} VALUES (1)")
+    async with AsyncRouter(shared.dsn, writer=PoolOptions(max_size=1)) as router:
+        with pytest.raises(SessionLost) as caught:
+            await router.copy_from(delete, take, role="writer")
+    assert caught.value.rerun_safe
+    assert shared.primary.execute(f"SELECT count(*) FROM {table}") == [(1,)]
+
+
 async def test_a_connection_that_somebody_ends_is_run_again_as_ever(shared: LocalCluster) -> None:
     calls: list[int] = []
 

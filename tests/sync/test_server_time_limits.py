@@ -87,6 +87,54 @@ def test_a_single_statement_of_a_reader(shared: LocalCluster) -> None:
     assert WHY in str(caught.value.__notes__)
 
 
+@pytest.mark.parametrize("setting", ["idle_in_transaction_session_timeout", "transaction_timeout"])
+def test_a_copy_out_whose_taker_is_slow(shared: LocalCluster, table: str, setting: str) -> None:
+    alive = "SELECT 1 FROM pg_stat_activity WHERE pid = %s"
+    delete = f"DELETE FROM {table} RETURNING pg_backend_pid()"
+    taken: list[int] = []
+
+    def take(data: bytes) -> None:
+        taken.append(int(data))
+        eventually(lambda: not shared.primary.execute(alive, [int(data)]))
+
+    def copy(router: Router[Any]) -> None:
+        router.copy_from(delete, take, role="writer")
+
+    def iterate(router: Router[Any]) -> None:
+        with router.copy_chunks(delete, role="writer") as chunks:
+            for chunk in chunks:
+                take(chunk)
+
+    shared.primary.execute(f"INSERT INTO {table} VALUES (1)")
+    with Router(shared.dsn, writer=limited(setting)) as router:
+        router.wait()
+        for call in (copy, iterate):
+            with pytest.raises(psycopg.Error, match="before COMMIT") as caught:
+                call(router)
+            assert caught.value.sqlstate == ("25P03" if setting.startswith("idle") else "25P04")
+            assert WHY + setting in str(caught.value.__notes__)
+    assert shared.primary.execute(f"SELECT count(*) FROM {table}") == [(1,)], "nothing was committed"
+    assert len(taken) == 2
+
+
+def test_a_copy_out_whose_connection_somebody_ends_before_its_commit(
+    shared: LocalCluster, table: str
+) -> None:
+    delete = f"DELETE FROM {table} RETURNING pg_backend_pid()"
+    alive = "SELECT 1 FROM pg_stat_activity WHERE pid = %s"
+
+    def take(data: bytes) -> None:
+        shared.primary.execute("SELECT pg_terminate_backend(%s)", [int(data)])
+        eventually(lambda: not shared.primary.execute(alive, [int(data)]))
+
+    shared.primary.execute(f"INSERT INTO {table} VALUES (1)")
+    with Router(shared.dsn, writer=PoolOptions(max_size=1)) as router:
+        with pytest.raises(SessionLost) as caught:
+            router.copy_from(delete, take, role="writer")
+    assert caught.value.rerun_safe
+    assert shared.primary.execute(f"SELECT count(*) FROM {table}") == [(1,)]
+
+
 def test_a_connection_that_somebody_ends_is_run_again_as_ever(shared: LocalCluster) -> None:
     calls: list[int] = []
 

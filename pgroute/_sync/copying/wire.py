@@ -15,11 +15,12 @@ import psycopg
 from psycopg.pq import ExecStatus, TransactionStatus
 
 from pgroute._acompat import Watchdog
-from pgroute._sync.pool.lease import lease_of, shut
+from pgroute._sync.pool.lease import alive, lease_of, shut
 from pgroute._sync.statements import error_of
 from pgroute._psycopg.copying import end_steps, flush_steps, receive_steps
 from pgroute._psycopg.statements import query_steps
 from pgroute.core.copying import BLOCK
+from pgroute.core.faults.classify import TIME_LIMITS
 from pgroute.core.transactions.begin import begin_statement
 
 if TYPE_CHECKING:
@@ -173,6 +174,10 @@ class Wire:
         Raises:
             psycopg.Error: the server's error, or the connection was lost.
         """
+        if not alive(self.conn):  # who has read all may have taken longer than the server waits
+            shut(self.conn)
+            self.failure = _ended_before(self._lease.time_limit)
+            raise self.failure
         self.ending = True
         self._check(self._wait(query_steps(self._pgconn, b"COMMIT")), ExecStatus.COMMAND_OK)
 
@@ -223,6 +228,15 @@ class Wire:
 
     def _on_notice(self, _: object) -> None:
         self._notices += 1
+
+
+def _ended_before(limit: str) -> psycopg.Error:
+    """Return what tells that a connection was lost before COMMIT, by which of the server's time limits if any."""
+    text = "the server ended the connection before COMMIT was sent: nothing was committed"
+    for sqlstate, setting in TIME_LIMITS.items():
+        if setting == limit:
+            return psycopg.errors.lookup(sqlstate)(text)
+    return psycopg.OperationalError(text)
 
 
 def _hear(pgconn: PGconn) -> Generator[Any, Any, bool]:
