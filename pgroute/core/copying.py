@@ -37,6 +37,9 @@ _MOST_OID = 2**32 - 1
 _FOR_ROWS = ("format", "on_error", "reject_limit", "log_verbosity")
 """Options that apply to rows: what they look like on the way is not the user's business."""
 
+_WITH_BACKSLASHES = frozenset({"big5", "gb18030", "gbk", "johab", "shift_jis", "shift_jis_2004"})
+"""Codecs of client encodings with characters whose second byte is a backslash."""
+
 
 class Kind(enum.Enum):
     """What a source or a target is."""
@@ -210,6 +213,20 @@ def check_row(row: object, number: int) -> type:
     ):
         raise ConfigError("source", f"{type(row).__name__} as row {number}", _ROW)
     return type(row)
+
+
+def check_row_encoding(codec: str) -> None:
+    """Raise ConfigError for a client encoding in which rows in the text format are not what they were.
+
+    psycopg puts a backslash before each byte that is one, the server before each character that is one.
+    """
+    if codec in _WITH_BACKSLASHES:
+        raise ConfigError(
+            "client_encoding",
+            codec,
+            "expected another encoding for rows, such as UTF8, or format='binary' with types: in this one half a "
+            "character may be a backslash",
+        )
 
 
 def check_block(block: object, number: int) -> None:

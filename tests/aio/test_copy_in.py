@@ -316,6 +316,44 @@ async def test_encodings(shared: LocalCluster, goods: str) -> None:
     assert stored(shared, goods) == [(1, "ü"), (2, "ü"), (3, "ü"), (4, "ü€")]
 
 
+BACKSLASHES = {
+    "BIG5": "功n",
+    "GBK": "乗n",
+    "GB18030": "乗n",
+    "SJIS": "ソn",
+    "SHIFT_JIS_2004": "ソn",
+    "JOHAB": "n",  # PostgreSQL takes none of its characters with a backslash, but may send them
+}
+
+
+@pytest.mark.parametrize("encoding", BACKSLASHES)
+async def test_half_a_character_is_no_backslash(shared: LocalCluster, goods: str, encoding: str) -> None:
+    rows = [(1, BACKSLASHES[encoding])]
+    types = ["int4", "text"]
+    async with AsyncRouter(shared.dsn, kwargs={"client_encoding": encoding}) as router:
+        with pytest.raises(ConfigError, match=r"^invalid client_encoding .*format='binary'"):
+            await router.copy_to_table(goods, rows)
+        assert await router.copy_to_table(goods, []) == 0
+        assert stored(shared, goods) == []
+        await router.copy_to_table(goods, rows, format="binary", types=types)
+        assert stored(shared, goods) == rows
+        with pytest.raises(ConfigError, match=r"^invalid client_encoding .*format='binary'"):
+            async with router.copy_rows(goods, role="writer"):
+                raise AssertionError
+        async with router.copy_rows(goods, role="writer", format="binary", types=types) as found:
+            assert [(*row,) async for row in found] == rows
+
+
+@pytest.mark.parametrize("encoding", ["UHC", "EUC_KR"])
+async def test_other_encodings_of_two_bytes(shared: LocalCluster, goods: str, encoding: str) -> None:
+    rows = [("1", "가n\\n")]
+    async with AsyncRouter(shared.dsn, kwargs={"client_encoding": encoding}) as router:
+        await router.copy_to_table(goods, rows)
+        async with router.copy_rows(goods, role="writer") as found:
+            assert [(*row,) async for row in found] == rows
+    assert stored(shared, goods) == [(1, "가n\\n")]
+
+
 async def test_progress_is_told(shared: LocalCluster, goods: str) -> None:
     told: list[CopyProgress] = []
     rows = [(number, "x" * 100) for number in range(1, 8001)]

@@ -271,6 +271,44 @@ def test_encodings(shared: LocalCluster, goods: str) -> None:
     assert stored(shared, goods) == [(1, "ü"), (2, "ü"), (3, "ü"), (4, "ü€")]
 
 
+BACKSLASHES = {
+    "BIG5": "功n",
+    "GBK": "乗n",
+    "GB18030": "乗n",
+    "SJIS": "ソn",
+    "SHIFT_JIS_2004": "ソn",
+    "JOHAB": "n",  # PostgreSQL takes none of its characters with a backslash, but may send them
+}
+
+
+@pytest.mark.parametrize("encoding", BACKSLASHES)
+def test_half_a_character_is_no_backslash(shared: LocalCluster, goods: str, encoding: str) -> None:
+    rows = [(1, BACKSLASHES[encoding])]
+    types = ["int4", "text"]
+    with Router(shared.dsn, kwargs={"client_encoding": encoding}) as router:
+        with pytest.raises(ConfigError, match=r"^invalid client_encoding .*format='binary'"):
+            router.copy_to_table(goods, rows)
+        assert router.copy_to_table(goods, []) == 0
+        assert stored(shared, goods) == []
+        router.copy_to_table(goods, rows, format="binary", types=types)
+        assert stored(shared, goods) == rows
+        with pytest.raises(ConfigError, match=r"^invalid client_encoding .*format='binary'"):
+            with router.copy_rows(goods, role="writer"):
+                raise AssertionError
+        with router.copy_rows(goods, role="writer", format="binary", types=types) as found:
+            assert [(*row,) for row in found] == rows
+
+
+@pytest.mark.parametrize("encoding", ["UHC", "EUC_KR"])
+def test_other_encodings_of_two_bytes(shared: LocalCluster, goods: str, encoding: str) -> None:
+    rows = [("1", "가n\\n")]
+    with Router(shared.dsn, kwargs={"client_encoding": encoding}) as router:
+        router.copy_to_table(goods, rows)
+        with router.copy_rows(goods, role="writer") as found:
+            assert [(*row,) for row in found] == rows
+    assert stored(shared, goods) == [(1, "가n\\n")]
+
+
 def test_progress_is_told(shared: LocalCluster, goods: str) -> None:
     told: list[CopyProgress] = []
     rows = [(number, "x" * 100) for number in range(1, 8001)]

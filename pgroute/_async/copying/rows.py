@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from pgroute.core.copying import check_row
+from pgroute._async.statements import encoding_of
+from pgroute.core.copying import check_row, check_row_encoding
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -84,8 +85,10 @@ def row_reader(
         types: of the columns, as names or oids; None: values are text, or bytes in the binary format.
 
     Raises:
-        ConfigError: a type is not known, or there is another number of columns.
+        ConfigError: a type is not known, there is another number of columns, or rows cannot be text in its encoding.
     """
+    if not binary:
+        check_row_encoding(encoding_of(conn))
     formatter = _formatter(conn, binary=binary)
     formatter.transformer.set_pgresult(result)
     if types is not None:

@@ -44,7 +44,7 @@ class CopyStream(Face, Generic[T]):
 
     Raises:
         RuntimeError: on entering, it was used already; on iterating, it is not entered.
-        ConfigError: on entering, a type is not known.
+        ConfigError: on entering, a type is not known, or the client_encoding is none for rows in the text format.
         NoHostAvailable, PoolExhausted, SplitBrainError: on entering, there was no session in time.
         RouterClosed: on entering, the router is not open.
         SessionLost: on iterating, the connection was lost; what came before is not all. On leaving, nothing of a query
