@@ -19,6 +19,7 @@ from pgroute import (
     Gap,
     NoHostAvailable,
     Notification,
+    PoolOptions,
     ProbeOptions,
     RouterClosed,
 )
@@ -505,6 +506,35 @@ async def test_a_session_pooler_serves(mended: LocalCluster) -> None:
         async with AsyncRouter(dsn) as router, router.listen("a") as events:
             await async_call(notify, node, "a", "hello")
             assert await payloads(events, 1) == ["hello"]
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="the pgbouncer program is not installed")
+async def test_what_comes_while_a_pooler_is_found_out_was_sent_before_that(mended: LocalCluster) -> None:
+    node = mended.nodes[0]
+    sent: list[float] = []
+    begun = threading.Event()
+
+    async def configure(_: psycopg.AsyncConnection[Any]) -> None:
+        if begun.is_set():  # this is the new connection, or the one by which the pooler is found out
+            for _ in range(3):
+                await async_call(notify, node, "a", str(len(sent)))
+                sent.append(time.monotonic())
+
+    with pooler(node, CONFIG.replace("pool_mode = transaction", "pool_mode = session")) as port:
+        dsn = f"host={node.host} port={port} user=postgres dbname={node.dbname}"
+        writer = PoolOptions(min_size=0, configure=configure)
+        async with (
+            AsyncRouter(dsn, writer=writer) as router,
+            router.listen("a", max_waiting=1) as events,
+        ):
+            begun.set()
+            [member] = manager_of(router).listening.hub._listeners._subscriptions._members
+            await async_call(node.execute, f"SELECT pg_terminate_backend(pid) {LISTENING}")
+            await async_eventually(lambda: member.mailbox._dropped)
+            await next_gap(events)
+            [kept] = await payloads(events, 1)
+            gap = await next_gap(events)
+    assert gap.since < sent[int(kept) + 1]
 
 
 FLOW = 50

@@ -18,6 +18,7 @@ from pgroute import (
     Gap,
     NoHostAvailable,
     Notification,
+    PoolOptions,
     ProbeOptions,
     RouterClosed,
 )
@@ -474,6 +475,35 @@ def test_a_session_pooler_serves(mended: LocalCluster) -> None:
         with Router(dsn) as router, router.listen("a") as events:
             call(notify, node, "a", "hello")
             assert payloads(events, 1) == ["hello"]
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="the pgbouncer program is not installed")
+def test_what_comes_while_a_pooler_is_found_out_was_sent_before_that(mended: LocalCluster) -> None:
+    node = mended.nodes[0]
+    sent: list[float] = []
+    begun = threading.Event()
+
+    def configure(_: psycopg.Connection[Any]) -> None:
+        if begun.is_set():  # this is the new connection, or the one by which the pooler is found out
+            for _ in range(3):
+                call(notify, node, "a", str(len(sent)))
+                sent.append(time.monotonic())
+
+    with pooler(node, CONFIG.replace("pool_mode = transaction", "pool_mode = session")) as port:
+        dsn = f"host={node.host} port={port} user=postgres dbname={node.dbname}"
+        writer = PoolOptions(min_size=0, configure=configure)
+        with (
+            Router(dsn, writer=writer) as router,
+            router.listen("a", max_waiting=1) as events,
+        ):
+            begun.set()
+            [member] = manager_of(router).listening.hub._listeners._subscriptions._members
+            call(node.execute, f"SELECT pg_terminate_backend(pid) {LISTENING}")
+            eventually(lambda: member.mailbox._dropped)
+            next_gap(events)
+            [kept] = payloads(events, 1)
+            gap = next_gap(events)
+    assert gap.since < sent[int(kept) + 1]
 
 
 FLOW = 50

@@ -77,7 +77,7 @@ class AsyncLinkKeeper:
         self._source = source
         self._promotions = Promotions()
         self._heard_at: HostKey | None = None
-        self._early: list[Notification] | None = None
+        self._early: list[tuple[Notification, float]] | None = None
         self._link: AsyncListeningLink | None = None
         self._pause = _FIRST_PAUSE
 
@@ -173,8 +173,8 @@ class AsyncLinkKeeper:
         self._heard_at = key
         told = self._listeners.resumed(channels, since)
         early, self._early = self._early or (), None
-        for notification in early:
-            self._deliver(notification)
+        for notification, proven_at in early:
+            self._listeners.deliver(notification, proven_at)
         for subscriber in told:
             subscriber.changes.notify()
 
@@ -189,11 +189,11 @@ class AsyncLinkKeeper:
             self._listeners.joined(step, link.proven_at)
 
     def _deliver(self, notification: Notification) -> None:
-        if self._early is not None:
-            self._early.append(notification)  # the gap comes first
-            return
         link = self._link
         assert link is not None
+        if self._early is not None:
+            self._early.append((notification, link.proven_at))  # the gap comes first
+            return
         self._listeners.deliver(notification, link.proven_at)
 
     async def _lose(self, link: AsyncListeningLink, exc: psycopg.Error, bell: AsyncDoorbell) -> None:

@@ -78,7 +78,7 @@ class LinkKeeper:
         self._source = source
         self._promotions = Promotions()
         self._heard_at: HostKey | None = None
-        self._early: list[Notification] | None = None
+        self._early: list[tuple[Notification, float]] | None = None
         self._link: ListeningLink | None = None
         self._pause = _FIRST_PAUSE
 
@@ -174,8 +174,8 @@ class LinkKeeper:
         self._heard_at = key
         told = self._listeners.resumed(channels, since)
         early, self._early = self._early or (), None
-        for notification in early:
-            self._deliver(notification)
+        for notification, proven_at in early:
+            self._listeners.deliver(notification, proven_at)
         for subscriber in told:
             subscriber.changes.notify()
 
@@ -190,11 +190,11 @@ class LinkKeeper:
             self._listeners.joined(step, link.proven_at)
 
     def _deliver(self, notification: Notification) -> None:
-        if self._early is not None:
-            self._early.append(notification)  # the gap comes first
-            return
         link = self._link
         assert link is not None
+        if self._early is not None:
+            self._early.append((notification, link.proven_at))  # the gap comes first
+            return
         self._listeners.deliver(notification, link.proven_at)
 
     def _lose(self, link: ListeningLink, exc: psycopg.Error, bell: Doorbell) -> None:
