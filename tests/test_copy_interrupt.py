@@ -75,6 +75,41 @@ def test_copy_to_a_path_that_is_interrupted_leaves_nothing(shared: LocalCluster,
     assert list(tmp_path.iterdir()) == []
 
 
+ENDS_AMID_A_WRITE = """
+import asyncio, atexit, sys, threading, time
+from pgroute import AsyncRouter
+from pgroute.runtime.replacing import ReplacingFile
+
+writing, ending = threading.Event(), threading.Event()
+
+def write(self, data):
+    writing.set()
+    ending.wait()
+    time.sleep(0.05)
+
+ReplacingFile.write = write
+
+async def main():
+    async with AsyncRouter(sys.argv[1]) as router:
+        task = asyncio.create_task(router.copy_from("SELECT 1", sys.argv[2]))
+        while not writing.is_set():
+            await asyncio.sleep(0.01)
+        atexit.register(ending.set)
+        task.cancel()
+        await asyncio.wait([task])
+
+asyncio.run(main())
+"""
+
+
+def test_copy_that_is_cancelled_amid_a_slow_write_leaves_nothing(
+    shared: LocalCluster, tmp_path: Path
+) -> None:
+    path = tmp_path / "data"
+    subprocess.run([sys.executable, "-c", ENDS_AMID_A_WRITE, shared.dsn, str(path)], check=True, timeout=60)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_frozen_host_is_not_waited_for(pgroute_cluster_factory: Callable[..., LocalCluster]) -> None:
     primary = pgroute_cluster_factory(standbys=0).primary
     primary.execute("CREATE TABLE t (x text)")

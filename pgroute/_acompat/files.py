@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import queue
 import threading
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -15,6 +17,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_PATIENCE = 2.0
+"""Seconds for which the exit of the interpreter waits for files that are still to be removed."""
+
+_late: set[threading.Thread] = set()
+"""Threads that have a file to remove when a slow call before that is over."""
+
 
 class Disk:
     """Calls functions that may block."""
@@ -23,7 +31,7 @@ class Disk:
         """Call a function and return its result."""
         return fn(*args)
 
-    def end(self, fn: Callable[[], object]) -> None:
+    def end(self, fn: Callable[[], object], *, must: bool = False) -> None:
         """Call a last function."""
         fn()
 
@@ -74,12 +82,19 @@ class AsyncDisk:
             self._stuck = True
             raise
 
-    async def end(self, fn: Callable[[], object]) -> None:
-        """Call a last function, and wait for it unless a call before was cancelled."""
+    async def end(self, fn: Callable[[], object], *, must: bool = False) -> None:
+        """Call a last function, and wait for it unless a call before was cancelled.
+
+        Args:
+            fn: the function.
+            must: the exit of the interpreter waits for it too, though not for long.
+        """
         try:
             if self._thread is None:
                 fn()
             elif self._stuck:
+                if must:
+                    _late.add(self._thread)
                 self._calls.put(lambda: _quietly(fn))
             else:
                 await self.do(fn)
@@ -90,6 +105,14 @@ class AsyncDisk:
     def _serve(self) -> None:
         while (work := self._calls.get()) is not None:
             work()
+        _late.discard(threading.current_thread())
+
+
+@atexit.register
+def _wait_for_the_late() -> None:
+    deadline = time.monotonic() + _PATIENCE
+    for thread in tuple(_late):
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _quietly(fn: Callable[[], object]) -> None:

@@ -514,7 +514,7 @@ async def test_what_comes_while_a_pooler_is_found_out_was_sent_before_that(mende
     sent: list[float] = []
     begun = threading.Event()
 
-    async def configure(_: psycopg.AsyncConnection[Any]) -> None:
+    async def configure(_conn: psycopg.AsyncConnection[Any]) -> None:
         if begun.is_set():  # this is the new connection, or the one by which the pooler is found out
             for _ in range(3):
                 await async_call(notify, node, "a", str(len(sent)))

@@ -483,7 +483,7 @@ def test_what_comes_while_a_pooler_is_found_out_was_sent_before_that(mended: Loc
     sent: list[float] = []
     begun = threading.Event()
 
-    def configure(_: psycopg.Connection[Any]) -> None:
+    def configure(_conn: psycopg.Connection[Any]) -> None:
         if begun.is_set():  # this is the new connection, or the one by which the pooler is found out
             for _ in range(3):
                 call(notify, node, "a", str(len(sent)))

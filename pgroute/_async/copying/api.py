@@ -73,7 +73,8 @@ class AsyncCopying(Generic[CT]):
             options: of COPY, see CopyInOptions. With rows, only *format* ("text" or "binary") and those about errors.
 
         Raises:
-            ConfigError: an argument is invalid, or an item of the source is no row; nothing was committed.
+            ConfigError: an argument is invalid, an item of the source is no row, or a function has returned what was read
+                already; nothing was committed.
             NoHostAvailable, PoolExhausted, SplitBrainError: there was no session in time.
             RouterClosed: the router is not open.
             SessionLost: the connection was lost before the end of the data, and the copy is not run again.
@@ -152,8 +153,8 @@ class AsyncCopying(Generic[CT]):
             options: of COPY, see CopyOutOptions.
 
         Raises:
-            ConfigError: an argument is invalid.
-            OSError: the target cannot be written.
+            ConfigError: an argument is invalid, or the target takes nothing.
+            OSError: the target cannot be written. If its rows may be nowhere else, a note names the file that has them.
             NoHostAvailable, PoolExhausted, SplitBrainError: there was no session in time.
             RouterClosed: the router is not open.
             SessionLost: the connection was lost, and the copy is not run again.

@@ -155,9 +155,10 @@ class Target:
 
     def close(self) -> None:
         """Close what was opened here; of a path, what was neither kept nor is held is gone."""
-        if self._beside is not None:
+        beside = self._beside
+        if beside is not None:
             try:
-                self._disk.end(self._beside.close)
+                self._disk.end(beside.close, must=beside.replaces)
             except BaseException:
-                self._disk.end(self._beside.close)  # an interrupt may have come halfway
+                self._disk.end(beside.close, must=beside.replaces)  # an interrupt may have come halfway
                 raise
