@@ -156,6 +156,26 @@ def test_what_the_process_has_open_is_written_on(tmp_path: Path) -> None:
         assert sorted(names(tmp_path)) == ["link", "log"]
 
 
+def test_descriptor_that_does_not_block_gets_all() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    got: list[bytes] = []
+
+    def read() -> None:
+        with os.fdopen(reading, "rb") as pipe:
+            got.append(pipe.read())
+
+    reader = threading.Thread(target=read)
+    file = ReplacingFile(f"/dev/fd/{writing}")
+    file.open()
+    os.close(writing)
+    reader.start()
+    file.write(b"1" * 1_000_000)
+    file.close()
+    reader.join()
+    assert got == [b"1" * 1_000_000]
+
+
 def test_symbolic_link_is_followed(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()

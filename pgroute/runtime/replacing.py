@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import select
 import stat
 from contextlib import suppress
@@ -164,8 +163,9 @@ def _is_open_already(path: Path) -> bool:
 
 def _open_again(path: Path) -> FileIO:
     """Open what a process has open, so that what it holds stays."""
-    own = re.fullmatch(rf"(?:/proc/{os.getpid()}(?:/task/\d+)?|/dev)/fd/(\d+)", str(path))
-    if own is None:
-        return path.open("ab", buffering=0)
-    # With a position of its own, it would write over what this process has written.
-    return os.fdopen(os.dup(int(own[1])), "wb", buffering=0)
+    parent = path.parent
+    own = parent.name == "fd" and (parent.is_relative_to(f"/proc/{os.getpid()}") or parent == Path("/dev/fd"))
+    if own and path.name.isdecimal() and path.exists():
+        # With a position of its own, it would write over what this process has written.
+        return os.fdopen(os.dup(int(path.name)), "wb", buffering=0)
+    return path.open("ab", buffering=0)

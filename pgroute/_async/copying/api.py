@@ -73,8 +73,8 @@ class AsyncCopying(Generic[CT]):
             options: of COPY, see CopyInOptions. With rows, only *format* ("text" or "binary") and those about errors.
 
         Raises:
-            ConfigError: an argument is invalid, an item of the source is no row, or a function has returned what was read
-                already; nothing was committed.
+            ConfigError: an argument is invalid, an item of the source is no row, or a function has returned what was
+                read already; nothing was committed.
             NoHostAvailable, PoolExhausted, SplitBrainError: there was no session in time.
             RouterClosed: the router is not open.
             SessionLost: the connection was lost before the end of the data, and the copy is not run again.
