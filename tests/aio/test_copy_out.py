@@ -238,6 +238,26 @@ async def test_rows_that_are_nowhere_else_stay_beside_a_path_that_cannot_be_repl
     assert list(tmp_path.iterdir()) == [path], "a query that has written nothing can be asked again"
 
 
+async def test_commit_that_the_server_refuses_leaves_nothing_beside_the_path(
+    shared: LocalCluster, table: str, tmp_path: Path
+) -> None:
+    child = f"child_of_{table}"
+    node = shared.nodes[0]
+    node.execute(f"INSERT INTO {table} VALUES (1)")
+    node.execute(
+        f"CREATE TABLE {child} (number int REFERENCES {table} DEFERRABLE INITIALLY DEFERRED);"
+        f"INSERT INTO {child} VALUES (1)"
+    )
+    try:
+        async with AsyncRouter(shared.dsn, writer=ONE_CONNECTION) as router:
+            with pytest.raises(psycopg.errors.ForeignKeyViolation):
+                await router.copy_from(f"DELETE FROM {table} RETURNING *", tmp_path / "data", role="writer")
+    finally:
+        node.execute(f"DROP TABLE {child}")
+    assert list(tmp_path.iterdir()) == []
+    assert node.execute(f"SELECT * FROM {table}") == [(1,)]
+
+
 async def test_target_that_takes_nothing_has_not_taken_all(shared: LocalCluster, table: str) -> None:
     class Full:
         def write(self, _: bytes) -> int:
