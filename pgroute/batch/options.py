@@ -126,14 +126,18 @@ def check_same(options: JobOptions, types: Sequence[str], stored_source: str, st
         )
 
 
-def belongs_to_chunk(exc: BaseException) -> bool:
+def belongs_to_chunk(exc: BaseException, outside: BaseException | None = None) -> bool:
     """Whether a chunk itself causes an error, so that another attempt would fail in the same way.
 
     The connection must still be intact. Errors of the router, errors that are retried, errors about the server's
     state, and shortages of this process or machine are not the chunk's, wherever a traceback would show them: as the
     reason of an error of the body's own, or in a group.
+
+    Args:
+        exc: the error.
+        outside: what was being handled when the body was called, which Python shows as a reason too; None: nothing.
     """
-    pending, seen = [exc], set[int]()
+    pending, seen = [exc], {id(outside)}
     while pending:
         error = pending.pop()
         if id(error) in seen:
@@ -152,6 +156,8 @@ def belongs_to_chunk(exc: BaseException) -> bool:
         reason = error.__cause__
         if reason is None and not error.__suppress_context__:
             reason = error.__context__
+        if reason is outside:
+            reason = None
         if state == _ABORTED and not isinstance(reason, psycopg.Error):
             return False
         if reason is not None:

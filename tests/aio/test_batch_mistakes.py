@@ -339,6 +339,27 @@ async def test_an_earlier_attempts_error_is_not_held_against_the_chunks_own(grou
     assert (report.rejected, report.retries) == (1, 1)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_what_the_caller_was_handling_is_no_reason_of_the_chunks_error(
+    ground: Ground, workers: int
+) -> None:
+    async def hide(conn: AsyncConnection, chunk: Chunk) -> None:
+        with contextlib.suppress(psycopg.errors.DivisionByZero):
+            await conn.execute("SELECT 1/0")
+
+    async with AsyncRouter(ground.dsn) as router:
+        failing, hiding = (
+            AsyncBatchJob(router, name, range(6), chunk_size=2, on_error="reject", workers=workers)
+            for name in ("failing", "hiding")
+        )
+        try:
+            raise psycopg.errors.LockNotAvailable("of the job before")
+        except psycopg.Error:
+            assert (await failing.run(Failing(1, ValueError("mine")))).rejected == 1
+            with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+                await hiding.run(hide)
+
+
 async def test_a_failed_transaction_whose_first_error_is_known_rejects_its_chunk(ground: Ground) -> None:
     async def note(conn: AsyncConnection, chunk: Chunk) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -74,11 +75,12 @@ class ChunkRunner:
             BatchError: another session holds the chunk, or the job was reset.
         """
         own: BaseException | None = None  # the body's error, if it left the transaction intact
+        outside: BaseException | None = None
         applied, before = False, 1
 
         def body(transaction: Transaction[Any], conn: Connection) -> tuple[Outcome, int]:
-            nonlocal own, applied, before
-            own, applied = None, False
+            nonlocal own, outside, applied, before
+            own, outside, applied = None, sys.exception(), False
             self._tracker.add_retries(transaction.number - before)
             before = transaction.number
             claimed = self._claim(transaction, conn, pending, self._claim_statement(pending))
@@ -97,7 +99,8 @@ class ChunkRunner:
         except Exception as exc:
             # An error of COMMIT, such as a deferred constraint, belongs to the chunk too.
             its_commit = applied and getattr(exc, "sqlstate", None) is not None
-            if self._options.on_error == "reject" and (exc is own or its_commit) and belongs_to_chunk(exc):
+            rejecting = self._options.on_error == "reject"
+            if rejecting and (exc is own or its_commit) and belongs_to_chunk(exc, outside):
                 return self._reject(pending, exc)
             raise
 
