@@ -96,7 +96,6 @@ class AsyncAcquiring(Generic[CT]):
         elif demand is None and role is Role.READER:
             demand = self._reader_demand
         start, pool, meter = time.monotonic(), self.pools[role], self.meter
-        conn: CT | None = None
         checkout: AsyncCheckout[CT] | None = None
         try:
             tried_at = start
@@ -109,6 +108,7 @@ class AsyncAcquiring(Generic[CT]):
             while True:
                 failure: Exception | None = None
                 if candidate is not None:
+                    conn: CT | None = None
                     try:
                         host_pool = pool.ready(candidate) or await pool.open(candidate)
                         conn = await host_pool.getconn(seconds, start)
@@ -122,8 +122,12 @@ class AsyncAcquiring(Generic[CT]):
                         meter.begun(checkout.lease, attrs, role, candidate, since=start, attempt=attempt)
                         return checkout
                     except _ELSEWHERE as exc:
-                        failure, unfit, conn = exc, conn, None
-                        await _give_back(unfit, router, exc)
+                        failure = exc
+                        await _give_back(conn, router, exc)
+                        conn = None  # another caller may have it now
+                    except BaseException as exc:
+                        await _give_back(conn, router, exc)  # interrupted on one of the last lines
+                        raise
                 if acquisition is None:
                     acquisition = self.acquisition(attrs, role, start, timeout, None)
                 if candidate is not None and failure is not None:
@@ -131,10 +135,19 @@ class AsyncAcquiring(Generic[CT]):
                 step = await self._next_host(acquisition, router, role)
                 candidate, seconds, tried_at = step.candidate, step.timeout, time.monotonic()
         except BaseException as exc:
-            if checkout is None:  # otherwise it is counted as a session
-                meter.refused(role, start, attempt, exc)
-            await _give_back(conn, router, exc)  # interrupted on one of the last lines
+            self._note_refused(checkout, role, start, attempt, exc)
             raise
+
+    def _note_refused(
+        self,
+        checkout: AsyncCheckout[CT] | None,
+        role: Role,
+        since: float,
+        attempt: int,
+        exc: BaseException,
+    ) -> None:
+        if checkout is None:  # otherwise it is counted as a session
+            self.meter.refused(role, since, attempt, exc)
 
     async def _first_host(
         self, attrs: SessionAttrs, pool: AsyncRolePool[CT], demand: Demand | None, now: float

@@ -96,7 +96,6 @@ class Acquiring(Generic[CT]):
         elif demand is None and role is Role.READER:
             demand = self._reader_demand
         start, pool, meter = time.monotonic(), self.pools[role], self.meter
-        conn: CT | None = None
         checkout: Checkout[CT] | None = None
         try:
             tried_at = start
@@ -109,6 +108,7 @@ class Acquiring(Generic[CT]):
             while True:
                 failure: Exception | None = None
                 if candidate is not None:
+                    conn: CT | None = None
                     try:
                         host_pool = pool.ready(candidate) or pool.open(candidate)
                         conn = host_pool.getconn(seconds, start)
@@ -122,8 +122,12 @@ class Acquiring(Generic[CT]):
                         meter.begun(checkout.lease, attrs, role, candidate, since=start, attempt=attempt)
                         return checkout
                     except _ELSEWHERE as exc:
-                        failure, unfit, conn = exc, conn, None
-                        _give_back(unfit, router, exc)
+                        failure = exc
+                        _give_back(conn, router, exc)
+                        conn = None  # another caller may have it now
+                    except BaseException as exc:
+                        _give_back(conn, router, exc)  # interrupted on one of the last lines
+                        raise
                 if acquisition is None:
                     acquisition = self.acquisition(attrs, role, start, timeout, None)
                 if candidate is not None and failure is not None:
@@ -131,10 +135,19 @@ class Acquiring(Generic[CT]):
                 step = self._next_host(acquisition, router, role)
                 candidate, seconds, tried_at = step.candidate, step.timeout, time.monotonic()
         except BaseException as exc:
-            if checkout is None:  # otherwise it is counted as a session
-                meter.refused(role, start, attempt, exc)
-            _give_back(conn, router, exc)  # interrupted on one of the last lines
+            self._note_refused(checkout, role, start, attempt, exc)
             raise
+
+    def _note_refused(
+        self,
+        checkout: Checkout[CT] | None,
+        role: Role,
+        since: float,
+        attempt: int,
+        exc: BaseException,
+    ) -> None:
+        if checkout is None:  # otherwise it is counted as a session
+            self.meter.refused(role, since, attempt, exc)
 
     def _first_host(
         self, attrs: SessionAttrs, pool: RolePool[CT], demand: Demand | None, now: float

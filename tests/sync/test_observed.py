@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from typing import Any
 
@@ -28,18 +29,21 @@ class Seen:
         waited: seconds until it had its connection.
         error: the class of the error that ended it; None: there was none.
         ends: how often it was told to have ended.
+        used: seconds from then on.
     """
 
     def __init__(self, waited: float) -> None:
         self.waited = waited
         self.error: type[BaseException] | None = None
         self.ends = 0
+        self.used = 0.0
 
     def failed(self, exc: BaseException) -> None:
         self.error = type(exc)
 
     def ended(self, seconds: float) -> None:
         assert seconds >= 0.0
+        self.used = seconds
         self.ends += 1
 
 
@@ -168,8 +172,56 @@ def test_the_time_of_setup_is_waited_and_not_used(shared: LocalCluster) -> None:
         observer = observe(router)
         router.putconn(router.getconn("writer"))
         [session] = observer.sessions
-        assert session.waited >= 0.2
+        assert session.waited >= 0.2 > session.used
         assert (session.ends, uses_of(router)) == (1, 1)
+
+
+class Rude:
+    """An observer whose methods raise, and a policy whose `acquired` does: an interrupt may come anywhere."""
+
+    def pick(self, candidates: Any, load: Any, rng: Any) -> Any:
+        return candidates[0]
+
+    def acquired(self, candidate: Any, seconds: float) -> None:
+        if self.interrupts:
+            raise Interrupt
+
+    def begun(self, *_: object) -> Any:
+        return self
+
+    def refused(self, *_: object) -> None:
+        raise Interrupt
+
+    def failed(self, exc: BaseException) -> None:
+        pass
+
+    def ended(self, seconds: float) -> None:
+        raise Interrupt
+
+    def connected(self, *_: object) -> None:
+        pass
+
+    def failed_over(self, seconds: float) -> None:
+        pass
+
+    interrupts = True
+
+
+def test_an_interrupt_of_the_counting_costs_no_connection(shared: LocalCluster) -> None:
+    rude = Rude()
+    with Router(shared.dsn, balance=rude, writer=PoolOptions(max_size=1)) as router:
+        router._manager.meter.observer = rude
+        with pytest.raises(Interrupt) as refused:
+            router.getconn("writer")
+        rude.interrupts = False
+        conn = router.getconn("writer", timeout=10)
+        with pytest.raises(Interrupt) as ended:
+            router.putconn(conn)
+        conn = router.getconn("writer", timeout=10)
+        router._manager.meter.observer = None
+        with contextlib.suppress(Interrupt):
+            router.putconn(conn)
+    del refused, ended  # their tracebacks show the frames
 
 
 def test_connections_with_which_setup_fails_are_no_sessions(shared: LocalCluster) -> None:

@@ -264,8 +264,8 @@ class AsyncHostPool(Generic[CT]):
     async def putconn(self, conn: CT) -> None:
         """Take a connection back and reset it; one that must not be used again is closed."""
         lease = lease_of(conn)
-        self._note_ended(lease)
         try:
+            self._note_ended(lease)
             if has_unfinished(conn) or conn.pgconn.pipeline_status:
                 await shut(conn)  # the next caller would be in a transaction or pipeline of this one's
             elif conn.pgconn.transaction_status == _IDLE and (
@@ -277,6 +277,7 @@ class AsyncHostPool(Generic[CT]):
             await self._exchange.take_back(lease, conn)
 
     def _note_ended(self, lease: AsyncLease) -> None:
+        observed, lease.observed = lease.observed, None
         taken_at, lease.taken_at = lease.taken_at, None
         if taken_at is None:
             return  # it was not fit for the session that had asked for it
@@ -287,8 +288,7 @@ class AsyncHostPool(Generic[CT]):
             self._used.quick_total += used
         else:
             self._used.add(used)
-        if lease.observed is not None:
-            observed, lease.observed = lease.observed, None
+        if observed is not None:
             observed.ended(used)
 
     def lease_lost(self, lease: AsyncLease) -> None:

@@ -265,8 +265,8 @@ class HostPool(Generic[CT]):
     def putconn(self, conn: CT) -> None:
         """Take a connection back and reset it; one that must not be used again is closed."""
         lease = lease_of(conn)
-        self._note_ended(lease)
         try:
+            self._note_ended(lease)
             if has_unfinished(conn) or conn.pgconn.pipeline_status:
                 shut(conn)  # the next caller would be in a transaction or pipeline of this one's
             elif conn.pgconn.transaction_status == _IDLE and (
@@ -278,6 +278,7 @@ class HostPool(Generic[CT]):
             self._exchange.take_back(lease, conn)
 
     def _note_ended(self, lease: Lease) -> None:
+        observed, lease.observed = lease.observed, None
         taken_at, lease.taken_at = lease.taken_at, None
         if taken_at is None:
             return  # it was not fit for the session that had asked for it
@@ -288,8 +289,7 @@ class HostPool(Generic[CT]):
             self._used.quick_total += used
         else:
             self._used.add(used)
-        if lease.observed is not None:
-            observed, lease.observed = lease.observed, None
+        if observed is not None:
             observed.ended(used)
 
     def lease_lost(self, lease: Lease) -> None:
