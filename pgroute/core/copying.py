@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import io
 import os
+import re
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -37,8 +38,17 @@ _MOST_OID = 2**32 - 1
 _FOR_ROWS = ("format", "on_error", "reject_limit", "log_verbosity")
 """Options that apply to rows: what they look like on the way is not the user's business."""
 
-_WITH_BACKSLASHES = frozenset({"big5", "gb18030", "gbk", "johab", "shift_jis", "shift_jis_2004"})
-"""Codecs of client encodings with characters whose second byte is a backslash."""
+_PAIR = re.compile(rb"[\x80-\xff](.)")
+_PAIR_OF_SJIS = re.compile(rb"[\x80-\xa0\xe0-\xff](.)")  # its katakana are single bytes
+_PAIRS = {
+    "big5": _PAIR,
+    "gb18030": _PAIR,
+    "gbk": _PAIR,
+    "johab": _PAIR,
+    "shift_jis": _PAIR_OF_SJIS,
+    "shift_jis_2004": _PAIR_OF_SJIS,
+}
+"""Codecs of client encodings with characters whose second byte is a backslash, and what their characters look like."""
 
 
 class Kind(enum.Enum):
@@ -215,18 +225,35 @@ def check_row(row: object, number: int) -> type:
     return type(row)
 
 
-def check_row_encoding(codec: str) -> None:
-    """Raise ConfigError for a client encoding in which rows in the text format are not what they were.
+def has_half_backslashes(codec: str) -> bool:
+    """Return whether a client encoding has characters of which half is a backslash."""
+    return codec in _PAIRS
+
+
+def check_halves(codec: str, data: bytes | bytearray, last: int | None = None) -> None:
+    """Raise ConfigError if rows in the text format have a character of which half is a backslash.
 
     psycopg puts a backslash before each byte that is one, the server before each character that is one.
+
+    Args:
+        codec: of the client encoding, for which `has_half_backslashes` is true.
+        data: rows as they are sent or were received.
+        last: the number of the last of them, from 1.
     """
-    if codec in _WITH_BACKSLASHES:
-        raise ConfigError(
-            "client_encoding",
-            codec,
-            "expected another encoding for rows, such as UTF8, or format='binary' with types: in this one half a "
-            "character may be a backslash",
-        )
+    if data.isascii() or b"\\" not in data:
+        return
+    for pair in _PAIRS[codec].finditer(data):
+        if pair[1] == b"\\":
+            exc = ConfigError(
+                "client_encoding",
+                codec,
+                "expected another encoding for this row, such as UTF8, or format='binary' with types: half a "
+                "character is a backslash",
+            )
+            if last is not None:
+                after = data.count(b"\n", pair.end())  # a row's own are written as letters
+                exc.add_note(f"in row {last + 1 - after} of the source")
+            raise exc
 
 
 def check_block(block: object, number: int) -> None:

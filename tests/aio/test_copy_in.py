@@ -316,32 +316,52 @@ async def test_encodings(shared: LocalCluster, goods: str) -> None:
     assert stored(shared, goods) == [(1, "ü"), (2, "ü"), (3, "ü"), (4, "ü€")]
 
 
-BACKSLASHES = {
-    "BIG5": "功n",
-    "GBK": "乗n",
-    "GB18030": "乗n",
-    "SJIS": "ソn",
-    "SHIFT_JIS_2004": "ソn",
-    "JOHAB": "n",  # PostgreSQL takes none of its characters with a backslash, but may send them
-}
+BACKSLASHES = {"BIG5": "功n", "GBK": "乗n", "GB18030": "乗n", "SJIS": "ソn", "SHIFT_JIS_2004": "ソn"}
+REFUSED = r"^invalid client_encoding .*UTF8.*format='binary'"
 
 
 @pytest.mark.parametrize("encoding", BACKSLASHES)
 async def test_half_a_character_is_no_backslash(shared: LocalCluster, goods: str, encoding: str) -> None:
-    rows = [(1, BACKSLASHES[encoding])]
+    rows = [(1, "丁"), (2, None), (3, BACKSLASHES[encoding]), (4, "n")]
     types = ["int4", "text"]
     async with AsyncRouter(shared.dsn, kwargs={"client_encoding": encoding}) as router:
-        with pytest.raises(ConfigError, match=r"^invalid client_encoding .*format='binary'"):
+        with pytest.raises(ConfigError, match=REFUSED) as caught:
             await router.copy_to_table(goods, rows)
-        assert await router.copy_to_table(goods, []) == 0
+        assert caught.value.__notes__ == ["in row 3 of the source"]
+        with pytest.raises(ConfigError, match=REFUSED) as caught:
+            await router.copy_to_table(goods, rows + [(5, "n" * 100)] * 1000)
+        assert caught.value.__notes__ == ["in row 3 of the source"]
         assert stored(shared, goods) == []
         await router.copy_to_table(goods, rows, format="binary", types=types)
         assert stored(shared, goods) == rows
-        with pytest.raises(ConfigError, match=r"^invalid client_encoding .*format='binary'"):
-            async with router.copy_rows(goods, role="writer"):
-                raise AssertionError
+        got = []
+        with pytest.raises(ConfigError, match=REFUSED):
+            async with router.copy_rows(goods, role="writer") as found:
+                async for row in found:
+                    got.append(row)  # noqa: PERF401  (kept when it raises)
+        assert got == [("1", "丁"), ("2", None)]
         async with router.copy_rows(goods, role="writer", format="binary", types=types) as found:
             assert [(*row,) async for row in found] == rows
+
+
+async def test_half_a_character_of_johab_is_no_backslash(shared: LocalCluster, goods: str) -> None:
+    async with AsyncRouter(shared.dsn, kwargs={"client_encoding": "JOHAB"}) as router:
+        with pytest.raises(ConfigError, match=REFUSED):
+            await router.copy_to_table(goods, [(1, "乭")])
+
+
+@pytest.mark.parametrize("encoding", [*BACKSLASHES, "JOHAB"])
+async def test_other_rows_go_with_encodings_where_half_a_character_may_be_a_backslash(
+    shared: LocalCluster, goods: str, encoding: str
+) -> None:
+    text = "a\tb\\n" if encoding in ("BIG5", "GBK", "GB18030", "SJIS") else "a\tb"  # others have no backslash
+    other = {"JOHAB": "n", "SJIS": "ﾁ", "SHIFT_JIS_2004": "ﾁ"}.get(encoding, "丁")
+    rows = [("1", text), ("2", None), ("3", f"{other}\n"), ("4", f"{other}{text}")]
+    async with AsyncRouter(shared.dsn, kwargs={"client_encoding": encoding}) as router:
+        await router.copy_to_table(goods, rows)
+        async with router.copy_rows(goods, role="writer") as found:
+            assert [(*row,) async for row in found] == rows
+    assert stored(shared, goods) == [(int(number), name) for number, name in rows]
 
 
 @pytest.mark.parametrize("encoding", ["UHC", "EUC_KR"])

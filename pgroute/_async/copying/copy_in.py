@@ -19,7 +19,6 @@ from pgroute.core.copying import (
     Kind,
     check_block,
     check_progress,
-    check_row_encoding,
     check_row_options,
     check_text_options,
     check_types,
@@ -253,8 +252,6 @@ class AsyncCopyIn:
     def _row_writer(self, wire: AsyncWire, result: PGresult, first: object) -> AsyncRowWriter:
         if first is not _END:  # of nothing it is not known whether it would have been rows
             check_row_options(self._options)
-            if not self._binary:
-                check_row_encoding(encoding_of(wire.conn))
         return AsyncRowWriter(wire.conn, result, binary=self._binary, types=self._types)
 
     def _tell(self, rows: int | None, *, end: bool = False) -> None:

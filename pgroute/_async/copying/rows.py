@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from pgroute._async.statements import encoding_of
-from pgroute.core.copying import check_row, check_row_encoding
+from pgroute.core.copying import check_halves, check_row, has_half_backslashes
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,13 +28,12 @@ class AsyncRowWriter:
 
     Attributes:
         taken: the number of rows so far.
-        end: returns the last bytes.
 
     Raises:
         ConfigError: a type is not known, or there is another number of columns.
     """
 
-    __slots__ = ("_dump", "_known", "end", "taken")
+    __slots__ = ("_codec", "_dump", "_end", "_known", "taken")
 
     def __init__(
         self,
@@ -50,23 +49,39 @@ class AsyncRowWriter:
         self.taken = 0
         self._known: set[type] = set()
         self._dump: Callable[[Any], Buffer] = formatter.write_row
-        self.end: Callable[[], Buffer] = formatter.end
+        self._end: Callable[[], Buffer] = formatter.end
+        codec = encoding_of(conn)
+        self._codec = codec if not binary and has_half_backslashes(codec) else ""
 
     def add(self, row: Any) -> Buffer:
         """Return the bytes of some rows, or none, as they are kept until there are more.
 
         Raises:
-            ConfigError: it is no row.
+            ConfigError: it is no row, or a row cannot be text in this client encoding.
             psycopg.Error: a value cannot be dumped.
         """
         self.taken += 1
         if type(row) not in self._known:
             self._known.add(check_row(row, self.taken))
         try:
-            return self._dump(row)
+            data = self._dump(row)
         except Exception as exc:
             exc.add_note(f"in row {self.taken} of the source")
             raise
+        return self._checked(data) if self._codec else data
+
+    def end(self) -> Buffer:
+        """Return the last bytes.
+
+        Raises:
+            ConfigError: a row cannot be text in this client encoding.
+        """
+        data = self._end()
+        return self._checked(data) if self._codec else data
+
+    def _checked(self, data: Buffer) -> Buffer:
+        check_halves(self._codec, bytes(data), self.taken)
+        return data
 
 
 def row_reader(
@@ -85,16 +100,23 @@ def row_reader(
         types: of the columns, as names or oids; None: values are text, or bytes in the binary format.
 
     Raises:
-        ConfigError: a type is not known, there is another number of columns, or rows cannot be text in its encoding.
+        ConfigError: a type is not known, or there is another number of columns. That function raises it for a row that
+            cannot be text in this client encoding.
     """
-    if not binary:
-        check_row_encoding(encoding_of(conn))
     formatter = _formatter(conn, binary=binary)
     formatter.transformer.set_pgresult(result)
     if types is not None:
         formatter.transformer.set_loader_types(_oids(conn, result, types), formatter.format)
     parse: Callable[[Buffer], tuple[Any, ...] | None] = formatter.parse_row
-    return parse
+    codec = encoding_of(conn)
+    if binary or not has_half_backslashes(codec):
+        return parse
+
+    def check_and_parse(data: Buffer) -> tuple[Any, ...] | None:
+        check_halves(codec, bytes(data))
+        return parse(data)
+
+    return check_and_parse
 
 
 def _formatter(conn: psycopg.AsyncConnection[Any], *, binary: bool) -> Any:

@@ -20,7 +20,6 @@ from pgroute.core.copying import (
     Kind,
     check_block,
     check_progress,
-    check_row_encoding,
     check_row_options,
     check_text_options,
     check_types,
@@ -226,8 +225,6 @@ class CopyIn:
     def _row_writer(self, wire: Wire, result: PGresult, first: object) -> RowWriter:
         if first is not _END:  # of nothing it is not known whether it would have been rows
             check_row_options(self._options)
-            if not self._binary:
-                check_row_encoding(encoding_of(wire.conn))
         return RowWriter(wire.conn, result, binary=self._binary, types=self._types)
 
     def _tell(self, rows: int | None, *, end: bool = False) -> None:
