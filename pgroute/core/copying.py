@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import (
     AsyncIterable,
-    AsyncIterator,
     Callable,
     Collection,
     Iterable,
@@ -16,7 +15,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from types import CoroutineType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Protocol
 
 from psycopg import sql
@@ -180,9 +179,9 @@ def is_lasting(items: object) -> bool:
     return isinstance(items, Collection) and not isinstance(items, Iterator)
 
 
-def passes(source: object) -> bool:
-    """Return whether a source is at its end once it was read, so that whoever gets it again gets nothing."""
-    return isinstance(source, (Iterator, AsyncIterator)) or callable(getattr(source, "read", None))
+def is_spent(source: object) -> bool:
+    """Return whether a source that an attempt has read and closed cannot be read again."""
+    return isinstance(source, (GeneratorType, AsyncGeneratorType)) or getattr(source, "closed", False) is True
 
 
 def check_text_options(parameter: str, options: Mapping[str, object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio  # async-only
+import csv
 import io
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -105,6 +106,43 @@ async def test_function_that_returns_what_it_returned_before(pair: Proxied, once
         assert await router.copy_to_table("copied", lambda: again, once=once) == SIZE, "nothing was taken"
     assert node.execute("SELECT count(*) FROM copied") == [(SIZE,)]
     node.execute("DROP TABLE copied")
+
+
+async def test_function_that_rewinds_what_it_returned_before(proxied: Proxied, written: str) -> None:
+    text = io.StringIO(DATA.decode())
+    reader = csv.reader(text, delimiter="\t")
+
+    def rewound() -> Iterator[list[str]]:
+        text.seek(0)
+        return reader
+
+    async with AsyncRouter(proxied.dsn) as router:
+        proxied.proxies[0].when(HERE.encode(), action="reset")
+        assert await router.copy_to_table(written, rewound) == SIZE
+    assert count(proxied.cluster) == SIZE
+
+
+@pytest.mark.parametrize("lost", [[HERE.encode()], [HERE.encode(), b"COPY"]])
+async def test_function_that_returns_an_iterator_at_its_end(
+    proxied: Proxied, written: str, lost: list[bytes]
+) -> None:
+    rows = iter(ROWS)
+    calls = 0
+
+    def same() -> Iterator[tuple[int, str]]:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            list(rows)
+        for trigger in lost[calls - 1 : calls]:
+            proxied.proxies[0].when(trigger, action="reset")
+        return rows
+
+    async with AsyncRouter(proxied.dsn) as router:
+        with pytest.raises(ConfigError, match=r"^invalid source .*the same list_iterator"):
+            await router.copy_to_table(written, same)
+    assert calls == len(lost) + 1
+    assert count(proxied.cluster) == 0
 
 
 @pytest.mark.parametrize("kind", ONCE)

@@ -145,6 +145,7 @@ class AsyncCopyIn:
             self._wire = wire
             result = await wire.begin(statement, direction=ExecStatus.COPY_IN)
             rows = await self._send(wire, result)
+            self.source.check_end()
             self._tell(rows, end=True)
             count = await wire.end()
         except BaseException as exc:

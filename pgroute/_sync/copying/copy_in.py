@@ -146,6 +146,7 @@ class CopyIn:
             self._wire = wire
             result = wire.begin(statement, direction=ExecStatus.COPY_IN)
             rows = self._send(wire, result)
+            self.source.check_end()
             self._tell(rows, end=True)
             count = wire.end()
         except BaseException as exc:

@@ -10,7 +10,7 @@ from types import (
 from typing import TYPE_CHECKING, Any
 
 from pgroute._acompat import Disk, settle
-from pgroute.core.copying import BLOCK, Kind, is_lasting, passes, source_kind
+from pgroute.core.copying import BLOCK, Kind, is_lasting, is_spent, source_kind
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Source:
         self._start: Any = None
         self._made: Source | None = None
         self._returned: Any = None
+        self._used = False
         self._iterator: Any = None
 
     @property
@@ -101,14 +102,10 @@ class Source:
         if self.kind is Kind.FUNCTION:
             self._close_made()
             given = settle(self._given())
-            if again and given is self._returned and passes(given):
-                raise ConfigError(
-                    "source",
-                    "function",
-                    f"expected a function that makes a new source for each attempt, not the same "
-                    f"{type(given).__name__} again; nothing was committed",
-                )
+            self._used = given is self._returned and (self._used or again)
             self._returned = given
+            if self._used and is_spent(given):
+                raise self._same_again()
             self._made = made = Source(given, owned=True)
             if made.kind is Kind.FUNCTION:
                 raise ConfigError("source", "function", "expected a function that returns no other")
@@ -117,6 +114,23 @@ class Source:
             self._disk.do(self._file.seek, 0)
         elif again and self.kind in (Kind.FILE, Kind.TEXT_FILE):
             settle(self._file.seek(self._start))
+
+    def check_end(self) -> None:
+        """At the end of an attempt's items or bytes: find out whether there was nothing as another had taken all.
+
+        Raises:
+            ConfigError: so it was.
+        """
+        if self._used and not self.taken:
+            raise self._same_again()
+
+    def _same_again(self) -> ConfigError:
+        return ConfigError(
+            "source",
+            "function",
+            "expected a function that makes a new source for each attempt, or rewinds it, not the same "
+            f"{type(self._returned).__name__} at its end; nothing was committed",
+        )
 
     def read(self) -> Buffer:
         """Return bytes of the file, none at its end.
