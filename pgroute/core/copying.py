@@ -6,6 +6,7 @@ import enum
 import io
 import os
 import re
+import socket
 from collections.abc import (
     AsyncIterable,
     Callable,
@@ -144,15 +145,23 @@ def took(target: object, count: object, size: int) -> int:
 
     Args:
         target: a file.
-        count: what its write() has returned. A raw file may take a part; another that does not tell has taken all.
+        count: what its write() has returned. Another file than a raw one of Python that does not tell has taken all.
         size: what it was given, in bytes or characters.
     """
-    raw = isinstance(getattr(target, "file", target), io.RawIOBase)  # also as tempfile wraps it
-    if (count is None and raw) or (isinstance(count, int) and count <= 0):
+    if isinstance(count, int) and count > 0:
+        return count
+    if (count is None or count == 0) and _is_raw(target):
         raise ConfigError(
             "target", f"{count} from its write()", "expected a file that blocks until it takes some"
         )
-    return count if isinstance(count, int) else size
+    return size
+
+
+def _is_raw(file: object) -> bool:
+    """Return whether it is a raw file of Python, also as tempfile wraps it: its write() tells how much it takes."""
+    if type(file).__module__ == "tempfile":
+        file = getattr(file, "file", file)
+    return getattr(type(file), "write", None) in (io.FileIO.write, socket.SocketIO.write)
 
 
 def _check_path(parameter: str, path: str | os.PathLike[str]) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import socket
+import tempfile
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from functools import partial
@@ -24,6 +27,7 @@ from pgroute.core.copying import (
     is_lasting,
     source_kind,
     target_kind,
+    took,
 )
 from pgroute.errors import ConfigError
 
@@ -136,6 +140,43 @@ def test_kind_of_a_target(target: Any, kind: Kind) -> None:
 def test_what_is_no_target_is_refused(target: Any) -> None:
     with pytest.raises(ConfigError, match=r"^invalid target '\w+': expected a path, a file"):
         target_kind(target)
+
+
+class Collecting(io.RawIOBase):
+    """A file whose write() does not tell how much it takes. Its file is not where the data go."""
+
+    file = io.FileIO(os.devnull)
+    file.close()
+
+    def write(self, data: Any) -> Any: ...
+
+
+class OwnDisk(io.FileIO):
+    def write(self, data: Any) -> Any:
+        super().write(data)
+
+
+def test_what_a_target_has_taken() -> None:
+    with OwnDisk(os.devnull, "w") as disk:
+        for target in (OwnFile(), Collecting(), disk, io.BytesIO()):
+            assert took(target, None, 5) == took(target, 0, 5) == 5
+            assert took(target, 3, 5) == 3
+
+
+def test_raw_file_that_has_taken_nothing_is_refused() -> None:
+    ours, other = socket.socketpair()
+    with (
+        ours,
+        other,
+        ours.makefile("wb", buffering=0) as net,
+        io.FileIO(os.devnull, "w") as disk,
+        tempfile.NamedTemporaryFile(buffering=0) as wrapped,
+    ):
+        for target in (net, disk, wrapped):
+            assert took(target, 3, 5) == 3
+            for count in (None, 0):
+                with pytest.raises(ConfigError, match=rf"^invalid target '{count} from its write"):
+                    took(target, count, 5)
 
 
 def test_containers_last_and_iterators_do_not() -> None:

@@ -231,19 +231,17 @@ def test_commit_that_the_server_refuses_leaves_nothing_beside_the_path(
 
 
 def test_target_that_takes_nothing_has_not_taken_all(shared: LocalCluster, table: str) -> None:
-    class Full:
-        def write(self, _: bytes) -> int:
-            return 0
-
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     delete = f"DELETE FROM {table} RETURNING number"
     with Router(shared.dsn, writer=ONE_CONNECTION) as router:
         router.execute(f"INSERT INTO {table} SELECT generate_series(1, 50000)")
-        with open(writing, "wb", buffering=0) as pipe, open(reading, "rb"):  # noqa: PTH123
-            for target, shown in ((pipe, "None"), (Full(), "0")):
-                with pytest.raises(ConfigError, match=rf"^invalid target '{shown} from its write"):
-                    router.copy_from(delete, target, role="writer")
+        with (
+            open(writing, "wb", buffering=0) as pipe,  # noqa: PTH123
+            open(reading, "rb"),  # noqa: PTH123
+            pytest.raises(ConfigError, match=r"^invalid target 'None from its write"),
+        ):
+            router.copy_from(delete, pipe, role="writer")
         assert router.fetchval(f"SELECT count(*) FROM {table}", role="writer") == 50_000
 
 
