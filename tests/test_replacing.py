@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -125,6 +127,49 @@ def test_names_are_on_the_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     file.keep()
     file.close()
     assert synced == [{"part"}, {"data"}]
+
+
+def test_data_are_kept_when_no_file_can_be_opened_any_more(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    file = ReplacingFile(path)
+    file.open()
+    file.write(b"1")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        file.save()
+        file.keep()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        file.close()
+    assert path.read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("error", [errno.EBADF, errno.EINVAL, errno.ENOTSUP])
+def test_file_system_that_cannot_save_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    def refuse(descriptor: int, fsync: Callable[[int], None] = os.fsync) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(error, os.strerror(error))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    written(tmp_path / "data", b"1")
+    assert (tmp_path / "data").read_bytes() == b"1"
+
+
+def test_folder_that_may_not_be_read(temporary: Path) -> None:
+    temporary.chmod(0o333)
+    me = os.geteuid()
+    if me == 0:  # who may read everything
+        os.seteuid(65534)
+    try:
+        written(temporary / "data", b"1")
+    finally:
+        os.seteuid(me)
+        temporary.chmod(0o777)
+    assert (temporary / "data").read_bytes() == b"1"
 
 
 def test_data_that_are_nowhere_else_stay_beside_a_path_that_cannot_be_replaced(tmp_path: Path) -> None:

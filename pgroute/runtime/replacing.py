@@ -38,6 +38,7 @@ class ReplacingFile:
         self.lasting: bool = False
         self._old: os.stat_result | None = None
         self._file: FileIO | None = None
+        self._folder: int | None = None
         self.replaces: bool = True
         self._kept = False
 
@@ -67,6 +68,9 @@ class ReplacingFile:
         usual = 0o666 if self._old is None else 0o600
         new = os.open(self.beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, usual)
         self._file = os.fdopen(new, "wb", buffering=0)
+        # Now, as it is too late to fail once the file has its name.
+        with suppress(PermissionError):  # it may be written, not read
+            self._folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
 
     def write(self, data: bytes) -> None:
         """Write all of some bytes."""
@@ -127,20 +131,18 @@ class ReplacingFile:
 
     def _save_names(self) -> None:
         """Have the names in the folder written to the disk, where that can be done."""
-        try:
-            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        except PermissionError:  # it may be written, not read
-            return
-        try:
-            os.fsync(folder)
-        except OSError as exc:
-            if exc.errno not in (errno.EINVAL, errno.ENOTSUP):  # not every file system can
-                raise
-        finally:
-            os.close(folder)
+        if self._folder is not None:
+            try:
+                os.fsync(self._folder)
+            except OSError as exc:
+                if exc.errno not in (errno.EBADF, errno.EINVAL, errno.ENOTSUP):  # not every file system can
+                    raise
 
     def close(self) -> None:
         """Close the file, and remove it if it was not kept and is not lasting."""
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            os.close(folder)
         if self._file is not None:
             self._file.close()
             if self.replaces and not self.lasting:
