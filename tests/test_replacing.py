@@ -172,6 +172,20 @@ def test_folder_that_may_not_be_read(temporary: Path) -> None:
     assert (temporary / "data").read_bytes() == b"1"
 
 
+def test_descriptor_that_was_opened_to_read_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(b"before")
+    for name in (path, tmp_path):
+        reading = os.open(name, os.O_RDONLY)
+        file = ReplacingFile(f"/dev/fd/{reading}")
+        with pytest.raises(OSError, match="Bad file descriptor") as caught:
+            file.open()
+        file.close()
+        assert caught.value.errno == errno.EBADF
+        os.close(reading)
+    assert path.read_bytes() == b"before"
+
+
 def test_data_that_are_nowhere_else_stay_beside_a_path_that_cannot_be_replaced(tmp_path: Path) -> None:
     path = tmp_path / "data"
     file = ReplacingFile(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import stat
@@ -169,5 +170,12 @@ def _open_again(path: Path) -> FileIO:
     own = parent.name == "fd" and (parent.is_relative_to(f"/proc/{os.getpid()}") or parent == Path("/dev/fd"))
     if own and path.name.isdecimal() and path.exists():
         # With a position of its own, it would write over what this process has written.
-        return os.fdopen(os.dup(int(path.name)), "wb", buffering=0)
+        copy = os.dup(int(path.name))
+        try:
+            if fcntl.fcntl(copy, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:  # the first write would tell
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF), str(path))
+            return os.fdopen(copy, "wb", buffering=0)
+        except BaseException:
+            os.close(copy)
+            raise
     return path.open("ab", buffering=0)
