@@ -88,8 +88,10 @@ class Adviser:
             return replace(self.last, error=error, asked=self.last.asked + 1)
         self._misses = 0
         now = time.monotonic()
-        due = due_at(told.report, now, time.time(), told.date)
-        return Heard(told.report, now, due, told.source, "", self.last.asked + 1)
+        last = self.last.report if self.last.current(self.options, now) else None
+        report = told.report.after(last)
+        due = due_at(report, now, time.time(), told.date)
+        return Heard(report, now, due, told.source, "", self.last.asked + 1)
 
 
 class Advisers:

@@ -71,7 +71,7 @@ def _members(listed: list[object], options: PatroniDiscovery) -> list[Member]:
         except Malformed as exc:
             name = told.get("name")
             known = printable(name, LONGEST_NAME) if isinstance(name, str) else ""
-            found.append(Member(HostAdvice(member=known or f"number {number}"), None, str(exc)))
+            found.append(Member(HostAdvice(member=known or f"number {number}"), None, str(exc), unread=True))
             errors.append(str(exc))
     if len(errors) == len(listed):
         raise Malformed(f"none of its members can be read: {errors[0]}")

@@ -104,8 +104,9 @@ def place(
     strangers: list[tuple[str, str]] = []
     for member in sorted(report.members, key=_standing):
         key = member.key
-        if key is None:
+        if member.why:
             strangers.append((member.name, member.why))
+        if key is None:
             continue
         if hosts := _among(key, listed, topology):
             claims += [(host, key, member) for host in hosts]

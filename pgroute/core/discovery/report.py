@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pgroute.core.config.srv import Service, is_host
@@ -31,11 +32,13 @@ class Member:
         advice: what is said of it.
         key: where clients reach it; None if that is not known.
         why: why it is not known.
+        unread: what is said of it could not be read, or is that of an answer before.
     """
 
     advice: HostAdvice
     key: HostKey | None
     why: str = ""
+    unread: bool = False
 
     @property
     def name(self) -> str:
@@ -81,6 +84,21 @@ class Report:
     members: tuple[Member, ...]
     paused: bool = False
     switchover: Switchover | None = None
+
+    def after(self, last: Report | None) -> Report:
+        """Return the report in which the last one stands for members that cannot be read now: they have not left.
+
+        Args:
+            last: the report before, if it still counts.
+        """
+        known = {} if last is None else {member.name: member for member in last.members}
+        members = tuple(
+            replace(known[member.name], why=member.why, unread=True)
+            if member.unread and member.name in known
+            else member
+            for member in self.members
+        )
+        return replace(self, members=members)
 
 
 def reach(advice: HostAdvice, host: str, port: int, hosts: Mapping[str, str] | str | None) -> Member:

@@ -173,8 +173,23 @@ def test_answer_that_is_none(told: object) -> None:
 def test_odd_member_is_of_no_use_and_the_others_count(odd: dict[str, Any], why: str) -> None:
     good = read(cluster())
     first, *others = read(cluster(odd)).members
-    assert first == Member(HostAdvice("pg1"), None, why)
+    assert first == Member(HostAdvice("pg1"), None, why, unread=True)
     assert others == list(good.members[1:])
+
+
+def test_a_member_that_cannot_be_read_is_what_it_was_before() -> None:
+    last = read(cluster({"tags": {"noloadbalance": True}}))
+    now = read(cluster({"port": "5432"}, {}, {"name": "pg4", "tags": []}))
+    first, second, third = now.after(last).members
+    assert (first.key, first.advice) == (last.members[0].key, last.members[0].advice)
+    assert first.advice.no_reads
+    assert first.why == "'port' is no number from 1 to 65535"
+    assert second == now.members[1]
+    assert (third.key, third.why) == (None, "'tags' are not a JSON object")
+    assert now.after(None) == now
+    again = now.after(now.after(last)).members[0]
+    assert again == first
+    assert last.after(now.after(last)) == last
 
 
 @pytest.mark.parametrize(
