@@ -67,6 +67,7 @@ class Sender:
         self.dropped: int = 0
         self.idle: bool = True
         self._drops = itertools.count(1)  # of many threads, without a lock
+        self._unlogged: deque[int] = deque()
         self._wakeup = Wakeup()
         self._hurry = False
         self._starting = threading.Lock()
@@ -88,10 +89,7 @@ class Sender:
         else:
             self.dropped = dropped = next(self._drops)
             if dropped == 1:
-                logger.warning(
-                    "OpenTelemetry is slower than the sessions of the routers: the spans and durations of some "
-                    "are dropped from now on; look at its span processors"
-                )
+                self._unlogged.append(dropped)  # a handler of the user's may take long, fail or use a router
         if self.idle:
             self._wake()
 
@@ -127,7 +125,20 @@ class Sender:
         while not self._ended and self._send_next():
             time.sleep(0)  # gives up the GIL, for which threads would wait 5 ms otherwise
 
+    def _log_drops(self) -> None:
+        """Log that notes are dropped, once; never on the way of a session."""
+        try:
+            self._unlogged.pop()
+        except IndexError:
+            return
+        with contextlib.suppress(Exception):  # of a handler of the user's
+            logger.warning(
+                "OpenTelemetry is slower than the sessions of the routers: the spans and durations of some "
+                "are dropped from now on; look at its span processors"
+            )
+
     def _send_next(self) -> bool:
+        self._log_drops()
         try:
             note = self.notes.popleft()
         except IndexError:
@@ -145,6 +156,7 @@ class Sender:
         if thread is threading.current_thread():
             return
         until = time.monotonic() + timeout
+        self._log_drops()
         mark = _Mark()
         self.notes.append(mark)
         self._hurry = True
@@ -182,6 +194,7 @@ class Sender:
         if thread is not None and thread is not threading.current_thread():
             while thread.is_alive() and time.monotonic() < until:
                 thread.join(_STEP)
+        self._log_drops()
         self._send_rest(until)
         self._close()
 

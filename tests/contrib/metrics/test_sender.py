@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 
@@ -55,20 +56,62 @@ def gate(sender: Sender) -> Iterator[Gate]:
     gate.opened.set()
 
 
-def test_what_finds_no_room_is_dropped_counted_and_logged_once(
-    sender: Sender, gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def drop(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> Counted:
+    """Leave 25 notes where 10 find room."""
     monkeypatch.setattr(module, "ROOM", 10)
     note = Counted(sender)
     for _ in range(25):
         sender.leave(note)
+    return note
+
+
+def test_what_finds_no_room_is_dropped_counted_and_logged_once(
+    sender: Sender, gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    note = drop(sender, monkeypatch)
     assert len(sender.notes) == 10
     assert sender.dropped == 15
-    [logged] = caplog.records
-    assert "OpenTelemetry is slower than the sessions" in logged.getMessage()
     gate.opened.set()
     sender.flush()
     assert note.sent == 10
+    [logged] = caplog.records
+    assert "OpenTelemetry is slower than the sessions" in logged.getMessage()
+
+
+@pytest.mark.parametrize("end", [False, True])
+def test_handlers_of_the_log_run_on_the_way_of_no_session(
+    sender: Sender,
+    gate: Gate,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    end: bool,
+) -> None:
+    drop(sender, monkeypatch)
+    assert not caplog.records
+    monkeypatch.setattr(module, "_END_TIMEOUT", 0.05)
+    with Background() as background:  # the thread stands at the gate
+        (background.start(sender.end) if end else background.start(sender.flush, 0.05)).result()
+    assert len(caplog.records) == 1
+
+
+def test_the_thread_logs_what_was_dropped_and_outlives_a_handler_that_fails(
+    sender: Sender, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            threads.append(threading.current_thread())
+            raise RuntimeError("as it does")
+
+    threads: list[threading.Thread] = []
+    handler = Failing()
+    module.logger.addHandler(handler)
+    try:
+        note = drop(sender, monkeypatch)
+        gate.opened.set()
+        eventually(lambda: note.sent == 10)
+        assert threads == [sender._thread]
+    finally:
+        module.logger.removeHandler(handler)
 
 
 def test_a_flush_sends_what_was_queued_when_it_began(sender: Sender) -> None:
