@@ -17,7 +17,7 @@ from pgroute.runtime.fork import forked
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.metrics import Meter, MeterProvider
 
     from pgroute.contrib.metrics.reading import Reading
     from pgroute.contrib.opentelemetry.sender import Sender
@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 
 _COLLECTION_TIMEOUT = 1.0
 """Seconds for which a collection waits for notes of sessions; those of OpenTelemetry end after some seconds."""
+
+
+def _is_stand_in(provider: MeterProvider) -> bool:
+    """Return whether this is the API's, which there is until the global provider is set."""
+    api = type(provider).__module__.startswith(f"{metrics.__name__}.")
+    return api and not isinstance(provider, metrics.NoOpMeterProvider)
+
+
+def _meter(provider: MeterProvider) -> Meter:
+    return provider.get_meter("pgroute", package_version())
 
 
 class InstrumentedRouters:
@@ -42,16 +52,34 @@ class InstrumentedRouters:
 
     def __init__(self, provider: MeterProvider) -> None:
         # Until the global provider is set, there is a stand-in, whose instruments become those of the other one.
-        self._global = provider is metrics.get_meter_provider()
-        self._provider = weakref.ref(provider)
+        self._stand_in = provider if _is_stand_in(provider) else None
+        self._provider: weakref.ref[MeterProvider] = weakref.ref(provider)
         self._senders: dict[weakref.ref[Sender], None] = {}
         self.routers: ObservedRouters = ObservedRouters()
-        self.histograms: Histograms = create(metrics.get_meter("pgroute", package_version(), provider), self)
+        self.histograms: Histograms = create(_meter(provider), self)
 
     @property
     def provider(self) -> MeterProvider | None:
         """The provider; None: it is gone."""
-        return metrics.get_meter_provider() if self._global else self._provider()
+        found = self._provider()
+        if found is not None and found is self._stand_in:
+            real = metrics.get_meter_provider()
+            if not _is_stand_in(real):
+                self._provider = weakref.ref(real)
+                return real
+        return found
+
+    def serves(self, provider: MeterProvider) -> bool:
+        """Return whether the instruments are this provider's."""
+        if self.provider is provider:
+            return True
+        if self._stand_in is None or provider is not metrics.get_meter_provider() or _is_stand_in(provider):
+            return False
+        # The global one was replaced, as suites of tests do. The stand-in may have handed its instruments on again.
+        if _meter(self._stand_in) is not _meter(provider):
+            return False
+        self._provider = weakref.ref(provider)
+        return True
 
     def add(self, sender: Sender) -> None:
         """Have a sender flushed by each collection, as long as it lives."""
@@ -94,10 +122,10 @@ class _Providers:
 
     def find_or_make(self, provider: MeterProvider) -> InstrumentedRouters:
         with self._lock:
-            living = [each for each in self.known if each.provider is not None]
-            for each in living:
-                if each.provider is provider:
+            for each in self.known:
+                if each.serves(provider):
                     return each
+            living = [each for each in self.known if each.provider is not None]
             made = InstrumentedRouters(provider)
             self.known = (*living, made)
             return made

@@ -613,6 +613,49 @@ scopes = [s for r in reader.get_metrics_data().resource_metrics for s in r.scope
 print(sorted(point.attributes["pgroute.router"] for point in opened.data.data_points))
 """
 
+REPLACED = """
+import sys
+import opentelemetry.metrics._internal as internal
+import pgroute
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.util._once import Once
+from pgroute.contrib.opentelemetry import RouterInstrumentation
+
+def reset(stand_in):  # as suites of tests do
+    internal._METER_PROVIDER = None
+    internal._METER_PROVIDER_SET_ONCE = Once()
+    if stand_in:
+        internal._PROXY_METER_PROVIDER = internal._ProxyMeterProvider()
+
+def told(stand_in, early):
+    reset(stand_in)
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    kept.append(provider)
+    routers = [pgroute.Router(sys.argv[1], name=f"{when}{len(kept)}") for when in ("early", "late")]
+    instrumentations = [RouterInstrumentation(routers[0])] if early else []
+    metrics.set_meter_provider(provider)
+    instrumentations.append(RouterInstrumentation(routers[1]))
+    data = reader.get_metrics_data()
+    metrics_ = [m for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics] if data else []
+    points = [point for m in metrics_ if m.name == "pgroute.open" for point in m.data.data_points]
+    names = sorted(point.attributes["pgroute.router"] for point in points)
+    for instrumentation in instrumentations:
+        instrumentation.close()
+    return names
+
+kept = []
+# A stand-in that had a provider already hands no new instruments on.
+for stand_in, early in (
+    (False, True), (False, False), (False, False), (True, False), (True, True), (True, True), (True, False)
+):
+    number = len(kept) + 1
+    names = told(stand_in, early)
+    assert names == [f"early{number}"] * early + [f"late{number}"], (number, names)
+"""
+
 AT_EXIT = """
 import sys
 import pgroute
@@ -630,7 +673,13 @@ with pgroute.Router(sys.argv[1]) as router:
 
 
 @pytest.mark.parametrize(
-    ("program", "printed"), [(FORK, ""), (AT_EXIT, "pgroute writer"), (GLOBAL, "['direct', 'early', 'late']")]
+    ("program", "printed"),
+    [
+        (FORK, ""),
+        (AT_EXIT, "pgroute writer"),
+        (GLOBAL, "['direct', 'early', 'late']"),
+        (REPLACED, ""),
+    ],
 )
 def test_the_end_of_a_process_and_a_fork(shared: LocalCluster, program: str, printed: str) -> None:
     done = subprocess.run(
