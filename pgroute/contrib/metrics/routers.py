@@ -13,7 +13,7 @@ from pgroute.faces import AnyRouter, manager_behind
 from pgroute.runtime.fork import forked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 class ObservedRouters:
@@ -29,8 +29,12 @@ class ObservedRouters:
         """In a forked child: a thread of the parent may have held the lock."""
         self._lock = threading.RLock()
 
-    def add(self, router: AnyRouter) -> str:
+    def add(self, router: AnyRouter, others: Iterable[ObservedRouters] = ()) -> str:
         """Add a router and return the name that it goes by: its own, with a number if another one has that.
+
+        Args:
+            router: a Router or an AsyncRouter.
+            others: whose names are taken too.
 
         Raises:
             ConfigError: it is no router, or was added before.
@@ -43,8 +47,9 @@ class ObservedRouters:
             living = {name: ref for name, ref in self._routers.items() if ref() is not None}
             if any(ref() is router for ref in living.values()):
                 raise ConfigError("router", router, "expected a router that was not added before")
+            taken = living.keys() | {name for each in others for name in each.names()}
             name, number = router.name, 1
-            while name in living:
+            while name in taken:
                 number += 1
                 name = f"{router.name}#{number}"
             self._routers = living | {name: weakref.ref(router)}
@@ -55,6 +60,10 @@ class ObservedRouters:
         forked.notice()
         with self._lock:
             self._routers = {name: ref for name, ref in self._routers.items() if ref() is not router}
+
+    def names(self) -> list[str]:
+        """Return the names of the routers that are not gone."""
+        return [name for name, ref in self._routers.items() if ref() is not None]
 
     def living(self) -> list[AnyRouter]:
         """Return the routers that are not gone."""

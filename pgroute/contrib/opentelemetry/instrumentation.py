@@ -94,7 +94,7 @@ class RouterInstrumentation:
         given: object = router
         if isinstance(given, (Router, AsyncRouter)) and manager_behind(router).meter.observer is not None:
             raise ConfigError("router", router, "expected a router that has no instrumentation yet")
-        name = self._told.routers.add(router)
+        name = self._told.name(router)
         manager_behind(router).meter.observer = SessionObserver(name, self._instruments, self._sender, self)
 
     @property

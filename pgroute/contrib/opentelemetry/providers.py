@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pgroute.contrib.metrics.reading import Reading
     from pgroute.contrib.opentelemetry.sender import Sender
     from pgroute.contrib.opentelemetry.sessions import Histograms
+    from pgroute.faces import AnyRouter
 
 _COLLECTION_TIMEOUT = 1.0
 """Seconds for which a collection waits for notes of sessions; those of OpenTelemetry end after some seconds."""
@@ -69,6 +70,11 @@ class InstrumentedRouters:
                 return real
         return found
 
+    @property
+    def undecided(self) -> bool:
+        """The global provider is not set yet: it may be any."""
+        return self._stand_in is not None and self.provider is self._stand_in
+
     def serves(self, provider: MeterProvider) -> bool:
         """Return whether the instruments are this provider's."""
         if self.provider is provider:
@@ -80,6 +86,15 @@ class InstrumentedRouters:
             return False
         self._provider = weakref.ref(provider)
         return True
+
+    def name(self, router: AnyRouter) -> str:
+        """Add a router and return the name that it goes by, which no other one has that its provider is told of.
+
+        Raises:
+            ConfigError: it is no router, or was added before.
+        """
+        forked.notice()
+        return _providers.add(self, router)
 
     def add(self, sender: Sender) -> None:
         """Have a sender flushed by each collection, as long as it lives."""
@@ -129,6 +144,15 @@ class _Providers:
             made = InstrumentedRouters(provider)
             self.known = (*living, made)
             return made
+
+    def add(self, told: InstrumentedRouters, router: AnyRouter) -> str:
+        with self._lock:
+            others = [
+                each.routers
+                for each in self.known
+                if each is not told and (told.undecided or each.undecided or each.provider is told.provider)
+            ]
+            return told.routers.add(router, others)
 
     def after_fork(self) -> None:
         """In a forked child: a thread of the parent may have held the lock."""

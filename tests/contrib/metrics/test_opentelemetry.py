@@ -613,6 +613,32 @@ scopes = [s for r in reader.get_metrics_data().resource_metrics for s in r.scope
 print(sorted(point.attributes["pgroute.router"] for point in opened.data.data_points))
 """
 
+NAMES = """
+import sys
+import pgroute
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from pgroute.contrib.opentelemetry import RouterInstrumentation
+
+routers = [pgroute.Router(sys.argv[1], name="shop") for _ in range(5)]
+reader = InMemoryMetricReader()
+provider = MeterProvider([reader])
+before = RouterInstrumentation(routers[0], meter_provider=provider)
+early = RouterInstrumentation(routers[1])
+direct = RouterInstrumentation(routers[2], meter_provider=provider)
+metrics.set_meter_provider(provider)
+late = RouterInstrumentation(routers[3])
+early.add(routers[4])
+
+def told(name):
+    scopes = [s for r in reader.get_metrics_data().resource_metrics for s in r.scope_metrics]
+    [found] = [metric for scope in scopes for metric in scope.metrics if metric.name == name]
+    return {point.attributes["pgroute.router"]: point.value for point in found.data.data_points}
+
+print(sorted(told("pgroute.open")))
+"""
+
 REPLACED = """
 import sys
 import opentelemetry.metrics._internal as internal
@@ -678,6 +704,7 @@ with pgroute.Router(sys.argv[1]) as router:
         (FORK, ""),
         (AT_EXIT, "pgroute writer"),
         (GLOBAL, "['direct', 'early', 'late']"),
+        (NAMES, "['shop', 'shop#2', 'shop#3', 'shop#4', 'shop#5']"),
         (REPLACED, ""),
     ],
 )
