@@ -72,6 +72,8 @@ class Sender:
         self._hurry = False
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._ident: int | None = None  # of the thread, known before its first note
+        self._exits = False
         self._ended = False
         self._over = False
 
@@ -109,6 +111,7 @@ class Sender:
                 self._starting.release()
 
     def _work(self) -> None:
+        self._ident = threading.get_ident()
         while not self._ended:
             self.idle = False
             if not self._hurry:
@@ -131,7 +134,8 @@ class Sender:
             self._unlogged.pop()
         except IndexError:
             return
-        with contextlib.suppress(Exception):  # of a handler of the user's
+        in_thread = threading.get_ident() == self._ident
+        with contextlib.suppress(BaseException if in_thread else Exception):  # of a handler of the user's
             logger.warning(
                 "OpenTelemetry is slower than the sessions of the routers: the spans and durations of some "
                 "are dropped from now on; look at its span processors"
@@ -143,9 +147,25 @@ class Sender:
             note = self.notes.popleft()
         except IndexError:
             return False
-        with contextlib.suppress(Exception):  # of a processor or exporter of the user's
+        try:
             note.send()
+        except Exception:  # noqa: BLE001, S110  (of a processor or exporter of the user's)
+            pass
+        except BaseException as exc:
+            # A flush lets it through, as Ctrl-C may be. The thread has nobody to tell, and sessions need it.
+            if threading.get_ident() != self._ident:
+                raise
+            self._log_exit(exc)
         return True
+
+    def _log_exit(self, exc: BaseException) -> None:
+        if not self._exits:
+            self._exits = True
+            with contextlib.suppress(BaseException):  # of a handler of the user's
+                logger.warning(
+                    "a span processor or exporter of OpenTelemetry raised %s; sessions are told all the same",
+                    type(exc).__name__,
+                )
 
     def flush(self, timeout: float = _FLUSH_TIMEOUT) -> None:
         """Wait until all notes that wait now are sent, for *timeout* seconds at most.

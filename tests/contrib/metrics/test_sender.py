@@ -133,10 +133,13 @@ def test_a_flush_waits_for_the_note_that_is_being_sent(sender: Sender, gate: Gat
 
 
 def test_a_flush_does_not_wait_forever(sender: Sender, gate: Gate) -> None:
+    note = Counted(sender)
+    sender.leave(note)
     with Background() as background:
         background.start(sender.flush, 0.05).result()
-    assert not gate.opened.is_set()
-    assert not sender.notes
+    assert list(sender.notes) == [note]  # no mark of the flush
+    gate.opened.set()
+    eventually(lambda: note.sent == 1)
 
 
 def test_a_note_may_flush(sender: Sender) -> None:
@@ -151,6 +154,22 @@ def test_a_note_may_flush(sender: Sender) -> None:
     assert note.sent == 1
 
 
+def test_the_thread_outlives_a_processor_that_exits(sender: Sender, caplog: pytest.LogCaptureFixture) -> None:
+    class Exiting:
+        def send(self) -> None:
+            raise SystemExit
+
+    sender.leave(Exiting())
+    sender.leave(Exiting())
+    note = Counted(sender)
+    sender.leave(note)
+    eventually(lambda: note.sent == 1)
+    assert sender._thread is not None
+    assert sender._thread.is_alive()
+    [logged] = caplog.records
+    assert "SystemExit" in logged.getMessage()
+
+
 def test_the_end_does_not_wait_forever_and_leaves_the_rest(
     sender: Sender, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +179,9 @@ def test_the_end_does_not_wait_forever_and_leaves_the_rest(
     with Background() as background:
         background.start(sender.end).result()
     gate.opened.set()
-    eventually(lambda: "pgroute-opentelemetry" not in [thread.name for thread in threading.enumerate()])
+    thread = sender._thread
+    assert thread is not None
+    eventually(lambda: not thread.is_alive())
     sender.flush()
     sender.leave(note)
     assert note.sent == 0
