@@ -6,7 +6,6 @@ import enum
 import io
 import os
 import re
-import socket
 from collections.abc import (
     AsyncIterable,
     Callable,
@@ -161,7 +160,8 @@ def _is_raw(file: object) -> bool:
     """Return whether it is a raw file of Python, also as tempfile wraps it: its write() tells how much it takes."""
     if type(file).__module__ == "tempfile":
         file = getattr(file, "file", file)
-    return getattr(type(file), "write", None) in (io.FileIO.write, socket.SocketIO.write)
+    write = getattr(type(file), "write", None)
+    return write is io.FileIO.write or getattr(write, "__module__", None) == "socket"
 
 
 def _check_path(parameter: str, path: str | os.PathLike[str]) -> None:
