@@ -39,15 +39,9 @@ _FOR_ROWS = ("format", "on_error", "reject_limit", "log_verbosity")
 
 _PAIR = re.compile(rb"[\x80-\xff](.)")
 _PAIR_OF_SJIS = re.compile(rb"[\x80-\xa0\xe0-\xff](.)")  # its katakana are single bytes
-_PAIRS = {
-    "big5": _PAIR,
-    "gb18030": _PAIR,
-    "gbk": _PAIR,
-    "johab": _PAIR,
-    "shift_jis": _PAIR_OF_SJIS,
-    "shift_jis_2004": _PAIR_OF_SJIS,
-}
-"""Codecs of client encodings with characters whose second byte is a backslash, and what their characters look like."""
+_SJIS = frozenset({"shift_jis", "shift_jis_2004"})
+_PAIRED = _SJIS | {"big5", "gb18030", "gbk", "johab"}
+"""Codecs of client encodings with characters whose second byte is a backslash."""
 
 
 class Kind(enum.Enum):
@@ -235,7 +229,7 @@ def check_row(row: object, number: int) -> type:
 
 def has_half_backslashes(codec: str) -> bool:
     """Return whether a client encoding has characters of which half is a backslash."""
-    return codec in _PAIRS
+    return codec in _PAIRED
 
 
 def check_halves(codec: str, data: bytes | bytearray, last: int | None = None) -> None:
@@ -250,7 +244,7 @@ def check_halves(codec: str, data: bytes | bytearray, last: int | None = None) -
     """
     if data.isascii() or b"\\" not in data:
         return
-    for pair in _PAIRS[codec].finditer(data):
+    for pair in _PAIR_OF_SJIS.finditer(data) if codec in _SJIS else _PAIR.finditer(data):
         if pair[1] == b"\\":
             exc = ConfigError(
                 "client_encoding",

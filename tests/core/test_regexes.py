@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 
@@ -27,7 +28,7 @@ CPU_SECONDS = 2.0  # for what takes milliseconds; a text read again and again ta
 PIECES = [*" \n\ta0A_-'\":(", "\n ", "a ", "a.", '" ', ":  ", "a:", "--"]
 
 
-def patterns() -> Iterator[tuple[str, re.Pattern[str], list[str]]]:
+def patterns() -> Iterator[tuple[str, re.Pattern[Any], list[str]]]:
     """Yield every compiled expression that a module has: its name, itself, the methods that are called of it."""
     called: dict[str, set[str]] = {}
     for source in SOURCES.values():
@@ -43,12 +44,15 @@ def patterns() -> Iterator[tuple[str, re.Pattern[str], list[str]]]:
                 yield f"{module.name}.{name}", pattern, sorted(called.get(name, ()))
 
 
-def hostile_texts(pattern: re.Pattern[str]) -> Iterator[str]:
+def hostile_texts(pattern: re.Pattern[Any]) -> Iterator[str | bytes]:
     """Yield long texts that nearly match: one piece over and over, and an end that fits nowhere."""
-    source = re.sub(r"\\u(....)", lambda escape: chr(int(escape[1], 16)), pattern.pattern)
+    binary = isinstance(pattern.pattern, bytes)
+    source = pattern.pattern.decode("latin-1") if binary else pattern.pattern
+    source = re.sub(r"\\u(....)", lambda escape: chr(int(escape[1], 16)), source)
     literals = re.split(r"[\\|()\[\]{}?*+^$.]+", source)
     for piece in dict.fromkeys((*PIECES, *re.findall(r"\W", source), *filter(None, literals))):
-        yield (piece * (LENGTH // len(piece) + 1))[:LENGTH] + "\0"
+        text = (piece * (LENGTH // len(piece) + 1))[:LENGTH] + "\0"
+        yield text.encode("latin-1") if binary else text
 
 
 def work_through() -> None:
