@@ -163,7 +163,7 @@ class Sender:
             self._exits = True
             with contextlib.suppress(BaseException):  # of a handler of the user's
                 logger.warning(
-                    "a span processor or exporter of OpenTelemetry raised %s; sessions are told all the same",
+                    "a span processor or exporter of OpenTelemetry raised %s; sessions are still reported",
                     type(exc).__name__,
                 )
 
