@@ -36,7 +36,12 @@ def open_console() -> Console:
         raise CommandError(
             'this needs the package rich: pip install rich (the extra "cli" brings it)'
         ) from None
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
+
+    class PipedConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # noqa: PLE0704  (for `main`; rich would end the process with status 1)
+
+    console = PipedConsole(highlight=False, markup=False, emoji=False, soft_wrap=False)
     if not console.is_terminal:
         console.width = _ENDLESS
     return console

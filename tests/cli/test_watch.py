@@ -236,11 +236,17 @@ def test_status_watch_says_nothing_while_nothing_changes(cluster):
     assert out == ""
 
 
-def test_reader_of_a_pipe_may_leave(cluster):
-    with run("status", cluster.dsn) as status:
-        status.stdout.close()
-        assert status.stderr.read() == ""
-    assert status.returncode == 141
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(
+    "command",
+    [("status",), ("status", "--watch"), ("status", "--json"), ("check",), ("watch",), ("dsn",)],
+    ids=" ".join,
+)
+def test_reader_of_a_pipe_may_leave(cluster, command, unbuffered):
+    with run(*command, cluster.dsn, env={**os.environ, "PYTHONUNBUFFERED": unbuffered}) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
 
 
 @pytest.mark.parametrize(("role", "index"), [("writer", 0), ("reader", 1)])
