@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import inspect
 import subprocess
@@ -73,13 +74,19 @@ NOT_IN_CORE = {"_thread", "asyncio", "concurrent", "select", "selectors", "socke
 WHOLE = {"core", "_async", "_sync"}
 
 
+@functools.cache
+def import_statements(text: str) -> list[ast.Import | ast.ImportFrom]:
+    """Return all of a module, inner ones too."""
+    return [node for node in ast.walk(ast.parse(text)) if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
 def imported(path: Path, package: Path) -> Iterator[tuple[int, str]]:
     """Yield (line, dotted name) for everything that a module of the package imports, for a type checker too."""
     parents = [package.name, *path.relative_to(package).parent.parts]
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in import_statements(path.read_text("utf-8")):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             base = parents[: len(parents) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
             # `from pgroute import errors` names a room, `from pgroute import Router` one of the public names.
@@ -318,19 +325,19 @@ def test_a_face_is_imported_when_it_is_first_used(statement, faces):
 
 
 def test_what_few_programs_use_is_imported_when_it_is_first_used():
-    statement = "from pgroute import AsyncRouter, Router"
-    for named in ("CopyInOptions", "CopyProgress", "Notification", "PatroniDiscovery"):
-        module = f"pgroute.{pgroute._LATER[named]}"
-        assert module not in loaded_by(statement)
-        assert module in loaded_by(f"{statement}; from pgroute import {named}")
-    late = {"pgroute.core.routing.adaptive"} | {
+    routers = "from pgroute import AsyncRouter, Router; Router('host=db'); AsyncRouter('host=db')"
+    names = ("CopyInOptions", "CopyProgress", "Notification", "PatroniDiscovery")
+    named = {f"pgroute.{pgroute._LATER[name]}" for name in names}
+    adaptive = "pgroute.core.routing.adaptive"
+    late = {"pgroute.runtime.credentials"} | {
         f"pgroute.{face}.{name}"
         for face in ("_async", "_sync")
         for name in ("copying.copy_in", "copying.copy_out", "copying.stream", "listener", "listening.hub")
     }
     assert [name for name in late if importlib.util.find_spec(name) is None] == []
-    assert not late & loaded_by(f"{statement}; Router('host=db'); AsyncRouter('host=db')")
-    assert "pgroute.core.routing.adaptive" in loaded_by(f"{statement}; Router('host=db', balance='adaptive')")
+    assert not (late | named | {adaptive}) & loaded_by(routers)
+    used = f"{routers}; from pgroute import {', '.join(names)}; Router('host=db', balance='adaptive')"
+    assert (named | {adaptive}) - loaded_by(used) == set()
 
 
 def test_names_that_are_imported_later_can_be_listed_and_others_are_refused():

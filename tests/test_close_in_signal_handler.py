@@ -93,7 +93,8 @@ def run_closed_at(
 ) -> bool:
     """Return whether the work has so many lines."""
     before = set(threading.enumerate())
-    router = Router(shared.dsn, writer=PoolOptions(max_size=1))
+    # One host: the lines of the thread are what counts.
+    router = Router(shared.primary.conninfo, writer=PoolOptions(max_size=1))
     handler = HandlerAt(number, lambda: router.close(timeout=0))
     if work not in (opening, first):
         router.open(wait=True)

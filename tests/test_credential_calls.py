@@ -17,7 +17,8 @@ import pytest
 from pgroute import CredentialRequest
 from pgroute.core.config.credentials import read_credentials
 from pgroute.runtime import credentials
-from pgroute.runtime.credentials import CredentialsFailed, CredentialSource
+from pgroute.runtime.credential_call import CredentialsFailed
+from pgroute.runtime.credentials import CredentialSource
 from tests.support import as_coroutine, async_eventually, eventually, hang
 
 REQUEST = CredentialRequest("db1", 5432, "writer")

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pgroute import ConfigError, PoolOptions, Router
-from pgroute.core.config.options import join_options, startup_options
+from pgroute.core.config.settings import join_options, startup_options
 from pgroute.testing import LocalCluster
 
 pytestmark = pytest.mark.cluster

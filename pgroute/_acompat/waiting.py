@@ -12,13 +12,13 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from pgroute.runtime.credentials import end_in_loop
+from pgroute.runtime.credential_call import end_in_loop
 from pgroute.runtime.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pgroute.runtime.credentials import CredentialCall
+    from pgroute.runtime.credential_call import CredentialCall
 
 _STEP = 0.05
 """Seconds after which a wait notices that nobody wants its outcome any more."""

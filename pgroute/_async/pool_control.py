@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, Literal
 from psycopg_pool.abc import ACT as CT  # async-only
 
 from pgroute._async.pool_tasks import fill, set_drained, take_keyed
-from pgroute.core.config.options import check_integer
+from pgroute.core.config.checks import check_integer
 from pgroute.core.model.roles import Role
 from pgroute.errors import ConfigError
 

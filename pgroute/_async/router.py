@@ -19,11 +19,12 @@ from pgroute._async.pool_control import AsyncPoolControl
 from pgroute._async.routing import AsyncRouting
 from pgroute._async.transaction.decorator import AsyncDecorating
 from pgroute._async.transaction.runner import AsyncRunner
+from pgroute.core.config.checks import check_bool, check_number
 
 # sync-only: from pgroute.core.config.callbacks import refuse_coroutine_functions
 from pgroute.core.config.discreet import discreet
 from pgroute.core.config.mistakes import refuse_unknown
-from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions, check_bool, check_number
+from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
 from pgroute.core.config.router_config import check_router_name, make_config
 from pgroute.errors import ConfigError
 

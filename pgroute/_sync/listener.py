@@ -10,7 +10,7 @@ import psycopg
 
 from pgroute._acompat import Face
 from pgroute._sync.listening.subscriber import Subscriber
-from pgroute.core.config.options import check_integer, check_number
+from pgroute.core.config.checks import check_integer, check_number
 from pgroute.core.listening import check_channels, primary_to_listen_at
 from pgroute.core.model.roles import Role
 from pgroute.core.routing.acquisition import GiveUp, Wait

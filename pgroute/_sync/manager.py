@@ -17,14 +17,13 @@ from pgroute._sync.lifecycle import Lifecycle
 from pgroute._sync.listening import Listening
 from pgroute._sync.pool.lease import find_lease
 from pgroute._sync.pool.role_pool import RolePool
-from pgroute.core.config.options import check_number
+from pgroute.core.config.checks import check_number
 from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.core.model.stats import RouterStats
 from pgroute.core.transactions.request import Requests
 from pgroute.errors import holds_password
 from pgroute.monitor.cluster_watch import ClusterWatch
 from pgroute.runtime.connect_backoff import ConnectBackoff
-from pgroute.runtime.credentials import CredentialSource
 from pgroute.runtime.event_dispatcher import EventDispatcher
 from pgroute.runtime.fork import forked
 from pgroute.runtime.meter import Meter
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from pgroute.core.config.router_config import RouterConfig
     from pgroute.core.model.events import Event
     from pgroute.core.topology.snapshot import Topology
+    from pgroute.runtime.credentials import CredentialSource
 
 
 class SessionManager(Acquiring[CT]):
@@ -65,7 +65,7 @@ class SessionManager(Acquiring[CT]):
     def __init__(
         self, config: RouterConfig, connection_class: type[CT], *, name: str, describe: Callable[[], str]
     ) -> None:
-        source = None if config.credentials is None else CredentialSource(config.credentials)
+        source = _source_of(config)
         watch = ClusterWatch(
             config.dsn.hosts,
             config.probe_params,
@@ -185,3 +185,13 @@ class SessionManager(Acquiring[CT]):
         if self.lifecycle.inherited:
             self.lifecycle.check_open()
         return self.dispatcher.subscribe(fn)
+
+
+def _source_of(config: RouterConfig) -> CredentialSource | None:
+    """Return what calls the user's credentials function, if there is one."""
+    if config.credentials is None:
+        return None
+    with forked.importing:
+        from pgroute.runtime.credentials import CredentialSource
+
+    return CredentialSource(config.credentials)

@@ -7,8 +7,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pgroute.core.config.checks import check_number
 from pgroute.core.config.host_names import find_hosts
-from pgroute.core.config.options import check_number
 from pgroute.core.faults.classify import one_line
 from pgroute.core.routing.acquisition import GiveUp
 from pgroute.errors import AcquireTimeout, RouteError

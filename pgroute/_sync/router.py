@@ -19,11 +19,12 @@ from pgroute._sync.pool_control import PoolControl
 from pgroute._sync.routing import Routing
 from pgroute._sync.transaction.decorator import Decorating
 from pgroute._sync.transaction.runner import Runner
+from pgroute.core.config.checks import check_bool, check_number
 
 from pgroute.core.config.callbacks import refuse_coroutine_functions
 from pgroute.core.config.discreet import discreet
 from pgroute.core.config.mistakes import refuse_unknown
-from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions, check_bool, check_number
+from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
 from pgroute.core.config.router_config import check_router_name, make_config
 from pgroute.errors import ConfigError
 

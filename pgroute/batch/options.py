@@ -8,7 +8,7 @@ import psycopg
 
 from pgroute.batch.source import Keyset, check_source, signature
 from pgroute.core.callables import is_coroutine_function
-from pgroute.core.config.options import check_integer, check_name
+from pgroute.core.config.checks import check_integer, check_name
 from pgroute.core.config.retry_policy import check_policy
 from pgroute.core.faults.classify import SHORTAGES
 from pgroute.core.late_dataclass import dataclass

@@ -8,7 +8,7 @@ from collections.abc import Callable, ItemsView, Iterable, KeysView, Mapping, Se
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from pgroute.core.config.options import check_bool
+from pgroute.core.config.checks import check_bool
 from pgroute.core.late_dataclass import dataclass
 from pgroute.errors import ConfigError
 

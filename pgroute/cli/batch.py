@@ -15,7 +15,7 @@ from pgroute._sync.schema_check import check_trust
 from pgroute.cli.errors import CommandError
 from pgroute.cli.subject import find_subject
 from pgroute.cli.terminal import as_text, open_console, print_table, silence_libraries
-from pgroute.core.config.options import check_name
+from pgroute.core.config.checks import check_name
 from pgroute.core.faults.classify import one_line
 from pgroute.core.printable import printable
 from pgroute.core.sql.schema import BATCH

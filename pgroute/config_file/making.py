@@ -12,7 +12,8 @@ from pgroute._sync.router import Router
 from pgroute.config_file.place import construct
 from pgroute.config_file.shared import shared
 from pgroute.config_file.tables import KINDS, Named, read_router
-from pgroute.core.config.options import PoolOptions, check_callable
+from pgroute.core.config.checks import check_callable
+from pgroute.core.config.options import PoolOptions
 from pgroute.core.spelling import is_one_of, nearest
 from pgroute.errors import ConfigError
 from pgroute.faces import manager_behind

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgroute.config_file.place import Place, check_keys, construct, table_at
 from pgroute.config_file.values import Option, resolve
-from pgroute.core.config.options import check_integer, check_number
+from pgroute.core.config.checks import check_integer, check_number
 from pgroute.core.config.retry_policy import RetryPolicy
 from pgroute.errors import ConfigError
 

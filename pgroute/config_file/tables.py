@@ -14,12 +14,8 @@ from pgroute.config_file.values import Option, is_source, option_of, resolve
 from pgroute.core.config.discovery import AuroraDiscovery, PatroniDiscovery
 from pgroute.core.config.dsn import DSN_ONLY, PSYCOPG_ARGUMENTS
 from pgroute.core.config.libpq import NUMBERS, is_secret, keywords
-from pgroute.core.config.options import (
-    HostOptions,
-    PoolOptions,
-    ProbeOptions,
-    is_secret_setting,
-)
+from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
+from pgroute.core.config.settings import is_secret_setting
 from pgroute.core.late_dataclass import dataclass
 from pgroute.errors import ConfigError
 

@@ -14,14 +14,15 @@ from pgroute.core.faults.classify import FaultKind, connect_fault
 from pgroute.core.schedule import CREDENTIALS_GAP
 from pgroute.monitor.errors import NoCredentials, ProbeFailed
 from pgroute.monitor.stalls import stall_aware_wait
-from pgroute.runtime.credentials import HANGS, CredentialsFailed, end_in_loop, late, reason
+from pgroute.runtime.credential_call import HANGS, CredentialsFailed, end_in_loop, late, reason
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from pgroute.core.config.credentials import CredentialRequest
     from pgroute.core.model.roles import HostKey
-    from pgroute.runtime.credentials import CredentialCall, CredentialSource
+    from pgroute.runtime.credential_call import CredentialCall
+    from pgroute.runtime.credentials import CredentialSource
 
 T = TypeVar("T")
 

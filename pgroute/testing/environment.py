@@ -7,7 +7,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pgroute.core.config.options import startup_options
+from pgroute.core.config.settings import startup_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

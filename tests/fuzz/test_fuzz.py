@@ -93,7 +93,7 @@ def test_nothing_comes_of_many_inputs_but_our_errors(name: str) -> None:
     work_through(name, max_examples=5000)
 
 
-LENGTH = 100_000
+LENGTH = 50_000
 PIECES = (
     "a",
     "a,",
@@ -129,11 +129,11 @@ LARGE: dict[str, tuple[Callable[[str], object], tuple[str, ...]]] = {
     "name",
     LARGE,
 )
-def test_a_hundred_kilobytes_take_no_time(name: str) -> None:
+def test_fifty_kilobytes_take_no_time(name: str) -> None:
     check, pieces = LARGE[name]
     for piece in pieces:
         text = (piece * (LENGTH // len(piece) + 1))[:LENGTH]
         begun = time.thread_time()
         check(text)
         took = time.thread_time() - begun
-        assert took < within(2.0), f"{took:.2f} s for {piece!r}"
+        assert took < within(1.0), f"{took:.2f} s for {piece!r}"

@@ -9,7 +9,7 @@ from psycopg.rows import tuple_row
 
 from pgroute._async.direct.statement import AsyncStatement, all_rows, cursor_of, first_row, first_value
 from pgroute._async.direct.whole import CT_co, run_alone, run_whole
-from pgroute.core.config.options import check_callable, check_integer
+from pgroute.core.config.checks import check_callable, check_integer
 from pgroute.core.sql.queries import check_query, read_values
 
 if TYPE_CHECKING:

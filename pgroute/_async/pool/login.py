@@ -11,11 +11,11 @@ import psycopg
 from pgroute._acompat import async_wait_for_call
 from pgroute._psycopg.login import ConnectAborted, unwanted
 from pgroute.core.config.credentials import login_of, request_for, with_credentials
-from pgroute.core.config.options import join_options
 from pgroute.core.config.role_config import POOL_CONNECT_TIMEOUT
+from pgroute.core.config.settings import join_options
 from pgroute.core.faults.classify import FaultKind, connect_fault, one_line, options_refused
 from pgroute.runtime.connect_backoff import ConnectBackoff, Options
-from pgroute.runtime.credentials import CredentialsFailed, late, reason
+from pgroute.runtime.credential_call import CredentialsFailed, late, reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,7 +11,7 @@ from django.db import connections
 from django.utils.cache import patch_vary_headers
 
 from pgroute.contrib.django.positions import Positions, current
-from pgroute.core.config.options import check_bool
+from pgroute.core.config.checks import check_bool
 from pgroute.core.model.position import Position
 from pgroute.errors import ConfigError
 

@@ -13,8 +13,8 @@ from pgroute import Causal, Router
 from pgroute.contrib.web.position_cookie import PositionCookie, SameSite, cookie_name, position_cookie
 from pgroute.contrib.web.request_sessions import RequestSessions
 from pgroute.core.callables import is_coroutine_function
+from pgroute.core.config.checks import check_bool, check_mapping
 from pgroute.core.config.discreet import discreet
-from pgroute.core.config.options import check_bool, check_mapping
 from pgroute.errors import ConfigError
 from pgroute.runtime.fork import forked
 

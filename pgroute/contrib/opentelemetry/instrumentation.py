@@ -13,7 +13,7 @@ from pgroute import AsyncRouter, Router
 from pgroute.contrib.opentelemetry.providers import package_version, routers_of
 from pgroute.contrib.opentelemetry.sender import Sender
 from pgroute.contrib.opentelemetry.sessions import Instruments, SessionObserver
-from pgroute.core.config.options import check_bool
+from pgroute.core.config.checks import check_bool
 from pgroute.errors import ConfigError
 from pgroute.faces import AnyRouter, manager_behind
 

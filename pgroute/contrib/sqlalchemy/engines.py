@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from pgroute.contrib.sqlalchemy.routed import RoutedDialect
-from pgroute.core.config.options import check_mapping
+from pgroute.core.config.checks import check_mapping
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from pgroute._sync.router import Router
 from pgroute.config_file.values import option_of
 from pgroute.core.config.discreet import discreet
 from pgroute.core.config.libpq import is_secret, keywords
-from pgroute.core.config.options import PoolOptions, ProbeOptions, is_secret_setting
+from pgroute.core.config.options import PoolOptions, ProbeOptions
 from pgroute.core.config.parameter_text import parameter_text
+from pgroute.core.config.settings import is_secret_setting
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.errors import ConfigError

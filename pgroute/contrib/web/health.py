@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pgroute.core.config.options import check_bool
+from pgroute.core.config.checks import check_bool
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import Role
 from pgroute.errors import ConfigError

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from itsdangerous import BadSignature, TimestampSigner
 
+from pgroute.core.config.checks import check_bool, check_integer
 from pgroute.core.config.discreet import discreet
-from pgroute.core.config.options import check_bool, check_integer
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.position import Position
 from pgroute.errors import ConfigError

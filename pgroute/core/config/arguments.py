@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgroute.core.config.options import check_callable
+from pgroute.core.config.checks import check_callable
 from pgroute.errors import ConfigError
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgroute.core.config.options import check_max_lag, check_number
+from pgroute.core.config.checks import check_max_lag, check_number
 from pgroute.core.model.position import parse_position
 from pgroute.core.routing.demand import Demand
 

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
+from pgroute.core.config.checks import check_number
 from pgroute.core.config.discreet import discreetly_made
 from pgroute.core.config.dns_names import is_service
-from pgroute.core.config.options import check_number
 from pgroute.core.config.rest_urls import target_of
 from pgroute.core.late_dataclass import dataclass
 from pgroute.errors import ConfigError

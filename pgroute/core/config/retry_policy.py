@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import TYPE_CHECKING
 
-from pgroute.core.config.options import check_number
+from pgroute.core.config.checks import check_number
 from pgroute.core.late_dataclass import dataclass
 from pgroute.errors import ConfigError
 

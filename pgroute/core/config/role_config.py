@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
+from pgroute.core.config.checks import check_callable
 from pgroute.core.config.dsn import Dsn, Params, split_kwargs
-from pgroute.core.config.options import PoolOptions, check_callable, startup_options
+from pgroute.core.config.options import PoolOptions
+from pgroute.core.config.settings import startup_options
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import HostKey, HostRole, Role
 from pgroute.errors import ConfigError

@@ -5,13 +5,7 @@ from __future__ import annotations
 from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
-from pgroute.core.config.credentials import Credentials, check_credentials
-from pgroute.core.config.dsn import Dsn, Params, parser, split_kwargs
-from pgroute.core.config.host_options import check_host_options, check_zone
-from pgroute.core.config.lookups import ResolverSpec, check_addresses, check_resolver
-from pgroute.core.config.options import (
-    PoolOptions,
-    ProbeOptions,
+from pgroute.core.config.checks import (
     check_callable,
     check_mapping,
     check_max_lag,
@@ -19,6 +13,11 @@ from pgroute.core.config.options import (
     check_number,
     check_reset,
 )
+from pgroute.core.config.credentials import Credentials, check_credentials
+from pgroute.core.config.dsn import Dsn, Params, parser, split_kwargs
+from pgroute.core.config.host_options import check_host_options, check_zone
+from pgroute.core.config.lookups import ResolverSpec, check_addresses, check_resolver
+from pgroute.core.config.options import PoolOptions, ProbeOptions
 from pgroute.core.config.retry_policy import RetryPolicy, check_policy
 from pgroute.core.config.role_config import (
     RoleConfig,

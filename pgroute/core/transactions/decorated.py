@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pgroute.core.callables import is_coroutine_function
-from pgroute.core.config.options import check_name
+from pgroute.core.config.checks import check_name
 from pgroute.core.transactions.once_keys import check_key
 from pgroute.errors import ConfigError
 

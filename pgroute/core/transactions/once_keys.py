@@ -9,7 +9,7 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from pgroute.core.config.options import check_name, check_number
+from pgroute.core.config.checks import check_name, check_number
 from pgroute.core.sql.statements import qualify
 from pgroute.errors import ConfigError
 

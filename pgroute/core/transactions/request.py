@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from pgroute.core.config.options import check_number
+from pgroute.core.config.checks import check_number
 from pgroute.core.late_dataclass import dataclass
 from pgroute.core.model.roles import Role, SessionAttrs
 from pgroute.errors import ConfigError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import psycopg
 
-from pgroute.core.config.options import check_number
+from pgroute.core.config.checks import check_number
 from pgroute.core.faults.classify import Fault, FaultKind, plan_outdated, session_fault
 from pgroute.core.printable import printable
 from pgroute.errors import CommitUnknown, ConfigError, RouteError, SessionLost

@@ -9,15 +9,9 @@ from typing import Any
 
 import pytest
 
-from pgroute.core.config.options import (
-    HostOptions,
-    PoolOptions,
-    ProbeOptions,
-    check_name,
-    check_number,
-    join_options,
-    startup_options,
-)
+from pgroute.core.config.checks import check_name, check_number
+from pgroute.core.config.options import HostOptions, PoolOptions, ProbeOptions
+from pgroute.core.config.settings import join_options, startup_options
 from pgroute.errors import ConfigError
 
 NAN, INF = math.nan, math.inf
