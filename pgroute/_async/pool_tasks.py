@@ -104,7 +104,7 @@ async def set_drained(manager: AsyncSessionManager[Any], host: object, *, draine
         if manager.topology.drained & keys == (keys if drained else frozenset()):
             if drained:
                 for pool in manager.pools.values():  # now: whoever waits there would still get a session
-                    await pool.reconcile(manager.topology)
+                    await pool.reconcile()
             return
         left = until - time.monotonic()
         if left <= 0:

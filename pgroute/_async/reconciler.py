@@ -125,7 +125,7 @@ class AsyncPoolReconciler:
             ended = self._ended  # what was queued before is logged below
             for pool in self._pools.values():
                 try:
-                    await pool.reconcile(self._watch.topology)
+                    await pool.reconcile()
                 except Exception:
                     # A fault here must not leave the pools of a host that lost its role open.
                     with contextlib.suppress(Exception):

@@ -105,7 +105,7 @@ def set_drained(manager: SessionManager[Any], host: object, *, drained: bool) ->
         if manager.topology.drained & keys == (keys if drained else frozenset()):
             if drained:
                 for pool in manager.pools.values():  # now: whoever waits there would still get a session
-                    pool.reconcile(manager.topology)
+                    pool.reconcile()
             return
         left = until - time.monotonic()
         if left <= 0:

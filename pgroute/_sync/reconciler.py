@@ -95,7 +95,7 @@ class PoolReconciler:
             ended = self._ended  # what was queued before is logged below
             for pool in self._pools.values():
                 try:
-                    pool.reconcile(self._watch.topology)
+                    pool.reconcile()
                 except Exception:
                     # A fault here must not leave the pools of a host that lost its role open.
                     with contextlib.suppress(Exception):

@@ -100,8 +100,8 @@ async def test_readers_that_the_primary_serves_are_counted(shared: LocalCluster)
             pass
         assert router.stats().counts.readers_on_primary == 1
         await router.readmit(f"{standbys[0].host}:{standbys[0].port}")
-        async with router.reader():
-            pass
+        async with router.reader() as conn:
+            assert conn.info.port == standbys[0].port, router.topology
         assert router.stats().counts.readers_on_primary == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import psycopg
@@ -40,7 +41,8 @@ def test_failures_are_forgotten_when_they_count_no_more() -> None:
 
 def test_nothing_is_kept_of_hosts_that_are_listed_no_more() -> None:
     backoff = ConnectBackoff()
-    pools = RolePool(cast("Any", None), psycopg.Connection, cast("Any", None), backoff, meter=Meter())
+    watch = SimpleNamespace(topology=initial_topology((HERE,), 0.0))
+    pools = RolePool(cast("Any", None), psycopg.Connection, cast("Any", watch), backoff, meter=Meter())
     for number in range(1000):
         gone, here = initial_topology((GONE._replace(port=number + 1), HERE), 0.0).hosts
         for host in (gone, here):
@@ -50,7 +52,7 @@ def test_nothing_is_kept_of_hosts_that_are_listed_no_more() -> None:
             backoff.tell(host)
             backoff.admission(host, 100)
             backoff.aside.failed(Candidate(host.key, host.generation, HostRole.STANDBY), 0.0)
-        pools.reconcile(initial_topology((HERE,), 0.0))
+        pools.reconcile()
     kept = {name: len(known) for name, known in vars(backoff).items() if isinstance(known, dict)}
     once = ("_failures", "_logins", "_options", "_last", "_told", "_admissions")
     assert kept == {**dict.fromkeys(once, 1), "_trials": 0}

@@ -101,8 +101,8 @@ def test_readers_that_the_primary_serves_are_counted(shared: LocalCluster) -> No
             pass
         assert router.stats().counts.readers_on_primary == 1
         router.readmit(f"{standbys[0].host}:{standbys[0].port}")
-        with router.reader():
-            pass
+        with router.reader() as conn:
+            assert conn.info.port == standbys[0].port, router.topology
         assert router.stats().counts.readers_on_primary == 1
 
 

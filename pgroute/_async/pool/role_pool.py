@@ -204,14 +204,15 @@ class AsyncRolePool(Generic[CT]):
             raise failure
         return pool
 
-    async def reconcile(self, topology: Topology) -> None:
+    async def reconcile(self) -> None:
         """Close the pools to hosts that lost the role, and forget those whose last session has ended."""
-        self._backoff.retain(topology.by_key)
         with self._lock:
+            topology = self._watch.topology  # in here: a pool may have been opened since an older one
             for pool in tuple(self._pools.values()):
                 host = topology.host(pool.key)
                 if host is None or not host.usable or host.generation != pool.generation:
                     self._retire(pool)
+        self._backoff.retain(topology.by_key)
         await self._close_retired()
         gone = [p for p in tuple(self._retired) if p.gone]  # not under the lock: it may log
         with self._lock:
