@@ -26,6 +26,7 @@ from pgroute.testing.initdb import run_initdb
 from pgroute.testing.server import Server
 from tests.initdb_cache import TEMPLATES, InitdbCache, Templates, copy
 from tests.kept_sessions import KEPT
+from tests.support import STALLS
 
 # A deadline for each example fails on a busy machine, and says nothing there.
 hypothesis.settings.register_profile("pgroute", deadline=None)
@@ -88,6 +89,17 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(5000, 10, 10)  # every 700 allocations it takes a twentieth of the time
 
 
+def pytest_runtest_setup() -> None:
+    STALLS.forget()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stalls() -> Iterator[None]:
+    """How long this process stands still is measured, for `within`."""
+    with STALLS.measured():
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def initdb_cache() -> Iterator[None]:
     """Most clusters of this run copy what initdb made for one before, and share files that are only read.
@@ -131,6 +143,14 @@ def kept_sessions() -> Iterator[None]:
 def real_initdb(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each cluster of this test has a system identifier that no other one of this run has."""
     monkeypatch.setattr("pgroute.testing.initdb.run_initdb", run_initdb)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server has plenty of time to answer a cancel request, whose 0.2 s a busy machine may not give it."""
+    for face in ("_async", "_sync"):
+        for bound in ("_LEAST_PATIENCE", "_MOST_PATIENCE"):
+            monkeypatch.setattr(f"pgroute.{face}.pool.lease.{bound}", 30.0)
 
 
 @pytest.fixture

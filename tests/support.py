@@ -4,22 +4,76 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
+import math
 import os
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, Self
 from unittest.mock import AsyncMock
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
+_TICK = 0.01
+
+
+class Stalls:
+    """Measures how long this process has stood still, by a thread that wakes up every 10 ms."""
+
+    def __init__(self) -> None:
+        self._ended = threading.Lock()
+        self._worst = 0.0
+        self._due = math.inf
+
+    @contextlib.contextmanager
+    def measured(self) -> Iterator[None]:
+        """Measure during the block."""
+        thread = threading.Thread(target=self._run, name="stalls", daemon=True)
+        self._ended.acquire()
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.release()
+            thread.join()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._worst = 0.0
+
+    def worst(self) -> float:
+        """Return the seconds of the longest one, which may not be over yet."""
+        return max(self._worst, time.monotonic() - self._due)
+
+    def _run(self) -> None:
+        self._due = time.monotonic() + _TICK
+        while not self._ended.acquire(timeout=_TICK):
+            self._worst = self.worst()
+            self._due = time.monotonic() + _TICK
+        self._due = math.inf
+        self._ended.release()
+
+
+STALLS = Stalls()
+"""Of this process since the test began."""
+
+
+def of_a_core(seconds: float) -> float:
+    """Return a bound of processor time: *seconds*, and on a busy machine more, as others use the same caches.
+
+    At most four times as much, so that what takes ten times as long is found on any machine.
+    """
+    return seconds * min(4.0, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
+
 
 def within(seconds: float) -> float:
     """Return a bound that says *seconds* on a machine with time to spare, and more on a busy one.
 
-    There whatever a test times waits for a core in between, once for each process and thread on its way. At most four
-    times as much, so that what takes ten times as long is found on any machine.
+    There whatever a test times waits for a core in between, once for each process and thread on its way. If this
+    process has stood still since the test began, so may have each of them.
     """
-    return seconds * min(4.0, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
+    return of_a_core(seconds) + 4 * STALLS.worst()
 
 
 class HasPassfile(Protocol):

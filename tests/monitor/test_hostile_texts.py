@@ -19,7 +19,7 @@ from pgroute import Event, HostState, NoHostAvailable, ProbeOptions, RetryPolicy
 from pgroute.cli import main
 from pgroute.core.printable import MOST
 from tests.refusing import Refusing
-from tests.support import eventually, within
+from tests.support import eventually, of_a_core
 
 TEXT = (
     "begin \x1b]0;another title\x07\x1b[2J\x9b31m\u202etxt.exe\u2066[red]x[/red] [link=file:///etc]y[/link] [/no] "
@@ -109,7 +109,7 @@ def test_five_megabytes_take_no_time_and_leave_a_line(told: Told) -> None:
         begun = time.thread_time()
         with pytest.raises(NoHostAvailable) as caught:
             router.wait(timeout=0.2)
-        assert time.thread_time() - begun < within(0.5)
+        assert time.thread_time() - begun < of_a_core(0.5)
         told.errors.append(caught.value)
         assert 0 < len(router.topology.hosts[0].reason) <= MOST
 
