@@ -101,7 +101,7 @@ def in_copy(router: Router, statement: str) -> None:
 
 
 @pytest.mark.parametrize("session_of", [in_writer, in_run, in_execute, in_copy])
-@pytest.mark.usefixtures("time_limited")
+@pytest.mark.usefixtures("time_limited", "patient")
 def test_an_exception_of_a_signal_handler_leaves_no_statement_at_the_server(
     shared: LocalCluster, session_of: Callable[[Router, str], None]
 ) -> None:

@@ -15,7 +15,7 @@ import pytest
 import tenacity
 
 from pgroute import AsyncRouter, PoolOptions, ProbeOptions, RetryPolicy
-from pgroute.testing import FaultProxy, LocalCluster
+from pgroute.testing import FaultProxy, LocalCluster, Node
 from tests.aio.conftest import Proxied
 from tests.support import async_call, async_eventually, within
 
@@ -390,44 +390,70 @@ async def test_a_connection_class_with_a_wait_of_its_own_is_not_waited_for_eithe
     assert Waiting.waits
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.03], ids=["near", "far"])
+ASLEEP = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
+
+
+async def assert_cancelled(conn: psycopg.AsyncConnection[Any], primary: Node) -> None:
+    """Assert that a statement which is interrupted is cancelled, and its connection goes on."""
+    pid = conn.info.backend_pid
+    task = asyncio.get_running_loop().create_task(sleeping(conn))
+    await async_eventually(lambda: primary.execute(ASLEEP, [pid]))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not conn.closed
+    await conn.rollback()
+    await conn.execute("SELECT 1")
+    assert primary.execute(ASLEEP, [pid]) == []
+
+
+@pytest.mark.usefixtures("patient")
 async def test_a_server_that_answers_cancels_the_statement_and_its_connection_goes_on(
-    proxied: Proxied, seconds: float
+    shared: LocalCluster,
 ) -> None:
-    primary = proxied.cluster.primary
-    (proxy, *_) = proxied.proxies
-    proxy.delay(seconds)
-    async with AsyncRouter(FaultProxy.dsn([proxy])) as router:
-        await async_eventually(lambda: (router.topology.hosts[0].rtt or 0.0) > seconds)
-        async with router.writer() as conn:
-            pid = conn.info.backend_pid
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.3):
-                    await conn.execute("SELECT pg_sleep(60)")
-            assert not conn.closed
-            await conn.rollback()
-            await conn.execute("SELECT 1")
-        sleeping = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
-        assert primary.execute(sleeping, [pid]) == []
-        # The bound was of that statement: the next one may take longer.
-        async with router.writer() as conn:
-            await conn.execute("SELECT pg_sleep(0.6)")
+    async with AsyncRouter(shared.dsn) as router, router.writer() as conn:
+        await assert_cancelled(conn, shared.primary)
 
 
-async def test_a_statement_is_cancelled_also_where_its_answer_is_not_waited_for(proxied: Proxied) -> None:
+async def test_a_server_far_away_has_the_time_for_that(proxied: Proxied) -> None:
+    proxy = proxied.proxies[0]
+    proxy.delay(0.1)
+    probe = ProbeOptions(timeout=10.0)
+    async with AsyncRouter(FaultProxy.dsn([proxy]), probe=probe) as router:
+        await async_eventually(lambda: (router.topology.hosts[0].rtt or 0.0) > 0.1)
+        async with router.writer() as conn:
+            await assert_cancelled(conn, proxied.cluster.primary)
+            # The bound was of that statement: the next one may take longer, here than any bound.
+            await conn.execute("SELECT pg_sleep(2.2)")
+
+
+async def test_a_statement_is_cancelled_also_where_its_answer_is_not_waited_for(
+    proxied: Proxied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a busy machine the request itself is not sent at once, and a round trip may seem long.
+    for bound in ("_LEAST_PATIENCE", "_MOST_PATIENCE"):
+        monkeypatch.setattr(f"pgroute._async.pool.lease.{bound}", 1.5)
     primary = proxied.cluster.primary
     (proxy, *_) = proxied.proxies
+    used: list[psycopg.AsyncConnection[Any]] = []
+
+    async def body(conn: psycopg.AsyncConnection[Any]) -> None:
+        await conn.execute("SELECT 1")
+        used.append(conn)
+        proxy.delay(0.5)  # what the probe has measured says nothing of it
+        await sleeping(conn)
+
     async with AsyncRouter(FaultProxy.dsn([proxy])) as router:
-        await router.wait()
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3), router.writer() as conn:
-                pid = conn.info.backend_pid
-                proxy.delay(0.25)  # what the probe has measured says nothing of it
-                await conn.execute("SELECT pg_sleep(60)")
-        assert conn.closed
+        task = asyncio.get_running_loop().create_task(in_writer(router, body))
+        await async_eventually(lambda: used)
+        pid = used[0].info.backend_pid
+        await async_eventually(lambda: primary.execute(ASLEEP, [pid]))
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+        assert used[0].closed
         proxy.clear_faults()
-        sleeping = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
-        await async_eventually(lambda: not primary.execute(sleeping, [pid]))
+        await async_eventually(lambda: not primary.execute(ASLEEP, [pid]))
 
 
 async def sleeping(conn: psycopg.AsyncConnection[Any]) -> None:
@@ -495,6 +521,7 @@ async def test_a_task_that_is_cancelled_in_each_turn_leaves_no_statement_at_the_
 
 
 @pytest.mark.parametrize("session_of", [in_writer, in_run, in_attempts, in_getconn])
+@pytest.mark.usefixtures("patient")
 async def test_a_task_that_is_cancelled_in_each_turn_keeps_its_connection_if_no_statement_runs(
     shared: LocalCluster, session_of: Callable[..., Any]
 ) -> None:
@@ -543,8 +570,7 @@ async def test_a_task_that_is_cancelled_in_each_turn_waits_no_longer_for_a_froze
 async def test_a_cancel_request_of_the_callers_own_closes_nothing(shared: LocalCluster) -> None:
     async with AsyncRouter(shared.dsn, writer=OPTIONS) as router, router.writer() as conn:
         task = asyncio.get_running_loop().create_task(conn.execute("SELECT pg_sleep(60)"))
-        sleeping = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
-        await async_eventually(lambda: shared.primary.execute(sleeping, [conn.info.backend_pid]))
+        await async_eventually(lambda: shared.primary.execute(ASLEEP, [conn.info.backend_pid]))
         await conn.cancel_safe(timeout=5.0)
         with pytest.raises(psycopg.errors.QueryCanceled):
             await task
@@ -592,17 +618,32 @@ async def test_an_application_that_cancels_all_tasks_has_its_callers_served_afte
         await router.putconn(held)
 
 
-async def test_a_stream_that_is_cancelled_keeps_its_connection(shared: LocalCluster) -> None:
-    many = "SELECT repeat('x', 1000) FROM generate_series(1, 20000000)"
+@pytest.mark.parametrize("amid", [False, True], ids=["before its rows", "amid its rows"])
+@pytest.mark.usefixtures("patient")
+async def test_a_stream_that_is_cancelled_keeps_its_connection(shared: LocalCluster, amid: bool) -> None:
+    query = "SELECT repeat('x', 1000), generate_series(1, 20000000)" if amid else "SELECT pg_sleep(60)"
+    pids: list[int] = []
+    received = False
+
+    async def read(conn: psycopg.AsyncConnection[Any]) -> None:
+        nonlocal received
+        pids.append(conn.info.backend_pid)
+        async for _ in conn.cursor().stream(query):
+            received = True
+
+    def under_way() -> Any:
+        return received if amid else shared.primary.execute(ASLEEP, pids[-1:] or [0])
+
     async with AsyncRouter(shared.dsn, writer=PoolOptions(max_size=1)) as router:
-        pids = set()
         for _ in range(2):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.3), router.writer() as conn:
-                    pids.add(conn.info.backend_pid)
-                    async for _row in conn.cursor().stream(many):
-                        await asyncio.sleep(0)
-        assert len(pids) == 1
+            received = False
+            task = asyncio.get_running_loop().create_task(in_writer(router, read))
+            await async_eventually(under_way)
+            task.cancel()
+            await asyncio.wait({task})
+            assert task.cancelled()
+    assert len(pids) == 2
+    assert len(set(pids)) == 1
 
 
 # async-only: end
