@@ -58,7 +58,6 @@ def test_an_idle_connection_that_was_lost_is_not_seen_by_the_next_request(proxy)
     Note.objects.create(text="before")
     connection.close()
     proxy.reset()
-    eventually(lambda: proxy.connections == 0 or True)
     Note.objects.create(text="after")
     assert texts() == ["after", "before"]
 
@@ -94,14 +93,11 @@ def test_a_connection_lost_before_commit_is_session_lost(proxy):
 def test_the_error_of_a_lost_commit_does_not_wait_for_a_new_primary(proxy):
     with pytest.raises(pgroute.CommitUnknown), transaction.atomic():
         Note.objects.create(text="perhaps")
+        proxy.refuse()
         proxy.when(b"COMMIT", action="reset")
-        begun = time.monotonic()
         transaction.on_commit(lambda: None)
-    assert time.monotonic() - begun < within(2)
-    proxy.refuse(existing="reset")
-    begun = time.monotonic()
-    with pytest.raises(OperationalError):
-        Note.objects.using("default").count()
+        begun = time.monotonic()
+    assert time.monotonic() - begun < within(2), "far from acquire_timeout"
     proxy.clear_faults()
 
 
