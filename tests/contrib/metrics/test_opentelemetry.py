@@ -25,7 +25,7 @@ from opentelemetry.trace import StatusCode
 
 from pgroute import AsyncRouter, ConfigError, NoHostAvailable, ProbeOptions, Router
 from pgroute.contrib.metrics.families import FAMILIES
-from pgroute.contrib.opentelemetry import RouterInstrumentation, counting
+from pgroute.contrib.opentelemetry import RouterInstrumentation, counting, providers
 from pgroute.contrib.opentelemetry.counting import RisingCounter
 from pgroute.contrib.opentelemetry.sessions import server
 from pgroute.core.model.roles import HostKey
@@ -36,7 +36,7 @@ from tests.support import Background, dsn_with, eventually, password_of
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[3]
-QUICK = ProbeOptions(interval=0.1, timeout=0.2)
+COLLECTION_TIMEOUT = providers._COLLECTION_TIMEOUT
 CONVENTIONS = {
     "db.client.connection.count": "{connection}",
     "db.client.connection.max": "{connection}",
@@ -94,7 +94,9 @@ class Telemetry:
 
 
 @pytest.fixture
-def telemetry() -> Iterator[Telemetry]:
+def telemetry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Telemetry]:
+    """Providers; a collection waits for what all sessions have left, however busy the machine is."""
+    monkeypatch.setattr(providers, "_COLLECTION_TIMEOUT", 30.0)
     telemetry = Telemetry()
     yield telemetry
     telemetry.shutdown()
@@ -257,7 +259,10 @@ def test_a_session_that_could_not_be_had_is_a_span_without_a_host(telemetry: Tel
 
 
 def test_a_failover_is_told(any_cluster: LocalCluster, telemetry: Telemetry) -> None:
-    with Router(any_cluster.dsn, name="shop", probe=QUICK) as router, telemetry.instrument(router):
+    with (
+        Router(any_cluster.dsn, name="shop", probe=ProbeOptions(interval=0.1)) as router,
+        telemetry.instrument(router),
+    ):
         use(router)
         any_cluster.primary.kill()
         eventually(lambda: not router.topology.writable)
@@ -545,7 +550,7 @@ class Gated(SpanProcessor):
 
 
 def test_a_processor_that_stands_still_holds_up_no_collection(
-    shared: LocalCluster, telemetry: Telemetry
+    shared: LocalCluster, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gated = Gated()
     telemetry.tracer_provider.add_span_processor(gated)
@@ -553,7 +558,8 @@ def test_a_processor_that_stands_still_holds_up_no_collection(
         use(router)
         use(router)
         assert gated.reached.wait(30)
-        with Background() as background:
+        with Background() as background, monkeypatch.context() as patch:
+            patch.setattr(providers, "_COLLECTION_TIMEOUT", COLLECTION_TIMEOUT)
             assert background.start(told, telemetry).result() == {"shop": 1}
         assert instrumentation.dropped == 0
         gated.opened.set()

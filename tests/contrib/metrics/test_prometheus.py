@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from pgroute import AsyncRouter, ConfigError, NoHostAvailable, PoolOptions, ProbeOptions, Router
+from pgroute import AsyncRouter, ConfigError, NoHostAvailable, PoolOptions, Router
 from pgroute.contrib.metrics.families import FAMILIES
 from pgroute.contrib.metrics.family import COUNTER
 from pgroute.contrib.prometheus import RouterCollector
@@ -26,7 +26,6 @@ from tests.support import Background, dsn_with, eventually, password_of
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[3]
-QUICK = ProbeOptions(interval=0.1, timeout=0.2)
 
 
 def name_of(node: Node) -> str:
