@@ -114,6 +114,8 @@ def test_replica_that_gets_there_within_the_wait_serves(lagging: LocalCluster) -
             port, there = find(router.reader(after=after, wait=5.0), number)
             assert there
             assert port in {node.port for node in standbys}
+        for node in standbys:  # they do not get to the rest, however busy the machine is
+            call(configure, node, recovery_min_apply_delay="10s")
         after = insert(router, 10)
         begun_at = time.monotonic()
         assert find(router.reader(after=after), 10) == (first.port, True)
@@ -129,9 +131,8 @@ def test_the_second_replica_is_asked_while_the_first_stands_still(lagging: Local
     call(paused.pause_replay)
     with Router(lagging.dsn, probe=SELDOM, balance="ordered") as router:
         eventually(lambda: all(of(router, node).lsn for node in lagging.nodes))
-        for number in range(5):
-            after = insert(router, number)
-            assert find(router.reader(after=after, wait=0.4), number) == (other.port, True)
+        after = insert(router, 1)
+        assert find(router.reader(after=after, wait=4.0), 1) == (other.port, True)
 
 
 def test_strict_reader_is_told_that_no_replica_is_there_yet(lagging: LocalCluster) -> None:
