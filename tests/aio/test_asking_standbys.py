@@ -11,7 +11,8 @@ import pytest
 
 from pgroute import AsyncRouter, HostState, NoHostAvailable, PoolOptions, PositionLost
 from pgroute.testing import LocalCluster
-from tests.aio.workload import QUICK, state
+from tests.aio.replicas import OFTEN
+from tests.aio.workload import state
 from tests.support import AsyncBackground, async_call, async_eventually, within
 
 pytestmark = pytest.mark.cluster  # async-only
@@ -102,7 +103,7 @@ async def test_queue_for_a_standby_that_is_behind_ends_with_the_time_to_wait(men
 
 async def test_commit_on_an_old_primary_that_was_given_up_is_told_as_lost(any_cluster: LocalCluster) -> None:
     old, new, _ = any_cluster.nodes
-    async with AsyncRouter(any_cluster.dsn, probe=QUICK) as router:
+    async with AsyncRouter(any_cluster.dsn, probe=OFTEN) as router:
         async with router.writer() as conn:
             await conn.execute("CREATE TABLE written (i int)")
         causal = router.causal()

@@ -10,8 +10,7 @@ import pytest
 
 from pgroute import AsyncRouter, CommitUnknown, NoHostAvailable, PoolExhausted, PoolOptions, ProbeOptions
 from pgroute.testing import LocalCluster
-from tests.aio.replicas import standbys_as_they_were
-from tests.aio.workload import QUICK
+from tests.aio.replicas import OFTEN, standbys_as_they_were
 from tests.support import AsyncBackground, async_call, async_eventually
 
 pytestmark = pytest.mark.cluster
@@ -124,13 +123,15 @@ async def test_waits_for_a_position_are_counted_by_their_outcome(mended: LocalCl
             async with causal.reader(wait=0.1) as conn:
                 assert conn.info.port == primary.port
             counts = router.stats().counts
-    assert counts.position_waits == {"met": 1, "behind": 2}
+    assert counts.position_waits["met"] == 1
+    # The second one is not asked if the first question has taken the whole time.
+    assert counts.position_waits["behind"] in (1, 2)
     assert counts.position_wait_seconds > 0.0
     assert counts.readers_on_primary == 1
 
 
 async def test_an_outage_is_counted_while_it_goes_on(mended: LocalCluster) -> None:
-    async with AsyncRouter(mended.dsn, probe=QUICK) as router:
+    async with AsyncRouter(mended.dsn, probe=OFTEN) as router:
         await router.wait()
         # On a busy machine the primary may have been lost for a moment already.
         before, begun = router.stats().counts, time.monotonic()
@@ -160,7 +161,7 @@ async def test_an_outage_is_counted_while_it_goes_on(mended: LocalCluster) -> No
 
 
 async def test_a_failover_is_counted_with_its_time(any_cluster: LocalCluster) -> None:
-    async with AsyncRouter(any_cluster.dsn, probe=QUICK) as router:
+    async with AsyncRouter(any_cluster.dsn, probe=OFTEN) as router:
         async with router.writer():
             pass
         begun = time.monotonic()
@@ -200,7 +201,7 @@ async def test_callers_that_wait_for_a_host_are_told(mended: LocalCluster) -> No
         async with router.writer():
             pass
 
-    async with AsyncRouter(mended.dsn, probe=QUICK) as router, AsyncBackground() as background:
+    async with AsyncRouter(mended.dsn, probe=OFTEN) as router, AsyncBackground() as background:
         await router.wait()
         waiting = router._manager.meter.waiting
         assert sum(waiting.values()) == 0
@@ -214,7 +215,7 @@ async def test_callers_that_wait_for_a_host_are_told(mended: LocalCluster) -> No
 
 
 async def test_counters_of_a_host_survive_its_generations(mended: LocalCluster) -> None:
-    async with AsyncRouter(mended.dsn, probe=QUICK, writer=ONE) as router:
+    async with AsyncRouter(mended.dsn, probe=OFTEN, writer=ONE) as router:
         for _ in range(2):
             async with router.writer():
                 pass

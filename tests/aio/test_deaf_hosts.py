@@ -14,6 +14,7 @@ from pgroute import AsyncRouter, CommitUnknown, NoHostAvailable, PoolOptions, Pr
 from pgroute.core.model.host import HostState
 from pgroute.testing import FaultProxy, LocalCluster, Node
 from tests.aio.conftest import Proxied
+from tests.aio.replicas import of
 from tests.aio.workload import (
     QUICK,
     Account,
@@ -39,6 +40,9 @@ DEAF: dict[str, Callable[[FaultProxy], object]] = {
     ),
 }
 """Ways for a host to be deaf to new connections."""
+
+PATIENT = ProbeOptions(interval=0.1, timeout=1.0, share=False)
+"""No host that is only slow is taken for a deaf one."""
 
 NOTICING = {"options": "-c client_connection_check_interval=100"}
 """Has the server end a query when its client is gone."""
@@ -69,10 +73,11 @@ async def test_a_router_opens_although_the_primary_is_deaf(proxied: Proxied, mom
 async def test_a_host_deaf_to_new_connections_serves_on_the_old_ones(proxied: Proxied, moment: str) -> None:
     proxy = proxied.proxies[0]
     async with AsyncRouter(
-        proxied.dsn, probe=QUICK, writer=PoolOptions(max_size=2), kwargs={"connect_timeout": 2}
+        proxied.dsn, probe=PATIENT, writer=PoolOptions(max_size=2), kwargs={"connect_timeout": 2}
     ) as router:
         await router.wait()
         DEAF[moment](proxy)
+        deaf_at = time.monotonic()
         for _ in range(20):
             await write_nothing(router)
         async with router.writer() as conn:
@@ -83,7 +88,8 @@ async def test_a_host_deaf_to_new_connections_serves_on_the_old_ones(proxied: Pr
             await conn.execute("SELECT 1")
         for _ in range(20):
             await write_nothing(router)
-        assert state(router, proxy) in (HostState.UP, HostState.BUSY)
+        await async_eventually(lambda: (of(router, proxy).last_seen or 0.0) > deaf_at + 0.2)
+        await async_eventually(lambda: state(router, proxy) in (HostState.UP, HostState.BUSY))
         proxy.clear_faults()
         proxy.reset("existing")
         async with router.writer(), router.writer():

@@ -16,7 +16,8 @@ from pgroute.batch import AsyncBatchJob, Chunk, Keyset
 from pgroute.core.model.roles import HostRole
 from pgroute.testing import LocalCluster, Node
 from tests.aio.counting import waiting
-from tests.aio.workload import QUICK, key, primary, state
+from tests.aio.replicas import OFTEN
+from tests.aio.workload import key, primary, state
 from tests.support import AsyncBackground, async_call, async_eventually, dsn_with
 
 pytestmark = pytest.mark.cluster  # async-only
@@ -236,7 +237,7 @@ async def test_every_setting_reads_what_it_has_written(hostile: LocalCluster, da
     for number, setting in enumerate(SETTINGS):
         if setting in DATABASES[database]:
             try:
-                async with AsyncRouter(dsn(hostile, role(number), database), probe=QUICK) as router:
+                async with AsyncRouter(dsn(hostile, role(number), database), probe=OFTEN) as router:
                     await check_reads(router, hostile)
             except BaseException as exc:
                 exc.add_note(f"with {setting}")
@@ -450,7 +451,7 @@ async def test_every_setting_survives_a_failover_and_an_old_primary_that_comes_b
     routers = {}
     try:
         for number, setting in enumerate(SETTINGS):
-            routers[setting] = AsyncRouter(dsn(installed, role(number)), probe=QUICK)
+            routers[setting] = AsyncRouter(dsn(installed, role(number)), probe=OFTEN)
             await routers[setting].open()
         for router in routers.values():
             await router.wait()

@@ -10,7 +10,7 @@ from pgroute import AsyncRouter, ProbeOptions
 from pgroute.core.routing import acquisition
 from pgroute.testing import FaultProxy
 from tests.aio.conftest import Proxied
-from tests.aio.workload import QUICK, read
+from tests.aio.workload import read
 from tests.support import AsyncBackground, dsn_with, within
 
 pytestmark = pytest.mark.cluster
@@ -50,15 +50,20 @@ async def test_first_sessions_of_many_routers_go_to_the_first_host_although_it_a
     assert found == [proxied.cluster.nodes[1].port] * ROUTERS
 
 
-async def test_first_host_that_never_answers_is_waited_for_as_long_as_a_probe_takes(proxied: Proxied) -> None:
+async def test_first_host_that_never_answers_is_waited_for_as_long_as_a_probe_takes(
+    proxied: Proxied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acquisition, "PATIENCE", 20.0)  # as above
     primary, first, second = proxied.proxies
     first.hang()
+    # Long enough for the others to answer on a busy machine.
+    probe = ProbeOptions(interval=0.1, timeout=1.0, share=False)
     async with AsyncRouter(
-        FaultProxy.dsn((first, second, primary)), balance="ordered", probe=QUICK
+        FaultProxy.dsn((first, second, primary)), balance="ordered", probe=probe
     ) as router:
         begun = time.monotonic()
-        assert (await read(router, 5.0)).port == proxied.cluster.nodes[2].port
-        assert QUICK.timeout * 0.9 < time.monotonic() - begun < within(5 * QUICK.timeout)
+        assert (await read(router, 20.0)).port == proxied.cluster.nodes[2].port
+        assert probe.timeout * 0.9 < time.monotonic() - begun < within(probe.timeout + 0.8)
 
 
 async def test_first_host_that_refuses_is_passed_over_at_once(proxied: Proxied) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
 
-from pgroute import AsyncRouter, HostState, NoHostAvailable, PoolOptions, ProbeOptions
+from pgroute import AsyncRouter, HostState, NoHostAvailable, PoolOptions
 from pgroute.testing import FaultProxy, LocalCluster
-from tests.aio.workload import QUICK, Account, keep_reading, read, state
+from tests.aio.replicas import OFTEN
+from tests.aio.workload import Account, keep_reading, read, state
 from tests.support import AsyncBackground, async_call, async_eventually, within
 
 pytestmark = pytest.mark.cluster  # async-only
@@ -44,7 +46,7 @@ async def test_a_replica_lost_and_back_gives_new_readers_no_error(mended: LocalC
 
 async def test_a_frozen_replica_is_left_out_after_a_probe(mended: LocalCluster) -> None:
     _, frozen, left = mended.nodes
-    async with AsyncRouter(mended.dsn, probe=QUICK) as router:
+    async with AsyncRouter(mended.dsn, probe=replace(OFTEN, share=False)) as router:
         await router.wait("reader")
         await async_call(frozen.freeze)
         await async_eventually(lambda: state(router, frozen) in (HostState.SUSPECT, HostState.DOWN))
@@ -130,12 +132,10 @@ async def test_a_flapping_replica_gives_new_readers_no_error_and_gets_no_storm(
             time.sleep(0.2)
 
     dsn = FaultProxy.dsn(proxies)
-    # With twenty callers that never rest, a probe of the healthy replica may well take more than QUICK's timeout.
-    probe = ProbeOptions(interval=0.1)
     # A connection for each, so that nobody is sent on to the primary for want of one.
     readers = PoolOptions(max_size=20)
     async with (
-        AsyncRouter(dsn, probe=probe, reader=readers) as router,
+        AsyncRouter(dsn, probe=OFTEN, reader=readers) as router,
         AsyncBackground() as background,
     ):
         for _ in range(20):
@@ -155,8 +155,8 @@ async def test_standbys_of_a_stale_primary_serve_readers_only_if_no_other_can(
 ) -> None:
     old, new, left = any_cluster.nodes
     async with (
-        AsyncRouter(any_cluster.dsn, probe=QUICK) as router,
-        AsyncRouter(any_cluster.dsn, probe=QUICK, reader_attrs="standby") as strict,
+        AsyncRouter(any_cluster.dsn, probe=OFTEN) as router,
+        AsyncRouter(any_cluster.dsn, probe=OFTEN, reader_attrs="standby") as strict,
     ):
         await router.wait()
         await async_call(any_cluster.promote, new, repoint=False)
@@ -172,4 +172,4 @@ async def test_standbys_of_a_stale_primary_serve_readers_only_if_no_other_can(
         await async_call(left.execute, "CHECKPOINT")
         await async_eventually(lambda: [host.timeline for host in router.topology.standbys] == [2])
         assert {(await read(router)).port for _ in range(50)} == {left.port}
-        assert state(router, old) is HostState.STALE
+        await async_eventually(lambda: state(router, old) is HostState.STALE)

@@ -9,7 +9,8 @@ import pytest
 
 from pgroute import AsyncRouter, HostKey, HostState, NoHostAvailable, SplitBrainError
 from pgroute.testing import LocalCluster, Node
-from tests.aio.workload import QUICK, key, make_table, numbers, primary, read, state, write
+from tests.aio.replicas import OFTEN
+from tests.aio.workload import key, make_table, numbers, primary, read, state, write
 from tests.support import async_call, async_eventually, dsn_at, dsn_with, within
 
 pytestmark = pytest.mark.cluster  # async-only
@@ -54,7 +55,7 @@ async def test_a_promotion_beside_the_primary_in_use_stops_the_writers(pgroute_c
     cluster = pgroute_cluster_factory(standbys=2)
     make_table(cluster)
     first, second, third = cluster.nodes
-    async with AsyncRouter(cluster.dsn, probe=QUICK) as router:
+    async with AsyncRouter(cluster.dsn, probe=OFTEN) as router:
         await router.wait()
         await async_call(first.kill)
         await async_call(cluster.promote, second, repoint=False)
@@ -107,7 +108,7 @@ async def test_a_standby_promoted_beside_a_live_primary_takes_over_all_writes(
 ) -> None:
     make_table(any_cluster)
     old, new, _ = any_cluster.nodes
-    async with AsyncRouter(any_cluster.dsn, probe=QUICK) as router:
+    async with AsyncRouter(any_cluster.dsn, probe=OFTEN) as router:
         await router.wait()
         await async_call(any_cluster.promote, new, repoint=False)
         await async_eventually(lambda: primary(router) == key(new))
@@ -135,7 +136,7 @@ async def test_a_crashed_primary_that_restarts_as_one_is_stale(any_cluster: Loca
 async def test_forgetting_the_timeline_admits_an_older_primary(any_cluster: LocalCluster) -> None:
     make_table(any_cluster)
     old, new, other = any_cluster.nodes
-    async with AsyncRouter(any_cluster.dsn, probe=QUICK) as router:
+    async with AsyncRouter(any_cluster.dsn, probe=OFTEN) as router:
         await router.wait()
         await async_call(any_cluster.promote, new, repoint=False)
         await async_eventually(lambda: state(router, old) is HostState.STALE)
@@ -153,7 +154,7 @@ async def test_a_restored_backup_is_written_to_once_no_host_is_on_a_higher_timel
     cluster = pgroute_cluster_factory(standbys=1)
     make_table(cluster)
     backup, lost = cluster.nodes
-    async with AsyncRouter(cluster.dsn, probe=QUICK) as router:
+    async with AsyncRouter(cluster.dsn, probe=OFTEN) as router:
         await router.wait()
         await async_call(backup.kill)
         await async_call(cluster.promote, lost)
@@ -194,7 +195,7 @@ async def test_another_cluster_in_the_place_of_the_primary_is_not_written_to(pgr
     first, second = ours.nodes
     [stranger] = theirs.nodes
     stranger.stop()
-    async with AsyncRouter(ours.dsn, probe=QUICK) as router:
+    async with AsyncRouter(ours.dsn, probe=OFTEN) as router:
         assert (await write(router, 0)).port == first.port
         await async_call(ours.catch_up)
         await async_call(first.kill)

@@ -12,7 +12,8 @@ import pytest
 
 from pgroute import Router, HostState, NoHostAvailable, PoolOptions, PositionLost
 from pgroute.testing import LocalCluster
-from tests.sync.workload import QUICK, state
+from tests.sync.replicas import OFTEN
+from tests.sync.workload import state
 from tests.support import Background, call, eventually, within
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
@@ -102,7 +103,7 @@ def test_queue_for_a_standby_that_is_behind_ends_with_the_time_to_wait(mended: L
 
 def test_commit_on_an_old_primary_that_was_given_up_is_told_as_lost(any_cluster: LocalCluster) -> None:
     old, new, _ = any_cluster.nodes
-    with Router(any_cluster.dsn, probe=QUICK) as router:
+    with Router(any_cluster.dsn, probe=OFTEN) as router:
         with router.writer() as conn:
             conn.execute("CREATE TABLE written (i int)")
         causal = router.causal()

@@ -11,8 +11,7 @@ import pytest
 
 from pgroute import Router, CommitUnknown, NoHostAvailable, PoolExhausted, PoolOptions, ProbeOptions
 from pgroute.testing import LocalCluster
-from tests.sync.replicas import standbys_as_they_were
-from tests.sync.workload import QUICK
+from tests.sync.replicas import OFTEN, standbys_as_they_were
 from tests.support import Background, call, eventually
 
 pytestmark = pytest.mark.cluster
@@ -125,13 +124,15 @@ def test_waits_for_a_position_are_counted_by_their_outcome(mended: LocalCluster)
             with causal.reader(wait=0.1) as conn:
                 assert conn.info.port == primary.port
             counts = router.stats().counts
-    assert counts.position_waits == {"met": 1, "behind": 2}
+    assert counts.position_waits["met"] == 1
+    # The second one is not asked if the first question has taken the whole time.
+    assert counts.position_waits["behind"] in (1, 2)
     assert counts.position_wait_seconds > 0.0
     assert counts.readers_on_primary == 1
 
 
 def test_an_outage_is_counted_while_it_goes_on(mended: LocalCluster) -> None:
-    with Router(mended.dsn, probe=QUICK) as router:
+    with Router(mended.dsn, probe=OFTEN) as router:
         router.wait()
         # On a busy machine the primary may have been lost for a moment already.
         before, begun = router.stats().counts, time.monotonic()
@@ -161,7 +162,7 @@ def test_an_outage_is_counted_while_it_goes_on(mended: LocalCluster) -> None:
 
 
 def test_a_failover_is_counted_with_its_time(any_cluster: LocalCluster) -> None:
-    with Router(any_cluster.dsn, probe=QUICK) as router:
+    with Router(any_cluster.dsn, probe=OFTEN) as router:
         with router.writer():
             pass
         begun = time.monotonic()
@@ -201,7 +202,7 @@ def test_callers_that_wait_for_a_host_are_told(mended: LocalCluster) -> None:
         with router.writer():
             pass
 
-    with Router(mended.dsn, probe=QUICK) as router, Background() as background:
+    with Router(mended.dsn, probe=OFTEN) as router, Background() as background:
         router.wait()
         waiting = router._manager.meter.waiting
         assert sum(waiting.values()) == 0
@@ -215,7 +216,7 @@ def test_callers_that_wait_for_a_host_are_told(mended: LocalCluster) -> None:
 
 
 def test_counters_of_a_host_survive_its_generations(mended: LocalCluster) -> None:
-    with Router(mended.dsn, probe=QUICK, writer=ONE) as router:
+    with Router(mended.dsn, probe=OFTEN, writer=ONE) as router:
         for _ in range(2):
             with router.writer():
                 pass

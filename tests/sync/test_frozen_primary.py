@@ -13,6 +13,7 @@ import pytest
 from pgroute import Router, ProbeOptions
 from pgroute.core.model.host import HostState
 from pgroute.testing import LocalCluster, Node
+from tests.sync.replicas import OFTEN
 from tests.sync.workload import QUICK, key, make_table, numbers, primary, read, state, write
 from tests.support import Background, call, eventually, within
 
@@ -87,7 +88,7 @@ def test_a_session_stuck_on_the_frozen_host_is_released(any_cluster: LocalCluste
 
 def test_thawed_it_is_a_stale_primary_and_never_written_to(any_cluster: LocalCluster) -> None:
     make_table(any_cluster)
-    with Router(any_cluster.dsn, probe=QUICK) as router:
+    with Router(any_cluster.dsn, probe=OFTEN) as router:
         write(router, 0)
         call(any_cluster.catch_up)
         old, new, _ = call(freeze_and_promote, any_cluster)
@@ -96,7 +97,7 @@ def test_thawed_it_is_a_stale_primary_and_never_written_to(any_cluster: LocalClu
         eventually(lambda: state(router, old) is HostState.STALE)
         ports = {(write(router, number)).port for number in range(1, 201)}
         reader_ports = {(read(router)).port for _ in range(50)}
-        assert state(router, old) is HostState.STALE
+        eventually(lambda: state(router, old) is HostState.STALE)
     assert ports == {new.port}
     assert old.port not in reader_ports
     assert numbers(old) == [0]

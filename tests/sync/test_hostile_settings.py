@@ -17,7 +17,8 @@ from pgroute.batch import BatchJob, Chunk, Keyset
 from pgroute.core.model.roles import HostRole
 from pgroute.testing import LocalCluster, Node
 from tests.sync.counting import waiting
-from tests.sync.workload import QUICK, key, primary, state
+from tests.sync.replicas import OFTEN
+from tests.sync.workload import key, primary, state
 from tests.support import Background, call, eventually, dsn_with
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
@@ -236,7 +237,7 @@ def test_every_setting_reads_what_it_has_written(hostile: LocalCluster, database
     for number, setting in enumerate(SETTINGS):
         if setting in DATABASES[database]:
             try:
-                with Router(dsn(hostile, role(number), database), probe=QUICK) as router:
+                with Router(dsn(hostile, role(number), database), probe=OFTEN) as router:
                     check_reads(router, hostile)
             except BaseException as exc:
                 exc.add_note(f"with {setting}")
@@ -450,7 +451,7 @@ def test_every_setting_survives_a_failover_and_an_old_primary_that_comes_back(
     routers = {}
     try:
         for number, setting in enumerate(SETTINGS):
-            routers[setting] = Router(dsn(installed, role(number)), probe=QUICK)
+            routers[setting] = Router(dsn(installed, role(number)), probe=OFTEN)
             routers[setting].open()
         for router in routers.values():
             router.wait()

@@ -10,7 +10,8 @@ import pytest
 
 from pgroute import Router, HostKey, HostState, NoHostAvailable, SplitBrainError
 from pgroute.testing import LocalCluster, Node
-from tests.sync.workload import QUICK, key, make_table, numbers, primary, read, state, write
+from tests.sync.replicas import OFTEN
+from tests.sync.workload import key, make_table, numbers, primary, read, state, write
 from tests.support import call, eventually, dsn_at, dsn_with, within
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
@@ -54,7 +55,7 @@ def test_a_promotion_beside_the_primary_in_use_stops_the_writers(pgroute_cluster
     cluster = pgroute_cluster_factory(standbys=2)
     make_table(cluster)
     first, second, third = cluster.nodes
-    with Router(cluster.dsn, probe=QUICK) as router:
+    with Router(cluster.dsn, probe=OFTEN) as router:
         router.wait()
         call(first.kill)
         call(cluster.promote, second, repoint=False)
@@ -107,7 +108,7 @@ def test_a_standby_promoted_beside_a_live_primary_takes_over_all_writes(
 ) -> None:
     make_table(any_cluster)
     old, new, _ = any_cluster.nodes
-    with Router(any_cluster.dsn, probe=QUICK) as router:
+    with Router(any_cluster.dsn, probe=OFTEN) as router:
         router.wait()
         call(any_cluster.promote, new, repoint=False)
         eventually(lambda: primary(router) == key(new))
@@ -135,7 +136,7 @@ def test_a_crashed_primary_that_restarts_as_one_is_stale(any_cluster: LocalClust
 def test_forgetting_the_timeline_admits_an_older_primary(any_cluster: LocalCluster) -> None:
     make_table(any_cluster)
     old, new, other = any_cluster.nodes
-    with Router(any_cluster.dsn, probe=QUICK) as router:
+    with Router(any_cluster.dsn, probe=OFTEN) as router:
         router.wait()
         call(any_cluster.promote, new, repoint=False)
         eventually(lambda: state(router, old) is HostState.STALE)
@@ -153,7 +154,7 @@ def test_a_restored_backup_is_written_to_once_no_host_is_on_a_higher_timeline(
     cluster = pgroute_cluster_factory(standbys=1)
     make_table(cluster)
     backup, lost = cluster.nodes
-    with Router(cluster.dsn, probe=QUICK) as router:
+    with Router(cluster.dsn, probe=OFTEN) as router:
         router.wait()
         call(backup.kill)
         call(cluster.promote, lost)
@@ -194,7 +195,7 @@ def test_another_cluster_in_the_place_of_the_primary_is_not_written_to(pgroute_c
     first, second = ours.nodes
     [stranger] = theirs.nodes
     stranger.stop()
-    with Router(ours.dsn, probe=QUICK) as router:
+    with Router(ours.dsn, probe=OFTEN) as router:
         assert (write(router, 0)).port == first.port
         call(ours.catch_up)
         call(first.kill)
