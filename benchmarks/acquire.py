@@ -98,7 +98,7 @@ def summary(face, workers, rounds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=40, help="pairs of rounds for each row (default 40)")
     parser.add_argument("--sessions", type=int, default=2000, help="sessions in a round (default 2000)")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")

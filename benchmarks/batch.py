@@ -84,7 +84,7 @@ def timed(fn, *args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=20, help="pairs of rounds for each row (default 20)")
     parser.add_argument("--rows", type=int, default=100_000, help="of the table (default 100000)")
     parser.add_argument("--chunk", type=int, default=1000, help="rows in a chunk (default 1000)")

@@ -169,7 +169,7 @@ def compare(face, way, rounds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=15, help="of each way (default 15)")
     parser.add_argument("--rows", type=int, default=100_000, help="in a copy (default 100,000)")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")

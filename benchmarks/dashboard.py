@@ -292,7 +292,7 @@ def measure(dashboard, args):
 
 def main():
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.dashboard", description=__doc__.split("\n", maxsplit=1)[0]
+        prog="python -m benchmarks.dashboard", description=(__doc__ or "").split("\n", maxsplit=1)[0]
     )
     parser.add_argument(
         "--out", type=Path, nargs="+", default=[Path("docs/img/dashboard.svg")], help="SVG or PNG files"

@@ -92,7 +92,9 @@ async def measure_async(dsn, args, queries):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.direct", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.direct", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--rounds", type=int, default=30, help="of each way (default 30)")
     parser.add_argument("--queries", type=int, default=200, help="in a round without delay (default 200)")
     parser.add_argument(

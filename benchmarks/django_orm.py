@@ -228,7 +228,7 @@ def overhead(rounds, size):
 
 def main():
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("worker").add_argument("database")
     commands.add_parser("switchover").add_argument("names", nargs="*", default=[*VARIANTS])

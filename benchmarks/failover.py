@@ -96,7 +96,7 @@ def percentile(values, share):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--trials", type=int, default=20, help="failovers (default 20)")
     parser.add_argument("--writers", type=int, default=1, help="concurrent writers (default 1)")
     parser.add_argument("--fault", choices=("kill", "immediate", "freeze"), default="kill")

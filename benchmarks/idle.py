@@ -69,7 +69,7 @@ def measure(face, dsn, seconds, interval):
 
 def main():
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.idle", description=__doc__.split("\n", maxsplit=1)[0]
+        prog="python -m benchmarks.idle", description=(__doc__ or "").split("\n", maxsplit=1)[0]
     )
     parser.add_argument("--seconds", type=float, default=60.0, help="of each measurement (default 60)")
     parser.add_argument("--repeats", type=int, default=3, help="processes for each face (default 3)")

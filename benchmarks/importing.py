@@ -35,7 +35,7 @@ def cpu(statement):
 
 def main():
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.importing", description=__doc__.split("\n", maxsplit=1)[0]
+        prog="python -m benchmarks.importing", description=(__doc__ or "").split("\n", maxsplit=1)[0]
     )
     parser.add_argument("--repeats", type=int, default=40, help="processes for each statement (default 40)")
     args = parser.parse_args()

@@ -234,7 +234,7 @@ def table(rows):
 
 def main():
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.metrics", description=__doc__.split("\n", maxsplit=1)[0]
+        prog="python -m benchmarks.metrics", description=(__doc__ or "").split("\n", maxsplit=1)[0]
     )
     parser.add_argument("--rounds", type=int, default=400, help="of each way (default 400)")
     parser.add_argument("--sessions", type=int, default=20, help="in a round (default 20)")

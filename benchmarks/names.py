@@ -204,7 +204,7 @@ def twenty(server, seconds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--trials", type=int, default=10, help="flips for each TTL (default 10)")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the long waits (default 60)")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")

@@ -46,7 +46,7 @@ def parts(measured):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results.json")
     found = parts(json.loads(parser.parse_args().json.read_text()))
 

@@ -256,7 +256,7 @@ def trial(library, args):
 
 def main():
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.processes", description=__doc__.split("\n", maxsplit=1)[0]
+        prog="python -m benchmarks.processes", description=(__doc__ or "").split("\n", maxsplit=1)[0]
     )
     parser.add_argument("--processes", type=int, default=50, help="(default 50)")
     parser.add_argument("--workers", type=int, default=2, help="threads or tasks of each (default 2)")

@@ -98,7 +98,7 @@ def measure(kind, args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--seconds", type=float, default=10.0, help="of the outage (default 10)")
     parser.add_argument("--hosts", type=int, default=3, help="in the DSN (default 3)")
     parser.add_argument("--waiters", type=int, default=20, help="threads that wait for a writer (default 20)")

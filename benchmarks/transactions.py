@@ -206,7 +206,7 @@ def tables(measured):
 
 def main():
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.transactions", description=__doc__.split("\n", maxsplit=1)[0]
+        prog="python -m benchmarks.transactions", description=(__doc__ or "").split("\n", maxsplit=1)[0]
     )
     parser.add_argument("--rounds", type=int, default=300, help="of each way (default 300)")
     parser.add_argument(

@@ -153,7 +153,7 @@ def work(arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--failovers", type=int, default=1000, help="of each face (default 1000)")
     parser.add_argument("--processes", type=int, default=4, help="side by side (default 4)")
     parser.add_argument("--seed", type=int, default=1)

@@ -211,7 +211,9 @@ def serve(name, descriptor):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.web", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.web", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=[*CONTENDERS], metavar="NAME")
     parser.add_argument("--seconds", type=float, default=12.0, help="from the crash on (default 12)")
     parser.add_argument(

@@ -135,7 +135,9 @@ def trouble(cluster: LocalCluster, rows: int) -> None:
 
 def main() -> int:
     """Run the command line and return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(
+        description="Reprice a million rows, each once, while the primary is killed twice and the job itself once."
+    )
     parser.add_argument("dsn", nargs="?", metavar="DSN")
     parser.add_argument("--rows", type=int, default=1_000_000, help="(default: 1000000)")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)

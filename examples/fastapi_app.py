@@ -232,7 +232,9 @@ def serve(dsn: str, port: int, cluster: LocalCluster | None = None) -> None:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(
+        description="A web application with FastAPI that survives the loss of its primary."
+    )
     parser.add_argument("dsn", nargs="?", metavar="DSN")
     parser.add_argument("--port", type=int, default=8000, help="(default: 8000)")
     args = parser.parse_args()

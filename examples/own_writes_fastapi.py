@@ -91,7 +91,9 @@ def serve(dsn: str, port: int) -> None:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(
+        description="A web application with FastAPI whose users see what they have written."
+    )
     parser.add_argument("dsn", nargs="?", metavar="DSN")
     parser.add_argument("--port", type=int, default=8000, help="(default: 8000)")
     args = parser.parse_args()

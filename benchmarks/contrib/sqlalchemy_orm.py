@@ -76,7 +76,7 @@ def options_of(driver):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--async", dest="asynchronous", action="store_true")

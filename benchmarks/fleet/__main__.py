@@ -88,7 +88,7 @@ def histories(first, count):
 
 def main():
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.fleet", description=__doc__.split("\n", maxsplit=1)[0]
+        prog="python -m benchmarks.fleet", description=(__doc__ or "").split("\n", maxsplit=1)[0]
     )
     parser.add_argument(
         "--clients", default="1,10,100,1000", help="sizes of the fleet (default 1,10,100,1000)"

@@ -159,7 +159,7 @@ def follow_input(load: Load) -> None:
 
 def main() -> int:
     """Run the command line and return the exit status: 1 if there were errors."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(description="Clients of app.py.")
     parser.add_argument("url", metavar="URL")
     parser.add_argument("--writers", type=int, default=8, help="(default: 8)")
     parser.add_argument("--readers", type=int, default=2, help="(default: 2)")

@@ -125,3 +125,41 @@ def test_the_tests_of_an_application_pass_and_leave_nothing_behind(temporary):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 passed" in done.stdout
     assert leftovers(temporary) == []
+
+
+HELP_WITHOUT_DOCSTRINGS = """
+import contextlib, io, sys
+from pathlib import Path
+
+for path in sys.argv[1:]:
+    sys.argv = [path, "--help"]
+    sys.path.insert(0, str(Path(path).parent))
+    help = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(help):
+            code = compile(Path(path).read_text(), path, "exec", optimize=2)
+            exec(code, {"__name__": "__main__", "__file__": path, "__doc__": None})
+    except SystemExit as exc:
+        print(path, exc.code, help.getvalue().startswith("usage: "))
+    except Exception as exc:
+        print(path, repr(exc))
+"""
+
+
+def test_the_examples_do_without_their_docstrings():
+    """As under PYTHONOPTIMIZE=2, but the libraries that they import are not compiled again."""
+    with_help = [
+        str(path.relative_to(ROOT))
+        for path in sorted((ROOT / "examples").rglob("*.py"))
+        if "ArgumentParser(" in path.read_text("utf-8")
+    ]
+    assert len(with_help) >= 7
+    done = subprocess.run(
+        [sys.executable, "-c", HELP_WITHOUT_DOCSTRINGS, *with_help],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.stdout.splitlines() == [f"{path} 0 True" for path in with_help], done.stderr
