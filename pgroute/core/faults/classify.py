@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import errno
-import re
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -101,16 +100,29 @@ _BUSY = LatePattern(
     )
 )
 _REJECTED = LatePattern(
-    r"no password supplied|SSL|TLS|certificate|authentication|channel binding|GSS|private key|sslmode",
+    "|".join(
+        (
+            r"no password supplied|SSL|TLS|certificate|authentication|channel binding|GSS|private key|sslmode",
+            *translations.REJECTED,
+        )
+    )
 )
 # Messages of the network, with TLS or without, when the server went away.
-_CUT = LatePattern(r"SYSCALL error|unexpected eof|closed unexpectedly|[Cc]onnection reset|Broken pipe")
+_CUT = LatePattern(
+    "|".join(
+        (
+            r"SYSCALL|unexpected eof|closed unexpectedly|[Cc]onnection reset|Broken pipe",
+            *translations.CUT,
+        )
+    )
+)
 _UNRESOLVED = LatePattern(
     r"failed to resolve host|could not translate host name|Name or service not known|nodename nor servname"
 )
 # libpq prints a message of the server as "SEVERITY:  text", with the severity in the server's language: "ÖLÜMCÜL
-# (FATAL)" in Turkish. It contains no quotes, unlike names, which may contain anything.
-_SERVER_SAID = LatePattern(r"(?:failed: |^)[^:\n\"']+:  (?P<text>.*)", re.DOTALL)
+# (FATAL)" in Turkish. It contains no quotes, unlike names, which may contain anything. Ahead of it may be a prefix in a
+# language that `_PREFIX` does not know, which ends with a colon.
+_SERVER_SAID = LatePattern(r"(?ms)(?:[:\uff1a] ?|^)[^:\uff1a\n\"'«»„\u201c\u201d]+:  (?P<text>.*)")
 # Poolers that refuse ``options``: PgBouncer ("unsupported startup parameter"), RDS Proxy ("command-line options").
 _OPTIONS = LatePattern(r"startup parameter|\boptions?\b")
 # A server's message about a login quotes the name, in every language. The bound keeps a text full of opening quotes
@@ -119,7 +131,9 @@ _QUOTED = LatePattern(
     r"(?<!\w)[\"'«»„\u201c\u2018][\s\u00a0\u202f]?([^\n]{0,128}?)[\s\u00a0\u202f]?[\"'«»\u201c\u201d\u2019]"
 )
 _PREFIX = LatePattern(
-    r"(?m)^(?:connection failed: |connection is bad: )?(?:connection to server [^\n]*?failed: )?"
+    r"(?m)^(?:connection failed: |connection is bad: )?(?:"
+    + "|".join((r"connection to server [^\n]*?failed: ", *translations.PREFIXES))
+    + ")?"
 )
 
 _MOST_TEXT = 8192
@@ -140,7 +154,7 @@ def connect_fault(exc: BaseException) -> Fault:
     text = str(exc)[:_MOST_TEXT]
     # The prefix holds names of hosts and users, which may contain any words.
     words = _PREFIX.sub("", text.strip())
-    said = _SERVER_SAID.search(text)
+    said = _SERVER_SAID.search(words)
     shut = said is not None and _SHUT.search(said["text"]) is not None
     if said:
         if shut or _NO_SERVER_BEHIND.search(said["text"]) or _ENDED.search(said["text"]):
@@ -170,7 +184,7 @@ def options_refused(exc: psycopg.Error, *, names: Collection[str]) -> bool | Non
         exc: the error of the login.
         names: the user and the database; a message that quotes one of them is about that.
     """
-    said = _SERVER_SAID.search(str(exc)[:_MOST_TEXT])
+    said = _SERVER_SAID.search(_PREFIX.sub("", str(exc)[:_MOST_TEXT].strip()))
     if said is None or connect_fault(exc).kind is not FaultKind.REJECTED:
         return False
     words = _QUOTED.sub("", said["text"])

@@ -1,8 +1,11 @@
-"""Messages of servers that accept no logins for now, in other languages (PostgreSQL's message catalogs).
+"""Messages about failed logins in other languages: those of servers, and libpq's own (PostgreSQL's message catalogs).
 
 psycopg and libpq give no SQLSTATE for a failed connection attempt, so the text decides. During login a server uses the
-language of its lc_messages, whatever the client requests. These are the eleven languages of Debian's postgresql-15, not
-all that PostgreSQL ever had. A text that is not listed counts as a rejection, as any unknown text does.
+language of its lc_messages, whatever the client requests. libpq uses that of the process, if it was built with catalogs
+and the program calls setlocale(): the libpq of psycopg's wheels was not.
+
+These are the languages of Debian's postgresql-15 and libpq5 15, not all that PostgreSQL ever had. A text of a server
+that is not listed counts as a rejection, one of libpq as a host that is down.
 """
 
 from __future__ import annotations
@@ -52,4 +55,44 @@ BUSY = (
     r"för många (?:klienter|uppkopplingar)|resterande anslutningsslottar",
     r"вже забагато клієнтів|слоти підключень, які залишились|занадто багато підключень",
     r"已经有太多的客户|已保留的连接位置|的连接太多了",
+)
+
+# libpq: "connection to server at ... failed: " and "connection to server on socket ... failed: ".
+PREFIXES = (
+    r"Verbindung zum Server [^\n]*?fehlgeschlagen: ",
+    r"σύνδεση στον διακομιστή [^\n]*?απέτυχε: ",
+    r"falló la conexión al servidor [^\n]*?: ",
+    r"la connexion au serveur [^\n]*?a échoué : ",
+    r"connessione al server [^\n]*?non riuscita: ",
+    r"(?:ソケット)?\"[^\n]*?のサーバーへの接続に失敗しました: ",
+    r"(?:სერვერის|სოკეტით) \(\"[^\n]*?მიერთების შეცდომა: ",
+    r"\"[^\n]*?접속 할 수 없음: ",
+    r"подключиться к серверу [^\n]*?не удалось: ",
+    r"anslutning till? server [^\n]*?misslyckades: ",
+    r"підключення до серверу [^\n]*?провалено: |помилка при з'єднанні з сервером [^\n]*?: ",
+    r"连接到[^\n]*?失败[：:]",  # noqa: RUF001
+)
+
+# libpq: certificates, private keys, methods of authentication, channel binding. "SSL" is the same everywhere.
+REJECTED = (
+    r"[Cc]ertifik|auth?enti|privátního klíče",
+    r"[Zz]ertifikat|Authentifizierung|Channel-Binding|Schlüsseldatei",
+    r"πιστοπο[ιί]|ταυτότητας|σύνδεση καναλιού|ιδιωτικού κλειδιού",
+    r"[Cc]ertificado|autentifica|llave privada",
+    r"[Cc]ertificat|authentif|lien de canal|clé privée",
+    r"autentica|(?:binding|associazione) d(?:i|el) canale|chiave privata",
+    r"証明書|認証|チャネルバインディング|秘密鍵",
+    r"სერტიფიკატ|ავთენტიკაცი|არხ(?:ზე|ის) მიბმა|პირადი გასაღების",
+    r"인증|[채체]널 바인딩|개인키",
+    r"сертификат|аутентифи|привязка каналов|закрытого ключа",
+    r"autentiser|kanalbindning|nyckelfil",
+    r"сертифікат|автентифік|аутентифік|закритого ключа|зв'язування каналів",
+    r"证书|认证|身份验证|通道绑定|私钥",
+)
+
+# libpq: "SSL connection has been closed unexpectedly".
+CUT = (
+    r"neočekávaně ukončeno|unerwartet geschlossen|έκλεισε απροσδόκητα|cerrado inesperadamente|en llamada SSL",
+    r"fermée de façon inattendue|chiusa inaspettatamente|意図せずにクローズ|მოულოდნელად დაიხურა|예상치 못하게 끊김",
+    r"неожиданно закрыто|oväntat stängts|неочікувано перервано|连接异常关闭",
 )
