@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -91,6 +92,24 @@ def test_to_which_cluster_a_name_is_followed_is_a_difference(other: dict[str, An
     options = ProbeOptions(share=True, **other)
     assert which(options=options) == which()
     assert which(NAME, options=options) != which(NAME)
+
+
+def test_a_python_that_keeps_to_fips_has_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> Any:
+        raise ValueError("[digital envelope routines] unsupported")
+
+    for name in hashlib.algorithms_available - {"sha224", "sha256", "sha384", "sha512"}:
+        if hasattr(hashlib, name):
+            monkeypatch.setattr(hashlib, name, refused)
+    assert len(which()) == 32
+    assert which() == which()
+
+
+def test_a_digest_depends_on_the_key() -> None:
+    watch = identity(
+        ADDRESS, Params(PARAMS), resolver="system", options=ProbeOptions(share=True), source=None
+    )
+    assert watch.digest(b"key", 16) != watch.digest(b"another", 16)
 
 
 @pytest.mark.parametrize("number", range(4))

@@ -101,6 +101,39 @@ def test_whatever_fails_while_the_identity_is_made_the_hosts_are_watched(
         assert told == ("alone", "a fault in pgroute: LookupError")
 
 
+@pytest.mark.cluster
+def test_a_fault_of_sharing_is_logged_once_while_it_lasts_and_the_hosts_are_watched(
+    shared: LocalCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = 0
+
+    def broken(*_: object) -> str:
+        nonlocal asked
+        asked += 1
+        raise ValueError("unheard of")
+
+    def faults() -> list[str]:
+        texts = [record.getMessage() for record in caplog.records]
+        return [text for text in texts if text.startswith("sharing the watch")]
+
+    monkeypatch.setattr(watcher, "RETRY", 0.05)
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        patch.setattr(identity.Identity, "digest", broken)
+        router = stack.enter_context(Router(shared.dsn, probe=ProbeOptions(share=True)))
+        eventually(lambda: all(host.usable for host in router.topology.hosts))
+        eventually(lambda: asked > 5 * len(shared.nodes))
+        eventually(
+            lambda: (
+                {(each.mode, each.reason) for each in router.stats().watches.values()}
+                == {("alone", "a fault in pgroute, see the log")}
+            )
+        )
+        eventually(lambda: len(set(faults())) == len(shared.nodes))
+        assert len(faults()) == len(shared.nodes), "each host's once"
+        patch.undo()
+        eventually(lambda: mode(router) == {"shared"})
+
+
 def test_a_place_that_is_gone_for_good_is_left_for_another(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

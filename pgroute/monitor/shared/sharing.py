@@ -27,7 +27,7 @@ class Sharing:
     """The folder in which this process meets others, from its first shared watch to its last. In the monitor's loop."""
 
     def __init__(self) -> None:
-        import hashlib  # noqa: F401  (in the thread that opens a router: a fork in C does not wait for the monitor's)
+        import hmac  # noqa: F401  (in the thread that opens a router: a fork in C does not wait for the monitor's)
 
         self._folder: Folder | None = None
         self._users: set[SharedWatcher] = set()

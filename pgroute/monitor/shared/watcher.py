@@ -148,15 +148,20 @@ class SharedWatcher:
         return self._told is not None and self._told.linked
 
     async def _run(self) -> None:
+        faulty, logged = False, ""
         try:
             while True:
                 try:
-                    await self._turn()
+                    await (self._alone("a fault in pgroute, see the log") if faulty else self._turn())
+                    faulty = False
                 except Exception as exc:  # noqa: BLE001  (logged by the subscriber)
-                    # A bug in pgroute must not leave a host unwatched.
-                    self.subscribers.log_error(f"sharing the watch of {self._key} failed", exc)
-                    self.sharing = WatchSharing("alone", 0, "a fault in pgroute, see the log")
-                    await asyncio.sleep(_AFTER_FAULT)
+                    # A bug in pgroute must not leave a host unwatched, nor fill the log.
+                    if repr(exc) != logged:
+                        logged = repr(exc)
+                        self.subscribers.log_error(f"sharing the watch of {self._key} failed", exc)
+                    if faulty:
+                        await asyncio.sleep(_AFTER_FAULT)
+                    faulty = True
         finally:
             self._decided()
 
