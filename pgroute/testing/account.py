@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .binaries import ServerBinaries
 
 READ, EXECUTE = 4, 1
+_NOEXEC: int = getattr(os, "ST_NOEXEC", 0)  # macOS does not tell
 SHARED_PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - mkdtemp makes a private folder there
 
 
@@ -80,17 +81,20 @@ def changing_user(account: Account) -> list[str]:
     return command
 
 
-def temporary_root(account: Account | None) -> Path:
-    """Return a folder for temporary files that `account` can reach.
+def temporary_root(account: Account | None, *, for_programs: bool = False) -> Path:
+    """Return a folder for temporary files that `account` can reach, on a file system that lets programs run if asked.
 
     Raises:
         ClusterError: there is none.
     """
     for name in dict.fromkeys((tempfile.gettempdir(), *SHARED_PLACES)):
         path = Path(name).resolve()
-        if path.is_dir() and (account is None or account.may(EXECUTE, path)):
+        if not path.is_dir() or (account is not None and not account.may(EXECUTE, path)):
+            continue
+        if not for_programs or not os.statvfs(path).f_flag & _NOEXEC:
             return path
-    raise ClusterError(f"the user {account and account.name} can reach no folder for temporary files")
+    what = "temporary files" + (" that lets programs run (not mounted noexec)" if for_programs else "")
+    raise ClusterError(f"the user {account and account.name} can reach no folder for {what}")
 
 
 def reachable(server: ServerBinaries, account: Account) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,13 +45,15 @@ class Sandbox:
         self._watchdog: subprocess.Popen[bytes] | None = None
         self.ports: list[Port] = []
         self.bindir: Path = server.bindir
-        self.folder: Path = Path(tempfile.mkdtemp(prefix="pgroute-", dir=temporary_root(self._account)))
+        copied = self._account is not None and not reachable(server, self._account)
+        root = temporary_root(self._account, for_programs=copied)
+        self.folder: Path = Path(tempfile.mkdtemp(prefix="pgroute-", dir=root))
         try:
             if self._account is not None:  # the servers' user may enter this folder, but not change it
                 os.chown(self.folder, -1, self._account.gid)
                 self.folder.chmod(0o710)
             self.make_folder(self.folder / SOCKETS)
-            if self._account is not None and not reachable(server, self._account):
+            if self._account is not None and copied:
                 self.bindir = copy_server(server, self.folder / "server")
                 if not self._account.may(EXECUTE, self.bindir / "postgres"):
                     raise ClusterError(
@@ -131,7 +134,10 @@ class Sandbox:
     def copy(self, source: Path, target: Path, *, timeout: float) -> None:
         """Create a subfolder as a copy of another one."""
         self.make_folder(target)
-        self.run("/bin/cp", "-R", f"{source}/.", target, timeout=timeout)
+        # Not every system has it in these places, and not every place on PATH is open to the servers' user.
+        places = os.pathsep.join(("/bin", "/usr/bin", *os.get_exec_path()))
+        program = shutil.which("cp", path=places) or "/bin/cp"
+        self.run(program, "-R", f"{source}/.", target, timeout=timeout)
 
     def make_file(self, name: str, content: str) -> Path:
         """Create a file in the folder that only the servers' user and root may read."""
