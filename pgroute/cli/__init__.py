@@ -18,20 +18,24 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (default: that of the process) and return the exit status."""
-    args = make_parser().parse_args(argv)
+    name = "pgroute"
     try:
+        try:
+            args = make_parser().parse_args(argv)
+        finally:
+            _flush()  # --help ends the process
+        name = f"pgroute {args.command}"
         # Commands are imported when they run, so that --help is fast and does not need rich.
         status: int = importlib.import_module(f"pgroute.cli.{args.command}").run(args)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        _flush()
     except (CommandError, ConfigError, NotInTime) as exc:
-        print(f"pgroute {args.command}: {exc}", file=sys.stderr)
+        _complain(f"{name}: {exc}")
         return 1 if isinstance(exc, NotInTime) else 2
     except BrokenPipeError:
         _drop_output()  # the reader has closed the pipe (`pgroute watch | head`)
         return 141
     except (OSError, UnicodeError) as exc:
-        print(f"pgroute {args.command}: {exc}", file=sys.stderr)
+        _complain(f"{name}: {exc}")
         try:
             print(end="", flush=True)
         except OSError:  # such as a full disk
@@ -40,6 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return status
+
+
+def _complain(text: str) -> None:
+    """Print a text to stderr, if there is one: print() would take stdout instead."""
+    if sys.stderr is not None:
+        print(text, file=sys.stderr)
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def _drop_output() -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from typing import NoReturn
+import sys
+from typing import TYPE_CHECKING, NoReturn
 
 from pgroute.errors import holds_password
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 PICTURES = (".svg", ".png", ".pdf")
 _QUOTED = re.compile(r"(?s)(['\"]).*\1")
@@ -22,8 +26,17 @@ class Parser(argparse.ArgumentParser):
 
     example_command = ""
 
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        # Unlike argparse's, help that nobody reads is an error: without a buffer it shows only here.
+        if file is not None and file is sys.stdout:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
+
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with status 2."""
+        if sys.stderr is None:  # argparse would print the usage to stdout
+            self.exit(2)
         dsn = any(map(_like_a_dsn, message.split()))
         if dsn and self.example_command and "invalid choice" in message:
             super().error(

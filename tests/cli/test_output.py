@@ -37,6 +37,61 @@ def test_without_an_output_nothing_is_told() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+HELP = ["pgroute --help", "pgroute --version", "pgroute status --help", "pgroute batch list --help"]
+PRINTING = [*HELP, "pgroute.contrib.prometheus alerts", "pgroute.contrib.prometheus dashboard"]
+both_ways = pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+
+
+@both_ways
+@pytest.mark.parametrize("command", PRINTING)
+def test_the_reader_of_what_is_only_printed_may_leave(command: str, unbuffered: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", *command.split()],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@both_ways
+@pytest.mark.parametrize("command", PRINTING)
+def test_a_full_disk_is_told_of_what_is_only_printed(command: str, unbuffered: str) -> None:
+    done = shell(f'"$PYTHON" -m {command} > /dev/full', PYTHONUNBUFFERED=unbuffered)
+    program = command.split(maxsplit=1)[0]
+    assert (done.returncode, done.stderr) == (2, f"{program}: [Errno 28] No space left on device\n")
+
+
+def test_help_is_printed_whole() -> None:
+    done = shell('"$PYTHON" -m pgroute status --help')
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: pgroute status ")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "pgroute dsn 'host=h port=0'",
+        "pgroute dsn 'host=127.0.0.1 port=1' --timeout 0.3",
+        "pgroute dsn --no-such-option",
+        "pgroute",
+        "pgroute demo --pg-version 9.1",
+        "pgroute.contrib.prometheus",
+    ],
+)
+def test_an_error_does_not_take_the_place_of_the_output(command: str) -> None:
+    """`psql "$(pgroute dsn DSN 2>&-)"` would take it for a conninfo."""
+    done = shell(f'"$PYTHON" -m {command} 2>&-')
+    assert (done.returncode, done.stdout) == (1 if "timeout" in command else 2, "")
+
+
 def test_a_folder_whose_name_cannot_be_printed_gets_its_files(tmp_path: Path) -> None:
     done = shell(
         f"cd {tmp_path}; \"$PYTHON\" -m pgroute init script --dir $'\\xff'", PYTHONIOENCODING="utf-8:strict"
