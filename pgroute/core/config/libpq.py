@@ -217,6 +217,9 @@ def validate(params: Mapping[str, str]) -> None:
         k for k in ("max_protocol_version", "load_balance_hosts", "target_session_attrs") if k in keywords()
     )
     nowhere = {"host": "/pgroute/nowhere", "hostaddr": "", "port": "1", "user": "x", "password": "x"}
+    # Left out of *params*, so that libpq would take them from the environment.
+    several = {"target_session_attrs": "any", "load_balance_hosts": "disable"}
+    nowhere |= {name: value for name, value in several.items() if name in keywords()}
     asked = {**params, **nowhere, last: _INVALID}
     message = _ask(asked).message
     if _INVALID in message and last in params:

@@ -374,6 +374,17 @@ def test_the_dsn_wins_over_the_environment(monkeypatch):
     assert refused("host=h").parameter == "port"
 
 
+def test_what_the_dsn_says_about_several_hosts_wins_over_the_environment(monkeypatch):
+    given = {"target_session_attrs": "any", "load_balance_hosts": "disable"}
+    known = {name: value for name, value in given.items() if name in libpq.keywords()}
+    for name in known:
+        monkeypatch.setenv(f"PG{name.replace('_', '').upper()}", "bogus")
+    dsn = parse_dsn(f"host=h {' '.join(f'{name}={value}' for name, value in known.items())}")
+    assert dsn.session_attrs is SessionAttrs.ANY
+    assert dsn.load_balance == known.get("load_balance_hosts")
+    assert refused("host=h").parameter in known
+
+
 def test_a_value_of_the_environment_must_be_utf8(monkeypatch):
     monkeypatch.setitem(os.environb, b"PGHOST", b"\xff")
     assert refused("").parameter == "host"
