@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from pgroute.batch.model import BatchProgress
 from pgroute.core.printable import printable
+from pgroute.runtime.console import can_redraw
 from pgroute.runtime.wakeup import OneShotEvent
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def display(progress: bool | Callable[[BatchProgress], object] | None) -> Displa
     except ModuleNotFoundError:
         return _Lines()
     console = Console(file=cast("IO[str]", _Stderr()))
-    return _Bar(console) if console.is_terminal else _Lines()
+    return _Bar(console) if can_redraw(console) else _Lines()
 
 
 class _Nothing:

@@ -95,7 +95,7 @@ def _list(router: Router[Any], console: Console | None) -> int:
         print(json.dumps(jobs, indent=2))
     elif jobs:
         rows = [_short(job) for job in jobs]
-        if console.is_terminal and console.width < _WIDE:
+        if console.width < _WIDE:
             rows = [_narrow(row) for row in rows]
         _table(console, rows)
     else:

@@ -13,6 +13,7 @@ import tty
 from typing import TYPE_CHECKING
 
 from pgroute.cli.errors import CommandError
+from pgroute.runtime.console import on_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _ENDLESS = 10_000
 """The width of a pipe: lines are not wrapped or cut."""
+_LINES = 25
 
 
 def open_console() -> Console:
@@ -42,8 +44,8 @@ def open_console() -> Console:
             raise  # noqa: PLE0704  (for `main`; rich would end the process with status 1)
 
     console = PipedConsole(highlight=False, markup=False, emoji=False, soft_wrap=False)
-    if not console.is_terminal:
-        console.width = _ENDLESS
+    if not on_terminal(console):
+        console.size = (_ENDLESS, _LINES)  # both: rich takes a dumb terminal to have 80 columns otherwise
     return console
 
 
@@ -54,7 +56,7 @@ def as_text(value: str | bytes) -> str:
 
 def print_table(console: Console, table: Table) -> None:
     """Print a table; in a pipe without trailing blanks."""
-    if console.is_terminal:
+    if on_terminal(console):
         console.print(table)
         return
     with console.capture() as captured:

@@ -11,6 +11,7 @@ from pgroute import EventKind
 from pgroute.cli.status import VERDICTS, Assessment, assess
 from pgroute.cli.subject import find_subject
 from pgroute.cli.terminal import open_console, quit_key, silence_libraries
+from pgroute.runtime.console import can_redraw
 
 if TYPE_CHECKING:
     import argparse
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     console = open_console()
     router = find_subject(args).router()
     deadline = time.monotonic() + args.duration
-    if console.is_terminal:
+    if can_redraw(console):
         _full_screen(console, router, deadline)
     else:
         _plain(router, deadline)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from pgroute.batch import BatchProgress
-from pgroute.batch.progress import ProgressTracker, as_line, duration
+from pgroute.batch.progress import ProgressTracker, as_line, display, duration
 
 HALF = BatchProgress(
     job="reprice",
@@ -74,6 +77,46 @@ def test_the_rate_is_that_of_this_run_and_the_rest_is_all() -> None:
     assert (now.rows, now.chunks, now.rejected, now.retries) == (700, 7, 1, 3)
     assert now.rate == pytest.approx(20, rel=0.01)
     assert now.eta == pytest.approx(15, rel=0.01)
+
+
+@pytest.fixture
+def ends(request: pytest.FixtureRequest) -> Iterator[tuple[int, IO[str]]]:
+    """Give the end to read from and the one to write to, of a pipe or a terminal."""
+    reading, writing = os.pipe() if request.param == "pipe" else os.openpty()
+    with os.fdopen(writing, "w") as stream:
+        yield reading, stream
+    os.close(reading)
+
+
+@pytest.mark.parametrize(
+    ("ends", "variables", "drawn"),
+    [
+        ("terminal", {"TERM": "xterm"}, True),
+        ("terminal", {"TERM": "dumb"}, False),
+        ("terminal", {"TERM": "xterm", "TTY_COMPATIBLE": "0"}, False),
+        ("pipe", {"TERM": "xterm"}, False),
+        ("pipe", {"TERM": "xterm", "FORCE_COLOR": "1"}, False),
+        ("pipe", {"TERM": "xterm", "TTY_COMPATIBLE": "1"}, False),
+    ],
+    indirect=["ends"],
+)
+def test_a_bar_is_drawn_only_where_it_can_be_drawn_over(
+    ends: tuple[int, IO[str]], variables: dict[str, str], drawn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    reading, stream = ends
+    monkeypatch.setattr(sys, "stderr", stream)
+    tracker = ProgressTracker("j", lambda: None)
+    shown = display(True)
+    shown.start(tracker)
+    shown.stop(tracker)
+    stream.flush()
+    text = os.read(reading, 65536).decode()
+    assert ("\x1b" in text) == drawn
+    assert text.startswith("j: 0 rows, ") != drawn
 
 
 def test_importing_batch_leaves_rich_for_later() -> None:

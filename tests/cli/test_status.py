@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -250,16 +251,19 @@ def test_json_needs_no_rich(cluster):
     assert json.loads(done.stdout)["verdict"] == "ok"
 
 
-def test_narrow_terminal_shows_whole_reasons(cluster):
+@pytest.mark.parametrize("terminal", ["xterm", "dumb"])
+def test_colours_that_are_forced_into_a_pipe_leave_its_lines_whole(cluster, terminal):
     dsn = dsn_with(cluster.dsn, user="nobody-here")
     script = f"import sys; from pgroute.cli import main; sys.exit(main(['status', {dsn!r}]))"
-    environment = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": "80", "TERM": "xterm"}
+    environment = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": "80", "TERM": terminal}
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment
     )
     assert done.returncode == 2
-    assert 'password authentication failed for user "nobody-here"' in done.stdout
-    assert "\x1b[31m" in done.stdout
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout).splitlines()
+    assert plain[0].split() == ["host", "role", "state", "timeline", "lag", "staleness", "rtt", "reason"]
+    assert plain[1].endswith('password authentication failed for user "nobody-here"')
+    assert ("\x1b[31m" in done.stdout) == (terminal == "xterm")
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,23 @@ def test_watch_of_more_hosts_than_the_screen_has_lines_shows_the_first(cluster):
         assert lines[0].startswith("pgroute watch    20 hosts")
 
 
+def test_watch_on_a_terminal_that_cannot_redraw_is_a_line_for_each_change(cluster):
+    with Terminal("watch", cluster.dsn, TERM="dumb") as terminal:
+        lines = terminal.see(r"ok: writers to")
+        assert re.match(r"\d\d:\d\d:\d\d\.\d\d\d  ", lines[0])
+        terminal.interrupt()
+        assert terminal.end() == 130
+    assert b"\x1b" not in terminal.raw
+
+
+def test_status_on_a_narrow_terminal_shows_whole_reasons_below_the_hosts(cluster):
+    with Terminal("status", dsn_with(cluster.dsn, user="nobody-here")) as terminal:
+        lines = terminal.see(r"^unusable")
+        assert lines[0].split() == ["host", "role", "state", "timeline", "lag", "staleness", "rtt"]
+        assert any('password authentication failed for user "nobody-here"' in line for line in lines)
+        assert terminal.end() == 2
+
+
 def run(*arguments, **options):
     command = [sys.executable, "-c", PROGRAM, *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
@@ -195,6 +212,17 @@ def test_piped_watch_is_a_line_for_each_change():
             out, err = watch.communicate(timeout=30)
         assert (watch.returncode, err) == (130, "")
         assert "\x1b" not in out
+
+
+@pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_a_variable_for_colours_does_not_make_a_pipe_a_screen(cluster, variable):
+    environment = {**os.environ, variable: "1", "TERM": "xterm"}
+    with run("watch", cluster.dsn, env=environment) as watch:
+        line = until(watch.stdout, "ok: ")
+        watch.send_signal(signal.SIGINT)
+        out, err = watch.communicate(timeout=30)
+    assert (watch.returncode, err) == (130, "")
+    assert "\x1b" not in line + out
 
 
 def test_status_watch_tells_each_change_as_a_line_of_json():
@@ -367,6 +395,14 @@ def test_demo_on_a_terminal_shows_the_view_and_then_the_report(tmp_path_factory)
     assert b"\x1b[?1049h" in view
     assert b"killing node1" in report
     assert re.search("[▁▂▃▄▅▆▇█]", report.decode())
+
+
+def test_demo_on_a_terminal_that_cannot_redraw_is_lines_and_the_report():
+    with Terminal("demo", "--duration", "3", TERM="dumb", columns=120, lines=60) as terminal:
+        terminal.see(r"^ *\d+\.\d\d s  killing node1")
+        terminal.see(r"^Every acknowledged row is there exactly once\.")
+        assert terminal.end() == 0
+    assert b"\x1b" not in terminal.raw
 
 
 def test_demo_on_a_terminal_gives_it_back_after_ctrl_c():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pgroute.cli.spark import Histogram
 from pgroute.cli.view import Line, View
+from pgroute.runtime.console import can_redraw
 
 if TYPE_CHECKING:
     import argparse
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pgroute.cli.demo.load import Load
 
 _COLUMNS, _ROWS = 80, 24
-"""The size that the view needs; a smaller terminal gets lines, like a pipe."""
+"""The size that the view needs; a smaller or a dumb terminal gets lines, like a pipe."""
 
 _REFRESH = 8
 """Refreshes per second."""
@@ -43,7 +44,7 @@ def open_screen(
     """Open the screen for a run."""
     nodes = ", ".join(f"{name} :{address.rsplit(':', 1)[1]}" for address, name in names.items())
     headline = f"PostgreSQL {version} on 127.0.0.1: {nodes}"
-    if not console.is_terminal or console.width < _COLUMNS or console.height < _ROWS:
+    if not can_redraw(console) or console.width < _COLUMNS or console.height < _ROWS:
         screen = Lines(console)
         console.print(headline)
         yield screen
