@@ -15,10 +15,11 @@ from .cluster_arguments import (
     check_timeout,
     check_version,
 )
+from .environment import uri
 from .errors import ClusterError, ClusterTimeout
 from .initdb import SETTINGS, make_files
 from .node import Node
-from .password import ITERATIONS, check_password, file_content, for_uri, make_password
+from .password import ITERATIONS, check_password, file_content, make_password
 from .ports import same_port
 from .sandbox import Sandbox
 from .server import POLL, USER
@@ -123,13 +124,16 @@ class LocalCluster:
     def dsn(self) -> str:
         """A libpq URI that lists all nodes and names the password file.
 
+        Where a `PG*` variable of now would change where or how it connects, such as PGSSLMODE, it has libpq's default.
+        Add what you want otherwise: ``Router(cluster.dsn, sslmode="require")``.
+
         Raises:
             ClusterError: the cluster is not started.
         """
         if not self._nodes:
             raise ClusterError("the cluster is not started")
         hosts = ",".join(f"{node.host}:{node.port}" for node in self._nodes)
-        return f"postgresql://{USER}@{hosts}/{self.dbname}{for_uri(self.passfile)}"
+        return uri(USER, hosts, self.dbname, self.passfile)
 
     @property
     def passfile(self) -> Path:

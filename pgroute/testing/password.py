@@ -7,7 +7,6 @@ import hashlib
 import hmac
 import secrets
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,13 +55,6 @@ def file_content(password: str) -> str:
     """Return the content of a password file that applies to any server and any role."""
     escaped = password.replace("\\", "\\\\").replace(":", "\\:")
     return f"*:*:*:*:{escaped}\n"
-
-
-def for_uri(passfile: Path | None) -> str:
-    """Return the query part of a libpq URI that names the password file."""
-    if passfile is None:
-        return ""
-    return "?" + "&".join(f"{name}={quote(value, safe='/')}" for name, value in parameters(passfile).items())
 
 
 def parameters(passfile: Path) -> dict[str, str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
+from .environment import uri
 from .errors import ClusterError
-from .password import for_uri
 from .ports import HOST
 from .proxy_arguments import parse_target
 from .proxy_faults import ProxyFaults
@@ -69,6 +69,8 @@ class FaultProxy(ProxyFaults):
     def dsn(proxies: Iterable[FaultProxy], *, user: str = "postgres", dbname: str = "postgres") -> str:
         """Return a libpq URI that lists the proxies, with the password file of the first `Node` behind them.
 
+        `PG*` variables count as in `LocalCluster.dsn`; without a `Node` all of them do but PGHOSTADDR.
+
         Args:
             proxies: the hosts, in this order.
             user: the role to log in as.
@@ -77,7 +79,7 @@ class FaultProxy(ProxyFaults):
         proxies = tuple(proxies)
         hosts = ",".join(f"{proxy.host}:{proxy.port}" for proxy in proxies)
         passfiles = (passfile for proxy in proxies if (passfile := proxy.passfile) is not None)
-        return f"postgresql://{user}@{hosts}/{dbname}{for_uri(next(passfiles, None))}"
+        return uri(user, hosts, dbname, next(passfiles, None))
 
     @property
     def passfile(self) -> Path | None:

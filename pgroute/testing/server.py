@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import files, processes
-from .environment import conninfo, program_conninfo
+from .environment import client_parameters, conninfo, program_conninfo
 from .errors import ClusterError, ClusterTimeout
 from .password import parameters
 from .ports import HOST, Port
@@ -60,8 +60,11 @@ class Server:
 
     @property
     def conninfo(self) -> str:
-        """A conninfo for this server as superuser, with the password file."""
-        options = parameters(self.passfile)
+        """A conninfo for this server as superuser, with the password file.
+
+        `PG*` variables count as in `LocalCluster.dsn`.
+        """
+        options = client_parameters(self.passfile)
         return conninfo(host=self.host, port=self.port, user=USER, dbname=self.dbname, **options)
 
     @property

@@ -14,10 +14,14 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from pgroute.cli import main
+from pgroute.cli.demo.faults import FAULTS as FAULTS_OF_DEMO
+from pgroute.cli.demo.faults import crash
 from pgroute.cli.demo.load import Account, Acknowledged
 from pgroute.cli.demo.outcome import Moment, Outcome
 from pgroute.cli.demo.plot import check, draw
 from pgroute.cli.demo.report import show_outcome
+from pgroute.cli.demo.stage import Fault
 from pgroute.cli.terminal import open_console
 
 # A test run in the background of a shell has SIGINT ignored, and would hand that down.
@@ -98,6 +102,45 @@ def test_acknowledged_rows_are_found_and_nothing_is_left(temporary):
     ]  # fmt: skip
     assert "\x1b" not in out
     assert leftovers(temporary) == []
+
+
+# For other servers, and for the logs of other programs.
+HOSTILE = {
+    "FORCE_COLOR": "1",
+    "TERM": "xterm",
+    "PGSSLMODE": "verify-full",
+    "PGSSLROOTCERT": "system",
+    "PGHOSTADDR": "192.0.2.1",
+    "PGSERVICE": "defined-nowhere",
+    "PGDATESTYLE": "nonsense",
+    "PGOPTIONS": "-c default_transaction_read_only=on",
+    "PGTARGETSESSIONATTRS": "standby",
+}
+
+
+COLOUR = r"\x1b\[[0-9;]*m"
+
+
+def test_variables_that_were_meant_for_others_do_not_spoil_the_demo(temporary, monkeypatch):
+    for name, value in HOSTILE.items():
+        monkeypatch.setenv(name, value)
+    with start(temporary, "--duration", "3", "--writers", "1", "--readers", "1") as demo:
+        out, err = demo.communicate(timeout=90)
+    assert (demo.returncode, err) == (0, ""), out
+    assert "has left recovery, seen by a session outside the router" in out
+    assert re.sub(COLOUR, "", out).endswith("Every acknowledged row is there exactly once.\n")
+    assert re.search(COLOUR, out), "colours are forced"
+    assert "\x1b" not in re.sub(COLOUR, "", out), "but not a screen or a cursor"
+
+
+def test_servers_that_serve_nobody_in_time_are_told(monkeypatch, capsys):
+    monkeypatch.setitem(FAULTS_OF_DEMO, "crash", Fault(crash, {"acquire_timeout": 0.0001}))
+    monkeypatch.setenv("PGSSLMODE", "require")
+    assert main(["demo"]) == 2
+    _, err = capsys.readouterr()
+    assert re.match(r"pgroute demo: no writer session \(read-write\) within 0.0001 s\n", err)
+    assert "Traceback" not in err
+    assert os.environ["PGSSLMODE"] == "require", "given back"
 
 
 @pytest.mark.parametrize(

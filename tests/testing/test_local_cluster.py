@@ -19,6 +19,7 @@ import threading
 import time
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -26,18 +27,28 @@ import psycopg
 import pytest
 from psycopg.pq import ConnStatus
 
+from pgroute import Router
 from pgroute.testing import (
     ClusterError,
     ClusterTimeout,
+    FaultProxy,
     LocalCluster,
     ServerNotFound,
     available_versions,
     find_server,
     processes,
 )
-from pgroute.testing.account import EXECUTE, READ, Account, changing_user, server_account
+from pgroute.testing.account import (
+    EXECUTE,
+    READ,
+    Account,
+    changing_user,
+    server_account,
+    temporary_root,
+)
 from pgroute.testing.sandbox import Sandbox
 from tests.conftest import EACH_VERSION, VERSIONS
+from tests.initdb_cache import COPY_ALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -691,6 +702,62 @@ def test_binaries_the_server_user_cannot_reach_are_copied(
     assert nothing_left(folder)
 
 
+@pytest.fixture
+def no_programs(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The place for temporary files, on a file system that lets no programs run (a mount is not for tests to make)."""
+    told = os.statvfs
+
+    def statvfs(path: Path) -> Any:
+        real = told(path)
+        bad = Path(path).is_relative_to(temporary)
+        return SimpleNamespace(f_flag=real.f_flag | os.ST_NOEXEC) if bad else real
+
+    monkeypatch.setattr("os.statvfs", statvfs)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    return temporary
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not hasattr(os, "ST_NOEXEC"), reason="only root's servers are another user's"
+)
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_copy_of_the_server_is_made_only_where_programs_run(
+    copied: bool, no_programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgroute.testing.sandbox.reachable", lambda *_: not copied)
+    with contextlib.closing(Sandbox(find_server())) as sandbox:
+        assert sandbox.bindir.is_relative_to(sandbox.folder) == copied
+        assert sandbox.folder.is_relative_to(no_programs) != copied
+        assert "PostgreSQL" in sandbox.run("postgres", "--version")
+
+
+@pytest.mark.skipif(not hasattr(os, "ST_NOEXEC"), reason="this system does not tell")
+@pytest.mark.usefixtures("no_programs")
+def test_where_no_place_lets_programs_run_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgroute.testing.account.SHARED_PLACES", ())
+    with pytest.raises(ClusterError, match=r"programs run \(not mounted noexec\)"):
+        temporary_root(server_account(), for_programs=True)
+
+
+def test_a_system_that_has_cp_elsewhere_copies_too(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = temporary / "cp"
+    elsewhere.write_text(f'#!/bin/sh\necho "$@" >> {temporary}/used\nexec {shutil.which("cp")} "$@"\n')
+    elsewhere.chmod(0o755)
+    temporary.chmod(0o777)
+    which = shutil.which
+    with contextlib.closing(Sandbox(find_server())) as sandbox:
+        source, target = sandbox.folder / "source", sandbox.folder / "target"
+        sandbox.make_folder(source)
+        sandbox.run("/bin/sh", "-c", 'echo content > "$1/file"', "sh", source)
+        monkeypatch.setattr("os.get_exec_path", lambda: [str(temporary)])
+        monkeypatch.setattr(
+            "shutil.which", lambda name, path: which(name, path=path.removeprefix("/bin:/usr/bin:"))
+        )
+        COPY_ALL(sandbox, source, target, timeout=10.0)
+        assert (target / "file").read_text() == "content\n"
+    assert str(target) in (temporary / "used").read_text()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root chooses a user")
 @pytest.mark.usefixtures("real_initdb")
 def test_root_without_a_postgres_user_takes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -841,3 +908,81 @@ def test_neither_the_environment_nor_the_roles_defaults_mislead_a_cluster(monkey
         cluster.catch_up()
         assert old.execute("SELECT count(*) FROM public.written") == [(0,)]
         assert dict(os.environ)["PGSERVICE"] == "nowhere"
+
+
+@contextlib.contextmanager
+def handed_out(cluster: LocalCluster) -> Iterator[Callable[[], list[str]]]:
+    """Give a function that returns what users connect with."""
+    with FaultProxy(cluster.primary) as proxy, FaultProxy(proxy) as outer:
+        yield lambda: [
+            cluster.dsn,
+            cluster.primary.conninfo,
+            FaultProxy.dsn([proxy]),
+            FaultProxy.dsn([outer]),
+        ]
+
+
+def connects(conninfo: str, **parameters: Any) -> bool:
+    """Return whether it leads to the cluster's primary, as its superuser, and to the default settings."""
+    with psycopg.connect(conninfo, **parameters) as conn:
+        asked = "SELECT current_user, current_database(), pg_is_in_recovery(), current_setting('search_path')"
+        return conn.execute(asked).fetchone() == ("postgres", "postgres", False, '"$user", public')
+
+
+MORE_POISON = {
+    "PGREQUIRESSL": "1",
+    "PGREQUIREAUTH": "gss",
+    "PGSSLROOTCERT": "system",
+    "PGMAXPROTOCOLVERSION": "nonsense",
+    "PGSSLMAXPROTOCOLVERSION": "TLSv1",
+    "PGHOSTADDR": "127.0.0.9",
+    "PGLOADBALANCEHOSTS": "random",
+}
+
+
+def test_what_is_handed_out_connects_whatever_a_variable_says(shared, monkeypatch):
+    with handed_out(shared) as all_of_them:
+        before = all_of_them()
+        hosts = ",".join(f"{node.host}:{node.port}" for node in shared.nodes)
+        assert before[0] == f"postgresql://postgres@{hosts}/postgres?password=&passfile={shared.passfile}"
+        for name, value in [*POISON.items(), *MORE_POISON.items()]:
+            if name == "PGSERVICE":  # nothing makes libpq ignore a service that is defined nowhere
+                continue
+            with monkeypatch.context() as patch:
+                patch.setenv(name, value)
+                for conninfo in all_of_them():
+                    assert connects(conninfo), f"{name}={value}"
+                with Router(shared.dsn) as router, router.reader() as conn:
+                    assert conn.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
+        assert all_of_them() == before
+
+
+def test_what_is_handed_out_connects_whatever_all_variables_and_a_service_say(shared, monkeypatch, tmp_path):
+    for name, value in POISON.items():
+        monkeypatch.setenv(name, value)
+    services = tmp_path / "services"
+    services.write_text(
+        "[nowhere]\nhost=nowhere.invalid\nsslmode=require\nrequirepeer=nobody\ndbname=nowhere\n"
+    )
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    with handed_out(shared) as all_of_them:
+        for conninfo in all_of_them():
+            assert connects(conninfo)
+            assert connects(conninfo, options="-c search_path=hostile") is False, "the user's own word counts"
+    with Router(shared.dsn) as router:
+        with router.writer() as conn:
+            assert conn.execute("SHOW default_transaction_read_only").fetchone() == ("off",)
+            assert conn.execute("SHOW application_name").fetchone() == ("somebody",), (
+                "harmless, so left alone"
+            )
+        with router.reader() as conn:
+            assert conn.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
+
+
+def test_a_proxy_before_another_server_leaves_all_variables_but_the_address_to_it(monkeypatch):
+    with FaultProxy(("127.0.0.1", 1)) as proxy:
+        plain = f"postgresql://app@127.0.0.1:{proxy.port}/shop"
+        assert FaultProxy.dsn([proxy], user="app", dbname="shop") == plain
+        for name, value in POISON.items():
+            monkeypatch.setenv(name, value)
+        assert FaultProxy.dsn([proxy], user="app", dbname="shop") == f"{plain}?hostaddr="
