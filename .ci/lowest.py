@@ -81,6 +81,9 @@ def test(constraints: list[str], arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="pgroute-lowest-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # or PostgreSQL's programs in it would be copied for each cluster of root's
+        os.environ["PIP_USER"] = "0"  # in an environment pip refuses it, which pip.conf may ask for
+        for variable in ("PIP_TARGET", "PIP_PREFIX"):
+            os.environ.pop(variable, None)
         venv.create(folder / "venv", with_pip=True)
         python = str(folder / "venv" / "bin" / "python")
         (folder / "pins").write_text("\n".join(constraints) + "\n")

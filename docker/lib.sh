@@ -9,25 +9,25 @@ die() {
 
 passfile=$here/passfile
 
-compose() { # Compose as a plugin, or as a program of its own; PASSWORD is that of all roles
-    if [ -z "${PASSWORD:-}" ]; then read_password; fi
+compose() { # Compose as a plugin, or as a program of its own; PGROUTE_PASSWORD is that of all roles
+    if [ -z "${PGROUTE_PASSWORD:-}" ]; then read_password; fi
     if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi
 }
 
-read_password() { # PASSWORD from the password file, which is made by the first who needs it and stays
+read_password() { # PGROUTE_PASSWORD from the password file, which is made by the first who needs it and stays
     if [ ! -s "$passfile" ]; then
         # A link, in one step: of two who make one at the same time, the first is believed.
         (umask 077 && printf '*:*:*:*:%s\n' "$(od -An -N 16 -tx1 /dev/urandom | tr -d ' \n')" >"$passfile.$$")
         ln "$passfile.$$" "$passfile" 2>/dev/null || [ -s "$passfile" ]
         rm -f "$passfile.$$"
     fi
-    PASSWORD=$(sed -n 's/^\*:\*:\*:\*://p' "$passfile")
-    [ -n "$PASSWORD" ] || die "no password in $passfile: delete it, and the clusters that are up"
-    export PASSWORD
+    PGROUTE_PASSWORD=$(sed -n 's/^\*:\*:\*:\*://p' "$passfile")
+    [ -n "$PGROUTE_PASSWORD" ] || die "no password in $passfile: delete it, and the clusters that are up"
+    export PGROUTE_PASSWORD
 }
 
 project() { # the name of the Compose project of cluster $1
-    echo "${PROJECT:-pgroute-$1}"
+    echo "${PGROUTE_PROJECT:-pgroute-$1}"
 }
 
 container() { # the id of the container of service $2 in cluster $1
@@ -57,9 +57,10 @@ find_files() { # puts the -f options of cluster $1 into the array files
     if [ "$1" = pgbouncer ]; then files=(-f "$here/primary-replica/compose.yaml" "${files[@]}"); fi
 }
 
-base() { # BASE if it is set; pgroute-base if it was made; Debian's image if it is here or can be pulled; else one made here
-    if [ -n "${BASE:-}" ]; then
-        echo "$BASE"
+# PGROUTE_BASE if it is set; pgroute-base if it was made; Debian's image if it is here or can be pulled; else one made here
+base() {
+    if [ -n "${PGROUTE_BASE:-}" ]; then
+        echo "$PGROUTE_BASE"
     elif docker image inspect pgroute-base >/dev/null 2>&1; then
         echo pgroute-base
     elif docker image inspect debian:bookworm-slim >/dev/null 2>&1 \

@@ -21,19 +21,31 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pgroute.testing import LocalCluster, Node, available_versions
+from pgroute.testing.account import server_account, temporary_root
 from pgroute.testing.errors import ServerNotFound
 from pgroute.testing.initdb import run_initdb
 from pgroute.testing.server import Server
+from tests import environment, majors
 from tests.initdb_cache import TEMPLATES, InitdbCache, Templates, copy
 from tests.kept_sessions import KEPT
 from tests.support import STALLS
 
-# A deadline for each example fails on a busy machine, and says nothing there.
-hypothesis.settings.register_profile("pgroute", deadline=None)
+# The same examples for everybody; the profile in force, the parent otherwise, is another one where CI is set.
+hypothesis.settings.register_profile(
+    "pgroute",
+    hypothesis.settings.get_profile("default"),
+    derandomize=True,
+    # They fail on a busy machine, and say nothing there.
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+# With --hypothesis-profile=random: others in each run.
+hypothesis.settings.register_profile(
+    "random", hypothesis.settings.get_profile("pgroute"), derandomize=False, print_blob=True
+)
 hypothesis.settings.load_profile("pgroute")
 
-MEMORY = "/dev/shm"
-"""Where the clusters' files are if there is plenty of it: on some disks a cluster takes ten seconds to make."""
+LEFT_OUT = majors.leave_out_others()
 
 VERSIONS = sorted({server.major for server in available_versions()})
 """PostgreSQL majors: those of the wheel and those of the system."""
@@ -65,12 +77,15 @@ BACKENDS = (
 )
 
 
+@pytest.hookimpl(trylast=True)  # pytest itself may have its colours
 def pytest_configure() -> None:
-    with contextlib.suppress(OSError):
-        memory = os.statvfs(MEMORY)
-        roomy = memory.f_bavail * memory.f_frsize >= 4 * 2**30 and not memory.f_flag & os.ST_NOEXEC
-        if roomy and os.access(MEMORY, os.W_OK) and "TMPDIR" not in os.environ:
-            os.environ["TMPDIR"] = tempfile.tempdir = MEMORY
+    environment.neutralize()
+    environment.use_memory()
+
+
+def pytest_report_header() -> str:
+    told = f"PostgreSQL: {', '.join(map(str, VERSIONS)) or 'none'}"
+    return told + "".join(f"; left out: {server.version} in {server.bindir}" for server in LEFT_OUT)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -159,7 +174,8 @@ def temporary() -> Iterator[Path]:
 
     Those of pytest are closed to others whenever another run of pytest begins.
     """
-    with tempfile.TemporaryDirectory(prefix="pgroute-test-", ignore_cleanup_errors=True) as folder:
+    root = temporary_root(server_account())  # TMPDIR may be root's alone
+    with tempfile.TemporaryDirectory(prefix="pgroute-test-", dir=root, ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
 

@@ -89,9 +89,14 @@ def password_of(server: HasPassfile) -> str:
     return server.passfile.read_text().strip().removeprefix("*:*:*:*:")
 
 
+def passfile_of(server: HasPassfile) -> str:
+    """Return the path of the password file of a cluster, as a URI takes it."""
+    return quote(str(server.passfile), safe="/")
+
+
 def dsn_at(hosts: str, server: HasPassfile, user: str = "postgres", dbname: str = "postgres") -> str:
     """Return a URI that leads to *hosts* with the password of a cluster."""
-    return f"postgresql://{user}@{hosts}/{dbname}?password=&passfile={server.passfile}"
+    return f"postgresql://{user}@{hosts}/{dbname}?password=&passfile={passfile_of(server)}"
 
 
 def dsn_with(dsn: str, *, dbname: str | None = None, **params: str) -> str:

@@ -76,6 +76,6 @@ def test_the_applications_image_has_what_the_package_needs() -> None:
 
 def test_no_cluster_in_containers_has_a_password_that_is_known_beforehand() -> None:
     files = [*ROOT.glob("docker/*/compose.yaml"), ROOT / "examples" / "docker" / "compose.yaml"]
-    said = [found for file in files for found in re.findall(r"\$\{PASSWORD[^}]*\}", file.read_text())]
+    said = [found for file in files for found in re.findall(r"\$\{PGROUTE_PASSWORD[^}]*\}", file.read_text())]
     assert len(said) == 6
-    assert all(found.startswith("${PASSWORD:?") for found in said), said
+    assert all(found.startswith("${PGROUTE_PASSWORD:?") for found in said), said

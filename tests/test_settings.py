@@ -16,7 +16,11 @@ pytestmark = pytest.mark.cluster
 AWKWARD = st.text(st.sampled_from(" \t\n\v\f\r\\'\"=-c,;$%ü€\u0085\u00a0\u2028\0"), max_size=12)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     value=AWKWARD | st.text(max_size=30),
     options=st.sampled_from([None, "-c jit=off", "-c pgroute.other=x\\ "]),

@@ -261,7 +261,7 @@ async def test_a_key_whose_taker_fails_is_free_for_the_next(shared: LocalCluster
                 await router.getconn("writer", key="b", timeout=timeout)
             return type(caught.value).__name__
 
-        first = bg.start(late, 0.4)
+        first = bg.start(late, 2.0)
         await async_eventually(lambda: router.get_stats()["writer"]["requests_waiting"] == 1)
         second = bg.start(late, 0.1)
         assert await second.result() == "AcquireTimeout"

@@ -243,7 +243,7 @@ async def test_a_slow_listener_is_told_how_much_it_has_missed(shared: LocalClust
 async def test_a_flood_is_received_though_the_server_answers_nothing_meanwhile(shared: LocalCluster) -> None:
     count = 20_000
     async with (
-        AsyncRouter(shared.dsn, probe=QUICK) as router,
+        AsyncRouter(shared.dsn, probe=ProbeOptions(interval=0.1)) as router,
         router.listen("a", max_waiting=count) as events,
         AsyncBackground() as background,
     ):
@@ -274,11 +274,12 @@ async def test_a_connection_that_falls_silent_is_a_gap(proxied: Proxied) -> None
     node, proxy = proxied.cluster.nodes[0], proxied.proxies[0]
     async with AsyncRouter(proxied.dsn, probe=QUICK) as router, router.listen("a") as events:
         proxy.blackhole("both", "existing")
+        sent_at = time.monotonic()
         await async_call(notify, node, "a", "lost")
         gap = await next_gap(events)
+        assert gap.since <= sent_at
         await async_call(notify, node, "a", "after")
         assert await payloads(events, 1) == ["after"]
-        assert gap.since < time.monotonic()
 
 
 async def test_only_the_connection_of_the_listeners_is_dead(proxied: Proxied) -> None:
@@ -451,17 +452,19 @@ async def test_a_primary_that_a_promotion_has_overtaken_is_left_though_it_answer
     async with AsyncRouter(any_cluster.dsn) as router, router.listen("a") as events:
         await async_eventually(lambda: len(router.topology.standbys) == 2)
         new = any_cluster.standbys[0]
-        before = time.monotonic()
-        # The new one sends before the router can know of it.
         await async_call(new.promote)
+        sent_at = time.monotonic()
         await async_call(notify, new, "a", "lost")
         gap = await next_gap(events)
-        assert gap.since < before + within(0.5)
+        assert gap.since < sent_at
         assert str(old.port) in gap.reason
         assert "stale" in gap.reason
         await async_call(notify, old, "a", "of the old one")
         await async_call(notify, new, "a", "after")
-        assert await payloads(events, 1) == ["after"]
+        found = await payloads(events, 1)
+        if found == ["lost"]:  # the router has heard of the promotion before it was sent
+            found = await payloads(events, 1)
+        assert found == ["after"]
 
 
 async def test_the_gap_reaches_back_to_the_promotion_that_nobody_could_see(breakable: Proxied) -> None:

@@ -16,7 +16,7 @@ from psycopg.pq import TransactionStatus  # async-only
 from pgroute import AsyncRouter, Event, NoHostAvailable, PoolOptions
 from pgroute.core.model.events import EventKind
 from pgroute.testing import LocalCluster, Node
-from tests.aio.workload import QUICK, key, state
+from tests.aio.workload import QUICK, key, refused_until, state
 from tests.support import AsyncBackground, async_call, async_eventually, dsn_with, password_of
 
 pytestmark = pytest.mark.cluster
@@ -354,11 +354,14 @@ async def test_a_reset_that_fails_is_a_warning_and_one_that_met_a_lost_connectio
 
 
 async def test_a_password_that_only_one_role_has_wrong_is_one_warning_for_each_host(
-    shared: LocalCluster, log: Log
+    shared: LocalCluster, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = PoolOptions(kwargs={"password": "hunter2"})
+    # So that each caller has a login refused.
+    monkeypatch.setattr("pgroute._async.pool.connector.REJECTED_GAP", 0.1)
     async with AsyncRouter(shared.dsn, reader=wrong) as router:
         await settle(router, 1)
+        await refused_until(lambda _: len(log.warnings) >= len(shared.nodes), router, "reader")
         for _ in range(3):
             with pytest.raises(NoHostAvailable, match="password authentication failed"):
                 async with router.reader(timeout=0.2):
@@ -395,6 +398,7 @@ async def test_a_configure_that_fails_is_one_warning_until_it_succeeds(
 
     async with AsyncRouter(shared.dsn, writer=PoolOptions(min_size=3, configure=configure)) as router:
         await async_eventually(lambda: router.topology.primary is not None)
+        await refused_until(lambda _: log.warnings, router, "writer")
         for _ in range(3):
             with pytest.raises(NoHostAvailable, match="no such setting"):
                 async with router.writer(timeout=0.3):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio  # async-only
 import contextlib
 import gc
+import time
 from typing import Any
 
 import psycopg
@@ -192,15 +193,21 @@ async def test_a_session_that_its_caller_loses_is_counted_once(shared: LocalClus
 
 
 async def test_the_time_of_setup_is_waited_and_not_used(shared: LocalCluster) -> None:
+    ended_at = 0.0
+
     async def setup(conn: Any) -> None:
+        nonlocal ended_at
         await conn.execute("SELECT pg_sleep(0.2)")
         await conn.commit()
+        ended_at = time.monotonic()
 
     async with AsyncRouter(shared.dsn, writer=PoolOptions(setup=setup)) as router:
         observer = observe(router)
         await router.putconn(await router.getconn("writer"))
+        since_setup = time.monotonic() - ended_at
         [session] = observer.sessions
-        assert session.waited >= 0.2 > session.used
+        assert session.waited >= 0.2
+        assert session.used <= since_setup
         assert (session.ends, uses_of(router)) == (1, 1)
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio  # async-only
+import threading
 import time
 from typing import Any
 
 import pytest
 
-from pgroute import AsyncRouter, Event, EventKind, HostState, NoHostAvailable, PoolOptions
+from pgroute import AsyncRouter, Event, EventKind, HostState, PoolOptions
 from pgroute.monitor import host_watcher
 from pgroute.testing import LocalCluster
-from tests.aio.workload import key, make_table, numbers, read, state, write
+from tests.aio.workload import key, make_table, numbers, read, refused_until, state, write
 from tests.support import AsyncBackground, async_call, async_eventually, within
 
 pytestmark = pytest.mark.cluster  # async-only
@@ -27,12 +28,12 @@ def renewed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_watcher, "RENEW_AFTER", 0.5)
 
 
-async def hold(router: AsyncRouter[Any], role: Any, begun: list[float], seconds: float) -> int:
-    """Have a session for some time; return where it was."""
+async def hold(router: AsyncRouter[Any], role: Any, begun: threading.Event, over: threading.Event) -> int:
+    """Have a session until that is over; return where it was."""
     conn = await router.getconn(role)
     try:
-        begun.append(time.monotonic())
-        for _ in range(int(seconds / 0.1)):
+        begun.set()
+        while not over.is_set():
             await conn.execute("SELECT 1")
             await asyncio.sleep(0.1)
         await conn.commit()
@@ -64,22 +65,22 @@ async def test_a_session_in_flight_ends_in_peace_and_the_shutdown_follows(mended
 
     node = mended.nodes[0]
     before = requests()
-    begun: list[float] = []
+    begun, over = threading.Event(), threading.Event()
     events: list[Event] = []
     async with AsyncRouter(mended.dsn) as router, AsyncBackground() as background:
         await router.wait()
         await async_eventually(lambda: all(h.state is HostState.UP for h in router.topology.hosts))
         router.subscribe(events.append)
-        holder = background.start(hold, router, "writer", begun, 2.0)
-        await async_eventually(lambda: begun)
+        holder = background.start(hold, router, "writer", begun, over)
+        await async_eventually(begun.is_set)
         stopping = background.start(async_call, node.stop, "smart")
         await async_eventually(lambda: requests() > before)
         # The pool has to grow for it, and that tells: no renewal is due.
-        with pytest.raises(NoHostAvailable, match="the database system is shutting down"):
-            await router.getconn("writer", timeout=1.0)
-        assert state(router, node) is HostState.STARTING
-        assert not holder.done()
+        await refused_until(lambda text: "the database system is shutting down" in text, router, "writer")
+        await async_eventually(lambda: state(router, node) is HostState.STARTING)
         assert (await read(router)).port != node.port
+        assert not holder.done()
+        over.set()
         assert await holder.result() == node.port
         ended_at = time.monotonic()
         await stopping.result()
@@ -92,18 +93,19 @@ async def test_readers_leave_a_standby_that_is_shutting_down(
     mended: LocalCluster, renewed_soon: None
 ) -> None:
     _, leaving, other = mended.nodes
-    begun: list[float] = []
+    begun, over = threading.Event(), threading.Event()
     async with (
         AsyncRouter(mended.dsn, reader_attrs="standby", balance="ordered") as router,
         AsyncBackground() as background,
     ):
         await async_eventually(lambda: all(h.state is HostState.UP for h in router.topology.hosts))
-        holder = background.start(hold, router, "reader", begun, 2.0)
-        await async_eventually(lambda: begun)
+        holder = background.start(hold, router, "reader", begun, over)
+        await async_eventually(begun.is_set)
         stopping = background.start(async_call, leaving.stop, "smart")
         await async_eventually(lambda: state(router, leaving) is HostState.STARTING)
         assert {(await read(router)).port for _ in range(10)} == {other.port}
         assert not holder.done()
+        over.set()
         assert await holder.result() == leaving.port
         await stopping.result()
         await async_call(leaving.start)

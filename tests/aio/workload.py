@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio  # async-only
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import psycopg
+import pytest
 
-from pgroute import AsyncRouter, CommitUnknown, ProbeOptions, RouterClosed
+from pgroute import AsyncRouter, CommitUnknown, NoHostAvailable, ProbeOptions, RouterClosed
 from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostKey
 from pgroute.testing import LocalCluster, Node
@@ -106,6 +109,23 @@ async def read(router: AsyncRouter[Any], timeout: float | None = None) -> Sessio
         cursor = await conn.execute("SELECT inet_server_port(), pg_backend_pid()")
         port, pid = await cursor.fetchone() or (0, 0)
     return Session(port, pid, begun, time.monotonic())
+
+
+async def refused_until(
+    told: Callable[[str], Any], router: AsyncRouter[Any], role: Any, timeout: float = 0.3
+) -> NoHostAvailable:
+    """Ask for sessions, none of which can be had, until *told(text of the error)* is true; return that error.
+
+    The login that is refused may take longer than one caller waits.
+    """
+    until = time.monotonic() + 20.0
+    while True:
+        with pytest.raises(NoHostAvailable) as caught:
+            await router.getconn(role, timeout=timeout)
+        if told(str(caught.value)):
+            return caught.value
+        assert time.monotonic() < until, str(caught.value)
+        await asyncio.sleep(0.01)
 
 
 async def keep_writing(

@@ -68,15 +68,15 @@ def test_the_rate_is_that_of_this_run_and_the_rest_is_all() -> None:
     tracker = ProgressTracker("j", lambda: "db1:5432")
     tracker.rows_total, tracker.chunks_total = 1000, 10
     tracker.add_found(chunks=5, rows=500)
-    tracker.started -= 10
+    tracker.started -= 10_000
     assert tracker.snapshot().eta is None
     tracker.add_own(100, rejected=False)
     tracker.add_own(100, rejected=True)
     tracker.add_retries(3)
     now = tracker.snapshot()
     assert (now.rows, now.chunks, now.rejected, now.retries) == (700, 7, 1, 3)
-    assert now.rate == pytest.approx(20, rel=0.01)
-    assert now.eta == pytest.approx(15, rel=0.01)
+    assert now.rate == pytest.approx(0.02, rel=0.01)
+    assert now.eta == pytest.approx(15_000, rel=0.01)
 
 
 @pytest.fixture

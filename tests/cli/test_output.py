@@ -14,9 +14,10 @@ from pgroute.cli import main
 INSTALL = "-m pgroute install --sql"
 
 
-def shell(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def shell(command: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", "-c", command],
+        cwd=cwd,
         capture_output=True,
         encoding="utf-8",
         errors="surrogateescape",
@@ -94,7 +95,7 @@ def test_an_error_does_not_take_the_place_of_the_output(command: str) -> None:
 
 def test_a_folder_whose_name_cannot_be_printed_gets_its_files(tmp_path: Path) -> None:
     done = shell(
-        f"cd {tmp_path}; \"$PYTHON\" -m pgroute init script --dir $'\\xff'", PYTHONIOENCODING="utf-8:strict"
+        "\"$PYTHON\" -m pgroute init script --dir $'\\xff'", tmp_path, PYTHONIOENCODING="utf-8:strict"
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert r"wrote \udcff/pgroute.toml and \udcff/main.py" in done.stdout

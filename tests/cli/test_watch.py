@@ -179,9 +179,9 @@ def test_status_on_a_narrow_terminal_shows_whole_reasons_below_the_hosts(cluster
         assert terminal.end() == 2
 
 
-def run(*arguments, **options):
+def run(*arguments, stdout=subprocess.PIPE, **options):
     command = [sys.executable, "-c", PROGRAM, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True, **options)
 
 
 def until(lines, *patterns):
@@ -271,8 +271,10 @@ def test_status_watch_says_nothing_while_nothing_changes(cluster):
     ids=" ".join,
 )
 def test_reader_of_a_pipe_may_leave(cluster, command, unbuffered):
-    with run(*command, cluster.dsn, env={**os.environ, "PYTHONUNBUFFERED": unbuffered}) as process:
-        process.stdout.close()
+    reader, writer = os.pipe()
+    os.close(reader)  # before there is a process that might write
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with os.fdopen(writer, "wb") as pipe, run(*command, cluster.dsn, stdout=pipe, env=env) as process:
         assert process.stderr.read() == ""
     assert process.returncode == 141
 

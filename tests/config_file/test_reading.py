@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import stat
 import subprocess
 import sys
 import traceback
@@ -29,10 +28,12 @@ from pgroute import (
 )
 from pgroute.config_file.tables import read_router
 from pgroute.core.config.libpq import keywords
+from pgroute.testing.account import EXECUTE, Account
 from tests.core.incomparable import INCOMPARABLE
 
 SECRET = "hunter2-s3cret"
 MANY = "1" + 5000 * "0"
+NOBODY = Account("nobody", 65534, 65534)
 
 FULL = """
 default = "shop"
@@ -641,18 +642,16 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path, path, told):
     assert told in str(caught.value)
 
 
-def test_a_file_of_somebody_else_is_told(tmp_path):
-    file = write(tmp_path, "[routers.a]")
+def test_a_file_of_somebody_else_is_told(temporary):
+    if not os.getuid() and not NOBODY.may(EXECUTE, temporary):
+        pytest.skip(f"{NOBODY.name} cannot reach {temporary}")
+    file = write(temporary, "[routers.a]")
     file.chmod(0)
     code = (
         "import os, sys, pgroute.config_file.making\nfrom pgroute import ConfigError, from_config\n"
-        "if not os.getuid(): os.setgid(65534), os.setuid(65534)\n"
+        f"if not os.getuid(): os.setgid({NOBODY.gid}), os.setuid({NOBODY.uid})\n"
         "try: from_config(sys.argv[1])\nexcept ConfigError as exc: print(exc)"
     )
-    folder = tmp_path
-    while not folder.stat().st_mode & stat.S_IXOTH:
-        folder.chmod(0o711)
-        folder = folder.parent
     done = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, check=True)
     assert "cannot be read: Permission denied" in done.stdout
 

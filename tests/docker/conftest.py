@@ -160,7 +160,7 @@ def project(
     paths.append(ROOT / "tests" / "docker" / "compose" / f"{name}.yaml")
     containers = Containers(f"pgroute-test-{name}-{os.getpid()}")
     with pytest.MonkeyPatch.context() as patch:
-        for key, value in {"PASSWORD": containers.password, **(environment or {})}.items():
+        for key, value in {"PGROUTE_PASSWORD": containers.password, **(environment or {})}.items():
             patch.setenv(key, value)
         plan = command, [str(path) for path in paths], containers.project
         try:
@@ -187,4 +187,4 @@ def put_application(containers: Containers, primary: str, hosts: str, *services:
 
 def ports_free(*names: str) -> dict[str, str]:
     """Return what has Compose choose the ports on this machine."""
-    return {f"{name}_PORT": "" for name in names}
+    return {f"PGROUTE_{name}_PORT": "" for name in names}

@@ -51,7 +51,7 @@ def script(project: str, name: str, *arguments: str) -> str:
     Raises:
         DockerError: with what it said.
     """
-    return _run(str(ROOT / "docker" / name), *arguments, PROJECT=project)
+    return _run(str(ROOT / "docker" / name), *arguments, PGROUTE_PROJECT=project)
 
 
 def _run(*command: str, stdin: str | None = None, timeout: float = TIMEOUT, **environment: str) -> str:

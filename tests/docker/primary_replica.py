@@ -143,7 +143,7 @@ class Cluster(Containers):
 @contextlib.contextmanager
 def running(command: str) -> Iterator[Cluster]:
     """Start a cluster with synchronous replication, with two places for applications."""
-    environment = {"SYNCHRONOUS": "on", **ports_free("DB1", "DB2", "DB3")}
+    environment = {"PGROUTE_SYNCHRONOUS": "on", **ports_free("DB1", "DB2", "DB3")}
     with project(command, "primary-replica", "primary-replica", environment=environment) as containers:
         cluster = Cluster(containers.project)
         put_application(cluster, cluster.whole(), HOSTS, "app", "app2")

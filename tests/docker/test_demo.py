@@ -20,7 +20,7 @@ LINE = re.compile(r" *\d+ +(?P<orders>\d+) +(?P<reads>\d+) +(?P<errors>\d+) +\S+
 
 def run(project: str, folder: Path) -> str:
     """Run the demonstration and return what it printed; if it hangs, it is ended as Ctrl-C does."""
-    environment = {**os.environ, "PROJECT": project, "APP_PORT": "", "TMPDIR": str(folder)}
+    environment = {**os.environ, "PGROUTE_PROJECT": project, "PGROUTE_APP_PORT": "", "TMPDIR": str(folder)}
     with subprocess.Popen(
         [ROOT / "examples" / "docker" / "run", "3"],
         env=environment,

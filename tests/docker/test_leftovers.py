@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.docker.conftest import ports_free
 from tests.docker.containers import ROOT, docker
 
 KINDS = {
@@ -38,7 +39,7 @@ def run(*command: str, environment: dict[str, str]) -> str:
 def environment(images: None) -> Iterator[dict[str, str]]:
     """A project of the test's own, on ports that Docker chooses; it is ended whatever the test does."""
     project = f"pgroute-test-scripts-{os.getpid()}"
-    environment = {"PROJECT": project, "DB1_PORT": "", "DB2_PORT": "", "DB3_PORT": ""}
+    environment = {"PGROUTE_PROJECT": project, **ports_free("DB1", "DB2", "DB3")}
     yield environment
     run("down", "primary-replica", environment=environment)
 
@@ -50,11 +51,11 @@ def test_up_and_down_leave_nothing(environment: dict[str, str]) -> None:
         ["db2", "running", "standby"],
         ["db3", "running", "standby"],
     ]
-    there = left(environment["PROJECT"])
+    there = left(environment["PGROUTE_PROJECT"])
     assert len(there["containers"]) == len(there["volumes"]) == 3
     assert len(there["networks"]) == 2
     run("down", "primary-replica", environment=environment)
-    assert not any(left(environment["PROJECT"]).values())
+    assert not any(left(environment["PGROUTE_PROJECT"]).values())
 
 
 @pytest.mark.parametrize("command", ["up", "down"])

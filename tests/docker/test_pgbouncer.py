@@ -75,7 +75,7 @@ class Pooled(Cluster):
 @pytest.fixture(scope="module")
 def started(compose_command: str, images: None) -> Iterator[Pooled]:
     ports = ports_free("DB1", "DB2", "DB3", "BOUNCER1", "BOUNCER2", "BOUNCER3")
-    environment = {"SYNCHRONOUS": "on", "POOL_SIZE": str(POOL_SIZE), **ports}
+    environment = {"PGROUTE_SYNCHRONOUS": "on", "PGROUTE_POOL_SIZE": str(POOL_SIZE), **ports}
     with project(
         compose_command, "pgbouncer", "primary-replica", "pgbouncer", environment=environment
     ) as containers:

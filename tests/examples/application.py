@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+from urllib.parse import quote
 
 from pgroute.testing.ports import HOST, Port
 from tests.support import eventually
@@ -81,7 +82,7 @@ class Application:
         """That of its own cluster."""
         [hosts] = re.findall(r"^orders are kept by (.+)$", self.output, re.MULTILINE)
         [passfile] = self._temporary.glob("pgroute-*/passfile")
-        return f"postgresql://postgres@{hosts}/postgres?password=&passfile={passfile}"
+        return f"postgresql://postgres@{hosts}/postgres?password=&passfile={quote(str(passfile))}"
 
     def request(
         self,

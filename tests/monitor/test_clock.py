@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from pgroute.monitor.alarm import Alarm
 from pgroute.monitor.stalls import stall_aware_wait
 
 
@@ -20,14 +21,24 @@ from pgroute.monitor.stalls import stall_aware_wait
     ],
 )
 async def test_a_stall_of_the_loop_is_not_held_against_the_host(
-    stall: float, answer_after: float, in_time: bool
+    stall: float, answer_after: float, in_time: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    late: list[float] = []
+    wait = Alarm.wait
+
+    async def noted(alarm: Alarm, due: float) -> bool:
+        rang = await wait(alarm, due)
+        late.append(loop.time() - due)
+        return rang
+
+    monkeypatch.setattr(Alarm, "wait", noted)
     loop = asyncio.get_running_loop()
     answer = loop.create_future()
     arrival = loop.call_later(answer_after, answer.set_result, None)
     loop.call_soon(time.sleep, stall)
     assert await stall_aware_wait(answer, 0.2) is in_time
     assert not answer.cancelled()
+    assert [seconds for seconds in late[:-1] if seconds < 0.05] == [], "it waited again without a stall"
     arrival.cancel()
 
 

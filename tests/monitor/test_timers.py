@@ -32,13 +32,20 @@ def test_there_is_one_thread_from_the_first_owner_to_the_last() -> None:
 
 
 def test_timers_fire_in_the_order_of_their_times() -> None:
-    mine = Timers()
+    def hold() -> None:
+        held.set()
+        assert gate.wait(10)
+
+    mine, held, gate = Timers(), threading.Event(), threading.Event()
     fired: list[int] = []
     mine.acquire(mine)
-    for number in (3, 1, 2):
-        mine.set(number / 100, partial(fired.append, number))
+    mine.set(0.0, hold)
+    assert held.wait(10)
+    for number in (1, 3, 2):
+        mine.set(-60.0 * number, partial(fired.append, number))
+    gate.set()  # only now does the thread find any of them
     eventually(lambda: len(fired) == 3)
-    assert fired == [1, 2, 3]
+    assert fired == [3, 2, 1]
     mine.release(mine)
 
 

@@ -39,6 +39,14 @@ async def sleep_at(router: AsyncRouter, role: str, seconds: float, entered: thre
         return str(conn.info.hostaddr)
 
 
+async def read_on(router: AsyncRouter, entered: threading.Event, over: threading.Event) -> str:
+    async with router.reader() as conn:
+        entered.set()
+        while not over.is_set():
+            await conn.execute("SELECT pg_sleep(0.05)")
+        return str(conn.info.hostaddr)
+
+
 def draining(router: AsyncRouter) -> int:
     """Return the number of addresses that names have left and the router still watches."""
     membership = router._manager.watch._membership
@@ -168,19 +176,20 @@ async def test_sessions_at_an_address_that_another_server_has_now_are_released(
 async def test_an_address_is_left_alone_once_its_last_session_has_ended(server: NameServer) -> None:
     with LocalCluster(addresses=ADDRESSES) as cluster:
         server.zone["ro.test"] = [ADDRESSES[1]]
-        entered = threading.Event()
+        entered, over = threading.Event(), threading.Event()
         async with (
             router_of(cluster, server, "ro.test", probe=QUICK, reader_attrs="standby") as router,
             AsyncBackground() as background,
         ):
-            session = background.start(sleep_at, router, "reader", 2, entered)
+            session = background.start(read_on, router, entered, over)
             await async_eventually(entered.is_set)
             server.zone["ro.test"] = [ADDRESSES[2]]
-            await async_eventually(lambda: addresses(router) == [ADDRESSES[2]])
+            await async_eventually(lambda: addresses(router) == [ADDRESSES[2]] and draining(router))
             await async_eventually(lambda: probes_at(cluster.nodes[1]) == 1)
-            assert await session.result(5) == ADDRESSES[1]
+            over.set()
+            assert await session.result() == ADDRESSES[1]
             await async_eventually(lambda: sessions_at(cluster.nodes[1]) == 0)
-            assert not draining(router)
+            await async_eventually(lambda: not draining(router))
 
 
 async def test_a_router_that_closes_stops_watching_draining_hosts(server: NameServer) -> None:

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -36,7 +37,8 @@ def secured(
 
 
 def open_router(server: NameServer, node, root: Path, name: str, passfile: Path, **options) -> Router:
-    dsn = f"postgresql://app@{name}:{node.port}/postgres?sslmode=verify-full&sslrootcert={root}&passfile={passfile}"
+    files = f"sslrootcert={quote(str(root))}&passfile={quote(str(passfile))}"
+    dsn = f"postgresql://app@{name}:{node.port}/postgres?sslmode=verify-full&{files}"
     return Router(dsn, resolver=server.resolver, **options)
 
 

@@ -1,4 +1,4 @@
-"""Has the programs that tests start use the files that initdb made for other clusters of the run.
+"""Has the programs that tests start use the servers of the run, and the files that initdb made for its other clusters.
 
 Python imports a module of this name at its start (Python docs, `site`) if its folder is in PYTHONPATH, to which the
 fixture `initdb_cache` adds this one.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-CACHE = Path(__file__).resolve().parents[1] / "initdb_cache.py"
+TESTS = Path(__file__).resolve().parents[1]
 WANTED = "pgroute.testing.initdb"
 
 
@@ -41,14 +41,21 @@ class Finder:
 
 
 def replace(module: ModuleType) -> None:
-    """Have `run_initdb` copy, and copies be cheap."""
-    spec = importlib.util.spec_from_file_location("initdb_cache", CACHE)
-    assert spec is not None
-    assert spec.loader is not None
-    cache: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(cache)
+    """Have `run_initdb` copy, and copies be cheap, and the same servers found."""
+    load("majors").leave_out()
+    cache = load("initdb_cache")
     module.run_initdb = cache.InitdbCache().fill  # type: ignore[attr-defined]
     cache.Sandbox.copy = cache.copy
+
+
+def load(name: str) -> Any:
+    """Return a module of the tests, which may be in no folder where modules are looked for."""
+    spec = importlib.util.spec_from_file_location(name, TESTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 if os.access(os.environ.get("PGROUTE_TESTS_TEMPLATES", ""), os.W_OK):

@@ -88,11 +88,13 @@ def watched(
     nodes: tuple[Node, ...],
     seconds: float,
     each: Callable[[HostInfo, float], object],
+    enough: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Give each snapshot of some nodes to a function, with its time, for some seconds."""
+    """Give each snapshot of some nodes to a function, with its time, for some seconds and until there were enough."""
     until = time.monotonic() + seconds
     version = -1
-    while time.monotonic() < until:
+    while time.monotonic() < until or not enough():
+        assert time.monotonic() < until + 20.0, "too few snapshots"
         topology = router.topology
         if topology.version != version:
             version = topology.version

@@ -242,7 +242,7 @@ def test_a_slow_listener_is_told_how_much_it_has_missed(shared: LocalCluster) ->
 def test_a_flood_is_received_though_the_server_answers_nothing_meanwhile(shared: LocalCluster) -> None:
     count = 20_000
     with (
-        Router(shared.dsn, probe=QUICK) as router,
+        Router(shared.dsn, probe=ProbeOptions(interval=0.1)) as router,
         router.listen("a", max_waiting=count) as events,
         Background() as background,
     ):
@@ -273,11 +273,12 @@ def test_a_connection_that_falls_silent_is_a_gap(proxied: Proxied) -> None:
     node, proxy = proxied.cluster.nodes[0], proxied.proxies[0]
     with Router(proxied.dsn, probe=QUICK) as router, router.listen("a") as events:
         proxy.blackhole("both", "existing")
+        sent_at = time.monotonic()
         call(notify, node, "a", "lost")
         gap = next_gap(events)
+        assert gap.since <= sent_at
         call(notify, node, "a", "after")
         assert payloads(events, 1) == ["after"]
-        assert gap.since < time.monotonic()
 
 
 def test_only_the_connection_of_the_listeners_is_dead(proxied: Proxied) -> None:
@@ -420,17 +421,19 @@ def test_a_primary_that_a_promotion_has_overtaken_is_left_though_it_answers(
     with Router(any_cluster.dsn) as router, router.listen("a") as events:
         eventually(lambda: len(router.topology.standbys) == 2)
         new = any_cluster.standbys[0]
-        before = time.monotonic()
-        # The new one sends before the router can know of it.
         call(new.promote)
+        sent_at = time.monotonic()
         call(notify, new, "a", "lost")
         gap = next_gap(events)
-        assert gap.since < before + within(0.5)
+        assert gap.since < sent_at
         assert str(old.port) in gap.reason
         assert "stale" in gap.reason
         call(notify, old, "a", "of the old one")
         call(notify, new, "a", "after")
-        assert payloads(events, 1) == ["after"]
+        found = payloads(events, 1)
+        if found == ["lost"]:  # the router has heard of the promotion before it was sent
+            found = payloads(events, 1)
+        assert found == ["after"]
 
 
 def test_the_gap_reaches_back_to_the_promotion_that_nobody_could_see(breakable: Proxied) -> None:

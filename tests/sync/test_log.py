@@ -15,7 +15,7 @@ import pytest
 from pgroute import Router, Event, NoHostAvailable, PoolOptions
 from pgroute.core.model.events import EventKind
 from pgroute.testing import LocalCluster, Node
-from tests.sync.workload import QUICK, key, state
+from tests.sync.workload import QUICK, key, refused_until, state
 from tests.support import Background, call, eventually, dsn_with, password_of
 
 pytestmark = pytest.mark.cluster
@@ -317,11 +317,14 @@ def test_a_reset_that_fails_is_a_warning_and_one_that_met_a_lost_connection_is_n
 
 
 def test_a_password_that_only_one_role_has_wrong_is_one_warning_for_each_host(
-    shared: LocalCluster, log: Log
+    shared: LocalCluster, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = PoolOptions(kwargs={"password": "hunter2"})
+    # So that each caller has a login refused.
+    monkeypatch.setattr("pgroute._sync.pool.connector.REJECTED_GAP", 0.1)
     with Router(shared.dsn, reader=wrong) as router:
         settle(router, 1)
+        refused_until(lambda _: len(log.warnings) >= len(shared.nodes), router, "reader")
         for _ in range(3):
             with pytest.raises(NoHostAvailable, match="password authentication failed"):
                 with router.reader(timeout=0.2):
@@ -358,6 +361,7 @@ def test_a_configure_that_fails_is_one_warning_until_it_succeeds(
 
     with Router(shared.dsn, writer=PoolOptions(min_size=3, configure=configure)) as router:
         eventually(lambda: router.topology.primary is not None)
+        refused_until(lambda _: log.warnings, router, "writer")
         for _ in range(3):
             with pytest.raises(NoHostAvailable, match="no such setting"):
                 with router.writer(timeout=0.3):

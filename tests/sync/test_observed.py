@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import time
 from typing import Any
 
 import psycopg
@@ -164,15 +165,21 @@ def test_a_session_that_its_caller_loses_is_counted_once(shared: LocalCluster) -
 
 
 def test_the_time_of_setup_is_waited_and_not_used(shared: LocalCluster) -> None:
+    ended_at = 0.0
+
     def setup(conn: Any) -> None:
+        nonlocal ended_at
         conn.execute("SELECT pg_sleep(0.2)")
         conn.commit()
+        ended_at = time.monotonic()
 
     with Router(shared.dsn, writer=PoolOptions(setup=setup)) as router:
         observer = observe(router)
         router.putconn(router.getconn("writer"))
+        since_setup = time.monotonic() - ended_at
         [session] = observer.sessions
-        assert session.waited >= 0.2 > session.used
+        assert session.waited >= 0.2
+        assert session.used <= since_setup
         assert (session.ends, uses_of(router)) == (1, 1)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import psycopg
+import pytest
 
-from pgroute import Router, CommitUnknown, ProbeOptions, RouterClosed
+from pgroute import Router, CommitUnknown, NoHostAvailable, ProbeOptions, RouterClosed
 from pgroute.core.model.host import HostState
 from pgroute.core.model.roles import HostKey
 from pgroute.testing import LocalCluster, Node
@@ -107,6 +109,23 @@ def read(router: Router[Any], timeout: float | None = None) -> Session:
         cursor = conn.execute("SELECT inet_server_port(), pg_backend_pid()")
         port, pid = cursor.fetchone() or (0, 0)
     return Session(port, pid, begun, time.monotonic())
+
+
+def refused_until(
+    told: Callable[[str], Any], router: Router[Any], role: Any, timeout: float = 0.3
+) -> NoHostAvailable:
+    """Ask for sessions, none of which can be had, until *told(text of the error)* is true; return that error.
+
+    The login that is refused may take longer than one caller waits.
+    """
+    until = time.monotonic() + 20.0
+    while True:
+        with pytest.raises(NoHostAvailable) as caught:
+            router.getconn(role, timeout=timeout)
+        if told(str(caught.value)):
+            return caught.value
+        assert time.monotonic() < until, str(caught.value)
+        time.sleep(0.01)
 
 
 def keep_writing(

@@ -119,7 +119,7 @@ def test_a_flush_sends_what_was_queued_when_it_began(sender: Sender) -> None:
     sender.leave(endless)
     sender.leave(note)
     with Background() as background:
-        background.start(sender.flush).result()
+        background.start(sender.flush, 600.0).result()  # the queue is never empty
     assert note.sent == 1
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from pgroute.testing import LocalCluster
+from tests.support import passfile_of
 
 registry.register("postgresql.pgroute", "pgroute.contrib.sqlalchemy.dialect", "PgrouteDialect")
 
@@ -30,7 +31,7 @@ class Number(Base):
 def url_of(cluster: LocalCluster, query: str = "", driver: str = "pgroute") -> str:
     """Return the URL of a cluster, in SQLAlchemy's style."""
     hosts = "&".join(f"host={node.host}:{node.port}" for node in cluster.nodes)
-    return f"postgresql+{driver}://postgres@/{cluster.dbname}?{hosts}&passfile={cluster.passfile}{query}"
+    return f"postgresql+{driver}://postgres@/{cluster.dbname}?{hosts}&passfile={passfile_of(cluster)}{query}"
 
 
 @pytest.fixture

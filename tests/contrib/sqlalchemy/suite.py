@@ -16,6 +16,7 @@ import tarfile
 import tempfile
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from urllib.parse import quote
 
 import sqlalchemy
 
@@ -66,7 +67,7 @@ def run(driver: str, sdist: Path, arguments: list[str], major: int) -> dict[str,
         cluster.primary.execute(SCHEMAS)
         # One host for both: the tests of the dialect know nothing of several.
         host = f"{cluster.primary.host}:{cluster.primary.port}"
-        url = f"postgresql+{driver}://postgres@{host}/postgres?passfile={cluster.passfile}"
+        url = f"postgresql+{driver}://postgres@{host}/postgres?passfile={quote(str(cluster.passfile))}"
         report = sdist / f"report-{driver}.xml"
         command = [
             sys.executable,

@@ -17,6 +17,7 @@ from pgroute import PoolOptions, Router
 from pgroute.contrib.sqlalchemy import router_engine
 from pgroute.testing import LocalCluster
 from tests.contrib.sqlalchemy.conftest import Number
+from tests.support import passfile_of
 from tests.test_interrupts_at_each_line import InterruptAt
 from tests.wiretap import Wiretap
 
@@ -32,7 +33,7 @@ def tap(shared: LocalCluster):
 
 
 def tapped(tap: Wiretap) -> str:
-    return f"postgresql+pgroute://postgres@{tap.host}:{tap.port}/postgres?passfile={tap.passfile}"
+    return f"postgresql+pgroute://postgres@{tap.host}:{tap.port}/postgres?passfile={passfile_of(tap)}"
 
 
 def sent(tap: Wiretap) -> list[str]:

@@ -15,6 +15,7 @@ import pgroute
 from pgroute import ConfigError, Router
 from pgroute.contrib.sqlalchemy import RoutingSession, router_of, run_in_session
 from tests.contrib.sqlalchemy.conftest import Number
+from tests.support import passfile_of
 
 pytestmark = pytest.mark.cluster
 
@@ -179,7 +180,7 @@ def test_a_lost_commit_is_commit_unknown_and_not_run_again(shared, numbers, pgro
     proxies = [pgroute_proxy_factory(node) for node in shared.nodes]
     hosts = "&".join(f"host={proxy.host}:{proxy.port}" for proxy in proxies)
     engine = create_engine(
-        f"postgresql+pgroute://postgres@/{shared.dbname}?{hosts}&passfile={shared.passfile}"
+        f"postgresql+pgroute://postgres@/{shared.dbname}?{hosts}&passfile={passfile_of(shared)}"
     )
     maker = sessionmaker(engine)
     attempts = []

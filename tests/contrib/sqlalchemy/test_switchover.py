@@ -16,6 +16,7 @@ import pgroute
 from pgroute.contrib.sqlalchemy import router_engine, run_in_session
 from pgroute.testing import LocalCluster
 from tests.contrib.sqlalchemy.conftest import Base, Number, url_of
+from tests.support import passfile_of
 
 pytestmark = pytest.mark.cluster
 
@@ -147,9 +148,10 @@ def test_alembic_migrates_the_primary(shared, inspector, tmp_path: Path):
     )
     # The standbys first: the order of the hosts decides nothing.
     hosts = "&".join(f"host={node.host}:{node.port}" for node in reversed(shared.nodes))
-    url = f"postgresql+pgroute://postgres@/{shared.dbname}?{hosts}&passfile={shared.passfile}"
+    url = f"postgresql+pgroute://postgres@/{shared.dbname}?{hosts}&passfile={passfile_of(shared)}"
     ini = tmp_path / "alembic.ini"
-    ini.write_text(f"[alembic]\nscript_location = {versions.parent}\nsqlalchemy.url = {url}\n")
+    settings = f"[alembic]\nscript_location = {versions.parent}\nsqlalchemy.url = {url}\n"
+    ini.write_text(settings.replace("%", "%%"))
 
     told = io.StringIO()
     config = Config(ini, stdout=told)
