@@ -952,8 +952,9 @@ def test_what_is_handed_out_connects_whatever_a_variable_says(shared, monkeypatc
                 patch.setenv(name, value)
                 for conninfo in all_of_them():
                     assert connects(conninfo), f"{name}={value}"
-                with Router(shared.dsn) as router, router.reader() as conn:
-                    assert conn.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
+                if shared.dsn != before[0]:
+                    with Router(shared.dsn) as router, router.reader() as conn:
+                        assert conn.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
         assert all_of_them() == before
 
 
