@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class ClusterFactory(Protocol):
     """Starts a cluster with the options of `LocalCluster`; it stops at the end of the test."""
 
-    def __call__(self, standbys: int = 2, **options: Any) -> LocalCluster: ...
+    def __call__(self, standbys: int | None = None, **options: Any) -> LocalCluster: ...
 
 
 class ProxyFactory(Protocol):
@@ -39,7 +39,7 @@ def pgroute_cluster_options() -> dict[str, Any]:
 
 @pytest.fixture
 def pgroute_cluster(pgroute_cluster_options: dict[str, Any]) -> Iterator[LocalCluster]:
-    """A new primary with two standbys for each test, which may break them."""
+    """A new primary with its standbys for each test, which may break them."""
     from pgroute.testing.cluster import LocalCluster
 
     with LocalCluster(**pgroute_cluster_options) as cluster:
@@ -48,7 +48,7 @@ def pgroute_cluster(pgroute_cluster_options: dict[str, Any]) -> Iterator[LocalCl
 
 @pytest.fixture(scope="session")
 def pgroute_shared_cluster(pgroute_cluster_options: dict[str, Any]) -> Iterator[LocalCluster]:
-    """A cluster for the whole run, for tests that leave its nodes intact."""
+    """A cluster for tests that leave its nodes intact. Each worker of pytest-xdist has its own."""
     from pgroute.testing.cluster import LocalCluster
 
     with LocalCluster(**pgroute_cluster_options) as cluster:
@@ -57,15 +57,15 @@ def pgroute_shared_cluster(pgroute_cluster_options: dict[str, Any]) -> Iterator[
 
 @pytest.fixture
 def pgroute_cluster_factory(pgroute_cluster_options: dict[str, Any]) -> Iterator[ClusterFactory]:
-    """A function that starts clusters within a test; its arguments are the options of `LocalCluster`."""
+    """A function that starts clusters within a test; its arguments are further options of `LocalCluster`."""
     from pgroute.testing.cluster import LocalCluster
 
     with ExitStack() as stack:
 
-        def make(standbys: int = 2, **options: Any) -> LocalCluster:
-            return stack.enter_context(
-                LocalCluster(**{**pgroute_cluster_options, "standbys": standbys, **options})
-            )
+        def make(standbys: int | None = None, **options: Any) -> LocalCluster:
+            if standbys is not None:
+                options["standbys"] = standbys
+            return stack.enter_context(LocalCluster(**{**pgroute_cluster_options, **options}))
 
         yield make
 

@@ -296,7 +296,9 @@ class Reference:
                 call = factory.functions["__call__"]
                 made = self._signature("make", call.parameters, call.returns).split("\n")[1]
             scope = (
-                "once for the whole run" if "session" in str(fixture.decorators[0].value) else "for each test"
+                "once for each process of pytest"
+                if "session" in str(fixture.decorators[0].value)
+                else "for each test"
             )
             out.append(f"- `{fixture.name}`, {scope}: `{made}`. {_line(self._sections(fixture)['text'])}")
         return "\n".join([*out, ""])

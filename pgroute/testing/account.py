@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .binaries import TOOLS
 from .errors import ClusterError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 READ, EXECUTE = 4, 1
 _NOEXEC: int = getattr(os, "ST_NOEXEC", 0)  # macOS does not tell
+SYSTEM_PREFIXES = ("/", "/usr", "/usr/local")
 SHARED_PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - mkdtemp makes a private folder there
 
 
@@ -98,11 +100,13 @@ def temporary_root(account: Account | None, *, for_programs: bool = False) -> Pa
 
 
 def reachable(server: ServerBinaries, account: Account) -> bool:
-    """Return True if `account` can run `server`, judged by the mode bits of some of its files."""
-    programs = [path for path in server.bindir.iterdir() if path.is_file()]
+    """Return True if `account` can run `server`, judged by the mode bits of the files that it needs."""
+    links = [server.bindir / tool for tool in TOOLS]
+    programs = {*links, *(path.resolve() for path in links)}
     prefix = server.bindir.parent
     data = [prefix / "share/postgresql/postgres.bki", prefix / "lib/postgresql/plpgsql.so"]
-    data += (path for path in (*_bundled(prefix).glob("*"),) if path.is_file())
+    if (bundled := _bundled(prefix)) is not None:
+        data += (path for path in bundled.glob("*") if path.is_file())
     return all(account.may(READ | EXECUTE, path) for path in programs) and all(
         account.may(READ, path) for path in data if path.exists()
     )
@@ -113,20 +117,29 @@ def copy_server(server: ServerBinaries, folder: Path) -> Path:
 
     PostgreSQL finds its share and lib directories relative to its binaries, and the wheel's binaries find
     their shared libraries in a folder beside the package: the copy keeps that layout.
+
+    Raises:
+        ClusterError: it is not alone where it is installed.
     """
     prefix = server.bindir.parent
+    if str(prefix) in SYSTEM_PREFIXES:
+        raise ClusterError(
+            f"the servers' user cannot run {server.bindir / 'postgres'}: look at its access rights"
+        )
     copy = folder / prefix.parent.name / prefix.name
     shutil.copytree(
         prefix, copy, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a", "doc", "man")
     )
-    if _bundled(prefix).is_dir():
-        shutil.copytree(_bundled(prefix), _bundled(copy), symlinks=True)
+    libraries = _bundled(prefix)
+    if libraries is not None and libraries.is_dir():
+        shutil.copytree(libraries, folder / libraries.name, symlinks=True)
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
             path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
     return copy / server.bindir.name
 
 
-def _bundled(prefix: Path) -> Path:
+def _bundled(prefix: Path) -> Path | None:
     """The folder in which wheels for Linux keep shared libraries: `package.libs` beside `package`."""
-    return prefix.parent.with_name(prefix.parent.name + ".libs")
+    package = prefix.parent
+    return package.with_name(f"{package.name}.libs") if package.name else None

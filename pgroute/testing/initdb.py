@@ -70,7 +70,9 @@ def make_files(
 
 def run_initdb(server: ServerBinaries, sandbox: Sandbox, folder: Path, timeout: float) -> None:
     """Run initdb in a new folder. Its pg_hba.conf rejects everybody until the caller replaces it."""
-    options = f"-U {USER} -A reject -E UTF8 --locale=C -k --no-sync --no-instructions".split()
+    options = f"-U {USER} -A reject -E UTF8 --locale=C -k --no-sync".split()
+    if server.major >= 14:
+        options.append("--no-instructions")
     # So that initdb leaves nothing in /dev/shm after SIGKILL; older versions have no such option.
     if server.major >= 16:
         options += ["-c", "dynamic_shared_memory_type=mmap"]

@@ -66,7 +66,7 @@ class FaultProxy(ProxyFaults):
         self.stop()
 
     @staticmethod
-    def dsn(proxies: Iterable[FaultProxy], *, user: str = "postgres", dbname: str = "postgres") -> str:
+    def dsn(proxies: Iterable[FaultProxy], *, user: str = "postgres", dbname: str | None = None) -> str:
         """Return a libpq URI that lists the proxies, with the password file of the first `Node` behind them.
 
         `PG*` variables count as in `LocalCluster.dsn`; without a `Node` all of them do but PGHOSTADDR.
@@ -74,12 +74,21 @@ class FaultProxy(ProxyFaults):
         Args:
             proxies: the hosts, in this order.
             user: the role to log in as.
-            dbname: the database.
+            dbname: the database; None: that of the first `Node`, or "postgres" if there is none.
         """
         proxies = tuple(proxies)
         hosts = ",".join(f"{proxy.host}:{proxy.port}" for proxy in proxies)
+        if dbname is None:
+            names = (name for proxy in proxies if (name := getattr(proxy, "dbname", None)) is not None)
+            dbname = next(names, "postgres")
         passfiles = (passfile for proxy in proxies if (passfile := proxy.passfile) is not None)
         return uri(user, hosts, dbname, next(passfiles, None))
+
+    @property
+    def dbname(self) -> str | None:
+        """The database of the `Node` behind the proxy; None for any other target."""
+        dbname: str | None = getattr(self.target, "dbname", None)
+        return dbname
 
     @property
     def passfile(self) -> Path | None:

@@ -53,6 +53,7 @@ class Sandbox:
                 os.chown(self.folder, -1, self._account.gid)
                 self.folder.chmod(0o710)
             self.make_folder(self.folder / SOCKETS)
+            self.make_folder(self.folder / processes.PROGRAMS)
             if self._account is not None and copied:
                 self.bindir = copy_server(server, self.folder / "server")
                 if not self._account.may(EXECUTE, self.bindir / "postgres"):
@@ -88,7 +89,7 @@ class Sandbox:
         command = [str(self.bindir / tool), *map(str, args)]
         try:
             with subprocess.Popen(
-                [*self._as_owner, *command],
+                [*self._as_owner, self._link(tool), *command[1:]],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -111,12 +112,12 @@ class Sandbox:
             )
         return str(output)
 
-    def spawn(self, tool: str, args: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-        """Start a long-running server program, appending its output to `log`; Ctrl-C does not reach it."""
+    def spawn(self, data_dir: Path, args: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+        """Start the server of a data directory, appending its output to `log`; Ctrl-C does not reach it."""
         self._children = [child for child in self._children if child.poll() is None]
         with open(log, "ab", opener=_private) as output:
             child = subprocess.Popen(
-                [*self._as_owner, str(self.bindir / tool), *args],
+                [*self._as_owner, self._link("postgres", processes.link_name(data_dir)), *args],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -149,7 +150,8 @@ class Sandbox:
         if os.getpid() != self._owner:
             return
         try:
-            processes.end(self.folder, self.bindir)
+            alive = [child.pid for child in self._children if child.poll() is None]
+            processes.end(self.folder, children=alive)
             for child in self._children:
                 if child.poll() is None:
                     child.kill()
@@ -164,6 +166,15 @@ class Sandbox:
             if self._watchdog.stdin is not None:
                 self._watchdog.stdin.close()
             self._watchdog = None
+
+    def _link(self, tool: str, name: str | None = None) -> str:
+        """Return the link to start a program of the server from: `processes` finds what was started from there."""
+        if Path(tool).is_absolute():
+            return tool
+        link = self.folder / processes.PROGRAMS / (name or tool)
+        with contextlib.suppress(FileExistsError):
+            link.symlink_to(self.bindir / tool)
+        return str(link)
 
     def _popen_options(self) -> dict[str, Any]:  # as keyword arguments of very different types
         options: dict[str, Any] = {
@@ -186,7 +197,7 @@ class Sandbox:
     def _start_watchdog(self) -> None:
         if not sys.executable:  # an embedded interpreter: do without
             return
-        command = [sys.executable, "-I", "-S", watchdog.__file__, str(self.folder), str(self.bindir)]
+        command = [sys.executable, "-I", "-S", watchdog.__file__, str(self.folder)]
         with contextlib.suppress(OSError):
             self._watchdog = subprocess.Popen(
                 command,

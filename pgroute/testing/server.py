@@ -94,6 +94,10 @@ class Server:
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     @property
+    def _children(self) -> list[int]:
+        return [] if (pid := self.pid) is None else [pid]
+
+    @property
     def running(self) -> bool:
         """Whether the postmaster exists, frozen or not."""
         return self.pid is not None
@@ -130,7 +134,7 @@ class Server:
         args = ["-D", str(self.data_dir)]
         for name, value in settings.items():
             args += ["-c", f"{name}={value}"]
-        self._process = self._sandbox.spawn("postgres", args, self.log_path)
+        self._process = self._sandbox.spawn(self.data_dir, args, self.log_path)
         if wait:
             self.wait_ready(timeout=timeout)
 
@@ -173,8 +177,12 @@ class Server:
         """SIGKILL the postmaster and all its children, frozen or not, like a crash of the machine; the files stay.
 
         All are stopped first. Otherwise a session that begins meanwhile could go on when new ones are refused.
+
+        Raises:
+            ClusterError: the children are hidden from this process; the postmaster is killed.
         """
         try:
+            self._check_visible()
             self._stop_all()
         finally:
             self._end()
@@ -186,10 +194,11 @@ class Server:
             postmaster_only: True freezes new connections only; existing sessions continue.
 
         Raises:
-            ClusterError: it is not running.
+            ClusterError: it is not running, or its processes are hidden from this one.
         """
         if self._process is None or not self.running:
             raise ClusterError(f"{self.name} does not run")
+        self._check_visible()
         self._frozen = True
         if postmaster_only:
             self._process.send_signal(signal.SIGSTOP)
@@ -199,7 +208,7 @@ class Server:
     def thaw(self) -> None:
         """Resume a frozen server; does nothing if it is not frozen."""
         if self.running:
-            processes.send(signal.SIGCONT, self.data_dir, self._sandbox.bindir)
+            processes.send(signal.SIGCONT, self._sandbox.folder, self.name, children=self._children)
         self._frozen = False
 
     def execute(
@@ -238,11 +247,17 @@ class Server:
         """SIGSTOP every process of this server; the postmaster first, so that no other one begins."""
         if self._process is not None and self.running:
             self._process.send_signal(signal.SIGSTOP)
-        processes.freeze(self.data_dir, self._sandbox.bindir)
+        processes.freeze(self._sandbox.folder, self.name, children=self._children)
+
+    def _check_visible(self) -> None:
+        """Raise ClusterError if the server's processes cannot be seen: none but the postmaster would get a signal."""
+        pid = self.pid
+        if pid is not None and not processes.visible(pid) and self.running:
+            raise ClusterError(f"the processes of {self.name} are hidden: is /proc mounted with hidepid?")
 
     def _end(self) -> None:
         """End every process of this server."""
-        processes.end(self.data_dir, self._sandbox.bindir)
+        processes.end(self._sandbox.folder, self.name, children=self._children)
         if self._process is not None:
             if self._process.poll() is None:
                 self._process.kill()

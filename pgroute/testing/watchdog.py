@@ -1,6 +1,6 @@
 """Waits until the process that started it dies, and then removes that process's servers and files.
 
-It runs as `python watchdog.py FOLDER BINDIR` beside each cluster, so it imports very little while it waits, and
+It runs as `python watchdog.py FOLDER` beside each cluster, so it imports very little while it waits, and
 executes `processes.py` in the end. It notices the death by the end of file on its standard input, a pipe.
 """
 
@@ -12,7 +12,7 @@ import signal
 import sys
 
 
-def _watch(folder: str, bindir: str) -> None:
+def _watch(folder: str) -> None:
     for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(sig, signal.SIG_IGN)
     owner = os.getppid()
@@ -20,8 +20,8 @@ def _watch(folder: str, bindir: str) -> None:
     while not select.select([0], [], [], 0.5)[0] and os.getppid() == owner:
         pass
     program = f"{os.path.dirname(__file__)}/processes.py"  # noqa: PTH120  (pathlib takes longer than all the rest)
-    os.execv(sys.executable, [sys.executable, "-I", "-S", program, folder, bindir])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-I", "-S", program, folder])  # noqa: S606
 
 
 if __name__ == "__main__":
-    _watch(sys.argv[1], sys.argv[2])
+    _watch(sys.argv[1])

@@ -124,6 +124,40 @@ def test_the_script_runs(shared: LocalCluster, tmp_path, capsys):
     assert lost.stderr.startswith("invalid routers.main.dsn '***'")
 
 
+FIRST_CHECK = {
+    "flask": """
+import main
+print(main.app.test_client().get("/health").status_code)
+""",
+    "django": """
+from django.conf import settings
+settings.configure(PGROUTE_CONFIG="pgroute.toml")
+import database
+print(database.health(None).status_code)
+""",
+}
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("template", FIRST_CHECK)
+@pytest.mark.parametrize("status", [200, 503])
+def test_the_first_health_check_of_a_process_waits_for_the_probes(
+    shared: LocalCluster, tmp_path, capsys, template, status
+):
+    init(capsys, template, "--dir", tmp_path)
+    dsn = shared.dsn if status == 200 else "host=127.0.0.1 port=1"
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_CHECK[template]],
+        cwd=tmp_path,
+        env={**os.environ, "DATABASE_URL": dsn},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == f"{status}\n", done.stderr
+
+
 @contextmanager
 def serving(folder, dsn, *command):
     """Run a web application, and give a function that asks it."""

@@ -1263,6 +1263,22 @@ def proxies(pgroute_shared_cluster: LocalCluster) -> Iterator[list[FaultProxy]]:
         yield [stack.enter_context(FaultProxy(node)) for node in pgroute_shared_cluster.nodes]
 
 
+def test_a_dsn_of_proxies_leads_to_the_database_of_the_cluster(server: Server) -> None:
+    with (
+        LocalCluster(0, dbname="shop") as cluster,
+        FaultProxy(server.address) as stranger,
+        FaultProxy(cluster.primary) as inner,
+        FaultProxy(inner) as outer,
+    ):
+        stranger.refuse()
+        for proxies in ([inner], [outer], [stranger, outer]):
+            with psycopg.connect(FaultProxy.dsn(proxies)) as connection:
+                assert connection.info.dbname == "shop"
+        assert "/other?" in FaultProxy.dsn([inner], dbname="other")
+        assert stranger.dbname is None
+        assert FaultProxy.dsn([stranger]).endswith("/postgres")
+
+
 def test_one_dsn_reaches_the_cluster_through_its_proxies(
     pgroute_shared_cluster: LocalCluster, proxies: list[FaultProxy]
 ) -> None:

@@ -318,12 +318,12 @@ def test_no_session_goes_on_when_a_killed_server_refuses_new_ones(
     cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     primary, members = cluster.primary, processes.members
-    postmaster, looks = primary.pid, list[list[int]]()
+    postmaster, looks = primary.pid, list[dict[int, str]]()
     found: list[psycopg.Connection] = []
     assert postmaster is not None
 
-    def look(folder: Path, bindir: Path) -> list[int]:
-        pids = members(folder, bindir)
+    def look(*args: Any, **options: Any) -> dict[int, str]:
+        pids = members(*args, **options)
         looks.append(pids)
         if len(looks) == 1:
             with contextlib.suppress(psycopg.OperationalError):  # no session can begin any more
@@ -694,10 +694,7 @@ def test_binaries_the_server_user_cannot_reach_are_copied(
     assert find_server(wheels[0].major).bindir == hidden / "bin"
     with LocalCluster(1, version=wheels[0].major) as cluster:
         folder = cluster.primary.data_dir.parent
-        programs = {
-            Path(command.split()[0]) for command in processes_below(folder) if "/bin/postgres " in command
-        }
-        assert programs
+        programs = {Path(f"/proc/{node.pid}/exe").readlink() for node in cluster.nodes}
         assert all(program.is_relative_to(folder) for program in programs)
     assert nothing_left(folder)
 
@@ -821,6 +818,10 @@ def test_fixtures_work_and_the_plugin_is_cheap_to_import(tmp_path: Path) -> None
             def test_factory(pgroute_cluster_factory):
                 assert "/other?" in pgroute_cluster_factory(0, dbname="other").dsn
 
+            def test_factory_with_the_options_of_the_run(pgroute_cluster_factory):
+                assert len(pgroute_cluster_factory().nodes) == 2
+                assert len(pgroute_cluster_factory(standbys=0).nodes) == 1
+
             @pytest.mark.parametrize("time", [1, 2])
             def test_shared(pgroute_shared_cluster, time):
                 assert len(pgroute_shared_cluster.standbys) == 1
@@ -841,7 +842,7 @@ def test_fixtures_work_and_the_plugin_is_cheap_to_import(tmp_path: Path) -> None
     child = run_python(f"import pytest, sys; sys.exit(pytest.main({args}))", cwd=tmp_path)
     output = child.communicate(timeout=60)[0]
     assert child.returncode == 0, output
-    assert "4 passed" in output
+    assert "5 passed" in output
 
 
 POISON = {

@@ -256,7 +256,7 @@ def test_a_lock_file_that_is_a_pipe_holds_nobody_up(stopped: Node) -> None:
 @as_root
 def test_the_servers_user_can_replace_nothing_that_root_looks_up(stopped: Node, victim: Victim) -> None:
     folder = stopped._sandbox.folder
-    stopped._sandbox.spawn("postgres", ["--version"], stopped.log_path).wait(10)
+    stopped._sandbox.spawn(stopped.data_dir, ["--version"], stopped.log_path).wait(10)
     attempts = (
         f"ln -s {victim.file} {folder}/node3.log",
         f"mv {stopped.data_dir} {folder}/elsewhere",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from django.db import Error, connections, transaction
@@ -90,7 +91,11 @@ def order(request: HttpRequest, number: int) -> HttpResponse:
 
 def health(request: HttpRequest) -> HttpResponse:
     """Tell whether orders can be written: 503 takes the process out of the load balancer."""
-    topology = get_router().topology
+    router = get_router()
+    if not router.topology.initial_scan_done:  # opened by this request: it has not seen the hosts yet
+        with suppress(pgroute.AcquireTimeout):
+            router.wait(timeout=1)
+    topology = router.topology
     reasons = [f"{host.key} is {host.state.value}: {host.reason}" for host in topology.hosts if host.reason]
     if not topology.writable:
         reasons.insert(0, topology.why_not_writable)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from flask import Blueprint, jsonify
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from pgroute.contrib.flask.extension import PGRoute
 
+FIRST_LOOK = 1.0
+"""Seconds for which a check waits for the first probes of a router."""
+
 
 def health_blueprint(
     db: PGRoute, roles: Sequence[str | Role] = ("writer",), *, details: bool = False, name: str = "health"
@@ -24,7 +28,8 @@ def health_blueprint(
 
     ``/live`` is always 200: a process without a primary needs no restart, its router finds the next one. ``/ready`` is
     200 if there is a host for each of *roles*, else 503. ``/writer`` and ``/reader`` ask for one role. No request asks
-    a server; they tell what the last probes have seen. The first one opens the router and may be told 503.
+    a server; they tell what the last probes have seen. The first one opens the router and waits up to a second for
+    them.
 
     Args:
         db: the extension.
@@ -41,6 +46,12 @@ def health_blueprint(
     def asking(role: Role | None) -> Callable[[], tuple[Response, int]]:
         def answer() -> tuple[Response, int]:
             topology = db.router.topology
+            deadline = time.monotonic() + FIRST_LOOK
+            while not (
+                topology.initial_scan_done or check.ready(topology, role) or time.monotonic() > deadline
+            ):
+                time.sleep(0.005)
+                topology = db.router.topology
             return jsonify(check.describe(topology)), 200 if check.ready(topology, role) else 503
 
         return answer

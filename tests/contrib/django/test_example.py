@@ -99,6 +99,11 @@ def test_commands_work_on_the_primary(manage, shared):
     manage("migrate", "shop", "zero", "--verbosity", "0")
 
 
+def test_the_first_health_check_of_a_process_waits_for_the_probes(manage):
+    check = "from shop.views import health; print('told', health(None).status_code)"
+    assert "told 200" in manage("shell", "--no-imports", "-c", check)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("arguments", [(), ("--parallel", "2"), ("--keepdb",)])
 def test_the_tests_of_a_project_have_their_database_on_the_primary(manage, shared, arguments):

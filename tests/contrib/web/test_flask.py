@@ -124,6 +124,18 @@ def test_two_databases_have_a_cookie_each(shared: LocalCluster) -> None:
             db.close()
 
 
+@pytest.mark.parametrize("path", ["ready", "writer", "reader"])
+def test_the_first_health_check_of_a_process_waits_for_the_probes(shared: LocalCluster, path: str) -> None:
+    app = flask.Flask("new")
+    db = PGRoute(app, shared.dsn)
+    app.register_blueprint(health_blueprint(db), url_prefix="/health")
+    try:
+        assert app.test_client().get(f"/health/{path}").status_code == 200
+    finally:
+        with app.app_context():
+            db.close()
+
+
 def test_a_client_is_not_told_200_when_the_commit_is_unknown(shared: LocalCluster, notes: str) -> None:
     with FaultProxy(shared.primary) as wire:
         dsn = dsn_at(f"127.0.0.1:{wire.port}", shared)
