@@ -8,14 +8,20 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from pgroute.cli.encoding import escape_output
 from pgroute.cli.errors import CommandError, NotInTime
 from pgroute.cli.parser import make_parser
+from pgroute.cli.signals import ended_by_signals
 from pgroute.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_FOR_PROGRAMS = ("completion", "dsn", "install")
+"""Their output must be exact, or fail."""
 
+
+@ended_by_signals
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (default: that of the process) and return the exit status."""
     name = "pgroute"
@@ -25,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             _flush()  # --help ends the process
         name = f"pgroute {args.command}"
+        if args.command not in _FOR_PROGRAMS:
+            escape_output()
         # Commands are imported when they run, so that --help is fast and does not need rich.
         status: int = importlib.import_module(f"pgroute.cli.{args.command}").run(args)
         _flush()

@@ -114,13 +114,13 @@ def _add_subject(parser: argparse.ArgumentParser, *, required: bool = False) -> 
     )
 
 
-def _add_timeout(parser: argparse.ArgumentParser, default: float) -> None:
+def _add_timeout(parser: argparse.ArgumentParser, default: float, what: str = "") -> None:
     parser.add_argument(
         "--timeout",
         type=seconds(0.1),
         default=default,
         metavar="S",
-        help=f"wait at most S seconds (default: {default:g})",
+        help=f"wait at most S seconds{what} (default: {default:g})",
     )
 
 
@@ -221,7 +221,7 @@ def _add_check(commands: argparse._SubParsersAction[Parser]) -> None:
         help="processes that have such a router (default: 1)",
     )
     check.add_argument("--json", action="store_true", help="print a JSON object (keys: docs/cli.md)")
-    _add_timeout(check, 5)
+    _add_timeout(check, 5, " for each step")
 
 
 def _add_init(commands: argparse._SubParsersAction[Parser]) -> None:

@@ -29,18 +29,20 @@ class Place:
         file: the file.
         key: with the tables around it, as in ``routers.shop.writer``; empty for the whole file.
         hidden: texts from variables and files, which no error shows; shared by all places of a file.
+        parts: the parts of each text by its key, and of each part whether it is written in this file; shared likewise.
     """
 
     file: Path
     key: str = ""
     hidden: list[str] = field(default_factory=list, repr=False)
+    parts: dict[str, list[tuple[str, bool]]] = field(default_factory=dict, repr=False)
 
     def below(self, name: str) -> Place:
         """Return the place of a key in this table."""
         # What is left of a DSN that is cut does not look like one.
         text = "***" if holds_password(name) else printable(name, 60)
         shown = name if _BARE.fullmatch(name) else f'"{text}"'
-        return Place(self.file, f"{self.key}.{shown}" if self.key else shown, self.hidden)
+        return Place(self.file, f"{self.key}.{shown}" if self.key else shown, self.hidden, self.parts)
 
     def error(self, value: object, accepted: str, *, secret: bool = False) -> ConfigError:
         """Return the error for the value of this key. Tables and lists are named, not shown."""

@@ -96,6 +96,7 @@ def resolve(place: Place, value: object, option: Option) -> object:
     if isinstance(value, dict):
         text, given = _from_elsewhere(place, value), True
         place.hidden.append(text)
+        place.parts[place.key] = [(text, False)]
     elif isinstance(value, str):
         text, given = _expanded(place, value, secret=option.secret), "${" in value
     else:
@@ -111,7 +112,8 @@ def resolve(place: Place, value: object, option: Option) -> object:
 
 def _expanded(place: Place, text: str, *, secret: bool) -> str:
     try:
-        return expand(text, _Noting(place.hidden), secret=secret)
+        place.parts[place.key] = parts = list(expand(text, _Noting(place.hidden), secret=secret))
+        return "".join(part for part, _ in parts)
     except ValueError as exc:
         reason = printable(str(exc))
     raise place.error(None, reason, secret=True)

@@ -14,6 +14,8 @@ from pgroute.core.sql.statements import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from pgroute.core.model.roles import HostRole
 
 # Every name is qualified, because the search_path is the user's. A primary's timeline comes from its WAL file name: the
@@ -98,6 +100,15 @@ _LEVELS = (
     b"SHOW in_hot_standby",
     b"SHOW transaction_read_only",
 )
+_LOSSES = {
+    "pg_walfile_name(": "a stale primary cannot be recognised",
+    "pg_control_recovery(": "a standby's timeline and staleness are not known",
+    "pg_last_wal_replay_lsn(": "the lag is not known",
+    "pg_control_system(": "hosts of another cluster cannot be recognised",
+    "pg_postmaster_start_time(": "a restarted server, or one with two names, may not be recognised",
+    "pg_db_role_setting ": "a change of default_transaction_read_only is not noticed",
+}
+"""What nobody can tell if a statement does without a function or table."""
 _WITHOUT_WAL = 4
 _SHOWN = 7
 """From this level on, the answer is a single value."""
@@ -110,6 +121,20 @@ RESULTS = 4
 
 MOST_ROUNDS = 3 * len(_LEVELS)
 """How many statements one probe may take: every level, each repeated once, and all again after a change of role."""
+
+
+def lost_without(functions: Collection[str]) -> list[str]:
+    """Return what a router does not learn from a server whose probes may not call some functions.
+
+    One missing function takes more with it than what it tells itself: the next smaller statement is used.
+
+    Args:
+        functions: those that may not be called, as ``pg_catalog.pg_control_system()``.
+    """
+    names = [function.partition("(")[0] + "(" for function in functions]
+    texts = [level.decode() for level in _LEVELS]
+    left = next((text for text in texts if not any(name in text for name in names)), "")
+    return [loss for part, loss in _LOSSES.items() if part in texts[0] and part not in left]
 
 
 class ProbeStatement:

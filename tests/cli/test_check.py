@@ -5,18 +5,26 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import pwd
 import sys
+from functools import partial
 
 import pytest
 from rich.console import Console
 
-from pgroute import HostInfo, HostKey, HostRole, HostState
+from pgroute import HostInfo, HostKey, HostRole, HostState, Router
 from pgroute.cli import main
-from pgroute.cli.check.judge import Finding, Result
+from pgroute.cli.check.about_file import about_file
+from pgroute.cli.check.ask import ask_all
+from pgroute.cli.check.finding import Finding, Result
 from pgroute.cli.check.show import show
+from pgroute.cli.parser import make_parser
+from pgroute.cli.status import observe
+from pgroute.config_file.tables import read_router
 from pgroute.testing import LocalCluster
 from tests.aio.test_pooler import PROGRAM, pooler
-from tests.support import dsn_at, dsn_with, password_of
+from tests.support import dsn_at, dsn_with, eventually, password_of
 
 CHECKS = {
     "findings": {"writer", "reader", "version"},
@@ -44,6 +52,21 @@ def found(told, name):
     ]
 
 
+def about(told, name):
+    """Return the finding about the whole cluster, as result and text."""
+    [found] = [(f["result"], f["text"]) for f in told["findings"] if f["check"] == name]
+    return found
+
+
+def file_of(folder, cluster, *lines, user="postgres@"):
+    """Write a configuration file for a cluster, and return its name."""
+    hosts = ",".join(f"{node.host}:{node.port}" for node in cluster.nodes)
+    file = folder / "pgroute.toml"
+    dsn = f"postgresql://{user}{hosts}/postgres?password=&passfile={cluster.passfile}"
+    file.write_text("\n".join([f"[routers.a]\ndsn = '{dsn}'", *lines]))
+    return str(file)
+
+
 @contextlib.contextmanager
 def role(cluster, name, options="", grants=""):
     """Make a role that may log in, and give the DSN of the cluster for it."""
@@ -64,18 +87,53 @@ def test_a_healthy_cluster_passes(shared: LocalCluster, capsys):
     assert status == 0, told
     assert (told["verdict"], told["router"], told["processes"]) == ("ok", None, 1)
     assert {f["check"] for f in told["findings"]} == CHECKS["findings"]
-    primary, *standbys = told["hosts"]
+    primary = told["hosts"][0]
     assert {f["check"] for f in primary["findings"]} == CHECKS["primary"]
     assert [host["role"] for host in told["hosts"]] == ["primary", "standby", "standby"]
     assert {(f["result"]) for host in told["hosts"] for f in host["findings"]} <= {"ok", "note"}
-    primaries, standbys = (
-        f"127.0.0.1:{shared.primary.port}",
-        [f"127.0.0.1:{n.port}" for n in shared.nodes[1:]],
+    assert about(told, "writer") == ("ok", f"a session went to 127.0.0.1:{shared.primary.port}")
+    assert about(told, "reader") in [
+        ("ok", f"a session went to 127.0.0.1:{node.port} (prefer-standby)") for node in shared.nodes[1:]
+    ]
+
+
+@pytest.mark.parametrize("attrs", ["primary", "any", "standby"])
+def test_where_readers_go_is_judged_by_what_the_router_accepts(shared: LocalCluster, tmp_path, capsys, attrs):
+    _, told = check_json(capsys, file_of(tmp_path, shared, f"reader_attrs = '{attrs}'"))
+    nodes = {"primary": shared.nodes[:1], "any": shared.nodes, "standby": shared.nodes[1:]}[attrs]
+    assert about(told, "reader") in [
+        ("ok", f"a session went to 127.0.0.1:{node.port} ({attrs})") for node in nodes
+    ]
+
+
+def test_readers_whose_standbys_all_lag_go_to_the_primary(any_cluster: LocalCluster, tmp_path, capsys):
+    primary, *standbys = any_cluster.nodes
+    for node in standbys:
+        node.pause_replay()
+    primary.execute("CREATE TABLE t ()")
+    _, told = check_json(capsys, file_of(tmp_path, any_cluster, "max_lag = 1"))
+    for node in standbys:
+        node.resume_replay()
+    names = ", ".join(f"127.0.0.1:{node.port}" for node in standbys)
+    text = (
+        f"a session went to the primary 127.0.0.1:{primary.port}: no standby is chosen now by max_lag = 1 s"
     )
-    assert {f["text"] for f in told["findings"]} >= {
-        f"sessions go to {primaries}",
-        f"sessions go to {', '.join(standbys)}",
-    }
+    assert about(told, "reader") == ("warn", f"{text} ({names})")
+
+
+def test_a_primary_that_comes_after_the_probes_is_where_the_session_went(
+    any_cluster: LocalCluster, capsys, monkeypatch
+):
+    primary = any_cluster.primary
+    primary.stop()
+
+    def start_first(*args):
+        primary.start()
+        return ask_all(*args)
+
+    monkeypatch.setattr("pgroute.cli.check.ask_all", start_first)
+    _, told = check_json(capsys, any_cluster.dsn, "--timeout", "30")
+    assert about(told, "writer") == ("ok", f"a session went to 127.0.0.1:{primary.port}")
 
 
 def test_the_screen_says_what_all_hosts_have_in_common_once(shared: LocalCluster, capsys):
@@ -106,6 +164,45 @@ def test_a_role_with_a_limit_and_a_database_with_one(shared: LocalCluster, capsy
     assert ("fail", "1 process may open 21 as few, whose CONNECTION LIMIT is 20") in found(
         told, "connections"
     )
+
+
+def test_a_limit_does_not_bind_a_superuser(shared: LocalCluster, capsys):
+    with role(shared, "chief", "SUPERUSER CONNECTION LIMIT 2") as dsn:
+        shared.primary.execute("ALTER DATABASE postgres CONNECTION LIMIT 20")
+        shared.catch_up()
+        try:
+            status, told = check_json(capsys, dsn)
+        finally:
+            shared.primary.execute("ALTER DATABASE postgres CONNECTION LIMIT -1")
+    assert (status, {result for result, _ in found(told, "connections")}) == (0, {"ok"})
+
+
+def test_connections_of_the_pools_are_not_those_of_a_user_that_only_the_probes_have(
+    shared: LocalCluster, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.delenv("PGUSER", raising=False)
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    with contextlib.ExitStack() as stack:
+        if user != "postgres":
+            stack.enter_context(role(shared, user))
+        stack.enter_context(role(shared, "watch", "CONNECTION LIMIT 5"))
+        file = file_of(tmp_path, shared, "probe = {kwargs = {user = 'watch'}}", user="")
+        status, told = check_json(capsys, file)
+    assert (status, {result for result, _ in found(told, "connections")}) == (0, {"ok"})
+
+
+def test_who_has_logged_in_counts_and_not_whose_rights_it_takes(shared: LocalCluster, capsys):
+    shared.primary.execute("CREATE ROLE acting")
+    try:
+        grants = "GRANT acting TO few; ALTER ROLE few SET role = 'acting'"
+        with role(shared, "few", "CONNECTION LIMIT 20", grants) as dsn:
+            _, told = check_json(capsys, dsn)
+    finally:
+        shared.primary.execute("DROP ROLE acting")
+    assert {text.rpartition(" in ")[0] for _, text in found(told, "reach")} == {"logged in as few"}
+    assert {text.partition(" ")[0] for _, text in found(told, "rights")} == {"acting"}
+    failures = [text for result, text in found(told, "connections") if result == "fail"]
+    assert failures == ["1 process may open 21 as few, whose CONNECTION LIMIT is 20"] * 3
 
 
 def test_a_plain_role_misses_the_timeline_of_a_standby_only(shared: LocalCluster, capsys):
@@ -153,10 +250,40 @@ def test_missing_rights_are_told_with_what_they_cost_and_end_no_other_question(
         assert "hosts of another cluster cannot be recognised" in text
 
 
+def test_what_a_missing_right_costs_is_what_the_probes_do_not_learn(any_cluster: LocalCluster, capsys):
+    known = {
+        "a stale primary cannot be recognised": lambda primary, _: primary.timeline is None,
+        "a standby's timeline and staleness are not known": lambda _, standby: standby.timeline is None,
+        "the lag is not known": lambda _, standby: standby.lag_bytes is None,
+        "hosts of another cluster cannot be recognised": lambda primary, _: primary.system_id is None,
+    }
+    functions = (
+        "pg_walfile_name(pg_lsn)",
+        "pg_last_wal_replay_lsn()",
+        "pg_control_recovery()",
+        "pg_postmaster_start_time()",
+    )
+    with role(any_cluster, "plain") as dsn:
+        for function in functions:
+            any_cluster.primary.execute(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
+            any_cluster.catch_up()
+            with Router(dsn) as router:
+                primary, standby, _ = observe(router, 20.0).hosts
+            _, told = check_json(capsys, dsn)
+            any_cluster.primary.execute(f"GRANT EXECUTE ON FUNCTION {function} TO PUBLIC")
+            [(result, text)] = {*found(told, "rights")}
+            told_as = f"plain may not execute {function.partition('(')[0]}"
+            assert (result, text.partition(": ")[0]) == ("warn", told_as)
+            lost = {loss for loss, is_lost in known.items() if is_lost(primary, standby)}
+            assert lost
+            assert {loss for loss in known if loss in text} == lost, function
+
+
 def test_replication_and_hot_standby(any_cluster: LocalCluster, capsys):
     primary, _, other = any_cluster.nodes
     status, told = check_json(capsys, any_cluster.dsn)
-    assert found(told, "replication")[0][1] == "asynchronous: a failover may lose acknowledged transactions"
+    text = "no synchronous standby by PostgreSQL's own replication: unless the storage is replicated,"
+    assert found(told, "replication")[0] == ("note", f"{text} a failover may lose acknowledged transactions")
     primary.execute("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (nobody)'")
     primary.execute("SELECT pg_reload_conf()")
     other.stop()
@@ -173,13 +300,54 @@ def test_replication_and_hot_standby(any_cluster: LocalCluster, capsys):
     primary.execute("SELECT pg_reload_conf()")
 
 
-def test_without_a_standby_readers_are_a_warning(capsys):
+@pytest.mark.parametrize("names", ["ANY 2 (*)", "FIRST 2 (*)"])
+def test_commit_that_waits_for_more_standbys_than_are_attached_is_a_failure(
+    any_cluster: LocalCluster, capsys, names
+):
+    def set_names(to):
+        primary.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{to}'")
+        primary.execute("SELECT pg_reload_conf()")
+        eventually(lambda: primary.execute("SHOW synchronous_standby_names") == [(to,)])
+
+    def told_to(dsn):
+        return found(check_json(capsys, dsn)[1], "replication")[0]
+
+    primary, _, other = any_cluster.nodes
+    with role(any_cluster, "plain") as plain:
+        set_names(names)
+        told = f"synchronous: {names}, 2 attached, synchronous_commit = on"
+        eventually(lambda: told_to(any_cluster.dsn) == ("ok", told), 30)
+        cannot_see = "whether enough standbys are attached cannot be seen: GRANT pg_read_all_stats"
+        told = f"synchronous: {names}, synchronous_commit = on; {cannot_see}"
+        assert told_to(plain) == ("note", told)
+        other.stop()
+        lost = f"1 of 2 synchronous standbys are attached, so that COMMIT waits ({names})"
+
+        def fails_at(dsn):
+            return told_to(dsn) == ("fail", lost)
+
+        for dsn in (any_cluster.dsn, plain):
+            eventually(partial(fails_at, dsn), 30)
+        set_names("")
+        other.start()
+
+
+def test_the_only_host_is_a_note_and_a_standby_that_is_missing_a_warning(capsys):
     with LocalCluster(standbys=0) as cluster:
+        where = f"127.0.0.1:{cluster.primary.port}"
         status, told = check_json(capsys, cluster.dsn)
-    assert status == 1
-    [reader] = [f for f in told["findings"] if f["check"] == "reader"]
-    assert reader["result"] == "warn"
-    assert "there is no standby" in reader["text"]
+        assert status == 0
+        assert about(told, "reader") == ("note", f"a session went to the primary {where}, the only host")
+        status, told = check_json(capsys, dsn_at(f"{where},127.0.0.1:1", cluster))
+        assert status == 2
+        text = f"a session went to the primary {where}: there is no standby"
+        assert about(told, "reader") == ("warn", text)
+
+
+def test_the_time_limit_is_told_to_be_for_each_step(capsys):
+    with pytest.raises(SystemExit):
+        make_parser().parse_args(["check", "--help"])
+    assert "wait at most S seconds for each step" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_frozen_host_does_not_hold_it_up(any_cluster: LocalCluster, capsys):
@@ -214,10 +382,14 @@ def test_a_wrong_password_is_told_and_not_shown(shared: LocalCluster, capsys):
 @pytest.mark.skipif(PROGRAM is None, reason="the pgbouncer program is not installed")
 def test_a_pooler_in_between_is_noticed(shared: LocalCluster, capsys):
     with pooler(shared.primary) as port:
-        _, told = check_json(capsys, dsn_at(f"127.0.0.1:{port}", shared))
+        status, told = check_json(capsys, dsn_at(f"127.0.0.1:{port}", shared), "--processes", "24")
     [(result, text)] = found(told, "pooler")
     assert result == "note"
     assert "a pooler is in between" in text
+    text = "24 processes may open 504 (240 writer + 240 reader + 24 probe) to the pooler"
+    limits = "compare with max_client_conn and default_pool_size there"
+    assert found(told, "connections") == [("note", f"{text}: {limits}")]
+    assert status == 0
 
 
 @pytest.fixture
@@ -225,6 +397,8 @@ def secret_in_environment(monkeypatch):
     """Variables with a password, alone and in a DSN."""
     monkeypatch.setenv("PGROUTE_TEST_SECRET", "hunter2")
     monkeypatch.setenv("PGROUTE_TEST_DSN", "postgresql://app:hunter2@127.0.0.1:1/shop")
+    monkeypatch.setenv("PGROUTE_TEST_BASE", "postgresql://app@127.0.0.1:1/shop")
+    monkeypatch.setenv("PGROUTE_TEST_HOST", "127.0.0.1")
 
 
 @pytest.mark.parametrize("suffix", ["toml", "yaml"])
@@ -301,10 +475,51 @@ def test_a_credentials_function_that_fails_is_the_reason(tmp_path, monkeypatch, 
     ("mode", "where", "judged"),
     [
         (0o644, "dsn = 'host=127.0.0.1 port=1 password=hunter2'", ("warn", "others may read it (mode 644)")),
-        (0o640, "kwargs = {password = 'hunter2'}", ("warn", "(mode 640)")),
+        (0o604, "kwargs = {password = 'hunter2'}", ("warn", "others may read it (mode 604)")),
+        (0o633, "kwargs = {password = 'hunter2'}", ("ok", "only its owner may read it")),
         (0o600, "writer = {kwargs = {password = 'hunter2'}}", ("ok", "only its owner may read it")),
+        (0o600, "probe = {kwargs = {password = 'hunter2'}}", ("ok", "only its owner may read it")),
         (0o644, "kwargs = {password = '${PGROUTE_TEST_SECRET}'}", ("ok", "holds no password")),
+        (0o644, "kwargs = {password = {from_env = 'PGROUTE_TEST_SECRET'}}", ("ok", "holds no password")),
         (0o644, "dsn = '${PGROUTE_TEST_DSN}'", ("ok", "holds no password")),
+        (
+            0o644,
+            "dsn = 'postgresql://app:${PGROUTE_TEST_SECRET}@127.0.0.1:1/x'",
+            ("ok", "holds no password"),
+        ),
+        (
+            0o644,
+            "dsn = 'host=${PGROUTE_TEST_HOST} port=1 password=${PGROUTE_TEST_SECRET}'",
+            ("ok", "holds no password"),
+        ),
+        (
+            0o644,
+            "dsn = '${PGROUTE_TEST_BASE}?password=${PGROUTE_TEST_SECRET}&sslmode=disable'",
+            ("ok", "holds no password"),
+        ),
+        # Values of variables that happen to hold what is written here.
+        (
+            0o644,
+            "kwargs = {password = 'hunter2', application_name = '${PGROUTE_TEST_SECRET}'}",
+            ("warn", "others may read it"),
+        ),
+        (0o644, "kwargs = {password = '${PGROUTE_TEST_SECRET}7'}", ("warn", "others may read it")),
+        (
+            0o644,
+            "dsn = 'host=${PGROUTE_TEST_HOST} port=1 password=127'",
+            ("warn", "others may read it"),
+        ),
+        (
+            0o644,
+            "dsn = 'postgresql://app:hunter2@${PGROUTE_TEST_HOST}:1/${PGROUTE_TEST_SECRET}'",
+            ("warn", "others may read it"),
+        ),
+        (0o644, "dsn = '${PGROUTE_TEST_BASE}?password=hunter2'", ("warn", "others may read it")),
+        (
+            0o644,
+            "dsn = 'postgresql://app:x${PGROUTE_TEST_SECRET}@127.0.0.1:1/x'",
+            ("warn", "others may read it"),
+        ),
     ],
 )
 @pytest.mark.usefixtures("secret_in_environment")
@@ -317,6 +532,33 @@ def test_a_password_in_a_file_that_others_read_is_a_warning(tmp_path, capsys, mo
     [finding] = [f for f in told["findings"] if f["check"] == "file"]
     assert (finding["result"], part in finding["text"]) == (result, True), finding
     assert "hunter2" not in json.dumps(told)
+
+
+@pytest.mark.parametrize(
+    ("mode", "reader", "judged"),
+    [
+        (0o640, "owner", ("warn", "its group may read it (mode 640): chmod 600, or {from_file=}")),
+        (0o644, "owner", ("warn", "others may read it (mode 644): chmod 600, or {from_file=}")),
+        (0o640, "another user", ("note", "its group may read it (mode 640)")),
+        (0o640, "root", ("note", "its group may read it (mode 640)")),
+        (0o644, "another user", ("warn", "others may read it (mode 644): chmod o-r, or {from_file=}")),
+        (0o600, "another user", ("ok", "only its owner may read it")),
+    ],
+)
+def test_a_file_that_is_made_for_an_application_of_its_group_is_not_to_be_taken_from_it(
+    tmp_path, monkeypatch, mode, reader, judged
+):
+    result, part = judged
+    file = tmp_path / "x.toml"
+    file.write_text("[routers.a]\ndsn = 'host=127.0.0.1 password=hunter2'")
+    file.chmod(mode)
+    if os.geteuid() == 0 and reader != "root":
+        os.chown(file, 12345, -1)
+    owner = file.stat().st_uid
+    user = {"owner": owner, "another user": owner + 1, "root": 0}[reader]
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    finding = about_file(read_router(file, None))
+    assert (finding.result.value, finding.text.endswith(part)) == (result, True), finding
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from pgroute import HostInfo, HostKey, HostRole, HostState
-from pgroute.cli.check.ask import Answers
-from pgroute.cli.check.judge import Finding, Plan, Result, host_findings, status_of
+from pgroute import HostInfo, HostKey, HostRole, HostState, SessionAttrs
+from pgroute.cli.check.ask import FUNCTIONS, Answers
+from pgroute.cli.check.finding import Finding, Result, status_of
+from pgroute.cli.check.judge import cluster_findings, host_findings
+from pgroute.cli.check.plan import Plan
 from pgroute.cli.subject import is_file
 from pgroute.core.config.options import PoolOptions, ProbeOptions
 from pgroute.core.config.router_config import make_config
@@ -24,6 +26,8 @@ PLAN = Plan(
     sslmode="verify-full",
     tcp_user_timeout=0,
     abort_after=10.0,
+    reader_attrs=SessionAttrs.PREFER_STANDBY,
+    max_lag=None,
 )
 HOST = HostInfo(
     HostKey("db1", 5432), HostState.UP, "", True, 0.0, 1, role=HostRole.PRIMARY, address="10.0.0.1"
@@ -36,6 +40,8 @@ SETTINGS = {
     "synchronous_standby_names": "ANY 1 (b, c)",
     "synchronous_commit": "on",
     "tcp_keepalives_idle": "60",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "6",
     "tcp_user_timeout": "0",
     "client_connection_check_interval": "0",
 }
@@ -45,6 +51,7 @@ HEALTHY = Answers(
     version=180001,
     standby=False,
     user="watch",
+    acts_as="watch",
     tls="TLSv1.3",
     settings=SETTINGS,
     reads_stats=True,
@@ -69,7 +76,7 @@ def test_a_healthy_host_gives_no_warning():
         "connections": "2 processes may open 28 (20 writer + 6 reader + 2 probe) of 97; 7 are open now",
         "hot_standby": "on",
         "replication": "synchronous: ANY 1 (b, c), 1 attached, synchronous_commit = on",
-        "keepalives": "the server looks for a lost client after 60 s",
+        "keepalives": "the server notices the loss of an idle client after 120 s",
         "clock": "+0.500 s from the clock here, +/- 0.001 s",
     }
 
@@ -80,26 +87,43 @@ def test_a_healthy_host_gives_no_warning():
         ({"failure": "refused", "connect": None}, "reach", FAIL, "refused"),
         ({"failure": "did not answer within 5 s"}, "reach", FAIL, "did not answer"),
         ({"server": "172.18.0.2:5432"}, "reach", OK, "forwarded to 172.18.0.2:5432"),
-        ({"pooled": True}, "pooler", NOTE, "max_connections is that of the server behind it"),
-        (
-            {"lacking": ["pg_catalog.pg_control_system()"]},
-            "rights",
-            WARN,
-            "another cluster cannot be recognised",
-        ),
-        ({"lacking": ["pg_catalog.pg_walfile_name(pg_lsn)"]}, "rights", WARN, "a stale primary cannot be"),
-        ({"lacking": ["pg_catalog.pg_control_recovery()"]}, "rights", WARN, "the lag is not exact"),
+        ({"pooled": True}, "pooler", NOTE, "what is told here is of the server behind it"),
         ({"reads_stats": False}, "rights", NOTE, "after a failover: GRANT pg_read_all_stats"),
         ({"tls": ""}, "tls", WARN, "use sslmode=verify-full"),
         ({"tls": "", "local": True}, "tls", OK, "does not leave this machine"),
+        ({"tls": "", "gss": True}, "tls", OK, "GSSAPI encrypts the connection"),
+        (
+            {"tls": "", "local": True, "remote": True, "server": "10.0.0.7:5432"},
+            "tls",
+            NOTE,
+            "how it reaches the server (10.0.0.7:5432) is not known here",
+        ),
+        ({"tls": "TLS", "pooled": True}, "tls", OK, "TLS up to the pooler, sslmode=verify-full"),
+        ({"local": True, "remote": True}, "keepalives", OK, "after 120 s"),
         ({"offset": -1.2}, "clock", WARN, "-1.200 s"),
         ({"offset": 1.2, "offset_error": 0.3}, "clock", OK, "+1.200 s"),
         ({"limits": {"app": 19}}, "connections", FAIL, "may open 20 as app, whose CONNECTION LIMIT is 19"),
         ({"limits": {"app": 20}}, "connections", OK, "may open 28"),
         ({"limits": {"watch": 1}}, "connections", FAIL, "may open 2 as watch"),
         ({"database_limit": 27}, "connections", FAIL, "of the database is 27"),
-        ({"synchronous": 0}, "replication", FAIL, "COMMIT waits"),
-        ({"synchronous": None}, "replication", OK, "synchronous: ANY 1 (b, c), synchronous_commit = on"),
+        ({"database_limit": 27, "superusers": {"app", "app_reader"}}, "connections", FAIL, "is 27"),
+        ({"database_limit": 27, "superusers": {"app", "app_reader", "watch"}}, "connections", OK, "28"),
+        (
+            {"pooled": True, "limits": {"app": 1}, "database_limit": 1},
+            "connections",
+            NOTE,
+            "2 processes may open 28 (20 writer + 6 reader + 2 probe) to the pooler: compare with max_client_conn",
+        ),
+        ({"synchronous": 0}, "replication", FAIL, "no synchronous standby is attached, so that COMMIT waits"),
+        ({"synchronous": None}, "replication", NOTE, "whether enough standbys are attached cannot be seen"),
+        ({"reads_stats": False}, "replication", NOTE, "cannot be seen: GRANT pg_read_all_stats"),
+        ({"reads_stats": False, "synchronous": 0}, "replication", FAIL, "COMMIT waits"),
+        (
+            {"standby": True, "synchronous": None},
+            "replication",
+            OK,
+            "synchronous: ANY 1 (b, c), synchronous_commit = on",
+        ),
     ],
 )
 def test_what_a_host_says_is_judged(changes, check, result, part):
@@ -122,21 +146,44 @@ def test_what_a_host_says_is_judged(changes, check, result, part):
             NOTE,
             "may lose acknowledged",
         ),
-        ({"synchronous_standby_names": ""}, False, "replication", NOTE, "asynchronous"),
-        ({"synchronous_standby_names": ""}, True, "replication", NOTE, "if it becomes the primary"),
-        ({"tcp_keepalives_idle": "7200"}, False, "keepalives", NOTE, "now 7200 s"),
-        ({"tcp_keepalives_idle": "2h"}, False, "keepalives", NOTE, "now 7200 s"),
-        ({"tcp_keepalives_idle": "0"}, False, "keepalives", NOTE, "for hours"),
-        ({"tcp_keepalives_idle": "nonsense"}, False, "keepalives", NOTE, "now 0 s"),
-        ({"max_connections": "many"}, False, "connections", FAIL, "may open 28"),
-        ({"tcp_keepalives_idle": "5min"}, False, "keepalives", OK, "after 300 s"),
         (
-            {"tcp_keepalives_idle": "2h", "client_connection_check_interval": "10s"},
+            {"synchronous_standby_names": ""},
+            False,
+            "replication",
+            NOTE,
+            "no synchronous standby by PostgreSQL's own replication: unless the storage is replicated",
+        ),
+        ({"synchronous_standby_names": ""}, True, "replication", NOTE, "if it becomes the primary"),
+        ({"tcp_keepalives_idle": "7200"}, False, "keepalives", NOTE, "after 7260 s, and keeps its locks"),
+        ({"tcp_keepalives_idle": "2h"}, False, "keepalives", NOTE, "after 7260 s"),
+        ({"tcp_keepalives_idle": "0"}, False, "keepalives", NOTE, "is not known"),
+        ({"tcp_keepalives_idle": "nonsense"}, False, "keepalives", NOTE, "is not known"),
+        ({"max_connections": "many"}, False, "connections", FAIL, "may open 28"),
+        ({"tcp_keepalives_idle": "5min"}, False, "keepalives", OK, "after 360 s"),
+        ({"tcp_keepalives_interval": "75", "tcp_keepalives_count": "9"}, False, "keepalives", NOTE, "735 s"),
+        (
+            {"tcp_keepalives_idle": "7200", "client_connection_check_interval": "10s"},
             False,
             "keepalives",
-            OK,
-            "",
+            NOTE,
+            "on the server; a running query, every 10 s (client_connection_check_interval)",
         ),
+        # Linux closes the connection at the first keepalive that is late by so much.
+        (
+            {"tcp_keepalives_idle": "7200", "tcp_user_timeout": "10000"},
+            False,
+            "keepalives",
+            NOTE,
+            "on the server; data on its way, after 10 s (tcp_user_timeout)",
+        ),
+        (
+            {"tcp_keepalives_idle": "7200", "tcp_user_timeout": "10000"},
+            False,
+            "keepalives",
+            NOTE,
+            "after 7210 s",
+        ),
+        ({"tcp_user_timeout": "900000"}, False, "keepalives", NOTE, "after 900 s"),
     ],
 )
 def test_the_settings_of_a_host_are_judged(changes, standby, check, result, part):
@@ -159,9 +206,73 @@ def test_the_state_of_a_host_is_judged(state, result):
     assert (finding and finding.result) is result
 
 
+@pytest.mark.parametrize(
+    ("names", "attached", "result", "part"),
+    [
+        ("ANY 2 (b, c, d)", 1, FAIL, "1 of 2 synchronous standbys are attached, so that COMMIT waits"),
+        ("ANY 2 (b, c, d)", 2, OK, "2 attached"),
+        ("first 2 (b, c)", 1, FAIL, "COMMIT waits (first 2 (b, c))"),
+        ("  FIRST\t3(*)", 2, FAIL, "2 of 3"),
+        ("2 (b, c)", 1, FAIL, "1 of 2"),
+        ("2, 3", 1, OK, "1 attached"),
+        ("b, c", 1, OK, "1 attached"),
+        ("b", 0, FAIL, "no synchronous standby is attached"),
+        ('"ANY 2 (b)"', 1, OK, "1 attached"),
+    ],
+)
+def test_commit_waits_for_as_many_standbys_as_are_asked_for(names, attached, result, part):
+    settings = {**SETTINGS, "synchronous_standby_names": names}
+    finding = found(replace(HEALTHY, settings=settings, synchronous=attached))["replication"]
+    assert (finding.result, part in finding.text) == (result, True), finding
+
+
+TIMELINES, STANDBYS, LAG, CLUSTER, RESTARTS = ALL = (
+    "a stale primary cannot be recognised",
+    "a standby's timeline and staleness are not known",
+    "the lag is not known",
+    "hosts of another cluster cannot be recognised",
+    "a restarted server, or one with two names, may not be recognised",
+)
+LOST = (*[{TIMELINES, STANDBYS, LAG}] * 5, *[{STANDBYS, CLUSTER}] * 3, {*ALL})
+
+
+@pytest.mark.parametrize(("function", "lost"), [*zip(FUNCTIONS, LOST, strict=True)])
+def test_a_function_that_is_missing_costs_what_the_next_smaller_probe_does_without(function, lost):
+    finding = found(replace(HEALTHY, lacking=[function]))["rights"]
+    assert finding.result is WARN
+    assert {loss for loss in ALL if loss in finding.text} == lost
+
+
 def test_what_the_probe_lost_is_told():
-    finding = found(host=replace(HOST, degraded="no system identifier: refused"))["rights"]
-    assert (finding.result, finding.text) == (WARN, "no system identifier: refused")
+    lost = replace(HOST, degraded="no longer tells its timeline: refused")
+    finding = found(host=lost)["rights"]
+    assert (finding.result, finding.text) == (WARN, "no longer tells its timeline: refused")
+    both = host_findings(lost, replace(HEALTHY, lacking=[FUNCTIONS[0]]), PLAN)
+    texts = [finding.text.partition(":")[0] for finding in both if finding.check == "rights"]
+    assert texts == ["watch may not execute pg_current_wal_lsn", "no longer tells its timeline"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "answers", "result", "part"),
+    [
+        ({}, {}, OK, "after 10 s (abort_after)"),
+        ({"abort_after": None}, {}, WARN, "set abort_after, or tcp_user_timeout in the DSN"),
+        ({"abort_after": None, "tcp_user_timeout": 9000}, {}, OK, "tcp_user_timeout=9000 ms"),
+        ({}, {"local": True, "remote": True}, OK, "after 10 s (abort_after)"),
+        (
+            {"abort_after": None, "tcp_user_timeout": 9000},
+            {"local": True, "remote": True},
+            WARN,
+            "hang for many minutes: set abort_after",
+        ),
+        ({"abort_after": None}, {"local": True}, None, ""),
+    ],
+)
+def test_what_ends_sessions_at_a_dead_host_is_told_unless_it_is_this_machine(plan, answers, result, part):
+    told = cluster_findings({}, {HOST.key: replace(HEALTHY, **answers)}, replace(PLAN, **plan))
+    findings = [finding for finding in told if finding.check == "dead host"]
+    assert [finding.result for finding in findings] == ([] if result is None else [result])
+    assert all(part in finding.text for finding in findings)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +296,7 @@ def test_a_plan_counts_what_each_process_may_open():
         addresses="one-host",
         retry=None,
         acquire_timeout=5,
+        max_lag=5,
         schema="pgroute",
         schema_owner=None,
         kwargs=None,
@@ -195,10 +307,18 @@ def test_a_plan_counts_what_each_process_may_open():
     assert plan.needed() == {"writer": 60, "reader": 6, "probe": 3}
     assert (plan.sslmode, plan.tcp_user_timeout, plan.abort_after) == ("prefer", 9000, None)
     assert plan.users == {"app", "reader", "watch"}
+    assert (plan.reader_attrs, plan.max_lag) == (SessionAttrs.STANDBY, 5.0)
     assert (plan.needed_by("app", "watch"), plan.needed_by("reader", "watch")) == (60, 6)
     # As a standby it may have more readers than it has readers and writers as the primary.
     assert sum(replace(PLAN, writers=1, readers=9).needed().values()) == 2 * 10
     assert sum(replace(PLAN, writers=9, readers=9).needed().values()) == 2 * 13
+
+
+def test_only_a_probe_without_a_user_of_its_own_stands_for_roles_without_one():
+    unnamed = (("writer", ""), ("reader", "app"), ("probe", ""))
+    assert replace(PLAN, by_role=unnamed).needed_by("root", "root") == 20 + 2
+    named = (("writer", ""), ("reader", "app"), ("probe", "watch"))
+    assert replace(PLAN, by_role=named).needed_by("watch", "watch") == 2
 
 
 @pytest.mark.parametrize(

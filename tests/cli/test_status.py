@@ -266,6 +266,34 @@ def test_colours_that_are_forced_into_a_pipe_leave_its_lines_whole(cluster, term
     assert ("\x1b[31m" in done.stdout) == (terminal == "xterm")
 
 
+def test_characters_that_the_encoding_of_the_output_lacks_are_escaped(cluster):
+    dsn = dsn_with(cluster.dsn, user="\u0438")
+    done = subprocess.run(
+        [sys.executable, "-m", "pgroute", "status", dsn],
+        capture_output=True,
+        text=True,
+        encoding="latin-1",
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+    )
+    assert done.stderr == ""
+    assert r'password authentication failed for user "\u0438"' in done.stdout
+    assert done.stdout.splitlines()[-1] == "unusable: neither writable nor readable"
+
+
+def test_a_dsn_that_the_encoding_of_the_output_lacks_is_not_printed_as_another(cluster):
+    dsn = dsn_with(cluster.dsn, application_name="\u0438")
+    done = subprocess.run(
+        [sys.executable, "-m", "pgroute", "dsn", dsn],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "codec can't encode character" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("width", "columns"),
     [

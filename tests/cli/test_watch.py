@@ -15,12 +15,16 @@ import sys
 import tempfile
 import termios
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pyte
 import pytest
 
+from pgroute import HostKey
 from pgroute.cli import main
+from pgroute.cli.dsn import single_host
+from pgroute.core.config.dsn import parse_dsn
 from pgroute.testing import LocalCluster
 from tests.support import dsn_at, dsn_with
 
@@ -47,13 +51,13 @@ class Terminal:
         raw: all that was written.
     """
 
-    def __init__(self, *arguments, columns=80, lines=24, **environment):
+    def __init__(self, *arguments, columns=80, lines=24, program=PROGRAM, **environment):
         self.screen = pyte.Screen(columns, lines)
         self.raw = b""
         self._stream = pyte.ByteStream(self.screen)
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-        command = [sys.executable, "-c", PROGRAM, *arguments]
+        command = [sys.executable, "-c", program, *arguments]
         env = {**os.environ, "TERM": "xterm", **environment}
         for name in ("COLUMNS", "LINES", "NO_COLOR"):
             env.pop(name, None)
@@ -93,8 +97,15 @@ class Terminal:
     def press(self, keys):
         os.write(self._master, keys)
 
-    def interrupt(self):
-        self._process.send_signal(signal.SIGINT)
+    def interrupt(self, *numbers):
+        """Send signals, Ctrl-C by default; several arrive at once."""
+        for number in (signal.SIGSTOP, *(numbers or [signal.SIGINT]), signal.SIGCONT):
+            self._process.send_signal(number)
+
+    def echoes(self):
+        """Return whether the terminal is as a shell expects it: keys are shown, and read as lines."""
+        _, _, _, modes, *_ = termios.tcgetattr(self._master)
+        return modes & termios.ECHO and modes & termios.ICANON
 
     def end(self, *, timeout=60.0):
         """Wait for the end and return the exit status."""
@@ -143,6 +154,48 @@ def test_q_ends_the_watch(cluster):
         terminal.press(b"x")
         terminal.press(b"q")
         assert terminal.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("numbers", "status"),
+    [([signal.SIGTERM], 143), ([signal.SIGHUP], 129), ([signal.SIGTERM, signal.SIGHUP], 129)],
+    ids=["term", "hup", "both"],
+)
+def test_a_signal_that_ends_the_watch_gives_the_terminal_back(cluster, numbers, status):
+    with Terminal("watch", cluster.dsn) as terminal:
+        terminal.see(r"^ok: writers to")
+        assert not terminal.echoes()
+        terminal.interrupt(*numbers)
+        assert terminal.end() == status
+        assert terminal.echoes()
+    assert terminal.raw.count(b"\x1b[?1049h") == terminal.raw.count(b"\x1b[?1049l") == 1
+    assert terminal.raw.rindex(b"\x1b[?25h") > terminal.raw.rindex(b"\x1b[?25l")
+    assert b"Traceback" not in terminal.raw
+
+
+def test_a_signal_that_is_ignored_stays_so(cluster):
+    program = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n{PROGRAM}"
+    with Terminal("watch", cluster.dsn, program=program) as terminal:
+        terminal.see(r"^ok: writers to")
+        terminal.interrupt(signal.SIGHUP)
+        terminal.press(b"q")
+        assert terminal.end() == 0
+
+
+def test_a_program_that_runs_a_command_keeps_its_handlers(capsys):
+    def own(*_):
+        pass
+
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+    signal.signal(signal.SIGHUP, own)
+    try:
+        assert main(["status", "no dsn"]) == 2
+        with ThreadPoolExecutor() as threads:
+            assert threads.submit(main, ["status", "no dsn"]).result(30) == 2
+        assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == [before[0], own]
+    finally:
+        signal.signal(signal.SIGHUP, before[1])
+    assert capsys.readouterr().err.count("invalid dsn") == 2
 
 
 def test_long_reasons_stand_below_the_hosts_on_a_narrow_terminal(cluster):
@@ -307,6 +360,40 @@ def test_dsn_keeps_what_it_was_given_but_not_the_password(cluster, capsys, monke
     assert "password='se cret'" in capsys.readouterr().out
 
 
+@pytest.fixture(params=["environment", "service"])
+def wants_a_writer(request, monkeypatch, tmp_path):
+    """Have libpq ask for a primary unless it is told something else."""
+    if request.param == "environment":
+        monkeypatch.setenv("PGTARGETSESSIONATTRS", "read-write")
+    else:
+        (tmp_path / "services").write_text("[here]\ntarget_session_attrs=read-write\n")
+        monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+        monkeypatch.setenv("PGSERVICE", "here")
+
+
+@pytest.mark.usefixtures("wants_a_writer")
+def test_what_dsn_prints_leads_to_a_standby_where_libpq_is_to_ask_for_a_primary(cluster, capsys):
+    assert main(["dsn", cluster.dsn, "--role", "reader"]) == 0
+    out, _ = capsys.readouterr()
+    assert "target_session_attrs=any" in out
+    with psycopg.connect(out) as conn:
+        assert conn.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
+
+
+def test_what_dsn_prints_is_not_sent_elsewhere_by_an_address_in_the_environment(cluster, monkeypatch):
+    node = cluster.nodes[0]
+    dsn = parse_dsn(cluster.dsn)
+    monkeypatch.setenv("PGHOSTADDR", "127.0.0.77")
+    with psycopg.connect(single_host(dsn, HostKey(node.host, node.port), passwords=False)) as conn:
+        assert conn.info.hostaddr == "127.0.0.1"
+
+
+def test_dsn_prints_an_absolute_name_as_it_is_in_a_certificate():
+    dsn = parse_dsn("postgresql://app@db1.example.com.,db2.example.com./shop")
+    printed = single_host(dsn, dsn.hosts[0], passwords=False)
+    assert printed == "host=db1.example.com port=5432 user=app dbname=shop"
+
+
 @pytest.mark.parametrize("command", ["dsn", "wait"])
 def test_what_is_not_there_in_time_is_told_with_status_1(capsys, command):
     assert main([command, "postgresql://app:secret@127.0.0.1:1/shop", "--timeout", "0.3"]) == 1
@@ -407,11 +494,12 @@ def test_demo_on_a_terminal_that_cannot_redraw_is_lines_and_the_report():
     assert b"\x1b" not in terminal.raw
 
 
-def test_demo_on_a_terminal_gives_it_back_after_ctrl_c():
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_demo_on_a_terminal_gives_it_back_after_a_signal(number, status):
     with Terminal("demo", "--fault", "freeze", "--duration", "3") as terminal:
         terminal.see(r"freezing node1")
-        terminal.interrupt()
-        assert terminal.end() == 130
+        terminal.interrupt(number)
+        assert terminal.end() == status
     assert terminal.raw.count(b"\x1b[?1049h") == terminal.raw.count(b"\x1b[?1049l") == 1
     assert terminal.raw.rindex(b"\x1b[?25h") > terminal.raw.rindex(b"\x1b[?25l")
     assert b"Traceback" not in terminal.raw

@@ -106,6 +106,7 @@ AS_IT_IS = {
     "core/routing/outcomes.py": "the causes, printable since they were made",
     "runtime/connect_backoff.py": "printable since the connector",
     "runtime/credentials.py": "ours; one line of the user's",
+    "runtime/credential_call.py": "printable since runtime/credentials.py",
     "monitor/probe_login.py": "printable since runtime/credentials.py",
     "monitor/dns_watch.py": "becomes an error of Found",
     "monitor/resolver.py": "becomes an error of Found",
@@ -114,7 +115,8 @@ AS_IT_IS = {
     "cli/dsn.py": "ours",
     "cli/batch.py": "ours, in lines",
     "cli/install.py": "ours, in lines",
-    "cli/check/__init__.py": "ours, in lines",
+    "cli/check/sessions.py": "ours, in lines",
+    "contrib/prometheus/__main__.py": "Python's, on a full disk",
     "cli/demo/__init__.py": "of a cluster of our own",
 }
 """Where the text of an exception is used as it is, and why that is right."""

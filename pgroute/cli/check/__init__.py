@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from pgroute import AcquireTimeout
+from pgroute import Role
 from pgroute._sync.router import manager_of
 from pgroute.cli.check.about_adviser import about_adviser
 from pgroute.cli.check.about_file import about_file
 from pgroute.cli.check.ask import ask_all
-from pgroute.cli.check.judge import Finding, Plan, cluster_findings, host_findings, status_of
+from pgroute.cli.check.finding import Finding, status_of
+from pgroute.cli.check.judge import cluster_findings, host_findings
+from pgroute.cli.check.plan import Plan
+from pgroute.cli.check.sessions import try_session
 from pgroute.cli.status import observe
 from pgroute.cli.subject import find_subject
 from pgroute.cli.terminal import open_console, silence_libraries
@@ -18,7 +21,7 @@ from pgroute.cli.terminal import open_console, silence_libraries
 if TYPE_CHECKING:
     import argparse
 
-    from pgroute import HostInfo, Router
+    from pgroute import HostInfo
 
 VERDICTS = {0: "ok", 1: "warnings", 2: "failures"}
 
@@ -33,10 +36,10 @@ def run(args: argparse.Namespace) -> int:
         topology = observe(router, args.timeout)
         plan = Plan.of(config, args.processes)
         answers = ask_all(config, topology, plan.users, args.timeout)
-        refused = {role: _refusal(router, role, args.timeout) for role in ("writer", "reader")}
+        trials = {role: try_session(router, role, args.timeout) for role in Role}
     named = subject.named
     of_file = [] if named is None else [about_file(named)]
-    about_all = [*of_file, *cluster_findings(topology, refused, answers, plan), *about_adviser(topology)]
+    about_all = [*of_file, *cluster_findings(trials, answers, plan), *about_adviser(topology)]
     about_each = [(host, host_findings(host, answers[host.key], plan)) for host in topology.hosts]
     status = status_of([*about_all, *(finding for _, found in about_each for finding in found)])
     if console is None:
@@ -52,15 +55,6 @@ def run(args: argparse.Namespace) -> int:
 
         show(console, about_all, about_each)
     return status
-
-
-def _refusal(router: Router[Any], role: str, timeout: float) -> str:
-    """Return why there is no session for a role, empty if there is one."""
-    try:
-        router.wait(role, timeout=timeout)  # type: ignore[arg-type]  # one of the two
-    except AcquireTimeout as exc:
-        return str(exc)
-    return ""
 
 
 def _as_json(about_all: list[Finding], about_each: list[tuple[HostInfo, list[Finding]]]) -> dict[str, Any]:

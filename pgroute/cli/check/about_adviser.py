@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pgroute.cli.check.judge import Finding, Result
+from pgroute.cli.check.finding import Finding, Result
 from pgroute.cli.hosts import adviser_text
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from functools import partial
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -53,12 +54,14 @@ SETTINGS = (
     "synchronous_standby_names",
     "synchronous_commit",
     "tcp_keepalives_idle",
+    "tcp_keepalives_interval",
+    "tcp_keepalives_count",
     "tcp_user_timeout",
     "client_connection_check_interval",
 )
 
 _ASK_IDENTITY = b"""
-SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), current_user,
+SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), SESSION_USER, CURRENT_USER,
        pg_catalog.host(pg_catalog.inet_server_addr()), pg_catalog.inet_server_port()"""
 _ASK_TIME = b"SELECT extract(epoch FROM pg_catalog.clock_timestamp())"
 _ASK_SETTINGS = qualify("""
@@ -69,15 +72,20 @@ SELECT f FROM pg_catalog.unnest(%(functions)s::pg_catalog.text[]) f
  WHERE NOT coalesce(pg_catalog.has_function_privilege(pg_catalog.to_regprocedure(f), 'EXECUTE'), false)"""
 _ASK_STATS = b"SELECT pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')"
 _ASK_LIMITS = qualify("""
-SELECT rolname, rolconnlimit FROM pg_catalog.pg_roles
+SELECT rolname, rolconnlimit, rolsuper FROM pg_catalog.pg_roles
  WHERE rolname::pg_catalog.text `=` ANY (ARRAY(SELECT pg_catalog.json_array_elements_text(%(names)s::pg_catalog.json)))
-   AND rolconnlimit `>=` 0""")
+""")
 _ASK_DATABASE = qualify("""
 SELECT datconnlimit, (SELECT pg_catalog.sum(numbackends) FROM pg_catalog.pg_stat_database)
   FROM pg_catalog.pg_database WHERE datname `=` pg_catalog.current_database()""")
 _ASK_TLS = qualify("SELECT version FROM pg_catalog.pg_stat_ssl WHERE pid `=` pg_catalog.pg_backend_pid()")
+_ASK_GSS = qualify(
+    "SELECT encrypted FROM pg_catalog.pg_stat_gssapi WHERE pid `=` pg_catalog.pg_backend_pid()"
+)
+# Who may not read the state sees at least how many there are.
 _ASK_SYNCHRONOUS = qualify("""
-SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication WHERE sync_state `=` ANY (ARRAY['sync', 'quorum'])""")
+SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication
+ WHERE sync_state IS NULL OR sync_state `=` ANY (ARRAY['sync', 'quorum'])""")
 
 
 @dataclass(slots=True)
@@ -88,14 +96,18 @@ class Answers:
         failure: why nothing, or no more, was learned; empty if everything was.
         connect: seconds that connecting took.
         tls: the version of TLS, empty for none, "TLS" for an unknown version.
-        local: the connection does not leave this machine.
+        gss: GSSAPI encrypts the connection.
+        local: the connection, or its first hop, does not leave this machine.
         server: the server's own address and port, if it was reached by another.
+        remote: that address is not one of this machine alone.
         offset: seconds that the server's clock is ahead of ours, known to offset_error.
-        user: who the probes are at the server.
+        user: who the probes have logged in as.
+        acts_as: whose rights they have: that role, or one that its settings change to.
         limits: the connection limits of roles that have one.
+        superusers: roles for which no such limit counts.
         database_limit: that of the database; None if it has none.
         in_use: connections to the server now.
-        synchronous: attached synchronous standbys; None if it cannot be seen.
+        synchronous: attached synchronous standbys, without reads_stats perhaps fewer; None if it cannot be seen.
         refused: why a question was not answered, by what it was about.
     """
 
@@ -105,8 +117,11 @@ class Answers:
     pooled: bool = False
     standby: bool | None = None
     server: str = ""
+    remote: bool = False
     user: str = ""
+    acts_as: str = ""
     tls: str = ""
+    gss: bool = False
     local: bool = False
     settings: dict[str, str] = field(default_factory=dict)
     lacking: list[str] = field(default_factory=list)
@@ -114,10 +129,16 @@ class Answers:
     offset: float | None = None
     offset_error: float = 0.0
     limits: dict[str, int] = field(default_factory=dict)
+    superusers: set[str] = field(default_factory=set)
     database_limit: int | None = None
     in_use: int | None = None
     synchronous: int | None = None
     refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def near(self) -> bool:
+        """Whether the way to the server does not leave this machine, as far as that can be told."""
+        return self.local and not self.remote
 
 
 def ask_all(
@@ -215,13 +236,14 @@ class _Questions:
         answers.version = info.server_version
         answers.local = not info.hostaddr or info.hostaddr == "::1" or info.hostaddr.startswith("127.")
         answers.tls = "TLS" if self._conn.pgconn.ssl_in_use else ""
-        answers.user = as_text(info.user)
-        for pid, standby, user, host, port in self._rows("the session", _ASK_IDENTITY):
+        answers.user = answers.acts_as = as_text(info.user)
+        for pid, standby, user, acts_as, host, port in self._rows("the session", _ASK_IDENTITY):
             answers.pooled = int(pid) != info.backend_pid
             answers.standby = standby == "t"
-            answers.user = user
+            answers.user, answers.acts_as = user, acts_as
             if host and f"{host}:{port}" != f"{info.hostaddr}:{info.port}":
                 answers.server = f"{host}:{port}"
+                answers.remote = not ip_address(host).is_loopback
         self._ask_clock()
         settings = self._rows("the settings", _ASK_SETTINGS, names=_array(SETTINGS))
         answers.settings = {row[0]: row[1] for row in settings}
@@ -230,15 +252,21 @@ class _Questions:
         for (reads,) in self._rows("pg_read_all_stats", _ASK_STATS):
             answers.reads_stats = reads == "t"
         names = json.dumps([*{*users, answers.user}])
-        limits = self._rows("the connection limits of roles", _ASK_LIMITS, names=names)
-        answers.limits = {name: int(limit) for name, limit in limits}
+        for name, limit, superuser in self._rows("the connection limits of roles", _ASK_LIMITS, names=names):
+            if superuser == "t":
+                answers.superusers.add(name)
+            elif int(limit) >= 0:
+                answers.limits[name] = int(limit)
         for limit, in_use in self._rows("the connections", _ASK_DATABASE):
             answers.database_limit = int(limit) if int(limit) >= 0 else None
             answers.in_use = int(in_use)
         if answers.tls and not answers.pooled:
             for (version,) in self._rows("TLS", _ASK_TLS):
                 answers.tls = version or "TLS"
-        if answers.reads_stats and not answers.standby:
+        if not (answers.tls or answers.pooled):
+            for (encrypted,) in self._rows("GSSAPI", _ASK_GSS):
+                answers.gss = encrypted == "t"
+        if not answers.standby:
             for (count,) in self._rows("the standbys", _ASK_SYNCHRONOUS):
                 answers.synchronous = int(count)
 

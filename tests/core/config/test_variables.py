@@ -6,9 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgroute.core.config.variables import expand
+from pgroute.core.config import variables
 
 VARIABLES = {"A": "one", "B": "${A}", "EMPTY": "", "_9": "x"}
+
+
+def expand(*args, **options):
+    """Return the whole text."""
+    return "".join(part for part, _ in variables.expand(*args, **options))
 
 
 @pytest.mark.parametrize(
@@ -35,6 +40,13 @@ VARIABLES = {"A": "one", "B": "${A}", "EMPTY": "", "_9": "x"}
 )
 def test_variables_are_replaced_once(text, expanded):
     assert expand(text, VARIABLES) == expanded
+
+
+def test_what_is_written_in_the_text_is_told_from_the_values_of_variables():
+    parts = variables.expand("a${A}$${${EMPTY:-b}${EMPTY}c${A:-d}", VARIABLES)
+    assert [part for part in parts if part[0]] == [
+        ("a", True), ("one", False), ("${", True), ("b", True), ("c", True), ("one", False),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
