@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pgroute import AcquireTimeout, HostRole, HostState, Role
+from pgroute import AcquireTimeout, HostRole, HostState, Role, SessionAttrs
 from pgroute._sync.pool.lease import lease_of
 from pgroute.cli.check.finding import Finding, Result
 from pgroute.core.late_dataclass import dataclass
@@ -58,7 +58,7 @@ def _about_reader(trial: Trial, key: HostKey, plan: Plan) -> Finding:
     topology, attrs = trial.topology, plan.reader_attrs
     host = topology.host(key)
     on_primary = host is not None and host.role is HostRole.PRIMARY
-    if not on_primary:
+    if not on_primary or attrs is not SessionAttrs.PREFER_STANDBY:
         return Finding("reader", Result.OK, f"a session went to {key} ({attrs.value})")
     text = f"a session went to the primary {key}"
     if topology.standbys:
