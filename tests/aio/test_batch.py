@@ -359,7 +359,8 @@ async def test_a_line_comes_every_few_seconds_also_while_nothing_goes_on(
 async def test_progress_is_a_bar_on_a_terminal(
     ground: Ground, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "200")
     async with AsyncRouter(ground.dsn) as router:
         await AsyncBatchJob(router, "j [b]", range(250), chunk_size=100).run(nothing, progress=True)

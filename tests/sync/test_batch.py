@@ -359,7 +359,8 @@ def test_a_line_comes_every_few_seconds_also_while_nothing_goes_on(
 def test_progress_is_a_bar_on_a_terminal(
     ground: Ground, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "200")
     with Router(ground.dsn) as router:
         BatchJob(router, "j [b]", range(250), chunk_size=100).run(nothing, progress=True)

@@ -188,7 +188,7 @@ def test_a_program_of_a_server_is_frozen_and_killed_with_it() -> None:
             node = cluster.primary
             told = node.data_dir / "told"
             conn = session(node)
-            program = f"echo $$ > {told}; exec sleep 600"
+            program = f"echo $$ > {told}; exec sleep 60"
             conn.pgconn.send_query(f"COPY (SELECT 1) TO PROGRAM '{program}'".encode())
             in_time(lambda: told.exists() and told.read_text().strip())
             pid = int(told.read_text())
@@ -233,7 +233,7 @@ def test_a_program_that_prepares_a_server_ends_with_the_python_process() -> None
         data_dir = sandbox.folder / "node1"
         run_initdb(server, sandbox, data_dir, 60)
         print(sandbox.folder, flush=True)
-        sandbox.run("postgres", "--single", "-D", data_dir, "postgres", stdin="SELECT pg_sleep(600)\\n")
+        sandbox.run("postgres", "--single", "-D", data_dir, "postgres", stdin="SELECT pg_sleep(60)\\n")
     """
     with start_in_a_container(code) as child:
         assert child.stdout is not None

@@ -15,6 +15,7 @@ import pytest
 
 from pgroute.testing import LocalCluster, find_server, processes
 from pgroute.testing.binaries import TOOLS
+from pgroute.testing.sandbox import Sandbox
 from tests.testing.test_local_cluster import nothing_left
 
 pytestmark = [
@@ -62,9 +63,10 @@ def test_processes_that_have_to_do_with_a_server_are_not_taken_for_its_own(
         same, similar = links / processes.link_name(node.data_dir), links / "postgresAAAAAAA"
         for link in (same, similar):
             link.symlink_to(SLEEP)
+        shell = ("/bin/sh", "-c", "read x")
         strangers = [
             start(SLEEP, 600, cwd=node.data_dir, **owner),
-            start("/bin/sh", "-c", "sleep 600; :", "postgres", "-D", node.data_dir, cwd="/", **owner),
+            start(*shell, "postgres", "-D", node.data_dir, cwd="/", stdin=subprocess.PIPE, **owner),
             start(similar, 600, cwd="/", **owner),
         ]
         if node._sandbox.owner is not None:
@@ -138,3 +140,17 @@ def test_a_server_behind_a_script_is_killed_with_all_its_processes(
         node.start()
         node.freeze()
     assert nothing_left(node.data_dir.parent)
+
+
+def test_a_process_that_has_the_pid_of_a_child_now_is_no_member(start: Start) -> None:
+    with contextlib.closing(Sandbox(find_server())) as sandbox:
+        shell = start(
+            "/bin/sh", "-c", "sleep 60 & echo $!; wait", stdout=subprocess.PIPE, start_new_session=True
+        )
+        assert shell.stdout is not None
+        try:
+            grandchild = int(shell.stdout.readline())
+            assert shell.pid in processes.members(sandbox.folder, children=[shell.pid])
+            assert processes.members(sandbox.folder, children=[grandchild]) == {}
+        finally:
+            os.killpg(shell.pid, signal.SIGKILL)
