@@ -35,12 +35,12 @@ def test_a_pool_opened_while_the_reconciler_was_late_stays_open(
     pools, reconcile, here = manager.pools[Role.READER], RolePool.reconcile, threading.get_ident()
     begun, served, done = threading.Event(), threading.Event(), threading.Event()
 
-    def late(self: RolePool[Any], *given: Any) -> None:
+    def late(self: RolePool[Any]) -> None:
         halted = threading.get_ident() != here and self is pools and name in map(str, router.topology.drained)
         if halted and not begun.is_set():
             begun.set()
             served.wait(10.0)
-        reconcile(self, *given)
+        reconcile(self)
         if halted:
             done.set()
 

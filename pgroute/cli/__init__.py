@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -13,6 +11,7 @@ from pgroute.cli.errors import CommandError, NotInTime
 from pgroute.cli.parser import make_parser
 from pgroute.cli.signals import ended_by_signals
 from pgroute.errors import ConfigError
+from pgroute.runtime.console import complain, drop_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,35 +36,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = importlib.import_module(f"pgroute.cli.{args.command}").run(args)
         _flush()
     except (CommandError, ConfigError, NotInTime) as exc:
-        _complain(f"{name}: {exc}")
+        complain(f"{name}: {exc}")
         return 1 if isinstance(exc, NotInTime) else 2
     except BrokenPipeError:
-        _drop_output()  # the reader has closed the pipe (`pgroute watch | head`)
+        drop_output()  # the reader has closed the pipe (`pgroute watch | head`)
         return 141
     except (OSError, UnicodeError) as exc:
-        _complain(f"{name}: {exc}")
+        complain(f"{name}: {exc}")
         try:
             print(end="", flush=True)
         except OSError:  # such as a full disk
-            _drop_output()
+            drop_output()
         return 2
     except KeyboardInterrupt:
         return 130
     return status
 
 
-def _complain(text: str) -> None:
-    """Print a text to stderr, if there is one: print() would take stdout instead."""
-    if sys.stderr is not None:
-        print(text, file=sys.stderr)
-
-
 def _flush() -> None:
     if sys.stdout is not None:
         sys.stdout.flush()
-
-
-def _drop_output() -> None:
-    """Have the interpreter's own flush at its exit not fail again."""
-    with contextlib.suppress(OSError, AttributeError):  # closed, or no file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

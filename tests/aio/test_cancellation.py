@@ -600,7 +600,7 @@ async def test_an_application_that_cancels_all_tasks_has_its_callers_served_afte
         await router.wait()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # a turn of the loop, in which they end
         held = await router.getconn("writer")
         old = held.info.port
 

@@ -33,6 +33,11 @@ def test_a_full_disk_is_told() -> None:
     assert done.stderr == "pgroute install: [Errno 28] No space left on device\n"
 
 
+def test_an_error_that_cannot_be_written_keeps_its_status() -> None:
+    done = shell('"$PYTHON" -m pgroute dsn nonsense 2> /dev/full')
+    assert (done.returncode, done.stdout) == (2, "")
+
+
 def test_without_an_output_nothing_is_told() -> None:
     done = shell(f'"$PYTHON" {INSTALL} >&-')
     assert (done.returncode, done.stderr) == (0, "")
