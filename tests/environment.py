@@ -35,6 +35,8 @@ NAMES = {
     "TTY_INTERACTIVE",
     # Of the run at hand, which has read it; tests run pytest too.
     "PYTEST_ADDOPTS",
+    # Programs then fail at their first write, and otherwise at their last.
+    "PYTHONUNBUFFERED",
     # Examples import what is beside them.
     "PYTHONSAFEPATH",
 }

@@ -11,7 +11,7 @@ from pgroute.cli.errors import CommandError, NotInTime
 from pgroute.cli.parser import make_parser
 from pgroute.cli.signals import ended_by_signals
 from pgroute.errors import ConfigError
-from pgroute.runtime.console import complain, drop_output
+from pgroute.runtime.console import complain, drop, flush_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             args = make_parser().parse_args(argv)
         finally:
-            _flush()  # --help ends the process
+            _flush()  # --help and wrong arguments end the process
         name = f"pgroute {args.command}"
         if args.command not in _FOR_PROGRAMS:
             escape_output()
@@ -39,14 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(f"{name}: {exc}")
         return 1 if isinstance(exc, NotInTime) else 2
     except BrokenPipeError:
-        drop_output()  # the reader has closed the pipe (`pgroute watch | head`)
+        drop(sys.stdout)  # the reader has closed the pipe (`pgroute watch | head`)
         return 141
     except (OSError, UnicodeError) as exc:
         complain(f"{name}: {exc}")
         try:
             print(end="", flush=True)
         except OSError:  # such as a full disk
-            drop_output()
+            drop(sys.stdout)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -54,5 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _flush() -> None:
+    flush_errors()
     if sys.stdout is not None:
         sys.stdout.flush()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,13 +16,22 @@ def complain(text: str) -> None:
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             sys.stderr.write(f"{text}\n")
+    flush_errors()
+
+
+def flush_errors() -> None:
+    """Write out what stderr holds, or drop it: the interpreter's own flush would change the exit status."""
+    if sys.stderr is not None:
+        try:
             sys.stderr.flush()
+        except OSError:
+            drop(sys.stderr)
 
 
-def drop_output() -> None:
+def drop(stream: TextIO) -> None:
     """Have the interpreter's own flush at its exit not fail again."""
-    with contextlib.suppress(OSError, AttributeError):  # closed, or no file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError, AttributeError):  # closed, no file, or None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def on_terminal(console: Console) -> bool:

@@ -33,19 +33,25 @@ def test_a_full_disk_is_told() -> None:
     assert done.stderr == "pgroute install: [Errno 28] No space left on device\n"
 
 
-def test_an_error_that_cannot_be_written_keeps_its_status() -> None:
-    done = shell('"$PYTHON" -m pgroute dsn nonsense 2> /dev/full')
-    assert (done.returncode, done.stdout) == (2, "")
-
-
 def test_without_an_output_nothing_is_told() -> None:
     done = shell(f'"$PYTHON" {INSTALL} >&-')
     assert (done.returncode, done.stderr) == (0, "")
 
 
+both_ways = pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+
+
+@both_ways
+@pytest.mark.parametrize(
+    "command", ["pgroute dsn nonsense", "pgroute nonsense", "pgroute.contrib.prometheus nonsense"]
+)
+def test_an_error_that_cannot_be_written_keeps_its_status(command: str, unbuffered: str) -> None:
+    done = shell(f'"$PYTHON" -m {command} 2> /dev/full', PYTHONUNBUFFERED=unbuffered)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
 HELP = ["pgroute --help", "pgroute --version", "pgroute status --help", "pgroute batch list --help"]
 PRINTING = [*HELP, "pgroute.contrib.prometheus alerts", "pgroute.contrib.prometheus dashboard"]
-both_ways = pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 
 
 @both_ways

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.resources import files
 
-from pgroute.runtime.console import complain, drop_output
+from pgroute.runtime.console import complain, drop
 
 _FILES = {"alerts": "alerts.yml", "dashboard": "dashboard.json"}
 
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
             sys.stdout.write(text)
             sys.stdout.flush()
     except OSError as exc:
-        drop_output()
+        drop(sys.stdout)
         if isinstance(exc, BrokenPipeError):
             return 141
         complain(f"pgroute.contrib.prometheus: {exc}")
