@@ -57,7 +57,7 @@ def images() -> Iterator[Callable[[], object]]:
     If they cannot be made, those tests say why. Gives what waits for the end of it.
     """
     with subprocess.Popen(
-        ["nice", "-n", "19", "docker/build"],
+        ["docker/build"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
