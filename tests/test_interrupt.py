@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from inspect import CO_GENERATOR
+from types import FrameType, ModuleType
+from typing import Any, Self
 
 import psycopg
 import pytest
+from psycopg import _copy, _cursor_base
+from psycopg.pq import TransactionStatus
 
 from pgroute import PoolOptions, Router
 from pgroute.testing import LocalCluster
 from tests.support import eventually, within
+from tests.test_interrupts_at_each_line import without_signals
 
 pytestmark = pytest.mark.cluster
 
@@ -114,11 +120,96 @@ def test_an_exception_of_a_signal_handler_leaves_no_statement_at_the_server(
             pids[:] = shared.primary.execute(running)
             return bool(pids)
 
-        with signalled_when(slept, signal.SIGALRM), pytest.raises(SoftTimeLimitExceeded):
+        with signalled_when(slept, signal.SIGALRM), pytest.raises(SoftTimeLimitExceeded) as caught:
             session_of(router, "SELECT pg_sleep(60) /* of the job */")
         eventually(lambda: not shared.primary.execute(running))
         with router.writer(5.0) as conn:
-            assert [(conn.info.backend_pid,)] == pids or session_of is in_copy
+            same = [(conn.info.backend_pid,)] == pids
+    # An exception amid psycopg's steps ends them, and nobody receives the end of the statement.
+    assert (
+        same
+        or session_of is in_copy
+        or any(entry.frame.code.raw.co_flags & CO_GENERATOR for entry in caught.traceback)
+    )
+
+
+class AtLine:
+    """Raises an exception as psycopg begins the so-many-th line of one of its files in the block.
+
+    Attributes:
+        lines: whether a statement is at the server, for each line.
+    """
+
+    def __init__(self, conn: psycopg.Connection, file: str, number: int | None = None) -> None:
+        self._pgconn, self._file, self._number = conn.pgconn, file, number
+        self.lines: list[bool] = []
+
+    def __enter__(self) -> Self:
+        self._before = sys.gettrace()
+        sys.settrace(self._enter)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._before)
+
+    def _enter(self, frame: FrameType, event: str, arg: object) -> Any:
+        return self._line if frame.f_code.co_filename == self._file else None
+
+    def _line(self, frame: FrameType, event: str, arg: object) -> Any:
+        if event == "line" and frame.f_lasti not in without_signals(frame.f_code):
+            self.lines.append(self._pgconn.transaction_status == TransactionStatus.ACTIVE)
+            if len(self.lines) == self._number:
+                raise SoftTimeLimitExceeded
+        return self._line
+
+
+def execute(conn: psycopg.Connection, table: str) -> None:
+    conn.execute(f"INSERT INTO {table} VALUES (1) /* of the job */", prepare=False)
+
+
+def copy(conn: psycopg.Connection, table: str) -> None:
+    with conn.cursor().copy(f"COPY {table} FROM STDIN /* of the job */") as writing:
+        writing.write(b"1\n")
+
+
+@pytest.mark.parametrize(("work", "module"), [(execute, _cursor_base), (copy, _copy)])
+@pytest.mark.usefixtures("patient")
+def test_an_exception_at_each_line_of_psycopgs_leaves_no_statement_at_the_server(
+    shared: LocalCluster, table: str, work: Callable[[psycopg.Connection, str], None], module: ModuleType
+) -> None:
+    file = module.__file__
+    assert file is not None
+    running = "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%/* of the' || ' job */'"
+    with Router(shared.dsn, writer=ONE) as router:
+        with router.writer() as conn:
+            with AtLine(conn, file) as seen:
+                work(conn, table)
+            conn.rollback()
+        assert any(seen.lines), f"psycopg no longer waits for the server in {file}"
+        shared.primary.execute(f"ALTER TABLE {table} ADD CHECK (pg_sleep(60)::text IS NULL)")
+        # Once it has its results, no statement is under way.
+        for number in [number for number, sent in enumerate(seen.lines, 1) if sent]:
+            with pytest.raises(SoftTimeLimitExceeded), router.writer(5.0) as conn, AtLine(conn, file, number):
+                work(conn, table)
+            eventually(lambda: not shared.primary.execute(running))
+
+
+@pytest.mark.usefixtures("time_limited", "patient")
+def test_an_exception_amid_a_pipeline_leaves_no_statement_at_the_server(shared: LocalCluster) -> None:
+    running = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%of the job%' AND wait_event = 'PgSleep'"
+    with (
+        Router(shared.dsn, writer=ONE) as router,
+        signalled_when(lambda: shared.primary.execute(running), signal.SIGALRM),
+        pytest.raises((SoftTimeLimitExceeded, psycopg.OperationalError)) as caught,
+        router.writer() as conn,
+        conn.pipeline(),
+    ):
+        conn.execute("SELECT pg_sleep(60) /* of the job */").fetchone()
+    first: BaseException | None = caught.value
+    while first is not None and not isinstance(first, SoftTimeLimitExceeded):
+        first = first.__context__  # psycopg's of leaving the pipeline stands before it
+    assert first is not None
+    eventually(lambda: not shared.primary.execute(running))
 
 
 def test_a_statement_interrupted_on_a_frozen_host_is_not_waited_for(

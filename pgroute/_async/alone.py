@@ -12,7 +12,7 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool.abc import ACT as CT  # async-only
 
 from pgroute._async.ending import roll_back
-from pgroute._async.pool.lease import shut
+from pgroute._async.pool.interrupt import abandon
 from pgroute._async.transaction.attempt import acquire
 from pgroute._async.transaction.loop import begin_attempts, pause
 from pgroute.core.faults.classify import Fault, FaultKind, plan_outdated, session_fault
@@ -156,7 +156,7 @@ class AsyncAlone(Generic[CT]):
             exc.add_note(f"the {work.name} was committed{rest}")  # as of a row factory
         idle = checkout.conn.pgconn.transaction_status == _IDLE
         if not checkout.transaction_ended and not (idle and isinstance(exc, Exception)):
-            await shut(checkout.conn)
+            await abandon(checkout.conn, checkout.lease)
 
     async def failed(
         self, checkout: AsyncCheckout[CT], work: AsyncWork[Any], exc: psycopg.Error

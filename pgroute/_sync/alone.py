@@ -12,7 +12,7 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool.abc import CT
 
 from pgroute._sync.ending import roll_back
-from pgroute._sync.pool.lease import shut
+from pgroute._sync.pool.interrupt import abandon
 from pgroute._sync.transaction.attempt import acquire
 from pgroute._sync.transaction.loop import begin_attempts, pause
 from pgroute.core.faults.classify import Fault, FaultKind, plan_outdated, session_fault
@@ -156,7 +156,7 @@ class Alone(Generic[CT]):
             exc.add_note(f"the {work.name} was committed{rest}")  # as of a row factory
         idle = checkout.conn.pgconn.transaction_status == _IDLE
         if not checkout.transaction_ended and not (idle and isinstance(exc, Exception)):
-            shut(checkout.conn)
+            abandon(checkout.conn, checkout.lease)
 
     def failed(
         self, checkout: Checkout[CT], work: Work[Any], exc: psycopg.Error

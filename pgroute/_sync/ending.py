@@ -14,6 +14,7 @@ from psycopg.pq import TransactionStatus
 from pgroute._acompat import shielded
 from pgroute._sync.checkout import COMMIT_SENT, COMMITTED, REFUSED
 from pgroute._sync.commit import BY_PSYCOPG, BY_ROUTER
+from pgroute._sync.pool.interrupt import abandon, stop_statement
 from pgroute._sync.pool.lease import READ_ONLY_DEFAULT, alive, shut
 from pgroute._psycopg.state import has_two_phase
 from pgroute.core.faults.classify import one_line
@@ -120,7 +121,7 @@ def roll_back(
         roll_back_quietly(checkout, begun, exc)
     elif status == ACTIVE:
         # Waiting for the command's end could take for ever; the server rolls back when the connection goes.
-        shut(conn)
+        abandon(conn, lease)
     if read_write and isinstance(exc, psycopg.errors.ReadOnlySqlTransaction) and not _takes_writes(conn):
         # Its own settings contradict its pool, whatever the host is: the next session would fail likewise.
         note_read_only_host(exc)
@@ -160,6 +161,7 @@ def undo(checkout: Checkout[Any]) -> None:
     if conn.pgconn.transaction_status:
         if conn.pgconn.transaction_status == ACTIVE:
             # Another task waits for the statement and holds the lock until then, or nobody does any more.
+            stop_statement(conn, checkout.lease)
             checkout.lease.abort()
         roll_back_quietly(checkout)
     if note is not None:
@@ -222,7 +224,7 @@ def _end_without_commit(
             "the session ended with its transaction in error: it was rolled back, nothing was committed"
         )
     if status == ACTIVE:
-        shut(conn)
+        abandon(conn, checkout.lease)
         raise psycopg.ProgrammingError(
             "the session ended while a command was still running: connection closed"
         )

@@ -13,6 +13,7 @@ from pgroute._async.alone import NOTHING, UNKNOWN, AsyncAlone, check_end
 from pgroute._async.copying.rows import row_reader
 from pgroute._async.copying.wire import AsyncWire
 from pgroute._async.ending import roll_back
+from pgroute._async.pool.interrupt import abandon
 from pgroute._async.pool.lease import shut
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class AsyncCopyStream(AsyncFace, Generic[T]):
                 await roll_back(checkout, exc, read_write=self._request.read_write)
             else:
                 checkout.note_failure(exc)
-                await shut(checkout.conn)
+                await abandon(checkout.conn, checkout.lease)
         finally:
             await checkout.release()
 
@@ -113,7 +114,7 @@ class AsyncCopyStream(AsyncFace, Generic[T]):
             if reading.outcome() is not NOTHING:
                 exc.add_note("interrupted during COMMIT: it may have been committed")
             checkout.note_failure(exc)
-            await shut(checkout.conn)
+            await abandon(checkout.conn, checkout.lease)
             raise
 
     def __aiter__(self) -> Self:

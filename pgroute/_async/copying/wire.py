@@ -14,6 +14,7 @@ import psycopg
 from psycopg.pq import ExecStatus, TransactionStatus
 
 from pgroute._acompat import AsyncWatchdog
+from pgroute._async.pool.interrupt import abandon
 from pgroute._async.pool.lease import alive, lease_of, shut
 from pgroute._async.statements import error_of
 from pgroute._psycopg.copying import end_steps, flush_steps, receive_steps
@@ -215,7 +216,10 @@ class AsyncWire:
         finally:
             self.failure = failure
             if self._pgconn.transaction_status == TransactionStatus.ACTIVE:
-                await shut(self.conn)
+                if self.ending:  # a COMMIT is not cancelled
+                    await shut(self.conn)
+                else:
+                    await abandon(self.conn, self._lease)
 
     async def _wait(self, steps: Generator[Any, Any, T]) -> T:
         try:

@@ -9,7 +9,8 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from pgroute._acompat import AsyncWaiter
-from pgroute._async.pool.lease import contradicts, shut
+from pgroute._async.pool.interrupt import abandon
+from pgroute._async.pool.lease import contradicts
 from pgroute.core.faults.classify import one_line
 from pgroute.core.routing.lending import PoolFull
 
@@ -136,7 +137,7 @@ class AsyncExchange(Generic[CT]):
     async def dispose(self, lease: AsyncLease, conn: CT) -> None:
         """Close a connection; the worker opens another if one is wanted."""
         try:
-            await shut(conn)
+            await abandon(conn, lease)
         finally:
             with self._lock:
                 self._lending.remove(lease)

@@ -13,6 +13,7 @@ from psycopg.pq import TransactionStatus
 from pgroute._async.pool.cleaning import AsyncCleaning
 from pgroute._async.pool.connector import AsyncConnector
 from pgroute._async.pool.exchange import AsyncExchange
+from pgroute._async.pool.interrupt import abandon
 from pgroute._async.pool.lease import AsyncLease, alive, lease_of, shut
 from pgroute._async.pool.setup import SETUP_ATTEMPTS, set_up
 from pgroute._async.pool.worker import AsyncPoolWorker
@@ -267,7 +268,9 @@ class AsyncHostPool(Generic[CT]):
         try:
             self._note_ended(lease)
             if has_unfinished(conn) or conn.pgconn.pipeline_status:
-                await shut(conn)  # the next caller would be in a transaction or pipeline of this one's
+                await abandon(
+                    conn, lease
+                )  # the next caller would be in a transaction or pipeline of this one's
             elif conn.pgconn.transaction_status == _IDLE and (
                 self._options.reset is not None or settings_of(conn) != lease.baseline
             ):

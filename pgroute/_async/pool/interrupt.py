@@ -14,6 +14,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import AsyncWatchdog, async_shielded
+from pgroute._async.pool.lease import shut
 from pgroute._psycopg.pooled import bare, cancelling
 from pgroute._psycopg.prepared import remove_steps
 from pgroute.core.faults.classify import one_line, plan_outdated
@@ -99,6 +100,7 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
         await async_shielded(partial(_end_statement, cls, this(), gen, timeout, abort))
 
     def abort() -> None:
+        lease.doomed = True
         lease.abort()
         suspect()
 
@@ -107,11 +109,15 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
 
 
 def _left_running(pgconn: PGconn, exc: BaseException, gen: Any) -> bool:
-    """Return whether an exception has left a statement running: *gen* has not raised it, nor psycopg handled it."""
+    """Return whether an exception has left a statement running: *gen* has not raised it, nor psycopg handled it.
+
+    What *gen* raises may be of a row of a COPY that goes on. If it was raised there by a signal handler, `abandon` ends
+    the statement, together with the session.
+    """
     # After a GeneratorExit nothing can be awaited.
     if isinstance(exc, (psycopg.Error, GeneratorExit, *_INTERRUPTS)) or getattr(gen, "gi_frame", gen) is None:
         return False
-    return pgconn.transaction_status == ACTIVE and not pgconn.pipeline_status
+    return pgconn.transaction_status == ACTIVE
 
 
 async def _end_statement(
@@ -138,6 +144,33 @@ async def _end_statement(
     if gen is not None:
         with suppress(psycopg.Error):
             await cls.wait(conn, gen, timeout=timeout)
+
+
+async def abandon(conn: psycopg.AsyncConnection[Any], lease: AsyncLease) -> None:
+    """Close a connection; the server is told to cancel the statement that still runs there, if one does.
+
+    It would end a statement only at its next look at the connection, such as for a row to send: a sleep, a wait for a
+    lock or a bulk write goes on until its own end.
+    """
+    try:
+        await stop_statement(conn, lease)
+    finally:
+        await shut(conn)
+
+
+async def stop_statement(conn: psycopg.AsyncConnection[Any], lease: AsyncLease) -> None:
+    """Tell the server to cancel what runs on a connection, unless that was tried; the connection is of no use then."""
+    if lease.doomed or conn.pgconn.transaction_status != ACTIVE:
+        return
+    if not psycopg.capabilities.has_cancel_safe():
+        return  # libpq before 17 would wait for a frozen host without end
+    conn, timeout = bare(conn), lease.patience()
+    try:
+        # sync-only: type(conn).cancel_safe(conn, timeout=timeout)
+        async with asyncio.timeout(timeout):  # async-only
+            await type(conn).cancel_safe(conn, timeout=timeout)  # async-only
+    except (psycopg.Error, TimeoutError) as exc:
+        logger.debug("the server did not take a cancel request: %s", one_line(str(exc)))
 
 
 async def _forget_plans(cls: type[psycopg.AsyncConnection[Any]], conn: Any) -> None:

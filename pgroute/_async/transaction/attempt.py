@@ -12,7 +12,7 @@ import psycopg
 from pgroute._async.checkout import NOTHING_SENT, REFUSED, note_commit
 from pgroute._async.commit import BY_ROUTER
 from pgroute._async.ending import end, roll_back
-from pgroute._async.pool.lease import shut
+from pgroute._async.pool.interrupt import abandon
 from pgroute._async.transaction.under_way import AsyncUnderWay
 from pgroute._psycopg.state import leave_block
 from pgroute.core.faults.classify import Fault, FaultKind, one_line, session_fault
@@ -98,7 +98,7 @@ class AsyncTransaction(AsyncUnderWay[CT]):
             if not isinstance(exc, psycopg.Error):
                 self.ended = True
                 checkout.note_failure(exc)
-                await shut(checkout.conn)
+                await abandon(checkout.conn, checkout.lease)
                 return _LET_OUT
             fault = session_fault(exc, closed=checkout.conn.closed, read_write=read_write)
             await roll_back(checkout, exc, BY_ROUTER, read_write=read_write)
@@ -144,11 +144,11 @@ class AsyncTransaction(AsyncUnderWay[CT]):
         conn, final, read_write = checkout.conn, self.final, self._request.read_write
         try:
             if checkout.lease.was_idle:
-                await shut(conn)
+                await abandon(conn, checkout.lease)
                 raise psycopg.ProgrammingError(_SPLIT)
             if conn.pgconn.pipeline_status:
                 # COMMIT would only be queued here, and nobody would see its failure.
-                await shut(conn)
+                await abandon(conn, checkout.lease)
                 raise psycopg.ProgrammingError("the body left its pipeline open: nothing was committed")
             result = await end(
                 checkout,
@@ -209,7 +209,7 @@ class AsyncTransaction(AsyncUnderWay[CT]):
             if isinstance(exc, RouteError):
                 exc.rerun_safe = False
             checkout.note_failure(exc)
-            await shut(conn)
+            await abandon(conn, checkout.lease)
             return _LET_OUT
         wanted = isinstance(exc, psycopg.Rollback) and exc.transaction is None
         await roll_back(checkout, exc, self._begun, read_write=read_write, wanted=wanted)

@@ -14,6 +14,7 @@ from pgroute._sync.alone import NOTHING, UNKNOWN, Alone, check_end
 from pgroute._sync.copying.rows import row_reader
 from pgroute._sync.copying.wire import Wire
 from pgroute._sync.ending import roll_back
+from pgroute._sync.pool.interrupt import abandon
 from pgroute._sync.pool.lease import shut
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class CopyStream(Face, Generic[T]):
                 roll_back(checkout, exc, read_write=self._request.read_write)
             else:
                 checkout.note_failure(exc)
-                shut(checkout.conn)
+                abandon(checkout.conn, checkout.lease)
         finally:
             checkout.release()
 
@@ -114,7 +115,7 @@ class CopyStream(Face, Generic[T]):
             if reading.outcome() is not NOTHING:
                 exc.add_note("interrupted during COMMIT: it may have been committed")
             checkout.note_failure(exc)
-            shut(checkout.conn)
+            abandon(checkout.conn, checkout.lease)
             raise
 
     def __iter__(self) -> Self:

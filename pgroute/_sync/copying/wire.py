@@ -15,6 +15,7 @@ import psycopg
 from psycopg.pq import ExecStatus, TransactionStatus
 
 from pgroute._acompat import Watchdog
+from pgroute._sync.pool.interrupt import abandon
 from pgroute._sync.pool.lease import alive, lease_of, shut
 from pgroute._sync.statements import error_of
 from pgroute._psycopg.copying import end_steps, flush_steps, receive_steps
@@ -216,7 +217,10 @@ class Wire:
         finally:
             self.failure = failure
             if self._pgconn.transaction_status == TransactionStatus.ACTIVE:
-                shut(self.conn)
+                if self.ending:  # a COMMIT is not cancelled
+                    shut(self.conn)
+                else:
+                    abandon(self.conn, self._lease)
 
     def _wait(self, steps: Generator[Any, Any, T]) -> T:
         try:

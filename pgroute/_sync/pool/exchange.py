@@ -10,7 +10,8 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from pgroute._acompat import Waiter
-from pgroute._sync.pool.lease import contradicts, shut
+from pgroute._sync.pool.interrupt import abandon
+from pgroute._sync.pool.lease import contradicts
 from pgroute.core.faults.classify import one_line
 from pgroute.core.routing.lending import PoolFull
 
@@ -137,7 +138,7 @@ class Exchange(Generic[CT]):
     def dispose(self, lease: Lease, conn: CT) -> None:
         """Close a connection; the worker opens another if one is wanted."""
         try:
-            shut(conn)
+            abandon(conn, lease)
         finally:
             with self._lock:
                 self._lending.remove(lease)

@@ -14,6 +14,7 @@ from psycopg.pq import TransactionStatus
 from pgroute._sync.pool.cleaning import Cleaning
 from pgroute._sync.pool.connector import Connector
 from pgroute._sync.pool.exchange import Exchange
+from pgroute._sync.pool.interrupt import abandon
 from pgroute._sync.pool.lease import Lease, alive, lease_of, shut
 from pgroute._sync.pool.setup import SETUP_ATTEMPTS, set_up
 from pgroute._sync.pool.worker import PoolWorker
@@ -268,7 +269,9 @@ class HostPool(Generic[CT]):
         try:
             self._note_ended(lease)
             if has_unfinished(conn) or conn.pgconn.pipeline_status:
-                shut(conn)  # the next caller would be in a transaction or pipeline of this one's
+                abandon(
+                    conn, lease
+                )  # the next caller would be in a transaction or pipeline of this one's
             elif conn.pgconn.transaction_status == _IDLE and (
                 self._options.reset is not None or settings_of(conn) != lease.baseline
             ):

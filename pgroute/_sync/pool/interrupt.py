@@ -14,6 +14,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import Watchdog, shielded
+from pgroute._sync.pool.lease import shut
 from pgroute._psycopg.pooled import bare, cancelling
 from pgroute._psycopg.prepared import remove_steps
 from pgroute.core.faults.classify import one_line, plan_outdated
@@ -98,6 +99,7 @@ def guard(conn: psycopg.Connection[Any], lease: Lease, suspect: Callable[[], obj
         shielded(partial(_end_statement, cls, this(), gen, timeout, abort))
 
     def abort() -> None:
+        lease.doomed = True
         lease.abort()
         suspect()
 
@@ -106,11 +108,15 @@ def guard(conn: psycopg.Connection[Any], lease: Lease, suspect: Callable[[], obj
 
 
 def _left_running(pgconn: PGconn, exc: BaseException, gen: Any) -> bool:
-    """Return whether an exception has left a statement running: *gen* has not raised it, nor psycopg handled it."""
+    """Return whether an exception has left a statement running: *gen* has not raised it, nor psycopg handled it.
+
+    What *gen* raises may be of a row of a COPY that goes on. If it was raised there by a signal handler, `abandon` ends
+    the statement, together with the session.
+    """
     # After a GeneratorExit nothing can be awaited.
     if isinstance(exc, (psycopg.Error, GeneratorExit, *_INTERRUPTS)) or getattr(gen, "gi_frame", gen) is None:
         return False
-    return pgconn.transaction_status == ACTIVE and not pgconn.pipeline_status
+    return pgconn.transaction_status == ACTIVE
 
 
 def _end_statement(
@@ -135,6 +141,31 @@ def _end_statement(
     if gen is not None:
         with suppress(psycopg.Error):
             cls.wait(conn, gen, timeout=timeout)
+
+
+def abandon(conn: psycopg.Connection[Any], lease: Lease) -> None:
+    """Close a connection; the server is told to cancel the statement that still runs there, if one does.
+
+    It would end a statement only at its next look at the connection, such as for a row to send: a sleep, a wait for a
+    lock or a bulk write goes on until its own end.
+    """
+    try:
+        stop_statement(conn, lease)
+    finally:
+        shut(conn)
+
+
+def stop_statement(conn: psycopg.Connection[Any], lease: Lease) -> None:
+    """Tell the server to cancel what runs on a connection, unless that was tried; the connection is of no use then."""
+    if lease.doomed or conn.pgconn.transaction_status != ACTIVE:
+        return
+    if not psycopg.capabilities.has_cancel_safe():
+        return  # libpq before 17 would wait for a frozen host without end
+    conn, timeout = bare(conn), lease.patience()
+    try:
+        type(conn).cancel_safe(conn, timeout=timeout)
+    except (psycopg.Error, TimeoutError) as exc:
+        logger.debug("the server did not take a cancel request: %s", one_line(str(exc)))
 
 
 def _forget_plans(cls: type[psycopg.Connection[Any]], conn: Any) -> None:

@@ -13,7 +13,7 @@ import psycopg
 from pgroute._sync.checkout import NOTHING_SENT, REFUSED, note_commit
 from pgroute._sync.commit import BY_ROUTER
 from pgroute._sync.ending import end, roll_back
-from pgroute._sync.pool.lease import shut
+from pgroute._sync.pool.interrupt import abandon
 from pgroute._sync.transaction.under_way import UnderWay
 from pgroute._psycopg.state import leave_block
 from pgroute.core.faults.classify import Fault, FaultKind, one_line, session_fault
@@ -99,7 +99,7 @@ class Transaction(UnderWay[CT]):
             if not isinstance(exc, psycopg.Error):
                 self.ended = True
                 checkout.note_failure(exc)
-                shut(checkout.conn)
+                abandon(checkout.conn, checkout.lease)
                 return _LET_OUT
             fault = session_fault(exc, closed=checkout.conn.closed, read_write=read_write)
             roll_back(checkout, exc, BY_ROUTER, read_write=read_write)
@@ -145,11 +145,11 @@ class Transaction(UnderWay[CT]):
         conn, final, read_write = checkout.conn, self.final, self._request.read_write
         try:
             if checkout.lease.was_idle:
-                shut(conn)
+                abandon(conn, checkout.lease)
                 raise psycopg.ProgrammingError(_SPLIT)
             if conn.pgconn.pipeline_status:
                 # COMMIT would only be queued here, and nobody would see its failure.
-                shut(conn)
+                abandon(conn, checkout.lease)
                 raise psycopg.ProgrammingError("the body left its pipeline open: nothing was committed")
             result = end(
                 checkout,
@@ -210,7 +210,7 @@ class Transaction(UnderWay[CT]):
             if isinstance(exc, RouteError):
                 exc.rerun_safe = False
             checkout.note_failure(exc)
-            shut(conn)
+            abandon(conn, checkout.lease)
             return _LET_OUT
         wanted = isinstance(exc, psycopg.Rollback) and exc.transaction is None
         roll_back(checkout, exc, self._begun, read_write=read_write, wanted=wanted)
