@@ -188,8 +188,12 @@ def test_expired_connections_are_replaced_idle_ones_at_once(shared: LocalCluster
         eventually(replaced)
         held[0].execute("SELECT 1")
         router.putconn(held[0])
-        eventually(lambda: len(backends(shared.primary, "expires") - before) == 4)
-        assert not backends(shared.primary, "expires") & before
+
+        def all_replaced() -> bool:
+            now = backends(shared.primary, "expires")
+            return len(now) == 4 and not now & before
+
+        eventually(all_replaced)
 
 
 def test_one_role_expires_alone(shared: LocalCluster) -> None:
