@@ -1,4 +1,4 @@
-"""Certificates for tests, signed by authorities of their own."""
+"""Certificates for tests, signed by authorities of their own; as RFC 5280 asks, which Python 3.13 insists on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 DAY = dt.timedelta(days=1)
+
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 class Issued:
@@ -46,6 +58,9 @@ class Authority:
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = _begin(self._name, self._name, self._key, -DAY, 2 * DAY)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        builder = builder.add_extension(_SIGNS_CERTIFICATES, critical=True)
+        own = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
+        builder = builder.add_extension(own, critical=False)
         self.root = folder / f"{name}.crt"
         certificate = builder.sign(self._key, hashes.SHA256())
         self.root.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
@@ -61,6 +76,8 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = _begin(subject, self._name, key, -3 * DAY, -DAY if expired else 2 * DAY)
+        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = builder.add_extension(authority, critical=False)
         if hosts:
             builder = builder.add_extension(
                 x509.SubjectAlternativeName(map(_general_name, hosts)), critical=False
