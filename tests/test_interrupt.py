@@ -140,8 +140,14 @@ class AtLine:
         lines: whether a statement is at the server, for each line.
     """
 
-    def __init__(self, conn: psycopg.Connection, file: str, number: int | None = None) -> None:
-        self._pgconn, self._file, self._number = conn.pgconn, file, number
+    def __init__(
+        self,
+        conn: psycopg.Connection,
+        file: str,
+        number: int | None = None,
+        begun: Callable[[], Any] = lambda: True,
+    ) -> None:
+        self._pgconn, self._file, self._number, self._begun = conn.pgconn, file, number, begun
         self.lines: list[bool] = []
 
     def __enter__(self) -> Self:
@@ -159,6 +165,8 @@ class AtLine:
         if event == "line" and frame.f_lasti not in without_signals(frame.f_code):
             self.lines.append(self._pgconn.transaction_status == TransactionStatus.ACTIVE)
             if len(self.lines) == self._number:
+                # A server that has not begun a statement ignores a cancel request (PostgreSQL docs, Canceling Requests in Progress).
+                eventually(self._begun)
                 raise SoftTimeLimitExceeded
         return self._line
 
@@ -189,7 +197,11 @@ def test_an_exception_at_each_line_of_psycopgs_leaves_no_statement_at_the_server
         shared.primary.execute(f"ALTER TABLE {table} ADD CHECK (pg_sleep(60)::text IS NULL)")
         # Once it has its results, no statement is under way.
         for number in [number for number, sent in enumerate(seen.lines, 1) if sent]:
-            with pytest.raises(SoftTimeLimitExceeded), router.writer(5.0) as conn, AtLine(conn, file, number):
+            with (
+                pytest.raises(SoftTimeLimitExceeded),
+                router.writer(5.0) as conn,
+                AtLine(conn, file, number, lambda: shared.primary.execute(running)),
+            ):
                 work(conn, table)
             eventually(lambda: not shared.primary.execute(running))
 
