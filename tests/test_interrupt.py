@@ -165,7 +165,7 @@ class AtLine:
         if event == "line" and frame.f_lasti not in without_signals(frame.f_code):
             self.lines.append(self._pgconn.transaction_status == TransactionStatus.ACTIVE)
             if len(self.lines) == self._number:
-                # A server that has not begun a statement ignores a cancel request (PostgreSQL docs, Canceling Requests in Progress).
+                # A server ignores a cancel request for a statement that it has not begun.
                 eventually(self._begun)
                 raise SoftTimeLimitExceeded
         return self._line
