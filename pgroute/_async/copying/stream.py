@@ -111,10 +111,12 @@ class AsyncCopyStream(AsyncFace, Generic[T]):
             await self._alone.failed(checkout, reading, exc)
             raise
         except BaseException as exc:
+            checkout.note_failure(exc)
             if reading.outcome() is not NOTHING:
                 exc.add_note("interrupted during COMMIT: it may have been committed")
-            checkout.note_failure(exc)
-            await abandon(checkout.conn, checkout.lease)
+                await shut(checkout.conn)  # a COMMIT is not cancelled
+            else:
+                await abandon(checkout.conn, checkout.lease)
             raise
 
     def __aiter__(self) -> Self:

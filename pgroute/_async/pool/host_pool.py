@@ -268,9 +268,8 @@ class AsyncHostPool(Generic[CT]):
         try:
             self._note_ended(lease)
             if has_unfinished(conn) or conn.pgconn.pipeline_status:
-                await abandon(
-                    conn, lease
-                )  # the next caller would be in a transaction or pipeline of this one's
+                # The next caller would be in a transaction or pipeline of this one's.
+                await abandon(conn, lease)
             elif conn.pgconn.transaction_status == _IDLE and (
                 self._options.reset is not None or settings_of(conn) != lease.baseline
             ):

@@ -112,10 +112,12 @@ class CopyStream(Face, Generic[T]):
             self._alone.failed(checkout, reading, exc)
             raise
         except BaseException as exc:
+            checkout.note_failure(exc)
             if reading.outcome() is not NOTHING:
                 exc.add_note("interrupted during COMMIT: it may have been committed")
-            checkout.note_failure(exc)
-            abandon(checkout.conn, checkout.lease)
+                shut(checkout.conn)  # a COMMIT is not cancelled
+            else:
+                abandon(checkout.conn, checkout.lease)
             raise
 
     def __iter__(self) -> Self:

@@ -89,7 +89,7 @@ class Lease:
     Attributes:
         pool: as given.
         abort: shuts the socket down, from any thread; returns whether it was still open.
-        doomed: the server announced the end of this connection, or its session was lost.
+        doomed: the server announced the end of this connection, its session was lost, or it was cut off.
         baseline: psycopg attributes that every session finds.
         begin: BEGIN for these, and b"" if the session may have found others.
         read_only: what the server should report of default_transaction_read_only.
