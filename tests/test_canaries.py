@@ -40,7 +40,8 @@ from pgroute._psycopg.state import (
     leave_block,
     settings_of,
 )
-from pgroute._psycopg.statements import begin_steps, brief_steps, query_steps, rest_steps
+from pgroute._psycopg.statements import begin_steps, brief_steps, heard_steps, query_steps, rest_steps
+from pgroute.monitor.late_cancel import deliver
 from pgroute.testing import LocalCluster
 from tests.support import async_eventually
 
@@ -396,6 +397,18 @@ def test_a_wait_is_resumed_to_see_whether_it_takes_too_long(conn: psycopg.Connec
 
 
 @cluster_needed
+def test_what_the_server_sends_is_noticed_unread(conn: psycopg.Connection[Any]) -> None:
+    conn.pgconn.send_query(b"SELECT pg_sleep(0.3)")
+    told = "Connection.wait has no timeout for a generator that waits for the socket"
+    with pytest.raises(psycopg.Error):
+        conn.wait(heard_steps(), timeout=0.01)
+        pytest.fail(changed("heard_steps", told))
+    conn.wait(heard_steps(), timeout=30.0)
+    assert conn.pgconn.is_busy(), changed("heard_steps", "what has arrived is read by somebody else")
+    conn.wait(rest_steps(conn.pgconn))
+
+
+@cluster_needed
 def test_rows_of_a_copy_are_made_and_read_without_it(conn: psycopg.Connection[Any]) -> None:
     told = (
         f"psycopg {psycopg.__version__}: Copy.formatter does not make and read rows any more. "
@@ -457,6 +470,19 @@ async def test_statements_and_their_cancels_go_through_replaced_methods(shared: 
         await task
     assert called[-1] == "cancel_safe", told
     await conn.close()
+
+
+@cluster_needed
+async def test_a_cancel_request_outlives_its_connection(shared: LocalCluster) -> None:
+    conn = await psycopg.AsyncConnection.connect(shared.primary.conninfo)
+    asleep = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND pid = "
+    running = f"{asleep}{conn.info.backend_pid}"
+    conn.pgconn.send_query(b"SELECT pg_sleep(60)")
+    await async_eventually(lambda: shared.primary.execute(running))
+    request = conn.pgconn.cancel_conn()
+    await conn.close()
+    await deliver(request, 0.0)
+    await async_eventually(lambda: not shared.primary.execute(running))
 
 
 @cluster_needed

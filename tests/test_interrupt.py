@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from inspect import CO_GENERATOR
 from types import FrameType, ModuleType
 from typing import Any, Self
@@ -25,6 +28,7 @@ from tests.test_interrupts_at_each_line import without_signals
 pytestmark = pytest.mark.cluster
 
 ONE = PoolOptions(max_size=1)
+RUNNING = "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%/* of the' || ' job */'"
 
 
 @pytest.fixture(autouse=True)
@@ -136,8 +140,14 @@ def test_an_exception_of_a_signal_handler_leaves_no_statement_at_the_server(
 class AtLine:
     """Raises an exception as psycopg begins the so-many-th line of one of its files in the block.
 
+    Args:
+        conn: the connection of the block.
+        file: psycopg's.
+        number: of the line, from 1; None: the exception is not raised.
+        first: called before it is.
+
     Attributes:
-        lines: whether a statement is at the server, for each line.
+        lines: whether a statement is under way, for each line.
     """
 
     def __init__(
@@ -145,9 +155,9 @@ class AtLine:
         conn: psycopg.Connection,
         file: str,
         number: int | None = None,
-        begun: Callable[[], Any] = lambda: True,
+        first: Callable[[], object] = lambda: None,
     ) -> None:
-        self._pgconn, self._file, self._number, self._begun = conn.pgconn, file, number, begun
+        self._pgconn, self._file, self._number, self._first = conn.pgconn, file, number, first
         self.lines: list[bool] = []
 
     def __enter__(self) -> Self:
@@ -165,8 +175,7 @@ class AtLine:
         if event == "line" and frame.f_lasti not in without_signals(frame.f_code):
             self.lines.append(self._pgconn.transaction_status == TransactionStatus.ACTIVE)
             if len(self.lines) == self._number:
-                # A server ignores a cancel request for a statement that it has not begun.
-                eventually(self._begun)
+                self._first()
                 raise SoftTimeLimitExceeded
         return self._line
 
@@ -187,7 +196,6 @@ def test_an_exception_at_each_line_of_psycopgs_leaves_no_statement_at_the_server
 ) -> None:
     file = module.__file__
     assert file is not None
-    running = "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%/* of the' || ' job */'"
     with Router(shared.dsn, writer=ONE) as router:
         with router.writer() as conn:
             with AtLine(conn, file) as seen:
@@ -200,10 +208,106 @@ def test_an_exception_at_each_line_of_psycopgs_leaves_no_statement_at_the_server
             with (
                 pytest.raises(SoftTimeLimitExceeded),
                 router.writer(5.0) as conn,
-                AtLine(conn, file, number, lambda: shared.primary.execute(running)),
+                AtLine(conn, file, number),
             ):
+                pid = conn.info.backend_pid
                 work(conn, table)
-            eventually(lambda: not shared.primary.execute(running))
+            eventually(partial(at_rest, shared, pid))
+
+
+def at_rest(cluster: LocalCluster, pid: int) -> bool:
+    """Return whether a session is outside of a transaction, or gone: what the server has not begun follows a BEGIN."""
+    busy = f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid} AND state <> 'idle'"
+    return not cluster.primary.execute(busy)
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[Callable[[], None]]:
+    """Stop a process of a server's; give what lets it go on in a while, or at once at the end of the block."""
+    timer = threading.Timer(0.3, os.kill, [pid, signal.SIGCONT])
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield timer.start
+    finally:
+        timer.cancel()
+        with suppress(ProcessLookupError):  # its connection was closed
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGALRM, SoftTimeLimitExceeded)]
+)
+@pytest.mark.usefixtures("time_limited", "patient")
+def test_an_interrupted_statement_that_the_server_begins_late_is_cancelled(
+    shared: LocalCluster, number: signal.Signals, error: type[BaseException]
+) -> None:
+    with Router(shared.dsn, writer=ONE) as router:
+        with pytest.raises(error), router.writer() as conn:
+            conn.execute("SELECT 1")
+            pid = conn.info.backend_pid
+            with stopped(pid) as goes_on:
+
+                def sent() -> bool:
+                    if conn.pgconn.transaction_status != TransactionStatus.ACTIVE:
+                        return False
+                    goes_on()
+                    return True
+
+                with signalled_when(sent, number):
+                    conn.execute("SELECT pg_sleep(60) /* of the job */")
+        with router.writer(5.0) as conn:
+            assert conn.info.backend_pid == pid
+        assert not shared.primary.execute(RUNNING)
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_statement_of_an_ended_session_that_the_server_begins_late_is_cancelled(
+    shared: LocalCluster,
+) -> None:
+    file = _cursor_base.__file__
+    with Router(shared.dsn, writer=ONE) as router:
+        with router.writer() as conn:
+            conn.execute("SELECT 1")
+            with AtLine(conn, file) as seen:
+                conn.execute("SELECT 1 /* of the job */")
+        with ExitStack() as stack, pytest.raises(SoftTimeLimitExceeded), router.writer() as conn:
+            conn.execute("SELECT 1")
+            pid = conn.info.backend_pid
+            goes_on = stack.enter_context(stopped(pid))  # beyond the session
+            with AtLine(conn, file, seen.lines.index(True) + 1, goes_on):
+                conn.execute("SELECT pg_sleep(60) /* of the job */")
+        eventually(partial(at_rest, shared, pid))
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_pipeline_that_is_left_open_is_not_waited_for(shared: LocalCluster) -> None:
+    with Router(shared.dsn, writer=ONE) as router:
+        conn = router.getconn("writer")
+        conn.execute("SELECT 1")
+        conn.pgconn.enter_pipeline_mode()
+        conn.pgconn.send_query_params(b"SELECT 1", None)
+        assert conn.pgconn.transaction_status == TransactionStatus.ACTIVE
+        begun_at = time.monotonic()
+        router.putconn(conn)
+        assert time.monotonic() - begun_at < within(10.0)
+        with router.writer(5.0) as conn:
+            conn.execute("SELECT 1")
+
+
+def test_the_cancel_request_of_an_interrupted_thread_leaves_the_statement_to_the_thread_that_runs_it(
+    shared: LocalCluster,
+) -> None:
+    with Router(shared.dsn, writer=ONE) as router, router.writer() as conn, ThreadPoolExecutor(1) as threads:
+        work = threads.submit(conn.execute, "SELECT pg_sleep(60) /* of the job */")
+        eventually(lambda: shared.primary.execute(RUNNING))
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            conn.cancel_safe(timeout=30.0)
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            work.result(30.0)
+        assert not conn.closed
+        conn.rollback()
 
 
 @pytest.mark.usefixtures("time_limited", "patient")
@@ -224,14 +328,18 @@ def test_an_exception_amid_a_pipeline_leaves_no_statement_at_the_server(shared: 
     eventually(lambda: not shared.primary.execute(running))
 
 
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
 def test_a_statement_interrupted_on_a_frozen_host_is_not_waited_for(
-    pgroute_cluster_factory: Callable[..., LocalCluster],
+    pgroute_cluster_factory: Callable[..., LocalCluster], number: signal.Signals, error: type[BaseException]
 ) -> None:
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     primary = pgroute_cluster_factory(standbys=0).primary
     with Router(primary.conninfo, writer=ONE) as router:
         router.wait()
         asked = threading.Event()
-        with interrupted_when(asked.is_set), router.writer() as conn:
+        with signalled_when(asked.is_set, number), pytest.raises(error), router.writer() as conn:
             primary.freeze()
             begun_at = time.monotonic()
             asked.set()
@@ -240,6 +348,7 @@ def test_a_statement_interrupted_on_a_frozen_host_is_not_waited_for(
         assert conn.closed
         primary.thaw()
         router.wait()
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_who_is_interrupted_in_the_queue_takes_nothing_along(shared: LocalCluster) -> None:

@@ -12,7 +12,7 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool.abc import ACT as CT  # async-only
 
 from pgroute._async.ending import roll_back
-from pgroute._async.pool.interrupt import abandon
+from pgroute._async.pool.cancelling import abandon
 from pgroute._async.transaction.attempt import acquire
 from pgroute._async.transaction.loop import begin_attempts, pause
 from pgroute.core.faults.classify import Fault, FaultKind, plan_outdated, session_fault

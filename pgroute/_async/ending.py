@@ -13,7 +13,7 @@ from psycopg.pq import TransactionStatus
 from pgroute._acompat import async_shielded
 from pgroute._async.checkout import COMMIT_SENT, COMMITTED, REFUSED
 from pgroute._async.commit import BY_PSYCOPG, BY_ROUTER
-from pgroute._async.pool.interrupt import abandon, stop_statement
+from pgroute._async.pool.cancelling import abandon, stop_statement
 from pgroute._async.pool.lease import READ_ONLY_DEFAULT, alive, shut
 from pgroute._psycopg.state import has_two_phase
 from pgroute.core.faults.classify import one_line
@@ -160,8 +160,10 @@ async def undo(checkout: AsyncCheckout[Any]) -> None:
     if conn.pgconn.transaction_status:
         if conn.pgconn.transaction_status == ACTIVE:
             # Another task waits for the statement and holds the lock until then, or nobody does any more.
-            await stop_statement(conn, checkout.lease)
-            checkout.lease.abort()
+            try:
+                await stop_statement(conn, checkout.lease)
+            finally:
+                checkout.lease.abort()
         await roll_back_quietly(checkout)
     if note is not None:
         await note.ask(conn, _ROLLBACK_TIMEOUT)

@@ -17,10 +17,11 @@ Private names, as they are in psycopg 3.3.9, the oldest version that pgroute acc
   `begin_steps`.
 - ``BasePipeline._conn``, and the wording and arguments of psycopg's warnings: `worth_telling`.
 
-Public names that the documentation does not list: ``psycopg.generators.execute`` (`query_steps`); ``Connection.lock``,
-``Connection.wait`` and ``psycopg.errors.error_from_result`` (`_async/statements.py`); ``Copy.formatter`` with its
-``write_row``, ``end``, ``parse_row`` and ``transformer`` (`_async/copying/rows.py`). Public methods replaced on one
-connection, because its class is the user's: ``wait`` and ``cancel_safe`` (`_async/pool/interrupt.py`).
+Public names that the documentation does not list: ``psycopg.generators.execute`` (`query_steps`) and ``cancel``, with
+``psycopg.waiting.wait_conn_async`` (`monitor/late_cancel.py`); ``Connection.lock``, ``Connection.wait`` and
+``psycopg.errors.error_from_result`` (`_async/statements.py`); ``Copy.formatter`` with its ``write_row``, ``end``,
+``parse_row`` and ``transformer`` (`_async/copying/rows.py`). Public methods replaced on one connection, because its
+class is the user's: ``wait`` and ``cancel_safe`` (`_async/pool/interrupt.py`).
 
 psycopg_pool contributes exception classes and type variables, all public. ``tests/test_canaries.py`` fails, and says
 what to do, when a new version of psycopg changes one of these names.

@@ -10,6 +10,7 @@ from psycopg import generators
 from psycopg._preparing import Prepare
 from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus
+from psycopg.waiting import WAIT_R
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -26,6 +27,12 @@ def query_steps(pgconn: PGconn, statement: bytes) -> Generator[Any, Any, list[PG
     pgconn.send_query(statement)
     steps: Generator[Any, Any, list[PGresult]] = generators.execute(pgconn)
     return steps
+
+
+def heard_steps() -> Generator[Any, Any, None]:
+    """Return the steps that wait until the server has sent something that is not read yet, for ``conn.wait``."""
+    while not (yield WAIT_R):
+        pass
 
 
 _DONE, _SYNCED = ExecStatus.COMMAND_OK, ExecStatus.PIPELINE_SYNC

@@ -12,7 +12,7 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool.abc import CT
 
 from pgroute._sync.ending import roll_back
-from pgroute._sync.pool.interrupt import abandon
+from pgroute._sync.pool.cancelling import abandon
 from pgroute._sync.transaction.attempt import acquire
 from pgroute._sync.transaction.loop import begin_attempts, pause
 from pgroute.core.faults.classify import Fault, FaultKind, plan_outdated, session_fault

@@ -14,7 +14,7 @@ from psycopg.pq import TransactionStatus
 from pgroute._acompat import shielded
 from pgroute._sync.checkout import COMMIT_SENT, COMMITTED, REFUSED
 from pgroute._sync.commit import BY_PSYCOPG, BY_ROUTER
-from pgroute._sync.pool.interrupt import abandon, stop_statement
+from pgroute._sync.pool.cancelling import abandon, stop_statement
 from pgroute._sync.pool.lease import READ_ONLY_DEFAULT, alive, shut
 from pgroute._psycopg.state import has_two_phase
 from pgroute.core.faults.classify import one_line
@@ -161,8 +161,10 @@ def undo(checkout: Checkout[Any]) -> None:
     if conn.pgconn.transaction_status:
         if conn.pgconn.transaction_status == ACTIVE:
             # Another task waits for the statement and holds the lock until then, or nobody does any more.
-            stop_statement(conn, checkout.lease)
-            checkout.lease.abort()
+            try:
+                stop_statement(conn, checkout.lease)
+            finally:
+                checkout.lease.abort()
         roll_back_quietly(checkout)
     if note is not None:
         note.ask(conn, _ROLLBACK_TIMEOUT)

@@ -26,12 +26,16 @@ from pgroute.core.topology.observations import (
     Readmit,
 )
 from pgroute.core.topology.transition import apply, initial_topology
+from pgroute.monitor.late_cancel import deliver
 from pgroute.monitor.membership import HostSource, Membership
 from pgroute.monitor.stalls import stall_aware_wait
 from pgroute.monitor.thread import Monitor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+    from psycopg.pq.abc import PGcancelConn
 
     from pgroute.core.config.discovery import Discovery
     from pgroute.core.config.dns_names import Mode
@@ -113,7 +117,7 @@ class ClusterWatch:
         # `_membership` belongs to the loop, from begin() to end().
         self._monitor: Monitor | None = None
         self._membership: Membership | None = None
-        self._deadlines: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._kicked_at: dict[HostKey, float] = {}
         self._heard_at: dict[HostKey, float] = {}
         self._freshness = FreshnessNeed(max_lag)
@@ -200,6 +204,16 @@ class ClusterWatch:
         if self._monitor is not None:
             self._monitor.call(self.observe, Readmit(hosts))
 
+    def cancel_late(self, request: PGcancelConn, after: float) -> None:
+        """Have a cancel request sent until its server takes it, as long as the router is open; from any thread.
+
+        Args:
+            request: not started.
+            after: seconds to wait before.
+        """
+        if self._monitor is not None:
+            self._monitor.call(self._cancel_late, request, after)
+
     # In the monitor's loop.
 
     def begin(self, monitor: Monitor) -> None:
@@ -211,7 +225,7 @@ class ClusterWatch:
     async def end(self) -> None:
         """Leave the watchers; observations that arrive afterwards count no more."""
         membership, self._membership = self._membership, None
-        for task in tuple(self._deadlines):
+        for task in tuple(self._tasks):
             task.cancel()
         if membership is not None:
             await membership.end()
@@ -264,17 +278,17 @@ class ClusterWatch:
         if new.highest_timeline_since != old.highest_timeline_since:
             for host in new.hosts:
                 if host.state is HostState.STALE and host.key in new.urgent:
-                    self._set_deadline(host, new.highest_timeline_since)
+                    self._spawn(self._expect_answer(host, new.highest_timeline_since))
         turned = (new.primary_lost_at is None) != (old.primary_lost_at is None)
         if new.urgent or turned:
             membership.nudge_hosts()
         if turned:
             membership.nudge_names()
 
-    def _set_deadline(self, host: HostInfo, since: float) -> None:
-        task = asyncio.get_running_loop().create_task(self._expect_answer(host, since))
-        self._deadlines.add(task)
-        task.add_done_callback(self._deadlines.discard)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _expect_answer(self, host: HostInfo, since: float) -> None:
         """Treat a silent old primary as dead without waiting for the probe timeout: sessions may be stuck there.
@@ -322,6 +336,10 @@ class ClusterWatch:
         watcher = self._watcher(key)
         if watcher is not None:
             watcher.kick(fresh=fresh)
+
+    def _cancel_late(self, request: PGcancelConn, after: float) -> None:
+        if self._membership is not None:
+            self._spawn(deliver(request, after))
 
     def _report(self, failure: Failure) -> None:
         watcher = self._watcher(failure.host)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -30,8 +31,9 @@ def flush_errors() -> None:
 
 def drop(stream: TextIO) -> None:
     """Have the interpreter's own flush at its exit not fail again."""
-    with contextlib.suppress(OSError, AttributeError):  # closed, no file, or None
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    # Closed, no file, or None.
+    with contextlib.suppress(OSError, AttributeError), Path(os.devnull).open("wb") as nothing:
+        os.dup2(nothing.fileno(), stream.fileno())
 
 
 def on_terminal(console: Console) -> bool:

@@ -13,7 +13,7 @@ from pgroute._async.alone import NOTHING, UNKNOWN, AsyncAlone, check_end
 from pgroute._async.copying.rows import row_reader
 from pgroute._async.copying.wire import AsyncWire
 from pgroute._async.ending import roll_back
-from pgroute._async.pool.interrupt import abandon
+from pgroute._async.pool.cancelling import abandon
 from pgroute._async.pool.lease import shut
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import psycopg
 from psycopg.pq import ExecStatus, TransactionStatus
 
 from pgroute._acompat import AsyncWatchdog
-from pgroute._async.pool.interrupt import abandon
+from pgroute._async.pool.cancelling import abandon
 from pgroute._async.pool.lease import alive, lease_of, shut
 from pgroute._async.statements import error_of
 from pgroute._psycopg.copying import end_steps, flush_steps, receive_steps

@@ -9,7 +9,7 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from pgroute._acompat import AsyncWaiter
-from pgroute._async.pool.interrupt import abandon
+from pgroute._async.pool.cancelling import abandon
 from pgroute._async.pool.lease import contradicts
 from pgroute.core.faults.classify import one_line
 from pgroute.core.routing.lending import PoolFull

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from psycopg.pq import TransactionStatus
 
+from pgroute._async.pool.cancelling import abandon
 from pgroute._async.pool.cleaning import AsyncCleaning
 from pgroute._async.pool.connector import AsyncConnector
 from pgroute._async.pool.exchange import AsyncExchange
-from pgroute._async.pool.interrupt import abandon
 from pgroute._async.pool.lease import AsyncLease, alive, lease_of, shut
 from pgroute._async.pool.setup import SETUP_ATTEMPTS, set_up
 from pgroute._async.pool.worker import AsyncPoolWorker

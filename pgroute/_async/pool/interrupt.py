@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio  # async-only
 import logging
 import sys
+
+# sync-only: import threading
+import time
 import weakref
 from contextlib import suppress
 from functools import partial
@@ -14,7 +17,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import AsyncWatchdog, async_shielded
-from pgroute._async.pool.lease import shut
+from pgroute._async.pool.cancelling import cancel_until
 from pgroute._psycopg.pooled import bare, cancelling
 from pgroute._psycopg.prepared import remove_steps
 from pgroute.core.faults.classify import one_line, plan_outdated
@@ -31,8 +34,8 @@ logger = logging.getLogger("pgroute")
 IDLE = TransactionStatus.IDLE
 ACTIVE = TransactionStatus.ACTIVE
 
-_INTERRUPTS = (KeyboardInterrupt, asyncio.CancelledError)  # async-only
-# sync-only: _INTERRUPTS = (KeyboardInterrupt,)
+_INTERRUPTS = (KeyboardInterrupt, SystemExit, asyncio.CancelledError)  # async-only
+# sync-only: _INTERRUPTS = (KeyboardInterrupt, SystemExit)
 
 
 def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callable[[], object]) -> None:
@@ -50,14 +53,13 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
         suspect: called when the server did not answer in time.
     """
     conn = bare(conn)
-    cls, pgconn = type(conn), conn.pgconn
-    this = weakref.ref(conn)
+    cls, pgconn, this = type(conn), conn.pgconn, weakref.ref(conn)
     watchdog: AsyncWatchdog | None = None
-    awaited: Any = None
+    awaited: tuple[Any, object] = (None, None)
 
     async def wait(gen: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal watchdog, awaited
-        awaited = gen
+        awaited = gen, _this_waiter()
         try:
             return await cls.wait(this(), gen, *args, **kwargs)  # type: ignore[arg-type]  # its caller holds it
         except psycopg.errors.FeatureNotSupported as exc:
@@ -70,7 +72,7 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
                 await cancel(lease.patience())
             raise
         finally:
-            awaited = None
+            awaited = None, None
             if watchdog is not None:
                 started, watchdog = watchdog, None
                 cancelling.set(False)
@@ -82,7 +84,8 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
         conn = this()
         assert conn is not None
         # Only where wait() handles an interrupt: a direct call of cancel_safe() does what psycopg documents.
-        if not isinstance(sys.exception(), _INTERRUPTS) or pgconn.transaction_status != ACTIVE:
+        within = awaited[1] == _this_waiter() and isinstance(sys.exception(), _INTERRUPTS)
+        if not within or pgconn.transaction_status != ACTIVE:
             await cls.cancel_safe(conn, timeout=timeout)
             return
         with suppress(*_INTERRUPTS):  # the first one is raised in any case
@@ -93,11 +96,11 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
         if watchdog is not None:  # interrupted again while it is being cancelled
             abort()
             return
-        gen, awaited = awaited, None
+        gen, awaited = awaited[0], (None, awaited[1])
         cancelling.set(True)
         watchdog = AsyncWatchdog(timeout, abort)
         await watchdog.__aenter__()
-        await async_shielded(partial(_end_statement, cls, this(), gen, timeout, abort))
+        await async_shielded(partial(_end_statement, this(), lease, gen, timeout, abort))
 
     def abort() -> None:
         lease.doomed = True
@@ -106,6 +109,12 @@ def guard(conn: psycopg.AsyncConnection[Any], lease: AsyncLease, suspect: Callab
 
     conn.wait = wait  # type: ignore[method-assign]
     conn.cancel_safe = cancel_safe  # type: ignore[method-assign]
+
+
+def _this_waiter() -> object:
+    """Return what stands for the task or thread that runs."""
+    # sync-only: return threading.get_ident()
+    return asyncio.current_task()  # async-only
 
 
 def _left_running(pgconn: PGconn, exc: BaseException, gen: Any) -> bool:
@@ -121,56 +130,31 @@ def _left_running(pgconn: PGconn, exc: BaseException, gen: Any) -> bool:
 
 
 async def _end_statement(
-    cls: type[psycopg.AsyncConnection[Any]],
     conn: Any,
+    lease: AsyncLease,
     gen: Any,
     timeout: float,
     abort: Callable[[], object],
 ) -> None:
     """Have the statement under way cancelled, and receive what is left of it: psycopg then has nothing to await."""
+
+    async def ended(seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        if gen is not None:
+            with suppress(psycopg.Error):
+                await type(conn).wait(conn, gen, timeout=seconds)
+                return True
+        # An error before that time is not the timeout's.
+        return gen is None or time.monotonic() < until
+
     try:
-        # sync-only: cls.cancel_safe(conn, timeout=timeout)
-        # libpq before 17 knows no timeout.
-        async with asyncio.timeout(timeout):  # async-only
-            await cls.cancel_safe(conn, timeout=timeout)  # async-only
+        await cancel_until(conn, lease, timeout, ended)
     except (psycopg.Error, TimeoutError) as exc:
-        late = isinstance(exc, TimeoutError)
-        why = f"no answer in {timeout:.2f} s" if late else one_line(str(exc))
-        logger.debug("the server did not take a cancel request, closing the connection: %s", why)
+        logger.debug("closing a connection whose statement could not be cancelled: %s", one_line(str(exc)))
         abort()
     except BaseException:
         abort()
         raise
-    if gen is not None:
-        with suppress(psycopg.Error):
-            await cls.wait(conn, gen, timeout=timeout)
-
-
-async def abandon(conn: psycopg.AsyncConnection[Any], lease: AsyncLease) -> None:
-    """Close a connection; the server is told to cancel the statement that still runs there, if one does.
-
-    It would end a statement only at its next look at the connection, such as for a row to send: a sleep, a wait for a
-    lock or a bulk write goes on until its own end.
-    """
-    try:
-        await stop_statement(conn, lease)
-    finally:
-        await shut(conn)
-
-
-async def stop_statement(conn: psycopg.AsyncConnection[Any], lease: AsyncLease) -> None:
-    """Tell the server to cancel what runs on a connection, unless that was tried; the connection is of no use then."""
-    if lease.doomed or conn.pgconn.transaction_status != ACTIVE:
-        return
-    if not psycopg.capabilities.has_cancel_safe():
-        return  # libpq before 17 would wait for a frozen host without end
-    conn, timeout = bare(conn), lease.patience()
-    try:
-        # sync-only: type(conn).cancel_safe(conn, timeout=timeout)
-        async with asyncio.timeout(timeout):  # async-only
-            await type(conn).cancel_safe(conn, timeout=timeout)  # async-only
-    except (psycopg.Error, TimeoutError) as exc:
-        logger.debug("the server did not take a cancel request: %s", one_line(str(exc)))
 
 
 async def _forget_plans(cls: type[psycopg.AsyncConnection[Any]], conn: Any) -> None:

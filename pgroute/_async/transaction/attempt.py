@@ -12,7 +12,7 @@ import psycopg
 from pgroute._async.checkout import NOTHING_SENT, REFUSED, note_commit
 from pgroute._async.commit import BY_ROUTER
 from pgroute._async.ending import end, roll_back
-from pgroute._async.pool.interrupt import abandon
+from pgroute._async.pool.cancelling import abandon
 from pgroute._async.transaction.under_way import AsyncUnderWay
 from pgroute._psycopg.state import leave_block
 from pgroute.core.faults.classify import Fault, FaultKind, one_line, session_fault

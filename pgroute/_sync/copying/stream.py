@@ -14,7 +14,7 @@ from pgroute._sync.alone import NOTHING, UNKNOWN, Alone, check_end
 from pgroute._sync.copying.rows import row_reader
 from pgroute._sync.copying.wire import Wire
 from pgroute._sync.ending import roll_back
-from pgroute._sync.pool.interrupt import abandon
+from pgroute._sync.pool.cancelling import abandon
 from pgroute._sync.pool.lease import shut
 
 if TYPE_CHECKING:

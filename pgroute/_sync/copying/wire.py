@@ -15,7 +15,7 @@ import psycopg
 from psycopg.pq import ExecStatus, TransactionStatus
 
 from pgroute._acompat import Watchdog
-from pgroute._sync.pool.interrupt import abandon
+from pgroute._sync.pool.cancelling import abandon
 from pgroute._sync.pool.lease import alive, lease_of, shut
 from pgroute._sync.statements import error_of
 from pgroute._psycopg.copying import end_steps, flush_steps, receive_steps

@@ -10,7 +10,7 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from pgroute._acompat import Waiter
-from pgroute._sync.pool.interrupt import abandon
+from pgroute._sync.pool.cancelling import abandon
 from pgroute._sync.pool.lease import contradicts
 from pgroute.core.faults.classify import one_line
 from pgroute.core.routing.lending import PoolFull

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from psycopg.pq import TransactionStatus
 
+from pgroute._sync.pool.cancelling import abandon
 from pgroute._sync.pool.cleaning import Cleaning
 from pgroute._sync.pool.connector import Connector
 from pgroute._sync.pool.exchange import Exchange
-from pgroute._sync.pool.interrupt import abandon
 from pgroute._sync.pool.lease import Lease, alive, lease_of, shut
 from pgroute._sync.pool.setup import SETUP_ATTEMPTS, set_up
 from pgroute._sync.pool.worker import PoolWorker

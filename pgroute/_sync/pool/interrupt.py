@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import logging
 import sys
+
+import threading
+import time
 import weakref
 from contextlib import suppress
 from functools import partial
@@ -14,7 +17,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgroute._acompat import Watchdog, shielded
-from pgroute._sync.pool.lease import shut
+from pgroute._sync.pool.cancelling import cancel_until
 from pgroute._psycopg.pooled import bare, cancelling
 from pgroute._psycopg.prepared import remove_steps
 from pgroute.core.faults.classify import one_line, plan_outdated
@@ -31,7 +34,7 @@ logger = logging.getLogger("pgroute")
 IDLE = TransactionStatus.IDLE
 ACTIVE = TransactionStatus.ACTIVE
 
-_INTERRUPTS = (KeyboardInterrupt,)
+_INTERRUPTS = (KeyboardInterrupt, SystemExit)
 
 
 def guard(conn: psycopg.Connection[Any], lease: Lease, suspect: Callable[[], object]) -> None:
@@ -49,14 +52,13 @@ def guard(conn: psycopg.Connection[Any], lease: Lease, suspect: Callable[[], obj
         suspect: called when the server did not answer in time.
     """
     conn = bare(conn)
-    cls, pgconn = type(conn), conn.pgconn
-    this = weakref.ref(conn)
+    cls, pgconn, this = type(conn), conn.pgconn, weakref.ref(conn)
     watchdog: Watchdog | None = None
-    awaited: Any = None
+    awaited: tuple[Any, object] = (None, None)
 
     def wait(gen: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal watchdog, awaited
-        awaited = gen
+        awaited = gen, _this_waiter()
         try:
             return cls.wait(this(), gen, *args, **kwargs)  # type: ignore[arg-type]  # its caller holds it
         except psycopg.errors.FeatureNotSupported as exc:
@@ -69,7 +71,7 @@ def guard(conn: psycopg.Connection[Any], lease: Lease, suspect: Callable[[], obj
                 cancel(lease.patience())
             raise
         finally:
-            awaited = None
+            awaited = None, None
             if watchdog is not None:
                 started, watchdog = watchdog, None
                 cancelling.set(False)
@@ -81,7 +83,8 @@ def guard(conn: psycopg.Connection[Any], lease: Lease, suspect: Callable[[], obj
         conn = this()
         assert conn is not None
         # Only where wait() handles an interrupt: a direct call of cancel_safe() does what psycopg documents.
-        if not isinstance(sys.exception(), _INTERRUPTS) or pgconn.transaction_status != ACTIVE:
+        within = awaited[1] == _this_waiter() and isinstance(sys.exception(), _INTERRUPTS)
+        if not within or pgconn.transaction_status != ACTIVE:
             cls.cancel_safe(conn, timeout=timeout)
             return
         with suppress(*_INTERRUPTS):  # the first one is raised in any case
@@ -92,11 +95,11 @@ def guard(conn: psycopg.Connection[Any], lease: Lease, suspect: Callable[[], obj
         if watchdog is not None:  # interrupted again while it is being cancelled
             abort()
             return
-        gen, awaited = awaited, None
+        gen, awaited = awaited[0], (None, awaited[1])
         cancelling.set(True)
         watchdog = Watchdog(timeout, abort)
         watchdog.__enter__()
-        shielded(partial(_end_statement, cls, this(), gen, timeout, abort))
+        shielded(partial(_end_statement, this(), lease, gen, timeout, abort))
 
     def abort() -> None:
         lease.doomed = True
@@ -105,6 +108,11 @@ def guard(conn: psycopg.Connection[Any], lease: Lease, suspect: Callable[[], obj
 
     conn.wait = wait  # type: ignore[method-assign]
     conn.cancel_safe = cancel_safe  # type: ignore[method-assign]
+
+
+def _this_waiter() -> object:
+    """Return what stands for the task or thread that runs."""
+    return threading.get_ident()
 
 
 def _left_running(pgconn: PGconn, exc: BaseException, gen: Any) -> bool:
@@ -120,52 +128,31 @@ def _left_running(pgconn: PGconn, exc: BaseException, gen: Any) -> bool:
 
 
 def _end_statement(
-    cls: type[psycopg.Connection[Any]],
     conn: Any,
+    lease: Lease,
     gen: Any,
     timeout: float,
     abort: Callable[[], object],
 ) -> None:
     """Have the statement under way cancelled, and receive what is left of it: psycopg then has nothing to await."""
+
+    def ended(seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        if gen is not None:
+            with suppress(psycopg.Error):
+                type(conn).wait(conn, gen, timeout=seconds)
+                return True
+        # An error before that time is not the timeout's.
+        return gen is None or time.monotonic() < until
+
     try:
-        cls.cancel_safe(conn, timeout=timeout)
-        # libpq before 17 knows no timeout.
+        cancel_until(conn, lease, timeout, ended)
     except (psycopg.Error, TimeoutError) as exc:
-        late = isinstance(exc, TimeoutError)
-        why = f"no answer in {timeout:.2f} s" if late else one_line(str(exc))
-        logger.debug("the server did not take a cancel request, closing the connection: %s", why)
+        logger.debug("closing a connection whose statement could not be cancelled: %s", one_line(str(exc)))
         abort()
     except BaseException:
         abort()
         raise
-    if gen is not None:
-        with suppress(psycopg.Error):
-            cls.wait(conn, gen, timeout=timeout)
-
-
-def abandon(conn: psycopg.Connection[Any], lease: Lease) -> None:
-    """Close a connection; the server is told to cancel the statement that still runs there, if one does.
-
-    It would end a statement only at its next look at the connection, such as for a row to send: a sleep, a wait for a
-    lock or a bulk write goes on until its own end.
-    """
-    try:
-        stop_statement(conn, lease)
-    finally:
-        shut(conn)
-
-
-def stop_statement(conn: psycopg.Connection[Any], lease: Lease) -> None:
-    """Tell the server to cancel what runs on a connection, unless that was tried; the connection is of no use then."""
-    if lease.doomed or conn.pgconn.transaction_status != ACTIVE:
-        return
-    if not psycopg.capabilities.has_cancel_safe():
-        return  # libpq before 17 would wait for a frozen host without end
-    conn, timeout = bare(conn), lease.patience()
-    try:
-        type(conn).cancel_safe(conn, timeout=timeout)
-    except (psycopg.Error, TimeoutError) as exc:
-        logger.debug("the server did not take a cancel request: %s", one_line(str(exc)))
 
 
 def _forget_plans(cls: type[psycopg.Connection[Any]], conn: Any) -> None:

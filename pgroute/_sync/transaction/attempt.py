@@ -13,7 +13,7 @@ import psycopg
 from pgroute._sync.checkout import NOTHING_SENT, REFUSED, note_commit
 from pgroute._sync.commit import BY_ROUTER
 from pgroute._sync.ending import end, roll_back
-from pgroute._sync.pool.interrupt import abandon
+from pgroute._sync.pool.cancelling import abandon
 from pgroute._sync.transaction.under_way import UnderWay
 from pgroute._psycopg.state import leave_block
 from pgroute.core.faults.classify import Fault, FaultKind, one_line, session_fault
