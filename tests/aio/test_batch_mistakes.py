@@ -24,7 +24,7 @@ from tests.support import async_call, coroutine_function
 pytestmark = pytest.mark.cluster  # async-only
 # sync-only: pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
-QUICK = RetryPolicy(stop=tenacity.stop_after_delay(0.5))
+ONCE = RetryPolicy(stop=tenacity.stop_after_attempt(1))
 AsyncConnection = psycopg.AsyncConnection[Any]
 
 
@@ -423,8 +423,9 @@ async def test_a_lock_on_the_table_of_the_query_is_not_taken_for_another_copy(gr
     ground.items(3)
     conn = await psycopg.AsyncConnection.connect(f"{ground.cluster.primary.conninfo} dbname={ground.name}")
     async with conn as other, AsyncRouter(ground.dsn, acquire_timeout=2.0) as router:
+        await router.wait()
         await other.execute("LOCK TABLE item")
-        job = AsyncBatchJob(router, "j", Keyset("SELECT id FROM item", key="id"), retry=QUICK)
+        job = AsyncBatchJob(router, "j", Keyset("SELECT id FROM item", key="id"), retry=ONCE)
         with pytest.raises(BatchError, match="a table of the query"):
             await job.run(Failing(-1, ValueError()))
         await other.rollback()

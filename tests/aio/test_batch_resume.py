@@ -261,6 +261,7 @@ async def test_rows_of_done_chunks_that_cannot_be_deleted_on_the_way_end_no_run(
                 other.execute("ROLLBACK")
 
         async with AsyncRouter(ground.dsn) as router:
+            await router.wait()
             report = await AsyncBatchJob(router, "j", range(9), chunk_size=3, retry=BRIEF).run(hold)
     assert report.finished
     assert ground.seen() == [*range(9)]

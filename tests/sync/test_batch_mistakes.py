@@ -24,7 +24,7 @@ from tests.support import call, coroutine_function
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
-QUICK = RetryPolicy(stop=tenacity.stop_after_delay(0.5))
+ONCE = RetryPolicy(stop=tenacity.stop_after_attempt(1))
 Connection = psycopg.Connection[Any]
 
 
@@ -423,8 +423,9 @@ def test_a_lock_on_the_table_of_the_query_is_not_taken_for_another_copy(ground: 
     ground.items(3)
     conn = psycopg.Connection.connect(f"{ground.cluster.primary.conninfo} dbname={ground.name}")
     with conn as other, Router(ground.dsn, acquire_timeout=2.0) as router:
+        router.wait()
         other.execute("LOCK TABLE item")
-        job = BatchJob(router, "j", Keyset("SELECT id FROM item", key="id"), retry=QUICK)
+        job = BatchJob(router, "j", Keyset("SELECT id FROM item", key="id"), retry=ONCE)
         with pytest.raises(BatchError, match="a table of the query"):
             job.run(Failing(-1, ValueError()))
         other.rollback()

@@ -260,6 +260,7 @@ def test_rows_of_done_chunks_that_cannot_be_deleted_on_the_way_end_no_run(
                 other.execute("ROLLBACK")
 
         with Router(ground.dsn) as router:
+            router.wait()
             report = BatchJob(router, "j", range(9), chunk_size=3, retry=BRIEF).run(hold)
     assert report.finished
     assert ground.seen() == [*range(9)]
