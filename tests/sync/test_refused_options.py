@@ -100,7 +100,7 @@ def test_an_unknown_refusal_of_a_login_with_options_is_found_out_by_the_next_one
             with pytest.raises(NoHostAvailable, match=UNKNOWN):
                 router.getconn("reader", timeout=1.0)
             assert gate.refused() == 1, "no second login that could be refused for the same cause"
-            with router.writer(0.5) as conn:
+            with router.writer() as conn:
                 conn.execute("SELECT 1")
             conn = router.getconn("reader", timeout=10.0)
             assert 4.5 < time.monotonic() - begun_at < within(7.0)
