@@ -24,7 +24,7 @@ from psycopg import generators
 from psycopg.errors import error_from_result
 from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import FloatLoader
-from psycopg.waiting import WAIT_W
+from psycopg.waiting import WAIT_W, wait
 
 import pgroute
 from pgroute._psycopg.adapters import layered, swap_adapters
@@ -399,11 +399,11 @@ def test_a_wait_is_resumed_to_see_whether_it_takes_too_long(conn: psycopg.Connec
 @cluster_needed
 def test_what_the_server_sends_is_noticed_unread(conn: psycopg.Connection[Any]) -> None:
     conn.pgconn.send_query(b"SELECT pg_sleep(0.3)")
-    told = "Connection.wait has no timeout for a generator that waits for the socket"
+    told = "waiting.wait has no timeout for a generator that waits for the socket"
     with pytest.raises(psycopg.Error):
-        conn.wait(heard_steps(), timeout=0.01)
+        wait(heard_steps(), conn.pgconn.socket, interval=0.1, timeout=0.01)
         pytest.fail(changed("heard_steps", told))
-    conn.wait(heard_steps(), timeout=30.0)
+    wait(heard_steps(), conn.pgconn.socket, interval=0.1, timeout=30.0)
     assert conn.pgconn.is_busy(), changed("heard_steps", "what has arrived is read by somebody else")
     conn.wait(rest_steps(conn.pgconn))
 

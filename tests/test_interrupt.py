@@ -33,10 +33,12 @@ RUNNING = "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE 
 
 @pytest.fixture(autouse=True)
 def interruptible():
-    """SIGINT raises KeyboardInterrupt, also where the run began in the background, with SIGINT ignored."""
+    """SIGINT raises KeyboardInterrupt, even if it was ignored as the run began; SIGTERM exits."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before_term = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     yield
     signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGTERM, before_term)
 
 
 @contextmanager
@@ -334,7 +336,6 @@ def test_an_exception_amid_a_pipeline_leaves_no_statement_at_the_server(shared: 
 def test_a_statement_interrupted_on_a_frozen_host_is_not_waited_for(
     pgroute_cluster_factory: Callable[..., LocalCluster], number: signal.Signals, error: type[BaseException]
 ) -> None:
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     primary = pgroute_cluster_factory(standbys=0).primary
     with Router(primary.conninfo, writer=ONE) as router:
         router.wait()
@@ -348,7 +349,6 @@ def test_a_statement_interrupted_on_a_frozen_host_is_not_waited_for(
         assert conn.closed
         primary.thaw()
         router.wait()
-    signal.signal(signal.SIGTERM, before)
 
 
 def test_who_is_interrupted_in_the_queue_takes_nothing_along(shared: LocalCluster) -> None:

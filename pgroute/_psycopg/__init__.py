@@ -18,7 +18,8 @@ Private names, as they are in psycopg 3.3.9, the oldest version that pgroute acc
 - ``BasePipeline._conn``, and the wording and arguments of psycopg's warnings: `worth_telling`.
 
 Public names that the documentation does not list: ``psycopg.generators.execute`` (`query_steps`) and ``cancel``, with
-``psycopg.waiting.wait_conn_async`` (`monitor/late_cancel.py`); ``Connection.lock``, ``Connection.wait`` and
+``psycopg.waiting.wait_conn_async`` (`monitor/late_cancel.py`), its ``wait`` and ``wait_async``
+(`_async/pool/cancelling.py`); ``Connection.lock``, ``Connection.wait`` and
 ``psycopg.errors.error_from_result`` (`_async/statements.py`); ``Copy.formatter`` with its ``write_row``, ``end``,
 ``parse_row`` and ``transformer`` (`_async/copying/rows.py`). Public methods replaced on one connection, because its
 class is the user's: ``wait`` and ``cancel_safe`` (`_async/pool/interrupt.py`).

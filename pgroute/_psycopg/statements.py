@@ -30,7 +30,7 @@ def query_steps(pgconn: PGconn, statement: bytes) -> Generator[Any, Any, list[PG
 
 
 def heard_steps() -> Generator[Any, Any, None]:
-    """Return the steps that wait until the server has sent something that is not read yet, for ``conn.wait``."""
+    """Return the steps that wait until the server has sent something that is not read yet, for `psycopg.waiting`."""
     while not (yield WAIT_R):
         pass
 

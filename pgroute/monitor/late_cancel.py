@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGcancelConn
 
 _LONGEST = 10.0
-"""Seconds for which it is tried. Whoever frees a host that has not answered for so long restarts its server."""
+"""Seconds for which it is tried. A server that is silent for longer is likely restarted: that ends the statement."""
 
 _ATTEMPT = 2.0
 """Seconds for one attempt: a lost packet may hold up one for longer."""

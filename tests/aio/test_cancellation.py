@@ -497,8 +497,8 @@ async def test_a_statement_is_cancelled_also_where_the_loop_stands_still_meanwhi
         await async_eventually(lambda: shared.primary.execute(RUNNING))
         task.cancel()
         for _ in range(turns):
-            await asyncio.sleep(0)
-        time.sleep(0.5)
+            await asyncio.sleep(0)  # a turn of the loop, in which the cancellation goes one step further
+        time.sleep(0.5)  # as an application that blocks its loop
         await asyncio.wait({task})
         await async_eventually(lambda: not shared.primary.execute(RUNNING))
 

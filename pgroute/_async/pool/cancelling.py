@@ -40,6 +40,7 @@ _BEYOND = 1.0 if _HAS_TIMEOUT else 0.0  # async-only
 """Seconds for which the loop may stand still before a request is given up that it has not sent."""  # async-only
 
 _INTERVAL = 0.1
+"""Seconds after which a wait looks for signals, as psycopg's own."""
 
 
 async def cancel_until(
@@ -130,4 +131,4 @@ async def stop_statement(conn: psycopg.AsyncConnection[Any], lease: AsyncLease) 
     try:
         await cancel_until(conn, lease, lease.patience(), heard)
     except Exception as exc:  # noqa: BLE001  (the class is the user's, and the reason for the end is raised)
-        logger.debug("a statement could not be cancelled: %s", one_line(str(exc)))
+        logger.debug("a statement at %s could not be cancelled: %s", lease.pool.key, one_line(str(exc)))

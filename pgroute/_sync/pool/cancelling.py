@@ -36,6 +36,7 @@ _HAS_TIMEOUT = psycopg.capabilities.has_cancel_safe()
 
 
 _INTERVAL = 0.1
+"""Seconds after which a wait looks for signals, as psycopg's own."""
 
 
 def cancel_until(
@@ -123,4 +124,4 @@ def stop_statement(conn: psycopg.Connection[Any], lease: Lease) -> None:
     try:
         cancel_until(conn, lease, lease.patience(), heard)
     except Exception as exc:  # noqa: BLE001  (the class is the user's, and the reason for the end is raised)
-        logger.debug("a statement could not be cancelled: %s", one_line(str(exc)))
+        logger.debug("a statement at %s could not be cancelled: %s", lease.pool.key, one_line(str(exc)))

@@ -148,7 +148,8 @@ def _end_statement(
     try:
         cancel_until(conn, lease, timeout, ended)
     except (psycopg.Error, TimeoutError) as exc:
-        logger.debug("closing a connection whose statement could not be cancelled: %s", one_line(str(exc)))
+        why = one_line(str(exc))
+        logger.debug("closing a connection to %s whose statement was not cancelled: %s", lease.pool.key, why)
         abort()
     except BaseException:
         abort()
